@@ -1,0 +1,268 @@
+"""The two engines that take files apart: libsndfile where it can seek exactly, FFmpeg for other containers.
+
+Both give mono float32 chunks at the rate of the file, hold one chunk at a time, and write down what they had
+to leave out instead of hiding it.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import IO, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprachbund.errors import SprachbundError
+
+Samples = NDArray[np.float32]
+
+CHUNK_FRAMES = 1 << 16
+_FLAC_CHUNK_FRAMES = 1 << 13  # damage costs the whole chunk it is in: here about 0.2 s
+_SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd")
+_ENDLESS = 1 << 60  # libsndfile says "unknown length" with a huge number
+_TOLERANCE_S = 0.5  # headers round; less than this missing is no damage
+_MICROSECONDS = 1_000_000
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """An opened file: mono float32 chunks with their rate, and what is known without decoding."""
+
+    duration_s: float | None
+    warnings: list[str]
+
+    def seek(self, sample_rate_out: int, start_s: float) -> float:
+        """Move to ``start_s`` or before it, to a time that is a whole output sample; return that time."""
+        ...
+
+    def chunks(self) -> Iterator[tuple[int, Samples]]:
+        """Yield (sample rate, mono samples (N,)) to the end of the audio, then close the file."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+def open_decoder(file: IO[bytes], name: str, *, seekable: bool) -> Decoder:
+    """Choose the engine for an open binary file positioned at its start.
+
+    Raises:
+        SprachbundError: no engine knows the content, or there is no audio in it.
+    """
+    if not seekable:
+        return FfmpegDecoder(file, name, has_length=False)
+    start = file.tell()
+    head = file.read(1 << 16)
+    file.seek(start)
+    if head.startswith(_SNDFILE_MAGIC) and not (head[:4] == b"OggS" and b"video" in head[:64]):
+        import soundfile
+
+        try:
+            return SndfileDecoder(file, name, missing_s=_missing_in_riff(file, head))
+        except (soundfile.LibsndfileError, TypeError):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
+            file.seek(start)
+    return FfmpegDecoder(file, name, has_length=_states_its_length(head))
+
+
+def _missing_in_riff(file: IO[bytes], head: bytes) -> float:
+    """Seconds of audio that the header of a WAV file promises and the file lacks."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return 0.0
+    start, position, bytes_per_s = file.tell(), 12, 0
+    while position + 8 <= len(head):
+        chunk, size = (
+            head[position : position + 4],
+            int.from_bytes(head[position + 4 : position + 8], "little"),
+        )
+        if chunk == b"fmt ":
+            bytes_per_s = int.from_bytes(head[position + 16 : position + 20], "little")
+        if chunk == b"data":
+            there = file.seek(0, 2) - start - position - 8
+            file.seek(start)
+            unknown = (
+                size in (0, 0xFFFFFFFF) or size >= 0x7FFFF000
+            )  # written to a pipe, length never filled in
+            return 0.0 if unknown or bytes_per_s == 0 else max(0, size - there) / bytes_per_s
+        position += 8 + size + size % 2
+    return 0.0
+
+
+def _states_its_length(head: bytes) -> bool:
+    """Tell whether the duration FFmpeg gives is written in the file; that of an untagged MP3 is guessed."""
+    if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
+        return True
+    if head[:3] == b"ID3":
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
+        head = head[10 + size :]
+    return any(tag in head[:512] for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def shortfall(decoded_s: float, promised_s: float | None) -> str | None:
+    """Say what is missing when a file ends earlier than its header promises."""
+    if promised_s is None or promised_s - decoded_s <= _TOLERANCE_S:
+        return None
+    return (
+        f"cut off: the header promises {promised_s:.2f} s, the file holds {decoded_s:.2f} s, which are used"
+    )
+
+
+class SndfileDecoder:
+    """WAV, FLAC, Ogg, AIFF, CAF, AU through libsndfile; seeks to the sample."""
+
+    def __init__(self, file: IO[bytes], name: str, missing_s: float = 0.0) -> None:
+        import soundfile
+
+        self._name = name
+        self._file: Any = soundfile.SoundFile(file)
+        self._rate: int = self._file.samplerate
+        self.warnings: list[str] = []
+        known = self._file.frames < _ENDLESS
+        self.duration_s: float | None = self._file.frames / self._rate if known else None
+        if self.duration_s is not None and missing_s > 0.0:
+            self._warn(shortfall(self.duration_s, self.duration_s + missing_s))
+
+    def _warn(self, warning: str | None) -> None:
+        if warning is not None:
+            self.warnings.append(f"{self._name}: {warning}")
+
+    def seek(self, sample_rate_out: int, start_s: float) -> float:
+        """Move to the last sample at or before ``start_s`` whose time is a whole number of output samples."""
+        if not self._file.seekable():  # GSM and its like
+            return 0.0
+        step = Fraction(self._rate, sample_rate_out).numerator
+        frame = int(start_s * self._rate) // step * step
+        if self.duration_s is not None:
+            frame = min(frame, self._file.frames // step * step)
+        self._file.seek(frame)
+        return float(frame / self._rate)
+
+    def chunks(self) -> Iterator[tuple[int, Samples]]:
+        """Yield mono chunks; damage in the middle ends the audio with a warning."""
+        import soundfile
+
+        position = self._file.tell() if self._file.seekable() else 0
+        size = _FLAC_CHUNK_FRAMES if self._file.format == "FLAC" else CHUNK_FRAMES
+        try:
+            while len(chunk := self._file.read(size, dtype="float32", always_2d=True)):
+                position += len(chunk)
+                yield self._rate, chunk.mean(axis=1, dtype=np.float32)
+        except soundfile.LibsndfileError:
+            self._warn(f"damaged at {position / self._rate:.2f} s; only what comes before is used")
+        else:
+            self._warn(shortfall(position / self._rate, self.duration_s))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+
+
+class FfmpegDecoder:
+    """Every other container through the FFmpeg libraries in PyAV; decodes from the start."""
+
+    def __init__(self, file: IO[bytes], name: str, *, has_length: bool) -> None:
+        import av
+
+        self._name = name
+        self.warnings: list[str] = []
+        try:
+            # an open file, not a path: FFmpeg then cannot be led to other files or to the network
+            self._container: Any = av.open(file, mode="r", metadata_errors="replace")
+        except (av.error.FFmpegError, ValueError) as error:
+            raise SprachbundError(f"{name} {_undecodable(file)}") from error
+        kinds = [stream.type for stream in self._container.streams]
+        self._stream: Any = self._container.streams.best("audio")
+        if self._stream is None or self._stream.codec_context is None:
+            text = self._container.format.name == "tty"  # FFmpeg would show any text as a picture
+            self.close()
+            if text or "audio" in kinds:
+                raise SprachbundError(f"{name} {_undecodable(file)}")
+            held = ", ".join(kinds) or "nothing"
+            raise SprachbundError(f"{name} has no audio stream (it holds: {held}); give a file with sound")
+        self.duration_s: float | None = self._stated_duration()
+        self._promised_s = self.duration_s if has_length and set(kinds) == {"audio"} else None
+
+    def _stated_duration(self) -> float | None:
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        return None if self._container.duration is None else self._container.duration / _MICROSECONDS
+
+    def seek(self, sample_rate_out: int, start_s: float) -> float:
+        """Stay at the start: FFmpeg's seeks land on packets, whose times many containers only estimate."""
+        return 0.0
+
+    def chunks(self) -> Iterator[tuple[int, Samples]]:
+        """Yield mono chunks, with silence where the audio starts later than the picture."""
+        decoded_s = 0.0
+        damaged: list[float] = []
+        try:
+            for frame in self._frames(damaged):
+                if decoded_s == 0.0:
+                    lead = self._lead_in(frame)
+                    decoded_s += len(lead) / frame.sample_rate
+                    yield frame.sample_rate, lead
+                mono = _mono(frame)
+                decoded_s += len(mono) / frame.sample_rate
+                yield frame.sample_rate, mono
+        finally:
+            self.close()
+        if decoded_s == 0.0 and damaged:
+            raise SprachbundError(
+                f"{self._name} is damaged, nothing in it could be decoded; make the file again"
+            )
+        if damaged:
+            self.warnings.append(
+                f"{self._name}: {len(damaged)} damaged packets left out, the first at {damaged[0]:.2f} s"
+            )
+        missing = shortfall(decoded_s, self._promised_s)
+        if missing is not None:
+            self.warnings.append(f"{self._name}: {missing}")
+
+    def _frames(self, damaged: list[float]) -> Iterator[Any]:
+        """Decoded frames; the times of packets that could not be decoded are added to ``damaged``."""
+        import av
+
+        reached_s = 0.0
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    frames = packet.decode()
+                except av.error.FFmpegError:
+                    damaged.append(reached_s)
+                    continue
+                for frame in frames:
+                    reached_s += frame.samples / frame.sample_rate
+                    yield frame
+        except av.error.FFmpegError:  # the container itself breaks off
+            damaged.append(reached_s)
+
+    def _lead_in(self, frame: Any) -> Samples:
+        begin_s = (self._container.start_time or 0) / _MICROSECONDS
+        late_s = 0.0 if frame.time is None else frame.time - begin_s
+        return np.zeros(round(late_s * frame.sample_rate) if late_s > 0.02 else 0, np.float32)
+
+    def close(self) -> None:
+        """Release the container; the file stays open for its owner."""
+        self._container.close()
+
+
+def _undecodable(file: IO[bytes]) -> str:
+    advice = "give a wav, flac, mp3, ogg, opus, m4a, webm or video file"
+    try:
+        file.seek(0)
+        head = file.read(16)
+    except (OSError, ValueError):
+        return f"is not audio that can be decoded; {advice}"
+    if head[4:8] == b"ftyp":
+        return "is an MP4 file cut off before its index, so nothing can be decoded; copy or record it again"
+    return f"is not audio that can be decoded (it starts with {head!r}); {advice}"
+
+
+def _mono(frame: Any) -> Samples:
+    """Mean of the channels of a PyAV frame of any sample format."""
+    import av
+
+    if frame.format.name != "fltp":
+        frame = av.AudioResampler(format="fltp").resample(frame)[0]
+    return np.asarray(frame.to_ndarray().mean(axis=0, dtype=np.float32))

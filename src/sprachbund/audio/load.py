@@ -1,0 +1,293 @@
+"""Any audio to 16 kHz mono float32, a block at a time: a ten-hour recording needs no ten-hour buffer."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprachbund.errors import SprachbundError
+
+from .constants import SAMPLE_RATE, WINDOW_S
+from .decoders import CHUNK_FRAMES, Decoder, Samples, open_decoder
+
+AudioInput = str | os.PathLike[str] | IO[bytes] | NDArray[Any]
+"""A path, an open binary file (seekable or not), or samples of shape (N,) or (N, channels) with a rate."""
+
+_MIN_RATE, _MAX_RATE = (
+    1_000,
+    1_000_000,
+)  # outside of these a header is broken, and resampling would fill the memory
+_MAX_CHANNELS = 64
+_MARGIN_S = (
+    0.25  # resampled before a start in the middle, so that the filter has settled; it rings for about 0.01 s
+)
+_QUALITY = "HQ"
+
+
+class AudioSource:
+    """Audio that can be read as 16 kHz mono float32.
+
+    Attributes:
+        name: what errors and warnings call it.
+        duration_s: length in seconds as the file states it; None where only decoding would tell.
+        warnings: what had to be left out (a file cut off, damaged packets); complete once
+            ``blocks`` is read to the end.
+    """
+
+    def __init__(self, name: str, duration_s: float | None, open_decoder: Callable[[], Decoder]) -> None:
+        self.name = name
+        self.duration_s = duration_s
+        self.warnings: list[str] = []
+        self._open = open_decoder
+
+    def blocks(self, block_s: float = WINDOW_S, *, start_s: float = 0.0) -> Iterator[Samples]:
+        """Yield the audio from ``start_s`` on, ``block_s`` seconds at a time, each (N,); the last is shorter.
+
+        Memory stays bounded by the block. A path or seekable file can be read any number of times.
+
+        Raises:
+            SprachbundError: NaN or infinite samples, no samples at all or none after ``start_s``, damage that
+                leaves nothing to decode.
+        """
+        size = round(block_s * SAMPLE_RATE)
+        if size < 1 or start_s < 0:
+            raise ValueError(
+                f"block_s={block_s}, start_s={start_s}: blocks need a length and cannot start before 0"
+            )
+        kept: list[Samples] = []
+        num_kept, num_yielded = 0, 0
+        for piece in self._from(start_s):
+            kept.append(piece)
+            num_kept += len(piece)
+            if num_kept < size:
+                continue
+            joined = np.concatenate(kept)
+            whole = num_kept // size * size
+            for begin in range(0, whole, size):
+                yield joined[begin : begin + size].copy()
+            kept, num_kept, num_yielded = [joined[whole:].copy()], num_kept - whole, num_yielded + whole
+        if num_kept:
+            yield np.concatenate(kept)
+        elif num_yielded == 0:
+            raise SprachbundError(_nothing(self.name, start_s, self.duration_s))
+
+    def _from(self, start_s: float) -> Iterator[Samples]:
+        """Resampled pieces of any length, the first beginning at ``start_s``."""
+        decoder = self._open()
+        with closing(decoder):
+            reached_s = decoder.seek(SAMPLE_RATE, max(0.0, start_s - _MARGIN_S)) if start_s else 0.0
+            skip = round((start_s - reached_s) * SAMPLE_RATE)
+            for piece in _resampled(_checked(decoder.chunks(), self.name, reached_s)):
+                if skip < len(piece):
+                    yield piece[skip:]
+                skip = max(0, skip - len(piece))
+        self.warnings += [warning for warning in decoder.warnings if warning not in self.warnings]
+
+
+def open_audio(source: AudioInput, sample_rate: int | None = None) -> AudioSource:
+    """Open audio of any container, or samples with their rate, without decoding it yet.
+
+    Args:
+        source: path, binary file object, or array (N,) or (N, channels); integers are scaled to [-1, 1].
+        sample_rate: rate of an array in Hz; not used for files, which state their own.
+
+    Raises:
+        SprachbundError: missing, a directory, not permitted, empty, not audio, without an audio stream.
+    """
+    if isinstance(source, np.ndarray):
+        return _array_source(source, sample_rate)
+    if isinstance(source, str | os.PathLike):
+        return _probed(os.fspath(source), lambda: _open_path(Path(source)))
+    name = str(getattr(source, "name", "audio stream"))
+    if not source.seekable():
+        return AudioSource(name, None, _once(lambda: open_decoder(source, name, seekable=False), name))
+    start = source.tell()
+    return _probed(name, lambda: _open_stream(source, name, start))
+
+
+def load(
+    source: AudioInput,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    *,
+    sample_rate: int | None = None,
+) -> Samples:
+    """Read audio into one array of 16 kHz mono float32, shape (N,).
+
+    Args:
+        source: as for ``open_audio``.
+        start_s: where to start; wav, flac and ogg seek there, other containers decode up to it.
+        duration_s: how much to read at most; None is to the end, and audio that ends earlier gives less.
+        sample_rate: rate of an array in Hz.
+
+    Raises:
+        SprachbundError: as ``open_audio`` and ``AudioSource.blocks``.
+    """
+    blocks = open_audio(source, sample_rate).blocks(start_s=start_s)
+    if duration_s is None:
+        return np.concatenate(list(blocks))
+    wanted, taken = round(duration_s * SAMPLE_RATE), []
+    with closing(cast(Any, blocks)):
+        for block in blocks:
+            taken.append(block[:wanted])
+            wanted -= len(taken[-1])
+            if wanted <= 0:
+                break
+    return np.concatenate(taken)
+
+
+def _probed(name: str, opener: Callable[[], Decoder]) -> AudioSource:
+    """Open once to find faults and the duration now rather than at the first block."""
+    with closing(opener()) as decoder:
+        source = AudioSource(name, decoder.duration_s, opener)
+        source.warnings += decoder.warnings
+    return source
+
+
+class _OwnedFile:
+    """A decoder that closes the file it was given, which the engines leave open."""
+
+    def __init__(self, decoder: Decoder, file: IO[bytes]) -> None:
+        self._decoder, self._file = decoder, file
+        self.duration_s, self.warnings = decoder.duration_s, decoder.warnings
+        self.seek, self.chunks = decoder.seek, decoder.chunks
+
+    def close(self) -> None:
+        self._decoder.close()
+        self._file.close()
+
+
+def _open_path(path: Path) -> Decoder:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise SprachbundError(f"{path} does not exist; check the name and the folder") from None
+    except IsADirectoryError:
+        raise SprachbundError(f"{path} is a directory; give the audio files in it one by one") from None
+    except PermissionError:
+        raise SprachbundError(f"{path} may not be read by this user; change its permissions") from None
+    except (OSError, ValueError) as error:
+        raise SprachbundError(f"{path} cannot be opened ({error}); check the name") from error
+    try:
+        return _OwnedFile(_open_stream(file, str(path), 0), file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open_stream(file: IO[bytes], name: str, start: int) -> Decoder:
+    if not file.seekable():  # a named pipe or device given as a path
+        return open_decoder(file, name, seekable=False)
+    if file.seek(0, 2) == start:
+        raise SprachbundError(f"{name} is empty (0 bytes); record or copy it again")
+    file.seek(start)
+    return open_decoder(file, name, seekable=True)
+
+
+def _once(opener: Callable[[], Decoder], name: str) -> Callable[[], Decoder]:
+    openers = [opener]
+
+    def open_once() -> Decoder:
+        if not openers:
+            raise SprachbundError(f"{name} cannot be read twice; save it to a file first")
+        return openers.pop()()
+
+    return open_once
+
+
+def _checked(
+    chunks: Iterator[tuple[int, Samples]], name: str, start_s: float
+) -> Iterator[tuple[int, Samples]]:
+    """Pass chunks on, refusing NaN, infinity and rates that cannot be meant."""
+    passed_s = start_s
+    for rate, chunk in chunks:
+        if not _MIN_RATE <= rate <= _MAX_RATE:
+            raise SprachbundError(f"{name} states a sample rate of {rate} Hz; convert it to 8000 Hz or more")
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            raise SprachbundError(
+                f"{name} has a sample that is {chunk[first]} at {passed_s + first / rate:.4f} s "
+                f"(sample {round(passed_s * rate) + first}); export the audio again without it"
+            )
+        passed_s += len(chunk) / rate
+        yield rate, chunk
+
+
+def _resampled(chunks: Iterator[tuple[int, Samples]]) -> Iterator[Samples]:
+    """Bring chunks to 16 kHz as one unbroken signal; a change of rate in the middle starts a new filter."""
+    rate_in, stream = SAMPLE_RATE, None
+    for rate, chunk in chunks:
+        if rate != rate_in:
+            if stream is not None:
+                yield _flush(stream)
+            rate_in, stream = rate, _new_stream(rate)
+        yield chunk if stream is None else stream.resample_chunk(chunk)
+    if stream is not None:
+        yield _flush(stream)
+
+
+def _new_stream(rate: int) -> Any:
+    import soxr
+
+    return (
+        None
+        if rate == SAMPLE_RATE
+        else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality=_QUALITY)
+    )
+
+
+def _flush(stream: Any) -> Samples:
+    return cast(Samples, stream.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+class _ArrayDecoder:
+    """Samples in memory behind the same door as files."""
+
+    def __init__(self, samples: NDArray[Any], sample_rate: int) -> None:
+        self._samples, self._rate = samples, sample_rate
+        self.duration_s: float | None = len(samples) / sample_rate
+        self.warnings: list[str] = []
+
+    def seek(self, sample_rate_out: int, start_s: float) -> float:
+        return 0.0
+
+    def chunks(self) -> Iterator[tuple[int, Samples]]:
+        for begin in range(0, len(self._samples), CHUNK_FRAMES):
+            yield self._rate, _mono_floats(self._samples[begin : begin + CHUNK_FRAMES])
+
+    def close(self) -> None:
+        pass
+
+
+def _mono_floats(samples: NDArray[Any]) -> Samples:
+    if np.issubdtype(samples.dtype, np.integer):
+        span = np.iinfo(samples.dtype)
+        middle = (float(span.max) + float(span.min) + 1) / 2
+        samples = (samples - middle) / (float(span.max) + 1 - middle)
+    floats = samples.astype(np.float32, copy=False)
+    return floats if floats.ndim == 1 else floats.mean(axis=1, dtype=np.float32)
+
+
+def _array_source(samples: NDArray[Any], sample_rate: int | None) -> AudioSource:
+    name = "the array of samples"
+    if sample_rate is None:
+        raise SprachbundError(f"{name} comes without a sample rate; give sample_rate in Hz")
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= _MAX_CHANNELS):
+        raise SprachbundError(f"{name} has shape {samples.shape}; give (samples,) or (samples, channels)")
+    if samples.dtype.kind not in "iuf":
+        raise SprachbundError(f"{name} is of type {samples.dtype}; give integers or floats")
+    if len(samples) == 0:
+        raise SprachbundError(_nothing(name, 0.0, 0.0))
+    return _probed(name, lambda: _ArrayDecoder(samples, sample_rate))
+
+
+def _nothing(name: str, start_s: float, duration_s: float | None) -> str:
+    if start_s > 0:
+        length = "" if duration_s is None else f" (it lasts {duration_s:.2f} s)"
+        return f"{name} has no audio after {start_s:.2f} s{length}; start earlier"
+    return f"{name} holds no audio samples (0 s); record or copy it again"

@@ -1,0 +1,147 @@
+"""Log-mel features, in pure torch, so that training workers, decoding and streaming share one definition.
+
+Two normalisations exist because they answer two needs. ``whisper`` repeats the arithmetic Whisper
+checkpoints were trained with: its floor follows the loudest frame of the utterance, and its edges are
+mirrored, so a frame's value depends on other frames and on the padding. ``fixed`` has a constant floor and
+silent edges: a frame depends on nothing but the 400 samples under it, so real-length, zero-padded, batched
+and streamed audio give equal features.
+"""
+
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .constants import HOP, NUM_FREQUENCIES, SAMPLE_RATE, WINDOW
+
+Normalisation = Literal["whisper", "fixed"]
+
+WHISPER_FLOOR = 1e-10
+WHISPER_DYNAMIC_RANGE = 8.0  # decades below the loudest frame
+FIXED_FLOOR = (
+    1e-8  # just above what the rounding noise of 16-bit audio reaches, so such noise reads as silence
+)
+_HALF = WINDOW // 2
+_HZ_PER_MEL = 200.0 / 3  # Slaney's scale: linear up to 1 kHz, logarithmic above
+_KNEE_HZ = 1000.0
+_KNEE_MEL = _KNEE_HZ / _HZ_PER_MEL
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+def num_frames(num_samples: int) -> int:
+    """Count the log-mel frames that ``log_mel`` gives for this many samples."""
+    return num_samples // HOP
+
+
+def log_mel(
+    samples: Tensor | NDArray[Any],
+    num_mel_bins: int = 80,
+    *,
+    pad_to_s: float | None = None,
+    normalise: Normalisation = "whisper",
+) -> Tensor:
+    """Turn 16 kHz samples into log-mel features.
+
+    Frame t is centred on sample 160 t and sees the 200 samples on either side.
+
+    Args:
+        samples: mono audio in [-1, 1], shape (N,) or (B, N) for N samples.
+        num_mel_bins: M; Whisper checkpoints use 80, and 128 from large-v3 on.
+        pad_to_s: zero-pad to this many seconds first (30 for a standard Whisper window).
+        normalise: ``whisper`` is the feature extractor of Whisper: log10, floor at 8 decades below the
+            loudest bin of the row, then (x + 4) / 4. ``fixed`` is (log10(max(x, 1e-8)) + 4) / 4, with silence
+            before and after the audio: digital silence is exactly -1, and no frame depends on other frames,
+            on padding or on the batch.
+
+    Returns:
+        float32 features of shape (M, T) or (B, M, T), T = N // 160 after padding, on the device of
+        ``samples``.
+
+    Raises:
+        ValueError: samples are not one- or two-dimensional, or longer than ``pad_to_s``.
+    """
+    audio = torch.as_tensor(samples).to(torch.float32)
+    if audio.ndim not in (1, 2):
+        raise ValueError(
+            f"samples have shape {tuple(audio.shape)}; give (N,) or (B, N), channels already mixed down"
+        )
+    if pad_to_s is not None:
+        audio = _pad(audio, round(pad_to_s * SAMPLE_RATE))
+    power = _power_spectrum(audio, mirror_edges=normalise == "whisper")
+    mel = mel_filters(num_mel_bins).to(audio.device) @ power
+    return _whisper_scale(mel) if normalise == "whisper" else _fixed_scale(mel)
+
+
+def _pad(audio: Tensor, num_samples: int) -> Tensor:
+    missing = num_samples - audio.shape[-1]
+    if missing < 0:
+        raise ValueError(
+            f"{audio.shape[-1]} samples do not fit {num_samples}; cut the audio into windows first"
+        )
+    return torch.nn.functional.pad(audio, (0, missing))
+
+
+def _power_spectrum(audio: Tensor, *, mirror_edges: bool) -> Tensor:
+    """Squared magnitudes, (N,) -> (F, T) or (B, N) -> (B, F, T), F = 201 frequencies."""
+    rows = audio if audio.ndim == 2 else audio[None]
+    frames = num_frames(rows.shape[-1])
+    if frames == 0 or rows.shape[0] == 0:
+        return audio.new_zeros((*audio.shape[:-1], NUM_FREQUENCIES, frames))
+    if mirror_edges and rows.shape[-1] > _HALF:  # nothing to mirror in audio shorter than half a window
+        rows = torch.nn.functional.pad(rows[:, None], (_HALF, _HALF), mode="reflect")[:, 0]
+    else:
+        rows = torch.nn.functional.pad(rows, (_HALF, _HALF))
+    window = _hann().to(audio.device)
+    spectrum = torch.stft(rows, WINDOW, HOP, window=window, center=False, return_complex=True)[..., :frames]
+    power = spectrum.real.square() + spectrum.imag.square()
+    return power if audio.ndim == 2 else power[0]
+
+
+def _whisper_scale(mel: Tensor) -> Tensor:
+    if mel.numel() == 0:
+        return mel
+    logs = mel.clamp(min=WHISPER_FLOOR).log10()
+    loudest = logs.amax(dim=(-2, -1), keepdim=True)
+    return (torch.maximum(logs, loudest - WHISPER_DYNAMIC_RANGE) + 4.0) / 4.0
+
+
+def _fixed_scale(mel: Tensor) -> Tensor:
+    return (mel.clamp(min=FIXED_FLOOR).log10() + 4.0) / 4.0
+
+
+@cache
+def _hann() -> Tensor:
+    # a tensor born in inference mode could not take part in a later backward pass
+    with torch.inference_mode(False):
+        return torch.hann_window(WINDOW)
+
+
+@cache
+def mel_filters(num_mel_bins: int) -> Tensor:
+    """Triangular filters on Slaney's mel scale from 0 to 8 kHz, each of unit area, shape (M, 201).
+
+    The tensor is cached and shared: do not write to it.
+    """
+    edges_mel = np.linspace(0.0, _hz_to_mel(SAMPLE_RATE / 2), num_mel_bins + 2)
+    edges_hz = _mel_to_hz(edges_mel)
+    bins_hz = np.linspace(0.0, SAMPLE_RATE / 2, NUM_FREQUENCIES)
+    low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
+    rising = (bins_hz - low) / (centre - low)
+    falling = (high - bins_hz) / (high - centre)
+    triangles = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)
+    with torch.inference_mode(False):
+        return torch.tensor(triangles, dtype=torch.float32)
+
+
+def _hz_to_mel(hz: float) -> float:
+    if hz < _KNEE_HZ:
+        return hz / _HZ_PER_MEL
+    return float(_KNEE_MEL + np.log(hz / _KNEE_HZ) / _LOG_STEP)
+
+
+def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    linear = mel * _HZ_PER_MEL
+    return np.where(mel < _KNEE_MEL, linear, _KNEE_HZ * np.exp(_LOG_STEP * (mel - _KNEE_MEL)))

@@ -1,0 +1,229 @@
+"""From speech probabilities to the stretches of audio worth decoding: long form works span by span.
+
+One state machine serves files and live audio. It reads one probability at a time and closes a span as soon as
+nothing later can change it, so offline is streaming with all probabilities at hand.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprachbund.errors import SprachbundError
+
+from .activity import VoiceActivity
+from .constants import SAMPLE_RATE, VAD_WINDOW, VAD_WINDOW_S
+
+Samples = NDArray[np.float32]
+
+_MIN_SPLIT_WINDOWS = 4  # below this a maximum length leaves no choice of where to split
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanOptions:
+    """What counts as a span of speech.
+
+    Attributes:
+        threshold: a span begins at the first window at least this probable.
+        release: it ends once probabilities stay below this for ``min_silence_s``.
+        min_speech_s: shorter spans, padding not counted, are noise and left out.
+        min_silence_s: shorter pauses do not end a span.
+        padding_s: audio kept before and after; at most half of ``min_silence_s``, so that spans cannot
+            overlap.
+        max_span_s: longer speech is split at its least probable window in the second half of this time.
+
+    Raises:
+        SprachbundError: values that contradict each other.
+    """
+
+    threshold: float = 0.5
+    release: float = 0.35
+    min_speech_s: float = 0.15
+    min_silence_s: float = 0.4
+    padding_s: float = 0.2
+    max_span_s: float = 28.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.release <= self.threshold <= 1.0:
+            raise SprachbundError(
+                f"threshold={self.threshold} and release={self.release}: need 0 < release <= threshold <= 1"
+            )
+        if min(self.min_speech_s, self.padding_s) < 0 or 2 * self.padding_s > self.min_silence_s:
+            raise SprachbundError(
+                f"padding_s={self.padding_s}, min_silence_s={self.min_silence_s}, "
+                f"min_speech_s={self.min_speech_s}: none may be negative, padding at most half the silence"
+            )
+        if self.max_windows < _MIN_SPLIT_WINDOWS:
+            least_s = 2 * self.padding_s + _MIN_SPLIT_WINDOWS * VAD_WINDOW_S
+            raise SprachbundError(f"max_span_s={self.max_span_s} is too short; give at least {least_s:.2f}")
+
+    @property
+    def padding(self) -> int:
+        """Samples kept on either side."""
+        return round(self.padding_s * SAMPLE_RATE)
+
+    @property
+    def min_speech_windows(self) -> int:
+        """Fewest windows in a span."""
+        return max(1, math.ceil(self.min_speech_s / VAD_WINDOW_S))
+
+    @property
+    def min_silence_windows(self) -> int:
+        """Windows below ``release`` that end a span."""
+        return max(1, math.ceil(self.min_silence_s / VAD_WINDOW_S))
+
+    @property
+    def max_windows(self) -> int:
+        """Most windows that fit a span together with its padding."""
+        return (int(self.max_span_s * SAMPLE_RATE) - 2 * self.padding) // VAD_WINDOW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A stretch of speech: where it lies, padding included, and the mean probability of its windows."""
+
+    start_s: float
+    end_s: float
+    speech_probability: float
+
+
+class SpanFinder:
+    """Spans from probabilities given one by one; remembers no more than one span."""
+
+    def __init__(self, options: SpanOptions) -> None:
+        self._options = options
+        self._time = 0  # windows seen
+        self._start = 0  # first window of the open span
+        self._heard: list[float] = []  # probabilities of the open span; empty: no span is open
+        self._quiet = 0  # of these, how many at the end are below release
+        self._joined = False  # the open span continues one that was split
+        self._given = 0  # samples up to the end of the last span, which the next may not touch
+
+    @property
+    def earliest_sample(self) -> int:
+        """First sample that a span not yet given could hold; all before it may be forgotten."""
+        window = self._start if self._heard else self._time
+        return max(self._given, window * VAD_WINDOW - self._options.padding)
+
+    def push(self, probability: float) -> Span | None:
+        """Take the probability of the next window and give the span it closes, if any."""
+        self._time += 1
+        if not self._heard:
+            if probability < self._options.threshold:
+                return None
+            self._start, self._joined = self._time - 1, False
+        self._heard.append(probability)
+        self._quiet = self._quiet + 1 if probability < self._options.release else 0
+        if self._quiet >= self._options.min_silence_windows:
+            return self._close()
+        if len(self._heard) <= self._options.max_windows:
+            return None
+        return self._close() if self._quiet else self._split()  # a pause just here is the best place to split
+
+    def finish(self) -> Span | None:
+        """End the audio and give the span that was open, if any; its padding may pass the last sample."""
+        return self._close() if self._heard else None
+
+    def _close(self) -> Span | None:
+        voiced = self._heard[: len(self._heard) - self._quiet]
+        least = 1 if self._joined else self._options.min_speech_windows
+        self._heard, self._quiet = [], 0
+        if len(voiced) < least or max(voiced) < self._options.threshold:  # the tail of a split may be silent
+            return None
+        return self._span(voiced, padding_after=self._options.padding)
+
+    def _split(self) -> Span:
+        """Close the first part at the least probable window, the last of equals, and keep the rest open."""
+        first = max(1, self._options.max_windows // 2)
+        candidates = self._heard[first:]
+        cut = len(self._heard) - 1 - int(np.argmin(candidates[::-1]))
+        span = self._span(self._heard[:cut], padding_after=0)
+        self._heard, self._start, self._joined = self._heard[cut:], self._start + cut, True
+        return span
+
+    def _span(self, voiced: list[float], *, padding_after: int) -> Span:
+        start = max(self._given, self._start * VAD_WINDOW - self._options.padding)
+        end = (self._start + len(voiced)) * VAD_WINDOW + padding_after
+        self._given = end = min(end, self._time * VAD_WINDOW)  # never samples that have not arrived
+        mean = float(np.mean(voiced))
+        return Span(start_s=start / SAMPLE_RATE, end_s=end / SAMPLE_RATE, speech_probability=mean)
+
+
+def speech_spans(
+    probabilities: NDArray[np.float32], options: SpanOptions | None = None, *, num_samples: int | None = None
+) -> list[Span]:
+    """Find the spans of speech in audio whose probabilities are known.
+
+    Args:
+        probabilities: one per window of 512 samples, shape (W,).
+        options: what counts as a span.
+        num_samples: length of the audio, which no span passes; W windows if not given.
+
+    Returns:
+        Spans in order, not overlapping, inside the audio, none longer than ``options.max_span_s``.
+    """
+    finder = SpanFinder(options or SpanOptions())
+    length = len(probabilities) * VAD_WINDOW if num_samples is None else num_samples
+    found = [finder.push(float(probability)) for probability in probabilities]
+    return [_inside(span, length) for span in [*found, finder.finish()] if span is not None]
+
+
+def iter_speech_spans(
+    blocks: Iterable[Samples], options: SpanOptions | None = None, *, activity: VoiceActivity | None = None
+) -> Iterator[tuple[Span, Samples]]:
+    """Find spans in audio that arrives in blocks, each given with its samples as soon as it is closed.
+
+    Args:
+        blocks: 16 kHz mono, each (N,) of any length.
+        options: what counts as a span.
+        activity: a detector to share; a new one if not given.
+
+    Yields:
+        The span and its samples, shape (round((end_s - start_s) * 16000),). Memory is bounded by the longest
+        span and the longest block.
+    """
+    finder = SpanFinder(options or SpanOptions())
+    stream = (activity or VoiceActivity()).stream()
+    held = _Held()
+    for block in blocks:
+        held.add(block)
+        for probability in stream.feed(block):
+            if span := finder.push(float(probability)):
+                yield span, held.cut(span)
+        held.forget(finder.earliest_sample)
+    last = [finder.push(float(probability)) for probability in stream.finish()]
+    for closed in [*last, finder.finish()]:
+        if closed is not None:
+            span = _inside(closed, held.end)
+            yield span, held.cut(span)
+
+
+def _inside(span: Span, num_samples: int) -> Span:
+    """Cut off what passes the end of the audio."""
+    return replace(span, end_s=min(span.end_s, num_samples / SAMPLE_RATE))
+
+
+class _Held:
+    """The samples that a later span may still need, and where they lie in the audio."""
+
+    def __init__(self) -> None:
+        self._samples = np.zeros(0, np.float32)
+        self._begin = 0
+
+    @property
+    def end(self) -> int:
+        return self._begin + len(self._samples)
+
+    def add(self, block: Samples) -> None:
+        self._samples = np.concatenate([self._samples, block.astype(np.float32, copy=False)])
+
+    def forget(self, before: int) -> None:
+        drop = min(before, self.end) - self._begin
+        if drop > 0:
+            self._samples, self._begin = self._samples[drop:].copy(), self._begin + drop
+
+    def cut(self, span: Span) -> Samples:
+        start, end = (round(second * SAMPLE_RATE) - self._begin for second in (span.start_s, span.end_s))
+        return self._samples[start:end].copy()

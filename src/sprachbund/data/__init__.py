@@ -1,0 +1,1 @@
+"""Manifests, corpora, the phrasebook generator and batching."""

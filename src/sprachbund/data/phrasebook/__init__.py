@@ -1,0 +1,10 @@
+"""The phrasebook: meanings drawn at random and said in eight languages, the endless text of small-scale training.
+
+Text is what is spoken: numbers in words, no punctuation but apostrophes and hyphens within words, capitals only where
+the language writes the word with one anywhere (German nouns, names, English "I").
+"""
+
+from sprachbund.data.phrasebook.draw import KINDS, draw, draw_kind, render
+from sprachbund.data.phrasebook.meaning import LANGUAGES, Meaning, split_of
+
+__all__ = ["KINDS", "LANGUAGES", "Meaning", "draw", "draw_kind", "render", "split_of"]

@@ -1,0 +1,222 @@
+"""Clock times as people say them. No library does this; the rules are by hand for each language.
+
+Hours up to twelve are said on the twelve-hour face without the part of the day, so that "half past three" and
+"halb vier" are the same meaning; later hours are said so that the afternoon is heard: "three thirty p m",
+"fünfzehn Uhr dreißig", "las quince treinta", or with words for the part of the day.
+"""
+
+from functools import cache
+
+from sprachbund.text.numbers import cardinal, ordinal
+
+_RU_HOURS_GENITIVE = (
+    "нуля часа двух трёх четырёх пяти шести семи восьми девяти десяти одиннадцати двенадцати тринадцати "
+    "четырнадцати пятнадцати шестнадцати семнадцати восемнадцати девятнадцати двадцати"
+).split() + ["двадцати одного", "двадцати двух", "двадцати трёх"]
+_HOUR = {"ru": ("час", "часа", "часов")}
+_AT = {"en": "at ", "fr": "à ", "de": "um ", "nl": "om "}
+_DAY_PARTS = {  # afternoon, evening
+    "en": ("in the afternoon", "in the evening"),
+    "es": ("de la tarde", "de la noche"),
+    "fr": ("de l'après-midi", "du soir"),
+    "it": ("del pomeriggio", "di sera"),
+    "de": ("nachmittags", "abends"),
+    "ru": ("дня", "вечера"),
+    "pt": ("da tarde", "da noite"),
+    "nl": ("'s middags", "'s avonds"),
+}
+_EVENING = {"en": 18, "es": 20, "fr": 18, "it": 18, "de": 18, "ru": 17, "pt": 19, "nl": 18}
+
+
+def clock_time(hour: int, minute: int, language: str, form: str = "", variant: int = 0) -> str:
+    """Say a time of day, hour 0..23.
+
+    `form` is "" (naming), "at", "from" or "until"; `variant` 0 is the canonical wording, 1 the other common one
+    (plain instead of "half past", or the part of the day instead of the 24-hour clock).
+    """
+    return _clock_time(hour, minute, language, form, variant)
+
+
+@cache
+def _clock_time(hour: int, minute: int, language: str, form: str, variant: int) -> str:
+    if form in ("from", "until"):
+        return _bound(hour, language, form)
+    if hour > 12 and variant == 1:
+        part = _DAY_PARTS[language][hour >= _EVENING[language]]
+        return f"{_SAY[language](hour - 12, minute, form, True)} {part}"
+    return _SAY[language](hour, minute, form, hour <= 12 and variant == 0)
+
+
+def _bound(hour: int, language: str, form: str) -> str:
+    """Say a full hour as the start or end of a span."""
+    if language == "ru":
+        hours = _RU_HOURS_GENITIVE[hour]
+        noun = "" if hour == 1 else " часа" if hour == 21 else " часов"
+        return f"{'с' if form == 'from' else 'до'} {hours}{noun}"
+    words = _clock_time(hour, 0, language, "", 0)
+    first, last = {
+        "en": ("from {}", "to {}"),
+        "es": ("de {}", "a {}"),
+        "fr": ("de {}", "à {}"),
+        "de": ("von {}", "bis {}"),
+        "nl": ("van {}", "tot {}"),
+        "it": ("dal{}", "al{}"),
+        "pt": ("das {}", "às {}"),
+    }[language]
+    template = first if form == "from" else last
+    if language == "it":
+        return _contract_it(words, "dal" if form == "from" else "al")
+    if language == "pt":
+        return _contract_pt(words, "d" if form == "from" else "a")
+    return template.format(words)
+
+
+def _en(hour: int, minute: int, form: str, natural: bool) -> str:
+    at = _AT["en"] if form == "at" else ""
+    return at + (_en_natural(hour, minute) if natural else _en_plain(hour, minute))
+
+
+def _en_natural(hour: int, minute: int) -> str:
+    this, following = cardinal((hour - 1) % 12 + 1, "en"), cardinal(hour % 12 + 1, "en")
+    if minute == 0:
+        return "midnight" if hour == 0 else "noon" if hour == 12 else f"{this} o'clock"
+    if hour == 0:
+        return _en_plain(hour, minute)
+    named = {15: f"quarter past {this}", 30: f"half past {this}", 45: f"quarter to {following}"}
+    return named.get(minute) or f"{this} {_en_minute(minute)}"
+
+
+def _en_plain(hour: int, minute: int) -> str:
+    half = " a m" if hour == 0 else " p m" if hour > 12 else ""
+    this = cardinal((hour - 1) % 12 + 1, "en")
+    if minute == 0:
+        return f"{this}{half or (' p m' if hour == 12 else ' o' + chr(39) + 'clock')}"
+    return f"{this} {_en_minute(minute)}{half}"
+
+
+def _en_minute(minute: int) -> str:
+    return cardinal(minute, "en") if minute > 9 else f"oh {cardinal(minute, 'en')}"
+
+
+def _es(hour: int, minute: int, form: str, natural: bool) -> str:
+    if natural and minute == 45 and hour not in (0, 12):
+        hour, tail = hour % 12 + 1, " menos cuarto"
+    elif natural and minute in (15, 30):
+        tail = " y cuarto" if minute == 15 else " y media"
+    else:
+        joint = " y " if hour <= 12 else " "
+        tail = joint + cardinal(minute, "es") if minute else ""
+    hours = cardinal(hour, "es", "f")
+    words = f"{'la' if hour == 1 else 'las'} {hours}{tail}"
+    if hour == 0 and minute == 0:
+        words = "la medianoche"
+    return f"a {words}" if form == "at" else words
+
+
+def _fr(hour: int, minute: int, form: str, natural: bool) -> str:
+    at = _AT["fr"] if form == "at" else ""
+    if minute == 0 and hour in (0, 12) and natural:
+        return at + ("minuit" if hour == 0 else "midi")
+    tail = f" {cardinal(minute, 'fr', 'f')}" if minute else ""
+    if natural and 0 < hour < 12 and minute in (15, 30, 45):
+        tail = {15: " et quart", 30: " et demie", 45: " moins le quart"}[minute]
+        hour += minute == 45
+    if hour == 12 and "quart" in tail:
+        return f"{at}midi{tail}"
+    return f"{at}{cardinal(hour, 'fr', 'f')} heure{'s' if hour > 1 else ''}{tail}"
+
+
+def _it(hour: int, minute: int, form: str, natural: bool) -> str:
+    if hour in (0, 12) and minute == 0 and natural:
+        return ("a " if form == "at" else "") + ("mezzanotte" if hour == 0 else "mezzogiorno")
+    tail = f" e {cardinal(minute, 'it')}" if minute else ""
+    if natural and minute in (15, 30, 45) and 0 < hour < 12:
+        tail = {15: " e un quarto", 30: " e mezza", 45: " meno un quarto"}[minute]
+        hour += minute == 45
+    if hour == 0:
+        words = f"le zero{tail}"
+    else:
+        words = f"l'una{tail}" if hour == 1 else f"le {cardinal(hour, 'it')}{tail}"
+    return _contract_it(words, "al") if form == "at" else words
+
+
+def _contract_it(words: str, preposition: str) -> str:
+    if words.startswith("l'"):
+        return preposition + "l'" + words[2:]
+    if words.startswith("le "):
+        return f"{preposition}le {words[3:]}"
+    return f"{preposition.removesuffix('l')} {words}"
+
+
+def _de(hour: int, minute: int, form: str, natural: bool) -> str:
+    at = _AT["de"] if form == "at" else ""
+    if natural and 0 < hour <= 12 and minute in (15, 30, 45):
+        this, following = (cardinal((value - 1) % 12 + 1, "de") for value in (hour, hour + 1))
+        return (
+            at + {15: f"Viertel nach {this}", 30: f"halb {following}", 45: f"Viertel vor {following}"}[minute]
+        )
+    return f"{at}{cardinal(hour, 'de', 'm')} Uhr{' ' + cardinal(minute, 'de') if minute else ''}"
+
+
+def _ru(hour: int, minute: int, form: str, natural: bool) -> str:
+    at = form == "at"
+    if minute == 0 and hour in (0, 12) and natural:
+        return ("в " if at else "") + ("полночь" if hour == 0 else "полдень")
+    if natural and 0 < hour <= 12 and minute in (15, 30):
+        following = ordinal(hour % 12 + 1, "ru", "gen")
+        if minute == 15:
+            return f"{'в ' if at else ''}четверть {following}"
+        return f"{'в половине' if at else 'половина'} {following}"
+    if natural and 0 < hour <= 12 and minute == 45:
+        following_hour = hour % 12 + 1
+        return f"без четверти {'час' if following_hour == 1 else cardinal(following_hour, 'ru')}"
+    words = "час" if hour == 1 and minute == 0 else _ru_counted(hour, "m", _HOUR["ru"])
+    if minute:
+        words += " " + _ru_counted(minute, "f", ("минуту" if at else "минута", "минуты", "минут"), at)
+    return f"в {words}" if at else words
+
+
+def _ru_counted(value: int, gender: str, nouns: tuple[str, str, str], accusative: bool = False) -> str:
+    tail, last = value % 100, value % 10
+    index = 0 if last == 1 and tail != 11 else 1 if 2 <= last <= 4 and not 12 <= tail <= 14 else 2
+    return f"{cardinal(value, 'ru', 'f.acc' if accusative and gender == 'f' else gender)} {nouns[index]}"
+
+
+def _pt(hour: int, minute: int, form: str, natural: bool) -> str:
+    if natural and minute == 0 and hour in (0, 12):
+        words = "meia-noite" if hour == 0 else "meio-dia"
+        return ("à " if hour == 0 else "ao ") + words if form == "at" else words
+    if natural and minute == 45 and 0 < hour < 12:
+        following = hour + 1
+        before = "o meio-dia" if following == 12 else f"as {cardinal(following, 'pt', 'f')}"
+        words = f"quinze para {before}"
+        return f"às {words}" if form == "at" else words
+    tail = (" e meia" if minute == 30 and natural else f" e {cardinal(minute, 'pt')}") if minute else ""
+    hours = cardinal(hour, "pt", "f")
+    if not minute:
+        hours += " hora" if hour < 2 else " horas"
+    if form != "at":
+        return hours + tail
+    return f"{'à' if hour in (0, 1) else 'às'} {hours}{tail}"
+
+
+def _contract_pt(words: str, preposition: str) -> str:
+    if words in ("meia-noite", "meio-dia"):
+        article = "a" if words == "meia-noite" else "o"
+        contracted = {"da": "da", "do": "do", "aa": "à", "ao": "ao"}[preposition + article]
+        return f"{contracted} {words}"
+    singular = words.startswith(("uma ", "zero "))
+    if preposition == "d":
+        return f"{'da' if singular else 'das'} {words}"
+    return f"{'à' if singular else 'às'} {words}"
+
+
+def _nl(hour: int, minute: int, form: str, natural: bool) -> str:
+    at = _AT["nl"] if form == "at" else ""
+    if natural and 0 < hour <= 12 and minute in (15, 30, 45):
+        this, following = (cardinal((value - 1) % 12 + 1, "nl") for value in (hour, hour + 1))
+        return at + {15: f"kwart over {this}", 30: f"half {following}", 45: f"kwart voor {following}"}[minute]
+    return f"{at}{cardinal(hour, 'nl')} uur{' ' + cardinal(minute, 'nl') if minute else ''}"
+
+
+_SAY = {"en": _en, "es": _es, "fr": _fr, "it": _it, "de": _de, "ru": _ru, "pt": _pt, "nl": _nl}

@@ -1,0 +1,178 @@
+"""The types of things that fill a sentence: how each is drawn and how each is said.
+
+A slot is declared in a template file as "type" or "type:argument", as "int:1-24" or "digits:2-5". What it draws is
+JSON-able; what it says depends on the form named in the template, as in {city:to} or {n:count.minute.acc}.
+"""
+
+import random
+from collections.abc import Callable
+
+from sprachbund.data.phrasebook import clock, dates, lexicon
+from sprachbund.data.phrasebook.meaning import Slot
+from sprachbund.text import numbers
+
+_DAYS_IN_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_CURRENCIES = ("euro", "dollar", "pound", "rouble", "franc", "real", "yen")
+_CURRENCY_WEIGHTS = (40, 20, 10, 15, 6, 6, 3)
+_CENTS_JOINT = {"en": " ", "es": " con ", "fr": " ", "it": " e ", "de": " ", "nl": " "}
+_AND = {
+    "en": " and ",
+    "es": " y ",
+    "fr": " et ",
+    "it": " e ",
+    "de": " und ",
+    "ru": " ",
+    "pt": " e ",
+    "nl": " en ",
+}
+_VARIANT_CHANCE = 0.3
+
+
+def draw_slot(spec: str, rng: random.Random) -> Slot:
+    """Draw a value for a slot declared as `spec`."""
+    name, _, argument = spec.partition(":")
+    draw = _DRAWERS.get(name)
+    return draw(argument, rng) if draw else rng.choice(lexicon.keys(name))
+
+
+def say_slot(spec: str, value: Slot, form: str, language: str, rng: random.Random | None) -> str:
+    """Say a slot's value in a language; without `rng` in the canonical wording."""
+    name = spec.partition(":")[0]
+    say = _SAYERS.get(name)
+    if say is None:
+        return lexicon.word(name, str(value), form, language)
+    return say(value, form, language, int(rng is not None and rng.random() < _VARIANT_CHANCE))
+
+
+def _draw_int(argument: str, rng: random.Random) -> int:
+    low, _, high = argument.rpartition("-")
+    return rng.randint(int(low), int(high))
+
+
+def _draw_number(_: str, rng: random.Random) -> int:
+    bands = ((0, 20), (21, 99), (100, 999), (1000, 9999), (10_000, numbers.MAX_VALUE))
+    low, high = rng.choices(bands, weights=(34, 32, 20, 10, 4))[0]
+    value = rng.randint(low, high)
+    return value if value < 1000 or rng.random() < 0.5 else value // 100 * 100
+
+
+def _draw_digits(argument: str, rng: random.Random) -> str:
+    low, high = (int(bound) for bound in argument.split("-"))
+    return "".join(rng.choice("0123456789") for _ in range(rng.randint(low, high)))
+
+
+def _draw_time(_: str, rng: random.Random) -> tuple[int, int]:
+    hour = rng.randint(6, 21) if rng.random() < 0.7 else rng.randint(0, 23)
+    choice = rng.random()
+    if choice < 0.35:
+        return hour, 0
+    if choice < 0.65:
+        return hour, rng.choice((15, 30, 45))
+    return hour, rng.randrange(5, 60, 5) if choice < 0.85 else rng.randint(1, 59)
+
+
+def _draw_date(argument: str, rng: random.Random) -> tuple[int, int, int, int]:
+    month = rng.randint(1, 12)
+    day = rng.randint(1, _DAYS_IN_MONTH[month - 1])
+    weekday = rng.randint(0, 6) if "weekday" in argument or rng.random() < 0.3 else -1
+    year = rng.randint(1950, 2039) if "year" in argument else 0
+    return month, day, year, weekday
+
+
+def _draw_money(argument: str, rng: random.Random) -> tuple[int, int, str]:
+    currency = rng.choices(_CURRENCIES, weights=_CURRENCY_WEIGHTS)[0]
+    top = 5 if argument == "small" else 4
+    high = rng.choices((10, 20, 99, 999, 9999), weights=(3, 4, 5, 2, 1 if top == 4 else 0))[0]
+    amount = rng.randint(1, high)
+    if amount > 999:
+        amount = amount // 100 * 100
+    cents = rng.choice((0, 0, 5, 10, 20, 25, 50, 50, 75, 80, 90, 95, 99)) if amount < 100 else 0
+    return amount, 0 if currency == "yen" else cents, currency
+
+
+def _say_int(value: Slot, form: str, language: str, _: int) -> str:
+    number = int(str(value))
+    name, _, rest = form.partition(".")
+    if name == "count":
+        noun, _, case = rest.partition(".")
+        return lexicon.counted(number, noun, case, language)
+    if name == "ord":
+        return numbers.ordinal(number, language, rest or "m")
+    if name == "year":
+        return numbers.year(number, language, rest)
+    return numbers.cardinal(number, language, form)
+
+
+def _say_money(value: Slot, form: str, language: str, variant: int) -> str:
+    assert isinstance(value, tuple)
+    amount, cents, currency = int(value[0]), int(value[1]), str(value[2])
+    words = lexicon.counted(amount, currency, form, language)
+    if not cents:
+        return words
+    if language in ("ru", "pt") or (variant and language == "en"):
+        joint = {"ru": " ", "pt": " e ", "en": " and "}[language]
+        return words + joint + lexicon.counted(cents, f"{currency}.cent", form, language)
+    return words + _CENTS_JOINT[language] + numbers.cardinal(cents, language)
+
+
+def _draw_duration(_: str, rng: random.Random) -> tuple[int, int]:
+    hours = rng.choice((0, 0, rng.randint(1, 6), rng.randint(1, 24)))
+    minutes = rng.choice((0, rng.randrange(5, 60, 5), rng.randint(1, 59)))
+    return (hours, minutes) if hours or minutes else (0, 30)
+
+
+def _say_duration(value: Slot, form: str, language: str, _: int) -> str:
+    assert isinstance(value, tuple)
+    parts = [
+        lexicon.counted(int(count), noun, form, language)
+        for count, noun in zip(value, ("hour", "minute"), strict=True)
+        if count
+    ]
+    return _AND[language].join(parts)
+
+
+def _say_ordinal(value: Slot, form: str, language: str, _: int) -> str:
+    return numbers.ordinal(int(str(value)), language, form or "m")
+
+
+def _say_time(value: Slot, form: str, language: str, variant: int) -> str:
+    assert isinstance(value, tuple)
+    return clock.clock_time(int(value[0]), int(value[1]), language, form, variant)
+
+
+def _say_date(value: Slot, form: str, language: str, variant: int) -> str:
+    assert isinstance(value, tuple)
+    month, day, year, weekday = (int(part) for part in value)
+    return dates.date((month, day, year, weekday), language, form, variant)
+
+
+_DRAWERS: dict[str, Callable[[str, random.Random], Slot]] = {
+    "int": _draw_int,
+    "number": _draw_number,
+    "digits": _draw_digits,
+    "time": _draw_time,
+    "hour": lambda argument, rng: (_draw_int(argument, rng), 0),
+    "date": _draw_date,
+    "weekday": lambda _, rng: rng.randint(0, 6),
+    "month": lambda _, rng: rng.randint(1, 12),
+    "money": _draw_money,
+    "duration": _draw_duration,
+    "decimal": lambda _, rng: (rng.choice((rng.randint(0, 20), rng.randint(0, 120))), str(rng.randint(1, 9))),
+}
+_SAYERS: dict[str, Callable[[Slot, str, str, int], str]] = {
+    "int": _say_int,
+    "number": _say_int,
+    "ordinal": _say_ordinal,
+    "duration": _say_duration,
+    "digits": lambda value, _form, language, _v: numbers.digits(str(value), language),
+    "time": _say_time,
+    "hour": _say_time,
+    "date": _say_date,
+    "weekday": lambda value, form, language, _: dates.weekday(int(str(value)), language, form),
+    "month": lambda value, form, language, _: dates.month(int(str(value)), language, form),
+    "money": _say_money,
+    "country": lambda value, form, language, _: lexicon.country(str(value), form, language),
+    "city": lambda value, form, language, _: lexicon.city(str(value), form, language),
+    "language": lambda value, form, language, _: lexicon.spoken_language(str(value), form, language),
+    "decimal": lambda value, _f, language, _: numbers.decimal(int(value[0]), str(value[1]), language),  # type: ignore[index]
+}

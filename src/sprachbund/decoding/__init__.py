@@ -1,0 +1,1 @@
+"""Searches over any family, long form, guard, output formats."""

@@ -1,0 +1,275 @@
+"""Writes results as txt, srt, vtt, json, jsonl and tsv, so that a name never stands for half a file.
+
+Segments go to `NAME.partial` as they come. On success it is renamed to NAME; when the work is interrupted or
+the disk is full, the finished segments stay in it, whole, and the error says so.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+from sprachbund.decoding.cues import Cue, cues_of, spaced_out
+from sprachbund.decoding.result import Segment, Translation
+from sprachbund.errors import SprachbundError
+
+PARTIAL = ".partial"
+"""Ending of the file that holds the segments finished so far."""
+
+
+class _Layout(Protocol):
+    """How one format writes: what stands first, what each segment adds, what a finished file is."""
+
+    def head(self) -> str: ...
+
+    def segment(self, segment: Segment) -> str: ...
+
+    def tail(self) -> str: ...
+
+    def whole(self, translation: Translation) -> str | None: ...
+
+
+class _Lines:
+    """Formats in which every segment is text of its own."""
+
+    def __init__(self, line: Callable[[Segment], str], head: str = "", *, with_dropped: bool = False) -> None:
+        self._line, self._head, self._with_dropped = line, head, with_dropped
+
+    def head(self) -> str:
+        return self._head
+
+    def segment(self, segment: Segment) -> str:
+        return self._line(segment) if self._with_dropped or segment.dropped is None else ""
+
+    def tail(self) -> str:
+        return ""
+
+    def whole(self, translation: Translation) -> str | None:
+        return None
+
+
+class _Json(_Lines):
+    """One object per recording; lines of segments until it is finished, since half an object can be read by
+    nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(_json_line, with_dropped=True)
+
+    def whole(self, translation: Translation) -> str | None:
+        return translation.to_json(indent=2) + "\n"
+
+
+class _Subtitles:
+    """Numbered cues. The last is held back until its end is known, which the next one decides."""
+
+    def __init__(self, head: str, point: str) -> None:
+        self._head, self._point = head, point
+        self._held: list[Cue] = []
+        self._number = 0
+
+    def head(self) -> str:
+        return self._head
+
+    def segment(self, segment: Segment) -> str:
+        if segment.dropped is not None:
+            return ""
+        cues = [*spaced_out([*self._held, *cues_of(segment)])]
+        self._held = cues[-1:]
+        return "".join(self._cue(cue) for cue in cues[:-1])
+
+    def tail(self) -> str:
+        held, self._held = self._held, []
+        return "".join(self._cue(cue) for cue in held)
+
+    def whole(self, translation: Translation) -> str | None:
+        return None
+
+    def _cue(self, cue: Cue) -> str:
+        self._number += 1
+        start, end = (_clock(second, self._point) for second in (cue.start_s, cue.end_s))
+        lines = "\n".join(self._escaped(line) for line in cue.lines)
+        return f"{self._number}\n{start} --> {end}\n{lines}\n\n"
+
+    def _escaped(self, line: str) -> str:
+        if self._point == ",":
+            return line.replace("-->", "->")  # SubRip has no way to escape its arrow
+        return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _json_line(segment: Segment) -> str:
+    return json.dumps(segment.to_dict(), ensure_ascii=False) + "\n"
+
+
+def _tsv_line(segment: Segment) -> str:
+    text = " ".join(segment.text.split())
+    times = f"{segment.start_s:.3f}\t{segment.end_s:.3f}"
+    return f"{times}\t{segment.source_language}\t{segment.target_language}\t{text}\n"
+
+
+def _txt_line(segment: Segment) -> str:
+    return " ".join(segment.text.split()) + "\n"
+
+
+def _clock(second: float, point: str) -> str:
+    milliseconds = round(second * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02}{point}{rest % 1000:03}"
+
+
+_LAYOUTS: dict[str, Callable[[], _Layout]] = {
+    "txt": lambda: _Lines(_txt_line),
+    "srt": lambda: _Subtitles("", ","),
+    "vtt": lambda: _Subtitles("WEBVTT\n\n", "."),
+    "json": _Json,
+    "jsonl": lambda: _Lines(_json_line, with_dropped=True),
+    "tsv": lambda: _Lines(_tsv_line, "start_s\tend_s\tsource_language\ttarget_language\ttext\n"),
+}
+
+FORMATS = tuple(_LAYOUTS)
+"""Names of the formats; also the endings of their files."""
+
+
+def check_format(name: str) -> str:
+    """`name` itself, if it is a format. Raises SprachbundError with the list otherwise."""
+    if name not in _LAYOUTS:
+        raise SprachbundError(f"format {name!r} is not known; choose from {', '.join(FORMATS)}")
+    return name
+
+
+def render(translation: Translation, format_name: str) -> str:
+    """A finished translation as text of a format."""
+    layout = _LAYOUTS[check_format(format_name)]()
+    whole = layout.whole(translation)
+    if whole is not None:
+        return whole
+    segments = sorted([*translation.segments, *translation.dropped], key=lambda s: (s.start_s, s.end_s))
+    return layout.head() + "".join(layout.segment(s) for s in segments) + layout.tail()
+
+
+class SegmentWriter:
+    """Writes one file of one format; use it in a `with` statement and call `finish` at the end.
+
+    Leaving the `with` statement without `finish`, by an error or Ctrl-C, keeps the finished segments in the
+    partial file and adds its name as a note to the exception.
+
+    Args:
+        path: the file to appear when all is done; an existing one is replaced only then.
+        format_name: one of `FORMATS`.
+
+    Raises:
+        SprachbundError: unknown format; a folder that is missing or may not be written; a full disk.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], format_name: str) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
+        self._layout = _LAYOUTS[check_format(format_name)]()
+        self._num_segments, self._size = 0, 0
+        if self.path.is_dir():
+            raise SprachbundError(f"{self.path} is a directory; name a file to write")
+        try:
+            self._file: IO[bytes] = open(self.partial, "wb", buffering=0)  # noqa: SIM115 - closed by finish or keep
+        except OSError as error:
+            raise SprachbundError(
+                f"{self.partial} cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        self._put(self._layout.head())
+
+    def write(self, segment: Segment) -> None:
+        """Add a segment; it is on disk when this returns (subtitles hold back one cue).
+
+        Dropped segments are left out, except by json and jsonl, which write them with their reason.
+        """
+        self._put(self._layout.segment(segment))
+        self._num_segments += 1
+
+    def finish(self, translation: Translation) -> Path:
+        """Complete the file and give it its name.
+
+        Args:
+            translation: the whole, of which json writes one object; its segments are those written.
+        """
+        whole = self._layout.whole(translation)
+        if whole is None:
+            self._put(self._layout.tail())
+            self._close()
+            os.replace(self.partial, self.path)
+            return self.path
+        self._replace_by(whole)
+        return self.path
+
+    def keep(self) -> Path | None:
+        """Stop here: close the partial file and give its name; None, and no file, when no segment was
+        finished."""
+        if not self._file.closed:
+            with suppress(SprachbundError):  # a full disk: what stands in the file is whole all the same
+                self._put(self._layout.tail())
+            self._file.close()
+        if self._num_segments:
+            return self.partial
+        self.partial.unlink(missing_ok=True)
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file.closed and not self.partial.exists():
+            return
+        kept = self.keep()
+        if error is not None and kept is not None:
+            error.add_note(f"finished segments are kept in {kept}")
+
+    def _put(self, text: str) -> None:
+        """Write all of `text` or none of it."""
+        data = text.encode()
+        try:
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:]) or 0
+            self._size += len(data)
+        except OSError as error:
+            self._file.seek(self._size)
+            self._file.truncate()
+            raise self._failed(error) from error
+
+    def _replace_by(self, whole: str) -> None:
+        """Write `whole` beside the partial file, so that a full disk loses neither, and rename it."""
+        beside = self.path.with_name(self.path.name + ".whole" + PARTIAL)
+        try:
+            beside.write_text(whole, encoding="utf-8")
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise self._failed(error) from error
+        self._close()
+        os.replace(beside, self.path)
+        self.partial.unlink()
+
+    def _close(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> SprachbundError:
+        return SprachbundError(
+            f"{self.path} could not be written ({error.strerror}); free some space; "
+            f"finished segments are kept in {self.partial}"
+        )
+
+
+def write_all(translation: Translation, path: str | os.PathLike[str], format_name: str) -> Path:
+    """Write a finished translation; returns `path`."""
+    with SegmentWriter(path, format_name) as writer:
+        for segment in sorted(
+            [*translation.segments, *translation.dropped], key=lambda s: (s.start_s, s.end_s)
+        ):
+            writer.write(segment)
+        return writer.finish(translation)

@@ -1,0 +1,101 @@
+"""Keeps text off silence, music and noise: judges each segment by evidence of several kinds, and says why.
+
+Models of this kind were trained to write something for every window they are shown. No single number tells
+invented text from real: voice activity fires on some music, models are sure of their favourite phrase.
+Segments are never deleted here; they carry the reason, and callers show or hide them.
+"""
+
+import zlib
+
+from sprachbund.decoding.options import GuardOptions
+
+_LOOP_TIMES = 5  # a unit this often in a row is a loop; digits and names are rarely said so often
+_LONG_LOOP = (3, 3)  # and so is a unit of at least three words that stands there three times
+_LONGEST_UNIT = 40
+_FEW_SPACES = 0.04  # share of spaces below which a script is taken to write none
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text over bytes after zlib: about 1 for short text, 1.5 to 2 for long, more for loops."""
+    raw = text.encode()
+    return len(raw) / len(zlib.compress(raw)) if raw else 0.0
+
+
+def repetition(text: str) -> float:
+    """Share of the text, 0 to 1, that belongs to loops: a unit said five times in a row or more.
+
+    Units of three words or more count from three times on. Words are the units, characters in scripts without
+    spaces.
+    """
+    units = _units(text)
+    looped = [False] * len(units)
+    for period in range(1, min(_LONGEST_UNIT, len(units) // 2) + 1):
+        begin = 0
+        while begin + period < len(units):
+            end = begin + period
+            while end < len(units) and units[end] == units[end - period]:
+                end += 1
+            if _is_loop((end - begin) // period, period):
+                looped[begin + period : end] = [True] * (end - begin - period)
+            begin = max(begin + 1, end - period + 1)
+    return sum(looped) / len(units) if units else 0.0
+
+
+def _is_loop(times: int, period: int) -> bool:
+    long_unit, long_times = _LONG_LOOP
+    return times >= _LOOP_TIMES or (period >= long_unit and times >= long_times)
+
+
+def _units(text: str) -> list[str]:
+    stripped = text.casefold().strip()
+    if not stripped or stripped.count(" ") / len(stripped) < _FEW_SPACES:
+        return [c for c in stripped if not c.isspace()]
+    return stripped.split()
+
+
+def judge(
+    text: str,
+    *,
+    duration_s: float,
+    speech_probability: float,
+    no_speech_probability: float | None,
+    mean_log_probability: float,
+    options: GuardOptions,
+) -> str | None:
+    """Why a segment must not be shown; None when it may.
+
+    Args:
+        text: what the model wrote.
+        duration_s: length of the segment.
+        speech_probability: mean voice activity of its span.
+        no_speech_probability: the model's own doubt; None when it has none.
+        mean_log_probability: per token.
+        options: the thresholds.
+    """
+    if not any(c.isalnum() for c in text):
+        return "no text"
+    if not options.enabled:
+        return None
+    unsure = mean_log_probability < options.min_mean_log_probability
+    if speech_probability < options.min_speech_probability:
+        return f"no speech: voice activity {speech_probability:.2f}"
+    if (
+        unsure
+        and no_speech_probability is not None
+        and no_speech_probability > options.max_no_speech_probability
+    ):
+        return f"no speech: the model's own probability of none is {no_speech_probability:.2f}"
+    if mean_log_probability < options.hopeless_mean_log_probability:
+        return f"guessing: mean log-probability {mean_log_probability:.2f}"
+    return _judge_text(text, duration_s, options)
+
+
+def _judge_text(text: str, duration_s: float, options: GuardOptions) -> str | None:
+    ratio, share = compression_ratio(text), repetition(text)
+    if ratio > options.max_compression_ratio:
+        return f"loop: compression ratio {ratio:.2f}"
+    if share > options.max_repetition:
+        return f"loop: {share:.0%} of the text repeats itself"
+    if len(text) > options.max_characters_per_s * max(duration_s, 0.5):
+        return f"too much text: {len(text)} characters in {duration_s:.1f} s"
+    return None

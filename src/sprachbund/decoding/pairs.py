@@ -1,0 +1,98 @@
+"""Which source and target languages a request means for a model; refuses what the model does not know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sprachbund.decoding.language import UNDETERMINED
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family
+from sprachbund.text.languages import described, parse_language
+
+TRANSCRIBE = "transcribe"
+"""In place of a target language: text in the language spoken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Languages of a request in the model's own tags.
+
+    Attributes:
+        source: the language spoken; None when it is to be identified.
+        targets: languages wanted, or `TRANSCRIBE`; no two alike.
+        allowed: languages that identification chooses from; None allows all.
+    """
+
+    source: str | None
+    targets: tuple[str, ...]
+    allowed: tuple[str, ...] | None
+
+    def target_language(self, target: str, source: str) -> str:
+        """The language that `target` means for speech in `source`."""
+        return source if target == TRANSCRIBE else target
+
+
+def read_request(
+    model: Family, *, source: str | None, targets: Sequence[str], allowed: Sequence[str] | None
+) -> Request:
+    """Bring language names and tags to the model's tags, and check the pairs.
+
+    Raises:
+        SprachbundError: a language the model does not know (names the nearest and the list), or a pair it
+            does not know (lists those it does).
+    """
+    if isinstance(targets, str):
+        targets = [targets]
+    if not targets:
+        raise SprachbundError("no target language given; name at least one, or 'transcribe'")
+    written = {target for _, target in model.pairs()}
+    tags = tuple(dict.fromkeys(t if t == TRANSCRIBE else parse_language(t, written) for t in targets))
+    spoken = None if source is None else parse_language(source, model.source_languages)
+    choices = (
+        None if allowed is None else tuple(parse_language(tag, model.source_languages) for tag in allowed)
+    )
+    request = Request(source=spoken, targets=tags, allowed=choices)
+    for target in tags:
+        if spoken is not None:
+            check_pair(model, spoken, request.target_language(target, spoken))
+        elif target != TRANSCRIBE:
+            _check_reachable(model, target)
+    return request
+
+
+def knows_pair(model: Family, source: str, target: str) -> bool:
+    """Whether the model can write `target` for speech in `source`; speech of unknown language may be any."""
+    if source == UNDETERMINED:
+        return any(t == target for _, t in model.pairs())
+    return (source, target) in model.pairs()
+
+
+def check_pair(model: Family, source: str, target: str) -> None:
+    """Refuse a pair the model does not know; there is no falling back to another language.
+
+    Raises:
+        SprachbundError: lists the pairs the model does know.
+    """
+    if not knows_pair(model, source, target):
+        raise SprachbundError(
+            f"the model {model.name} does not know the pair {source} to {target}; "
+            f"{known_pairs(model, source, target)}"
+        )
+
+
+def known_pairs(model: Family, source: str, target: str) -> str:
+    """What the model does know from `source` and into `target`, for messages."""
+    from_source = [t for s, t in model.pairs() if s == source]
+    into_target = [s for s, t in model.pairs() if t == target]
+    return f"from {source} it knows {described(from_source)}; into {target} it knows {described(into_target)}"
+
+
+def _check_reachable(model: Family, target: str) -> None:
+    """Without a source, a target that only its own language leads to would be transcription under another
+    name."""
+    sources = {s for s, t in model.pairs() if t == target}
+    if sources == {target} and len(model.source_languages) > 1:
+        raise SprachbundError(
+            f"the model {model.name} writes {target} only for speech in {target}; "
+            f"give {target} as the source, or choose from "
+            f"{described({t for s, t in model.pairs() if s != t})}"
+        )

@@ -1,0 +1,176 @@
+"""What decoding hands back: words, segments with their evidence, and a whole translation.
+
+The fields are the JSON fields: `to_json` writes exactly these names, and they do not change within a major
+version. Times are seconds from the start of the recording.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """A word, when it was said, and the model's probability of it (mean over its tokens, 0 to 1).
+
+    In a translation the time is that of the speech the word was translated from.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A stretch of speech and its text, with the evidence for trusting it.
+
+    Attributes:
+        start_s: first second.
+        end_s: last second.
+        source_language: BCP-47 tag of the speech, given or identified.
+        target_language: BCP-47 tag of the text.
+        text: the text, also when the guard dropped the segment.
+        words: the words with their times; empty unless word timestamps were asked for.
+        mean_log_probability: natural logarithm per token, the end token included.
+        speech_probability: mean voice activity over the span, 0 to 1.
+        no_speech_probability: the model's own doubt that this is speech; None when it has none.
+        compression_ratio: bytes of the text over bytes after zlib.
+        repetition: share of the text that repeats what stands directly before it, 0 to 1.
+        language_probability: probability of `source_language` among the allowed languages; None when it was
+            given.
+        dropped: why the guard dropped the segment; None when it is kept.
+    """
+
+    start_s: float
+    end_s: float
+    source_language: str
+    target_language: str
+    text: str
+    words: tuple[Word, ...] = ()
+    mean_log_probability: float = 0.0
+    speech_probability: float = 1.0
+    no_speech_probability: float | None = None
+    compression_ratio: float = 0.0
+    repetition: float = 0.0
+    language_probability: float | None = None
+    dropped: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values under the names of the fields, times rounded to milliseconds."""
+        values: dict[str, Any] = _rounded(asdict(self))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Segment":
+        """The inverse of `to_dict`."""
+        words = tuple(Word(**word) for word in values["words"])
+        return cls(**{**values, "words": words})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """A recording in one target language.
+
+    Attributes:
+        source_language: the language given, or the one identified for most of the speech; None without
+            speech.
+        target_language: BCP-47 tag of the text, or "transcribe" when each segment kept its own language.
+        duration_s: length of the recording.
+        segments: those the guard kept, in order of time.
+        dropped: those it did not, with their reason.
+        warnings: what the caller should know, one line each.
+    """
+
+    source_language: str | None
+    target_language: str
+    duration_s: float
+    segments: tuple[Segment, ...]
+    dropped: tuple[Segment, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The texts of the kept segments, joined by spaces where the language has them."""
+        return joined_text(self.segments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: the fields and `text`."""
+        return {
+            "text": self.text,
+            "source_language": self.source_language,
+            "target_language": self.target_language,
+            "duration_s": round(self.duration_s, 3),
+            "segments": [segment.to_dict() for segment in self.segments],
+            "dropped": [segment.to_dict() for segment in self.dropped],
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """`to_dict` as JSON text, letters outside ASCII as they are."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+
+def joined_text(segments: Iterable[Segment]) -> str:
+    """Texts of `segments` in one line."""
+    return " ".join(text for segment in segments if (text := segment.text.strip()))
+
+
+def build_translation(
+    segments: Iterable[Segment],
+    *,
+    target: str,
+    source: str | None,
+    duration_s: float,
+    warnings: Iterable[str] = (),
+) -> Translation:
+    """Sort finished segments into kept and dropped, and say what the caller should know.
+
+    Args:
+        segments: all segments of one target, in order of time.
+        target: the target asked for.
+        source: the source language given, None when it was identified.
+        duration_s: length of the recording.
+        warnings: what is already known to be wrong, of the audio for instance.
+    """
+    everything = tuple(segments)
+    kept = tuple(s for s in everything if s.dropped is None)
+    dropped = tuple(s for s in everything if s.dropped is not None)
+    return Translation(
+        source_language=source or _most_spoken(kept or everything),
+        target_language=target,
+        duration_s=duration_s,
+        segments=kept,
+        dropped=dropped,
+        warnings=(*warnings, *_warnings(kept, dropped, duration_s)),
+    )
+
+
+def _warnings(kept: tuple[Segment, ...], dropped: tuple[Segment, ...], duration_s: float) -> tuple[str, ...]:
+    warnings = []
+    if not kept and not dropped:
+        warnings.append(f"no speech found in {duration_s:.1f} s of audio")
+    if dropped:
+        reasons = "; ".join(sorted({str(s.dropped).split(":")[0] for s in dropped}))
+        warnings.append(
+            f"{len(dropped)} of {len(kept) + len(dropped)} segments dropped by the guard ({reasons})"
+        )
+    return tuple(warnings)
+
+
+def _most_spoken(segments: tuple[Segment, ...]) -> str | None:
+    seconds: dict[str, float] = {}
+    for segment in segments:
+        spoken_s = segment.end_s - segment.start_s
+        seconds[segment.source_language] = seconds.get(segment.source_language, 0.0) + spoken_s
+    return max(seconds, key=lambda language: seconds[language], default=None)
+
+
+def _rounded(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _rounded(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_rounded(value) for value in values]
+    return round(values, 4) if isinstance(values, float) else values

@@ -1,0 +1,202 @@
+"""When each word was said: dynamic time warping over the decoder's cross-attention (method of arXiv
+2212.04356's code).
+
+Shapes: B memories, R rows, N tokens of a row with its end token, T memory frames, H chosen heads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sprachbund.decoding.result import Word
+from sprachbund.models.family import Family, Memory, Target
+from sprachbund.nn.decoder import DecoderCache
+
+MEDIAN_WIDTH = 7
+"""Frames of the median filter over attention weights."""
+
+_CHUNK = 16  # tokens per step; bounds the memory of logits over a large vocabulary
+_NO_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedTokens:
+    """Text tokens of a row with the second each begins at (one more entry: the end) and its
+    log-probability."""
+
+    tokens: tuple[int, ...]
+    starts_s: tuple[float, ...]
+    log_probabilities: tuple[float, ...]
+
+
+def warp(cost: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cheapest monotone path through `cost` (N, T) from the first corner to the last.
+
+    Steps go one down, one right, or both. Works along anti-diagonals, whose cells do not depend on each
+    other.
+
+    Returns:
+        Row indices and column indices of the path, both (P,).
+    """
+    num_rows, num_columns = cost.shape
+    total = np.full((num_rows + num_columns + 1, num_rows + 1), np.inf)
+    step = np.zeros((num_rows + num_columns - 1, num_rows), np.int8)
+    total[0, 0] = 0.0  # total[d + 2, i + 1] is the cost of reaching cell (i, d - i)
+    for d in range(num_rows + num_columns - 1):
+        i = np.arange(max(0, d - num_columns + 1), min(num_rows - 1, d) + 1)
+        before = np.stack([total[d, i], total[d + 1, i], total[d + 1, i + 1]])
+        step[d, i] = before.argmin(0)
+        total[d + 2, i + 1] = cost[i, d - i] + before.min(0)
+    return _trace(step, num_rows, num_columns)
+
+
+def _trace(
+    step: NDArray[np.int8], num_rows: int, num_columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    i, j = num_rows - 1, num_columns - 1
+    path = [(i, j)]
+    while i > 0 or j > 0:
+        move = step[i + j, i]
+        i, j = i - (move != 2), j - (move != 1)
+        path.append((i, j))
+    rows, columns = np.array(path[::-1], np.int64).T
+    return rows, columns
+
+
+@torch.inference_mode()
+def align(
+    family: Family,
+    memory: Memory,
+    targets: Sequence[Sequence[Target]],
+    tokens: Sequence[Sequence[Sequence[int]]],
+    durations_s: Sequence[float],
+) -> list[list[AlignedTokens]]:
+    """Times of the text tokens of every row; one more pass of the decoder for all rows together.
+
+    Args:
+        family: the model; its `alignment_heads`, (layer, head) pairs, are used where it has such a list.
+        memory: B encoded utterances.
+        targets: B lists of n, asked without timestamps.
+        tokens: B lists of n rows of text tokens, no timestamps among them.
+        durations_s: (B,) seconds of audio in each memory.
+    """
+    num_targets = len(targets[0])
+    prompts = [family.prompt(target) for group in targets for target in group]
+    rows = [list(row) for group in tokens for row in group]
+    wholes = [[*p, *row, family.end_token] for p, row in zip(prompts, rows, strict=True)]
+    cache = family.start(memory, rows_per_memory=num_targets, capacity=max(map(len, wholes)))
+    weights, log_probs = _teacher_forced(family, cache, wholes)
+    aligned = []
+    for r, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        duration_s = durations_s[r // num_targets]
+        positions = slice(len(prompt) - 1, len(prompt) + len(row))
+        starts_s = _start_times(weights[r, :, positions], duration_s, family.frame_s)
+        spoken = log_probs[r, positions.start : positions.stop - 1].tolist()
+        aligned.append(AlignedTokens(tokens=tuple(row), starts_s=starts_s, log_probabilities=tuple(spoken)))
+    return [aligned[i : i + num_targets] for i in range(0, len(aligned), num_targets)]
+
+
+def _teacher_forced(family: Family, cache: DecoderCache, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Cross-attention (R, H, Q, T) at every position of `rows`, and the log-probability (R, Q) of what
+    follows."""
+    device = cache.lengths.device
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
+    following = torch.cat([padded[:, 1:], padded[:, :1]], dim=1)
+    weights, log_probs = [], []
+    for begin in range(0, padded.shape[1], _CHUNK):
+        layers: list[Tensor] = []
+        logits = family.step(padded[:, begin : begin + _CHUNK], cache, layers)
+        nexts = following[:, begin : begin + _CHUNK, None]
+        log_probs.append(logits.float().log_softmax(-1).gather(-1, nexts)[..., 0])
+        weights.append(_chosen_heads(family, layers, len(rows)))
+    return torch.cat(weights, dim=2).cpu(), torch.cat(log_probs, dim=1).cpu()
+
+
+def _chosen_heads(family: Family, layers: list[Tensor], num_rows: int) -> Tensor:
+    """(R, H, Q, T) out of one (B, all heads, R/B * Q, T) per layer; without a list, all of the upper half."""
+    by_row = [_by_row(w, num_rows) for w in layers]
+    listed: Sequence[tuple[int, int]] | None = getattr(family, "alignment_heads", None)
+    if listed:
+        return torch.stack([by_row[layer][:, head] for layer, head in listed], dim=1)
+    return torch.cat(by_row[len(by_row) // 2 :], dim=1)
+
+
+def _by_row(weights: Tensor, num_rows: int) -> Tensor:
+    num_memories, num_heads, _, num_frames = weights.shape
+    group = num_rows // num_memories
+    split = weights.float().reshape(num_memories, num_heads, group, -1, num_frames)
+    return split.transpose(1, 2).reshape(num_rows, num_heads, -1, num_frames)
+
+
+def _start_times(weights: Tensor, duration_s: float, frame_s: float) -> tuple[float, ...]:
+    """Seconds at which each of the N tokens begins, from attention weights (H, N, T)."""
+    num_frames = min(weights.shape[2], max(1, round(duration_s / frame_s)))
+    heard = weights[:, :, :num_frames]
+    heard = heard / heard.sum(-1, keepdim=True).clamp(min=1e-12)
+    deviation, mean = torch.std_mean(heard, dim=1, keepdim=True, correction=0)
+    smooth = median_filter((heard - mean) / deviation.clamp(min=1e-12), MEDIAN_WIDTH)
+    rows, columns = warp(-smooth.mean(0).double().numpy())
+    first = columns[np.searchsorted(rows, np.arange(weights.shape[1]))]
+    return tuple(min(float(frame) * frame_s, duration_s) for frame in first)
+
+
+def median_filter(x: Tensor, width: int) -> Tensor:
+    """Median over `width` (odd) neighbours along the last dimension; the edges are repeated outwards."""
+    before = x[..., :1].expand(*x.shape[:-1], width // 2)
+    after = x[..., -1:].expand(*x.shape[:-1], width // 2)
+    return torch.cat([before, x, after], dim=-1).unfold(-1, width, 1).median(-1).values
+
+
+def split_words(family: Family, tokens: Sequence[int], language: str) -> list[tuple[str, int]]:
+    """Words of a row of text tokens: (text, number of tokens), in order, all tokens used up.
+
+    A word starts at a space, or, in languages written without, at every piece of text; punctuation stays with
+    the word before it. Works on decoded prefixes, so that it needs to know nothing of the tokenizer.
+    """
+    spaced = language.split("-")[0] not in _NO_SPACES
+    words: list[list[str | int]] = []
+    seen, pending = "", 0
+    for end in range(1, len(tokens) + 1):
+        text, pending = family.decode_text(tokens[:end]), pending + 1
+        piece = text[len(seen) :]
+        if not piece.strip() or text.endswith("\ufffd"):  # bytes of a character still to come
+            continue
+        new = piece[0].isspace() or (not spaced and any(c.isalnum() for c in piece))
+        if new or not words:
+            words.append([piece, pending])
+        else:
+            words[-1] = [str(words[-1][0]) + piece, int(words[-1][1]) + pending]
+        seen, pending = text, 0
+    if words:
+        words[-1][1] = int(words[-1][1]) + pending
+    return [(str(text).strip(), int(count)) for text, count in words]
+
+
+def timed_words(
+    family: Family,
+    aligned: AlignedTokens,
+    language: str,
+    *,
+    first: int,
+    count: int,
+    start_s: float,
+    end_s: float,
+) -> tuple[Word, ...]:
+    """Words of the `count` tokens from index `first` on, monotone and inside [`start_s`, `end_s`].
+
+    All times are relative to the memory.
+    """
+    words = []
+    latest_s, token = start_s, first
+    for text, num_tokens in split_words(family, aligned.tokens[first : first + count], language):
+        begin_s = min(max(aligned.starts_s[token], latest_s), end_s)
+        log_probs = aligned.log_probabilities[token : token + num_tokens]
+        token += num_tokens
+        latest_s = min(max(aligned.starts_s[token], begin_s), end_s)
+        probability = float(np.exp(np.mean(log_probs)))
+        words.append(Word(start_s=begin_s, end_s=latest_s, text=text, probability=probability))
+    return tuple(words)

@@ -1,0 +1,58 @@
+"""The card of a model: what it knows, on what it was trained, under which licences, how good it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sprachbund.errors import SprachbundError
+
+CARD_FILE = "card.json"
+
+
+class Card(BaseModel):
+    """What a person should know before using a model.
+
+    Attributes:
+        name: of the model.
+        description: one or two sentences.
+        licence: of the weights.
+        source_languages: BCP-47 tags it hears.
+        target_languages: BCP-47 tags it writes.
+        data: one entry for each corpus: name, licence, attribution, hours.
+        limits: what it does not know or do.
+        scores: what was measured, each with its conditions.
+        bits: of a stored weight.
+        training: recipe, steps, data seen.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str = ""
+    licence: str = ""
+    source_languages: list[str] = []
+    target_languages: list[str] = []
+    data: list[dict[str, Any]] = []
+    limits: list[str] = []
+    scores: list[dict[str, Any]] = []
+    bits: int = 32
+    training: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, directory: Path) -> "Card | None":
+        """The card in a model directory, None when there is none. Raises SprachbundError for a broken one."""
+        path = directory / CARD_FILE
+        if not path.exists():
+            return None
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SprachbundError(f"{path}: {first['loc']}: {first['msg']}; mend or delete it") from error
+
+    def write(self, directory: Path) -> None:
+        """Write the card into a model directory."""
+        text = json.dumps(self.model_dump(), ensure_ascii=False, indent=1)
+        (directory / CARD_FILE).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,61 @@
+"""Conformer models as directories: config.json, model.safetensors, tokenizer.model, card.json."""
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.conformer.model import Conformer, ConformerConfig
+from sprachbund.models.weights import Bits, read_weights, write_weights
+from sprachbund.text.tokenizer import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.model"
+
+
+def load(directory: Path) -> Conformer:
+    """Load a model for inference, on the CPU in fp32 whatever the bits it is stored in.
+
+    Raises:
+        SprachbundError: naming what is missing or does not fit.
+    """
+    config = _read_config(directory / "config.json")
+    path = directory / TOKENIZER_FILE
+    if not path.exists():
+        raise SprachbundError(f"{directory} has no {TOKENIZER_FILE}; copy it from where the model came from")
+    tokenizer = Tokenizer.load(path, config.target_languages)
+    with torch.device("meta"):
+        model = Conformer(config, tokenizer)
+    weights = read_weights(directory / "model.safetensors")
+    wanted = model.state_dict()
+    if missing := sorted(wanted.keys() - weights.keys()):
+        raise SprachbundError(f"{directory} lacks {len(missing)} weights ({', '.join(missing[:3])} ...); copy it again")
+    for name, value in wanted.items():
+        if weights[name].shape != value.shape:
+            seen, need = tuple(weights[name].shape), tuple(value.shape)
+            raise SprachbundError(f"{directory}: {name} has shape {seen}, config.json asks for {need}; they do not fit")
+    model.load_state_dict({name: weights[name] for name in wanted}, assign=True)
+    return model.eval()
+
+
+def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
+    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {"family": Conformer.name, "config": model.config.model_dump(mode="json")}
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    model.tokenizer.save(directory / TOKENIZER_FILE)
+    if card is not None:
+        card.model_copy(update={"bits": bits}).write(directory)
+    write_weights(directory / "model.safetensors", model.state_dict(), bits)
+
+
+def _read_config(path: Path) -> ConformerConfig:
+    try:
+        return ConformerConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (json.JSONDecodeError, KeyError) as error:
+        raise SprachbundError(f"{path} is not a model's configuration ({error!r}); copy it again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SprachbundError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

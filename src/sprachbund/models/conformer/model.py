@@ -1,0 +1,214 @@
+"""The conformer family: speech of any of its languages to text in any of its languages.
+
+The row's first token is the language wanted; no source language is needed, a small head on the encoder names
+it. Shapes: B utterances, R rows, T frames, M mel bins, D width, U target tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.audio.logmel import log_mel
+from sprachbund.data.batch import Batch
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Features, Memory, Target
+from sprachbund.nn.conformer import ConformerEncoder, valid_frames
+from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
+
+
+class ConformerConfig(BaseModel):
+    """Shape and languages of a model, and the weights of its losses.
+
+    Attributes:
+        source_languages: languages it hears.
+        target_languages: languages it writes.
+        width: D of encoder and decoder.
+        feed_forward_width: of each of an encoder layer's two feed-forwards; the decoder's is 4 D.
+        ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
+        language_weight: weight of the loss of the language head.
+        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source_languages: tuple[str, ...]
+    target_languages: tuple[str, ...]
+    num_mel_bins: int = 80
+    width: int = 256
+    num_heads: int = 4
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 3
+    feed_forward_width: int = 512
+    kernel_size: int = 15
+    max_tokens: int = 128
+    dropout: float = 0.0
+    ctc_weight: float = 0.3
+    language_weight: float = 0.1
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Sums over what was counted, so that parts of a batch add up to the whole.
+
+    Attributes:
+        total: what to differentiate: the sum over target tokens plus the weighted sums of the other heads, each
+            brought to the same scale of a target token.
+        attention: cross-entropy of the decoder, summed over target tokens.
+        ctc: CTC loss summed over transcripts.
+        language: cross-entropy of the language head, summed over utterances with speech.
+        num_tokens: target tokens counted.
+        num_transcript: transcript tokens counted.
+    """
+
+    total: Tensor
+    attention: Tensor
+    ctc: Tensor
+    language: Tensor
+    num_tokens: int
+    num_transcript: int
+
+
+class Conformer(nn.Module):
+    """Speech translator of the conformer family; satisfies `sprachbund.models.family.Family`."""
+
+    name = "conformer"
+    end_token = END
+    max_window_s = 30.0
+    frame_s = 0.08
+
+    def __init__(self, config: ConformerConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.source_languages = config.source_languages
+        self.max_tokens = config.max_tokens
+        self.encoder = ConformerEncoder(
+            num_mel_bins=config.num_mel_bins,
+            width=config.width,
+            num_heads=config.num_heads,
+            num_layers=config.num_encoder_layers,
+            feed_forward_width=config.feed_forward_width,
+            kernel_size=config.kernel_size,
+            dropout=config.dropout,
+        )
+        self.decoder = TextDecoder(
+            vocabulary_size=len(tokenizer),
+            max_tokens=config.max_tokens,
+            width=config.width,
+            num_heads=config.num_heads,
+            num_layers=config.num_decoder_layers,
+            dropout=config.dropout,
+        )
+        self.ctc_head = nn.Linear(config.width, len(tokenizer))
+        self.language_head = nn.Linear(config.width, len(config.source_languages))
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Every (source, target) pair it was trained on."""
+        config = self.config
+        return frozenset((s, t) for s in config.source_languages for t in config.target_languages)
+
+    def features(self, samples: Sequence[np.ndarray]) -> Features:
+        """Log-mel (B, T, M) of utterances given as 16 kHz mono float32 samples, padded to the longest."""
+        mels = [log_mel(s, self.config.num_mel_bins, normalise="fixed").T for s in samples]
+        num_frames = torch.tensor([mel.shape[0] for mel in mels])
+        return Features(values=nn.utils.rnn.pad_sequence(mels, batch_first=True), num_frames=num_frames)
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder; the states are (B, ceil(T / 8), D)."""
+        states, num_frames = self.encoder(features.values, features.num_frames)
+        return Memory(states=states, num_frames=num_frames)
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """Log-probabilities (B, number of source languages) of the language spoken."""
+        assert memory.num_frames is not None
+        valid = valid_frames(memory.num_frames, memory.states.shape[1])[..., None]
+        mean = (memory.states * valid).sum(1) / memory.num_frames.clamp(min=1)[:, None]
+        return self.language_head(mean).float().log_softmax(-1)
+
+    def prompt(self, target: Target) -> list[int]:
+        """The language token. Raises SprachbundError for a language it does not write."""
+        if target.language not in self.config.target_languages:
+            known = ", ".join(self.config.target_languages)
+            raise SprachbundError(f"this model does not write {target.language!r}; it writes {known}")
+        return [self.tokenizer.language_id(target.language)]
+
+    def start(self, memory: Memory, *, rows_per_memory: int = 1, capacity: int | None = None) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory."""
+        return self.decoder.start(
+            memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
+        )
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        return self.decoder.step(tokens, cache, weights)
+
+    def suppressed(self, target: Target) -> Tensor:
+        """Boolean (V,): padding, unknown and language tokens are never written."""
+        mask = torch.zeros(len(self.tokenizer), dtype=torch.bool)
+        mask[[BLANK, UNKNOWN, *map(self.tokenizer.language_id, self.tokenizer.languages)]] = True
+        return mask
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor:
+        """Log-probability (R,) that the row ends at once, which it is trained to do where nobody speaks."""
+        return logits.float().log_softmax(-1)[:, END]
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        return self.tokenizer.decode(tokens)
+
+    def forward(self, batch: Batch) -> Loss:
+        """The loss, as wrappers that watch `forward` expect it."""
+        return self.loss(batch)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the rows wanted, CTC on the transcript, cross-entropy of the language head."""
+        memory = self.encode(Features(values=batch.features, num_frames=batch.num_frames))
+        attention = self._attention_loss(batch, memory)
+        ctc = self._ctc_loss(batch, memory)
+        speaks = batch.source_language >= 0
+        language = F.nll_loss(
+            self.language_log_probs(memory), batch.source_language.clamp(min=0), reduction="none"
+        )
+        language = (language * speaks).sum()
+        rows = batch.rows_per_utterance
+        config = self.config
+        # A transcript counts as one of its utterance's rows would; so does the language, as one token of it.
+        total = attention + rows * (config.ctc_weight * ctc + config.language_weight * language)
+        return Loss(
+            total=total,
+            attention=attention,
+            ctc=ctc,
+            language=language,
+            num_tokens=int(batch.num_targets.sum()),
+            num_transcript=int(batch.num_transcript.sum()),
+        )
+
+    def _attention_loss(self, batch: Batch, memory: Memory) -> Tensor:
+        given = torch.cat([batch.target_language[:, None], batch.targets[:, :-1]], dim=1)
+        hidden = self.decoder(given, memory.states, memory.num_frames)
+        counted = valid_frames(batch.num_targets, batch.targets.shape[1])
+        # Only the tokens that count are projected onto the vocabulary.
+        logits = self.decoder.logits(hidden[counted]).float()
+        wanted = batch.targets[counted]
+        return F.cross_entropy(logits, wanted, reduction="sum", label_smoothing=self.config.label_smoothing)
+
+    def _ctc_loss(self, batch: Batch, memory: Memory) -> Tensor:
+        if self.config.ctc_weight == 0:
+            return memory.states.new_zeros(())
+        log_probs = self.ctc_head(memory.states).float().log_softmax(-1).transpose(0, 1)
+        return F.ctc_loss(
+            log_probs,
+            batch.transcripts,
+            memory.num_frames,
+            batch.num_transcript,
+            blank=BLANK,
+            reduction="sum",
+            zero_infinity=True,
+        )

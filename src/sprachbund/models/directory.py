@@ -1,0 +1,65 @@
+"""Loading a model by path or Hugging Face id, whatever its family."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family
+
+BUNDLED = "bundled"
+
+
+def bundled_directory() -> Path:
+    """Where the model that comes with the package lies."""
+    return Path(__file__).parent / "assets" / BUNDLED
+
+
+def _load_conformer(directory: Path) -> Family:
+    from sprachbund.models.conformer.directory import load
+
+    return load(directory)
+
+
+def _load_whisper(directory: Path) -> Family:
+    from sprachbund.models.whisper import load
+
+    return load(directory, offline=True)
+
+
+FAMILIES: dict[str, Callable[[Path], Family]] = {"conformer": _load_conformer, "whisper": _load_whisper}
+
+
+def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
+    """Load a model for inference.
+
+    Args:
+        path_or_id: "bundled", a model directory, or the name of a Whisper model on the Hugging Face hub.
+        offline: never use the network, even for a name that is not on disk.
+
+    Raises:
+        SprachbundError: when there is no such model, or it is broken or of a family unknown here.
+    """
+    if str(path_or_id) == BUNDLED:
+        directory = bundled_directory()
+    else:
+        from sprachbund.models.whisper.hub import find
+
+        directory = find(path_or_id, offline=offline)
+    family = family_of(directory)
+    return FAMILIES[family](directory)
+
+
+def family_of(directory: Path) -> str:
+    """Name of the family of a model directory. Raises SprachbundError when that cannot be told."""
+    path = directory / "config.json"
+    if not path.exists():
+        raise SprachbundError(f"{directory} has no config.json, so it is not a model directory; check the path")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        family = config.get("family") or config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise SprachbundError(f"{path} is not JSON ({error}); copy it again") from error
+    if family not in FAMILIES:
+        raise SprachbundError(f"{path} names the family {family!r}; known here: {', '.join(FAMILIES)}")
+    return str(family)

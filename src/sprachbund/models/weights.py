@@ -1,0 +1,65 @@
+"""Weights on disk in 32, 16 or 8 bits, in one safetensors file that can be memory-mapped.
+
+In 8 bits a matrix is stored as signed integers with one fp32 scale per output row (`NAME` int8 beside
+`NAME.scale`): w is about q * scale, scale = max |row| / 127. Vectors stay in 16 bits.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+
+Bits = Literal[8, 16, 32]
+SCALE = ".scale"
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values and fp32 scales (rows,) of a weight (rows, ...); rounding to nearest, symmetric."""
+    rows = weight.detach().float().flatten(1)
+    scale = (rows.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    values = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return values.reshape(weight.shape), scale
+
+
+def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
+    """fp32 weight of what `quantize_rows` gave."""
+    return values.float() * scale.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], bits: Bits) -> None:
+    """Write weights; the file appears whole or not at all."""
+    stored: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if bits == 8 and weight.ndim > 1 and weight.is_floating_point():
+            stored[name], stored[name + SCALE] = quantize_rows(weight)
+        else:
+            stored[name] = weight.detach().to(torch.float32 if bits == 32 else torch.float16).contiguous()
+    partial = path.with_suffix(".partial")
+    save_file(stored, partial, metadata={"format": "pt", "bits": str(bits)})
+    os.replace(partial, path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """fp32 weights of a file written by `write_weights`.
+
+    Raises:
+        SprachbundError: when the file is missing or not a whole safetensors file.
+    """
+    if not path.exists():
+        raise SprachbundError(f"{path.parent} has no {path.name}; a model directory needs its weights")
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SprachbundError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+    return {
+        name: dequantize_rows(value, stored[name + SCALE]) if name + SCALE in stored else value.float()
+        for name, value in stored.items()
+        if not name.endswith(SCALE)
+    }

@@ -1,0 +1,144 @@
+"""Whisper models as directories in the Hugging Face layout: read whole, and written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
+from sprachbund.errors import SprachbundError
+from sprachbund.models.whisper.checkpoint import SAFETENSORS, from_foreign, read_weights, to_foreign
+from sprachbund.models.whisper.companions import (
+    CONFIG,
+    FEATURE_EXTRACTOR,
+    GENERATION,
+    TOKENIZER,
+    Companions,
+    read_tokenizer,
+)
+from sprachbund.models.whisper.config import WhisperConfig
+from sprachbund.models.whisper.hub import find
+from sprachbund.models.whisper.model import Whisper
+from sprachbund.models.whisper.tokens import WhisperTokens
+
+
+def load(
+    path_or_id: str | os.PathLike[str],
+    *,
+    offline: bool = False,
+    dtype: torch.dtype = torch.float32,
+    real_length: bool = False,
+) -> Whisper:
+    """Load a Whisper or Distil-Whisper model, ready for inference, on the CPU.
+
+    Args:
+        path_or_id: a directory, or the name of a model on the Hugging Face hub, which is then downloaded.
+        offline: never use the network.
+        dtype: of the weights.
+        real_length: see `Whisper`.
+
+    Raises:
+        SprachbundError: nothing there, not a Whisper model, or broken; the message names what is wrong.
+    """
+    directory = find(path_or_id, offline=offline)
+    companions = Companions.read(directory)
+    config = WhisperConfig.from_foreign(companions.config, source=str(directory / CONFIG))
+    tokens = WhisperTokens(read_tokenizer(directory), config.vocabulary_size)
+    with torch.device("meta"):
+        model = Whisper(config, tokens=tokens, companions=companions, real_length=real_length)
+    weights = from_foreign(read_weights(directory), model, source=str(directory))
+    model.load_state_dict({name: w.to(dtype) for name, w in weights.items()}, assign=True)
+    return model.eval()
+
+
+def save(model: Whisper, directory: str | os.PathLike[str]) -> None:
+    """Write a model in the Hugging Face layout; transformers loads it and gives the same logits.
+
+    The directory appears whole or not at all; one that is there already is replaced, if it holds a model.
+
+    Raises:
+        SprachbundError: the place is taken by something else, or cannot be written.
+    """
+    final = Path(directory)
+    if final.exists() and not _is_replaceable(final):
+        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
+    draft: Path | None = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        _write(model, draft)
+        _put_in_place(draft, final)
+    except (OSError, SafetensorError) as error:
+        raise SprachbundError(f"{final} could not be written ({error}); nothing was left there") from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_replaceable(path: Path) -> bool:
+    return path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))
+
+
+def _write(model: Whisper, directory: Path) -> None:
+    companions = model.companions
+    save_file(to_foreign(model), directory / SAFETENSORS, metadata={"format": "pt"})
+    _write_json(directory / CONFIG, _foreign_config(model))
+    if companions.generation:
+        _write_json(directory / GENERATION, companions.generation)
+    if FEATURE_EXTRACTOR not in companions.files:
+        _write_json(directory / FEATURE_EXTRACTOR, _foreign_features(model))
+    if model.has_tokens and not companions.files:
+        (directory / TOKENIZER).write_text(model.tokens.to_json(), encoding="utf-8")
+    for name, content in companions.files.items():
+        (directory / name).write_bytes(content)
+
+
+def _foreign_config(model: Whisper) -> dict[str, Any]:
+    config = {**model.companions.config, **model.config.to_foreign()}
+    config.pop("torch_dtype", None)  # the older name of the next key
+    config["dtype"] = str(model.decoder.positions.dtype).removeprefix("torch.")
+    if model.has_tokens:
+        end = model.tokens.end
+        named = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        config = {**named, "decoder_start_token_id": model.tokens.start, **config}
+    return config
+
+
+def _foreign_features(model: Whisper) -> dict[str, Any]:
+    """What the feature extractor of transformers needs to know about a model that came without its file."""
+    return {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": model.config.num_mel_bins,
+        "sampling_rate": SAMPLE_RATE,
+        "hop_length": HOP,
+        "n_fft": WINDOW,
+        "chunk_length": round(model.max_window_s),
+        "nb_max_frames": round(model.max_window_s * FRAMES_PER_S),
+        "n_samples": round(model.max_window_s * SAMPLE_RATE),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _put_in_place(draft: Path, final: Path) -> None:
+    """Rename; a model to be replaced steps aside first: no directory can be renamed over a full one."""
+    draft.chmod(0o755)  # temporary directories are private
+    if not final.exists():
+        draft.rename(final)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    final.rename(aside)
+    try:
+        draft.rename(final)
+    except OSError:
+        aside.rename(final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,254 @@
+"""Whisper (arXiv 2212.04356) out of our own parts, as one of the model families.
+
+Shapes: B utterances, T log-mel frames, S memory frames, M mel bins, D width, R rows, Q tokens of a step,
+U tokens of a row, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
+from sprachbund.audio.logmel import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_mel, num_frames
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.whisper.companions import Companions
+from sprachbund.models.whisper.config import WhisperConfig
+from sprachbund.models.whisper.encoder import WhisperEncoder, memory_frames
+from sprachbund.models.whisper.tasks import Tasks
+from sprachbund.models.whisper.tokens import WhisperTokens
+from sprachbund.nn.decoder import DecoderCache, TextDecoder
+
+_FRAMES_PER_STATE = 2  # stride of the encoder's convolutions
+
+
+class Whisper(nn.Module):
+    """A Whisper model; satisfies `sprachbund.models.family.Family` once it has its tokens.
+
+    Args:
+        config: sizes.
+        tokens: vocabulary; without it the model runs on numbers but cannot prompt or decode.
+        companions: files of the checkpoint.
+        real_length: encode utterances at their own length instead of as windows of 30 s. Much faster on short
+            audio; not what published checkpoints were trained on, so measure before relying on it.
+    """
+
+    name = "whisper"
+    frame_s = _FRAMES_PER_STATE * HOP / SAMPLE_RATE
+
+    def __init__(
+        self,
+        config: WhisperConfig,
+        *,
+        tokens: WhisperTokens | None = None,
+        companions: Companions | None = None,
+        real_length: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.companions = companions or Companions()
+        self.real_length = real_length
+        self.encoder = WhisperEncoder(config)
+        self.decoder = TextDecoder(
+            vocabulary_size=config.vocabulary_size,
+            max_tokens=config.max_tokens,
+            width=config.width,
+            num_heads=config.decoder_heads,
+            num_layers=config.decoder_layers,
+            feed_forward_width=config.decoder_feed_forward_width,
+            dropout=config.dropout,
+        )
+        self._tokens = tokens
+        self._tasks = None if tokens is None else self._read_tasks(tokens)
+        self.alignment_heads = _alignment_heads(config, self.companions.generation)
+
+    @classmethod
+    def shape(cls, config: WhisperConfig) -> "Whisper":
+        """The model on the meta device: every shape, no memory."""
+        with torch.device("meta"):
+            return cls(config)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the model was built with a vocabulary."""
+        return self._tokens is not None
+
+    @property
+    def tokens(self) -> WhisperTokens:
+        """The vocabulary. Raises SprachbundError for a model built without one."""
+        if self._tokens is None:
+            raise SprachbundError(
+                "this Whisper model was built without a tokenizer; load it from a directory"
+            )
+        return self._tokens
+
+    @property
+    def tasks(self) -> Tasks:
+        """What the checkpoint can be asked for. Raises SprachbundError for a model without a tokenizer."""
+        return self._tasks or self._read_tasks(self.tokens)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.positions.device
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """BCP-47 tags of the languages understood, in the order of the vocabulary."""
+        known = {source for source, _ in self.pairs()}
+        return tuple(tag for tag in self.tokens.languages if tag in known) or tuple(sorted(known))
+
+    @property
+    def end_token(self) -> int:
+        """<|endoftext|>."""
+        return self.tokens.end
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row, prompt included."""
+        return self.config.max_tokens
+
+    @property
+    def max_window_s(self) -> float:
+        """Longest utterance in seconds."""
+        return self.config.max_frames * self.frame_s
+
+    @property
+    def begin_suppressed(self) -> Tensor:
+        """Boolean (V,): tokens never to be emitted first after the prompt (a blank, the end)."""
+        return self._mask(self.companions.listed_tokens("begin_suppress_tokens"))
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Every (source, target) the model knows; see `tasks.Tasks.read` for how that is found out."""
+        return self.tasks.pairs
+
+    def features(self, samples: Sequence[np.ndarray]) -> Features:
+        """Log-mel (B, T, M) of utterances given as 16 kHz mono float32 samples.
+
+        Padded with silence to a window, or, at real length, with zeros to the longest; `num_frames` counts
+        the frames of the audio itself.
+
+        Raises:
+            SprachbundError: an utterance is longer than the window.
+        """
+        longest = max((len(s) for s in samples), default=0)
+        if longest > round(self.max_window_s * SAMPLE_RATE):
+            raise SprachbundError(
+                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
+            )
+        if self.real_length:
+            samples = [np.pad(s, (0, max(0, WINDOW - len(s)))) for s in samples]  # one frame at least
+        pad_to_s = None if self.real_length else self.max_window_s
+        rows = [log_mel(s, self.config.num_mel_bins, pad_to_s=pad_to_s).T for s in samples]
+        lengths = torch.tensor([num_frames(len(s)) for s in samples])
+        values = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return Features(values=values.to(self.device), num_frames=lengths.to(self.device))
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder on features (B, T, M); shorter ones than a window are padded unless at real length.
+
+        Raises:
+            SprachbundError: wrong number of mel bins, or more frames than a window.
+        """
+        _, length, num_mel_bins = features.values.shape
+        window = self.config.max_frames * _FRAMES_PER_STATE
+        if num_mel_bins != self.config.num_mel_bins or length > window:
+            raise SprachbundError(
+                f"features of {length} frames x {num_mel_bins} mel bins do not fit this model, which takes "
+                f"up to {window} x {self.config.num_mel_bins}; compute them with its features()"
+            )
+        values = features.values.to(self.encoder.positions.dtype)
+        if not self.real_length:
+            return Memory(states=self.encoder(_pad_with_silence(values, window)), num_frames=None)
+        states = self.encoder(values, features.num_frames)
+        return Memory(states=states, num_frames=memory_frames(features.num_frames))
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """Log-probabilities (B, len(source_languages)) of the language spoken, after <|startoftranscript|>.
+
+        A model whose prompt holds the language wanted has learned nothing there about the language spoken:
+        all its languages then come out equal.
+        """
+        languages, num_rows = self.source_languages, memory.states.shape[0]
+        if self.tasks.target_language_prompt or not self.tasks.language_tokens:
+            return memory.states.new_zeros(num_rows, len(languages)).log_softmax(dim=-1)
+        start = torch.full((num_rows, 1), self.tokens.start, device=memory.states.device)
+        logits = self.step(start, self.start(memory, capacity=1))[:, -1]
+        return logits[:, [self.tokens.languages[tag] for tag in languages]].float().log_softmax(dim=-1)
+
+    def prompt(self, target: Target) -> list[int]:
+        """Tokens that a row starts with. Raises SprachbundError for a pair the model does not know."""
+        return self.tasks.prompt(target, self.tokens, self.max_tokens)
+
+    def start(self, memory: Memory, *, rows_per_memory: int = 1, capacity: int | None = None) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory."""
+        return self.decoder.start(
+            memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
+        )
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        return self.decoder.step(tokens, cache, weights)
+
+    def forward(self, features: Features, tokens: Tensor) -> Tensor:
+        """Logits (B, U, V) after each token of whole rows (B, U), as training needs them."""
+        memory = self.encode(features)
+        return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames))
+
+    def suppressed(self, target: Target) -> Tensor:
+        """Boolean (V,): special tokens, timestamps unless asked for, and what the checkpoint suppresses."""
+        allowed = {self.end_token, *(self.tokens.timestamps if target.timestamps else ())}
+        return self._mask(
+            (self.tokens.not_text | set(self.companions.listed_tokens("suppress_tokens"))) - allowed
+        )
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """Log-probability (R,) of "no speech" from the logits (R, V) after <|startoftranscript|>.
+
+        That is the prompt's token number `prompt.index(tokens.start)`, not its last one.
+        """
+        if self.tokens.no_speech is None:
+            return None
+        return logits.float().log_softmax(dim=-1)[:, self.tokens.no_speech]
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones left out; it keeps the space that starts a word."""
+        return self.tokens.tokens_to_text(tokens)
+
+    def _read_tasks(self, tokens: WhisperTokens) -> Tasks:
+        companions = self.companions
+        return Tasks.read(self.config, tokens, raw_config=companions.config, generation=companions.generation)
+
+    def _mask(self, tokens: Sequence[int] | set[int] | frozenset[int]) -> Tensor:
+        mask = torch.zeros(self.config.vocabulary_size, dtype=torch.bool)
+        mask[[t for t in tokens if 0 <= t < len(mask)]] = True
+        return mask.to(self.device)
+
+
+def num_parameters(config: WhisperConfig) -> int:
+    """Number of parameters, the encoder's fixed positions and the tied output matrix counted once each."""
+    return sum(p.numel() for p in Whisper.shape(config).parameters())
+
+
+def _alignment_heads(config: WhisperConfig, generation: dict[str, Any]) -> list[tuple[int, int]]:
+    """(layer, head) whose cross-attention follows the audio; without a list, all in the upper half."""
+    if generation.get("alignment_heads"):
+        return [(int(layer), int(head)) for layer, head in generation["alignment_heads"]]
+    upper = range(config.decoder_layers // 2, config.decoder_layers)
+    return [(layer, head) for layer in upper for head in range(config.decoder_heads)]
+
+
+def _pad_with_silence(values: Tensor, length: int) -> Tensor:
+    """Pad log-mel (B, T, M) to `length` frames with the value that Whisper features give to silence."""
+    missing = length - values.shape[1]
+    if missing == 0:
+        return values
+    loudest = values.amax(dim=(1, 2), keepdim=True)
+    # The scale is (log10 + 4) / 4, floored at a distance below the loudest bin.
+    silence = torch.maximum(
+        loudest - WHISPER_DYNAMIC_RANGE / 4, loudest.new_tensor((np.log10(WHISPER_FLOOR) + 4) / 4)
+    )
+    return torch.cat([values, silence.expand(-1, missing, values.shape[2])], dim=1)

@@ -1,0 +1,104 @@
+"""Whisper's vocabulary: text, and the special tokens by which it is told the language and the task.
+
+Special tokens are found by name: their numbers differ between checkpoints, and fine-tuning adds more.
+"""
+
+import re
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from sprachbund.errors import SprachbundError
+
+TIMESTAMP_STEP_S = 0.02
+"""Seconds from one timestamp token to the next."""
+
+_SPECIAL = re.compile(r"<\|.*\|>")
+_LANGUAGE = re.compile(r"<\|([a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*)\|>")
+_TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+_BCP47 = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi"}  # withdrawn ISO 639 codes that Whisper still uses
+
+
+class WhisperTokens:
+    """Text to tokens and back, and the special tokens.
+
+    Attributes:
+        end: <|endoftext|>.
+        start: <|startoftranscript|>.
+        previous: <|startofprev|>, before earlier text; None if there is none.
+        transcribe: the task token; None in vocabularies without tasks.
+        translate: the task token for translation into English; None if there is none.
+        no_timestamps: <|notimestamps|>; None if there is none.
+        no_speech: <|nospeech|> or, in older checkpoints, <|nocaptions|>; None if there is none.
+        timestamps: the timestamp tokens, <|0.00|> first, one every `TIMESTAMP_STEP_S`; may be empty.
+        not_text: every token that is not text: special ones and timestamps.
+        languages: BCP-47 tag to language token, in the order of the tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+        self._tokenizer = tokenizer
+        self.vocabulary_size = vocabulary_size
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        self._special = {name: i for name, i in vocabulary.items() if _SPECIAL.fullmatch(name)}
+        _check_fits(vocabulary, vocabulary_size)
+        self.end = self._needed("<|endoftext|>")
+        self.start = self._needed("<|startoftranscript|>")
+        self.previous = self._special.get("<|startofprev|>")
+        self.transcribe = self._special.get("<|transcribe|>")
+        self.translate = self._special.get("<|translate|>")
+        self.no_timestamps = self._special.get("<|notimestamps|>")
+        self.no_speech = self._special.get("<|nospeech|>", self._special.get("<|nocaptions|>"))
+        self.timestamps = self._find_timestamps()
+        self.not_text = frozenset(self._special.values()) | frozenset(self.timestamps)
+        self.languages = _languages(self._special)
+
+    def text_to_tokens(self, text: str) -> list[int]:
+        """Tokens of ordinary text.
+
+        Raises:
+            SprachbundError: the text spells out a special token, which would steer the model.
+        """
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        steering = [name for name, i in self._special.items() if i in tokens]
+        if steering:
+            raise SprachbundError(f"the text contains the special token {steering[0]}; take it out")
+        return tokens
+
+    def tokens_to_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones and timestamps left out; a leading space is kept."""
+        visible = [t for t in tokens if t not in self.not_text]
+        text: str = self._tokenizer.decode(visible, skip_special_tokens=True)
+        return text
+
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json`."""
+        text: str = self._tokenizer.to_str()
+        return text
+
+    def _needed(self, name: str) -> int:
+        if name not in self._special:
+            raise SprachbundError(f"the tokenizer has no token {name}; it is not Whisper's, restore the file")
+        return self._special[name]
+
+    def _find_timestamps(self) -> range:
+        named = [i for name, i in self._special.items() if _TIMESTAMP.fullmatch(name)]
+        if named:
+            return range(min(named), max(named) + 1)
+        if self.no_timestamps is None:
+            return range(0)
+        # Older tokenizer files leave them out; they are the last tokens of every published vocabulary.
+        return range(self.no_timestamps + 1, self.vocabulary_size)
+
+
+def _check_fits(vocabulary: dict[str, int], vocabulary_size: int) -> None:
+    largest = max(vocabulary.values(), default=-1)
+    if largest >= vocabulary_size:
+        raise SprachbundError(
+            f"the tokenizer numbers its tokens up to {largest} but the model has {vocabulary_size}; "
+            "the tokenizer belongs to another checkpoint"
+        )
+
+
+def _languages(special: dict[str, int]) -> dict[str, int]:
+    found = sorted((i, match[1]) for name, i in special.items() if (match := _LANGUAGE.fullmatch(name)))
+    return {_BCP47.get(code, code): i for i, code in found}

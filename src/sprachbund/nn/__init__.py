@@ -1,0 +1,1 @@
+"""Torch parts: no files, no corpora, no languages."""

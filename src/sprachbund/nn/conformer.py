@@ -1,0 +1,129 @@
+"""Conformer encoder, arXiv 2005.08100, with padding that changes nothing.
+
+Every part is either per frame or hides padded frames, so an utterance gives the same states alone and in a
+batch. Shapes: B batch, T frames, M mel bins, D width, H heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.nn.attention import MultiHeadAttention
+
+
+def valid_frames(num_frames: Tensor, length: int) -> Tensor:
+    """Boolean (B, length): True on the first `num_frames` (B,) positions."""
+    return torch.arange(length, device=num_frames.device) < num_frames[:, None]
+
+
+class Subsampling(nn.Module):
+    """Convolutions of stride 2 over time: log-mel (B, T, M) to (B, T / 2**num_layers, D)."""
+
+    def __init__(self, num_mel_bins: int, width: int, num_layers: int = 3) -> None:
+        super().__init__()
+        sizes = [num_mel_bins] + [width] * num_layers
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(a, b, kernel_size=5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1)
+            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        )
+
+    def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the shorter sequence and its valid lengths (B,), each length divided by 2 and rounded up."""
+        x = features.transpose(1, 2)
+        x = x * valid_frames(num_frames, x.shape[2])[:, None]
+        for convolution in self.convolutions:
+            x = F.gelu(convolution(x))
+            num_frames = (num_frames + 1) // 2
+            x = x * valid_frames(num_frames, x.shape[2])[:, None]
+        return x.transpose(1, 2), num_frames
+
+
+class FeedForward(nn.Module):
+    """Layer norm, expansion, SiLU, contraction (arXiv 2005.08100, section 2.1.3)."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, hidden_width)
+        self.contract = nn.Linear(hidden_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return self.contract(F.silu(self.expand(self.norm(x))))
+
+
+class ConvolutionModule(nn.Module):
+    """Gated pointwise, depthwise over time, pointwise (arXiv 2005.08100, section 2.1.2).
+
+    Layer norm stands where the paper has batch norm: an utterance must not depend on its neighbours.
+    """
+
+    def __init__(self, width: int, kernel_size: int) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel size {kernel_size} is even; it needs a centre")
+        self.norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
+        self.inner_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D); `valid` (B, T, 1) hides padding from its neighbours."""
+        x = F.glu(self.gate(self.norm(x))) * valid
+        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return self.out(F.silu(self.inner_norm(x)))
+
+
+class ConformerLayer(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, norm (arXiv 2005.08100, equation 1)."""
+
+    def __init__(
+        self, width: int, num_heads: int, feed_forward_width: int, kernel_size: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.feed_forward_in = FeedForward(width, feed_forward_width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, num_heads)
+        self.convolution = ConvolutionModule(width, kernel_size)
+        self.feed_forward_out = FeedForward(width, feed_forward_width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D); `valid` is boolean (B, T)."""
+        x = x + 0.5 * self.feed_forward_in(x)
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, *self.attention.keys_values(normed), valid[:, None, None])
+        x = x + self.convolution(x, valid[..., None])
+        x = x + F.dropout(0.5 * self.feed_forward_out(x), self.dropout, self.training)
+        return self.norm(x)
+
+
+class ConformerEncoder(nn.Module):
+    """Log-mel to states. Positions come from the convolutions alone, so any length is as good as another."""
+
+    def __init__(
+        self,
+        *,
+        num_mel_bins: int,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        feed_forward_width: int,
+        kernel_size: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.subsampling = Subsampling(num_mel_bins, width)
+        self.layers = nn.ModuleList(
+            ConformerLayer(width, num_heads, feed_forward_width, kernel_size, dropout) for _ in range(num_layers)
+        )
+
+    def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths."""
+        x, num_frames = self.subsampling(features, num_frames)
+        valid = valid_frames(num_frames, x.shape[1])
+        for layer in self.layers:
+            x = layer(x, valid)
+        return x, num_frames

@@ -1,0 +1,234 @@
+"""The text decoder that every attention family shares, and the cache it is stepped with.
+
+One decoder for Whisper and for our own families, so that whatever is built on it (beam search, speculation,
+pruning, a faster engine) works for all of them. Shapes: B memories, R rows (R is a multiple of B; row r reads
+memory r // (R/B)), Q tokens per step, U tokens, C cache capacity, T frames, D width, H heads, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.nn.attention import MultiHeadAttention
+
+
+@dataclass(kw_only=True)
+class DecoderCache:
+    """What a decoder remembers between steps: per-layer keys and values, and how many tokens each row holds.
+
+    Attributes:
+        self_keys: one (R, H, C, D/H) per layer; only the first `lengths[r]` positions of row r are valid.
+        self_values: as `self_keys`.
+        cross_keys: one (B, H, T, D/H) per layer, computed once from the memory.
+        cross_values: as `cross_keys`.
+        memory_allowed: boolean (B, 1, 1, T), False on padding; None when no memory is padded.
+        lengths: (R,) tokens held per row. Lower it to forget tokens (see `rewind`).
+    """
+
+    self_keys: list[Tensor]
+    self_values: list[Tensor]
+    cross_keys: list[Tensor]
+    cross_values: list[Tensor]
+    memory_allowed: Tensor | None
+    lengths: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return self.lengths.shape[0]
+
+    @property
+    def capacity(self) -> int:
+        """C, the number of tokens a row can hold."""
+        return self.self_keys[0].shape[2]
+
+    def store(
+        self, layer: int, positions: Tensor, used: int, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write a layer's new keys and values (R, H, Q, D/H) at `positions` (R, Q); return the first `used`."""
+        rows = torch.arange(self.num_rows, device=positions.device)[:, None]
+        self.self_keys[layer][rows, :, positions] = keys.transpose(1, 2)
+        self.self_values[layer][rows, :, positions] = values.transpose(1, 2)
+        return self.self_keys[layer][:, :, :used], self.self_values[layer][:, :, :used]
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Forget every token at or after `lengths` (R,), each row by itself; nothing is copied."""
+        self.lengths = lengths
+
+    def reorder(self, rows: Tensor) -> None:
+        """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
+        self.self_keys = [k[rows] for k in self.self_keys]
+        self.self_values = [v[rows] for v in self.self_values]
+        self.lengths = self.lengths[rows]
+
+    def keep(self, memories: Tensor) -> None:
+        """Drop every memory, with its rows, that is not among the indices `memories` (b,)."""
+        group = self.num_rows // self.cross_keys[0].shape[0]
+        rows = (memories[:, None] * group + torch.arange(group, device=memories.device)).flatten()
+        self.reorder(rows)
+        self.cross_keys = [k[memories] for k in self.cross_keys]
+        self.cross_values = [v[memories] for v in self.cross_values]
+        if self.memory_allowed is not None:
+            self.memory_allowed = self.memory_allowed[memories]
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention, cross-attention and feed-forward (arXiv 1706.03762, section 3.1; pre-norm)."""
+
+    def __init__(
+        self, width: int, num_heads: int, feed_forward_width: int, *, memory_width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(width)
+        self.self_attention = MultiHeadAttention(width, num_heads)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_attention = MultiHeadAttention(width, num_heads, memory_width=memory_width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, feed_forward_width)
+        self.contract = nn.Linear(feed_forward_width, width)
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        store: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        allowed: Tensor,
+        cross: tuple[Tensor, Tensor, Tensor | None],
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """One layer on x (R, Q, D).
+
+        `store` takes the keys and values of x, (R, H, Q, D/H), and returns all those to attend to,
+        (R, H, C, D/H); `cross` holds the memory's keys, values and its padding mask. Returns (R, Q, D).
+        """
+        normed = self.self_norm(x)
+        keys, values = store(*self.self_attention.keys_values(normed))
+        x = x + self.self_attention(normed, keys, values, allowed)
+        x = x + self.cross_attention(self.cross_norm(x), *cross, weights)
+        hidden = self.contract(F.gelu(self.expand(self.feed_forward_norm(x))))
+        return x + F.dropout(hidden, self.dropout, self.training)
+
+
+class TextDecoder(nn.Module):
+    """Tokens and a memory in, logits out; output matrix tied to the embedding, learned positions.
+
+    Args:
+        vocabulary_size: V.
+        max_tokens: longest row, U.
+        width: D.
+        num_heads: H.
+        num_layers: L.
+        feed_forward_width: width of the feed-forward, 4 D by default.
+        memory_width: width of the memory, D by default.
+        dropout: after each feed-forward, in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        max_tokens: int,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        feed_forward_width: int | None = None,
+        memory_width: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, width)
+        self.positions = nn.Parameter(torch.empty(max_tokens, width))
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                width,
+                num_heads,
+                feed_forward_width or 4 * width,
+                memory_width=memory_width or width,
+                dropout=dropout,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        nn.init.normal_(self.positions, std=0.02)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row the positions allow."""
+        return self.positions.shape[0]
+
+    def start(
+        self, memory: Tensor, num_frames: Tensor | None, *, rows_per_memory: int = 1, capacity: int | None = None
+    ) -> DecoderCache:
+        """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid."""
+        num_rows = memory.shape[0] * rows_per_memory
+        capacity = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
+        cross = [layer.cross_attention.keys_values(memory) for layer in self._layers()]
+        heads, head_width = cross[0][0].shape[1], cross[0][0].shape[3]
+        shape = (num_rows, heads, capacity, head_width)
+        return DecoderCache(
+            self_keys=[cross[0][0].new_zeros(shape) for _ in cross],
+            self_values=[cross[0][0].new_zeros(shape) for _ in cross],
+            cross_keys=[keys for keys, _ in cross],
+            cross_values=[values for _, values in cross],
+            memory_allowed=_allowed_frames(memory, num_frames),
+            lengths=torch.zeros(num_rows, dtype=torch.long, device=memory.device),
+        )
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q), which follow what the cache holds.
+
+        Rows may hold different numbers of tokens. The cache then holds Q more; `cache.rewind` takes back what
+        was not wanted. When `weights` is a list, each layer's cross-attention weights are appended.
+
+        Raises:
+            ValueError: when a row would hold more tokens than the cache can.
+        """
+        num_queries = tokens.shape[1]
+        positions = cache.lengths[:, None] + torch.arange(num_queries, device=tokens.device)
+        used = int(positions.max()) + 1
+        if used > cache.capacity:
+            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
+        x = self.embedding(tokens) + self.positions[positions]
+        allowed = torch.arange(used, device=tokens.device) <= positions[:, None, :, None]
+        for i, layer in enumerate(self._layers()):
+            cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
+            x = layer(x, partial(cache.store, i, positions, used), allowed, cross, weights)
+        cache.lengths = cache.lengths + num_queries
+        return self.logits(x)
+
+    def forward(self, tokens: Tensor, memory: Tensor, num_frames: Tensor | None) -> Tensor:
+        """Hidden states (R, U, D) of whole rows `tokens` (R, U) at once, as training needs them.
+
+        Equal to stepping through the row token by token; turn them into logits with `logits`.
+        """
+        length = tokens.shape[1]
+        x = self.embedding(tokens) + self.positions[:length]
+        allowed = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        memory_allowed = _allowed_frames(memory, num_frames)
+        for layer in self._layers():
+            cross = (*layer.cross_attention.keys_values(memory), memory_allowed)
+            x = layer(x, _as_given, allowed, cross)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D)."""
+        return F.linear(self.norm(x), self.embedding.weight)
+
+    def _layers(self) -> list[DecoderLayer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+
+def _as_given(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    return keys, values
+
+
+def _allowed_frames(memory: Tensor, num_frames: Tensor | None) -> Tensor | None:
+    if num_frames is None:
+        return None
+    frames = torch.arange(memory.shape[1], device=memory.device)
+    return (frames < num_frames[:, None])[:, None, None, :]

@@ -1,0 +1,33 @@
+"""One pre-norm transformer encoder layer, the plain kind that Whisper's encoder is made of."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.nn.attention import MultiHeadAttention
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward (arXiv 1706.03762, section 3.1; pre-norm).
+
+    Args:
+        width: D.
+        num_heads: H.
+        feed_forward_width: width of the feed-forward.
+        dropout: after the feed-forward, in training.
+    """
+
+    def __init__(self, width: int, num_heads: int, feed_forward_width: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(width)
+        self.self_attention = MultiHeadAttention(width, num_heads)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, feed_forward_width)
+        self.contract = nn.Linear(feed_forward_width, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """One layer on x (B, T, D); `allowed` is boolean (B, 1, 1, T), False on padding; (B, T, D)."""
+        normed = self.self_norm(x)
+        x = x + self.self_attention(normed, *self.self_attention.keys_values(normed), allowed)
+        hidden = self.contract(F.gelu(self.expand(self.feed_forward_norm(x))))
+        return x + F.dropout(hidden, self.dropout, self.training)

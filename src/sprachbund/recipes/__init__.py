@@ -1,0 +1,1 @@
+"""One file per system, read top to bottom."""

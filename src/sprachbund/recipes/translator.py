@@ -1,0 +1,163 @@
+"""The recipe of the bundled model: any of its languages to any other, from manifests to a model directory."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from sprachbund.data.editions import texts_of
+from sprachbund.data.loading import Corpus, ExampleOptions
+from sprachbund.data.manifest import Manifest
+from sprachbund.models.card import Card
+from sprachbund.models.conformer import Conformer, ConformerConfig
+from sprachbund.models.conformer.directory import load, save
+from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.loop import train
+from sprachbund.training.options import TrainingOptions
+
+NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataPart(Strict):
+    """A manifest directory and how often an epoch goes through it."""
+
+    path: Path
+    repeats: float = 1.0
+
+
+class ExampleRecipe(Strict):
+    """See `sprachbund.data.loading.ExampleOptions`."""
+
+    rows_per_utterance: int = 3
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    time_masks: int = 2
+    max_time_mask_s: float = 0.3
+    frequency_masks: int = 2
+    max_frequency_mask: int = 15
+
+
+class ModelRecipe(Strict):
+    """Shape of the model; see `ConformerConfig`."""
+
+    width: int = 256
+    num_heads: int = 4
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 3
+    feed_forward_width: int = 512
+    kernel_size: int = 15
+    dropout: float = 0.0
+    ctc_weight: float = 0.3
+    language_weight: float = 0.1
+    label_smoothing: float = 0.1
+
+
+class CardRecipe(Strict):
+    """What the card says of the model besides what is known from the data."""
+
+    name: str
+    description: str = ""
+    licence: str = ""
+    limits: tuple[str, ...] = ()
+
+
+class TranslatorRecipe(Strict):
+    """Everything a run depends on.
+
+    Attributes:
+        languages: heard and written.
+        train: training data.
+        dev: data whose loss ranks the checkpoints.
+        vocabulary_size: pieces of all languages together.
+        tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
+        start: a model directory to start the weights and the tokenizer from.
+        bits: of the weights in the model directory.
+    """
+
+    languages: tuple[str, ...]
+    train: tuple[DataPart, ...]
+    dev: tuple[DataPart, ...]
+    vocabulary_size: int = 2000
+    tokenizer_texts: int = 200_000
+    start: Path | None = None
+    bits: int = 8
+    model: ModelRecipe = ModelRecipe()
+    examples: ExampleRecipe = ExampleRecipe()
+    training: TrainingOptions
+    card: CardRecipe
+
+
+def run(
+    recipe: TranslatorRecipe,
+    directory: Path,
+    *,
+    report: Callable[[str], None] = print,
+    stop_after: int | None = None,
+) -> Conformer:
+    """Train, or take up, the run in `directory`; its `model` folder is the result."""
+    torch.manual_seed(recipe.training.seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    parts = [(Manifest(part.path), part.repeats) for part in recipe.train]
+    dev_parts = [(Manifest(part.path), part.repeats) for part in recipe.dev]
+    tokenizer = _tokenizer(recipe, directory, [manifest for manifest, _ in parts])
+    model = _model(recipe, tokenizer)
+    report(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(tokenizer)} pieces")
+    corpus = _corpus(recipe, parts, tokenizer, ExampleOptions(**recipe.examples.model_dump(), seed=recipe.training.seed))
+    masks = {**recipe.examples.model_dump(), **NO_MASKS}
+    dev = _corpus(recipe, dev_parts, tokenizer, ExampleOptions(**masks, seed=0))
+    train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
+    save(model, directory / "model", bits=recipe.bits, card=_card(recipe, parts))  # type: ignore[arg-type]
+    return load(directory / "model")
+
+
+def _tokenizer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Tokenizer:
+    path = directory / "tokenizer.model"
+    if recipe.start is not None:
+        return Tokenizer.load(recipe.start / "tokenizer.model", recipe.languages)
+    if not path.exists():
+        texts = texts_of(manifests, recipe.tokenizer_texts)
+        Tokenizer.train(texts, recipe.languages, recipe.vocabulary_size).save(path)
+    return Tokenizer.load(path, recipe.languages)
+
+
+def _model(recipe: TranslatorRecipe, tokenizer: Tokenizer) -> Conformer:
+    config = ConformerConfig(
+        source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
+    )
+    model = Conformer(config, tokenizer)
+    if recipe.start is not None:
+        model.load_state_dict(load(recipe.start).state_dict())
+    return model
+
+
+def _corpus(
+    recipe: TranslatorRecipe,
+    parts: Sequence[tuple[Manifest, float]],
+    tokenizer: Tokenizer,
+    options: ExampleOptions,
+) -> Corpus:
+    return Corpus(parts, tokenizer, recipe.languages, recipe.languages, options)
+
+
+def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]]) -> Card:
+    data = []
+    for manifest, _ in parts:
+        path = manifest.directory / "dataset.json"
+        info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"name": str(manifest.directory)}
+        data.append({key: info[key] for key in ("name", "licence", "attribution", "hours", "utterances") if key in info})
+    return Card(
+        **recipe.card.model_dump(),
+        source_languages=list(recipe.languages),
+        target_languages=list(recipe.languages),
+        data=data,
+        training={"steps": recipe.training.steps, "batch_s": recipe.training.batch_s},
+    )

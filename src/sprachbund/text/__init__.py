@@ -1,0 +1,1 @@
+"""Language tags, tokenizers and normalizers."""

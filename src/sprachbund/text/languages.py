@@ -1,0 +1,80 @@
+"""Language names and tags as people type them, to the BCP-47 tags a model knows."""
+
+import difflib
+from collections.abc import Iterable
+from functools import lru_cache
+
+from sprachbund.errors import SprachbundError
+
+
+def language_name(tag: str) -> str:
+    """English name of a BCP-47 tag, for messages; the tag itself when it has none."""
+    import langcodes
+
+    try:
+        return langcodes.Language.get(tag).display_name("en")
+    except ValueError:
+        return tag
+
+
+def parse_language(tag: str, known: Iterable[str]) -> str:
+    """The one of `known` that is meant by `tag`: "de" for "German", "Deutsch", "deu", "DE" and "de-DE".
+
+    Raises:
+        SprachbundError: none is meant; the message names the nearest and lists all.
+    """
+    choices = sorted(set(known))
+    wanted = tag.strip()
+    for candidate in _readings(wanted):
+        for choice in choices:
+            if choice.casefold() == candidate.casefold():
+                return choice
+    same = [c for c in choices if c.split("-")[0] in {r.split("-")[0] for r in _readings(wanted)}]
+    if len(same) == 1 and "-" not in wanted:
+        return same[0]
+    raise SprachbundError(
+        f"language {tag!r} is not among those of this model; nearest: {_nearest(wanted, choices)}; "
+        f"it knows {described(choices)}"
+    )
+
+
+def described(tags: Iterable[str]) -> str:
+    """Tags with their English names, for messages: "de (German), en (English)"."""
+    return ", ".join(f"{tag} ({language_name(tag)})" for tag in sorted(tags)) or "none"
+
+
+@lru_cache(maxsize=256)
+def _readings(wanted: str) -> tuple[str, ...]:
+    """Tags that `wanted` may stand for, the most literal first."""
+    import langcodes
+
+    readings = [wanted]
+    try:
+        language = langcodes.Language.get(wanted)
+        if not language.is_valid():
+            language = langcodes.find(wanted)
+    except (LookupError, ValueError):
+        try:
+            language = langcodes.find(wanted)
+        except LookupError:
+            return tuple(readings)
+    readings.append(language.to_tag())
+    readings.append(langcodes.standardize_tag(language.to_tag(), macro=True))
+    if language.language:
+        readings += [language.language, langcodes.standardize_tag(language.language, macro=True)]
+    return tuple(dict.fromkeys(readings))
+
+
+def _nearest(wanted: str, choices: list[str]) -> str:
+    """The choice most alike in spelling, of its tag or its English name."""
+    if not choices:
+        return "none"
+    spellings = {c.casefold(): c for c in choices} | {language_name(c).casefold(): c for c in choices}
+    typed = {wanted.casefold(), *(language_name(reading).casefold() for reading in _readings(wanted)[1:])}
+    scored = [
+        (difflib.SequenceMatcher(None, spelling, word).ratio(), spellings[spelling])
+        for spelling in spellings
+        for word in typed
+    ]
+    best = max(scored)[1]
+    return f"{best} ({language_name(best)})"

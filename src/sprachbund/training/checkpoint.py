@@ -1,0 +1,83 @@
+"""What a run needs to go on, and what it keeps: written whole or not at all."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+
+RESUME_FILE = "resume.pt"
+
+
+def save_resume(directory: Path, state: Mapping[str, Any]) -> None:
+    """Write the state of a run; the old one stays until the new one is whole on disk."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f"{RESUME_FILE}.partial"
+    with partial.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(directory / RESUME_FILE)
+
+
+def load_resume(directory: Path) -> dict[str, Any] | None:
+    """The state a run left behind, None when there is none.
+
+    Raises:
+        SprachbundError: when the file cannot be read.
+    """
+    path = directory / RESUME_FILE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SprachbundError(f"cannot resume from {path} ({error}); delete it to start anew") from error
+    return state
+
+
+class BestCheckpoints:
+    """The checkpoints with the lowest dev loss, as weight files named by step, with an index beside them."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
+        self.keep = keep
+        self._index = directory / "best.json"
+        self.losses: dict[str, float] = {}
+        if self._index.exists():
+            self.losses = json.loads(self._index.read_text())
+
+    def offer(self, step: int, loss: float, weights: Mapping[str, Tensor]) -> bool:
+        """Keep these weights if they are among the best; says whether they were."""
+        ranked = sorted([*self.losses.values(), loss])
+        if self.keep == 0 or loss > ranked[: self.keep][-1]:
+            return False
+        self.directory.mkdir(parents=True, exist_ok=True)
+        name = f"best.{step:08d}.safetensors"
+        save_file({k: v.detach().contiguous() for k, v in weights.items()}, self.directory / name)
+        self.losses[name] = loss
+        for worse in sorted(self.losses, key=lambda n: self.losses[n])[self.keep :]:
+            del self.losses[worse]
+            (self.directory / worse).unlink(missing_ok=True)
+        self._index.write_text(json.dumps(self.losses, indent=1))
+        return True
+
+    def average(self) -> dict[str, Tensor]:
+        """Mean of the kept checkpoints' weights.
+
+        Raises:
+            SprachbundError: when none was kept.
+        """
+        if not self.losses:
+            raise SprachbundError(f"no checkpoint in {self.directory} to average; train past one evaluation")
+        total: dict[str, Tensor] = {}
+        for name in self.losses:
+            for key, value in load_file(self.directory / name).items():
+                total[key] = total.get(key, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+        return {key: (value / len(self.losses)).float() for key, value in total.items()}

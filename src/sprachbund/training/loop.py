@@ -1,0 +1,280 @@
+"""The one training loop.
+
+All that a run has to remember is its weights, the optimizer's moments and a step number: the order of the data,
+the augmentation and the dropout are functions of seed and step. So a run that was killed goes on at once, and
+ends with the same bits as one that was not. Processes share every batch between them and give the gradients
+that one process would.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from sprachbund.data.batch import Batch
+from sprachbund.data.loading import Corpus, batches
+from sprachbund.data.plan import PlanOptions
+from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
+from sprachbund.training.options import TrainingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One line of the log: what the last `log_every` steps did.
+
+    Losses are per target token (attention), per transcript token (ctc) and per utterance (language).
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    attention: float
+    ctc: float
+    language: float
+    learning_rate: float
+    gradient_norm: float
+    utterances_per_s: float
+    real_time: float
+    padding: float
+    memory_gib: float
+    left_s: float
+
+    def __str__(self) -> str:
+        left = f"{int(self.left_s // 3600)}:{int(self.left_s // 60 % 60):02d}:{int(self.left_s % 60):02d}"
+        return (
+            f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} ctc {self.ctc:.3f} "
+            f"lang {self.language:.3f} rate {self.learning_rate:.2e} norm {self.gradient_norm:.2f} | "
+            f"{self.utterances_per_s:.0f} utt/s {self.real_time:.0f}x real time | padding {self.padding:.1%} | "
+            f"{self.memory_gib:.1f} GiB | {left} left"
+        )
+
+
+def train(
+    model: nn.Module,
+    corpus: Corpus,
+    options: TrainingOptions,
+    directory: Path,
+    *,
+    dev: Corpus | None = None,
+    report: Callable[[str], None] = print,
+    stop_after: int | None = None,
+) -> nn.Module:
+    """Train a model, or take up the run that `directory` holds, and return it with its best weights averaged.
+
+    Args:
+        model: a family's module, whose `forward(batch)` returns its loss.
+        corpus: training data.
+        options: see `TrainingOptions`.
+        directory: keeps the resume file, the best checkpoints and the TensorBoard log.
+        dev: data whose loss ranks the checkpoints; without it the last weights are returned.
+        report: takes each progress line.
+        stop_after: stop, resumable, after this many steps in all.
+    """
+    run = _Run(model, corpus, options, directory, dev, report)
+    run.resume()
+    run.go_on(min(options.steps, stop_after or options.steps))
+    return run.finish()
+
+
+class _Run:
+    """A training run under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        corpus: Corpus,
+        options: TrainingOptions,
+        directory: Path,
+        dev: Corpus | None,
+        report: Callable[[str], None],
+    ) -> None:
+        self.accelerator = Accelerator(
+            mixed_precision=options.precision, cpu=not torch.cuda.is_available(), step_scheduler_with_optimizer=False
+        )
+        self.options, self.directory, self.dev, self.report = options, directory, dev, report
+        self.corpus = corpus
+        self.plan = PlanOptions(
+            batch_s=options.batch_s,
+            max_utterances=options.max_utterances,
+            max_duration_s=options.max_duration_s,
+            seed=options.seed,
+        )
+        self.optimizer: Any = torch.optim.AdamW(
+            _parameter_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98), fused=True
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.best = BestCheckpoints(directory / "best", options.keep_best)
+        self.step = self.epoch = self.batch = 0
+        self.meter = _Meter()
+        self._writer: Any = None
+
+    @property
+    def plain_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+    def resume(self) -> None:
+        """Take up the state in the directory, if there is one."""
+        if state := load_resume(self.directory):
+            self.plain_model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+            self._say(f"resumed at step {self.step}")
+
+    def go_on(self, until: int) -> None:
+        """Train until a step, an epoch after the other."""
+        while self.step < until:
+            for batch in self._batches():
+                self._train_step(batch)
+                self._housekeeping(until)
+                if self.step == until:
+                    return
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def finish(self) -> nn.Module:
+        """Average the best checkpoints into the model when the run is over."""
+        model = self.plain_model
+        if self.step == self.options.steps and self.best.losses:
+            model.load_state_dict(self.best.average())
+        return model
+
+    def _batches(self) -> Iterator[Batch]:
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        return batches(
+            self.corpus, self.plan, self.epoch, self.batch, num_workers=self.options.num_workers, share=share
+        )
+
+    def _train_step(self, batch: Batch) -> None:
+        options = self.options
+        self.model.train()
+        # Dropout too is a function of the step, so nothing about random numbers needs to be saved.
+        torch.manual_seed((options.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
+        rate = options.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.model(batch.to(self.accelerator.device))
+        tokens = torch.tensor(float(loss.num_tokens), device=self.accelerator.device)
+        all_tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)
+        # Processes' gradients are averaged; sums over the whole batch are wanted.
+        self.accelerator.backward(loss.total * self.accelerator.num_processes / all_tokens)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step, self.batch = self.step + 1, self.batch + 1
+        self.meter.add(batch, loss, float(norm or 0.0), rate)
+
+    def _housekeeping(self, until: int) -> None:
+        options, step = self.options, self.step
+        last = step == until
+        if step % options.log_every == 0 or last:
+            self._log(self.meter.progress(step, options.steps, self.epoch))
+        if self.dev is not None and (step % options.evaluate_every == 0 or step == options.steps):
+            loss = self.dev_loss()
+            if self.accelerator.is_main_process:
+                kept = self.best.offer(step, loss, self.plain_model.state_dict())
+                self._say(f"step {step} dev loss {loss:.4f}{' (kept)' if kept else ''}")
+                self._scalar("dev/loss", loss)
+        if (step % options.save_every == 0 or last) and self.accelerator.is_main_process:
+            save_resume(self.directory, self._state())
+
+    @torch.no_grad()
+    def dev_loss(self) -> float:
+        """Cross-entropy per target token over the dev data."""
+        assert self.dev is not None
+        model = self.plain_model.eval()
+        total = tokens = 0.0
+        for batch in batches(self.dev, self.plan, 0, num_workers=0):
+            with self.accelerator.autocast():
+                loss = model(batch.to(self.accelerator.device))
+            total += float(loss.attention)
+            tokens += loss.num_tokens
+        return total / max(tokens, 1)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.plain_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+        }
+
+    def _log(self, progress: Progress) -> None:
+        self._say(str(progress))
+        for name in ("attention", "ctc", "language", "learning_rate", "gradient_norm", "utterances_per_s", "padding"):
+            self._scalar(f"train/{name}", getattr(progress, name))
+
+    def _say(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            self.report(line)
+
+    def _scalar(self, name: str, value: float) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.directory / "tensorboard"))
+        self._writer.add_scalar(name, value, self.step)
+        self._writer.flush()
+
+
+class _Meter:
+    """Adds up what happened since the last progress line."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.began = time.monotonic()
+        self.sums: dict[str, float] = {}
+        self.norm = self.rate = 0.0
+        self.steps = 0
+
+    def add(self, batch: Batch, loss: Any, norm: float, rate: float) -> None:
+        seen = {
+            "attention": float(loss.attention.detach()),
+            "ctc": float(loss.ctc.detach()),
+            "language": float(loss.language.detach()),
+            "tokens": loss.num_tokens,
+            "transcript": loss.num_transcript,
+            "utterances": batch.num_utterances,
+            "frames": float(batch.num_frames.sum()),
+            "padded": batch.features.shape[0] * batch.features.shape[1],
+        }
+        for key, value in seen.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        self.norm, self.rate, self.steps = norm, rate, self.steps + 1
+
+    def progress(self, step: int, steps: int, epoch: int) -> Progress:
+        took = time.monotonic() - self.began
+        sums = self.sums
+        progress = Progress(
+            step=step,
+            steps=steps,
+            epoch=epoch,
+            attention=sums["attention"] / max(sums["tokens"], 1),
+            ctc=sums["ctc"] / max(sums["transcript"], 1),
+            language=sums["language"] / max(sums["utterances"], 1),
+            learning_rate=self.rate,
+            gradient_norm=self.norm,
+            utterances_per_s=sums["utterances"] / took,
+            real_time=sums["frames"] / 100 / took,
+            padding=1 - sums["frames"] / sums["padded"],
+            memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            left_s=(steps - step) * took / self.steps,
+        )
+        self.reset()
+        return progress
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and positions do not."""
+    matrices = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and "positions" not in n]
+    rest = [p for n, p in model.named_parameters() if p.requires_grad and not (p.ndim > 1 and "positions" not in n)]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -1,0 +1,420 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperConfig as ForeignConfig
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models import whisper
+from sprachbund.models.family import Family, Features, Memory, Target
+from sprachbund.models.whisper import PRESETS, Companions, Whisper, WhisperConfig, WhisperTokens
+from sprachbund.models.whisper.checkpoint import from_foreign
+from tests.models.whisper_support import LANGUAGES, TINY, make_foreign, make_tokenizer, special_names
+
+TOLERANCE = 1e-4
+WINDOW = 2 * TINY.max_frames
+
+
+def transplanted(
+    foreign: WhisperForConditionalGeneration, config: WhisperConfig, **options: object
+) -> Whisper:
+    """Our model with the same weights, and a vocabulary."""
+    tokens = WhisperTokens(make_tokenizer(), config.vocabulary_size)
+    companions = Companions(generation={"is_multilingual": True})
+    with torch.device("meta"):
+        model = Whisper(config, **{"tokens": tokens, "companions": companions, **options})
+    model.load_state_dict(from_foreign(foreign.state_dict(), model, source="test"), assign=True)
+    return model.eval()
+
+
+def windows(
+    num_rows: int, config: WhisperConfig = TINY, *, num_frames: int | None = None, seed: int = 1
+) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    length = num_frames or 2 * config.max_frames
+    values = torch.randn(num_rows, length, config.num_mel_bins, generator=generator)
+    return Features(values=values, num_frames=torch.full((num_rows,), length))
+
+
+@pytest.fixture(scope="module")
+def foreign() -> WhisperForConditionalGeneration:
+    return make_foreign(TINY)
+
+
+@pytest.fixture(scope="module")
+def model(foreign: WhisperForConditionalGeneration) -> Whisper:
+    return transplanted(foreign, TINY)
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> object:
+    with torch.inference_mode():
+        yield
+
+
+def with_tokens(sizes: WhisperConfig = TINY, names: list[str] | None = None, **companions: object) -> Whisper:
+    """A model whose weights do not matter."""
+    tokens = WhisperTokens(make_tokenizer(names), sizes.vocabulary_size)
+    companions = {"generation": {"is_multilingual": True}, **companions}
+    with torch.device("meta"):
+        return Whisper(sizes, tokens=tokens, companions=Companions(**companions))
+
+
+# shape, encoder layers, decoder layers: fewer where the model is large, the rest as published
+SHAPES = [
+    ("tiny", 4, 4),
+    ("base", 6, 6),
+    ("small", 2, 2),
+    ("small.en", 1, 1),
+    ("medium", 1, 1),
+    ("large-v3", 1, 1),
+    ("turbo", 2, 1),
+]
+
+
+@pytest.mark.parametrize(("shape", "encoder_layers", "decoder_layers"), SHAPES)
+def test_published_shapes_give_the_logits_of_transformers(
+    shape: str, encoder_layers: int, decoder_layers: int
+) -> None:
+    config = replace(PRESETS[shape], encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    foreign = make_foreign(config)
+    model = transplanted(foreign, config)
+    features = windows(1, config)
+    tokens = torch.randint(0, config.vocabulary_size, (1, 6), generator=torch.Generator().manual_seed(2))
+
+    states = foreign.model.encoder(features.values.transpose(1, 2)).last_hidden_state
+    memory = model.encode(features)
+    assert torch.allclose(memory.states, states, atol=TOLERANCE)
+
+    cache, theirs = model.start(memory), None
+    for chunk in (
+        tokens[:, :4],
+        tokens[:, 4:5],
+        tokens[:, 5:6],
+    ):  # the prompt in one pass, then token by token
+        expected = foreign(
+            encoder_outputs=(states,), decoder_input_ids=chunk, past_key_values=theirs, use_cache=True
+        )
+        theirs = expected.past_key_values
+        logits = model.step(chunk, cache)
+        assert expected.logits.std() > 0.5  # else the comparison would say little
+        assert torch.allclose(logits, expected.logits, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", sorted(PRESETS))
+def test_presets_have_the_parameters_of_transformers(shape: str) -> None:
+    with torch.device("meta"):
+        foreign = WhisperForConditionalGeneration(ForeignConfig(**PRESETS[shape].to_foreign()))
+    assert whisper.num_parameters(PRESETS[shape]) == foreign.num_parameters()
+
+
+def test_presets_are_the_published_sizes() -> None:
+    published = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "large-v3": 1550, "turbo": 809}
+    for shape, millions in published.items():
+        assert whisper.num_parameters(PRESETS[shape]) / 1e6 == pytest.approx(millions, rel=0.04)
+
+
+def test_batch_with_ragged_rows_equals_rows_alone(
+    model: Whisper, foreign: WhisperForConditionalGeneration
+) -> None:
+    features = windows(3)
+    rows = [torch.randint(0, 2000, (1, n)) for n in (2, 5, 7)]
+    cache = model.start(model.encode(features))
+    padded = torch.stack([torch.nn.functional.pad(row[0], (0, 7 - row.shape[1])) for row in rows])
+    logits = model.step(padded, cache)
+    cache.rewind(torch.tensor([2, 5, 7]))
+    next_tokens = torch.tensor([[3, 4], [5, 6], [7, 8]])
+    continued = model.step(next_tokens, cache)
+    for i, row in enumerate(rows):
+        whole = torch.cat([row, next_tokens[i : i + 1]], dim=1)
+        mel = features.values[i : i + 1].transpose(1, 2)
+        expected = foreign(input_features=mel, decoder_input_ids=whole).logits[0]
+        assert torch.allclose(logits[i, : row.shape[1]], expected[:-2], atol=TOLERANCE)
+        assert torch.allclose(continued[i], expected[-2:], atol=TOLERANCE)
+
+
+def test_training_pass_equals_transformers(model: Whisper, foreign: WhisperForConditionalGeneration) -> None:
+    features, tokens = windows(2), torch.randint(0, 2000, (2, 9))
+    expected = foreign(input_features=features.values.transpose(1, 2), decoder_input_ids=tokens).logits
+    assert torch.allclose(model(features, tokens), expected, atol=TOLERANCE)
+
+
+def test_cross_attention_weights_equal_transformers(foreign: WhisperForConditionalGeneration) -> None:
+    model, features, tokens = transplanted(foreign, TINY), windows(2), torch.randint(0, 2000, (2, 5))
+    foreign.set_attn_implementation("eager")
+    mel = features.values.transpose(1, 2)
+    expected = foreign(input_features=mel, decoder_input_ids=tokens, output_attentions=True).cross_attentions
+    foreign.set_attn_implementation("sdpa")
+    weights: list[torch.Tensor] = []
+    model.step(tokens, model.start(model.encode(features)), weights)
+    assert len(weights) == TINY.decoder_layers
+    for ours, theirs in zip(weights, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_greedy_tokens_equal_generate(model: Whisper, foreign: WhisperForConditionalGeneration) -> None:
+    features = windows(2)
+    memory = model.encode(features)
+    prompt = model.prompt(Target(language="de", source="de"))
+    expected = foreign.generate(
+        features.values.transpose(1, 2),
+        decoder_input_ids=torch.tensor([prompt] * 2),
+        max_new_tokens=12,
+        do_sample=False,
+        suppress_tokens=[model.end_token],
+        begin_suppress_tokens=None,
+    )
+    cache, tokens, rows = model.start(memory), torch.tensor([prompt] * 2), []
+    for _ in range(12):
+        logits = model.step(tokens, cache)[:, -1]
+        logits[:, model.end_token] = -torch.inf
+        tokens = logits.argmax(dim=-1, keepdim=True)
+        rows.append(tokens)
+    assert torch.cat(rows, dim=1).tolist() == expected[:, -12:].tolist()
+
+
+def test_real_length_equals_a_transformers_encoder_of_that_length(
+    foreign: WhisperForConditionalGeneration,
+) -> None:
+    model, num_frames = transplanted(foreign, TINY, real_length=True), 51
+    short = replace(TINY, max_frames=26)
+    weights = {**foreign.state_dict()}
+    key = "model.encoder.embed_positions.weight"
+    weights[key] = weights[key][:26]
+    reference = make_foreign(short)
+    reference.load_state_dict(weights)
+    features = windows(2, num_frames=num_frames)
+    # transformers takes even lengths only; beyond the last frame a convolution reads zeros, as here
+    mel = torch.nn.functional.pad(features.values, (0, 0, 0, 1)).transpose(1, 2)
+    x = torch.nn.functional.gelu(reference.model.encoder.conv1(mel))
+    x[:, :, num_frames:] = 0
+    x = torch.nn.functional.gelu(reference.model.encoder.conv2(x)).transpose(1, 2)
+    x = x + reference.model.encoder.embed_positions.weight
+    for layer in reference.model.encoder.layers:
+        x = layer(x, None)
+    expected = reference.model.encoder.layer_norm(x)
+    memory = model.encode(features)
+    assert memory.states.shape == (2, 26, TINY.width)
+    assert torch.allclose(memory.states, expected, atol=TOLERANCE)
+
+
+def test_real_length_batch_equals_utterances_alone(foreign: WhisperForConditionalGeneration) -> None:
+    model = transplanted(foreign, TINY, real_length=True)
+    samples = [
+        np.random.default_rng(i).normal(0, 0.1, n).astype("float32") for i, n in enumerate((8000, 17300, 30))
+    ]
+    tokens = torch.randint(0, 2000, (3, 4))
+    memory = model.encode(model.features(samples))
+    together = model.step(tokens, model.start(memory))
+    assert memory.num_frames is not None
+    assert memory.num_frames.tolist() == [25, 54, 1]
+    for i, one in enumerate(samples):
+        alone = model.encode(model.features([one]))
+        assert torch.allclose(memory.states[i, : alone.states.shape[1]], alone.states[0], atol=1e-5)
+        assert torch.allclose(together[i], model.step(tokens[i : i + 1], model.start(alone))[0], atol=1e-5)
+
+
+def test_window_features_are_those_of_transformers() -> None:
+    model = with_tokens(replace(TINY, max_frames=1500))
+    model.to_empty(device="cpu")
+    samples = [
+        np.random.default_rng(i).normal(0, 0.1, n).astype("float32") for i, n in enumerate((20000, 48123))
+    ]
+    expected = WhisperFeatureExtractor()(samples, sampling_rate=16000, return_tensors="pt").input_features
+    features = model.features(samples)
+    assert features.values.shape == (2, 3000, 80)
+    assert features.num_frames.tolist() == [125, 300]
+    assert torch.allclose(features.values.transpose(1, 2), expected, atol=TOLERANCE)
+
+
+def test_short_features_are_padded_with_what_silence_looks_like(model: Whisper) -> None:
+    speech = np.random.default_rng(0).normal(0, 0.1, 16000).astype("float32")
+    speech[-400:] = 0  # the edge of the audio is mirrored, so let it be silent
+    whole = model.features([speech])
+    cut = Features(values=whole.values[:, :100], num_frames=whole.num_frames)
+    assert torch.allclose(model.encode(cut).states, model.encode(whole).states, atol=1e-5)
+
+
+def test_satisfies_the_family_protocol(model: Whisper) -> None:
+    assert isinstance(model, Family)
+    assert model.max_window_s == 2.0
+    assert PRESETS["tiny"].max_frames * model.frame_s == 30.0
+
+
+def test_too_long_audio_and_foreign_features_are_refused(model: Whisper) -> None:
+    with pytest.raises(SprachbundError, match=r"lasts 3\.0 s"):
+        model.features([np.zeros(48000, dtype="float32")])
+    with pytest.raises(SprachbundError, match="128 mel bins"):
+        model.encode(Features(values=torch.zeros(1, WINDOW, 128), num_frames=torch.tensor([WINDOW])))
+
+
+def test_empty_batch_of_audio_is_silence_not_a_crash(model: Whisper) -> None:
+    features = model.features([np.zeros(0, dtype="float32")])
+    assert torch.isfinite(model.encode(features).states).all()
+
+
+@pytest.mark.parametrize(
+    ("language", "task", "target"),
+    [
+        ("german", "transcribe", Target(language="de", source="de")),
+        ("spanish", "translate", Target(language="en", source="es")),
+        ("english", "transcribe", Target(language="en", source="en")),
+    ],
+)
+def test_prompt_is_that_of_transformers(
+    model: Whisper, tmp_path: Path, language: str, task: str, target: Target
+) -> None:
+    make_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "WhisperTokenizer"}')
+    reference = WhisperTokenizer.from_pretrained(tmp_path, language=language, task=task)
+    assert model.prompt(target) == reference.prefix_tokens
+
+
+def test_prompt_with_context_and_timestamps(model: Whisper) -> None:
+    tokens = model.tokens
+    prompt = model.prompt(Target(language="en", source="fr", context=" Ada Lovelace ", timestamps=True))
+    start = prompt.index(tokens.start)
+    assert prompt[0] == tokens.previous
+    assert tokens.tokens_to_text(prompt[1:start]) == " Ada Lovelace"
+    assert prompt[start:] == [tokens.start, tokens.languages["fr"], tokens.translate]
+
+
+def test_long_context_keeps_its_end_within_half_the_row(model: Whisper) -> None:
+    prompt = model.prompt(Target(language="de", source="de", context="x" * 500 + "end"))
+    assert len(prompt) == model.max_tokens // 2 + 4
+    assert model.decode_text(prompt).endswith("xend")
+
+
+def test_context_cannot_smuggle_in_special_tokens(model: Whisper) -> None:
+    with pytest.raises(SprachbundError, match=r"<\|translate\|>"):
+        model.prompt(Target(language="de", source="de", context="a <|translate|> b"))
+
+
+def test_withdrawn_language_codes_are_bcp47_outside(model: Whisper) -> None:
+    assert model.source_languages == ("en", "zh", "de", "es", "ru", "fr", "it", "he", "jv", "yue")
+    assert model.tokens.languages["he"] == 258 + LANGUAGES.index("iw")
+
+
+def test_pairs_of_a_multilingual_checkpoint(model: Whisper) -> None:
+    assert model.pairs() == {(x, y) for x in model.source_languages for y in (x, "en")}
+
+
+def test_distilled_checkpoints_do_not_translate() -> None:
+    turbo = with_tokens(replace(TINY, decoder_layers=1))
+    assert turbo.pairs() == {(x, x) for x in turbo.source_languages}
+    with pytest.raises(SprachbundError, match="from de it knows de"):
+        turbo.prompt(Target(language="en", source="de"))
+
+
+def test_english_only_checkpoint_has_neither_language_nor_task_in_its_prompt() -> None:
+    model = with_tokens(generation={})  # a vocabulary below that of the multilingual checkpoints
+    assert model.pairs() == {("en", "en")}
+    assert model.source_languages == ("en",)
+    assert model.prompt(Target(language="en")) == [model.tokens.start, model.tokens.no_timestamps]
+    with pytest.raises(SprachbundError, match="does not write 'de'; it writes en"):
+        model.prompt(Target(language="de"))
+
+
+def test_unknown_pairs_are_refused_with_what_is_known(model: Whisper) -> None:
+    with pytest.raises(SprachbundError, match="from fr it knows en, fr"):
+        model.prompt(Target(language="de", source="fr"))
+    with pytest.raises(SprachbundError, match="does not write 'xx'; it writes de, en, es"):
+        model.prompt(Target(language="xx", source="fr"))
+    with pytest.raises(SprachbundError, match="told the language spoken"):
+        model.prompt(Target(language="en"))
+
+
+def test_checkpoint_prompted_with_the_language_wanted() -> None:
+    ours = {"target_language_prompt": True, "pairs": [["en", "de"], ["fr", "de"], ["de", "fr"]]}
+    model = with_tokens(config={"sprachbund": ours})
+    tokens = model.tokens
+    tail = [tokens.transcribe, tokens.no_timestamps]
+    assert model.pairs() == {("en", "de"), ("fr", "de"), ("de", "fr")}
+    assert model.source_languages == ("en", "de", "fr")
+    assert model.prompt(Target(language="de", source="en")) == [tokens.start, tokens.languages["de"], *tail]
+    assert model.prompt(Target(language="fr")) == [tokens.start, tokens.languages["fr"], *tail]
+    with pytest.raises(SprachbundError, match="en to fr"):
+        model.prompt(Target(language="fr", source="en"))
+    log_probs = model.language_log_probs(Memory(states=torch.zeros(2, 3, 4), num_frames=None))
+    assert torch.allclose(log_probs.exp(), torch.full((2, 3), 1 / 3))
+
+
+@pytest.mark.parametrize(
+    "ours", [{"target_language_prompt": True}, {"pairs": [["en", "xx"]]}, {"pairs": 3}, {"pairs": []}, []]
+)
+def test_malformed_pairs_are_an_error(ours: object) -> None:
+    with pytest.raises(SprachbundError, match="pairs"):
+        with_tokens(config={"sprachbund": ours})
+
+
+def test_language_log_probs_agree_with_transformers(
+    model: Whisper, foreign: WhisperForConditionalGeneration
+) -> None:
+    features = windows(4)
+    memory = model.encode(features)
+    tags = list(model.tokens.languages.values())
+    foreign.generation_config.lang_to_id = {f"<|{tag}|>": i for tag, i in zip(LANGUAGES, tags, strict=True)}
+    foreign.generation_config.is_multilingual = True
+    foreign.generation_config.decoder_start_token_id = model.tokens.start
+    expected = foreign.detect_language(input_features=features.values.transpose(1, 2))
+    log_probs = model.language_log_probs(memory)
+    assert torch.allclose(log_probs.exp().sum(dim=-1), torch.ones(4))
+    assert [tags[i] for i in log_probs.argmax(dim=-1).tolist()] == expected.tolist()
+
+
+def test_no_speech_is_read_off_the_logits(model: Whisper) -> None:
+    logits = torch.zeros(2, TINY.vocabulary_size)
+    logits[1, model.tokens.no_speech] = 50.0
+    log_prob = model.no_speech_log_prob(logits)
+    assert log_prob is not None
+    assert torch.allclose(log_prob, torch.tensor([-np.log(2000.0), 0.0], dtype=torch.float32))
+    older = with_tokens(names=[n.replace("nospeech", "nocaptions") for n in special_names()])
+    assert older.tokens.no_speech == model.tokens.no_speech
+
+
+def test_suppressed_tokens() -> None:
+    generation = {"is_multilingual": True, "suppress_tokens": [5, 7, -1], "begin_suppress_tokens": [32, 256]}
+    model = with_tokens(generation=generation)
+    model.to_empty(device="cpu")
+    plain = model.suppressed(Target(language="de"))
+    stamped = model.suppressed(Target(language="de", timestamps=True))
+    specials = set(range(257, 257 + len(special_names()) - 1))
+    assert set(plain.nonzero()[:, 0].tolist()) == {5, 7} | specials
+    assert set(stamped.nonzero()[:, 0].tolist()) == {5, 7} | (specials - set(model.tokens.timestamps))
+    assert model.begin_suppressed.nonzero()[:, 0].tolist() == [32, 256]
+
+
+def test_timestamps_left_out_of_the_tokenizer_file_follow_no_timestamps() -> None:
+    named = [n for n in special_names() if not n.startswith("<|0") and "." not in n]
+    config = replace(TINY, vocabulary_size=256 + len(special_names()))
+    model = with_tokens(config, names=named)
+    assert model.tokens.no_timestamps is not None
+    assert model.tokens.timestamps == range(model.tokens.no_timestamps + 1, config.vocabulary_size)
+    assert len(model.tokens.timestamps) == 1501
+
+
+def test_text_leaves_special_tokens_and_timestamps_out(model: Whisper) -> None:
+    text = model.tokens.text_to_tokens(" naïve über 語")
+    mixed = [model.tokens.start, *text, model.tokens.timestamps[10], model.end_token]
+    assert model.decode_text(mixed) == " naïve über 語"
+
+
+def test_alignment_heads_from_the_checkpoint_or_the_upper_half() -> None:
+    assert with_tokens().alignment_heads == [(1, head) for head in range(4)]
+    listed = {"is_multilingual": True, "alignment_heads": [[0, 3], [1, 2]]}
+    assert with_tokens(generation=listed).alignment_heads == [(0, 3), (1, 2)]
+
+
+def test_a_tokenizer_that_is_not_whispers_is_refused() -> None:
+    with pytest.raises(SprachbundError, match=r"no token <\|startoftranscript\|>"):
+        WhisperTokens(make_tokenizer(["<|endoftext|>"]), 2000)
+    with pytest.raises(SprachbundError, match="belongs to another checkpoint"):
+        WhisperTokens(make_tokenizer(), 300)
+
+
+def test_without_tokens_the_error_says_so() -> None:
+    with pytest.raises(SprachbundError, match="without a tokenizer"):
+        Whisper.shape(TINY).prompt(Target(language="en"))
