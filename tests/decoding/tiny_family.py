@@ -51,6 +51,7 @@ class TinyFamily:
         with torch.no_grad():
             for parameter in self.decoder.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
+            self.decoder.positions.mul_(3.0)
         self.projection = torch.randn(HOP, 16, generator=generator)
         self.begin_suppressed = self._mask(begin_suppressed)
         self.steps: list[tuple[int, int]] = []

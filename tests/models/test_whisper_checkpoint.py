@@ -120,9 +120,8 @@ def test_transformers_loads_what_was_saved(checkpoint: Path, tmp_path: Path) -> 
     assert (
         WhisperFeatureExtractor.from_pretrained(tmp_path / "deep" / "saved").feature_size == TINY.num_mel_bins
     )
-    same = ("tokenizer.json",)
-    for name in same:
-        assert (tmp_path / "deep" / "saved" / name).read_bytes() == (checkpoint / name).read_bytes()
+    tokenizer = "tokenizer.json"
+    assert (tmp_path / "deep" / "saved" / tokenizer).read_bytes() == (checkpoint / tokenizer).read_bytes()
 
 
 def test_a_model_made_here_can_be_saved_and_loaded_by_both(tmp_path: Path) -> None:
@@ -191,6 +190,7 @@ BROKEN = {
     "another model": (lambda d: edit_config(d, model_type="bert"), "'bert', not 'whisper'"),
     "no width": (lambda d: edit_config(d, d_model=None), "no usable value for d_model"),
     "text for a number": (lambda d: edit_config(d, d_model="wide"), "no usable value for d_model"),
+    "heads that do not fit": (lambda d: edit_config(d, encoder_attention_heads=5), "5 encoder heads"),
     "another activation": (lambda d: edit_config(d, activation_function="relu"), "'relu'; only 'gelu'"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
     "truncated": (lambda d: _truncate(d / "model.safetensors"), r"model\.safetensors cannot be read"),

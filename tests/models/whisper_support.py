@@ -8,7 +8,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import WhisperConfig as ForeignConfig
 from transformers import WhisperForConditionalGeneration
 
-from sprachbund.models.whisper import WhisperConfig
+from sprachbund.models.whisper import Companions, Whisper, WhisperConfig, WhisperTokens
+from sprachbund.models.whisper.checkpoint import from_foreign
 
 LANGUAGES = ("en", "zh", "de", "es", "ru", "fr", "it", "iw", "jw", "yue")
 """Tags as Whisper writes them; Hebrew and Javanese by their withdrawn codes."""
@@ -82,3 +83,23 @@ def make_directory(
         content = json.loads((path / "config.json").read_text())
         (path / "config.json").write_text(json.dumps({**content, **extra_config}))
     return model
+
+
+def transplanted(
+    foreign: WhisperForConditionalGeneration, config: WhisperConfig, **options: object
+) -> Whisper:
+    """Our model with the same weights, and a vocabulary."""
+    tokens = WhisperTokens(make_tokenizer(), config.vocabulary_size)
+    companions = Companions(generation={"is_multilingual": True})
+    with torch.device("meta"):
+        model = Whisper(config, **{"tokens": tokens, "companions": companions, **options})
+    model.load_state_dict(from_foreign(foreign.state_dict(), model, source="test"), assign=True)
+    return model.eval()
+
+
+def with_tokens(sizes: WhisperConfig = TINY, names: list[str] | None = None, **companions: object) -> Whisper:
+    """A model whose weights do not matter."""
+    tokens = WhisperTokens(make_tokenizer(names), sizes.vocabulary_size)
+    companions = {"generation": {"is_multilingual": True}, **companions}
+    with torch.device("meta"):
+        return Whisper(sizes, tokens=tokens, companions=Companions(**companions))

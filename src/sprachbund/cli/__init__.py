@@ -1,1 +1,109 @@
-"""One thin file per verb."""
+"""The command `sprachbund`: one thin file per verb, one place where errors become lines and exit codes.
+
+Exit codes: 0 all went well, 1 something failed, 2 the command was asked for something that cannot be,
+130 Ctrl-C. Every verb's file offers `register(app)`.
+"""
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+import sprachbund
+from sprachbund.cli.console import UsageError, error_line, say
+from sprachbund.errors import SprachbundError
+
+VERBS = ("translate", "transcribe", "models", "doctor", "data", "train", "evaluate", "compare", "replay")
+FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+DEBUG = "--debug"
+
+
+def build_app() -> typer.Typer:
+    """The application with every verb that there is."""
+    app = typer.Typer(
+        name="sprachbund",
+        help="Speech in one language to text in another, on this machine.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_common)
+    for verb in VERBS:
+        if find_spec(f"{__name__}.{verb}") is not None:
+            import_module(f"{__name__}.{verb}").register(app)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        argv: what stands after the command's name; None takes it from the process.
+    """
+    args, debug = _without_debug(sys.argv[1:] if argv is None else argv)
+    if not debug:
+        warnings.simplefilter("ignore")
+    try:
+        _prepare_streams()
+        command = typer.main.get_command(build_app())
+        with command.make_context("sprachbund", args) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as request:
+        return request.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt as interruption:
+        say("; ".join(["interrupted", *getattr(interruption, "__notes__", [])]))
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+    return 0
+
+
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"sprachbund {sprachbund.__version__}")
+        raise typer.Exit
+
+
+def _without_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments without `--debug`, which may stand before or after the verb, and whether it was there."""
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    args = [arg for i, arg in enumerate(argv) if arg != DEBUG or i > end]
+    return args, len(args) < len(argv)
+
+
+def _prepare_streams() -> None:
+    """A terminal that lacks a letter shows its number instead of ending the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong in one line; the exit code."""
+    if hasattr(error, "format_message"):  # the argument parser's own errors
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "sprachbund"
+        if context is not None and getattr(error, "message", "") in ("", "Missing command."):
+            typer.echo(context.get_help(), err=True)
+            return USAGE
+        say(f"error: {error.format_message()} See `{path} --help`.")
+        return USAGE
+    say(f"error: {error_line(error)}")
+    return USAGE if isinstance(error, UsageError) else FAILED

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sprachbund.text.languages import writes_spaces
+
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
@@ -114,8 +116,12 @@ class Translation:
 
 
 def joined_text(segments: Iterable[Segment]) -> str:
-    """Texts of `segments` in one line."""
-    return " ".join(text for segment in segments if (text := segment.text.strip()))
+    """Texts of `segments` in one line, with a space before each whose language writes spaces."""
+    joined = ""
+    for segment in segments:
+        text = segment.text.strip()
+        joined += f" {text}" if joined and text and writes_spaces(segment.target_language) else text
+    return joined
 
 
 def build_translation(

@@ -41,7 +41,6 @@ class LongForm(Iterator[Segment]):
         source: the language given, in the model's tag; None when it is identified.
         duration_s: length of the recording; until it is read to the end, what its header says, or None.
         finished_s: how far the work has come.
-        audio_warnings: what was wrong with the audio, complete at the end.
     """
 
     def __init__(
@@ -64,6 +63,7 @@ class LongForm(Iterator[Segment]):
         self._tracker = LanguageTracker(
             model.source_languages, self._request.allowed, self._options.language_windows
         )
+        self._notes: list[str] = []
         self._translated: set[str] = set()
         self._refused: dict[str, str] = {}
         self.targets = self._request.targets
@@ -73,9 +73,9 @@ class LongForm(Iterator[Segment]):
         self._by_target = self._run()
 
     @property
-    def audio_warnings(self) -> tuple[str, ...]:
-        """What was wrong with the audio so far."""
-        return tuple(self._audio.warnings)
+    def warnings(self) -> tuple[str, ...]:
+        """What was wrong so far: with the audio, or with a prompt that the model cannot be shown."""
+        return (*self._audio.warnings, *self._notes)
 
     def __next__(self) -> Segment:
         return next(self._by_target)[1]
@@ -158,6 +158,7 @@ class LongForm(Iterator[Segment]):
         options = self._options
         durations_s = [context.duration_s for context in contexts]
         asked = [[self._target(context, target) for target in targets] for context in contexts]
+        self._note_unread_prompt(asked[0][0])
         found = search(self._model, memory, asked, options, durations_s)
         times = timestamp_tokens(self._model) if options.timestamps else None
         aligned: list[list[AlignedTokens | None]] = [[None] * len(targets) for _ in contexts]
@@ -172,6 +173,13 @@ class LongForm(Iterator[Segment]):
             ]
             for context, per_span in zip(contexts, zip(asked, found, aligned, strict=True), strict=True)
         ]
+
+    def _note_unread_prompt(self, target: Target) -> None:
+        """Say once that a family has no room for the caller's prompt: it leaves no trace in the tokens."""
+        if not target.context or self._notes:
+            return
+        if self._model.prompt(target) == self._model.prompt(replace(target, context="")):
+            self._notes.append(f"the model {self._model.name} has no room for a prompt; it was not used")
 
     def _target(self, context: SpanContext, target: str) -> Target:
         source = context.language.language
@@ -247,5 +255,5 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
         target=target,
         source=work.source,
         duration_s=work.duration_s or 0.0,
-        warnings=work.audio_warnings,
+        warnings=work.warnings,
     )

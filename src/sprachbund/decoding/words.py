@@ -15,12 +15,12 @@ from torch import Tensor
 from sprachbund.decoding.result import Word
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
+from sprachbund.text.languages import writes_spaces
 
 MEDIAN_WIDTH = 7
 """Frames of the median filter over attention weights."""
 
 _CHUNK = 16  # tokens per step; bounds the memory of logits over a large vocabulary
-_NO_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def align(
     num_targets = len(targets[0])
     prompts = [family.prompt(target) for group in targets for target in group]
     rows = [list(row) for group in tokens for row in group]
-    wholes = [[*p, *row, family.end_token] for p, row in zip(prompts, rows, strict=True)]
+    wholes = [[*p, *row] for p, row in zip(prompts, rows, strict=True)]
     cache = family.start(memory, rows_per_memory=num_targets, capacity=max(map(len, wholes)))
     weights, log_probs = _teacher_forced(family, cache, wholes)
     aligned = []
@@ -157,7 +157,7 @@ def split_words(family: Family, tokens: Sequence[int], language: str) -> list[tu
     A word starts at a space, or, in languages written without, at every piece of text; punctuation stays with
     the word before it. Works on decoded prefixes, so that it needs to know nothing of the tokenizer.
     """
-    spaced = language.split("-")[0] not in _NO_SPACES
+    spaced = writes_spaces(language)
     words: list[list[str | int]] = []
     seen, pending = "", 0
     for end in range(1, len(tokens) + 1):

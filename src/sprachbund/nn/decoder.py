@@ -167,7 +167,9 @@ class TextDecoder(nn.Module):
         """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid."""
         num_rows = memory.shape[0] * rows_per_memory
         capacity = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
-        cross = [layer.cross_attention.keys_values(memory) for layer in self._layers()]
+        pairs = (layer.cross_attention.keys_values(memory) for layer in self._layers())
+        # They are read at every step, so it pays to lay them out head by head.
+        cross = [(keys.contiguous(), values.contiguous()) for keys, values in pairs]
         heads, head_width = cross[0][0].shape[1], cross[0][0].shape[3]
         shape = (num_rows, heads, capacity, head_width)
         return DecoderCache(

@@ -6,6 +6,13 @@ from functools import lru_cache
 
 from sprachbund.errors import SprachbundError
 
+_NO_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
+
+
+def writes_spaces(tag: str) -> bool:
+    """Whether the language of a BCP-47 tag separates words by spaces."""
+    return tag.split("-")[0] not in _NO_SPACES
+
 
 def language_name(tag: str) -> str:
     """English name of a BCP-47 tag, for messages; the tag itself when it has none."""
@@ -29,6 +36,9 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
         for choice in choices:
             if choice.casefold() == candidate.casefold():
                 return choice
+    twins = [c for c in choices if "-" not in c and _same_in_practice(wanted, c)]
+    if len(twins) == 1:
+        return twins[0]
     same = [c for c in choices if c.split("-")[0] in {r.split("-")[0] for r in _readings(wanted)}]
     if len(same) == 1 and "-" not in wanted:
         return same[0]
@@ -51,18 +61,41 @@ def _readings(wanted: str) -> tuple[str, ...]:
     readings = [wanted]
     try:
         language = langcodes.Language.get(wanted)
-        if not language.is_valid():
-            language = langcodes.find(wanted)
-    except (LookupError, ValueError):
-        try:
-            language = langcodes.find(wanted)
-        except LookupError:
-            return tuple(readings)
+        known = language.is_valid()
+    except ValueError:
+        known = False
+    if not known:
+        named = _named(wanted)
+        if named is None:
+            return (wanted,)
+        language = langcodes.Language.get(named)
     readings.append(language.to_tag())
     readings.append(langcodes.standardize_tag(language.to_tag(), macro=True))
     if language.language:
         readings += [language.language, langcodes.standardize_tag(language.language, macro=True)]
     return tuple(dict.fromkeys(readings))
+
+
+def _named(name: str) -> str | None:
+    """Tag of the language called `name` in any language; None when there is no such name."""
+    import langcodes
+
+    try:
+        found = langcodes.find(name)
+    except LookupError:
+        return None
+    if len(name.split()) > 1:  # the search takes a language for a name that only begins like its own
+        names = {found.display_name("en").casefold(), found.autonym().casefold()}
+        return found.to_tag() if name.casefold() in names else None
+    return str(found.to_tag())
+
+
+def _same_in_practice(wanted: str, choice: str) -> bool:
+    """Whether CLDR takes the two for one language under two tags ("nb" and "no")."""
+    import langcodes
+
+    tag = _readings(wanted)[-1]
+    return langcodes.tag_is_valid(tag) and langcodes.tag_distance(tag, choice) <= 1
 
 
 def _nearest(wanted: str, choices: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Numbers in spoken words, because num2words alone does not know gender, apocope, case or spoken years.
 
-num2words does the arithmetic; this module mends its output to the phrasebook convention: no commas, no digits,
-agreement with the counted noun, ordinals inflected, years as people say them. `pt` is Brazilian Portuguese, as in CLDR.
+num2words does the arithmetic; this module mends its output: no commas, no digits, agreement with the counted
+noun, ordinals inflected, years as people say them. `pt` is Brazilian, as in CLDR.
 """
 
 from functools import lru_cache
@@ -33,6 +33,7 @@ _MINUS = {
 }
 _ES_ORDINAL_MENDED = {11: "undécimo", 12: "duodécimo"}
 _RU_FEMININE = {"один": "одна", "два": "две"}
+_RU_ANIMATE = {"два": "двух", "три": "трёх", "четыре": "четырёх"}
 _RU_ENDINGS = {  # hard and soft endings of adjectives, by form: gender then case
     "m": ("", ""),
     "f": ("ая", "ья"),
@@ -60,8 +61,9 @@ MAX_VALUE = 999_999
 def cardinal(value: int, language: str, form: str = "") -> str:
     """Spell a whole number.
 
-    `form` is empty for counting ("eins", "uno"), or the gender of the noun that follows ("m", "f", "n"), for German
-    with a case ("m.acc", "f.dat"; nominative without), for Russian with ".acc" for the accusative of one.
+    `form` is empty for counting ("eins", "uno"), or the gender of the noun that follows ("m", "f", "n"), for
+    German with a case ("m.acc", "f.dat"; nominative without), for Russian also "a" (masculine animate),
+    and with ".acc" for the accusative.
 
     Raises SprachbundError when the number is outside -999999..999999.
     """
@@ -83,7 +85,9 @@ def _plain_cardinal(value: int, language: str) -> str:
 def _agree(words: str, value: int, language: str, form: str) -> str:
     gender = form[0]
     if language == "de":
-        return words[:-4] + _GERMAN_ONE[form] if words.endswith("eins") else words
+        if value == 1:
+            return _GERMAN_ONE[form]
+        return words[:-1] if words.endswith("eins") else words  # "hundertein Euro" in every case
     if language == "es":
         return _agree_es(words, gender)
     if language == "ru":
@@ -111,6 +115,8 @@ def _agree_es(words: str, gender: str) -> str:
 def _agree_ru(words: str, form: str) -> str:
     if form == "f.acc" and words.endswith("один"):
         return words[:-4] + "одну"
+    if form == "a.acc":  # 22 people keep the nominative, 21 do not
+        return words[:-4] + "одного" if words.endswith("один") else _RU_ANIMATE.get(words, words)
     if form[0] == "f":
         return _last_word(words, _RU_FEMININE)
     return words[:-4] + "одно" if form[0] == "n" and words.endswith("один") else words
@@ -138,7 +144,7 @@ def ordinal(value: int, language: str, form: str = "m") -> str:
         return _ordinal_es(value, words, form)
     if language in ("it", "pt") and form == "f":
         return " ".join(word[:-1] + "a" for word in words.split())
-    return _ordinal_ru(words, form) if language == "ru" else words
+    return _inflect_ru(words, form) if language == "ru" else words
 
 
 def _ordinal_es(value: int, words: str, form: str) -> str:
@@ -148,7 +154,7 @@ def _ordinal_es(value: int, words: str, form: str) -> str:
     return words[:-1] if form == "short" and words.endswith(("primero", "tercero")) else words
 
 
-def _ordinal_ru(words: str, form: str) -> str:
+def _inflect_ru(words: str, form: str) -> str:
     hard, soft = _RU_ENDINGS[form]
     if not hard:
         return words
@@ -211,5 +217,5 @@ def _year_en(value: int) -> str:
 def _year_ru(value: int, form: str) -> str:
     words = ordinal(value, "ru", form) if value % 1000 else cardinal(value, "ru")
     if value == 2000:
-        words = "двухтысячного" if form == "gen" else "двухтысячный"
+        words = _inflect_ru("двухтысячный", form)
     return words.removeprefix("одна ")

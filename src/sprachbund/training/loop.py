@@ -21,6 +21,7 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, batches
 from sprachbund.data.plan import PlanOptions
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
+from sprachbund.training.optimizers import make_optimizers
 from sprachbund.training.options import TrainingOptions
 
 
@@ -105,10 +106,8 @@ class _Run:
             max_duration_s=options.max_duration_s,
             seed=options.seed,
         )
-        self.optimizer: Any = torch.optim.AdamW(
-            _parameter_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98), fused=True
-        )
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.model = self.accelerator.prepare(model)
+        self.optimizers: list[Any] = [self.accelerator.prepare(o) for o in make_optimizers(model, options)]
         self.best = BestCheckpoints(directory / "best", options.keep_best)
         self.step = self.epoch = self.batch = 0
         self.meter = _Meter()
@@ -122,7 +121,8 @@ class _Run:
         """Take up the state in the directory, if there is one."""
         if state := load_resume(self.directory):
             self.plain_model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
             self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
             self._say(f"resumed at step {self.step}")
 
@@ -155,16 +155,18 @@ class _Run:
         # Dropout too is a function of the step, so nothing about random numbers needs to be saved.
         torch.manual_seed((options.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
         rate = options.rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         loss = self.model(batch.to(self.accelerator.device))
         tokens = torch.tensor(float(loss.num_tokens), device=self.accelerator.device)
         all_tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)
         # Processes' gradients are averaged; sums over the whole batch are wanted.
         self.accelerator.backward(loss.total * self.accelerator.num_processes / all_tokens)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.step, self.batch = self.step + 1, self.batch + 1
         self.meter.add(batch, loss, float(norm or 0.0), rate)
 
@@ -198,7 +200,7 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         return {
             "model": self.plain_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
@@ -271,10 +273,3 @@ class _Meter:
         )
         self.reset()
         return progress
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and positions do not."""
-    matrices = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and "positions" not in n]
-    rest = [p for n, p in model.named_parameters() if p.requires_grad and not (p.ndim > 1 and "positions" not in n)]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -10,6 +10,7 @@ class TrainingOptions(BaseModel):
 
     Attributes:
         steps: optimizer steps in all.
+        optimizer: "muon" for the linear layers or "adamw" for everything; see `make_optimizers`.
         learning_rate: highest rate.
         warmup_steps: rate rises linearly from 0.
         decay_share: last share of the steps in which the rate falls linearly to 0; before, it is constant, so
@@ -31,6 +32,7 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = 500
     decay_share: float = Field(default=0.3, ge=0, le=1)

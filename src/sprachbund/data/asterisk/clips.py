@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ Samples = npt.NDArray[np.float32]
 LEVEL_RMS = 0.07
 PEAK_LIMIT = 0.95
 SILENCE_DB = -38.0
+NOISE_MARGIN_DB = 8.0
+LEAST_RANGE_DB = -18.0
+RUMBLE_HZ = 70.0
 FRAME_S = 0.01
 MARGIN_S = 0.02
 MAX_CLIP_S = 15.0
@@ -59,17 +63,49 @@ def decode(path: Path) -> Samples:
     return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]).astype(np.float32)
 
 
-def trim(samples: Samples) -> Samples:
-    """Cut the silence at both ends: frames more than 38 dB under the loudest, less a margin of 20 ms."""
+def without_rumble(samples: Samples) -> Samples:
+    """High-pass at 70 Hz: the recordings of some speakers start with a decaying offset of the amplifier."""
+    from scipy.signal import sosfilt, sosfilt_zi
+
+    settled = sosfilt_zi(_rumble_filter()) * samples[0]  # as if the offset had always been there: no click
+    return np.asarray(sosfilt(_rumble_filter(), samples, zi=settled)[0], dtype=np.float32)
+
+
+@cache
+def _rumble_filter() -> npt.NDArray[np.float64]:
+    from scipy.signal import butter
+
+    return np.asarray(butter(4, RUMBLE_HZ, btype="highpass", fs=SAMPLE_RATE, output="sos"))
+
+
+def _frame_powers_db(samples: Samples) -> npt.NDArray[np.float64]:
     size = int(FRAME_S * SAMPLE_RATE)
     count = len(samples) // size
-    if count < 3:
+    powers = (samples[: count * size].reshape(count, size).astype(np.float64) ** 2).mean(axis=1)
+    return np.asarray(10 * np.log10(powers + 1e-12))
+
+
+def noise_floor_db(recordings: Iterable[Samples]) -> float:
+    """The level of a speaker's silence: median over the recordings of the quietest tenth of each."""
+    quiet = [
+        np.percentile(_frame_powers_db(samples), 10) for samples in recordings if len(samples) > SAMPLE_RATE
+    ]
+    return float(np.median(quiet)) if quiet else -np.inf
+
+
+def trim(samples: Samples, floor_db: float = -np.inf) -> Samples:
+    """Cut the silence at both ends, less a margin of 20 ms.
+
+    Silence is what lies 38 dB under the loudest frame, or less than 8 dB over the speaker's noise
+    ``floor_db``, but never what lies within 18 dB of the loudest.
+    """
+    powers = _frame_powers_db(samples)
+    if len(powers) < 3 or not np.any(samples):
         return samples
-    power = (samples[: count * size].reshape(count, size) ** 2).mean(axis=1)
-    loud = np.flatnonzero(power > power.max() * 10 ** (SILENCE_DB / 10))
-    if power.max() == 0.0 or not len(loud):
-        return samples
-    margin = int(MARGIN_S * SAMPLE_RATE)
+    peak = powers.max()
+    threshold = min(max(peak + SILENCE_DB, floor_db + NOISE_MARGIN_DB), peak + LEAST_RANGE_DB)
+    loud = np.flatnonzero(powers > threshold)
+    size, margin = int(FRAME_S * SAMPLE_RATE), int(MARGIN_S * SAMPLE_RATE)
     return samples[max(0, loud[0] * size - margin) : (loud[-1] + 1) * size + margin]
 
 
@@ -97,10 +133,13 @@ def load_clips(prompts: Iterable[Prompt], *, max_duration_s: float = MAX_CLIP_S)
 
 
 def _load_speaker(prompts: list[Prompt]) -> Clips:
+    recordings = [without_rumble(prompt.load()) for prompt in prompts]
+    floor_db = noise_floor_db(recordings)
+    trimmed = (level(trim(samples, floor_db)) for samples in recordings)
     return Clips(
         language=prompts[0].language,
         speaker=prompts[0].speaker,
         held_out=prompts[0].held_out,
-        samples={prompt.name: level(trim(prompt.load())) for prompt in prompts},
+        samples={prompt.name: samples for prompt, samples in zip(prompts, trimmed, strict=True)},
         texts={prompt.name: prompt.text for prompt in prompts},
     )

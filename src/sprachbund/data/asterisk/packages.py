@@ -147,9 +147,15 @@ def unpack(debs: Path, tree: Path) -> Path:
         marker = tree / ".unpacked" / deb.name
         if marker.exists():
             continue
-        _unpack_deb(deb, tree)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        try:
+            _unpack_deb(deb, tree)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        except (OSError, EOFError, ValueError, lzma.LZMAError, tarfile.TarError) as error:
+            reason = str(error) or type(error).__name__
+            raise SprachbundError(
+                f"cannot unpack {deb.name} to {tree}: {reason}; download it again or name another cache"
+            ) from error
     return tree
 
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sprachbund.data.asterisk.clips import Clips, load_clips
 from sprachbund.data.asterisk.packages import LANGUAGES, SPEAKERS
-from sprachbund.data.asterisk.prompts import Prompt, PromptSet, load_prompt_set
+from sprachbund.data.asterisk.prompts import Prompt, PromptSet, is_clip, load_prompt_set
 from sprachbund.data.manifest import ManifestWriter
 
 VERSION = "1"
@@ -27,13 +27,17 @@ def prepare(
     *,
     languages: Sequence[str] = LANGUAGES,
     max_duration_s: float = MAX_DURATION_S,
+    on_progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Write ``out/train``, ``out/dev``, ``out/test`` and ``out/unheard``, and ``out/cleaning.json``.
 
     ``source`` is a folder of .deb files or an unpacked tree; None fetches the packages with ``apt-get
     download``. ``unheard`` holds the speakers that are never trained on, every prompt marked with the split
-    of its wording. Recordings longer than ``max_duration_s`` are left out and counted. Returns what was
-    written, by part. Raises SprachbundError when the packages cannot be found or read.
+    of its wording. Every utterance says in ``custom`` whether its ``words`` are "documented" or, for those
+    speakers, "assumed": the wording of the core prompt of the same name, which often differs in long
+    prompts; translations hold all the same. Recordings longer than ``max_duration_s`` are left out and
+    counted. ``on_progress`` is called with the name of each recording written. Returns what was written, by
+    part. Raises SprachbundError when the packages cannot be found or read.
     """
     out.mkdir(parents=True, exist_ok=True)
     prompts = load_prompt_set(source, languages, cache=out / ".packages")
@@ -41,7 +45,7 @@ def prepare(
     (out / "cleaning.json").write_text(
         json.dumps(cleaning, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    written = {part: _write_part(out / part, part, prompts, max_duration_s) for part in PARTS}
+    written = {part: _write_part(out / part, part, prompts, max_duration_s, on_progress) for part in PARTS}
     return {"cleaning": cleaning, "parts": written}
 
 
@@ -59,7 +63,13 @@ def cleaning_table(cleaning: Mapping[str, Mapping[str, int]]) -> str:
     return "\n".join([head, *rows])
 
 
-def _write_part(folder: Path, part: str, prompts: PromptSet, max_duration_s: float) -> dict[str, Any]:
+def _write_part(
+    folder: Path,
+    part: str,
+    prompts: PromptSet,
+    max_duration_s: float,
+    on_progress: Callable[[str], None] | None,
+) -> dict[str, Any]:
     mine = [prompt for prompt in prompts.prompts if part_of(prompt, prompts) == part]
     short = [prompt for prompt in mine if prompt.duration_s <= max_duration_s]
     if not short:
@@ -73,8 +83,15 @@ def _write_part(folder: Path, part: str, prompts: PromptSet, max_duration_s: flo
             speaker=prompt.speaker,
             translations=prompts.translations(prompt.name, prompt.language),
             utterance_id=f"{prompt.speaker}-{prompt.name.replace('/', '-')}",
-            custom={"prompt": prompt.name, "split": prompts.split_of_prompt(prompt.name), "kind": "prompt"},
+            custom={
+                "prompt": prompt.name,
+                "split": prompts.split_of_prompt(prompt.name),
+                "kind": "clip" if is_clip(prompt.name) else "prompt",
+                "words": "assumed" if prompt.held_out else "documented",
+            },
         )
+        if on_progress is not None:
+            on_progress(prompt.name)
     writer.close({**_info(part, short), "left_out_too_long": len(mine) - len(short)})
     return {"utterances": len(short), "left_out_too_long": len(mine) - len(short)}
 

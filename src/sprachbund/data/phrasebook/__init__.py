@@ -1,7 +1,7 @@
-"""The phrasebook: meanings drawn at random and said in eight languages, the endless text of small-scale training.
+"""The phrasebook: meanings drawn at random and said in eight languages, text for small-scale training.
 
-Text is what is spoken: numbers in words, no punctuation but apostrophes and hyphens within words, capitals only where
-the language writes the word with one anywhere (German nouns, names, English "I").
+Text is what is spoken: numbers in words, no punctuation but apostrophes and hyphens within words, capitals
+only where the language writes the word with one anywhere (German nouns, names, English "I").
 """
 
 from sprachbund.data.phrasebook.draw import KINDS, draw, draw_kind, render

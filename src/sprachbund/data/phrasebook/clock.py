@@ -9,11 +9,11 @@ from functools import cache
 
 from sprachbund.text.numbers import cardinal, ordinal
 
-_RU_HOURS_GENITIVE = (
+_RU_HOURS_GENITIVE = (  # noqa: SIM905 (a list would take 24 lines)
     "нуля часа двух трёх четырёх пяти шести семи восьми девяти десяти одиннадцати двенадцати тринадцати "
-    "четырнадцати пятнадцати шестнадцати семнадцати восемнадцати девятнадцати двадцати"
-).split() + ["двадцати одного", "двадцати двух", "двадцати трёх"]
-_HOUR = {"ru": ("час", "часа", "часов")}
+    "четырнадцати пятнадцати шестнадцати семнадцати восемнадцати девятнадцати двадцати "
+    "двадцати_одного двадцати_двух двадцати_трёх"
+).split()
 _AT = {"en": "at ", "fr": "à ", "de": "um ", "nl": "om "}
 _DAY_PARTS = {  # afternoon, evening
     "en": ("in the afternoon", "in the evening"),
@@ -23,7 +23,14 @@ _DAY_PARTS = {  # afternoon, evening
     "de": ("nachmittags", "abends"),
     "ru": ("дня", "вечера"),
     "pt": ("da tarde", "da noite"),
-    "nl": ("'s middags", "'s avonds"),
+    "nl": ("in de middag", "in de avond"),
+}
+_BOUNDS = {  # from, until
+    "en": ("from", "to"),
+    "es": ("de", "a"),
+    "fr": ("de", "à"),
+    "de": ("von", "bis"),
+    "nl": ("van", "tot"),
 }
 _EVENING = {"en": 18, "es": 20, "fr": 18, "it": 18, "de": 18, "ru": 17, "pt": 19, "nl": 18}
 
@@ -31,8 +38,9 @@ _EVENING = {"en": 18, "es": 20, "fr": 18, "it": 18, "de": 18, "ru": 17, "pt": 19
 def clock_time(hour: int, minute: int, language: str, form: str = "", variant: int = 0) -> str:
     """Say a time of day, hour 0..23.
 
-    `form` is "" (naming), "at", "from" or "until"; `variant` 0 is the canonical wording, 1 the other common one
-    (plain instead of "half past", or the part of the day instead of the 24-hour clock).
+    `form` is "" (naming), "is" ("it is ..."), "at", or for full hours "from" and "until"; `variant` 0 is the
+    canonical wording, 1 the other common one (plain instead of "half past", or the part of the day instead of
+    the 24-hour clock).
     """
     return _clock_time(hour, minute, language, form, variant)
 
@@ -41,34 +49,39 @@ def clock_time(hour: int, minute: int, language: str, form: str = "", variant: i
 def _clock_time(hour: int, minute: int, language: str, form: str, variant: int) -> str:
     if form in ("from", "until"):
         return _bound(hour, language, form)
-    if hour > 12 and variant == 1:
+    if form == "is":
+        return _is(_clock_time(hour, minute, language, "", variant), language)
+    if 12 < hour < 23 and variant == 1:  # "quarter to midnight in the evening" is no one's wording
         part = _DAY_PARTS[language][hour >= _EVENING[language]]
         return f"{_SAY[language](hour - 12, minute, form, True)} {part}"
     return _SAY[language](hour, minute, form, hour <= 12 and variant == 0)
 
 
+def _is(words: str, language: str) -> str:
+    """Say that it is this time now, the verb agreeing with the hour."""
+    if language == "es":
+        return f"{'es' if words.startswith('la ') else 'son'} {words}"
+    if language == "it":
+        return f"{'sono' if words.startswith('le ') else 'è'} {words}"
+    if language == "pt":
+        return f"{'é' if words.startswith(('uma ', 'mei')) or words == 'uma' else 'são'} {words}"
+    return {"en": "it is", "fr": "il est", "de": "es ist", "ru": "сейчас", "nl": "het is"}[
+        language
+    ] + f" {words}"
+
+
 def _bound(hour: int, language: str, form: str) -> str:
     """Say a full hour as the start or end of a span."""
     if language == "ru":
-        hours = _RU_HOURS_GENITIVE[hour]
+        hours = _RU_HOURS_GENITIVE[hour].replace("_", " ")
         noun = "" if hour == 1 else " часа" if hour == 21 else " часов"
         return f"{'с' if form == 'from' else 'до'} {hours}{noun}"
     words = _clock_time(hour, 0, language, "", 0)
-    first, last = {
-        "en": ("from {}", "to {}"),
-        "es": ("de {}", "a {}"),
-        "fr": ("de {}", "à {}"),
-        "de": ("von {}", "bis {}"),
-        "nl": ("van {}", "tot {}"),
-        "it": ("dal{}", "al{}"),
-        "pt": ("das {}", "às {}"),
-    }[language]
-    template = first if form == "from" else last
     if language == "it":
         return _contract_it(words, "dal" if form == "from" else "al")
     if language == "pt":
-        return _contract_pt(words, "d" if form == "from" else "a")
-    return template.format(words)
+        return _contract_pt(words, form == "from")
+    return f"{_BOUNDS[language][form == 'until']} {words}"
 
 
 def _en(hour: int, minute: int, form: str, natural: bool) -> str:
@@ -99,13 +112,14 @@ def _en_minute(minute: int) -> str:
 
 
 def _es(hour: int, minute: int, form: str, natural: bool) -> str:
-    if natural and minute == 45 and hour not in (0, 12):
+    if natural and hour and minute == 45:
         hour, tail = hour % 12 + 1, " menos cuarto"
-    elif natural and minute in (15, 30):
+    elif natural and hour and minute in (15, 30):
         tail = " y cuarto" if minute == 15 else " y media"
+    elif minute:
+        tail = (" y " if 0 < hour <= 12 else " ") + cardinal(minute, "es")
     else:
-        joint = " y " if hour <= 12 else " "
-        tail = joint + cardinal(minute, "es") if minute else ""
+        tail = " horas" if hour > 12 else ""
     hours = cardinal(hour, "es", "f")
     words = f"{'la' if hour == 1 else 'las'} {hours}{tail}"
     if hour == 0 and minute == 0:
@@ -115,28 +129,25 @@ def _es(hour: int, minute: int, form: str, natural: bool) -> str:
 
 def _fr(hour: int, minute: int, form: str, natural: bool) -> str:
     at = _AT["fr"] if form == "at" else ""
-    if minute == 0 and hour in (0, 12) and natural:
-        return at + ("minuit" if hour == 0 else "midi")
+    if minute == 0 and hour == 12 and natural:
+        return f"{at}midi"
     tail = f" {cardinal(minute, 'fr', 'f')}" if minute else ""
     if natural and 0 < hour < 12 and minute in (15, 30, 45):
         tail = {15: " et quart", 30: " et demie", 45: " moins le quart"}[minute]
         hour += minute == 45
-    if hour == 12 and "quart" in tail:
-        return f"{at}midi{tail}"
+    if hour == 0 or (hour == 12 and "quart" in tail):
+        return f"{at}{'minuit' if hour == 0 else 'midi'}{tail}"
     return f"{at}{cardinal(hour, 'fr', 'f')} heure{'s' if hour > 1 else ''}{tail}"
 
 
 def _it(hour: int, minute: int, form: str, natural: bool) -> str:
-    if hour in (0, 12) and minute == 0 and natural:
-        return ("a " if form == "at" else "") + ("mezzanotte" if hour == 0 else "mezzogiorno")
     tail = f" e {cardinal(minute, 'it')}" if minute else ""
+    if hour == 0 or (hour == 12 and minute == 0 and natural):
+        return ("a " if form == "at" else "") + ("mezzogiorno" if hour else f"mezzanotte{tail}")
     if natural and minute in (15, 30, 45) and 0 < hour < 12:
         tail = {15: " e un quarto", 30: " e mezza", 45: " meno un quarto"}[minute]
         hour += minute == 45
-    if hour == 0:
-        words = f"le zero{tail}"
-    else:
-        words = f"l'una{tail}" if hour == 1 else f"le {cardinal(hour, 'it')}{tail}"
+    words = f"l'una{tail}" if hour == 1 else f"le {cardinal(hour, 'it')}{tail}"
     return _contract_it(words, "al") if form == "at" else words
 
 
@@ -155,6 +166,8 @@ def _de(hour: int, minute: int, form: str, natural: bool) -> str:
         return (
             at + {15: f"Viertel nach {this}", 30: f"halb {following}", 45: f"Viertel vor {following}"}[minute]
         )
+    if hour == 0 and minute == 0 and natural:
+        return f"{at}Mitternacht"
     return f"{at}{cardinal(hour, 'de', 'm')} Uhr{' ' + cardinal(minute, 'de') if minute else ''}"
 
 
@@ -170,7 +183,7 @@ def _ru(hour: int, minute: int, form: str, natural: bool) -> str:
     if natural and 0 < hour <= 12 and minute == 45:
         following_hour = hour % 12 + 1
         return f"без четверти {'час' if following_hour == 1 else cardinal(following_hour, 'ru')}"
-    words = "час" if hour == 1 and minute == 0 else _ru_counted(hour, "m", _HOUR["ru"])
+    words = "час" if hour == 1 and minute == 0 else _ru_counted(hour, "m", ("час", "часа", "часов"))
     if minute:
         words += " " + _ru_counted(minute, "f", ("минуту" if at else "минута", "минуты", "минут"), at)
     return f"в {words}" if at else words
@@ -183,32 +196,29 @@ def _ru_counted(value: int, gender: str, nouns: tuple[str, str, str], accusative
 
 
 def _pt(hour: int, minute: int, form: str, natural: bool) -> str:
-    if natural and minute == 0 and hour in (0, 12):
-        words = "meia-noite" if hour == 0 else "meio-dia"
-        return ("à " if hour == 0 else "ao ") + words if form == "at" else words
+    tail = (" e meia" if minute == 30 and natural else f" e {cardinal(minute, 'pt')}") if minute else ""
+    if hour == 0 or (natural and hour == 12 and minute in (0, 30)):
+        words = ("meio-dia" if hour else "meia-noite") + tail
+        return ("ao " if hour else "à ") + words if form == "at" else words
     if natural and minute == 45 and 0 < hour < 12:
         following = hour + 1
         before = "o meio-dia" if following == 12 else f"as {cardinal(following, 'pt', 'f')}"
         words = f"quinze para {before}"
         return f"às {words}" if form == "at" else words
-    tail = (" e meia" if minute == 30 and natural else f" e {cardinal(minute, 'pt')}") if minute else ""
     hours = cardinal(hour, "pt", "f")
-    if not minute:
-        hours += " hora" if hour < 2 else " horas"
+    if not minute or hour > 12:
+        hours += " hora" if hour == 1 else " horas"
     if form != "at":
         return hours + tail
-    return f"{'à' if hour in (0, 1) else 'às'} {hours}{tail}"
+    return f"{'à' if hour == 1 else 'às'} {hours}{tail}"
 
 
-def _contract_pt(words: str, preposition: str) -> str:
-    if words in ("meia-noite", "meio-dia"):
-        article = "a" if words == "meia-noite" else "o"
-        contracted = {"da": "da", "do": "do", "aa": "à", "ao": "ao"}[preposition + article]
-        return f"{contracted} {words}"
-    singular = words.startswith(("uma ", "zero "))
-    if preposition == "d":
-        return f"{'da' if singular else 'das'} {words}"
-    return f"{'à' if singular else 'às'} {words}"
+def _contract_pt(words: str, start: bool) -> str:
+    if words.startswith("meio"):
+        return f"{'do' if start else 'ao'} {words}"
+    singular = words.startswith(("uma ", "meia"))
+    article = ("da" if start else "à") if singular else ("das" if start else "às")
+    return f"{article} {words}"
 
 
 def _nl(hour: int, minute: int, form: str, natural: bool) -> str:
@@ -216,6 +226,8 @@ def _nl(hour: int, minute: int, form: str, natural: bool) -> str:
     if natural and 0 < hour <= 12 and minute in (15, 30, 45):
         this, following = (cardinal((value - 1) % 12 + 1, "nl") for value in (hour, hour + 1))
         return at + {15: f"kwart over {this}", 30: f"half {following}", 45: f"kwart voor {following}"}[minute]
+    if hour == 0 and minute == 0 and natural:
+        return f"{at}middernacht"
     return f"{at}{cardinal(hour, 'nl')} uur{' ' + cardinal(minute, 'nl') if minute else ''}"
 
 

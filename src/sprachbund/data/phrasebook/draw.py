@@ -12,13 +12,15 @@ from sprachbund.data.phrasebook.sentences import Wording, phrases, templates
 from sprachbund.errors import SprachbundError
 
 Slots = Mapping[str, Slot]
-_SENTENCE_WEIGHT = 55.0  # shared by all template kinds, in percent; the rest is for the plain kinds and phrases
+_SENTENCE_WEIGHT = (
+    55.0  # shared by all template kinds, in percent; the rest is for the plain kinds and phrases
+)
 _PHRASE_WEIGHT = 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plain:
-    """A kind that is a bare value: its share in percent, how it is drawn, and how its slots make one slot value."""
+    """A kind that is a bare value: its share in percent, how it is drawn, how its slots make one value."""
 
     weight: float
     slot_type: str
@@ -73,9 +75,7 @@ _PLAIN: dict[str, _Plain] = {
         draw=lambda rng: {"digits": slot_types.draw_slot("digits:1-10", rng)},
         pack=lambda slots: slots["digits"],
     ),
-    "ordinal": _Plain(
-        weight=2.0, slot_type="ordinal", draw=_draw_ordinal, pack=lambda slots: slots["value"]
-    ),
+    "ordinal": _Plain(weight=2.0, slot_type="ordinal", draw=_draw_ordinal, pack=lambda slots: slots["value"]),
     "date": _Plain(weight=7.0, slot_type="date", draw=_draw_date, pack=_pack_date),
     "time": _Plain(
         weight=5.0,
@@ -136,7 +136,9 @@ def render(meaning: Meaning, language: str, rng: random.Random | None = None) ->
     Raises SprachbundError for a language that is not in `LANGUAGES` or an unknown kind.
     """
     if language not in LANGUAGES:
-        raise SprachbundError(f"language {language!r} is not in the phrasebook; choose from {' '.join(LANGUAGES)}")
+        raise SprachbundError(
+            f"language {language!r} is not in the phrasebook; choose from {' '.join(LANGUAGES)}"
+        )
     if meaning.kind in _PLAIN:
         plain = _PLAIN[meaning.kind]
         return slot_types.say_slot(plain.slot_type, plain.pack(meaning.slots), "", language, rng)
@@ -147,10 +149,13 @@ def render(meaning: Meaning, language: str, rng: random.Random | None = None) ->
     template = templates()[meaning.kind]
     options = template.wordings[language]
     wording = rng.choice(options) if rng else options[0]
-    return _fill(wording, template.slots, meaning.slots, language, rng)
+    text = _fill(wording, template.slots, meaning.slots, language, rng)
+    return text.replace(" y i", " e i") if language == "es" else text  # "español e inglés"
 
 
-def _fill(wording: Wording, specs: dict[str, str], values: Slots, language: str, rng: random.Random | None) -> str:
+def _fill(
+    wording: Wording, specs: dict[str, str], values: Slots, language: str, rng: random.Random | None
+) -> str:
     return "".join(
         part
         if isinstance(part, str)

@@ -1,7 +1,7 @@
 """Words with their forms, read from the tables in `lexicon/`: one row per word, one column per language.
 
-Forms within a cell are separated by ";". A cell with a single form has that form everywhere. The first column is the
-key that meanings carry, so keys must never change their sense.
+Forms within a cell are separated by ";". A cell with a single form has that form everywhere. The first
+column is the key that meanings carry, so keys must never change their sense.
 """
 
 import csv
@@ -26,13 +26,32 @@ _PREPOSITIONS = {  # of names without article: in, to, from
 _PLACE_FORMS = ("", "in", "to", "from")
 _VOWELS = "aeiouyéèêàâîïôAEIOUYÉÈÀ"
 
-LANGUAGE_KEYS = tuple("en es fr it de ru pt nl pl tr el ja zh ko ar sv da fi cs uk no hu ro bg".split())
+# Only languages whose Russian name ends in -ский or -цкий, since "по-..." exists for no others.
+_OTHER_LANGUAGES = (
+    "pl",
+    "tr",
+    "el",
+    "ja",
+    "zh",
+    "ko",
+    "ar",
+    "sv",
+    "da",
+    "fi",
+    "cs",
+    "uk",
+    "no",
+    "hu",
+    "ro",
+    "bg",
+)
+LANGUAGE_KEYS = (*LANGUAGES, *_OTHER_LANGUAGES)
 
 
 @cache
 def table(name: str) -> dict[str, dict[str, tuple[str, ...]]]:
     """Load `lexicon/{name}.tsv`: key to language to forms."""
-    with (_ROOT / f"{name}.tsv").open(encoding="utf-8", newline="") as file:
+    with (_ROOT / f"{name}.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return {row["key"]: {tag: tuple(row[tag].split(";")) for tag in LANGUAGES} for row in rows}
 
@@ -143,11 +162,12 @@ def _counted_it(value: int, number: str, nouns: list[str]) -> str:
 
 
 def _counted_ru(value: int, gender: str, nouns: list[str], case: str) -> str:
-    form = "f.acc" if gender == "f" and case == "acc" else gender
-    number = numbers.cardinal(value, "ru", form)
     index = russian_plural(value)
+    number = numbers.cardinal(value, "ru", f"{gender}.acc" if case == "acc" else gender)
     if index == 0 and case == "acc" and len(nouns) > 3:
         return f"{number} {nouns[3]}"
+    if gender == "a" and case == "acc" and 2 <= value <= 4:
+        return f"{number} {nouns[2]}"
     return f"{number} {nouns[min(index, len(nouns) - 1)]}"
 
 

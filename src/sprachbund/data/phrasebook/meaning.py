@@ -1,4 +1,4 @@
-"""A language-neutral meaning: what is said, before any language says it; the unit by which data sets are split."""
+"""A language-neutral meaning: what is said, before any language says it; data sets are split by it."""
 
 import hashlib
 import json
@@ -37,15 +37,17 @@ class Meaning:
     def from_json(cls, text: str) -> "Meaning":
         """Read what `to_json` wrote; lists become tuples again."""
         value = json.loads(text)
-        slots = {name: tuple(slot) if isinstance(slot, list) else slot for name, slot in value["slots"].items()}
+        slots = {
+            name: tuple(slot) if isinstance(slot, list) else slot for name, slot in value["slots"].items()
+        }
         return cls(kind=value["kind"], slots=slots)
 
 
 def split_of(meaning: Meaning) -> Split:
     """Say which part a meaning belongs to, by hash of its key: 2 % test, 2 % dev.
 
-    Fixed phrases are always "train": holding out one of a few hundred wordings would measure unseen vocabulary,
-    not the learning of sentences.
+    Fixed phrases are always "train": holding out one of a few hundred wordings would measure unseen
+    vocabulary, not the learning of sentences.
     """
     if meaning.kind in PHRASE_KINDS:
         return "train"

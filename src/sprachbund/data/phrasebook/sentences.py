@@ -1,8 +1,8 @@
 """Loads the sentence templates and fixed phrases, and compiles them once for fast rendering.
 
-A template file in `templates/` holds tables, one per kind: `slots` (name to type), optional `weight`, and for each
-language a list of wordings, the canonical one first. Phrase files in `phrases/` hold one phrase per row, one column
-per language, wordings separated by " / ".
+A template file in `templates/` holds tables, one per kind: `slots` (name to type), optional `weight`, and for
+each language a list of wordings, the canonical one first. Phrase files in `phrases/` hold one phrase per
+row, one column per language, wordings separated by " / ".
 """
 
 import csv
@@ -62,7 +62,7 @@ def phrases() -> dict[str, dict[str, tuple[str, ...]]]:
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for file in sorted((_ROOT / "phrases").iterdir(), key=lambda item: item.name):
         if file.name.endswith(".tsv"):
-            with file.open(encoding="utf-8", newline="") as lines:
+            with file.open(encoding="utf-8") as lines:
                 for row in csv.DictReader(lines, delimiter="\t"):
                     found[row["key"]] = {tag: tuple(row[tag].split(" / ")) for tag in LANGUAGES}
     return found

@@ -1,7 +1,7 @@
 """The types of things that fill a sentence: how each is drawn and how each is said.
 
-A slot is declared in a template file as "type" or "type:argument", as "int:1-24" or "digits:2-5". What it draws is
-JSON-able; what it says depends on the form named in the template, as in {city:to} or {n:count.minute.acc}.
+A slot is declared in a template file as "type" or "type:argument": "int:1-24" or "digits:2-5". What it
+draws is JSON-able; what it says depends on the form named in the template: {city:to}, {n:count.minute.acc}.
 """
 
 import random
@@ -12,8 +12,8 @@ from sprachbund.data.phrasebook.meaning import Slot
 from sprachbund.text import numbers
 
 _DAYS_IN_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-_CURRENCIES = ("euro", "dollar", "pound", "rouble", "franc", "real", "yen")
-_CURRENCY_WEIGHTS = (40, 20, 10, 15, 6, 6, 3)
+_CURRENCIES = ("euro", "dollar", "pound", "rouble", "franc", "yen")
+_CURRENCY_WEIGHTS = (40, 20, 12, 16, 8, 4)
 _CENTS_JOINT = {"en": " ", "es": " con ", "fr": " ", "it": " e ", "de": " ", "nl": " "}
 _AND = {
     "en": " and ",
@@ -21,7 +21,7 @@ _AND = {
     "fr": " et ",
     "it": " e ",
     "de": " und ",
-    "ru": " ",
+    "ru": " и ",
     "pt": " e ",
     "nl": " en ",
 }
@@ -45,8 +45,9 @@ def say_slot(spec: str, value: Slot, form: str, language: str, rng: random.Rando
 
 
 def _draw_int(argument: str, rng: random.Random) -> int:
-    low, _, high = argument.rpartition("-")
-    return rng.randint(int(low), int(high))
+    bounds, _, step = argument.partition("/")
+    low, _, high = bounds.rpartition("-")
+    return rng.randrange(int(low), int(high) + 1, int(step or 1))
 
 
 def _draw_number(_: str, rng: random.Random) -> int:
@@ -81,16 +82,16 @@ def _draw_date(argument: str, rng: random.Random) -> tuple[int, int, int, int]:
 
 def _draw_money(argument: str, rng: random.Random) -> tuple[int, int, str]:
     currency = rng.choices(_CURRENCIES, weights=_CURRENCY_WEIGHTS)[0]
-    top = 5 if argument == "small" else 4
-    high = rng.choices((10, 20, 99, 999, 9999), weights=(3, 4, 5, 2, 1 if top == 4 else 0))[0]
+    weights = (3, 4, 5, 0, 0) if argument == "small" else (3, 4, 5, 2, 1)
+    high = rng.choices((10, 20, 99, 999, 9999), weights=weights)[0]
     amount = rng.randint(1, high)
     if amount > 999:
         amount = amount // 100 * 100
-    cents = rng.choice((0, 0, 5, 10, 20, 25, 50, 50, 75, 80, 90, 95, 99)) if amount < 100 else 0
+    cents = rng.choice((0, 0, 10, 20, 25, 50, 50, 75, 80, 90, 95, 99)) if amount < 100 else 0
     return amount, 0 if currency == "yen" else cents, currency
 
 
-def _say_int(value: Slot, form: str, language: str, _: int) -> str:
+def _say_int(value: Slot, form: str, language: str, _variant: int) -> str:
     number = int(str(value))
     name, _, rest = form.partition(".")
     if name == "count":
@@ -100,6 +101,9 @@ def _say_int(value: Slot, form: str, language: str, _: int) -> str:
         return numbers.ordinal(number, language, rest or "m")
     if name == "year":
         return numbers.year(number, language, rest)
+    if name == "noun":  # the digit as a thing: German "die Eins"
+        words = numbers.cardinal(number, language)
+        return words.capitalize() if language == "de" else words
     return numbers.cardinal(number, language, form)
 
 

@@ -81,7 +81,14 @@ class WhisperConfig:
             raise SprachbundError(
                 f"{source} has no usable value for {', '.join(missing + wrong)}; restore the file"
             )
-        return cls(**ours)
+        config = cls(**ours)
+        for side, heads in (("encoder", config.encoder_heads), ("decoder", config.decoder_heads)):
+            if config.width % heads:
+                raise SprachbundError(
+                    f"{source} asks for {heads} {side} heads, which do not divide d_model {config.width}; "
+                    "restore the file"
+                )
+        return config
 
     def to_foreign(self) -> dict[str, Any]:
         """The same sizes as keys of a Hugging Face `config.json`, and what transformers needs beside them."""

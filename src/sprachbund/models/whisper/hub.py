@@ -47,7 +47,7 @@ def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
             f"{name} is not a directory here ({why}); give a directory on this disk"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(
             f"{name} is neither a directory nor to be had from the hub ({reason})"
         ) from error

@@ -46,7 +46,9 @@ class Tasks:
         """Find out from the files of a checkpoint.
 
         A checkpoint with fewer decoder than encoder layers is a distilled one (turbo, Distil-Whisper); those
-        were trained on transcription only, though their vocabulary still has the translation token.
+        were trained on transcription only, though their vocabulary still has the translation token. That
+        English Distil-Whisper checkpoints know English only cannot be told from their files: they keep the
+        multilingual vocabulary. List their "pairs" as above to have other languages refused.
 
         Raises:
             SprachbundError: our key of `config.json` is malformed or names a language without a token.

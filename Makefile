@@ -1,0 +1,38 @@
+# Two commands need nothing but Python 3.11, pip and make:
+#   make demo   translate the recordings in examples/
+#   make test   run every check
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
+TORCH := torch==2.13.0
+
+.PHONY: demo test format clean
+
+$(VENV)/.core: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/sprachbund translate examples/*.wav --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) translations

@@ -1,0 +1,177 @@
+"""The Python door: load a model, give it a recording, get text.
+
+    model = sprachbund.load()
+    print(model.translate("talk.wav", to="de").text)
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import overload
+
+from sprachbund.audio.activity import VoiceActivity
+from sprachbund.audio.load import AudioInput
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pairs import TRANSCRIBE
+from sprachbund.decoding.result import Translation
+from sprachbund.decoding.translate import LongForm, translate, translate_file
+from sprachbund.models.card import Card
+from sprachbund.models.directory import BUNDLED, bundled_directory
+from sprachbund.models.directory import load as load_family
+from sprachbund.models.family import Family
+
+
+class Model:
+    """A loaded model and what can be done with it; may be used for any number of recordings.
+
+    Attributes:
+        name: what it was loaded as: "bundled", a path or a Hugging Face id.
+        card: what is known of it; for a model without a card, its name and languages.
+        family: the model itself, for those who want to go deeper.
+    """
+
+    def __init__(self, family: Family, *, name: str, card: Card | None = None) -> None:
+        self.family = family
+        self.name = name
+        self.card = card or _card_from(family, name)
+
+    def __repr__(self) -> str:
+        return f"<sprachbund.Model {self.name}: {self.family.name}, {len(self.pairs)} pairs>"
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every (source, target) it knows, sorted; (x, x) is transcription of x."""
+        return tuple(sorted(self.family.pairs()))
+
+    @cached_property
+    def _activity(self) -> VoiceActivity:
+        return VoiceActivity()
+
+    @overload
+    def translate(
+        self,
+        audio: AudioInput,
+        to: str,
+        *,
+        source: str | None = None,
+        options: DecodingOptions | None = None,
+        sample_rate: int | None = None,
+    ) -> Translation: ...
+
+    @overload
+    def translate(
+        self,
+        audio: AudioInput,
+        to: Sequence[str],
+        *,
+        source: str | None = None,
+        options: DecodingOptions | None = None,
+        sample_rate: int | None = None,
+    ) -> dict[str, Translation]: ...
+
+    def translate(
+        self,
+        audio: AudioInput,
+        to: str | Sequence[str],
+        *,
+        source: str | None = None,
+        options: DecodingOptions | None = None,
+        sample_rate: int | None = None,
+    ) -> Translation | dict[str, Translation]:
+        """Translate a whole recording.
+
+        Args:
+            audio: path, binary file object, or samples (N,) or (N, channels) with `sample_rate`.
+            to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's work.
+            source: language spoken; None identifies it.
+            options: how to decode.
+            sample_rate: of samples, in Hz; files state their own.
+
+        Returns:
+            A `Translation`; for several languages a dictionary of them by the model's tags.
+
+        Raises:
+            SprachbundError: a language or pair the model does not know, or audio that cannot be read.
+        """
+        targets = [to] if isinstance(to, str) else list(to)
+        found = translate(
+            self.family,
+            audio,
+            targets,
+            source,
+            options,
+            sample_rate=sample_rate,
+            activity=self._activity,
+        )
+        return next(iter(found.values())) if isinstance(to, str) else found
+
+    def transcribe(
+        self,
+        audio: AudioInput,
+        *,
+        source: str | None = None,
+        options: DecodingOptions | None = None,
+        sample_rate: int | None = None,
+    ) -> Translation:
+        """What is said, in the language it is said in; arguments and errors as for `translate`."""
+        return self.translate(audio, TRANSCRIBE, source=source, options=options, sample_rate=sample_rate)
+
+    def stream(
+        self,
+        audio: AudioInput,
+        to: str | Sequence[str],
+        *,
+        source: str | None = None,
+        options: DecodingOptions | None = None,
+        sample_rate: int | None = None,
+    ) -> LongForm:
+        """Translate segment by segment: iterate for each as soon as it is done, dropped ones among them.
+
+        Arguments and errors as for `translate`.
+        """
+        targets = [to] if isinstance(to, str) else list(to)
+        return translate_file(
+            self.family,
+            audio,
+            targets,
+            source,
+            options,
+            sample_rate=sample_rate,
+            activity=self._activity,
+        )
+
+
+def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False, real_length: bool = False) -> Model:
+    """Load a model.
+
+    Args:
+        path_or_id: "bundled" is the one in the package; else a model directory or the name of a Whisper model on
+            the Hugging Face hub.
+        offline: never use the network, even for a name that is not on disk.
+        real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
+            faster, with results that may differ. Other families always do.
+
+    Raises:
+        SprachbundError: when there is no such model, or it is broken or of a family unknown here.
+    """
+    directory = _locate(path_or_id, offline=offline)
+    family = load_family(directory, offline=offline)
+    if real_length and hasattr(family, "real_length"):
+        family.real_length = True
+    return Model(family, name=str(path_or_id), card=Card.read(directory))
+
+
+def _card_from(family: Family, name: str) -> Card:
+    return Card(
+        name=name,
+        source_languages=sorted({source for source, _ in family.pairs()}),
+        target_languages=sorted({target for _, target in family.pairs()}),
+    )
+
+
+def _locate(path_or_id: str | Path, *, offline: bool) -> Path:
+    if str(path_or_id) == BUNDLED:
+        return bundled_directory()
+    from sprachbund.models.whisper.hub import find
+
+    return find(path_or_id, offline=offline)

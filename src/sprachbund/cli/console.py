@@ -1,0 +1,165 @@
+"""What all verbs share in talking to people: error lines, progress bars, lists given with commas."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import typer
+
+from sprachbund.errors import SprachbundError
+
+DELAY_S = 2.0
+"""Work shorter than this shows no progress bar."""
+
+
+class UsageError(SprachbundError):
+    """The command was asked for something that cannot be, whatever the files hold."""
+
+
+@contextmanager
+def as_usage() -> Iterator[None]:
+    """Errors in here are the command line's fault."""
+    try:
+        yield
+    except SprachbundError as error:
+        raise UsageError(str(error)) from error
+
+
+def say(line: str) -> None:
+    """One line on stderr, under the command's name."""
+    sys.stdout.flush()
+    typer.echo(f"sprachbund: {line}", err=True)
+
+
+def error_line(error: BaseException) -> str:
+    """An exception in one line; one that was not foreseen points to `--debug`."""
+    parts = [" ".join(str(error).split())]
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        parts = [f"{where}{error.strerror or error}"]
+    elif not isinstance(error, SprachbundError):
+        parts = [f"unexpected {type(error).__name__}: {parts[0]} (--debug shows the traceback)"]
+    return "; ".join([*parts, *getattr(error, "__notes__", [])])
+
+
+def listed(values: Iterable[str] | None) -> list[str]:
+    """What was given as "de,fr", as several options, or both, each once, in order."""
+    parts = (part.strip() for value in values or () for part in value.split(","))
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """A JSON value on stdout, at once."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+    sys.stdout.flush()
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    """Columns of text, aligned; numbers to the right."""
+    columns = list(zip(head, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]
+    lines = []
+    for row in (head, *rows):
+        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 2.1, 1:15.2, 2:03:04.5."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    if not minutes:
+        return f"{rest / 10:.1f}"
+    hours, minutes = divmod(minutes, 60)
+    start = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{start}:{rest / 10:04.1f}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} GB"
+
+
+class Bar:
+    """A progress bar on stderr, for work that turns out to take over two seconds; none without a terminal.
+
+    Args:
+        label: what is being done.
+        total: where it ends, None when unknown; `update` may tell later.
+        seconds: whether the amounts are seconds of audio.
+        enabled: False shows nothing.
+    """
+
+    def __init__(
+        self, label: str, total: float | None = None, *, seconds: bool = False, enabled: bool = True
+    ) -> None:
+        self._label, self._total, self._done, self._seconds = label, total, 0.0, seconds
+        self._enabled = enabled and sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._progress: Any = None
+        self._task: Any = None
+        self._timer = threading.Timer(DELAY_S, self._show)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        if self._enabled:
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._enabled = False
+            if self._progress is not None:
+                self._progress.stop()
+
+    def update(self, done: float, total: float | None = None, label: str | None = None) -> None:
+        """Say how far the work has come."""
+        with self._lock:
+            self._done, self._total = done, total or self._total
+            self._label = label or self._label
+            if self._progress is not None:
+                self._progress.update(self._task, **self._state())
+
+    def _state(self) -> dict[str, Any]:
+        shown = duration if self._seconds else "{:.0f}".format
+        of = f" / {shown(self._total)}" if self._total else ""
+        amount = shown(self._done) + of if self._done or self._total else ""
+        return {
+            "completed": self._done,
+            "total": self._total,
+            "description": self._label,
+            "amount": amount,
+        }
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        with self._lock:
+            if not self._enabled:
+                return
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[amount]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._progress.add_task(**self._state())
+            self._progress.start()

@@ -1,0 +1,207 @@
+"""`sprachbund data`: make and prepare corpora, and look at them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sprachbund.cli import data_show
+from sprachbund.cli.console import Bar, as_usage, listed, print_json, say, table
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the corpus.")]
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
+Packages = Annotated[
+    Path | None,
+    typer.Option("--source", metavar="DIR", help="Debian packages or their unpacked tree; apt-get if not given."),
+]
+Languages = Annotated[list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Languages taken.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything drawn.")]
+Name = Annotated[str | None, typer.Option("--name", help="Of the corpus; its folder's or table's if not given.")]
+Licence = Annotated[str, typer.Option("--licence", help="Of recordings and texts, for the model's card.")]
+Attribution = Annotated[str, typer.Option("--attribution", help="Whom to name, for the model's card.")]
+DevShare = Annotated[
+    float, typer.Option("--dev-share", metavar="X", help="Share of the sentences for a dev part; 0 makes one part.")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave faulty utterances out, and list them.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+
+MEAN_UTTERANCE_S = 2.2
+"""Of the phrasebook's training part, no more exact than `--hours` promises."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb and what stands under it."""
+    options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
+    data = typer.Typer(help="Make and prepare corpora, and look at them.", **options)
+    prepare = typer.Typer(help="Bring recordings into the form that training reads.", **options)
+    make = typer.Typer(help="Make corpora that need no recordings of one's own.", **options)
+    prepare.command("asterisk", help="The recorded prompts of Debian's asterisk packages.")(asterisk)
+    prepare.command("folder", help="Audio files with NAME.txt (and NAME.de.txt …) beside them.")(folder)
+    prepare.command("tsv", help="A table with a line for each recording.")(tsv)
+    make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(phrasebook)
+    make.command("telephone", help="Recorded prompts, composed into new utterances.")(telephone)
+    data.add_typer(prepare, name="prepare")
+    data.add_typer(make, name="make")
+    data.command("show", help="What a corpus holds.")(data_show.show)
+    app.add_typer(data, name="data")
+
+
+def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_json: AsJson = False) -> None:
+    """Write the recorded prompts as train, dev, test and unheard."""
+    from sprachbund.data.asterisk.packages import LANGUAGES
+    from sprachbund.data.asterisk.writing import cleaning_table, prepare
+
+    with Bar("preparing prompts"):
+        done = prepare(out, source, languages=listed(languages) or LANGUAGES)
+    if as_json:
+        return print_json(done)
+    typer.echo(cleaning_table(done["cleaning"]))
+    _tell_parts(out, {part: counts["utterances"] for part, counts in done["parts"].items()})
+
+
+def folder(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Looked through with its subfolders.")],
+    out: Out,
+    language: Annotated[str, typer.Option("--language", metavar="LANG", help="Language spoken.")],
+    name: Name = None,
+    licence: Licence = "",
+    attribution: Attribution = "",
+    dev_share: DevShare = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write audio files and the texts beside them as a corpus."""
+    from sprachbund.data.own import OwnOptions
+    from sprachbund.data.own_sources import read_folder
+
+    with as_usage():
+        options = OwnOptions(
+            name=name or directory.resolve().name,
+            licence=licence,
+            attribution=attribution,
+            dev_share=dev_share,
+            skip_bad=skip_bad,
+        )
+    _prepare_own(lambda: read_folder(directory, language), out, options, as_json)
+
+
+def tsv(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Columns path, language, text, translation_de …")],
+    out: Out,
+    language: Annotated[
+        str | None, typer.Option("--language", metavar="LANG", help="Language spoken, where no column says it.")
+    ] = None,
+    name: Name = None,
+    licence: Licence = "",
+    attribution: Attribution = "",
+    dev_share: DevShare = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the recordings of a table as a corpus."""
+    from sprachbund.data.own import OwnOptions
+    from sprachbund.data.own_sources import read_table
+
+    with as_usage():
+        options = OwnOptions(
+            name=name or file.stem,
+            licence=licence,
+            attribution=attribution,
+            dev_share=dev_share,
+            skip_bad=skip_bad,
+        )
+    _prepare_own(lambda: read_table(file, language), out, options, as_json)
+
+
+def phrasebook(
+    out: Out,
+    name: Annotated[str, typer.Option("--edition", help="standard, bundled or tiny.")] = "standard",
+    utterances: Annotated[
+        int | None, typer.Option("--utterances", metavar="N", min=1, help="Size of the training part.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", metavar="X", min=0.001, help="About so many, in its place.")
+    ] = None,
+    heldout: Annotated[
+        int | None, typer.Option("--heldout", metavar="N", min=1, help="Sentences per language in dev and test.")
+    ] = None,
+    languages: Languages = None,
+    seed: Seed = None,
+    workers: Workers = 2,
+) -> None:
+    """Render an edition of the phrasebook; changed values make it an edition of your own."""
+    from sprachbund.data.editions import edition, make_edition
+
+    if utterances is None and hours is not None:
+        utterances = round(hours * 3600 / MEAN_UTTERANCE_S)
+    changes = {
+        "train_utterances": utterances,
+        "heldout_sentences": heldout,
+        "languages": tuple(listed(languages)) or None,
+        "seed": seed,
+    }
+    with as_usage():
+        chosen = edition(name, **{key: value for key, value in changes.items() if value is not None})
+    with Bar(f"phrasebook/{name}") as bar:
+        make_edition(out, chosen, workers=workers, progress=_by_part(bar))
+    _tell_parts(out)
+
+
+def telephone(
+    out: Out,
+    source: Packages = None,
+    utterances: Annotated[
+        int | None, typer.Option("--utterances", metavar="N", min=1, help="Size of the training part.")
+    ] = None,
+    heldout: Annotated[
+        int | None, typer.Option("--heldout", metavar="N", min=1, help="Size of each composed held-out part.")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option("--leave-out", metavar="SPEAKER,…", help="Speakers not trained on.")
+    ] = None,
+    languages: Languages = None,
+    seed: Seed = None,
+    workers: Workers = 2,
+) -> None:
+    """Compose utterances from the recorded prompts."""
+    from sprachbund.data.telephone import Telephone, make_telephone
+
+    changes = {
+        "train_utterances": utterances,
+        "heldout_utterances": heldout,
+        "leave_out": tuple(listed(leave_out)) or None,
+        "languages": tuple(listed(languages)) or None,
+        "seed": seed,
+    }
+    options = Telephone(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    with Bar("telephone") as bar:
+        make_telephone(out, options, source=source, workers=workers, progress=_by_part(bar))
+    _tell_parts(out)
+
+
+def _by_part(bar: Bar) -> Callable[[str, int, int], None]:
+    return lambda part, done, total: bar.update(done, total, f"{part}, shards of")
+
+
+def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool) -> None:
+    from sprachbund.data.own import SKIPPED, prepare_own
+
+    with Bar("preparing", enabled=True) as bar:
+        prepared = prepare_own(read(), out, options, progress=bar.update)
+    for fault in prepared.skipped:
+        say(f"skipped: {fault}")
+    if prepared.skipped:
+        say(f"{len(prepared.skipped)} skipped; they are listed in {out / SKIPPED}")
+    if as_json:
+        skipped = [{"where": fault.where, "reason": fault.reason} for fault in prepared.skipped]
+        return print_json({"utterances": prepared.utterances, "skipped": skipped})
+    _tell_parts(out, prepared.utterances)
+
+
+def _tell_parts(out: Path, counts: dict[str, int] | None = None) -> None:
+    """Name every part written, with its size."""
+    if counts is None:
+        counts = {path.name: data_show.count(path) for path in data_show.parts(out)}
+    rows = [[str(out / part), f"{count}"] for part, count in counts.items()]
+    typer.echo(table(rows, ["corpus", "utterances"]))

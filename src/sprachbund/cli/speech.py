@@ -1,0 +1,211 @@
+"""The work behind `translate` and `transcribe`: file after file, segments going out as they are finished.
+
+A file that fails gives one line, and the others go on.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sprachbund.cli.console import Bar, UsageError, as_usage, error_line, say
+from sprachbund.cli.outputs import JsonOutput, Output, PrintOutput, WrittenFiles
+from sprachbund.errors import SprachbundError
+
+if TYPE_CHECKING:
+    from sprachbund.api import Model
+    from sprachbund.decoding.options import DecodingOptions
+    from sprachbund.decoding.result import Segment, Translation
+    from sprachbund.decoding.translate import LongForm
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the command line asks for.
+
+    Attributes:
+        files: paths, or "-" for stdin.
+        targets: languages wanted, or "transcribe".
+        source: language spoken; None identifies it.
+        model: "bundled", a directory, or a Hugging Face id.
+        formats: of the files to write; none prints the segments.
+        out: folder of the files written.
+        overwrite: whether files there may be replaced.
+        as_json: print one JSON object per file and nothing else.
+        offline: never use the network.
+        real_length: see `sprachbund.load`.
+        num_threads: of the computation; None leaves it to torch.
+        decoding: fields of `DecodingOptions`.
+        guard: whether the guard may drop segments.
+    """
+
+    files: Sequence[str]
+    targets: Sequence[str]
+    source: str | None = None
+    model: str = "bundled"
+    formats: Sequence[str] = ()
+    out: Path = Path()
+    overwrite: bool = False
+    as_json: bool = False
+    offline: bool = False
+    real_length: bool = False
+    num_threads: int | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+    guard: bool = True
+
+
+def run(job: Job) -> int:
+    """Do the job; the number of files that failed. Raises SprachbundError when no file can be begun."""
+    with as_usage():
+        options = _options(job)
+        _check_paths(job)
+    model = load_model(job)
+    with as_usage():
+        targets = _check_languages(model, job, options)
+        _check_collisions(job, targets)
+    failures = 0
+    for file in job.files:
+        try:
+            _one_file(model, job, file, targets, options)
+        except (BrokenPipeError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if "--debug" in sys.argv:
+                import traceback
+
+                traceback.print_exc()
+            failures += 1
+            _tell_failure(job, file, error)
+    return failures
+
+
+def load_model(job: Job) -> "Model":
+    """Load the job's model, with a bar for large ones."""
+    if job.num_threads is not None and job.num_threads < 1:
+        raise UsageError(f"--threads is {job.num_threads}; give 1 or more")
+    with Bar(f"loading {job.model}"):
+        import torch
+
+        from sprachbund.api import load
+
+        if job.num_threads is not None:
+            torch.set_num_threads(job.num_threads)
+        return load(job.model, offline=job.offline, real_length=job.real_length)
+
+
+def _options(job: Job) -> "DecodingOptions":
+    from sprachbund.decoding.options import DecodingOptions, GuardOptions
+
+    return DecodingOptions(**job.decoding, guard=GuardOptions(enabled=job.guard))
+
+
+def _check_paths(job: Job) -> None:
+    from sprachbund.decoding.formats import check_format
+
+    for name in job.formats:
+        check_format(name)
+    if list(job.files).count(STDIN) > 1:
+        raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
+    if job.formats and job.out.exists() and not job.out.is_dir():
+        raise SprachbundError(f"--out {job.out} is a file; name a folder")
+
+
+def _check_languages(model: "Model", job: Job, options: "DecodingOptions") -> tuple[str, ...]:
+    from sprachbund.decoding.pairs import read_request
+
+    request = read_request(
+        model.family, source=job.source, targets=job.targets, allowed=options.allowed_languages
+    )
+    return request.targets
+
+
+def _check_collisions(job: Job, targets: Sequence[str]) -> None:
+    """Two inputs of one name would write one file."""
+    seen: dict[Path, str] = {}
+    for file in job.files:
+        for path in output_paths(job, file, targets).values():
+            if path in seen:
+                raise SprachbundError(
+                    f"{seen[path]} and {file} would both be written to {path}; give them one at a time, each with its own --out"
+                )
+            seen[path] = file
+
+
+def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
+    """The file of every (target, format); transcripts carry no language in their name."""
+    from sprachbund.decoding.pairs import TRANSCRIBE
+
+    stem = "stdin" if file == STDIN else Path(file).stem
+    names = {target: stem if target == TRANSCRIBE else f"{stem}.{target}" for target in targets}
+    return {(t, f): job.out / f"{names[t]}.{f}" for t in targets for f in job.formats}
+
+
+def _one_file(
+    model: "Model", job: Job, file: str, targets: Sequence[str], options: "DecodingOptions"
+) -> None:
+    audio = sys.stdin.buffer if file == STDIN else file
+    paths = output_paths(job, file, targets)
+    for path in paths.values():
+        if path.exists() and not job.overwrite:
+            raise SprachbundError(f"{path} is there already; --overwrite replaces it, --out writes elsewhere")
+    work = model.stream(audio, targets, source=job.source, options=options)
+    segments: dict[str, list[Segment]] = {target: [] for target in work.targets}
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(output) for output in _outputs(job, file, work, segments, paths)]
+        prints = isinstance(outputs[0], PrintOutput) and sys.stdout.isatty()
+        bar = stack.enter_context(Bar(Path(file).name, work.duration_s, seconds=True, enabled=not prints))
+        for target, segment in work.by_target():
+            segments[target].append(segment)
+            for output in outputs:
+                output.segment(target, segment)
+            bar.update(segment.end_s, work.duration_s)
+        translations = _finished(work, segments)
+        for output in outputs:
+            output.finish(translations)
+    _warn(file, translations)
+
+
+def _outputs(
+    job: Job,
+    file: str,
+    work: "LongForm",
+    segments: "dict[str, list[Segment]]",
+    paths: dict[tuple[str, str], Path],
+) -> list[Output]:
+    outputs: list[Output] = []
+    if not job.formats and not job.as_json:
+        outputs.append(
+            PrintOutput(title=file if len(job.files) > 1 else None, several=len(segments) > 1)
+        )
+    if job.formats:
+        outputs.append(WrittenFiles(paths, quiet=job.as_json))
+    if job.as_json:
+        outputs.append(JsonOutput(file, lambda: _finished(work, segments)))
+    return outputs
+
+
+def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[str, Translation]":
+    from sprachbund.decoding.translate import finish_translation
+
+    return {target: finish_translation(work, target, found) for target, found in segments.items()}
+
+
+def _warn(file: str, translations: "dict[str, Translation]") -> None:
+    for warning in dict.fromkeys(w for t in translations.values() for w in t.warnings):
+        say(f"warning: {_named(file, warning)}")
+
+
+def _tell_failure(job: Job, file: str, error: Exception) -> None:
+    line = _named(file, error_line(error))
+    say(f"error: {line}")
+    if job.as_json and not isinstance(error, OSError):
+        JsonOutput.failed(file, line)
+
+
+def _named(file: str, line: str) -> str:
+    """The line, with the file's name before it unless it is in it."""
+    return line if file != STDIN and file in line else f"{file}: {line}"

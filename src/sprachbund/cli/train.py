@@ -1,0 +1,44 @@
+"""`sprachbund train RECIPE.toml --out DIR`: run a recipe, or take it up where it stopped."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sprachbund.cli.console import Bar, as_usage, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Train a model by a recipe, or go on with a run that was stopped.")(train)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
+    ] = None,
+    stop_after: Annotated[
+        int | None, typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1)] = None,
+) -> None:
+    """Train a model by a recipe; the same command again goes on where it stopped."""
+    with as_usage():
+        from sprachbund.recipes.options import read_recipe
+
+        with Bar("starting"):
+            from sprachbund.recipes.translator import TranslatorRecipe, run
+        values = read_recipe(TranslatorRecipe, recipe, overrides or ())
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        run(values, out, report=lambda line: typer.echo(line), stop_after=stop_after)
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
+        raise
+    say(f"the model is in {out / 'model'}")

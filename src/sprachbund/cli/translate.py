@@ -1,0 +1,115 @@
+"""`sprachbund translate FILE… --to de,fr`, and the options it shares with `transcribe`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sprachbund.cli.console import UsageError, listed
+from sprachbund.cli.speech import Job, run
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Audio or video of any format; - is stdin.")]
+Source = Annotated[str | None, typer.Option("--from", metavar="LANG", help="Language spoken; found out if not given.")]
+ModelName = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", metavar="FMT,…", help="Write files: txt, srt, vtt, json, jsonl, tsv."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, and nothing else.")]
+Allowed = Annotated[
+    list[str] | None,
+    typer.Option("--languages", metavar="LANG,…", help="Languages that may be spoken, when finding it out."),
+]
+Beam = Annotated[int, typer.Option("--beam", metavar="N", help="Hypotheses kept; 1 is greedy.")]
+MinTokens = Annotated[int, typer.Option("--min-tokens", metavar="N", help="Fewest tokens of a segment.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Most tokens of a segment.")]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", metavar="TEXT", help="Context or glossary shown to the model.")
+]
+Words = Annotated[bool, typer.Option("--words", help="Times for every word (json, jsonl, --json).")]
+NoGuard = Annotated[bool, typer.Option("--no-guard", help="Keep text even where there seems to be no speech.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads to compute with.")]
+RealLength = Annotated[
+    bool, typer.Option("--real-length", help="Whisper: encode speech at its own length, not as 30 s.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Translate recordings.")(translate)
+
+
+def translate(
+    files: Files,
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="LANG,…", help="Languages wanted, as tags or names."),
+    ] = None,
+    source: Source = None,
+    model: ModelName = "bundled",
+    formats: Formats = None,
+    out: Out = Path(),
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    languages: Allowed = None,
+    beam: Beam = 1,
+    min_tokens: MinTokens = 0,
+    max_tokens: MaxTokens = None,
+    prompt: Prompt = None,
+    words: Words = False,
+    no_guard: NoGuard = False,
+    offline: Offline = False,
+    threads: Threads = None,
+    real_length: RealLength = False,
+) -> None:
+    """Translate recordings into one or more languages."""
+    if not (targets := listed(to)):
+        raise UsageError("no language to translate into; name it with --to, as in --to de,fr")
+    work_through(
+        Job(
+            files=files,
+            targets=targets,
+            source=source,
+            model=model,
+            formats=listed(formats),
+            out=out,
+            overwrite=overwrite,
+            as_json=as_json,
+            offline=offline,
+            real_length=real_length,
+            num_threads=threads,
+            decoding=decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
+            guard=not no_guard,
+        )
+    )
+
+
+def decoding_fields(
+    languages: Sequence[str] | None,
+    beam: int,
+    min_tokens: int,
+    max_tokens: int | None,
+    prompt: str | None,
+    words: bool,
+) -> dict[str, Any]:
+    """Fields of `DecodingOptions` from the options of the command line."""
+    return {
+        "allowed_languages": tuple(listed(languages)) or None,
+        "beam_size": beam,
+        "min_tokens": min_tokens,
+        "max_tokens": max_tokens,
+        "prompt": prompt,
+        "word_timestamps": words,
+    }
+
+
+def work_through(job: Job) -> None:
+    """Do a job; the exit code says whether every file went well."""
+    if run(job):
+        raise typer.Exit(1)

@@ -1,0 +1,300 @@
+"""Runs a model over a corpus: every utterance once through the encoder, into every language it has text in.
+
+An utterance is one window here, as it was cut by the corpus; long form has its own measure. Utterances of like
+length share a batch, but lines come in the order of the corpus, as soon as a stretch of it is done.
+"""
+
+import math
+import wave
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from sprachbund.audio.activity import VoiceActivity
+from sprachbund.audio.spans import iter_speech_spans
+from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.decoding.guard import compression_ratio, judge, repetition
+from sprachbund.decoding.language import UNDETERMINED, identify
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.rows import Hypothesis
+from sprachbund.decoding.search import search
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.lines import Evidence, Line
+from sprachbund.models.family import Family, Target
+from sprachbund.text.languages import parse_language
+
+BATCH_SIZE = 16
+_STRETCH_BATCHES = 16  # batches sorted by length together: long enough for even lengths, short enough to stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An utterance to be decoded and the languages it is decoded into."""
+
+    index: int
+    duration_s: float
+    source: str
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be decoded, and what will not, with the reason counted.
+
+    Attributes:
+        jobs: in the order of the corpus.
+        without_reference: (source, target) to utterances that have no text in that language.
+        unknown_pairs: (source, target) to utterances of pairs that the model does not know.
+        without_speech: utterances without a language, which quality cannot be measured on.
+        too_long: utterances longer than the model's window.
+        over_limit: utterances left out by the limit.
+    """
+
+    jobs: tuple[Job, ...]
+    without_reference: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unknown_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    without_speech: int = 0
+    too_long: int = 0
+    over_limit: int = 0
+
+    @property
+    def num_lines(self) -> int:
+        """Hypotheses to come."""
+        return sum(len(job.targets) for job in self.jobs)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of sound."""
+        return sum(job.duration_s for job in self.jobs)
+
+
+def make_plan(
+    model: Family, manifest: Manifest, targets: Sequence[str] | None = None, limit: int | None = None
+) -> Plan:
+    """Decide what of a corpus is decoded.
+
+    Args:
+        model: any family.
+        manifest: the corpus.
+        targets: languages wanted, as tags or names; None takes every language there is a reference in.
+        limit: most utterances, spread evenly over the corpus; None takes all.
+
+    Raises:
+        SprachbundError: for languages the model does not know, and when nothing is left to decode.
+    """
+    written = {target for _, target in model.pairs()}
+    wanted = None if targets is None else tuple(dict.fromkeys(parse_language(t, written) for t in targets))
+    chosen = _spread(len(manifest), limit)
+    jobs, missing, unknown = [], Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    without_speech = too_long = 0
+    for index in chosen:
+        utterance = manifest[index]
+        if not utterance.language:
+            without_speech += 1
+            continue
+        if utterance.duration_s > model.max_window_s:
+            too_long += 1
+            continue
+        source = utterance.language
+        asked = wanted or (source, *utterance.translations)
+        with_text = [t for t in asked if (utterance.text_in(t) or "").strip()]
+        known = tuple(sorted(t for t in with_text if (source, t) in model.pairs()))
+        missing.update((source, t) for t in asked if t not in with_text)
+        unknown.update((source, t) for t in with_text if t not in known)
+        if known:
+            jobs.append(
+                Job(index=index, duration_s=utterance.duration_s, source=source, targets=tuple(known))
+            )
+    plan = Plan(
+        jobs=tuple(jobs),
+        without_reference=missing,
+        unknown_pairs=unknown,
+        without_speech=without_speech,
+        too_long=too_long,
+        over_limit=len(manifest) - len(chosen),
+    )
+    if not jobs:
+        raise SprachbundError(_nothing_left(manifest, plan, wanted))
+    return plan
+
+
+def translate_manifest(
+    model: Family,
+    manifest: Manifest,
+    targets: Sequence[str] | None = None,
+    options: DecodingOptions | None = None,
+    batch_size: int = BATCH_SIZE,
+    limit: int | None = None,
+) -> Iterator[Line]:
+    """Decode a corpus into every target; arguments and errors as in `make_plan`."""
+    plan = make_plan(model, manifest, targets, limit)
+    return translate_plan(model, manifest, plan, options, batch_size)
+
+
+def translate_plan(
+    model: Family,
+    manifest: Manifest,
+    plan: Plan,
+    options: DecodingOptions | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Line]:
+    """Decode what a plan names; lines in the order of the corpus. The batch size does not change them."""
+    decoder = Decoder(model, options or DecodingOptions())
+    stretch = batch_size * _STRETCH_BATCHES
+    for start in range(0, len(plan.jobs), stretch):
+        jobs = plan.jobs[start : start + stretch]
+        done: dict[int, list[Line]] = {}
+        for batch in _batches(jobs, batch_size):
+            utterances = [manifest[job.index] for job in batch]
+            sounds = [_samples(manifest, job) for job in batch]
+            rows = decoder.decode(sounds, [job.targets for job in batch], [job.source for job in batch])
+            for job, utterance, row in zip(batch, utterances, rows, strict=True):
+                done[job.index] = [
+                    make_line(utterance, target, text, evidence, manifest.directory.name)
+                    for target, (text, evidence) in zip(job.targets, row, strict=True)
+                ]
+        for job in jobs:
+            yield from done[job.index]
+
+
+class Decoder:
+    """A model with its options and a voice activity detector, applied to batches of sounds."""
+
+    def __init__(self, model: Family, options: DecodingOptions) -> None:
+        self._model, self._options = model, options
+        self._activity = VoiceActivity()
+
+    @torch.inference_mode()
+    def decode(
+        self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
+    ) -> list[list[tuple[str, Evidence]]]:
+        """Text and evidence for every sound (B) and each of its targets (n, the same for all).
+
+        Args:
+            sounds: 16 kHz mono float32, each (num_samples,).
+            targets: B lists of n languages; an empty language means the one identified, that is transcription.
+            sources: the language of each; None identifies it.
+        """
+        model = self._model
+        memory = model.encode(model.features(sounds))
+        heard = [self._identify(row) for row in model.language_log_probs(memory)]
+        spoken = [source or found for source, found in zip(sources, heard, strict=True)]
+        context = self._options.prompt or ""
+        asked = [
+            [Target(language=t or s or model.source_languages[0], source=s, context=context) for t in row]
+            for s, row in zip(spoken, targets, strict=True)
+        ]
+        durations_s = [len(samples) / 16_000 for samples in sounds]
+        found = search(model, memory, asked, self._options, durations_s)
+        speech = [self._speech_probability(samples) for samples in sounds]
+        return [
+            [self._judged(h, duration_s, p, language) for h in row]
+            for row, duration_s, p, language in zip(found, durations_s, speech, heard, strict=True)
+        ]
+
+    def _identify(self, log_probs: torch.Tensor) -> str | None:
+        found = identify(log_probs[None], self._model.source_languages, self._options.allowed_languages)
+        return None if found.language == UNDETERMINED else found.language
+
+    def _speech_probability(self, samples: np.ndarray) -> float:
+        """Mean over the spans of speech, as long form would cut them; 0 when it would cut none."""
+        found = iter_speech_spans([samples], self._options.spans, activity=self._activity)
+        spans = [span for span, _ in found]
+        total_s = sum(span.end_s - span.start_s for span in spans)
+        weighted = sum(span.speech_probability * (span.end_s - span.start_s) for span in spans)
+        return weighted / total_s if total_s else 0.0
+
+    def _judged(
+        self, hypothesis: Hypothesis, duration_s: float, speech_probability: float, language: str | None
+    ) -> tuple[str, Evidence]:
+        text = one_line(self._model.decode_text(hypothesis.tokens))
+        no_speech = hypothesis.no_speech_log_probability
+        no_speech_probability = None if no_speech is None else round(math.exp(no_speech), 4)
+        dropped = judge(
+            text,
+            duration_s=duration_s,
+            speech_probability=speech_probability,
+            no_speech_probability=no_speech_probability,
+            mean_log_probability=hypothesis.mean_log_probability,
+            options=self._options.guard,
+        )
+        return text, Evidence(
+            dropped=dropped,
+            finished=hypothesis.finished,
+            num_tokens=len(hypothesis.tokens),
+            mean_log_probability=round(hypothesis.mean_log_probability, 4),
+            speech_probability=round(speech_probability, 4),
+            no_speech_probability=no_speech_probability,
+            compression_ratio=round(compression_ratio(text), 4),
+            repetition=round(repetition(text), 4),
+            language=language,
+        )
+
+
+def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, corpus: str) -> Line:
+    """The line of one utterance in one target language; `corpus` where the manifest names none."""
+    return Line(
+        id=utterance.id,
+        source=utterance.language,
+        target=target,
+        hypothesis=text,
+        reference=one_line(utterance.text_in(target) or ""),
+        evidence=evidence,
+        corpus=str(utterance.custom.get("corpus") or corpus),
+        kind=str(utterance.custom.get("kind") or ""),
+        speaker=utterance.speaker,
+        duration_s=round(utterance.duration_s, 4),
+        transcript=one_line(utterance.text),
+    )
+
+
+def one_line(text: str) -> str:
+    """Text on one line, so that files of one text per line keep their count."""
+    return " ".join(text.split())
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    if limit is None or limit >= count:
+        return list(range(count))
+    if limit < 1:
+        raise SprachbundError(f"limit is {limit}; give at least 1")
+    return [round(i * (count - 1) / max(1, limit - 1)) for i in range(limit)]
+
+
+def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
+    """Jobs of like length together; a batch asks for the same number of targets throughout."""
+    ordered = sorted(jobs, key=lambda job: (len(job.targets), job.duration_s, job.index))
+    for _, same in groupby(ordered, key=lambda job: len(job.targets)):
+        group = list(same)
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def _samples(manifest: Manifest, job: Job) -> np.ndarray:
+    try:
+        samples = manifest.samples(job.index)
+    except (OSError, EOFError, ValueError, wave.Error) as error:
+        name = manifest[job.index].id
+        raise SprachbundError(
+            f"{manifest.directory}: no sound for utterance {name!r} ({error}); copy the audio.*.wav files again"
+        ) from error
+    missing_s = job.duration_s - len(samples) / 16_000
+    if missing_s > 0.01:
+        raise SprachbundError(
+            f"{manifest.directory}: the sound of {manifest[job.index].id!r} ends {missing_s:.2f} s early; "
+            "copy the audio.*.wav files again"
+        )
+    return samples
+
+
+def _nothing_left(manifest: Manifest, plan: Plan, wanted: tuple[str, ...] | None) -> str:
+    asked = "any language" if wanted is None else ", ".join(wanted)
+    unknown = ", ".join(f"{s} to {t}" for s, t in sorted(plan.unknown_pairs)) or "none"
+    return (
+        f"{manifest.directory}: nothing to evaluate into {asked}: {plan.without_reference.total()} references "
+        f"missing, pairs the model does not know: {unknown}; choose other languages with --to"
+    )

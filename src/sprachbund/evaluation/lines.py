@@ -1,0 +1,163 @@
+"""One hypothesis with its reference and evidence, and the file of such lines that all scoring reads.
+
+Everything that is scored later comes from this file, so a score can be computed again without the model.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sprachbund.errors import SprachbundError
+
+HYPOTHESES_FILE = "hypotheses.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What decoding says of a hypothesis.
+
+    Attributes:
+        dropped: why the guard dropped it; None when it is kept.
+        finished: whether the model ended the row itself; False when the limit on tokens cut it.
+        num_tokens: tokens written, the end not counted.
+        mean_log_probability: natural logarithm per token.
+        speech_probability: mean voice activity over the spans of speech; 0 when there are none.
+        no_speech_probability: the model's own doubt; None when it has none.
+        compression_ratio: bytes of the text over bytes after zlib.
+        repetition: share of the text in loops.
+        language: what the model took the speech for; None when it cannot tell.
+    """
+
+    dropped: str | None = None
+    finished: bool = True
+    num_tokens: int = 0
+    mean_log_probability: float = 0.0
+    speech_probability: float = 1.0
+    no_speech_probability: float | None = None
+    compression_ratio: float = 0.0
+    repetition: float = 0.0
+    language: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One utterance in one target language.
+
+    Attributes:
+        id: of the utterance, unique within its corpus.
+        source: BCP-47 tag of the speech; empty for sound without speech.
+        target: BCP-47 tag of the text; equal to `source` for transcription.
+        hypothesis: what the model wrote, before the guard, on one line.
+        reference: what it should have written; empty for sound without speech.
+        evidence: of the decoding.
+        corpus: name of the corpus.
+        kind: kind of utterance within the corpus.
+        speaker: who speaks.
+        duration_s: of the sound.
+        transcript: what is said, in `source`.
+    """
+
+    id: str
+    source: str
+    target: str
+    hypothesis: str
+    reference: str
+    evidence: Evidence
+    corpus: str = ""
+    kind: str = ""
+    speaker: str = ""
+    duration_s: float = 0.0
+    transcript: str = ""
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """(source, target)."""
+        return self.source, self.target
+
+    @property
+    def guarded(self) -> str:
+        """The text that a user sees: empty when the guard dropped it."""
+        return "" if self.evidence.dropped else self.hypothesis
+
+    def behind_guard(self) -> "Line":
+        """The same line with the text that a user sees as its hypothesis."""
+        return replace(self, hypothesis=self.guarded)
+
+    def to_json(self) -> str:
+        """One line of JSON, letters outside ASCII as they are."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Line":
+        """The inverse of `asdict`. Raises TypeError for fields that are missing or unknown."""
+        return cls(**{**values, "evidence": Evidence(**values["evidence"])})
+
+
+class LineWriter:
+    """Writes lines as they come; the file has its final name only when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_suffix(path.suffix + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, line: Line) -> None:
+        """Append a line and push it to the disk's door."""
+        self._file.write(line.to_json() + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> "LineWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if error is None:
+            self._partial.replace(self.path)
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Lines of a hypotheses file, one by one.
+
+    Raises:
+        SprachbundError: naming file and line, for what is not such a line and for a pair of id and target
+            that occurs twice in a corpus.
+    """
+    if not path.exists():
+        partial = path.with_suffix(path.suffix + ".partial")
+        hint = f"; {partial.name} is of a run that was broken off" if partial.exists() else ""
+        raise SprachbundError(f"{path} does not exist{hint}; make it with `sprachbund evaluate --out`")
+    seen: dict[tuple[str, str, str], int] = {}
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = _parse(path, number, raw)
+            key = (line.corpus, line.id, line.target)
+            if key in seen:
+                raise SprachbundError(
+                    f"{path}:{number}: id {line.id!r} into {line.target} stands on line {seen[key]} already; "
+                    "remove one of the two"
+                )
+            seen[key] = number
+            yield line
+
+
+def _parse(path: Path, number: int, raw: bytes) -> Line:
+    try:
+        return Line.from_dict(json.loads(raw.decode("utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SprachbundError(
+            f"{path}:{number}: not a line of hypotheses ({error}); evaluate again or restore the file"
+        ) from error
+
+
+def by_pair(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:
+    """Lines by (source, target), pairs in the order of their tags."""
+    pairs: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        pairs.setdefault(line.pair, []).append(line)
+    return dict(sorted(pairs.items()))

@@ -1,0 +1,188 @@
+"""A result manifest: numbers together with all that decided them, so that they can be measured again.
+
+Numbers that a machine decides (times, memory) are kept apart from those that must come out the same.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import hashes
+
+MANIFEST_FILE = "scores.json"
+FORMAT = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Number(_Strict):
+    """One score; the fields are those of `sprachbund.evaluation.quality.Score`."""
+
+    metric: str
+    value: float
+    signature: str
+    group: str
+    member: str
+    task: str
+    num_lines: int
+    text: str = "raw"
+    guard: bool = True
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What the number is of."""
+        return (self.metric, self.group, self.member, self.task, self.text, str(self.guard))
+
+
+class FailureRate(_Strict):
+    """A failure: `failed` of `judged` lines, of a pair, a kind of sound or "all"; before or after the guard."""
+
+    failure: str
+    member: str
+    failed: int
+    judged: int
+    guard: bool
+
+    @property
+    def percent(self) -> float:
+        """Failed ones per hundred judged."""
+        return 100.0 * self.failed / self.judged if self.judged else 0.0
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What the rate is of."""
+        return (self.failure, self.member, str(self.guard))
+
+
+class DataUsed(_Strict):
+    """A corpus: where it lay, what it is called, its hash and size, and what of it was not scored and why."""
+
+    path: str
+    name: str
+    sha256: str
+    utterances: int
+    scored_utterances: int
+    without_reference: dict[str, int] = {}
+    unknown_pairs: dict[str, int] = {}
+    without_speech: int = 0
+    too_long: int = 0
+    over_limit: int = 0
+
+
+class ModelUsed(_Strict):
+    """A model: how it was asked for, the name on its card, its hash."""
+
+    path: str
+    name: str
+    sha256: str
+
+
+class ResultManifest(_Strict):
+    """What was measured, on what, with what, by what.
+
+    Attributes:
+        kind: of measurement.
+        numbers: scores, which a rerun must give again.
+        failures: rates of failures, which a rerun must give again.
+        measured: times and memory, which another run gives differently.
+        data: corpora in the order given.
+        model: what was evaluated.
+        configuration: everything a rerun needs beside data and model.
+        seed: of all that is drawn.
+        commit: of the source tree, None outside one.
+        machine: where it ran.
+        versions: of the libraries.
+        created: when, UTC.
+    """
+
+    format: Literal[1] = 1
+    kind: Literal["evaluate"] = "evaluate"
+    numbers: list[Number]
+    failures: list[FailureRate] = []
+    measured: dict[str, float | None] = {}
+    data: list[DataUsed]
+    model: ModelUsed
+    configuration: dict[str, Any]
+    seed: int
+    commit: str | None = Field(default_factory=hashes.commit)
+    machine: dict[str, str | int] = Field(default_factory=hashes.machine)
+    versions: dict[str, str] = Field(default_factory=hashes.versions)
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def number(self, metric: str, member: str, **wanted: Any) -> Number | None:
+        """The first number of a metric and member whose other fields are as wanted."""
+        for number in self.numbers:
+            same = all(getattr(number, name) == value for name, value in wanted.items())
+            if number.metric == metric and number.member == member and same:
+                return number
+        return None
+
+    def write(self, path: Path) -> None:
+        """Write it; the file appears whole or not at all."""
+        partial = path.with_suffix(path.suffix + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(_one_row_each(self.model_dump(mode="json")), encoding="utf-8")
+        partial.replace(path)
+
+
+def _one_row_each(values: dict[str, Any]) -> str:
+    """JSON with one number to a row: people read and compare these files."""
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, list) and value:
+            rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in value)
+            parts.append(f" {json.dumps(name)}: [\n  {rows}\n ]")
+        else:
+            parts.append(f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def read_manifest(path: Path) -> ResultManifest:
+    """Read a result manifest, or the one in a directory of results.
+
+    Raises:
+        SprachbundError: naming file, line or field, for what is not one.
+    """
+    if path.is_dir():
+        path = path / MANIFEST_FILE
+    try:
+        return ResultManifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise SprachbundError(f"{path} does not exist; make it with `sprachbund evaluate --out`") from error
+    except json.JSONDecodeError as error:
+        raise SprachbundError(f"{path}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
+    except UnicodeDecodeError as error:
+        raise SprachbundError(f"{path}: not UTF-8 text ({error.reason}); restore the file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise SprachbundError(
+            f"{path}: {field}: {first['msg']}; this is no result manifest, or was edited"
+        ) from error
+
+
+def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-9) -> Sequence[str]:
+    """Every number of `old` that `new` does not give again, in words; empty when all are the same."""
+    again = {number.key: number.value for number in new.numbers}
+    rates = {rate.key: (rate.failed, rate.judged) for rate in new.failures}
+    found = []
+    for number in old.numbers:
+        label = " ".join(part for part in number.key if part)
+        value = again.get(number.key)
+        if value is None:
+            found.append(f"{label}: was {number.value:.4f}, is not measured now")
+        elif abs(value - number.value) > tolerance:
+            found.append(f"{label}: was {number.value:.4f}, is {value:.4f}")
+    for rate in old.failures:
+        now = rates.get(rate.key)
+        if now != (rate.failed, rate.judged):
+            after = "missing" if now is None else f"{now[0]} of {now[1]}"
+            found.append(f"{' '.join(rate.key)}: was {rate.failed} of {rate.judged}, is {after}")
+    return found

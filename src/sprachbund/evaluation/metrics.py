@@ -1,0 +1,203 @@
+"""Metrics as sums over sentences: whatever is scored, resampled or compared goes through these sums.
+
+BLEU, chrF and TER are sacrebleu's own classes, so that signatures and numbers are those of its command; word and
+character error rates are jiwer's counts. Statistics of a corpus are a matrix (N sentences, K counts); the score
+of any part of it is a function of the sum of its rows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprachbund.errors import SprachbundError
+from sprachbund.text.normalize import has_no_spaces
+
+Counts = NDArray[np.float64]
+
+_BLEU_TOKENIZERS = {"zh": "zh", "yue": "zh"}  # as the sacrebleu command chooses by its language pair
+_CHARACTER_TOKENIZER = "char"  # for other scripts without spaces; sacrebleu's own choice needs more packages
+
+
+class Metric(Protocol):
+    """A corpus score that is a function of summed counts."""
+
+    @property
+    def name(self) -> str:
+        """As it is printed."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more is better."""
+        ...
+
+    @property
+    def signature(self) -> str:
+        """All that decides the number."""
+        ...
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        """Counts (N, K) of N sentences."""
+        ...
+
+    def score(self, total: NDArray[Any]) -> float:
+        """The score of summed counts (K,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SacrebleuMetric:
+    """A metric of sacrebleu with the settings of its command."""
+
+    name: str
+    make: Callable[[], Any]
+    higher_is_better: bool = True
+
+    @cached_property
+    def inner(self) -> Any:
+        """sacrebleu's object."""
+        return self.make()
+
+    @property
+    def signature(self) -> str:
+        """sacrebleu's, for one reference."""
+        inner = self.make()
+        inner.num_refs = 1
+        return str(inner.get_signature().format())
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        """Counts (N, K); the arguments are N texts each."""
+        return np.array(self.inner._extract_corpus_statistics(hypotheses, [references]), dtype=np.float64)
+
+    def score(self, total: NDArray[Any]) -> float:
+        """Score of the summed counts (K,); float32 sums give what sacrebleu's resampling gives."""
+        return float(self.inner._compute_score_from_stats(total).score)
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Word or character error rate in percent, by jiwer's alignment; transcripts only make sense of it."""
+
+    unit: str  # "word" or "character"
+    higher_is_better: bool = False
+
+    @property
+    def name(self) -> str:
+        """WER or CER."""
+        return "WER" if self.unit == "word" else "CER"
+
+    @property
+    def signature(self) -> str:
+        """The library and its version."""
+        from importlib.metadata import version
+
+        return f"{self.name}|unit:{self.unit}|jiwer:{version('jiwer')}"
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        """Errors and reference units (N, 2)."""
+        import jiwer
+
+        process = jiwer.process_words if self.unit == "word" else jiwer.process_characters
+        counts = np.zeros((len(references), 2))
+        if not len(references):
+            return counts
+        found = process(list(references), list(hypotheses))
+        for row, chunks in enumerate(found.alignments):
+            counts[row, 0] = sum(
+                max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+                for c in chunks
+                if c.type != "equal"
+            )
+            counts[row, 1] = len(found.references[row])
+        return counts
+
+    def score(self, total: NDArray[Any]) -> float:
+        """Errors per hundred reference units."""
+        return 100.0 * float(total[0]) / float(total[1]) if total[1] else 0.0
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """Share of sentences that are right to the letter, in percent, white space aside."""
+
+    name: str = "exact"
+    higher_is_better: bool = True
+
+    @property
+    def signature(self) -> str:
+        """There is nothing to choose."""
+        return "exact|case:mixed|space:collapsed"
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        """Right ones and sentences (N, 2)."""
+        right = [h.split() == r.split() for h, r in zip(hypotheses, references, strict=True)]
+        return np.column_stack([np.array(right, float), np.ones(len(right))])
+
+    def score(self, total: NDArray[Any]) -> float:
+        """Right ones per hundred sentences."""
+        return 100.0 * float(total[0]) / float(total[1]) if total[1] else 0.0
+
+
+def bleu(target: str = "") -> SacrebleuMetric:
+    """BLEU; Chinese is tokenized as sacrebleu does, other scripts without spaces by characters."""
+    language = target.split("-")[0]
+    default = _CHARACTER_TOKENIZER if has_no_spaces(language) else "13a"
+    tokenizer = _BLEU_TOKENIZERS.get(language, default)
+
+    def make() -> Any:
+        from sacrebleu.metrics import BLEU
+
+        return BLEU(tokenize=tokenizer, force=True)
+
+    return SacrebleuMetric(name="BLEU", make=make)
+
+
+def chrf(word_order: int = 0) -> SacrebleuMetric:
+    """The metric chrF2, or chrF2++ for a word order of 2."""
+
+    def make() -> Any:
+        from sacrebleu.metrics import CHRF
+
+        return CHRF(word_order=word_order)
+
+    return SacrebleuMetric(name="chrF" + "+" * word_order, make=make)
+
+
+def ter() -> SacrebleuMetric:
+    """Translation edit rate; less is better."""
+
+    def make() -> Any:
+        from sacrebleu.metrics import TER
+
+        return TER()
+
+    return SacrebleuMetric(name="TER", make=make, higher_is_better=False)
+
+
+METRICS: Mapping[str, Callable[[str], Metric]] = {
+    "chrF": lambda target: chrf(),
+    "chrF++": lambda target: chrf(2),
+    "BLEU": bleu,
+    "TER": lambda target: ter(),
+    "WER": lambda target: ErrorRate("word"),
+    "CER": lambda target: ErrorRate("character"),
+    "exact": lambda target: ExactMatch(),
+}
+"""Name to a function from target language to metric."""
+
+
+def metric(name: str, target: str = "") -> Metric:
+    """A metric by name for a target language. Raises SprachbundError for a name unknown here."""
+    known = {key.casefold(): key for key in METRICS}
+    if name.casefold() not in known:
+        raise SprachbundError(f"no metric {name!r}; there are {', '.join(METRICS)}")
+    return METRICS[known[name.casefold()]](target)
+
+
+def corpus_score(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """The score of N hypotheses against one reference each."""
+    return metric.score(metric.statistics(hypotheses, references).sum(0))

@@ -1,0 +1,144 @@
+"""Speed and cost are scores too, but of a machine: they mean something only beside another system's in one run."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.translate import translate_file
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.lines import Line
+from sprachbund.models.family import Family
+
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What work cost.
+
+    Attributes:
+        audio_s: seconds of sound, each utterance once.
+        wall_s: seconds it took, loading of the model not counted.
+        num_tokens: tokens written, over all target languages.
+        num_targets: mean number of target languages of an utterance.
+        peak_memory_mb: most memory the process ever held.
+        first_segment_s: median time from a recording's start of work to its first text; None if not measured.
+    """
+
+    audio_s: float
+    wall_s: float
+    num_tokens: int
+    num_targets: float
+    peak_memory_mb: float
+    first_segment_s: float | None = None
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work for a second of sound."""
+        return self.wall_s / self.audio_s if self.audio_s else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens written in a second of work."""
+        return self.num_tokens / self.wall_s if self.wall_s else 0.0
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Fields and ratios."""
+        return {
+            **asdict(self),
+            "real_time_factor": self.real_time_factor,
+            "tokens_per_s": self.tokens_per_s,
+        }
+
+
+class Stopwatch:
+    """Counts the time in which it was asked for the next line, and what came."""
+
+    def __init__(self) -> None:
+        self.wall_s = 0.0
+        self._tokens = 0
+        self._lines = 0
+        self._audio: dict[tuple[str, str], float] = {}
+
+    def watch(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """Pass lines on; time spent by whoever takes them does not count."""
+        iterator = iter(lines)
+        while True:
+            start = time.perf_counter()
+            line = next(iterator, None)
+            self.wall_s += time.perf_counter() - start
+            if line is None:
+                return
+            self._tokens += line.evidence.num_tokens
+            self._lines += 1
+            self._audio[line.corpus, line.id] = line.duration_s
+            yield line
+
+    def speed(self) -> Speed:
+        """What was counted so far."""
+        return Speed(
+            audio_s=sum(self._audio.values()),
+            wall_s=self.wall_s,
+            num_tokens=self._tokens,
+            num_targets=self._lines / max(1, len(self._audio)),
+            peak_memory_mb=peak_memory_mb(),
+        )
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process ever held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def first_segment_s(
+    model: Family,
+    recordings: Sequence[np.ndarray],
+    targets: Sequence[str],
+    source: str | None = None,
+    options: DecodingOptions | None = None,
+) -> float | None:
+    """Median seconds from handing over a recording to its first segment; None when none had any.
+
+    Args:
+        model: any family.
+        recordings: 16 kHz mono float32, each (num_samples,).
+        targets: languages wanted.
+        source: the language spoken, None to identify it.
+        options: how to decode.
+    """
+    taken = []
+    for samples in recordings:
+        start = time.perf_counter()
+        work = translate_file(model, samples, targets, source, options, sample_rate=SAMPLE_RATE)
+        if next(work, None) is not None:
+            taken.append(time.perf_counter() - start)
+    return statistics.median(taken) if taken else None
+
+
+def side_by_side(speeds: Mapping[str, Speed]) -> list[dict[str, str | float]]:
+    """One row for each system: its numbers, and its time as a ratio to the first one's.
+
+    Raises:
+        SprachbundError: when the systems worked on different sound, so that no ratio means anything.
+    """
+    seconds = {round(speed.audio_s, 1) for speed in speeds.values()}
+    if len(seconds) > 1:
+        raise SprachbundError(f"the systems worked on different sound ({sorted(seconds)} s); measure on the same")
+    first = next(iter(speeds.values()), None)
+    return [
+        {
+            "system": name,
+            "real_time_factor": round(speed.real_time_factor, 4),
+            "tokens_per_s": round(speed.tokens_per_s, 1),
+            "peak_memory_mb": round(speed.peak_memory_mb),
+            "time_ratio": round(speed.wall_s / first.wall_s, 3) if first and first.wall_s else 1.0,
+        }
+        for name, speed in speeds.items()
+    ]

@@ -1,0 +1,93 @@
+"""Laws of subtitle layout: nothing lost, lines short, times ordered."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sprachbund.decoding.cues import (
+    LEAST_CUE_S,
+    MAX_LINE_CHARACTERS,
+    MAX_LINES,
+    MIN_CUE_S,
+    cues_of,
+    spaced_out,
+)
+from sprachbund.decoding.result import Segment, Word
+
+words_strategy = st.lists(
+    st.text(st.characters(categories=("Lu", "Ll", "Lo", "Nd", "Po")), min_size=1, max_size=60), max_size=50
+)
+
+
+def segment(text: str, start_s: float = 0.0, end_s: float = 10.0, words: tuple[Word, ...] = ()) -> Segment:
+    return Segment(
+        start_s=start_s, end_s=end_s, source_language="en", target_language="de", text=text, words=words
+    )
+
+
+@given(words=words_strategy, start_s=st.floats(0, 100), length_s=st.floats(0, 30))
+def test_cues_hold_all_the_text_in_short_lines_inside_the_segment(words, start_s, length_s):
+    text = " ".join(words)
+    cues = cues_of(segment(text, start_s, start_s + length_s))
+    assert "".join("".join(line.split()) for c in cues for line in c.lines) == "".join(text.split())
+    for cue in cues:
+        assert 1 <= len(cue.lines) <= MAX_LINES
+        assert all(0 < len(line) <= MAX_LINE_CHARACTERS for line in cue.lines)
+    times = [second for c in cues for second in (c.start_s, c.end_s)]
+    assert times == pytest.approx(sorted(times))
+    if cues:
+        assert times[0] == pytest.approx(start_s)
+        assert times[-1] == pytest.approx(start_s + length_s)
+
+
+@given(
+    lengths=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5), st.integers(0, 200)), max_size=12),
+)
+def test_spaced_out_cues_never_overlap_and_last_as_long_as_they_can(lengths):
+    segments, now_s = [], 0.0
+    for pause_s, length_s, size in lengths:
+        segments.append(segment("abcd " * (size // 5), now_s + pause_s, now_s + pause_s + length_s))
+        now_s += pause_s + length_s
+    cues = list(spaced_out(cue for s in segments for cue in cues_of(s)))
+    for cue, after in itertools.pairwise(cues):
+        assert cue.end_s <= after.start_s + 1e-9
+        assert cue.end_s - cue.start_s >= min(MIN_CUE_S, after.start_s - cue.start_s) - 1e-9
+    assert all(c.end_s - c.start_s >= LEAST_CUE_S - 1e-9 for c in cues)
+    assert not cues or cues[-1].end_s - cues[-1].start_s >= MIN_CUE_S - 1e-9
+
+
+def test_a_long_segment_is_cut_at_the_times_of_its_words():
+    text = (
+        "eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn"
+    )
+    words = tuple(
+        Word(start_s=n * 1.0, end_s=n + 0.8, text=w, probability=0.9) for n, w in enumerate(text.split())
+    )
+    cues = cues_of(segment(text, 0.0, 40.0, words))
+    assert len(cues) > 1
+    for cue in cues:
+        first, last = " ".join(cue.lines).split()[0], " ".join(cue.lines).split()[-1]
+        assert cue.start_s == words[text.split().index(first)].start_s
+        assert cue.end_s == words[text.split().index(last)].end_s
+
+
+def test_words_whose_alignment_collapsed_are_not_used():
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    words = tuple(Word(start_s=9.9, end_s=9.9, text=w, probability=0.1) for w in text.split())
+    cues = cues_of(segment(text, 0.0, 10.0, words))
+    assert cues[0].start_s == 0.0
+    assert all(c.end_s - c.start_s > 0.5 for c in cues)
+
+
+def test_a_cue_closes_at_a_clause_and_its_lines_are_even():
+    text = (
+        "the train to the airport leaves at ten, and the one to the harbour leaves a quarter of an hour later"
+    )
+    first = cues_of(segment(text))[0]
+    assert " ".join(first.lines).endswith("ten,") or len(first.lines) == 2
+    assert len(cues_of(segment("a short line of text and then one more word"))[0].lines) == 2
+    lines = cues_of(segment("a short line of text and then one more word"))[0].lines
+    assert abs(len(lines[0]) - len(lines[1])) < 10
+    assert cues_of(segment("")) == []

@@ -1,0 +1,34 @@
+import pytest
+
+from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.errors import SprachbundError
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beam_size": 0}, "beam_size is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"length_penalty": -0.5}, "length_penalty is -0.5"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan"),
+        ({"min_tokens": 9, "max_tokens": 5}, "max_tokens is 5; it must lie between 9"),
+        ({"language_windows": 0}, "language_windows is 0"),
+        ({"allowed_languages": ()}, "allowed_languages is empty"),
+        ({"allowed_languages": "de"}, "give a tuple"),
+    ],
+)
+def test_impossible_values_are_named(values, message):
+    with pytest.raises(SprachbundError, match=message):
+        DecodingOptions(**values)
+
+
+def test_guard_thresholds_are_checked():
+    with pytest.raises(SprachbundError, match=r"max_repetition is 1\.5"):
+        GuardOptions(max_repetition=1.5)
+    with pytest.raises(SprachbundError, match=r"min_mean_log_probability is 0\.5"):
+        GuardOptions(min_mean_log_probability=0.5)
+
+
+def test_the_defaults_are_greedy_and_hashable():
+    assert DecodingOptions().beam_size == 1
+    assert hash(DecodingOptions()) == hash(DecodingOptions())

@@ -1,0 +1,63 @@
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import described, language_name, parse_language
+
+KNOWN = ("de", "en", "es", "fr", "it", "ru", "pt", "nl", "zh", "no")
+
+
+@pytest.mark.parametrize(
+    ("typed", "tag"),
+    [
+        ("de", "de"),
+        ("DE", "de"),
+        (" de ", "de"),
+        ("deu", "de"),
+        ("ger", "de"),
+        ("de-DE", "de"),
+        ("de_AT", "de"),
+        ("German", "de"),
+        ("german", "de"),
+        ("Deutsch", "de"),
+        ("russisch", "ru"),
+        ("Русский", "ru"),
+        ("pt-BR", "pt"),
+        ("cmn", "zh"),
+        ("nb", "no"),
+        ("zh-Hant-TW", "zh"),
+    ],
+)
+def test_what_people_type_is_understood(typed, tag):
+    assert parse_language(typed, KNOWN) == tag
+
+
+def test_a_tag_with_a_region_is_found_from_the_bare_language():
+    assert parse_language("pt", ("pt-BR", "en")) == "pt-BR"
+    with pytest.raises(SprachbundError):
+        parse_language("pt", ("pt-BR", "pt-PT"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [("germn", "de"), ("englsh", "en"), ("Spanisch Deutsch", "es"), ("frr", "fr"), ("ita1", "it"), ("", "")],
+)
+def test_an_unknown_language_is_refused_with_the_nearest_and_the_list(typed, nearest):
+    with pytest.raises(SprachbundError) as caught:
+        parse_language(typed, KNOWN)
+    message = str(caught.value)
+    assert f"nearest: {nearest}" in message
+    assert repr(typed) in message
+    assert "de (German), en (English)" in message
+    assert "\n" not in message
+
+
+def test_a_language_the_model_lacks_is_never_replaced():
+    for typed in ("sv", "Swedish", "gsw", "uk", "yue"):
+        with pytest.raises(SprachbundError):
+            parse_language(typed, KNOWN)
+
+
+def test_names():
+    assert language_name("de") == "German"
+    assert described(["fr", "de"]) == "de (German), fr (French)"
+    assert described([]) == "none"

@@ -1,0 +1,105 @@
+"""The loop: it learns, a killed run ends with the same bits, two processes give one process's weights."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sprachbund.errors import SprachbundError
+from sprachbund.training.checkpoint import BestCheckpoints, load_resume
+from sprachbund.training.loop import train
+from sprachbund.training.options import TrainingOptions
+from tests.training import made
+
+ROOT = Path(__file__).parents[2]
+
+
+def _command(directory, steps, dropout="0.1", launcher=(sys.executable,)):
+    return [*launcher, "-m", "tests.training.made", str(directory), str(steps), dropout]
+
+
+def _weights(directory):
+    return torch.load(directory / "run" / "weights.pt")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("made")
+    made.make_corpus(directory / "data")
+    return directory
+
+
+def _workplace(corpus, directory):
+    directory.mkdir()
+    (directory / "data").symlink_to(corpus / "data")
+    return directory
+
+
+def test_it_learns(corpus, tmp_path):
+    lines = []
+    data = made.make_training_data(corpus / "data")
+    train(made.make_model(), data, made.options(60), tmp_path, dev=data, report=lines.append)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines if " ctc " in line]
+    assert losses[-1] < 0.7 * losses[0]
+    assert any("dev loss" in line for line in lines)
+    assert all("left" in line and "padding" in line for line in lines if " ctc " in line)
+
+
+def test_killed_run_ends_with_the_same_bits(corpus, tmp_path):
+    unbroken, broken = _workplace(corpus, tmp_path / "unbroken"), _workplace(corpus, tmp_path / "broken")
+    steps = 40
+    subprocess.run(_command(unbroken, steps), cwd=ROOT, check=True, capture_output=True)
+    process = subprocess.Popen(_command(broken, steps), cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while (load_resume(broken / "run") or {"step": 0})["step"] < 5:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    state = load_resume(broken / "run")
+    assert state is not None
+    assert 5 <= state["step"] < steps
+    assert not (broken / "run" / "weights.pt").exists()
+    subprocess.run(_command(broken, steps), cwd=ROOT, check=True, capture_output=True)
+    first, second = _weights(unbroken), _weights(broken)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_train_like_one(corpus, tmp_path):
+    one, two = _workplace(corpus, tmp_path / "one"), _workplace(corpus, tmp_path / "two")
+    subprocess.run(_command(one, 6, "0"), cwd=ROOT, check=True, capture_output=True)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    subprocess.run(_command(two, 6, "0", launcher), cwd=ROOT, check=True, capture_output=True)
+    first, second = _weights(one), _weights(two)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+
+
+def test_best_checkpoints_are_kept_and_averaged(tmp_path):
+    best = BestCheckpoints(tmp_path, keep=2)
+    for step, loss in enumerate([3.0, 1.0, 2.0, 5.0]):
+        best.offer(step, loss, {"w": torch.full((2,), float(step))})
+    assert sorted(best.losses.values()) == [1.0, 2.0]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    torch.testing.assert_close(BestCheckpoints(tmp_path, keep=2).average()["w"], torch.full((2,), 1.5))
+
+
+def test_broken_resume_file_is_named(tmp_path):
+    (tmp_path / "resume.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(SprachbundError, match=r"resume\.pt"):
+        load_resume(tmp_path)
+
+
+def test_rate_rises_stays_and_falls():
+    options = TrainingOptions(steps=100, learning_rate=1.0, warmup_steps=10, decay_share=0.2)
+    rates = [options.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:80] == [1.0] * 70
+    assert rates[99] == pytest.approx(0.05)
+    assert all(a >= b for a, b in zip(rates[80:], rates[81:], strict=False))
