@@ -1,7 +1,7 @@
 """Multilingual speech-to-text translation: offline, any language of a model to any other.
 
-`sprachbund.load()` gives a model, `model.translate("talk.wav", to="de")` a translation. Names are imported when
-they are first used, so that `import sprachbund` costs nothing.
+`sprachbund.load()` gives a model, `model.translate("talk.wav", to="de")` a translation. Names are imported
+when they are first used, so that `import sprachbund` costs nothing.
 """
 
 from importlib import import_module
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from sprachbund.errors import SprachbundError
 
 __version__ = "0.1.0"
-__all__ = ["DecodingOptions", "Model", "Segment", "SprachbundError", "Translation", "Word", "__version__", "load"]
+__all__ = [
+    "DecodingOptions",
+    "Model",
+    "Segment",
+    "SprachbundError",
+    "Translation",
+    "Word",
+    "__version__",
+    "load",
+]
 
 _HOMES = {
     "DecodingOptions": "sprachbund.decoding.options",

@@ -1,7 +1,7 @@
 """The Python door: load a model, give it a recording, get text.
 
-    model = sprachbund.load()
-    print(model.translate("talk.wav", to="de").text)
+model = sprachbund.load()
+print(model.translate("talk.wav", to="de").text)
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Model:
     def translate(
         self,
         audio: AudioInput,
-        to: Sequence[str],
+        to: list[str] | tuple[str, ...],
         *,
         source: str | None = None,
         options: DecodingOptions | None = None,
@@ -72,7 +72,7 @@ class Model:
     def translate(
         self,
         audio: AudioInput,
-        to: str | Sequence[str],
+        to: str | list[str] | tuple[str, ...],
         *,
         source: str | None = None,
         options: DecodingOptions | None = None,
@@ -82,7 +82,8 @@ class Model:
 
         Args:
             audio: path, binary file object, or samples (N,) or (N, channels) with `sample_rate`.
-            to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's work.
+            to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's
+                work.
             source: language spoken; None identifies it.
             options: how to decode.
             sample_rate: of samples, in Hz; files state their own.
@@ -145,8 +146,8 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False, real_length
     """Load a model.
 
     Args:
-        path_or_id: "bundled" is the one in the package; else a model directory or the name of a Whisper model on
-            the Hugging Face hub.
+        path_or_id: "bundled" is the one in the package; else a model directory or the name of a Whisper model
+            on the Hugging Face hub.
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
             faster, with results that may differ. Other families always do.

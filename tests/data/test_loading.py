@@ -25,7 +25,7 @@ def test_rows_hold_the_text_of_their_language(corpus):
     names = {tokenizer.language_id(tag): tag for tag in made.LANGUAGES}
     for index in range(10):
         utterance, _ = corpus.utterance(index)
-        example = corpus[(0, index)]
+        example = corpus[(0, index, 1.0)]
         assert made.LANGUAGES[example.source_language] == utterance.language
         assert tokenizer.decode(example.transcript) == utterance.text
         for language, tokens in example.rows:
@@ -34,7 +34,7 @@ def test_rows_hold_the_text_of_their_language(corpus):
 
 
 def test_batch_pads_and_counts(corpus):
-    examples = [corpus[(0, i)] for i in range(5)]
+    examples = [corpus[(0, i, 1.0)] for i in range(5)]
     batch = collate(examples, rows_per_utterance=3, round_frames=32)
     assert batch.features.shape[1] % 32 == 0
     assert batch.num_utterances == 5
@@ -50,7 +50,7 @@ def test_batch_pads_and_counts(corpus):
 def test_no_speech_has_empty_rows(tmp_path):
     with ManifestWriter(tmp_path) as writer:
         writer.add(np.zeros(8000, np.float32), text="", language="", speaker="", utterance_id="silence")
-    example = made.make_training_data(tmp_path)[(0, 0)]
+    example = made.make_training_data(tmp_path)[(0, 0, 1.0)]
     assert example.source_language == NO_LANGUAGE
     assert example.transcript == []
     assert [tokens for _, tokens in example.rows] == [[END], [END]]

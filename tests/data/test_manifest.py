@@ -44,7 +44,9 @@ def test_lhotse_reads_it(tmp_path):
     writer, sounds = _write(tmp_path, 6)
     writer.close()
     cuts = list(Manifest(tmp_path).cuts())
-    assert [cut.supervisions[0].custom["translations"]["ru"] for cut in cuts] == [f"слово {i}" for i in range(6)]
+    assert [cut.supervisions[0].custom["translations"]["ru"] for cut in cuts] == [
+        f"слово {i}" for i in range(6)
+    ]
     np.testing.assert_allclose(cuts[5].load_audio()[0], sounds[5], atol=1e-4)
 
 

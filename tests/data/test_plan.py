@@ -35,7 +35,9 @@ def test_padding_is_below_a_tenth_on_lengths_like_ours():
 
 def test_epochs_differ_and_repeat():
     def plan(epoch):
-        return plan_epoch(np.full(100, 2.0), epoch_indices([100], [1.0], 0, epoch), PlanOptions(batch_s=10), epoch)
+        return plan_epoch(
+            np.full(100, 2.0), epoch_indices([100], [1.0], 0, epoch), PlanOptions(batch_s=10), epoch
+        )
 
     assert [b.tolist() for b in plan(0)] == [b.tolist() for b in plan(0)]
     assert [b.tolist() for b in plan(0)] != [b.tolist() for b in plan(1)]

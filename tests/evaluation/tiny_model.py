@@ -58,5 +58,7 @@ def write_corpus(directory: Path, num_utterances: int = 12, seed: int = 0) -> Pa
                 translations=sentence,
                 custom={"corpus": "tiny", "kind": f"kind-{number % 3}"},
             )
-        writer.add(samples, text="", language="", speaker="", utterance_id="hum", custom={"kind": "no-speech/hum"})
+        writer.add(
+            samples, text="", language="", speaker="", utterance_id="hum", custom={"kind": "no-speech/hum"}
+        )
     return directory

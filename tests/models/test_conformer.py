@@ -47,14 +47,21 @@ def test_steps_equal_the_whole_row(model, sounds):
     tokens = torch.randint(3, len(model.tokenizer), (6, 7))
     hidden = model.decoder(tokens, memory.states, memory.num_frames)
     cache = model.start(memory, rows_per_memory=2, capacity=8)
-    steps = torch.cat([model.step(tokens[:, :4], cache), model.step(tokens[:, 4:5], cache), model.step(tokens[:, 5:], cache)], 1)
+    steps = torch.cat(
+        [
+            model.step(tokens[:, :4], cache),
+            model.step(tokens[:, 4:5], cache),
+            model.step(tokens[:, 5:], cache),
+        ],
+        1,
+    )
     torch.testing.assert_close(steps, model.decoder.logits(hidden), atol=1e-5, rtol=1e-4)
 
 
 def test_loss_of_a_batch_is_the_sum_of_its_parts(model, tmp_path):
     made.make_corpus(tmp_path, 8)
     corpus = made.make_training_data(tmp_path)
-    examples = [corpus[(0, i)] for i in range(8)]
+    examples = [corpus[(0, i, 1.0)] for i in range(8)]
     with torch.no_grad():
         whole = model.loss(collate(examples, 2))
         parts = [model.loss(collate([example], 2)) for example in examples]
@@ -68,7 +75,7 @@ def test_loss_of_a_batch_is_the_sum_of_its_parts(model, tmp_path):
 def test_loss_of_the_decoder_is_the_smoothed_cross_entropy(model, tmp_path):
     made.make_corpus(tmp_path, 2)
     corpus = made.make_training_data(tmp_path)
-    batch = collate([corpus[(0, 0)]], 1)
+    batch = collate([corpus[(0, 0, 1.0)]], 1)
     with torch.no_grad():
         loss = model.loss(batch)
         memory = model.encode(Features(values=batch.features, num_frames=batch.num_frames))

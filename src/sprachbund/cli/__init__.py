@@ -4,10 +4,8 @@ Exit codes: 0 all went well, 1 something failed, 2 the command was asked for som
 130 Ctrl-C. Every verb's file offers `register(app)`.
 """
 
-import errno
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,8 +15,7 @@ from typing import Annotated
 import typer
 
 import sprachbund
-from sprachbund.cli.console import UsageError, error_line, say
-from sprachbund.errors import SprachbundError
+from sprachbund.cli.console import UsageError, error_line, say, set_debug, trace
 
 VERBS = ("translate", "transcribe", "models", "doctor", "data", "train", "evaluate", "compare", "replay")
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
@@ -49,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: what stands after the command's name; None takes it from the process.
     """
     args, debug = _without_debug(sys.argv[1:] if argv is None else argv)
+    set_debug(debug)
     if not debug:
         warnings.simplefilter("ignore")
     try:
@@ -66,19 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("; ".join(["interrupted", *getattr(interruption, "__notes__", [])]))
         return INTERRUPTED
     except Exception as error:
-        if debug:
-            traceback.print_exc()
+        trace(error)
         return _report(error)
     return 0
 
 
-def _common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"sprachbund {sprachbund.__version__}")
         raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    """Options that stand before the verb; both are dealt with before this is called."""
 
 
 def _without_debug(argv: Sequence[str]) -> tuple[list[str], bool]:

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -18,6 +19,23 @@ DELAY_S = 2.0
 
 class UsageError(SprachbundError):
     """The command was asked for something that cannot be, whatever the files hold."""
+
+
+class _Debug:
+    """Whether tracebacks are wanted; the one thing that every place that catches errors has to know."""
+
+    wanted = False
+
+
+def set_debug(wanted: bool) -> None:
+    """Show tracebacks beside error lines from now on, or not."""
+    _Debug.wanted = wanted
+
+
+def trace(error: BaseException) -> None:
+    """Print the traceback of an error that becomes a line, if tracebacks are wanted."""
+    if _Debug.wanted:
+        traceback.print_exception(error)
 
 
 @contextmanager
@@ -146,7 +164,13 @@ class Bar:
 
     def _show(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class Left(TimeRemainingColumn):
+            def render(self, task: Task) -> Text:
+                left = super().render(task)
+                return left + Text(" left") if task.total and task.speed else Text("")
 
         with self._lock:
             if not self._enabled:
@@ -155,9 +179,7 @@ class Bar:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=30),
                 TextColumn("{task.fields[amount]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                Left(compact=True),
                 console=Console(stderr=True),
                 transient=True,
             )

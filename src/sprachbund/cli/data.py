@@ -1,30 +1,43 @@
 """`sprachbund data`: make and prepare corpora, and look at them."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sprachbund.cli import data_show
-from sprachbund.cli.console import Bar, as_usage, listed, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the corpus.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
 Packages = Annotated[
     Path | None,
-    typer.Option("--source", metavar="DIR", help="Debian packages or their unpacked tree; apt-get if not given."),
+    typer.Option(
+        "--source", metavar="DIR", help="Debian packages or their unpacked tree; apt-get if not given."
+    ),
 ]
-Languages = Annotated[list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Languages taken.")]
+Languages = Annotated[
+    list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Languages taken.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything drawn.")]
-Name = Annotated[str | None, typer.Option("--name", help="Of the corpus; its folder's or table's if not given.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Of the corpus; its folder's or table's if not given.")
+]
 Licence = Annotated[str, typer.Option("--licence", help="Of recordings and texts, for the model's card.")]
 Attribution = Annotated[str, typer.Option("--attribution", help="Whom to name, for the model's card.")]
 DevShare = Annotated[
-    float, typer.Option("--dev-share", metavar="X", help="Share of the sentences for a dev part; 0 makes one part.")
+    float,
+    typer.Option("--dev-share", metavar="X", help="Share of the sentences for a dev part; 0 makes one part."),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave faulty utterances out, and list them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+
+MADE = "made.json"
+"""Settings that a corpus was begun with."""
 
 MEAN_UTTERANCE_S = 2.2
 """Of the phrasebook's training part, no more exact than `--hours` promises."""
@@ -57,7 +70,7 @@ def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_
     if as_json:
         return print_json(done)
     typer.echo(cleaning_table(done["cleaning"]))
-    _tell_parts(out, {part: counts["utterances"] for part, counts in done["parts"].items()})
+    _tell_parts(out)
 
 
 def folder(
@@ -87,10 +100,13 @@ def folder(
 
 
 def tsv(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Columns path, language, text, translation_de …")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Columns path, language, text, translation_de …")
+    ],
     out: Out,
     language: Annotated[
-        str | None, typer.Option("--language", metavar="LANG", help="Language spoken, where no column says it.")
+        str | None,
+        typer.Option("--language", metavar="LANG", help="Language spoken, where no column says it."),
     ] = None,
     name: Name = None,
     licence: Licence = "",
@@ -124,7 +140,8 @@ def phrasebook(
         float | None, typer.Option("--hours", metavar="X", min=0.001, help="About so many, in its place.")
     ] = None,
     heldout: Annotated[
-        int | None, typer.Option("--heldout", metavar="N", min=1, help="Sentences per language in dev and test.")
+        int | None,
+        typer.Option("--heldout", metavar="N", min=1, help="Sentences per language in dev and test."),
     ] = None,
     languages: Languages = None,
     seed: Seed = None,
@@ -143,7 +160,8 @@ def phrasebook(
     }
     with as_usage():
         chosen = edition(name, **{key: value for key, value in changes.items() if value is not None})
-    with Bar(f"phrasebook/{name}") as bar:
+    _check_settings(out, asdict(chosen))
+    with _resumable(out), Bar(f"phrasebook/{name}") as bar:
         make_edition(out, chosen, workers=workers, progress=_by_part(bar))
     _tell_parts(out)
 
@@ -175,19 +193,43 @@ def telephone(
         "seed": seed,
     }
     options = Telephone(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
-    with Bar("telephone") as bar:
+    _check_settings(out, asdict(options))
+    with _resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, progress=_by_part(bar))
     _tell_parts(out)
 
 
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(f"the same command goes on with what is in {out}")
+        raise
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """See that a folder that is taken up again was made with the same settings, so that corpora never mix."""
+    path = out / MADE
+    wanted = json.loads(json.dumps(settings))
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    for key, value in wanted.items():
+        if key in known and known[key] != value:
+            raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")
+    if not path.exists() and not data_show.parts(out):
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
 def _by_part(bar: Bar) -> Callable[[str, int, int], None]:
-    return lambda part, done, total: bar.update(done, total, f"{part}, shards of")
+    return lambda part, done, total: bar.update(done, total, f"shards of {part}")
 
 
 def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool) -> None:
     from sprachbund.data.own import SKIPPED, prepare_own
 
-    with Bar("preparing", enabled=True) as bar:
+    with _resumable(out), Bar("preparing") as bar:
         prepared = prepare_own(read(), out, options, progress=bar.update)
     for fault in prepared.skipped:
         say(f"skipped: {fault}")
@@ -196,12 +238,14 @@ def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool
     if as_json:
         skipped = [{"where": fault.where, "reason": fault.reason} for fault in prepared.skipped]
         return print_json({"utterances": prepared.utterances, "skipped": skipped})
-    _tell_parts(out, prepared.utterances)
+    _tell_parts(out)
 
 
-def _tell_parts(out: Path, counts: dict[str, int] | None = None) -> None:
-    """Name every part written, with its size."""
-    if counts is None:
-        counts = {path.name: data_show.count(path) for path in data_show.parts(out)}
-    rows = [[str(out / part), f"{count}"] for part, count in counts.items()]
-    typer.echo(table(rows, ["corpus", "utterances"]))
+def _tell_parts(out: Path) -> None:
+    """Name every part written, with its size and languages."""
+    infos = {path: data_show.info(path) for path in data_show.parts(out)}
+    rows = [
+        [str(path), f"{info['utterances']}", f"{info['hours']:.2f}", " ".join(info.get("languages", []))]
+        for path, info in infos.items()
+    ]
+    typer.echo(table(rows, ["corpus", "utterances", "hours", "texts in"]))

@@ -36,16 +36,16 @@ def parts(directory: Path) -> list[Path]:
     return [path for path in found if any(path.glob("cuts.*.jsonl"))]
 
 
-def count(directory: Path) -> int:
-    """Utterances of a corpus, as its `dataset.json` says."""
-    return int(json.loads((directory / INFO).read_text(encoding="utf-8"))["utterances"])
+def info(directory: Path) -> dict[str, Any]:
+    """What `dataset.json` says of a corpus; nothing for one without, whose making was broken off."""
+    path = directory / INFO
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
     """What is in `dataset.json`, and utterances from all over the corpus."""
-    path = manifest.directory / INFO
-    info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    chosen = [i * len(manifest) // num_examples for i in range(min(num_examples, len(manifest)))]
+    shown = min(num_examples, len(manifest))
+    chosen = [i * len(manifest) // shown for i in range(shown)]
     examples = [
         {
             "id": u.id,
@@ -55,9 +55,14 @@ def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
             "text": u.text,
             "translations": dict(u.translations),
         }
-        for u in (manifest[i] for i in dict.fromkeys(chosen))
+        for u in (manifest[i] for i in chosen)
     ]
-    return {"directory": str(manifest.directory), **info, **manifest.summary(), "examples": examples}
+    return {
+        "directory": str(manifest.directory),
+        **info(manifest.directory),
+        **manifest.summary(),
+        "examples": examples,
+    }
 
 
 def _text(description: dict[str, Any]) -> str:

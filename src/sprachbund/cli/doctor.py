@@ -2,7 +2,6 @@
 
 import importlib
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,14 +16,10 @@ from sprachbund.errors import SprachbundError
 
 NEEDED = (
     "torch", "numpy", "scipy", "soundfile", "av", "soxr", "onnxruntime", "sentencepiece", "tokenizers",
-    "safetensors", "huggingface_hub", "transformers", "langcodes", "babel", "num2words", "lhotse", "accelerate",
-    "sacrebleu", "jiwer", "pydantic",
+    "safetensors", "huggingface_hub", "transformers", "langcodes", "babel", "num2words", "lhotse",
+    "accelerate", "sacrebleu", "jiwer", "pydantic",
 )  # fmt: skip
-OPTIONAL = {
-    "espeakng_loader": "speech for `data make phrasebook`",
-    "pyworld": "changes of voice in training data",
-}
-_PACKAGES = {"av": "av", "babel": "Babel", "espeakng_loader": "espeakng-loader"}
+_PACKAGES = {"babel": "Babel"}
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 Status = Literal["ok", "note", "problem"]
@@ -73,8 +68,8 @@ def _checks(model: str) -> Iterator[Check]:
         return
     yield Check(name="libraries", status="ok", found=f"{len(NEEDED)} found, torch {_version('torch')}")
     yield _processor()
-    for name, purpose in OPTIONAL.items():
-        yield _optional(name, purpose)
+    yield _synthesis()
+    yield _new_voices()
     yield _tried("audio", _try_audio, "pip install --force-reinstall soundfile av soxr")
     yield _tried("voice activity", _try_activity, "pip install --force-reinstall onnxruntime")
     fix = "pip install --force-reinstall sprachbund" if model == "bundled" else "copy the model again"
@@ -83,8 +78,6 @@ def _checks(model: str) -> Iterator[Check]:
 
 def _python() -> Check:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Check(name="Python", status="problem", found=found, fix="install Python 3.11 or later")
     return Check(name="Python", status="ok", found=found)
 
 
@@ -100,15 +93,34 @@ def _library(name: str) -> Check:
         importlib.import_module(name)
     except Exception as error:  # a broken binary raises anything
         reason = " ".join(str(error).split())
-        return Check(name=name, status="problem", found=reason, fix=f"pip install {_PACKAGES.get(name, name)}")
+        return Check(
+            name=name, status="problem", found=reason, fix=f"pip install {_PACKAGES.get(name, name)}"
+        )
     return Check(name=name, status="ok", found=_version(name))
 
 
-def _optional(name: str, purpose: str) -> Check:
-    if _library(name).status == "ok":
-        return Check(name=name, status="ok", found=f"{_version(name)}, for {purpose}")
-    fix = "pip install 'sprachbund[phrasebook]'"
-    return Check(name=name, status="note", found=f"not installed; only needed for {purpose}", fix=fix)
+def _optional(name: str, package: str, purpose: str, attempt: Callable[[], object]) -> Check:
+    try:
+        attempt()
+    except SprachbundError as error:
+        return Check(name=name, status="note", found=f"only needed for {purpose}: {error}")
+    return Check(name=name, status="ok", found=f"{_version(package)}, for {purpose}")
+
+
+def _synthesis() -> Check:
+    from sprachbund.data.synthesis import Voice, speak
+
+    purpose = "`data make phrasebook`"
+    return _optional("espeak-ng", "espeakng-loader", purpose, lambda: speak("one", Voice(language="en")))
+
+
+def _new_voices() -> Check:
+    import numpy as np
+
+    from sprachbund.audio.stretch import revoice
+
+    noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1
+    return _optional("pyworld", "pyworld", "new voices in training data", lambda: revoice(noise))
 
 
 def _processor() -> Check:
@@ -192,7 +204,9 @@ def _one_second(model: Any) -> str:
     family = model.family
     memory = family.encode(family.features([samples]))
     source, target = model.pairs[0]
-    found = search(family, memory, [[Target(language=target, source=source)]], DecodingOptions(max_tokens=8), [1.0])
+    found = search(
+        family, memory, [[Target(language=target, source=source)]], DecodingOptions(max_tokens=8), [1.0]
+    )
     return f"{len(found[0][0].tokens)} tokens"
 
 

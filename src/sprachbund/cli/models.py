@@ -40,7 +40,9 @@ def _places() -> dict[str, Path]:
     from sprachbund.models.directory import BUNDLED, FAMILIES, bundled_directory, family_of
 
     places = {BUNDLED: bundled_directory(), **_downloaded()}
-    for config in sorted([Path("config.json"), *Path().glob("*/config.json"), *Path().glob("*/*/config.json")]):
+    for config in sorted(
+        [Path("config.json"), *Path().glob("*/config.json"), *Path().glob("*/*/config.json")]
+    ):
         try:
             if family_of(config.parent) in FAMILIES:
                 places[str(config.parent)] = config.parent
@@ -51,13 +53,13 @@ def _places() -> dict[str, Path]:
 
 def _downloaded() -> dict[str, Path]:
     """Whisper models in the Hugging Face cache, the newest snapshot of each."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
     from sprachbund.models.directory import family_of
 
     try:
-        from huggingface_hub import scan_cache_dir
-
         repos = scan_cache_dir().repos
-    except (ImportError, OSError, ValueError):  # CacheNotFound is a ValueError
+    except (CacheNotFound, OSError):
         return {}
     found = {}
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
@@ -165,5 +167,3 @@ def _data(entry: dict[str, Any]) -> str:
     licence = entry.get("licence", "")
     licence = licence if isinstance(licence, str) else ", ".join(licence)
     return f"{entry.get('name', '?')}{f' ({licence})' if licence else ''}"
-
-

@@ -93,7 +93,9 @@ class WrittenFiles:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise SprachbundError(f"{folder} cannot be made ({error.strerror}); name another --out") from error
+                raise SprachbundError(
+                    f"{folder} cannot be made ({error.strerror}); name another --out"
+                ) from error
         with ExitStack() as stack:
             self._writers = {
                 key: stack.enter_context(SegmentWriter(path, key[1])) for key, path in self._paths.items()

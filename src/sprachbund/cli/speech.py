@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, error_line, say
+from sprachbund.cli.console import Bar, UsageError, as_usage, duration, error_line, say, trace
 from sprachbund.cli.outputs import JsonOutput, Output, PrintOutput, WrittenFiles
 from sprachbund.errors import SprachbundError
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sprachbund.decoding.translate import LongForm
 
 STDIN = "-"
+
+
+class DamagedAudioError(SprachbundError):
+    """The audio could not be read whole; what was read is translated and written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +78,8 @@ def run(job: Job) -> int:
         except (BrokenPipeError, KeyboardInterrupt):
             raise
         except Exception as error:
-            if "--debug" in sys.argv:
-                import traceback
-
-                traceback.print_exc()
             failures += 1
+            trace(error)
             _tell_failure(job, file, error)
     return failures
 
@@ -130,7 +131,8 @@ def _check_collisions(job: Job, targets: Sequence[str]) -> None:
         for path in output_paths(job, file, targets).values():
             if path in seen:
                 raise SprachbundError(
-                    f"{seen[path]} and {file} would both be written to {path}; give them one at a time, each with its own --out"
+                    f"{seen[path]} and {file} would both be written to {path}; "
+                    "translate them one at a time, each with its own --out"
                 )
             seen[path] = file
 
@@ -156,17 +158,33 @@ def _one_file(
     segments: dict[str, list[Segment]] = {target: [] for target in work.targets}
     with ExitStack() as stack:
         outputs = [stack.enter_context(output) for output in _outputs(job, file, work, segments, paths)]
-        prints = isinstance(outputs[0], PrintOutput) and sys.stdout.isatty()
-        bar = stack.enter_context(Bar(Path(file).name, work.duration_s, seconds=True, enabled=not prints))
-        for target, segment in work.by_target():
-            segments[target].append(segment)
-            for output in outputs:
-                output.segment(target, segment)
-            bar.update(segment.end_s, work.duration_s)
+        _follow(work, file, segments, outputs)
         translations = _finished(work, segments)
         for output in outputs:
             output.finish(translations)
-    _warn(file, translations)
+    # What the audio room finds wrong with a recording begins with its name.
+    damage = [warning for warning in work.warnings if warning.startswith(getattr(audio, "name", file))]
+    _warn(file, translations, damage)
+    if damage:
+        raise DamagedAudioError(f"{'; '.join(damage)}; the result is of what could be read")
+
+
+def _follow(
+    work: "LongForm", file: str, segments: "dict[str, list[Segment]]", outputs: Sequence[Output]
+) -> None:
+    """Hand every segment on as it comes, and keep it."""
+    # Lines on a terminal show by themselves how far the work has come, and a bar would run into them.
+    prints = sys.stdout.isatty() and any(isinstance(output, PrintOutput) for output in outputs)
+    try:
+        with Bar(Path(file).name, work.duration_s, seconds=True, enabled=not prints) as bar:
+            for target, segment in work.by_target():
+                segments[target].append(segment)
+                for output in outputs:
+                    output.segment(target, segment)
+                bar.update(segment.end_s, work.duration_s)
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(f"{file} was done up to {duration(work.finished_s)} s")
+        raise
 
 
 def _outputs(
@@ -178,9 +196,7 @@ def _outputs(
 ) -> list[Output]:
     outputs: list[Output] = []
     if not job.formats and not job.as_json:
-        outputs.append(
-            PrintOutput(title=file if len(job.files) > 1 else None, several=len(segments) > 1)
-        )
+        outputs.append(PrintOutput(title=file if len(job.files) > 1 else None, several=len(segments) > 1))
     if job.formats:
         outputs.append(WrittenFiles(paths, quiet=job.as_json))
     if job.as_json:
@@ -194,15 +210,16 @@ def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[s
     return {target: finish_translation(work, target, found) for target, found in segments.items()}
 
 
-def _warn(file: str, translations: "dict[str, Translation]") -> None:
+def _warn(file: str, translations: "dict[str, Translation]", told_later: Sequence[str]) -> None:
     for warning in dict.fromkeys(w for t in translations.values() for w in t.warnings):
-        say(f"warning: {_named(file, warning)}")
+        if warning not in told_later:
+            say(f"warning: {_named(file, warning)}")
 
 
 def _tell_failure(job: Job, file: str, error: Exception) -> None:
     line = _named(file, error_line(error))
     say(f"error: {line}")
-    if job.as_json and not isinstance(error, OSError):
+    if job.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be
         JsonOutput.failed(file, line)
 
 

@@ -15,13 +15,16 @@ def register(app: typer.Typer) -> None:
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
     ] = None,
     stop_after: Annotated[
-        int | None, typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all.")
+        int | None,
+        typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all."),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1)] = None,
 ) -> None:

@@ -10,7 +10,9 @@ from sprachbund.cli.console import UsageError, listed
 from sprachbund.cli.speech import Job, run
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Audio or video of any format; - is stdin.")]
-Source = Annotated[str | None, typer.Option("--from", metavar="LANG", help="Language spoken; found out if not given.")]
+Source = Annotated[
+    str | None, typer.Option("--from", metavar="LANG", help="Language spoken; found out if not given.")
+]
 ModelName = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
 ]
@@ -32,7 +34,9 @@ Prompt = Annotated[
     str | None, typer.Option("--prompt", metavar="TEXT", help="Context or glossary shown to the model.")
 ]
 Words = Annotated[bool, typer.Option("--words", help="Times for every word (json, jsonl, --json).")]
-NoGuard = Annotated[bool, typer.Option("--no-guard", help="Keep text even where there seems to be no speech.")]
+NoGuard = Annotated[
+    bool, typer.Option("--no-guard", help="Keep text even where there seems to be no speech.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads to compute with.")]
 RealLength = Annotated[

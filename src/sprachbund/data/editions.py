@@ -1,7 +1,7 @@
 """Editions of the phrasebook in sound: which languages, how many sentences, which voices, which channels.
 
 `phrasebook/standard` is the fixed edition that every small experiment uses, so that their tables compare. Each
-shard is drawn from (edition, part, shard) alone.
+shard is drawn from (edition, part, shard, attempt) alone.
 """
 
 import random
@@ -61,7 +61,13 @@ EDITIONS = {
             languages=("en", "es", "fr", "it", "de", "ru", "pt", "nl"),
             train_utterances=64_000,
         ),
-        Edition(name="bundled", seed=2, languages=("en", "es", "fr", "it", "de", "ru"), train_utterances=240_000, exact=False),
+        Edition(
+            name="bundled",
+            seed=2,
+            languages=("en", "es", "fr", "it", "de", "ru"),
+            train_utterances=240_000,
+            exact=False,
+        ),
         Edition(
             name="tiny",
             seed=3,
@@ -117,8 +123,10 @@ def draw_meaning(part: Part, rng: random.Random) -> Meaning:
             return meaning
 
 
-def _make_shard(edition: Edition, part: Part, count: int, shard: int, writer: ManifestWriter) -> None:
-    rng = random.Random(f"{edition.name}/{edition.seed}/{part}/{shard}")
+def _make_shard(
+    edition: Edition, part: Part, count: int, shard: int, attempt: int, writer: ManifestWriter
+) -> None:
+    rng = random.Random(f"{edition.name}/{edition.seed}/{part}/{shard}/{attempt}")
     numbers = range(shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE))
     recent: list[np.ndarray] = []
     for number in numbers:
@@ -193,5 +201,3 @@ def texts_of(manifests: Sequence[Manifest], limit: int) -> list[str]:
             texts.update(dict.fromkeys([utterance.text, *utterance.translations.values()]))
     texts.pop("", None)
     return list(texts)
-
-

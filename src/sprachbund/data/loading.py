@@ -29,7 +29,7 @@ class ExampleOptions:
         rows_per_utterance: G, target languages drawn for each utterance.
         max_tokens: longer texts are left out of the draw.
         num_mel_bins: M.
-        speeds: factors one of which changes tempo and pitch together.
+        speeds: factors one of which changes tempo and pitch of a whole batch together.
         time_masks: SpecAugment's time masks (arXiv 1904.08779).
         max_time_mask_s: longest time mask; never more than a sixth of the utterance.
         frequency_masks: SpecAugment's frequency masks.
@@ -46,6 +46,10 @@ class ExampleOptions:
     frequency_masks: int = 2
     max_frequency_mask: int = 15
     seed: int = 0
+
+
+Place = tuple[int, int, float]
+"""Epoch, index of the utterance, speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +128,17 @@ class Corpus(Dataset[Example]):
             index -= count
         raise IndexError(index)
 
-    def __getitem__(self, place: tuple[int, int]) -> Example:
-        epoch, index = place
+    def __getitem__(self, place: Place) -> Example:
+        epoch, index, speed = place
         rng = np.random.default_rng([self.options.seed, epoch, index])
         utterance, samples = self.utterance(index)
-        samples = _change_speed(samples, float(rng.choice(self.options.speeds)))
+        samples = _change_speed(samples, speed)
         features = log_mel(samples, self.options.num_mel_bins, normalise="fixed").T
         return Example(
             features=spec_augment(features, rng, self.options),
-            source_language=self.source_languages.index(utterance.language) if utterance.language else NO_LANGUAGE,
+            source_language=self.source_languages.index(utterance.language)
+            if utterance.language
+            else NO_LANGUAGE,
             transcript=self.tokenizer.encode(utterance.text),
             rows=self._rows(utterance, rng),
         )
@@ -154,7 +160,7 @@ class Corpus(Dataset[Example]):
         return plan_epoch(self.durations_s, indices, options, epoch)
 
 
-def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: int = 32) -> Batch:
+def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: int = 16) -> Batch:
     """Pad examples into a batch; lengths are rounded up so that few distinct shapes occur.
 
     An utterance with fewer rows than `rows_per_utterance` gets rows that do not count.
@@ -192,7 +198,13 @@ def batches(
     Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`.
     """
     rank, count = share
-    places = [[(epoch, int(i)) for i in batch[rank::count]] for batch in corpus.plan(options, epoch)[first:]]
+    plan = corpus.plan(options, epoch)
+    # One speed for a batch, or its lengths would no longer fit together.
+    speeds = np.random.default_rng([options.seed, epoch, 2]).choice(corpus.options.speeds, size=len(plan))
+    places: list[list[Place]] = [
+        [(epoch, int(i), float(speed)) for i in batch[rank::count]]
+        for batch, speed in zip(plan[first:], speeds[first:], strict=True)
+    ]
     loader: DataLoader[Batch] = DataLoader(
         corpus,
         batch_sampler=places,

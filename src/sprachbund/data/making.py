@@ -1,7 +1,8 @@
 """Makes corpora shard by shard, each shard by a short-lived process of its own.
 
 A shard is a pure function of its number, so making can be broken off and taken up, and two machines make the
-same corpus. Short-lived, because a speech synthesiser that dies takes one shard with it and not the run.
+same corpus. Short-lived, because a speech synthesiser that dies takes one shard with it and not the run: espeak-ng
+crashes on rare combinations of voice and words, always the same ones, and the next attempt draws others.
 """
 
 import multiprocessing
@@ -18,17 +19,17 @@ MAX_TRIES = 3
 def make_shards(
     directory: Path,
     num_shards: int,
-    make: Callable[[int, ManifestWriter], None],
+    make: Callable[[int, int, ManifestWriter], None],
     *,
     workers: int = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Run `make(shard, writer)` for every shard that is not there yet.
+    """Run `make(shard, attempt, writer)` for every shard that is not there yet.
 
     Args:
         directory: of the corpus.
         num_shards: how many shards there are to be.
-        make: adds a shard's utterances to the writer it is given.
+        make: adds a shard's utterances to the writer it is given; attempts count from 1.
         workers: processes at a time.
         progress: called with (shards there, shards in all) whenever one appears.
 
@@ -45,7 +46,7 @@ def make_shards(
     while waiting or running:
         while waiting and len(running) < workers:
             shard, tries = waiting.pop()
-            process = context.Process(target=_make_one, args=(directory, shard, make), daemon=True)
+            process = context.Process(target=_make_one, args=(directory, shard, tries, make), daemon=True)
             process.start()
             running[process] = (shard, tries)
         for process in [p for p in running if not p.is_alive()]:
@@ -54,16 +55,20 @@ def make_shards(
                 done += 1
                 progress(done, num_shards)
             elif tries == MAX_TRIES:
-                raise SprachbundError(f"shard {shard} of {directory} failed {MAX_TRIES} times; see the trace above")
+                raise SprachbundError(
+                    f"shard {shard} of {directory} failed {MAX_TRIES} times; see the trace above"
+                )
             else:
                 waiting.append((shard, tries + 1))
         time.sleep(0.02)
 
 
-def _make_one(directory: Path, shard: int, make: Callable[[int, ManifestWriter], None]) -> None:
+def _make_one(
+    directory: Path, shard: int, attempt: int, make: Callable[[int, int, ManifestWriter], None]
+) -> None:
     import torch
 
     torch.set_num_threads(1)
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
-    make(shard, writer)
+    make(shard, attempt, writer)
     writer.flush()

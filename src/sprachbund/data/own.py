@@ -54,7 +54,7 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
+        return self.reason if self.reason.startswith(self.where) else f"{self.where}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,11 @@ def prepare_own(
             some = recordings[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
             begun = done
             faults += _make_shard(
-                out / part, shard, some, options, lambda n, begun=begun: progress(begun + n, total)  # type: ignore[misc]
+                out / part,
+                shard,
+                some,
+                options,
+                lambda n, begun=begun: progress(begun + n, total),  # type: ignore[misc]
             )
             done += len(some)
             progress(done, total)
@@ -148,7 +152,7 @@ def _checked(faults: Iterable[Fault], options: OwnOptions) -> Sequence[Fault]:
     all_faults = list(faults)
     if all_faults and not options.skip_bad:
         more = f" (and {len(all_faults) - 1} more)" if len(all_faults) > 1 else ""
-        raise SprachbundError(f"{all_faults[0]}{more}; mend it, or let faults be skipped and listed")
+        raise SprachbundError(f"{all_faults[0]}{more}; or leave faults out with --skip-bad")
     return all_faults
 
 
@@ -162,7 +166,7 @@ def _claim(out: Path, recordings: Sequence[Recording], options: OwnOptions) -> N
     known = path.read_text(encoding="utf-8").strip() if path.exists() else None
     if known == digest:
         return
-    if known is not None or any(out.rglob("cuts.*.jsonl")):
+    if any(out.rglob("cuts.*.jsonl")):
         raise SprachbundError(f"{out} holds another corpus, or this one before it changed; name a new folder")
     path.write_text(digest + "\n", encoding="utf-8")
 
@@ -176,7 +180,8 @@ def _parts(recordings: Sequence[Recording], dev_share: float) -> dict[str, list[
         parts["dev" if int.from_bytes(digest[:4]) / 2**32 < dev_share else "train"].append(recording)
     if empty := [part for part, some in parts.items() if not some]:
         raise SprachbundError(
-            f"a share of {dev_share} for dev leaves {empty[0]} empty with {len(recordings)} utterances; change it"
+            f"a share of {dev_share} for dev leaves {empty[0]} empty with {len(recordings)} utterances; "
+            "change it"
         )
     return parts
 
@@ -192,7 +197,7 @@ def _make_shard(
     remembered = directory / f".skipped.{shard:05d}.json"
     if shard in shard_numbers(directory):
         known = json.loads(remembered.read_text(encoding="utf-8")) if remembered.exists() else []
-        return [Fault(**values) for values in known]
+        return list(_checked([Fault(**values) for values in known], options))
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
     faults: list[Fault] = []
     for number, recording in enumerate(recordings):
@@ -214,7 +219,7 @@ def _add(writer: ManifestWriter, recording: Recording) -> None:
     audio = open_audio(recording.path)
     samples = np.concatenate(list(audio.blocks()))
     if audio.warnings:  # cut off or damaged: the transcript would say more than is heard
-        raise SprachbundError(f"{recording.path}: {audio.warnings[0]}")
+        raise SprachbundError(audio.warnings[0])
     writer.add(
         samples,
         text=recording.text,

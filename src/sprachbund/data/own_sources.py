@@ -4,7 +4,7 @@ Reading finds every fault it can without decoding audio; `sprachbund.data.own` d
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,12 @@ from sprachbund.data.own import Fault, Found, Recording, check_tag, clean_text
 from sprachbund.errors import SprachbundError
 
 AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .m4a .mp4 .aac .webm .mkv .mov .avi .wma .aif .aiff .au .amr .g722 .gsm "
-    ".3gp .caf .mka .m4v .mpg .mpeg .ts".split()
-)
+    {
+        ".3gp", ".aac", ".aif", ".aiff", ".amr", ".au", ".avi", ".caf", ".flac", ".g722", ".gsm", ".m4a",
+        ".m4v", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".mpeg", ".mpg", ".oga", ".ogg", ".opus", ".ts",
+        ".wav", ".webm", ".wma",
+    }
+)  # fmt: skip
 """File names with these endings are taken for recordings in a folder; a table may name any file."""
 
 PATH, LANGUAGE, TEXT, SPEAKER, ID = "path", "language", "text", "speaker", "utterance_id"
@@ -53,8 +56,13 @@ class _FolderReader:
     def __init__(self, directory: Path, language: str, texts: Sequence[Path]) -> None:
         self.directory, self.language = directory, language
         self.faults: list[Fault] = []
-        self._texts = {path: False for path in texts}  # whether a recording has used it
+        self._texts = dict.fromkeys(texts, False)  # whether a recording has used it
         self._taken: dict[str, Path] = {}
+        self._tagged: dict[Path, list[tuple[str, Path]]] = {}  # NAME of NAME.TAG.txt to its tags
+        for path in texts:
+            name, _, tag = path.stem.rpartition(".")
+            if name:
+                self._tagged.setdefault(path.with_name(name), []).append((tag, path))
 
     def read(self, audio: Path) -> Recording | None:
         """One recording with its texts, or None and a fault."""
@@ -71,7 +79,8 @@ class _FolderReader:
             raise SprachbundError(f"has the same name as {self._taken[name]}; rename one")
         self._taken[name] = audio
         transcript = stem.with_name(stem.name + ".txt")
-        translations = dict(self._translations(stem))
+        tagged = self._tagged.get(stem, [])
+        self._texts.update((path, True) for _, path in tagged)
         if transcript not in self._texts:
             raise SprachbundError(f"has no transcript; write it into {transcript}")
         self._texts[transcript] = True
@@ -83,23 +92,16 @@ class _FolderReader:
             language=self.language,
             text=_read_text(transcript),
             speaker="" if parent == "." else parent,
-            translations=translations,
+            translations={check_tag(tag, str(path)): _read_text(path) for tag, path in tagged},
         )
-
-    def _translations(self, stem: Path) -> Iterator[tuple[str, str]]:
-        for path in self._texts:
-            tag = path.name.removeprefix(stem.name + ".").removesuffix(path.suffix)
-            if path.parent != stem.parent or not path.name.startswith(stem.name + ".") or "." in tag:
-                continue
-            if tag and path.name != stem.name + path.suffix:
-                self._texts[path] = True
-                yield check_tag(tag, str(path)), _read_text(path)
 
     def name_leftovers(self) -> None:
         """Texts that belong to no recording are faults too."""
         for path, used in self._texts.items():
             if not used:
-                self.faults.append(Fault(where=str(path), reason="belongs to no audio file; rename or remove it"))
+                self.faults.append(
+                    Fault(where=str(path), reason="belongs to no audio file; rename or remove it")
+                )
 
 
 def _read_text(path: Path) -> str:
@@ -123,9 +125,9 @@ class _Header:
 def read_table(path: Path, language: str | None = None) -> Found:
     """The recordings of a tab-separated table.
 
-    The first line names the columns: `path` (relative to the table), `text`, `language` (or the argument), at will
-    `speaker` and `utterance_id`, and a column for each translation, `translation_de` or `de`. Fields are taken
-    as they stand, quotation marks too; an empty translation is one that is missing.
+    The first line names the columns: `path` (relative to the table), `text`, `language` (or the argument), at
+    will `speaker` and `utterance_id`, and a column for each translation, `translation_de` or `de`. Fields are
+    taken as they stand, quotation marks too; an empty translation is one that is missing.
 
     Raises:
         SprachbundError: no such file, not UTF-8, or a header that cannot be understood.
@@ -147,7 +149,9 @@ def read_table(path: Path, language: str | None = None) -> Found:
             recording = _read_line(path, where, line.rstrip("\r"), header, language)
             if recording.utterance_id in recordings:
                 other = recordings[recording.utterance_id].where
-                raise SprachbundError(f"{recording.utterance_id!r} is in {other} already; give an utterance_id")
+                raise SprachbundError(
+                    f"{recording.utterance_id!r} is in {other} already; give an utterance_id"
+                )
             recordings[recording.utterance_id] = recording
         except SprachbundError as error:
             faults.append(Fault(where=where, reason=str(error)))
@@ -164,7 +168,9 @@ def _read_header(path: Path, line: str, language: str | None) -> _Header:
         if name in COLUMNS:
             continue
         if name.lower() == _AMBIGUOUS:
-            raise SprachbundError(f"{path}:1: column 'id' can be an identifier or Indonesian; call it {ID} or translation_id")
+            raise SprachbundError(
+                f"{path}:1: column 'id' can be an identifier or Indonesian; call it {ID} or translation_id"
+            )
         match = _TRANSLATION.fullmatch(name)
         try:
             languages[i] = check_tag(match[1] if match else name, "")
@@ -182,7 +188,9 @@ def _read_header(path: Path, line: str, language: str | None) -> _Header:
 def _read_line(path: Path, where: str, line: str, header: _Header, language: str | None) -> Recording:
     fields = [clean_text(value) for value in line.split("\t")]
     if len(fields) != len(header.names):
-        raise SprachbundError(f"has {len(fields)} fields where the header has {len(header.names)}; mend the tabs")
+        raise SprachbundError(
+            f"has {len(fields)} fields where the header has {len(header.names)}; mend the tabs"
+        )
     named = {name: value for name, value in zip(header.names, fields, strict=True) if name in COLUMNS}
     for name in (PATH, TEXT):
         if not named[name]:

@@ -34,6 +34,8 @@ Part = Literal["train", "composed", "known", "unheard", "unseen"]
 SHARD_SIZE = 500
 MAX_DURATION_S = 15.0
 KNOWN_SHARE = 0.25
+# What all speakers say in the same words; carriers of the speakers never heard are not transcribed.
+HELD_OUT_KINDS = ("digits", "number", "ordinal", "date", "time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +131,11 @@ def is_known_only_in_text(prompt: Prompt) -> bool:
     return digest[0] / 256 < KNOWN_SHARE
 
 
-def _make_shard(sounds: _Sounds, part: Part, count: int, shard: int, writer: ManifestWriter) -> None:
+def _make_shard(
+    sounds: _Sounds, part: Part, count: int, shard: int, attempt: int, writer: ManifestWriter
+) -> None:
     options = sounds.options
-    rng = random.Random(f"telephone/{options.seed}/{part}/{shard}")
+    rng = random.Random(f"telephone/{options.seed}/{part}/{shard}/{attempt}")
     first, last = shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE)
     if part in ("known", "unseen"):
         for prompt in getattr(sounds, part)[first:last]:
@@ -152,7 +156,11 @@ class _Adder:
         # Sentences of whole prompts count as known wording, so held-out parts hold composed meanings only.
         training = part == "train"
         self.composed = composed_utterances(
-            clips, rng, "train" if training else "test", prompts=sounds.prompts if training else None
+            clips,
+            rng,
+            "train" if training else "test",
+            prompts=sounds.prompts if training else None,
+            kinds=None if training else HELD_OUT_KINDS,
         )
         self.names = sorted(sounds.texts)
 

@@ -1,7 +1,7 @@
 """How a system fails: what a mean score hides. Each failure is one function with its definition.
 
-All but hallucination are judged on lines of speech with a reference. A line may fail in several ways. Nothing here
-asks whether a translation is right; a wrong number or name is a matter of the scores.
+All but hallucination are judged on lines of speech with a reference. A line may fail in several ways.
+Nothing here asks whether a translation is right; a wrong number or name is a matter of the scores.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -63,9 +63,9 @@ def hallucinated(line: Line) -> bool | None:
 def repeated(line: Line) -> bool | None:
     """Loops: a word or phrase said over and over again that the reference does not repeat.
 
-    The share of the text in loops (a unit five times in a row or more, three times for units of three words or
-    more) passes that of the reference by more than 0.2. Telephone numbers with equal digits are no failure,
-    since the reference repeats them as well.
+    The share of the text in loops (a unit five times in a row or more, three times for units of three words
+    or more) passes that of the reference by more than 0.2. Telephone numbers with equal digits are no
+    failure, since the reference repeats them as well.
     """
     if not line.reference:
         return None
@@ -90,11 +90,14 @@ def omitted(line: Line) -> bool | None:
 def truncated(line: Line) -> bool | None:
     """Broken off: the row reached the limit on tokens, or the text stops before the reference does.
 
-    The latter when the omitted run (as in `omitted`) is the end of the reference and at least 80% of the words
-    written before it are right, so that the text is the beginning of a good one.
+    The latter when the omitted run (as in `omitted`) is the end of the reference and at least 80% of the
+    words written before it are right, so that the text is the beginning of a good one. No text at all is
+    omission.
     """
     if not line.reference:
         return None
+    if not any(c.isalnum() for c in line.hypothesis):
+        return False
     if not line.evidence.finished:
         return True
     return any(
@@ -106,9 +109,9 @@ def truncated(line: Line) -> bool | None:
 def copied(line: Line) -> bool | None:
     """Not translated: the text is the transcript of the speech instead of its translation.
 
-    Judged for translation only, where the normalized transcript has four letters and differs from the reference
-    by more than a tenth of its characters (names and loan words may be the same in both): the text differs from
-    the transcript by a tenth at most, and by less than from the reference.
+    Judged for translation only, where the normalized transcript has four letters and differs from the
+    reference by more than a tenth of its characters (names and loan words may be the same in both): the
+    text differs from the transcript by a tenth at most, and by less than from the reference.
     """
     if not line.reference or not line.transcript or line.source == line.target:
         return None
@@ -125,9 +128,9 @@ def copied(line: Line) -> bool | None:
 def in_wrong_language(line: Line, identifier: LanguageIdentifier) -> bool | None:
     """Wrong target language: the text is in another language than the one asked for.
 
-    Character n-grams give another language a probability of 0.95 or more. Judged only where the text has twelve
-    letters or more and the identifier gets the reference right, so that what it cannot tell (names, single
-    words shared by two languages) does not count.
+    Character n-grams give another language a probability of 0.95 or more. Judged only where the text has
+    twelve letters or more and the identifier gets the reference right, so that what it cannot tell (names,
+    single words shared by two languages) does not count.
     """
     if not line.reference or line.target not in identifier.languages:
         return None
@@ -186,8 +189,10 @@ def _least_omitted(size: int) -> float:
 
 
 def _deleted_runs(line: Line) -> list[tuple[int, int, int, float]]:
-    """Runs (start, end) of reference words that nothing stands against, the number of reference words, and the
-    share of the words written that are right."""
+    """Runs of reference words that nothing stands against.
+
+    Each as start, end, number of reference words, and the share of the words written that are right.
+    """
     import jiwer
 
     reference, hypothesis = (_words(text, line.target) for text in (line.reference, line.hypothesis))

@@ -11,13 +11,22 @@ from pathlib import Path
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import BUNDLED, bundled_directory
 
-LIBRARIES = ("sprachbund", "torch", "numpy", "sacrebleu", "jiwer", "transformers", "sentencepiece", "onnxruntime")
+LIBRARIES = (
+    "sprachbund",
+    "torch",
+    "numpy",
+    "sacrebleu",
+    "jiwer",
+    "transformers",
+    "sentencepiece",
+    "onnxruntime",
+)
 _BLOCK = 1 << 20
 _NOT_MODEL = {"card.json", "README.md"}  # what is said of a model is not the model: scores are written there
 
 
 def data_hash(directory: Path) -> str:
-    """SHA-256 over the names and bytes of a corpus directory's cuts and sound; not of what is said about it."""
+    """SHA-256 over the names and bytes of a corpus's cuts and sound; not of what is said about it."""
     files = [*directory.glob("cuts.*.jsonl"), *directory.glob("audio.*.wav")]
     if not files:
         raise SprachbundError(f"{directory} holds no cuts.*.jsonl, so it is not a corpus; check the path")

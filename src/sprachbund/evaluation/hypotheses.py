@@ -1,15 +1,17 @@
 """Runs a model over a corpus: every utterance once through the encoder, into every language it has text in.
 
-An utterance is one window here, as it was cut by the corpus; long form has its own measure. Utterances of like
-length share a batch, but lines come in the order of the corpus, as soon as a stretch of it is done.
+An utterance is one window here, as it was cut by the corpus; long form has its own measure. Utterances of
+like length share a batch, but lines come in the order of the corpus, as soon as a stretch of it is done.
 """
 
+import json
 import math
 import wave
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +30,9 @@ from sprachbund.models.family import Family, Target
 from sprachbund.text.languages import parse_language
 
 BATCH_SIZE = 16
-_STRETCH_BATCHES = 16  # batches sorted by length together: long enough for even lengths, short enough to stream
+_STRETCH_BATCHES = (
+    16  # batches sorted by length together: long enough for even lengths, short enough to stream
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,32 +93,26 @@ def make_plan(
     written = {target for _, target in model.pairs()}
     wanted = None if targets is None else tuple(dict.fromkeys(parse_language(t, written) for t in targets))
     chosen = _spread(len(manifest), limit)
+    utterances = [(index, manifest[index]) for index in chosen]
+    spoken = [(index, u) for index, u in utterances if u.language]
+    fitting = [(index, u) for index, u in spoken if u.duration_s <= model.max_window_s]
+    if wanted is None:
+        wanted = tuple(sorted({tag for _, u in fitting for tag in (u.language, *u.translations)}))
     jobs, missing, unknown = [], Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    without_speech = too_long = 0
-    for index in chosen:
-        utterance = manifest[index]
-        if not utterance.language:
-            without_speech += 1
-            continue
-        if utterance.duration_s > model.max_window_s:
-            too_long += 1
-            continue
+    for index, utterance in fitting:
         source = utterance.language
-        asked = wanted or (source, *utterance.translations)
-        with_text = [t for t in asked if (utterance.text_in(t) or "").strip()]
+        with_text = [t for t in wanted if (utterance.text_in(t) or "").strip()]
         known = tuple(sorted(t for t in with_text if (source, t) in model.pairs()))
-        missing.update((source, t) for t in asked if t not in with_text)
+        missing.update((source, t) for t in wanted if t not in with_text)
         unknown.update((source, t) for t in with_text if t not in known)
         if known:
-            jobs.append(
-                Job(index=index, duration_s=utterance.duration_s, source=source, targets=tuple(known))
-            )
+            jobs.append(Job(index=index, duration_s=utterance.duration_s, source=source, targets=known))
     plan = Plan(
         jobs=tuple(jobs),
         without_reference=missing,
         unknown_pairs=unknown,
-        without_speech=without_speech,
-        too_long=too_long,
+        without_speech=len(utterances) - len(spoken),
+        too_long=len(spoken) - len(fitting),
         over_limit=len(manifest) - len(chosen),
     )
     if not jobs:
@@ -144,6 +142,7 @@ def translate_plan(
 ) -> Iterator[Line]:
     """Decode what a plan names; lines in the order of the corpus. The batch size does not change them."""
     decoder = Decoder(model, options or DecodingOptions())
+    corpus = corpus_name(manifest.directory)
     stretch = batch_size * _STRETCH_BATCHES
     for start in range(0, len(plan.jobs), stretch):
         jobs = plan.jobs[start : start + stretch]
@@ -154,7 +153,7 @@ def translate_plan(
             rows = decoder.decode(sounds, [job.targets for job in batch], [job.source for job in batch])
             for job, utterance, row in zip(batch, utterances, rows, strict=True):
                 done[job.index] = [
-                    make_line(utterance, target, text, evidence, manifest.directory.name)
+                    make_line(utterance, target, text, evidence, corpus)
                     for target, (text, evidence) in zip(job.targets, row, strict=True)
                 ]
         for job in jobs:
@@ -176,7 +175,8 @@ class Decoder:
 
         Args:
             sounds: 16 kHz mono float32, each (num_samples,).
-            targets: B lists of n languages; an empty language means the one identified, that is transcription.
+            targets: B lists of n languages; an empty language means the one identified, that is
+                transcription.
             sources: the language of each; None identifies it.
         """
         model = self._model
@@ -236,7 +236,7 @@ class Decoder:
 
 
 def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, corpus: str) -> Line:
-    """The line of one utterance in one target language; `corpus` where the manifest names none."""
+    """The line of one utterance in one target language."""
     return Line(
         id=utterance.id,
         source=utterance.language,
@@ -244,12 +244,20 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, 
         hypothesis=text,
         reference=one_line(utterance.text_in(target) or ""),
         evidence=evidence,
-        corpus=str(utterance.custom.get("corpus") or corpus),
+        corpus=corpus,
         kind=str(utterance.custom.get("kind") or ""),
         speaker=utterance.speaker,
         duration_s=round(utterance.duration_s, 4),
         transcript=one_line(utterance.text),
     )
+
+
+def corpus_name(directory: Path) -> str:
+    """Name in a corpus directory's `dataset.json`; the directory's own where there is none."""
+    try:
+        return str(json.loads((directory / "dataset.json").read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return directory.name
 
 
 def one_line(text: str) -> str:
@@ -280,7 +288,7 @@ def _samples(manifest: Manifest, job: Job) -> np.ndarray:
     except (OSError, EOFError, ValueError, wave.Error) as error:
         name = manifest[job.index].id
         raise SprachbundError(
-            f"{manifest.directory}: no sound for utterance {name!r} ({error}); copy the audio.*.wav files again"
+            f"{manifest.directory}: no sound for utterance {name!r} ({error}); copy its audio.*.wav again"
         ) from error
     missing_s = job.duration_s - len(samples) / 16_000
     if missing_s > 0.01:
@@ -291,10 +299,10 @@ def _samples(manifest: Manifest, job: Job) -> np.ndarray:
     return samples
 
 
-def _nothing_left(manifest: Manifest, plan: Plan, wanted: tuple[str, ...] | None) -> str:
-    asked = "any language" if wanted is None else ", ".join(wanted)
+def _nothing_left(manifest: Manifest, plan: Plan, wanted: tuple[str, ...]) -> str:
+    asked = ", ".join(wanted) or "any language"
     unknown = ", ".join(f"{s} to {t}" for s, t in sorted(plan.unknown_pairs)) or "none"
     return (
-        f"{manifest.directory}: nothing to evaluate into {asked}: {plan.without_reference.total()} references "
-        f"missing, pairs the model does not know: {unknown}; choose other languages with --to"
+        f"{manifest.directory}: nothing to evaluate into {asked}: {plan.without_reference.total()} "
+        f"references missing, pairs the model does not know: {unknown}; choose other languages with --to"
     )

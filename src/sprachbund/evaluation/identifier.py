@@ -1,7 +1,7 @@
 """The language identifier of evaluation: trained at first use on the phrasebook and on the names in CLDR.
 
-The phrasebook has sentences of its own languages; CLDR, through Babel, has names of countries, languages, months,
-days and units in some two hundred, so that any usual target language can be told from the others.
+The phrasebook has sentences of its own languages; CLDR, through Babel, has names of countries, languages,
+months, days and units in some two hundred, so that any usual target language can be told from the others.
 """
 
 import random

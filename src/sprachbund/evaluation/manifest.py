@@ -42,7 +42,7 @@ class Number(_Strict):
 
 
 class FailureRate(_Strict):
-    """A failure: `failed` of `judged` lines, of a pair, a kind of sound or "all"; before or after the guard."""
+    """A failure: `failed` of `judged` lines of a pair, a kind of sound or "all", with or without guard."""
 
     failure: str
     member: str

@@ -1,8 +1,8 @@
 """Metrics as sums over sentences: whatever is scored, resampled or compared goes through these sums.
 
-BLEU, chrF and TER are sacrebleu's own classes, so that signatures and numbers are those of its command; word and
-character error rates are jiwer's counts. Statistics of a corpus are a matrix (N sentences, K counts); the score
-of any part of it is a function of the sum of its rows.
+BLEU, chrF and TER are sacrebleu's own classes, so that signatures and numbers are those of its command;
+word and character error rates are jiwer's counts. Statistics of a corpus are a matrix (N sentences, K
+counts); the score of any part of it is a function of the sum of its rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,8 +74,9 @@ class SacrebleuMetric:
         return np.array(self.inner._extract_corpus_statistics(hypotheses, [references]), dtype=np.float64)
 
     def score(self, total: NDArray[Any]) -> float:
-        """Score of the summed counts (K,); float32 sums give what sacrebleu's resampling gives."""
-        return float(self.inner._compute_score_from_stats(total).score)
+        """Score of summed counts (K,), in their precision: float32 sums give what sacrebleu's draws do."""
+        value: float = self.inner._compute_score_from_stats(total).score
+        return value
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def bleu(target: str = "") -> SacrebleuMetric:
     tokenizer = _BLEU_TOKENIZERS.get(language, default)
 
     def make() -> Any:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
 
         return BLEU(tokenize=tokenizer, force=True)
 
@@ -160,7 +161,7 @@ def chrf(word_order: int = 0) -> SacrebleuMetric:
     """The metric chrF2, or chrF2++ for a word order of 2."""
 
     def make() -> Any:
-        from sacrebleu.metrics import CHRF
+        from sacrebleu.metrics.chrf import CHRF
 
         return CHRF(word_order=word_order)
 
@@ -171,7 +172,7 @@ def ter() -> SacrebleuMetric:
     """Translation edit rate; less is better."""
 
     def make() -> Any:
-        from sacrebleu.metrics import TER
+        from sacrebleu.metrics.ter import TER
 
         return TER()
 
@@ -200,4 +201,4 @@ def metric(name: str, target: str = "") -> Metric:
 
 def corpus_score(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """The score of N hypotheses against one reference each."""
-    return metric.score(metric.statistics(hypotheses, references).sum(0))
+    return float(metric.score(metric.statistics(hypotheses, references).sum(0)))

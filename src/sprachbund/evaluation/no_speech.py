@@ -1,7 +1,8 @@
 """The fixed set of sounds that nobody speaks in: any text written for them is invented.
 
 Silence, noises, mains hum, music-like chords, clicks, a murmur with the rhythm of speech, and babble: several
-artificial throats at once, with voices, vowels and syllables but no words of any language. Drawn from a seed alone.
+artificial throats at once, with voices, vowels and syllables but no words of any language. Drawn from a
+seed alone.
 """
 
 from dataclasses import dataclass

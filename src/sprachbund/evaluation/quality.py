@@ -52,7 +52,7 @@ class Score:
 
 def pair_name(pair: tuple[str, str]) -> str:
     """A pair as it is printed and as files are named: "en-de"."""
-    return "-".join(pair)
+    return "-".join(filter(None, pair))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,11 @@ class _PairCounts:
 
 
 def score_lines(
-    lines: Sequence[Line], *, text: str = "raw", metrics: Sequence[str] | None = None
+    lines: Sequence[Line],
+    *,
+    text: str = "raw",
+    metrics: Sequence[str] | None = None,
+    groupings: bool = True,
 ) -> list[Score]:
     """All scores of lines of speech: every pair, the means over pairs, and the means within each grouping.
 
@@ -77,11 +81,12 @@ def score_lines(
         lines: of one system; sounds without speech are left to the failures.
         text: "raw" scores texts as they are; "normalized" lower case without punctuation, on both sides.
         metrics: names of the metrics; None takes `QUALITY`, and `ERROR_RATES` for transcription.
+        groupings: whether to score by target, source, corpus, kind and speaker as well.
     """
     pairs = [_count(pair, found, text, metrics) for pair, found in by_pair(_spoken(lines)).items()]
     scores = [score for counted in pairs for score in _pair_scores(counted, text)]
     scores += _means(pairs, "mean", "all", text)
-    for grouping, key in GROUPINGS.items():
+    for grouping, key in GROUPINGS.items() if groupings else ():
         members = sorted({key(line) for counted in pairs for line in counted.lines} - {""})
         if grouping in _ONLY_IF_SEVERAL and len(members) < 2:
             continue
@@ -131,7 +136,7 @@ def _pair_scores(counted: _PairCounts, text: str) -> list[Score]:
     return [
         Score(
             metric=scorer.name,
-            value=scorer.score(counts.sum(0)),
+            value=float(scorer.score(counts.sum(0))),
             signature=scorer.signature,
             group="pair",
             member=pair_name(counted.pair),
@@ -157,7 +162,7 @@ def _means(
         rows = [i for i, line in enumerate(counted.lines) if key is None or key(line) == member]
         for scorer, counts in counted.metrics if rows else ():
             place = (counted.task, scorer.name)
-            values.setdefault(place, []).append(scorer.score(counts[rows].sum(0)))
+            values.setdefault(place, []).append(float(scorer.score(counts[rows].sum(0))))
             num_lines[place] = num_lines.get(place, 0) + len(rows)
     return [
         Score(

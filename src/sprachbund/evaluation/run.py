@@ -1,31 +1,27 @@
-"""One evaluation from beginning to end: corpora and a model in, hypotheses, text files and a result manifest out."""
+"""One evaluation from beginning to end: corpora and a model in, hypotheses and a result manifest out."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from statistics import median
 
 from sprachbund.data.manifest import Manifest
-from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import hashes
-from sprachbund.evaluation.failures import FailureJudge
-from sprachbund.evaluation.hypotheses import BATCH_SIZE, Decoder, Plan, make_plan, translate_plan
+from sprachbund.evaluation.comet import comet_signature
+from sprachbund.evaluation.hypotheses import Decoder, Plan, corpus_name, make_plan, translate_plan
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, LineWriter, by_pair, read_lines
 from sprachbund.evaluation.manifest import (
     MANIFEST_FILE,
     DataUsed,
-    FailureRate,
     ModelUsed,
-    Number,
     ResultManifest,
 )
-from sprachbund.evaluation.no_speech import PER_KIND, SEED, Sound, no_speech_set
-from sprachbund.evaluation.quality import Score, pair_name, score_lines
-from sprachbund.evaluation.speed import Speed, Stopwatch
+from sprachbund.evaluation.no_speech import Sound, no_speech_set
+from sprachbund.evaluation.options import EvaluationOptions, options_from
+from sprachbund.evaluation.quality import pair_name
+from sprachbund.evaluation.scoring import summarise
+from sprachbund.evaluation.speed import Stopwatch, first_segment_s
 from sprachbund.models.card import Card
 from sprachbund.models.directory import load
 from sprachbund.models.family import Family
@@ -33,27 +29,6 @@ from sprachbund.models.family import Family
 NO_SPEECH = "no-speech"
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is in all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """What is evaluated and how.
-
-    Attributes:
-        targets: languages wanted; None takes every language with references.
-        limit: most utterances of each corpus, spread evenly over it; None takes all.
-        batch_size: utterances in a batch; does not change the result.
-        decoding: how to decode; its guard is applied to what is scored.
-        no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
-        seed: of the no-speech set.
-    """
-
-    targets: tuple[str, ...] | None = None
-    limit: int | None = None
-    batch_size: int = BATCH_SIZE
-    decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    no_speech_per_kind: int = PER_KIND
-    seed: int = SEED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +62,8 @@ def evaluate(
         SprachbundError: for models, corpora and languages that cannot be, before any decoding.
     """
     options = options or EvaluationOptions()
+    if options.comet:
+        comet_signature(options.comet)  # fails before the work, not after
     manifests = [Manifest(directory) for directory in _distinct(directories)]
     family = load(model, offline=offline)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
@@ -99,7 +76,9 @@ def evaluate(
                 writer.write(line)
                 lines.append(line)
                 progress("decoding", len(lines), total)
-        speed = watch.speed()
+        speed = replace(
+            watch.speed(), first_segment_s=_first_segment_s(family, manifests[0], plans[0], options)
+        )
         for line in translate_no_speech(family, options):
             writer.write(line)
             lines.append(line)
@@ -145,71 +124,30 @@ def _no_speech_line(sound: Sound, target: str, text: str, evidence: Evidence) ->
     )
 
 
-def summarise(
-    lines: Sequence[Line],
-    model: ModelUsed,
-    data: list[DataUsed],
-    options: EvaluationOptions,
-    speed: Speed | None = None,
-) -> ResultManifest:
-    """Score lines: behind the guard, raw and normalized; before it, raw; failures before and after."""
-    behind = [line.behind_guard() for line in lines]
-    guarded = options.decoding.guard.enabled
-    numbers = [_number(s, guarded) for text in ("raw", "normalized") for s in score_lines(behind, text=text)]
-    if guarded:
-        numbers += [_number(s, False) for s in score_lines(lines)]
-    judge = FailureJudge({line.target for line in lines if line.source})
-    failures = _failure_rates(judge, lines, guard=False)
-    if guarded:
-        failures += _failure_rates(judge, behind, guard=True)
-    return ResultManifest(
-        numbers=numbers,
-        failures=failures,
-        measured=speed.to_dict() if speed else {},
-        data=data,
-        model=model,
-        configuration=configuration(options),
-        seed=options.seed,
-    )
-
-
-def configuration(options: EvaluationOptions) -> dict[str, Any]:
-    """Options as plain values, with what decides numbers from outside: threads and precision."""
-    return {**asdict(options), "num_threads": torch.get_num_threads(), "precision": "float32"}
-
-
-def options_from(values: dict[str, Any]) -> EvaluationOptions:
-    """The inverse of `configuration`. Raises SprachbundError for fields this version does not know."""
-    from sprachbund.audio.spans import SpanOptions
-
-    rest = {key: value for key, value in values.items() if key not in {"num_threads", "precision"}}
-    try:
-        decoding = dict(rest.pop("decoding"))
-        guard, spans = GuardOptions(**decoding.pop("guard")), SpanOptions(**decoding.pop("spans"))
-        allowed = decoding.pop("allowed_languages")
-        return EvaluationOptions(
-            **{**rest, "targets": _tuple(rest["targets"])},
-            decoding=DecodingOptions(
-                **decoding, allowed_languages=_tuple(allowed), guard=guard, spans=spans
-            ),
-        )
-    except (TypeError, KeyError) as error:
-        known = ", ".join(f.name for f in fields(EvaluationOptions))
-        raise SprachbundError(
-            f"the configuration does not fit this version ({error}); it knows {known}"
-        ) from error
+def _first_segment_s(
+    model: Family, manifest: Manifest, plan: Plan, options: EvaluationOptions
+) -> float | None:
+    """Time to the first segment of recordings spread over the first corpus, each into its first target."""
+    count = min(options.first_segments, len(plan.jobs))
+    jobs = [plan.jobs[i * len(plan.jobs) // count] for i in range(count)]
+    found = [
+        first_segment_s(model, [manifest.samples(job.index)], job.targets[:1], job.source, options.decoding)
+        for job in jobs
+    ]
+    return median(there) if (there := [s for s in found if s is not None]) else None
 
 
 def write_texts(lines: Sequence[Line], out: Path) -> None:
     """Write `texts/<pair>.hyp.txt` and `.ref.txt`, one text per line, for any other scorer to read."""
+    folder = out / "texts"
+    folder.mkdir(parents=True, exist_ok=True)
     for pair, found in by_pair(line.behind_guard() for line in lines if line.source).items():
-        for name, texts in (
+        for part, column in (
             ("hyp", [line.hypothesis for line in found]),
             ("ref", [line.reference for line in found]),
         ):
-            path = out / "texts" / f"{pair_name(pair)}.{name}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(text + "\n" for text in texts), encoding="utf-8", newline="\n")
+            body = "".join(text + "\n" for text in column)
+            (folder / f"{pair_name(pair)}.{part}.txt").write_text(body, encoding="utf-8", newline="\n")
 
 
 def rescore(out: Path, manifest: ResultManifest) -> ResultManifest:
@@ -231,21 +169,6 @@ class _Nowhere:
         pass
 
 
-def _failure_rates(judge: FailureJudge, lines: Sequence[Line], *, guard: bool) -> list[FailureRate]:
-    groups: dict[str, list[Line]] = {"all": list(lines)}
-    for line in lines:
-        groups.setdefault(pair_name(line.pair) if line.source else line.kind, []).append(line)
-    return [
-        FailureRate(failure=name, member=member, failed=rate.failed, judged=rate.judged, guard=guard)
-        for member, found in groups.items()
-        for name, rate in judge.rates(found).items()
-    ]
-
-
-def _number(score: Score, guard: bool) -> Number:
-    return Number(**asdict(score), guard=guard)
-
-
 def _model_used(model: str | Path, offline: bool) -> ModelUsed:
     directory = hashes.model_directory(model, offline=offline)
     card = Card.read(directory)
@@ -257,7 +180,7 @@ def _model_used(model: str | Path, offline: bool) -> ModelUsed:
 def _data_used(manifest: Manifest, plan: Plan) -> DataUsed:
     return DataUsed(
         path=str(manifest.directory),
-        name=_corpus_name(manifest.directory),
+        name=corpus_name(manifest.directory),
         sha256=hashes.data_hash(manifest.directory),
         utterances=len(manifest),
         scored_utterances=len(plan.jobs),
@@ -269,13 +192,6 @@ def _data_used(manifest: Manifest, plan: Plan) -> DataUsed:
     )
 
 
-def _corpus_name(directory: Path) -> str:
-    try:
-        return str(json.loads((directory / "dataset.json").read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return directory.name
-
-
 def _distinct(directories: Sequence[str | Path]) -> list[Path]:
     paths = [Path(directory) for directory in directories]
     twice = {str(path) for path in paths if paths.count(path) > 1}
@@ -283,8 +199,3 @@ def _distinct(directories: Sequence[str | Path]) -> list[Path]:
         what = f"{', '.join(sorted(twice))} named twice" if twice else "no corpus named"
         raise SprachbundError(f"{what}; name each corpus directory once")
     return paths
-
-
-def _tuple(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(values)
-

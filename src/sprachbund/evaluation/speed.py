@@ -1,4 +1,4 @@
-"""Speed and cost are scores too, but of a machine: they mean something only beside another system's in one run."""
+"""Speed and cost are scores too, but of a machine: they mean something beside another's in the same run."""
 
 import resource
 import statistics
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from sprachbund.audio.activity import VoiceActivity
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.translate import translate_file
 from sprachbund.errors import SprachbundError
@@ -113,10 +114,12 @@ def first_segment_s(
         source: the language spoken, None to identify it.
         options: how to decode.
     """
-    taken = []
+    taken, activity = [], VoiceActivity()
     for samples in recordings:
         start = time.perf_counter()
-        work = translate_file(model, samples, targets, source, options, sample_rate=SAMPLE_RATE)
+        work = translate_file(
+            model, samples, targets, source, options, sample_rate=SAMPLE_RATE, activity=activity
+        )
         if next(work, None) is not None:
             taken.append(time.perf_counter() - start)
     return statistics.median(taken) if taken else None
@@ -130,7 +133,9 @@ def side_by_side(speeds: Mapping[str, Speed]) -> list[dict[str, str | float]]:
     """
     seconds = {round(speed.audio_s, 1) for speed in speeds.values()}
     if len(seconds) > 1:
-        raise SprachbundError(f"the systems worked on different sound ({sorted(seconds)} s); measure on the same")
+        raise SprachbundError(
+            f"the systems worked on different sound ({sorted(seconds)} s); measure on the same"
+        )
     first = next(iter(speeds.values()), None)
     return [
         {

@@ -54,7 +54,9 @@ def family_of(directory: Path) -> str:
     """Name of the family of a model directory. Raises SprachbundError when that cannot be told."""
     path = directory / "config.json"
     if not path.exists():
-        raise SprachbundError(f"{directory} has no config.json, so it is not a model directory; check the path")
+        raise SprachbundError(
+            f"{directory} has no config.json, so it is not a model directory; check the path"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         family = config.get("family") or config.get("model_type")

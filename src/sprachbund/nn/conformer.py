@@ -117,7 +117,8 @@ class ConformerEncoder(nn.Module):
         super().__init__()
         self.subsampling = Subsampling(num_mel_bins, width)
         self.layers = nn.ModuleList(
-            ConformerLayer(width, num_heads, feed_forward_width, kernel_size, dropout) for _ in range(num_layers)
+            ConformerLayer(width, num_heads, feed_forward_width, kernel_size, dropout)
+            for _ in range(num_layers)
         )
 
     def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,12 @@ class TextDecoder(nn.Module):
         return self.positions.shape[0]
 
     def start(
-        self, memory: Tensor, num_frames: Tensor | None, *, rows_per_memory: int = 1, capacity: int | None = None
+        self,
+        memory: Tensor,
+        num_frames: Tensor | None,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
     ) -> DecoderCache:
         """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid."""
         num_rows = memory.shape[0] * rows_per_memory

@@ -111,7 +111,9 @@ def run(
     tokenizer = _tokenizer(recipe, directory, [manifest for manifest, _ in parts])
     model = _model(recipe, tokenizer)
     report(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(tokenizer)} pieces")
-    corpus = _corpus(recipe, parts, tokenizer, ExampleOptions(**recipe.examples.model_dump(), seed=recipe.training.seed))
+    corpus = _corpus(
+        recipe, parts, tokenizer, ExampleOptions(**recipe.examples.model_dump(), seed=recipe.training.seed)
+    )
     masks = {**recipe.examples.model_dump(), **NO_MASKS}
     dev = _corpus(recipe, dev_parts, tokenizer, ExampleOptions(**masks, seed=0))
     train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
@@ -152,8 +154,18 @@ def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]]) -> 
     data = []
     for manifest, _ in parts:
         path = manifest.directory / "dataset.json"
-        info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"name": str(manifest.directory)}
-        data.append({key: info[key] for key in ("name", "licence", "attribution", "hours", "utterances") if key in info})
+        info = (
+            json.loads(path.read_text(encoding="utf-8"))
+            if path.exists()
+            else {"name": str(manifest.directory)}
+        )
+        data.append(
+            {
+                key: info[key]
+                for key in ("name", "licence", "attribution", "hours", "utterances")
+                if key in info
+            }
+        )
     return Card(
         **recipe.card.model_dump(),
         source_languages=list(recipe.languages),

@@ -1,7 +1,8 @@
 """Tells which language a text is in, by its character n-grams: small, trained in a second, no download.
 
-Naive Bayes over n-grams of one to four characters with word borders (after Cavnar and Trenkle, 1994). It chooses
-among the languages it was trained on and cannot say "none of these"; short texts get an honest, flat posterior.
+Naive Bayes over n-grams of one to four characters with word borders (after Cavnar and Trenkle, 1994). It
+chooses among the languages it was trained on and cannot say "none of these"; short texts get an honest,
+flat posterior.
 """
 
 from collections import Counter
@@ -64,7 +65,8 @@ class LanguageIdentifier:
             for gram, count in self._counts[tag].items():
                 table[self._rows[gram], column] += count
         # Languages have texts of different amount; orders are pooled, which weighs all languages alike.
-        return np.log(table / table.sum(0)).astype(np.float32)
+        log_probs: NDArray[np.float32] = np.log(table / table.sum(0)).astype(np.float32)
+        return log_probs
 
     def identify(self, text: str, allowed: Iterable[str] | None = None) -> IdentifiedText:
         """The likeliest of the allowed languages.
@@ -103,5 +105,3 @@ def ngrams(text: str) -> Iterator[str]:
                 gram = padded[start : start + order]
                 if gram != " ":
                     yield gram
-
-

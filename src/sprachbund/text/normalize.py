@@ -1,9 +1,9 @@
 """Makes texts comparable without breaking any script: what is compared is words, not punctuation or case.
 
 Marks (Unicode Mn, Mc) are letters' other halves in Arabic, Hebrew and every Indic script, so none is removed;
-case is folded only where a script has case, by the language's own rules (the Turkish dotted and dotless i); joiners
-that decide how Persian and Indic words are written stay. Both the raw and the normalized score are meant to be
-shown, since a normalizer is a choice.
+case is folded only where a script has case, by the language's own rules (the Turkish dotted and dotless i);
+joiners that decide how Persian and Indic words are written stay. Both the raw and the normalized score are
+meant to be shown, since a normalizer is a choice.
 """
 
 import unicodedata
@@ -14,7 +14,12 @@ WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo", "dz
 
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag", "kk-Latn", "tt-Latn"})
 _APOSTROPHES = {"\u2019": "'", "\u02bc": "'", "\u2018": "'", "\uff07": "'", "`": "'", "\u00b4": "'"}
-_WITHIN_WORDS = {"'", "\u00b7", "\u05f3", "\u05f4"}  # apostrophe, Catalan middle dot, Hebrew geresh, gershayim
+_WITHIN_WORDS = {
+    "'",
+    "\u00b7",
+    "\u05f3",
+    "\u05f4",
+}  # apostrophe, Catalan middle dot, Hebrew geresh, gershayim
 _WITHIN_NUMBERS = {".", ",", ":", "/"}
 _JOINERS = {"\u200c", "\u200d"}
 _WORD_BREAKING_SYMBOLS = {"Sk", "So"}
@@ -76,7 +81,7 @@ def _is_letter(character: str) -> bool:
 
 
 def spaced_characters(text: str) -> str:
-    """A text as its characters with spaces between, marks kept with their letter, for error rates by character."""
+    """A text as its characters with spaces between, marks kept with their letter."""
     units: list[str] = []
     for character in text:
         if character.isspace():

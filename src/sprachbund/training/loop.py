@@ -21,6 +21,7 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, batches
 from sprachbund.data.plan import PlanOptions
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
+from sprachbund.training.memory import keep_freed_memory
 from sprachbund.training.optimizers import make_optimizers
 from sprachbund.training.options import TrainingOptions
 
@@ -77,6 +78,7 @@ def train(
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
     """
+    keep_freed_memory()
     run = _Run(model, corpus, options, directory, dev, report)
     run.resume()
     run.go_on(min(options.steps, stop_after or options.steps))
@@ -96,7 +98,9 @@ class _Run:
         report: Callable[[str], None],
     ) -> None:
         self.accelerator = Accelerator(
-            mixed_precision=options.precision, cpu=not torch.cuda.is_available(), step_scheduler_with_optimizer=False
+            mixed_precision=options.precision,
+            cpu=not torch.cuda.is_available(),
+            step_scheduler_with_optimizer=False,
         )
         self.options, self.directory, self.dev, self.report = options, directory, dev, report
         self.corpus = corpus
@@ -208,7 +212,15 @@ class _Run:
 
     def _log(self, progress: Progress) -> None:
         self._say(str(progress))
-        for name in ("attention", "ctc", "language", "learning_rate", "gradient_norm", "utterances_per_s", "padding"):
+        for name in (
+            "attention",
+            "ctc",
+            "language",
+            "learning_rate",
+            "gradient_norm",
+            "utterances_per_s",
+            "padding",
+        ):
             self._scalar(f"train/{name}", getattr(progress, name))
 
     def _say(self, line: str) -> None:

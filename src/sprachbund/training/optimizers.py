@@ -29,7 +29,9 @@ def make_optimizers(model: nn.Module, options: TrainingOptions) -> list[Optimize
         {"params": kinds["decays"], "weight_decay": options.weight_decay},
         {"params": kinds["rest"], "weight_decay": 0.0},
     ]
-    optimizers: list[Optimizer] = [torch.optim.AdamW(groups, lr=options.learning_rate, betas=BETAS, fused=True)]
+    optimizers: list[Optimizer] = [
+        torch.optim.AdamW(groups, lr=options.learning_rate, betas=BETAS, fused=True)
+    ]
     if kinds["linear"]:
         optimizers.append(
             torch.optim.Muon(

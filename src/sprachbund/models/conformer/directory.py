@@ -31,11 +31,15 @@ def load(directory: Path) -> Conformer:
     weights = read_weights(directory / "model.safetensors")
     wanted = model.state_dict()
     if missing := sorted(wanted.keys() - weights.keys()):
-        raise SprachbundError(f"{directory} lacks {len(missing)} weights ({', '.join(missing[:3])} ...); copy it again")
+        raise SprachbundError(
+            f"{directory} lacks {len(missing)} weights ({', '.join(missing[:3])} ...); copy it again"
+        )
     for name, value in wanted.items():
         if weights[name].shape != value.shape:
             seen, need = tuple(weights[name].shape), tuple(value.shape)
-            raise SprachbundError(f"{directory}: {name} has shape {seen}, config.json asks for {need}; they do not fit")
+            raise SprachbundError(
+                f"{directory}: {name} has shape {seen}, config.json asks for {need}; they do not fit"
+            )
     model.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     return model.eval()
 

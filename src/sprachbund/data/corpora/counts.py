@@ -1,0 +1,122 @@
+"""What was found in a corpus, against what its makers published.
+
+Counts are kept for a whole part (key ""), for a spoken language ("de") and for a pair ("de>en"), because
+published tables speak of one or the other.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sprachbund.data.corpora.items import Item
+
+_HOURS_ROUNDED = 0.02
+"""Published hours are rounded, and some count pauses that others do not: a whole corpus is this near."""
+
+_LISTED = "listed"
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """Of a shard or a part.
+
+    Attributes:
+        written: utterances written.
+        found: utterances the corpus has, by key, written or not.
+        seconds: of what was written, by key.
+        left_out: reason to how many.
+        listed: place, reason and detail of everything left out.
+    """
+
+    written: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    listed: list[list[str]] = field(default_factory=list)
+
+    def find(self, item: Item) -> None:
+        """Count an utterance that the corpus has."""
+        self.found.update(_keys(item))
+
+    def write(self, item: Item, duration_s: float) -> None:
+        """Count an utterance that was written."""
+        self.written += 1
+        for key in _keys(item):
+            self.seconds[key] += duration_s  # type: ignore[assignment]
+
+    def leave_out(self, where: str, reason: str, detail: str = "") -> None:
+        """Count something left out."""
+        self.left_out[reason] += 1
+        self.listed.append([where, reason, detail])
+
+    def __iadd__(self, other: "Counts") -> "Counts":
+        self.written += other.written
+        self.found += other.found
+        self.seconds += other.seconds
+        self.left_out += other.left_out
+        self.listed += other.listed
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Counts":
+        """From what `as_dict` gave."""
+        counters = {k: Counter(v) for k, v in data.items() if k not in ("written", _LISTED)}
+        return cls(written=data["written"], listed=data[_LISTED], **counters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published size.
+
+    Attributes:
+        part: name of the split.
+        key: "" for the whole part, "de" for a spoken language, "de>en" for a pair.
+        utterances: how many; None when not published.
+        hours: how long; None when not published.
+        source: where the number stands.
+    """
+
+    part: str
+    key: str = ""
+    utterances: int | None = None
+    hours: float | None = None
+    source: str
+
+
+def check(parts: Mapping[str, Counts], published: Sequence[Published]) -> list[str]:
+    """Lines that say for each published number whether it was found: "whole", or "differs: found X of Y".
+
+    Numbers of languages and pairs of which nothing is there are passed over; a split of one that is missing
+    is not.
+    """
+    there = {key for counts in parts.values() for key in counts.found}
+    return [
+        line for size in published if size.key in there for line in _compare(parts.get(size.part), size)
+    ]
+
+
+def _compare(counts: Counts | None, size: Published) -> Iterator[str]:
+    name = f"{size.part} {size.key}".strip()
+    if size.utterances is not None:
+        found = counts.found[size.key] if counts else 0
+        same = found == size.utterances
+        unit = "utterances"
+        yield _line(name, same, f"{found}", f"{size.utterances}", unit, size.source)
+    if size.hours is not None:
+        hours = counts.seconds[size.key] / 3600 if counts else 0.0
+        same = abs(hours - size.hours) <= max(_HOURS_ROUNDED * size.hours, 0.5 if size.hours >= 10 else 0.05)
+        yield _line(name, same, f"{hours:.1f}", f"{size.hours:g}", "hours", size.source)
+
+
+def _line(name: str, same: bool, found: str, whole: str, unit: str, source: str) -> str:
+    said = f"whole ({found} of {whole} {unit})" if same else f"differs: found {found} of {whole} {unit}"
+    return f"{name}: {said}, by {source}"
+
+
+def _keys(item: Item) -> list[str]:
+    return ["", item.language, *(f"{item.language}>{target}" for target in item.translations)]

@@ -1,0 +1,83 @@
+"""Lines and tables of corpora, a line at a time, with file and line in every complaint."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from sprachbund.errors import SprachbundError
+
+csv.field_size_limit(1 << 24)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file without their ends; a byte order mark is dropped.
+
+    Raises:
+        SprachbundError: not there, or not UTF-8, with the line.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise SprachbundError(f"{path}:{number}: not UTF-8 ({error.reason}); copy the file again") from error
+    except OSError as error:
+        raise SprachbundError(f"{path} cannot be read ({error.strerror}); check the path") from error
+
+
+def count_lines(path: Path) -> int:
+    """How many lines a file has, the last counted with or without its end."""
+    return sum(1 for _ in read_lines(path))
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    *,
+    header: bool = True,
+    escape: str | None = None,
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of a tab-separated table, each with its place; quotation marks are text.
+
+    Args:
+        path: of the table.
+        columns: that must be there; without a header they are the columns, in order.
+        header: whether the first line names the columns.
+        escape: what stands before a tab that is text.
+
+    Raises:
+        SprachbundError: a column that is missing, a line with too few or too many fields.
+    """
+    lines: Iterable[str] = (line + "\n" for line in read_lines(path))
+    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar=escape)
+    names = [name.strip() for name in next(rows, [])] if header else list(columns)
+    if missing := [name for name in columns if name not in names]:
+        raise SprachbundError(
+            f"{path}:1: no column {', '.join(map(repr, missing))} (there are {', '.join(names) or 'none'}); "
+            "copy the table again"
+        )
+    for row in rows:
+        if not row:
+            continue
+        where = f"{path}:{rows.line_num}"
+        if len(row) != len(names):
+            raise SprachbundError(f"{where}: {len(row)} fields, not {len(names)}; copy the table again")
+        yield where, dict(zip(names, row, strict=True))
+
+
+def read_parallel(*paths: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The same line of several files, with its place in the first.
+
+    Raises:
+        SprachbundError: files of different lengths, with both counts.
+    """
+    counts = {path: count_lines(path) for path in paths}
+    first = paths[0]
+    for path, count in counts.items():
+        if count != counts[first]:
+            raise SprachbundError(
+                f"{path} has {count} lines, {first} {counts[first]}; they belong together, copy both again"
+            )
+    for number, lines in enumerate(zip(*(read_lines(path) for path in paths), strict=True), start=1):
+        yield f"{first}:{number}", lines

@@ -1,0 +1,110 @@
+"""MuST-C and Multilingual TEDx: talks, cut into sentences by a list of places, with a line of text for each.
+
+A pair's folder (`en-de`) holds for each split `data/train/txt/train.yaml` (a segment a line: wav, offset, duration,
+speaker_id), `train.en` and `train.de` with as many lines, and the talks in `data/train/wav`; Multilingual TEDx
+names them .wav and stores them as .flac. Segments that several pairs share are brought together.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from sprachbund.data.corpora.items import CorpusOptions, Cut, Part
+from sprachbund.data.corpora.join import Join
+from sprachbund.data.corpora.places import find_folders, require, tag
+from sprachbund.data.corpora.preparation import Preparation
+from sprachbund.data.corpora.tables import read_parallel
+from sprachbund.data.own import clean_text
+from sprachbund.errors import SprachbundError
+
+MUSTC = "https://mt.fbk.eu/must-c/"
+MTEDX = "https://www.openslr.org/100"
+_PAIR = re.compile(r"([a-z]{2,3})-([a-z]{2,3})")
+_FIELD = re.compile(r"(\w+):\s*([^,{}]+)")
+
+
+def read(source: Path, options: CorpusOptions, homepage: str) -> Sequence[Part]:
+    """The splits of the pairs that are there."""
+    join = Join()
+    for folder in find_folders(source, "data"):
+        match = _PAIR.fullmatch(folder.name)
+        if not match:
+            continue
+        spoken, target = (tag(code, str(folder)) for code in match.groups())
+        if options.takes(spoken) and (spoken == target or options.takes_target(target)):
+            for split in sorted(p for p in (folder / "data").iterdir() if p.is_dir()):
+                if options.takes_split(split.name):
+                    _add_split(join, split, match[1], match[2], homepage)
+    return join.parts()
+
+
+def _add_split(join: Join, folder: Path, spoken: str, target: str, homepage: str) -> None:
+    what = f"texts of the {folder.name} split"
+    texts, split = folder / "txt", folder.name
+    files = [texts / f"{split}.{end}" for end in dict.fromkeys(("yaml", spoken, target))]
+    for file in files:
+        require(file, what, homepage)
+    require(folder / "wav", "the talks", homepage)
+    language = tag(spoken, str(folder))
+    for where, lines in read_parallel(*files):
+        segment = _segment(lines[0], where)
+        text, translation = clean_text(lines[1]), clean_text(lines[-1])
+        start_s, duration_s = _number(segment, "offset", where), _number(segment, "duration", where)
+        if duration_s <= 0 or not text:
+            join.leave_out(split, where, "no transcript" if duration_s > 0 else "segment of no length")
+            continue
+        talk = _talk(folder / "wav", segment["wav"])
+        join.add(
+            split,
+            where=where,
+            utterance_id=f"{language}-{talk.stem}-{round(start_s * 1000):08d}-{round(duration_s * 1000):06d}",
+            cut=Cut(path=talk, start_s=start_s, duration_s=duration_s),
+            language=language,
+            text=text,
+            speaker=segment.get("speaker_id", talk.stem),
+            translations={tag(target, where): translation} if translation and target != spoken else {},
+        )
+
+
+def _segment(line: str, where: str) -> dict[str, str]:
+    """One line of the list: `- {duration: 3.5, offset: 16.08, speaker_id: spk.767, wav: ted_767.wav}`."""
+    found = {name: value.strip().strip("'\"") for name, value in _FIELD.findall(line)}
+    if missing := [name for name in ("wav", "offset", "duration") if name not in found]:
+        raise SprachbundError(f"{where}: no {' and no '.join(missing)} in {line[:80]!r}; one segment a line")
+    return found
+
+
+def _number(segment: dict[str, str], name: str, where: str) -> float:
+    try:
+        return float(segment[name])
+    except ValueError:
+        raise SprachbundError(f"{where}: {name} is {segment[name]!r}, not seconds; copy the list again") from None
+
+
+def _talk(folder: Path, name: str) -> Path:
+    path = folder / name
+    flac = path.with_suffix(".flac")
+    return flac if flac.exists() else path
+
+
+def _reader(homepage: str) -> Callable[[Path, CorpusOptions], Sequence[Part]]:
+    return partial(read, homepage=homepage)
+
+
+PREPARATIONS = (
+    Preparation(
+        name="mustc",
+        summary="English TED talks with translations into 8 to 14 languages",
+        licence="CC-BY-NC-ND-4.0",
+        homepage=MUSTC,
+        read=_reader(MUSTC),
+    ),
+    Preparation(
+        name="mtedx",
+        summary="TEDx talks in 8 languages, most with translations",
+        licence="CC-BY-NC-ND-4.0",
+        homepage=MTEDX,
+        read=_reader(MTEDX),
+    ),
+)

@@ -1,0 +1,216 @@
+"""Figures of a report, drawn by matplotlib as SVG that stands inside the page."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sprachbund.evaluation.lines import Line
+from sprachbund.evaluation.manifest import ResultManifest
+from sprachbund.evaluation.metrics import Counts, Metric
+from sprachbund.evaluation.present import members
+from sprachbund.evaluation.quality import TRANSCRIPTION
+from sprachbund.evaluation.significance import bootstrap_weights, percentiles
+
+INK, MUTED, GRID = "#1d2733", "#66727f", "#e4e8ec"
+ACCENT, SECOND = "#1f6f8b", "#c9ced4"
+_RAMP = ("#f4f7f8", "#cfe3e6", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
+_DRAWS, _SEED = 200, 1
+DURATION_EDGES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, float("inf"))
+LENGTH_EDGES = (1.0, 3.0, 6.0, 11.0, 21.0, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Lines of like length: a label, how many, the pooled score and its 95% interval."""
+
+    label: str
+    num_lines: int
+    score: float
+    interval: tuple[float, float]
+
+
+def heat_map(manifest: ResultManifest, metric: str = "chrF") -> str:
+    """A metric by source and target; transcription, on the diagonal, is framed."""
+    sources, targets = members(manifest, "source"), members(manifest, "target")
+    numbers = {
+        n.member: n
+        for n in reversed(manifest.numbers)
+        if (n.metric, n.group, n.text) == (metric, "pair", "raw")
+    }
+    numbers |= {
+        n.member: n
+        for n in manifest.numbers
+        if (n.metric, n.group, n.text) == (metric, "pair", "raw") and n.guard
+    }
+    values = np.full((len(sources), len(targets)), np.nan)
+    figure, axes = _figure(0.72 * len(targets) + 1.6, 0.52 * len(sources) + 1.0)
+    from matplotlib.patches import Rectangle
+
+    for row, source in enumerate(sources):
+        for column, target in enumerate(targets):
+            number = numbers.get(f"{source}-{target}")
+            if number is None:
+                axes.text(column, row, "–", ha="center", va="center", color=MUTED)
+                continue
+            values[row, column] = number.value
+            colour = "white" if number.value > 60 else INK
+            axes.text(column, row, f"{number.value:.1f}", ha="center", va="center", color=colour)
+            if number.task == TRANSCRIPTION:
+                place = (column - 0.44, row - 0.44)
+                axes.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor=colour, linewidth=0.8))
+    image = axes.imshow(values, cmap=_colours(), vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(len(targets)), targets)
+    axes.set_yticks(range(len(sources)), sources)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    _white_gaps(axes, len(targets), len(sources))
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.03)
+    bar.outline.set_visible(False)
+    return svg(figure, f"{metric} by pair")
+
+
+def failure_bars(manifest: ResultManifest) -> str:
+    """Rates of failures over all lines, before the guard and behind it."""
+    rates = {(r.failure, r.guard): r for r in manifest.failures if r.member == "all"}
+    names = list(dict.fromkeys(name for name, _ in rates))[::-1]
+    has_guard = any(guard for _, guard in rates)
+    figure, axes = _figure(6.4, 0.5 * len(names) + 0.9)
+    height = 0.38 if has_guard else 0.6
+    for guard, colour, shift in ((False, SECOND, height / 2), (True, ACCENT, -height / 2)):
+        if guard and not has_guard:
+            continue
+        found = [rates.get((name, guard)) for name in names]
+        places = np.arange(len(names)) + (shift if has_guard else 0)
+        widths = [r.percent if r else 0.0 for r in found]
+        label = "behind the guard" if guard else "before the guard"
+        axes.barh(places, widths, height=height * 0.92, color=colour, label=label)
+        for place, width, rate in zip(places, widths, found, strict=True):
+            text = f"{width:.1f}%" if rate else "not judged"
+            axes.text(width + 0.8, place, text, va="center", fontsize=8, color=MUTED)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(0, max(10.0, 1.15 * max(r.percent for r in rates.values())))
+    axes.set_xlabel("% of the lines judged")
+    _plain_axes(axes, "x")
+    if has_guard:
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return svg(figure, "failures")
+
+
+def bins_by(
+    lines: Sequence[Line], counts: Counts, metric: Metric, values: Sequence[float], edges: Sequence[float]
+) -> list[Bin]:
+    """Pooled scores of lines whose value lies between two edges; counts are (N, K)."""
+    places = np.digitize(np.array(values), edges) - 1
+    found = []
+    for place in range(len(edges) - 1):
+        rows = counts[places == place]
+        if not len(rows):
+            continue
+        drawn = [
+            metric.score(sums) for _, w in bootstrap_weights(len(rows), _DRAWS, _SEED) for sums in w @ rows
+        ]
+        found.append(
+            Bin(
+                label=_bin_label(edges[place], edges[place + 1]),
+                num_lines=len(rows),
+                score=float(metric.score(rows.sum(0))),
+                interval=percentiles(np.array(drawn)),
+            )
+        )
+    return found
+
+
+def bin_bars(bins: Sequence[Bin], title: str, unit: str) -> str:
+    """Scores of bins with their intervals and the number of lines."""
+    figure, axes = _figure(4.6, 2.8)
+    places = range(len(bins))
+    axes.bar(places, [b.score for b in bins], width=0.66, color=ACCENT)
+    for place, found in zip(places, bins, strict=True):
+        axes.plot([place, place], found.interval, color=INK, linewidth=1.2)
+        axes.text(place, 2, f"n={found.num_lines}", ha="center", va="bottom", fontsize=7, color="white")
+    axes.set_xticks(places, [b.label for b in bins])
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(unit)
+    axes.set_ylabel(title)
+    _plain_axes(axes, "y")
+    return svg(figure, f"{title} by {unit}")
+
+
+def group_bars(scores: Mapping[str, tuple[float, int]], title: str) -> str:
+    """One bar for each member of a group, the best on top: name to (score, number of lines)."""
+    ordered = sorted(scores.items(), key=lambda item: item[1][0])
+    figure, axes = _figure(6.4, 0.27 * len(ordered) + 0.9)
+    axes.barh(range(len(ordered)), [value for _, (value, _) in ordered], height=0.7, color=ACCENT)
+    for place, (_, (value, count)) in enumerate(ordered):
+        axes.text(value + 1, place, f"{value:.1f}  (n={count})", va="center", fontsize=7, color=MUTED)
+    axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
+    axes.set_xlim(0, 118)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel(title)
+    _plain_axes(axes, "x")
+    return svg(figure, title)
+
+
+def svg(figure: Any, title: str) -> str:
+    """A figure as an SVG element, without what differs from run to run."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"^.*?<svg", "<svg", text, flags=re.DOTALL)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(
+        {
+            "svg.fonttype": "path",  # letters as outlines: the page looks the same without the fonts
+            "svg.hashsalt": "sprachbund",
+            "font.family": "DejaVu Sans",
+            "font.size": 9,
+            "text.color": INK,
+            "axes.labelcolor": MUTED,
+            "xtick.color": INK,
+            "ytick.color": INK,
+        }
+    )
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0.0)
+    return figure, figure.subplots()
+
+
+def _colours() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("sprachbund", _RAMP)
+
+
+def _white_gaps(axes: Any, columns: int, rows: int) -> None:
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+
+
+def _plain_axes(axes: Any, grid: str) -> None:
+    for name in ("top", "right", "left" if grid == "x" else "top"):
+        axes.spines[name].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.spines["left"].set_color(GRID)
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color=GRID, linewidth=0.8)
+    axes.tick_params(length=0)
+
+
+def _bin_label(low: float, high: float) -> str:
+    if high == float("inf"):
+        return f"{low:g}+"
+    return f"{low:g}–{high:g}"

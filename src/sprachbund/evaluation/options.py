@@ -1,0 +1,65 @@
+"""What is evaluated and how, as one value; and its plain form in result manifests, from which it can be had again."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from sprachbund.audio.spans import SpanOptions
+from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.hypotheses import BATCH_SIZE
+from sprachbund.evaluation.no_speech import PER_KIND, SEED
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What is evaluated and how.
+
+    Attributes:
+        targets: languages wanted; None takes every language with references.
+        limit: most utterances of each corpus, spread evenly over it; None takes all.
+        batch_size: utterances in a batch; does not change the result.
+        decoding: how to decode; its guard is applied to what is scored.
+        no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
+        first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
+        comet: name of a COMET model to score with as well; None leaves it out.
+        seed: of the no-speech set.
+    """
+
+    targets: tuple[str, ...] | None = None
+    limit: int | None = None
+    batch_size: int = BATCH_SIZE
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    no_speech_per_kind: int = PER_KIND
+    first_segments: int = 5
+    comet: str | None = None
+    seed: int = SEED
+
+
+def configuration(options: EvaluationOptions) -> dict[str, Any]:
+    """Options as plain values, with what decides numbers from outside: threads and precision."""
+    return {**asdict(options), "num_threads": torch.get_num_threads(), "precision": "float32"}
+
+
+def options_from(values: dict[str, Any]) -> EvaluationOptions:
+    """The inverse of `configuration`. Raises SprachbundError for fields this version does not know."""
+    rest = {key: value for key, value in values.items() if key not in {"num_threads", "precision"}}
+    try:
+        decoding = dict(rest.pop("decoding"))
+        guard, spans = GuardOptions(**decoding.pop("guard")), SpanOptions(**decoding.pop("spans"))
+        allowed = decoding.pop("allowed_languages")
+        return EvaluationOptions(
+            **{**rest, "targets": _tuple(rest["targets"])},
+            decoding=DecodingOptions(**decoding, allowed_languages=_tuple(allowed), guard=guard, spans=spans),
+        )
+    except (TypeError, KeyError) as error:
+        known = ", ".join(f.name for f in fields(EvaluationOptions))
+        raise SprachbundError(
+            f"the configuration does not fit this version ({error}); it knows {known}"
+        ) from error
+
+
+def _tuple(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)

@@ -1,0 +1,133 @@
+"""Measures what a result manifest says again, and tells whether it came out the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import hashes
+from sprachbund.evaluation.manifest import ResultManifest, differences, read_manifest
+from sprachbund.evaluation.options import options_from
+from sprachbund.evaluation.run import Progress, evaluate
+from sprachbund.models.directory import BUNDLED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What came of a replay.
+
+    Attributes:
+        old: the manifest replayed.
+        new: what was measured now.
+        different: numbers that came out differently, in words.
+        changed: versions, machine and commit that are not what they were, in words.
+    """
+
+    old: ResultManifest
+    new: ResultManifest
+    different: Sequence[str]
+    changed: Sequence[str]
+
+    @property
+    def same(self) -> bool:
+        """Whether every number came out the same."""
+        return not self.different
+
+    def in_words(self) -> str:
+        """The verdict."""
+        count = len(self.old.numbers) + len(self.old.failures)
+        around = f" ({'; '.join(self.changed)})" if self.changed else ""
+        if self.same:
+            return f"the same: all {count} numbers came out again{around}"
+        shown = "\n".join(f"  {line}" for line in self.different[:20])
+        more = f"\n  and {len(self.different) - 20} more" if len(self.different) > 20 else ""
+        return f"not the same: {len(self.different)} of {count} numbers differ{around}\n{shown}{more}"
+
+
+def replay(
+    path: Path,
+    *,
+    data: Sequence[Path] = (),
+    model: str | None = None,
+    offline: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Replay:
+    """Run a manifest's evaluation again.
+
+    Args:
+        path: the manifest, or the directory of results it is in.
+        data: where its corpora are now, in any order (they are told by their hashes); the paths in the
+            manifest if none are given.
+        model: where the model is now; the place in the manifest if not given.
+        offline: never use the network.
+        progress: told of the work as it goes on.
+
+    Raises:
+        SprachbundError: when data or model are not there or not those measured, before any decoding.
+    """
+    old = read_manifest(path)
+    options = options_from(old.configuration)
+    directories = _find_data(old, data, path)
+    place = model or _model_place(old, path)
+    found = hashes.model_hash(hashes.model_directory(place, offline=offline))
+    if found != old.model.sha256:
+        raise SprachbundError(
+            f"the model {place} has hash {found[:12]}, the manifest was measured with "
+            f"{old.model.sha256[:12]} ({old.model.name}); give that one with --model"
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(old.configuration.get("num_threads", before)))
+    try:
+        new = evaluate(directories, place, options, offline=offline, progress=progress).manifest
+    finally:
+        torch.set_num_threads(before)
+    return Replay(old=old, new=new, different=differences(old, new), changed=_changed(old, new))
+
+
+def _find_data(old: ResultManifest, given: Sequence[Path], path: Path) -> list[Path]:
+    """The directory of each corpus, in the manifest's order."""
+    places = list(given) or [_near(Path(used.path), path) for used in old.data]
+    by_hash: dict[str, Path] = {}
+    for place in places:
+        if not place.is_dir():
+            raise SprachbundError(f"the corpus {place} is not there; say where it is with --data")
+        by_hash[hashes.data_hash(place)] = place
+    for used in old.data:
+        if used.sha256 not in by_hash:
+            told = ", ".join(f"{place} ({sha[:12]})" for sha, place in by_hash.items())
+            raise SprachbundError(
+                f"no corpus with the hash {used.sha256[:12]} of {used.name}; found {told}: the data have "
+                "changed, or are elsewhere: say where with --data"
+            )
+    return [by_hash[used.sha256] for used in old.data]
+
+
+def _model_place(old: ResultManifest, path: Path) -> str:
+    if old.model.path == BUNDLED:
+        return BUNDLED
+    return str(_near(Path(old.model.path), path))
+
+
+def _near(place: Path, manifest: Path) -> Path:
+    """A path as written or, when it is not there, the same beside the manifest."""
+    beside = manifest.parent / place
+    return beside if not place.exists() and beside.exists() else place
+
+
+def _changed(old: ResultManifest, new: ResultManifest) -> list[str]:
+    def told(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+        keys = sorted(before.keys() | after.keys())
+        return [
+            f"{name} {key} was {before.get(key)}, is {after.get(key)}"
+            for key in keys
+            if before.get(key) != after.get(key)
+        ]
+
+    commits = {"": old.commit}, {"": new.commit}
+    return [
+        *told("version of", old.versions, new.versions),
+        *told("machine's", old.machine, new.machine),
+        *[line.replace("commit  was", "commit was") for line in told("commit", *commits)],
+    ]

@@ -1,0 +1,235 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sprachbund.data import own
+from sprachbund.data.manifest import Manifest
+from sprachbund.data.own import OwnOptions, Prepared, prepare_own
+from sprachbund.data.own_sources import read_folder, read_table
+from sprachbund.errors import SprachbundError
+
+NAMED = OwnOptions(name="mine", licence="CC0-1.0", attribution="me")
+HEADER = "path\tlanguage\ttext\ttranslation_de\tfr\tspeaker"
+
+
+def tone(path: Path, frequency_hz: float = 440.0, seconds: float = 0.5, rate_hz: int = 16_000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times_s = np.arange(int(seconds * rate_hz)) / rate_hz
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * frequency_hz * times_s), rate_hz)
+    return path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def small_folder(path: Path) -> Path:
+    """Two recordings in two containers, one with translations and in a speaker's folder."""
+    tone(path / "one.wav", 440, rate_hz=44_100).with_suffix(".txt").write_text("  Good\n morning. ")
+    tone(path / "ann" / "two.flac", 880, 0.25)
+    (path / "ann" / "two.txt").write_text("Good night.")
+    (path / "ann" / "two.de.txt").write_text("Gute Nacht.", encoding="utf-8-sig")
+    (path / "ann" / "two.pt-br.txt").write_text("Boa noite.")
+    return path
+
+
+def loudest_hz(samples: np.ndarray) -> float:
+    return float(np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples))
+
+
+def test_folder_becomes_a_corpus(tmp_path: Path) -> None:
+    prepared = prepare_own(read_folder(small_folder(tmp_path / "in"), "EN"), tmp_path / "out", NAMED)
+    assert prepared == Prepared(utterances={"": 2}, skipped=[])
+    manifest = Manifest(tmp_path / "out")
+    two, one = manifest
+    assert (one.text, one.language, one.speaker, one.translations) == ("Good morning.", "en", "", {})
+    assert (two.id, two.speaker, two.text) == ("ann-two", "ann", "Good night.")
+    assert two.translations == {"de": "Gute Nacht.", "pt-BR": "Boa noite."}
+    assert loudest_hz(manifest.samples(0)) == pytest.approx(880, abs=4)
+    assert loudest_hz(manifest.samples(1)) == pytest.approx(440, abs=4)
+    assert manifest.durations_s.tolist() == pytest.approx([0.25, 0.5], abs=1e-3)
+    info = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert info["languages"] == ["de", "en", "pt-BR"]
+    assert (info["name"], info["licence"], info["attribution"]) == ("mine", "CC0-1.0", "me")
+    assert not (tmp_path / "out" / own.SKIPPED).exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "one.txt").unlink(), "one.wav: has no transcript; write it into .*one.txt"),
+        (lambda f: (f / "one.txt").write_text(" \n"), "one.txt is empty"),
+        (lambda f: (f / "one.txt").write_bytes(b"\xff\xfe\x00caf\xe9"), "one.txt is not UTF-8"),
+        (lambda f: (f / "three.txt").write_text("x"), "three.txt: belongs to no audio file"),
+        (lambda f: (f / "one.draft.txt").write_text("x"), "'draft' is not a language tag"),
+        (lambda f: tone(f / "one.flac"), "one.wav: has the same name as .*one.flac"),
+        (lambda f: (f / "one.wav").write_bytes(b""), r"one.wav is empty \(0 bytes\)"),
+        (lambda f: (f / "one.wav").write_text("no sound " * 99), "one.wav is not audio"),
+        (lambda f: cut(tone(f / "one.wav", seconds=3.0)), "one.wav: cut off: the header promises 3.00 s"),
+    ],
+)
+def test_folder_faults_are_named_or_skipped_and_listed(tmp_path: Path, spoil, message: str) -> None:
+    folder = small_folder(tmp_path / "in")
+    spoil(folder)
+    with pytest.raises(SprachbundError, match=message):
+        prepare_own(read_folder(folder, "en"), tmp_path / "strict", NAMED)
+    options = OwnOptions(name="mine", skip_bad=True)
+    prepared = prepare_own(read_folder(folder, "en"), tmp_path / "lenient", options)
+    assert len(prepared.skipped) == 1
+    listed = (tmp_path / "lenient" / own.SKIPPED).read_text().splitlines()
+    assert listed == ["where\treason", f"{prepared.skipped[0].where}\t{prepared.skipped[0].reason}"]
+    ids = {utterance.id for utterance in Manifest(tmp_path / "lenient")}
+    assert "ann-two" in ids
+
+
+@pytest.mark.parametrize(
+    ("folder", "language", "message"),
+    [("in", "english", "'english'"), ("none", "en", "none is not a folder"), (".", "en", "no audio files")],
+)
+def test_folder_that_cannot_be(tmp_path: Path, folder: str, language: str, message: str) -> None:
+    if folder == "in":
+        small_folder(tmp_path / "in")
+    with pytest.raises(SprachbundError, match=message):
+        read_folder(tmp_path / folder, language)
+
+
+def table(tmp_path: Path, *lines: str, header: str = HEADER) -> Path:
+    tone(tmp_path / "a.wav", 440)
+    tone(tmp_path / "sub" / "b.ogg", 880)
+    path = tmp_path / "table.tsv"
+    path.write_text("\r\n".join([header, *lines]) + "\r\n", encoding="utf-8-sig")
+    return path
+
+
+GOOD_A = 'a.wav\ten\tSay "when".\tSag Bescheid.\tDis-moi.\tann'
+GOOD_B = "sub/b.ogg\tes\tBuenos días\t\t\t"
+
+
+def test_table_becomes_a_corpus(tmp_path: Path) -> None:
+    prepared = prepare_own(read_table(table(tmp_path, GOOD_A, "", GOOD_B)), tmp_path / "out", NAMED)
+    assert prepared.utterances == {"": 2}
+    manifest = Manifest(tmp_path / "out")
+    a, b = manifest
+    assert (a.id, a.language, a.text, a.speaker) == ("a", "en", 'Say "when".', "ann")
+    assert a.translations == {"de": "Sag Bescheid.", "fr": "Dis-moi."}
+    assert (b.id, b.language, b.text, b.translations) == ("sub-b", "es", "Buenos días", {})
+    assert loudest_hz(manifest.samples(1)) == pytest.approx(880, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("path\ttext", r"table.tsv:1: no column 'language'; known are path, language"),
+        ("file\tlanguage\ttext", r"table.tsv:1: unknown column 'file'; known are path"),
+        ("path\tlanguage\ttext\tid", r"table.tsv:1: column 'id' can be an identifier or Indonesian"),
+        ("path\tlanguage\ttext\tde\ttranslation_de", r"table.tsv:1: column 'de' is there twice"),
+        ("path\tlanguage\ttext\ttranslation_nowhere", r"unknown column 'translation_nowhere'"),
+        ("", r"table.tsv:1: unknown column ''"),
+    ],
+)
+def test_header_that_cannot_be_understood(tmp_path: Path, header: str, message: str) -> None:
+    with pytest.raises(SprachbundError, match=message):
+        read_table(table(tmp_path, GOOD_A, header=header))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.wav\ten\thi", "table.tsv:3: has 3 fields where the header has 6"),
+        ("gone.wav\ten\thi\t\t\t", "table.tsv:3: there is no audio file .*gone.wav"),
+        ("a.wav\ten\t\t\t\t", "table.tsv:3: the field 'text' is empty"),
+        ("a.wav\tklingonish\thi\t\t\t", "table.tsv:3: .*'klingonish' is not a language tag"),
+        ("a.wav\t\thi\t\t\t", "table.tsv:3: .*'' is not a language tag"),
+        ("a.wav\tde\thallo\thallo\t\t", "table.tsv:3: has a translation into de, the language spoken"),
+        ("sub/b.ogg\tes\tx\t\t\t", "table.tsv:3: 'sub-b' is in .*table.tsv:2 already"),
+    ],
+)
+def test_faults_of_a_table_name_their_line(tmp_path: Path, line: str, message: str) -> None:
+    path = table(tmp_path, GOOD_B, line, GOOD_A)
+    with pytest.raises(SprachbundError, match=message):
+        prepare_own(read_table(path), tmp_path / "strict", NAMED)
+    assert not (tmp_path / "strict").exists()  # found before anything was decoded or written
+    prepared = prepare_own(read_table(path), tmp_path / "lenient", OwnOptions(name="mine", skip_bad=True))
+    assert prepared.utterances == {"": 2}
+    assert [fault.where for fault in prepared.skipped] == [f"{path}:3"]
+
+
+def test_language_may_stand_outside_of_the_table(tmp_path: Path) -> None:
+    found = read_table(table(tmp_path, "a.wav\thi", header="path\ttext"), "en")
+    assert [r.language for r in found.recordings] == ["en"]
+    assert (
+        read_table(table(tmp_path, "a.wav\thi\tx", header="path\ttext\tutterance_id"), "en")
+        .recordings[0]
+        .utterance_id
+        == "x"
+    )
+
+
+def test_missing_or_bare_table(tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match=r"none.tsv cannot be read \(No such file"):
+        read_table(tmp_path / "none.tsv")
+    with pytest.raises(SprachbundError, match="a header and no lines"):
+        read_table(table(tmp_path))
+
+
+def many(tmp_path: Path, count: int) -> Path:
+    lines = [f"a.wav\ten\tsentence {i // 2}\t\t\t" for i in range(count)]
+    lines = [line + f"\tu{i}" for i, line in enumerate(lines)]
+    return table(tmp_path, *lines, header=HEADER + "\tutterance_id")
+
+
+def test_dev_part_shares_no_sentence_with_train(tmp_path: Path) -> None:
+    options = OwnOptions(name="mine", dev_share=0.3)
+    prepared = prepare_own(read_table(many(tmp_path, 60)), tmp_path / "out", options)
+    train, dev = (
+        {utterance.text for utterance in Manifest(tmp_path / "out" / part)} for part in ("train", "dev")
+    )
+    assert sum(prepared.utterances.values()) == 60
+    assert not train & dev
+    assert 3 <= len(dev) <= 15
+    with pytest.raises(SprachbundError, match="leaves dev empty"):
+        prepare_own(read_table(many(tmp_path, 2)), tmp_path / "few", OwnOptions(name="mine", dev_share=0.001))
+
+
+def test_broken_off_work_is_taken_up_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "SHARD_SIZE", 4)
+    path = many(tmp_path, 10)
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    (tmp_path / "bad.wav").write_bytes(b"")
+    lines[2] = lines[2].replace("a.wav", "bad.wav")
+    path.write_text("\n".join(lines))
+    options = OwnOptions(name="mine", skip_bad=True)
+
+    def break_off(done: int, total: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_own(read_table(path), tmp_path / "out", options, progress=break_off)
+    first = (tmp_path / "out" / "audio.00000.wav").stat().st_mtime_ns
+    seen: list[int] = []
+    prepared = prepare_own(
+        read_table(path), tmp_path / "out", options, progress=lambda done, total: seen.append(done)
+    )
+    assert (tmp_path / "out" / "audio.00000.wav").stat().st_mtime_ns == first
+    assert seen == [4, 5, 6, 7, 8, 8, 9, 10, 10]
+    assert [fault.where for fault in prepared.skipped] == [f"{path}:3"]
+    whole = prepare_own(read_table(path), tmp_path / "whole", options)
+    assert whole == prepared
+    assert [u.id for u in Manifest(tmp_path / "out")] == [u.id for u in Manifest(tmp_path / "whole")]
+
+
+def test_two_corpora_never_mix(tmp_path: Path) -> None:
+    prepare_own(read_table(table(tmp_path, GOOD_A)), tmp_path / "out", NAMED)
+    with pytest.raises(SprachbundError, match="holds another corpus, or this one before it changed"):
+        prepare_own(read_table(table(tmp_path, GOOD_A, GOOD_B)), tmp_path / "out", NAMED)
+
+
+def test_share_that_cannot_be() -> None:
+    with pytest.raises(SprachbundError, match=r"dev is 1\.5"):
+        OwnOptions(name="mine", dev_share=1.5)

@@ -1,0 +1,290 @@
+"""Whatever is wrong with the input: one clear line, a non-zero exit code, and the other files go on."""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.models.whisper_support import make_directory
+
+from .support import command, speech, write_tiny_model, write_wav
+
+KEEP = ("--no-guard", "--model")
+
+
+def one_line(ran, *parts: str) -> None:
+    """The command failed with one line that holds all `parts`, and no traceback."""
+    assert ran.code != 0
+    assert len(ran.err.strip().splitlines()) == 1, ran.err
+    line = ran.err.strip()
+    assert line.startswith("sprachbund: error: ")
+    for part in parts:
+        assert part in line
+
+
+def translate(model: Path, *files: str | Path, to: str = "de", more: tuple[str, ...] = ()):
+    return command("translate", *files, "--to", to, *KEEP, model, *more)
+
+
+def test_missing_file(tiny_model: Path, here: Path) -> None:
+    one_line(translate(tiny_model, "nowhere.wav"), "nowhere.wav", "does not exist")
+
+
+def test_empty_file(tiny_model: Path, here: Path) -> None:
+    Path("nothing.wav").touch()
+    one_line(translate(tiny_model, "nothing.wav"), "nothing.wav", "empty")
+
+
+def test_truncated_file_gives_what_it_holds_and_fails(tiny_model: Path, talk: Path, here: Path) -> None:
+    Path("cut.wav").write_bytes(talk.read_bytes()[:60_000])
+    ran = translate(tiny_model, "cut.wav", more=("--format", "txt"))
+    one_line(ran, "cut.wav")
+    assert Path("cut.de.txt").read_text().strip()
+
+
+def test_text_renamed_to_wav(tiny_model: Path, here: Path) -> None:
+    Path("letter.wav").write_text("Dear Sir or Madam,\n" * 100)
+    one_line(translate(tiny_model, "letter.wav"), "letter.wav")
+
+
+def test_zero_length_audio(tiny_model: Path, here: Path) -> None:
+    write_wav(Path("zero.wav"), [])
+    one_line(translate(tiny_model, "zero.wav"), "zero.wav", "no audio samples")
+
+
+def test_nan_samples(tiny_model: Path, here: Path) -> None:
+    samples = speech()
+    samples[20_000] = np.nan
+    soundfile.write("nan.wav", samples, 16_000, subtype="FLOAT")
+    one_line(translate(tiny_model, "nan.wav"), "nan.wav", "nan at 1.25", "sample 20000")
+
+
+def test_directory(tiny_model: Path, here: Path) -> None:
+    Path("recordings").mkdir()
+    one_line(translate(tiny_model, "recordings"), "recordings", "is a directory")
+
+
+@contextlib.contextmanager
+def nobody(path: Path) -> Iterator[None]:
+    """Without the right to read everything, which root has; `path` stays reachable."""
+    if os.geteuid() != 0:
+        yield
+        return
+    folders = [folder for folder in (path, *path.parents) if folder.stat().st_mode & 0o011 != 0o011]
+    modes = [folder.stat().st_mode for folder in folders]
+    for folder in folders:
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for folder, mode in zip(folders, modes, strict=True):
+            folder.chmod(mode)
+
+
+def test_no_permission(here: Path, talk: Path) -> None:
+    model = write_tiny_model(here / "model")
+    for path in model.iterdir():
+        path.chmod(0o644)
+    Path("secret.wav").write_bytes(talk.read_bytes())
+    Path("secret.wav").chmod(0)
+    with nobody(here):
+        one_line(translate(model, "secret.wav"), "secret.wav", "may not be read")
+
+
+@pytest.mark.parametrize("sample_rate", [192_000, 8_000])
+def test_unusual_rates_are_read(tiny_model: Path, here: Path, sample_rate: int) -> None:
+    import soxr
+
+    write_wav(Path("rate.wav"), soxr.resample(speech(), 16_000, sample_rate), sample_rate)
+    ran = translate(tiny_model, "rate.wav")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("[0.")
+
+
+def test_eight_channels_are_read(tiny_model: Path, talk: Path, here: Path) -> None:
+    write_wav(Path("eight.wav"), np.repeat(speech()[:, None], 8, axis=1))
+    one, eight = translate(tiny_model, talk), translate(tiny_model, "eight.wav")
+    assert eight.code == 0
+    assert eight.out == one.out  # the mean of eight equal channels is each of them
+
+
+def test_unknown_language_names_the_nearest_and_the_list(tiny_model: Path, talk: Path, here: Path) -> None:
+    ran = translate(tiny_model, talk, to="germn")
+    one_line(ran, "'germn'", "nearest: de (German)", "de (German), en (English), fr (French)")
+    assert ran.code == 2
+    one_line(translate(tiny_model, talk, more=("--from", "xx")), "'xx'", "it knows de (German)")
+    one_line(translate(tiny_model, talk, more=("--languages", "en,q")), "'q'")
+
+
+def test_unknown_pair_lists_the_known_ones_and_never_falls_back_to_english(talk: Path, here: Path) -> None:
+    make_directory(Path("whisper"))
+    ran = translate(Path("whisper"), talk, more=("--from", "es"))
+    one_line(ran, "es to de", "from es it knows en (English), es (Spanish)", "into de it knows de (German)")
+    assert (ran.code, ran.out) == (2, "")
+
+
+@pytest.mark.parametrize("broken", ["config.json", "tokenizer.model", "model.safetensors"])
+@pytest.mark.parametrize("way", ["missing", "cut off", "empty"])
+def test_broken_model_directory(talk: Path, here: Path, broken: str, way: str) -> None:
+    path = write_tiny_model(Path("model")) / broken
+    content = path.read_bytes()
+    path.unlink()
+    if way != "missing":
+        path.write_bytes(content[: len(content) // 2] if way == "cut off" else b"")
+    one_line(translate(Path("model"), talk), "model")
+
+
+def test_model_that_is_not_there(talk: Path, here: Path) -> None:
+    one_line(translate(Path("./no/model"), talk), "no/model")
+    one_line(translate(Path("nobody/nothing"), talk, more=("--offline",)), "nobody/nothing", "offline")
+
+
+def test_batch_goes_on_and_the_exit_code_says_so(tiny_model: Path, talk: Path, here: Path) -> None:
+    Path("empty.wav").touch()
+    Path("other.wav").write_bytes(talk.read_bytes())
+    ran = translate(tiny_model, talk, "empty.wav", "other.wav", more=("--format", "txt,srt"))
+    assert ran.code == 1
+    assert len(ran.error_lines) == 1
+    assert sorted(path.name for path in here.glob("*.de.*")) == [
+        "other.de.srt",
+        "other.de.txt",
+        "talk.de.srt",
+        "talk.de.txt",
+    ]
+
+
+def test_batch_as_json_has_an_object_for_every_file(tiny_model: Path, talk: Path, here: Path) -> None:
+    ran = translate(tiny_model, talk, "gone.wav", talk, more=("--json",))
+    objects = [json.loads(line) for line in ran.out.splitlines()]
+    assert ran.code == 1
+    assert [o["file"] for o in objects] == [str(talk), "gone.wav", str(talk)]
+    assert objects[0] == objects[2]
+    assert "does not exist" in objects[1]["error"]
+
+
+def test_nothing_is_overwritten_unasked(tiny_model: Path, talk: Path, here: Path) -> None:
+    Path("talk.de.txt").write_text("mine")
+    ran = translate(tiny_model, talk, more=("--format", "txt"))
+    one_line(ran, "talk.de.txt", "--overwrite")
+    assert Path("talk.de.txt").read_text() == "mine"
+    assert translate(tiny_model, talk, more=("--format", "txt", "--overwrite")).code == 0
+    assert Path("talk.de.txt").read_text() != "mine"
+
+
+def test_two_files_of_one_name(tiny_model: Path, talk: Path, here: Path) -> None:
+    Path("talk.wav").write_bytes(talk.read_bytes())
+    one_line(translate(tiny_model, talk, "talk.wav", more=("--format", "txt")), "talk.de.txt", str(talk))
+    assert not Path("talk.de.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--format", "doc"), ("'doc'", "txt, srt, vtt, json, jsonl, tsv")),
+        (("--beam", "0"), ("beam_size is 0",)),
+        (("--min-tokens", "9", "--max-tokens", "3"), ("max_tokens is 3",)),
+        (("--threads", "0"), ("--threads is 0",)),
+        (("--tp", "de"), ("--tp",)),
+    ],
+)
+def test_options_that_cannot_be(
+    tiny_model: Path, talk: Path, here: Path, arguments: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    ran = translate(tiny_model, talk, more=arguments)
+    one_line(ran, *parts)
+    assert ran.code == 2
+
+
+@pytest.fixture(scope="module")
+def long_talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten sentences with pauses."""
+    return write_wav(tmp_path_factory.mktemp("long") / "long.wav", np.tile(speech("Good morning."), 10))
+
+
+@contextlib.contextmanager
+def files_no_larger_than(num_bytes: int) -> Iterator[None]:
+    """The disk is full after so many bytes of each file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("format_name", ["txt", "srt", "jsonl", "json"])
+def test_full_disk_keeps_whole_segments(
+    tiny_model: Path, long_talk: Path, here: Path, format_name: str
+) -> None:
+    assert translate(tiny_model, long_talk, more=("--format", format_name, "--out", "whole")).code == 0
+    size = (here / "whole" / f"long.de.{format_name}").stat().st_size
+    with files_no_larger_than(size // 3):
+        ran = translate(tiny_model, long_talk, more=("--format", format_name))
+    one_line(ran, f"long.de.{format_name}.partial")
+    assert ran.code == 1
+    assert [path.name for path in here.glob("long.*")] == [f"long.de.{format_name}.partial"]
+    kept = Path(f"long.de.{format_name}.partial").read_text()
+    assert kept
+    if format_name in ("jsonl", "json"):
+        assert all(json.loads(line)["text"] for line in kept.splitlines())
+    else:
+        assert (here / "whole" / f"long.de.{format_name}").read_text().startswith(kept)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_under_stdout(tiny_model: Path, talk: Path, here: Path) -> None:
+    arguments = ["translate", str(talk), "--to", "de", "--no-guard", "--model", str(tiny_model)]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "sprachbund", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ran.returncode == 1
+    assert ran.stderr.strip().splitlines() == [f"sprachbund: error: {talk}: No space left on device"]
+
+
+def test_interruption_keeps_finished_segments(tiny_model: Path, long_talk: Path, here: Path) -> None:
+    samples, _ = soundfile.read(long_talk, dtype="float32")
+    write_wav(Path("hour.wav"), np.tile(samples, 120))
+    arguments = [
+        "translate",
+        "hour.wav",
+        "--to",
+        "de,fr",
+        "--format",
+        "srt",
+        "--threads",
+        "1",
+        *KEEP,
+        tiny_model,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sprachbund", *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
+    partial = Path("hour.fr.srt.partial")
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.startswith("sprachbund: interrupted; hour.wav was done up to ")
+    assert len(err.strip().splitlines()) == 1
+    assert not list(here.glob("hour.*.srt"))
+    for language in ("de", "fr"):
+        kept = Path(f"hour.{language}.srt.partial")
+        assert str(kept) in err
+        cues = kept.read_text().strip().split("\n\n")
+        assert [cue.splitlines()[0] for cue in cues] == [str(n) for n in range(1, len(cues) + 1)]
+        assert all(" --> " in cue.splitlines()[1] for cue in cues)

@@ -1,0 +1,273 @@
+"""Each verb end to end, on data made here."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sprachbund
+from sprachbund.data.asterisk.packages import SPEAKERS
+from tests.data.asterisk_tree import write_tree
+
+from .support import LANGUAGES, command
+
+RECIPE = """
+languages = ["en", "de"]
+train = [{ path = "book/train" }]
+dev = [{ path = "book/dev" }]
+vocabulary_size = 120
+
+[model]
+width = 32
+num_heads = 2
+num_encoder_layers = 1
+num_decoder_layers = 1
+feed_forward_width = 32
+
+[training]
+steps = 4
+precision = "no"
+batch_s = 20
+num_workers = 0
+log_every = 1
+evaluate_every = 4
+save_every = 2
+
+[card]
+name = "story"
+licence = "CC0-1.0"
+"""
+
+
+def translated(tiny_model: Path, talk: Path, *more: str | Path):
+    ran = command("translate", talk, "--model", tiny_model, "--no-guard", *more)
+    assert (ran.code, ran.err) == (0, "")
+    return ran.out
+
+
+def test_segments_are_printed_with_times_and_languages(tiny_model: Path, talk: Path) -> None:
+    assert re.fullmatch(r"\[0\.3 → 2\.3\] \S.*\n", translated(tiny_model, talk, "--to", "de"))
+    lines = translated(tiny_model, talk, "--to", "German", "--to", "fr,de").splitlines()
+    assert [re.match(r"\[0\.3 → 2\.3\] (\w\w) ", line)[1] for line in lines] == ["de", "fr"]
+
+
+def test_json_is_what_python_gives(tiny_model: Path, talk: Path) -> None:
+    options = sprachbund.DecodingOptions(
+        guard=sprachbund.DecodingOptions().guard.__class__(enabled=False), word_timestamps=True, beam_size=2
+    )
+    found = sprachbund.load(tiny_model).translate(talk, to="de", options=options)
+    out = translated(tiny_model, talk, "--to", "de", "--json", "--words", "--beam", "2")
+    printed = json.loads(out)
+    assert printed.pop("file") == str(talk)
+    assert printed.pop("translations") == {"de": found.to_dict()}
+    assert printed == json.loads(found.to_json())
+    assert printed["segments"][0]["words"]
+    several = json.loads(translated(tiny_model, talk, "--to", "de,fr", "--json"))
+    assert several.keys() == {"file", "translations"}
+    assert list(several["translations"]) == ["de", "fr"]
+
+
+def test_every_format_is_written_and_parses(tiny_model: Path, talk: Path, here: Path) -> None:
+    formats = ("txt", "srt", "vtt", "json", "jsonl", "tsv")
+    out = translated(tiny_model, talk, "--to", "de,en", "--format", ",".join(formats), "--out", "deep/er")
+    names = [f"deep/er/talk.{tag}.{name}" for tag in ("de", "en") for name in formats]
+    assert out.splitlines() == names
+    assert sorted(str(path) for path in Path("deep/er").iterdir()) == sorted(names)
+    text = json.loads(Path("deep/er/talk.de.json").read_text())["text"]
+    assert Path("deep/er/talk.de.txt").read_text().strip() == text
+    assert json.loads(Path("deep/er/talk.de.jsonl").read_text())["text"] == text
+    assert Path("deep/er/talk.de.tsv").read_text().splitlines()[1].split("\t")[2:] == ["de", "de", text]
+    cue = r"1\n00:00:00[,.]312 --> 00:00:02[,.]344\n(?:.+\n)+\n"
+    assert re.fullmatch(cue, Path("deep/er/talk.de.srt").read_text())
+    assert re.fullmatch("WEBVTT\n\n" + cue, Path("deep/er/talk.de.vtt").read_text())
+
+
+def test_transcribe_writes_the_language_spoken(tiny_model: Path, talk: Path, here: Path) -> None:
+    ran = command("transcribe", talk, "--from", "fr", "--model", tiny_model, "--no-guard", "--json")
+    segment = json.loads(ran.out)["segments"][0]
+    assert (segment["source_language"], segment["target_language"]) == ("fr", "fr")
+    assert command("transcribe", talk, "--model", tiny_model, "--no-guard", "--format", "txt").code == 0
+    assert Path("talk.txt").read_text().strip()
+
+
+def test_stdin(tiny_model: Path, talk: Path) -> None:
+    arguments = [sys.executable, "-m", "sprachbund", "translate", "-", "--to", "de", "--no-guard"]
+    ran = subprocess.run(
+        [*arguments, "--model", str(tiny_model)], input=talk.read_bytes(), capture_output=True, check=True
+    )
+    assert ran.stdout.decode() == translated(tiny_model, talk, "--to", "de")
+
+
+def test_guard_keeps_noise_silent(tiny_model: Path, talk: Path) -> None:
+    ran = command("translate", talk, "--to", "de", "--model", tiny_model)
+    assert (ran.code, ran.out) == (0, "")  # random weights: the guard sees a loop
+    assert "dropped by the guard" in ran.err
+
+
+def test_models_lists_what_is_here(tiny_model: Path, here: Path) -> None:
+    ran = command("models", tiny_model, "--json")
+    model = json.loads(ran.out)
+    assert ran.code == 0
+    assert (model["name"], model["family"], model["bits"], model["licence"]) == (
+        "tiny",
+        "conformer",
+        8,
+        "CC0-1.0",
+    )
+    assert [tuple(pair) for pair in model["pairs"]] == [(s, t) for s in LANGUAGES for t in LANGUAGES]
+    Path("mine").symlink_to(tiny_model)
+    ran = command("models", "--pairs")
+    assert "mine\n  is         tiny: conformer, 8 bits" in ran.out
+    assert "de-de, de-en, de-fr, en-de" in ran.out
+    ran = command("models", here)
+    assert ran.code == 1
+    assert "broken" in ran.out
+
+
+def test_doctor_tries_everything_and_finds_a_broken_model(tiny_model: Path, here: Path) -> None:
+    ran = command("doctor", "--model", tiny_model, "--json")
+    checks = {check["name"]: check for check in json.loads(ran.out)["checks"]}
+    assert ran.code == 0
+    assert {
+        "Python",
+        "libraries",
+        "processor",
+        "audio",
+        "voice activity",
+        f"model {tiny_model}",
+    } <= checks.keys()
+    (here / "broken").mkdir()
+    ran = command("doctor", "--model", "broken")
+    assert ran.code == 1
+    assert re.search(r"PROBLEM  model broken .* has no config.json", ran.out)
+    assert "mend it with" in ran.out
+    assert ran.out.endswith("\n1 problem\n")
+
+
+def test_from_phrasebook_to_translation(here: Path, talk: Path) -> None:
+    making = ("data", "make", "phrasebook", "--edition", "tiny", "--out", "book", "--utterances")
+    ran = command(*making, "24", "--heldout", "3", "--workers", "1")
+    assert ran.code == 0, ran.err
+    assert [line.split()[:2] for line in ran.out.splitlines()[1:]] == [
+        ["book/dev", "6"],
+        ["book/test", "6"],
+        ["book/train", "24"],
+    ]
+    other = command(*making, "25")
+    assert other.code == 2
+    assert "book was begun with train_utterances 24, not 25" in other.err
+
+    shown = command("data", "show", "book/dev", "--json")
+    corpus = json.loads(shown.out)
+    assert corpus["per_language"].keys() == {"en", "de"}
+    assert (corpus["utterances"], corpus["licence"], len(corpus["examples"])) == (6, "CC0-1.0", 5)
+    assert command("data", "show", "book").out.count("language  utterances  hours") == 3
+
+    Path("recipe.toml").write_text(RECIPE)
+    stopped = command("train", "recipe.toml", "--out", "run", "--stop-after", "2", "--threads", "1")
+    assert stopped.code == 0, stopped.err
+    assert "step 2/4" in stopped.out
+    assert "step 3/4" not in stopped.out
+    ended = command("train", "recipe.toml", "--out", "run")
+    assert "resumed at step 2" in ended.out
+    assert "step 4/4" in ended.out
+    assert (
+        json.loads(command("models", "run/model", "--json").out)["data"][0]["name"] == "phrasebook/tiny/train"
+    )
+    ran = command("translate", talk, "--to", "de,en", "--model", "run/model", "--no-guard", "--format", "srt")
+    assert ran.code == 0, ran.err
+    assert Path("talk.en.srt").exists()
+
+
+def test_prepare_folder_and_table_and_train_on_them(talk: Path, here: Path) -> None:
+    for number, text in enumerate(("One.", "Good morning.", "Night.", "How are you?", "Thanks.", "No.")):
+        Path("own").mkdir(exist_ok=True)
+        Path(f"own/{number}.wav").write_bytes(talk.read_bytes())
+        Path(f"own/{number}.txt").write_text(text)
+        Path(f"own/{number}.de.txt").write_text(f"Deutsch {number}")
+    Path("own/stray.txt").write_text("belongs to nothing")
+    prepare = ("data", "prepare", "folder", "own", "--language", "en", "--licence", "CC0-1.0")
+    ran = command(*prepare, "--out", "corpus")
+    assert (ran.code, len(ran.error_lines)) == (1, 1)
+    assert "own/stray.txt: belongs to no audio file" in ran.err
+    assert not Path("corpus").exists()
+    ran = command(*prepare, "--out", "corpus", "--skip-bad", "--dev-share", "0.5")
+    assert ran.code == 0
+    assert "1 skipped; they are listed in corpus/skipped.tsv" in ran.err
+    assert "corpus/train" in ran.out
+    Path("own/table.tsv").write_text("path\tlanguage\ttext\tde\n0.wav\ten\tGood morning.\tGuten Morgen.\n")
+    ran = command("data", "prepare", "tsv", "own/table.tsv", "--out", "tabled", "--json")
+    assert json.loads(ran.out) == {"utterances": {"": 1}, "skipped": []}
+    assert "de    Guten Morgen." in command("data", "show", "tabled").out
+    Path("recipe.toml").write_text(RECIPE.replace("book/", "corpus/").replace("= 120", "= 60"))
+    ran = command("train", "recipe.toml", "--out", "run", "--set", "training.steps=2", "--threads", "1")
+    assert ran.code == 0, ran.err
+    card = json.loads(Path("run/model/card.json").read_text())
+    assert card["data"][0] == {
+        "name": "own/train",
+        "licence": "CC0-1.0",
+        "attribution": "",
+        "hours": 0.001,
+    } | {
+        "utterances": card["data"][0]["utterances"],
+        "hours": card["data"][0]["hours"],
+    }
+
+
+def test_prepare_asterisk(here: Path) -> None:
+    folders = {s.language: s.folder for s in SPEAKERS if not s.held_out}
+    names = [f"prompt-{n}" for n in range(12)]
+    wording = {"en": "Please press number", "es": "Por favor pulse el número"}
+    texts = {tag: {name: f"{words} {name[7:]} now" for name in names} for tag, words in wording.items()}
+    write_tree(Path("tree"), folders, texts)
+    ran = command(
+        "data", "prepare", "asterisk", "--source", "tree", "--languages", "en,es", "--out", "prompts"
+    )
+    assert ran.code == 0, ran.err
+    shown = command("data", "show", "prompts", "--json").out.splitlines()
+    corpora = [json.loads(line) for line in shown]
+    assert sum(corpus["utterances"] for corpus in corpora) == 24
+    assert {tag for corpus in corpora for tag in corpus["per_language"]} == {"en", "es"}
+
+
+def test_train_names_a_mistake_in_the_recipe(here: Path) -> None:
+    Path("recipe.toml").write_text(RECIPE)
+    ran = command("train", "recipe.toml", "--out", "run", "--set", "training.stps=5")
+    assert (ran.code, ran.out) == (2, "")
+    assert "unknown key training.stps; did you mean steps?" in ran.err
+    assert not Path("run").exists()
+
+
+def test_help_and_version_are_quick() -> None:
+    assert command("--version").out == f"sprachbund {sprachbund.__version__}\n"
+    assert command("--help").code == 0
+    assert command("translate", "--help").code == 0
+    assert command().code == 2
+    began = time.monotonic()
+    code = "import sprachbund, sys; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.monotonic() - began < 5.0  # no number to hold on a busy machine; what is imported decides
+
+
+def test_debug_shows_the_traceback(tiny_model: Path, here: Path) -> None:
+    arguments = ("translate", "gone.wav", "--to", "de", "--model", tiny_model)
+    assert "Traceback" in command(*arguments, "--debug").err
+    assert "Traceback" in command("--debug", *arguments).err
+    assert "Traceback" not in command(*arguments).err
+
+
+def test_unforeseen_error_is_one_line(tiny_model: Path, talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("nobody\nexpected this")
+
+    monkeypatch.setattr("sprachbund.api.Model.stream", fail)
+    ran = command("translate", talk, "--to", "de", "--model", tiny_model)
+    assert ran.code == 1
+    hint = "(--debug shows the traceback)"
+    assert (
+        ran.err == f"sprachbund: error: {talk}: unexpected ZeroDivisionError: nobody expected this {hint}\n"
+    )

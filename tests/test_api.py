@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import sprachbund
+from sprachbund.decoding.options import GuardOptions
+from tests.stories.support import LANGUAGES, speech, write_tiny_model, write_wav
+
+OPEN = sprachbund.DecodingOptions(guard=GuardOptions(enabled=False))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(directory: Path) -> sprachbund.Model:
+    return sprachbund.load(directory)
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wav(tmp_path_factory.mktemp("audio") / "talk.wav", speech())
+
+
+def test_one_language_gives_a_translation(model: sprachbund.Model, talk: Path) -> None:
+    found = model.translate(talk, to="German", options=OPEN)
+    assert isinstance(found, sprachbund.Translation)
+    assert found.target_language == "de"
+    assert found.text == " ".join(segment.text for segment in found.segments) != ""
+    assert all(isinstance(segment, sprachbund.Segment) for segment in found.segments)
+
+
+def test_several_languages_give_a_dictionary_equal_to_one_at_a_time(
+    model: sprachbund.Model, talk: Path
+) -> None:
+    together = model.translate(talk, to=["fr", "German"], options=OPEN)
+    assert list(together) == ["fr", "de"]
+    alone = model.translate(talk, to="de", options=OPEN)
+    assert together["de"].text == alone.text
+    assert together["de"].segments[0].mean_log_probability == pytest.approx(
+        alone.segments[0].mean_log_probability, abs=1e-4
+    )
+
+
+def test_path_file_and_samples_are_the_same(model: sprachbund.Model, talk: Path) -> None:
+    expected = model.translate(str(talk), to="en", options=OPEN)
+    with talk.open("rb") as file:
+        assert model.translate(file, to="en", options=OPEN) == expected
+    samples, sample_rate = soundfile.read(talk, dtype="float32")
+    assert model.translate(samples, to="en", options=OPEN, sample_rate=sample_rate) == expected
+    stereo = np.stack([samples, samples], axis=1)
+    assert model.translate(stereo, to="en", options=OPEN, sample_rate=sample_rate) == expected
+
+
+def test_transcription_is_translation_into_the_language_spoken(model: sprachbund.Model, talk: Path) -> None:
+    heard = model.transcribe(talk, source="fr", options=OPEN)
+    assert heard.segments == model.translate(talk, to="fr", source="fr", options=OPEN).segments
+
+
+def test_stream_gives_the_segments_one_by_one(model: sprachbund.Model, talk: Path) -> None:
+    work = model.stream(talk, ["de", "en"], options=OPEN)
+    segments = list(work)
+    assert [s.target_language for s in segments] == ["de", "en"]
+    whole = model.translate(talk, to="de", options=OPEN).segments[0]
+    assert (segments[0].start_s, segments[0].text) == (whole.start_s, whole.text)
+    assert work.finished_s == work.duration_s == pytest.approx(soundfile.info(talk).duration)
+
+
+def test_pairs_and_card(model: sprachbund.Model, directory: Path) -> None:
+    assert model.pairs == tuple((s, t) for s in LANGUAGES for t in LANGUAGES)
+    assert (model.card.name, model.card.bits) == ("tiny", 8)
+    assert repr(model) == f"<sprachbund.Model {directory}: conformer, 9 pairs>"
+
+
+def test_model_without_a_card_gets_its_languages(directory: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.model"):
+        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    card = sprachbund.load(tmp_path).card
+    assert (card.name, card.target_languages, card.licence) == (str(tmp_path), [*LANGUAGES], "")
+
+
+def test_errors_name_what_is_wrong(model: sprachbund.Model, talk: Path) -> None:
+    with pytest.raises(sprachbund.SprachbundError, match=r"'sorbian' .* it knows de"):
+        model.translate(talk, to="sorbian")
+    with pytest.raises(sprachbund.SprachbundError, match="does not exist"):
+        model.stream("nowhere.wav", "de")
+    with pytest.raises(sprachbund.SprachbundError, match="no/such/place"):
+        sprachbund.load("/no/such/place")
+    with pytest.raises(AttributeError, match="'lode'"):
+        sprachbund.lode  # noqa: B018
+
+
+def test_real_length_is_an_option_of_whisper(tmp_path: Path) -> None:
+    from tests.models.whisper_support import make_directory
+
+    make_directory(tmp_path)
+    assert not sprachbund.load(tmp_path).family.real_length  # type: ignore[attr-defined]
+    assert sprachbund.load(tmp_path, real_length=True).family.real_length  # type: ignore[attr-defined]
