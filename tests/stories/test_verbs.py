@@ -1,9 +1,11 @@
 """Each verb end to end, on data made here."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import sprachbund
 from sprachbund.data.asterisk.packages import SPEAKERS
 from tests.data.asterisk_tree import write_tree
+from tests.models.whisper_support import make_directory
 
 from .support import LANGUAGES, command
 
@@ -94,12 +97,21 @@ def test_transcribe_writes_the_language_spoken(tiny_model: Path, talk: Path, her
     assert Path("talk.txt").read_text().strip()
 
 
-def test_stdin(tiny_model: Path, talk: Path) -> None:
-    arguments = [sys.executable, "-m", "sprachbund", "translate", "-", "--to", "de", "--no-guard"]
-    ran = subprocess.run(
-        [*arguments, "--model", str(tiny_model)], input=talk.read_bytes(), capture_output=True, check=True
-    )
-    assert ran.stdout.decode() == translated(tiny_model, talk, "--to", "de")
+def test_stdin_through_a_pipe(tiny_model: Path, talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as end, os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        feeding = threading.Thread(target=lambda: (end.write(talk.read_bytes()), end.close()))
+        feeding.start()
+        ran = command("translate", "-", "--to", "de", "--no-guard", "--model", tiny_model)
+        feeding.join()
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == translated(tiny_model, talk, "--to", "de")
+
+
+def test_json_with_files_prints_nothing_else(tiny_model: Path, talk: Path, here: Path) -> None:
+    out = translated(tiny_model, talk, "--to", "de", "--json", "--format", "txt")
+    assert Path("talk.de.txt").read_text().strip() == json.loads(out)["text"]
 
 
 def test_guard_keeps_noise_silent(tiny_model: Path, talk: Path) -> None:
@@ -126,6 +138,28 @@ def test_models_lists_what_is_here(tiny_model: Path, here: Path) -> None:
     ran = command("models", here)
     assert ran.code == 1
     assert "broken" in ran.out
+
+
+def test_models_finds_whisper_models_downloaded_before(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(here / "cache"))
+    repo = here / "cache" / "models--someone--whisper-mini"
+    make_directory(repo / "snapshots" / "abc123")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc123")
+    other = here / "cache" / "models--someone--bert" / "snapshots" / "def456"
+    other.mkdir(parents=True)
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    models = {m["model"]: m for m in map(json.loads, command("models", "--json").out.splitlines())}
+    assert models.keys() == {"bundled", "someone/whisper-mini"}
+    assert ["fr", "en"] in models["someone/whisper-mini"]["pairs"]
+    assert ["en", "fr"] not in models["someone/whisper-mini"]["pairs"]
+
+
+def test_doctor_names_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sprachbund.cli.doctor.NEEDED", ("numpy", "no_such_library"))
+    ran = command("doctor")
+    assert ran.code == 1
+    assert "mend it with: pip install no_such_library" in ran.out
 
 
 def test_doctor_tries_everything_and_finds_a_broken_model(tiny_model: Path, here: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -102,4 +103,4 @@ def test_rate_rises_stays_and_falls():
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:80] == [1.0] * 70
     assert rates[99] == pytest.approx(0.05)
-    assert all(a >= b for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[80:]))

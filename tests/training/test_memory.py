@@ -24,6 +24,8 @@ print(faults())
 def test_large_blocks_are_reused():
     counts = {}
     for keep in (True, False):
-        run = subprocess.run([sys.executable, "-c", SCRIPT.format(keep=keep)], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", SCRIPT.format(keep=keep)], capture_output=True, text=True, check=True
+        )
         counts[keep] = int(run.stdout)
     assert counts[True] < counts[False] / 10

@@ -17,7 +17,19 @@ import typer
 import sprachbund
 from sprachbund.cli.console import UsageError, error_line, say, set_debug, trace
 
-VERBS = ("translate", "transcribe", "models", "doctor", "data", "train", "evaluate", "compare", "replay")
+VERBS = (
+    "translate",
+    "transcribe",
+    "models",
+    "doctor",
+    "data",
+    "train",
+    "evaluate",
+    "compare",
+    "score",
+    "report",
+    "replay",
+)
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"
 

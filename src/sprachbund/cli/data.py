@@ -39,7 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 MADE = "made.json"
 """Settings that a corpus was begun with."""
 
-MEAN_UTTERANCE_S = 2.2
+MEAN_UTTERANCE_S = 2.4
 """Of the phrasebook's training part, no more exact than `--hours` promises."""
 
 

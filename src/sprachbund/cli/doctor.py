@@ -37,7 +37,7 @@ class Check:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(help="Check that everything works here, and say how to mend what does not.")(doctor)
+    app.command(help="Check that everything works here.")(doctor)
 
 
 def doctor(

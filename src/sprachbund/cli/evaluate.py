@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sprachbund.cli.console import Bar, as_usage, listed
+from sprachbund.cli.console import Bar, as_usage, listed, print_json, table
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +49,9 @@ def evaluate(
     comet: Annotated[
         str | None, typer.Option("--comet", metavar="MODEL", help="Score with COMET too, if it is installed.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option("--speed-against", metavar="MODEL", help="Time both models side by side.")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
@@ -88,6 +91,15 @@ def evaluate(
         )
     if report is not None:
         write_report(result.lines, result.manifest, report)
+    if against is not None:
+        with Bar("timing both models"):
+            rows = run.race_models(data[0], [against, model], options, offline=offline)
+        print_json({"race": rows}) if as_json else typer.echo(_race_text(rows))
     typer.echo(result.manifest.model_dump_json() if as_json else present.as_text(result.manifest))
     if out is not None and not as_json:
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")
+
+
+def _race_text(rows: list[dict[str, str | float]]) -> str:
+    cells = [[str(value) for value in row.values()] for row in rows]
+    return table(cells, list(rows[0])) + "\n"

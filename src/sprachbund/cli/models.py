@@ -11,7 +11,7 @@ from sprachbund.errors import SprachbundError
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(help="List the models on this machine, with languages, pairs and licences.")(models)
+    app.command(help="List the models on this machine.")(models)
 
 
 def models(

@@ -10,7 +10,7 @@ from sprachbund.cli.console import Bar, as_usage, say
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(help="Train a model by a recipe, or go on with a run that was stopped.")(train)
+    app.command(help="Train a model, or go on with training.")(train)
 
 
 def train(

@@ -7,6 +7,7 @@ and after a resume.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,7 +206,7 @@ def batches(
         [(epoch, int(i), float(speed)) for i in batch[rank::count]]
         for batch, speed in zip(plan[first:], speeds[first:], strict=True)
     ]
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         corpus,
         batch_sampler=places,
         num_workers=num_workers,

@@ -6,8 +6,10 @@ crashes on rare combinations of voice and words, always the same ones, and the n
 """
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from sprachbund.data.manifest import ManifestWriter, shard_numbers
@@ -39,14 +41,14 @@ def make_shards(
     directory.mkdir(parents=True, exist_ok=True)
     there = set(shard_numbers(directory))
     waiting = [(shard, 1) for shard in reversed(range(num_shards)) if shard not in there]
-    running: dict[multiprocessing.process.BaseProcess, tuple[int, int]] = {}
+    running: dict[BaseProcess, tuple[int, int]] = {}
     done = num_shards - len(waiting)
     progress(done, num_shards)
     context = multiprocessing.get_context("fork")
     while waiting or running:
         while waiting and len(running) < workers:
             shard, tries = waiting.pop()
-            process = context.Process(target=_make_one, args=(directory, shard, tries, make), daemon=True)
+            process: BaseProcess = context.Process(target=_make_one, args=(directory, shard, tries, make), daemon=True)
             process.start()
             running[process] = (shard, tries)
         for process in [p for p in running if not p.is_alive()]:
@@ -68,6 +70,7 @@ def _make_one(
 ) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     torch.set_num_threads(1)
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
     make(shard, attempt, writer)

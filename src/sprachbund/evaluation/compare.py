@@ -158,7 +158,7 @@ def _pair_tables(comparison: Comparison) -> list[Table]:
     for (metric_name, pair), found in comparison.by_pair.items():
         for name, one in zip(comparison.names, found, strict=True):
             interval = "" if one.half_width is None else f"{one.mean:.2f} ± {one.half_width:.2f}"
-            p = "" if one.p_value is None else f"{one.p_value:.4f}"
+            p = "" if one.p_value is None else f"{one.p_value:.4f}" if one.difference else "equal"
             rows.append([pair, metric_name, name, f"{one.score:.2f}", interval, p])
     what = "paired bootstrap" if comparison.test == "bootstrap" else "approximate randomization"
     note = f"{what}, {comparison.draws} draws, seed {comparison.seed}; p against {comparison.names[0]}"
@@ -210,7 +210,8 @@ def _pair_claims(comparison: Comparison, place: int, name: str) -> list[str]:
         pairs = {p: found[place] for (m, p), found in comparison.by_pair.items() if m == metric_name}
         if len(pairs) < 2:
             continue
-        corrected = holm([found.p_value or 0.0 for found in pairs.values()])
+        # The paired test gives equal outputs a small p, which claims nothing.
+        corrected = holm([found.p_value or 0.0 if found.difference else 1.0 for found in pairs.values()])
         sure = [p for p, value in zip(pairs, corrected, strict=True) if value < LEVEL]
         better = [p for p in sure if (pairs[p].difference > 0) == scorer.higher_is_better]
         worse = [p for p in sure if p not in better]

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.directory import BUNDLED, bundled_directory
+from sprachbund.models.directory import BUNDLED, bundled_directory, family_of
 
 LIBRARIES = (
     "sprachbund",
@@ -43,7 +43,12 @@ def model_directory(path_or_id: str | Path, *, offline: bool = False) -> Path:
 
 
 def model_hash(directory: Path) -> str:
-    """SHA-256 over the names and bytes of a model directory, its card left out."""
+    """SHA-256 over the names and bytes of a model directory, its card left out.
+
+    Raises:
+        SprachbundError: when it is not the directory of a model.
+    """
+    family_of(directory)
     files = [path for path in directory.iterdir() if path.is_file() and path.name not in _NOT_MODEL]
     return hash_files(files)
 

@@ -1,4 +1,4 @@
-"""What is evaluated and how, as one value; and its plain form in result manifests, from which it can be had again."""
+"""What is evaluated and how, as one value, and its plain form in result manifests and back."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields

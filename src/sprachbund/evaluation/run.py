@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import hashes
@@ -92,6 +93,35 @@ def evaluate(
     return Evaluation(lines=tuple(lines), manifest=result)
 
 
+def race_models(
+    directory: Path,
+    models: Sequence[str],
+    options: EvaluationOptions,
+    *,
+    rounds: int = 3,
+    offline: bool = False,
+) -> list[dict[str, str | float]]:
+    """Speed of models side by side on the same corpus and the same pairs; the first one's time is 1.
+
+    Raises:
+        SprachbundError: when there is no target language that all of them know for the same utterances.
+    """
+    manifest = Manifest(directory)
+    families = {name: load(name, offline=offline) for name in models}
+    plans = [make_plan(family, manifest, options.targets, options.limit) for family in families.values()]
+    jobs = set(plans[0].jobs).intersection(*(plan.jobs for plan in plans[1:]))
+    if not jobs:
+        raise SprachbundError(
+            f"{', '.join(models)} have no utterance of {directory} with the same targets; name them with --to"
+        )
+    shared = Plan(jobs=tuple(job for job in plans[0].jobs if job in jobs))
+
+    def work(family: Family) -> Iterator[Line]:
+        return translate_plan(family, manifest, shared, options.decoding, options.batch_size)
+
+    return race_rows(race(families, work, rounds))
+
+
 def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[Line]:
     """Decode the no-speech set into every target language, or, where the model hears a language from which it
     does not know them all, into that language."""
@@ -104,7 +134,8 @@ def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[L
     sounds = no_speech_set(options.seed, options.no_speech_per_kind)
     for start in range(0, len(sounds), options.batch_size):
         batch = sounds[start : start + options.batch_size]
-        found = decoder.decode([s.samples for s in batch], [targets] * len(batch), [None] * len(batch))
+        window = [sound.samples[: int(model.max_window_s * SAMPLE_RATE)] for sound in batch]
+        found = decoder.decode(window, [targets] * len(batch), [None] * len(batch))
         for sound, row in zip(batch, found, strict=True):
             for target, (text, evidence) in zip(targets, row, strict=True):
                 yield _no_speech_line(sound, target or evidence.language or "und", text, evidence)

@@ -157,7 +157,10 @@ def _coin_flips(num_sentences: int, draws: int, seed: int) -> Iterator[tuple[int
 
 
 def p_value(statistics: Scores, difference: float) -> float:
-    """Share of draws (S,) whose statistic is beyond the difference seen, with one added to both counts."""
+    """Share of draws (S,) whose statistic is beyond the difference seen, with one added to both counts.
+
+    As in sacrebleu, "beyond" is strict, so that two equal outputs get a small value: look at the difference too.
+    """
     return float((int((statistics > difference).sum()) + 1) / (len(statistics) + 1))
 
 

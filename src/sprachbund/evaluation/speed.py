@@ -4,7 +4,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -125,25 +125,50 @@ def first_segment_s(
     return statistics.median(taken) if taken else None
 
 
-def side_by_side(speeds: Mapping[str, Speed]) -> list[dict[str, str | float]]:
-    """One row for each system: its numbers, and its time as a ratio to the first one's.
+def race(
+    models: Mapping[str, Family],
+    work: Callable[[Family], Iterable[Line]],
+    rounds: int = 3,
+) -> dict[str, list[Speed]]:
+    """Let models do the same work in turn, round by round, so that what else the machine does hits all alike.
+
+    Args:
+        models: by name.
+        work: decodes with a model, line by line; done once more beforehand to warm up.
+        rounds: of each.
+    """
+    taken: dict[str, list[Speed]] = {name: [] for name in models}
+    for current in range(rounds + 1):
+        for name, model in models.items():
+            watch = Stopwatch()
+            for _ in watch.watch(work(model)):
+                pass
+            if current:
+                taken[name].append(watch.speed())
+    return taken
+
+
+def race_rows(taken: Mapping[str, Sequence[Speed]]) -> list[dict[str, str | float]]:
+    """One row for each model of a race: medians, and its time as a ratio to the first one's, with the spread.
 
     Raises:
-        SprachbundError: when the systems worked on different sound, so that no ratio means anything.
+        SprachbundError: when the models worked on different sound, so that no ratio means anything.
     """
-    seconds = {round(speed.audio_s, 1) for speed in speeds.values()}
+    seconds = {round(speed.audio_s, 1) for speeds in taken.values() for speed in speeds}
     if len(seconds) > 1:
-        raise SprachbundError(
-            f"the systems worked on different sound ({sorted(seconds)} s); measure on the same"
+        raise SprachbundError(f"the models worked on different sound ({sorted(seconds)} s); race on the same")
+    first = next(iter(taken.values()))
+    rows: list[dict[str, str | float]] = []
+    for name, speeds in taken.items():
+        ratios = sorted(s.wall_s / f.wall_s for s, f in zip(speeds, first, strict=True))
+        rows.append(
+            {
+                "system": name,
+                "real_time_factor": round(statistics.median(s.real_time_factor for s in speeds), 4),
+                "tokens_per_s": round(statistics.median(s.tokens_per_s for s in speeds), 1),
+                "time_ratio": round(statistics.median(ratios), 3),
+                "lowest_ratio": round(ratios[0], 3),
+                "highest_ratio": round(ratios[-1], 3),
+            }
         )
-    first = next(iter(speeds.values()), None)
-    return [
-        {
-            "system": name,
-            "real_time_factor": round(speed.real_time_factor, 4),
-            "tokens_per_s": round(speed.tokens_per_s, 1),
-            "peak_memory_mb": round(speed.peak_memory_mb),
-            "time_ratio": round(speed.wall_s / first.wall_s, 3) if first and first.wall_s else 1.0,
-        }
-        for name, speed in speeds.items()
-    ]
+    return rows

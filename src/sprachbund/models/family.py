@@ -48,14 +48,42 @@ class Target:
 
 @runtime_checkable
 class Family(Protocol):
-    """A speech-to-text model with an attention decoder."""
+    """A speech-to-text model with an attention decoder.
 
-    name: str
-    source_languages: tuple[str, ...]
-    end_token: int
-    max_tokens: int
-    max_window_s: float
-    frame_s: float  # seconds per memory frame
+    A family may have more, which searches use where it is there: `tokens.timestamps` (a range of tokens, one for
+    each `frame_s`), `alignment_heads` (pairs of layer and head that follow the speech), `begin_suppressed` (tokens
+    forbidden at the first step).
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the family."""
+        ...
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """BCP-47 tags it hears, in the order of `language_log_probs`."""
+        ...
+
+    @property
+    def end_token(self) -> int:
+        """Ends a row."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row, the prompt included."""
+        ...
+
+    @property
+    def max_window_s(self) -> float:
+        """Longest speech it takes at once."""
+        ...
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of a memory frame."""
+        ...
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every (source, target) the model knows; (x, x) is transcription of x."""

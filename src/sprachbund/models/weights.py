@@ -43,6 +43,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], bits: Bits) -> None
             stored[name] = weight.detach().to(torch.float32 if bits == 32 else torch.float16).contiguous()
     partial = path.with_suffix(".partial")
     save_file(stored, partial, metadata={"format": "pt", "bits": str(bits)})
+    partial.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(partial, path)
 
 

@@ -4,6 +4,8 @@ Every part is either per frame or hides padded frames, so an utterance gives the
 batch. Shapes: B batch, T frames, M mel bins, D width, H heads.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +26,7 @@ class Subsampling(nn.Module):
         sizes = [num_mel_bins] + [width] * num_layers
         self.convolutions = nn.ModuleList(
             nn.Conv1d(a, b, kernel_size=5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1)
-            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for i, (a, b) in enumerate(pairwise(sizes))
         )
 
     def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:

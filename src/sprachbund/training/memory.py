@@ -21,4 +21,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False  # another C library, musl for one
     wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEEP_ALL), (_M_TOP_PAD, _TOP_PAD))
-    return all([mallopt(parameter, value) == 1 for parameter, value in wanted])
+    done = [mallopt(parameter, value) == 1 for parameter, value in wanted]
+    return all(done)

@@ -1,6 +1,6 @@
-"""Common Voice, whose clips CoVoST 2 and CVSS translate: where the clips of a language lie, and who says what."""
+"""Common Voice, whose clips CoVoST 2 and CVSS translate: where clips lie, and who says what."""
 
-from collections.abc import Iterator
+import sqlite3
 from pathlib import Path
 
 from sprachbund.data.corpora.places import find_folders
@@ -37,10 +37,27 @@ def clip(folder: Path, name: str) -> Path:
     return next((p for p in (path, *others) if p.exists()), path)
 
 
-def sentences(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Clip, sentence and speaker of every validated clip of a language."""
-    path = folder / VALIDATED
-    if not path.exists():
-        raise SprachbundError(f"{path} is missing (what is said in the clips); get it from {HOMEPAGE}")
-    for _, row in read_table(path, ["client_id", "path", "sentence"], escape=_ESCAPE):
-        yield row["path"], row["sentence"], row["client_id"]
+class Sentences:
+    """What is said in a language's validated clips, and by whom; on disk, for English has a million of them.
+
+    Raises:
+        SprachbundError: the table is missing or broken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / VALIDATED
+        if not path.exists():
+            raise SprachbundError(f"{path} is missing (what is said in the clips); get it from {HOMEPAGE}")
+        self._db = sqlite3.connect("")  # private, on disk, gone when closed
+        self._db.execute("create table said (clip text primary key, text text, speaker text) without rowid")
+        rows = read_table(path, ["client_id", "path", "sentence"], escape=_ESCAPE)
+        self._db.executemany(
+            "insert or ignore into said values (?, ?, ?)",
+            ((Path(row["path"]).stem, row["sentence"], row["client_id"]) for _, row in rows),
+        )
+
+    def get(self, clip: str) -> tuple[str, str] | None:
+        """Sentence and speaker of a clip, named with or without its ending; None if it is not validated."""
+        found = self._db.execute("select text, speaker from said where clip = ?", (Path(clip).stem,))
+        row: tuple[str, str] | None = found.fetchone()
+        return row

@@ -6,7 +6,7 @@ published tables speak of one or the other.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sprachbund.data.corpora.items import Item
@@ -60,7 +60,7 @@ class Counts:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Counts":
@@ -95,9 +95,7 @@ def check(parts: Mapping[str, Counts], published: Sequence[Published]) -> list[s
     is not.
     """
     there = {key for counts in parts.values() for key in counts.found}
-    return [
-        line for size in published if size.key in there for line in _compare(parts.get(size.part), size)
-    ]
+    return [line for size in published if size.key in there for line in _compare(parts.get(size.part), size)]
 
 
 def _compare(counts: Counts | None, size: Published) -> Iterator[str]:
@@ -105,8 +103,7 @@ def _compare(counts: Counts | None, size: Published) -> Iterator[str]:
     if size.utterances is not None:
         found = counts.found[size.key] if counts else 0
         same = found == size.utterances
-        unit = "utterances"
-        yield _line(name, same, f"{found}", f"{size.utterances}", unit, size.source)
+        yield _line(name, same, f"{found}", f"{size.utterances}", "utterances", size.source)
     if size.hours is not None:
         hours = counts.seconds[size.key] / 3600 if counts else 0.0
         same = abs(hours - size.hours) <= max(_HOURS_ROUNDED * size.hours, 0.5 if size.hours >= 10 else 0.05)

@@ -34,7 +34,7 @@ _INTO_ENGLISH = {
     "lv": (2337, 1125, 1629), "sl": (1843, 509, 360), "ta": (1358, 384, 786),
     "ja": (1119, 635, 684), "id": (1243, 792, 844), "cy": (1241, 690, 690),
 }  # fmt: skip
-_FROM_ENGLISH = "de tr fa sv mn zh cy ca sl et id ar ta lv ja".split()
+_FROM_ENGLISH = ("de", "tr", "fa", "sv", "mn", "zh", "cy", "ca", "sl", "et", "id", "ar", "ta", "lv", "ja")
 _OF_ENGLISH = (289430, 15531, 15531)
 
 
@@ -54,12 +54,16 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
     tables: dict[tuple[str, str], dict[str, Path]] = {}
     for path in find_files(source, "covost_v2.*.tsv"):
         match = _NAME.fullmatch(path.name)
-        if match and options.takes(tag(match[1], str(path))) and options.takes_target(tag(match[2], str(path))):
+        if (
+            match
+            and options.takes(tag(match[1], str(path)))
+            and options.takes_target(tag(match[2], str(path)))
+        ):
             tables.setdefault((match[1], match[2]), {})[match[3] or ""] = path
     if not tables:
         raise SprachbundError(
-            f"{source} holds no covost_v2.XX_YY.tsv for the languages asked for; get them from {HOMEPAGE} and "
-            f"put them beside Common Voice version 4 ({common_voice.HOMEPAGE})"
+            f"{source} holds no covost_v2.XX_YY.tsv for the languages asked for; get them from {HOMEPAGE} "
+            f"and put them beside Common Voice version 4 ({common_voice.HOMEPAGE})"
         )
     join = Join()
     for code in sorted({spoken for spoken, _ in tables}):
@@ -69,14 +73,14 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
 
 def _add_language(join: Join, source: Path, code: str, tables: dict[str, dict[str, Path]]) -> None:
     folder = common_voice.language_folder(source, code)
-    said: dict[str, tuple[str, str]] | None = None
+    said: common_voice.Sentences | None = None
     for target, files in tables.items():
         by_split = {split: path for split, path in files.items() if split}
         if by_split and (len(by_split) == len(set(_SPLITS.values())) or "" not in files):
             rows = _rows_of_splits(by_split)
         else:
             if said is None:
-                said = {p: (sentence, speaker) for p, sentence, speaker in common_voice.sentences(folder)}
+                said = common_voice.Sentences(folder)
             rows = _rows(files[""], said, join)
         for split, where, row in rows:
             _add(join, split, where, row, folder, code, target)
@@ -89,18 +93,17 @@ def _rows_of_splits(files: dict[str, Path]) -> Iterator[tuple[str, str, dict[str
             yield split, where, row
 
 
-def _rows(
-    path: Path, said: dict[str, tuple[str, str]], join: Join
-) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _rows(path: Path, said: common_voice.Sentences, join: Join) -> Iterator[tuple[str, str, dict[str, str]]]:
     for where, row in read_table(path, ["path", "translation", "split"], escape="\\"):
         split = _SPLITS.get(row["split"])
         if split is None:
-            continue  # validated, and in no split of version 2: not part of the corpus
-        if row["path"] not in said:
+            join.leave_out(_SPLITS["train"], where, "in no split of version 2")
+            continue
+        spoken = said.get(row["path"])
+        if spoken is None:
             join.leave_out(split, where, "clip is not in validated.tsv")
             continue
-        sentence, speaker = said[row["path"]]
-        yield split, where, {**row, "sentence": sentence, "client_id": speaker}
+        yield split, where, {**row, "sentence": spoken[0], "client_id": spoken[1]}
 
 
 def _add(

@@ -1,7 +1,8 @@
 """CVSS: CoVoST 2's translations into English as they are read out, numbers and abbreviations in words.
 
-Each language's archive (`cvss_c_de_en_v1.0`, or `cvss_t_...`; the texts are the same) holds train.tsv, dev.tsv and
-test.tsv: name of the Common Voice clip, text. The clips and what is said in them come from Common Voice.
+Each language's archive (`cvss_c_de_en_v1.0`, or `cvss_t_...`; the texts are the same) holds train.tsv,
+dev.tsv and test.tsv: name of the Common Voice clip, text. The clips and what is said in them come from
+Common Voice.
 """
 
 import re
@@ -33,7 +34,7 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
             folders.setdefault(match[1], folder)
     if not folders:
         raise SprachbundError(
-            f"{source} holds no cvss_c_XX_en_v1.0 for the languages asked for; get it from {HOMEPAGE} and put it "
+            f"{source} holds no cvss_c_XX_en_v1.0 for the languages asked for; get it from {HOMEPAGE}, "
             f"beside Common Voice version 4 ({common_voice.HOMEPAGE})"
         )
     join = Join()
@@ -44,13 +45,14 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
 
 def _add_language(join: Join, source: Path, code: str, folder: Path) -> None:
     clips = common_voice.language_folder(source, _COMMON_VOICE.get(code, code))
-    said = {Path(p).stem: (text, speaker) for p, text, speaker in common_voice.sentences(clips)}
+    sentences = common_voice.Sentences(clips)
     for split in _SPLITS:
         path = require(folder / f"{split}.tsv", f"texts of the {split} split", HOMEPAGE)
         for where, row in read_table(path, ["clip", "translation"], header=False):
             name, translation = Path(row["clip"]).stem, clean_text(row["translation"])
-            if name not in said or not translation:
-                reason = "no translation" if name in said else "clip is not in validated.tsv"
+            said = sentences.get(name)
+            if said is None or not translation:
+                reason = "no translation" if said else "clip is not in validated.tsv"
                 join.leave_out(split, where, reason)
                 continue
             join.add(
@@ -59,8 +61,8 @@ def _add_language(join: Join, source: Path, code: str, folder: Path) -> None:
                 utterance_id=name,
                 cut=Cut(path=common_voice.clip(clips, name)),
                 language=tag(code, where),
-                text=clean_text(said[name][0]),
-                speaker=said[name][1],
+                text=clean_text(said[0]),
+                speaker=said[1],
                 translations={"en": translation},
             )
 

@@ -1,8 +1,8 @@
 """Europarl-ST: speeches of the European Parliament with translations among nine languages.
 
-Each spoken language's folder (`en`) holds `audios` (a recording for each speech, m4a) and a folder for each target
-(`en/de/train`): segments.lst with recording, start and end in seconds, and segments.en and segments.de with as
-many lines. Segments that several targets share are brought together.
+Each spoken language's folder (`en`) holds `audios` (a recording for each speech, m4a) and a folder for
+each target (`en/de/train`): segments.lst with recording, start and end in seconds, and segments.en and
+segments.de with as many lines. Segments that several targets share are brought together.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
 def _add_split(join: Join, path: Path, split: str, spoken: str, target: str) -> None:
     audios = require(path.parents[2] / "audios", f"recordings in {spoken}", HOMEPAGE)
     texts = [path.parent / f"segments.{code}" for code in (spoken, target)]
-    for text in texts:
-        require(text, f"texts of the segments in {path}", HOMEPAGE)
+    for lines in texts:
+        require(lines, f"texts of the segments in {path}", HOMEPAGE)
     language = tag(spoken, str(path))
     for where, (segment, text, translation) in read_parallel(path, *texts):
         name, start_s, end_s = _times(segment, where)

@@ -1,12 +1,14 @@
 """FLEURS: about two thousand sentences read aloud in 102 languages, parallel by sentence number.
 
-A language's folder (`data/de_de`) holds train.tsv, dev.tsv and test.tsv without a header (sentence number, file,
-text as written, text normalized, its characters, samples, gender) and the sound, either as downloaded
-(`audio/train.tar.gz`) or unpacked (`audio/train`, or `train`). Every other language there is a translation.
+A language's folder (`data/de_de`) holds train.tsv, dev.tsv and test.tsv without a header (sentence
+number, file, text as written, text normalized, its characters, samples, gender) and the sound, either as
+downloaded (`audio/train.tar.gz`) or unpacked (`audio/train`, or `train`). Every other language there is a
+translation.
 """
 
 import io
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,6 +24,7 @@ from sprachbund.errors import SprachbundError
 HOMEPAGE = "https://huggingface.co/datasets/google/fleurs"
 _COLUMNS = ["id", "file", "raw", "normalized", "characters", "samples", "gender"]
 _SPLITS = ("train", "dev", "test")
+_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
 _Rows = list[tuple[str, dict[str, str]]]
 
 
@@ -71,7 +74,7 @@ def _language(
         return
     wanted = {row["file"]: (where, row) for where, row in rows}
     with _opened(archive) as tar:
-        for member in tar:
+        for member in _members(archive, tar):
             name = PurePosixPath(member.name).name
             if not member.isfile():
                 continue
@@ -79,9 +82,11 @@ def _language(
                 yield LeftOut(where=f"{archive}:{member.name}", reason="sound without a line in the table")
                 continue
             where, row = wanted.pop(name)
-            yield make(where, row, sound=partial(_from_tar, tar, member))
+            yield make(where, row, sound=partial(_from_tar, archive, tar, member))
     for name, (where, row) in wanted.items():
-        yield make(where, row, sound=partial(_not_there, f"{name} is not in {archive}; get it from {HOMEPAGE}"))
+        yield make(
+            where, row, sound=partial(_not_there, f"{name} is not in {archive}; get it from {HOMEPAGE}")
+        )
 
 
 def _item(
@@ -106,18 +111,27 @@ def _item(
 def _opened(archive: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(archive, "r|*")  # a stream: as large as it likes
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise SprachbundError(f"{archive} cannot be unpacked ({error}); get it again from {HOMEPAGE}") from error
+    except _DAMAGE as error:
+        raise SprachbundError(
+            f"{archive} cannot be unpacked ({error}); get it again from {HOMEPAGE}"
+        ) from error
 
 
-def _from_tar(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Samples:
+def _members(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    try:
+        yield from tar
+    except _DAMAGE as error:
+        raise SprachbundError(f"{archive} is damaged ({error}); get it again from {HOMEPAGE}") from error
+
+
+def _from_tar(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Samples:
     try:
         file = tar.extractfile(member)
         data = file.read() if file else b""
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise SprachbundError(f"{tar.name}: {member.name} is damaged ({error}); get it again") from error
+    except _DAMAGE as error:
+        raise SprachbundError(f"{archive}: {member.name} is damaged ({error}); get it again") from error
     named = io.BytesIO(data)
-    named.name = f"{tar.name}:{member.name}"
+    named.name = f"{archive}:{member.name}"
     return load(named)
 
 

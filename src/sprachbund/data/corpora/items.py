@@ -1,7 +1,7 @@
 """What a public corpus is on its way into manifests: parts, their utterances, and what is left out and why.
 
-A reader of a corpus only says what is where; sound is read when an utterance is written, one at a time, so that
-memory does not grow with the corpus.
+A reader of a corpus only says what is where; sound is read when an utterance is written, one at a time,
+so that memory does not grow with the corpus.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,10 +95,17 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Something in the corpus that becomes no utterance: its place, and why in words that can be counted."""
+    """Something in the corpus that becomes no utterance.
+
+    Attributes:
+        where: file and line.
+        reason: why, in words that can be counted.
+        published: whether the makers count it among their utterances.
+    """
 
     where: str
     reason: str
+    published: bool = True
 
 
 Entry = Item | LeftOut

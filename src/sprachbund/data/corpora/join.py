@@ -1,7 +1,8 @@
 """Utterances of several tables brought together by their sound: one recording, all its translations.
 
-Corpora publish each pair of languages by itself, with the same speech again and again. The tables are joined in
-a temporary database on disk, so that memory stays small when a corpus has fifteen translations of every clip.
+Corpora publish each pair of languages by itself, with the same speech again and again. The tables are
+joined in a temporary database on disk, so that memory stays small when a corpus has fifteen translations
+of every clip.
 """
 
 import json
@@ -41,8 +42,10 @@ class Join:
         translations: dict[str, str] | None = None,
         custom: dict[str, Any] | None = None,
     ) -> None:
-        """An utterance, or more translations of one that is there already (same language, recording, times)."""
-        key = f"{language}\t{cut.path}\t{round(cut.start_s * 1000):012d}\t{_milliseconds(cut.duration_s)}"
+        """An utterance, or translations more of one that is there (same language, recording, times)."""
+        key = (
+            f"{language}\t{cut.path.name}\t{round(cut.start_s * 1000):012d}\t{_milliseconds(cut.duration_s)}"
+        )
         data = [
             where,
             utterance_id,

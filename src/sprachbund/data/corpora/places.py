@@ -42,7 +42,7 @@ def first_that_is(candidates: Sequence[Path]) -> Path:
 
 
 def tag(code: str, where: str) -> str:
-    """BCP-47 tag of a corpus's language code, without region or script: "zh" for cmn, zh-CN and cmn_hans_cn."""
+    """BCP-47 tag of a corpus's language code, without region: "zh" for cmn, zh-CN and cmn_hans_cn."""
     language = check_tag(code.replace("_", "-").split("-")[0], where)
     return _SAME.get(language, language)
 

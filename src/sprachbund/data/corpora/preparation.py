@@ -1,4 +1,4 @@
-"""A corpus that can be prepared: who made it, under which licence, how it is read, and how large it should be."""
+"""A corpus that can be prepared: whose it is, how it is read, and how large it should be."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +74,9 @@ class Preparation:
         """
         options = _standard(options or CorpusOptions())
         if not source.is_dir():
-            raise SprachbundError(f"{source} is not a folder; get {self.name} from {self.homepage}, unpack it")
+            raise SprachbundError(
+                f"{source} is not a folder; get {self.name} from {self.homepage}, unpack it"
+            )
         parts = [part for part in self.read(source, options) if options.takes_split(part.name)]
         if not any(part.total for part in parts):
             raise SprachbundError(self._nothing(source, options))

@@ -1,4 +1,4 @@
-"""Stretches of long recordings: sought where the container allows it, otherwise decoded once for all of them."""
+"""Stretches of long recordings: sought where the container can, otherwise decoded once for all of them."""
 
 import tempfile
 from pathlib import Path

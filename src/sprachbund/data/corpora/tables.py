@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sprachbund.errors import SprachbundError
 
@@ -37,29 +38,29 @@ def read_table(
     *,
     header: bool = True,
     escape: str | None = None,
+    delimiter: str = "\t",
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a tab-separated table, each with its place; quotation marks are text.
+    """Rows of a table, each with its place; quotation marks are text.
 
     Args:
         path: of the table.
         columns: that must be there; without a header they are the columns, in order.
         header: whether the first line names the columns.
         escape: what stands before a tab that is text.
+        delimiter: what stands between fields.
 
     Raises:
         SprachbundError: a column that is missing, a line with too few or too many fields.
     """
     lines: Iterable[str] = (line + "\n" for line in read_lines(path))
-    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar=escape)
+    rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, escapechar=escape)
     names = [name.strip() for name in next(rows, [])] if header else list(columns)
     if missing := [name for name in columns if name not in names]:
         raise SprachbundError(
             f"{path}:1: no column {', '.join(map(repr, missing))} (there are {', '.join(names) or 'none'}); "
             "copy the table again"
         )
-    for row in rows:
-        if not row:
-            continue
+    for row in _sound_rows(path, rows):
         where = f"{path}:{rows.line_num}"
         if len(row) != len(names):
             raise SprachbundError(f"{where}: {len(row)} fields, not {len(names)}; copy the table again")
@@ -81,3 +82,19 @@ def read_parallel(*paths: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
             )
     for number, lines in enumerate(zip(*(read_lines(path) for path in paths), strict=True), start=1):
         yield f"{first}:{number}", lines
+
+
+def whole_number(text: str, where: str) -> int:
+    """A number in a table. Raises SprachbundError with its place."""
+    try:
+        return int(text)
+    except ValueError:
+        raise SprachbundError(f"{where}: {text!r} is not a number; copy the table again") from None
+
+
+def _sound_rows(path: Path, rows: Any) -> Iterator[list[str]]:
+    """Rows that are not empty; what csv cannot read is said with its line."""
+    try:
+        yield from filter(None, rows)
+    except csv.Error as error:
+        raise SprachbundError(f"{path}:{rows.line_num}: {error}; copy the table again") from error

@@ -1,12 +1,13 @@
 """MuST-C and Multilingual TEDx: talks, cut into sentences by a list of places, with a line of text for each.
 
-A pair's folder (`en-de`) holds for each split `data/train/txt/train.yaml` (a segment a line: wav, offset, duration,
-speaker_id), `train.en` and `train.de` with as many lines, and the talks in `data/train/wav`; Multilingual TEDx
-names them .wav and stores them as .flac. Segments that several pairs share are brought together.
+A pair's folder (`en-de`) holds for each split `data/train/txt/train.yaml` (a segment a line: wav, offset,
+duration, speaker_id), `train.en` and `train.de` with as many lines, and the talks in `data/train/wav`;
+Multilingual TEDx names them .wav and stores them as .flac. Segments that several pairs share are brought
+together.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sprachbund.data.corpora.items import CorpusOptions, Cut, Part
 from sprachbund.data.corpora.join import Join
 from sprachbund.data.corpora.places import find_folders, require, tag
 from sprachbund.data.corpora.preparation import Preparation
-from sprachbund.data.corpora.tables import read_parallel
+from sprachbund.data.corpora.tables import count_lines, read_lines, read_parallel
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
@@ -47,9 +48,14 @@ def _add_split(join: Join, folder: Path, spoken: str, target: str, homepage: str
         require(file, what, homepage)
     require(folder / "wav", "the talks", homepage)
     language = tag(spoken, str(folder))
-    for where, lines in read_parallel(*files):
-        segment = _segment(lines[0], where)
-        text, translation = clean_text(lines[1]), clean_text(lines[-1])
+    segments = list(_segments(files[0]))
+    total = count_lines(files[1])
+    if len(segments) != total:
+        raise SprachbundError(
+            f"{files[1]} has {total} lines, {files[0]} {len(segments)} segments; copy both again"
+        )
+    for (where, segment), (_, lines) in zip(segments, read_parallel(*files[1:]), strict=True):
+        text, translation = clean_text(lines[0]), clean_text(lines[-1])
         start_s, duration_s = _number(segment, "offset", where), _number(segment, "duration", where)
         if duration_s <= 0 or not text:
             join.leave_out(split, where, "no transcript" if duration_s > 0 else "segment of no length")
@@ -67,11 +73,24 @@ def _add_split(join: Join, folder: Path, spoken: str, target: str, homepage: str
         )
 
 
+def _segments(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Entries of the list, `- {duration: 3.5, offset: 16.08, wav: ted_767.wav}`, each in a line or in several."""
+    begun, entry = 0, ""
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.startswith("-"):
+            if entry:
+                yield f"{path}:{begun}", _segment(entry, f"{path}:{begun}")
+            begun, entry = number, line
+        elif line.strip():
+            entry += ", " + line.strip()
+    if entry:
+        yield f"{path}:{begun}", _segment(entry, f"{path}:{begun}")
+
+
 def _segment(line: str, where: str) -> dict[str, str]:
-    """One line of the list: `- {duration: 3.5, offset: 16.08, speaker_id: spk.767, wav: ted_767.wav}`."""
     found = {name: value.strip().strip("'\"") for name, value in _FIELD.findall(line)}
     if missing := [name for name in ("wav", "offset", "duration") if name not in found]:
-        raise SprachbundError(f"{where}: no {' and no '.join(missing)} in {line[:80]!r}; one segment a line")
+        raise SprachbundError(f"{where}: no {' and no '.join(missing)} in {line[:80]!r}; copy the list again")
     return found
 
 
@@ -79,7 +98,9 @@ def _number(segment: dict[str, str], name: str, where: str) -> float:
     try:
         return float(segment[name])
     except ValueError:
-        raise SprachbundError(f"{where}: {name} is {segment[name]!r}, not seconds; copy the list again") from None
+        raise SprachbundError(
+            f"{where}: {name} is {segment[name]!r}, not seconds; copy the list again"
+        ) from None
 
 
 def _talk(folder: Path, name: str) -> Path:

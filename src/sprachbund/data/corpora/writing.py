@@ -113,6 +113,7 @@ def _shard(
     writer = ManifestWriter(directory, shard_size=1 << 30, shard=shard)
     for entry in entries:
         if isinstance(entry, LeftOut):
+            counts.found[""] += entry.published
             counts.leave_out(entry.where, entry.reason)
         else:
             _add(writer, entry, counts, recordings, options)
@@ -156,6 +157,7 @@ def _list_left_out(path: Path, counts: Counts) -> None:
         path.unlink(missing_ok=True)
         return
     rows = (
-        "\t".join(" ".join(field.split()) for field in row) for row in [["where", "reason", "detail"], *counts.listed]
+        "\t".join(" ".join(field.split()) for field in row)
+        for row in [["where", "reason", "detail"], *counts.listed]
     )
     path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")

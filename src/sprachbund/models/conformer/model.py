@@ -202,6 +202,7 @@ class Conformer(nn.Module):
     def _ctc_loss(self, batch: Batch, memory: Memory) -> Tensor:
         if self.config.ctc_weight == 0:
             return memory.states.new_zeros(())
+        assert memory.num_frames is not None
         log_probs = self.ctc_head(memory.states).float().log_softmax(-1).transpose(0, 1)
         return F.ctc_loss(
             log_probs,

@@ -1,0 +1,149 @@
+"""Bangor Miami: conversations of people who speak Spanish and English, every word marked with its language.
+
+The source holds the transcripts (`beta/*.cha` of the repository) and a recording of the same name for
+each, wav or mp3, in any folder. The corpus has no splits; with the list of the code-switching experiments
+(`miami_mapping.csv`) its train and test are the parts, and the rest is `other`, without it all is `all`.
+
+An utterance with Spanish words counts as Spanish speech, translated into English; `custom` says whether
+it is mixed. Times are known for utterances. In a mixed one, spans share its time among runs of one
+language by their letters; `spans_estimated` says so.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sprachbund.data.corpora.chat import Utterance, Word, read_chat
+from sprachbund.data.corpora.counts import Published
+from sprachbund.data.corpora.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part
+from sprachbund.data.corpora.places import find_files, tag
+from sprachbund.data.corpora.preparation import Preparation
+from sprachbund.data.corpora.tables import read_table, whole_number
+from sprachbund.errors import SprachbundError
+
+HOMEPAGE = "http://bangortalk.org.uk/speakers.php?c=miami"
+REPOSITORY = "https://github.com/donnekgit/miami"
+INDEX_LIST = "https://github.com/apple/ml-code-switched-speech-translation"
+SPANISH, ENGLISH = "es", "en"
+_SOUND = (".wav", ".mp3", ".flac")
+_OTHER, _ALL = "other", "all"
+_Index = Mapping[tuple[str, int], tuple[str, str]]
+
+
+def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
+    """The parts train, test and other, or all."""
+    transcripts = _transcripts(source)
+    sound = _recordings(source)
+    index = _index(source)
+    names = sorted({split for split, _ in index.values()} | {_OTHER}) if index else [_ALL]
+    parts = []
+    for name in names:
+        entries = partial(_entries, name, transcripts, sound, index, options)
+        parts.append(Part(name=name, total=sum(1 for _ in entries()), entries=entries))
+    return parts
+
+
+def _transcripts(source: Path) -> Sequence[Path]:
+    found = find_files(source, "*.cha")
+    newest = [path for path in found if path.parent.name == "beta"] or found
+    if not newest:
+        raise SprachbundError(f"{source} holds no *.cha (transcripts); get them from {REPOSITORY}")
+    return newest
+
+
+def _recordings(source: Path) -> Mapping[str, Path]:
+    found = {p.stem: p for suffix in reversed(_SOUND) for p in source.rglob(f"*{suffix}")}
+    if not found:
+        raise SprachbundError(f"{source} holds no recordings (maria1.mp3 ...); get them from {HOMEPAGE}")
+    return found
+
+
+def _index(source: Path) -> _Index:
+    """Split and kind ("cs", "mono") by file and main line; only what the experiments use."""
+    index: dict[tuple[str, int], tuple[str, str]] = {}
+    for path in find_files(source, "miami_mapping.csv"):
+        for where, row in read_table(path, ["file", "file_line_num", "split", "cs_type"], delimiter=","):
+            if row["split"] != "n/a":
+                number = whole_number(row["file_line_num"], where)
+                index[row["file"], number] = (row["split"], row["cs_type"])
+    return index
+
+
+def _entries(
+    name: str,
+    transcripts: Sequence[Path],
+    sound: Mapping[str, Path],
+    index: _Index,
+    options: CorpusOptions,
+) -> Iterator[Entry]:
+    for path in transcripts:
+        for said in read_chat(path, "eng"):
+            split, kind = index.get((path.stem, said.number), (_OTHER if index else _ALL, ""))
+            if split == name:
+                entry = _entry(said, path.stem, sound, kind)
+                if isinstance(entry, LeftOut) or options.takes(entry.language):
+                    yield entry
+
+
+def _entry(said: Utterance, stem: str, sound: Mapping[str, Path], kind: str) -> Entry:
+    if not said.transcribed:
+        return LeftOut(where=said.where, reason="not transcribed (a third party, or no words)")
+    if said.times_s is None:
+        return LeftOut(where=said.where, reason="no times")
+    start_s, end_s = said.times_s
+    if end_s <= start_s:
+        return LeftOut(where=said.where, reason="segment of no length")
+    languages = {tag(word.language, said.where) for word in said.words if word.language}
+    languages = languages or {tag(said.language, said.where)}
+    language = next((code for code in sorted(languages) if code != ENGLISH), ENGLISH)
+    custom: dict[str, Any] = {
+        "code_switched": len(languages) > 1,
+        "languages": sorted(languages),
+        "main_language": tag(said.language, said.where),
+        "spans": spans(said.words, end_s - start_s, said.language),
+        "spans_estimated": len(languages) > 1,
+    }
+    translated = said.translation if language != ENGLISH else ""
+    return Item(
+        where=said.where,
+        utterance_id=f"{stem}-{said.number:05d}",
+        sound=Cut(path=sound.get(stem, Path(f"{stem}.wav")), start_s=start_s, duration_s=end_s - start_s),
+        language=language,
+        text=said.text,
+        speaker=f"{stem}-{said.speaker}",
+        translations={ENGLISH: translated} if translated else {},
+        custom={**custom, "experiment": kind} if kind else custom,
+    )
+
+
+def spans(words: Sequence[Word], duration_s: float, language: str) -> list[dict[str, Any]]:
+    """Runs of one language with their share of the time, by letters; open words go with the word before."""
+    runs: list[tuple[str, int]] = []
+    current = next((word.language for word in words if word.language), language)
+    for word in words:
+        current = word.language or current
+        runs.append((current, sum(c.isalnum() for c in word.text)))
+    whole = max(1, sum(letters for _, letters in runs))
+    result, begun_s = [], 0.0
+    for code, some in groupby(runs, key=lambda run: run[0]):
+        end_s = begun_s + duration_s * sum(letters for _, letters in some) / whole
+        result.append({"start_s": round(begun_s, 3), "end_s": round(end_s, 3), "language": tag(code, code)})
+        begun_s = end_s
+    return result
+
+
+_SIZES = f"miami_mapping.csv of {INDEX_LIST}"
+
+PREPARATION = Preparation(
+    name="bangor-miami",
+    summary="conversations in Spanish and English mixed, words marked with their language",
+    licence="GPL-3.0-or-later",
+    homepage=HOMEPAGE,
+    read=read,
+    published=[
+        Published(part="train", utterances=6489, source=_SIZES),
+        Published(part="test", utterances=9786, source=_SIZES),
+    ],
+)

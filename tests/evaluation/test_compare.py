@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.compare import System, claims, compare, read_system, tables
+from sprachbund.evaluation.lines import Evidence, LineWriter
+from tests.evaluation.made import made_lines
+
+PAIRS = (("en", "de"), ("en", "fr"), ("fr", "de"))
+
+
+def system(name, *runs):
+    return System(name=name, runs=runs)
+
+
+@pytest.fixture(scope="module")
+def good():
+    return made_lines(60, 0.15, seed=1, pairs=PAIRS)
+
+
+@pytest.fixture(scope="module")
+def bad():
+    return made_lines(60, 0.45, seed=2, pairs=PAIRS)
+
+
+def test_a_real_difference_is_claimed_in_the_right_direction(good, bad):
+    found = compare([system("bad", bad), system("good", good)], ["chrF", "TER"], draws=200)
+    said = claims(found)
+    assert said[0].startswith("chrF: good is better than bad (difference +")
+    assert said[1].startswith("TER: good is better than bad (difference -")
+    assert "better on 3 (en-de, en-fr, fr-de) and worse on none" in said[2]
+    assert "another seed it says nothing" in said[-1]
+    backwards = claims(compare([system("good", good), system("bad", bad)], ["chrF"], draws=200))
+    assert backwards[0].startswith("chrF: bad is worse than good")
+
+
+def test_no_difference_is_not_claimed(good):
+    other = made_lines(60, 0.16, seed=5, pairs=PAIRS)
+    said = claims(compare([system("a", good), system("b", other)], ["chrF"], draws=200))
+    assert "no difference between b and a may be claimed" in said[0]
+    assert "neither may it be claimed that they are equal" in said[0]
+
+
+def test_equal_outputs_claim_nothing(good):
+    found = compare([system("a", good), system("b", good)], ["chrF"], draws=100)
+    assert "no difference" in claims(found)[0]
+    assert "better on none and worse on none" in claims(found)[1]
+    assert [row[-1] for row in tables(found)[1].rows if row[2] == "b"] == ["equal"] * 3
+
+
+def test_over_seeds(good, bad):
+    bads = [made_lines(60, 0.45, seed=n, pairs=PAIRS) for n in (3, 4)]
+    goods = [made_lines(60, 0.15, seed=n, pairs=PAIRS) for n in (6, 7)]
+    found = compare([system("bad", bad, *bads), system("good", good, *goods)], ["chrF"])
+    assert found.means["chrF", "good"].num_seeds == (3, 3)
+    assert found.by_pair == {}
+    said = claims(found)
+    assert "good is better" in said[0]
+    assert "training again as well. With 3 runs of a system the interval is too narrow" in said[-1]
+    with pytest.raises(SprachbundError, match="2 and 1 runs"):
+        compare([system("bad", *bads), system("good", good)], ["chrF"])
+
+
+def test_the_order_of_lines_does_not_matter(good, bad):
+    first = compare([system("a", good), system("b", bad)], ["chrF"], draws=50)
+    second = compare([system("a", good), system("b", bad[::-1])], ["chrF"], draws=50)
+    assert first.means == second.means
+
+
+def test_systems_with_other_lines_or_references_are_refused(good):
+    with pytest.raises(
+        SprachbundError, match="b lacks 'en-0' of 'corpus-0' into 'de', and 0 more lines differ"
+    ):
+        compare([system("a", good), system("b", good[1:])])
+    changed = [replace(good[0], reference="other"), *good[1:]]
+    with pytest.raises(SprachbundError, match="the reference of 'en-0' differs"):
+        compare([system("a", good), system("b", changed)])
+    with pytest.raises(SprachbundError, match="systems are called a; give two or more"):
+        compare([system("a", good)])
+
+
+def test_systems_are_read_from_files_behind_the_guard(good, tmp_path):
+    hidden = replace(good[0], hypothesis="made up", evidence=Evidence(dropped="loop"))
+    for run in ("one", "two"):
+        with LineWriter(tmp_path / run / "hypotheses.jsonl") as writer:
+            for line in [hidden, *good[1:]]:
+                writer.write(line)
+    found = read_system(f"ours={tmp_path / 'one'},{tmp_path / 'two'}")
+    assert (found.name, len(found.runs)) == ("ours", 2)
+    assert found.runs[0][0].hypothesis == ""
+    assert read_system(str(tmp_path / "one")).name == "one"
+
+
+def test_text_files_need_references(tmp_path):
+    (tmp_path / "a.txt").write_text("x\ny\n")
+    with pytest.raises(SprachbundError, match="name the references"):
+        read_system(str(tmp_path / "a.txt"))
+    assert len(read_system(str(tmp_path / "a.txt"), tmp_path / "a.txt").runs[0]) == 2

@@ -1,0 +1,221 @@
+"""An evaluation from beginning to end, its manifest, its replay, its tables."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import tables
+from sprachbund.evaluation.hashes import data_hash, model_hash
+from sprachbund.evaluation.lines import read_lines
+from sprachbund.evaluation.manifest import read_manifest
+from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
+from sprachbund.evaluation.replay import replay
+from sprachbund.evaluation.run import evaluate, race_models, rescore
+from sprachbund.evaluation.tables import docs_table, fill
+from tests.evaluation.tiny_model import save_tiny_model, write_corpus
+from tests.models.whisper_support import make_directory
+
+
+def test_files_of_a_run_agree_with_each_other(evaluated, corpus, model_directory):
+    out, evaluation = evaluated
+    assert tuple(read_lines(out / "hypotheses.jsonl")) == evaluation.lines
+    manifest = read_manifest(out)
+    assert manifest == evaluation.manifest
+    assert manifest.data[0].sha256 == data_hash(corpus)
+    assert manifest.model.sha256 == model_hash(model_directory)
+    assert manifest.versions["sacrebleu"]
+    assert not list(out.glob("*.partial"))
+    hypotheses = (out / "texts" / "en-de.hyp.txt").read_text(encoding="utf-8").split("\n")
+    assert len(hypotheses) - 1 == manifest.number("chrF", "en-de", group="pair").num_lines
+
+
+def test_scores_are_those_of_sacrebleu_on_the_text_files(evaluated):
+    out, evaluation = evaluated
+    command = [
+        Path(sys.executable).parent / "sacrebleu",
+        out / "texts/en-de.ref.txt",
+        "-i",
+        out / "texts/en-de.hyp.txt",
+    ]
+    printed = subprocess.run(
+        [*map(str, command), "-m", "chrf", "bleu", "-w", "8", "-f", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for theirs, name in zip(json.loads(printed.stdout), ("BLEU", "chrF"), strict=True):
+        ours = evaluation.manifest.number(name, "en-de", group="pair", text="raw", guard=True)
+        assert f"{ours.value:.8f}" == f"{theirs['score']:.8f}"
+        assert ours.signature == theirs["signature"]
+
+
+def test_failures_on_no_speech_before_and_behind_the_guard(evaluated):
+    rates = {rate.key: rate for rate in evaluated[1].manifest.failures}
+    before, behind = (rates["hallucination", "all", str(guard)] for guard in (False, True))
+    assert before.judged == behind.judged == 9 * 3  # nine kinds of sound, three target languages
+    assert before.failed > behind.failed == 0
+    assert rates["hallucination", "hum", "False"].judged == 3
+
+
+def test_scores_come_again_from_the_hypotheses_alone(evaluated):
+    out, evaluation = evaluated
+    again = rescore(out, read_manifest(out))
+    assert again.numbers == evaluation.manifest.numbers
+    assert again.failures == evaluation.manifest.failures
+
+
+def test_options_come_back_from_their_plain_form(tiny_options):
+    plain = json.loads(json.dumps(configuration(tiny_options)))
+    assert options_from(plain) == tiny_options
+    with pytest.raises(SprachbundError, match="does not fit this version"):
+        options_from({**plain, "tempo": 3})
+
+
+def test_replay_gives_the_same(evaluated):
+    found = replay(evaluated[0])
+    assert found.same
+    assert found.in_words().startswith("the same: all ")
+
+
+def test_replay_tells_what_differs(evaluated, tmp_path):
+    manifest = read_manifest(evaluated[0])
+    number = manifest.number("chrF", "en-de", group="pair")
+    number.value += 0.01
+    manifest.versions["sacrebleu"] = "1.0"
+    manifest.write(tmp_path / "scores.json")
+    found = replay(tmp_path / "scores.json")
+    assert not found.same
+    assert "not the same: 1 of" in found.in_words()
+    assert "chrF pair en-de" in found.in_words()
+    assert "version of sacrebleu was 1.0" in found.in_words()
+
+
+def test_replay_of_other_data_or_another_model_is_refused(evaluated, tmp_path):
+    other = write_corpus(tmp_path / "other", seed=1)
+    with pytest.raises(SprachbundError, match="no corpus with the hash"):
+        replay(evaluated[0], data=[other])
+    with pytest.raises(SprachbundError, match="is not there; say where it is with --data"):
+        replay(evaluated[0], data=[tmp_path / "none"])
+    with pytest.raises(SprachbundError, match=r"the model .* has hash"):
+        replay(evaluated[0], model=str(save_tiny_model(tmp_path / "model", seed=1)))
+
+
+def test_data_are_told_by_their_content(evaluated, corpus, tmp_path):
+    moved = tmp_path / "moved"
+    moved.symlink_to(corpus)
+    assert replay(evaluated[0], data=[moved]).same
+
+
+def test_a_broken_off_run_leaves_a_partial_file(corpus, model_directory, tiny_options, tmp_path):
+    def stop(what, done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([corpus], model_directory, tiny_options, out=tmp_path, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["hypotheses.jsonl.partial"]
+    assert len(list((tmp_path / "hypotheses.jsonl.partial").open())) == 3
+    with pytest.raises(SprachbundError, match="partial is of a run that was broken off"):
+        list(read_lines(tmp_path / "hypotheses.jsonl"))
+
+
+def test_what_cannot_be_evaluated_is_said_at_once(corpus, model_directory, tmp_path):
+    with pytest.raises(SprachbundError, match="named twice"):
+        evaluate([corpus, corpus], model_directory)
+    with pytest.raises(SprachbundError, match="holds no cuts"):
+        evaluate([tmp_path], model_directory)
+    with pytest.raises(SprachbundError, match="COMET is not installed"):
+        evaluate([corpus], model_directory, EvaluationOptions(comet="some/model"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:400], r"scores\.json:\d+: not JSON"),
+        (lambda text: text.replace('"seed": 2024', '"seed": "x"'), "seed: Input should be a valid integer"),
+        (lambda text: text.replace('"format": 1', '"format": 9'), "format: Input should be 1"),
+        (lambda text: "[]", "no result manifest"),
+        (lambda text: text.replace('"sha256"', '"sha"'), "Extra inputs|Field required"),
+    ],
+)
+def test_corrupt_manifests(evaluated, tmp_path, damage, message):
+    path = tmp_path / "scores.json"
+    path.write_text(damage((evaluated[0] / "scores.json").read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(SprachbundError, match=message):
+        read_manifest(path)
+
+
+def test_corrupt_hypotheses_are_named_with_their_line(evaluated, tmp_path):
+    good = (evaluated[0] / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path = tmp_path / "hypotheses.jsonl"
+    path.write_text("".join([*good[:4], good[4][:50] + "\n"]), encoding="utf-8")
+    with pytest.raises(SprachbundError, match=r"hypotheses.jsonl:5: not a line"):
+        list(read_lines(path))
+    path.write_text("".join([*good[:4], good[1]]), encoding="utf-8")
+    with pytest.raises(
+        SprachbundError, match=r"hypotheses.jsonl:5: id 'u000' into en stands on line 2 already"
+    ):
+        list(read_lines(path))
+
+
+def test_tables_of_a_document_come_from_manifests(evaluated, tmp_path, capsys):
+    out = evaluated[0]
+    document = tmp_path / "README.md"
+    text = f"a\n\n<!-- table: scores from {out}/scores.json -->\nold\n<!-- end -->\n\nb\n"
+    document.write_text(text, encoding="utf-8")
+    assert tables.main([str(document), "--check"]) == 1
+    assert "out of date" in capsys.readouterr().out
+    assert document.read_text(encoding="utf-8") == text
+    assert tables.main([str(document)]) == 0
+    assert tables.main([str(document), "--check"]) == 0
+    written = document.read_text(encoding="utf-8")
+    mean = read_manifest(out).number("chrF", "all", group="mean", task="translation", text="raw")
+    assert f"| {mean.value:.1f} |" in written
+    assert "old" not in written
+    assert written.startswith("a\n")
+    assert written.endswith("\n<!-- end -->\n\nb\n")
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_every_table_can_be_made(evaluated, name):
+    rows = docs_table(name, [evaluated[1].manifest]).splitlines()
+    assert len(rows) >= 3
+    assert len({row.count("|") for row in rows if row.startswith("|")}) == 1
+
+
+def test_broken_blocks_are_refused(tmp_path):
+    with pytest.raises(SprachbundError, match="1 tables begin and 0 are whole"):
+        fill("<!-- table: scores from x.json -->\nno end", tmp_path)
+    with pytest.raises(SprachbundError, match=r"x\.json does not exist"):
+        fill("<!-- table: scores from x.json -->\n<!-- end -->", tmp_path)
+    with pytest.raises(SprachbundError, match="no table 'score'"):
+        docs_table("score", [])
+
+
+def test_whisper_models_transcribe_and_translate_where_they_can(corpus, tiny_options, tmp_path):
+    make_directory(tmp_path)
+    evaluation = evaluate([corpus], tmp_path, tiny_options)
+    spoken = {(line.source, line.target) for line in evaluation.lines if line.source}
+    assert spoken == {("de", "de"), ("de", "en"), ("en", "en")}
+    assert evaluation.manifest.data[0].unknown_pairs == {"de-ru": 5, "en-de": 6, "en-ru": 5}
+    silent = [line for line in evaluation.lines if not line.source]
+    assert len(silent) == 9
+    assert all(line.target == line.evidence.language for line in silent)
+
+
+def test_models_race_on_what_both_can_do(corpus, model_directory, tiny_options, tmp_path):
+    options = replace(tiny_options, targets=("de",), limit=4)
+    other = str(save_tiny_model(tmp_path / "other", seed=1))
+    rows = race_models(corpus, [str(model_directory), other], options, rounds=2)
+    assert [row["system"] for row in rows] == [str(model_directory), other]
+    assert rows[0]["time_ratio"] == 1
+    make_directory(tmp_path / "whisper")
+    with pytest.raises(SprachbundError, match="no utterance of .* with the same targets"):
+        race_models(
+            corpus, [str(model_directory), str(tmp_path / "whisper")], replace(options, targets=("ru", "en"))
+        )

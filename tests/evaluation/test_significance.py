@@ -1,0 +1,124 @@
+"""P-values and intervals against sacrebleu's paired tests; over seeds against planted truths."""
+
+import time
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import BLEU, CHRF, TER
+from sacrebleu.significance import PairedTest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import significance
+from sprachbund.evaluation.metrics import bleu, chrf, metric, ter
+from sprachbund.evaluation.significance import bootstrap_weights, compare_means, holm, paired_test
+from tests.evaluation.made import made_texts
+
+METRICS = {"BLEU": (bleu("de"), BLEU), "chrF2": (chrf(), CHRF), "TER": (ter(), TER)}
+
+
+@pytest.fixture(scope="module")
+def systems():
+    references, first = made_texts(150, 0.30, seed=1)
+    return references, [first, made_texts(150, 0.27, seed=2)[1], made_texts(150, 0.36, seed=3)[1]]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "draws"), [("bootstrap", "bs", 400), ("randomization", "ar", 300)]
+)
+def test_equal_to_sacrebleu_at_the_same_seed(systems, ours, theirs, draws):
+    references, texts = systems
+    named = [(str(n), some) for n, some in enumerate(texts)]
+    metrics = {name: make() for name, (_, make) in METRICS.items()}
+    _, expected = PairedTest(named, metrics, [references], test_type=theirs, n_samples=draws)()
+    for name, (scorer, _) in METRICS.items():
+        counts = [scorer.statistics(some, references) for some in texts]
+        found = paired_test(scorer, counts[0], counts[1:], test=ours, draws=draws)
+        for one, other in zip(found, expected[name], strict=True):
+            assert one.score == other.score
+            assert one.p_value == other.p_value
+            if ours == "bootstrap":
+                assert one.mean == pytest.approx(other.mean, abs=1e-9)
+                assert one.half_width == pytest.approx(other.ci, abs=1e-9)
+
+
+def test_chunks_draw_what_one_piece_draws(systems, monkeypatch):
+    references, texts = systems
+    counts = [chrf().statistics(some, references) for some in texts]
+    for test in ("bootstrap", "randomization"):
+        whole = paired_test(chrf(), counts[0], counts[1:], test=test, draws=200)
+        with monkeypatch.context() as patch:
+            patch.setattr(significance, "_CHUNK_CELLS", 150 * 40)
+            assert repr(paired_test(chrf(), counts[0], counts[1:], test=test, draws=200)) == repr(whole)
+
+
+def test_weights_are_the_draws_of_numpy():
+    chosen = np.random.default_rng(5).choice(20, size=(7, 20), replace=True)
+    weights = np.concatenate([part for _, part in bootstrap_weights(20, 7, 5)])
+    assert (weights == [np.bincount(row, minlength=20) for row in chosen]).all()
+
+
+def test_ten_thousand_sentences_take_seconds():
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 9, size=(10_000, 18)).astype(float) for _ in range(2))
+    start = time.process_time()
+    paired_test(chrf(), first, [second], draws=1_000)
+    assert time.process_time() - start < 20
+
+
+def planted(rates, rng, sentences=400):
+    """Counts of right sentences, one run for each rate."""
+    return [
+        [np.column_stack([rng.random(sentences) < rate, np.ones(sentences)]).astype(float)] for rate in rates
+    ]
+
+
+def test_over_seeds_what_varies_with_the_seed_is_not_claimed():
+    rng = np.random.default_rng(0)
+    lucky = compare_means([metric("exact")], planted([0.5], rng), planted([0.62], rng), draws=400)
+    assert lucky.p_value < 0.02  # true of these two runs
+    first, second = planted([0.5, 0.62, 0.40, 0.55], rng), planted([0.62, 0.45, 0.5, 0.57], rng)
+    assert compare_means([metric("exact")], first, second, draws=400).p_value > 0.2
+
+
+def test_over_seeds_what_holds_for_all_is_claimed():
+    rng = np.random.default_rng(0)
+    first, second = planted([0.5, 0.52, 0.51], rng), planted([0.66, 0.65, 0.68], rng)
+    found = compare_means([metric("exact")], first, second, draws=400)
+    assert found.p_value < 0.01
+    assert found.interval[0] < found.difference < found.interval[1]
+    assert found.num_seeds == (3, 3)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        found = compare_means(
+            [metric("exact")], planted([0.5], rng, 200), planted([0.6], rng, 200), draws=200
+        )
+        covered += found.interval[0] <= 10 <= found.interval[1]
+    assert covered >= 52
+
+
+def test_the_same_texts_twice(systems):
+    references, texts = systems
+    counts = chrf().statistics(texts[0], references)
+    found = paired_test(chrf(), counts, [counts], draws=100)[1]
+    named = [("a", texts[0]), ("b", texts[0])]
+    _, expected = PairedTest(named, {"chrF2": CHRF()}, [references], test_type="bs", n_samples=100)()
+    assert found.p_value == expected["chrF2"][1].p_value  # a small one, by its definition
+    assert found.interval == (0, 0)
+    assert compare_means([chrf()], [[counts]], [[counts]], draws=100).p_value == 1
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1, 1]
+
+
+def test_different_sentences_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(SprachbundError, match="10 sentences and another system 9"):
+        paired_test(metric("exact"), planted([0.5], rng, 10)[0][0], [planted([0.5], rng, 9)[0][0]])
+    with pytest.raises(SprachbundError, match="two runs or more"):
+        compare_means([metric("exact")], planted([0.5], rng), planted([0.5, 0.5], rng))
