@@ -27,7 +27,7 @@ def test_rows_hold_the_text_of_their_language(corpus):
         utterance, _ = corpus.utterance(index)
         example = corpus[(0, index, 1.0)]
         assert made.LANGUAGES[example.source_language] == utterance.language
-        assert tokenizer.decode(example.transcript) == utterance.text
+        assert corpus.transcript_tokenizer.decode(example.transcript) == utterance.text
         for language, tokens in example.rows:
             assert tokens[-1] == END
             assert tokenizer.decode(tokens) == utterance.text_in(names[language])

@@ -35,7 +35,7 @@ def save_tiny_model(directory: Path, seed: int = 0) -> Path:
         feed_forward_width=32,
         max_tokens=24,
     )
-    save(Conformer(config, tokenizer), directory)
+    save(Conformer(config, tokenizer, tokenizer), directory)
     return directory
 
 

@@ -63,7 +63,7 @@ def write_tiny_model(directory: Path) -> Path:
         feed_forward_width=32,
         max_tokens=24,
     )
-    model = Conformer(config, tokenizer)
+    model = Conformer(config, tokenizer, tokenizer)
     with torch.no_grad():
         model.decoder.positions.mul_(20.0)  # the text changes from place to place
     card = Card(name="tiny", licence="CC0-1.0", source_languages=[*LANGUAGES], target_languages=[*LANGUAGES])

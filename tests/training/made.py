@@ -56,13 +56,15 @@ def make_model(dropout: float = 0.0) -> Conformer:
         max_tokens=32,
         dropout=dropout,
     )
-    return Conformer(config, Tokenizer.train(texts, LANGUAGES, 40))
+    return Conformer(config, Tokenizer.train(texts, LANGUAGES, 40), Tokenizer.train(texts, (), 30))
 
 
 def make_training_data(directory: Path, **options: object) -> Corpus:
     """The corpus in a directory as examples."""
     chosen = ExampleOptions(rows_per_utterance=2, max_tokens=31, **options)  # type: ignore[arg-type]
-    return Corpus([(Manifest(directory), 1.0)], make_model().tokenizer, LANGUAGES, LANGUAGES, chosen)
+    model = make_model()
+    parts = [(Manifest(directory), 1.0)]
+    return Corpus(parts, model.tokenizer, model.transcript_tokenizer, LANGUAGES, LANGUAGES, chosen)
 
 
 def options(steps: int, **changes: object) -> TrainingOptions:

@@ -116,7 +116,10 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message"):  # the argument parser's own errors
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "sprachbund"
-        if context is not None and getattr(error, "message", "") in ("", "Missing command."):
+        without_arguments = type(error).__name__ == "NoArgsIsHelpError"  # its message is the whole help
+        if context is not None and (
+            without_arguments or getattr(error, "message", "") in ("", "Missing command.")
+        ):
             typer.echo(context.get_help(), err=True)
             return USAGE
         say(f"error: {error.format_message()} See `{path} --help`.")

@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,6 +46,16 @@ def as_usage() -> Iterator[None]:
         yield
     except SprachbundError as error:
         raise UsageError(str(error)) from error
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(f"the same command goes on with what is in {out}")
+        raise
 
 
 def say(line: str) -> None:
@@ -116,17 +127,24 @@ class Bar:
         total: where it ends, None when unknown; `update` may tell later.
         seconds: whether the amounts are seconds of audio.
         enabled: False shows nothing.
+        delay_s: how long the work may go on unseen.
     """
 
     def __init__(
-        self, label: str, total: float | None = None, *, seconds: bool = False, enabled: bool = True
+        self,
+        label: str,
+        total: float | None = None,
+        *,
+        seconds: bool = False,
+        enabled: bool = True,
+        delay_s: float = DELAY_S,
     ) -> None:
         self._label, self._total, self._done, self._seconds = label, total, 0.0, seconds
         self._enabled = enabled and sys.stderr.isatty()
         self._lock = threading.Lock()
         self._progress: Any = None
         self._task: Any = None
-        self._timer = threading.Timer(DELAY_S, self._show)
+        self._timer = threading.Timer(max(0.0, delay_s), self._show)
         self._timer.daemon = True
 
     def __enter__(self) -> Self:

@@ -1,8 +1,7 @@
 """`sprachbund data`: make and prepare corpora, and look at them."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from sprachbund.cli import data_show
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
+from sprachbund.cli.data_corpora import CorpusGroup, overview
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the corpus.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
@@ -47,7 +47,13 @@ def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
     data = typer.Typer(help="Make and prepare corpora, and look at them.", **options)
-    prepare = typer.Typer(help="Bring recordings into the form that training reads.", **options)
+    prepare = typer.Typer(
+        help="Bring recordings into the form that training reads.",
+        cls=CorpusGroup,
+        invoke_without_command=True,
+        **options,
+    )
+    prepare.callback()(overview)
     make = typer.Typer(help="Make corpora that need no recordings of one's own.", **options)
     prepare.command("asterisk", help="The recorded prompts of Debian's asterisk packages.")(asterisk)
     prepare.command("folder", help="Audio files with NAME.txt (and NAME.de.txt …) beside them.")(folder)
@@ -161,7 +167,7 @@ def phrasebook(
     with as_usage():
         chosen = edition(name, **{key: value for key, value in changes.items() if value is not None})
     _check_settings(out, asdict(chosen))
-    with _resumable(out), Bar(f"phrasebook/{name}") as bar:
+    with resumable(out), Bar(f"phrasebook/{name}") as bar:
         make_edition(out, chosen, workers=workers, progress=_by_part(bar))
     _tell_parts(out)
 
@@ -194,19 +200,9 @@ def telephone(
     }
     options = Telephone(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
     _check_settings(out, asdict(options))
-    with _resumable(out), Bar("telephone") as bar:
+    with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, progress=_by_part(bar))
     _tell_parts(out)
-
-
-@contextmanager
-def _resumable(out: Path) -> Iterator[None]:
-    """Say after Ctrl-C that nothing is lost."""
-    try:
-        yield
-    except KeyboardInterrupt as interruption:
-        interruption.add_note(f"the same command goes on with what is in {out}")
-        raise
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -229,7 +225,7 @@ def _by_part(bar: Bar) -> Callable[[str, int, int], None]:
 def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool) -> None:
     from sprachbund.data.own import SKIPPED, prepare_own
 
-    with _resumable(out), Bar("preparing") as bar:
+    with resumable(out), Bar("preparing") as bar:
         prepared = prepare_own(read(), out, options, progress=bar.update)
     for fault in prepared.skipped:
         say(f"skipped: {fault}")

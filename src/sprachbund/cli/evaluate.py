@@ -91,15 +91,16 @@ def evaluate(
         )
     if report is not None:
         write_report(result.lines, result.manifest, report)
+    rows = []
     if against is not None:
         with Bar("timing both models"):
             rows = run.race_models(data[0], [against, model], options, offline=offline)
-        print_json({"race": rows}) if as_json else typer.echo(_race_text(rows))
-    typer.echo(result.manifest.model_dump_json() if as_json else present.as_text(result.manifest))
-    if out is not None and not as_json:
+    if as_json:
+        plain = result.manifest.model_dump(mode="json")
+        print_json({**plain, "race": rows} if rows else plain)
+        return
+    typer.echo(present.as_text(result.manifest))
+    if rows:
+        typer.echo("\n" + table([[str(v) for v in row.values()] for row in rows], list(rows[0])))
+    if out is not None:
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")
-
-
-def _race_text(rows: list[dict[str, str | float]]) -> str:
-    cells = [[str(value) for value in row.values()] for row in rows]
-    return table(cells, list(rows[0])) + "\n"

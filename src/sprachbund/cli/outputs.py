@@ -79,11 +79,11 @@ class WrittenFiles:
 
     Args:
         paths: by (target, format); the folder is made.
-        quiet: whether the names written are not printed.
+        tell: called with each file that has been written.
     """
 
-    def __init__(self, paths: dict[tuple[str, str], Path], *, quiet: bool) -> None:
-        self._paths, self._quiet = paths, quiet
+    def __init__(self, paths: dict[tuple[str, str], Path], tell: Callable[[Path], None]) -> None:
+        self._paths, self._tell = paths, tell
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -117,9 +117,7 @@ class WrittenFiles:
     def finish(self, translations: "dict[str, Translation]") -> None:
         """Give the files their names."""
         for (target, _), writer in self._writers.items():
-            path = writer.finish(translations[target])
-            if not self._quiet:
-                typer.echo(str(path))
+            self._tell(writer.finish(translations[target]))
 
 
 class JsonOutput:

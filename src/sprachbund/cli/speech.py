@@ -4,14 +4,18 @@ A file that fails gives one line, and the others go on.
 """
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, duration, error_line, say, trace
+import typer
+
+from sprachbund.cli.console import DELAY_S, Bar, UsageError, as_usage, duration, error_line, say, trace
 from sprachbund.cli.outputs import JsonOutput, Output, PrintOutput, WrittenFiles
+from sprachbund.cli.result_table import ResultTable, TableOutput
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ class Job:
         out: folder of the files written.
         overwrite: whether files there may be replaced.
         as_json: print one JSON object per file and nothing else.
+        as_table: print a table when all is done, and nothing before.
         offline: never use the network.
         real_length: see `sprachbund.load`.
         num_threads: of the computation; None leaves it to torch.
@@ -55,6 +60,7 @@ class Job:
     out: Path = Path()
     overwrite: bool = False
     as_json: bool = False
+    as_table: bool = False
     offline: bool = False
     real_length: bool = False
     num_threads: int | None = None
@@ -62,8 +68,44 @@ class Job:
     guard: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A job whose options are checked and whose model is loaded.
+
+    Attributes:
+        job: as it was asked for.
+        model: of the job.
+        options: of decoding.
+        targets: in the model's tags.
+        table: collects the results, if one is wanted.
+        began: when the work on the recordings began, on the monotonic clock.
+    """
+
+    job: Job
+    model: "Model"
+    options: "DecodingOptions"
+    targets: tuple[str, ...]
+    table: ResultTable | None
+    began: float
+
+
 def run(job: Job) -> int:
     """Do the job; the number of files that failed. Raises SprachbundError when no file can be begun."""
+    ready = _make_ready(job)
+    failures = 0
+    try:
+        for file in job.files:
+            failures += not _succeeds(ready, file)
+    except KeyboardInterrupt:
+        if ready.table is not None:
+            ready.table.print()
+        raise
+    if ready.table is not None:
+        ready.table.print()
+    return failures
+
+
+def _make_ready(job: Job) -> _Ready:
     with as_usage():
         options = _options(job)
         _check_paths(job)
@@ -71,17 +113,21 @@ def run(job: Job) -> int:
     with as_usage():
         targets = _check_languages(model, job, options)
         _check_collisions(job, targets)
-    failures = 0
-    for file in job.files:
-        try:
-            _one_file(model, job, file, targets, options)
-        except (BrokenPipeError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            failures += 1
-            trace(error)
-            _tell_failure(job, file, error)
-    return failures
+    table = ResultTable(job.files) if job.as_table else None
+    return _Ready(job=job, model=model, options=options, targets=targets, table=table, began=time.monotonic())
+
+
+def _succeeds(ready: _Ready, file: str) -> bool:
+    """Work through one file; False, and a line, if it fails."""
+    try:
+        _one_file(ready, file)
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        trace(error)
+        _tell_failure(ready.job, file, error)
+        return False
+    return True
 
 
 def load_model(job: Job) -> "Model":
@@ -111,6 +157,8 @@ def _check_paths(job: Job) -> None:
         check_format(name)
     if list(job.files).count(STDIN) > 1:
         raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
+    if job.as_json and job.as_table:
+        raise SprachbundError("--json prints nothing beside its objects; leave out --table")
     if job.formats and job.out.exists() and not job.out.is_dir():
         raise SprachbundError(f"--out {job.out} is a file; name a folder")
 
@@ -146,37 +194,43 @@ def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str,
     return {(t, f): job.out / f"{names[t]}.{f}" for t in targets for f in job.formats}
 
 
-def _one_file(
-    model: "Model", job: Job, file: str, targets: Sequence[str], options: "DecodingOptions"
-) -> None:
+def _one_file(ready: _Ready, file: str) -> None:
+    job = ready.job
     audio = sys.stdin.buffer if file == STDIN else file
-    paths = output_paths(job, file, targets)
+    paths = output_paths(job, file, ready.targets)
     for path in paths.values():
         if path.exists() and not job.overwrite:
             raise SprachbundError(f"{path} is there already; --overwrite replaces it, --out writes elsewhere")
-    work = model.stream(audio, targets, source=job.source, options=options)
+    work = ready.model.stream(audio, ready.targets, source=job.source, options=ready.options)
     segments: dict[str, list[Segment]] = {target: [] for target in work.targets}
     with ExitStack() as stack:
-        outputs = [stack.enter_context(output) for output in _outputs(job, file, work, segments, paths)]
-        _follow(work, file, segments, outputs)
+        outputs = [stack.enter_context(output) for output in _outputs(ready, file, work, segments, paths)]
+        _follow(ready, work, file, segments, outputs)
         translations = _finished(work, segments)
         for output in outputs:
             output.finish(translations)
-    # What the audio room finds wrong with a recording begins with its name.
-    damage = [warning for warning in work.warnings if warning.startswith(getattr(audio, "name", file))]
+    damage = work.audio_warnings
     _warn(file, translations, damage)
     if damage:
         raise DamagedAudioError(f"{'; '.join(damage)}; the result is of what could be read")
 
 
 def _follow(
-    work: "LongForm", file: str, segments: "dict[str, list[Segment]]", outputs: Sequence[Output]
+    ready: _Ready,
+    work: "LongForm",
+    file: str,
+    segments: "dict[str, list[Segment]]",
+    outputs: Sequence[Output],
 ) -> None:
     """Hand every segment on as it comes, and keep it."""
     # Lines on a terminal show by themselves how far the work has come, and a bar would run into them.
     prints = sys.stdout.isatty() and any(isinstance(output, PrintOutput) for output in outputs)
+    unseen_s = time.monotonic() - ready.began if ready.table is not None else 0.0
+    label, count = Path(file).name, len(ready.job.files)
+    if count > 1:
+        label += f" ({ready.job.files.index(file) + 1} of {count})"
     try:
-        with Bar(Path(file).name, work.duration_s, seconds=True, enabled=not prints) as bar:
+        with Bar(label, work.duration_s, seconds=True, enabled=not prints, delay_s=DELAY_S - unseen_s) as bar:
             for target, segment in work.by_target():
                 segments[target].append(segment)
                 for output in outputs:
@@ -188,20 +242,29 @@ def _follow(
 
 
 def _outputs(
-    job: Job,
+    ready: _Ready,
     file: str,
     work: "LongForm",
     segments: "dict[str, list[Segment]]",
     paths: dict[tuple[str, str], Path],
 ) -> list[Output]:
-    outputs: list[Output] = []
-    if not job.formats and not job.as_json:
-        outputs.append(PrintOutput(title=file if len(job.files) > 1 else None, several=len(segments) > 1))
+    job, outputs = ready.job, list[Output]()
     if job.formats:
-        outputs.append(WrittenFiles(paths, quiet=job.as_json))
+        outputs.append(WrittenFiles(paths, _teller(ready)))
+    elif not job.as_json and not job.as_table:
+        outputs.append(PrintOutput(title=file if len(job.files) > 1 else None, several=len(segments) > 1))
     if job.as_json:
         outputs.append(JsonOutput(file, lambda: _finished(work, segments)))
+    if ready.table is not None:
+        outputs.append(TableOutput(ready.table, file, lambda: _finished(work, segments)))
     return outputs
+
+
+def _teller(ready: _Ready) -> Callable[[Path], None]:
+    """What is done with the name of a file that has been written."""
+    if ready.table is not None:
+        return ready.table.add_file
+    return (lambda path: None) if ready.job.as_json else (lambda path: typer.echo(str(path)))
 
 
 def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[str, Translation]":

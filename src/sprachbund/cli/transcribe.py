@@ -9,6 +9,7 @@ from sprachbund.cli.speech import Job
 from sprachbund.cli.translate import (
     Allowed,
     AsJson,
+    AsTable,
     Beam,
     Files,
     Formats,
@@ -42,6 +43,7 @@ def transcribe(
     out: Out = Path(),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    as_table: AsTable = False,
     languages: Allowed = None,
     beam: Beam = 1,
     min_tokens: MinTokens = 0,
@@ -64,6 +66,7 @@ def transcribe(
             out=out,
             overwrite=overwrite,
             as_json=as_json,
+            as_table=as_table,
             offline=offline,
             real_length=real_length,
             num_threads=threads,

@@ -23,6 +23,7 @@ Formats = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, and nothing else.")]
+AsTable = Annotated[bool, typer.Option("--table", help="Print a table of all files and the speed when done.")]
 Allowed = Annotated[
     list[str] | None,
     typer.Option("--languages", metavar="LANG,…", help="Languages that may be spoken, when finding it out."),
@@ -61,6 +62,7 @@ def translate(
     out: Out = Path(),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    as_table: AsTable = False,
     languages: Allowed = None,
     beam: Beam = 1,
     min_tokens: MinTokens = 0,
@@ -85,6 +87,7 @@ def translate(
             out=out,
             overwrite=overwrite,
             as_json=as_json,
+            as_table=as_table,
             offline=offline,
             real_length=real_length,
             num_threads=threads,

@@ -84,7 +84,8 @@ class Corpus(Dataset[Example]):
 
     Args:
         parts: (manifest, repeats) pairs.
-        tokenizer: of the model.
+        tokenizer: of what the model writes.
+        transcript_tokenizer: of the transcripts.
         source_languages: of the model; an utterance in another language is an error.
         target_languages: of the model.
         options: how an utterance becomes an example.
@@ -94,6 +95,7 @@ class Corpus(Dataset[Example]):
         self,
         parts: Sequence[tuple[Manifest, float]],
         tokenizer: Tokenizer,
+        transcript_tokenizer: Tokenizer,
         source_languages: Sequence[str],
         target_languages: Sequence[str],
         options: ExampleOptions,
@@ -101,6 +103,7 @@ class Corpus(Dataset[Example]):
         self.manifests = [manifest for manifest, _ in parts]
         self.repeats = [repeats for _, repeats in parts]
         self.tokenizer = tokenizer
+        self.transcript_tokenizer = transcript_tokenizer
         self.source_languages = list(source_languages)
         self.target_languages = list(target_languages)
         self.options = options
@@ -140,7 +143,7 @@ class Corpus(Dataset[Example]):
             source_language=self.source_languages.index(utterance.language)
             if utterance.language
             else NO_LANGUAGE,
-            transcript=self.tokenizer.encode(utterance.text),
+            transcript=self.transcript_tokenizer.encode(utterance.text),
             rows=self._rows(utterance, rng),
         )
 

@@ -48,7 +48,9 @@ def make_shards(
     while waiting or running:
         while waiting and len(running) < workers:
             shard, tries = waiting.pop()
-            process: BaseProcess = context.Process(target=_make_one, args=(directory, shard, tries, make), daemon=True)
+            process: BaseProcess = context.Process(
+                target=_make_one, args=(directory, shard, tries, make), daemon=True
+            )
             process.start()
             running[process] = (shard, tries)
         for process in [p for p in running if not p.is_alive()]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation
 from sprachbund.data.asterisk.clips import Clips, load_clips
-from sprachbund.data.asterisk.compose.stream import composed_utterances
+from sprachbund.data.asterisk.compose.stream import ComposedUtterance, composed_utterances
 from sprachbund.data.asterisk.prompts import Prompt, PromptSet, is_clip, load_prompt_set
 from sprachbund.data.editions import add_no_speech, vary
 from sprachbund.data.making import make_shards
@@ -163,6 +163,7 @@ class _Adder:
             kinds=None if training else HELD_OUT_KINDS,
         )
         self.names = sorted(sounds.texts)
+        self.seen: set[tuple[str, str]] = set()
 
     def add(self, utterance_id: str) -> None:
         options, rng = self.sounds.options, self.rng
@@ -181,7 +182,8 @@ class _Adder:
         return self._add_spoken(utterance_id)
 
     def _add_composed(self, utterance_id: str, augmentation: Augmentation) -> None:
-        made = next(m for m in islice(self.composed, 1000) if len(m.samples) <= MAX_DURATION_S * 16_000)
+        made = next(m for m in islice(self.composed, 1000) if self._wanted(m))
+        self.seen.add((made.speaker, made.text))
         self.writer.add(
             vary(made.samples, self.rng, augmentation, self.recent),
             text=made.text,
@@ -191,6 +193,11 @@ class _Adder:
             translations=_wanted(made.translations, self.sounds.options.languages),
             custom={"kind": f"composed/{made.kind}", "corpus": "telephone"},
         )
+
+    def _wanted(self, made: ComposedUtterance) -> bool:
+        """Short enough, and in a held-out part nothing twice: few numbers are held out, and they come often."""
+        new = self.part == "train" or (made.speaker, made.text) not in self.seen
+        return new and len(made.samples) <= MAX_DURATION_S * 16_000
 
     def _add_spoken(self, utterance_id: str) -> None:
         """A prompt's wording spoken by the synthesiser."""

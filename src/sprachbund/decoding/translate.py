@@ -75,7 +75,12 @@ class LongForm(Iterator[Segment]):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was wrong so far: with the audio, or with a prompt that the model cannot be shown."""
-        return (*self._audio.warnings, *self._notes)
+        return (*self.audio_warnings, *self._notes)
+
+    @property
+    def audio_warnings(self) -> tuple[str, ...]:
+        """What was wrong with the audio so far (cut off, damaged): the result is of what could be read."""
+        return tuple(self._audio.warnings)
 
     def __next__(self) -> Segment:
         return next(self._by_target)[1]

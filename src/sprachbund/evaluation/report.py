@@ -3,7 +3,7 @@
 import base64
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def build_report(lines: Sequence[Line], manifest: ResultManifest, sounds: Sounds
     """The page as HTML."""
     guarded = [line.behind_guard() if _has_guard(manifest) else line for line in lines]
     spoken = [line for line in guarded if line.source]
+    written = {(x.corpus, x.id, x.target): x.hypothesis for x in lines}
     scorer = chrf()
     counts = scorer.statistics([x.hypothesis for x in spoken], [x.reference for x in spoken])
     sections = [
@@ -86,8 +87,8 @@ def build_report(lines: Sequence[Line], manifest: ResultManifest, sounds: Sounds
         _section("Failures", _failures(manifest)),
         _section("Length and duration", _breakdown(spoken, counts)),
         _section("Groups", _groups(manifest)),
-        _section("Worst examples", _examples(_worst(spoken, counts, num_examples), sounds)),
-        _section("Random examples", _examples(_random(spoken, num_examples), sounds)),
+        _section("Worst examples", _examples(_worst(spoken, counts, num_examples), written, sounds)),
+        _section("Random examples", _examples(_random(spoken, num_examples), written, sounds)),
         _section("How it was measured", _provenance(manifest)),
     ]
     title = f"{manifest.model.name} on {', '.join(data.name for data in manifest.data)}"
@@ -230,7 +231,8 @@ def _random(lines: Sequence[Line], count: int) -> list[Line]:
     return random.Random(_SEED).sample(list(lines), min(count, len(lines)))
 
 
-def _examples(lines: Sequence[Line], sounds: Sounds) -> str:
+def _examples(lines: Sequence[Line], written: Mapping[tuple[str, str, str], str], sounds: Sounds) -> str:
+    """One card for each line; `written` is what the model wrote before the guard, by corpus, id and target."""
     judge = FailureJudge({line.target for line in lines}) if lines else None
     rows = []
     for line in lines:
@@ -245,9 +247,14 @@ def _examples(lines: Sequence[Line], sounds: Sounds) -> str:
             f"{line.duration_s:.1f} s · {escape(line.id)}</span>{tags}</header>{sounds.player(line)}"
             f'<p class="said" lang="{escape(line.source)}">{escape(line.transcript)}</p>'
             f'<p lang="{escape(line.target)}"><i>wrote</i> {wrong}</p>'
+            f"{_hidden(written[line.corpus, line.id, line.target]) if line.evidence.dropped else ''}"
             f'<p lang="{escape(line.target)}"><i>should be</i> {right}</p></article>'
         )
     return f'<div class="examples">{"".join(rows)}</div>' if rows else ""
+
+
+def _hidden(text: str) -> str:
+    return f'<p class="muted"><i>dropped</i> {escape(text)}</p>' if text else ""
 
 
 def marked(line: Line) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import hashes
 from sprachbund.evaluation.comet import comet_signature
+from sprachbund.evaluation.corpus import open_corpus
 from sprachbund.evaluation.hypotheses import Decoder, Plan, corpus_name, make_plan, translate_plan
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, LineWriter, by_pair, read_lines
 from sprachbund.evaluation.manifest import (
@@ -22,7 +23,7 @@ from sprachbund.evaluation.no_speech import Sound, no_speech_set
 from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.scoring import summarise
-from sprachbund.evaluation.speed import Stopwatch, first_segment_s
+from sprachbund.evaluation.speed import Stopwatch, first_segment_s, race, race_rows
 from sprachbund.models.card import Card
 from sprachbund.models.directory import load
 from sprachbund.models.family import Family
@@ -65,7 +66,7 @@ def evaluate(
     options = options or EvaluationOptions()
     if options.comet:
         comet_signature(options.comet)  # fails before the work, not after
-    manifests = [Manifest(directory) for directory in _distinct(directories)]
+    manifests = [open_corpus(directory) for directory in _distinct(directories)]
     family = load(model, offline=offline)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
     total = sum(plan.num_lines for plan in plans)
@@ -106,7 +107,7 @@ def race_models(
     Raises:
         SprachbundError: when there is no target language that all of them know for the same utterances.
     """
-    manifest = Manifest(directory)
+    manifest = open_corpus(directory)
     families = {name: load(name, offline=offline) for name in models}
     plans = [make_plan(family, manifest, options.targets, options.limit) for family in families.values()]
     jobs = set(plans[0].jobs).intersection(*(plan.jobs for plan in plans[1:]))

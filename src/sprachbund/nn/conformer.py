@@ -4,6 +4,7 @@ Every part is either per frame or hides padded frames, so an utterance gives the
 batch. Shapes: B batch, T frames, M mel bins, D width, H heads.
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,13 @@ from sprachbund.nn.attention import MultiHeadAttention
 def valid_frames(num_frames: Tensor, length: int) -> Tensor:
     """Boolean (B, length): True on the first `num_frames` (B,) positions."""
     return torch.arange(length, device=num_frames.device) < num_frames[:, None]
+
+
+def sinusoids(length: int, width: int, max_wavelength: float = 10_000.0) -> Tensor:
+    """Position signals (length, width), sines then cosines (arXiv 1706.03762, section 3.5)."""
+    rates = torch.exp(-math.log(max_wavelength) * torch.arange(width // 2) / (width // 2 - 1))
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Subsampling(nn.Module):
@@ -103,7 +111,11 @@ class ConformerLayer(nn.Module):
 
 
 class ConformerEncoder(nn.Module):
-    """Log-mel to states. Positions come from the convolutions alone, so any length is as good as another."""
+    """Log-mel to states.
+
+    Absolute positions are added once, after the subsampling: the decoder finds the next word by them long before
+    it knows the sounds. The states of speech longer than what was trained on are therefore not to be trusted.
+    """
 
     def __init__(
         self,
@@ -118,6 +130,7 @@ class ConformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.subsampling = Subsampling(num_mel_bins, width)
+        self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
             ConformerLayer(width, num_heads, feed_forward_width, kernel_size, dropout)
             for _ in range(num_layers)
@@ -126,6 +139,7 @@ class ConformerEncoder(nn.Module):
     def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths."""
         x, num_frames = self.subsampling(features, num_frames)
+        x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
         valid = valid_frames(num_frames, x.shape[1])
         for layer in self.layers:
             x = layer(x, valid)

@@ -140,7 +140,7 @@ class TextDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, width)
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(vocabulary_size, width), freeze=False)
         self.positions = nn.Parameter(torch.empty(max_tokens, width))
         self.layers = nn.ModuleList(
             DecoderLayer(
@@ -153,8 +153,11 @@ class TextDecoder(nn.Module):
             for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
-        nn.init.normal_(self.positions, std=0.02)
+        # Weights about to be loaded are built on the meta device, where drawing numbers would import torch's
+        # compiler: a second and a half at every start.
+        if not self.positions.is_meta:
+            nn.init.normal_(self.embedding.weight, std=width**-0.5)
+            nn.init.normal_(self.positions, std=0.02)
 
     @property
     def max_tokens(self) -> int:

@@ -13,7 +13,12 @@ from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer, ConformerConfig
-from sprachbund.models.conformer.directory import load, save
+from sprachbund.models.conformer.directory import (
+    TOKENIZER_FILE,
+    TRANSCRIPT_TOKENIZER_FILE,
+    load,
+    save,
+)
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
@@ -77,6 +82,7 @@ class TranslatorRecipe(Strict):
         train: training data.
         dev: data whose loss ranks the checkpoints.
         vocabulary_size: pieces of all languages together.
+        transcript_vocabulary_size: pieces of the transcripts, for CTC.
         tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
         start: a model directory to start the weights and the tokenizer from.
         bits: of the weights in the model directory.
@@ -86,6 +92,7 @@ class TranslatorRecipe(Strict):
     train: tuple[DataPart, ...]
     dev: tuple[DataPart, ...]
     vocabulary_size: int = 2000
+    transcript_vocabulary_size: int = 400
     tokenizer_texts: int = 200_000
     start: Path | None = None
     bits: int = 8
@@ -108,34 +115,44 @@ def run(
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
     parts = [(Manifest(part.path), part.repeats) for part in recipe.train]
     dev_parts = [(Manifest(part.path), part.repeats) for part in recipe.dev]
-    tokenizer = _tokenizer(recipe, directory, [manifest for manifest, _ in parts])
-    model = _model(recipe, tokenizer)
-    report(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(tokenizer)} pieces")
+    model = _model(recipe, *_tokenizers(recipe, directory, [manifest for manifest, _ in parts]))
+    report(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(model.tokenizer)} pieces"
+    )
     corpus = _corpus(
-        recipe, parts, tokenizer, ExampleOptions(**recipe.examples.model_dump(), seed=recipe.training.seed)
+        recipe, parts, model, ExampleOptions(**recipe.examples.model_dump(), seed=recipe.training.seed)
     )
     masks = {**recipe.examples.model_dump(), **NO_MASKS}
-    dev = _corpus(recipe, dev_parts, tokenizer, ExampleOptions(**masks, seed=0))
+    dev = _corpus(recipe, dev_parts, model, ExampleOptions(**masks, seed=0))
     train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
     save(model, directory / "model", bits=recipe.bits, card=_card(recipe, parts))  # type: ignore[arg-type]
     return load(directory / "model")
 
 
-def _tokenizer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Tokenizer:
-    path = directory / "tokenizer.model"
-    if recipe.start is not None:
-        return Tokenizer.load(recipe.start / "tokenizer.model", recipe.languages)
-    if not path.exists():
+def _tokenizers(
+    recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]
+) -> tuple[Tokenizer, Tokenizer]:
+    """What the model writes with, and the few pieces of its transcripts; fitted once, or taken from the start."""
+    wanted = {
+        TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),
+        TRANSCRIPT_TOKENIZER_FILE: (recipe.transcript_vocabulary_size, ()),
+    }
+    if recipe.start is None and not all((directory / name).exists() for name in wanted):
         texts = texts_of(manifests, recipe.tokenizer_texts)
-        Tokenizer.train(texts, recipe.languages, recipe.vocabulary_size).save(path)
-    return Tokenizer.load(path, recipe.languages)
+        for name, (size, languages) in wanted.items():
+            Tokenizer.train(texts, languages, size).save(directory / name)
+    written, transcripts = (
+        Tokenizer.load((recipe.start or directory) / name, languages)
+        for name, (_, languages) in wanted.items()
+    )
+    return written, transcripts
 
 
-def _model(recipe: TranslatorRecipe, tokenizer: Tokenizer) -> Conformer:
+def _model(recipe: TranslatorRecipe, tokenizer: Tokenizer, transcript_tokenizer: Tokenizer) -> Conformer:
     config = ConformerConfig(
         source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
     )
-    model = Conformer(config, tokenizer)
+    model = Conformer(config, tokenizer, transcript_tokenizer)
     if recipe.start is not None:
         model.load_state_dict(load(recipe.start).state_dict())
     return model
@@ -144,10 +161,12 @@ def _model(recipe: TranslatorRecipe, tokenizer: Tokenizer) -> Conformer:
 def _corpus(
     recipe: TranslatorRecipe,
     parts: Sequence[tuple[Manifest, float]],
-    tokenizer: Tokenizer,
+    model: Conformer,
     options: ExampleOptions,
 ) -> Corpus:
-    return Corpus(parts, tokenizer, recipe.languages, recipe.languages, options)
+    return Corpus(
+        parts, model.tokenizer, model.transcript_tokenizer, recipe.languages, recipe.languages, options
+    )
 
 
 def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]]) -> Card:

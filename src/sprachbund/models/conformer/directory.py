@@ -13,6 +13,7 @@ from sprachbund.models.weights import Bits, read_weights, write_weights
 from sprachbund.text.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.model"
+TRANSCRIPT_TOKENIZER_FILE = "transcript_tokenizer.model"
 
 
 def load(directory: Path) -> Conformer:
@@ -22,12 +23,10 @@ def load(directory: Path) -> Conformer:
         SprachbundError: naming what is missing or does not fit.
     """
     config = _read_config(directory / "config.json")
-    path = directory / TOKENIZER_FILE
-    if not path.exists():
-        raise SprachbundError(f"{directory} has no {TOKENIZER_FILE}; copy it from where the model came from")
-    tokenizer = Tokenizer.load(path, config.target_languages)
+    tokenizer = _read_tokenizer(directory / TOKENIZER_FILE, config.target_languages)
+    transcript_tokenizer = _read_tokenizer(directory / TRANSCRIPT_TOKENIZER_FILE, ())
     with torch.device("meta"):
-        model = Conformer(config, tokenizer)
+        model = Conformer(config, tokenizer, transcript_tokenizer)
     weights = read_weights(directory / "model.safetensors")
     wanted = model.state_dict()
     if missing := sorted(wanted.keys() - weights.keys()):
@@ -50,9 +49,16 @@ def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | Non
     config = {"family": Conformer.name, "config": model.config.model_dump(mode="json")}
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     model.tokenizer.save(directory / TOKENIZER_FILE)
+    model.transcript_tokenizer.save(directory / TRANSCRIPT_TOKENIZER_FILE)
     if card is not None:
         card.model_copy(update={"bits": bits}).write(directory)
     write_weights(directory / "model.safetensors", model.state_dict(), bits)
+
+
+def _read_tokenizer(path: Path, languages: tuple[str, ...]) -> Tokenizer:
+    if not path.exists():
+        raise SprachbundError(f"{path.parent} has no {path.name}; copy it from where the model came from")
+    return Tokenizer.load(path, languages)
 
 
 def _read_config(path: Path) -> ConformerConfig:

@@ -76,17 +76,27 @@ class Loss:
 
 
 class Conformer(nn.Module):
-    """Speech translator of the conformer family; satisfies `sprachbund.models.family.Family`."""
+    """Speech translator of the conformer family; satisfies `sprachbund.models.family.Family`.
+
+    Args:
+        config: shape and languages.
+        tokenizer: of what it writes.
+        transcript_tokenizer: of the transcripts of its CTC head, with few pieces: CTC learns the sounds of a few
+            hundred pieces much sooner than those of some thousand words.
+    """
 
     name = "conformer"
     end_token = END
-    max_window_s = 30.0
+    max_window_s = 15.0  # as long as the longest speech of its training
     frame_s = 0.08
 
-    def __init__(self, config: ConformerConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: ConformerConfig, tokenizer: Tokenizer, transcript_tokenizer: Tokenizer
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
+        self.transcript_tokenizer = transcript_tokenizer
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
         self.encoder = ConformerEncoder(
@@ -106,7 +116,7 @@ class Conformer(nn.Module):
             num_layers=config.num_decoder_layers,
             dropout=config.dropout,
         )
-        self.ctc_head = nn.Linear(config.width, len(tokenizer))
+        self.ctc_head = nn.Linear(config.width, len(transcript_tokenizer))
         self.language_head = nn.Linear(config.width, len(config.source_languages))
 
     def pairs(self) -> frozenset[tuple[str, str]]:

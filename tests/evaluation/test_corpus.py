@@ -1,0 +1,56 @@
+import json
+import shutil
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.corpus import open_corpus
+
+
+@pytest.fixture
+def copy(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def change(path, number, make):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[number - 1] = make(lines[number - 1])
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_a_whole_corpus_opens(corpus):
+    assert len(open_corpus(corpus)) == 13
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda line: line[:30], r"cuts\.00001\.jsonl:2: not an utterance"),
+        (lambda line: "[]", r"cuts\.00001\.jsonl:2: not an utterance"),
+        (lambda line: line.replace('"duration"', '"length"'), "2: not an utterance .lacks 'duration'"),
+        (
+            lambda line: json.dumps({**json.loads(line), "id": "u003"}),
+            r"2: id 'u003' stands at cuts\.00000\.jsonl:4",
+        ),
+        (lambda line: json.dumps({**json.loads(line), "start": 1e4}), r"audio\.00001\.wav: holds"),
+    ],
+)
+def test_faults_are_named_with_file_and_line(copy, make, message):
+    change(copy / "cuts.00001.jsonl", 2, make)
+    with pytest.raises(SprachbundError, match=message):
+        open_corpus(copy)
+
+
+def test_missing_cut_off_and_foreign_sound(copy):
+    audio = copy / "audio.00000.wav"
+    whole = audio.read_bytes()
+    audio.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SprachbundError, match=r"audio\.00000\.wav: holds"):
+        open_corpus(copy)
+    audio.write_bytes(b"not sound")
+    with pytest.raises(SprachbundError, match="no sound"):
+        open_corpus(copy)
+    audio.unlink()
+    with pytest.raises(SprachbundError, match=r"no sound .No such file"):
+        open_corpus(copy)
