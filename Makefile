@@ -21,7 +21,7 @@ $(VENV)/.dev: $(VENV)/.core requirements-dev.lock
 	touch $@
 
 demo: $(VENV)/.core
-	$(BIN)/sprachbund translate examples/*.wav --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
+	$(BIN)/sprachbund translate examples/recordings/* --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
