@@ -70,6 +70,20 @@ def test_stream_gives_the_segments_one_by_one(model: sprachbund.Model, talk: Pat
     assert work.finished_s == work.duration_s == pytest.approx(soundfile.info(talk).duration)
 
 
+def test_warnings_of_the_audio_stand_apart_from_notes(
+    model: sprachbund.Model, talk: Path, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(talk.read_bytes()[:60_000])
+    work = model.stream(cut, "de", options=sprachbund.DecodingOptions(prompt="a glossary"))
+    list(work)
+    assert len(work.audio_warnings) == 1
+    assert "cut off" in work.audio_warnings[0]
+    assert set(work.warnings) - set(work.audio_warnings) == {
+        "the model conformer has no room for a prompt; it was not used"
+    }
+
+
 def test_pairs_and_card(model: sprachbund.Model, directory: Path) -> None:
     assert model.pairs == tuple((s, t) for s in LANGUAGES for t in LANGUAGES)
     assert (model.card.name, model.card.bits) == ("tiny", 8)
@@ -77,8 +91,9 @@ def test_pairs_and_card(model: sprachbund.Model, directory: Path) -> None:
 
 
 def test_model_without_a_card_gets_its_languages(directory: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors", "tokenizer.model"):
-        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    for path in directory.iterdir():
+        if path.name != "card.json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
     card = sprachbund.load(tmp_path).card
     assert (card.name, card.target_languages, card.licence) == (str(tmp_path), [*LANGUAGES], "")
 

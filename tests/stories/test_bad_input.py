@@ -135,7 +135,9 @@ def test_unknown_pair_lists_the_known_ones_and_never_falls_back_to_english(talk:
     assert (ran.code, ran.out) == (2, "")
 
 
-@pytest.mark.parametrize("broken", ["config.json", "tokenizer.model", "model.safetensors"])
+@pytest.mark.parametrize(
+    "broken", ["config.json", "tokenizer.model", "transcript_tokenizer.model", "model.safetensors"]
+)
 @pytest.mark.parametrize("way", ["missing", "cut off", "empty"])
 def test_broken_model_directory(talk: Path, here: Path, broken: str, way: str) -> None:
     path = write_tiny_model(Path("model")) / broken

@@ -1,11 +1,13 @@
 """`data prepare NAME SOURCE`: the public corpora as commands."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sprachbund.data.corpora import PREPARATIONS
+from sprachbund.data.corpora.counts import Published
 from tests.data.corpora.trees import melody, table
 
 from .support import command
@@ -13,7 +15,7 @@ from .support import command
 
 @pytest.fixture
 def mustc(here: Path) -> Path:
-    """Two splits of a made-up MuST-C; the second sound of dev is missing."""
+    """Two splits of a made-up MuST-C; the sound of dev is broken."""
     folder = here / "mustc" / "en-de" / "data"
     for split, name in (("train", "ted_1"), ("dev", "ted_2")):
         segments = [
@@ -23,18 +25,24 @@ def mustc(here: Path) -> Path:
         table(folder / split / "txt" / f"{split}.yaml", *segments)
         table(folder / split / "txt" / f"{split}.en", "one", "two")
         table(folder / split / "txt" / f"{split}.de", "eins", "zwei")
-        if split == "train":
-            melody(folder / split / "wav" / f"{name}.wav", [400, 800])
+        melody(folder / split / "wav" / f"{name}.wav", [400, 800])
+    (folder / "dev" / "wav" / "ted_2.wav").write_bytes(b"RIFF")
     return here / "mustc"
 
 
-def test_prepares_a_split_and_says_how_it_compares(mustc: Path) -> None:
+def test_prepares_a_split_and_says_how_it_compares(mustc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [
+        Published(part="train", utterances=2, source="us"),
+        Published(part="train", key="en>de", utterances=9, source="us"),
+    ]
+    monkeypatch.setitem(PREPARATIONS, "mustc", replace(PREPARATIONS["mustc"], published=sizes))
     ran = command("data", "prepare", "mustc", mustc, "--out", "out", "--splits", "train")
     assert ran.code == 0, ran.err
     lines = ran.out.splitlines()
     assert lines[1].split() == ["out/train", "2", "0.00", "de", "en"]
     assert lines[3] == f"licence: {PREPARATIONS['mustc'].licence} ({PREPARATIONS['mustc'].homepage})"
-    assert "differs: found 2 of" in ran.out
+    assert lines[4] == "train: whole (2 of 2 utterances), by us"
+    assert lines[5].startswith("train en>de: differs: found 2 of 9 utterances")
     again = command("data", "prepare", "mustc", mustc, "--out", "out", "--splits", "train", "--json")
     found = json.loads(again.out)
     assert found["parts"] == {"train": {"utterances": 2, "hours": 0.0, "left_out": {}}}

@@ -20,9 +20,7 @@ from .support import command, write_wav
 
 
 def translation(text: str, target: str, source: str | None = "en", duration_s: float = 2.0) -> Translation:
-    segment = Segment(
-        start_s=0.0, end_s=1.0, source_language=source or "", target_language=target, text=text
-    )
+    segment = Segment(start_s=0.0, end_s=1.0, source_language=source or "", target_language=target, text=text)
     return Translation(
         source_language=source,
         target_language=target,
@@ -108,7 +106,17 @@ def test_names_without_folders_unless_they_are_needed() -> None:
 def test_ctrl_c_prints_what_is_finished(tiny_model: Path, talk: Path, here: Path) -> None:
     samples, _ = soundfile.read(talk, dtype="float32")
     write_wav(Path("hour.wav"), np.tile(samples, 1000))
-    arguments = ["translate", str(talk), "hour.wav", "--to", "de", "--model", str(tiny_model), "--threads", "1"]
+    arguments = [
+        "translate",
+        str(talk),
+        "hour.wav",
+        "--to",
+        "de",
+        "--model",
+        str(tiny_model),
+        "--threads",
+        "1",
+    ]
     arguments += ["--no-guard", "--table", "--format", "txt"]
     with Path("printed").open("w") as out, Path("said").open("w") as err:
         process = subprocess.Popen([sys.executable, "-m", "sprachbund", *arguments], stdout=out, stderr=err)

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import sprachbund
 from sprachbund.data.asterisk.packages import SPEAKERS
+from sprachbund.models.conformer import directory as conformer
 from tests.data.asterisk_tree import write_tree
 from tests.models.whisper_support import make_directory
 
@@ -80,10 +82,11 @@ def test_every_format_is_written_and_parses(tiny_model: Path, talk: Path, here: 
     names = [f"deep/er/talk.{tag}.{name}" for tag in ("de", "en") for name in formats]
     assert out.splitlines() == names
     assert sorted(str(path) for path in Path("deep/er").iterdir()) == sorted(names)
-    text = json.loads(Path("deep/er/talk.de.json").read_text())["text"]
+    whole = json.loads(Path("deep/er/talk.de.json").read_text())
+    text, spoken = whole["text"], whole["source_language"]
     assert Path("deep/er/talk.de.txt").read_text().strip() == text
     assert json.loads(Path("deep/er/talk.de.jsonl").read_text())["text"] == text
-    assert Path("deep/er/talk.de.tsv").read_text().splitlines()[1].split("\t")[2:] == ["de", "de", text]
+    assert Path("deep/er/talk.de.tsv").read_text().splitlines()[1].split("\t")[2:] == [spoken, "de", text]
     cue = r"1\n00:00:00[,.]312 --> 00:00:02[,.]344\n(?:.+\n)+\n"
     assert re.fullmatch(cue, Path("deep/er/talk.de.srt").read_text())
     assert re.fullmatch("WEBVTT\n\n" + cue, Path("deep/er/talk.de.vtt").read_text())
@@ -114,10 +117,17 @@ def test_json_with_files_prints_nothing_else(tiny_model: Path, talk: Path, here:
     assert Path("talk.de.txt").read_text().strip() == json.loads(out)["text"]
 
 
-def test_guard_keeps_noise_silent(tiny_model: Path, talk: Path) -> None:
-    ran = command("translate", talk, "--to", "de", "--model", tiny_model)
-    assert (ran.code, ran.out) == (0, "")  # random weights: the guard sees a loop
-    assert "dropped by the guard" in ran.err
+def test_guard_keeps_a_loop_silent(tiny_model: Path, talk: Path, here: Path) -> None:
+    model = conformer.load(tiny_model)
+    with torch.no_grad():
+        model.decoder.positions.zero_()  # a decoder that does not know where it is says one thing for ever
+    conformer.save(model, here / "loop")
+    ran = command("translate", talk, "--to", "de", "--model", "loop")
+    assert (ran.code, ran.out) == (0, "")
+    assert "1 of 1 segments dropped by the guard (loop)" in ran.err
+    kept = command("translate", talk, "--to", "de", "--model", "loop", "--no-guard")
+    assert (kept.code, kept.err) == (0, "")
+    assert kept.out.startswith("[0.3 → 2.3] ")
 
 
 def test_models_lists_what_is_here(tiny_model: Path, here: Path) -> None:

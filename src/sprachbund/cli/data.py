@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,8 +72,10 @@ def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_
     from sprachbund.data.asterisk.packages import LANGUAGES
     from sprachbund.data.asterisk.writing import cleaning_table, prepare
 
-    with Bar("preparing prompts"):
-        done = prepare(out, source, languages=listed(languages) or LANGUAGES)
+    number = count(1)
+    with Bar("preparing prompts") as bar:
+        wanted = listed(languages) or LANGUAGES
+        done = prepare(out, source, languages=wanted, on_progress=lambda name: bar.update(next(number)))
     if as_json:
         return print_json(done)
     typer.echo(cleaning_table(done["cleaning"]))

@@ -120,7 +120,8 @@ def _text(summary: "Summary", preparation: "Preparation", out: Path) -> str:
         languages = " ".join(data_show.info(out / name).get("languages", []))
         rows.append([str(out / name), f"{part.utterances}", f"{part.hours:.2f}", languages])
     lines = [table(rows, ["corpus", "utterances", "hours", "texts in"])]
-    lines += ["", f"licence: {preparation.licence} ({preparation.homepage})", *summary.checks]
+    lines += ["", f"licence: {preparation.licence} ({preparation.homepage})"]
+    lines += summary.checks or ["its makers state no sizes that these parts could be compared with"]
     if summary.left_out:
         left_out = [[reason, f"{count}"] for reason, count in sorted(summary.left_out.items())]
         lines += ["", table(left_out, ["left out, listed in left_out.tsv", "entries"])]

@@ -26,11 +26,11 @@ _NAME_SHARE = 4  # of the terminal's width, a fourth
 
 @dataclass(frozen=True, kw_only=True)
 class _Done:
-    """A recording that is finished."""
+    """A recording that is finished; a text has a line for each segment."""
 
     name: str
     spoken: str
-    texts: dict[str, str]
+    texts: dict[str, list[str]]
     duration_s: float
 
 
@@ -51,7 +51,7 @@ class ResultTable:
         """Take a finished recording; one entry per target."""
         self._work_s = time.monotonic() - self._began
         spoken = next((t.source_language for t in translations.values() if t.source_language), NO_TEXT)
-        texts = {_tag(t, spoken): " ".join(t.text.split()) or NO_TEXT for t in translations.values()}
+        texts = {_tag(t, spoken): _lines(t) for t in translations.values()}
         duration_s = next(iter(translations.values())).duration_s
         self._done.append(_Done(name=self._names[file], spoken=spoken, texts=texts, duration_s=duration_s))
 
@@ -86,21 +86,23 @@ class ResultTable:
         drawn.add_column("text", overflow="fold", ratio=1)
         for recording in self._done:
             first = (recording.name, recording.spoken)
-            for target, text in recording.texts.items():
-                said = target == recording.spoken
-                drawn.add_row(*map(Text, (*first, target)), Text(text, style="bold" if said else ""))
+            for target, lines in recording.texts.items():
+                style = "bold" if target == recording.spoken else ""
+                drawn.add_row(*map(Text, (*first, target)), Text("\n".join(lines), style=style))
                 first = ("", "")
             drawn.add_section()
         console.print(drawn)
 
     def plain(self) -> str:
-        """The table as lines: one with the recording and its language, then one for each target."""
-        lines = []
+        """The table as lines: one with the recording and its language, then the segments of each target."""
+        printed = []
         for recording in self._done:
-            lines.append(f"{recording.name} ({recording.spoken})")
+            printed.append(f"{recording.name} ({recording.spoken})")
             width = max(map(len, recording.texts))
-            lines += [f"  {target.ljust(width)}  {text}" for target, text in recording.texts.items()]
-        return "\n".join(lines)
+            for target, lines in recording.texts.items():
+                heads = [target, *[""] * (len(lines) - 1)]
+                printed += [f"  {h.ljust(width)}  {line}" for h, line in zip(heads, lines, strict=True)]
+        return "\n".join(printed)
 
     def closing_lines(self) -> list[str]:
         """How much sound took how long, and how many files were written."""
@@ -149,6 +151,10 @@ def short_names(files: Sequence[str]) -> dict[str, str]:
     """File names without their folders, where that leaves them different."""
     names = [Path(file).name for file in dict.fromkeys(files)]
     return {file: Path(file).name if names.count(Path(file).name) == 1 else file for file in files}
+
+
+def _lines(translation: "Translation") -> list[str]:
+    return [" ".join(segment.text.split()) for segment in translation.segments] or [NO_TEXT]
 
 
 def _tag(translation: "Translation", spoken: str) -> str:

@@ -54,7 +54,7 @@ class Telephone:
 
     seed: int = 4
     languages: tuple[str, ...] = ("en", "es", "fr", "it", "de", "ru")
-    train_utterances: int = 120_000
+    train_utterances: int = 40_000
     heldout_utterances: int = 1000
     shares: tuple[float, float, float] = (0.3, 0.45, 0.25)
     augmentation: Augmentation = field(default=TRAIN)

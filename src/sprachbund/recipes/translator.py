@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
 
 from sprachbund.data.editions import texts_of
@@ -19,6 +20,7 @@ from sprachbund.models.conformer.directory import (
     load,
     save,
 )
+from sprachbund.models.weights import Bits
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
@@ -60,8 +62,8 @@ class ModelRecipe(Strict):
     feed_forward_width: int = 512
     kernel_size: int = 15
     dropout: float = 0.0
-    ctc_weight: float = 0.3
-    language_weight: float = 0.1
+    ctc_weight: float = 0.5
+    language_weight: float = 1.0
     label_smoothing: float = 0.1
 
 
@@ -95,7 +97,7 @@ class TranslatorRecipe(Strict):
     transcript_vocabulary_size: int = 400
     tokenizer_texts: int = 200_000
     start: Path | None = None
-    bits: int = 8
+    bits: Bits = 8
     model: ModelRecipe = ModelRecipe()
     examples: ExampleRecipe = ExampleRecipe()
     training: TrainingOptions
@@ -125,7 +127,10 @@ def run(
     masks = {**recipe.examples.model_dump(), **NO_MASKS}
     dev = _corpus(recipe, dev_parts, model, ExampleOptions(**masks, seed=0))
     train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
-    save(model, directory / "model", bits=recipe.bits, card=_card(recipe, parts))  # type: ignore[arg-type]
+    state = PartialState()
+    if state.is_main_process:
+        save(model, directory / "model", bits=recipe.bits, card=_card(recipe, parts))
+    state.wait_for_everyone()
     return load(directory / "model")
 
 

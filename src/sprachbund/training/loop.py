@@ -22,7 +22,7 @@ from sprachbund.data.loading import Corpus, batches
 from sprachbund.data.plan import PlanOptions
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
 from sprachbund.training.memory import keep_freed_memory
-from sprachbund.training.optimizers import make_optimizers
+from sprachbund.training.optimizers import make_optimizers, rate_ratio
 from sprachbund.training.options import TrainingOptions
 
 
@@ -143,8 +143,10 @@ class _Run:
     def finish(self) -> nn.Module:
         """Average the best checkpoints into the model when the run is over."""
         model = self.plain_model
-        if self.step == self.options.steps and self.best.losses:
-            model.load_state_dict(self.best.average())
+        self.accelerator.wait_for_everyone()
+        best = BestCheckpoints(self.best.directory, self.best.keep)  # the main process wrote them
+        if self.step == self.options.steps and best.losses:
+            model.load_state_dict(best.average())
         return model
 
     def _batches(self) -> Iterator[Batch]:
@@ -161,7 +163,7 @@ class _Run:
         rate = options.rate(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * rate_ratio(optimizer, options)
         loss = self.model(batch.to(self.accelerator.device))
         tokens = torch.tensor(float(loss.num_tokens), device=self.accelerator.device)
         all_tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)

@@ -13,7 +13,7 @@ def make_optimizers(model: nn.Module, options: TrainingOptions) -> list[Optimize
     """The optimizers that together move every weight of a model that is to be moved.
 
     With "muon" (https://kellerjordan.github.io/posts/muon; step scaled to AdamW's as in arXiv 2502.16982,
-    section 2.2, so one learning rate serves both) the linear layers are orthogonalized and AdamW (arXiv
+    section 2.2, then by `muon_ratio`) the linear layers are orthogonalized and AdamW (arXiv
     1711.05101) moves the rest; with "adamw" it moves all. Norms, biases and positions do not decay.
     """
     kinds: dict[str, list[nn.Parameter]] = {"linear": [], "decays": [], "rest": []}
@@ -42,6 +42,12 @@ def make_optimizers(model: nn.Module, options: TrainingOptions) -> list[Optimize
             )
         )
     return optimizers
+
+
+def rate_ratio(optimizer: Optimizer, options: TrainingOptions) -> float:
+    """What an optimizer's rate is to the run's."""
+    plain = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
+    return options.muon_ratio if isinstance(plain, torch.optim.Muon) else 1.0
 
 
 def _kind(name: str, parameter: nn.Parameter, linear: bool, options: TrainingOptions) -> str:

@@ -12,6 +12,7 @@ class TrainingOptions(BaseModel):
         steps: optimizer steps in all.
         optimizer: "muon" for the linear layers or "adamw" for everything; see `make_optimizers`.
         learning_rate: highest rate.
+        muon_ratio: Muon's rate is so many times the others'.
         warmup_steps: rate rises linearly from 0.
         decay_share: last share of the steps in which the rate falls linearly to 0; before, it is constant, so
             that a longer run can branch off before the fall.
@@ -34,6 +35,7 @@ class TrainingOptions(BaseModel):
     steps: int = Field(ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
+    muon_ratio: float = Field(default=2.5, gt=0)
     warmup_steps: int = 500
     decay_share: float = Field(default=0.3, ge=0, le=1)
     weight_decay: float = 0.01

@@ -48,8 +48,8 @@ class ConformerConfig(BaseModel):
     kernel_size: int = 15
     max_tokens: int = 128
     dropout: float = 0.0
-    ctc_weight: float = 0.3
-    language_weight: float = 0.1
+    ctc_weight: float = 0.5
+    language_weight: float = 1.0
     label_smoothing: float = 0.1
 
 
