@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "bundled.json")
     options = parser.parse_args()
-    table = Table("recording", "targets", "seconds", "spread", "real-time factor", "first text (s)", "peak MiB")
+    table = Table(
+        "recording", "targets", "seconds", "spread", "real-time factor", "first text (s)", "peak MiB"
+    )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for length, recording in make_recordings(Path(folder)).items():

@@ -65,7 +65,11 @@ def main() -> None:
     pause = np.zeros(int(PAUSE_S * RATE), np.float32)
     for language, suffix in FILES.items():
         print(language)
-        parts = [part for sound in choose(language, random.Random(f"examples/{language}")) for part in (sound, pause)]
+        parts = [
+            part
+            for sound in choose(language, random.Random(f"examples/{language}"))
+            for part in (sound, pause)
+        ]
         write(folder / f"{language}.{suffix}", np.concatenate([pause, *parts]))
 
 

@@ -397,3 +397,20 @@ def test_nothing_is_printed_and_files_are_closed(tmp_path: Path, capfd: pytest.C
     if before:
         assert len(os.listdir("/proc/self/fd")) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_ctrl_c_while_reading_is_not_swallowed(tmp_path):
+    """Callbacks from C would print a KeyboardInterrupt and go on."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(60 * 8000, np.float32), 8000)
+    handles = []
+    original = soundfile.SoundFile
+
+    def opened(file, *args, **kwargs):
+        handles.append(file)
+        return original(file, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soundfile, "SoundFile", opened)
+        assert len(load(path)) == 60 * 16_000
+    assert all(isinstance(handle, int) for handle in handles)

@@ -4,6 +4,8 @@ Both give mono float32 chunks at the rate of the file, hold one chunk at a time,
 to leave out instead of hiding it.
 """
 
+import io
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, Any, Protocol, runtime_checkable
@@ -106,6 +108,17 @@ def shortfall(decoded_s: float, promised_s: float | None) -> str | None:
     )
 
 
+def _own_handle(file: IO[bytes]) -> IO[bytes] | int:
+    """A descriptor of its own for a file on disk, which libsndfile closes; anything else as it is.
+
+    libsndfile reads Python's files through callbacks, in which a Ctrl-C would be swallowed.
+    """
+    name = getattr(file, "name", None)
+    if not isinstance(file, io.BufferedReader) or not isinstance(name, str) or file.tell() != 0:
+        return file
+    return os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
 class SndfileDecoder:
     """WAV, FLAC, Ogg, AIFF, CAF, AU through libsndfile; seeks to the sample."""
 
@@ -113,7 +126,7 @@ class SndfileDecoder:
         import soundfile
 
         self._name = name
-        self._file: Any = soundfile.SoundFile(file)
+        self._file: Any = soundfile.SoundFile(_own_handle(file))
         self._rate: int = self._file.samplerate
         self.warnings: list[str] = []
         known = self._file.frames < _ENDLESS
