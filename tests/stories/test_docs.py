@@ -23,6 +23,7 @@ from sprachbund.data.synthesis import DEV_VARIANTS, TEST_VARIANTS, VARIANTS
 from sprachbund.decoding.formats import FORMATS
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.result import Segment, Translation
+from sprachbund.evaluation import tables
 from sprachbund.training.loop import Progress
 from sprachbund.training.options import TrainingOptions
 from tests.models.whisper_support import make_directory
@@ -227,3 +228,7 @@ def test_train_page_shows_a_line_as_the_loop_writes_it() -> None:
 def test_recipe_in_the_documentation_is_whole() -> None:
     recipe = next(b.text for b in blocks(ROOT / "docs/train.md") if b.language == "toml")
     TrainingOptions(**tomllib.loads(recipe)["training"])
+
+
+def test_tables_are_those_of_their_manifests() -> None:
+    assert tables.main([*map(str, PAGES), "--check"]) == 0

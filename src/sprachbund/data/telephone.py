@@ -4,6 +4,7 @@ by the synthesiser.
 Parts, each a manifest directory:
 
 - `train`: recorded prompts, composed utterances and synthesised prompts in every channel
+- `dev`: like `composed`, of other meanings, to choose checkpoints by
 - `composed`: new numbers, dates, times and sequences composed from the training speakers' recordings
 - `known`: recorded prompts whose wording is in `train`, but not in this recording
 - `unheard`: utterances like `composed` by speakers that are not in `train` at all
@@ -30,7 +31,7 @@ from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.data.synthesis import draw_voice, speak
 
-Part = Literal["train", "composed", "known", "unheard", "unseen"]
+Part = Literal["train", "dev", "composed", "known", "unheard", "unseen"]
 SHARD_SIZE = 500
 MAX_DURATION_S = 15.0
 KNOWN_SHARE = 0.25
@@ -46,7 +47,7 @@ class Telephone:
         seed: of everything drawn.
         languages: of the texts; recordings exist for those of the prompt packages.
         train_utterances: size of `train`.
-        heldout_utterances: sizes of `composed` and `unheard`.
+        heldout_utterances: sizes of `composed` and `unheard`; `dev` is half of that.
         shares: of recorded prompts, composed utterances and synthesised prompts in `train`.
         augmentation: of `train`.
         leave_out: speakers kept out of `train` besides those that always are.
@@ -74,6 +75,7 @@ def make_telephone(
     sizes: dict[Part, int] = {
         "known": len(sounds.known),
         "unseen": len(sounds.unseen),
+        "dev": options.heldout_utterances // 2,
         "composed": options.heldout_utterances,
         "unheard": options.heldout_utterances,
         "train": options.train_utterances,
@@ -158,7 +160,7 @@ class _Adder:
         self.composed = composed_utterances(
             clips,
             rng,
-            "train" if training else "test",
+            part if part in ("train", "dev") else "test",
             prompts=sounds.prompts if training else None,
             kinds=None if training else HELD_OUT_KINDS,
         )

@@ -2,48 +2,46 @@
 
 A mean score hides it when a system simply leaves out the words of the other language. Here every embedded
 span is followed into the output: translated, left as it was, or gone; and errors near a switch are set
-against the others.
+against the others. Each score is of the spans and lines that tell enough for it (`embedded` says where a
+corpus tells it), and the rest is counted beside it as left out:
+
+| score | of | needs |
+|---|---|---|
+| span recall | words that translate embedded spans | the span's place in the reference |
+| errors near a switch, errors elsewhere | words of references | the places of all spans of the line |
+| spans untranslated | spans in another language than the target's | its words, one of them not in the reference |
+| spans dropped | spans | its place, and its words unless the reference is the transcript |
+| wrong language | outputs | nothing but the texts; as failures define it, translation only |
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sprachbund.evaluation.failures import Rate
+from sprachbund.evaluation.embedded import EmbeddedSpan, same_language, split_words
+from sprachbund.evaluation.failures import Rate, in_wrong_language
+from sprachbund.evaluation.identifier import identifier_for
 from sprachbund.evaluation.lines import Line
-from sprachbund.text.normalize import normalize
+from sprachbund.evaluation.quality import (
+    CODE_SWITCHED,
+    MONOLINGUAL,
+    SWITCHING,
+    TRANSCRIPTION,
+    TRANSLATION,
+    Score,
+    switching,
+)
+from sprachbund.text.normalize import has_no_spaces
 
 WINDOW = 2  # words on either side of a switch that count as near
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddedSpan:
-    """Words of the embedded language in an utterance.
-
-    Attributes:
-        said: the words, in the embedded language.
-        language: BCP-47 tag of it.
-        start: first word of their translation in the reference.
-        end: behind the last word of their translation in the reference.
-    """
-
-    said: str
-    language: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwitchedLine:
-    """A line with its embedded spans, in the order of the reference."""
-
-    line: Line
-    spans: Sequence[EmbeddedSpan]
+WRONG_LANGUAGE = "wrong language"
+JUDGED, LEFT_OUT = ": judged", ": left out"
+"""What a score's counts are called, behind its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchScores:
-    """Rates over lines.
+    """Rates over lines, and what could not be judged for want of words or places.
 
     Attributes:
         recalled: words of the embedded spans' translations that the output has.
@@ -51,6 +49,7 @@ class SwitchScores:
         elsewhere: other reference words that the output gets wrong.
         untranslated: spans whose words stand in the output as they were said.
         dropped: spans of which the output has neither a translated nor a said word.
+        left_out: name of a rate to spans (lines, for near and elsewhere) that it leaves out.
     """
 
     recalled: Rate
@@ -58,63 +57,139 @@ class SwitchScores:
     elsewhere: Rate
     untranslated: Rate
     dropped: Rate
+    left_out: dict[str, int]
 
 
-def switch_scores(lines: Iterable[SwitchedLine]) -> SwitchScores:
-    """Scores over lines; words are compared normalized."""
-    sums: Counter[str] = Counter()
-    for switched in lines:
-        sums.update(_count(switched))
-    return SwitchScores(
-        recalled=Rate(failed=sums["found"], judged=sums["span words"]),
-        near=Rate(failed=sums["near wrong"], judged=sums["near"]),
-        elsewhere=Rate(failed=sums["elsewhere wrong"], judged=sums["elsewhere"]),
-        untranslated=Rate(failed=sums["untranslated"], judged=sums["spans"]),
-        dropped=Rate(failed=sums["dropped"], judged=sums["spans"]),
-    )
+MEASURES = {
+    "recalled": "span recall",
+    "near": "errors near a switch",
+    "elsewhere": "errors elsewhere",
+    "untranslated": "spans untranslated",
+    "dropped": "spans dropped",
+}
+"""Rate to the name of its number."""
 
 
-def switch_points(spans: Sequence[EmbeddedSpan], num_words: int) -> list[int]:
+def switch_scores(lines: Iterable[Line]) -> SwitchScores:
+    """Scores over code-switched lines; words are compared normalized."""
+    failed, judged, left_out = Counter[str](), Counter[str](), Counter[str]()
+    for line in lines:
+        reference, hypothesis = (split_words(t, line.target) for t in (line.reference, line.hypothesis))
+        for span in line.embedded:
+            for name, rate in _follow(line, span, reference, hypothesis).items():
+                failed[name] += rate.failed
+                judged[name] += rate.judged
+                left_out[name] += not rate.judged
+        for name, rate in _around(line.embedded, reference, hypothesis).items():
+            failed[name] += rate.failed
+            judged[name] += rate.judged
+            left_out[name] += _switches(line.embedded, len(reference)) is None
+    rates = {name: Rate(failed=failed[name], judged=judged[name]) for name in MEASURES}
+    return SwitchScores(**rates, left_out={name: left_out[name] for name in MEASURES})
+
+
+def switching_scores(lines: Sequence[Line]) -> list[Score]:
+    """All of these scores as numbers of the grouping "switching", with what they judge and leave out.
+
+    Empty when no line of speech is code-switched.
+    """
+    spoken = [line for line in lines if line.source]
+    if not any(line.switched for line in spoken):
+        return []
+    scores = []
+    for task in (TRANSLATION, TRANSCRIPTION):
+        of_task = [line for line in spoken if (line.source == line.target) == (task == TRANSCRIPTION)]
+        switched = [line for line in of_task if line.switched]
+        if not switched:
+            continue
+        found = switch_scores(switched)
+        for field, name in MEASURES.items():
+            rate, left_out = getattr(found, field), found.left_out[field]
+            scores += _numbers(name, rate, left_out, CODE_SWITCHED, task, len(switched))
+        if task == TRANSLATION:
+            scores += _confusion(of_task)
+    return scores
+
+
+def switch_points(spans: Iterable[EmbeddedSpan], num_words: int) -> list[int]:
     """Places between reference words where the language spoken changes; 0 and the end are none."""
-    points = {place for span in spans for place in (span.start, span.end)}
+    points = {place for span in spans for place in span.place or ()}
     return sorted(place for place in points if 0 < place < num_words)
 
 
-def _count(switched: SwitchedLine) -> Counter[str]:
-    target = switched.line.target
-    reference = _words(switched.line.reference, target)
-    hypothesis = _words(switched.line.hypothesis, target)
-    sums: Counter[str] = Counter()
-    near = {
-        place + offset
-        for place in switch_points(switched.spans, len(reference))
-        for offset in range(-WINDOW, WINDOW)
-    }
-    for place, right in enumerate(_right(reference, hypothesis)):
-        where = "near" if place in near else "elsewhere"
-        sums[where] += 1
-        sums[f"{where} wrong"] += not right
-    for span in switched.spans:
-        sums.update(_follow(span, reference, hypothesis))
-    return sums
+def _numbers(name: str, rate: Rate, left_out: int, member: str, task: str, num_lines: int) -> list[Score]:
+    """A rate and its counts; no rate where nothing could be judged, as 0 would praise it."""
+    values = {name: rate.percent} if rate.judged else {}
+    values |= {name + JUDGED: float(rate.judged), name + LEFT_OUT: float(left_out)}
+    return [
+        Score(
+            metric=metric,
+            value=value,
+            signature="",
+            group=SWITCHING,
+            member=member,
+            task=task,
+            num_lines=num_lines,
+            text="normalized",
+        )
+        for metric, value in values.items()
+    ]
 
 
-def _follow(span: EmbeddedSpan, reference: Sequence[str], hypothesis: Sequence[str]) -> Counter[str]:
-    """What became of one span in the output."""
-    wanted = Counter(reference[span.start : span.end])
+def _confusion(lines: Sequence[Line]) -> list[Score]:
+    """How often the output is in another language than the one asked for."""
+    identifier = identifier_for({line.target for line in lines})
+    scores = []
+    for member in (CODE_SWITCHED, MONOLINGUAL):
+        found = [in_wrong_language(line, identifier) for line in lines if switching(line) == member]
+        rate = Rate(failed=found.count(True), judged=len(found) - found.count(None))
+        if found:
+            left_out = found.count(None)
+            scores += _numbers(WRONG_LANGUAGE, rate, left_out, member, TRANSLATION, len(found))
+    return scores
+
+
+def _switches(spans: Sequence[EmbeddedSpan], num_words: int) -> list[int] | None:
+    """The switch points, None when they are not all known."""
+    return switch_points(spans, num_words) if spans and all(span.place for span in spans) else None
+
+
+def _around(
+    spans: Sequence[EmbeddedSpan], reference: Sequence[str], hypothesis: Sequence[str]
+) -> dict[str, Rate]:
+    """Wrong words near the switches and elsewhere."""
+    switches = _switches(spans, len(reference))
+    near = {place + offset for place in switches or () for offset in range(-WINDOW, WINDOW)}
+    wrong, judged = Counter[str](), Counter[str]()
+    for place, right in enumerate(_right(reference, hypothesis) if switches is not None else ()):
+        # A mark that stands alone, as French has them, is no word.
+        if any(c.isalnum() for c in reference[place]):
+            where = "near" if place in near else "elsewhere"
+            judged[where] += 1
+            wrong[where] += not right
+    return {where: Rate(failed=wrong[where], judged=judged[where]) for where in ("near", "elsewhere")}
+
+
+def _follow(
+    line: Line, span: EmbeddedSpan, reference: Sequence[str], hypothesis: Sequence[str]
+) -> dict[str, Rate]:
+    """What became of one span in the output; rates of nothing where that cannot be told."""
+    wanted = Counter(reference[slice(*span.place)] if span.place else ())
     found = (wanted & Counter(hypothesis)).total()
     # A word that both languages write alike is no sign that it was left untranslated.
-    said = [word for word in _words(span.said, span.language) if word not in reference]
-    left = sum(word in hypothesis for word in said)
-    return Counter(
-        {
-            "spans": 1,
-            "span words": wanted.total(),
-            "found": found,
-            "untranslated": int(bool(said) and left == len(said)),
-            "dropped": int(found == 0 and left == 0),
-        }
-    )
+    foreign = not same_language(span.language, line.target)
+    said = [
+        word for word in split_words(span.said if foreign else "", span.language) if word not in reference
+    ]
+    unspaced = has_no_spaces(line.target) or has_no_spaces(span.language)
+    written = "".join(hypothesis) if unspaced else hypothesis
+    left = sum(word in written for word in said)
+    followed = span.place is not None and bool(span.said or line.source == line.target)
+    return {
+        "recalled": Rate(failed=found, judged=wanted.total()),
+        "untranslated": Rate(failed=int(bool(said) and left == len(said)), judged=int(bool(said))),
+        "dropped": Rate(failed=int(followed and not found and not left), judged=int(followed)),
+    }
 
 
 def _right(reference: Sequence[str], hypothesis: Sequence[str]) -> list[bool]:
@@ -129,8 +204,3 @@ def _right(reference: Sequence[str], hypothesis: Sequence[str]) -> list[bool]:
                     chunk.ref_end_idx - chunk.ref_start_idx
                 )
     return right
-
-
-def _words(text: str, language: str) -> list[str]:
-    """Normalized words, one for each word of the text, so that places in it stay."""
-    return [normalize(word, language).replace(" ", "-") or word for word in text.split()]

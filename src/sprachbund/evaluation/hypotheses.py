@@ -25,6 +25,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.rows import Hypothesis
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.embedded import embedded_spans, is_code_switched
 from sprachbund.evaluation.lines import Evidence, Line
 from sprachbund.models.family import Family, Target
 from sprachbund.text.languages import parse_language
@@ -88,7 +89,8 @@ def make_plan(
         limit: most utterances, spread evenly over the corpus; None takes all.
 
     Raises:
-        SprachbundError: for languages the model does not know, and when nothing is left to decode.
+        SprachbundError: for languages the model does not know, spans of languages that are broken, and when
+            nothing is left to decode.
     """
     written = {target for _, target in model.pairs()}
     wanted = None if targets is None else tuple(dict.fromkeys(parse_language(t, written) for t in targets))
@@ -105,6 +107,8 @@ def make_plan(
         known = tuple(sorted(t for t in with_text if (source, t) in model.pairs()))
         missing.update((source, t) for t in wanted if t not in with_text)
         unknown.update((source, t) for t in with_text if t not in known)
+        for target in known:
+            embedded_spans(utterance, target)  # what is wrong with them is said before the work
         if known:
             jobs.append(Job(index=index, duration_s=utterance.duration_s, source=source, targets=known))
     plan = Plan(
@@ -249,6 +253,8 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, 
         speaker=utterance.speaker,
         duration_s=round(utterance.duration_s, 4),
         transcript=one_line(utterance.text),
+        switched=is_code_switched(utterance),
+        embedded=embedded_spans(utterance, target),
     )
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.embedded import EmbeddedSpan
 
 HYPOTHESES_FILE = "hypotheses.jsonl"
 
@@ -58,6 +59,8 @@ class Line:
         speaker: who speaks.
         duration_s: of the sound.
         transcript: what is said, in `source`.
+        switched: whether several languages are spoken in it.
+        embedded: what is said in another language than its main one, in the order it is said.
     """
 
     id: str
@@ -71,6 +74,8 @@ class Line:
     speaker: str = ""
     duration_s: float = 0.0
     transcript: str = ""
+    switched: bool = False
+    embedded: tuple[EmbeddedSpan, ...] = ()
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -88,12 +93,16 @@ class Line:
 
     def to_json(self) -> str:
         """One line of JSON, letters outside ASCII as they are."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        values = asdict(self)
+        if not self.switched:  # files of other speech do without
+            del values["switched"], values["embedded"]
+        return json.dumps(values, ensure_ascii=False)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Line":
         """The inverse of `asdict`. Raises TypeError for fields that are missing or unknown."""
-        return cls(**{**values, "evidence": Evidence(**values["evidence"])})
+        embedded = tuple(EmbeddedSpan(**span) for span in values.get("embedded", ()))
+        return cls(**{**values, "evidence": Evidence(**values["evidence"]), "embedded": embedded})
 
 
 class LineWriter:

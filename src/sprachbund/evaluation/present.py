@@ -3,8 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sprachbund.evaluation.code_switch import JUDGED, LEFT_OUT, MEASURES, WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import FailureRate, Number, ResultManifest
-from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
+from sprachbund.evaluation.quality import (
+    CODE_SWITCHED,
+    MONOLINGUAL,
+    SWITCHING,
+    TRANSCRIPTION,
+    TRANSLATION,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,26 @@ def groups_table(manifest: ResultManifest, group: str, task: str = TRANSLATION) 
     return Table(title=f"{task} by {group}", header=[group, "texts", *metrics], rows=rows)
 
 
+def switching_table(manifest: ResultManifest) -> Table:
+    """Code-switched speech: means over pairs beside the monolingual ones, then what became of its spans."""
+    guard, rows = _scored_guard(manifest), []
+    wanted = [n for n in manifest.numbers if n.group == SWITCHING and n.guard == guard]
+    for task in (TRANSLATION, TRANSCRIPTION):
+        found = {(n.metric, n.member): n for n in wanted if n.task == task}
+        if not any(member == CODE_SWITCHED for _, member in found):
+            continue
+        for metric in (*_MEAN_METRICS, *MEASURES.values(), WRONG_LANGUAGE):
+            cells = [found.get((metric, member)) for member in (CODE_SWITCHED, MONOLINGUAL, "all")]
+            counts = [found.get((metric + count, CODE_SWITCHED)) for count in (JUDGED, LEFT_OUT)]
+            if any(cells) or any(counts):
+                label = metric if task == TRANSLATION else f"{metric}, {task}"
+                counted = ["" if n is None else f"{n.value:.0f}" for n in counts]
+                rows.append([label, *map(_cell, cells), *counted])
+    header = ["score", CODE_SWITCHED, MONOLINGUAL, "all", "of", "left out"]
+    note = "" if rows else "no code-switched utterances"
+    return Table(title="code-switched speech", header=header, rows=rows, note=note)
+
+
 def failures_table(manifest: ResultManifest) -> Table:
     """Failures in all, and hallucination by kind of sound, before the guard and behind it."""
     rates = {rate.key: rate for rate in manifest.failures}
@@ -143,6 +170,7 @@ def as_text(manifest: ResultManifest) -> str:
     tables = [matrix_table(manifest), means_table(manifest)]
     tables += [groups_table(manifest, group) for group in ("target", "corpus", "kind")]
     tables += [groups_table(manifest, "target", TRANSCRIPTION), failures_table(manifest)]
+    tables.append(switching_table(manifest))
     texts = [table.text() for table in tables if table.rows]
     return "\n".join([*texts, *signatures(manifest), *left_out(manifest), speed_line(manifest)])
 

@@ -15,12 +15,21 @@ from sprachbund.text.normalize import normalize
 QUALITY = ("chrF", "chrF++", "BLEU", "TER", "exact")
 ERROR_RATES = ("WER", "CER")
 TRANSLATION, TRANSCRIPTION = "translation", "transcription"
+SWITCHING, CODE_SWITCHED, MONOLINGUAL = "switching", "code-switched", "monolingual"
+
+
+def switching(line: Line) -> str:
+    """Member of the grouping "switching"; what no corpus calls code-switched is monolingual."""
+    return CODE_SWITCHED if line.switched else MONOLINGUAL
+
+
 GROUPINGS: dict[str, Callable[[Line], str]] = {
     "target": lambda line: line.target,
     "source": lambda line: line.source,
     "corpus": lambda line: line.corpus,
     "kind": lambda line: line.kind,
     "speaker": lambda line: line.speaker,
+    SWITCHING: switching,
 }
 _ONLY_IF_SEVERAL = {"corpus", "kind", "speaker"}
 
@@ -81,7 +90,8 @@ def score_lines(
         lines: of one system; sounds without speech are left to the failures.
         text: "raw" scores texts as they are; "normalized" lower case without punctuation, on both sides.
         metrics: names of the metrics; None takes `QUALITY`, and `ERROR_RATES` for transcription.
-        groupings: whether to score by target, source, corpus, kind and speaker as well.
+        groupings: whether to score by target, source, corpus, kind and speaker as well, and, when any line is
+            code-switched, by switching: those, the monolingual ones, and all.
     """
     pairs = [_count(pair, found, text, metrics) for pair, found in by_pair(_spoken(lines)).items()]
     scores = [score for counted in pairs for score in _pair_scores(counted, text)]
@@ -90,8 +100,12 @@ def score_lines(
         members = sorted({key(line) for counted in pairs for line in counted.lines} - {""})
         if grouping in _ONLY_IF_SEVERAL and len(members) < 2:
             continue
+        if grouping == SWITCHING and CODE_SWITCHED not in members:
+            continue
         for member in members:
             scores += _means(pairs, grouping, member, text, key)
+        if grouping == SWITCHING:
+            scores += _means(pairs, grouping, "all", text)
     return scores
 
 

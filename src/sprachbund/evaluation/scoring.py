@@ -4,12 +4,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import mean
 
+from sprachbund.evaluation.code_switch import switching_scores
 from sprachbund.evaluation.comet import comet_scores, comet_signature
 from sprachbund.evaluation.failures import FailureJudge
 from sprachbund.evaluation.lines import Line, by_pair
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, Number, ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration
-from sprachbund.evaluation.quality import TRANSLATION, Score, pair_name, score_lines, texts
+from sprachbund.evaluation.quality import (
+    CODE_SWITCHED,
+    SWITCHING,
+    TRANSLATION,
+    Score,
+    pair_name,
+    score_lines,
+    switching,
+    texts,
+)
 from sprachbund.evaluation.speed import Speed
 
 
@@ -27,6 +37,9 @@ def summarise(
     numbers += [_number(s, guarded) for s in score_lines(behind, text="normalized", groupings=False)]
     if guarded:
         numbers += [_number(s, False) for s in score_lines(lines, groupings=False)]
+    numbers += [_number(s, guarded) for s in switching_scores(behind)]
+    if guarded:
+        numbers += [_number(s, False) for s in switching_scores(lines)]
     if options.comet:
         numbers += [_number(score, guarded) for score in comet_lines(behind, options.comet)]
     judge = FailureJudge({line.target for line in lines if line.source})
@@ -47,13 +60,21 @@ def summarise(
 def comet_lines(lines: Sequence[Line], model: str) -> list[Score]:
     """COMET of every pair and its mean; translation only, as transcripts serve as source texts."""
     signature, scores = comet_signature(model), []
+    by_switching: dict[str, list[list[float]]] = {}
     pairs = by_pair(line for line in lines if line.source and line.source != line.target)
     for pair, found in pairs.items():
         values = comet_scores([x.transcript for x in found], *texts(found, pair[1]), model=model)
         scores.append(_comet_score(mean(values), signature, "pair", pair_name(pair), len(found)))
+        for member in sorted(set(map(switching, found))):
+            of_member = [v for v, line in zip(values, found, strict=True) if switching(line) == member]
+            by_switching.setdefault(member, []).append(of_member)
+        by_switching.setdefault("all", []).append(values)
     if scores:
         count = sum(score.num_lines for score in scores)
         scores.append(_comet_score(mean(s.value for s in scores), "", "mean", "all", count))
+    for member, pairs_values in by_switching.items() if CODE_SWITCHED in by_switching else ():
+        count = sum(map(len, pairs_values))
+        scores.append(_comet_score(mean(map(mean, pairs_values)), "", SWITCHING, member, count))
     return scores
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import Number, ResultManifest, read_manifest
-from sprachbund.evaluation.present import Table, failures_table, groups_table, matrix_table
+from sprachbund.evaluation.present import Table, failures_table, groups_table, matrix_table, switching_table
 from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
 
 _BLOCK = re.compile(
@@ -74,6 +74,7 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
     "kinds": _single(lambda manifest: groups_table(manifest, "kind")),
     "speakers": _single(lambda manifest: groups_table(manifest, "speaker")),
     "failures": _single(failures_table),
+    "switching": _single(switching_table),
     "speed": speed_table,
 }
 """Name in a document to table."""

@@ -13,7 +13,7 @@ from sprachbund.data.editions import texts_of
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.card import Card
-from sprachbund.models.conformer import Conformer, ConformerConfig
+from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
 from sprachbund.models.conformer.directory import (
     TOKENIZER_FILE,
     TRANSCRIPT_TOKENIZER_FILE,
@@ -52,21 +52,6 @@ class ExampleRecipe(Strict):
     max_frequency_mask: int = 15
 
 
-class ModelRecipe(Strict):
-    """Shape of the model; see `ConformerConfig`."""
-
-    width: int = 256
-    num_heads: int = 4
-    num_encoder_layers: int = 8
-    num_decoder_layers: int = 3
-    feed_forward_width: int = 512
-    kernel_size: int = 15
-    dropout: float = 0.0
-    ctc_weight: float = 0.5
-    language_weight: float = 1.0
-    label_smoothing: float = 0.1
-
-
 class CardRecipe(Strict):
     """What the card says of the model besides what is known from the data."""
 
@@ -98,7 +83,7 @@ class TranslatorRecipe(Strict):
     tokenizer_texts: int = 200_000
     start: Path | None = None
     bits: Bits = 8
-    model: ModelRecipe = ModelRecipe()
+    model: ConformerShape = ConformerShape()
     examples: ExampleRecipe = ExampleRecipe()
     training: TrainingOptions
     card: CardRecipe

@@ -1,5 +1,5 @@
 """Our own family: a conformer encoder with an attention decoder and a CTC head, any language to any language."""
 
-from sprachbund.models.conformer.model import Conformer, ConformerConfig
+from sprachbund.models.conformer.model import Conformer, ConformerConfig, ConformerShape
 
-__all__ = ["Conformer", "ConformerConfig"]
+__all__ = ["Conformer", "ConformerConfig", "ConformerShape"]

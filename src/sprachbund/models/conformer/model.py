@@ -22,14 +22,14 @@ from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
 
 
-class ConformerConfig(BaseModel):
-    """Shape and languages of a model, and the weights of its losses.
+class ConformerShape(BaseModel):
+    """Sizes of a model, and the weights of its losses.
 
     Attributes:
-        source_languages: languages it hears.
-        target_languages: languages it writes.
         width: D of encoder and decoder.
         feed_forward_width: of each of an encoder layer's two feed-forwards; the decoder's is 4 D.
+        kernel_size: of the encoder's depthwise convolutions, in frames of 80 ms.
+        max_tokens: longest row, its language token included.
         ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
         language_weight: weight of the loss of the language head.
         label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
@@ -37,8 +37,6 @@ class ConformerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source_languages: tuple[str, ...]
-    target_languages: tuple[str, ...]
     num_mel_bins: int = 80
     width: int = 256
     num_heads: int = 4
@@ -51,6 +49,18 @@ class ConformerConfig(BaseModel):
     ctc_weight: float = 0.5
     language_weight: float = 1.0
     label_smoothing: float = 0.1
+
+
+class ConformerConfig(ConformerShape):
+    """Shape and languages of a model.
+
+    Attributes:
+        source_languages: languages it hears.
+        target_languages: languages it writes.
+    """
+
+    source_languages: tuple[str, ...]
+    target_languages: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,122 @@
+"""What a corpus says of languages mixed in an utterance, as lines of hypotheses carry it.
+
+An utterance is code-switched when its `custom` says so (`code_switched`) or has `spans` of more than one
+language. Embedded is what is said in another language than its main one: `custom["main_language"]`, or its
+language. Of an embedded span the scores need two things, and each may be missing:
+
+- its words: `text` of the span, or else `custom["foreign_words"]` where `custom["languages"]` are two;
+- the place of its translation in the reference: `places` of the span, target to [first word, behind the
+  last], or the one place where the reference has the span's words as they were said, looked for only where
+  they have to stand there (the span is in the target language already, or the reference is the transcript).
+
+No other place is guessed. Spans of times alone have neither.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sprachbund.data.manifest import Utterance
+from sprachbund.errors import SprachbundError
+from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedSpan:
+    """Words of the embedded language in an utterance.
+
+    Attributes:
+        language: BCP-47 tag of it.
+        said: the words, in the embedded language; empty when the corpus does not tell them.
+        start: first word of their translation in the reference; None when the place is not known.
+        end: behind the last word of their translation in the reference; None with `start`.
+    """
+
+    language: str
+    said: str = ""
+    start: int | None = None
+    end: int | None = None
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """(start, end) when the place is known."""
+        return None if self.start is None or self.end is None else (self.start, self.end)
+
+
+def is_code_switched(utterance: Utterance) -> bool:
+    """Whether the corpus says that several languages are spoken in it."""
+    marked = utterance.custom.get("code_switched") is True
+    return marked or len({span["language"] for span in _spans(utterance)}) > 1
+
+
+def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...]:
+    """The embedded spans of a code-switched utterance, with their places in the reference of a target.
+
+    Raises:
+        SprachbundError: for spans without a language, and places that the reference does not have.
+    """
+    if not is_code_switched(utterance):
+        return ()
+    words = split_words(utterance.text_in(target) or "", target)
+    return tuple(_embedded(row, utterance, target, words) for row in _rows(utterance))
+
+
+def split_words(text: str, language: str) -> list[str]:
+    """Normalized words, one for each word of the text (character in scripts without spaces), so that places
+    in it stay."""
+    units = spaced_characters(text) if has_no_spaces(language) else text
+    return [normalize(word, language).replace(" ", "-") or word for word in units.split()]
+
+
+def same_language(one: str, other: str) -> bool:
+    """Whether two tags are of one language, whatever its region or script."""
+    return one.split("-")[0] == other.split("-")[0]
+
+
+def _spans(utterance: Utterance) -> list[Mapping[str, Any]]:
+    spans = list(utterance.custom.get("spans") or [])
+    if not all(isinstance(span, Mapping) and span.get("language") for span in spans):
+        raise SprachbundError(f"{utterance.id}: a span without its language; prepare the corpus again")
+    return spans
+
+
+def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
+    """Embedded spans as the corpus has them."""
+    main = utterance.custom.get("main_language") or utterance.language
+    rows = [span for span in _spans(utterance) if span["language"] != main]
+    words = utterance.custom.get("foreign_words") or []
+    others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]
+    if words and len(others) == 1 and not any(row.get("text") for row in rows):
+        return [{"language": others[0], "text": said} for said in words]
+    return rows
+
+
+def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: list[str]) -> EmbeddedSpan:
+    said, language = str(row.get("text") or ""), str(row["language"])
+    given = (row.get("places") or {}).get(target)
+    place: tuple[int, int] | tuple[None, None] = (None, None)
+    if given is not None:
+        place = _checked(given, utterance, target, len(words))
+    elif same_language(language, target) or target == utterance.language:
+        place = _only_place(split_words(said, language), words)
+    return EmbeddedSpan(language=language, said=said, start=place[0], end=place[1])
+
+
+def _checked(place: Any, utterance: Utterance, target: str, num_words: int) -> tuple[int, int]:
+    try:
+        start, end = map(int, place)
+    except (TypeError, ValueError):
+        start, end = 0, 0
+    if not 0 <= start < end <= num_words:
+        raise SprachbundError(
+            f"{utterance.id}: a span's place {place} is not in its reference into {target} of "
+            f"{num_words} words; prepare the corpus again"
+        )
+    return start, end
+
+
+def _only_place(said: list[str], words: list[str]) -> tuple[int, int] | tuple[None, None]:
+    """Where a run of words stands, if it does so exactly once."""
+    size = len(said)
+    found = [i for i in range(len(words) - size + 1) if size and words[i : i + size] == said]
+    return (found[0], found[0] + size) if len(found) == 1 else (None, None)

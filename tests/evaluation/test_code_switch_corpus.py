@@ -1,0 +1,203 @@
+"""From a corpus with spans of languages, through its lines, to the printed scores; every error is planted."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from sprachbund.data.manifest import Manifest, ManifestWriter, Utterance
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import scoring
+from sprachbund.evaluation.embedded import embedded_spans, is_code_switched
+from sprachbund.evaluation.hypotheses import make_line
+from sprachbund.evaluation.lines import Evidence, Line, LineWriter, read_lines
+from sprachbund.evaluation.manifest import DataUsed, ModelUsed, read_manifest
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.present import as_text
+from sprachbund.evaluation.run import evaluate, rescore
+from sprachbund.evaluation.scoring import comet_lines, summarise
+from sprachbund.evaluation.tables import docs_table
+
+TIMES = [
+    {"start_s": 0.0, "end_s": 0.6, "language": "de"},
+    {"start_s": 0.6, "end_s": 0.8, "language": "en"},
+    {"start_s": 0.8, "end_s": 1.0, "language": "de"},
+]
+SAID = "wir gehen in den meeting room jetzt zusammen"
+RUSSIAN = "мы сейчас вместе идём в комнату для совещаний"
+
+
+def spans(**values):
+    return [TIMES[0], {**TIMES[1], **values}, TIMES[2]]
+
+
+def utterance(custom, said=SAID, **translations):
+    return Utterance(
+        id="u",
+        duration_s=1.0,
+        text=said,
+        language="de",
+        speaker="",
+        translations={"ru": RUSSIAN, "en": "we go to the meeting room together now", **translations},
+        custom=custom,
+    )
+
+
+def places(custom, target, **values):
+    return [(s.language, s.said, s.place) for s in embedded_spans(utterance(custom, **values), target)]
+
+
+def test_what_counts_as_code_switched():
+    assert is_code_switched(utterance({"spans": TIMES}))
+    assert is_code_switched(utterance({"code_switched": True}))
+    assert not is_code_switched(utterance({"spans": TIMES[:1]}))
+    assert not is_code_switched(utterance({}))
+    assert embedded_spans(utterance({"spans": TIMES[:1]}), "en") == ()
+
+
+def test_places_are_those_given_or_of_words_that_have_to_stand_there():
+    assert places({"spans": TIMES}, "en") == [("en", "", None)]
+    told = {"spans": spans(text="Meeting room", places={"ru": [5, 8]})}
+    assert places(told, "ru") == [("en", "Meeting room", (5, 8))]
+    assert places(told, "en") == [("en", "Meeting room", (4, 6))]
+    assert places(told, "de") == [("en", "Meeting room", (4, 6))]
+    assert places(told, "fr", fr="le meeting room") == [("en", "Meeting room", None)]
+
+
+def test_a_place_is_not_guessed():
+    told = {"spans": spans(text="room")}
+    assert places(told, "en", en="the room is a room") == [("en", "room", None)]
+    assert places(told, "en", en="in the hall") == [("en", "room", None)]
+
+
+def test_words_without_times_and_the_main_language():
+    words = {"code_switched": True, "languages": ["de", "en"], "foreign_words": ["meeting room"]}
+    assert places(words, "en") == [("en", "meeting room", (4, 6))]
+    main = {"spans": TIMES, "main_language": "en"}
+    assert [s.language for s in embedded_spans(utterance(main), "en")] == ["de", "de"]
+
+
+@pytest.mark.parametrize(
+    ("custom", "message"),
+    [
+        ({"spans": [*TIMES, {"start_s": 1.0}]}, "u: a span without its language"),
+        ({"spans": spans(places={"ru": [5, 9]})}, r"u: a span's place \[5, 9\] is not in its reference"),
+        ({"spans": spans(places={"ru": "here"})}, "u: a span's place here is not in its reference"),
+    ],
+)
+def test_broken_spans_are_refused(custom, message):
+    with pytest.raises(SprachbundError, match=message):
+        embedded_spans(utterance(custom), "ru")
+
+
+# into Russian: nothing wrong; left untranslated; dropped, and the last word before it wrong
+OUTPUTS = [
+    RUSSIAN,
+    "мы сейчас вместе идём в meeting room",
+    "мы сейчас вместе идём во",
+    "мы сейчас вместе идём",
+]
+
+
+@pytest.fixture
+def lines():
+    custom = {"spans": spans(text="meeting room", places={"ru": [5, 8]})}
+    mixed = [replace(utterance(custom), id=f"mixed-{n}") for n in range(3)]
+    bare = replace(utterance({"spans": TIMES}), id="bare")
+    mono = replace(utterance({}), id="mono")
+    written = [*zip(mixed, OUTPUTS[:3], strict=True), (bare, OUTPUTS[3]), (mono, RUSSIAN)]
+    return [make_line(u, "ru", text, Evidence(), "made") for u, text in written]
+
+
+@pytest.fixture
+def manifest(lines):
+    data = DataUsed(path="made", name="made", sha256="0", utterances=5, scored_utterances=5)
+    model = ModelUsed(path="made", name="made", sha256="0")
+    return summarise(lines, model, [data], EvaluationOptions())
+
+
+def test_planted_errors_are_found(manifest):
+    values = {
+        n.metric: n.value
+        for n in manifest.numbers
+        if n.group == "switching" and n.member == "code-switched" and n.guard and n.text == "normalized"
+    }
+    assert values["span recall"] == pytest.approx(100 * 3 / 9)
+    assert values["spans untranslated"] == pytest.approx(100 / 3)
+    assert values["spans dropped"] == pytest.approx(100 / 3)
+    # one switch, before word 5; near are the words 3 to 6, of which 0, 2 and 3 are wrong
+    assert (values["errors near a switch: judged"], values["errors elsewhere: judged"]) == (12, 12)
+    assert values["errors near a switch"] == pytest.approx(100 * 5 / 12)
+    assert values["errors elsewhere"] == pytest.approx(100 * 2 / 12)
+    names = ("span recall", "spans untranslated", "spans dropped", "errors near a switch", "errors elsewhere")
+    assert [values[f"{name}: left out"] for name in names] == [1, 1, 1, 1, 1]
+
+
+def test_quality_is_split(manifest, lines):
+    def chrf(found: list[Line]) -> float:
+        return sacrebleu.corpus_chrf([x.hypothesis for x in found], [[x.reference for x in found]]).score
+
+    for member, found in (("code-switched", lines[:4]), ("monolingual", lines[4:]), ("all", lines)):
+        number = manifest.number("chrF", member, group="switching")
+        assert number.value == pytest.approx(chrf(found))
+        assert number.num_lines == len(found)
+
+
+def test_comet_is_split(lines, monkeypatch):
+    values = [10.0, 20.0, 30.0, 40.0, 80.0]
+    monkeypatch.setattr(scoring, "comet_signature", lambda model: model)
+    monkeypatch.setattr(scoring, "comet_scores", lambda *texts, model: values)
+    found = {(s.group, s.member): (s.value, s.num_lines) for s in comet_lines(lines, "some/model")}
+    assert found["switching", "code-switched"] == (25, 4)
+    assert found["switching", "monolingual"] == (80, 1)
+    assert found["switching", "all"] == found["mean", "all"] == (36, 5)
+
+
+def test_they_are_printed_and_in_the_table(manifest):
+    text = as_text(manifest)
+    assert "code-switched speech" in text
+    row = next(line for line in text.splitlines() if line.startswith("spans dropped"))
+    assert row.split() == ["spans", "dropped", "33.33", "3", "1"]
+    table = docs_table("switching", [manifest])
+    assert "| span recall | 33.33 |  |  | 9 | 1 |" in table
+    assert "| chrF |" in table
+
+
+def test_other_speech_has_no_such_numbers(evaluated):
+    out, evaluation = evaluated
+    assert not [n for n in evaluation.manifest.numbers if n.group == "switching"]
+    assert "code-switched" not in as_text(evaluation.manifest)
+    first = json.loads((out / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "embedded" not in first
+
+
+def test_lines_keep_their_spans(lines, tmp_path):
+    with LineWriter(tmp_path / "lines.jsonl") as writer:
+        for line in lines:
+            writer.write(line)
+    assert list(read_lines(tmp_path / "lines.jsonl")) == lines
+
+
+def test_evaluate_scores_a_corpus_with_spans(model_directory, tiny_options, tmp_path):
+    with ManifestWriter(tmp_path / "corpus") as writer:
+        for number, custom in enumerate(({"spans": spans(text="meeting room")}, {})):
+            writer.add(
+                np.random.default_rng(number).normal(0, 0.1, 16_000).astype(np.float32),
+                text=SAID,
+                language="de",
+                speaker="s",
+                utterance_id=f"u{number}",
+                translations={"en": "we go to the meeting room together now"},
+                custom=custom,
+            )
+    assert len(Manifest(tmp_path / "corpus")) == 2
+    out = tmp_path / "out"
+    options = replace(tiny_options, no_speech_per_kind=0)
+    found = evaluate([tmp_path / "corpus"], model_directory, options, out=out).manifest
+    for task in ("translation", "transcription"):
+        wanted = {"group": "switching", "task": task, "guard": True}
+        assert found.number("span recall: judged", "code-switched", **wanted).value == 2
+        assert found.number("chrF", "monolingual", **wanted).num_lines == 1
+    assert rescore(out, read_manifest(out)).numbers == found.numbers
