@@ -76,7 +76,7 @@ def _row(where: str, line: str) -> dict[str, Any]:
         raise SprachbundError(f"{where}: not a line of JSON ({error}); copy the table again") from error
     if missing:
         raise SprachbundError(f"{where}: no {', '.join(missing)}; copy the table again")
-    return row  # type: ignore[no-any-return]
+    return row
 
 
 def _pair(language: str, where: str) -> tuple[str, str]:
