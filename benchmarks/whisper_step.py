@@ -120,15 +120,25 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
 
 def report(result: dict[str, object]) -> Table:
     """Medians, spreads and the ratio of the medians of each repeat's pair."""
-    times: dict[str, dict[str, list[float]]] = result["ms"]  # type: ignore[assignment]
     table = Table(title="ms, median (smallest to largest)")
-    for heading in ("", *SYSTEMS, "transformers / sprachbund"):
+    rows = table_rows(result)
+    for heading in rows[0]:
         table.add_column(heading)
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def table_rows(result: dict[str, object]) -> list[dict[str, str]]:
+    """One row for each measure: both systems and their ratio, taken repeat by repeat."""
+    times: dict[str, dict[str, list[float]]] = result["ms"]  # type: ignore[assignment]
+    rows = []
     for name in MEASURES:
         ours, theirs = (times[system][name] for system in SYSTEMS)
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-        table.add_row(name, spread(ours), spread(theirs), spread(ratios))
-    return table
+        cells = (name, spread(ours), spread(theirs), spread(ratios))
+        rows.append(dict(zip(("measure", *SYSTEMS, "transformers / sprachbund"), cells, strict=True)))
+    return rows
 
 
 def spread(values: list[float]) -> str:
@@ -152,6 +162,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with torch.inference_mode():
         result = measure(args)
+    result["rows"] = table_rows(result)
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     console = Console()
     console.print(report(result))

@@ -6,6 +6,7 @@ that name; paths are relative to the file. `python -m sprachbund.evaluation.tabl
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,32 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
 """Name in a document to table."""
 
 
+BENCHMARK = "benchmark"
+
+
+def benchmark_table(path: Path) -> str:
+    """The rows that a script of `benchmarks/` wrote, in Markdown. Raises SprachbundError for other files."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        header = list(rows[0])
+        cells = [[_cell(row[name]) for name in header] for row in rows]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SprachbundError(
+            f"{path} holds no rows of a benchmark ({error}); run the benchmark again"
+        ) from error
+    return Table(title=BENCHMARK, header=[name.replace("_", " ") for name in header], rows=cells).markdown()
+
+
+def _cell(value: object) -> str:
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 100
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
 def docs_table(name: str, manifests: Sequence[ResultManifest]) -> str:
     """A table in Markdown. Raises SprachbundError for a name that is none."""
     if name not in TABLES:
@@ -99,8 +126,12 @@ def fill(text: str, directory: Path) -> str:
     """
 
     def filled(match: re.Match[str]) -> str:
-        manifests = [read_manifest(directory / path) for path in match["paths"].split()]
-        return f"{match['open']}{docs_table(match['name'], manifests)}\n{match['close']}"
+        paths = [directory / path for path in match["paths"].split()]
+        if match["name"] == BENCHMARK:
+            table = "\n\n".join(benchmark_table(path) for path in paths)
+        else:
+            table = docs_table(match["name"], [read_manifest(path) for path in paths])
+        return f"{match['open']}{table}\n{match['close']}"
 
     blocks, openings = len(_BLOCK.findall(text)), _OPENING.findall(text)
     if blocks != len(openings):
