@@ -11,17 +11,20 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.asterisk.clips import Samples
 
 MIN_GAP_S, MAX_GAP_S = -0.03, 0.30
+# Some people leave half a second and more between digits.
+SLOW_SHARE, SLOW_GAP_S = 0.25, 0.9
 FADE_S = 0.008
 EDGE_S = 0.15
 _FADE = np.linspace(0.0, 1.0, int(FADE_S * SAMPLE_RATE), dtype=np.float32)
 
 
 def draw_gaps(count: int, rng: random.Random) -> list[float]:
-    """Seconds between clips, -0.03 (overlap) to 0.30; one pace per utterance, with jitter."""
+    """Seconds between clips, -0.03 (overlap) to 0.30, or 0.9 in a slow one; one pace per utterance, with jitter."""
+    longest = SLOW_GAP_S if rng.random() < SLOW_SHARE else MAX_GAP_S
     pace = rng.betavariate(1.2, 3.0)
-    span = MAX_GAP_S - MIN_GAP_S
+    span = longest - MIN_GAP_S
     gaps = (MIN_GAP_S + span * (pace + rng.gauss(0.0, 0.07)) for _ in range(count))
-    return [min(MAX_GAP_S, max(MIN_GAP_S, gap)) for gap in gaps]
+    return [min(longest, max(MIN_GAP_S, gap)) for gap in gaps]
 
 
 def join(clips: Sequence[Samples], rng: random.Random) -> Samples:
