@@ -16,7 +16,7 @@ from sprachbund.decoding.pairs import TRANSCRIBE
 from sprachbund.decoding.result import Translation
 from sprachbund.decoding.translate import LongForm, translate, translate_file
 from sprachbund.models.card import Card
-from sprachbund.models.directory import BUNDLED, bundled_directory
+from sprachbund.models.directory import BUNDLED, locate
 from sprachbund.models.directory import load as load_family
 from sprachbund.models.family import Family
 
@@ -155,7 +155,7 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False, real_length
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here.
     """
-    directory = _locate(path_or_id, offline=offline)
+    directory = locate(path_or_id, offline=offline)
     family = load_family(directory, offline=offline)
     if real_length and hasattr(family, "real_length"):
         family.real_length = True
@@ -168,11 +168,3 @@ def _card_from(family: Family, name: str) -> Card:
         source_languages=sorted({source for source, _ in family.pairs()}),
         target_languages=sorted({target for _, target in family.pairs()}),
     )
-
-
-def _locate(path_or_id: str | Path, *, offline: bool) -> Path:
-    if str(path_or_id) == BUNDLED:
-        return bundled_directory()
-    from sprachbund.models.whisper.hub import find
-
-    return find(path_or_id, offline=offline)

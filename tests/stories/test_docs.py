@@ -87,8 +87,7 @@ def here(material: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / source.name).symlink_to(source)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    for module in ("sprachbund.api", "sprachbund.models.directory"):
-        monkeypatch.setattr(f"{module}.bundled_directory", lambda: tiny_model)
+    monkeypatch.setattr("sprachbund.models.directory.bundled_directory", lambda: tiny_model)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

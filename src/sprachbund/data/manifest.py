@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
-
-SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True, kw_only=True)

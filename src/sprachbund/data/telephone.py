@@ -112,13 +112,13 @@ class _Sounds:
         sentences = [p for p in in_training if not is_clip(p.name) and p.duration_s <= MAX_DURATION_S]
         wording = {p.name: prompts.split_of_prompt(p.name) for p in sentences}
         known = [p for p in sentences if wording[p.name] == "train" and is_known_only_in_text(p)]
-        withheld = {(p.name, p.speaker) for p in known}
-        usable = [p for p in in_training if (p.name, p.speaker) not in withheld]
+        withheld_prompts = set(known)
+        usable = [p for p in in_training if p not in withheld_prompts]
         others = [p for p in prompts.prompts if p.held_out or p.speaker in options.leave_out]
         return cls(
             options=options,
             prompts=prompts,
-            train=[p for p in usable if p in set(sentences) and wording[p.name] == "train"],
+            train=[p for p in sentences if p not in withheld_prompts and wording[p.name] == "train"],
             known=known,
             unseen=[p for p in sentences if wording[p.name] == "test"],
             clips=load_clips(usable),
@@ -184,7 +184,7 @@ class _Adder:
         return self._add_spoken(utterance_id)
 
     def _add_composed(self, utterance_id: str, augmentation: Augmentation) -> None:
-        made = next(m for m in islice(self.composed, 1000) if self._wanted(m))
+        made = next(m for m in islice(self.composed, 1000) if self._fits(m))
         self.seen.add((made.speaker, made.text))
         self.writer.add(
             vary(made.samples, self.rng, augmentation, self.recent),
@@ -196,7 +196,7 @@ class _Adder:
             custom={"kind": f"composed/{made.kind}", "corpus": "telephone"},
         )
 
-    def _wanted(self, made: ComposedUtterance) -> bool:
+    def _fits(self, made: ComposedUtterance) -> bool:
         """Short enough, and in a held-out part nothing twice: few numbers are held out, and they come often."""
         new = self.part == "train" or (made.speaker, made.text) not in self.seen
         return new and len(made.samples) <= MAX_DURATION_S * 16_000

@@ -5,7 +5,8 @@ import wave
 from pathlib import Path
 from typing import Any
 
-from sprachbund.data.manifest import SAMPLE_RATE, Manifest, shard_numbers
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.data.manifest import Manifest, shard_numbers
 from sprachbund.errors import SprachbundError
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.directory import BUNDLED, bundled_directory, family_of
+from sprachbund.models.directory import family_of
 
 LIBRARIES = (
     "sprachbund",
@@ -31,15 +31,6 @@ def data_hash(directory: Path) -> str:
     if not files:
         raise SprachbundError(f"{directory} holds no cuts.*.jsonl, so it is not a corpus; check the path")
     return hash_files(files)
-
-
-def model_directory(path_or_id: str | Path, *, offline: bool = False) -> Path:
-    """The directory that `sprachbund.models.directory.load` reads for this name."""
-    if str(path_or_id) == BUNDLED:
-        return bundled_directory()
-    from sprachbund.models.whisper.hub import find
-
-    return find(path_or_id, offline=offline)
 
 
 def model_hash(directory: Path) -> str:

@@ -11,7 +11,7 @@ from sprachbund.evaluation import hashes
 from sprachbund.evaluation.manifest import ResultManifest, differences, read_manifest
 from sprachbund.evaluation.options import options_from
 from sprachbund.evaluation.run import Progress, evaluate
-from sprachbund.models.directory import BUNDLED
+from sprachbund.models.directory import BUNDLED, locate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def replay(
     options = options_from(old.configuration)
     directories = _find_data(old, data, path)
     place = model or _model_place(old, path)
-    found = hashes.model_hash(hashes.model_directory(place, offline=offline))
+    found = hashes.model_hash(locate(place, offline=offline))
     if found != old.model.sha256:
         raise SprachbundError(
             f"the model {place} has hash {found[:12]}, the manifest was measured with "

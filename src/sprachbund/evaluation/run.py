@@ -25,7 +25,7 @@ from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.scoring import summarise
 from sprachbund.evaluation.speed import Stopwatch, first_segment_s, race, race_rows
 from sprachbund.models.card import Card
-from sprachbund.models.directory import load
+from sprachbund.models.directory import load, locate
 from sprachbund.models.family import Family
 
 NO_SPEECH = "no-speech"
@@ -202,7 +202,7 @@ class _Nowhere:
 
 
 def _model_used(model: str | Path, offline: bool) -> ModelUsed:
-    directory = hashes.model_directory(model, offline=offline)
+    directory = locate(model, offline=offline)
     card = Card.read(directory)
     return ModelUsed(
         path=str(model), name=card.name if card else directory.name, sha256=hashes.model_hash(directory)

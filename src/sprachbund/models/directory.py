@@ -40,14 +40,17 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here.
     """
-    if str(path_or_id) == BUNDLED:
-        directory = bundled_directory()
-    else:
-        from sprachbund.models.whisper.hub import find
+    directory = locate(path_or_id, offline=offline)
+    return FAMILIES[family_of(directory)](directory)
 
-        directory = find(path_or_id, offline=offline)
-    family = family_of(directory)
-    return FAMILIES[family](directory)
+
+def locate(path_or_id: str | Path, *, offline: bool = False) -> Path:
+    """The directory that a name stands for, downloaded first if need be. Arguments and errors as for `load`."""
+    if str(path_or_id) == BUNDLED:
+        return bundled_directory()
+    from sprachbund.models.whisper.hub import find
+
+    return find(path_or_id, offline=offline)
 
 
 def family_of(directory: Path) -> str:

@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, which makes training on CPUs more than twice as fast.
+"""Keeps freed memory in the process, so that training on CPUs spends its time computing.
 
 glibc gives large blocks back to the system as soon as they are freed, and a training step frees and asks for
 hundreds of them; the kernel then spends as much time clearing pages as we spend computing.
