@@ -65,7 +65,7 @@ EDITIONS = {
             name="bundled",
             seed=2,
             languages=("en", "es", "fr", "it", "de", "ru"),
-            train_utterances=65_000,
+            train_utterances=80_000,
             exact=False,
         ),
         Edition(

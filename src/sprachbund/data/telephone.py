@@ -55,9 +55,9 @@ class Telephone:
 
     seed: int = 4
     languages: tuple[str, ...] = ("en", "es", "fr", "it", "de", "ru")
-    train_utterances: int = 40_000
+    train_utterances: int = 70_000
     heldout_utterances: int = 1000
-    shares: tuple[float, float, float] = (0.3, 0.45, 0.25)
+    shares: tuple[float, float, float] = (0.28, 0.4, 0.32)
     augmentation: Augmentation = field(default=TRAIN)
     leave_out: tuple[str, ...] = ()
 
