@@ -75,7 +75,8 @@ CLEAN = Augmentation()
 
 TRAIN = Augmentation(
     clean_probability=0.35,
-    voice_probability=0.3,
+    voice_probability=0.4,
+    tempo=(0.5, 1.4),
     silence_probability=0.4,
     room_probability=0.4,
     noise_probability=0.5,
