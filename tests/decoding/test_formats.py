@@ -177,7 +177,7 @@ try:
             writer.write(segment)
         writer.finish(whole)
 except SprachbundError as error:
-    sys.exit("told: " + str(error))
+    sys.exit("; ".join(["told: " + str(error), *getattr(error, "__notes__", [])]))
 """
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sprachbund.cli.console import DELAY_S, Bar, UsageError, as_usage, duration, error_line, say, trace
+from sprachbund.cli.console import DELAY_S, Bar, UsageError, as_usage, error_line, say, trace
 from sprachbund.cli.outputs import JsonOutput, Output, PrintOutput, WrittenFiles
 from sprachbund.cli.result_table import ResultTable, TableOutput
 from sprachbund.errors import SprachbundError
@@ -237,7 +237,7 @@ def _follow(
                     output.segment(target, segment)
                 bar.update(segment.end_s, work.duration_s)
     except KeyboardInterrupt as interruption:
-        interruption.add_note(f"{file} was done up to {duration(work.finished_s)} s")
+        interruption.add_note(f"{file} was done up to {work.finished_s:.1f} s")
         raise
 
 

@@ -17,7 +17,7 @@ from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation, augment
 from sprachbund.audio.noise import NO_SPEECH_KINDS, no_speech
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.data.phrasebook import Meaning, draw, render, split_of
+from sprachbund.data.phrasebook import Meaning, draw, draw_kind, render, split_of
 from sprachbund.data.synthesis import draw_voice, speak
 from sprachbund.errors import SprachbundError
 
@@ -40,6 +40,7 @@ class Edition:
         augmentation: of the training part; dev and test stay clean.
         no_speech_share: share of the training part without speech, and with empty texts.
         exact: render the same samples on every machine, at half the speed; otherwise only nearly the same.
+        kinds: of the meanings, equally often (see `phrasebook.draw.KINDS`); all by their weights if empty.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Edition:
     augmentation: Augmentation = TRAIN
     no_speech_share: float = 0.02
     exact: bool = True
+    kinds: tuple[str, ...] = ()
 
 
 EDITIONS = {
@@ -115,10 +117,10 @@ def make_edition(
         ManifestWriter(directory / part).close(info)
 
 
-def draw_meaning(part: Part, rng: random.Random) -> Meaning:
-    """A meaning that belongs to a part."""
+def draw_meaning(part: Part, rng: random.Random, kinds: Sequence[str] = ()) -> Meaning:
+    """A meaning that belongs to a part, of any kind or of one of `kinds`."""
     while True:
-        meaning = draw(rng)
+        meaning = draw_kind(rng.choice(kinds), rng) if kinds else draw(rng)
         if split_of(meaning) == part:
             return meaning
 
@@ -149,7 +151,7 @@ def _add_sentence(
     writer: ManifestWriter,
 ) -> None:
     while True:
-        meaning = draw_meaning(part, rng)
+        meaning = draw_meaning(part, rng, edition.kinds)
         texts = {tag: render(meaning, tag, rng if tag == language else None) for tag in edition.languages}
         voice = draw_voice(language, rng, part)
         samples = speak(texts[language], voice, exact=edition.exact)

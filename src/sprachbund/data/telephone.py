@@ -51,6 +51,7 @@ class Telephone:
         shares: of recorded prompts, composed utterances and synthesised prompts in `train`.
         augmentation: of `train`.
         leave_out: speakers kept out of `train` besides those that always are.
+        kinds: of the composed utterances of `train`; any, and joined prompts, if empty.
     """
 
     seed: int = 4
@@ -60,6 +61,7 @@ class Telephone:
     shares: tuple[float, float, float] = (0.28, 0.4, 0.32)
     augmentation: Augmentation = field(default=TRAIN)
     leave_out: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 def make_telephone(
@@ -156,13 +158,13 @@ class _Adder:
         self.recent: list[np.ndarray] = []
         clips = sounds.unheard_clips if part == "unheard" else sounds.clips
         # Sentences of whole prompts count as known wording, so held-out parts hold composed meanings only.
-        training = part == "train"
+        kinds = sounds.options.kinds if part == "train" else HELD_OUT_KINDS
         self.composed = composed_utterances(
             clips,
             rng,
             part if part in ("train", "dev") else "test",
-            prompts=sounds.prompts if training else None,
-            kinds=None if training else HELD_OUT_KINDS,
+            prompts=None if kinds else sounds.prompts,
+            kinds=kinds or None,
         )
         self.names = sorted(sounds.texts)
         self.seen: set[tuple[str, str]] = set()

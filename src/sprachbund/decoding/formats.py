@@ -168,7 +168,7 @@ class SegmentWriter:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         self._layout = _LAYOUTS[check_format(format_name)]()
-        self._num_segments, self._size = 0, 0
+        self._size = 0
         if self.path.is_dir():
             raise SprachbundError(f"{self.path} is a directory; name a file to write")
         try:
@@ -178,6 +178,7 @@ class SegmentWriter:
                 f"{self.partial} cannot be written ({error.strerror}); choose another folder"
             ) from error
         self._put(self._layout.head())
+        self._head_size = self._size
 
     def write(self, segment: Segment) -> None:
         """Add a segment; it is on disk when this returns (subtitles hold back one cue).
@@ -185,7 +186,6 @@ class SegmentWriter:
         Dropped segments are left out, except by json and jsonl, which write them with their reason.
         """
         self._put(self._layout.segment(segment))
-        self._num_segments += 1
 
     def finish(self, translation: Translation) -> Path:
         """Complete the file and give it its name.
@@ -203,13 +203,12 @@ class SegmentWriter:
         return self.path
 
     def keep(self) -> Path | None:
-        """Stop here: close the partial file and give its name; None, and no file, when no segment was
-        finished."""
+        """Stop here: close the partial file and give its name; None, and no file, when it holds no segment."""
         if not self._file.closed:
             with suppress(SprachbundError):  # a full disk: what stands in the file is whole all the same
                 self._put(self._layout.tail())
             self._file.close()
-        if self._num_segments:
+        if self._size > self._head_size:
             return self.partial
         self.partial.unlink(missing_ok=True)
         return None
@@ -259,10 +258,7 @@ class SegmentWriter:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> SprachbundError:
-        return SprachbundError(
-            f"{self.path} could not be written ({error.strerror}); free some space; "
-            f"finished segments are kept in {self.partial}"
-        )
+        return SprachbundError(f"{self.path} could not be written ({error.strerror}); free some space")
 
 
 def write_all(translation: Translation, path: str | os.PathLike[str], format_name: str) -> Path:
