@@ -1,7 +1,9 @@
 """From a corpus with spans of languages, through its lines, to the printed scores; every error is planted."""
 
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from sprachbund.evaluation.lines import Evidence, Line, LineWriter, read_lines
 from sprachbund.evaluation.manifest import DataUsed, ModelUsed, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.present import as_text
+from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, rescore
-from sprachbund.evaluation.scoring import comet_lines, summarise
+from sprachbund.evaluation.scoring import CometTally, summarise
 from sprachbund.evaluation.tables import docs_table
 
 TIMES = [
@@ -147,9 +150,12 @@ def test_quality_is_split(manifest, lines):
 
 def test_comet_is_split(lines, monkeypatch):
     values = [10.0, 20.0, 30.0, 40.0, 80.0]
-    monkeypatch.setattr(scoring, "comet_signature", lambda model: model)
-    monkeypatch.setattr(scoring, "comet_scores", lambda *texts, model: values)
-    found = {(s.group, s.member): (s.value, s.num_lines) for s in comet_lines(lines, "some/model")}
+    comet = SimpleNamespace(signature="made", scores=lambda *texts: [values.pop(0) for _ in texts[0]])
+    monkeypatch.setattr(scoring, "Comet", lambda model: comet)
+    tally = CometTally("some/model")
+    for some in (lines[:2], lines[2:]):
+        tally.add(some)
+    found = {(s.group, s.member): (s.value, s.num_lines) for s in tally.scores()}
     assert found["switching", "code-switched"] == (25, 4)
     assert found["switching", "monolingual"] == (80, 1)
     assert found["switching", "all"] == found["mean", "all"] == (36, 5)
@@ -163,6 +169,25 @@ def test_they_are_printed_and_in_the_table(manifest):
     table = docs_table("switching", [manifest])
     assert "| span recall | 33.33 |  |  | 9 | 1 |" in table
     assert "| chrF |" in table
+
+
+def test_the_report_shows_them_by_direction(lines, manifest, tmp_path):
+    others = [replace(x, source="fr") for x in lines]
+    both = summarise([*lines, *others], manifest.model, manifest.data, EvaluationOptions())
+    write_report([*lines, *others], both, tmp_path / "r.html", data=[], num_examples=0)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<h2>Code-switched speech</h2>" in page
+    row = re.search(r"<tr><td>fr-ru</td>(.*?)</tr>", page)
+    assert re.findall(r"<td>(.*?)</td>", row[1]) == [
+        "4",
+        "33.3 of 9",
+        "41.7 of 12",
+        "16.7 of 12",
+        "33.3 of 3",
+        "33.3 of 3",
+    ]
+    write_report(lines, manifest, tmp_path / "one.html", data=[], num_examples=0)
+    assert "By direction" not in (tmp_path / "one.html").read_text(encoding="utf-8")
 
 
 def test_other_speech_has_no_such_numbers(evaluated):

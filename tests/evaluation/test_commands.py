@@ -108,6 +108,24 @@ def test_score(tmp_path, capsys):
         run(score, tmp_path / "hyp", tmp_path / "ref", "--ids", tmp_path / "ids")
 
 
+def test_bad_arguments_are_told(results, tmp_path):
+    (tmp_path / "hyp").write_text("ja\n", encoding="utf-8")
+    with pytest.raises(SprachbundError, match="'klingonish' is not a language tag"):
+        run(score, tmp_path / "hyp", tmp_path / "hyp", "--language", "klingonish")
+    with pytest.raises(SprachbundError, match="nowhere does not exist; name a folder"):
+        run(compare, f"a={results}", f"b={tmp_path / 'nowhere'}")
+    with pytest.raises(SprachbundError, match=r"nowhere holds no cuts"):
+        run(report, results, "--out", tmp_path / "page.html", "--data", tmp_path / "nowhere")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_report_needs_no_folder_of_results(corpus, model_directory, tmp_path):
+    page = tmp_path / "page.html"
+    options = ["--model", model_directory, "--to", "de", "--limit", 2, "--no-speech", 0, "--threads", 1]
+    assert run(evaluate, corpus, *options, "--report", page) == 0
+    assert "<article>" in page.read_text(encoding="utf-8")
+
+
 def test_report(results, tmp_path, capsys):
     assert run(report, results, "--out", tmp_path / "page.html", "--examples", 2) == 0
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<audio") == 4

@@ -88,7 +88,7 @@ def test_systems_are_read_from_files_behind_the_guard(good, tmp_path):
                 writer.write(line)
     found = read_system(f"ours={tmp_path / 'one'},{tmp_path / 'two'}")
     assert (found.name, len(found.runs)) == ("ours", 2)
-    assert found.runs[0][0].hypothesis == ""
+    assert next(iter(found.runs[0])).hypothesis == ""
     assert read_system(str(tmp_path / "one")).name == "one"
 
 
@@ -96,4 +96,4 @@ def test_text_files_need_references(tmp_path):
     (tmp_path / "a.txt").write_text("x\ny\n")
     with pytest.raises(SprachbundError, match="name the references"):
         read_system(str(tmp_path / "a.txt"))
-    assert len(read_system(str(tmp_path / "a.txt"), tmp_path / "a.txt").runs[0]) == 2
+    assert len(list(read_system(str(tmp_path / "a.txt"), tmp_path / "a.txt").runs[0])) == 2

@@ -19,6 +19,17 @@ def change(path, number, make):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def said(**values):
+    """Puts values into the supervision of a line."""
+
+    def changed(line):
+        cut = json.loads(line)
+        cut["supervisions"][0] |= {"language": "en", **values}
+        return json.dumps(cut, ensure_ascii=False)
+
+    return changed
+
+
 def test_a_whole_corpus_opens(corpus):
     assert len(open_corpus(corpus)) == 13
 
@@ -33,6 +44,11 @@ def test_a_whole_corpus_opens(corpus):
             lambda line: json.dumps({**json.loads(line), "id": "u003"}),
             r"2: id 'u003' stands at cuts\.00000\.jsonl:4",
         ),
+        (lambda line: "\ufeff" + line, "2: not an utterance .it begins with a byte order mark"),
+        (said(language="klingonish"), "2: not an utterance .'klingonish' is no language tag"),
+        (said(custom={"translations": {"de": "ja", "ru": " "}}), "2: .*its reference into ru is empty"),
+        (said(custom={"translations": {"deutschland": "ja"}}), "2: .*'deutschland' is no language tag"),
+        (said(custom={"translations": ["ja"]}), "2: .*translations are not language to text"),
         (lambda line: json.dumps({**json.loads(line), "start": 1e4}), r"audio\.00001\.wav: holds"),
     ],
 )

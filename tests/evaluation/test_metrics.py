@@ -71,7 +71,9 @@ def test_as_the_jiwer_command(files, tmp_path):
     (tmp_path / "hyp").write_text("\n".join(hypotheses), encoding="utf-8")
     for scorer, flags in ((ErrorRate("word"), []), (ErrorRate("character"), ["-c"])):
         printed = command(BIN / "jiwer", "-r", tmp_path / "ref", "-h", tmp_path / "hyp", *flags)
-        assert corpus_score(scorer, hypotheses, references) / 100 == pytest.approx(float(printed), abs=1e-15)
+        errors, units = scorer.statistics(hypotheses, references).sum(0)
+        assert repr(float(errors / units)) == printed.strip()
+        assert corpus_score(scorer, hypotheses, references) == pytest.approx(100 * float(printed), abs=1e-12)
 
 
 def test_error_rates_count_empty_hypotheses_as_jiwer_does(files):

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 
 from sprachbund.data.manifest import Manifest
+from sprachbund.evaluation.examples import marked
 from sprachbund.evaluation.figures import bins_by
 from sprachbund.evaluation.metrics import metric
-from sprachbund.evaluation.report import marked, write_report
+from sprachbund.evaluation.report import write_report
 from tests.evaluation.made import line
 
 VOID = {"meta", "br", "path", "use", "image", "rect", "stop"}
@@ -40,7 +41,7 @@ class Checker(HTMLParser):
 @pytest.fixture(scope="module")
 def page(evaluated, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(evaluated[1].lines, evaluated[1].manifest, path, num_examples=5)
+    write_report(evaluated[1].lines(), evaluated[1].manifest, path, num_examples=5)
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
@@ -83,8 +84,7 @@ def test_words_that_do_not_agree_are_marked():
 
 def test_bins_pool_their_own_lines():
     counts = np.array([[1, 1], [0, 1], [1, 1], [1, 1]], float)
-    lines = [line("", "x", id=str(n)) for n in range(4)]
-    bins = bins_by(lines, counts, metric("exact"), [0.5, 0.7, 3.0, 99.0], (0.0, 1.0, 4.0, float("inf")))
+    bins = bins_by(counts, metric("exact"), [0.5, 0.7, 3.0, 99.0], (0.0, 1.0, 4.0, float("inf")))
     assert [(b.label, b.num_lines, b.score) for b in bins] == [
         ("0–1", 2, 50),
         ("1–4", 1, 100),

@@ -30,7 +30,7 @@ def test_the_watch_counts_the_work_and_not_the_reader():
 
 
 def test_a_race_takes_turns_and_gives_ratios():
-    pauses, order = {"slow": 0.02, "fast": 0.005}, []
+    pauses, order = {"slow": 0.2, "fast": 0.02}, []
 
     def work(name):
         order.append(name)

@@ -12,6 +12,7 @@ from sprachbund.evaluation.textfiles import read_ids, read_parallel, read_texts
         (b"\xff\xfea\x00", ":1: begins with a UTF-16 byte order mark"),
         (b"a\nb\nc\r\nd\n", r":3: mixed line ends \(1 CR LF, 3 LF\)"),
         (b"a\r\nb\nc\r\n", r":2: mixed line ends \(2 CR LF, 1 LF\)"),
+        (b"a\rb\r", r":1: its lines end in CR alone"),
         (b"a\nb\rc\n", r":2: mixed line ends \(2 LF, 1 CR\)"),
         (b"a\n\xe4\n", ":2: not UTF-8 at byte 1"),
         ("a\nb\u2028c\n".encode(), r":2: holds U\+2028"),

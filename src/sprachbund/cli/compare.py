@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sprachbund.cli import scoring_options as given
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 
 _TESTS = {
@@ -32,25 +33,29 @@ def compare(
     reference: Annotated[
         Path | None, typer.Option("--reference", metavar="FILE", help="References of text files.")
     ] = None,
-    metrics: Annotated[
-        list[str] | None, typer.Option("--metrics", metavar="NAME,…", help="chrF, BLEU, TER, WER …")
-    ] = None,
+    metrics: given.Metrics = None,
     test: Annotated[str, typer.Option("--test", help="bootstrap or randomization.")] = "bootstrap",
     draws: Annotated[int | None, typer.Option("--draws", metavar="N", min=10)] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 12345,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: given.Json = False,
 ) -> None:
     """Compare systems with intervals and significance; the first is the baseline."""
     from sprachbund.evaluation import compare as comparing
 
     if test not in _TESTS:
         raise UsageError(f"no test {test!r}; there are bootstrap and randomization")
-    with as_usage():
+    chosen: Any = _TESTS[test]
+    names = listed(metrics) or ("chrF", "BLEU")
+    with as_usage(), Bar("comparing") as bar:
         read = [comparing.read_system(spec, reference) for spec in systems]
-    with Bar("comparing"):
-        chosen: Any = _TESTS[test]
-        names = listed(metrics) or ("chrF", "BLEU")
-        found = comparing.compare(read, names, test=chosen, draws=draws, seed=seed)
+        found = comparing.compare(
+            read,
+            names,
+            test=chosen,
+            draws=draws,
+            seed=seed,
+            progress=lambda what, done: bar.update(done, label=what),
+        )
     if as_json:
         print_json(_plain(found))
         return

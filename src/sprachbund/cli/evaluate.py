@@ -1,11 +1,57 @@
 """`sprachbund evaluate DATA…`: how good a model is on corpora, and how it fails."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sprachbund.cli import scoring_options as given
 from sprachbund.cli.console import Bar, as_usage, listed, print_json, table
+
+if TYPE_CHECKING:
+    from sprachbund.evaluation.manifest import ResultManifest
+    from sprachbund.evaluation.run import Evaluation
+
+_Row = dict[str, str | float]
+_Data = Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")]
+_To = Annotated[
+    list[str] | None,
+    typer.Option("--to", metavar="LANG,…", help="Languages wanted; all that have references if not given."),
+]
+_Limit = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="Most utterances of a corpus, spread over it."),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder for hypotheses, texts by pair and scores.json."),
+]
+_Report = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE.html", help="Write a report to look at.")
+]
+_Beam = Annotated[int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept; 1 is greedy.")]
+_BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, help="Utterances at a time; changes no score.")
+]
+_NoGuard = Annotated[
+    bool, typer.Option("--no-guard", help="Score all that the model writes, not what the guard lets pass.")
+]
+_NoSpeech = Annotated[
+    int, typer.Option("--no-speech", metavar="N", min=0, help="Sounds of each kind in the no-speech set.")
+]
+_Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the no-speech set.")]
+_Comet = Annotated[
+    str | None,
+    typer.Option("--comet", metavar="MODEL", help="Score with COMET too: its model's directory, or a name."),
+]
+_Against = Annotated[
+    str | None, typer.Option("--speed-against", metavar="MODEL", help="Time both models side by side.")
+]
+_Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -14,51 +60,22 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")],
-    model: Annotated[
-        str,
-        typer.Option("--model", metavar="MODEL", help="bundled, a model directory, or a Hugging Face id."),
-    ] = "bundled",
-    to: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--to", metavar="LANG,…", help="Languages wanted; all that have references if not given."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, help="Most utterances of a corpus, spread over it."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder for hypotheses, texts by pair and scores.json."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a report to look at.")
-    ] = None,
-    beam: Annotated[int, typer.Option("--beam", metavar="N", help="Hypotheses kept; 1 is greedy.")] = 1,
-    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1)] = 16,
-    no_guard: Annotated[
-        bool,
-        typer.Option("--no-guard", help="Score all that the model writes, not what the guard lets pass."),
-    ] = False,
-    no_speech: Annotated[
-        int, typer.Option("--no-speech", metavar="N", min=0, help="Sounds of each kind in the no-speech set.")
-    ] = 12,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the no-speech set.")] = 2024,
-    comet: Annotated[
-        str | None, typer.Option("--comet", metavar="MODEL", help="Score with COMET too, if it is installed.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option("--speed-against", metavar="MODEL", help="Time both models side by side.")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result manifest, a JSON object.")
-    ] = False,
+    data: _Data,
+    model: given.Model = "bundled",
+    to: _To = None,
+    limit: _Limit = None,
+    out: _Out = None,
+    report: _Report = None,
+    beam: _Beam = 1,
+    batch_size: _BatchSize = 16,
+    no_guard: _NoGuard = False,
+    no_speech: _NoSpeech = 12,
+    seed: _Seed = 2024,
+    comet: _Comet = None,
+    against: _Against = None,
+    offline: given.Offline = False,
+    threads: _Threads = None,
+    as_json: given.Json = False,
 ) -> None:
     """Measure how good a model is on corpora, and how it fails."""
     with as_usage():
@@ -67,8 +84,7 @@ def evaluate(
 
             from sprachbund.decoding.options import DecodingOptions, GuardOptions
             from sprachbund.evaluation import options as opts
-            from sprachbund.evaluation import present, run
-            from sprachbund.evaluation.report import write_report
+            from sprachbund.evaluation import run
         options = opts.EvaluationOptions(
             targets=tuple(listed(to)) or None,
             limit=limit,
@@ -80,27 +96,42 @@ def evaluate(
         )
     if threads is not None:
         torch.set_num_threads(threads)
-    with Bar("evaluating") as bar:
+    with ExitStack() as stack, Bar("evaluating") as bar:
+        folder = out
+        if report is not None and out is None:  # the report reads the hypotheses from a file
+            folder = Path(stack.enter_context(TemporaryDirectory()))
         result = run.evaluate(
             data,
             model,
             options,
-            out=out,
+            out=folder,
             offline=offline,
             progress=lambda what, done, total: bar.update(done, total, what),
         )
-    if report is not None:
-        write_report(result.lines, result.manifest, report)
-    rows = []
+        _write_report(result, report)
+    rows: list[_Row] = []
     if against is not None:
         with Bar("timing both models"):
             rows = run.race_models(data[0], [against, model], options, offline=offline)
+    _print(result.manifest, rows, out, as_json=as_json)
+
+
+def _write_report(result: "Evaluation", path: Path | None) -> None:
+    from sprachbund.evaluation.report import write_report
+
+    if path is not None:
+        write_report(result.lines(), result.manifest, path)
+
+
+def _print(manifest: "ResultManifest", race: list[_Row], out: Path | None, *, as_json: bool) -> None:
+    from sprachbund.evaluation import present
+
     if as_json:
-        plain = result.manifest.model_dump(mode="json")
-        print_json({**plain, "race": rows} if rows else plain)
+        plain = manifest.model_dump(mode="json")
+        print_json({**plain, "race": race} if race else plain)
         return
-    typer.echo(present.as_text(result.manifest))
-    if rows:
-        typer.echo("\n" + table([[str(v) for v in row.values()] for row in rows], list(rows[0])))
+    typer.echo(present.as_text(manifest))
+    if race:
+        typer.echo("\n" + table([[str(v) for v in row.values()] for row in race], list(race[0])))
     if out is not None:
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sprachbund.cli import scoring_options as given
 from sprachbund.cli.console import Bar, print_json
 
 
@@ -17,15 +18,12 @@ def replay(
     manifest: Annotated[
         Path, typer.Argument(metavar="MANIFEST", help="scores.json, or the folder it is in.")
     ],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", metavar="DIR", help="Where a corpus is now; may be repeated."),
-    ] = None,
+    data: given.Data = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="Where the model is now.")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    offline: given.Offline = False,
+    as_json: given.Json = False,
 ) -> None:
     """Measure a result manifest again, and say whether it came out the same; exit code 1 when not."""
     with Bar("starting") as bar:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sprachbund.cli import scoring_options as given
 from sprachbund.cli.console import Bar, say
 
 
@@ -16,10 +17,7 @@ def register(app: typer.Typer) -> None:
 def report(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `evaluate --out` wrote.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", metavar="DIR", help="Where a corpus is now, for its sound; may be repeated."),
-    ] = None,
+    data: given.Data = None,
     examples: Annotated[
         int, typer.Option("--examples", metavar="N", min=0, help="Worst and random examples each.")
     ] = 12,
@@ -31,6 +29,6 @@ def report(
         from sprachbund.evaluation.report import write_report
 
         manifest = read_manifest(results)
-        lines = list(read_lines(results / HYPOTHESES_FILE))
+        lines = read_lines(results / HYPOTHESES_FILE)
         write_report(lines, manifest, out, data=data or None, num_examples=examples)
     say(f"the report is in {out}")

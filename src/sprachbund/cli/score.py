@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sprachbund.cli import scoring_options as given
 from sprachbund.cli.console import UsageError, as_usage, listed, print_json, table
 
 
@@ -19,21 +20,21 @@ def score(
     language: Annotated[
         str, typer.Option("--language", metavar="LANG", help="Of the texts: decides BLEU's words and case.")
     ] = "",
-    metrics: Annotated[
-        list[str] | None, typer.Option("--metrics", metavar="NAME,…", help="All that fit if not given.")
-    ] = None,
+    metrics: given.Metrics = None,
     ids: Annotated[
         Path | None, typer.Option("--ids", metavar="FILE", help="Ids of the lines; none may occur twice.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: given.Json = False,
 ) -> None:
     """Score a file of texts against a file of references: raw, and normalized."""
+    from sprachbund.data.own import check_tag
     from sprachbund.evaluation.metrics import METRICS, corpus_score, metric
     from sprachbund.evaluation.textfiles import read_ids, read_parallel
     from sprachbund.text.normalize import normalize
 
     chosen = listed(metrics) or [name for name in METRICS if name != "COMET"]
     with as_usage():
+        language = check_tag(language, "--language") if language else ""
         scorers = [metric(name, language) for name in chosen]
         texts = read_parallel(hypotheses, references)
         if ids is not None:

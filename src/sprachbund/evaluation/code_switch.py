@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sprachbund.evaluation.embedded import EmbeddedSpan, same_language, split_words
+from sprachbund.data.corpora.spans import split_words
+from sprachbund.evaluation.embedded import EmbeddedSpan, same_language
 from sprachbund.evaluation.failures import Rate, in_wrong_language
 from sprachbund.evaluation.identifier import identifier_for
 from sprachbund.evaluation.lines import Line
@@ -29,6 +30,7 @@ from sprachbund.evaluation.quality import (
     TRANSCRIPTION,
     TRANSLATION,
     Score,
+    pair_name,
     switching,
 )
 from sprachbund.text.normalize import has_no_spaces
@@ -70,44 +72,98 @@ MEASURES = {
 """Rate to the name of its number."""
 
 
-def switch_scores(lines: Iterable[Line]) -> SwitchScores:
-    """Scores over code-switched lines; words are compared normalized."""
-    failed, judged, left_out = Counter[str](), Counter[str](), Counter[str]()
-    for line in lines:
+class SwitchCounts:
+    """Adds up what becomes of code-switched lines as they come; words are compared normalized."""
+
+    def __init__(self) -> None:
+        self._failed, self._judged, self._left_out = Counter[str](), Counter[str](), Counter[str]()
+        self.num_lines = 0
+
+    def add(self, line: Line) -> None:
+        """Add one code-switched line."""
+        self.num_lines += 1
         reference, hypothesis = (split_words(t, line.target) for t in (line.reference, line.hypothesis))
         for span in line.embedded:
             for name, rate in _follow(line, span, reference, hypothesis).items():
-                failed[name] += rate.failed
-                judged[name] += rate.judged
-                left_out[name] += not rate.judged
+                self._count(name, rate, left_out=not rate.judged)
+        unknown = _switches(line.embedded, len(reference)) is None
         for name, rate in _around(line.embedded, reference, hypothesis).items():
-            failed[name] += rate.failed
-            judged[name] += rate.judged
-            left_out[name] += _switches(line.embedded, len(reference)) is None
-    rates = {name: Rate(failed=failed[name], judged=judged[name]) for name in MEASURES}
-    return SwitchScores(**rates, left_out={name: left_out[name] for name in MEASURES})
+            self._count(name, rate, left_out=unknown)
+
+    def scores(self) -> SwitchScores:
+        """Of the lines so far."""
+        rates = {name: Rate(failed=self._failed[name], judged=self._judged[name]) for name in MEASURES}
+        return SwitchScores(**rates, left_out={name: self._left_out[name] for name in MEASURES})
+
+    def _count(self, name: str, rate: Rate, *, left_out: bool) -> None:
+        self._failed[name] += rate.failed
+        self._judged[name] += rate.judged
+        self._left_out[name] += left_out
+
+
+def switch_scores(lines: Iterable[Line]) -> SwitchScores:
+    """Scores over code-switched lines."""
+    counts = SwitchCounts()
+    for line in lines:
+        counts.add(line)
+    return counts.scores()
+
+
+class SwitchTally:
+    """All of these scores as numbers of the grouping "switching", added up as lines come. Each
+    task is scored as a whole, as the member "code-switched", and by pair where there are several.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], SwitchCounts] = {}
+        self._wrong: Counter[tuple[str, bool | None]] = Counter()
+
+    def add(self, line: Line, wrong_language: bool | None) -> None:
+        """Add a line of speech, and whether failures judge its output to be in the wrong language."""
+        task = TRANSCRIPTION if line.source == line.target else TRANSLATION
+        if task == TRANSLATION:
+            self._wrong[switching(line), wrong_language] += 1
+        if line.switched:
+            for member in (CODE_SWITCHED, pair_name(line.pair)):
+                self._counts.setdefault((task, member), SwitchCounts()).add(line)
+
+    def scores(self) -> list[Score]:
+        """Of each task and then of each pair; empty when no line was code-switched."""
+        scores = []
+        pairs = sorted({member for _, member in self._counts} - {CODE_SWITCHED})
+        for member in [CODE_SWITCHED, *(pairs if len(pairs) > 1 else [])]:
+            for task in (TRANSLATION, TRANSCRIPTION):
+                if counts := self._counts.get((task, member)):
+                    scores += _rates(counts, member, task)
+                    scores += self._confusion() if (task, member) == (TRANSLATION, CODE_SWITCHED) else []
+        return scores
+
+    def _confusion(self) -> list[Score]:
+        """How often the output is in another language than the one asked for."""
+        scores = []
+        for member in (CODE_SWITCHED, MONOLINGUAL):
+            failed, passed, left_out = (self._wrong[member, found] for found in (True, False, None))
+            if num_lines := failed + passed + left_out:
+                rate = Rate(failed=failed, judged=failed + passed)
+                scores += _numbers(WRONG_LANGUAGE, rate, left_out, member, TRANSLATION, num_lines)
+        return scores
 
 
 def switching_scores(lines: Sequence[Line]) -> list[Score]:
-    """All of these scores as numbers of the grouping "switching", with what they judge and leave out.
+    """The scores of `SwitchTally` over lines, sounds without speech aside."""
+    identifier = identifier_for({line.target for line in lines if line.source})
+    tally = SwitchTally()
+    for line in lines:
+        if line.source:
+            tally.add(line, in_wrong_language(line, identifier))
+    return tally.scores()
 
-    Empty when no line of speech is code-switched.
-    """
-    spoken = [line for line in lines if line.source]
-    if not any(line.switched for line in spoken):
-        return []
-    scores = []
-    for task in (TRANSLATION, TRANSCRIPTION):
-        of_task = [line for line in spoken if (line.source == line.target) == (task == TRANSCRIPTION)]
-        switched = [line for line in of_task if line.switched]
-        if not switched:
-            continue
-        found = switch_scores(switched)
-        for field, name in MEASURES.items():
-            rate, left_out = getattr(found, field), found.left_out[field]
-            scores += _numbers(name, rate, left_out, CODE_SWITCHED, task, len(switched))
-        if task == TRANSLATION:
-            scores += _confusion(of_task)
+
+def _rates(counts: SwitchCounts, member: str, task: str) -> list[Score]:
+    found, scores = counts.scores(), []
+    for field, name in MEASURES.items():
+        rate: Rate = getattr(found, field)
+        scores += _numbers(name, rate, found.left_out[field], member, task, counts.num_lines)
     return scores
 
 
@@ -134,19 +190,6 @@ def _numbers(name: str, rate: Rate, left_out: int, member: str, task: str, num_l
         )
         for metric, value in values.items()
     ]
-
-
-def _confusion(lines: Sequence[Line]) -> list[Score]:
-    """How often the output is in another language than the one asked for."""
-    identifier = identifier_for({line.target for line in lines})
-    scores = []
-    for member in (CODE_SWITCHED, MONOLINGUAL):
-        found = [in_wrong_language(line, identifier) for line in lines if switching(line) == member]
-        rate = Rate(failed=found.count(True), judged=len(found) - found.count(None))
-        if found:
-            left_out = found.count(None)
-            scores += _numbers(WRONG_LANGUAGE, rate, left_out, member, TRANSLATION, len(found))
-    return scores
 
 
 def _switches(spans: Sequence[EmbeddedSpan], num_words: int) -> list[int] | None:

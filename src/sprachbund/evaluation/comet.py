@@ -1,47 +1,61 @@
-"""COMET, a learned metric, for those who have it installed; it is large and needs its model on disk."""
+"""COMET, a learned metric, for those who have it installed; it is large and needs its model.
+
+The model is a checkpoint on disk (used without the network), or a name on the Hugging Face hub (fetched).
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sprachbund.errors import SprachbundError
 
 MODEL = "Unbabel/wmt22-comet-da"
+_CHECKPOINT = Path("checkpoints") / "model.ckpt"  # where a model's directory on the hub has it
+_SETTINGS = "hparams.yaml"  # which the package looks for in the folder above the checkpoint's
+_BATCH_SIZE = 16
 
 
-def comet_scores(
-    transcripts: Sequence[str],
-    hypotheses: Sequence[str],
-    references: Sequence[str],
-    *,
-    model: str = MODEL,
-    batch_size: int = 16,
-) -> list[float]:
-    """COMET of each of N translations, in percent; their mean is the corpus score.
+class Comet:
+    """A loaded COMET model with references.
 
     Args:
-        transcripts: what was said.
-        hypotheses: what was written.
-        references: what should have been written.
-        model: name on the Hugging Face hub, or path of a checkpoint.
-        batch_size: texts at a time.
+        model: directory as downloaded from the hub (`hparams.yaml`, `checkpoints/model.ckpt`), the checkpoint
+            in one, or a name on the hub.
 
     Raises:
-        SprachbundError: when the package is not installed or its model cannot be had.
+        SprachbundError: the package is not installed, or its model cannot be had.
     """
-    comet = _package()
-    try:
-        path = model if model.endswith(".ckpt") else comet.download_model(model)
-        scorer = comet.load_from_checkpoint(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise SprachbundError(
-            f"COMET's model {model} cannot be had ({error}); name a .ckpt on disk"
-        ) from error
-    rows = [
-        {"src": source, "mt": hypothesis, "ref": reference}
-        for source, hypothesis, reference in zip(transcripts, hypotheses, references, strict=True)
-    ]
-    found = scorer.predict(rows, batch_size=batch_size, gpus=0, progress_bar=False)
-    return [100.0 * float(score) for score in found.scores]
+
+    def __init__(self, model: str = MODEL) -> None:
+        self.signature = comet_signature(model)
+        package = _package()
+        local = _on_disk(model)
+        try:
+            path = str(local or package.download_model(model))
+            # Its encoder's settings are looked up by name: without the network, they have to be in the hub's cache.
+            self._scorer = package.load_from_checkpoint(path, local_files_only=local is not None)
+        except Exception as error:  # the package raises bare ones
+            raise SprachbundError(
+                f"COMET's model {model} cannot be had ({error}); name its directory, with {_SETTINGS} and "
+                f"{_CHECKPOINT}, and have its encoder (such as xlm-roberta-large) in the Hugging Face cache"
+            ) from error
+
+    def scores(
+        self, transcripts: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
+    ) -> list[float]:
+        """COMET of each of N translations, in percent; their mean is the corpus score.
+
+        Args:
+            transcripts: what was said.
+            hypotheses: what was written.
+            references: what should have been written.
+        """
+        rows = [
+            {"src": source, "mt": hypothesis, "ref": reference}
+            for source, hypothesis, reference in zip(transcripts, hypotheses, references, strict=True)
+        ]
+        found = self._scorer.predict(rows, batch_size=_BATCH_SIZE, gpus=0, progress_bar=False)
+        return [100.0 * float(score) for score in found.scores]
 
 
 def comet_signature(model: str = MODEL) -> str:
@@ -52,6 +66,22 @@ def comet_signature(model: str = MODEL) -> str:
     return f"COMET|model:{model}|version:{version('unbabel-comet')}"
 
 
+def _on_disk(model: str) -> Path | None:
+    """The checkpoint of a path; None for a name on the hub. Raises SprachbundError for a path without one."""
+    place = Path(model)
+    if not place.exists():
+        if model.endswith(".ckpt") or model.startswith((".", "/", "~")):
+            raise SprachbundError(f"COMET's model {model} does not exist; check the path")
+        return None
+    checkpoint = place / _CHECKPOINT if place.is_dir() else place
+    for needed in (checkpoint, checkpoint.parent.parent / _SETTINGS):
+        if not needed.is_file():
+            raise SprachbundError(
+                f"COMET's model {model} lacks {needed}; download its directory again, whole"
+            )
+    return checkpoint
+
+
 def _package() -> Any:
     try:
         import comet
@@ -59,4 +89,8 @@ def _package() -> Any:
         raise SprachbundError(
             "COMET is not installed; install it with `pip install sprachbund[comet]`, or leave it out"
         ) from error
+    if not hasattr(comet, "load_from_checkpoint"):
+        raise SprachbundError(
+            "the package `comet` here is another one; install COMET with `pip install unbabel-comet`"
+        )
     return comet

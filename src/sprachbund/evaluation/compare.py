@@ -1,14 +1,16 @@
 """Compares systems on the same lines, and says in words what may be claimed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, by_pair, read_lines
-from sprachbund.evaluation.metrics import Counts, Metric, metric
+from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, read_lines
+from sprachbund.evaluation.metrics import Metric, metric
 from sprachbund.evaluation.present import Table
 from sprachbund.evaluation.quality import pair_name
+from sprachbund.evaluation.run_counts import RunCounts, aligned, read_counts
 from sprachbund.evaluation.significance import (
     DRAWS,
     SEED,
@@ -27,10 +29,11 @@ _ENOUGH_SEEDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A system under comparison: its name and the lines of each run (one, or one per training seed)."""
+    """A system under comparison: its name and the lines of each run (one, or one per training seed), which are
+    gone through once for each comparison."""
 
     name: str
-    runs: Sequence[Sequence[Line]]
+    runs: Sequence[Iterable[Line]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +70,33 @@ def read_system(spec: str, reference: Path | None = None) -> System:
     paths = [Path(part) for part in rest.split(",") if part]
     if not paths:
         raise SprachbundError(f"{spec!r} names no file or directory; give [NAME=]PATH[,PATH…]")
-    runs = [_read_run(path, reference) for path in paths]
-    return System(name=name or paths[0].name, runs=runs)
+    for path in paths:
+        if not path.exists():
+            raise SprachbundError(
+                f"{path} does not exist; name a folder that `evaluate --out` wrote, or a file"
+            )
+        if not path.is_dir() and path.suffix != ".jsonl" and reference is None:
+            raise SprachbundError(f"{path} is a text file; name the references with --reference")
+    return System(name=name or paths[0].name, runs=[RunFile(path, reference) for path in paths])
 
 
-def _read_run(path: Path, reference: Path | None) -> list[Line]:
-    if path.is_dir():
-        return [line.behind_guard() for line in read_lines(path / HYPOTHESES_FILE) if line.source]
-    if path.suffix == ".jsonl":
-        return [line.behind_guard() for line in read_lines(path) if line.source]
-    if reference is None:
-        raise SprachbundError(f"{path} is a text file; name the references with --reference")
-    hypotheses, references = read_parallel(path, reference)
-    return [
-        Line(id=str(n), source="text", target="", hypothesis=h, reference=r, evidence=Evidence())
-        for n, (h, r) in enumerate(zip(hypotheses, references, strict=True), start=1)
-    ]
+@dataclass(frozen=True)
+class RunFile:
+    """The lines of a run on disk, behind the guard, read anew each time they are asked for."""
+
+    path: Path
+    reference: Path | None = None
+
+    def __iter__(self) -> Iterator[Line]:
+        if self.path.is_dir() or self.path.suffix == ".jsonl":
+            path = self.path / HYPOTHESES_FILE if self.path.is_dir() else self.path
+            yield from (line.behind_guard() for line in read_lines(path) if line.source)
+        elif self.reference is not None:
+            texts = zip(*read_parallel(self.path, self.reference), strict=True)
+            for n, (h, r) in enumerate(texts, start=1):
+                yield Line(
+                    id=str(n), source="text", target="", hypothesis=h, reference=r, evidence=Evidence()
+                )
 
 
 def compare(
@@ -92,30 +106,34 @@ def compare(
     test: Test = "bootstrap",
     draws: int | None = None,
     seed: int = SEED,
+    progress: Callable[[str, int], None] = lambda what, done: None,
 ) -> Comparison:
     """Compare systems with the first one, pair by pair and on the mean over pairs.
 
+    Of the lines only their counts are held; `progress` is told what is done and how many lines are read.
+
     Raises:
-        SprachbundError: for one system only, two of one name, and lines that not all systems have.
+        SprachbundError: for one system only, two of one name, unknown metrics, lines that cannot be read, and
+            lines that not all systems have.
     """
     names = [system.name for system in systems]
     if len(set(names)) < max(2, len(systems)):
         raise SprachbundError(f"systems are called {', '.join(names)}; give two or more, each with its name=")
-    runs = [_aligned(systems[0].runs[0], run, system.name) for system in systems for run in system.runs]
-    pairs = list(by_pair(runs[0]))
+    metrics = list(dict.fromkeys(metric(name).name for name in metrics))
+    runs = _read_runs(systems, metrics, progress)
     several = len(runs) > len(systems)
+    pairs = list(runs[0])
     compared: dict[tuple[str, str], Sequence[Compared]] = {}
     means: dict[tuple[str, str], MeanComparison] = {}
-    scorers: dict[str, Metric] = {}
     for name in metrics:
+        progress(f"drawing samples for {name}", 0)
         by_target = [metric(name, target) for _, target in pairs]
-        scorers[name] = by_target[0]
-        counts = [_counts(by_target, pairs, run) for run in runs]
+        counts = [[run[pair].counts[name] for pair in pairs] for run in runs]
         if not several:
             for place, (pair, scorer) in enumerate(zip(pairs, by_target, strict=True)):
-                first, *others = (run[place] for run in counts)
+                baseline, *others = (run[place] for run in counts)
                 compared[name, pair_name(pair)] = paired_test(
-                    scorer, first, others, test=test, draws=draws, seed=seed
+                    scorer, baseline, others, test=test, draws=draws, seed=seed
                 )
         for system, (start, end) in zip(systems[1:], _run_ranges(systems)[1:], strict=True):
             means[name, system.name] = compare_means(
@@ -123,14 +141,26 @@ def compare(
             )
     return Comparison(
         names=names,
-        metrics=scorers,
+        metrics={name: metric(name, pairs[0][1]) for name in metrics},
         by_pair=compared,
         means=means,
         test=test,
         draws=draws or DRAWS[test],
         seed=seed,
-        num_lines=len(runs[0]),
+        num_lines=sum(len(of_pair.keys) for of_pair in runs[0].values()),
     )
+
+
+def _read_runs(
+    systems: Sequence[System], metrics: Sequence[str], progress: Callable[[str, int], None]
+) -> list[RunCounts]:
+    """The counts of all runs, rows in the order of the first one's."""
+    runs: list[RunCounts] = []
+    for system in systems:
+        for run in system.runs:
+            counts = read_counts(run, metrics, partial(progress, f"reading {system.name}"))
+            runs.append(aligned(runs[0], counts, system.name) if runs else counts)
+    return runs
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -226,36 +256,9 @@ def _listed(pairs: Sequence[str]) -> str:
     return f"{len(pairs)} ({', '.join(pairs)})" if pairs else "none"
 
 
-def _counts(metrics: Sequence[Metric], pairs: Sequence[tuple[str, str]], run: Sequence[Line]) -> list[Counts]:
-    grouped = by_pair(run)
-    return [
-        scorer.statistics([x.hypothesis for x in grouped[p]], [x.reference for x in grouped[p]])
-        for scorer, p in zip(metrics, pairs, strict=True)
-    ]
-
-
 def _run_ranges(systems: Sequence[System]) -> list[tuple[int, int]]:
     ranges, start = [], 0
     for system in systems:
         ranges.append((start, start + len(system.runs)))
         start += len(system.runs)
     return ranges
-
-
-def _aligned(first: Sequence[Line], run: Sequence[Line], name: str) -> list[Line]:
-    """The lines of `run` in the order of `first`. Raises SprachbundError when they are not the same texts."""
-    wanted = {(x.corpus, x.id, x.target): x for x in first}
-    there = {(x.corpus, x.id, x.target): x for x in run}
-    if missing := wanted.keys() ^ there.keys():
-        corpus, line_id, target = min(missing)
-        which = "lacks" if (corpus, line_id, target) in wanted else "alone has"
-        raise SprachbundError(
-            f"{name} {which} {line_id!r} of {corpus!r} into {target!r}, and {len(missing) - 1} more lines "
-            "differ; evaluate all systems on the same data and languages"
-        )
-    for key, line in wanted.items():
-        if there[key].reference != line.reference:
-            raise SprachbundError(
-                f"{name}: the reference of {key[1]!r} differs from the first system's; same data?"
-            )
-    return [there[key] for key in wanted]

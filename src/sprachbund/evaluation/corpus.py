@@ -1,13 +1,14 @@
 """Opens a corpus for evaluation, after looking through all of it: what is broken is named before any work."""
 
-import json
 import wave
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest, shard_numbers
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.lines import json_object
 
 
 def open_corpus(directory: Path) -> Manifest:
@@ -35,15 +36,38 @@ def open_corpus(directory: Path) -> Manifest:
 
 def _parse(path: Path, line: int, raw: bytes) -> dict[str, Any]:
     try:
-        cut: dict[str, Any] = json.loads(raw.decode("utf-8"))
+        cut: dict[str, Any] = json_object(raw)
         said = cut["supervisions"][0]
         if not isinstance(said["text"], str) or float(cut["duration"]) <= 0 or float(cut["start"]) < 0:
             raise ValueError("text, start or duration is not what it should be")
         cut["id"]
+        _check_texts(said.get("language") or "", (said.get("custom") or {}).get("translations") or {})
     except (ValueError, KeyError, IndexError, TypeError) as error:
         told = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise SprachbundError(f"{path}:{line}: not an utterance ({told}); copy the corpus again") from error
+        raise SprachbundError(
+            f"{path}:{line}: not an utterance ({told}); prepare or copy it again"
+        ) from error
     return cut
+
+
+def _check_texts(language: str, translations: Any) -> None:
+    """Raises ValueError for languages that are none, and for empty references of speech, which would be scored
+    on nothing."""
+    if not isinstance(translations, dict):
+        raise ValueError("its translations are not language to text")
+    for tag in (language, *translations):
+        if tag and not _is_tag(tag):
+            raise ValueError(f"{tag!r} is no language tag")
+    empty = [tag for tag, text in translations.items() if not str(text or "").strip()]
+    if language and empty:
+        raise ValueError(f"its reference into {empty[0]} is empty: add the text, or take the language out")
+
+
+@cache
+def _is_tag(tag: str) -> bool:
+    import langcodes
+
+    return bool(langcodes.tag_is_valid(tag))
 
 
 def _check_sound(path: Path, end_s: float) -> None:

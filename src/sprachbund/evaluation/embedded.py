@@ -5,9 +5,10 @@ language. Embedded is what is said in another language than its main one: `custo
 language. Of an embedded span the scores need two things, and each may be missing:
 
 - its words: `text` of the span, or else `custom["foreign_words"]` where `custom["languages"]` are two;
-- the place of its translation in the reference: `places` of the span, target to [first word, behind the
-  last], or the one place where the reference has the span's words as they were said, looked for only where
-  they have to stand there (the span is in the target language already, or the reference is the transcript).
+- the place of its translation in the reference: `places` of the span (of the words: `foreign_places`), target
+  to [first word, behind the last], or the one place where the reference has the span's words as they were
+  said, looked for only where they have to stand there (the span is in the target language already, or the
+  reference is the transcript).
 
 No other place is guessed. Spans of times alone have neither.
 """
@@ -16,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sprachbund.data.corpora.spans import Place, only_place, split_words
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
-from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class EmbeddedSpan:
     end: int | None = None
 
     @property
-    def place(self) -> tuple[int, int] | None:
+    def place(self) -> Place | None:
         """(start, end) when the place is known."""
         return None if self.start is None or self.end is None else (self.start, self.end)
 
@@ -61,13 +62,6 @@ def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...
     return tuple(_embedded(row, utterance, target, words) for row in _rows(utterance))
 
 
-def split_words(text: str, language: str) -> list[str]:
-    """Normalized words, one for each word of the text (character in scripts without spaces), so that places
-    in it stay."""
-    units = spaced_characters(text) if has_no_spaces(language) else text
-    return [normalize(word, language).replace(" ", "-") or word for word in units.split()]
-
-
 def same_language(one: str, other: str) -> bool:
     """Whether two tags are of one language, whatever its region or script."""
     return one.split("-")[0] == other.split("-")[0]
@@ -87,22 +81,31 @@ def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
     words = utterance.custom.get("foreign_words") or []
     others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]
     if words and len(others) == 1 and not any(row.get("text") for row in rows):
-        return [{"language": others[0], "text": said} for said in words]
+        return [_told(others[0], said, number, utterance) for number, said in enumerate(words)]
     return rows
+
+
+def _told(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
+    """The words of an embedded span as a row, with the places told for all of them."""
+    places = utterance.custom.get("foreign_places") or {}
+    size = len(utterance.custom["foreign_words"])
+    known = {target: found[number] for target, found in places.items() if len(found) == size}
+    return {"language": language, "text": said, "places": known}
 
 
 def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: list[str]) -> EmbeddedSpan:
     said, language = str(row.get("text") or ""), str(row["language"])
     given = (row.get("places") or {}).get(target)
-    place: tuple[int, int] | tuple[None, None] = (None, None)
+    place: Place | None = None
     if given is not None:
         place = _checked(given, utterance, target, len(words))
     elif same_language(language, target) or target == utterance.language:
-        place = _only_place(split_words(said, language), words)
-    return EmbeddedSpan(language=language, said=said, start=place[0], end=place[1])
+        place = only_place(split_words(said, language), words)
+    start, end = place or (None, None)
+    return EmbeddedSpan(language=language, said=said, start=start, end=end)
 
 
-def _checked(place: Any, utterance: Utterance, target: str, num_words: int) -> tuple[int, int]:
+def _checked(place: Any, utterance: Utterance, target: str, num_words: int) -> Place:
     try:
         start, end = map(int, place)
     except (TypeError, ValueError):
@@ -113,10 +116,3 @@ def _checked(place: Any, utterance: Utterance, target: str, num_words: int) -> t
             f"{num_words} words; prepare the corpus again"
         )
     return start, end
-
-
-def _only_place(said: list[str], words: list[str]) -> tuple[int, int] | tuple[None, None]:
-    """Where a run of words stands, if it does so exactly once."""
-    size = len(said)
-    found = [i for i in range(len(words) - size + 1) if size and words[i : i + size] == said]
-    return (found[0], found[0] + size) if len(found) == 1 else (None, None)

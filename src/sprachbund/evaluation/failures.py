@@ -6,7 +6,6 @@ Nothing here asks whether a translation is right; a wrong number or name is a ma
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 from sprachbund.decoding.guard import repetition
 from sprachbund.evaluation.identifier import identifier_for
@@ -153,6 +152,30 @@ DEFINITIONS: Mapping[str, str] = {
 """Failure to its definition, for reports."""
 
 
+class RateCounts:
+    """Adds up judgements by group as they come."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[str, Rate]] = {}
+
+    def add(self, group: str, judged: Mapping[str, bool]) -> None:
+        """Add what was judged of one line."""
+        rates = self._groups.setdefault(group, {})
+        for name, is_so in judged.items():
+            old = rates.get(name, Rate(failed=0, judged=0))
+            rates[name] = Rate(failed=old.failed + is_so, judged=old.judged + 1)
+
+    def rates(self, group: str) -> dict[str, Rate]:
+        """Failure to its rate, in the order of the definitions."""
+        rates = self._groups.get(group, {})
+        return {name: rates[name] for name in DEFINITIONS if name in rates}
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups in the order they came."""
+        return list(self._groups)
+
+
 class FailureJudge:
     """All failures of lines, with one identifier for the target languages at hand."""
 
@@ -174,11 +197,10 @@ class FailureJudge:
 
     def rates(self, lines: Iterable[Line]) -> dict[str, Rate]:
         """Failure to its rate; failures that were judged on no line are left out."""
-        failed, judged = dict.fromkeys(self._checks, 0), dict.fromkeys(self._checks, 0)
-        for name, is_so in chain.from_iterable(self.judge(line).items() for line in lines):
-            judged[name] += 1
-            failed[name] += is_so
-        return {n: Rate(failed=failed[n], judged=judged[n]) for n in self._checks if judged[n]}
+        counts = RateCounts()
+        for line in lines:
+            counts.add("", self.judge(line))
+        return counts.rates("")
 
     def _wrong_language(self, line: Line) -> bool | None:
         return in_wrong_language(line, self._identifier)

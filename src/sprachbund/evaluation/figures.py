@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from sprachbund.evaluation.lines import Line
+from sprachbund.evaluation.code_switch import MEASURES, WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.metrics import Counts, Metric
-from sprachbund.evaluation.present import members
-from sprachbund.evaluation.quality import TRANSCRIPTION
+from sprachbund.evaluation.present import has_guard, members
+from sprachbund.evaluation.quality import CODE_SWITCHED, SWITCHING, TRANSCRIPTION, TRANSLATION
 from sprachbund.evaluation.significance import bootstrap_weights, percentiles
 
 INK, MUTED, GRID = "#1d2733", "#66727f", "#e4e8ec"
 ACCENT, SECOND = "#1f6f8b", "#c9ced4"
+_CARD = "#fefefe"
+_IN_PAGE = {INK: "ink", MUTED: "muted", GRID: "line", ACCENT: "accent", SECOND: "second", _CARD: "card"}
+"""Colours that the page decides, light or dark: name of its CSS variable. Cells of maps keep their own."""
+
+_ON_LIGHT, _ON_DARK = "#1d2734", "#ffffff"
 _RAMP = ("#f4f7f8", "#cfe3e6", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
 _DRAWS, _SEED = 200, 1
 DURATION_EDGES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, float("inf"))
@@ -57,7 +62,7 @@ def heat_map(manifest: ResultManifest, metric: str = "chrF") -> str:
                 axes.text(column, row, "–", ha="center", va="center", color=MUTED)
                 continue
             values[row, column] = number.value
-            colour = "white" if number.value > 60 else INK
+            colour = _ON_DARK if number.value > 55 else _ON_LIGHT
             axes.text(column, row, f"{number.value:.1f}", ha="center", va="center", color=colour)
             if number.task == TRANSCRIPTION:
                 place = (column - 0.44, row - 0.44)
@@ -78,7 +83,7 @@ def failure_bars(manifest: ResultManifest) -> str:
     rates = {(r.failure, r.guard): r for r in manifest.failures if r.member == "all"}
     names = list(dict.fromkeys(name for name, _ in rates))[::-1]
     has_guard = any(guard for _, guard in rates)
-    figure, axes = _figure(6.4, 0.5 * len(names) + 0.9)
+    figure, axes = _figure(5.2, 0.5 * len(names) + 1.1)
     height = 0.38 if has_guard else 0.6
     for guard, colour, shift in ((False, SECOND, height / 2), (True, ACCENT, -height / 2)):
         if guard and not has_guard:
@@ -96,13 +101,37 @@ def failure_bars(manifest: ResultManifest) -> str:
     axes.set_xlabel("% of the lines judged")
     _plain_axes(axes, "x")
     if has_guard:
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        figure.legend(frameon=False, loc="outside upper right", ncols=2, fontsize=8)
     return svg(figure, "failures")
 
 
-def bins_by(
-    lines: Sequence[Line], counts: Counts, metric: Metric, values: Sequence[float], edges: Sequence[float]
-) -> list[Bin]:
+def has_switching(manifest: ResultManifest) -> bool:
+    """Whether any speech was code-switched."""
+    return any((n.group, n.member) == (SWITCHING, CODE_SWITCHED) for n in manifest.numbers)
+
+
+def switching_bars(manifest: ResultManifest) -> str:
+    """What became of embedded spans, and errors near their ends and elsewhere; translation, else transcription."""
+    guard = has_guard(manifest)
+    of = [n for n in manifest.numbers if (n.group, n.member, n.guard) == (SWITCHING, CODE_SWITCHED, guard)]
+    tasks = {n.task for n in of}
+    task = TRANSLATION if TRANSLATION in tasks else TRANSCRIPTION
+    rates = {n.metric: n.value for n in of if n.task == task}
+    names = [name for name in (*MEASURES.values(), WRONG_LANGUAGE) if name in rates][::-1]
+    figure, axes = _figure(6.4, 0.36 * max(1, len(names)) + 0.9)
+    colours = [ACCENT if name == MEASURES["recalled"] else SECOND for name in names]
+    axes.barh(range(len(names)), [rates[name] for name in names], height=0.62, color=colours)
+    for place, name in enumerate(names):
+        axes.text(rates[name] + 1.5, place, f"{rates[name]:.1f}%", va="center", fontsize=8, color=MUTED)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(0, 118)
+    axes.set_xticks(range(0, 101, 25))
+    axes.set_xlabel(f"%, {task}; recall is better high, all others low")
+    _plain_axes(axes, "x")
+    return svg(figure, "code-switched speech")
+
+
+def bins_by(counts: Counts, metric: Metric, values: Sequence[float], edges: Sequence[float]) -> list[Bin]:
     """Pooled scores of lines whose value lies between two edges; counts are (N, K)."""
     places = np.digitize(np.array(values), edges) - 1
     found = []
@@ -131,7 +160,7 @@ def bin_bars(bins: Sequence[Bin], title: str, unit: str) -> str:
     axes.bar(places, [b.score for b in bins], width=0.66, color=ACCENT)
     for place, found in zip(places, bins, strict=True):
         axes.plot([place, place], found.interval, color=INK, linewidth=1.2)
-        axes.text(place, 2, f"n={found.num_lines}", ha="center", va="bottom", fontsize=7, color="white")
+        axes.text(place, 2, f"n={found.num_lines}", ha="center", va="bottom", fontsize=7, color=_CARD)
     axes.set_xticks(places, [b.label for b in bins])
     axes.set_ylim(0, 100)
     axes.set_xlabel(unit)
@@ -161,6 +190,8 @@ def svg(figure: Any, title: str) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = re.sub(r"^.*?<svg", "<svg", text, flags=re.DOTALL)
+    for colour, name in _IN_PAGE.items():
+        text = text.replace(colour, f"var(--{name})")
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
@@ -182,7 +213,9 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     )
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0.0)
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.set_facecolor("none")  # the page behind it is light or dark
+    return figure, axes
 
 
 def _colours() -> Any:
@@ -196,7 +229,7 @@ def _white_gaps(axes: Any, columns: int, rows: int) -> None:
         side.set_visible(False)
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=2)
+    axes.grid(which="minor", color=_CARD, linewidth=2)
     axes.tick_params(which="minor", length=0)
 
 

@@ -19,6 +19,7 @@ import torch
 from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.spans import iter_speech_spans
 from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.guard import compression_ratio, judge, repetition
 from sprachbund.decoding.language import UNDETERMINED, identify
 from sprachbund.decoding.options import DecodingOptions
@@ -184,9 +185,11 @@ class Decoder:
             sources: the language of each; None identifies it.
         """
         model = self._model
-        memory = model.encode(model.features(sounds))
+        features = model.features(sounds)
+        memory = encode(model, features, sources)
         heard = [self._identify(row) for row in model.language_log_probs(memory)]
         spoken = [source or found for source, found in zip(sources, heard, strict=True)]
+        memory = encode_again(model, features, memory, spoken)
         context = self._options.prompt or ""
         asked = [
             [Target(language=t or s or model.source_languages[0], source=s, context=context) for t in row]

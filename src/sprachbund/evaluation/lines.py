@@ -4,8 +4,10 @@ Everything that is scored later comes from this file, so a score can be computed
 """
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +16,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.embedded import EmbeddedSpan
 
 HYPOTHESES_FILE = "hypotheses.jsonl"
+CHUNK = 256  # lines scored at a time: enough for the libraries' loops, few enough to see results come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +160,31 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def _parse(path: Path, number: int, raw: bytes) -> Line:
     try:
-        return Line.from_dict(json.loads(raw.decode("utf-8")))
+        return Line.from_dict(json_object(raw))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SprachbundError(
             f"{path}:{number}: not a line of hypotheses ({error}); evaluate again or restore the file"
         ) from error
+
+
+def in_chunks(lines: Iterable[Line], size: int = CHUNK) -> Iterator[list[Line]]:
+    """Lines in lists, as many at a time as metrics are counted on together."""
+    iterator = iter(lines)
+    while some := list(islice(iterator, size)):
+        yield some
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """A line of JSON. Raises ValueError, in words for people, for what is none."""
+    if raw.startswith(BOM_UTF8):
+        raise ValueError("it begins with a byte order mark: save the file as UTF-8 without one")
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON: {error.msg} (character {error.pos + 1})") from error
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value
 
 
 def by_pair(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:

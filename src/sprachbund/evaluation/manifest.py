@@ -153,7 +153,10 @@ def read_manifest(path: Path) -> ResultManifest:
     if path.is_dir():
         path = path / MANIFEST_FILE
     try:
-        return ResultManifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):
+            raise SprachbundError(f"{path}:1: begins with a byte order mark; save it as UTF-8 without one")
+        return ResultManifest.model_validate(json.loads(text))
     except FileNotFoundError as error:
         raise SprachbundError(f"{path} does not exist; make it with `sprachbund evaluate --out`") from error
     except json.JSONDecodeError as error:
@@ -162,7 +165,7 @@ def read_manifest(path: Path) -> ResultManifest:
         raise SprachbundError(f"{path}: not UTF-8 text ({error.reason}); restore the file") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"])) or "the whole"
         raise SprachbundError(
             f"{path}: {field}: {first['msg']}; this is no result manifest, or was edited"
         ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sprachbund.evaluation.code_switch import JUDGED, LEFT_OUT, MEASURES, WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import FailureRate, Number, ResultManifest
 from sprachbund.evaluation.quality import (
+    ALL,
     CODE_SWITCHED,
     MONOLINGUAL,
     SWITCHING,
@@ -51,7 +52,7 @@ def matrix_table(manifest: ResultManifest, metric: str = "chrF") -> Table:
     cells = {
         n.member: (n.value, n.task)
         for n in manifest.numbers
-        if n.metric == metric and n.group == "pair" and n.text == "raw" and n.guard == _scored_guard(manifest)
+        if n.metric == metric and n.group == "pair" and n.text == "raw" and n.guard == has_guard(manifest)
     }
     sources, targets = members(manifest, "source"), members(manifest, "target")
     rows = []
@@ -104,14 +105,14 @@ def groups_table(manifest: ResultManifest, group: str, task: str = TRANSLATION) 
 
 def switching_table(manifest: ResultManifest) -> Table:
     """Code-switched speech: means over pairs beside the monolingual ones, then what became of its spans."""
-    guard, rows = _scored_guard(manifest), []
+    guard, rows = has_guard(manifest), []
     wanted = [n for n in manifest.numbers if n.group == SWITCHING and n.guard == guard]
     for task in (TRANSLATION, TRANSCRIPTION):
         found = {(n.metric, n.member): n for n in wanted if n.task == task}
         if not any(member == CODE_SWITCHED for _, member in found):
             continue
         for metric in (*_MEAN_METRICS, *MEASURES.values(), WRONG_LANGUAGE):
-            cells = [found.get((metric, member)) for member in (CODE_SWITCHED, MONOLINGUAL, "all")]
+            cells = [found.get((metric, member)) for member in (CODE_SWITCHED, MONOLINGUAL, ALL)]
             counts = [found.get((metric + count, CODE_SWITCHED)) for count in (JUDGED, LEFT_OUT)]
             if any(cells) or any(counts):
                 label = metric if task == TRANSLATION else f"{metric}, {task}"
@@ -120,6 +121,20 @@ def switching_table(manifest: ResultManifest) -> Table:
     header = ["score", CODE_SWITCHED, MONOLINGUAL, "all", "of", "left out"]
     note = "" if rows else "no code-switched utterances"
     return Table(title="code-switched speech", header=header, rows=rows, note=note)
+
+
+def switching_pairs_table(manifest: ResultManifest) -> Table:
+    """What became of embedded spans by direction; empty with one direction alone."""
+    guard, names = has_guard(manifest), list(MEASURES.values())
+    found: dict[tuple[str, str], dict[str, Number]] = {}
+    for n in manifest.numbers:
+        if n.group == SWITCHING and n.guard == guard and n.member not in (CODE_SWITCHED, MONOLINGUAL, ALL):
+            found.setdefault((n.task, n.member), {})[n.metric] = n
+    rows = [
+        [member, str(max(n.num_lines for n in of.values())), *(_counted_cell(of, name) for name in names)]
+        for (_, member), of in found.items()
+    ]
+    return Table(title="code-switched speech by direction", header=["direction", "texts", *names], rows=rows)
 
 
 def failures_table(manifest: ResultManifest) -> Table:
@@ -170,7 +185,7 @@ def as_text(manifest: ResultManifest) -> str:
     tables = [matrix_table(manifest), means_table(manifest)]
     tables += [groups_table(manifest, group) for group in ("target", "corpus", "kind")]
     tables += [groups_table(manifest, "target", TRANSCRIPTION), failures_table(manifest)]
-    tables.append(switching_table(manifest))
+    tables += [switching_table(manifest), switching_pairs_table(manifest)]
     texts = [table.text() for table in tables if table.rows]
     return "\n".join([*texts, *signatures(manifest), *left_out(manifest), speed_line(manifest)])
 
@@ -207,7 +222,8 @@ def signature(manifest: ResultManifest, metric: str) -> str:
 _MEAN_METRICS = ("chrF", "chrF++", "BLEU", "TER", "exact", "WER", "CER", "COMET")
 
 
-def _scored_guard(manifest: ResultManifest) -> bool:
+def has_guard(manifest: ResultManifest) -> bool:
+    """Whether scores are of what the guard lets pass."""
     return any(number.guard for number in manifest.numbers)
 
 
@@ -217,6 +233,12 @@ def _is_shown(rate: FailureRate) -> bool:
 
 def _rate_cells(rate: FailureRate | None) -> list[str]:
     return ["", ""] if rate is None else [f"{rate.percent:.2f}", str(rate.judged)]
+
+
+def _counted_cell(found: dict[str, Number], name: str) -> str:
+    """A rate with what it is of, as spans are few in a direction."""
+    rate, judged = found.get(name), found.get(name + JUDGED)
+    return f"{rate.value:.1f} of {judged.value:.0f}" if rate and judged else "–"
 
 
 def _cell(number: Number | None) -> str:

@@ -2,19 +2,26 @@
 
 A corpus score of a pair is taken over all its lines at once. Over several pairs there is no such thing as one
 corpus: sums over languages would weigh them by their length, so groups get the plain mean over their pairs.
+
+Every metric here is a function of summed counts, so lines are added up as they come and none is held.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from sprachbund.evaluation.lines import Line, by_pair
-from sprachbund.evaluation.metrics import Counts, Metric, metric
+import numpy as np
+from numpy.typing import NDArray
+
+from sprachbund.evaluation.lines import Line, by_pair, in_chunks
+from sprachbund.evaluation.metrics import metric
 from sprachbund.text.normalize import normalize
 
 QUALITY = ("chrF", "chrF++", "BLEU", "TER", "exact")
 ERROR_RATES = ("WER", "CER")
 TRANSLATION, TRANSCRIPTION = "translation", "transcription"
+ALL = "all"
 SWITCHING, CODE_SWITCHED, MONOLINGUAL = "switching", "code-switched", "monolingual"
 
 
@@ -64,49 +71,122 @@ def pair_name(pair: tuple[str, str]) -> str:
     return "-".join(filter(None, pair))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _PairCounts:
-    """Counts of one pair's lines by every metric, so that no part of them is scored twice."""
-
-    pair: tuple[str, str]
-    lines: Sequence[Line]
-    metrics: Sequence[tuple[Metric, Counts]]
-
-    @property
-    def task(self) -> str:
-        return TRANSCRIPTION if self.pair[0] == self.pair[1] else TRANSLATION
-
-
-def score_lines(
-    lines: Sequence[Line],
-    *,
-    text: str = "raw",
-    metrics: Sequence[str] | None = None,
-    groupings: bool = True,
-) -> list[Score]:
-    """All scores of lines of speech: every pair, the means over pairs, and the means within each grouping.
+class Tally:
+    """Adds up the counts of lines as they come; its memory grows with pairs and groups, not with lines.
 
     Args:
-        lines: of one system; sounds without speech are left to the failures.
         text: "raw" scores texts as they are; "normalized" lower case without punctuation, on both sides.
         metrics: names of the metrics; None takes `QUALITY`, and `ERROR_RATES` for transcription.
         groupings: whether to score by target, source, corpus, kind and speaker as well, and, when any line is
             code-switched, by switching: those, the monolingual ones, and all.
     """
-    pairs = [_count(pair, found, text, metrics) for pair, found in by_pair(_spoken(lines)).items()]
-    scores = [score for counted in pairs for score in _pair_scores(counted, text)]
-    scores += _means(pairs, "mean", "all", text)
-    for grouping, key in GROUPINGS.items() if groupings else ():
-        members = sorted({key(line) for counted in pairs for line in counted.lines} - {""})
-        if grouping in _ONLY_IF_SEVERAL and len(members) < 2:
-            continue
-        if grouping == SWITCHING and CODE_SWITCHED not in members:
-            continue
-        for member in members:
-            scores += _means(pairs, grouping, member, text, key)
-        if grouping == SWITCHING:
-            scores += _means(pairs, grouping, "all", text)
-    return scores
+
+    def __init__(
+        self, *, text: str = "raw", metrics: Sequence[str] | None = None, groupings: bool = True
+    ) -> None:
+        self._text, self._metrics = text, metrics
+        self._groupings = GROUPINGS if groupings else {}
+        self._pairs: dict[tuple[str, str], _PairSums] = {}
+
+    def add(self, lines: Iterable[Line]) -> None:
+        """Add lines of one system; sounds without speech are left to the failures. Some hundred at a time are
+        faster than one by one."""
+        for pair, found in by_pair(line for line in lines if line.source).items():
+            if pair not in self._pairs:
+                self._pairs[pair] = _PairSums(pair, self._metrics)
+            self._pairs[pair].add(found, self._text, self._groupings)
+
+    def mean(self, name: str, task: str = TRANSLATION) -> float | None:
+        """The mean over pairs of one metric so far; None without lines of the task."""
+        values = [pair.score(name) for pair in self._pairs.values() if pair.task == task]
+        return mean(values) if values else None
+
+    def scores(self) -> list[Score]:
+        """All scores: every pair, the means over pairs, and the means within each grouping."""
+        pairs = [pair for _, pair in sorted(self._pairs.items())]
+        found = [score for pair in pairs for score in pair.scores(self._text)]
+        found += _means(pairs, "mean", ALL, ALL, self._text)
+        for grouping in self._groupings:
+            members = sorted({member for pair in pairs for member in pair.members(grouping)} - {""})
+            if grouping in _ONLY_IF_SEVERAL and len(members) < 2:
+                continue
+            if grouping == SWITCHING and CODE_SWITCHED not in members:
+                continue
+            for member in members:
+                found += _means(pairs, grouping, grouping, member, self._text)
+            if grouping == SWITCHING:
+                found += _means(pairs, grouping, ALL, ALL, self._text)
+        return found
+
+
+def score_lines(
+    lines: Iterable[Line],
+    *,
+    text: str = "raw",
+    metrics: Sequence[str] | None = None,
+    groupings: bool = True,
+) -> list[Score]:
+    """All scores of lines of speech; arguments as of `Tally`."""
+    tally = Tally(text=text, metrics=metrics, groupings=groupings)
+    for some in in_chunks(lines):
+        tally.add(some)
+    return tally.scores()
+
+
+class _PairSums:
+    """Sums of one pair's counts by every metric, over all its lines and over every member of a grouping."""
+
+    def __init__(self, pair: tuple[str, str], names: Sequence[str] | None) -> None:
+        self.pair = pair
+        self.task = TRANSCRIPTION if pair[0] == pair[1] else TRANSLATION
+        default = (*QUALITY, *ERROR_RATES) if self.task == TRANSCRIPTION else QUALITY
+        self.metrics = [metric(name, pair[1]) for name in (default if names is None else names)]
+        self._sums: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+        self.num_lines: Counter[tuple[str, str]] = Counter()
+
+    def add(self, lines: Sequence[Line], text: str, groupings: Mapping[str, Callable[[Line], str]]) -> None:
+        """Add lines of this pair."""
+        hypotheses, references = texts(lines, self.pair[1], text)
+        counts = [scorer.statistics(hypotheses, references) for scorer in self.metrics]
+        rows: dict[tuple[str, str], list[int]] = {(ALL, ALL): list(range(len(lines)))}
+        for row, line in enumerate(lines):
+            for grouping, key in groupings.items():
+                rows.setdefault((grouping, key(line)), []).append(row)
+        for group, of_group in rows.items():
+            new = [found[of_group].sum(0) for found in counts]
+            old = self._sums.get(group)
+            self._sums[group] = [a + b for a, b in zip(old, new, strict=True)] if old else new
+            self.num_lines[group] += len(of_group)
+
+    def members(self, grouping: str) -> list[str]:
+        """Members of a grouping that this pair has lines of."""
+        return [member for group, member in self._sums if group == grouping]
+
+    def values(self, group: tuple[str, str]) -> dict[str, float]:
+        """Metric to score of a member's lines; empty without any."""
+        sums = self._sums.get(group, [])
+        return {m.name: float(m.score(total)) for m, total in zip(self.metrics, sums, strict=False)}
+
+    def score(self, name: str) -> float:
+        """One metric over all lines."""
+        return self.values((ALL, ALL))[name]
+
+    def scores(self, text: str) -> list[Score]:
+        """Every metric over all lines."""
+        values = self.values((ALL, ALL))
+        return [
+            Score(
+                metric=scorer.name,
+                value=values[scorer.name],
+                signature=scorer.signature,
+                group="pair",
+                member=pair_name(self.pair),
+                task=self.task,
+                num_lines=self.num_lines[ALL, ALL],
+                text=text,
+            )
+            for scorer in self.metrics
+        ]
 
 
 def texts(lines: Sequence[Line], target: str, text: str = "raw") -> tuple[list[str], list[str]]:
@@ -130,54 +210,14 @@ def find_score(scores: Iterable[Score], name: str, member: str, **wanted: str) -
     return None
 
 
-def _spoken(lines: Iterable[Line]) -> list[Line]:
-    return [line for line in lines if line.source]
-
-
-def _count(
-    pair: tuple[str, str], lines: Sequence[Line], text: str, names: Sequence[str] | None
-) -> _PairCounts:
-    source, target = pair
-    if names is None:
-        names = (*QUALITY, *ERROR_RATES) if source == target else QUALITY
-    hypotheses, references = texts(lines, target, text)
-    chosen = [metric(name, target) for name in names]
-    counts = [(scorer, scorer.statistics(hypotheses, references)) for scorer in chosen]
-    return _PairCounts(pair=pair, lines=lines, metrics=counts)
-
-
-def _pair_scores(counted: _PairCounts, text: str) -> list[Score]:
-    return [
-        Score(
-            metric=scorer.name,
-            value=float(scorer.score(counts.sum(0))),
-            signature=scorer.signature,
-            group="pair",
-            member=pair_name(counted.pair),
-            task=counted.task,
-            num_lines=len(counted.lines),
-            text=text,
-        )
-        for scorer, counts in counted.metrics
-    ]
-
-
-def _means(
-    pairs: Sequence[_PairCounts],
-    group: str,
-    member: str,
-    text: str,
-    key: Callable[[Line], str] | None = None,
-) -> list[Score]:
-    """Plain means over pairs, of their lines for which `key` gives `member`."""
+def _means(pairs: Sequence[_PairSums], group: str, grouping: str, member: str, text: str) -> list[Score]:
+    """Plain means over pairs of a member's lines, as numbers of `group`."""
     values: dict[tuple[str, str], list[float]] = {}
-    num_lines: dict[tuple[str, str], int] = {}
-    for counted in pairs:
-        rows = [i for i, line in enumerate(counted.lines) if key is None or key(line) == member]
-        for scorer, counts in counted.metrics if rows else ():
-            place = (counted.task, scorer.name)
-            values.setdefault(place, []).append(float(scorer.score(counts[rows].sum(0))))
-            num_lines[place] = num_lines.get(place, 0) + len(rows)
+    num_lines: Counter[tuple[str, str]] = Counter()
+    for pair in pairs:
+        for name, value in pair.values((grouping, member)).items():
+            values.setdefault((pair.task, name), []).append(value)
+            num_lines[pair.task, name] += pair.num_lines[grouping, member]
     return [
         Score(
             metric=name,

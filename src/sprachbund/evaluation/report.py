@@ -1,30 +1,25 @@
 """One self-contained HTML page of an evaluation: to be looked at and listened to rather than read."""
 
-import base64
-import io
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from sprachbund.data.manifest import Manifest
-from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import figures, present
-from sprachbund.evaluation.failures import DEFINITIONS, FailureJudge
-from sprachbund.evaluation.hypotheses import corpus_name
-from sprachbund.evaluation.lines import Line, by_pair
+from sprachbund.evaluation.examples import Sounds, examples
+from sprachbund.evaluation.failures import DEFINITIONS
+from sprachbund.evaluation.gather import Gathered, gather
+from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import ResultManifest
-from sprachbund.evaluation.metrics import Counts, chrf
+from sprachbund.evaluation.metrics import chrf
+from sprachbund.evaluation.present import has_guard
 from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
-from sprachbund.text.normalize import has_no_spaces, spaced_characters
 
-_SEED = 5
 _MAX_BARS = 20
 _STYLE = Path(__file__).parent / "assets" / "report.css.txt"
 
 
 def write_report(
-    lines: Sequence[Line],
+    lines: Iterable[Line],
     manifest: ResultManifest,
     path: Path,
     *,
@@ -37,58 +32,31 @@ def write_report(
         lines: of the evaluation, before the guard.
         manifest: of the same evaluation.
         path: of the page.
-        data: corpora to take sound from; where the manifest found them if not given. Without them, no sound.
+        data: corpora to take sound from, which have to be there; where the manifest found them if not given,
+            and without sound where they are gone.
         num_examples: worst and random ones each.
     """
     places = [Path(used.path) for used in manifest.data] if data is None else list(data)
-    page = build_report(lines, manifest, Sounds(places), num_examples)
+    page = build_report(lines, manifest, Sounds(places, needed=data is not None), num_examples)
     partial = path.with_suffix(path.suffix + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(page, encoding="utf-8")
     partial.replace(path)
 
 
-class Sounds:
-    """Sound of lines, looked up in their corpora."""
-
-    def __init__(self, directories: Sequence[Path]) -> None:
-        self._places: dict[tuple[str, str], tuple[Manifest, int]] = {}
-        for directory in directories:
-            try:
-                manifest = Manifest(directory)
-            except SprachbundError:
-                continue  # a report without sound is still a report
-            name = corpus_name(directory)
-            self._places |= {(name, u.id): (manifest, index) for index, u in enumerate(manifest)}
-
-    def player(self, line: Line) -> str:
-        """An audio element that holds the sound; words when it is not there."""
-        import soundfile
-
-        if (line.corpus, line.id) not in self._places:
-            return '<span class="muted">no sound here</span>'
-        manifest, index = self._places[line.corpus, line.id]
-        buffer = io.BytesIO()
-        soundfile.write(buffer, manifest.samples(index), 16_000, format="FLAC", subtype="PCM_16")
-        coded = base64.b64encode(buffer.getvalue()).decode()
-        return f'<audio controls preload="metadata" src="data:audio/flac;base64,{coded}"></audio>'
-
-
-def build_report(lines: Sequence[Line], manifest: ResultManifest, sounds: Sounds, num_examples: int) -> str:
+def build_report(lines: Iterable[Line], manifest: ResultManifest, sounds: Sounds, num_examples: int) -> str:
     """The page as HTML."""
-    guarded = [line.behind_guard() if _has_guard(manifest) else line for line in lines]
-    spoken = [line for line in guarded if line.source]
-    written = {(x.corpus, x.id, x.target): x.hypothesis for x in lines}
-    scorer = chrf()
-    counts = scorer.statistics([x.hypothesis for x in spoken], [x.reference for x in spoken])
+    guarded = has_guard(manifest)
+    found = gather(lines, num_examples, guarded=guarded)
     sections = [
         _section("Scores", _tiles(manifest)),
         _section("Pairs", _pairs(manifest)),
+        _section("Code-switched speech", _switching(manifest)),
         _section("Failures", _failures(manifest)),
-        _section("Length and duration", _breakdown(spoken, counts)),
+        _section("Length and duration", _breakdown(found)),
         _section("Groups", _groups(manifest)),
-        _section("Worst examples", _examples(_worst(spoken, counts, num_examples), written, sounds)),
-        _section("Random examples", _examples(_random(spoken, num_examples), written, sounds)),
+        _section("Worst examples", examples(found.worst, sounds, guarded=guarded)),
+        _section("Random examples", examples(found.random, sounds, guarded=guarded)),
         _section("How it was measured", _provenance(manifest)),
     ]
     title = f"{manifest.model.name} on {', '.join(data.name for data in manifest.data)}"
@@ -119,7 +87,7 @@ def _tiles(manifest: ResultManifest) -> str:
             unit = "%" if metric in {"exact", "WER"} else ""
             tiles.append((label, f"{number.value:.1f}{unit}", f"{number.num_lines} texts, mean over pairs"))
     for rate in manifest.failures:
-        if rate.failure == "hallucination" and rate.member == "all" and rate.guard == _has_guard(manifest):
+        if rate.failure == "hallucination" and rate.member == "all" and rate.guard == has_guard(manifest):
             where = "behind the guard" if rate.guard else "without guard"
             tiles.append(("text on no speech", f"{rate.percent:.1f}%", f"{rate.judged} sounds, {where}"))
     if factor := manifest.measured.get("real_time_factor"):
@@ -158,24 +126,31 @@ def _failures(manifest: ResultManifest) -> str:
     )
 
 
-def _breakdown(lines: Sequence[Line], counts: Counts) -> str:
-    durations = [line.duration_s for line in lines]
-    lengths = [float(len(_units(line.reference, line.target))) for line in lines]
+def _switching(manifest: ResultManifest) -> str:
+    """What happens at switches, when there are any."""
+    if not figures.has_switching(manifest):
+        return ""
+    pairs = present.switching_pairs_table(manifest)
+    by_pair = f"<h3>By direction</h3>{_table(pairs)}" if pairs.rows else ""
+    return (
+        f"<figure>{figures.switching_bars(manifest)}</figure>"
+        f"{_table(present.switching_table(manifest))}{by_pair}"
+        '<p class="muted">Near a switch: within two words of it in the reference. Of: spans, words or texts '
+        "judged; left out: those of which the corpus does not tell enough.</p>"
+    )
+
+
+def _breakdown(found: Gathered) -> str:
     drawn = [
-        figures.bin_bars(
-            figures.bins_by(lines, counts, chrf(), durations, figures.DURATION_EDGES_S),
-            "chrF",
-            "seconds of sound",
-        ),
-        figures.bin_bars(
-            figures.bins_by(lines, counts, chrf(), lengths, figures.LENGTH_EDGES),
-            "chrF",
-            "words in the reference",
-        ),
+        figures.bin_bars(figures.bins_by(found.counts, chrf(), values, edges), "chrF", unit)
+        for values, edges, unit in (
+            (found.durations_s, figures.DURATION_EDGES_S, "seconds of sound"),
+            (found.lengths, figures.LENGTH_EDGES, "words in the reference"),
+        )
     ]
     inside = "".join(f"<figure>{one}</figure>" for one in drawn)
     note = '<p class="muted">All pairs pooled, transcription included; lines are 95% intervals.</p>'
-    return f'<div class="side">{inside}</div>{note}'
+    return f'<div class="side">{inside}</div>{note}' if found.durations_s else ""
 
 
 def _groups(manifest: ResultManifest) -> str:
@@ -200,90 +175,6 @@ def _groups(manifest: ResultManifest) -> str:
     return "".join(drawn)
 
 
-def _worst(lines: Sequence[Line], counts: Counts, count: int) -> list[Line]:
-    """Lowest sentence chrF, one target of an utterance, pairs in turn so that one bad pair is not all."""
-    scorer = chrf()
-    score = {
-        (x.corpus, x.id, x.target): float(scorer.score(row)) for x, row in zip(lines, counts, strict=True)
-    }
-    queues = [
-        sorted(found, key=lambda x: score[x.corpus, x.id, x.target]) for found in by_pair(lines).values()
-    ]
-    chosen: list[Line] = []
-    taken: set[tuple[str, str]] = set()
-    for place in range(max(map(len, queues), default=0)):
-        rank = sorted(
-            (queue[place] for queue in queues if place < len(queue)),
-            key=lambda x: score[x.corpus, x.id, x.target],
-        )
-        for line in rank:
-            if (
-                len(chosen) < count
-                and (line.corpus, line.id) not in taken
-                and line.hypothesis != line.reference
-            ):
-                taken.add((line.corpus, line.id))
-                chosen.append(line)
-    return chosen
-
-
-def _random(lines: Sequence[Line], count: int) -> list[Line]:
-    return random.Random(_SEED).sample(list(lines), min(count, len(lines)))
-
-
-def _examples(lines: Sequence[Line], written: Mapping[tuple[str, str, str], str], sounds: Sounds) -> str:
-    """One card for each line; `written` is what the model wrote before the guard, by corpus, id and target."""
-    judge = FailureJudge({line.target for line in lines}) if lines else None
-    rows = []
-    for line in lines:
-        failed = [name for name, is_so in judge.judge(line).items() if is_so] if judge else []
-        tags = "".join(f'<span class="tag">{escape(name)}</span>' for name in failed)
-        if line.evidence.dropped:
-            tags += f'<span class="tag">guard: {escape(line.evidence.dropped)}</span>'
-        wrong, right = marked(line)
-        rows.append(
-            f"<article><header><b>{escape(line.source)} → {escape(line.target)}</b> "
-            f'<span class="muted">{escape(line.corpus)} · {escape(line.kind)} · {escape(line.speaker)} · '
-            f"{line.duration_s:.1f} s · {escape(line.id)}</span>{tags}</header>{sounds.player(line)}"
-            f'<p class="said" lang="{escape(line.source)}">{escape(line.transcript)}</p>'
-            f'<p lang="{escape(line.target)}"><i>wrote</i> {wrong}</p>'
-            f"{_hidden(written[line.corpus, line.id, line.target]) if line.evidence.dropped else ''}"
-            f'<p lang="{escape(line.target)}"><i>should be</i> {right}</p></article>'
-        )
-    return f'<div class="examples">{"".join(rows)}</div>' if rows else ""
-
-
-def _hidden(text: str) -> str:
-    return f'<p class="muted"><i>dropped</i> {escape(text)}</p>' if text else ""
-
-
-def marked(line: Line) -> tuple[str, str]:
-    """Hypothesis and reference as HTML, with the words marked that do not agree."""
-    import jiwer
-
-    hypothesis, reference = (_units(text, line.target) for text in (line.hypothesis, line.reference))
-    joint = "" if has_no_spaces(line.target) else " "
-    if not hypothesis or not reference:
-        nothing = '<span class="muted">nothing</span>'
-        return _mark(hypothesis, "del", joint) or nothing, _mark(reference, "ins", joint) or nothing
-    chunks = jiwer.process_words(" ".join(reference), " ".join(hypothesis)).alignments[0]
-    left, right = [], []
-    for c in chunks:
-        tags = ("", "") if c.type == "equal" else ("del", "ins")
-        left.append(_mark(hypothesis[c.hyp_start_idx : c.hyp_end_idx], tags[0], joint))
-        right.append(_mark(reference[c.ref_start_idx : c.ref_end_idx], tags[1], joint))
-    return joint.join(filter(None, left)), joint.join(filter(None, right))
-
-
-def _mark(words: Sequence[str], tag: str, joint: str) -> str:
-    text = escape(joint.join(words))
-    return f"<{tag}>{text}</{tag}>" if tag and text else text
-
-
-def _units(text: str, language: str) -> list[str]:
-    return spaced_characters(text).split() if has_no_spaces(language) else text.split()
-
-
 def _provenance(manifest: ResultManifest) -> str:
     lines = [
         *present.signatures(manifest),
@@ -302,7 +193,3 @@ def _table(table: present.Table) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
     body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in table.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _has_guard(manifest: ResultManifest) -> bool:
-    return any(number.guard for number in manifest.numbers)

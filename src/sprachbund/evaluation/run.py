@@ -1,6 +1,6 @@
 """One evaluation from beginning to end: corpora and a model in, hypotheses and a result manifest out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,15 @@ from sprachbund.evaluation import hashes
 from sprachbund.evaluation.comet import comet_signature
 from sprachbund.evaluation.corpus import open_corpus
 from sprachbund.evaluation.hypotheses import Decoder, Plan, corpus_name, make_plan, translate_plan
-from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, LineWriter, by_pair, read_lines
+from sprachbund.evaluation.lines import (
+    HYPOTHESES_FILE,
+    Evidence,
+    Line,
+    LineWriter,
+    by_pair,
+    in_chunks,
+    read_lines,
+)
 from sprachbund.evaluation.manifest import (
     MANIFEST_FILE,
     DataUsed,
@@ -22,7 +30,7 @@ from sprachbund.evaluation.manifest import (
 from sprachbund.evaluation.no_speech import Sound, no_speech_set
 from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.evaluation.quality import pair_name
-from sprachbund.evaluation.scoring import summarise
+from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import Stopwatch, first_segment_s, race, race_rows
 from sprachbund.models.card import Card
 from sprachbund.models.directory import load, locate
@@ -35,10 +43,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A finished evaluation: its lines, and its result manifest."""
+    """A finished evaluation: its result manifest, and where its files are."""
 
-    lines: tuple[Line, ...]
     manifest: ResultManifest
+    out: Path | None = None
+
+    def lines(self) -> Iterator[Line]:
+        """The hypotheses, one by one. Raises SprachbundError when they were not written."""
+        if self.out is None:
+            raise SprachbundError("the hypotheses were not written; evaluate with `out` to have them")
+        return read_lines(self.out / HYPOTHESES_FILE)
 
 
 def evaluate(
@@ -50,7 +64,7 @@ def evaluate(
     offline: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
-    """Evaluate a model on corpora.
+    """Evaluate a model on corpora. Hypotheses are scored and written as they come, and none is held.
 
     Args:
         directories: of the corpora, each as `sprachbund data` writes it.
@@ -64,34 +78,37 @@ def evaluate(
         SprachbundError: for models, corpora and languages that cannot be, before any decoding.
     """
     options = options or EvaluationOptions()
-    if options.comet:
-        comet_signature(options.comet)  # fails before the work, not after
     manifests = [open_corpus(directory) for directory in _distinct(directories)]
+    if options.comet:
+        comet_signature(options.comet)  # a package that is not there is told before models are loaded
     family = load(model, offline=offline)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
-    total = sum(plan.num_lines for plan in plans)
-    watch, lines = Stopwatch(), []
-    with LineWriter((out or Path()) / HYPOTHESES_FILE) if out else _Nowhere() as writer:
-        for manifest, plan in zip(manifests, plans, strict=True):
-            work = translate_plan(family, manifest, plan, options.decoding, options.batch_size)
-            for line in watch.watch(work):
-                writer.write(line)
-                lines.append(line)
-                progress("decoding", len(lines), total)
+    scoring = Scoring({target for plan in plans for job in plan.jobs for target in job.targets}, options)
+    total, watch = sum(plan.num_lines for plan in plans), Stopwatch()
+    with LineWriter(out / HYPOTHESES_FILE) if out else _Nowhere() as writer:
+        for done, line in enumerate(watch.watch(_translate(family, manifests, plans, options)), start=1):
+            writer.write(line)
+            scoring.add(line)
+            progress(", ".join(filter(None, ["decoding", scoring.so_far])), done, total)
         speed = replace(
             watch.speed(), first_segment_s=_first_segment_s(family, manifests[0], plans[0], options)
         )
         for line in translate_no_speech(family, options):
             writer.write(line)
-            lines.append(line)
-    progress("scoring", 0, 1)
+            scoring.add(line)
     used = [_data_used(m, plan) for m, plan in zip(manifests, plans, strict=True)]
-    result = summarise(lines, _model_used(model, offline), used, options, speed)
-    progress("scoring", 1, 1)
+    result = Evaluation(manifest=scoring.manifest(_model_used(model, offline), used, speed), out=out)
     if out:
-        write_texts(lines, out)
-        result.write(out / MANIFEST_FILE)
-    return Evaluation(lines=tuple(lines), manifest=result)
+        write_texts(result.lines(), out)
+        result.manifest.write(out / MANIFEST_FILE)
+    return result
+
+
+def _translate(
+    family: Family, manifests: Sequence[Manifest], plans: Sequence[Plan], options: EvaluationOptions
+) -> Iterator[Line]:
+    for manifest, plan in zip(manifests, plans, strict=True):
+        yield from translate_plan(family, manifest, plan, options.decoding, options.batch_size)
 
 
 def race_models(
@@ -169,23 +186,33 @@ def _first_segment_s(
     return median(there) if (there := [s for s in found if s is not None]) else None
 
 
-def write_texts(lines: Sequence[Line], out: Path) -> None:
+def write_texts(lines: Iterable[Line], out: Path) -> None:
     """Write `texts/<pair>.hyp.txt` and `.ref.txt`, one text per line, for any other scorer to read."""
     folder = out / "texts"
     folder.mkdir(parents=True, exist_ok=True)
-    for pair, found in by_pair(line.behind_guard() for line in lines if line.source).items():
-        for part, column in (
-            ("hyp", [line.hypothesis for line in found]),
-            ("ref", [line.reference for line in found]),
-        ):
-            body = "".join(text + "\n" for text in column)
-            (folder / f"{pair_name(pair)}.{part}.txt").write_text(body, encoding="utf-8", newline="\n")
+    begun: set[tuple[str, str]] = set()
+    for some in in_chunks(line.behind_guard() for line in lines if line.source):
+        for pair, found in by_pair(some).items():
+            # Opened for each chunk: hundreds of pairs are more files than may be open.
+            mode = "a" if pair in begun else "w"
+            for part, column in (
+                ("hyp", [x.hypothesis for x in found]),
+                ("ref", [x.reference for x in found]),
+            ):
+                path = folder / f"{pair_name(pair)}.{part}.txt"
+                with path.open(mode, encoding="utf-8", newline="\n") as file:
+                    file.writelines(text + "\n" for text in column)
+            begun.add(pair)
 
 
 def rescore(out: Path, manifest: ResultManifest) -> ResultManifest:
     """Score the hypotheses in a directory of results again, without the model."""
-    lines = list(read_lines(out / HYPOTHESES_FILE))
-    return summarise(lines, manifest.model, manifest.data, options_from(manifest.configuration))
+    path = out / HYPOTHESES_FILE
+    targets = {line.target for line in read_lines(path) if line.source}
+    scoring = Scoring(targets, options_from(manifest.configuration))
+    for line in read_lines(path):
+        scoring.add(line)
+    return scoring.manifest(manifest.model, manifest.data)
 
 
 class _Nowhere:

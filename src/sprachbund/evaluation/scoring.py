@@ -1,26 +1,103 @@
 """From lines to a result manifest: every score and failure rate, behind the guard and without it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean
+from typing import Any
 
-from sprachbund.evaluation.code_switch import switching_scores
-from sprachbund.evaluation.comet import comet_scores, comet_signature
-from sprachbund.evaluation.failures import FailureJudge
-from sprachbund.evaluation.lines import Line, by_pair
+from sprachbund.evaluation.code_switch import WRONG_LANGUAGE, SwitchTally
+from sprachbund.evaluation.comet import Comet
+from sprachbund.evaluation.failures import FailureJudge, RateCounts
+from sprachbund.evaluation.lines import CHUNK, Line, by_pair
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, Number, ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration
 from sprachbund.evaluation.quality import (
+    ALL,
     CODE_SWITCHED,
     SWITCHING,
     TRANSLATION,
     Score,
+    Tally,
     pair_name,
-    score_lines,
     switching,
     texts,
 )
 from sprachbund.evaluation.speed import Speed
+
+
+class Scoring:
+    """Everything that is scored, added up as lines come: behind the guard, raw and normalized; before it, raw;
+    failures before and behind. It holds sums and one chunk of lines.
+
+    Args:
+        targets: all target languages to come.
+        options: of the evaluation.
+
+    Attributes:
+        so_far: the mean chrF of translations scored so far, in words; empty without any.
+    """
+
+    def __init__(self, targets: Iterable[str], options: EvaluationOptions) -> None:
+        self._options, self._guarded = options, options.decoding.guard.enabled
+        self._judge = FailureJudge(targets)
+        self._waiting: list[Line] = []
+        self.so_far = ""
+        self._raw, self._normalized = Tally(), Tally(text="normalized", groupings=False)
+        self._unguarded = Tally(groupings=False)
+        self._behind, self._before = RateCounts(), RateCounts()
+        self._switching = {guard: SwitchTally() for guard in (True, False)}
+        self._comet = CometTally(options.comet) if options.comet else None
+
+    def add(self, line: Line) -> None:
+        """Add a line, of speech or not."""
+        self._waiting.append(line)
+        if len(self._waiting) == CHUNK:
+            self._score_waiting()
+
+    def manifest(self, model: ModelUsed, data: list[DataUsed], speed: Speed | None = None) -> ResultManifest:
+        """All numbers, with what they were measured on and with."""
+        self._score_waiting()
+        guarded = self._guarded
+        numbers = [_number(s, guarded) for s in (*self._raw.scores(), *self._normalized.scores())]
+        numbers += [_number(s, False) for s in self._unguarded.scores()]
+        numbers += [_number(s, guarded) for s in self._switching[guarded].scores()]
+        if guarded:
+            numbers += [_number(s, False) for s in self._switching[False].scores()]
+        if self._comet:
+            numbers += [_number(s, guarded) for s in self._comet.scores()]
+        return ResultManifest(
+            numbers=numbers,
+            failures=[*_failure_rates(self._before, guard=False), *_failure_rates(self._behind, guard=True)],
+            measured=speed.to_dict() if speed else {},
+            data=data,
+            model=model,
+            configuration=configuration(self._options),
+            seed=self._options.seed,
+        )
+
+    def _score_waiting(self) -> None:
+        lines, self._waiting = self._waiting, []
+        behind = [line.behind_guard() for line in lines] if self._guarded else lines
+        for line, seen in zip(lines, behind, strict=True):
+            before = self._judge.judge(line)
+            self._count(line, before, self._before, guard=False)
+            if self._guarded:
+                same = seen.hypothesis == line.hypothesis
+                self._count(seen, before if same else self._judge.judge(seen), self._behind, guard=True)
+        self._raw.add(behind)
+        self._normalized.add(behind)
+        if self._guarded:
+            self._unguarded.add(lines)
+        if self._comet:
+            self._comet.add(behind)
+        if (mean_chrf := self._raw.mean("chrF")) is not None:
+            self.so_far = f"chrF {mean_chrf:.1f} so far"
+
+    def _count(self, line: Line, judged: Mapping[str, bool], rates: RateCounts, *, guard: bool) -> None:
+        for group in (ALL, pair_name(line.pair) if line.source else line.kind):
+            rates.add(group, judged)
+        if line.source:
+            self._switching[guard].add(line, judged.get(WRONG_LANGUAGE))
 
 
 def summarise(
@@ -30,52 +107,59 @@ def summarise(
     options: EvaluationOptions,
     speed: Speed | None = None,
 ) -> ResultManifest:
-    """Score lines: behind the guard, raw and normalized; before it, raw; failures before and after."""
-    behind = [line.behind_guard() for line in lines]
-    guarded = options.decoding.guard.enabled
-    numbers = [_number(s, guarded) for s in score_lines(behind)]
-    numbers += [_number(s, guarded) for s in score_lines(behind, text="normalized", groupings=False)]
-    if guarded:
-        numbers += [_number(s, False) for s in score_lines(lines, groupings=False)]
-    numbers += [_number(s, guarded) for s in switching_scores(behind)]
-    if guarded:
-        numbers += [_number(s, False) for s in switching_scores(lines)]
-    if options.comet:
-        numbers += [_number(score, guarded) for score in comet_lines(behind, options.comet)]
-    judge = FailureJudge({line.target for line in lines if line.source})
-    failures = _failure_rates(judge, lines, guard=False)
-    if guarded:
-        failures += _failure_rates(judge, behind, guard=True)
-    return ResultManifest(
-        numbers=numbers,
-        failures=failures,
-        measured=speed.to_dict() if speed else {},
-        data=data,
-        model=model,
-        configuration=configuration(options),
-        seed=options.seed,
-    )
+    """Score lines that are all there."""
+    scoring = Scoring({line.target for line in lines if line.source}, options)
+    for line in lines:
+        scoring.add(line)
+    return scoring.manifest(model, data, speed)
 
 
-def comet_lines(lines: Sequence[Line], model: str) -> list[Score]:
-    """COMET of every pair and its mean; translation only, as transcripts serve as source texts."""
-    signature, scores = comet_signature(model), []
-    by_switching: dict[str, list[list[float]]] = {}
-    pairs = by_pair(line for line in lines if line.source and line.source != line.target)
-    for pair, found in pairs.items():
-        values = comet_scores([x.transcript for x in found], *texts(found, pair[1]), model=model)
-        scores.append(_comet_score(mean(values), signature, "pair", pair_name(pair), len(found)))
-        for member in sorted(set(map(switching, found))):
-            of_member = [v for v, line in zip(values, found, strict=True) if switching(line) == member]
-            by_switching.setdefault(member, []).append(of_member)
-        by_switching.setdefault("all", []).append(values)
-    if scores:
-        count = sum(score.num_lines for score in scores)
-        scores.append(_comet_score(mean(s.value for s in scores), "", "mean", "all", count))
-    for member, pairs_values in by_switching.items() if CODE_SWITCHED in by_switching else ():
-        count = sum(map(len, pairs_values))
-        scores.append(_comet_score(mean(map(mean, pairs_values)), "", SWITCHING, member, count))
-    return scores
+class CometTally:
+    """COMET of every pair, added up as lines come; translation only, as transcripts serve as source texts.
+
+    Args:
+        model: as of `Comet`; loaded at once, so that what is wrong with it is said before the work.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._comet = Comet(model)
+        self._pairs: dict[tuple[str, str], tuple[int, float]] = {}
+        self._switching: dict[tuple[str, tuple[str, str]], tuple[int, float]] = {}
+
+    def add(self, lines: Iterable[Line]) -> None:
+        """Add lines; those that are no translations are passed over."""
+        pairs = by_pair(line for line in lines if line.source and line.source != line.target)
+        for pair, found in pairs.items():
+            values = self._comet.scores([x.transcript for x in found], *texts(found, pair[1]))
+            for line, value in zip(found, values, strict=True):
+                _sum_up(self._pairs, pair, value)
+                for member in (switching(line), ALL):
+                    _sum_up(self._switching, (member, pair), value)
+
+    def scores(self) -> list[Score]:
+        """Every pair and the mean over pairs, and where there are code-switched lines the means of those."""
+        found = sorted(self._pairs.items())
+        signature = self._comet.signature
+        scores = [
+            _comet_score(total / count, signature, "pair", pair_name(pair), count)
+            for pair, (count, total) in found
+        ]
+        if scores:
+            scores.append(self._mean("mean", ALL, [sums for _, sums in found]))
+        members = sorted({member for member, _ in self._switching})
+        for member in members if CODE_SWITCHED in members else ():
+            sums = [sums for (of, _), sums in sorted(self._switching.items()) if of == member]
+            scores.append(self._mean(SWITCHING, member, sums))
+        return scores
+
+    def _mean(self, group: str, member: str, sums: Sequence[tuple[int, float]]) -> Score:
+        value = mean(total / count for count, total in sums)
+        return _comet_score(value, "", group, member, sum(count for count, _ in sums))
+
+
+def _sum_up(sums: dict[Any, tuple[int, float]], key: Any, value: float) -> None:
+    count, total = sums.get(key, (0, 0.0))
+    sums[key] = (count + 1, total + value)
 
 
 def _comet_score(value: float, signature: str, group: str, member: str, num_lines: int) -> Score:
@@ -90,14 +174,11 @@ def _comet_score(value: float, signature: str, group: str, member: str, num_line
     )
 
 
-def _failure_rates(judge: FailureJudge, lines: Sequence[Line], *, guard: bool) -> list[FailureRate]:
-    groups: dict[str, list[Line]] = {"all": list(lines)}
-    for line in lines:
-        groups.setdefault(pair_name(line.pair) if line.source else line.kind, []).append(line)
+def _failure_rates(counts: RateCounts, *, guard: bool) -> list[FailureRate]:
     return [
         FailureRate(failure=name, member=member, failed=rate.failed, judged=rate.judged, guard=guard)
-        for member, found in groups.items()
-        for name, rate in judge.rates(found).items()
+        for member in counts.groups
+        for name, rate in counts.rates(member).items()
     ]
 
 

@@ -21,7 +21,7 @@ from sprachbund.evaluation.metrics import Counts, Metric
 Test = Literal["bootstrap", "randomization"]
 SEED = 12345  # sacrebleu's
 DRAWS: dict[Test, int] = {"bootstrap": 1_000, "randomization": 10_000}
-_CHUNK_CELLS = 8_000_000  # draws times sentences held at a time
+_CHUNK_CELLS = 2_000_000  # draws times sentences held at a time
 _ALIGN = 32  # numpy gives out random booleans 32 at a time; chunks of a multiple continue the same stream
 
 Scores = NDArray[np.float64]

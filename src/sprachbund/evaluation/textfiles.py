@@ -91,6 +91,10 @@ def _check_line_ends(path: Path, raw: bytes) -> None:
         odd = min(there, key=lambda kind: there[kind])
         end = {"CR LF": b"\r\n", "LF": b"\n", "CR": b"\r"}[odd]
         number = _line_of(raw, end)
+        if there.keys() == {"CR"}:
+            raise SprachbundError(
+                f"{path}:{number}: its lines end in CR alone, so that most programs see one line; save it with LF"
+            )
         raise SprachbundError(
             f"{path}:{number}: mixed line ends ({counts}), so that programs count its lines differently; "
             "save it with one kind, LF or CR LF"

@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 
 from sprachbund.data.corpora import PREPARATIONS, CorpusOptions
-from sprachbund.data.corpora.chat import Word, read_chat
+from sprachbund.data.corpora.chat import Utterance, Word, read_chat
 from sprachbund.data.corpora.fisher import foreign_words, strip_markup
 from sprachbund.data.corpora.miami import spans
+from sprachbund.data.corpora.ntuml import english_terms
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.code_switch import switch_scores
+from sprachbund.evaluation.hypotheses import make_line
+from sprachbund.evaluation.lines import Evidence
 
 from .trees import call, loudest_hz, melody, table, tone
 
@@ -59,6 +63,7 @@ def test_fisher_joins_lines_hears_one_side_and_knows_foreign_words(fisher: Path,
     assert mixed.translations == {"en": "And en.0."}
     assert mixed.custom["references"] == {"en": ["And en.0.", "And en.1."]}
     assert mixed.custom["foreign_words"] == ["which can be", "okay"]
+    assert mixed.custom["foreign_places"] == {"es": [[1, 4], [5, 6]]}
     assert "spans" not in mixed.custom, "when the words are heard is not known"
     assert mixed.duration_s == pytest.approx(1.5)
     assert loudest_hz(manifest.samples(1)) == pytest.approx(900, abs=5)
@@ -93,6 +98,17 @@ def test_fisher_names_what_is_missing_and_broken(fisher: Path, tmp_path: Path) -
         PREPARATIONS["fisher-spanish"].prepare(fisher, tmp_path / "out")
 
 
+def test_ntuml_finds_english_terms_and_their_places() -> None:
+    assert english_terms("這個 machine learning 的model") == {
+        "code_switched": True,
+        "languages": ["zh", "en"],
+        "foreign_words": ["machine learning", "model"],
+        "foreign_places": {"zh": [[2, 17], [18, 23]]},  # characters
+    }
+    assert english_terms("好") == {"code_switched": False}
+    assert english_terms("okay")["code_switched"] is False
+
+
 def test_ntuml(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -112,6 +128,7 @@ def test_ntuml(tmp_path: Path) -> None:
     mixed, plain = Manifest(tmp_path / "out" / "dev")
     assert (mixed.language, mixed.translations) == ("zh", {"en": "this machine learning model"})
     assert mixed.custom["foreign_words"] == ["machine learning", "model"]
+    assert mixed.custom["foreign_places"] == {"zh": [[2, 17], [18, 23]]}, "characters"
     assert mixed.custom["code_switched"] is True
     assert plain.custom["code_switched"] is False
     assert loudest_hz(Manifest(tmp_path / "out" / "dev").samples(0)) == pytest.approx(700, abs=5)
@@ -146,10 +163,15 @@ def test_cs_fleurs_takes_marked_words_down(cs_fleurs: Path, tmp_path: Path) -> N
     (said,) = Manifest(tmp_path / "out" / "xtts_train")
     assert (said.text, said.language, said.speaker) == ("我 love it 你", "zh", "s1")
     assert said.custom["foreign_words"] == ["love it"]
+    assert said.custom["foreign_places"] == {"zh": [[1, 7]]}
     assert said.custom["languages"] == ["zh", "en"]
     (plain,) = Manifest(tmp_path / "out" / "read_test")
     assert "foreign_words" not in plain.custom
-    assert summary.checks[0].startswith("read_test: differs: found 0.0 of 17 hours")
+    assert "read_test: unchecked, no published size speaks of zh" in summary.checks, (
+        "17 hours are of all pairs"
+    )
+    whole = PREPARATIONS["cs-fleurs"].prepare(cs_fleurs, tmp_path / "whole")
+    assert whole.checks[0].startswith("read_test: differs: found 0.0 of 17 hours")
 
 
 def test_cs_fleurs_names_a_broken_line(cs_fleurs: Path, tmp_path: Path) -> None:
@@ -202,9 +224,15 @@ def test_miami_utterances_with_spans(miami: Path, tmp_path: Path) -> None:
     mixed, spanish, english = manifest
     assert (mixed.language, mixed.custom["main_language"]) == ("es", "en")
     assert mixed.text_in("en") == "my sister-in-law wants me to do, you know."
-    assert [span["language"] for span in mixed.custom["spans"]] == ["en", "es", "en"]
+    assert [(s["language"], s["text"], s["places"]) for s in mixed.custom["spans"]] == [
+        ("en", "my sister in law", {"es": [0, 4]}),  # "sister-in-law" in the translation: not the same words
+        ("es", "quiere que haga", {"es": [4, 7]}),
+        ("en", "you know.", {"es": [7, 9], "en": [6, 8]}),
+    ]
     assert mixed.custom["spans_estimated"] is True
-    assert spanish.custom["spans"] == [{"start_s": 0.0, "end_s": 1.0, "language": "es"}]
+    (span,) = spanish.custom["spans"]
+    assert (span["start_s"], span["end_s"], span["language"]) == (0.0, 1.0, "es")
+    assert (span["text"], span["places"]) == (spanish.text, {"es": [0, 6]})
     assert spanish.custom["spans_estimated"] is False
     assert loudest_hz(manifest.samples(1)) == pytest.approx(800, abs=4), "cut out of an mp3"
     assert (english.language, english.translations) == ("en", {})
@@ -224,16 +252,50 @@ def test_miami_takes_the_published_index_list(miami: Path, tmp_path: Path) -> No
     assert Manifest(tmp_path / "out" / "test")[0].custom["experiment"] == "cs"
 
 
+def said(*words: tuple[str, str | None]) -> Utterance:
+    return Utterance(
+        where="here",
+        number=0,
+        speaker="MAR",
+        words=[Word(text=text, language=language) for text, language in words],
+        times_s=None,
+        language="eng",
+        translation="",
+        transcribed=True,
+    )
+
+
 def test_spans_share_time_by_letters() -> None:
-    words = [
-        Word(text="aaaa", language="eng"),
-        Word(text="bb", language=None),
-        Word(text="cc", language="spa"),
+    found = spans(said(("aaaa", "eng"), ("bb", None), ("cc", "spa")), 8.0, "es", "aaaa bb dd ee")
+    assert found == [
+        {"start_s": 0.0, "end_s": 6.0, "language": "en", "text": "aaaa bb", "places": {"es": [0, 2], "en": [0, 2]}},
+        {"start_s": 6.0, "end_s": 8.0, "language": "es", "text": "cc", "places": {"es": [2, 3], "en": [2, 4]}},
+    ]  # fmt: skip
+
+
+def test_miami_gives_what_span_scores_need(miami: Path, tmp_path: Path) -> None:
+    """From the transcripts to scores: the first output has two of the four words that translate the Spanish ones."""
+    table(
+        miami / "beta" / "maria1.cha",
+        "@Languages:|eng, spa",
+        "*MAR:|my sister quiere@s:spa que@s:spa haga@s:spa you know . \x150_1000\x15",
+        "%eng:|my sister wants me to do, you know.",
+        "@End",
+    )
+    PREPARATIONS["bangor-miami"].prepare(miami, tmp_path / "out")
+    (mixed,) = Manifest(tmp_path / "out" / "all")
+    outputs = [
+        "my sister wants that she do you know",
+        "my sister quiere que haga you know",
+        "my sister you know",
     ]
-    assert spans(words, 8.0, "eng") == [
-        {"start_s": 0.0, "end_s": 6.0, "language": "en"},
-        {"start_s": 6.0, "end_s": 8.0, "language": "es"},
-    ]
+    lines = [make_line(mixed, "en", text, Evidence(), "miami") for text in outputs]
+    found = switch_scores(lines)
+    assert (found.recalled.failed, found.recalled.judged) == (2, 12)
+    assert (found.untranslated.failed, found.untranslated.judged) == (1, 3)
+    assert (found.dropped.failed, found.dropped.judged) == (1, 3)
+    assert found.near.judged == 3 * 8
+    assert set(found.left_out.values()) == {0}
 
 
 def test_miami_names_what_is_missing_and_broken(miami: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_compares_with_what_was_published(source: Path, tmp_path: Path) -> None:
     assert len(checks) == 3, "nothing of French is there, so it is not missing"
 
 
+def test_what_no_size_was_published_for_is_said(source: Path, tmp_path: Path) -> None:
+    sizes = [Published(part="", key="de", hours=1, source="us")]
+    whole = replace(PREPARATION, published=sizes).prepare(source, tmp_path / "hours").checks
+    assert whole == ["all parts de: differs: found 0.0 of 1 hours, by us"]
+    other = [Published(part="train", key="de>fr", utterances=7, source="us")]
+    unchecked = replace(PREPARATION, published=other).prepare(source, tmp_path / "pair").checks
+    assert unchecked == ["train: unchecked, no published size speaks of de"]
+    some = replace(PREPARATION, published=[Published(part="train", utterances=7, source="us")])
+    of_german = some.prepare(source, tmp_path / "german", CorpusOptions(languages=("de",))).checks
+    assert of_german == ["train: unchecked, no published size speaks of de"], "the size is of all languages"
+
+
 def test_goes_on_where_it_broke_off(source: Path, tmp_path: Path) -> None:
     (source / "4.wav").rename(source / "away")
     with pytest.raises(SprachbundError, match=r"list:4: .*4\.wav does not exist.*--skip-bad"):
@@ -161,3 +174,15 @@ def test_published_numbers_name_their_source() -> None:
     sizes = [size for preparation in PREPARATIONS.values() for size in preparation.published]
     assert all(size.source for size in sizes)
     assert len({(id(p), s.part, s.key) for p in PREPARATIONS.values() for s in p.published}) == len(sizes)
+
+
+def test_the_documentation_says_of_every_corpus_whether_its_sizes_are_checked() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name, preparation in PREPARATIONS.items():
+        (row,) = (
+            line for line in page.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 4
+        )
+        assert row.split("|")[2].strip().startswith("unchecked") == (not preparation.published), name
+    languages = {size.key for size in PREPARATIONS["fleurs"].published}
+    assert f"{len(languages)} of the 102 languages" in page
+    assert languages.isdisjoint({"de", "en", "fr"})

@@ -7,7 +7,7 @@ the first of `@Languages`, `palabra@s:spa` that a word is; `%eng:` is a translat
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,12 @@ class Utterance:
     @property
     def text(self) -> str:
         """The words as a line of text."""
-        joined = " ".join(word.text for word in self.words)
-        return clean_text(re.sub(r" ([.?!,])", r"\1", joined))
+        return joined(self.words)
+
+
+def joined(words: Iterable[Word]) -> str:
+    """Words as a line of text, punctuation behind the word before it."""
+    return clean_text(re.sub(r" ([.?!,])", r"\1", " ".join(word.text for word in words)))
 
 
 def read_chat(path: Path, translation: str) -> Iterator[Utterance]:

@@ -5,7 +5,7 @@ published tables speak of one or the other.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Published:
     """A published size.
 
     Attributes:
-        part: name of the split.
+        part: name of the split; "" for all of them together.
         key: "" for the whole part, "de" for a spoken language, "de>en" for a pair.
         utterances: how many; None when not published.
         hours: how long; None when not published.
@@ -92,14 +92,38 @@ def check(parts: Mapping[str, Counts], published: Sequence[Published]) -> list[s
     """Lines that say for each published number whether it was found: "whole", or "differs: found X of Y".
 
     Numbers of languages and pairs of which nothing is there are passed over; a split of one that is missing
-    is not.
+    is not. Behind them stands of each part what no number was published for: "unchecked".
     """
-    there = {key for counts in parts.values() for key in counts.found}
-    return [line for size in published if size.key in there for line in _compare(parts.get(size.part), size)]
+    whole = Counts()
+    for counts in parts.values():
+        whole += counts
+    there = [size for size in published if size.key in whole.found]
+    lines = [line for size in there for line in _compare(parts.get(size.part), size, whole)]
+    for name, counts in parts.items():
+        checked = {size.key for size in there if size.part in ("", name)}
+        if unchecked := _unchecked(counts, checked):
+            lines.append(f"{name}: unchecked, no published size speaks of {', '.join(unchecked)}")
+    return lines
 
 
-def _compare(counts: Counts | None, size: Published) -> Iterator[str]:
-    name = f"{size.part} {size.key}".strip()
+def _unchecked(counts: Counts, checked: Set[str]) -> list[str]:
+    """The languages of a part, or pairs of those of which other pairs are checked, that no size speaks of."""
+    if "" in checked or not counts.written:
+        return []
+    pairs = [key for key in sorted(counts.found) if ">" in key]
+    missing = []
+    for language in sorted(key for key in counts.found if key and ">" not in key):
+        of_it = [pair for pair in pairs if pair.startswith(f"{language}>")]
+        if language not in checked and checked.isdisjoint(of_it):
+            missing.append(language)
+        elif language not in checked:
+            missing += [pair for pair in of_it if pair not in checked]
+    return missing
+
+
+def _compare(counts: Counts | None, size: Published, whole: Counts) -> Iterator[str]:
+    counts = counts if size.part else whole
+    name = f"{size.part or 'all parts'} {size.key}".strip()
     if size.utterances is not None:
         found = counts.found[size.key] if counts else 0
         same = found == size.utterances

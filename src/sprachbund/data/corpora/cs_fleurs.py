@@ -2,8 +2,8 @@
 
 A copy of the data set's repository: `read/test`, `xtts/train`, `xtts/test1`, `xtts/test2` and `mms/test`,
 each with metadata.jsonl (id, file_name, text, language like "cmn-eng", the matrix language first,
-speaker, duration) and sound. Where `**` stands around the words of the second language, they are taken
-down; times of switches are not published, and neither are translations.
+speaker, duration) and sound. Where `**` stands around the words of the second language, they and their
+places in the transcript are taken down; times of switches are not published, and neither are translations.
 """
 
 import json
@@ -16,6 +16,7 @@ from sprachbund.data.corpora.counts import Published
 from sprachbund.data.corpora.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part
 from sprachbund.data.corpora.places import find_files, tag
 from sprachbund.data.corpora.preparation import Preparation
+from sprachbund.data.corpora.spans import marked_places
 from sprachbund.data.corpora.tables import count_lines, read_lines
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
@@ -56,6 +57,8 @@ def _entry(where: str, line: str, folder: Path, options: CorpusOptions) -> Entry
     custom: dict[str, Any] = {"languages": [matrix, second], "code_switched": True}
     if marked := _MARKED.findall(row["text"]):
         custom["foreign_words"] = [clean_text(words) for words in marked]
+        pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_MARKED.split(row["text"]))]
+        custom |= marked_places(pieces, text, matrix)
     name = Path(row["file_name"]).with_suffix("").as_posix().replace("/", "-")
     return Item(
         where=where,

@@ -8,6 +8,7 @@ segments.de with as many lines. Segments that several targets share are brought 
 from collections.abc import Sequence
 from pathlib import Path
 
+from sprachbund.data.corpora.counts import Published
 from sprachbund.data.corpora.items import CorpusOptions, Cut, Part
 from sprachbund.data.corpora.join import Join
 from sprachbund.data.corpora.places import find_files, first_that_is, require, tag
@@ -17,6 +18,7 @@ from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
 HOMEPAGE = "https://www.mllp.upv.es/europarl-st/"
+_SIZES = "a conversion by others of version 1.1, huggingface.co/datasets/tj-solergibert/Europarl-ST"
 _LIST = "segments.lst"
 _SUFFIXES = (".m4a", ".wav", ".flac")
 
@@ -77,4 +79,8 @@ PREPARATION = Preparation(
     licence="CC-BY-NC-4.0",
     homepage=HOMEPAGE,
     read=read,
+    published=[
+        Published(part=part, utterances=size, source=_SIZES)
+        for part, size in (("train", 116138), ("dev", 17538), ("test", 18901))
+    ],
 )

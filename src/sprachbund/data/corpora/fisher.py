@@ -5,8 +5,9 @@ The source holds the three as people have them: `*.sph` of two channels, `*.tdf`
 end, speaker, ..., transcript), and the fisher-callhome-corpus with `mapping/fisher_dev` (call, lines of
 the transcript joined by "_") and `corpus/ldc/fisher_dev.en.0` to `.3` (or `.en`), line by line. An
 utterance with words in another language (`<foreign lang="English">`) is code-switched; with the published
-index list (`fisher_mapping.csv`) its split of the code-switching experiments stands in `custom`. Where in
-an utterance the other language is heard is not known, except when it is all of it.
+index list (`fisher_mapping.csv`) its split of the code-switching experiments stands in `custom`. The
+words in the other language have their places in the transcript; when they are heard is not known, except
+when they are the whole utterance, and neither is what became of them in the translation.
 """
 
 import re
@@ -20,6 +21,7 @@ from sprachbund.data.corpora.counts import Published
 from sprachbund.data.corpora.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part
 from sprachbund.data.corpora.places import find_files, find_folders, first_that_is
 from sprachbund.data.corpora.preparation import Preparation
+from sprachbund.data.corpora.spans import marked_places
 from sprachbund.data.corpora.tables import count_lines, read_lines, read_parallel, read_table, whole_number
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
@@ -150,11 +152,21 @@ def _custom(
         custom["references"] = {TARGET: list(said)}
     if foreign:
         custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": foreign}
+        custom |= marked_places(_marked(turns), text, LANGUAGE)
     if foreign and clean_text(" ".join(foreign)) == text:
         custom["spans"] = [{"start_s": 0.0, "end_s": sound.duration_s, "language": TARGET}]
     if experiment:
         custom["experiment"] = experiment
     return custom
+
+
+def _marked(turns: Sequence[_Turn]) -> list[tuple[str, bool]]:
+    """The transcript in pieces, and whether each is in another language."""
+    text, pieces, begun = " ".join(turn.text for turn in turns), [], 0
+    for match in _FOREIGN.finditer(text):
+        pieces += [(text[begun : match.start()], False), (match[1], True)]
+        begun = match.end()
+    return [(strip_markup(piece), foreign) for piece, foreign in [*pieces, (text[begun:], False)]]
 
 
 def foreign_words(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sprachbund.audio.load import load
+from sprachbund.data.corpora.fleurs_sizes import published
 from sprachbund.data.corpora.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part, Samples
 from sprachbund.data.corpora.places import find_folders, first_that_is, tag
 from sprachbund.data.corpora.preparation import Preparation
@@ -145,4 +146,5 @@ PREPARATION = Preparation(
     licence="CC-BY-4.0",
     homepage=HOMEPAGE,
     read=read,
+    published=published(),
 )

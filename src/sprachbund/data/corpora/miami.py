@@ -6,7 +6,8 @@ each, wav or mp3, in any folder. The corpus has no splits; with the list of the 
 
 An utterance with Spanish words counts as Spanish speech, translated into English; `custom` says whether
 it is mixed. Times are known for utterances. In a mixed one, spans share its time among runs of one
-language by their letters; `spans_estimated` says so.
+language by their letters; `spans_estimated` says so. A span has its words and their place in the
+transcript, and its place in the translation where the English words around it stand there too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sprachbund.data.corpora.chat import Utterance, Word, read_chat
+from sprachbund.data.corpora.chat import Utterance, Word, joined, read_chat
 from sprachbund.data.corpora.counts import Published
 from sprachbund.data.corpora.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part
 from sprachbund.data.corpora.places import find_files, tag
 from sprachbund.data.corpora.preparation import Preparation
+from sprachbund.data.corpora.spans import places_between, places_of_pieces
 from sprachbund.data.corpora.tables import read_table, whole_number
 from sprachbund.errors import SprachbundError
 
@@ -98,14 +100,14 @@ def _entry(said: Utterance, stem: str, sound: Mapping[str, Path], kind: str) -> 
     languages = {tag(word.language, said.where) for word in said.words if word.language}
     languages = languages or {tag(said.language, said.where)}
     language = next((code for code in sorted(languages) if code != ENGLISH), ENGLISH)
+    translated = said.translation if language != ENGLISH else ""
     custom: dict[str, Any] = {
         "code_switched": len(languages) > 1,
         "languages": sorted(languages),
         "main_language": tag(said.language, said.where),
-        "spans": spans(said.words, end_s - start_s, said.language),
+        "spans": spans(said, end_s - start_s, language, translated),
         "spans_estimated": len(languages) > 1,
     }
-    translated = said.translation if language != ENGLISH else ""
     return Item(
         where=said.where,
         utterance_id=f"{stem}-{said.number:05d}",
@@ -118,18 +120,30 @@ def _entry(said: Utterance, stem: str, sound: Mapping[str, Path], kind: str) -> 
     )
 
 
-def spans(words: Sequence[Word], duration_s: float, language: str) -> list[dict[str, Any]]:
-    """Runs of one language with their share of the time, by letters; open words go with the word before."""
-    runs: list[tuple[str, int]] = []
+def runs(words: Sequence[Word], language: str) -> list[tuple[str, list[Word]]]:
+    """Runs of one language (three letters); words left open go with the word before."""
+    marked: list[tuple[str, Word]] = []
     current = next((word.language for word in words if word.language), language)
     for word in words:
         current = word.language or current
-        runs.append((current, sum(c.isalnum() for c in word.text)))
-    whole = max(1, sum(letters for _, letters in runs))
+        marked.append((current, word))
+    return [(code, [word for _, word in some]) for code, some in groupby(marked, key=lambda run: run[0])]
+
+
+def spans(said: Utterance, duration_s: float, language: str, translation: str) -> list[dict[str, Any]]:
+    """Runs of one language: their words, their share of the time by letters, their places in the transcript
+    (in `language`) and, where English words on both sides tell, in the English translation."""
+    found = runs(said.words, said.language)
+    texts = [(tag(code, said.where), joined(words)) for code, words in found]
+    letters = [sum(c.isalnum() for word in words for c in word.text) for _, words in found]
+    places = {language: places_of_pieces([text for _, text in texts], said.text, language)}
+    places |= {ENGLISH: places_between(texts, translation, ENGLISH)} if language != ENGLISH else {}
     result, begun_s = [], 0.0
-    for code, some in groupby(runs, key=lambda run: run[0]):
-        end_s = begun_s + duration_s * sum(letters for _, letters in some) / whole
-        result.append({"start_s": round(begun_s, 3), "end_s": round(end_s, 3), "language": tag(code, code)})
+    for number, ((code, text), count) in enumerate(zip(texts, letters, strict=True)):
+        end_s = begun_s + duration_s * count / max(1, sum(letters))
+        span = {"start_s": round(begun_s, 3), "end_s": round(end_s, 3), "language": code, "text": text}
+        known = {tag: list(place) for tag, of in places.items() if (place := of[number] if of else None)}
+        result.append({**span, "places": known} if known else span)
         begun_s = end_s
     return result
 

@@ -2,7 +2,8 @@
 translated.
 
 A copy of the data set's repository: `data/train-00000-of-00013-....parquet` and so on for train, dev and
-test, with the columns audio (bytes), transcription, translation and file.
+test, with the columns audio (bytes), transcription, translation and file. English terms are those in Latin
+letters, with their places in the transcript; when they are heard is not known.
 """
 
 import io
@@ -17,6 +18,7 @@ from sprachbund.data.corpora.counts import Published
 from sprachbund.data.corpora.items import CorpusOptions, Entry, Item, LeftOut, Part, Samples
 from sprachbund.data.corpora.places import find_files
 from sprachbund.data.corpora.preparation import Preparation
+from sprachbund.data.corpora.spans import marked_places
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
@@ -25,7 +27,7 @@ LANGUAGE, TARGET = "zh", "en"
 _SPLITS = ("train", "dev", "test")
 _COLUMNS = ("audio", "transcription", "translation", "file")
 _ROWS = 16  # in memory at a time, with their sound
-_ENGLISH = re.compile(r"[A-Za-z][A-Za-z0-9.'+-]*(?: +[A-Za-z0-9.'+-]+)*")
+_PIECES = re.compile(r"([A-Za-z][A-Za-z0-9.'+-]*(?: +[A-Za-z0-9.'+-]+)*)")
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -61,10 +63,7 @@ def _entry(where: str, utterance_id: str, row: dict[str, Any]) -> Entry:
     data = (row["audio"] or {}).get("bytes")
     if not text or not translation or not data:
         return LeftOut(where=where, reason="no transcript, no translation or no sound")
-    english = _ENGLISH.findall(text)
-    custom: dict[str, Any] = {"file": row["file"], "code_switched": bool(english and _CHINESE.search(text))}
-    if english:
-        custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": english}
+    custom = {"file": row["file"], **english_terms(text)}
     return Item(
         where=where,
         utterance_id=utterance_id,
@@ -74,6 +73,17 @@ def _entry(where: str, utterance_id: str, row: dict[str, Any]) -> Entry:
         translations={TARGET: translation},
         custom=custom,
     )
+
+
+def english_terms(text: str) -> dict[str, Any]:
+    """For `custom`: whether a transcript is code-switched, its terms in Latin letters, and their places."""
+    pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_PIECES.split(text))]
+    terms = [piece for piece, english in pieces if english]
+    custom: dict[str, Any] = {"code_switched": bool(terms and _CHINESE.search(text))}
+    if terms:
+        custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": terms}
+        custom |= marked_places(pieces, text, LANGUAGE)
+    return custom
 
 
 def _decode(data: bytes, where: str) -> Samples:

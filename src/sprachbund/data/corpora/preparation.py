@@ -28,7 +28,8 @@ class Summary:
     Attributes:
         name: of the corpus.
         parts: by name of the split, which is also the folder.
-        checks: lines that compare with the published sizes: "whole ...", or "differs: found X of Y ...".
+        checks: lines that compare with the published sizes: "whole ...", "differs: found X of Y ...", or
+            "unchecked ..." where none is known.
     """
 
     name: str
@@ -84,7 +85,7 @@ class Preparation:
         counts = {part.name: write_part(part, out / part.name, options) for part in parts}
         if not any(count.written for count in counts.values()):
             raise SprachbundError(f"{source}: not one utterance of {self.name} could be read; see {out}")
-        checks = check(counts, [size for size in self.published if options.takes_split(size.part)])
+        checks = check(counts, [size for size in self.published if _speaks_of(size, options)])
         for name, count in counts.items():
             close_part(out / name, self._info(name, count, checks), count)
         return Summary(name=self.name, parts={n: _summed(c) for n, c in counts.items()}, checks=checks)
@@ -121,6 +122,12 @@ def _standard(options: CorpusOptions) -> CorpusOptions:
         languages=tuple(tag(code, "--languages") for code in options.languages),
         targets=tuple(tag(code, "--targets") for code in options.targets),
     )
+
+
+def _speaks_of(size: Published, options: CorpusOptions) -> bool:
+    """Whether a published size is of what is taken: that of the whole is not where only some is."""
+    part_of_it = bool(options.languages or options.targets)
+    return options.takes_split(size.part) and not (part_of_it and not size.key)
 
 
 def _summed(counts: Counts) -> PartSummary:

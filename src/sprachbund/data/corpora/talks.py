@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from sprachbund.data.corpora.counts import Published
 from sprachbund.data.corpora.items import CorpusOptions, Cut, Part
 from sprachbund.data.corpora.join import Join
 from sprachbund.data.corpora.places import find_folders, require, tag
@@ -21,6 +22,9 @@ from sprachbund.errors import SprachbundError
 
 MUSTC = "https://mt.fbk.eu/must-c/"
 MTEDX = "https://www.openslr.org/100"
+_MUSTC_SIZES = "ESPnet's recipe for MuST-C (version 1, as released)"
+_MTEDX_SIZES = "lhotse's recipe for Multilingual TEDx, which does not say whether pauses count"
+_MTEDX_HOURS = {"es": 189, "fr": 189, "pt": 164, "it": 107, "ru": 53, "el": 30, "ar": 18, "de": 15}
 _PAIR = re.compile(r"([a-z]{2,3})-([a-z]{2,3})")
 _FIELD = re.compile(r"(\w+):\s*([^,{}]+)")
 
@@ -120,6 +124,10 @@ PREPARATIONS = (
         licence="CC-BY-NC-ND-4.0",
         homepage=MUSTC,
         read=_reader(MUSTC),
+        published=[
+            Published(part=part, key="en>de", utterances=size, source=_MUSTC_SIZES)
+            for part, size in (("train", 229703), ("dev", 1423), ("tst-COMMON", 2641), ("tst-HE", 600))
+        ],
     ),
     Preparation(
         name="mtedx",
@@ -127,5 +135,9 @@ PREPARATIONS = (
         licence="CC-BY-NC-ND-4.0",
         homepage=MTEDX,
         read=_reader(MTEDX),
+        published=[
+            Published(part="", key=language, hours=hours, source=_MTEDX_SIZES)
+            for language, hours in _MTEDX_HOURS.items()
+        ],
     ),
 )
