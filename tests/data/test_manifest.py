@@ -61,3 +61,24 @@ def test_continues_after_whole_shards(tmp_path):
 def test_empty_directory_names_the_next_step(tmp_path):
     with pytest.raises(SprachbundError, match="data make"):
         Manifest(tmp_path)
+
+
+def test_shares_are_nested_and_near_what_was_asked_for(tmp_path):
+    with ManifestWriter(tmp_path, shard_size=100) as writer:
+        for i in range(1000):
+            writer.add(
+                np.zeros(160, np.float32),
+                text="x",
+                language="de" if i % 2 else "en",
+                speaker="s",
+                utterance_id=f"u{i}",
+            )
+    found = {share: Manifest(tmp_path, {"de": share}) for share in (0.0, 0.05, 0.3, 1.0)}
+    ids = {share: {u.id for u in m if u.language == "de"} for share, m in found.items()}
+    assert ids[0.0] == set()
+    assert ids[0.05] < ids[0.3] < ids[1.0]
+    assert len(ids[1.0]) == 500
+    assert abs(len(ids[0.3]) - 150) < 4 * (500 * 0.3 * 0.7) ** 0.5
+    assert all((m.languages == "en").sum() == 500 for m in found.values())
+    with pytest.raises(SprachbundError, match="holds no speech in fr"):
+        Manifest(tmp_path, {"fr": 0.5})

@@ -25,6 +25,14 @@ Languages = Annotated[
     list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Languages taken.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything drawn.")]
+Synthesizers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--synthesizers",
+        metavar="NAME,…",
+        help="Who speaks: espeak-ng, festival, flite, each where it has a voice; espeak-ng if not given.",
+    ),
+]
 Name = Annotated[
     str | None, typer.Option("--name", help="Of the corpus; its folder's or table's if not given.")
 ]
@@ -39,6 +47,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 
 MADE = "made.json"
 """Settings that a corpus was begun with."""
+
+_BEFORE = {"synthesizers": ["espeak-ng"], "voices": []}
+"""Settings of corpora that were begun before there was a choice."""
 
 MEAN_UTTERANCE_S = 2.4
 """Of the phrasebook's training part, no more exact than `--hours` promises."""
@@ -153,11 +164,13 @@ def phrasebook(
         typer.Option("--heldout", metavar="N", min=1, help="Sentences per language in dev and test."),
     ] = None,
     languages: Languages = None,
+    synthesizers: Synthesizers = None,
     seed: Seed = None,
     workers: Workers = 2,
 ) -> None:
     """Render an edition of the phrasebook; changed values make it an edition of your own."""
     from sprachbund.data.editions import edition, make_edition
+    from sprachbund.data.synthesisers import check_synthesizers
 
     if utterances is None and hours is not None:
         utterances = round(hours * 3600 / MEAN_UTTERANCE_S)
@@ -165,11 +178,13 @@ def phrasebook(
         "train_utterances": utterances,
         "heldout_sentences": heldout,
         "languages": tuple(listed(languages)) or None,
+        "synthesizers": tuple(listed(synthesizers)) or None,
         "seed": seed,
     }
     with as_usage():
         chosen = edition(name, **{key: value for key, value in changes.items() if value is not None})
-    _check_settings(out, asdict(chosen))
+        voices = check_synthesizers(chosen.synthesizers, chosen.languages)
+    _check_settings(out, asdict(chosen) | {"voices": voices})
     with resumable(out), Bar(f"phrasebook/{name}") as bar:
         make_edition(out, chosen, workers=workers, progress=_by_part(bar))
     _tell_parts(out)
@@ -188,10 +203,12 @@ def telephone(
         list[str] | None, typer.Option("--leave-out", metavar="SPEAKER,…", help="Speakers not trained on.")
     ] = None,
     languages: Languages = None,
+    synthesizers: Synthesizers = None,
     seed: Seed = None,
     workers: Workers = 2,
 ) -> None:
     """Compose utterances from the recorded prompts."""
+    from sprachbund.data.synthesisers import check_synthesizers
     from sprachbund.data.telephone import Telephone, make_telephone
 
     changes = {
@@ -199,10 +216,13 @@ def telephone(
         "heldout_utterances": heldout,
         "leave_out": tuple(listed(leave_out)) or None,
         "languages": tuple(listed(languages)) or None,
+        "synthesizers": tuple(listed(synthesizers)) or None,
         "seed": seed,
     }
     options = Telephone(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
-    _check_settings(out, asdict(options))
+    with as_usage():
+        voices = check_synthesizers(options.synthesizers, options.languages)
+    _check_settings(out, asdict(options) | {"voices": voices})
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, progress=_by_part(bar))
     _tell_parts(out)
@@ -212,7 +232,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """See that a folder that is taken up again was made with the same settings, so that corpora never mix."""
     path = out / MADE
     wanted = json.loads(json.dumps(settings))
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    known = _BEFORE | json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
     for key, value in wanted.items():
         if key in known and known[key] != value:
             raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")

@@ -6,6 +6,7 @@ and copying it is copying a directory. `dataset.json` says what it is, whose, an
 under its final name only when it is whole, so writing can be broken off and taken up again.
 """
 
+import hashlib
 import json
 import wave
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,12 +136,20 @@ class ManifestWriter:
 class Manifest:
     """A corpus directory, read at random; the sound is read only when asked for.
 
+    Args:
+        directory: of the corpus.
+        shares: language to the share of its utterances that is taken, 0 to 1; a language that is not named is taken
+            whole. Utterances are chosen by their id, so a smaller share is part of a larger one.
+
+    Raises:
+        SprachbundError: no corpus there, or a share of a language that it does not hold.
+
     Attributes:
         durations_s: (N,) length of every utterance.
         languages: (N,) BCP-47 tag of every utterance's speech.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, shares: Mapping[str, float] | None = None) -> None:
         self.directory = Path(directory)
         numbers = shard_numbers(self.directory)
         if not numbers:
@@ -150,15 +159,24 @@ class Manifest:
         places: list[tuple[int, int, int]] = []
         durations: list[float] = []
         languages: list[str] = []
+        seen: set[str] = set()
         for number in numbers:
             offset = 0
             for line in self._cuts_path(number).read_bytes().splitlines(keepends=True):
                 cut = json.loads(line)
-                places.append((number, offset, round(cut["start"] * SAMPLE_RATE)))
-                durations.append(cut["duration"])
-                languages.append(cut["supervisions"][0].get("language", ""))
+                language = cut["supervisions"][0].get("language", "")
+                seen.add(language)
+                if _place_of(cut["id"]) < (shares or {}).get(language, 1.0):
+                    places.append((number, offset, round(cut["start"] * SAMPLE_RATE)))
+                    durations.append(cut["duration"])
+                    languages.append(language)
                 offset += len(line)
-        self._places = np.array(places, dtype=np.int64)
+        if unknown := sorted(set(shares or {}) - seen):
+            raise SprachbundError(
+                f"{self.directory} holds no speech in {', '.join(unknown)}, of which a share is wanted; "
+                f"it holds {', '.join(sorted(seen))}"
+            )
+        self._places = np.array(places, dtype=np.int64).reshape(-1, 3)
         self.durations_s = np.array(durations, dtype=np.float32)
         self.languages = np.array(languages)
 
@@ -216,6 +234,11 @@ class Manifest:
 
     def _cuts_path(self, number: int) -> Path:
         return self.directory / f"cuts.{number:05d}.jsonl"
+
+
+def _place_of(utterance_id: str) -> float:
+    """A number in [0, 1) that is the utterance's for ever."""
+    return int.from_bytes(hashlib.sha256(utterance_id.encode()).digest()[:8], "big") / 2**64
 
 
 def shard_numbers(directory: Path) -> Sequence[int]:

@@ -101,7 +101,7 @@ class Voice:
 def draw_voice(language: str, rng: random.Random, split: Split) -> Voice:
     """A random speaker and manner of speaking for ``language`` (BCP-47).
 
-    Tempo spans 0.5 to 2.0 of the default, denser around 1. Training never draws from `HELD_OUT_VARIANTS`; dev
+    Training never draws from `HELD_OUT_VARIANTS`; dev
     and test draw only from `DEV_VARIANTS` and `TEST_VARIANTS`.
     """
     variants: dict[str, Sequence[str]] = {
@@ -111,7 +111,7 @@ def draw_voice(language: str, rng: random.Random, split: Split) -> Voice:
     }
     if split not in variants:
         raise SprachbundError(f"unknown split '{split}': choose from {', '.join(variants)}")
-    tempo = 2.0 ** min(1.0, max(-1.0, rng.gauss(0.0, 0.42)))
+    tempo = draw_tempo(rng)
     return Voice(
         language=rng.choice(ACCENTS.get(language, (language,))),
         variant=rng.choice(variants[split]),
@@ -120,6 +120,11 @@ def draw_voice(language: str, rng: random.Random, split: Split) -> Voice:
         pitch_range=rng.randint(15, 90),
         word_gap_ms=rng.choice((0, 0, 0, 0, 20, 50, 120, 250)),
     )
+
+
+def draw_tempo(rng: random.Random) -> float:
+    """A tempo of 0.5 to 2.0 times the default, denser around 1."""
+    return 2.0 ** min(1.0, max(-1.0, rng.gauss(0.0, 0.42)))
 
 
 def speak(text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = True) -> FloatArray:
@@ -141,7 +146,7 @@ def speak_with_words(
         raw, events = _engine(exact).speak(text, voice)
     if not len(raw) or not raw.any():
         raise SprachbundError(f"espeak-ng says nothing for {text!r} in '{voice.language}': check the text")
-    begin, end = _voiced_part(raw)
+    begin, end = voiced_part(raw, ESPEAK_RATE_HZ)
     samples = raw[begin:end].astype(np.float32) / 32768.0
     words = [(character, max(0, sample - begin) / ESPEAK_RATE_HZ) for character, sample in events]
     if sample_rate != ESPEAK_RATE_HZ:
@@ -151,10 +156,11 @@ def speak_with_words(
     return samples, _starts_of_words(text, words)
 
 
-def _voiced_part(raw: npt.NDArray[np.int16], margin_s: float = 0.05) -> tuple[int, int]:
+def voiced_part(raw: npt.NDArray[np.int16], rate_hz: int, margin_s: float = 0.05) -> tuple[int, int]:
+    """Begin and end of what is not silence in 16-bit samples, with a margin; not all may be zero."""
     magnitude = np.abs(raw.astype(np.int32))
     loud = np.flatnonzero(magnitude > magnitude.max() * 0.005)  # 46 dB below the peak
-    margin = int(margin_s * ESPEAK_RATE_HZ)
+    margin = int(margin_s * rate_hz)
     return max(0, int(loud[0]) - margin), min(len(raw), int(loud[-1]) + margin)
 
 

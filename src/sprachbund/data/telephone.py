@@ -29,7 +29,13 @@ from sprachbund.data.asterisk.prompts import Prompt, PromptSet, is_clip, load_pr
 from sprachbund.data.editions import add_no_speech, vary
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import ManifestWriter
-from sprachbund.data.synthesis import draw_voice, speak
+from sprachbund.data.synthesisers import (
+    DEFAULT_SYNTHESIZERS,
+    check_synthesizers,
+    draw_any_voice,
+    speak_as,
+    synthesis_info,
+)
 
 Part = Literal["train", "dev", "composed", "known", "unheard", "unseen"]
 SHARD_SIZE = 500
@@ -52,6 +58,7 @@ class Telephone:
         augmentation: of `train`.
         leave_out: speakers kept out of `train` besides those that always are.
         kinds: of the composed utterances of `train`; any, and joined prompts, if empty.
+        synthesizers: of the prompts' wording in `train`, equally often where they can speak.
     """
 
     seed: int = 4
@@ -62,6 +69,7 @@ class Telephone:
     augmentation: Augmentation = field(default=TRAIN)
     leave_out: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
 
 
 def make_telephone(
@@ -72,7 +80,11 @@ def make_telephone(
     workers: int = 2,
     progress: Callable[[str, int, int], None] = lambda part, done, total: None,
 ) -> None:
-    """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays."""
+    """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays.
+
+    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard fails thrice.
+    """
+    check_synthesizers(options.synthesizers, options.languages)
     sounds = _Sounds.load(source, directory, options)
     sizes: dict[Part, int] = {
         "known": len(sounds.known),
@@ -91,7 +103,8 @@ def make_telephone(
             workers=workers,
             progress=partial(progress, part),
         )
-        ManifestWriter(directory / part).close(_info(part, options, sounds))
+        info = _info(part, options, sounds) | synthesis_info(directory / part, options.synthesizers)
+        ManifestWriter(directory / part).close(info)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +221,8 @@ class _Adder:
         rng = self.rng
         texts = self.sounds.texts[rng.choice(self.names)]
         language = rng.choice([tag for tag in texts if tag in self.sounds.options.languages])
-        voice = draw_voice(language, rng, "train")
-        samples = speak(texts[language], voice, exact=False)[: int(MAX_DURATION_S * 16_000)]
+        voice = draw_any_voice(language, rng, "train", self.sounds.options.synthesizers)
+        samples = speak_as(texts[language], voice, exact=False)[: int(MAX_DURATION_S * 16_000)]
         self.writer.add(
             vary(samples, rng, self.sounds.options.augmentation, self.recent),
             text=texts[language],
