@@ -8,7 +8,7 @@ from sprachbund.errors import SprachbundError
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Other formats of the same weights lie beside these on the hub; they would double the download.
-_DESCRIPTIONS = ["*.json", "merges.txt"]
+_DESCRIPTIONS = ["*.json", "merges.txt", "sentencepiece.bpe.model"]
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 

@@ -1,0 +1,255 @@
+"""Speech-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187) as one of the model families.
+
+What makes speech out of text (text-to-unit, vocoder) and the text encoder are left out. Shapes: B utterances,
+T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width, R rows, Q tokens of a step,
+U tokens of a row, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
+from sprachbund.models.seamless.decoder import SeamlessDecoder
+from sprachbund.models.seamless.encoder import SeamlessEncoder
+from sprachbund.models.seamless.foreign import library, preset, speech_to_text
+from sprachbund.models.seamless.languages import SPOKEN, to_bcp47
+from sprachbund.models.seamless.tokens import SeamlessTokens
+from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.models.splitting import target_languages
+from sprachbund.nn.conformer import valid_frames
+from sprachbund.nn.decoder import DecoderCache
+from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.shared_private import is_split
+
+CONFIG_KEY = "sprachbund"
+"""Our own key of `config.json`; transformers carries it along untouched."""
+
+_PROMPT_TOKENS = 2
+_FEATURE_FRAME_S = 0.02
+_MIN_SAMPLES = 1040  # five frames of 25 ms every 10 ms: normalising needs more than one
+
+
+class Seamless(nn.Module):
+    """A SeamlessM4T model, either version; satisfies `sprachbund.models.family.Family` once it has its tokens.
+
+    Args:
+        foreign: the speech-to-text model of transformers, whose encoder becomes part of this; on the meta device
+            for shapes alone. `directory.from_foreign` brings the weights.
+        tokens: the vocabulary.
+        extractor: transformers' feature extractor; the published one if None.
+    """
+
+    name = "seamless"
+    max_window_s = 30.0  # ours: no checkpoint states a limit, and attention grows with the square
+
+    def __init__(self, foreign: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> None:
+        super().__init__()
+        config = foreign.config
+        self.config = config
+        self.generation = foreign.generation_config
+        self.extractor = library().SeamlessM4TFeatureExtractor() if extractor is None else extractor
+        self.sharing_plan: SharingPlan | None = None
+        self.encoder = SeamlessEncoder(foreign.speech_encoder)
+        self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
+        self.decoder = SeamlessDecoder(
+            vocabulary_size=config.vocab_size,
+            max_tokens=self.max_tokens,
+            width=config.hidden_size,
+            num_heads=config.decoder_attention_heads,
+            num_layers=config.decoder_layers,
+            feed_forward_width=config.decoder_ffn_dim,
+            first_position=config.pad_token_id + 1,
+            scaled=config.scale_embedding,
+            dropout=config.dropout,
+        )
+        self.frame_s = _FEATURE_FRAME_S * config.adaptor_stride**config.num_adapter_layers
+        self._tokens = tokens
+        self.source_languages = () if tokens is None else _sources(config, tokens)
+        written = () if tokens is None else tokens.languages.tags
+        self._pairs = frozenset((s, t) for s in self.source_languages for t in written)
+
+    @classmethod
+    def shape(cls, name: str) -> "Seamless":
+        """A published shape ("medium", "large", "large-v2") on the meta device: every shape, no memory."""
+        with torch.device("meta"):
+            return cls(speech_to_text(preset(name)))
+
+    @property
+    def tokens(self) -> SeamlessTokens:
+        """The vocabulary. Raises SprachbundError for a model built without one."""
+        if self._tokens is None:
+            raise SprachbundError(
+                "this Seamless model was built without a tokenizer; load it from a directory"
+            )
+        return self._tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.embedding.weight.device
+
+    @property
+    def end_token(self) -> int:
+        """</s>."""
+        return self.tokens.end
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Every language it hears with every language it writes."""
+        return self._pairs
+
+    def features(self, samples: Sequence[np.ndarray]) -> Features:
+        """Log-mel (B, T, M) of 16 kHz mono float32 samples: each bin normalised, two frames stacked in one.
+
+        Raises:
+            SprachbundError: an utterance is longer than `max_window_s`.
+        """
+        longest = max((len(s) for s in samples), default=0)
+        if longest > round(self.max_window_s * SAMPLE_RATE):
+            raise SprachbundError(
+                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
+            )
+        padded = [np.pad(s, (0, max(0, _MIN_SAMPLES - len(s)))) for s in samples]
+        found = self.extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        # A last frame without a second to be stacked with counts as padding, as it does in transformers.
+        lengths = found["attention_mask"].sum(1)
+        values = found["input_features"][:, : int(lengths.max())].float()
+        return Features(values=values.to(self.device), num_frames=lengths.to(self.device))
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder; states are (B, S, D), one for every eight frames. See `encode_routed` for a split one."""
+        return encode_routed(self, features, partial(self._encode, features))
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """All languages equal, (B, len(source_languages)): Seamless has not learned to tell them apart."""
+        if memory.language_log_probs is not None:
+            return memory.language_log_probs
+        shape = (memory.states.shape[0], len(self.source_languages))
+        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+
+    def prompt(self, target: Target) -> list[int]:
+        """</s> and the language wanted; the language spoken is not told.
+
+        Raises:
+            SprachbundError: a language that the model does not hear, or does not write.
+        """
+        self._check_source(target.source)
+        return [self.tokens.end, self.tokens.language_token(target.language)]
+
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
+        return self.decoder.start(
+            memory.states,
+            memory.num_frames,
+            rows_per_memory=rows_per_memory,
+            capacity=capacity,
+            route=start_route(self, targets, memory.states.device),
+        )
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        return self.decoder.step(tokens, cache, weights)
+
+    def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
+        """Logits (B, U, V) after each token of whole rows (B, U), prompt included.
+
+        `targets` are those of the rows; only a decoder that is split by language needs them.
+        """
+        memory = self.encode(features)
+        route = start_route(self, targets, memory.states.device)
+        return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
+
+    def loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """Cross-entropy summed over target tokens, and how many there are; the prompt is no target.
+
+        The features of the batch are those of `features`; its `target_language` are language tokens.
+        """
+        features = Features(values=batch.features, num_frames=batch.num_frames)
+        memory = self._encode(features, source_route(self, batch.source_language))
+        start = torch.full_like(batch.target_language, self.tokens.end)
+        given = torch.cat([torch.stack([start, batch.target_language], 1), batch.targets[:, :-1]], dim=1)
+        hidden = self.decoder(given, memory.states, memory.num_frames, self._row_route(batch))
+        hidden = hidden[:, _PROMPT_TOKENS - 1 :]
+        counted = valid_frames(batch.num_targets, batch.targets.shape[1])
+        logits = self.decoder.logits(hidden[counted]).float()
+        return F.cross_entropy(logits, batch.targets[counted], reduction="sum"), int(counted.sum())
+
+    def target_tokens(self, text: str) -> list[int]:
+        """Tokens that are to follow the prompt when the model is taught to write `text`, the end included."""
+        return [*self.tokens.text_to_tokens(text.strip()), self.tokens.end]
+
+    def suppressed(self, target: Target) -> Tensor:
+        """Boolean (V,): every token that is no text, but the end."""
+        mask = torch.zeros(self.config.vocab_size, dtype=torch.bool)
+        mask[list(self.tokens.not_text - {self.tokens.end})] = True
+        return mask.to(self.device)
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """None: there is no token for it."""
+        return None
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        return self.tokens.tokens_to_text(tokens)
+
+    def _encode(self, features: Features, route: Route | None) -> Memory:
+        values = features.values.to(self.decoder.embedding.weight.dtype)
+        states, num_frames = self.encoder(values, features.num_frames, route)
+        return Memory(states=states, num_frames=num_frames)
+
+    def _row_route(self, batch: Batch) -> Route | None:
+        """Languages of the decoder's rows."""
+        if not is_split(self.decoder):
+            return None
+        source = batch.source_language.repeat_interleave(batch.rows_per_utterance)
+        tokens = [self.tokens.language_token(tag) for tag in target_languages(self)]
+        same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
+        target = torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
+        return decoder_route(self, source, target)
+
+    def _check_source(self, source: str | None) -> None:
+        if source is not None and source not in self.source_languages:
+            raise SprachbundError(
+                f"this model does not hear {source!r}; if it was fine-tuned to, add "
+                f'"{CONFIG_KEY}": {{"source_languages": [...]}} to its config.json'
+            )
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of parameters, the tied output matrix counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _new_tokens(config: Any, generation: Any) -> int:
+    wanted = getattr(generation, "max_new_tokens", None) or getattr(config, "max_new_tokens", None) or 256
+    return min(int(wanted), config.max_position_embeddings - _PROMPT_TOKENS)
+
+
+def _sources(config: Any, tokens: SeamlessTokens) -> tuple[str, ...]:
+    """BCP-47 tags of what is heard: as `config.json` says under our key, or what was published."""
+    ours = getattr(config, CONFIG_KEY, None) or {}
+    listed = ours.get("source_languages") if isinstance(ours, dict) else None
+    if listed is not None:
+        if not isinstance(listed, list) or not listed or not all(isinstance(tag, str) for tag in listed):
+            raise SprachbundError(
+                f"'source_languages' in config.json has to list language tags, not {listed!r}"
+            )
+        return tuple(dict.fromkeys(listed))
+    own = set(tokens.languages.codes)
+    return tuple(dict.fromkeys(tokens.languages.tag(c) if c in own else to_bcp47(c) for c in SPOKEN))

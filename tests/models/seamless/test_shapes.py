@@ -1,0 +1,38 @@
+"""The published shapes, on the meta device."""
+
+import pytest
+import torch
+import transformers
+
+from sprachbund.models.seamless import Seamless, num_parameters
+from sprachbund.models.seamless.foreign import preset, speech_to_text
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "decoder", "published"),
+    [("medium", 357_434_688, 463_917_056, 1.2e9), ("large-v2", 635_046_720, 866_795_520, 2.3e9)],
+)
+def test_parameters_are_those_of_transformers(
+    name: str, encoder: int, decoder: int, published: float
+) -> None:
+    model = Seamless.shape(name)
+    with torch.device("meta"):
+        foreign = speech_to_text(preset(name))
+        whole = getattr(transformers, type(foreign).__name__.replace("ForSpeechToText", "Model"))(
+            preset(name)
+        )
+    assert num_parameters(model.encoder) == num_parameters(foreign.speech_encoder) == encoder
+    assert num_parameters(model.decoder) == num_parameters(foreign.text_decoder) == decoder
+    assert num_parameters(model) == num_parameters(foreign)
+    assert num_parameters(whole) == pytest.approx(published, rel=0.05), (
+        "speech output and text encoder included"
+    )
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_the_second_feed_forwards_have_the_published_width() -> None:
+    modules = dict(Seamless.shape("medium").named_modules())
+    found = [modules[f"encoder.layers.{i}.feed_forward_out"] for i in range(12)]
+    assert {(m.expand.in_features, m.expand.out_features) for m in found} == {(1024, 4096)}
+    linears = found[10].expand, found[10].contract
+    assert sum(p.numel() for linear in linears for p in linear.parameters()) == 8_393_728
