@@ -19,6 +19,7 @@ from sprachbund.models.card import Card
 from sprachbund.models.directory import BUNDLED, locate
 from sprachbund.models.directory import load as load_family
 from sprachbund.models.family import Family
+from sprachbund.runtime.engine import Engine, EngineChoice, check_choice, engine_for
 
 
 class Model:
@@ -28,10 +29,14 @@ class Model:
         name: what it was loaded as: "bundled", a path or a Hugging Face id.
         card: what is known of it; for a model without a card, its name and languages.
         family: the model itself, for those who want to go deeper.
+        engine: what computes it, and why; None for a model that was not loaded by `load`.
     """
 
-    def __init__(self, family: Family, *, name: str, card: Card | None = None) -> None:
+    def __init__(
+        self, family: Family, *, name: str, card: Card | None = None, engine: Engine | None = None
+    ) -> None:
         self.family = family
+        self.engine = engine
         self.name = name
         self.card = card or _card_from(family, name)
 
@@ -142,7 +147,14 @@ class Model:
         )
 
 
-def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False, real_length: bool = False) -> Model:
+def load(
+    path_or_id: str | Path = BUNDLED,
+    *,
+    offline: bool = False,
+    real_length: bool = False,
+    engine: EngineChoice = "torch",
+    threads: int | None = None,
+) -> Model:
     """Load a model.
 
     Args:
@@ -151,15 +163,21 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False, real_length
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
             faster, with results that may differ. Other families always do.
+        engine: "torch" computes as the weights are; "native" in compiled kernels for CPUs with 8-bit weights, much
+            faster, with results that may differ; "auto" is native where it is possible.
+        threads: of the native engine; as many as torch uses by default.
 
     Raises:
-        SprachbundError: when there is no such model, or it is broken or of a family unknown here.
+        SprachbundError: when there is no such model, or it is broken or of a family unknown here, or the engine asked
+            for cannot run it.
     """
+    check_choice(engine, threads)
     directory = locate(path_or_id, offline=offline)
     family = load_family(directory, offline=offline)
     if real_length and hasattr(family, "real_length"):
         family.real_length = True
-    return Model(family, name=str(path_or_id), card=Card.read(directory))
+    chosen = engine_for(family, engine, threads=threads, directory=directory)
+    return Model(chosen.family, name=str(path_or_id), card=Card.read(directory), engine=chosen)
 
 
 def _card_from(family: Family, name: str) -> Card:

@@ -84,7 +84,14 @@ class TinyFamily:
         source = [] if target.source is None else [2 + LANGUAGES.index(target.source)]
         return [*context, 2 + LANGUAGES.index(target.language), *source]
 
-    def start(self, memory: Memory, *, rows_per_memory: int = 1, capacity: int | None = None) -> DecoderCache:
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
         return self.decoder.start(
             memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
         )

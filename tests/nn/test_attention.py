@@ -77,11 +77,11 @@ def test_encoder_layer_equals_torch() -> None:
     theirs.self_attn = torch_attention(ours.self_attention, 32)
     for mine, name in (
         ("self_norm", "norm1"),
-        ("feed_forward_norm", "norm2"),
-        ("expand", "linear1"),
-        ("contract", "linear2"),
+        ("feed_forward.norm", "norm2"),
+        ("feed_forward.expand", "linear1"),
+        ("feed_forward.contract", "linear2"),
     ):
-        getattr(theirs, name).load_state_dict(getattr(ours, mine).state_dict())
+        getattr(theirs, name).load_state_dict(ours.get_submodule(mine).state_dict())
     x, padding = torch.randn(2, 6, 32), torch.arange(6) >= torch.tensor([6, 3])[:, None]
     expected = theirs(x, src_key_padding_mask=padding)
     assert torch.allclose(ours(x, ~padding[:, None, None, :])[~padding], expected[~padding], atol=1e-5)

@@ -45,9 +45,9 @@ def test_whole_rows_equal_torch_decoder_layers() -> None:
     names = {
         "self_norm": "norm1",
         "cross_norm": "norm2",
-        "feed_forward_norm": "norm3",
-        "expand": "linear1",
-        "contract": "linear2",
+        "feed_forward.norm": "norm3",
+        "feed_forward.expand": "linear1",
+        "feed_forward.contract": "linear2",
     }
     for layer in DECODER.layers:
         theirs = nn.TransformerDecoderLayer(
@@ -56,7 +56,7 @@ def test_whole_rows_equal_torch_decoder_layers() -> None:
         theirs.self_attn = torch_attention(layer.self_attention, D)
         theirs.multihead_attn = torch_attention(layer.cross_attention, D)
         for ours, name in names.items():
-            getattr(theirs, name).load_state_dict(getattr(layer, ours).state_dict())
+            getattr(theirs, name).load_state_dict(layer.get_submodule(ours).state_dict())
         hidden = theirs(hidden, MEMORY, tgt_mask=causal, memory_key_padding_mask=padding)
     assert torch.allclose(DECODER(TOKENS, MEMORY, num_frames), hidden, atol=1e-5)
     expected = DECODER.norm(hidden) @ DECODER.embedding.weight.T

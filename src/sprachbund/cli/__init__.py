@@ -24,6 +24,8 @@ VERBS = (
     "doctor",
     "data",
     "train",
+    "recipe",
+    "share",
     "evaluate",
     "compare",
     "score",

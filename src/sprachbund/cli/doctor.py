@@ -68,6 +68,7 @@ def _checks(model: str) -> Iterator[Check]:
         return
     yield Check(name="libraries", status="ok", found=f"{len(NEEDED)} found, torch {_version('torch')}")
     yield _processor()
+    yield _engine(model)
     yield _synthesis()
     yield _new_voices()
     yield _tried("audio", _try_audio, "pip install --force-reinstall soundfile av soxr")
@@ -133,6 +134,21 @@ def _processor() -> Check:
     if torch.cuda.is_available():
         found += f", {torch.cuda.get_device_name()}"
     return Check(name="processor", status="ok", found=", ".join([found, *known]))
+
+
+def _engine(model: str) -> Check:
+    """Which engine can compute the model on this machine, and why not the fast one."""
+    from sprachbund.models.directory import load
+    from sprachbund.runtime.engine import why_not_native
+    from sprachbund.runtime.extension import choose_instruction_set
+
+    try:
+        reason = why_not_native(load(model, offline=True))
+    except Exception:  # what is wrong with the model is told by its own check
+        return Check(name="engine", status="note", found="not tried: the model does not load")
+    if reason is not None:
+        return Check(name="engine", status="note", found=f"torch; the native engine cannot be used: {reason}")
+    return Check(name="engine", status="ok", found=f"native, {choose_instruction_set()} kernels, and torch")
 
 
 def _tried(name: str, attempt: Callable[[], str], fix: str) -> Check:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sprachbund.decoding.options import DecodingOptions
     from sprachbund.decoding.result import Segment, Translation
     from sprachbund.decoding.translate import LongForm
+    from sprachbund.runtime.engine import EngineChoice
 
 STDIN = "-"
 
@@ -48,6 +49,7 @@ class Job:
         offline: never use the network.
         real_length: see `sprachbund.load`.
         num_threads: of the computation; None leaves it to torch.
+        engine: see `sprachbund.load`.
         decoding: fields of `DecodingOptions`.
         guard: whether the guard may drop segments.
     """
@@ -64,6 +66,7 @@ class Job:
     offline: bool = False
     real_length: bool = False
     num_threads: int | None = None
+    engine: str = "torch"
     decoding: dict[str, Any] = field(default_factory=dict)
     guard: bool = True
 
@@ -141,7 +144,16 @@ def load_model(job: Job) -> "Model":
 
         if job.num_threads is not None:
             torch.set_num_threads(job.num_threads)
-        return load(job.model, offline=job.offline, real_length=job.real_length)
+        model = load(
+            job.model,
+            offline=job.offline,
+            real_length=job.real_length,
+            engine=cast("EngineChoice", job.engine),
+            threads=job.num_threads,
+        )
+    for note in model.engine.notes if model.engine else ():
+        say(f"note: {note}")
+    return model
 
 
 def _options(job: Job) -> "DecodingOptions":

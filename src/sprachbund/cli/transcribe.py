@@ -11,6 +11,7 @@ from sprachbund.cli.translate import (
     AsJson,
     AsTable,
     Beam,
+    EngineName,
     Files,
     Formats,
     MaxTokens,
@@ -53,6 +54,7 @@ def transcribe(
     no_guard: NoGuard = False,
     offline: Offline = False,
     threads: Threads = None,
+    engine: EngineName = "torch",
     real_length: RealLength = False,
 ) -> None:
     """Write down recordings in the language spoken."""
@@ -70,6 +72,7 @@ def transcribe(
             offline=offline,
             real_length=real_length,
             num_threads=threads,
+            engine=engine,
             decoding=decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
             guard=not no_guard,
         )

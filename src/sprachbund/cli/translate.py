@@ -40,6 +40,10 @@ NoGuard = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads to compute with.")]
+EngineName = Annotated[
+    str,
+    typer.Option("--engine", metavar="NAME", help="torch; native: fast on CPUs, 8-bit weights; auto."),
+]
 RealLength = Annotated[
     bool, typer.Option("--real-length", help="Whisper: encode speech at its own length, not as 30 s.")
 ]
@@ -72,6 +76,7 @@ def translate(
     no_guard: NoGuard = False,
     offline: Offline = False,
     threads: Threads = None,
+    engine: EngineName = "torch",
     real_length: RealLength = False,
 ) -> None:
     """Translate recordings into one or more languages."""
@@ -91,6 +96,7 @@ def translate(
             offline=offline,
             real_length=real_length,
             num_threads=threads,
+            engine=engine,
             decoding=decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
             guard=not no_guard,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sprachbund.decoding.language import UNDETERMINED
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family
+from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.text.languages import described, parse_language
 
 TRANSCRIBE = "transcribe"
@@ -37,8 +38,8 @@ def read_request(
     """Bring language names and tags to the model's tags, and check the pairs.
 
     Raises:
-        SprachbundError: a language the model does not know (names the nearest and the list), or a pair it
-            does not know (lists those it does).
+        SprachbundError: a language the model does not know (names the nearest and the list), a pair it
+            does not know (lists those it does), or a language that its sharing plan has no group for.
     """
     if isinstance(targets, str):
         targets = [targets]
@@ -50,6 +51,7 @@ def read_request(
     choices = (
         None if allowed is None else tuple(parse_language(tag, model.source_languages) for tag in allowed)
     )
+    _check_branches(model, sources=[*([spoken] if spoken else []), *(choices or ())], targets=tags)
     request = Request(source=spoken, targets=tags, allowed=choices)
     for target in tags:
         if spoken is not None:
@@ -57,6 +59,15 @@ def read_request(
         elif target != TRANSCRIBE:
             _check_reachable(model, target)
     return request
+
+
+def _check_branches(model: Family, *, sources: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse languages without a branch, in a model that is split by language."""
+    plan: SharingPlan | None = getattr(model, "sharing_plan", None)
+    asked = {"source": sources, "target": [tag for tag in targets if tag != TRANSCRIBE]}
+    for split in plan.splits if plan else ():
+        for tag in asked.get(split.side, ()):
+            split.group_of(tag)
 
 
 def knows_pair(model: Family, source: str, target: str) -> bool:

@@ -158,7 +158,7 @@ def start_rows(
     prompts = [family.prompt(target) for target in flat]
     limits = [_token_limit(family, prompt, options) for prompt in prompts]
     capacity = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
-    cache = family.start(memory, rows_per_memory=num_targets, capacity=capacity)
+    cache = family.start(memory, rows_per_memory=num_targets, capacity=capacity, targets=flat)
     device = memory.states.device
     own = [
         len(family.prompt(_without_context(t))) if t.context else len(p)

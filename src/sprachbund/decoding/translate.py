@@ -16,6 +16,7 @@ from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import AudioInput, open_audio
 from sprachbund.audio.spans import Span, iter_speech_spans
+from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.language import UNDETERMINED, IdentifiedLanguage, LanguageTracker
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pairs import TRANSCRIBE, check_pair, knows_pair, read_request
@@ -109,15 +110,18 @@ class LongForm(Iterator[Segment]):
 
     @torch.inference_mode()
     def _translate_batch(self, batch: list[tuple[Span, Samples]]) -> list[tuple[str, Segment]]:
-        memory = self._model.encode(self._model.features([samples for _, samples in batch]))
+        features = self._model.features([samples for _, samples in batch])
+        memory = encode(self._model, features, [self._request.source] * len(batch))
+        languages = self._languages(memory)
+        memory = encode_again(self._model, features, memory, [found.language for found in languages])
         contexts = [
             SpanContext(span=span, language=language, given=self._request.source is not None)
-            for (span, _), language in zip(batch, self._languages(memory), strict=True)
+            for (span, _), language in zip(batch, languages, strict=True)
         ]
         segments: dict[tuple[int, str], list[Segment]] = {}
         for targets, spans in self._groups(contexts).items():
-            chosen = [contexts[b] for b in spans]
-            rows = self._translate_rows(_select(memory, spans), chosen, targets)
+            own = memory.select(torch.tensor(spans, device=memory.states.device))
+            rows = self._translate_rows(own, [contexts[b] for b in spans], targets)
             for b, row in zip(spans, rows, strict=True):
                 segments |= {(b, target): found for target, found in zip(targets, row, strict=True)}
         for b, context in enumerate(contexts):
@@ -194,13 +198,6 @@ class LongForm(Iterator[Segment]):
             context=self._options.prompt or "",
             timestamps=self._options.timestamps and timestamp_tokens(self._model) is not None,
         )
-
-
-def _select(memory: Memory, rows: list[int]) -> Memory:
-    if len(rows) == memory.states.shape[0]:
-        return memory
-    num_frames = None if memory.num_frames is None else memory.num_frames[rows]
-    return Memory(states=memory.states[rows], num_frames=num_frames)
 
 
 def translate_file(

@@ -85,10 +85,12 @@ def align(
         durations_s: (B,) seconds of audio in each memory.
     """
     num_targets = len(targets[0])
-    prompts = [family.prompt(target) for group in targets for target in group]
+    flat = [target for group in targets for target in group]
+    prompts = [family.prompt(target) for target in flat]
     rows = [list(row) for group in tokens for row in group]
     wholes = [[*p, *row] for p, row in zip(prompts, rows, strict=True)]
-    cache = family.start(memory, rows_per_memory=num_targets, capacity=max(map(len, wholes)))
+    longest = max(map(len, wholes))
+    cache = family.start(memory, rows_per_memory=num_targets, capacity=longest, targets=flat)
     weights, log_probs = _teacher_forced(family, cache, wholes)
     aligned = []
     for r, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):

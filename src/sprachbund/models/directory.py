@@ -27,7 +27,18 @@ def _load_whisper(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"conformer": _load_conformer, "whisper": _load_whisper}
+def _load_seamless(directory: Path) -> Family:
+    from sprachbund.models.seamless import load
+
+    return load(directory, offline=True)
+
+
+FAMILIES: dict[str, Callable[[Path], Family]] = {
+    "conformer": _load_conformer,
+    "whisper": _load_whisper,
+    "seamless_m4t": _load_seamless,
+    "seamless_m4t_v2": _load_seamless,
+}
 
 
 def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:

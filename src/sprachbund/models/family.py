@@ -4,8 +4,8 @@ Shapes: B utterances, T frames, M mel bins, D width, R rows, Q tokens of a step,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -15,18 +15,42 @@ from sprachbund.nn.decoder import DecoderCache
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Log-mel of several utterances: `values` (B, T, M) and how many frames of each are valid, (B,)."""
+    """Log-mel of several utterances.
+
+    Attributes:
+        values: (B, T, M).
+        num_frames: valid frames (B,).
+        source_language: the language spoken (B,), by its place among the model's source languages; -1, or None for
+            all, where it is not known. Only models split by language ask for it.
+    """
 
     values: Tensor
     num_frames: Tensor
+    source_language: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What an encoder made of the features: `states` (B, T, D) and valid frames (B,); None if all are valid."""
+    """What an encoder made of the features.
+
+    Attributes:
+        states: (B, T, D).
+        num_frames: valid frames (B,); None if all are valid.
+        source_language: the language (B,) whose branches the rows went through, given or found out, by its place
+            among the model's; None from an encoder that is not split by language.
+        language_log_probs: (B, L) what was found out on the way; None when the languages were given.
+    """
 
     states: Tensor
     num_frames: Tensor | None
+    source_language: Tensor | None = None
+    language_log_probs: Tensor | None = None
+
+    def select(self, rows: Tensor) -> "Memory":
+        """The utterances at the indices `rows` (b,)."""
+        values: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {name: None if v is None else v[rows] for name, v in values.items()}
+        return Memory(**chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +76,7 @@ class Family(Protocol):
 
     A family may have more, which searches use where it is there: `tokens.timestamps` (a range of tokens, one for
     each `frame_s`), `alignment_heads` (pairs of layer and head that follow the speech), `begin_suppressed` (tokens
-    forbidden at the first step).
+    forbidden at the first step), `sharing_plan` (of a model that is split by language).
     """
 
     @property
@@ -94,7 +118,7 @@ class Family(Protocol):
         ...
 
     def encode(self, features: Features) -> Memory:
-        """Run the encoder."""
+        """Run the encoder; one that is split by language finds out the languages that are not given."""
         ...
 
     def language_log_probs(self, memory: Memory) -> Tensor:
@@ -105,8 +129,18 @@ class Family(Protocol):
         """Tokens that a row starts with. Raises SprachbundError for a pair the model does not know."""
         ...
 
-    def start(self, memory: Memory, *, rows_per_memory: int = 1, capacity: int | None = None) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory."""
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory.
+
+        `targets` are those of the R rows; only models whose decoder is split by language need them.
+        """
         ...
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:

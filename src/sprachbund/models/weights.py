@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,8 +33,10 @@ def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
     return values.float() * scale.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], bits: Bits) -> None:
-    """Write weights; the file appears whole or not at all."""
+def write_weights(
+    path: Path, weights: Mapping[str, Tensor], bits: Bits, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write weights, with `metadata` in the file's head; the file appears whole or not at all."""
     stored: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if bits == 8 and weight.ndim > 1 and weight.is_floating_point():
@@ -42,9 +44,18 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], bits: Bits) -> None
         else:
             stored[name] = weight.detach().to(torch.float32 if bits == 32 else torch.float16).contiguous()
     partial = path.with_suffix(".partial")
-    save_file(stored, partial, metadata={"format": "pt", "bits": str(bits)})
+    save_file(stored, partial, metadata={"format": "pt", "bits": str(bits), **(metadata or {})})
     partial.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(partial, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the head of a weights' file says; nothing when there is no such file, or it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}  # reading the weights names what is wrong with them
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.feed_forward import FeedForward, Route
+from sprachbund.nn.shared_private import run_layers
 
 
 def valid_frames(num_frames: Tensor, length: int) -> Tensor:
@@ -46,20 +48,6 @@ class Subsampling(nn.Module):
             num_frames = (num_frames + 1) // 2
             x = x * valid_frames(num_frames, x.shape[2])[:, None]
         return x.transpose(1, 2), num_frames
-
-
-class FeedForward(nn.Module):
-    """Layer norm, expansion, SiLU, contraction (arXiv 2005.08100, section 2.1.3)."""
-
-    def __init__(self, width: int, hidden_width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, hidden_width)
-        self.contract = nn.Linear(hidden_width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
-        return self.contract(F.silu(self.expand(self.norm(x))))
 
 
 class ConvolutionModule(nn.Module):
@@ -100,13 +88,13 @@ class ConformerLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D); `valid` is boolean (B, T)."""
-        x = x + 0.5 * self.feed_forward_in(x)
+    def forward(self, x: Tensor, valid: Tensor, route: Route | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D); `valid` is boolean (B, T), `route` the languages of the rows."""
+        x = x + 0.5 * self.feed_forward_in(x, route)
         normed = self.attention_norm(x)
         x = x + self.attention(normed, *self.attention.keys_values(normed), valid[:, None, None])
         x = x + self.convolution(x, valid[..., None])
-        x = x + F.dropout(0.5 * self.feed_forward_out(x), self.dropout, self.training)
+        x = x + F.dropout(0.5 * self.feed_forward_out(x, route), self.dropout, self.training)
         return self.norm(x)
 
 
@@ -136,11 +124,15 @@ class ConformerEncoder(nn.Module):
             for _ in range(num_layers)
         )
 
-    def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths."""
+    def forward(
+        self, features: Tensor, num_frames: Tensor, route: Route | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths.
+
+        A route of n B rows gives the states under n routes, (n B, T/8, D); see `run_layers`.
+        """
         x, num_frames = self.subsampling(features, num_frames)
         x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
         valid = valid_frames(num_frames, x.shape[1])
-        for layer in self.layers:
-            x = layer(x, valid)
-        return x, num_frames
+        x = run_layers(self.layers, x, valid, route)
+        return x, num_frames.repeat(x.shape[0] // num_frames.shape[0])

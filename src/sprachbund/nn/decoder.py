@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.feed_forward import FeedForward, Route
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,7 @@ class DecoderCache:
         cross_values: as `cross_keys`.
         memory_allowed: boolean (B, 1, 1, T), False on padding; None when no memory is padded.
         lengths: (R,) tokens held per row. Lower it to forget tokens (see `rewind`).
+        route: languages of the rows; None where no feed-forward is split by them.
     """
 
     self_keys: list[Tensor]
@@ -35,6 +37,7 @@ class DecoderCache:
     cross_values: list[Tensor]
     memory_allowed: Tensor | None
     lengths: Tensor
+    route: Route | None = None
 
     @property
     def num_rows(self) -> int:
@@ -64,6 +67,7 @@ class DecoderCache:
         self.self_keys = [k[rows] for k in self.self_keys]
         self.self_values = [v[rows] for v in self.self_values]
         self.lengths = self.lengths[rows]
+        self.route = None if self.route is None else self.route.take(rows)
 
     def keep(self, memories: Tensor) -> None:
         """Drop every memory, with its rows, that is not among the indices `memories` (b,)."""
@@ -87,9 +91,7 @@ class DecoderLayer(nn.Module):
         self.self_attention = MultiHeadAttention(width, num_heads)
         self.cross_norm = nn.LayerNorm(width)
         self.cross_attention = MultiHeadAttention(width, num_heads, memory_width=memory_width)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, feed_forward_width)
-        self.contract = nn.Linear(feed_forward_width, width)
+        self.feed_forward = FeedForward(width, feed_forward_width, "gelu")
         self.dropout = dropout
 
     def forward(
@@ -99,18 +101,19 @@ class DecoderLayer(nn.Module):
         allowed: Tensor,
         cross: tuple[Tensor, Tensor, Tensor | None],
         weights: list[Tensor] | None = None,
+        route: Route | None = None,
     ) -> Tensor:
         """One layer on x (R, Q, D).
 
         `store` takes the keys and values of x, (R, H, Q, D/H), and returns all those to attend to,
-        (R, H, C, D/H); `cross` holds the memory's keys, values and its padding mask. Returns (R, Q, D).
+        (R, H, C, D/H); `cross` holds the memory's keys, values and its padding mask; `route` the
+        languages of the rows. Returns (R, Q, D).
         """
         normed = self.self_norm(x)
         keys, values = store(*self.self_attention.keys_values(normed))
         x = x + self.self_attention(normed, keys, values, allowed)
         x = x + self.cross_attention(self.cross_norm(x), *cross, weights)
-        hidden = self.contract(F.gelu(self.expand(self.feed_forward_norm(x))))
-        return x + F.dropout(hidden, self.dropout, self.training)
+        return x + F.dropout(self.feed_forward(x, route), self.dropout, self.training)
 
 
 class TextDecoder(nn.Module):
@@ -171,8 +174,12 @@ class TextDecoder(nn.Module):
         *,
         rows_per_memory: int = 1,
         capacity: int | None = None,
+        route: Route | None = None,
     ) -> DecoderCache:
-        """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid."""
+        """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid.
+
+        `route` holds the languages of the R rows, where feed-forwards are split by them.
+        """
         num_rows = memory.shape[0] * rows_per_memory
         capacity = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
         pairs = (layer.cross_attention.keys_values(memory) for layer in self._layers())
@@ -187,6 +194,7 @@ class TextDecoder(nn.Module):
             cross_values=[values for _, values in cross],
             memory_allowed=_allowed_frames(memory, num_frames),
             lengths=torch.zeros(num_rows, dtype=torch.long, device=memory.device),
+            route=route,
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
@@ -207,11 +215,13 @@ class TextDecoder(nn.Module):
         allowed = torch.arange(used, device=tokens.device) <= positions[:, None, :, None]
         for i, layer in enumerate(self._layers()):
             cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
-            x = layer(x, partial(cache.store, i, positions, used), allowed, cross, weights)
+            x = layer(x, partial(cache.store, i, positions, used), allowed, cross, weights, cache.route)
         cache.lengths = cache.lengths + num_queries
         return self.logits(x)
 
-    def forward(self, tokens: Tensor, memory: Tensor, num_frames: Tensor | None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, memory: Tensor, num_frames: Tensor | None, route: Route | None = None
+    ) -> Tensor:
         """Hidden states (R, U, D) of whole rows `tokens` (R, U) at once, as training needs them.
 
         Equal to stepping through the row token by token; turn them into logits with `logits`.
@@ -222,7 +232,7 @@ class TextDecoder(nn.Module):
         memory_allowed = _allowed_frames(memory, num_frames)
         for layer in self._layers():
             cross = (*layer.cross_attention.keys_values(memory), memory_allowed)
-            x = layer(x, _as_given, allowed, cross)
+            x = layer(x, _as_given, allowed, cross, None, route)
         return x
 
     def logits(self, x: Tensor) -> Tensor:

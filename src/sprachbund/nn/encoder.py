@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.feed_forward import FeedForward, Route
 
 
 class EncoderLayer(nn.Module):
@@ -20,14 +21,14 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_norm = nn.LayerNorm(width)
         self.self_attention = MultiHeadAttention(width, num_heads)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, feed_forward_width)
-        self.contract = nn.Linear(feed_forward_width, width)
+        self.feed_forward = FeedForward(width, feed_forward_width, "gelu")
         self.dropout = dropout
 
-    def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """One layer on x (B, T, D); `allowed` is boolean (B, 1, 1, T), False on padding; (B, T, D)."""
+    def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
+        """One layer on x (B, T, D); `allowed` is boolean (B, 1, 1, T), False on padding; (B, T, D).
+
+        `route` holds the languages of the rows.
+        """
         normed = self.self_norm(x)
         x = x + self.self_attention(normed, *self.self_attention.keys_values(normed), allowed)
-        hidden = self.contract(F.gelu(self.expand(self.feed_forward_norm(x))))
-        return x + F.dropout(hidden, self.dropout, self.training)
+        return x + F.dropout(self.feed_forward(x, route), self.dropout, self.training)

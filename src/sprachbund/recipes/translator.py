@@ -20,9 +20,11 @@ from sprachbund.models.conformer.directory import (
     load,
     save,
 )
+from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.models.weights import Bits
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.loop import train
+from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import TrainingOptions
 
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
@@ -35,10 +37,17 @@ class Strict(BaseModel):
 
 
 class DataPart(Strict):
-    """A manifest directory and how often an epoch goes through it."""
+    """A manifest directory and how often an epoch goes through it.
+
+    Attributes:
+        path: of the directory.
+        repeats: passes of an epoch.
+        shares: language to the share of its utterances that is taken; see `sprachbund.data.manifest.Manifest`.
+    """
 
     path: Path
     repeats: float = 1.0
+    shares: dict[str, float] = {}
 
 
 class ExampleRecipe(Strict):
@@ -50,6 +59,18 @@ class ExampleRecipe(Strict):
     max_time_mask_s: float = 0.3
     frequency_masks: int = 2
     max_frequency_mask: int = 15
+
+
+class LoraRecipe(Strict):
+    """Train low-rank adapters in place of the weights, and merge them at the end; see `training.lora`.
+
+    Attributes:
+        modules: patterns of the names of linear layers.
+        rank: of every adapter.
+    """
+
+    modules: tuple[str, ...]
+    rank: int = 8
 
 
 class CardRecipe(Strict):
@@ -72,6 +93,7 @@ class TranslatorRecipe(Strict):
         transcript_vocabulary_size: pieces of the transcripts, for CTC.
         tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
         start: a model directory to start the weights and the tokenizer from.
+        lora: train adapters only.
         bits: of the weights in the model directory.
     """
 
@@ -82,6 +104,7 @@ class TranslatorRecipe(Strict):
     transcript_vocabulary_size: int = 400
     tokenizer_texts: int = 200_000
     start: Path | None = None
+    lora: LoraRecipe | None = None
     bits: Bits = 8
     model: ConformerShape = ConformerShape()
     examples: ExampleRecipe = ExampleRecipe()
@@ -100,23 +123,30 @@ def run(
     torch.manual_seed(recipe.training.seed)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    parts = [(Manifest(part.path), part.repeats) for part in recipe.train]
-    dev_parts = [(Manifest(part.path), part.repeats) for part in recipe.dev]
+    parts, dev_parts = _read(recipe.train), _read(recipe.dev)
     model = _model(recipe, *_tokenizers(recipe, directory, [manifest for manifest, _ in parts]))
     report(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(model.tokenizer)} pieces"
     )
+    if recipe.lora is not None:
+        trained = add_lora(model, recipe.lora.modules, recipe.lora.rank)
+        report(f"{trained / 1e6:.2f} M parameters of adapters are trained")
     corpus = _corpus(
         recipe, parts, model, ExampleOptions(**recipe.examples.model_dump(), seed=recipe.training.seed)
     )
     masks = {**recipe.examples.model_dump(), **NO_MASKS}
     dev = _corpus(recipe, dev_parts, model, ExampleOptions(**masks, seed=0))
     train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
+    merge_lora(model)
     state = PartialState()
     if state.is_main_process:
         save(model, directory / "model", bits=recipe.bits, card=_card(recipe, parts))
     state.wait_for_everyone()
     return load(directory / "model")
+
+
+def _read(parts: Sequence[DataPart]) -> list[tuple[Manifest, float]]:
+    return [(Manifest(part.path, part.shares), part.repeats) for part in parts]
 
 
 def _tokenizers(
@@ -144,7 +174,10 @@ def _model(recipe: TranslatorRecipe, tokenizer: Tokenizer, transcript_tokenizer:
     )
     model = Conformer(config, tokenizer, transcript_tokenizer)
     if recipe.start is not None:
-        model.load_state_dict(load(recipe.start).state_dict())
+        start = load(recipe.start)
+        if start.sharing_plan is not None:
+            split_feed_forwards(model, start.sharing_plan)
+        model.load_state_dict(start.state_dict())
     return model
 
 

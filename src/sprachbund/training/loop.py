@@ -6,6 +6,7 @@ ends with the same bits as one that was not. Processes share every batch between
 that one process would.
 """
 
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, batches
 from sprachbund.data.plan import PlanOptions
+from sprachbund.nn.shared_private import is_split
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
 from sprachbund.training.memory import keep_freed_memory
-from sprachbund.training.optimizers import make_optimizers, rate_ratio
+from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
 from sprachbund.training.options import TrainingOptions
 
 
@@ -97,7 +99,10 @@ class _Run:
         dev: Corpus | None,
         report: Callable[[str], None],
     ) -> None:
+        # A branch whose languages are absent from a process's share of a batch has no gradient there.
+        absent = DistributedDataParallelKwargs(find_unused_parameters=is_split(model))
         self.accelerator = Accelerator(
+            kwargs_handlers=[absent],
             mixed_precision=options.precision,
             cpu=not torch.cuda.is_available(),
             step_scheduler_with_optimizer=False,
@@ -110,16 +115,23 @@ class _Run:
             max_duration_s=options.max_duration_s,
             seed=options.seed,
         )
+        freeze_others(model, options.trainable)
         self.model = self.accelerator.prepare(model)
         self.optimizers: list[Any] = [self.accelerator.prepare(o) for o in make_optimizers(model, options)]
         self.best = BestCheckpoints(directory / "best", options.keep_best)
         self.step = self.epoch = self.batch = 0
+        self.lowest, self.num_worse = math.inf, 0  # dev loss, and losses since that were not lower
         self.meter = _Meter()
         self._writer: Any = None
 
     @property
     def plain_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the dev loss has not fallen for as long as the options allow."""
+        return 0 < self.options.patience <= self.num_worse
 
     def resume(self) -> None:
         """Take up the state in the directory, if there is one."""
@@ -128,15 +140,16 @@ class _Run:
             for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(kept)
             self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+            self.lowest, self.num_worse = state.get("lowest", math.inf), state.get("num_worse", 0)
             self._say(f"resumed at step {self.step}")
 
     def go_on(self, until: int) -> None:
-        """Train until a step, an epoch after the other."""
-        while self.step < until:
+        """Train until a step, an epoch after the other, or until patience is at its end."""
+        while self.step < until and not self.out_of_patience:
             for batch in self._batches():
                 self._train_step(batch)
                 self._housekeeping(until)
-                if self.step == until:
+                if self.step == until or self.out_of_patience:
                     return
             self.epoch, self.batch = self.epoch + 1, 0
 
@@ -145,7 +158,7 @@ class _Run:
         model = self.plain_model
         self.accelerator.wait_for_everyone()
         best = BestCheckpoints(self.best.directory, self.best.keep)  # the main process wrote them
-        if self.step == self.options.steps and best.losses:
+        if (self.step == self.options.steps or self.out_of_patience) and best.losses:
             model.load_state_dict(best.average())
         return model
 
@@ -161,9 +174,7 @@ class _Run:
         # Dropout too is a function of the step, so nothing about random numbers needs to be saved.
         torch.manual_seed((options.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
         rate = options.rate(self.step)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * rate_ratio(optimizer, options)
+        set_rates(self.optimizers, rate)
         loss = self.model(batch.to(self.accelerator.device))
         tokens = torch.tensor(float(loss.num_tokens), device=self.accelerator.device)
         all_tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)
@@ -178,17 +189,24 @@ class _Run:
 
     def _housekeeping(self, until: int) -> None:
         options, step = self.options, self.step
-        last = step == until
-        if step % options.log_every == 0 or last:
+        if step % options.log_every == 0 or step == until:
             self._log(self.meter.progress(step, options.steps, self.epoch))
         if self.dev is not None and (step % options.evaluate_every == 0 or step == options.steps):
-            loss = self.dev_loss()
-            if self.accelerator.is_main_process:
-                kept = self.best.offer(step, loss, self.plain_model.state_dict())
-                self._say(f"step {step} dev loss {loss:.4f}{' (kept)' if kept else ''}")
-                self._scalar("dev/loss", loss)
+            self._weigh(self.dev_loss())
+        last = step == until or self.out_of_patience
         if (step % options.save_every == 0 or last) and self.accelerator.is_main_process:
             save_resume(self.directory, self._state())
+
+    def _weigh(self, loss: float) -> None:
+        """Keep the weights if their dev loss is among the lowest; count how long it has not fallen."""
+        self.num_worse = 0 if loss < self.lowest else self.num_worse + 1
+        self.lowest = min(self.lowest, loss)
+        if self.accelerator.is_main_process:
+            kept = self.best.offer(self.step, loss, self.plain_model.state_dict())
+            self._say(f"step {self.step} dev loss {loss:.4f}{' (kept)' if kept else ''}")
+            self._scalar("dev/loss", loss)
+        if self.out_of_patience:
+            self._say(f"stopped at step {self.step}: {self.num_worse} dev losses without a lower one")
 
     @torch.no_grad()
     def dev_loss(self) -> float:
@@ -201,7 +219,9 @@ class _Run:
                 loss = model(batch.to(self.accelerator.device))
             total += float(loss.attention)
             tokens += loss.num_tokens
-        return total / max(tokens, 1)
+        # All processes have to stop at the same step, so all have to see the same number.
+        mean = torch.tensor(total / max(tokens, 1), dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(mean, reduction="mean"))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -210,6 +230,8 @@ class _Run:
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
+            "lowest": self.lowest,
+            "num_worse": self.num_worse,
         }
 
     def _log(self, progress: Progress) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 
 class TrainingOptions(BaseModel):
@@ -27,6 +27,10 @@ class TrainingOptions(BaseModel):
         evaluate_every: steps between losses on the dev data.
         save_every: steps between checkpoints to resume from.
         keep_best: checkpoints with the lowest dev loss that are kept and averaged at the end.
+        trainable: patterns of the names of the parameters that are trained, `*` for anything; all if none.
+        rates: pattern to the highest rate of the parameters it matches, in place of `learning_rate`; of several that
+            match, the first counts. Warm-up and decay are those of the run.
+        patience: stop after so many losses on the dev data without a lower one; 0 never stops.
         seed: of weights, order, augmentation and dropout.
     """
 
@@ -49,6 +53,9 @@ class TrainingOptions(BaseModel):
     evaluate_every: int = 500
     save_every: int = 500
     keep_best: int = 3
+    trainable: tuple[str, ...] = ()
+    rates: dict[str, PositiveFloat] = {}
+    patience: int = Field(default=0, ge=0)
     seed: int = 0
 
     def rate(self, step: int) -> float:

@@ -1,4 +1,7 @@
-"""Conformer models as directories: config.json, model.safetensors, tokenizer.model, card.json."""
+"""Conformer models as directories: config.json, model.safetensors, tokenizer.model, card.json.
+
+One that is split by language also has its sharing_plan.json.
+"""
 
 import json
 from pathlib import Path
@@ -9,9 +12,11 @@ from pydantic import ValidationError
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.model import Conformer, ConformerConfig
+from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.weights import Bits, read_weights, write_weights
 from sprachbund.text.tokenizer import Tokenizer
 
+WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
 TRANSCRIPT_TOKENIZER_FILE = "transcript_tokenizer.model"
 
@@ -27,7 +32,10 @@ def load(directory: Path) -> Conformer:
     transcript_tokenizer = _read_tokenizer(directory / TRANSCRIPT_TOKENIZER_FILE, ())
     with torch.device("meta"):
         model = Conformer(config, tokenizer, transcript_tokenizer)
-    weights = read_weights(directory / "model.safetensors")
+    plan = read_plan(directory, directory / WEIGHTS_FILE)
+    if plan is not None:
+        split_feed_forwards(model, plan)
+    weights = read_weights(directory / WEIGHTS_FILE)
     wanted = model.state_dict()
     if missing := sorted(wanted.keys() - weights.keys()):
         raise SprachbundError(
@@ -52,7 +60,7 @@ def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | Non
     model.transcript_tokenizer.save(directory / TRANSCRIPT_TOKENIZER_FILE)
     if card is not None:
         card.model_copy(update={"bits": bits}).write(directory)
-    write_weights(directory / "model.safetensors", model.state_dict(), bits)
+    write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits, write_plan(model, directory))
 
 
 def _read_tokenizer(path: Path, languages: tuple[str, ...]) -> Tokenizer:

@@ -6,6 +6,7 @@ it. Shapes: B utterances, R rows, T frames, M mel bins, D width, U target tokens
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,11 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.logmel import log_mel
-from sprachbund.data.batch import Batch
+from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
+from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.models.splitting import target_languages
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.shared_private import is_split
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
 
 
@@ -107,6 +113,7 @@ class Conformer(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.transcript_tokenizer = transcript_tokenizer
+        self.sharing_plan: SharingPlan | None = None
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
         self.encoder = ConformerEncoder(
@@ -141,12 +148,13 @@ class Conformer(nn.Module):
         return Features(values=nn.utils.rnn.pad_sequence(mels, batch_first=True), num_frames=num_frames)
 
     def encode(self, features: Features) -> Memory:
-        """Run the encoder; the states are (B, ceil(T / 8), D)."""
-        states, num_frames = self.encoder(features.values, features.num_frames)
-        return Memory(states=states, num_frames=num_frames)
+        """Run the encoder; the states are (B, ceil(T / 8), D). See `encode_routed` for a split one."""
+        return encode_routed(self, features, partial(self._encode, features))
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """Log-probabilities (B, number of source languages) of the language spoken."""
+        if memory.language_log_probs is not None:
+            return memory.language_log_probs
         assert memory.num_frames is not None
         valid = valid_frames(memory.num_frames, memory.states.shape[1])[..., None]
         mean = (memory.states * valid).sum(1) / memory.num_frames.clamp(min=1)[:, None]
@@ -159,10 +167,21 @@ class Conformer(nn.Module):
             raise SprachbundError(f"this model does not write {target.language!r}; it writes {known}")
         return [self.tokenizer.language_id(target.language)]
 
-    def start(self, memory: Memory, *, rows_per_memory: int = 1, capacity: int | None = None) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory."""
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
         return self.decoder.start(
-            memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
+            memory.states,
+            memory.num_frames,
+            rows_per_memory=rows_per_memory,
+            capacity=capacity,
+            route=start_route(self, targets, memory.states.device),
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
@@ -189,7 +208,8 @@ class Conformer(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the rows wanted, CTC on the transcript, cross-entropy of the language head."""
-        memory = self.encode(Features(values=batch.features, num_frames=batch.num_frames))
+        features = Features(values=batch.features, num_frames=batch.num_frames)
+        memory = self._encode(features, source_route(self, batch.source_language))
         attention = self._attention_loss(batch, memory)
         ctc = self._ctc_loss(batch, memory)
         speaks = batch.source_language >= 0
@@ -210,9 +230,23 @@ class Conformer(nn.Module):
             num_transcript=int(batch.num_transcript.sum()),
         )
 
+    def _encode(self, features: Features, route: Route | None) -> Memory:
+        states, num_frames = self.encoder(features.values, features.num_frames, route)
+        return Memory(states=states, num_frames=num_frames)
+
+    def _row_route(self, batch: Batch) -> Route | None:
+        """Languages of the decoder's rows; a row that does not count has none."""
+        if not is_split(self.decoder):
+            return None
+        source = batch.source_language.repeat_interleave(batch.rows_per_utterance)
+        tokens = [self.tokenizer.language_id(tag) for tag in target_languages(self)]
+        same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
+        target = torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
+        return decoder_route(self, source, target)
+
     def _attention_loss(self, batch: Batch, memory: Memory) -> Tensor:
         given = torch.cat([batch.target_language[:, None], batch.targets[:, :-1]], dim=1)
-        hidden = self.decoder(given, memory.states, memory.num_frames)
+        hidden = self.decoder(given, memory.states, memory.num_frames, self._row_route(batch))
         counted = valid_frames(batch.num_targets, batch.targets.shape[1])
         # Only the tokens that count are projected onto the vocabulary.
         logits = self.decoder.logits(hidden[counted]).float()

@@ -33,11 +33,11 @@ _SEGMENTS = {
     "key": "k_proj",
     "value": "v_proj",
     "out": "out_proj",
-    "feed_forward_norm": "final_layer_norm",
-    "expand": "fc1",
-    "contract": "fc2",
 }
 """Segment of our parameter names to theirs; segments not listed are the same in both."""
+
+_FEED_FORWARD = {"norm": "final_layer_norm", "expand": "fc1", "contract": "fc2"}
+"""Parts of our feed-forwards to what lies directly in their layers."""
 
 _PREFIX = "model."  # of a WhisperForConditionalGeneration; a bare WhisperModel is saved without it
 _EMBEDDING = _PREFIX + "decoder.embed_tokens.weight"
@@ -46,6 +46,8 @@ _OUTPUT = "proj_out.weight"  # the embedding again, where it is stored at all
 
 def foreign_name(name: str) -> str:
     """The Hugging Face name of our parameter `name`."""
+    for ours, theirs in _FEED_FORWARD.items():
+        name = name.replace(f".feed_forward.{ours}.", f".{theirs}.")
     return _PREFIX + ".".join(_SEGMENTS.get(segment, segment) for segment in name.split("."))
 
 

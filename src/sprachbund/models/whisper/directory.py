@@ -1,9 +1,15 @@
-"""Whisper models as directories in the Hugging Face layout: read whole, and written whole or not at all."""
+"""Whisper models as directories in the Hugging Face layout: read whole, and written whole or not at all.
+
+That layout has no place for feed-forwards that are split by language. A split model is written with its weights
+under our own names, a sharing plan, and a model type of its own, so that transformers does not take it for one of
+its models.
+"""
 
 import json
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,8 @@ from safetensors.torch import save_file
 
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
+from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
+from sprachbund.models.weights import read_weights as read_own_weights
 from sprachbund.models.whisper.checkpoint import SAFETENSORS, from_foreign, read_weights, to_foreign
 from sprachbund.models.whisper.companions import (
     CONFIG,
@@ -26,6 +34,9 @@ from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.hub import find
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import WhisperTokens
+
+_SPLIT_TYPE = "sprachbund-whisper"
+"""Model type of a model that transformers cannot hold."""
 
 
 def load(
@@ -47,18 +58,25 @@ def load(
         SprachbundError: nothing there, not a Whisper model, or broken; the message names what is wrong.
     """
     directory = find(path_or_id, offline=offline)
-    companions = Companions.read(directory)
+    companions = _companions(directory)
     config = WhisperConfig.from_foreign(companions.config, source=str(directory / CONFIG))
     tokens = WhisperTokens(read_tokenizer(directory), config.vocabulary_size)
     with torch.device("meta"):
         model = Whisper(config, tokens=tokens, companions=companions, real_length=real_length)
-    weights = from_foreign(read_weights(directory), model, source=str(directory))
+    plan = read_plan(directory, directory / SAFETENSORS)
+    if plan is None:
+        weights = from_foreign(read_weights(directory), model, source=str(directory))
+    else:
+        split_feed_forwards(model, plan)
+        weights = _own_weights(directory / SAFETENSORS, model)
     model.load_state_dict({name: w.to(dtype) for name, w in weights.items()}, assign=True)
     return model.eval()
 
 
 def save(model: Whisper, directory: str | os.PathLike[str]) -> None:
     """Write a model in the Hugging Face layout; transformers loads it and gives the same logits.
+
+    A model that is split by language is written in our own layout, which only `load` reads.
 
     The directory appears whole or not at all; one that is there already is replaced, if it holds a model.
 
@@ -81,13 +99,36 @@ def save(model: Whisper, directory: str | os.PathLike[str]) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def _companions(directory: Path) -> Companions:
+    companions = Companions.read(directory)
+    if companions.config.get("model_type") != _SPLIT_TYPE:
+        return companions
+    own = ("family", "model_type")
+    rest = {key: value for key, value in companions.config.items() if key not in own}
+    return replace(companions, config={**rest, "model_type": Whisper.name})
+
+
+def _own_weights(path: Path, model: Whisper) -> dict[str, torch.Tensor]:
+    """The weights of a split model, which has them under our names."""
+    weights = read_own_weights(path)
+    for name, wanted in model.state_dict().items():
+        if name not in weights or weights[name].shape != wanted.shape:
+            raise SprachbundError(
+                f"{path}: {name} is missing or of another shape than config.json and the sharing plan ask for; "
+                "copy the directory again"
+            )
+    return weights
+
+
 def _is_replaceable(path: Path) -> bool:
     return path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))
 
 
 def _write(model: Whisper, directory: Path) -> None:
     companions = model.companions
-    save_file(to_foreign(model), directory / SAFETENSORS, metadata={"format": "pt"})
+    metadata = {"format": "pt", **write_plan(model, directory)}
+    weights = to_foreign(model) if model.sharing_plan is None else model.state_dict()
+    save_file(weights, directory / SAFETENSORS, metadata=metadata)
     _write_json(directory / CONFIG, _foreign_config(model))
     if companions.generation:
         _write_json(directory / GENERATION, companions.generation)
@@ -101,6 +142,9 @@ def _write(model: Whisper, directory: Path) -> None:
 
 def _foreign_config(model: Whisper) -> dict[str, Any]:
     config = {**model.companions.config, **model.config.to_foreign()}
+    if model.sharing_plan is not None:
+        config |= {"family": Whisper.name, "model_type": _SPLIT_TYPE}
+        config.pop("architectures", None)
     config.pop("torch_dtype", None)  # the older name of the next key
     config["dtype"] = str(model.decoder.positions.dtype).removeprefix("torch.")
     if model.has_tokens:

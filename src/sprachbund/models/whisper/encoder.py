@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.shared_private import run_layers
 
 _MAX_TIMESCALE = 10_000.0
 
@@ -48,11 +50,14 @@ class WhisperEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
+    def forward(
+        self, features: Tensor, num_frames: Tensor | None = None, route: Route | None = None
+    ) -> Tensor:
         """Encode log-mel features (B, T, M) into (B, S, D).
 
         With `num_frames` (B,), frames after it are kept out of the convolutions and of the attention, so a
         row gives what it would give alone. Rows of a whole window, as Whisper was trained, need none.
+        A route of n B rows gives the states under n routes, (n B, S, D); see `run_layers`.
         """
         x = _silence_padding(features.transpose(1, 2), num_frames)
         x = _silence_padding(F.gelu(self.conv1(x)), num_frames)
@@ -61,9 +66,7 @@ class WhisperEncoder(nn.Module):
         allowed = None
         if num_frames is not None:
             allowed = _valid(memory_frames(num_frames), x.shape[1])[:, None, None, :]
-        for layer in self.layers:
-            x = layer(x, allowed)
-        return self.norm(x)
+        return self.norm(run_layers(self.layers, x, allowed, route))
 
 
 def _valid(lengths: Tensor, length: int) -> Tensor:

@@ -5,6 +5,7 @@ U tokens of a row, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,18 @@ from torch import Tensor, nn
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.audio.logmel import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_mel, num_frames
+from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.routing import decoder_route, encode_routed, start_route
+from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.whisper.companions import Companions
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.encoder import WhisperEncoder, memory_frames
 from sprachbund.models.whisper.tasks import Tasks
 from sprachbund.models.whisper.tokens import WhisperTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.feed_forward import Route
 
 _FRAMES_PER_STATE = 2  # stride of the encoder's convolutions
 
@@ -51,6 +56,7 @@ class Whisper(nn.Module):
         self.config = config
         self.companions = companions or Companions()
         self.real_length = real_length
+        self.sharing_plan: SharingPlan | None = None
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=config.vocabulary_size,
@@ -160,43 +166,71 @@ class Whisper(nn.Module):
                 f"features of {length} frames x {num_mel_bins} mel bins do not fit this model, which takes "
                 f"up to {window} x {self.config.num_mel_bins}; compute them with its features()"
             )
+        return encode_routed(self, features, partial(self._encode, features))
+
+    def _encode(self, features: Features, route: Route | None) -> Memory:
         values = features.values.to(self.encoder.positions.dtype)
         if not self.real_length:
-            return Memory(states=self.encoder(_pad_with_silence(values, window)), num_frames=None)
-        states = self.encoder(values, features.num_frames)
-        return Memory(states=states, num_frames=memory_frames(features.num_frames))
+            window = self.config.max_frames * _FRAMES_PER_STATE
+            return Memory(
+                states=self.encoder(_pad_with_silence(values, window), route=route), num_frames=None
+            )
+        states = self.encoder(values, features.num_frames, route)
+        times = states.shape[0] // values.shape[0]
+        return Memory(states=states, num_frames=memory_frames(features.num_frames).repeat(times))
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """Log-probabilities (B, len(source_languages)) of the language spoken, after <|startoftranscript|>.
 
         A model whose prompt holds the language wanted has learned nothing there about the language spoken:
-        all its languages then come out equal.
+        all its languages then come out equal. A decoder that is split by language is asked by its shared
+        branches.
         """
+        if memory.language_log_probs is not None:
+            return memory.language_log_probs
         languages, num_rows = self.source_languages, memory.states.shape[0]
         if self.tasks.target_language_prompt or not self.tasks.language_tokens:
             return memory.states.new_zeros(num_rows, len(languages)).log_softmax(dim=-1)
         start = torch.full((num_rows, 1), self.tokens.start, device=memory.states.device)
-        logits = self.step(start, self.start(memory, capacity=1))[:, -1]
+        nobody = torch.full((num_rows,), NO_LANGUAGE, device=memory.states.device)
+        route = decoder_route(self, nobody, nobody)
+        cache = self.decoder.start(memory.states, memory.num_frames, capacity=1, route=route)
+        logits = self.step(start, cache)[:, -1]
         return logits[:, [self.tokens.languages[tag] for tag in languages]].float().log_softmax(dim=-1)
 
     def prompt(self, target: Target) -> list[int]:
         """Tokens that a row starts with. Raises SprachbundError for a pair the model does not know."""
         return self.tasks.prompt(target, self.tokens, self.max_tokens)
 
-    def start(self, memory: Memory, *, rows_per_memory: int = 1, capacity: int | None = None) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory."""
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
         return self.decoder.start(
-            memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
+            memory.states,
+            memory.num_frames,
+            rows_per_memory=rows_per_memory,
+            capacity=capacity,
+            route=start_route(self, targets, memory.states.device),
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, V) after each of `tokens` (R, Q)."""
         return self.decoder.step(tokens, cache, weights)
 
-    def forward(self, features: Features, tokens: Tensor) -> Tensor:
-        """Logits (B, U, V) after each token of whole rows (B, U), as training needs them."""
+    def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
+        """Logits (B, U, V) after each token of whole rows (B, U), as training needs them.
+
+        `targets` are those of the rows; only a decoder that is split by language needs them.
+        """
         memory = self.encode(features)
-        return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames))
+        route = start_route(self, targets, memory.states.device)
+        return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens, timestamps unless asked for, and what the checkpoint suppresses."""

@@ -1,0 +1,1 @@
+"""The sizes of the recipes: one file for each recipe and size."""

@@ -1,0 +1,91 @@
+"""Finished vectors on disk, block by block: what makes a collection survive being killed or shared out."""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sprachbund.errors import SprachbundError
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Vectors that are made together and kept in one file.
+
+    Attributes:
+        key: language or pair.
+        vectors: their numbers.
+        path: of the file, there when they are made.
+    """
+
+    key: str
+    vectors: range
+    path: Path
+
+    @property
+    def made(self) -> bool:
+        """Whether it is finished."""
+        return self.path.exists()
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays by name."""
+
+        def save(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+
+        _write(self.path, save)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The arrays. Raises SprachbundError when they are not there or broken."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise SprachbundError(f"{self.path} is missing; run the command again, it goes on") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise SprachbundError(
+                f"{self.path} is broken ({error}); delete it, run the command again"
+            ) from error
+
+
+def divide(keys: Sequence[str], num_vectors: int, size: int, directory: Path) -> Iterator[Block]:
+    """Blocks of at most `size` vectors, `num_vectors` for every key."""
+    number = 0
+    for key in keys:
+        for start in range(0, num_vectors, size):
+            vectors = range(start, min(start + size, num_vectors))
+            yield Block(key=key, vectors=vectors, path=directory / f"block.{number:06d}.npz")
+            number += 1
+
+
+def begin(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Make the folder, or see that it was begun with the same settings, so that two collections never mix.
+
+    Raises:
+        SprachbundError: begun with others; the first that differs is named.
+    """
+    path = directory / SETTINGS
+    wanted = json.loads(json.dumps(settings))
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    for name, value in wanted.items():
+        if known.get(name) != value:
+            raise SprachbundError(
+                f"{directory} was begun with {name} {known.get(name)}, not {value}; delete it or name another --out"
+            )
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(path, lambda partial: partial.write_text(json.dumps(wanted, indent=1), encoding="utf-8"))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """The file appears whole or not at all, whoever else writes it too."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    write(partial)
+    os.replace(partial, path)

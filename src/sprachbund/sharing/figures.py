@@ -1,0 +1,260 @@
+"""Pictures of a sharing plan: similarity heat map, dendrogram, purity by module, energy shares.
+
+matplotlib draws them, as SVG for a page and as one PNG; a group has the same colour in each of them.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sprachbund.models.sharing_plan import Evidence, SharingPlan
+from sprachbund.sharing.groups import ward_tree
+
+INK, MUTED, GRID, ACCENT = "#1d2733", "#66727f", "#e4e8ec", "#1f6f8b"
+GROUP_COLOURS = ("#1f6f8b", "#c8641b", "#6a4c93", "#3f7d3a", "#b03a5b", "#8a7a1f", "#4a5fc1", "#7d5a44")
+_RAMP = ("#f6efe6", "#e9dcc3", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
+_MOST_NUMBERS = 14
+_MOST_NAMES = 12
+_DOTS_PER_INCH = 150
+_LEAST_PURITY_RANGE = 0.1
+
+
+def heat_map(axes: Any, evidence: Evidence) -> None:
+    """Cosines between mean gradients, languages in the order of the dendrogram, groups framed."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    order = _leaves(evidence)
+    values = np.array(evidence.similarity)[np.ix_(order, order)]
+    low = min(0.0, np.floor(values.min() * 10) / 10)
+    colours = LinearSegmentedColormap.from_list("sharing", _RAMP)
+    image = axes.imshow(values, cmap=colours, vmin=low, vmax=1)
+    if len(order) <= _MOST_NUMBERS:
+        for (row, column), value in np.ndenumerate(values):
+            ink = "white" if value > low + 0.65 * (1 - low) else INK
+            text = f"{value:.2f}".replace("0.", ".")
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=_size(len(order)))
+    names = [evidence.languages[index] for index in order]
+    turned = 90 if len(order) > _MOST_NAMES or max(map(len, names)) > 4 else 0
+    axes.set_xticks(range(len(order)), names, rotation=turned)
+    axes.set_yticks(range(len(order)), names)
+    axes.tick_params(length=0, labelsize=_size(len(order)) + 1)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for label in labels:
+            label.set_color(_colour(evidence, label.get_text()))
+    axes.spines[:].set_visible(False)
+    for start, length, colour in _runs(evidence, names):
+        place = (start - 0.5, start - 0.5)
+        axes.add_patch(
+            Rectangle(place, length, length, fill=False, edgecolor=colour, linewidth=2.2, clip_on=False)
+        )
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.04)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=0)
+
+
+def dendrogram(axes: Any, evidence: Evidence) -> None:
+    """Ward linkage on 1 - cosine: languages that join early, on the left, pull together."""
+    from scipy.cluster.hierarchy import dendrogram as draw
+
+    tree = ward_tree(1 - np.array(evidence.similarity))
+    members = [{index} for index in range(len(evidence.languages))]
+    for one, other, *_ in tree:
+        members.append(members[int(one)] | members[int(other)])
+
+    def colour(node: int) -> str:
+        names = [evidence.languages[index] for index in members[node]]
+        together = any(set(names) <= set(group) for group in evidence.groups)
+        return _colour(evidence, names[0]) if together else MUTED
+
+    draw(tree, ax=axes, orientation="left", labels=list(evidence.languages), link_color_func=colour)
+    axes.invert_xaxis()
+    axes.yaxis.tick_left()
+    axes.invert_yaxis()  # the first leaf on top, as in the heat map
+    axes.tick_params(labelsize=_size(len(evidence.languages)) + 1, length=0)
+    axes.tick_params(axis="x", labelsize=8)
+    for label in axes.get_yticklabels():
+        label.set_color(_colour(evidence, label.get_text()))
+    axes.set_xlabel("Ward distance, of 1 − cosine, at which they join")
+    _plain(axes, "x")
+
+
+def purity_lines(
+    axes: Any, modules: Mapping[str, Evidence], chosen: Sequence[str], against: Mapping[str, Evidence]
+) -> None:
+    """Purity of each language and their mean, module by module; chosen modules marked, the other checkpoint dashed."""
+    names = list(modules)
+    languages = modules[names[0]].languages
+    places = np.arange(len(names))
+    shades = _shades(len(languages))
+    few = len(languages) <= _MOST_NAMES
+    for language, shade in zip(languages, shades, strict=True):
+        values = [modules[name].purity_by_language.get(language, np.nan) for name in names]
+        axes.plot(
+            places,
+            values,
+            color=shade,
+            linewidth=1,
+            marker="o",
+            markersize=3,
+            label=language if few else None,
+        )
+    mean = [modules[name].purity for name in names]
+    axes.plot(places, mean, color=INK, linewidth=2.4, marker="o", markersize=4, label="mean")
+    if against:
+        before = [against[name].purity if name in against else np.nan for name in names]
+        axes.plot(places, before, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label="mean before")
+    for number, name in enumerate(chosen):
+        place = names.index(name)
+        axes.axvspan(place - 0.3, place + 0.3, color="#f3dcc8", zorder=0, label=None if number else "split")
+    turned = max(map(len, short_names(names))) * len(names) > 60
+    axes.set_xticks(places, short_names(names), rotation=90 if turned else 0, fontsize=8)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    low, high = axes.get_ylim()
+    missing = max(0.0, _LEAST_PURITY_RANGE - (high - low)) / 2  # or noise would look like a difference
+    axes.set_ylim(low - missing, high + missing)
+    axes.set_ylabel("purity")
+    _plain(axes, "y")
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.03), borderaxespad=0.3)
+
+
+def energy_bars(axes: Any, evidence: Evidence) -> None:
+    """Share of each language in the energy of the common subspace, summed by group."""
+    tags = [tag for group in evidence.groups for tag in group]
+    shares = [100 * evidence.energy_by_language[tag] for tag in tags]
+    axes.barh(range(len(tags)), shares, color=[_colour(evidence, tag) for tag in tags], height=0.7)
+    for place, share in enumerate(shares):
+        axes.text(share + 0.01 * max(shares), place, f"{share:.1f}", va="center", fontsize=7, color=MUTED)
+    first = 0
+    for group, share in zip(evidence.groups, evidence.energy_shares, strict=True):
+        middle = first + (len(group) - 1) / 2
+        colour = _colour(evidence, group[0])
+        axes.plot(
+            [1.17 * max(shares)] * 2, [first - 0.33, first + len(group) - 0.67], color=colour, linewidth=2
+        )
+        text = f"group {100 * share:.1f}%"
+        axes.text(1.2 * max(shares), middle, text, va="center", fontsize=8, color=colour)
+        first += len(group)
+    axes.set_yticks(range(len(tags)), tags)
+    for label, tag in zip(axes.get_yticklabels(), tags, strict=True):
+        label.set_color(_colour(evidence, tag))
+    axes.set_ylim(len(tags) - 0.4, -0.6)
+    axes.set_xlim(0, 1.5 * max(shares))
+    axes.set_xlabel("% of the energy in the common subspace")
+    axes.tick_params(labelsize=_size(len(tags)) + 1, length=0)
+    _plain(axes, "x")
+
+
+def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], path: Path) -> None:
+    """One PNG with all four pictures of a module."""
+    evidence = plan.modules[module]
+    chosen = [split.module for split in plan.splits]
+    tall = 1 + 0.035 * max(0, len(evidence.languages) - 6)
+    figure = _figure(12, 8.4 * tall)
+    figure.patch.set_facecolor("white")
+    panels = figure.subplots(2, 2, width_ratios=(1.05, 1))
+    heat_map(panels[0, 0], evidence)
+    dendrogram(panels[0, 1], evidence)
+    purity_lines(panels[1, 0], plan.modules, chosen, against)
+    energy_bars(panels[1, 1], evidence)
+    titles = ("Similarity of mean gradients", "Who joins whom", "Purity by module", "Energy shares")
+    for axes, title in zip(panels.ravel(), titles, strict=True):
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
+    figure.suptitle(module, x=0.01, ha="left", fontsize=13, color=ACCENT)
+    figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
+
+
+def svg(draw: Any, title: str, width: float, height: float) -> str:
+    """What `draw(axes)` draws as an SVG element, the same every time."""
+    figure = _figure(width, height)
+    figure.patch.set_alpha(0.0)
+    draw(figure.subplots())
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(r"^.*?<svg|<metadata>.*?</metadata>", _only_svg, buffer.getvalue(), flags=re.DOTALL)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def _only_svg(found: re.Match[str]) -> str:
+    return "<svg" if found[0].endswith("<svg") else ""
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Module names without the parts that all of them begin or end with."""
+    parts = [name.split(".") for name in names]
+    if len(names) == 1:
+        return list(names)
+    start = _common(parts)
+    end = _common([part[start:][::-1] for part in parts])
+    return [".".join(part[start : len(part) - end]) for part in parts]
+
+
+def _common(parts: Sequence[Sequence[str]]) -> int:
+    """How many parts all names begin with; each keeps at least its last."""
+    columns = list(zip(*(part[:-1] for part in parts), strict=False))
+    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(columns))
+
+
+def _figure(width: float, height: float) -> Any:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "path",  # letters as outlines: the page looks the same without the fonts
+        "svg.hashsalt": "sprachbund",
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+    matplotlib.rcParams.update(style)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _leaves(evidence: Evidence) -> list[int]:
+    from scipy.cluster.hierarchy import leaves_list
+
+    return [int(leaf) for leaf in leaves_list(ward_tree(1 - np.array(evidence.similarity)))]
+
+
+def _runs(evidence: Evidence, names: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Start, length and colour of languages of one group that stand together."""
+    runs: list[tuple[int, int, str]] = []
+    groups = [next(g for g, group in enumerate(evidence.groups) if name in group) for name in names]
+    for place, group in enumerate(groups):
+        if place and groups[place - 1] == group:
+            start, length, colour = runs[-1]
+            runs[-1] = (start, length + 1, colour)
+        else:
+            runs.append((place, 1, _colour(evidence, names[place])))
+    return runs
+
+
+def _colour(evidence: Evidence, language: str) -> str:
+    index = next(i for i, group in enumerate(evidence.groups) if language in group)
+    return GROUP_COLOURS[index % len(GROUP_COLOURS)]
+
+
+def _shades(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    name, size = ("tab10", 10) if count <= 10 else ("tab20", 20)
+    return [colormaps[name](index % size) for index in range(count)]
+
+
+def _size(count: int) -> float:
+    return 9 if count <= 8 else 7.5 if count <= _MOST_NUMBERS else 6
+
+
+def _plain(axes: Any, grid: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(GRID)
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color=GRID, linewidth=0.8)
+    axes.tick_params(length=0)

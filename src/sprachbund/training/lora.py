@@ -1,0 +1,61 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on the linear layers of any model, by peft, and their merging.
+
+An adapted model is trained as any other: its own weights stay as they are, only the adapters move. Merged, it is the
+plain model again, so that nothing after training knows of adapters.
+"""
+
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from sprachbund.errors import SprachbundError
+
+
+def add_lora(model: nn.Module, modules: tuple[str, ...], rank: int, *, scale: float = 2.0) -> int:
+    """Put adapters onto linear layers, in place, and freeze everything else.
+
+    Args:
+        model: any module.
+        modules: patterns of the layers' names, `*` for anything.
+        rank: r, of every adapter.
+        scale: what the adapters' product is multiplied by (alpha / r).
+
+    Returns:
+        the number of parameters that are trained.
+
+    Raises:
+        SprachbundError: a pattern without a linear layer.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for pattern in modules:
+        if not any(fnmatchcase(name, pattern) for name in linear):
+            raise SprachbundError(f"lora: {pattern!r} matches no linear layer; there are {', '.join(linear[:3])} …")
+    chosen = [name for name in linear if any(fnmatchcase(name, pattern) for pattern in modules)]
+    config = LoraConfig(r=rank, lora_alpha=round(scale * rank), target_modules=chosen)
+    inject_adapter_in_model(config, model)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add every adapter to the layer it is on and take it away, in place; a model without any stays as it is."""
+    if not any(hasattr(module, "lora_A") for module in model.modules()):
+        return
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in adapted:
+        module.merge()
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, module.get_base_layer())
+
+
+def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) -> int:
+    """The rank at which adapters on these linear layers have nearest to so many parameters, at least 1."""
+    per_rank = sum(
+        module.in_features + module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(fnmatchcase(name, pattern) for pattern in modules)
+    )
+    return max(1, round(num_parameters / max(1, per_rank)))

@@ -1,0 +1,92 @@
+"""A model split by language trains as any other: alone, by several processes, and on from a model directory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sprachbund.data.plan import PlanOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.directory import load, save
+from sprachbund.models.sharing_plan import FILE, SharingPlan
+from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.recipes.translator import TranslatorRecipe, run
+from tests.training import made, made_split
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_two_processes_train_like_one_though_branches_are_absent(tmp_path: Path) -> None:
+    found = []
+    for name, launcher in (
+        ("one", (sys.executable,)),
+        ("two", (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")),
+    ):
+        made.make_corpus(tmp_path / name / "data", 24)
+        command = [*launcher, "-m", "tests.training.made_split", str(tmp_path / name), "6"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        found.append(torch.load(tmp_path / name / "run" / "weights.pt"))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=2e-4, rtol=1e-3)
+
+
+def test_some_share_of_a_batch_lacks_a_language(tmp_path: Path) -> None:
+    """Or the test above would show nothing."""
+    made.make_corpus(tmp_path, 24)
+    corpus = made.make_training_data(tmp_path)
+    plan = corpus.plan(PlanOptions(batch_s=1.5, max_utterances=128, max_duration_s=20.0, seed=0), 0)
+    shares = [batch[rank::2] for batch in plan[:6] for rank in (0, 1)]
+    languages = [{corpus.utterance(int(i))[0].language for i in share} for share in shares]
+    assert any(len(found) < 2 for found in languages)
+
+
+def recipe(directory: Path, **changes: object) -> TranslatorRecipe:
+    shape = made.make_model().config.model_dump(exclude={"source_languages", "target_languages"})
+    data = [{"path": directory / "data"}]
+    return TranslatorRecipe.model_validate(
+        {
+            "languages": made.LANGUAGES,
+            "train": data,
+            "dev": data,
+            "start": directory / "start",
+            "bits": 32,
+            "model": shape,
+            "examples": {"rows_per_utterance": 2, "time_masks": 0, "frequency_masks": 0},
+            "training": made.options(4).model_dump(),
+            "card": {"name": "split"},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    made.make_corpus(tmp_path / "data", 16)
+    save(made_split.make_split_model(), tmp_path / "start")
+    return tmp_path
+
+
+def test_a_recipe_goes_on_from_a_split_model(place: Path) -> None:
+    second_stage = {
+        "trainable": ("encoder.layers.1.*",),
+        "rates": {"*.private.*": 1e-2},
+        "learning_rate": 4e-3,
+    }
+    training = made.options(4, **second_stage).model_dump()
+    model = run(recipe(place, training=training), place / "run", report=lambda line: None)
+    assert model.sharing_plan == load(place / "start").sharing_plan
+    before, after = load(place / "start").state_dict(), load(place / "run" / "model").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("encoder.layers.1.")}
+    assert (place / "run" / "model" / FILE).read_bytes() == (place / "start" / FILE).read_bytes()
+
+
+def test_data_in_a_language_without_a_group_are_refused(place: Path) -> None:
+    model = made.make_model()
+    plan = {"splits": [{"module": made_split.ENCODER, "groups": [["de"]], "shared_ratio": 0.5}]}
+    split_feed_forwards(model, SharingPlan.model_validate(plan))
+    save(model, place / "start")
+    with pytest.raises(SprachbundError, match=r"no group for 'en' in encoder.layers.1.*knows de"):
+        run(recipe(place), place / "run", report=lambda line: None)
