@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 
 .PHONY: demo test format clean
 
-$(VENV)/.core: requirements.lock pyproject.toml
+$(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock

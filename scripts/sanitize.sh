@@ -1,0 +1,21 @@
+#!/bin/sh
+# Builds the native engine with the address and undefined-behaviour sanitizers and runs the tests of the runtime on it.
+# The tree is not touched: all is built in a temporary directory. Arguments go to pytest.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-$root/.venv/bin/python}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cp -r "$root/src" "$root/setup.py" "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$work"
+rm -f "$work"/src/sprachbund/runtime/_native*
+flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+cd "$work"
+CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" setup.py --quiet build_ext --inplace
+ls src/sprachbund/runtime/_native*.so > /dev/null  # the extension is optional, here it is not
+
+cd "$root"
+preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+# Python and torch keep memory until the end on purpose, so leaks are not looked for.
+LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$work/src" \
+    "$python" -m pytest -p no:cacheprovider "${@:-tests/runtime}"

@@ -1,0 +1,186 @@
+// The decoder: a step is one parallel region with eight barriers a layer, every product split by rows of the matrix.
+#include "model.hpp"
+
+#include <algorithm>
+
+namespace sprachbund {
+
+namespace {
+
+// So few tokens every thread quantizes for itself: that is sooner done than waited for.
+constexpr int64_t kFew = 8;
+// Frames quantized at once when keys and values are made.
+constexpr int64_t kChunk = 48;
+
+}  // namespace
+
+Decoder::Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape_, std::vector<DecoderLayer> layers,
+                 Norm norm, Matrix vocabulary, const float* positions, int64_t memory_width)
+    : shape(shape_),
+      vocabulary_size(vocabulary.rows),
+      kernels_(kernels),
+      team_(std::move(team)),
+      layers_(std::move(layers)),
+      norm_(norm),
+      vocabulary_(vocabulary),
+      positions_(positions),
+      memory_width_(memory_width),
+      quantized_(static_cast<size_t>(team_->size())),
+      attention_(static_cast<size_t>(team_->size())) {}
+
+void Decoder::remember(const float* states, int64_t memories, int64_t frames, uint16_t* cross, int64_t blocks) {
+    std::lock_guard<std::mutex> one_call(calls_);
+    const int64_t count = memories * frames, padded = up(memory_width_, 16);
+    const int64_t per_layer = memories * shape.heads * blocks * 16 * shape.padded_head();
+    row_.resize(static_cast<size_t>(count));
+    position_.resize(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; i++) {
+        row_[static_cast<size_t>(i)] = i / frames;
+        position_[static_cast<size_t>(i)] = i % frames;
+    }
+    for (auto& q : quantized_) {
+        q.values.at_least(kChunk * padded);
+        q.scale.at_least(kChunk);
+    }
+    team_->run([&](int thread) {
+        Quantized& mine = quantized_[static_cast<size_t>(thread)];
+        const Range part = team_->share(thread, count);
+        for (int64_t begin = part.begin; begin < part.end; begin += kChunk) {
+            const int64_t size = begin + kChunk < part.end ? kChunk : part.end - begin;
+            kernels_->quantize(states + begin * padded, padded, size, padded, nullptr, mine.values.data(), padded,
+                               mine.scale.data());
+            const Tokens tokens{mine.values.data(), padded, mine.scale.data(), size};
+            for (int64_t layer = 0; layer < this->layers(); layer++) {
+                uint16_t* keys = cross + 2 * layer * per_layer;
+                const Heads heads{"kv",   shape.heads, shape.padded_head(), nullptr, keys, keys + per_layer,
+                                  blocks, row_.data(), position_.data()};
+                const Matrix& matrix = layers_[static_cast<size_t>(layer)].cross_memory;
+                kernels_->product(tokens, matrix, 0, matrix.blocks, {Then::heads, nullptr, 0, &heads, begin});
+            }
+        }
+    });
+}
+
+void Decoder::step(const Step& step) {
+    std::lock_guard<std::mutex> one_call(calls_);
+    const int64_t count = step.rows * step.queries, padded = up(shape.width, 16);
+    const int64_t widest = std::max({padded, up(shape.all_heads(), 16), up(shape.hidden, 16)});
+    row_.resize(static_cast<size_t>(count));
+    position_.resize(static_cast<size_t>(count));
+    lengths_.resize(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; i++) {
+        row_[static_cast<size_t>(i)] = i / step.queries;
+        position_[static_cast<size_t>(i)] = step.lengths[i / step.queries] + i % step.queries;
+        lengths_[static_cast<size_t>(i)] = position_[static_cast<size_t>(i)] + 1;
+    }
+    shared_.values.at_least(count * widest);
+    shared_.scale.at_least(count);
+    for (auto& q : quantized_) {
+        q.values.at_least(kFew * widest);
+        q.scale.at_least(kFew);
+    }
+    const int64_t longest = 16 * std::max(step.own_blocks, step.cross_blocks);
+    for (auto& a : attention_) a.at_least(attention_scratch(longest) + 16 * up(count, 16));
+    x_.at_least(count * padded);
+    mixed_.at_least(count * shape.all_heads());
+    hidden_.at_least(count * up(shape.hidden, 16));
+    queries_.at_least(count * shape.all_heads());
+    team_->run([&](int thread) { work(thread, step); });
+}
+
+void Decoder::work(int thread, const Step& step) {
+    const int64_t count = step.rows * step.queries, padded = up(shape.width, 16), all = shape.all_heads();
+    const int64_t per_layer = step.rows * shape.heads * step.own_blocks * 16 * shape.padded_head();
+    const Sink onto_x{Then::add, x_.data(), padded, nullptr, 0};
+    embed(step, team_->share(thread, count));
+    team_->barrier();
+    for (int64_t i = 0; i < layers(); i++) {
+        const DecoderLayer& layer = layers_[static_cast<size_t>(i)];
+        uint16_t* keys = step.own + 2 * i * per_layer;
+        const Heads own{"qkv",           shape.heads, shape.padded_head(), queries_.data(), keys, keys + per_layer,
+                        step.own_blocks, row_.data(), position_.data()};
+        multiply(thread, quantized(thread, x_.data(), shape.width, &layer.self_norm, count), layer.self_heads,
+                 {Then::heads, nullptr, 0, &own, 0});
+        attend_self(thread, i, step);
+        multiply(thread, quantized(thread, mixed_.data(), all, nullptr, count), layer.self_out, onto_x);
+        multiply(thread, quantized(thread, x_.data(), shape.width, &layer.cross_norm, count), layer.cross_query,
+                 {Then::heads, nullptr, 0, &own, 0});
+        attend_cross(thread, i, step);
+        multiply(thread, quantized(thread, mixed_.data(), all, nullptr, count), layer.cross_out, onto_x);
+        const FeedForward& forward = layer.feed_forward;
+        const int64_t hidden = forward.expand.blocks * 16;
+        multiply(thread, quantized(thread, x_.data(), shape.width, &forward.norm, count), forward.expand,
+                 {Then::gelu, hidden_.data(), hidden, nullptr, 0});
+        multiply(thread, quantized(thread, hidden_.data(), hidden, nullptr, count), forward.contract, onto_x);
+    }
+    multiply(thread, quantized(thread, x_.data(), shape.width, &norm_, count), vocabulary_,
+             {Then::keep, step.logits, vocabulary_size, nullptr, 0});
+}
+
+// A row of the output matrix is the token's embedding.
+void Decoder::embed(const Step& step, Range tokens) {
+    const int64_t padded = up(shape.width, 16);
+    for (int64_t i = tokens.begin; i < tokens.end; i++) {
+        const int64_t token = step.tokens[i], position = position_[static_cast<size_t>(i)];
+        const int8_t* block = vocabulary_.values + token / 16 * vocabulary_.steps * 64 + token % 16 * 4;
+        float* x = x_.data() + i * padded;
+        for (int64_t d = 0; d < shape.width; d++) {
+            const float weight = static_cast<float>(block[d / 4 * 64 + d % 4]) * vocabulary_.scale[token];
+            x[d] = weight + positions_[position * shape.width + d];
+        }
+        for (int64_t d = shape.width; d < padded; d++) x[d] = 0;
+    }
+}
+
+void Decoder::attend_self(int thread, int64_t layer, const Step& step) {
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), per_head = step.own_blocks * 16 * wide;
+    const uint16_t* keys = step.own + 2 * layer * step.rows * shape.heads * per_head;
+    const uint16_t* values = keys + step.rows * shape.heads * per_head;
+    const Range part = team_->share(thread, step.rows * shape.heads);
+    for (int64_t unit = part.begin; unit < part.end; unit++) {
+        const int64_t first = unit / shape.heads * step.queries, at = first * all + unit % shape.heads * wide;
+        kernels_->attend({queries_.data() + at, all, keys + unit * per_head, values + unit * per_head,
+                          lengths_.data() + first, step.queries, wide, shape.factor(), mixed_.data() + at, all, nullptr,
+                          0, attention_[static_cast<size_t>(thread)].data()});
+    }
+    team_->barrier();
+}
+
+// All rows of a memory attend together, so that its keys are read once.
+void Decoder::attend_cross(int thread, int64_t layer, const Step& step) {
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), per_head = step.cross_blocks * 16 * wide;
+    const int64_t units = step.memories * shape.heads, group = step.rows * step.queries / step.memories;
+    const uint16_t* keys = step.cross + 2 * layer * units * per_head;
+    const uint16_t* values = keys + units * per_head;
+    const Range part = team_->share(thread, units);
+    Scratch<float>& scratch = attention_[static_cast<size_t>(thread)];
+    int64_t* lengths = reinterpret_cast<int64_t*>(scratch.data() +
+                                                  attention_scratch(16 * std::max(step.own_blocks, step.cross_blocks)));
+    for (int64_t unit = part.begin; unit < part.end; unit++) {
+        const int64_t memory = unit / shape.heads, at = memory * group * all + unit % shape.heads * wide;
+        for (int64_t q = 0; q < group; q++) lengths[q] = step.frames[memory];
+        float* weights = step.weights ? step.weights + (layer * units + unit) * group * step.weight_frames : nullptr;
+        kernels_->attend({queries_.data() + at, all, keys + unit * per_head, values + unit * per_head, lengths, group,
+                          wide, shape.factor(), mixed_.data() + at, all, weights, step.weight_frames, scratch.data()});
+    }
+    team_->barrier();
+}
+
+Tokens Decoder::quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count) {
+    const int64_t stride = up(width, 16);
+    const bool few = count <= kFew;
+    Quantized& to = few ? quantized_[static_cast<size_t>(thread)] : shared_;
+    const Range part = few ? Range{0, count} : team_->share(thread, count);
+    kernels_->quantize(x + part.begin * stride, stride, part.end - part.begin, width, norm,
+                       to.values.data() + part.begin * stride, stride, to.scale.data() + part.begin);
+    if (!few) team_->barrier();
+    return {to.values.data(), stride, to.scale.data(), count};
+}
+
+void Decoder::multiply(int thread, const Tokens& tokens, const Matrix& matrix, const Sink& sink) {
+    const Range part = team_->share(thread, matrix.blocks);
+    kernels_->product(tokens, matrix, part.begin, part.end, sink);
+    team_->barrier();
+}
+
+}  // namespace sprachbund

@@ -1,0 +1,36 @@
+// AVX2 with the 8-bit dot product, as in Intel's desktops since 2021 and AMD's Zen 5.
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avxvnni"))), apply_to = function)
+#else
+#pragma GCC target("avxvnni")
+#endif
+#include "target_avx2.hpp"
+
+namespace {
+
+constexpr int kTokens = 4, kBlocks = 1, kSums = 4;
+
+typedef __m256i Part;
+constexpr int kParts = 2;
+
+INLINE void add(Part (&sums)[kParts], int32_t four, const int8_t* weights) {
+    __m256i inputs = _mm256_set1_epi32(four);
+    sums[0] = _mm256_dpbusd_avx_epi32(sums[0], inputs, load<__m256i>(weights));
+    sums[1] = _mm256_dpbusd_avx_epi32(sums[1], inputs, load<__m256i>(weights + 32));
+}
+
+INLINE void total(const Part (&sums)[kParts], int32_t* to) {
+    store(to, sums[0]);
+    store(to + 8, sums[1]);
+}
+
+}  // namespace
+
+#include "kernels.inl"
+
+namespace sprachbund {
+extern const Kernels avx_vnni_kernels;
+const Kernels avx_vnni_kernels = table("avx_vnni");
+}  // namespace sprachbund
+#endif

@@ -1,0 +1,105 @@
+// What an instruction set has to offer: four kernels. The layouts they agree on:
+//
+// matrix   int8, blocks of 16 rows; in a block, for every 4 inputs, 16 rows x 4 inputs (64 bytes). Rows are padded to
+//          16, inputs to 4, with zeros. weight = value * scale[row].
+// tokens   unsigned 8 bits, number = (value - 128) * scale[token]; the offset is taken back with the row sums.
+// keys     bf16, blocks of 16 positions; in a block, for every 2 dimensions, 16 positions x 2.
+// values   bf16, blocks of 16 positions; in a block, for every 16 dimensions, 8 pairs of positions x 16 dimensions x 2.
+//
+// A head is padded with zeros to a multiple of 16 dimensions (`width`), so a block of 16 positions of one head has
+// 16 * width numbers in both layouts.
+#pragma once
+#include <cstdint>
+
+namespace sprachbund {
+
+struct Matrix {
+    const int8_t* values;
+    const float* scale;     // per row
+    const int32_t* offset;  // per row: 128 * the sum of its values
+    const float* bias;      // per row
+    int64_t rows;           // without padding
+    int64_t blocks;         // of 16 rows
+    int64_t steps;          // of 4 inputs
+};
+
+struct Norm {
+    const float* gain;
+    const float* bias;
+};
+
+struct Tokens {
+    const uint8_t* values;
+    int64_t stride;  // bytes from token to token
+    const float* scale;
+    int64_t count;
+};
+
+// Where the heads' queries, keys and values of a token go. The rows of the matrix are parts x heads x width.
+struct Heads {
+    const char* parts;  // of "q", "k", "v"
+    int64_t heads;
+    int64_t width;
+    uint16_t* queries;        // tokens x heads x width
+    uint16_t* keys;           // rows x heads x blocks x (16 * width)
+    uint16_t* values;         // same
+    int64_t blocks;           // of 16 positions in every row's keys
+    const int64_t* row;       // of every token
+    const int64_t* position;  // of every token in its row
+};
+
+enum class Then { keep, gelu, add, heads };
+
+struct Sink {
+    Then then;
+    float* out;  // tokens x stride, but for heads
+    int64_t stride;
+    const Heads* heads;
+    int64_t first_token;
+};
+
+// Queries of one head over one row of keys.
+struct Attention {
+    const uint16_t* queries;
+    int64_t query_stride;
+    const uint16_t* keys;
+    const uint16_t* values;
+    const int64_t* lengths;  // of every query: it sees the positions before
+    int64_t count;
+    int64_t width;
+    float factor;  // of the scores
+    float* out;
+    int64_t out_stride;
+    float* weights;  // null unless wanted: queries x weight_stride
+    int64_t weight_stride;
+    float* scratch;  // attention_scratch(longest) floats
+};
+
+constexpr int64_t kQueriesAtOnce = 8;
+constexpr int64_t kNormEpsilonInverse = 100000;  // torch's default epsilon, 1e-5
+
+inline int64_t up(int64_t count, int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+}
+inline int64_t attention_scratch(int64_t longest) {
+    return kQueriesAtOnce * up(longest, 16) * 2;
+}
+
+struct Kernels {
+    const char* name;
+    // tokens x (stride of) `width` floats to 8 bits; `norm` may be null. Padding up to `padded` becomes zero weight.
+    void (*quantize)(const float* x, int64_t stride, int64_t count, int64_t width, const Norm* norm, uint8_t* values,
+                     int64_t value_stride, float* scale);
+    void (*product)(const Tokens& tokens, const Matrix& matrix, int64_t first_block, int64_t last_block,
+                    const Sink& sink);
+    void (*attend)(const Attention& attention);
+    void (*normalise)(float* x, int64_t count, int64_t width, int64_t stride, const Norm& norm);
+};
+
+// Null when the processor or the build has not got it. Names: see `instruction_sets`.
+const Kernels* kernels(const char* name);
+
+// Best first, the last one always "portable".
+extern const char* const instruction_sets[5];
+
+}  // namespace sprachbund

@@ -1,0 +1,272 @@
+// The kernels, written once over vectors of sixteen. The including file has chosen an instruction set and defined
+//   Part, kParts   sixteen running integer sums are so many of these vectors
+//   add, total     four inputs times 64 weights are added to the sums; what they come to
+//   Sum, kSumParts     sixteen running bf16 sums are so many of these vectors
+//   dot_pairs      adds two bf16 products to each of sixteen sums
+//   to_nearest     sixteen floats to integers, ties to even
+//   kTokens, kBlocks   how many tokens and row blocks of integer sums fit into the registers
+//   kSums          how many vectors of sums fit there: 2, 4 or 16
+#include "kernels.hpp"
+
+namespace {
+
+using namespace sprachbund;
+
+// Mean and 1/deviation of `width` numbers; lanes beyond it are left out.
+INLINE void moments(const float* x, int64_t width, float& mean, float& scale) {
+    F16 total{};
+    int64_t whole = width / 16 * 16;
+    for (int64_t i = 0; i < whole; i += 16) total += load<F16>(x + i);
+    float rest = 0;
+    for (int64_t i = whole; i < width; i++) rest += x[i];
+    mean = (sum(total) + rest) / width;
+    F16 squares{};
+    for (int64_t i = 0; i < whole; i += 16) {
+        F16 d = load<F16>(x + i) - mean;
+        squares += d * d;
+    }
+    rest = 0;
+    for (int64_t i = whole; i < width; i++) rest += (x[i] - mean) * (x[i] - mean);
+    scale = 1.0f / __builtin_sqrtf((sum(squares) + rest) / width + 1.0f / kNormEpsilonInverse);
+}
+
+INLINE F16 normed(const float* x, float mean, float scale, const Norm& norm, int64_t i) {
+    return (load<F16>(x + i) - mean) * scale * load<F16>(norm.gain + i) + load<F16>(norm.bias + i);
+}
+
+// Rows of x, gain and bias are padded with zeros to a multiple of 16.
+void quantize(const float* x, int64_t stride, int64_t count, int64_t width, const Norm* norm, uint8_t* values,
+              int64_t value_stride, float* scales) {
+    for (int64_t t = 0; t < count; t++) {
+        const float* row = x + t * stride;
+        float mean = 0, scale = 1;
+        if (norm) moments(row, width, mean, scale);
+        F16 most{};
+        for (int64_t i = 0; i < width; i += 16) {
+            most = larger(most, magnitude(norm ? normed(row, mean, scale, *norm, i) : load<F16>(row + i)));
+        }
+        float peak = largest(most);
+        float factor = peak > 0 ? 127.0f / peak : 0.0f;
+        scales[t] = peak / 127.0f;
+        for (int64_t i = 0; i < width; i += 16) {
+            F16 y = norm ? normed(row, mean, scale, *norm, i) : load<F16>(row + i);
+            I16 q = to_nearest(y * factor) + 128;
+            store(values + t * value_stride + i, __builtin_convertvector(q, Bytes16));
+        }
+    }
+}
+
+void normalise(float* x, int64_t count, int64_t width, int64_t stride, const Norm& norm) {
+    for (int64_t t = 0; t < count; t++) {
+        float* row = x + t * stride;
+        float mean, scale;
+        moments(row, width, mean, scale);
+        for (int64_t i = 0; i < width; i += 16) store(row + i, normed(row, mean, scale, norm, i));
+    }
+}
+
+// Sixteen consecutive rows of the product belong to one head, as heads are padded to 16.
+INLINE void to_heads(const Heads& h, int64_t token, int64_t block, F16 y) {
+    Halves16 halves = to_bf16(y);
+    int64_t per_head = h.width / 16, part = block / (h.heads * per_head);
+    int64_t head = block / per_head % h.heads, group = block % per_head;
+    if (h.parts[part] == 'q') {
+        store(h.queries + (token * h.heads + head) * h.width + group * 16, halves);
+        return;
+    }
+    int64_t position = h.position[token], inside = position % 16;
+    int64_t base = ((h.row[token] * h.heads + head) * h.blocks + position / 16) * 16 * h.width + group * 256;
+    if (h.parts[part] == 'k') {
+        struct Pairs {
+            uint32_t of[8];
+        };
+        Pairs pairs = bits<Pairs>(halves);
+        for (int i = 0; i < 8; i++) store(h.keys + base + i * 32 + inside * 2, pairs.of[i]);
+    } else {
+        uint16_t* at = h.values + base + inside / 2 * 32 + inside % 2;
+        for (int i = 0; i < 16; i++) at[i * 2] = halves[i];
+    }
+}
+
+INLINE void emit(const Sink& sink, int64_t token, int64_t block, int64_t rows, F16 y) {
+    if (sink.then == Then::heads) {
+        to_heads(*sink.heads, token + sink.first_token, block, y);
+        return;
+    }
+    float* at = sink.out + token * sink.stride + block * 16;
+    if (sink.then == Then::gelu) y = gelu(y);
+    if (block * 16 + 16 <= rows) {
+        store(at, sink.then == Then::add ? load<F16>(at) + y : y);
+    } else {
+        for (int64_t i = 0; i < rows - block * 16; i++) at[i] = (sink.then == Then::add ? at[i] : 0.0f) + y[i];
+    }
+}
+
+// The sums of TOKENS x BLOCKS x 16. The loops are unrolled and the sums leave through a copy, so that they stay in
+// registers.
+template <int BLOCKS, int TOKENS>
+INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t block, const Sink& sink) {
+    Part sums[TOKENS][BLOCKS][kParts] = {};
+    const uint8_t* inputs = tokens.values + token * tokens.stride;
+    const int8_t* weights = m.values + block * m.steps * 64;
+    for (int64_t step = 0; step < m.steps; step++) {
+        UNROLL
+        for (int t = 0; t < TOKENS; t++) {
+            int32_t four = load<int32_t>(inputs + t * tokens.stride + step * 4);
+            UNROLL
+            for (int b = 0; b < BLOCKS; b++) add(sums[t][b], four, weights + (b * m.steps + step) * 64);
+        }
+    }
+    alignas(64) int32_t totals[TOKENS][BLOCKS][16];
+    UNROLL
+    for (int t = 0; t < TOKENS; t++) {
+        UNROLL
+        for (int b = 0; b < BLOCKS; b++) total(sums[t][b], totals[t][b]);
+    }
+    for (int b = 0; b < BLOCKS; b++) {
+        int64_t row = (block + b) * 16;
+        F16 scale = load<F16>(m.scale + row), bias = load<F16>(m.bias + row);
+        I16 offset = load<I16>(m.offset + row);
+        for (int t = 0; t < TOKENS; t++) {
+            F16 exact = __builtin_convertvector(load<I16>(totals[t][b]) - offset, F16);
+            emit(sink, token + t, block + b, m.rows, exact * (scale * tokens.scale[token + t]) + bias);
+        }
+    }
+}
+
+constexpr int blocks_for(int tokens) {
+    return kTokens * kBlocks / tokens >= 4 ? 4 : kTokens * kBlocks / tokens >= 2 ? 2 : 1;
+}
+constexpr int fewer(int tokens) {
+    return tokens > 8 ? 8 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
+}
+
+// Tokens from `token` on, TOKENS at a time and the rest by fewer, over a panel of blocks.
+template <int TOKENS>
+INLINE void panel(const Tokens& tokens, int64_t token, const Matrix& m, int64_t begin, int64_t end, const Sink& sink) {
+    constexpr int BLOCKS = blocks_for(TOKENS);
+    for (; token + TOKENS <= tokens.count; token += TOKENS) {
+        int64_t block = begin;
+        for (; block + BLOCKS <= end; block += BLOCKS) tile<BLOCKS, TOKENS>(tokens, token, m, block, sink);
+        for (; block < end; block++) tile<1, TOKENS>(tokens, token, m, block, sink);
+    }
+    if constexpr (TOKENS > 1) panel<fewer(TOKENS)>(tokens, token, m, begin, end, sink);
+}
+
+void product(const Tokens& tokens, const Matrix& m, int64_t first_block, int64_t last_block, const Sink& sink) {
+    for (int64_t begin = first_block; begin < last_block; begin += 4) {
+        panel<kTokens>(tokens, 0, m, begin, begin + 4 < last_block ? begin + 4 : last_block, sink);
+    }
+}
+
+INLINE void leave(const Sum (&sums)[kSumParts], float* to, float factor) {
+    UNROLL
+    for (int i = 0; i < kSumParts; i++) store(to + i * 16 / kSumParts, sums[i] * factor);
+}
+
+// Scores of QUERIES queries against BLOCKS blocks of keys from `block` on.
+template <int QUERIES, int BLOCKS>
+INLINE void scores(const Attention& a, int64_t query, int64_t block, float* out, int64_t out_stride) {
+    Sum sums[QUERIES][BLOCKS][kSumParts] = {};
+    for (int64_t pair = 0; pair < a.width / 2; pair++) {
+        UNROLL
+        for (int b = 0; b < BLOCKS; b++) {
+            const uint16_t* keys = a.keys + (block + b) * 16 * a.width + pair * 32;
+            UNROLL
+            for (int q = 0; q < QUERIES; q++) {
+                uint32_t two = load<uint32_t>(a.queries + (query + q) * a.query_stride + pair * 2);
+                dot_pairs(sums[q][b], two, keys);
+            }
+        }
+    }
+    UNROLL
+    for (int q = 0; q < QUERIES; q++) {
+        UNROLL
+        for (int b = 0; b < BLOCKS; b++) leave(sums[q][b], out + q * out_stride + (block + b) * 16, a.factor);
+    }
+}
+
+// Exponentials of `length` of the scores and zeros up to `padded`, in bf16 too; returns 1 / their sum.
+INLINE float soften(float* scores, uint16_t* halves, int64_t length, int64_t padded) {
+    F16 most = all(-3.0e38f);
+    int64_t whole = length / 16 * 16;
+    for (int64_t i = 0; i < whole; i += 16) most = larger(most, load<F16>(scores + i));
+    float peak = largest(most);
+    for (int64_t i = whole; i < length; i++) peak = scores[i] > peak ? scores[i] : peak;
+    F16 total{};
+    for (int64_t i = 0; i < padded; i += 16) {
+        F16 p = i < length ? exponential(load<F16>(scores + i) - peak) : F16{};
+        if (i + 16 > length) p = first(p, static_cast<int>(length - i));
+        total += p;
+        store(scores + i, p);
+        store(halves + i, to_bf16(p));
+    }
+    float s = sum(total);
+    return s > 0 ? 1.0f / s : 0.0f;
+}
+
+// Sums over positions of probability times value, for BLOCKS times 16 dimensions from `group` * 16 on.
+template <int QUERIES, int BLOCKS>
+INLINE void mix(const Attention& a, int64_t query, int64_t group, const uint16_t* halves, int64_t padded,
+                const float* factor) {
+    Sum sums[QUERIES][BLOCKS][kSumParts] = {};
+    for (int64_t pair = 0; pair < padded / 2; pair++) {
+        const uint16_t* values = a.values + pair / 8 * 16 * a.width + group * 256 + pair % 8 * 32;
+        UNROLL
+        for (int b = 0; b < BLOCKS; b++) {
+            UNROLL
+            for (int q = 0; q < QUERIES; q++) {
+                uint32_t two = load<uint32_t>(halves + q * padded + pair * 2);
+                dot_pairs(sums[q][b], two, values + b * 256);
+            }
+        }
+    }
+    UNROLL
+    for (int q = 0; q < QUERIES; q++) {
+        UNROLL
+        for (int b = 0; b < BLOCKS; b++)
+            leave(sums[q][b], a.out + (query + q) * a.out_stride + (group + b) * 16, factor[q]);
+    }
+}
+
+template <int QUERIES>
+INLINE void attend_some(const Attention& a, int64_t query) {
+    constexpr int BLOCKS = kSums / QUERIES < 4 ? kSums / QUERIES : 4;
+    int64_t longest = 0;
+    for (int q = 0; q < QUERIES; q++) longest = a.lengths[query + q] > longest ? a.lengths[query + q] : longest;
+    int64_t padded = up(longest, 16), block = 0;
+    float* probabilities = a.scratch;
+    uint16_t* halves = reinterpret_cast<uint16_t*>(a.scratch + QUERIES * padded);
+    for (; block + BLOCKS <= padded / 16; block += BLOCKS)
+        scores<QUERIES, BLOCKS>(a, query, block, probabilities, padded);
+    for (; block < padded / 16; block++) scores<QUERIES, 1>(a, query, block, probabilities, padded);
+    float factor[QUERIES];
+    for (int q = 0; q < QUERIES; q++) {
+        factor[q] = soften(probabilities + q * padded, halves + q * padded, a.lengths[query + q], padded);
+        if (a.weights) {
+            float* out = a.weights + (query + q) * a.weight_stride;
+            for (int64_t i = 0; i < a.weight_stride; i++)
+                out[i] = i < padded ? probabilities[q * padded + i] * factor[q] : 0.0f;
+        }
+    }
+    int64_t group = 0;
+    for (; group + BLOCKS <= a.width / 16; group += BLOCKS)
+        mix<QUERIES, BLOCKS>(a, query, group, halves, padded, factor);
+    for (; group < a.width / 16; group++) mix<QUERIES, 1>(a, query, group, halves, padded, factor);
+}
+
+template <int QUERIES>
+INLINE void attend_from(const Attention& a, int64_t query) {
+    for (; query + QUERIES <= a.count; query += QUERIES) attend_some<QUERIES>(a, query);
+    if constexpr (QUERIES > 1) attend_from<fewer(QUERIES)>(a, query);
+}
+
+void attend(const Attention& a) {
+    attend_from<(kSums < 16 ? kSums / 2 : kQueriesAtOnce)>(a, 0);
+}
+
+constexpr Kernels table(const char* name) {
+    return {name, quantize, product, attend, normalise};
+}
+
+}  // namespace

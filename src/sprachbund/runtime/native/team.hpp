@@ -1,0 +1,131 @@
+// Threads that work on one call together: woken once per call, in step with each other by barriers, asleep between
+// calls. The caller is one of them.
+#pragma once
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace sprachbund {
+
+inline void pause_briefly() {
+#if defined(__x86_64__)
+    _mm_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+struct Range {
+    int64_t begin, end;
+};
+
+class Team {
+  public:
+    explicit Team(int size) : size_(size), owner_(getpid()) {
+        if (size < 1) throw std::invalid_argument("a team needs one thread at least");
+        for (int i = 1; i < size; i++) threads_.emplace_back([this, i] { wait_for_work(i); });
+    }
+
+    ~Team() {
+        if (getpid() != owner_) {  // a forked child has the object but not the threads
+            for (auto& thread : threads_) thread.detach();
+            (void)wake_.release();  // destroying it would wait for those threads
+            return;
+        }
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stopping_ = true;
+            round_++;
+        }
+        wake_->notify_all();
+        for (auto& thread : threads_) thread.join();
+    }
+
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int size() const { return size_; }
+
+    // Calls work(i) for i of 0 .. size - 1, each in its thread; returns when all are done. One call at a time.
+    void run(const std::function<void(int)>& work) {
+        std::lock_guard<std::mutex> one_call(calls_);
+        if (size_ > 1 && getpid() != owner_) {
+            throw std::runtime_error(
+                "the model was loaded before this process was forked; load it in the process that uses it");
+        }
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            work_ = &work;
+            round_++;
+        }
+        if (size_ > 1) wake_->notify_all();
+        work(0);
+        barrier();
+    }
+
+    // Nobody goes on before all are here. Spins, since the wait is short; yields when it is not.
+    void barrier() {
+        if (size_ == 1) return;
+        uint64_t phase = phase_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+            arrived_.store(0, std::memory_order_relaxed);
+            phase_.store(phase + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
+            spins < kSpins ? pause_briefly() : std::this_thread::yield();
+        }
+    }
+
+    // The part of `count` that is thread i's, in whole multiples of `unit`.
+    Range share(int i, int64_t count, int64_t unit = 1) const {
+        int64_t units = (count + unit - 1) / unit;
+        int64_t begin = units * i / size_ * unit, end = units * (i + 1) / size_ * unit;
+        return {begin < count ? begin : count, end < count ? end : count};
+    }
+
+  private:
+    static constexpr int kSpins = 2000;
+
+    void wait_for_work(int i) {
+        uint64_t seen = 0;
+        while (true) {
+            for (int spins = 0; round_.load(std::memory_order_acquire) == seen && spins < kSpins; spins++)
+                pause_briefly();
+            const std::function<void(int)>* work;
+            {
+                std::unique_lock<std::mutex> lock(mutex_);
+                wake_->wait(lock, [&] { return round_.load(std::memory_order_relaxed) != seen; });
+                if (stopping_) return;
+                seen = round_.load(std::memory_order_relaxed);
+                work = work_;
+            }
+            (*work)(i);
+            barrier();
+        }
+    }
+
+    const int size_;
+    const pid_t owner_;
+    std::vector<std::thread> threads_;
+    std::mutex calls_, mutex_;
+    std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();
+    std::atomic<uint64_t> round_{0}, phase_{0};
+    std::atomic<int> arrived_{0};
+    const std::function<void(int)>* work_ = nullptr;
+    bool stopping_ = false;
+};
+
+}  // namespace sprachbund

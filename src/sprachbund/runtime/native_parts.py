@@ -1,0 +1,178 @@
+"""Decoder and encoder layers that compute in the native kernels and take the places of the torch ones.
+
+They have the same methods, so a model whose parts were exchanged is still the same model to every search. Shapes: B
+memories, R rows (row r reads memory r // (R/B)), Q tokens per step, L layers, H heads, C blocks of 16 positions, W
+width of a head padded to 16, T frames, D width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprachbund.nn.decoder import DecoderCache
+from sprachbund.nn.feed_forward import Route
+from sprachbund.runtime.extension import native
+from sprachbund.runtime.packing import BLOCK, Arrays, DecoderShape, EncoderShape, pad
+
+
+class NativeCache(DecoderCache):
+    """What `DecoderCache` is, with keys and values in bf16 as the kernels lay them out.
+
+    Attributes:
+        own: (L, 2, R, H, C, 16 W) keys and values of the rows, bf16 in 16-bit integers.
+        cross: (L, 2, B, H, C, 16 W) keys and values of the memories.
+        frames: (B,) valid frames.
+        num_frames: T.
+        limit: tokens a row can hold.
+    """
+
+    def __init__(
+        self, own: Tensor, cross: Tensor, frames: Tensor, *, num_frames: int, limit: int, route: Route | None
+    ) -> None:
+        self.own, self.cross, self.frames = own, cross, frames
+        self.num_frames, self.limit, self.route = num_frames, limit, route
+        self.memory_allowed = None
+        self.lengths = torch.zeros(own.shape[2], dtype=torch.long)
+
+    @property
+    def self_keys(self) -> list[Tensor]:  # type: ignore[override]
+        """One (R, H, C, 16 W) per layer, in the kernels' order."""
+        return list(self.own[:, 0])
+
+    @property
+    def self_values(self) -> list[Tensor]:  # type: ignore[override]
+        """As `self_keys`."""
+        return list(self.own[:, 1])
+
+    @property
+    def cross_keys(self) -> list[Tensor]:  # type: ignore[override]
+        """One (B, H, C, 16 W) per layer, in the kernels' order."""
+        return list(self.cross[:, 0])
+
+    @property
+    def cross_values(self) -> list[Tensor]:  # type: ignore[override]
+        """As `cross_keys`."""
+        return list(self.cross[:, 1])
+
+    @property
+    def capacity(self) -> int:
+        """The number of tokens a row can hold."""
+        return self.limit
+
+    def reorder(self, rows: Tensor) -> None:
+        """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
+        used = -(-int(self.lengths.max()) // BLOCK)
+        moved = (rows != torch.arange(len(rows))).nonzero().flatten() if len(rows) == self.num_rows else None
+        if moved is None:
+            before, self.own = (
+                self.own,
+                self.own.new_zeros(*self.own.shape[:2], len(rows), *self.own.shape[3:]),
+            )
+            self.own[..., :used, :] = before[:, :, rows, :, :used]
+        else:
+            self.own[:, :, moved, :, :used] = self.own[:, :, rows[moved], :, :used]
+        self.lengths = self.lengths[rows]
+        self.route = None if self.route is None else self.route.take(rows)
+
+    def keep(self, memories: Tensor) -> None:
+        """Drop every memory, with its rows, that is not among the indices `memories` (b,)."""
+        group = self.num_rows // len(self.frames)
+        self.reorder((memories[:, None] * group + torch.arange(group)).flatten())
+        self.cross, self.frames = self.cross[:, :, memories], self.frames[memories]
+
+
+class NativeDecoder(nn.Module):
+    """Stands for a `TextDecoder` when rows are stepped; it has no gradient.
+
+    Args:
+        shape: sizes.
+        arrays: packed weights; they may be mapped from a file.
+        team: threads.
+        instruction_set: name of the kernels.
+    """
+
+    def __init__(self, shape: DecoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.positions = arrays["positions"]
+        self._native = native().Decoder(arrays, instruction_set, team, **shape.sizes())
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row the positions allow."""
+        return self.shape.max_tokens
+
+    def start(
+        self,
+        memory: Tensor,
+        num_frames: Tensor | None,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        route: Route | None = None,
+    ) -> NativeCache:
+        """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid."""
+        shape, (num_memories, length, _) = self.shape, memory.shape
+        limit = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
+        head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
+        own_shape = (
+            shape.num_layers,
+            2,
+            num_memories * rows_per_memory,
+            shape.heads,
+            -(-limit // BLOCK),
+            head,
+        )
+        cross = torch.empty(
+            shape.num_layers, 2, num_memories, shape.heads, -(-length // BLOCK), head, dtype=torch.int16
+        )
+        cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
+        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross)
+        frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()
+        own = torch.zeros(own_shape, dtype=torch.int16)
+        return NativeCache(own, cross, frames, num_frames=length, limit=limit, route=route)
+
+    def step(self, tokens: Tensor, cache: NativeCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q), which follow what the cache holds.
+
+        As `TextDecoder.step`: when `weights` is a list, each layer's cross-attention weights (B, H, R/B * Q, T) are
+        appended.
+
+        Raises:
+            ValueError: when a row would hold more tokens than the cache can.
+        """
+        shape, (num_rows, num_queries) = self.shape, tokens.shape
+        used = int(cache.lengths.max()) + num_queries
+        if used > cache.capacity:
+            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
+        logits = torch.empty(num_rows, num_queries, shape.vocabulary_size)
+        attention = None
+        if weights is not None:
+            group = num_rows // len(cache.frames) * num_queries
+            sizes = (shape.num_layers, len(cache.frames), shape.heads, group, cache.num_frames)
+            attention = torch.empty(sizes)
+            weights.extend(attention)
+        self._native.step(
+            tokens.contiguous(), cache.lengths, cache.own, cache.cross, cache.frames, logits, attention
+        )
+        cache.lengths = cache.lengths + num_queries
+        return logits
+
+
+class NativeLayers(nn.Module):
+    """Stands for all layers of a plain encoder and the norm behind them; it has no gradient."""
+
+    def __init__(self, shape: EncoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self._native = native().Encoder(arrays, instruction_set, team, **shape.sizes())
+
+    def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
+        """x (B, T, D) after all layers; `allowed` is boolean (B, 1, 1, T), False on padding, which becomes zero."""
+        num_frames = [x.shape[1]] * len(x) if allowed is None else allowed.sum((1, 2, 3)).tolist()
+        out = pad(x.detach().float(), 2, BLOCK).clone(memory_format=torch.contiguous_format)
+        for b, count in enumerate(num_frames):
+            self._native.encode(out[b, :count])
+            out[b, count:] = 0
+        return out[..., : x.shape[2]].to(x.dtype)

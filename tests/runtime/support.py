@@ -1,0 +1,123 @@
+"""The kernels called one by one, and what each should give, in torch with the same rounding."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sprachbund.models.weights import quantize_rows
+from sprachbund.nn.decoder import TextDecoder
+from sprachbund.runtime.extension import instruction_sets, missing_because, native
+from sprachbund.runtime.packing import BLOCK, pack_matrix, pad
+
+needs_native = pytest.mark.skipif(
+    missing_because() is not None, reason=f"no native engine: {missing_because()}"
+)
+on_every_set = pytest.mark.parametrize("isa", instruction_sets() or ("portable",))
+
+BF16_STEP = 2.0**-8
+"""Largest relative error of a number rounded to bf16."""
+
+
+def quantize(
+    isa: str, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Unsigned 8-bit values (N, D) and scales (N,) of x (N, D), after a layer norm if there is a gain."""
+    width = x.shape[1]
+    x = pad(x, 1, BLOCK).contiguous()
+    values, scale = torch.zeros(x.shape, dtype=torch.uint8), torch.zeros(len(x))
+    norm = [None if p is None else pad(p, 0, BLOCK).contiguous() for p in (gain, bias)]
+    native().quantize(isa, x, width, *norm, values, scale)
+    return values[:, :width], scale
+
+
+def quantize_reference(x: Tensor) -> tuple[Tensor, Tensor]:
+    peak = x.abs().amax(1)
+    factor = torch.where(peak > 0, 127 / peak, 0.0)
+    return ((x * factor[:, None]).round() + 128).to(torch.uint8), peak / 127
+
+
+def product(
+    isa: str,
+    values: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    then: str = "keep",
+    **more: Any,
+) -> Tensor:
+    """Quantized tokens (N, K) times a weight (M, K); (N, M). `out` is what it is added to."""
+    inputs = pad(values, 1, 4).contiguous()
+    matrix = {key: a.contiguous() for key, a in pack_matrix("matrix", weight, bias).items()}
+    out = more.get("out", torch.full((len(values), len(weight)), torch.nan)).clone()
+    native().product(isa, inputs, scale, matrix, len(weight), out, then)
+    return out
+
+
+def product_reference(values: Tensor, scale: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    quantized, row_scale = quantize_rows(weight)
+    exact = (values.long() - 128) @ quantized.long().T
+    y = exact.double() * row_scale.double() * scale[:, None].double()
+    return y if bias is None else y + bias.double()
+
+
+def as_bf16(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16).view(torch.int16)
+
+
+def attend(
+    isa: str, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, factor: float
+) -> tuple[Tensor, Tensor]:
+    """Mixed values (N, W) and weights (N, C) of queries (N, W) over keys and values (C, W)."""
+    width, num_keys = query.shape[1], len(key)
+    query, key, value = (pad(x, 1, BLOCK) for x in (query, key, value))
+    key, value = pad(key, 0, BLOCK), pad(value, 0, BLOCK)
+    out, weights = torch.full(query.shape, torch.nan), torch.full((len(query), num_keys), torch.nan)
+    keys = key.view(-1, BLOCK, key.shape[1] // 2, 2).transpose(1, 2).reshape(-1, BLOCK * key.shape[1])
+    pairs = value.view(-1, BLOCK // 2, 2, value.shape[1] // BLOCK, BLOCK)
+    values = pairs.permute(0, 3, 1, 4, 2).reshape(-1, BLOCK * value.shape[1])
+    packed = [as_bf16(x).contiguous() for x in (query, keys, values)]
+    native().attend(isa, *packed, lengths, factor, out, weights)
+    return out[:, :width], weights
+
+
+def attend_reference(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, factor: float
+) -> tuple[Tensor, Tensor]:
+    """In double precision from the bf16 roundings of what comes in."""
+    query, key, value = (x.to(torch.bfloat16).double() for x in (query, key, value))
+    hidden = torch.arange(len(key)) >= lengths[:, None]
+    weights = (query @ key.T * factor).masked_fill(hidden, -torch.inf).softmax(-1)
+    weights = weights.nan_to_num(0.0)  # nothing to see gives nothing
+    return weights @ value, weights
+
+
+def quantized_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    flat = x.flatten(0, -2)
+    return product_reference(*quantize_reference(flat), weight, bias).float().view(*x.shape[:-1], len(weight))
+
+
+def random_decoder(
+    *, width: int, num_heads: int, num_layers: int = 2, vocabulary_size: int = 50, seed: int = 0, **more: Any
+) -> TextDecoder:
+    """Every weight, bias and norm random, so that none can be lost unseen."""
+    torch.manual_seed(seed)
+    sizes = {"max_tokens": 40, "vocabulary_size": vocabulary_size, "num_layers": num_layers, **more}
+    decoder = TextDecoder(width=width, num_heads=num_heads, **sizes).eval()
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            spread = 0.3 if parameter.ndim == 1 or "positions" in name else parameter.shape[-1] ** -0.5
+            parameter.copy_(
+                torch.randn(parameter.shape) * spread + (1.0 if name.endswith("norm.weight") else 0.0)
+            )
+    return decoder.requires_grad_(False)
+
+
+def relative_error(x: Tensor, reference: Tensor) -> float:
+    return float((x - reference).norm() / reference.norm())
+
+
+def gelu_reference(x: Tensor) -> Tensor:
+    return F.gelu(x.double())
