@@ -21,13 +21,13 @@ def corpus(tmp_path_factory):
 
 
 def test_rows_hold_the_text_of_their_language(corpus):
-    tokenizer = corpus.tokenizer
+    tokenizer = corpus.examples.tokenizer
     names = {tokenizer.language_id(tag): tag for tag in made.LANGUAGES}
     for index in range(10):
         utterance, _ = corpus.utterance(index)
         example = corpus[(0, index, 1.0)]
         assert made.LANGUAGES[example.source_language] == utterance.language
-        assert corpus.transcript_tokenizer.decode(example.transcript) == utterance.text
+        assert corpus.examples.transcript_tokenizer.decode(example.transcript) == utterance.text
         for language, tokens in example.rows:
             assert tokens[-1] == END
             assert tokenizer.decode(tokens) == utterance.text_in(names[language])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sprachbund.data.examples import PieceExamples
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.models.conformer import Conformer, ConformerConfig
@@ -63,8 +64,8 @@ def make_training_data(directory: Path, **options: object) -> Corpus:
     """The corpus in a directory as examples."""
     chosen = ExampleOptions(rows_per_utterance=2, max_tokens=31, **options)  # type: ignore[arg-type]
     model = make_model()
-    parts = [(Manifest(directory), 1.0)]
-    return Corpus(parts, model.tokenizer, model.transcript_tokenizer, LANGUAGES, LANGUAGES, chosen)
+    examples = PieceExamples(model.tokenizer, model.transcript_tokenizer, LANGUAGES)
+    return Corpus([(Manifest(directory), 1.0)], examples, chosen)
 
 
 def options(steps: int, **changes: object) -> TrainingOptions:

@@ -61,3 +61,13 @@ def test_rank_is_chosen_by_size() -> None:
 def test_pattern_without_a_layer_is_named() -> None:
     with pytest.raises(SprachbundError, match="matches no linear layer"):
         add_lora(make_model(), ("encoder.nothing",), 2)
+
+
+def test_some_weights_are_trained_beside_the_adapters() -> None:
+    model = make_model()
+    trained = add_lora(model, LAYERS, 3, scale=1.0, whole=("decoder.norm.*", "language_head.weight"))
+    moving = {name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+    assert moving == {"decoder.norm.weight", "decoder.norm.bias", "language_head.weight"}
+    assert trained == 2 * 2 * 3 * (32 + 32) + 2 * 32 + 2 * 32
+    with pytest.raises(SprachbundError, match=r"'decoder\.nothing' matches no parameter"):
+        add_lora(make_model(), LAYERS, 3, whole=("decoder.nothing",))

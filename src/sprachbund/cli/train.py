@@ -1,7 +1,9 @@
 """`sprachbund train RECIPE.toml --out DIR`: run a recipe, or take it up where it stopped."""
 
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,8 +35,8 @@ def train(
         from sprachbund.recipes.options import read_recipe
 
         with Bar("starting"):
-            from sprachbund.recipes.translator import TranslatorRecipe, run
-        values = read_recipe(TranslatorRecipe, recipe, overrides or ())
+            kind, run = _recipe_of(recipe)
+        values = read_recipe(kind, recipe, overrides or ())
     if threads is not None:
         import torch
 
@@ -45,3 +47,18 @@ def train(
         interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
         raise
     say(f"the model is in {out / 'model'}")
+
+
+def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:
+    """The kind of recipe that a file holds, and what runs it; one that cannot be read is refused by the reader."""
+    try:
+        is_draft = "draft" in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        is_draft = False
+    if is_draft:
+        from sprachbund.recipes import draft
+
+        return draft.DraftRecipe, draft.run
+    from sprachbund.recipes import translator
+
+    return translator.TranslatorRecipe, translator.run

@@ -5,8 +5,8 @@ and after a resume.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sprachbund.audio.logmel import log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.examples import Examples, Row
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.data.plan import PlanOptions, epoch_indices, plan_epoch
 from sprachbund.errors import SprachbundError
-from sprachbund.text.tokenizer import END, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,7 @@ class ExampleOptions:
 
     Attributes:
         rows_per_utterance: G, target languages drawn for each utterance.
-        max_tokens: longer texts are left out of the draw.
-        num_mel_bins: M.
+        max_tokens: longer texts are left out of the draw; as many as the model holds if None.
         speeds: factors one of which changes tempo and pitch of a whole batch together.
         time_masks: SpecAugment's time masks (arXiv 1904.08779).
         max_time_mask_s: longest time mask; never more than a sixth of the utterance.
@@ -39,8 +37,7 @@ class ExampleOptions:
     """
 
     rows_per_utterance: int = 3
-    max_tokens: int = 127
-    num_mel_bins: int = 80
+    max_tokens: int | None = None
     speeds: tuple[float, ...] = (1.0,)
     time_masks: int = 2
     max_time_mask_s: float = 0.3
@@ -55,12 +52,16 @@ Place = tuple[int, int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One utterance made ready: log-mel (T, M), tokens of the transcript and of each row."""
+    """One utterance made ready: features (T, M), tokens of the transcript and of each row.
+
+    `num_frames` of the features are the utterance's own; all of them if None.
+    """
 
     features: Tensor
     source_language: int
     transcript: list[int]
-    rows: list[tuple[int, list[int]]]  # language token, tokens
+    rows: list[Row]
+    num_frames: int | None = None
 
 
 def spec_augment(features: Tensor, rng: np.random.Generator, options: ExampleOptions) -> Tensor:
@@ -84,34 +85,25 @@ class Corpus(Dataset[Example]):
 
     Args:
         parts: (manifest, repeats) pairs.
-        tokenizer: of what the model writes.
-        transcript_tokenizer: of the transcripts.
-        source_languages: of the model; an utterance in another language is an error.
-        target_languages: of the model.
+        examples: how the model's family makes features and tokens.
         options: how an utterance becomes an example.
+
+    Raises:
+        SprachbundError: speech in a language that the model does not hear.
     """
 
     def __init__(
-        self,
-        parts: Sequence[tuple[Manifest, float]],
-        tokenizer: Tokenizer,
-        transcript_tokenizer: Tokenizer,
-        source_languages: Sequence[str],
-        target_languages: Sequence[str],
-        options: ExampleOptions,
+        self, parts: Sequence[tuple[Manifest, float]], examples: Examples, options: ExampleOptions
     ) -> None:
         self.manifests = [manifest for manifest, _ in parts]
         self.repeats = [repeats for _, repeats in parts]
-        self.tokenizer = tokenizer
-        self.transcript_tokenizer = transcript_tokenizer
-        self.source_languages = list(source_languages)
-        self.target_languages = list(target_languages)
+        self.examples = examples
         self.options = options
         unknown = {str(tag) for m in self.manifests for tag in set(m.languages.tolist())}
-        if unknown := unknown - {"", *source_languages}:
+        if unknown := unknown - {"", *examples.source_languages}:
             raise SprachbundError(
                 f"data hold speech in {', '.join(sorted(unknown))}, the model hears only "
-                f"{', '.join(source_languages)}; add the language to the recipe or drop the data"
+                f"{', '.join(examples.source_languages)}; add the language to the recipe or drop the data"
             )
 
     @cached_property
@@ -136,32 +128,46 @@ class Corpus(Dataset[Example]):
         epoch, index, speed = place
         rng = np.random.default_rng([self.options.seed, epoch, index])
         utterance, samples = self.utterance(index)
-        samples = _change_speed(samples, speed)
-        features = log_mel(samples, self.options.num_mel_bins, normalise="fixed").T
+        augment = partial(spec_augment, rng=rng, options=self.options)
+        features, num_frames = self.examples.features(_change_speed(samples, speed), augment)
         return Example(
-            features=spec_augment(features, rng, self.options),
-            source_language=self.source_languages.index(utterance.language)
-            if utterance.language
-            else NO_LANGUAGE,
-            transcript=self.transcript_tokenizer.encode(utterance.text),
-            rows=self._rows(utterance, rng),
+            features=features,
+            source_language=self.examples.number(utterance.language) if utterance.language else NO_LANGUAGE,
+            transcript=self.examples.transcript(utterance.text),
+            rows=self.rows(utterance, rng),
+            num_frames=num_frames,
         )
 
-    def _rows(self, utterance: Utterance, rng: np.random.Generator) -> list[tuple[int, list[int]]]:
-        rows = []
-        for language in rng.permutation(self.target_languages).tolist():
+    def rows(self, utterance: Utterance, rng: np.random.Generator) -> list[Row]:
+        """Rows in target languages drawn for an utterance, at most as many as the options say."""
+        limit = self.options.max_tokens or self.examples.max_tokens
+        rows: list[Row] = []
+        for language in rng.permutation(list(self.examples.target_languages)).tolist():
             text = utterance.text_in(language) if utterance.language else ""
-            tokens = None if text is None else [*self.tokenizer.encode(text), END]
-            if tokens is not None and len(tokens) <= self.options.max_tokens:
-                rows.append((self.tokenizer.language_id(language), tokens))
+            row = None if text is None else self.examples.row(text, utterance.language or None, language)
+            if row is not None and len(row[1]) <= limit:
+                rows.append(row)
             if len(rows) == self.options.rows_per_utterance:
                 break
         return rows
 
     def plan(self, options: PlanOptions, epoch: int) -> list[np.ndarray]:
         """The epoch's batches as global indices."""
+        options = replace(options, max_duration_s=self.longest_s(options.max_duration_s))
         indices = epoch_indices(self.counts, self.repeats, options.seed, epoch)
-        return plan_epoch(self.durations_s, indices, options, epoch)
+        window_s = self.examples.max_window_s
+        if window_s is None or not self.examples.whole_windows:
+            return plan_epoch(self.durations_s, indices, options, epoch)
+        indices = indices[self.durations_s[indices] <= options.max_duration_s]
+        costs_s = np.full_like(self.durations_s, window_s)
+        return plan_epoch(costs_s, indices, replace(options, max_duration_s=window_s), epoch)
+
+    def longest_s(self, max_duration_s: float) -> float:
+        """Longest utterance that is used: the model's window has to hold it at the slowest speed too."""
+        window_s = self.examples.max_window_s
+        return (
+            max_duration_s if window_s is None else min(max_duration_s, window_s * min(self.options.speeds))
+        )
 
 
 def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: int = 16) -> Batch:
@@ -169,8 +175,9 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
 
     An utterance with fewer rows than `rows_per_utterance` gets rows that do not count.
     """
-    num_frames = torch.tensor([e.features.shape[0] for e in examples])
-    longest = -(-int(num_frames.max()) // round_frames) * round_frames
+    own = [e.features.shape[0] if e.num_frames is None else e.num_frames for e in examples]
+    longest = max(e.features.shape[0] for e in examples)
+    longest = -(-longest // round_frames) * round_frames
     features = torch.zeros(len(examples), longest, examples[0].features.shape[1])
     for i, example in enumerate(examples):
         features[i, : example.features.shape[0]] = example.features
@@ -178,7 +185,7 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
     transcripts = [e.transcript for e in examples]
     return Batch(
         features=features,
-        num_frames=num_frames,
+        num_frames=torch.tensor(own),
         source_language=torch.tensor([e.source_language for e in examples]),
         transcripts=_pad(transcripts),
         num_transcript=torch.tensor([len(t) for t in transcripts]),

@@ -1,32 +1,32 @@
-"""The recipe of the bundled model: any of its languages to any other, from manifests to a model directory."""
+"""Training a speech translator, from manifests to a model directory.
+
+A new conformer, any of its languages to any other, as the bundled model is one; or what one owns already: a
+conformer, a Whisper or a Seamless checkpoint, trained on through the same data, loop and options.
+"""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from sprachbund.data.editions import texts_of
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
-from sprachbund.models.conformer.directory import (
-    TOKENIZER_FILE,
-    TRANSCRIPT_TOKENIZER_FILE,
-    load,
-    save,
-)
-from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.models.conformer import ConformerShape
+from sprachbund.models.directory import load
 from sprachbund.models.weights import Bits
-from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.recipes.students import Student, make_student
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import TrainingOptions
 
+_TRIED = 1000  # utterances that are looked at before training begins
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
@@ -67,10 +67,34 @@ class LoraRecipe(Strict):
     Attributes:
         modules: patterns of the names of linear layers.
         rank: of every adapter.
+        scale: what an adapter's product is multiplied by (alpha / rank).
+        whole: patterns of the names of parameters that are trained themselves, beside the adapters.
     """
 
     modules: tuple[str, ...]
     rank: int = 8
+    scale: float = 2.0
+    whole: tuple[str, ...] = ()
+
+
+class FineTuning(Strict):
+    """What is changed in a Whisper or Seamless checkpoint before it is trained on.
+
+    Attributes:
+        prompt: the language that Whisper's prompt names: the one "spoken" (transcription, and translation into
+            English), or the one "wanted" (any language of the recipe to any other, arXiv 2508.11189); as the
+            checkpoint has it if left out.
+        new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
+            token starts from, or "mean" for the mean of all. Seamless hears a new language without a token.
+        real_length: train Whisper, and use it ever after, on utterances at their own length instead of windows of
+            30 s; as the checkpoint has it if left out.
+        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
+    """
+
+    prompt: Literal["spoken", "wanted"] | None = None
+    new_languages: dict[str, str] = {}
+    real_length: bool | None = None
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class CardRecipe(Strict):
@@ -92,9 +116,11 @@ class TranslatorRecipe(Strict):
         vocabulary_size: pieces of all languages together.
         transcript_vocabulary_size: pieces of the transcripts, for CTC.
         tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
-        start: a model directory to start the weights and the tokenizer from.
+        start: a model directory or a name on the Hugging Face hub, of any family: weights and tokenizer to start
+            from.
+        fine_tuning: what is changed in a Whisper or Seamless checkpoint.
         lora: train adapters only.
-        bits: of the weights in the model directory.
+        bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
     """
 
     languages: tuple[str, ...]
@@ -103,9 +129,10 @@ class TranslatorRecipe(Strict):
     vocabulary_size: int = 2000
     transcript_vocabulary_size: int = 400
     tokenizer_texts: int = 200_000
-    start: Path | None = None
+    start: Path | str | None = None
+    fine_tuning: FineTuning = FineTuning()
     lora: LoraRecipe | None = None
-    bits: Bits = 8
+    bits: Bits | None = None
     model: ConformerShape = ConformerShape()
     examples: ExampleRecipe = ExampleRecipe()
     training: TrainingOptions
@@ -118,29 +145,31 @@ def run(
     *,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
-) -> Conformer:
-    """Train, or take up, the run in `directory`; its `model` folder is the result."""
+) -> Any:
+    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded."""
     torch.manual_seed(recipe.training.seed)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
     parts, dev_parts = _read(recipe.train), _read(recipe.dev)
-    model = _model(recipe, *_tokenizers(recipe, directory, [manifest for manifest, _ in parts]))
-    report(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(model.tokenizer)} pieces"
-    )
+    student = make_student(recipe, directory, [manifest for manifest, _ in parts])
+    model = student.model
     if recipe.lora is not None:
-        trained = add_lora(model, recipe.lora.modules, recipe.lora.rank)
-        report(f"{trained / 1e6:.2f} M parameters of adapters are trained")
-    corpus = _corpus(
-        recipe, parts, model, ExampleOptions(**recipe.examples.model_dump(), seed=recipe.training.seed)
-    )
+        adapters = recipe.lora
+        add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
     masks = {**recipe.examples.model_dump(), **NO_MASKS}
-    dev = _corpus(recipe, dev_parts, model, ExampleOptions(**masks, seed=0))
+    corpus, dev = (
+        Corpus(data, student.examples, ExampleOptions(**options, seed=seed))
+        for data, options, seed in (
+            (parts, recipe.examples.model_dump(), recipe.training.seed),
+            (dev_parts, masks, 0),
+        )
+    )
+    _check(corpus, recipe.training.max_duration_s, report)
     train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
     merge_lora(model)
     state = PartialState()
     if state.is_main_process:
-        save(model, directory / "model", bits=recipe.bits, card=_card(recipe, parts))
+        student.save(directory / "model", card=_card(recipe, parts, student))
     state.wait_for_everyone()
     return load(directory / "model")
 
@@ -149,50 +178,28 @@ def _read(parts: Sequence[DataPart]) -> list[tuple[Manifest, float]]:
     return [(Manifest(part.path, part.shares), part.repeats) for part in parts]
 
 
-def _tokenizers(
-    recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]
-) -> tuple[Tokenizer, Tokenizer]:
-    """What the model writes with, and the few pieces of its transcripts; fitted once, or taken from the start."""
-    wanted = {
-        TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),
-        TRANSCRIPT_TOKENIZER_FILE: (recipe.transcript_vocabulary_size, ()),
-    }
-    if recipe.start is None and not all((directory / name).exists() for name in wanted):
-        texts = texts_of(manifests, recipe.tokenizer_texts)
-        for name, (size, languages) in wanted.items():
-            Tokenizer.train(texts, languages, size).save(directory / name)
-    written, transcripts = (
-        Tokenizer.load((recipe.start or directory) / name, languages)
-        for name, (_, languages) in wanted.items()
-    )
-    return written, transcripts
+def _check(corpus: Corpus, max_duration_s: float, report: Callable[[str], None]) -> None:
+    """Say what is left out; refuse data of which nothing is left."""
+    longest_s, count = corpus.longest_s(max_duration_s), len(corpus.durations_s)
+    why = "" if longest_s == max_duration_s else ", which the model takes at once at the slowest speed"
+    too_long = int((corpus.durations_s > longest_s).sum())
+    if too_long:
+        report(f"{too_long} of {count} utterances are longer than {longest_s:g} s{why}: left out")
+    if too_long == count:
+        raise SprachbundError(
+            f"no utterance of the training data is left; cut them into pieces of at most {longest_s:g} s"
+        )
+    rng = np.random.default_rng(0)
+    tried = min(len(corpus.durations_s), _TRIED)
+    if not any(corpus.rows(corpus.utterance(i)[0], rng) for i in range(tried)):
+        raise SprachbundError(
+            f"none of the first {tried} utterances has a text that this model can be taught: it is to write "
+            f"{', '.join(corpus.examples.target_languages)}; a Whisper that is to translate into other languages than "
+            'English needs fine_tuning.prompt = "wanted"'
+        )
 
 
-def _model(recipe: TranslatorRecipe, tokenizer: Tokenizer, transcript_tokenizer: Tokenizer) -> Conformer:
-    config = ConformerConfig(
-        source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
-    )
-    model = Conformer(config, tokenizer, transcript_tokenizer)
-    if recipe.start is not None:
-        start = load(recipe.start)
-        if start.sharing_plan is not None:
-            split_feed_forwards(model, start.sharing_plan)
-        model.load_state_dict(start.state_dict())
-    return model
-
-
-def _corpus(
-    recipe: TranslatorRecipe,
-    parts: Sequence[tuple[Manifest, float]],
-    model: Conformer,
-    options: ExampleOptions,
-) -> Corpus:
-    return Corpus(
-        parts, model.tokenizer, model.transcript_tokenizer, recipe.languages, recipe.languages, options
-    )
-
-
-def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]]) -> Card:
+def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]], student: Student) -> Card:
     data = []
     for manifest, _ in parts:
         path = manifest.directory / "dataset.json"
@@ -208,10 +215,13 @@ def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]]) -> 
                 if key in info
             }
         )
+    training: dict[str, Any] = {"steps": recipe.training.steps, "batch_s": recipe.training.batch_s}
+    if recipe.start is not None:
+        training["start"] = str(recipe.start)
     return Card(
         **recipe.card.model_dump(),
         source_languages=list(recipe.languages),
-        target_languages=list(recipe.languages),
+        target_languages=list(student.examples.target_languages),
         data=data,
-        training={"steps": recipe.training.steps, "batch_s": recipe.training.batch_s},
+        training=training,
     )

@@ -22,7 +22,9 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, batches
 from sprachbund.data.plan import PlanOptions
 from sprachbund.nn.shared_private import is_split
+from sprachbund.training.activations import keep_layers, recompute_layers
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
+from sprachbund.training.footprint import measure
 from sprachbund.training.memory import keep_freed_memory
 from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
 from sprachbund.training.options import TrainingOptions
@@ -72,7 +74,7 @@ def train(
     """Train a model, or take up the run that `directory` holds, and return it with its best weights averaged.
 
     Args:
-        model: a family's module, whose `forward(batch)` returns its loss.
+        model: a family's module, whose `loss(batch)` gives its `Loss`.
         corpus: training data.
         options: see `TrainingOptions`.
         directory: keeps the resume file, the best checkpoints and the TensorBoard log.
@@ -82,8 +84,12 @@ def train(
     """
     keep_freed_memory()
     run = _Run(model, corpus, options, directory, dev, report)
+    run.tell_size()
     run.resume()
+    if options.recompute:
+        recompute_layers(model)
     run.go_on(min(options.steps, stop_after or options.steps))
+    keep_layers(model)
     return run.finish()
 
 
@@ -103,7 +109,7 @@ class _Run:
         absent = DistributedDataParallelKwargs(find_unused_parameters=is_split(model))
         self.accelerator = Accelerator(
             kwargs_handlers=[absent],
-            mixed_precision=options.precision,
+            mixed_precision="no",  # `_LossOf` sees to it: Accelerate holds a process to its first choice
             cpu=not torch.cuda.is_available(),
             step_scheduler_with_optimizer=False,
         )
@@ -116,22 +122,37 @@ class _Run:
             seed=options.seed,
         )
         freeze_others(model, options.trainable)
-        self.model = self.accelerator.prepare(model)
+        # Wrappers get the loss; weights, names and states are those of the model itself.
+        self.plain_model, self.loss_of = model, _LossOf(model, options)
+        self.model = self.accelerator.prepare(self.loss_of)
         self.optimizers: list[Any] = [self.accelerator.prepare(o) for o in make_optimizers(model, options)]
         self.best = BestCheckpoints(directory / "best", options.keep_best)
         self.step = self.epoch = self.batch = 0
         self.lowest, self.num_worse = math.inf, 0  # dev loss, and losses since that were not lower
-        self.meter = _Meter()
+        self.meter = _Meter(corpus.examples.frames_per_s)
         self._writer: Any = None
-
-    @property
-    def plain_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
 
     @property
     def out_of_patience(self) -> bool:
         """Whether the dev loss has not fallen for as long as the options allow."""
         return 0 < self.options.patience <= self.num_worse
+
+    def tell_size(self) -> None:
+        """Say how many weights are trained, and about how much memory that takes."""
+        accelerator, options = self.accelerator, self.options
+        footprint = measure(
+            self.plain_model,
+            self.loss_of,
+            self.corpus,
+            self.plan,
+            self.optimizers,
+            device=accelerator.device,
+            num_processes=accelerator.num_processes,
+        )
+        for line in (
+            footprint.lines(recompute=options.recompute, batch_s=options.batch_s) if footprint else ()
+        ):
+            self._say(line)
 
     def resume(self) -> None:
         """Take up the state in the directory, if there is one."""
@@ -212,11 +233,10 @@ class _Run:
     def dev_loss(self) -> float:
         """Cross-entropy per target token over the dev data."""
         assert self.dev is not None
-        model = self.plain_model.eval()
+        self.plain_model.eval()
         total = tokens = 0.0
         for batch in batches(self.dev, self.plan, 0, num_workers=0):
-            with self.accelerator.autocast():
-                loss = model(batch.to(self.accelerator.device))
+            loss = self.loss_of(batch.to(self.accelerator.device))
             total += float(loss.attention)
             tokens += loss.num_tokens
         # All processes have to stop at the same step, so all have to see the same number.
@@ -262,10 +282,25 @@ class _Run:
         self._writer.flush()
 
 
-class _Meter:
-    """Adds up what happened since the last progress line."""
+class _LossOf(nn.Module):
+    """A family's loss, in the precision of the options, as the `forward` that wrappers for several processes watch."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any, options: TrainingOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.in_bf16 = options.precision == "bf16"
+
+    def forward(self, batch: Batch) -> Any:
+        """`Loss` of a batch."""
+        with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.in_bf16):
+            return self.model.loss(batch)
+
+
+class _Meter:
+    """Adds up what happened since the last progress line; a second of speech is `frames_per_s` frames."""
+
+    def __init__(self, frames_per_s: int) -> None:
+        self.frames_per_s = frames_per_s
         self.reset()
 
     def reset(self) -> None:
@@ -302,7 +337,7 @@ class _Meter:
             learning_rate=self.rate,
             gradient_norm=self.norm,
             utterances_per_s=sums["utterances"] / took,
-            real_time=sums["frames"] / 100 / took,
+            real_time=sums["frames"] / self.frames_per_s / took,
             padding=1 - sums["frames"] / sums["padded"],
             memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             left_s=(steps - step) * took / self.steps,

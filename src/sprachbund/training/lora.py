@@ -11,7 +11,9 @@ from torch import nn
 from sprachbund.errors import SprachbundError
 
 
-def add_lora(model: nn.Module, modules: tuple[str, ...], rank: int, *, scale: float = 2.0) -> int:
+def add_lora(
+    model: nn.Module, modules: tuple[str, ...], rank: int, *, scale: float = 2.0, whole: tuple[str, ...] = ()
+) -> int:
     """Put adapters onto linear layers, in place, and freeze everything else.
 
     Args:
@@ -19,22 +21,34 @@ def add_lora(model: nn.Module, modules: tuple[str, ...], rank: int, *, scale: fl
         modules: patterns of the layers' names, `*` for anything.
         rank: r, of every adapter.
         scale: what the adapters' product is multiplied by (alpha / r).
+        whole: patterns of the names of parameters that are trained themselves, beside the adapters.
 
     Returns:
         the number of parameters that are trained.
 
     Raises:
-        SprachbundError: a pattern without a linear layer.
+        SprachbundError: a pattern without a linear layer or, of `whole`, without a parameter.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for pattern in modules:
         if not any(fnmatchcase(name, pattern) for name in linear):
-            raise SprachbundError(f"lora: {pattern!r} matches no linear layer; there are {', '.join(linear[:3])} …")
+            raise SprachbundError(
+                f"lora: {pattern!r} matches no linear layer; there are {', '.join(linear[:3])} …"
+            )
     chosen = [name for name in linear if any(fnmatchcase(name, pattern) for pattern in modules)]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    for pattern in whole:
+        if not any(fnmatchcase(name, pattern) for name in trained):
+            raise SprachbundError(
+                f"lora.whole: {pattern!r} matches no parameter; there are {', '.join(trained[:3])} …"
+            )
     config = LoraConfig(r=rank, lora_alpha=round(scale * rank), target_modules=chosen)
     inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if name in trained and any(fnmatchcase(name, pattern) for pattern in whole):
+            parameter.requires_grad_(True)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -238,7 +238,7 @@ def make_batch(model: Seamless) -> Batch:
 def test_the_loss_is_that_of_transformers_without_the_language(pair: Pair) -> None:
     foreign, model = pair
     batch = make_batch(model)
-    total, num_tokens = model.loss(batch)
+    loss = model.loss(batch)
     wanted = torch.zeros(())
     for row in range(4):
         alone = one(Features(values=batch.features, num_frames=batch.num_frames), row // 2)
@@ -246,8 +246,8 @@ def test_the_loss_is_that_of_transformers_without_the_language(pair: Pair) -> No
         given = torch.cat([torch.tensor([3]), batch.target_language[row : row + 1], text[:-1]])
         logits = foreign(input_features=alone.values, decoder_input_ids=given[None]).logits
         wanted = wanted + F.cross_entropy(logits[0, 1:], text, reduction="sum")
-    assert num_tokens == 11
-    torch.testing.assert_close(total, wanted, **TOLERANCE)
+    assert loss.num_tokens == 11
+    torch.testing.assert_close(loss.total, wanted, **TOLERANCE)
 
 
 def test_gradients_reach_the_second_feed_forwards_and_agree_with_transformers(pair: Pair) -> None:
@@ -255,8 +255,7 @@ def test_gradients_reach_the_second_feed_forwards_and_agree_with_transformers(pa
     batch = make_batch(model)
     name = "encoder.layers.1.feed_forward_out"
     module = dict(model.named_modules())[name]
-    total, _ = model.loss(batch)
-    (ours,) = torch.autograd.grad(total, [module.expand.weight])
+    (ours,) = torch.autograd.grad(model.loss(batch).total, [module.expand.weight])
     weight = foreign.speech_encoder.encoder.layers[1].ffn2.intermediate_dense.weight
     assert weight.data_ptr() == module.expand.weight.data_ptr()
     loss = torch.zeros(())
@@ -290,9 +289,9 @@ def test_gradient_analysis_finds_its_feed_forwards_and_its_loss(pair: Pair) -> N
         num_targets=torch.tensor([len(t) for t in targets]),
         target_language=torch.tensor([model.tokens.language_token(s.target) for s in spoken]),
     )
-    wanted, count = model.loss(batch)
-    assert num_tokens == count == sum(map(len, targets))
-    torch.testing.assert_close(total, wanted)
+    loss = model.loss(batch)
+    assert num_tokens == loss.num_tokens == sum(map(len, targets))
+    torch.testing.assert_close(total, loss.attention)
 
 
 def test_half_precision_runs_through(pair: Pair) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
 from sprachbund.models.seamless.foreign import VERSIONS, foreign_name, library, to_foreign
 from sprachbund.models.seamless.model import Seamless
 from sprachbund.models.seamless.reading import (
@@ -28,8 +29,11 @@ from sprachbund.models.seamless.reading import (
 )
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
-from sprachbund.models.weights import read_weights
+from sprachbund.models.teaching import stored
+from sprachbund.models.weights import Bits, read_weights
 from sprachbund.models.whisper.hub import find
+
+_EMBEDDING = "decoder.embedding.weight"
 
 
 def load(
@@ -68,11 +72,19 @@ def from_foreign(foreign: Any, *, tokens: SeamlessTokens | None = None, extracto
     return _filled(model, {name: weights[foreign_name(name)] for name in model.state_dict()}, "the model")
 
 
-def save(model: Seamless, directory: str | os.PathLike[str]) -> None:
+def save(
+    model: Seamless, directory: str | os.PathLike[str], *, bits: Bits = 32, card: Card | None = None
+) -> None:
     """Write a model in the Hugging Face layout; transformers loads it as speech-to-text.
 
     A model that is split by language is written in our own layout, which only `load` reads. The weights come last,
     so a broken-off writing is not taken for a model.
+
+    Args:
+        model: with its tokens.
+        directory: to be written.
+        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
+        card: to lie beside the weights.
 
     Raises:
         SprachbundError: the place is taken by something else, or cannot be written.
@@ -86,25 +98,27 @@ def save(model: Seamless, directory: str | os.PathLike[str]) -> None:
             old.unlink()
         for part in (model.generation, model.tokens.tokenizer, model.extractor):
             part.save_pretrained(final)
-        _write_config(model, final / CONFIG)
-        _write_weights(model, final)
+        own = stored(model.state_dict(), bits)
+        if card is not None:
+            card.model_copy(update={"bits": bits}).write(final)
+        _write_config(model, final / CONFIG, own[_EMBEDDING].dtype)
+        _write_weights(model, final, own)
     except OSError as error:
         raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
 
 
-def _write_config(model: Seamless, path: Path) -> None:
+def _write_config(model: Seamless, path: Path, dtype: torch.dtype) -> None:
     version = model.config.model_type
     values = {**model.config.to_dict(), "architectures": [VERSIONS[version][1]]}
-    values["dtype"] = str(model.decoder.embedding.weight.dtype).removeprefix("torch.")
+    values["dtype"] = str(dtype).removeprefix("torch.")
     if model.sharing_plan is not None:
         del values["architectures"]
         values |= {"family": version, "model_type": SPLIT_TYPE}
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_weights(model: Seamless, directory: Path) -> None:
+def _write_weights(model: Seamless, directory: Path, own: dict[str, Tensor]) -> None:
     metadata = {"format": "pt", **write_plan(model, directory)}
-    own = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     partial = directory / (SAFETENSORS + ".partial")
     save_file(to_foreign(own) if model.sharing_plan is None else own, partial, metadata=metadata)
     partial.chmod(0o644)  # safetensors writes for the owner alone

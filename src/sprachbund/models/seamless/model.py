@@ -5,38 +5,36 @@ T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width,
 U tokens of a row, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.model import Loss
 from sprachbund.models.family import Features, Memory, Target
-from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
+from sprachbund.models.routing import encode_routed, source_route, start_route
 from sprachbund.models.seamless.decoder import SeamlessDecoder
 from sprachbund.models.seamless.encoder import SeamlessEncoder
 from sprachbund.models.seamless.foreign import library, preset, speech_to_text
 from sprachbund.models.seamless.languages import SPOKEN, to_bcp47
+from sprachbund.models.seamless.objective import stacked_log_mel
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.models.splitting import target_languages
-from sprachbund.nn.conformer import valid_frames
+from sprachbund.models.teaching import prompted_loss, row_route
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
-from sprachbund.nn.shared_private import is_split
 
 CONFIG_KEY = "sprachbund"
 """Our own key of `config.json`; transformers carries it along untouched."""
 
 _PROMPT_TOKENS = 2
 _FEATURE_FRAME_S = 0.02
-_MIN_SAMPLES = 1040  # five frames of 25 ms every 10 ms: normalising needs more than one
 
 
 class Seamless(nn.Module):
@@ -47,6 +45,9 @@ class Seamless(nn.Module):
             for shapes alone. `directory.from_foreign` brings the weights.
         tokens: the vocabulary.
         extractor: transformers' feature extractor; the published one if None.
+
+    Attributes:
+        label_smoothing: of the loss (arXiv 1512.00567, section 7).
     """
 
     name = "seamless"
@@ -58,6 +59,7 @@ class Seamless(nn.Module):
         self.config = config
         self.generation = foreign.generation_config
         self.extractor = library().SeamlessM4TFeatureExtractor() if extractor is None else extractor
+        self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.encoder = SeamlessEncoder(foreign.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
@@ -75,8 +77,6 @@ class Seamless(nn.Module):
         self.frame_s = _FEATURE_FRAME_S * config.adaptor_stride**config.num_adapter_layers
         self._tokens = tokens
         self.source_languages = () if tokens is None else _sources(config, tokens)
-        written = () if tokens is None else tokens.languages.tags
-        self._pairs = frozenset((s, t) for s in self.source_languages for t in written)
 
     @classmethod
     def shape(cls, name: str) -> "Seamless":
@@ -105,7 +105,17 @@ class Seamless(nn.Module):
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every language it hears with every language it writes."""
-        return self._pairs
+        written = () if self._tokens is None else self._tokens.languages.tags
+        return frozenset((s, t) for s in self.source_languages for t in written)
+
+    def hear(self, languages: Iterable[str]) -> None:
+        """Add BCP-47 tags of languages spoken, after those known; the prompt names none, so no token is needed."""
+        self.source_languages = tuple(dict.fromkeys([*self.source_languages, *languages]))
+        ours = {
+            **(getattr(self.config, CONFIG_KEY, None) or {}),
+            "source_languages": [*self.source_languages],
+        }
+        setattr(self.config, CONFIG_KEY, ours)
 
     def features(self, samples: Sequence[np.ndarray]) -> Features:
         """Log-mel (B, T, M) of 16 kHz mono float32 samples: each bin normalised, two frames stacked in one.
@@ -118,11 +128,7 @@ class Seamless(nn.Module):
             raise SprachbundError(
                 f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
             )
-        padded = [np.pad(s, (0, max(0, _MIN_SAMPLES - len(s)))) for s in samples]
-        found = self.extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        # A last frame without a second to be stacked with counts as padding, as it does in transformers.
-        lengths = found["attention_mask"].sum(1)
-        values = found["input_features"][:, : int(lengths.max())].float()
+        values, lengths = stacked_log_mel(self.extractor, samples)
         return Features(values=values.to(self.device), num_frames=lengths.to(self.device))
 
     def encode(self, features: Features) -> Memory:
@@ -175,20 +181,16 @@ class Seamless(nn.Module):
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
-    def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """Cross-entropy summed over target tokens, and how many there are; the prompt is no target.
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the rows wanted; the prompt is no target.
 
         The features of the batch are those of `features`; its `target_language` are language tokens.
         """
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
-        start = torch.full_like(batch.target_language, self.tokens.end)
-        given = torch.cat([torch.stack([start, batch.target_language], 1), batch.targets[:, :-1]], dim=1)
-        hidden = self.decoder(given, memory.states, memory.num_frames, self._row_route(batch))
-        hidden = hidden[:, _PROMPT_TOKENS - 1 :]
-        counted = valid_frames(batch.num_targets, batch.targets.shape[1])
-        logits = self.decoder.logits(hidden[counted]).float()
-        return F.cross_entropy(logits, batch.targets[counted], reduction="sum"), int(counted.sum())
+        prompts = [[self.tokens.end, token] for token in batch.target_language.tolist()]
+        route = row_route(self, batch, self.tokens.language_token)
+        return prompted_loss(self, memory, batch, prompts, route, self.label_smoothing)
 
     def target_tokens(self, text: str) -> list[int]:
         """Tokens that are to follow the prompt when the model is taught to write `text`, the end included."""
@@ -212,16 +214,6 @@ class Seamless(nn.Module):
         values = features.values.to(self.decoder.embedding.weight.dtype)
         states, num_frames = self.encoder(values, features.num_frames, route)
         return Memory(states=states, num_frames=num_frames)
-
-    def _row_route(self, batch: Batch) -> Route | None:
-        """Languages of the decoder's rows."""
-        if not is_split(self.decoder):
-            return None
-        source = batch.source_language.repeat_interleave(batch.rows_per_utterance)
-        tokens = [self.tokens.language_token(tag) for tag in target_languages(self)]
-        same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
-        target = torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
-        return decoder_route(self, source, target)
 
     def _check_source(self, source: str | None) -> None:
         if source is not None and source not in self.source_languages:

@@ -19,7 +19,10 @@ from safetensors.torch import save_file
 
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
+from sprachbund.models.teaching import stored
+from sprachbund.models.weights import Bits
 from sprachbund.models.weights import read_weights as read_own_weights
 from sprachbund.models.whisper.checkpoint import SAFETENSORS, from_foreign, read_weights, to_foreign
 from sprachbund.models.whisper.companions import (
@@ -33,8 +36,11 @@ from sprachbund.models.whisper.companions import (
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.hub import find
 from sprachbund.models.whisper.model import Whisper
+from sprachbund.models.whisper.tasks import CONFIG_KEY
 from sprachbund.models.whisper.tokens import WhisperTokens
 
+REAL_LENGTH = "real_length"
+"""Our key, below that of `tasks`, of a model that was trained on utterances at their own length."""
 _SPLIT_TYPE = "sprachbund-whisper"
 """Model type of a model that transformers cannot hold."""
 
@@ -44,7 +50,7 @@ def load(
     *,
     offline: bool = False,
     dtype: torch.dtype = torch.float32,
-    real_length: bool = False,
+    real_length: bool | None = None,
 ) -> Whisper:
     """Load a Whisper or Distil-Whisper model, ready for inference, on the CPU.
 
@@ -52,7 +58,7 @@ def load(
         path_or_id: a directory, or the name of a model on the Hugging Face hub, which is then downloaded.
         offline: never use the network.
         dtype: of the weights.
-        real_length: see `Whisper`.
+        real_length: see `Whisper`; as the model was trained if None.
 
     Raises:
         SprachbundError: nothing there, not a Whisper model, or broken; the message names what is wrong.
@@ -60,6 +66,9 @@ def load(
     directory = find(path_or_id, offline=offline)
     companions = _companions(directory)
     config = WhisperConfig.from_foreign(companions.config, source=str(directory / CONFIG))
+    if real_length is None:
+        ours = companions.config.get(CONFIG_KEY)
+        real_length = isinstance(ours, dict) and ours.get(REAL_LENGTH) is True
     tokens = WhisperTokens(read_tokenizer(directory), config.vocabulary_size)
     with torch.device("meta"):
         model = Whisper(config, tokens=tokens, companions=companions, real_length=real_length)
@@ -73,12 +82,20 @@ def load(
     return model.eval()
 
 
-def save(model: Whisper, directory: str | os.PathLike[str]) -> None:
+def save(
+    model: Whisper, directory: str | os.PathLike[str], *, bits: Bits = 32, card: Card | None = None
+) -> None:
     """Write a model in the Hugging Face layout; transformers loads it and gives the same logits.
 
     A model that is split by language is written in our own layout, which only `load` reads.
 
     The directory appears whole or not at all; one that is there already is replaced, if it holds a model.
+
+    Args:
+        model: with its tokens and companions.
+        directory: to be written.
+        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
+        card: in place of the one that came with the model.
 
     Raises:
         SprachbundError: the place is taken by something else, or cannot be written.
@@ -90,7 +107,9 @@ def save(model: Whisper, directory: str | os.PathLike[str]) -> None:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        _write(model, draft)
+        _write(model, draft, bits)
+        if card is not None:
+            card.model_copy(update={"bits": bits}).write(draft)
         _put_in_place(draft, final)
     except (OSError, SafetensorError) as error:
         raise SprachbundError(f"{final} could not be written ({error}); nothing was left there") from error
@@ -124,12 +143,14 @@ def _is_replaceable(path: Path) -> bool:
     return path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))
 
 
-def _write(model: Whisper, directory: Path) -> None:
+def _write(model: Whisper, directory: Path, bits: Bits) -> None:
     companions = model.companions
     metadata = {"format": "pt", **write_plan(model, directory)}
     weights = to_foreign(model) if model.sharing_plan is None else model.state_dict()
+    weights = stored(weights, bits)
     save_file(weights, directory / SAFETENSORS, metadata=metadata)
-    _write_json(directory / CONFIG, _foreign_config(model))
+    dtype = next(iter(weights.values())).dtype
+    _write_json(directory / CONFIG, {**_foreign_config(model), "dtype": str(dtype).removeprefix("torch.")})
     if companions.generation:
         _write_json(directory / GENERATION, companions.generation)
     if FEATURE_EXTRACTOR not in companions.files:
@@ -145,8 +166,7 @@ def _foreign_config(model: Whisper) -> dict[str, Any]:
     if model.sharing_plan is not None:
         config |= {"family": Whisper.name, "model_type": _SPLIT_TYPE}
         config.pop("architectures", None)
-    config.pop("torch_dtype", None)  # the older name of the next key
-    config["dtype"] = str(model.decoder.positions.dtype).removeprefix("torch.")
+    config.pop("torch_dtype", None)  # the older name of `dtype`
     if model.has_tokens:
         end = model.tokens.end
         named = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.audio.logmel import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_mel, num_frames
-from sprachbund.data.batch import NO_LANGUAGE
+from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.model import Loss
 from sprachbund.models.family import Features, Memory, Target
-from sprachbund.models.routing import decoder_route, encode_routed, start_route
+from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.models.teaching import prompted_loss, row_route
 from sprachbund.models.whisper.companions import Companions
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.encoder import WhisperEncoder, memory_frames
+from sprachbund.models.whisper.objective import row_language, row_prompts
 from sprachbund.models.whisper.tasks import Tasks
 from sprachbund.models.whisper.tokens import WhisperTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
@@ -39,6 +42,9 @@ class Whisper(nn.Module):
         companions: files of the checkpoint.
         real_length: encode utterances at their own length instead of as windows of 30 s. Much faster on short
             audio; not what published checkpoints were trained on, so measure before relying on it.
+
+    Attributes:
+        label_smoothing: of the loss (arXiv 1512.00567, section 7).
     """
 
     name = "whisper"
@@ -56,6 +62,7 @@ class Whisper(nn.Module):
         self.config = config
         self.companions = companions or Companions()
         self.real_length = real_length
+        self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
@@ -231,6 +238,15 @@ class Whisper(nn.Module):
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the rows wanted, under the prompts of their languages; see `objective`."""
+        # Whole windows come rounded up to a few frames more.
+        values = batch.features[:, : self.config.max_frames * _FRAMES_PER_STATE]
+        features = Features(values=values, num_frames=batch.num_frames)
+        memory = self._encode(features, source_route(self, batch.source_language))
+        route = row_route(self, batch, partial(row_language, self.tokens))
+        return prompted_loss(self, memory, batch, row_prompts(self, batch), route, self.label_smoothing)
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens, timestamps unless asked for, and what the checkpoint suppresses."""

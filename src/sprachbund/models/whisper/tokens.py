@@ -6,7 +6,7 @@ Special tokens are found by name: their numbers differ between checkpoints, and 
 import re
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from sprachbund.errors import SprachbundError
 
@@ -88,6 +88,33 @@ class WhisperTokens:
             return range(0)
         # Older tokenizer files leave them out; they are the last tokens of every published vocabulary.
         return range(self.no_timestamps + 1, self.vocabulary_size)
+
+
+def with_languages(tokens: WhisperTokens, languages: Sequence[str]) -> Tokenizer:
+    """The tokenizer of a vocabulary with a token more for each BCP-47 tag, after all others.
+
+    Timestamps that the file leaves out are written into it first: their numbers are taken.
+
+    Raises:
+        SprachbundError: a language that is there already, or that cannot be the name of a token.
+    """
+    for language in languages:
+        if language in tokens.languages:
+            raise SprachbundError(
+                f"the model has a token for {language!r} already; take it out of new_languages"
+            )
+        if not _LANGUAGE.fullmatch(language_name(language)):
+            raise SprachbundError(f"{language!r} is not a BCP-47 tag such as 'gsw' or 'pt-BR'; correct it")
+    tokenizer = Tokenizer.from_str(tokens.to_json())
+    stamps = [f"<|{TIMESTAMP_STEP_S * i:.2f}|>" for i in range(len(tokens.timestamps))]
+    names = [*stamps, *map(language_name, languages)]
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    return tokenizer
+
+
+def language_name(language: str) -> str:
+    """Name of the token of a BCP-47 tag."""
+    return f"<|{language}|>"
 
 
 def _check_fits(vocabulary: dict[str, int], vocabulary_size: int) -> None:

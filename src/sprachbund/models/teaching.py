@@ -1,0 +1,103 @@
+"""Cross-entropy of what follows a prompt, for the families whose rows start with one; and how they are stored.
+
+Shapes: B utterances, R rows, U target tokens, P tokens of a row with its prompt, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.model import Loss
+from sprachbund.models.family import Memory
+from sprachbund.models.routing import decoder_route
+from sprachbund.models.splitting import target_languages
+from sprachbund.models.weights import Bits
+from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.shared_private import is_split
+
+
+def prompted_loss(
+    model: Any,
+    memory: Memory,
+    batch: Batch,
+    prompts: Sequence[Sequence[int]],
+    route: Route | None,
+    label_smoothing: float,
+) -> Loss:
+    """Teacher forcing under prompts, which are given and never a target.
+
+    Args:
+        model: a family with a `decoder`.
+        memory: of the batch's utterances.
+        batch: its `targets` are what follows the prompts.
+        prompts: of the R rows; at least one token each.
+        route: languages of the rows, where the decoder is split by them.
+        label_smoothing: arXiv 1512.00567, section 7.
+    """
+    tokens, counted = _rows(prompts, batch)
+    hidden = model.decoder(tokens[:, :-1], memory.states, memory.num_frames, route)
+    # Only the tokens that count are projected onto the vocabulary.
+    logits = model.decoder.logits(hidden[counted]).float()
+    wanted = tokens[:, 1:][counted]
+    attention = F.cross_entropy(logits, wanted, reduction="sum", label_smoothing=label_smoothing)
+    none = attention.detach().new_zeros(())
+    return Loss(
+        total=attention,
+        attention=attention,
+        ctc=none,
+        language=none,
+        num_tokens=int(batch.num_targets.sum()),
+        num_transcript=0,
+    )
+
+
+def row_route(model: Any, batch: Batch, token_of: Callable[[str], int]) -> Route | None:
+    """Languages of the decoder's rows, None when it is not split; a row that does not count has none.
+
+    Args:
+        model: a family.
+        batch: holds a language token for every row.
+        token_of: the language token of a target language.
+    """
+    if not is_split(model.decoder):
+        return None
+    tokens = [token_of(language) for language in target_languages(model)]
+    source = batch.source_language.repeat_interleave(batch.rows_per_utterance)
+    same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
+    target = torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
+    return decoder_route(model, source, target)
+
+
+def _rows(prompts: Sequence[Sequence[int]], batch: Batch) -> tuple[Tensor, Tensor]:
+    """Whole rows (R, P), and where their second token and the later ones are targets, boolean (R, P - 1)."""
+    device = batch.targets.device
+    num_targets = batch.num_targets.tolist()
+    # A row that does not count keeps a token of padding, so that no row is its prompt alone.
+    rows = [
+        torch.tensor([*prompt, *row[: max(n, 1)]], device=device)
+        for prompt, row, n in zip(prompts, batch.targets.tolist(), num_targets, strict=True)
+    ]
+    tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    places = torch.arange(1, tokens.shape[1], device=device)
+    first = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    counted = (places >= first[:, None]) & (places < (first + batch.num_targets)[:, None])
+    return tokens, counted
+
+
+def stored(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
+    """Weights as the Hugging Face layout holds them.
+
+    Raises:
+        SprachbundError: bits that the layout has no place for.
+    """
+    if bits == 8:
+        raise SprachbundError(
+            "Whisper and Seamless models are saved in 16 or 32 bits, not 8; set bits = 16, or leave it out"
+        )
+    wanted = {16: torch.float16}.get(bits)
+    return {name: weight.to(wanted).contiguous() for name, weight in weights.items()}
