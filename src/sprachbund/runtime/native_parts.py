@@ -90,12 +90,25 @@ class NativeDecoder(nn.Module):
         arrays: packed weights; they may be mapped from a file.
         team: threads.
         instruction_set: name of the kernels.
+
+    Attributes:
+        vocabulary: the packed output matrix.
+        step_bytes: of weights that each step reads.
     """
 
     def __init__(self, shape: DecoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
         super().__init__()
         self.shape = shape
         self.positions = arrays["positions"]
+        self.vocabulary = {
+            name.removeprefix("vocabulary."): a
+            for name, a in arrays.items()
+            if name.startswith("vocabulary.")
+        }
+        at_start_only = ("positions", "cross_memory.")
+        self.step_bytes = sum(
+            a.nbytes for name, a in arrays.items() if not any(p in name for p in at_start_only)
+        )
         self._native = native().Decoder(arrays, instruction_set, team, **shape.sizes())
 
     @property
@@ -142,22 +155,55 @@ class NativeDecoder(nn.Module):
         Raises:
             ValueError: when a row would hold more tokens than the cache can.
         """
-        shape, (num_rows, num_queries) = self.shape, tokens.shape
-        used = int(cache.lengths.max()) + num_queries
+        logits = torch.empty(*tokens.shape, self.shape.vocabulary_size)
+        self._step(tokens, cache, logits, self._attention(tokens, cache, weights), None)
+        return logits
+
+    def states(self, tokens: Tensor, cache: NativeCache) -> Tensor:
+        """A step that stops before the last norm: (R, Q, D padded to 16), for `logits`. Errors as for `step`."""
+        states = torch.empty(*tokens.shape, -(-self.shape.width // BLOCK) * BLOCK)
+        self._step(tokens, cache, None, None, states)
+        return states
+
+    def logits(self, states: Tensor, matrix: Arrays | None = None, num_rows: int = 0) -> Tensor:
+        """Logits (R, Q, V) of states (R, Q, D padded), or (R, Q, `num_rows`) of another packed "matrix"."""
+        num_rows = self.shape.vocabulary_size if matrix is None else num_rows
+        logits = torch.empty(*states.shape[:2], num_rows)
+        self._native.logits(states.flatten(0, 1), logits.flatten(0, 1), matrix)
+        return logits
+
+    def _attention(self, tokens: Tensor, cache: NativeCache, weights: list[Tensor] | None) -> Tensor | None:
+        """Room for what is appended to `weights`."""
+        if weights is None:
+            return None
+        num_memories = len(cache.frames)
+        group = tokens.numel() // num_memories
+        room = torch.empty(self.shape.num_layers, num_memories, self.shape.heads, group, cache.num_frames)
+        weights.extend(room)
+        return room
+
+    def _step(
+        self,
+        tokens: Tensor,
+        cache: NativeCache,
+        logits: Tensor | None,
+        attention: Tensor | None,
+        states: Tensor | None,
+    ) -> None:
+        used = int(cache.lengths.max()) + tokens.shape[1]
         if used > cache.capacity:
             raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
-        logits = torch.empty(num_rows, num_queries, shape.vocabulary_size)
-        attention = None
-        if weights is not None:
-            group = num_rows // len(cache.frames) * num_queries
-            sizes = (shape.num_layers, len(cache.frames), shape.heads, group, cache.num_frames)
-            attention = torch.empty(sizes)
-            weights.extend(attention)
         self._native.step(
-            tokens.contiguous(), cache.lengths, cache.own, cache.cross, cache.frames, logits, attention
+            tokens.contiguous(),
+            cache.lengths,
+            cache.own,
+            cache.cross,
+            cache.frames,
+            logits,
+            attention,
+            states,
         )
-        cache.lengths = cache.lengths + num_queries
-        return logits
+        cache.lengths = cache.lengths + tokens.shape[1]
 
 
 class NativeLayers(nn.Module):

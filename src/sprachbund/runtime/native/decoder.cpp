@@ -113,8 +113,28 @@ void Decoder::work(int thread, const Step& step) {
                  {Then::gelu, hidden_.data(), hidden, nullptr, 0});
         multiply(thread, quantized(thread, hidden_.data(), hidden, nullptr, count), forward.contract, onto_x);
     }
+    if (step.states) {
+        const Range mine = team_->share(thread, count);
+        std::copy(x_.data() + mine.begin * padded, x_.data() + mine.end * padded, step.states + mine.begin * padded);
+    }
+    if (!step.logits) return;
     multiply(thread, quantized(thread, x_.data(), shape.width, &norm_, count), vocabulary_,
              {Then::keep, step.logits, vocabulary_size, nullptr, 0});
+}
+
+void Decoder::logits(const float* states, int64_t count, const Matrix* matrix, float* out) {
+    std::lock_guard<std::mutex> one_call(calls_);
+    const Matrix& chosen = matrix ? *matrix : vocabulary_;
+    shared_.values.at_least(count * up(shape.width, 16));
+    shared_.scale.at_least(count);
+    for (auto& q : quantized_) {
+        q.values.at_least(kFew * up(shape.width, 16));
+        q.scale.at_least(kFew);
+    }
+    team_->run([&](int thread) {
+        multiply(thread, quantized(thread, states, shape.width, &norm_, count), chosen,
+                 {Then::keep, out, chosen.rows, nullptr, 0});
+    });
 }
 
 // A row of the output matrix is the token's embedding.

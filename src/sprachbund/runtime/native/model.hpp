@@ -79,7 +79,8 @@ struct Step {
     const uint16_t* cross;  // L x 2 x B x H x cross_blocks x (16 W)
     const int64_t* frames;  // B
     int64_t memories, cross_blocks;
-    float* logits;   // N x V
+    float* logits;   // null, or N x V
+    float* states;   // null, or N x D padded: what goes into the last norm
     float* weights;  // null, or L x B x H x (R / B * Q) x T
     int64_t weight_frames;
 };
@@ -92,6 +93,8 @@ class Decoder {
     // Keys and values of B x T states for every layer, into L x 2 x B x H x blocks x (16 W) zeros.
     void remember(const float* states, int64_t memories, int64_t frames, uint16_t* cross, int64_t blocks);
     void step(const Step& step);
+    // The last norm of N states (D padded), times a matrix: the whole vocabulary's where there is none.
+    void logits(const float* states, int64_t count, const Matrix* matrix, float* out);
 
     const Shape shape;
     const int64_t vocabulary_size;

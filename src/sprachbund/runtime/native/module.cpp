@@ -152,8 +152,9 @@ struct PyDecoder {
     }
 
     void step(const Array<const int64_t>& tokens, const Array<const int64_t>& lengths, const Array<int16_t>& own,
-              const Array<const int16_t>& cross, const Array<const int64_t>& frames, const Array<float>& logits,
-              const std::optional<Array<float>>& attention) {
+              const Array<const int16_t>& cross, const Array<const int64_t>& frames,
+              const std::optional<Array<float>>& logits, const std::optional<Array<float>>& attention,
+              const std::optional<Array<float>>& states) {
         Step s{};
         s.rows = length(tokens, 0, "tokens"), s.queries = length(tokens, 1, "tokens");
         s.memories = length(frames, 0, "frames");
@@ -162,8 +163,15 @@ struct PyDecoder {
         expect(lengths, {s.rows}, "lengths");
         expect(own, cache(s.rows, s.own_blocks), "own");
         expect(cross, cache(s.memories, s.cross_blocks), "cross");
-        expect(logits, {s.rows, s.queries, decoder->vocabulary_size}, "logits");
-        s.tokens = tokens.data(), s.lengths = lengths.data(), s.frames = frames.data(), s.logits = logits.data();
+        if (logits) {
+            expect(*logits, {s.rows, s.queries, decoder->vocabulary_size}, "logits");
+            s.logits = logits->data();
+        }
+        if (states) {
+            expect(*states, {s.rows, s.queries, up(decoder->shape.width, 16)}, "states");
+            s.states = states->data();
+        }
+        s.tokens = tokens.data(), s.lengths = lengths.data(), s.frames = frames.data();
         s.own = reinterpret_cast<uint16_t*>(own.data());
         s.cross = reinterpret_cast<const uint16_t*>(cross.data());
         check(s);
@@ -177,6 +185,21 @@ struct PyDecoder {
         }
         nb::gil_scoped_release free;
         decoder->step(s);
+    }
+
+    void logits(const Array<const float>& states, const Array<float>& out, const std::optional<nb::dict>& matrix) {
+        const int64_t count = length(states, 0, "states"), padded = up(decoder->shape.width, 16);
+        expect(states, {count, padded}, "states");
+        const int64_t rows = matrix ? length(out, 1, "logits") : decoder->vocabulary_size;
+        expect(out, {count, rows}, "logits");
+        const Weights own(matrix ? *matrix : nb::dict());
+        Matrix chosen{};
+        if (matrix) chosen = own.matrix("matrix", rows, decoder->shape.width, false);
+        const float* from = states.data();
+        float* to = out.data();
+        const bool restricted = matrix.has_value();
+        nb::gil_scoped_release free;
+        if (count > 0) decoder->logits(from, count, restricted ? &chosen : nullptr, to);
     }
 
   private:
@@ -315,8 +338,10 @@ NB_MODULE(_native, m) {
              nb::arg("memory_width"))
         .def("remember", &PyDecoder::remember, nb::arg("states"), nb::arg("cross").noconvert())
         .def("step", &PyDecoder::step, nb::arg("tokens"), nb::arg("lengths"), nb::arg("own").noconvert(),
-             nb::arg("cross").noconvert(), nb::arg("frames"), nb::arg("logits").noconvert(),
-             nb::arg("attention").noconvert().none());
+             nb::arg("cross").noconvert(), nb::arg("frames"), nb::arg("logits").noconvert().none(),
+             nb::arg("attention").noconvert().none(), nb::arg("states").noconvert() = nb::none())
+        .def("logits", &PyDecoder::logits, nb::arg("states"), nb::arg("logits").noconvert(),
+             nb::arg("matrix") = nb::none());
     nb::class_<PyEncoder>(m, "Encoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),

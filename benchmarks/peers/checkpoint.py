@@ -1,0 +1,151 @@
+"""A Whisper of a published shape with random weights, in the files of every system, and recordings to try it on.
+
+Speed does not depend on what weights say, and no checkpoint has to be fetched. The vocabulary has the published size
+and special tokens; its words are made up. Run by peers.py: checkpoint.py make SHAPE FOLDER, or convert FOLDER.
+"""
+
+import json
+import sys
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+import numpy as np
+
+NUM_TEXT_TOKENS, NUM_LANGUAGES, NUM_TIMESTAMPS = 50_257, 99, 1501
+RATE, RECORDING_S = 16_000, 240
+FOREIGN, CONVERTED, OPENAI, AUDIO = "transformers", "ctranslate2", "openai.pt", "audio.npy"
+
+_OPENAI_NAMES = {
+    "model.": "",
+    "layers": "blocks",
+    "fc1": "mlp.0",
+    "fc2": "mlp.2",
+    "encoder_attn_layer_norm": "cross_attn_ln",
+    "self_attn_layer_norm": "attn_ln",
+    "final_layer_norm": "mlp_ln",
+    "encoder_attn": "cross_attn",
+    "self_attn": "attn",
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "out_proj": "out",
+    "decoder.embed_positions.weight": "decoder.positional_embedding",
+    "encoder.embed_positions.weight": "encoder.positional_embedding",
+    "embed_tokens": "token_embedding",
+    "decoder.layer_norm": "decoder.ln",
+    "encoder.layer_norm": "encoder.ln_post",
+}
+"""What is replaced, in this order, in the names of transformers."""
+
+
+def special_names() -> list[str]:
+    """All tokens that are not text, in the published order."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    tags = [f"<|{tag}|>" for tag in list(LANGUAGES)[:NUM_LANGUAGES]]
+    tasks = ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"]
+    stamps = [f"<|{i * 0.02:.2f}|>" for i in range(NUM_TIMESTAMPS)]
+    return ["<|endoftext|>", "<|startoftranscript|>", *tags, *tasks, "<|notimestamps|>", *stamps]
+
+
+def make_tokenizer() -> Any:
+    """All bytes, then made-up words; nothing is ever merged into them, but they can be read."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = ascii_lowercase
+    words = (f"Ġ{a}{b}{c}{d}" for a in letters for b in letters for c in letters for d in letters)
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens += [next(words) for _ in range(NUM_TEXT_TOKENS - len(tokens))]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special_names()])
+    return tokenizer
+
+
+def generation_settings() -> dict[str, Any]:
+    """What transformers needs to know about the special tokens."""
+    ids = {name: NUM_TEXT_TOKENS + i for i, name in enumerate(special_names())}
+    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
+    return {
+        "is_multilingual": True,
+        "lang_to_id": {name: i for name, i in ids.items() if start < i <= start + NUM_LANGUAGES},
+        "task_to_id": {task: ids[f"<|{task}|>"] for task in ("translate", "transcribe")},
+        "no_timestamps_token_id": ids["<|notimestamps|>"],
+        "prev_sot_token_id": ids["<|startofprev|>"],
+        "decoder_start_token_id": start,
+        "eos_token_id": end,
+        "bos_token_id": end,
+        "pad_token_id": end,
+        "max_length": 448,
+    }
+
+
+def make(shape: str, folder: Path) -> None:
+    """Write the checkpoint for transformers and us, that for openai-whisper, and the recording."""
+    import torch
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    from sprachbund.models.whisper import PRESETS
+
+    torch.manual_seed(0)
+    settings = generation_settings()
+    ids = {key: settings[key] for key in settings if key in ("decoder_start_token_id", "eos_token_id")}
+    sizes = PRESETS[shape].to_foreign() | ids | {"bos_token_id": ids["eos_token_id"]}
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(**sizes, pad_token_id=ids["eos_token_id"], suppress_tokens=[], begin_suppress_tokens=[])
+    )
+    model.save_pretrained(folder / FOREIGN)
+    WhisperFeatureExtractor(feature_size=PRESETS[shape].num_mel_bins).save_pretrained(folder / FOREIGN)
+    make_tokenizer().save(str(folder / FOREIGN / "tokenizer.json"))
+    for name, content in {
+        "generation_config.json": settings,
+        "tokenizer_config.json": {"tokenizer_class": "WhisperTokenizer"},
+    }.items():
+        (folder / FOREIGN / name).write_text(json.dumps(content))
+    torch.save(_as_openai(model), folder / OPENAI)
+    np.save(folder / AUDIO, recording())
+
+
+def _as_openai(model: Any) -> dict[str, Any]:
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if name == "proj_out.weight":
+            continue
+        for theirs, openai in _OPENAI_NAMES.items():
+            name = name.replace(theirs, openai)
+        weights[name] = tensor.contiguous()
+    config = model.config
+    dims = {"n_mels": config.num_mel_bins, "n_vocab": config.vocab_size}
+    for side, length in (("audio", config.max_source_positions), ("text", config.max_target_positions)):
+        part = "encoder" if side == "audio" else "decoder"
+        dims |= {f"n_{side}_ctx": length, f"n_{side}_state": config.d_model}
+        dims[f"n_{side}_head"] = getattr(config, f"{part}_attention_heads")
+        dims[f"n_{side}_layer"] = getattr(config, f"{part}_layers")
+    return {"dims": dims, "model_state_dict": weights}
+
+
+def recording() -> np.ndarray:
+    """The example recordings one after another, until there is enough for eight windows."""
+    from sprachbund.audio.load import load
+
+    examples = Path(__file__).parents[2] / "examples" / "recordings"
+    once = np.concatenate([load(path) for path in sorted(examples.iterdir())])
+    return np.resize(once, RECORDING_S * RATE).astype(np.float32)
+
+
+def convert(folder: Path) -> None:
+    """Write the checkpoint for faster-whisper; needs ctranslate2, transformers and torch."""
+    from ctranslate2.converters import TransformersConverter
+
+    files = ["tokenizer.json", "preprocessor_config.json"]
+    converter = TransformersConverter(str(folder / FOREIGN), copy_files=files)
+    converter.convert(str(folder / CONVERTED), quantization="float32", force=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "make":
+        make(sys.argv[2], Path(sys.argv[3]))
+    else:
+        convert(Path(sys.argv[2]))
