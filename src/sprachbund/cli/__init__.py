@@ -22,6 +22,7 @@ VERBS = (
     "transcribe",
     "models",
     "doctor",
+    "bench",
     "data",
     "train",
     "recipe",

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, size, table
 
 RECIPES = {"gradient_sharing": "GradientSharingRecipe"}
 """Name of a module of `sprachbund.recipes` to its options."""
-SIZES = ("tiny", "small")
+SIZES = ("tiny", "small", "paper")
+CHECKED = "paper"
+"""The published shape, larger than what is run here."""
 
 
 def register(app: typer.Typer) -> None:
@@ -21,34 +23,52 @@ def register(app: typer.Typer) -> None:
 def recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(RECIPES)}.")],
     data: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--data", metavar="DIR", help="Corpus with train, dev and test, as `data make` writes it."
         ),
-    ],
+    ] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of the runs; the table is in it.")
-    ],
-    size: Annotated[str, typer.Option("--size", help=f"{', '.join(SIZES)}.")] = "small",
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the runs; the table is in it.")
+    ] = None,
+    chosen: Annotated[str, typer.Option("--size", metavar="SIZE", help=f"{', '.join(SIZES)}.")] = "small",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what the size needs and whether its plans fit; run nothing.")
+    ] = False,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Run a recipe over its arms and seeds; the same command again goes on where it stopped."""
     with as_usage():
-        for what, value, known in (("recipe", name, tuple(RECIPES)), ("size", size, SIZES)):
+        for what, value, known in (("recipe", name, tuple(RECIPES)), ("size", chosen, SIZES)):
             if value not in known:
                 raise UsageError(f"no {what} {value!r}; there are {', '.join(known)}")
+        if not check and chosen != CHECKED and (data is None or out is None):
+            raise UsageError(
+                "a recipe needs --data and --out; with --check it runs nothing and needs neither"
+            )
         from sprachbund.recipes import sizes
         from sprachbund.recipes.options import read_recipe
 
         with Bar("starting"):
             module: Any = import_module(f"sprachbund.recipes.{name}")
-        path = Path(sizes.__file__).parent / f"{name}.{size}.toml"
-        values = read_recipe(getattr(module, RECIPES[name]), path, [f'data="{data}"', *(overrides or ())])
+        path = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
+        given = [f'data="{data}"'] if data is not None else []
+        values = read_recipe(getattr(module, RECIPES[name]), path, [*given, *(overrides or ())])
+    if check or chosen == CHECKED:
+        with as_usage(), Bar("building the shapes"):
+            needed = module.needs(values)
+        print_json(needed.model_dump()) if as_json else _tell(needed, chosen)
+        if not check:
+            raise UsageError(
+                f"size {chosen} is checked, not run; take --size small to run, or --check to ask for no more"
+            )
+        return
+    assert out is not None
     if threads is not None:
         import torch
 
@@ -73,3 +93,35 @@ def _print(path: Path, as_json: bool) -> None:
     ]
     typer.echo(table(cells, header))
     say(f"the table is in {path}")
+
+
+def _tell(needed: Any, chosen: str) -> None:
+    times = "once" if needed.seeds == 1 else f"{needed.seeds} times"
+    typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}; everything {times}\n")
+    head = ["training", "inner widths", "parameters", "trained", "weights", "moments", "kept", "in all"]
+    rows = [
+        [
+            one.name,
+            "; ".join(" + ".join(f"{width:,}" for width in widths) for widths in one.split.values()) or "-",
+            f"{one.parameters:,}",
+            f"{one.trained:,}",
+            *map(size, (one.weights_bytes, one.moments_bytes, one.kept_bytes, one.bytes)),
+        ]
+        for one in needed.trainings
+    ]
+    typer.echo(table(rows, head))
+    found = needed.collecting
+    split = ", ".join(sorted({module for one in needed.trainings for module in one.split}))
+    typer.echo(f"\nevery plan fits; split: {split or 'nothing'}")
+    if needed.worst_case and split:
+        typer.echo(
+            "arms that go by gradients: most groups, largest shared branch; gradients will ask for less"
+        )
+    typer.echo(
+        f"analysis: {found.passes} passes over {len(found.modules)} modules ({found.coordinates:,} parameters), "
+        f"{size(found.gradients_bytes)} for gradients; a dense projection, never made, would take "
+        f"{size(found.dense_bytes)}"
+    )
+    typer.echo(
+        "moments: of AdamW, and gradients; kept: by the longest batch for its backward pass, in 32 bits"
+    )

@@ -132,7 +132,8 @@ def _matched(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
     if not found:
         trained = (name for name, module in modules.items() if name and _parameters(name, module))
         general = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in trained)
-        nearest = difflib.get_close_matches(pattern, general, n=5, cutoff=0.0)
+        as_deep = [name for name in general if name.count(".") == pattern.count(".")]
+        nearest = difflib.get_close_matches(pattern, as_deep or list(general), n=5, cutoff=0.0)
         raise SprachbundError(
             f"no module with trainable parameters matches {pattern!r}; nearest: {', '.join(nearest)}"
         )

@@ -42,12 +42,14 @@ class Pair:
         languages: the two.
         together: mean cosine of the one's vectors with the other's.
         own: mean cosine within each.
+        error: what a cosine may be off by (95%); 0 where it is not known.
     """
 
     module: str
     languages: tuple[str, str]
     together: float
     own: tuple[float, float]
+    error: float = 0.0
 
     @property
     def conflict(self) -> float:
@@ -57,9 +59,9 @@ class Pair:
     @property
     def words(self) -> str:
         """What the cosine means, measured against how well each agrees with itself."""
-        if self.together < 0:
+        if self.together < -self.error:
             return "pull against each other"
-        if min(self.own) <= 0:
+        if min(self.own) <= self.error:
             return "cannot be told apart from noise"
         share = self.together / (self.own[0] * self.own[1]) ** 0.5
         return (
@@ -72,17 +74,30 @@ def pairs(modules: Mapping[str, Evidence]) -> list[Pair]:
     found = [
         pair
         for module, evidence in modules.items()
-        for pair in pairs_of(module, evidence.languages, evidence.mean_cosines)
+        for pair in pairs_of(module, evidence.languages, evidence.mean_cosines, _error(evidence))
     ]
     return sorted(found, key=lambda pair: -pair.conflict)
 
 
-def pairs_of(module: str, languages: Sequence[str], s: Sequence[Sequence[float]]) -> list[Pair]:
-    """All pairs of languages in a module with the mean cosines s."""
+def pairs_of(
+    module: str, languages: Sequence[str], s: Sequence[Sequence[float]], error: float = 0.0
+) -> list[Pair]:
+    """All pairs of languages in a module with the mean cosines s, which may be off by `error`."""
     return [
-        Pair(module=module, languages=(languages[a], languages[b]), together=s[a][b], own=(s[a][a], s[b][b]))
+        Pair(
+            module=module,
+            languages=(languages[a], languages[b]),
+            together=s[a][b],
+            own=(s[a][a], s[b][b]),
+            error=error,
+        )
         for a, b in itertools.combinations(range(len(languages)), 2)
     ]
+
+
+def _error(evidence: Evidence) -> float:
+    """Of one language's cosine: delta's is that of a mean over all languages."""
+    return (evidence.delta_margin or 0.0) * len(evidence.languages) ** 0.5
 
 
 def numbers(plan: SharingPlan) -> dict[str, Any]:
@@ -227,6 +242,10 @@ _BY = {
 
 def _sure(evidence: Evidence) -> str:
     """How far the groups can be trusted, in words."""
+    if evidence.delta_margin is not None and evidence.delta <= evidence.delta_margin:
+        return (
+            "no: the conflict is not larger than its error; more utterances would tell whether there is any"
+        )
     if all(len(group) == 1 for group in evidence.groups):
         return "each language is a group of its own, so there was nothing to group"
     other = "k-means" if evidence.clustering == "ward" else "Ward linkage"

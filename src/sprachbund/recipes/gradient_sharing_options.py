@@ -1,0 +1,122 @@
+"""What the comparison of gradient-driven sharing (arXiv 2603.25836) depends on: its arms, its stages, its sizes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from sprachbund.models.conformer import ConformerShape
+from sprachbund.models.sharing_plan import SharingPlan, Start
+from sprachbund.recipes.translator import Strict
+from sprachbund.training.options import TrainingOptions
+
+BASELINE = "uft"
+ENCODER = ("encoder.layers.*",)
+NUM_LAST = 2
+"""Encoder layers that the second stage trains besides what is new."""
+
+
+class Arm(Strict):
+    """One way to go on from the uniformly trained model.
+
+    Attributes:
+        split: nothing; what the gradients say; a branch for every language; or adapters (LoRA) of the same size.
+        choose_by: which module is split, see `sharing.capacity.ranked`.
+        shared_ratio: in place of the one that the gradients give.
+        start: first weights of the branches.
+        whole: train every weight, not only the last two encoder layers and what is new.
+    """
+
+    split: Literal["none", "gradients", "languages", "lora"]
+    choose_by: Literal["purity", "separation"] = "purity"
+    shared_ratio: float | None = None
+    start: Start = "neuron"
+    whole: bool = False
+
+
+ARMS: Mapping[str, Arm] = {
+    BASELINE: Arm(split="none"),
+    "sharing": Arm(split="gradients"),
+    "sharing, by separation": Arm(split="gradients", choose_by="separation"),
+    "one branch a language": Arm(split="languages"),
+    "lora": Arm(split="lora"),
+    "sharing, random start": Arm(split="gradients", start="random"),
+    "sharing, svd start": Arm(split="gradients", start="svd"),
+    "sharing, rho .25": Arm(split="gradients", shared_ratio=0.25),
+    "sharing, rho .50": Arm(split="gradients", shared_ratio=0.5),
+    "sharing, rho .75": Arm(split="gradients", shared_ratio=0.75),
+    "uft, all weights": Arm(split="none", whole=True),
+    "sharing, all weights": Arm(split="gradients", whole=True),
+}
+
+
+class Analysis(Strict):
+    """What gradients are taken on; see `sharing.collect_options.CollectOptions`."""
+
+    modules: tuple[str, ...] = ()
+    utterances: int = 320
+    batch: int = 4
+    accumulate: int = 4
+    dimensions: int = 512
+
+
+class GradientSharingRecipe(Strict):
+    """Everything the comparison depends on.
+
+    Attributes:
+        data: folder with `train`, `dev` and `test`; a check needs none.
+        languages: spoken and written.
+        shares: language to the share of its training speech that is there; the starved ones.
+        seeds: of weights, data order, utterances and branches; one run each.
+        arms: names from `ARMS`; the baseline is always there.
+        model: shape of our own family.
+        seamless: a published SeamlessM4T shape in its place. Such a size can be checked, not run.
+        plan: what the arms that go by gradients split, with no analysis made.
+        first: training on all languages.
+        second: training of every arm, from where the first ended.
+        private_rate: the private branches' rate beside that of the rest.
+        num_modules: split by the arms that go by gradients.
+        test_utterances: scored, evenly over the test set; all if None.
+        test_targets: languages scored; all if empty.
+    """
+
+    data: Path = Path()
+    languages: tuple[str, ...] = Field(min_length=2)
+    shares: dict[str, float] = Field(default_factory=dict)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    arms: tuple[str, ...] = tuple(ARMS)
+    vocabulary_size: int = 1000
+    transcript_vocabulary_size: int = 300
+    model: ConformerShape = ConformerShape()
+    seamless: Literal["medium", "large", "large-v2"] | None = None
+    plan: SharingPlan | None = None
+    first: TrainingOptions
+    second: TrainingOptions
+    private_rate: float = 2.5
+    analysis: Analysis = Analysis()
+    num_modules: int = 1
+    test_utterances: int | None = None
+    test_targets: tuple[str, ...] = ()
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in arms if name not in ARMS]:
+            raise ValueError(f"no arm {unknown[0]!r}; there are {'; '.join(ARMS)}")
+        return arms
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """Names of the arms, the baseline first."""
+        return tuple(dict.fromkeys((BASELINE, *self.arms)))
+
+
+def last_layers(num_layers: int) -> tuple[str, ...]:
+    """Names of the encoder layers that the second stage trains."""
+    return tuple(f"encoder.layers.{n}" for n in range(max(0, num_layers - NUM_LAST), num_layers))
+
+
+def place(directory: Path, seed: int, name: str) -> Path:
+    """Folder of an arm's run."""
+    return directory / f"seed-{seed}" / name.replace(", ", "-").replace(" ", "-").replace(".", "")
