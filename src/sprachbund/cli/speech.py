@@ -115,6 +115,7 @@ def _make_ready(job: Job) -> _Ready:
     model = load_model(job)
     with as_usage():
         targets = _check_languages(model, job, options)
+        _check_draft(model, options)
         _check_collisions(job, targets)
     table = ResultTable(job.files) if job.as_table else None
     return _Ready(job=job, model=model, options=options, targets=targets, table=table, began=time.monotonic())
@@ -182,6 +183,13 @@ def _check_languages(model: "Model", job: Job, options: "DecodingOptions") -> tu
         model.family, source=job.source, targets=job.targets, allowed=options.allowed_languages
     )
     return request.targets
+
+
+def _check_draft(model: "Model", options: "DecodingOptions") -> None:
+    """A draft that is not there, or not this model's, is found out before the first file."""
+    from sprachbund.decoding.speculation import speculation_for
+
+    speculation_for(model.family, options)
 
 
 def _check_collisions(job: Job, targets: Sequence[str]) -> None:

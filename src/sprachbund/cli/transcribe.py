@@ -7,13 +7,16 @@ import typer
 from sprachbund.cli.console import listed
 from sprachbund.cli.speech import Job
 from sprachbund.cli.translate import (
+    AcceptName,
     Allowed,
     AsJson,
     AsTable,
     Beam,
+    Draft,
     EngineName,
     Files,
     Formats,
+    Guesses,
     MaxTokens,
     MinTokens,
     ModelName,
@@ -27,6 +30,7 @@ from sprachbund.cli.translate import (
     Threads,
     Words,
     decoding_fields,
+    speculation_fields,
     work_through,
 )
 
@@ -52,6 +56,9 @@ def transcribe(
     prompt: Prompt = None,
     words: Words = False,
     no_guard: NoGuard = False,
+    draft: Draft = "auto",
+    guesses: Guesses = None,
+    accept: AcceptName = "exact",
     offline: Offline = False,
     threads: Threads = None,
     engine: EngineName = "torch",
@@ -73,7 +80,10 @@ def transcribe(
             real_length=real_length,
             num_threads=threads,
             engine=engine,
-            decoding=decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
+            decoding={
+                **decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
+                **speculation_fields(draft, guesses, accept),
+            },
             guard=not no_guard,
         )
     )

@@ -39,6 +39,28 @@ NoGuard = Annotated[
     bool, typer.Option("--no-guard", help="Keep text even where there seems to be no speech.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Draft = Annotated[
+    str,
+    typer.Option(
+        "--draft",
+        metavar="NAME",
+        help="Guesses tokens ahead, for speed: auto, none, one of the model's drafts, a draft's file, a smaller model.",
+    ),
+]
+Guesses = Annotated[
+    int | None,
+    typer.Option(
+        "--guesses", metavar="K", help="Tokens guessed ahead, 1 to 8; what gains most if not given."
+    ),
+]
+AcceptName = Annotated[
+    str,
+    typer.Option(
+        "--accept",
+        metavar="HOW",
+        help="exact; top-2, top-3, unchecked: faster with --draft, and change the text.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads to compute with.")]
 EngineName = Annotated[
     str,
@@ -74,6 +96,9 @@ def translate(
     prompt: Prompt = None,
     words: Words = False,
     no_guard: NoGuard = False,
+    draft: Draft = "auto",
+    guesses: Guesses = None,
+    accept: AcceptName = "exact",
     offline: Offline = False,
     threads: Threads = None,
     engine: EngineName = "torch",
@@ -97,7 +122,10 @@ def translate(
             real_length=real_length,
             num_threads=threads,
             engine=engine,
-            decoding=decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
+            decoding={
+                **decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
+                **speculation_fields(draft, guesses, accept),
+            },
             guard=not no_guard,
         )
     )
@@ -120,6 +148,11 @@ def decoding_fields(
         "prompt": prompt,
         "word_timestamps": words,
     }
+
+
+def speculation_fields(draft: str, guesses: int | None, accept: str) -> dict[str, Any]:
+    """Those fields that say how tokens are guessed ahead."""
+    return {"draft": draft, "guesses": guesses, "accept": accept}
 
 
 def work_through(job: Job) -> None:

@@ -2,9 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from sprachbund.audio.spans import SpanOptions
 from sprachbund.errors import SprachbundError
+
+AUTO, NONE = "auto", "none"
+MAX_GUESSES = 8
+Accept = Literal["exact", "top-2", "top-3", "unchecked"]
+"""What a guess has to be to stand: the model's own choice; among its best two or three; or allowed by the rules.
+
+All but the first change the text.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,11 @@ class DecodingOptions:
         batch_size: speech spans that go through the encoder together; does not change the result.
         timestamps: whether segments are cut by timestamp tokens in families that have them.
         word_timestamps: whether every segment gets words with times; costs a second pass of the decoder.
+        draft: what guesses tokens ahead, to be confirmed by the model: "none"; "auto", a draft that lies beside the
+            model where it is to gain speed; the name of such a draft, the path of a draft's file, or the directory of
+            a smaller model. It does not change the text.
+        guesses: tokens guessed ahead; None takes as many as are to gain most.
+        accept: which guesses stand; all but "exact" change the text, and need a draft that is named.
         guard: thresholds of the hallucination guard.
         spans: how speech is cut out of a recording.
     """
@@ -76,6 +90,9 @@ class DecodingOptions:
     batch_size: int = 8
     timestamps: bool = True
     word_timestamps: bool = False
+    draft: str = AUTO
+    guesses: int | None = None
+    accept: Accept = "exact"
     guard: GuardOptions = field(default_factory=GuardOptions)
     spans: SpanOptions = field(default_factory=SpanOptions)
 
@@ -86,6 +103,9 @@ class DecodingOptions:
         _within("length_penalty", self.length_penalty, 0.0, math.inf)
         if self.max_tokens is not None:
             _within("max_tokens", self.max_tokens, max(1, self.min_tokens), math.inf)
+        if self.guesses is not None:
+            _within("guesses", self.guesses, 1, MAX_GUESSES)
+        self._check_accept()
         if isinstance(self.allowed_languages, str):
             raise SprachbundError(
                 f"allowed_languages is the text {self.allowed_languages!r}; give a tuple of language tags"
@@ -93,6 +113,20 @@ class DecodingOptions:
         if self.allowed_languages is not None and not self.allowed_languages:
             raise SprachbundError(
                 "allowed_languages is empty; name at least one language, or pass None for all"
+            )
+
+    def _check_accept(self) -> None:
+        if self.accept not in get_args(Accept):
+            raise SprachbundError(f"accept is {self.accept!r}; choose one of {', '.join(get_args(Accept))}")
+        if self.accept == "exact":
+            return
+        if self.draft in (AUTO, NONE):
+            raise SprachbundError(
+                f"accept {self.accept!r} changes the text, so the draft has to be named too; draft is {self.draft!r}"
+            )
+        if self.beam_size > 1:
+            raise SprachbundError(
+                f"accept {self.accept!r} is for greedy search; beam_size is {self.beam_size}, give 1"
             )
 
 

@@ -7,7 +7,10 @@ import torch
 from sprachbund.decoding.beam import beam_search
 from sprachbund.decoding.greedy import greedy_search
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import Hypothesis, start_rows
+from sprachbund.decoding.rows import Hypothesis, Rows, start_rows
+from sprachbund.decoding.speculation import Speculation, speculation_for
+from sprachbund.decoding.speculative import Guessing, speculative_search
+from sprachbund.decoding.speculative_beam import DraftedRows
 from sprachbund.models.family import Family, Memory, Target
 
 
@@ -18,6 +21,7 @@ def search(
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions | None = None,
     durations_s: Sequence[float] | None = None,
+    speculation: Speculation | None = None,
 ) -> list[list[Hypothesis]]:
     """Decode every memory into each of its targets; the encoder's work is shared by all targets.
 
@@ -28,9 +32,11 @@ def search(
         options: beam size, length penalty and limits; greedy by default.
         durations_s: seconds of audio in each memory, so that no timestamp lies behind it; the model's window
             if None.
+        speculation: the draft that guesses, kept from search to search with what it has learned; made from the
+            options if None.
 
     Returns:
-        B lists of n hypotheses. They do not depend on how utterances are batched.
+        B lists of n hypotheses. They depend neither on how utterances are batched nor on what a draft guesses.
 
     Raises:
         SprachbundError: for a pair the model does not know, or a prompt that leaves no room for text.
@@ -38,11 +44,28 @@ def search(
     options = options or DecodingOptions()
     if not targets or not targets[0]:
         return [[] for _ in targets]
+    speculation = speculation or speculation_for(family, options)
     rows = start_rows(family, memory, targets, options, durations_s)
-    if options.beam_size == 1:
-        best = greedy_search(family, rows)
-    else:
-        ranked = beam_search(family, rows, beam_size=options.beam_size, length_penalty=options.length_penalty)
-        best = [hypotheses[0] for hypotheses in ranked]
+    flat = [target for group in targets for target in group]
+    guessing = None if speculation is None else speculation.begin(family, memory, flat, rows)
+    best = _finish(family, rows, options, guessing)
+    if speculation is not None and guessing is not None:
+        speculation.add(flat, guessing)
     each = len(targets[0])
     return [best[i : i + each] for i in range(0, len(best), each)]
+
+
+def _finish(
+    family: Family, rows: Rows, options: DecodingOptions, guessing: Guessing | None
+) -> list[Hypothesis]:
+    """The best hypothesis of every row."""
+    try:
+        if options.beam_size > 1:
+            rows = rows if guessing is None else DraftedRows.around(rows, guessing)
+            size, penalty = options.beam_size, options.length_penalty
+            ranked = beam_search(family, rows, beam_size=size, length_penalty=penalty)
+            return [hypotheses[0] for hypotheses in ranked]
+        return greedy_search(family, rows) if guessing is None else speculative_search(family, rows, guessing)
+    finally:
+        if guessing is not None:
+            guessing.run.close()

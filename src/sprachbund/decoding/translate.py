@@ -18,11 +18,12 @@ from sprachbund.audio.load import AudioInput, open_audio
 from sprachbund.audio.spans import Span, iter_speech_spans
 from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.language import UNDETERMINED, IdentifiedLanguage, LanguageTracker
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.pairs import TRANSCRIBE, check_pair, knows_pair, read_request
-from sprachbund.decoding.result import Segment, Translation, build_translation
+from sprachbund.decoding.result import Segment, SpeculationReport, Translation, build_translation
 from sprachbund.decoding.search import search
 from sprachbund.decoding.segments import SpanContext, cut_row, unknown_pair_segment
+from sprachbund.decoding.speculation import speculation_for
 from sprachbund.decoding.timestamps import timestamp_tokens
 from sprachbund.decoding.words import AlignedTokens, align
 from sprachbund.errors import SprachbundError
@@ -57,6 +58,10 @@ class LongForm(Iterator[Segment]):
     ) -> None:
         self._model = model
         self._options = options or DecodingOptions()
+        self._draft_notes: list[str] = []
+        self._speculation = speculation_for(model, self._options, self._draft_notes)
+        if self._speculation is None:
+            self._options = replace(self._options, draft=NONE)
         allowed = self._options.allowed_languages
         self._request = read_request(model, source=source, targets=targets, allowed=allowed)
         self._audio = open_audio(audio, sample_rate)
@@ -75,8 +80,14 @@ class LongForm(Iterator[Segment]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was wrong so far: with the audio, or with a prompt that the model cannot be shown."""
-        return (*self.audio_warnings, *self._notes)
+        """What was wrong so far: with the audio, a prompt that the model cannot be shown, a draft of no use."""
+        guessing = () if self._speculation is None else self._speculation.notes
+        return (*self.audio_warnings, *self._notes, *self._draft_notes, *guessing)
+
+    @property
+    def speculation(self) -> tuple[SpeculationReport, ...]:
+        """How many of a draft's guesses were accepted so far, by language pair."""
+        return () if self._speculation is None else self._speculation.report()
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
@@ -168,7 +179,7 @@ class LongForm(Iterator[Segment]):
         durations_s = [context.duration_s for context in contexts]
         asked = [[self._target(context, target) for target in targets] for context in contexts]
         self._note_unread_prompt(asked[0][0])
-        found = search(self._model, memory, asked, options, durations_s)
+        found = search(self._model, memory, asked, options, durations_s, self._speculation)
         times = timestamp_tokens(self._model) if options.timestamps else None
         aligned: list[list[AlignedTokens | None]] = [[None] * len(targets) for _ in contexts]
         if options.word_timestamps:
@@ -258,4 +269,5 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
         source=work.source,
         duration_s=work.duration_s or 0.0,
         warnings=work.warnings,
+        speculation=[r for r in work.speculation if target in (TRANSCRIBE, r.target_language)],
     )

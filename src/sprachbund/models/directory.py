@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.drafts import find_drafts
 from sprachbund.models.family import Family
 
 BUNDLED = "bundled"
@@ -49,10 +50,14 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
         offline: never use the network, even for a name that is not on disk.
 
     Raises:
-        SprachbundError: when there is no such model, or it is broken or of a family unknown here.
+        SprachbundError: when there is no such model, or it is broken or of a family unknown here, or has a file that
+            is named like a draft and is none.
     """
     directory = locate(path_or_id, offline=offline)
-    return FAMILIES[family_of(directory)](directory)
+    family = FAMILIES[family_of(directory)](directory)
+    if drafts := find_drafts(directory):
+        family.drafts = drafts  # type: ignore[attr-defined]  # no part of the protocol: most models have none
+    return family
 
 
 def locate(path_or_id: str | Path, *, offline: bool = False) -> Path:

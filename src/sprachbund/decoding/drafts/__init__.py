@@ -1,0 +1,69 @@
+"""Drafts of every kind, and how one is found by its name."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from sprachbund.decoding.draft import Draft
+from sprachbund.decoding.drafts.medusa import MedusaDraft
+from sprachbund.decoding.drafts.model import ModelDraft
+from sprachbund.decoding.drafts.parasite import ParasiteDraft
+from sprachbund.decoding.drafts.token_map import TokenMapDraft
+from sprachbund.decoding.options import AUTO, NONE
+from sprachbund.errors import SprachbundError
+from sprachbund.models.directory import load as load_family
+from sprachbund.models.drafts import read_card
+from sprachbund.models.family import Family
+
+KINDS: dict[str, Callable[[Path], Draft]] = {
+    "parasite": ParasiteDraft.load,
+    "medusa": MedusaDraft.load,
+    "token-map": TokenMapDraft.load,
+}
+"""Kind in a draft's file to what reads it."""
+
+
+def drafts_beside(family: Family) -> Mapping[str, Path]:
+    """The drafts that lie in a family's model directory, by name."""
+    found: Mapping[str, Path] = getattr(family, "drafts", {})
+    return found
+
+
+def load_draft(family: Family, name: str) -> Draft:
+    """The draft of that name, checked to fit the family.
+
+    Args:
+        family: that it is to guess for.
+        name: of a draft beside the model, path of a draft's file, or directory of a smaller model.
+
+    Raises:
+        SprachbundError: there is no such draft, or it belongs to another model.
+    """
+    path = drafts_beside(family).get(name, Path(name))
+    if path.is_file():
+        draft = _read(path)
+    elif path.is_dir():
+        draft = ModelDraft(load_family(path, offline=True))
+    else:
+        raise SprachbundError(_no_such(family, name))
+    draft.check(family)
+    return draft
+
+
+def _read(path: Path) -> Draft:
+    kind = read_card(path).kind
+    if kind not in KINDS:
+        raise SprachbundError(f"{path} holds a draft of the kind {kind!r}; known here: {', '.join(KINDS)}")
+    return KINDS[kind](path)
+
+
+def _no_such(family: Family, name: str) -> str:
+    beside = list(drafts_beside(family))
+    there = f"this model has {', '.join(beside)}" if beside else "this model has none"
+    known = [AUTO, NONE, *beside]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return (
+        f"there is no draft {name!r}: {there}; give {AUTO}, {NONE}, a draft's file or the directory of a "
+        f"smaller model{hint}"
+    )

@@ -1,0 +1,111 @@
+"""A smaller model as a draft, on the memory that the larger one's encoder made: Distil-Whisper beside Whisper.
+
+Its prompt has to be the larger one's, token for token, and its decoder has to read states of that width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprachbund.decoding.draft import (
+    NO_GUESS,
+    RowsSoFar,
+    StatelessRun,
+    check_vocabulary,
+    vocabulary_size_of,
+)
+from sprachbund.decoding.rows import PROMPT_CHUNK
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family, Memory, Target
+from sprachbund.nn.decoder import DecoderCache, TextDecoder
+
+KIND = "model"
+
+
+class ModelDraft:
+    """A family whose decoder guesses for another's."""
+
+    name = KIND
+
+    def __init__(self, family: Family, acceptance: dict[str, float] | None = None) -> None:
+        self.family = family
+        self.acceptance = acceptance or {}
+
+    def check(self, family: Family) -> None:
+        """Raise the SprachbundError that names what does not fit."""
+        own = vocabulary_size_of(self.family)
+        if own is not None:
+            check_vocabulary(family, KIND, own)
+        if self.family.end_token != family.end_token:
+            raise SprachbundError("the draft model ends rows by another token; its vocabulary is another")
+        widths = _memory_width(self.family), _memory_width(family)
+        if None not in widths and widths[0] != widths[1]:
+            raise SprachbundError(
+                f"the draft model reads memories of width {widths[0]}, the model's encoder makes {widths[1]}; "
+                "choose a draft model that was distilled with this encoder"
+            )
+        for source, target in sorted(family.pairs() & self.family.pairs())[:1]:
+            asked = Target(language=target, source=source)
+            if self.family.prompt(asked) != family.prompt(asked):
+                raise SprachbundError(
+                    f"the draft model asks for {source} to {target} by other tokens; its vocabulary is another"
+                )
+
+    def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "ModelRun":
+        """Begin with rows that the draft model has not read yet."""
+        each = len(targets) // memory.states.shape[0]
+        cache = self.family.start(memory, rows_per_memory=each, capacity=capacity, targets=targets)
+        return ModelRun(self.family, cache)
+
+
+class ModelRun(StatelessRun):
+    """A draft model on the rows of one search, with a cache of its own."""
+
+    def __init__(self, family: Family, cache: DecoderCache) -> None:
+        self._family, self._cache = family, cache
+        self._has_begun = self._is_full = False
+
+    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+        """Its likeliest tokens, one after the other; none any more once a row has outgrown its cache.
+
+        It always reads the last two tokens at first: after guesses that were all accepted it has not seen the last
+        of them, and rows differ in that. Reading one again gives the same keys and values.
+        """
+        known = (rows.lengths - 2).clamp(min=0)
+        self._is_full = self._is_full or int(known.max()) + 1 + count > self._cache.capacity
+        if self._is_full:
+            return torch.full((len(known), count), NO_GUESS, device=known.device)
+        if not self._has_begun:
+            self._read(rows.tokens[:, : int(known.max())])
+        self._cache.rewind(known)
+        given = rows.last(2).clamp(min=0)
+        guesses = []
+        for _ in range(count):
+            logits = self._family.step(given, self._cache)[:, -1]
+            given = logits.masked_fill(rows.suppressed, -torch.inf).argmax(-1)[:, None]
+            guesses.append(given)
+        return torch.cat(guesses, dim=1)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Follow the rows."""
+        self._cache.reorder(rows)
+
+    def keep(self, memories: Tensor, rows: Tensor) -> None:
+        """Follow the memories."""
+        self._cache.keep(memories)
+
+    def _read(self, tokens: Tensor) -> None:
+        """Read the prompts; what the padding of shorter ones wrote is taken back by whoever asked."""
+        self._has_begun = True
+        for chunk in tokens.split(PROMPT_CHUNK, dim=1):
+            if chunk.shape[1]:
+                self._family.step(chunk, self._cache)
+
+
+def _memory_width(family: Any) -> int | None:
+    decoder = getattr(family, "decoder", None)
+    if isinstance(decoder, TextDecoder):
+        return int(decoder.layers[0].cross_attention.key.in_features)  # type: ignore[union-attr, arg-type]
+    return None

@@ -1,0 +1,193 @@
+"""Whether, with which draft and how far ahead to guess; and what came of it, pair by pair.
+
+The choice is made before each search from what was measured: times of passes on this machine, and how many guesses
+were accepted so far. It changes the speed only, unless a lossy way of accepting was asked for by name.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from sprachbund.decoding.draft import Draft
+from sprachbund.decoding.drafts import drafts_beside, load_draft
+from sprachbund.decoding.language import UNDETERMINED
+from sprachbund.decoding.options import AUTO, MAX_GUESSES, NONE, Accept, DecodingOptions
+from sprachbund.decoding.pass_costs import PassCosts, measure_draft, measure_passes
+from sprachbund.decoding.result import SpeculationReport
+from sprachbund.decoding.rows import Rows
+from sprachbund.decoding.speculative import Guessing, begin_rows
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family, Memory, Target
+
+_EXPECTED = 0.6
+"""Acceptance of a draft of which nothing is known."""
+_WEIGHT = 20.0
+"""Guesses that what was known before counts for, against those seen since."""
+
+_measured: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[int, PassCosts]]] = WeakKeyDictionary()
+"""Times of passes by model, draft and size of batch: they are facts of the machine, and measured once."""
+_loaded: WeakKeyDictionary[Any, dict[str, Draft | SprachbundError]] = WeakKeyDictionary()
+
+
+class Speculation:
+    """A draft for a model through any number of searches.
+
+    Args:
+        draft: checked to fit the model.
+        guesses: a pass; None chooses as many as gain most.
+        accept: see `sprachbund.decoding.options.Accept`.
+        may_stop: go on without the draft where the predicted gain is under 1.
+
+    Attributes:
+        notes: sentences that the user should see.
+        guesses: of the latest search; 0 where it went without.
+    """
+
+    def __init__(
+        self, draft: Draft, *, guesses: int | None = None, accept: Accept = "exact", may_stop: bool = False
+    ) -> None:
+        self.draft = draft
+        self.notes: list[str] = []
+        self.guesses = guesses or 0
+        self._fixed, self._accept, self._may_stop = guesses, accept, may_stop
+        self._checked: Counter[tuple[str, str]] = Counter()
+        self._accepted: Counter[tuple[str, str]] = Counter()
+        self._known: PassCosts | None = None
+        self._gain: float | None = None  # at which it was switched off
+        self._stopped = False
+
+    def begin(self, family: Family, memory: Memory, targets: Sequence[Target], rows: Rows) -> Guessing | None:
+        """Guess for the rows of a search, one for each target; None where it is not to gain by it."""
+        if self._stopped:
+            return None
+        prompts = [family.prompt(target) for target in targets]
+        self._choose(family, memory, targets, rows, prompts)
+        if self._stopped:
+            return None
+        run = self.draft.start(family, memory, targets, rows.cache.capacity)
+        return Guessing.begin(run, prompts, guesses=self.guesses, accept=self._accept)
+
+    def add(self, targets: Sequence[Target], guessing: Guessing) -> None:
+        """Count what came of a search."""
+        counts = zip(targets, guessing.checked.tolist(), guessing.accepted.tolist(), strict=True)
+        for target, checked, accepted in counts:
+            pair = (target.source or UNDETERMINED, target.language)
+            self._checked[pair] += checked
+            self._accepted[pair] += accepted
+
+    @property
+    def acceptance(self) -> float:
+        """Expected of the next guess: what is known of the draft, and more and more what was seen."""
+        known = self.draft.acceptance.values()
+        before = sum(known) / len(known) if known else _EXPECTED
+        return (before * _WEIGHT + self._accepted.total()) / (_WEIGHT + self._checked.total())
+
+    def report(self) -> tuple[SpeculationReport, ...]:
+        """What came of it so far, by pair; a source that nobody named is "und"."""
+        return tuple(
+            SpeculationReport(
+                source_language=source,
+                target_language=target,
+                draft=self.draft.name,
+                checked=checked,
+                accepted=self._accepted[source, target],
+                predicted_gain=self._predicted(),
+            )
+            for (source, target), checked in sorted(self._checked.items())
+        )
+
+    def _predicted(self) -> float | None:
+        """By what is known by now; None where nothing was measured."""
+        if self._known is None or self._stopped:
+            return self._gain
+        return self._known.gain(self.acceptance, self.guesses)
+
+    def _choose(
+        self,
+        family: Family,
+        memory: Memory,
+        targets: Sequence[Target],
+        rows: Rows,
+        prompts: Sequence[Sequence[int]],
+    ) -> None:
+        """How many guesses, and whether at all."""
+        if self._fixed is not None and not self._may_stop:
+            return
+        self._known = costs = self._costs(family, memory, targets, rows, prompts)
+        self.guesses = self._fixed or costs.best(self.acceptance)[0]
+        gain = costs.gain(self.acceptance, self.guesses)
+        # What was measured on other data is no reason to give up before the first try.
+        if self._may_stop and gain < 1 and self._checked.total() >= _WEIGHT:
+            self._stopped, self.guesses = True, 0
+            self._gain = gain
+            self.notes.append(
+                f"the {self.draft.name} draft was switched off: with {self.acceptance:.0%} of its guesses accepted "
+                f"it would give {gain:.2f} of the speed without it on this machine"
+            )
+
+    def _costs(
+        self,
+        family: Family,
+        memory: Memory,
+        targets: Sequence[Target],
+        rows: Rows,
+        prompts: Sequence[Sequence[int]],
+    ) -> PassCosts:
+        """Times for about so many rows; measured when first asked for."""
+        known = _measured.setdefault(family, WeakKeyDictionary()).setdefault(self.draft, {})
+        key = (len(targets) - 1).bit_length()
+        if key not in known:
+            run = self.draft.start(family, memory, targets, rows.cache.capacity)
+            so_far = begin_rows(rows, prompts)
+            device = so_far.lengths.device
+            # As in the search, where the newest token is not in the cache yet.
+            so_far.lengths = so_far.lengths + 1
+            try:
+                pass_s = measure_passes(family, rows.cache)
+                run.observe(torch.zeros_like(so_far.lengths))
+                room = max(1, min(MAX_GUESSES, rows.cache.capacity - int(so_far.lengths.max())))
+                draft_s = measure_draft(lambda count: run.propose(so_far, min(count, room)), device)
+            finally:
+                run.close()
+            known[key] = PassCosts(pass_s=pass_s, draft_s=draft_s)
+        return known[key]
+
+
+def speculation_for(
+    family: Family, options: DecodingOptions, notes: list[str] | None = None
+) -> Speculation | None:
+    """What the options ask for; None where it is nothing, or "auto" finds no draft beside the model that can be used.
+
+    `notes` gets a sentence for each draft beside the model that cannot be.
+
+    Raises:
+        SprachbundError: a draft that was named is not there, or belongs to another model.
+    """
+    if options.draft == NONE:
+        return None
+    if options.draft != AUTO:
+        return Speculation(_kept(family, options.draft), guesses=options.guesses, accept=options.accept)
+    for name in drafts_beside(family):
+        try:
+            return Speculation(_kept(family, name), guesses=options.guesses, may_stop=True)
+        except SprachbundError as error:
+            if notes is not None:
+                notes.append(f"the draft {name} beside the model is not used: {error}")
+    return None
+
+
+def _kept(family: Family, name: str) -> Draft:
+    """A draft, loaded once for a model; so is the error of one that cannot be."""
+    known = _loaded.setdefault(family, {})
+    if name not in known:
+        try:
+            known[name] = load_draft(family, name)
+        except SprachbundError as error:
+            known[name] = error
+    found = known[name]
+    if isinstance(found, SprachbundError):
+        raise found
+    return found

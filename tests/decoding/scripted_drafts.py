@@ -1,0 +1,73 @@
+"""Drafts that guess what a test tells them to: what greedy search will write, its opposite, or anything."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sprachbund.decoding.draft import NO_GUESS, RowsSoFar, StatelessRun
+from sprachbund.decoding.rows import Hypothesis
+from sprachbund.models.family import Family, Memory, Target
+
+Guess = Callable[[int, int], int]
+"""Row at the start, and place behind the prompt, to a guess."""
+
+
+@dataclass(kw_only=True)
+class ScriptedRun(StatelessRun):
+    """Guesses by a function of the row and the place; keeps what it was shown."""
+
+    guess: Guess
+    prompts: list[int]
+    family: Family
+    original: list[int] = field(default_factory=list)
+    seen: list[RowsSoFar] = field(default_factory=list)
+    check: Callable[[RowsSoFar], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.original = list(range(len(self.prompts)))
+
+    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+        if self.check is not None:
+            self.check(rows)
+        written = [int(n) - self.prompts[o] for n, o in zip(rows.lengths, self.original, strict=True)]
+        guesses = [
+            [self.guess(o, n + k) if n > 0 else NO_GUESS for k in range(count)]
+            for o, n in zip(self.original, written, strict=True)
+        ]
+        return torch.tensor(guesses)
+
+    def reorder(self, rows: Tensor) -> None:
+        self.original = [self.original[r] for r in rows.tolist()]
+
+    def keep(self, memories: Tensor, rows: Tensor) -> None:
+        self.reorder(rows)
+
+
+@dataclass(kw_only=True)
+class ScriptedDraft:
+    """A draft for whatever family."""
+
+    guess: Guess
+    name: str = "scripted"
+    acceptance: dict[str, float] = field(default_factory=dict)
+    check_rows: Callable[[RowsSoFar], None] | None = None
+
+    def check(self, family: Family) -> None:
+        """Fits everything."""
+
+    def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> ScriptedRun:
+        prompts = [len(family.prompt(target)) for target in targets]
+        return ScriptedRun(guess=self.guess, prompts=prompts, family=family, check=self.check_rows)
+
+
+def knowing(rows: Sequence[Hypothesis], end_token: int) -> Guess:
+    """Always right: what the rows hold, and their end."""
+    return lambda row, place: rows[row].tokens[place] if place < len(rows[row].tokens) else end_token
+
+
+def wrong(rows: Sequence[Hypothesis], end_token: int, vocabulary_size: int) -> Guess:
+    """Never right."""
+    right = knowing(rows, end_token)
+    return lambda row, place: (right(row, place) + 1) % vocabulary_size
