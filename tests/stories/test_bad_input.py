@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -272,11 +273,15 @@ def test_interruption_keeps_finished_segments(tiny_model: Path, long_talk: Path,
         tiny_model,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sprachbund", *map(str, arguments)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "sprachbund", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background of a shell has the signal ignored, and so have their children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    partial = Path("hour.fr.srt.partial")
+    waiting = Path("hour.fr.srt.partial")
     deadline = time.monotonic() + 120
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+    while not (waiting.exists() and waiting.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

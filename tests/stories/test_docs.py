@@ -41,13 +41,14 @@ CHECKED_ONLY = (
     "--model openai/",
     "--edition bundled",
     "recipes/bundled.toml",
+    "bench",
     "evaluate",
     "compare",
     "score",
     "replay",
     "report",
 )
-OTHER_PROGRAMS = {"--nproc-per-node"}
+OTHER_PROGRAMS = {"--nproc-per-node", "--no-deps", "--peers", "--quick", "--rounds", "--shapes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,7 @@ def here(material: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.setattr("sprachbund.models.directory.bundled_directory", lambda: tiny_model)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # packed weights are kept there
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

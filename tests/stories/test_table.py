@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,17 @@ def test_ctrl_c_prints_what_is_finished(tiny_model: Path, talk: Path, here: Path
     ]
     arguments += ["--no-guard", "--table", "--format", "txt"]
     with Path("printed").open("w") as out, Path("said").open("w") as err:
-        process = subprocess.Popen([sys.executable, "-m", "sprachbund", *arguments], stdout=out, stderr=err)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sprachbund", *arguments],
+            stdout=out,
+            stderr=err,
+            preexec_fn=partial(
+                signal.signal, signal.SIGINT, signal.SIG_DFL
+            ),  # a shell's background ignores it
+        )
         deadline = time.monotonic() + 60
-        partial = Path("hour.de.txt.partial")
-        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        waiting = Path("hour.de.txt.partial")
+        while not (waiting.exists() and waiting.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
