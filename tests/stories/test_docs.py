@@ -39,6 +39,7 @@ CHECKED_ONLY = (
     "data prepare asterisk",
     "data make telephone",
     "--model openai/",
+    "seamless",
     "--edition bundled",
     "recipes/bundled.toml",
     "bench",
