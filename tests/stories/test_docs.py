@@ -24,6 +24,7 @@ from sprachbund.decoding.formats import FORMATS
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.evaluation import tables
+from sprachbund.runtime.extension import missing_because
 from sprachbund.training.loop import Progress
 from sprachbund.training.options import TrainingOptions
 from tests.models.whisper_support import make_directory
@@ -120,6 +121,8 @@ def run(line: str) -> None:
     elif program == "torchrun":
         parse(arguments[arguments.index("sprachbund") + 1 :])
     elif program == "sprachbund" and any(part in line for part in CHECKED_ONLY):
+        parse(arguments)
+    elif "--engine native" in line and missing_because():
         parse(arguments)
     else:
         assert program == "sprachbund", line
