@@ -120,7 +120,9 @@ def run(line: str) -> None:
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
     elif program == "torchrun":
         parse(arguments[arguments.index("sprachbund") + 1 :])
-    elif (program == "sprachbund" and any(part in line for part in CHECKED_ONLY)) or ("--engine native" in line and missing_because()):
+    elif (program == "sprachbund" and any(part in line for part in CHECKED_ONLY)) or (
+        "--engine native" in line and missing_because()
+    ):
         parse(arguments)
     else:
         assert program == "sprachbund", line
