@@ -2,7 +2,7 @@
 
     python benchmarks/speakers.py --source DEBS --work DIR
 
-A model of 4 M parameters first learns numbers, dates and times from synthesised speech alone. Each arm goes on from
+A model of 3.5 M parameters first learns numbers, dates and times from synthesised speech alone. Each arm goes on from
 there with utterances composed from recordings, without one speaker, and is scored on utterances composed from the
 recordings of that speaker and of the three speakers that no model here ever hears. The arms differ in one thing at a
 time. What is finished is not done again. Result manifests go to docs/results/speakers, the table to speakers.json
@@ -77,7 +77,7 @@ def make_composed(arm: Arm, directory: Path, source: Path | None, workers: int) 
 
 
 def recipe(name: str, parts: Sequence[Path], steps: int, start: Path | None) -> TranslatorRecipe:
-    """How a model of 4 M parameters is trained; every arm sees the same number of batches."""
+    """How a model of 3.5 M parameters is trained; every arm sees the same number of batches."""
     return TranslatorRecipe(
         languages=("en", "es", "fr", "it", "de", "ru"),
         train=tuple(DataPart(path=part / "train") for part in parts),

@@ -35,39 +35,48 @@ def register(app: typer.Typer) -> None:
     app.add_typer(share, name="share")
 
 
+GradientsFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.npz", help="Gradients, as `share analyse` or numpy.savez writes them."),
+]
+Modules = Annotated[int, typer.Option("--modules", metavar="N", help="Modules to split.")]
+Groups = Annotated[
+    int | None, typer.Option("--groups", metavar="K", help="Groups of languages; found if not given.")
+]
+Cluster = Annotated[str, typer.Option("--cluster", help="ward or kmeans.")]
+ChooseBy = Annotated[str, typer.Option("--choose-by", help="purity, as published, or separation.")]
+Thresholds = Annotated[
+    str, typer.Option("--thresholds", metavar="X,…", help="Of the conflict, between the ratios.")
+]
+Ratios = Annotated[
+    str, typer.Option("--ratios", metavar="X,…", help="Shared part, for a conflict below each threshold.")
+]
+Rho = Annotated[float | None, typer.Option("--rho", metavar="X", help="Shared part, whatever the conflict.")]
+PrivateWidths = Annotated[
+    str, typer.Option("--private-widths", help="equal, or energy for more where gradients are larger.")
+]
+Start = Annotated[str, typer.Option("--start", help="First weights: neuron, svd or random.")]
+Veto = Annotated[
+    float, typer.Option("--veto", metavar="X", help="Groups more similar than this are one; 1 for never.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of everything drawn.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Where the plan goes.")]
+
+
 def plan(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.npz", help="Gradients, as `share analyse` or numpy.savez writes them."),
-    ],
-    modules: Annotated[int, typer.Option("--modules", metavar="N", help="Modules to split.")] = 1,
-    groups: Annotated[
-        int | None, typer.Option("--groups", metavar="K", help="Groups of languages; found if not given.")
-    ] = None,
-    cluster: Annotated[str, typer.Option("--cluster", help="ward or kmeans.")] = "ward",
-    choose_by: Annotated[
-        str, typer.Option("--choose-by", help="purity, as published, or separation.")
-    ] = "purity",
-    thresholds: Annotated[
-        str, typer.Option("--thresholds", metavar="X,…", help="Of the conflict, between the ratios.")
-    ] = "0.05,0.15",
-    ratios: Annotated[
-        str, typer.Option("--ratios", metavar="X,…", help="Shared part, for a conflict below each threshold.")
-    ] = "0.75,0.5,0.25",
-    rho: Annotated[
-        float | None, typer.Option("--rho", metavar="X", help="Shared part, whatever the conflict.")
-    ] = None,
-    private_widths: Annotated[
-        str, typer.Option("--private-widths", help="equal, or energy for more where gradients are larger.")
-    ] = "equal",
-    start: Annotated[str, typer.Option("--start", help="First weights: neuron, svd or random.")] = "neuron",
-    veto: Annotated[
-        float, typer.Option("--veto", metavar="X", help="Groups more similar than this are one; 1 for never.")
-    ] = 0.9,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything drawn.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="Where the plan goes.")
-    ] = None,
+    file: GradientsFile,
+    modules: Modules = 1,
+    groups: Groups = None,
+    cluster: Cluster = "ward",
+    choose_by: ChooseBy = "purity",
+    thresholds: Thresholds = "0.05,0.15",
+    ratios: Ratios = "0.75,0.5,0.25",
+    rho: Rho = None,
+    private_widths: PrivateWidths = "equal",
+    start: Start = "neuron",
+    veto: Veto = 0.9,
+    seed: Seed = 0,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide what to split; without --out, only tell."""

@@ -1,38 +1,14 @@
-"""`sprachbund transcribe FILE…`: text in the language spoken; in everything else like `translate`."""
+"""`sprachbund transcribe FILE…`: text in the language spoken; its other options are those of `translate`."""
 
-from pathlib import Path
+import inspect
+from typing import Any
 
 import typer
 
-from sprachbund.cli.console import listed
-from sprachbund.cli.speech import Job
-from sprachbund.cli.translate import (
-    AcceptName,
-    Allowed,
-    AsJson,
-    AsTable,
-    Beam,
-    Draft,
-    EngineName,
-    Files,
-    Formats,
-    Guesses,
-    MaxTokens,
-    MinTokens,
-    ModelName,
-    NoGuard,
-    Offline,
-    Out,
-    Overwrite,
-    Prompt,
-    RealLength,
-    Source,
-    Threads,
-    Words,
-    decoding_fields,
-    speculation_fields,
-    work_through,
-)
+from sprachbund.cli.translate import translate
+
+_TARGETS = "to"
+"""The one option of `translate` that this verb has not."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,50 +16,14 @@ def register(app: typer.Typer) -> None:
     app.command(help="Write down recordings in the language spoken.")(transcribe)
 
 
-def transcribe(
-    files: Files,
-    source: Source = None,
-    model: ModelName = "bundled",
-    formats: Formats = None,
-    out: Out = Path(),
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    as_table: AsTable = False,
-    languages: Allowed = None,
-    beam: Beam = 1,
-    min_tokens: MinTokens = 0,
-    max_tokens: MaxTokens = None,
-    prompt: Prompt = None,
-    words: Words = False,
-    no_guard: NoGuard = False,
-    draft: Draft = "auto",
-    guesses: Guesses = None,
-    accept: AcceptName = "exact",
-    offline: Offline = False,
-    threads: Threads = None,
-    engine: EngineName = "torch",
-    real_length: RealLength = False,
-) -> None:
+def transcribe(**options: Any) -> None:
     """Write down recordings in the language spoken."""
-    work_through(
-        Job(
-            files=files,
-            targets=["transcribe"],
-            source=source,
-            model=model,
-            formats=listed(formats),
-            out=out,
-            overwrite=overwrite,
-            as_json=as_json,
-            as_table=as_table,
-            offline=offline,
-            real_length=real_length,
-            num_threads=threads,
-            engine=engine,
-            decoding={
-                **decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
-                **speculation_fields(draft, guesses, accept),
-            },
-            guard=not no_guard,
-        )
-    )
+    translate(to=["transcribe"], **options)
+
+
+# typer reads a verb's options off its signature and its annotations.
+_signature = inspect.signature(translate)
+transcribe.__signature__ = _signature.replace(  # type: ignore[attr-defined]
+    parameters=[p for name, p in _signature.parameters.items() if name != _TARGETS]
+)
+transcribe.__annotations__ = {k: v for k, v in translate.__annotations__.items() if k != _TARGETS}

@@ -1,8 +1,7 @@
-"""`sprachbund translate FILE… --to de,fr`, and the options it shares with `transcribe`."""
+"""`sprachbund translate FILE… --to de,fr`; `transcribe` takes its options from here."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -107,55 +106,32 @@ def translate(
     """Translate recordings into one or more languages."""
     if not (targets := listed(to)):
         raise UsageError("no language to translate into; name it with --to, as in --to de,fr")
-    work_through(
-        Job(
-            files=files,
-            targets=targets,
-            source=source,
-            model=model,
-            formats=listed(formats),
-            out=out,
-            overwrite=overwrite,
-            as_json=as_json,
-            as_table=as_table,
-            offline=offline,
-            real_length=real_length,
-            num_threads=threads,
-            engine=engine,
-            decoding={
-                **decoding_fields(languages, beam, min_tokens, max_tokens, prompt, words),
-                **speculation_fields(draft, guesses, accept),
-            },
-            guard=not no_guard,
-        )
+    job = Job(
+        files=files,
+        targets=targets,
+        source=source,
+        model=model,
+        formats=listed(formats),
+        out=out,
+        overwrite=overwrite,
+        as_json=as_json,
+        as_table=as_table,
+        offline=offline,
+        real_length=real_length,
+        num_threads=threads,
+        engine=engine,
+        decoding={
+            "allowed_languages": tuple(listed(languages)) or None,
+            "beam_size": beam,
+            "min_tokens": min_tokens,
+            "max_tokens": max_tokens,
+            "prompt": prompt,
+            "word_timestamps": words,
+            "draft": draft,
+            "guesses": guesses,
+            "accept": accept,
+        },
+        guard=not no_guard,
     )
-
-
-def decoding_fields(
-    languages: Sequence[str] | None,
-    beam: int,
-    min_tokens: int,
-    max_tokens: int | None,
-    prompt: str | None,
-    words: bool,
-) -> dict[str, Any]:
-    """Fields of `DecodingOptions` from the options of the command line."""
-    return {
-        "allowed_languages": tuple(listed(languages)) or None,
-        "beam_size": beam,
-        "min_tokens": min_tokens,
-        "max_tokens": max_tokens,
-        "prompt": prompt,
-        "word_timestamps": words,
-    }
-
-
-def speculation_fields(draft: str, guesses: int | None, accept: str) -> dict[str, Any]:
-    """Those fields that say how tokens are guessed ahead."""
-    return {"draft": draft, "guesses": guesses, "accept": accept}
-
-
-def work_through(job: Job) -> None:
-    """Do a job; the exit code says whether every file went well."""
     if run(job):
         raise typer.Exit(1)

@@ -166,7 +166,7 @@ class Manifest:
                 cut = json.loads(line)
                 language = cut["supervisions"][0].get("language", "")
                 seen.add(language)
-                if _place_of(cut["id"]) < (shares or {}).get(language, 1.0):
+                if shares is None or language not in shares or _place_of(cut["id"]) < shares[language]:
                     places.append((number, offset, round(cut["start"] * SAMPLE_RATE)))
                     durations.append(cut["duration"])
                     languages.append(language)
