@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation
 from sprachbund.data.editions import edition, make_edition
+from sprachbund.data.synthesisers import DEFAULT_SYNTHESIZERS, SYNTHESIZERS
 from sprachbund.data.telephone import HELD_OUT_KINDS, Telephone, make_telephone
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.recipes.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
@@ -39,11 +40,15 @@ class Arm:
         left_out: the recorded speaker kept out of training.
         augmentation: of the composed utterances.
         composed: how many there are; none stops at the model that heard the synthesiser alone.
+        synthesizers: that speak the synthesised half of what the arm goes on with.
+        length: steps of the arm, as a multiple of the others'.
     """
 
     left_out: str
     augmentation: Augmentation = field(default=TRAIN)
     composed: int = 6_000
+    synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
+    length: int = 1
 
 
 ARMS: Mapping[str, Arm] = {
@@ -54,12 +59,20 @@ ARMS: Mapping[str, Arm] = {
     "voice-and-tempo": Arm(left_out=FRENCH, augmentation=VOICES),
     "room-noise-line": Arm(left_out=FRENCH, augmentation=CHANNELS),
     "twice-the-recordings": Arm(left_out=FRENCH, composed=12_000),
+    "more-synthesisers": Arm(left_out=FRENCH, synthesizers=SYNTHESIZERS),
+    "three-times-as-long": Arm(left_out=FRENCH, length=3),
 }
 
 
-def make_synthetic(directory: Path, workers: int) -> None:
-    """Numbers, dates and times of the synthesiser, in every channel."""
-    numbers = edition("bundled", kinds=HELD_OUT_KINDS, train_utterances=12_000, heldout_sentences=50)
+def make_synthetic(directory: Path, synthesizers: tuple[str, ...], workers: int) -> None:
+    """Numbers, dates and times of the synthesisers, in every channel."""
+    numbers = edition(
+        "bundled",
+        kinds=HELD_OUT_KINDS,
+        train_utterances=12_000,
+        heldout_sentences=50,
+        synthesizers=synthesizers,
+    )
     make_edition(directory, numbers, workers=workers)
 
 
@@ -148,7 +161,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     synthetic, first = options.work / "phrasebook", options.work / "first"
-    make_synthetic(synthetic, options.workers)
+    make_synthetic(synthetic, DEFAULT_SYNTHESIZERS, options.workers)
     say = partial(print, flush=True)
     if not (first / "model" / "model.safetensors").exists():
         run(recipe("first", [synthetic], options.steps[0], None), first, report=say)
@@ -157,12 +170,16 @@ def main() -> None:
         if (RESULTS / f"{name}.json").exists():
             continue
         say(name)
-        composed = directory / "telephone"
-        make_composed(ARMS[name], composed, options.source, options.workers)
+        arm, composed = ARMS[name], directory / "telephone"
+        make_composed(arm, composed, options.source, options.workers)
         model = first / "model"
-        if ARMS[name].composed:
-            parts = [synthetic, composed]
-            run(recipe(name, parts, options.steps[1], model), directory / "run", report=say)
+        if arm.composed:
+            spoken = synthetic
+            if arm.synthesizers != DEFAULT_SYNTHESIZERS:
+                spoken = directory / "phrasebook"
+                make_synthetic(spoken, arm.synthesizers, options.workers)
+            steps = options.steps[1] * arm.length
+            run(recipe(name, [spoken, composed], steps, model), directory / "run", report=say)
             model = directory / "run" / "model"
         score(name, composed / "unheard", model, directory / "scores")
     done = {name: arm for name, arm in ARMS.items() if (RESULTS / f"{name}.json").exists()}

@@ -7,8 +7,11 @@ import pytest
 
 from sprachbund.cli import main
 from sprachbund.data.editions import edition, make_edition
-from sprachbund.models.conformer.directory import load
+from sprachbund.models.card import Card
+from sprachbund.models.directory import load
 from sprachbund.models.sharing_plan import SharingPlan
+from tests.models.seamless.support import make_checkpoint
+from tests.recipes.owned import make_tones
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,51 @@ def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixtu
     assert main([*command(run), "--json"]) == 0
     assert {path: path.stat().st_mtime_ns for path in run.rglob("model.safetensors")} == before
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
+
+
+def test_a_seamless_checkpoint_goes_through_every_arm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As published: languages that the checkpoint never heard, and one language written."""
+    make_checkpoint(tmp_path / "start", "seamless_m4t")
+    for part in ("train", "dev", "test"):
+        make_tones(tmp_path / "data" / part, ("gsw", "en"))
+    changes = {
+        "start": f'"{tmp_path / "start"}"',
+        "languages": '["gsw", "en"]',
+        "targets": '["en"]',
+        "shares": "{}",
+        "analysis.utterances": "4",
+        "analysis.batch": "1",
+        "fine_tuning.new_languages": '{gsw="mean"}',
+        "first.max_duration_s": "0.9",
+        "second.max_duration_s": "0.9",
+    }
+    sets = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main(["recipe", "gradient_sharing", "--size", "tiny", *sets, *places, "--json"]) == 0
+    arms = [row["arm"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    assert arms == ["uft", "sharing", "one branch a language", "lora"]
+    seed = tmp_path / "run" / "seed-0"
+    shared, first = (load(seed / name / "model") for name in ("sharing/run", "first"))
+    plan = shared.sharing_plan
+    assert isinstance(plan, SharingPlan)
+    assert plan.splits[0].groups == (("en",), ("gsw",))
+    assert plan.splits[0].module.endswith("feed_forward_out")
+    assert {key for key in shared.state_dict() if ".private." in key}.isdisjoint(first.state_dict())
+    card = Card.read(seed / "first" / "model")
+    assert card is not None
+    assert card.target_languages == ["en"]
+
+
+def test_the_published_size_asks_for_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(["recipe", "gradient_sharing", "--size", "paper", *places]) != 0
+    printed = capsys.readouterr()
+    assert "name it with --set start=" in printed.err
+    assert "821,351,744" in printed.out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ RECIPES = {"gradient_sharing": "GradientSharingRecipe"}
 """Name of a module of `sprachbund.recipes` to its options."""
 SIZES = ("tiny", "small", "paper")
 CHECKED = "paper"
-"""The published shape, larger than what is run here."""
+"""The published shape; it goes on from a checkpoint."""
 
 
 def register(app: typer.Typer) -> None:
@@ -47,10 +47,6 @@ def recipe(
         for what, value, known in (("recipe", name, tuple(RECIPES)), ("size", chosen, SIZES)):
             if value not in known:
                 raise UsageError(f"no {what} {value!r}; there are {', '.join(known)}")
-        if not check and chosen != CHECKED and (data is None or out is None):
-            raise UsageError(
-                "a recipe needs --data and --out; with --check it runs nothing and needs neither"
-            )
         from sprachbund.recipes import sizes
         from sprachbund.recipes.options import read_recipe
 
@@ -59,16 +55,18 @@ def recipe(
         path = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
         given = [f'data="{data}"'] if data is not None else []
         values = read_recipe(getattr(module, RECIPES[name]), path, [*given, *(overrides or ())])
-    if check or chosen == CHECKED:
+    if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
             needed = module.needs(values)
         print_json(needed.model_dump()) if as_json else _tell(needed, chosen)
         if not check:
             raise UsageError(
-                f"size {chosen} is checked, not run; take --size small to run, or --check to ask for no more"
+                f"size {chosen} goes on from a published checkpoint: name it with --set start=DIR (or a Hugging Face "
+                "id), or take --size small to run from nothing, or --check to ask for no more"
             )
         return
-    assert out is not None
+    if data is None or out is None:
+        raise UsageError("a recipe needs --data and --out; with --check it runs nothing and needs neither")
     if threads is not None:
         import torch
 

@@ -1,6 +1,5 @@
 """`sprachbund share apply MODEL PLAN --out DIR`: a plan carried out, as a model directory to train on from."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,8 +103,8 @@ def _importance(family: Any, plan: "SharingPlan", data: list[Path], utterances: 
 
 
 def _save(family: Any, source: Path, out: Path, bits: int) -> None:
-    package = type(family).__module__.rpartition(".")[0]
-    save = import_module(f"{package}.directory").save
+    from sprachbund.models.directory import save
+
     if family.name == "conformer":
         from sprachbund.models.card import Card
 

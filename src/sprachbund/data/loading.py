@@ -27,6 +27,7 @@ class ExampleOptions:
 
     Attributes:
         rows_per_utterance: G, target languages drawn for each utterance.
+        targets: languages that are drawn; all that the model writes if empty.
         max_tokens: longer texts are left out of the draw; as many as the model holds if None.
         speeds: factors one of which changes tempo and pitch of a whole batch together.
         time_masks: SpecAugment's time masks (arXiv 1904.08779).
@@ -37,6 +38,7 @@ class ExampleOptions:
     """
 
     rows_per_utterance: int = 3
+    targets: tuple[str, ...] = ()
     max_tokens: int | None = None
     speeds: tuple[float, ...] = (1.0,)
     time_masks: int = 2
@@ -89,7 +91,7 @@ class Corpus(Dataset[Example]):
         options: how an utterance becomes an example.
 
     Raises:
-        SprachbundError: speech in a language that the model does not hear.
+        SprachbundError: speech in a language that the model does not hear, or a target that it does not write.
     """
 
     def __init__(
@@ -99,6 +101,11 @@ class Corpus(Dataset[Example]):
         self.repeats = [repeats for _, repeats in parts]
         self.examples = examples
         self.options = options
+        self.targets = options.targets or tuple(examples.target_languages)
+        if strange := sorted(set(self.targets) - set(examples.target_languages)):
+            raise SprachbundError(
+                f"the model does not write {', '.join(strange)}; it writes {', '.join(examples.target_languages)}"
+            )
         unknown = {str(tag) for m in self.manifests for tag in set(m.languages.tolist())}
         if unknown := unknown - {"", *examples.source_languages}:
             raise SprachbundError(
@@ -142,7 +149,7 @@ class Corpus(Dataset[Example]):
         """Rows in target languages drawn for an utterance, at most as many as the options say."""
         limit = self.options.max_tokens or self.examples.max_tokens
         rows: list[Row] = []
-        for language in rng.permutation(list(self.examples.target_languages)).tolist():
+        for language in rng.permutation(list(self.targets)).tolist():
             text = utterance.text_in(language) if utterance.language else ""
             row = None if text is None else self.examples.row(text, utterance.language or None, language)
             if row is not None and len(row[1]) <= limit:

@@ -1,8 +1,10 @@
-"""Loading a model by path or Hugging Face id, whatever its family."""
+"""Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import find_drafts
@@ -67,6 +69,12 @@ def locate(path_or_id: str | Path, *, offline: bool = False) -> Path:
     from sprachbund.models.whisper.hub import find
 
     return find(path_or_id, offline=offline)
+
+
+def save(family: Family, directory: Path, **options: Any) -> None:
+    """Save a model so that `load` finds it; options are those of its family's own `save`."""
+    package = type(family).__module__.rpartition(".")[0]
+    import_module(f"{package}.directory").save(family, directory, **options)
 
 
 def family_of(directory: Path) -> str:

@@ -17,7 +17,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
-from sprachbund.models.conformer.directory import load, save
+from sprachbund.models.directory import load, save
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.recipes.gradient_sharing_needs import needs
 from sprachbund.recipes.gradient_sharing_options import (
@@ -29,7 +29,14 @@ from sprachbund.recipes.gradient_sharing_options import (
     place,
 )
 from sprachbund.recipes.gradient_sharing_table import write_table
-from sprachbund.recipes.translator import CardRecipe, DataPart, LoraRecipe, TranslatorRecipe
+from sprachbund.recipes.translator import (
+    CardRecipe,
+    DataPart,
+    ExampleRecipe,
+    FineTuning,
+    LoraRecipe,
+    TranslatorRecipe,
+)
 from sprachbund.recipes.translator import run as train_translator
 from sprachbund.sharing.collect import Collection
 from sprachbund.sharing.collect_options import CollectOptions
@@ -49,11 +56,12 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
     """Run all arms over all seeds, or go on; the file with the table.
 
     Raises:
-        SprachbundError: a recipe without data, or of a shape that can only be checked; see `needs`.
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from.
     """
-    if recipe.seamless is not None:
+    if recipe.seamless is not None and recipe.start is None:
         raise SprachbundError(
-            f"this recipe trains conformers; SeamlessM4T {recipe.seamless} can only be checked, with --check"
+            f"SeamlessM4T {recipe.seamless} is not trained from nothing: name the checkpoint, as in "
+            "--set start=facebook/hf-seamless-m4t-medium"
         )
     directory.mkdir(parents=True, exist_ok=True)
     for seed in recipe.seeds:
@@ -70,17 +78,33 @@ def _translator(recipe: GradientSharingRecipe, training: TrainingOptions, **chan
     present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
     absent = dict.fromkeys(sorted(present - set(recipe.languages)), 0.0)
     return TranslatorRecipe(
-        languages=recipe.languages,
+        languages=tuple(dict.fromkeys((*recipe.languages, *recipe.targets))),
         train=(DataPart(path=recipe.data / "train", shares={**absent, **recipe.shares}),),
         dev=(DataPart(path=recipe.data / "dev", shares=absent),),
-        vocabulary_size=recipe.vocabulary_size,
-        transcript_vocabulary_size=recipe.transcript_vocabulary_size,
         bits=32,
-        model=recipe.model,
+        examples=ExampleRecipe(targets=recipe.targets),
         training=training,
         card=CardRecipe(name="gradient-sharing"),
         **changes,
     )
+
+
+def _beginning(recipe: GradientSharingRecipe) -> dict[str, Any]:
+    """What the first training starts from: a checkpoint, or a new model."""
+    if recipe.start is not None:
+        return {"start": recipe.start, "fine_tuning": recipe.fine_tuning}
+    return {
+        "model": recipe.model,
+        "vocabulary_size": recipe.vocabulary_size,
+        "transcript_vocabulary_size": recipe.transcript_vocabulary_size,
+    }
+
+
+def _going_on(recipe: GradientSharingRecipe, start: Path) -> dict[str, Any]:
+    """What an arm starts from; a checkpoint has been changed by then."""
+    if recipe.start is None:
+        return {"start": start}
+    return {"start": start, "fine_tuning": FineTuning(label_smoothing=recipe.fine_tuning.label_smoothing)}
 
 
 def _first(recipe: GradientSharingRecipe, seed: int, directory: Path, report: Report) -> Path:
@@ -88,7 +112,7 @@ def _first(recipe: GradientSharingRecipe, seed: int, directory: Path, report: Re
     if not (directory / "model" / "model.safetensors").exists():
         report(f"seed {seed}: training on all languages")
         training = recipe.first.model_copy(update={"seed": seed})
-        train_translator(_translator(recipe, training), directory, report=report)
+        train_translator(_translator(recipe, training, **_beginning(recipe)), directory, report=report)
     return directory / "model"
 
 
@@ -97,7 +121,9 @@ def _analyse(recipe: GradientSharingRecipe, seed: int, model: Path, path: Path, 
     if not path.exists():
         report(f"seed {seed}: gradients of {recipe.analysis.utterances} utterances of each language")
         part = _translator(recipe, recipe.first).train[0]
-        options = CollectOptions(languages=recipe.languages, seed=seed, **recipe.analysis.model_dump())
+        options = CollectOptions(
+            languages=recipe.languages, targets=recipe.targets, seed=seed, **recipe.analysis.model_dump()
+        )
         collection = Collection(
             load(model), [Manifest(part.path, part.shares)], options, path.with_suffix(".parts")
         )
@@ -125,7 +151,7 @@ def _arm(
             _second(recipe, seed, ARMS[name], first, sketches, directory), directory / "run", report=report
         )
     options = EvaluationOptions(
-        targets=recipe.test_targets or recipe.languages,
+        targets=recipe.targets or recipe.languages,
         limit=recipe.test_utterances,
         no_speech_per_kind=0,
         first_segments=0,
@@ -143,27 +169,27 @@ def _second(
 ) -> TranslatorRecipe:
     """How the arm is trained, from what, with everything but the data and the steps its own."""
     plan = _plan(recipe, arm, seed, sketches)
+    model: Any = load(first)
     modules = [split.module for split in plan.splits]
-    moving = tuple(
-        f"{name}.*" for name in dict.fromkeys((*last_layers(recipe.model.num_encoder_layers), *modules))
-    )
+    layers = last_layers(len(model.encoder.layers))
+    moving = tuple(f"{name}.*" for name in dict.fromkeys((*layers, *modules)))
     training = recipe.second.model_copy(update={"seed": seed})
     if arm.split == "lora":
-        model = load(first)
         size = sum(
             p.numel()
             for name, p in model.named_parameters()
             if name.startswith(tuple(m[:-1] for m in moving))
         )
         lora = LoraRecipe(modules=ENCODER, rank=rank_for(model, ENCODER, size))
-        return _translator(recipe, training, start=first, lora=lora)
+        return _translator(recipe, training, **_going_on(recipe, first), lora=lora)
     if not arm.whole:
         training = training.model_copy(update={"trainable": moving})
     if arm.split == "none":
-        return _translator(recipe, training, start=first)
+        return _translator(recipe, training, **_going_on(recipe, first))
     rates = {f"{name}.private.*": recipe.private_rate * training.learning_rate for name in modules}
     training = training.model_copy(update={"rates": rates})
-    return _translator(recipe, training, start=_split(recipe, plan, first, directory / "split"))
+    split = _split(recipe, plan, first, directory / "split")
+    return _translator(recipe, training, **_going_on(recipe, split))
 
 
 def _plan(recipe: GradientSharingRecipe, arm: Arm, seed: int, sketches: Sketches | None) -> SharingPlan:
@@ -198,10 +224,14 @@ def _given(plan: SharingPlan | None, arm: Arm) -> SharingPlan:
 
 def _split(recipe: GradientSharingRecipe, plan: SharingPlan, first: Path, directory: Path) -> Path:
     """The first model with the plan applied."""
-    model = load(first)
+    model: Any = load(first)
     part = _translator(recipe, recipe.first).train[0]
     importance = measure_importance(
-        model, plan, [Manifest(part.path, part.shares)], recipe.analysis.utterances
+        model,
+        plan,
+        [Manifest(part.path, part.shares)],
+        recipe.analysis.utterances,
+        targets=recipe.targets,
     )
     apply_plan(model, plan, importance=importance)
     save(model, directory, bits=32)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
-from sprachbund.recipes.translator import Strict
+from sprachbund.recipes.translator import FineTuning, Strict
 from sprachbund.training.options import TrainingOptions
 
 BASELINE = "uft"
@@ -66,29 +66,34 @@ class GradientSharingRecipe(Strict):
 
     Attributes:
         data: folder with `train`, `dev` and `test`; a check needs none.
-        languages: spoken and written.
+        languages: spoken, and written where no targets are named.
+        targets: languages written, in training, analysis and test; all of `languages` if empty.
         shares: language to the share of its training speech that is there; the starved ones.
         seeds: of weights, data order, utterances and branches; one run each.
         arms: names from `ARMS`; the baseline is always there.
-        model: shape of our own family.
-        seamless: a published SeamlessM4T shape in its place. Such a size can be checked, not run.
+        model: shape of a new model of our own family.
+        start: model directory or name on the Hugging Face hub, of any family, that is trained on in its place.
+        fine_tuning: what is changed in such a checkpoint first.
+        seamless: the published SeamlessM4T shape that is checked; running it needs `start`.
         plan: what the arms that go by gradients split, with no analysis made.
         first: training on all languages.
         second: training of every arm, from where the first ended.
         private_rate: the private branches' rate beside that of the rest.
         num_modules: split by the arms that go by gradients.
         test_utterances: scored, evenly over the test set; all if None.
-        test_targets: languages scored; all if empty.
     """
 
     data: Path = Path()
     languages: tuple[str, ...] = Field(min_length=2)
+    targets: tuple[str, ...] = ()
     shares: dict[str, float] = Field(default_factory=dict)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     arms: tuple[str, ...] = tuple(ARMS)
     vocabulary_size: int = 1000
     transcript_vocabulary_size: int = 300
     model: ConformerShape = ConformerShape()
+    start: str | None = None
+    fine_tuning: FineTuning = FineTuning()
     seamless: Literal["medium", "large", "large-v2"] | None = None
     plan: SharingPlan | None = None
     first: TrainingOptions
@@ -97,7 +102,6 @@ class GradientSharingRecipe(Strict):
     analysis: Analysis = Analysis()
     num_modules: int = 1
     test_utterances: int | None = None
-    test_targets: tuple[str, ...] = ()
 
     @field_validator("arms")
     @classmethod

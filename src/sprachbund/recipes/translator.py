@@ -21,7 +21,7 @@ from sprachbund.models.card import Card
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.directory import load
 from sprachbund.models.weights import Bits
-from sprachbund.recipes.students import Student, make_student
+from sprachbund.recipes.students import make_student
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import TrainingOptions
@@ -54,6 +54,7 @@ class ExampleRecipe(Strict):
     """See `sprachbund.data.loading.ExampleOptions`."""
 
     rows_per_utterance: int = 3
+    targets: tuple[str, ...] = ()
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     time_masks: int = 2
     max_time_mask_s: float = 0.3
@@ -169,7 +170,7 @@ def run(
     merge_lora(model)
     state = PartialState()
     if state.is_main_process:
-        student.save(directory / "model", card=_card(recipe, parts, student))
+        student.save(directory / "model", card=_card(recipe, parts, corpus))
     state.wait_for_everyone()
     return load(directory / "model")
 
@@ -194,12 +195,12 @@ def _check(corpus: Corpus, max_duration_s: float, report: Callable[[str], None])
     if not any(corpus.rows(corpus.utterance(i)[0], rng) for i in range(tried)):
         raise SprachbundError(
             f"none of the first {tried} utterances has a text that this model can be taught: it is to write "
-            f"{', '.join(corpus.examples.target_languages)}; a Whisper that is to translate into other languages than "
+            f"{', '.join(corpus.targets)}; a Whisper that is to translate into other languages than "
             'English needs fine_tuning.prompt = "wanted"'
         )
 
 
-def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]], student: Student) -> Card:
+def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]], corpus: Corpus) -> Card:
     data = []
     for manifest, _ in parts:
         path = manifest.directory / "dataset.json"
@@ -221,7 +222,7 @@ def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]], stu
     return Card(
         **recipe.card.model_dump(),
         source_languages=list(recipe.languages),
-        target_languages=list(student.examples.target_languages),
+        target_languages=list(corpus.targets),
         data=data,
         training=training,
     )

@@ -20,6 +20,7 @@ def measure_importance(
     manifests: Sequence[Manifest],
     utterances: int,
     *,
+    targets: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Importance:
     """Importance (F,) of the hidden units, by module and language, of every module that starts by "neuron".
@@ -29,6 +30,7 @@ def measure_importance(
         plan: what will be split.
         manifests: speech to measure on.
         utterances: of each language, or pair.
+        targets: languages written; all that the model knows if none are given.
         progress: told how many batches are done, and how many there are.
 
     Raises:
@@ -43,7 +45,15 @@ def measure_importance(
     found: dict[str, Any] = {}
     done = 0
     for (side, languages, seed), modules in alike.items():
-        chosen = choose_rows(model, manifests, by=side, count=utterances, seed=seed, languages=languages).rows  # type: ignore[arg-type]
+        chosen = choose_rows(
+            model,
+            manifests,
+            by=side,  # type: ignore[arg-type]
+            count=utterances,
+            seed=seed,
+            languages=languages,
+            targets=targets,
+        ).rows
         found |= collect_importance(
             model,
             {tag: _batches(rows, manifests) for tag, rows in chosen.items()},

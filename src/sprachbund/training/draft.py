@@ -1,13 +1,11 @@
 """Training a draft that reads inside a model: a parasite (arXiv 2508.11189) or Medusa heads, the model frozen.
 
-What the model is taught with is what the draft is taught with: the family's own loss calls its decoder, and what it is
-called with is looked at there, so this is the same for every family. Shapes: R rows, U tokens, P tokens of a prompt,
-N positions that count, D width, V vocabulary.
+What the model is taught with is what the draft is taught with, see `sprachbund.models.guessing`; so this is the same
+for every family.
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -28,8 +26,10 @@ from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.model import Loss
 from sprachbund.models.family import Family, Target
+from sprachbund.models.guessing import Guess, Guesser, Pass, guess, read
+from sprachbund.models.loss import Loss
+from sprachbund.models.teaching import Lesson
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.feed_forward import Activation
 from sprachbund.nn.medusa import MedusaHeads, MedusaShape
@@ -38,8 +38,6 @@ from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 
 Kind = Literal["parasite", "medusa"]
-_LATER = 0.8
-"""Weight of a Medusa head against that of the one before it (arXiv 2401.10774, section 2.2.1)."""
 
 
 class DraftOptions(BaseModel):
@@ -64,79 +62,6 @@ class DraftOptions(BaseModel):
     kl_weight: float = Field(default=0.5, ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Taught:
-    """What a decoder was given by its family's loss.
-
-    Attributes:
-        tokens: (R, U) given, with the prompts.
-        wanted: (R, U) token that follows each.
-        prompts: (R,) tokens of each row's prompt.
-        counted: boolean (R, U), where what follows is a target.
-        memory: (B, T, D).
-        num_frames: (B,) valid frames, or None.
-        route: languages of the rows, where the decoder is split by them.
-        hidden: (R, U, D) the decoder's, behind its last norm.
-    """
-
-    tokens: Tensor
-    wanted: Tensor
-    prompts: Tensor
-    counted: Tensor
-    memory: Tensor
-    num_frames: Tensor | None
-    route: Any
-    hidden: Tensor
-
-
-@torch.no_grad()
-def taught(base: Any, batch: Batch) -> Taught:
-    """What the decoder of a family is given for a batch; the family's weights are not touched.
-
-    Raises:
-        ValueError: rows in which the targets of the batch do not follow a prompt.
-    """
-    calls: list[tuple[tuple[Any, ...], Tensor]] = []
-    hook = base.decoder.register_forward_hook(lambda module, given, hidden: calls.append((given, hidden)))
-    try:
-        base.loss(batch)
-    finally:
-        hook.remove()
-    (tokens, memory, num_frames, *route), hidden = calls[-1]
-    prompts = _prompt_lengths(tokens, batch)
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    behind = places - (prompts[:, None] - 1)
-    wanted = batch.targets.gather(1, behind.clamp(0, batch.targets.shape[1] - 1))
-    counted = (behind >= 0) & (behind < batch.num_targets[:, None])
-    return Taught(
-        tokens=tokens,
-        wanted=wanted,
-        prompts=prompts,
-        counted=counted,
-        memory=memory,
-        num_frames=num_frames,
-        route=route[0] if route else None,
-        hidden=base.decoder.norm(hidden),
-    )
-
-
-def _prompt_lengths(tokens: Tensor, batch: Batch) -> Tensor:
-    """P (R,) of given rows (R, U): the fewest tokens behind which all targets but the last stand."""
-    num_given = (batch.num_targets - 1).clamp(min=0)
-    places = torch.arange(batch.targets.shape[1], device=tokens.device)
-    needed = places < num_given[:, None]
-    found = torch.zeros_like(batch.num_targets)
-    for length in range(1, tokens.shape[1] + 1):
-        shifted = F.pad(tokens[:, length:], (0, batch.targets.shape[1]), value=-1)[
-            :, : batch.targets.shape[1]
-        ]
-        fits = ((shifted == batch.targets) | ~needed).all(1)
-        found = torch.where((found == 0) & fits, length, found)
-    if bool((found == 0).any()):
-        raise ValueError("the decoder was given rows in which the batch's targets do not follow a prompt")
-    return found
-
-
 class DraftStudent(nn.Module):
     """A draft's network on a frozen model, as the training loop wants it.
 
@@ -148,7 +73,7 @@ class DraftStudent(nn.Module):
         options: weights of the losses.
     """
 
-    def __init__(self, base: Any, network: Parasite | MedusaHeads, options: DraftOptions) -> None:
+    def __init__(self, base: Any, network: Guesser, options: DraftOptions) -> None:
         super().__init__()
         self._base = (base.requires_grad_(False).eval(),)
         self.network = network
@@ -177,71 +102,32 @@ class DraftStudent(nn.Module):
         if self.base.decoder.positions.device != batch.features.device:
             self.base.to(batch.features.device)
         self.base.eval()
-        given = taught(self.base, batch)
-        network = self.network
-        total, count = (
-            self._parasite_loss(network, given)
-            if isinstance(network, Parasite)
-            else self._medusa_loss(network, given)
-        )
+        decoder: TextDecoder = self.base.decoder
+        with torch.no_grad():
+            lesson = self.base.lesson(batch)
+            seen = read(decoder, lesson)
+        found = guess(self.network, decoder, lesson, seen)
+        total = sum((g.weight * self._loss(g, lesson, seen) for g in found), start=seen.hidden.new_zeros(()))
         none = total.detach().new_zeros(())
         return Loss(
             total=total,
             attention=total.detach(),
             ctc=none,
             language=none,
-            num_tokens=max(1, count),
+            num_tokens=max(1, int(found[0].places.sum())),
             num_transcript=0,
         )
 
-    def _parasite_loss(self, parasite: Parasite, given: Taught) -> tuple[Tensor, int]:
-        decoder: TextDecoder = self.base.decoder
-        num_rows, length = given.tokens.shape
+    def _loss(self, found: Guess, lesson: Lesson, seen: Pass) -> Tensor:
         with torch.no_grad():
-            cache = decoder.start(
-                given.memory,
-                given.num_frames,
-                rows_per_memory=num_rows // given.memory.shape[0],
-                capacity=length,
-                route=given.route,
-            )
-            decoder.step(given.tokens, cache)
-        cross = parasite.remember(given.memory, cache.memory_allowed)
-        places = torch.arange(length, device=given.tokens.device)
-        # Keys of padding are seen by padding alone, which does not count.
-        hidden = parasite.teacher_forced(
-            decoder, given.tokens, cache, cross, valid=torch.ones_like(given.counted)
-        )
-        # Nothing is guessed behind a prompt: its last token is never the newest one when a guess is made.
-        chosen = given.counted & (places >= given.prompts[:, None])
-        logits = parasite.logits(decoder, hidden[chosen])
-        return self._loss(logits, given.wanted[chosen], self._taught_logits(given, chosen)), int(chosen.sum())
-
-    def _medusa_loss(self, heads: MedusaHeads, given: Taught) -> tuple[Tensor, int]:
-        total, count = given.hidden.new_zeros(()), 0
-        for k, stack in enumerate(heads.stacks):
-            ahead = k + 1
-            chosen = given.counted[:, :-ahead] & given.counted[:, ahead:]
-            logits = F.linear(stack(given.hidden[:, :-ahead][chosen]), self.base.decoder.embedding.weight)
-            wanted = given.wanted[:, ahead:][chosen]
-            teacher = self._taught_logits(given, F.pad(chosen, (ahead, 0)))
-            total = total + _LATER**k * self._loss(logits, wanted, teacher)
-            count += int(chosen.sum()) if k == 0 else 0
-        return total, count
-
-    def _taught_logits(self, given: Taught, chosen: Tensor) -> Tensor:
-        """The model's logits (N, V) where `chosen` (R, U)."""
-        with torch.no_grad():
-            return F.linear(given.hidden[chosen], self.base.decoder.embedding.weight)
-
-    def _loss(self, logits: Tensor, wanted: Tensor, teacher: Tensor) -> Tensor:
-        log_probs = logits.float().log_softmax(-1)
-        labels = F.nll_loss(log_probs, wanted, reduction="sum")
-        divergence = F.kl_div(log_probs, teacher.float().log_softmax(-1), reduction="sum", log_target=True)
+            teacher = seen.logits(self.base.decoder, found.places).float().log_softmax(-1)
+        log_probs = found.logits.float().log_softmax(-1)
+        labels = F.nll_loss(log_probs, lesson.wanted[found.places], reduction="sum")
+        divergence = F.kl_div(log_probs, teacher, reduction="sum", log_target=True)
         return self.options.label_weight * labels + self.options.kl_weight * divergence
 
 
-def make_network(base: Any, options: DraftOptions) -> Parasite | MedusaHeads:
+def make_network(base: Any, options: DraftOptions) -> Guesser:
     """An untrained network that fits a model.
 
     Raises:
@@ -333,7 +219,7 @@ def measure_acceptance(family: Family, draft: Draft, corpus: Corpus, *, limit: i
             continue
         known = [
             Target(language=target, source=utterance.language)
-            for target in corpus.examples.target_languages
+            for target in corpus.targets
             if (utterance.language, target) in family.pairs()
         ]
         with torch.inference_mode():
