@@ -1,10 +1,11 @@
 """The batch: tensors with lengths, and the languages of every row, so nothing guesses them from a position.
 
 Shapes: B utterances, T frames, M mel bins, S transcript tokens, R target rows (R = G B, the G rows of utterance
-b are b G .. b G + G - 1), U target tokens.
+b are b G .. b G + G - 1), U target tokens, W tokens of the transcript.
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Batch:
         targets: tokens (R, U) of the rows wanted, each ended, padded with 0.
         num_targets: valid target tokens (R,); 0 for a row that does not count.
         target_language: language token (R,) each row starts with.
+        spoken: tokens (B, W) of what was said as the model would write it, padded with 0; none where nobody asked.
+        num_spoken: valid tokens (B,) of `spoken`.
     """
 
     features: Tensor
@@ -35,6 +38,8 @@ class Batch:
     targets: Tensor
     num_targets: Tensor
     target_language: Tensor
+    spoken: Tensor | None = None
+    num_spoken: Tensor | None = None
 
     @property
     def num_utterances(self) -> int:
@@ -53,5 +58,6 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        values: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if v is not None}
         return replace(self, **moved)

@@ -5,7 +5,7 @@ and after a resume.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.examples import Examples, Row
+from sprachbund.data.live import LiveEdition
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.data.plan import PlanOptions, epoch_indices, plan_epoch
 from sprachbund.errors import SprachbundError
@@ -34,6 +35,9 @@ class ExampleOptions:
         max_time_mask_s: longest time mask; never more than a sixth of the utterance.
         frequency_masks: SpecAugment's frequency masks.
         max_frequency_mask: widest frequency mask in mel bins.
+        same_language: share of the utterances that are to be transcribed, the others not; None draws their own
+            language as it does any other.
+        spoken: whether an example holds what was said in the tokens that the model writes.
         seed: of every draw.
     """
 
@@ -45,8 +49,12 @@ class ExampleOptions:
     max_time_mask_s: float = 0.3
     frequency_masks: int = 2
     max_frequency_mask: int = 15
+    same_language: float | None = None
+    spoken: bool = False
     seed: int = 0
 
+
+Source = Manifest | LiveEdition
 
 Place = tuple[int, int, float]
 """Epoch, index of the utterance, speed."""
@@ -56,7 +64,8 @@ Place = tuple[int, int, float]
 class Example:
     """One utterance made ready: features (T, M), tokens of the transcript and of each row.
 
-    `num_frames` of the features are the utterance's own; all of them if None.
+    `num_frames` of the features are the utterance's own; all of them if None. `spoken` is the transcript as the model
+    would write it, without its end.
     """
 
     features: Tensor
@@ -64,6 +73,7 @@ class Example:
     transcript: list[int]
     rows: list[Row]
     num_frames: int | None = None
+    spoken: list[int] = field(default_factory=list)
 
 
 def spec_augment(features: Tensor, rng: np.random.Generator, options: ExampleOptions) -> Tensor:
@@ -86,7 +96,7 @@ class Corpus(Dataset[Example]):
     """Several manifests, each repeated so many times an epoch, as examples.
 
     Args:
-        parts: (manifest, repeats) pairs.
+        parts: (manifest or live edition, repeats) pairs.
         examples: how the model's family makes features and tokens.
         options: how an utterance becomes an example.
 
@@ -95,9 +105,10 @@ class Corpus(Dataset[Example]):
     """
 
     def __init__(
-        self, parts: Sequence[tuple[Manifest, float]], examples: Examples, options: ExampleOptions
+        self, parts: Sequence[tuple[Source, float]], examples: Examples, options: ExampleOptions
     ) -> None:
-        self.manifests = [manifest for manifest, _ in parts]
+        self._sources = [source for source, _ in parts]
+        self.manifests = [source.at() for source in self._sources]
         self.repeats = [repeats for _, repeats in parts]
         self.examples = examples
         self.options = options
@@ -112,6 +123,12 @@ class Corpus(Dataset[Example]):
                 f"data hold speech in {', '.join(sorted(unknown))}, the model hears only "
                 f"{', '.join(examples.source_languages)}; add the language to the recipe or drop the data"
             )
+
+    def enter(self, epoch: int) -> None:
+        """Take up what is new in an epoch, and make it first where it is not there yet."""
+        self.manifests = [source.at(epoch) for source in self._sources]
+        for name in ("counts", "durations_s"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def counts(self) -> list[int]:
@@ -135,21 +152,23 @@ class Corpus(Dataset[Example]):
         epoch, index, speed = place
         rng = np.random.default_rng([self.options.seed, epoch, index])
         utterance, samples = self.utterance(index)
+        spoken = self.spoken(utterance) if self.options.spoken else []
         augment = partial(spec_augment, rng=rng, options=self.options)
         features, num_frames = self.examples.features(_change_speed(samples, speed), augment)
         return Example(
             features=features,
             source_language=self.examples.number(utterance.language) if utterance.language else NO_LANGUAGE,
             transcript=self.examples.transcript(utterance.text),
-            rows=self.rows(utterance, rng),
+            rows=[] if spoken is None else self.rows(utterance, rng),
             num_frames=num_frames,
+            spoken=spoken or [],
         )
 
     def rows(self, utterance: Utterance, rng: np.random.Generator) -> list[Row]:
         """Rows in target languages drawn for an utterance, at most as many as the options say."""
         limit = self.options.max_tokens or self.examples.max_tokens
         rows: list[Row] = []
-        for language in rng.permutation(list(self.targets)).tolist():
+        for language in self._drawn(utterance, rng):
             text = utterance.text_in(language) if utterance.language else ""
             row = None if text is None else self.examples.row(text, utterance.language or None, language)
             if row is not None and len(row[1]) <= limit:
@@ -158,8 +177,26 @@ class Corpus(Dataset[Example]):
                 break
         return rows
 
+    def spoken(self, utterance: Utterance) -> list[int] | None:
+        """What was said in the tokens that the model writes; None where that is too long for it."""
+        language = utterance.language
+        row = self.examples.row(utterance.text, language, language) if language else None
+        if row is None:
+            return []
+        tokens = row[1][:-1]
+        return tokens if len(tokens) <= self.examples.max_tokens else None
+
+    def _drawn(self, utterance: Utterance, rng: np.random.Generator) -> list[str]:
+        """Target languages in the order in which they are tried."""
+        drawn: list[str] = rng.permutation(list(self.targets)).tolist()
+        share, own = self.options.same_language, utterance.language
+        if share is None or own not in drawn:
+            return drawn
+        others = [language for language in drawn if language != own]
+        return [own, *others] if rng.random() < share else others
+
     def plan(self, options: PlanOptions, epoch: int) -> list[np.ndarray]:
-        """The epoch's batches as global indices."""
+        """An epoch's batches as global indices into what was entered last."""
         options = replace(options, max_duration_s=self.longest_s(options.max_duration_s))
         indices = epoch_indices(self.counts, self.repeats, options.seed, epoch)
         window_s = self.examples.max_window_s
@@ -199,6 +236,8 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
         targets=_pad([tokens for _, tokens in rows]),
         num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
         target_language=torch.tensor([language for language, _ in rows]),
+        spoken=_pad([e.spoken for e in examples]),
+        num_spoken=torch.tensor([len(e.spoken) for e in examples]),
     )
 
 
@@ -216,6 +255,7 @@ def batches(
     Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`.
     """
     rank, count = share
+    corpus.enter(epoch)
     plan = corpus.plan(options, epoch)
     # One speed for a batch, or its lengths would no longer fit together.
     speeds = np.random.default_rng([options.seed, epoch, 2]).choice(corpus.options.speeds, size=len(plan))

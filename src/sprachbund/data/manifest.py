@@ -20,6 +20,9 @@ import numpy as np
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 
+INFO_FILE = "dataset.json"
+"""What a corpus is, whose, and how much; it is written last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
@@ -45,7 +48,7 @@ class Utterance:
 
     def text_in(self, language: str) -> str | None:
         """Transcript or translation in a language, None when there is none."""
-        return self.text if language == self.language else self.translations.get(language)
+        return (self.text or None) if language == self.language else self.translations.get(language)
 
 
 class ManifestWriter:
@@ -121,7 +124,7 @@ class ManifestWriter:
         manifest = Manifest(self.directory)
         summary = {**(info or {}), **manifest.summary()}
         text = json.dumps(summary, ensure_ascii=False, indent=1)
-        (self.directory / "dataset.json").write_text(text + "\n", encoding="utf-8")
+        (self.directory / INFO_FILE).write_text(text + "\n", encoding="utf-8")
 
     def __enter__(self) -> "ManifestWriter":
         return self
@@ -202,6 +205,10 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Utterance]:
         return (self[i] for i in range(len(self)))
+
+    def at(self, epoch: int | None = None) -> "Manifest":
+        """What an epoch of training goes through: always the same here, see `sprachbund.data.live` for another."""
+        return self
 
     def samples(self, index: int) -> np.ndarray:
         """Sound of an utterance, (num_samples,) float32 at 16 kHz."""
