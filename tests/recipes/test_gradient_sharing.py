@@ -112,6 +112,19 @@ def test_a_seamless_checkpoint_goes_through_every_arm(
     assert card.target_languages == ["en"]
 
 
+def test_arms_with_the_same_plan_are_trained_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = run / "run" / "seed-0"
+    plan = load(seed / "sharing" / "run" / "model").sharing_plan
+    assert isinstance(plan, SharingPlan)
+    twin = f"sharing, rho .{plan.splits[0].shared_ratio * 100:.0f}"
+    arms = json.dumps(["uft", "sharing", twin])
+    assert main([*command(run), "--set", f"arms={arms}", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert f"{twin} is the same as sharing" in printed.err
+    _, one, other = json.loads(printed.out)["rows"]
+    assert {**one, "arm": ""} == {**other, "arm": ""}
+
+
 def test_the_published_size_asks_for_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,8 @@
 3. Every arm trains on from there for the same number of steps: the last two encoder layers and whatever is new.
 4. All arms are scored on the same test sentences and compared with UFT, over seeds, by paired bootstrap.
 
-What is finished is not done again, so a broken-off run goes on.
+What is finished is not done again, so a broken-off run goes on. Where the gradients lead two arms to the same plan, one
+is trained and stands for both.
 """
 
 from collections.abc import Callable
@@ -68,8 +69,15 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         first = _first(recipe, seed, directory / f"seed-{seed}" / "first", report)
         path = directory / f"seed-{seed}" / "gradients.npz"
         sketches = None if recipe.plan else _analyse(recipe, seed, first, path, report)
+        alike: dict[object, str] = {}
         for name in recipe.all_arms:
-            _arm(recipe, seed, name, first, sketches, place(directory, seed, name), report)
+            target = place(directory, seed, name)
+            same = alike.setdefault(_change(recipe, seed, ARMS[name], sketches), name)
+            if same == name or target.exists():
+                _arm(recipe, seed, name, first, sketches, target, report)
+            else:
+                report(f"seed {seed}: {name} is the same as {same}")
+                target.symlink_to(place(directory, seed, same).name)
     return write_table(recipe, directory)
 
 
@@ -157,6 +165,14 @@ def _arm(
         first_segments=0,
     )
     evaluate([recipe.data / "test"], trained, options, out=scores)
+
+
+def _change(recipe: GradientSharingRecipe, seed: int, arm: Arm, sketches: Sketches | None) -> object:
+    """What an arm does to the model; arms that do the same are one."""
+    if arm.split in ("none", "lora"):
+        return arm.split, arm.whole
+    splits = _plan(recipe, arm, seed, sketches).splits
+    return arm.whole, tuple((s.module, s.groups, s.shared_ratio, s.start) for s in splits)
 
 
 def _second(
