@@ -14,13 +14,15 @@ ROOT = Path(__file__).parents[1]
 HEADER = "# Written by scripts/lock.py. torch is installed first, by itself: see the Makefile.\n"
 
 
-def closure(requirements: list[str]) -> dict[str, str]:
-    """Every installed package that these need, with its version."""
+def closure(requirements: list[str], own_extras: dict[str, list[str]]) -> dict[str, str]:
+    """Every installed package that these need, with its version; those of sprachbund's own extras too."""
     found: dict[str, str] = {}
     waiting = [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
+        if name == "sprachbund":
+            waiting += [Requirement(text) for extra in requirement.extras for text in own_extras[extra]]
         if name in found or name in ("sprachbund", "torch"):
             continue
         try:
@@ -41,8 +43,8 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     torch_needs = [text for text in distribution("torch").requires or [] if "extra" not in text]
-    core = closure([*project["dependencies"], *torch_needs])
-    everything = closure([*extras["train"], *extras["dev"]])
+    core = closure([*project["dependencies"], *torch_needs], extras)
+    everything = closure(extras["dev"], extras)
     added = {name: version for name, version in everything.items() if name not in core}
     for path, packages in (("requirements.lock", core), ("requirements-dev.lock", added)):
         lines = [f"{name}=={version}\n" for name, version in sorted(packages.items())]

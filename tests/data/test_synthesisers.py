@@ -28,6 +28,7 @@ from sprachbund.data.synthesisers import (
 )
 from sprachbund.data.telephone import Telephone, make_telephone
 from sprachbund.errors import SprachbundError
+from tests.stories.test_telephone import NUMBERS
 
 from .asterisk_tree import write_tree
 from .synthesis_standins import put_standins
@@ -240,22 +241,7 @@ def test_folder_begun_with_other_voices_is_not_continued(
 
 def test_telephone_prompts_are_spoken_by_all(programs: Path, tmp_path: Path) -> None:
     folders = {s.language: s.folder for s in SPEAKERS if not s.held_out and s.language in ("en", "it")}
-    numbers = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
-    digits = {f"digits/{n}": word for n, word in enumerate(numbers)}
+    digits = {f"digits/{n}": word for n, word in enumerate(NUMBERS["en"])}
     prompts = {
         f"press-{name}": f"please press the key {name}"
         for name in ("ban", "den", "fon", "gul", "kim", "los", "bar", "don", "fim")

@@ -1,4 +1,4 @@
-"""COMET by a stand-in with the interface of unbabel-comet 2.2.7, read in its source; the real one is too large here."""
+"""COMET by a stand-in with the interface of unbabel-comet 2.2.7; `test_comet_itself` has the package, where it is."""
 
 import sys
 from collections import UserDict
@@ -33,7 +33,14 @@ class StandIn:
         self, checkpoint_path, reload_hparams=False, strict=False, local_files_only=False
     ):
         self.loaded.append((checkpoint_path, local_files_only))
-        return SimpleNamespace(predict=self.predict)
+        return self
+
+    def eval(self):
+        return self
+
+    def half(self):
+        self.halved = True
+        return self
 
     def predict(
         self,
@@ -77,12 +84,21 @@ def test_without_the_package_the_way_to_it_is_named(monkeypatch):
         Comet()
 
 
+def test_a_package_that_lacks_something_is_not_called_missing(monkeypatch, tmp_path):
+    (tmp_path / "comet.py").write_text("import nothing_of_this_name", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "comet", raising=False)
+    with pytest.raises(SprachbundError, match=r"cannot be loaded \(No module named 'nothing_of_this_name'\)"):
+        Comet()
+
+
 def test_the_package_is_given_source_hypothesis_and_reference(package):
     comet = Comet("Unbabel/wmt22-comet-da")
     assert comet.scores(["s", "t"], ["h", "i"], ["r", "q"]) == [50, 75]
     assert package.samples[1] == {"src": "t", "mt": "i", "ref": "q"}
     assert package.loaded == [("/cache/Unbabel/wmt22-comet-da/checkpoints/model.ckpt", False)]
-    assert comet.signature == "COMET|model:Unbabel/wmt22-comet-da|version:2.2.7"
+    assert comet.signature == "COMET|model:Unbabel/wmt22-comet-da|version:2.2.7|precision:float16"
+    assert package.halved  # as the package's command does
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints/model.ckpt"])

@@ -65,6 +65,25 @@ def test_evaluate_prints_a_manifest_for_machines(corpus, model_directory, capsys
     assert printed["failures"][0]["failure"] != "hallucination"
 
 
+def test_two_models_side_by_side(corpus, model_directory, tmp_path, capsys):
+    options = ["--model", model_directory, "--to", "de", "--limit", 2, "--no-speech", 0, "--threads", 1]
+    page, out = tmp_path / "page.html", tmp_path / "out"
+    with pytest.raises(SprachbundError, match="nowhere"):
+        run(evaluate, corpus, *options, "--out", out, "--speed-against", tmp_path / "nowhere", "--offline")
+    assert not out.exists()
+    other = tmp_path / "other"
+    other.symlink_to(model_directory)
+    assert run(evaluate, corpus, *options, "--out", out, "--speed-against", other, "--report", page) == 0
+    assert "speed side by side" in capsys.readouterr().out
+    race = json.loads((out / "scores.json").read_text(encoding="utf-8"))["race"]
+    assert [row["system"] for row in race] == [str(other), str(model_directory)]
+    assert race[0]["time_ratio"] == race[0]["peak_memory_ratio"] == 1
+    # The same model twice: processes that hold the same, whatever this one holds.
+    assert race[1]["peak_memory_ratio"] == pytest.approx(1, abs=0.1)
+    assert 50 < race[0]["peak_memory_mb"] < 3_000
+    assert "<h2>Speed side by side</h2>" in page.read_text(encoding="utf-8")
+
+
 def test_compare(results, capsys):
     assert run(compare, f"a={results}", f"b={results}", "--draws", 20) == 0
     printed = capsys.readouterr().out

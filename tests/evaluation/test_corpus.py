@@ -48,7 +48,16 @@ def test_a_whole_corpus_opens(corpus):
         (said(language="klingonish"), "2: not an utterance .'klingonish' is no language tag"),
         (said(custom={"translations": {"de": "ja", "ru": " "}}), "2: .*its reference into ru is empty"),
         (said(custom={"translations": {"deutschland": "ja"}}), "2: .*'deutschland' is no language tag"),
-        (said(custom={"translations": ["ja"]}), "2: .*translations are not language to text"),
+        (said(custom={"translations": ["ja"]}), r"2: .*custom\.translations: Input should be a valid dict"),
+        (said(custom={"translations": {"de": 5}}), r"2: .*translations\.de: Input should be a valid string"),
+        (said(custom=[5]), r"2: .*custom: Input should be"),
+        (said(custom={"spans": [{"start_s": 0.0}]}), "2: .*lacks 'language'"),
+        (said(custom={"spans": [{"language": "klingonish"}]}), "2: .*'klingonish' is no language tag"),
+        (said(custom={"spans": [{"language": "de", "start_s": 2, "end_s": 1}]}), "2: .*a span from 2 to 1 s"),
+        (
+            said(custom={"spans": [{"language": "de", "places": {"en": [90, 91]}}, {"language": "en"}]}),
+            r"2: .*a span's place \[90, 91\] is not in its reference into en",
+        ),
         (lambda line: json.dumps({**json.loads(line), "start": 1e4}), r"audio\.00001\.wav: holds"),
     ],
 )
@@ -69,4 +78,19 @@ def test_missing_cut_off_and_foreign_sound(copy):
         open_corpus(copy)
     audio.unlink()
     with pytest.raises(SprachbundError, match=r"no sound .No such file"):
+        open_corpus(copy)
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (b"\r\n", r"cuts\.00000\.jsonl:2: mixed line ends \(1 CR LF, 7 LF\)"),
+        (b"\r", r"cuts\.00000\.jsonl:2: mixed"),
+    ],
+)
+def test_mixed_line_ends(copy, ends, message):
+    path = copy / "cuts.00000.jsonl"
+    first, second, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, second[:-1] + ends, *rest]))
+    with pytest.raises(SprachbundError, match=message):
         open_corpus(copy)

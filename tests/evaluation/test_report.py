@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -8,10 +9,13 @@ import pytest
 import soundfile
 
 from sprachbund.data.manifest import Manifest
-from sprachbund.evaluation.examples import marked
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.examples import Sounds, marked
 from sprachbund.evaluation.figures import bins_by
 from sprachbund.evaluation.metrics import metric
+from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.report import write_report
+from sprachbund.evaluation.scoring import summarise
 from tests.evaluation.made import line
 
 VOID = {"meta", "br", "path", "use", "image", "rect", "stop"}
@@ -66,9 +70,21 @@ def test_players_hold_the_utterances_sound(page, corpus, evaluated):
     )
 
 
+def test_sound_that_is_gone(evaluated, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "corpus" / "audio.00000.wav").unlink()
+    run = evaluated[1]
+    with pytest.raises(SprachbundError, match=r"no sound for utterance 'u0.*copy its audio"):
+        write_report(run.lines(), run.manifest, tmp_path / "r.html", data=[tmp_path / "corpus"])
+    one = next(line for line in run.lines() if line.id == "u000")
+    assert "no sound here" in Sounds([tmp_path / "corpus"]).player(one)
+
+
 def test_hostile_texts_stay_texts(evaluated, tmp_path):
     lines = [line("<script>alert(1)</script>", "<b>x</b> & y", id="1", transcript="<i>")]
-    write_report(lines, evaluated[1].manifest, tmp_path / "r.html", data=[], num_examples=1)
+    found = evaluated[1].manifest
+    manifest = summarise(lines, found.model, found.data, EvaluationOptions())
+    write_report(lines, manifest, tmp_path / "r.html", data=[], num_examples=1)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "no sound here" in page

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
 from sprachbund.evaluation.hashes import data_hash, model_hash
 from sprachbund.evaluation.lines import read_lines
 from sprachbund.evaluation.manifest import read_manifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
 from sprachbund.evaluation.replay import replay
+from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, race_models, rescore
 from sprachbund.evaluation.tables import docs_table, fill
 from tests.evaluation.tiny_model import save_tiny_model, write_corpus
@@ -164,6 +166,21 @@ def test_corrupt_hypotheses_are_named_with_their_line(evaluated, tmp_path):
         list(read_lines(path))
 
 
+def test_hypotheses_that_are_not_all_there_are_scored_and_shown_by_nobody(evaluated, tmp_path):
+    *lines, last = (evaluated[0] / "hypotheses.jsonl").read_bytes().splitlines(keepends=True)
+    lines = [line for line in lines if b'"id": "u002"' not in line]
+    (tmp_path / "hypotheses.jsonl").write_bytes(b"".join([*lines, last]))
+    manifest = evaluated[1].manifest
+    with pytest.raises(SprachbundError, match=r"there are \d+ hypotheses of speech, and scores\.json is of"):
+        rescore(tmp_path, manifest)
+    with pytest.raises(SprachbundError, match="nothing is scored on a part"):
+        write_report(read_lines(tmp_path / "hypotheses.jsonl"), manifest, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+    (tmp_path / "hypotheses.jsonl").write_bytes(b"".join([*lines, last[:-1] + b"\r\n"]))
+    with pytest.raises(SprachbundError, match=rf"hypotheses\.jsonl:{len(lines) + 1}: mixed line ends"):
+        rescore(tmp_path, manifest)
+
+
 def test_tables_of_a_document_come_from_manifests(evaluated, tmp_path, capsys):
     out = evaluated[0]
     document = tmp_path / "README.md"
@@ -210,7 +227,10 @@ def test_whisper_models_transcribe_and_translate_where_they_can(corpus, tiny_opt
     assert all(line.target == line.evidence.language for line in silent)
 
 
-def test_models_race_on_what_both_can_do(corpus, model_directory, tiny_options, tmp_path):
+def test_models_race_on_what_both_can_do(corpus, model_directory, tiny_options, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        running, "_peak_apart", lambda model, *work: 200.0
+    )  # a process each: see test_commands
     options = replace(tiny_options, targets=("de",), limit=4)
     other = str(save_tiny_model(tmp_path / "other", seed=1))
     rows = race_models(corpus, [str(model_directory), other], options, rounds=2)

@@ -5,7 +5,7 @@ import pytest
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import Evidence
-from sprachbund.evaluation.speed import Speed, Stopwatch, peak_memory_mb, race, race_rows
+from sprachbund.evaluation.speed import Speed, Stopwatch, add_cost, peak_memory_mb, race, race_rows
 from tests.evaluation.made import line
 
 
@@ -44,6 +44,12 @@ def test_a_race_takes_turns_and_gives_ratios():
     assert fast["lowest_ratio"] <= fast["time_ratio"] <= fast["highest_ratio"] < 0.9
     with pytest.raises(SprachbundError, match="different sound"):
         race_rows({"a": [speed(2.0)], "b": [speed(2.0, audio_s=11.0)]})
+
+
+def test_further_costs_have_ratios():
+    rows = [{"system": "a"}, {"system": "b"}]
+    add_cost(rows, "peak_memory_mb", [200.0, 50.0])
+    assert rows[1] == {"system": "b", "peak_memory_mb": 50, "peak_memory_ratio": 0.25}
 
 
 def test_peak_memory_sees_a_large_array():

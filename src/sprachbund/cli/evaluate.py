@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sprachbund.cli import scoring_options as given
-from sprachbund.cli.console import Bar, as_usage, listed, print_json, table
+from sprachbund.cli.console import Bar, as_usage, listed, print_json
 
 if TYPE_CHECKING:
     from sprachbund.evaluation.manifest import ResultManifest
     from sprachbund.evaluation.run import Evaluation
 
-_Row = dict[str, str | float]
 _Data = Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")]
 _To = Annotated[
     list[str] | None,
@@ -85,6 +84,8 @@ def evaluate(
             from sprachbund.decoding.options import DecodingOptions, GuardOptions
             from sprachbund.evaluation import options as opts
             from sprachbund.evaluation import run
+            from sprachbund.evaluation.manifest import MANIFEST_FILE
+            from sprachbund.models.directory import locate
         options = opts.EvaluationOptions(
             targets=tuple(listed(to)) or None,
             limit=limit,
@@ -96,6 +97,8 @@ def evaluate(
         )
     if threads is not None:
         torch.set_num_threads(threads)
+    if against is not None:
+        locate(against, offline=offline)  # one that is not there is told before the work
     with ExitStack() as stack, Bar("evaluating") as bar:
         folder = out
         if report is not None and out is None:  # the report reads the hypotheses from a file
@@ -108,12 +111,13 @@ def evaluate(
             offline=offline,
             progress=lambda what, done, total: bar.update(done, total, what),
         )
+        if against is not None:
+            bar.update(0, None, "timing both models")
+            result.manifest.race = run.race_models(data[0], [against, model], options, offline=offline)
+            if out is not None:
+                result.manifest.write(out / MANIFEST_FILE)
         _write_report(result, report)
-    rows: list[_Row] = []
-    if against is not None:
-        with Bar("timing both models"):
-            rows = run.race_models(data[0], [against, model], options, offline=offline)
-    _print(result.manifest, rows, out, as_json=as_json)
+    _print(result.manifest, out, as_json=as_json)
 
 
 def _write_report(result: "Evaluation", path: Path | None) -> None:
@@ -123,15 +127,12 @@ def _write_report(result: "Evaluation", path: Path | None) -> None:
         write_report(result.lines(), result.manifest, path)
 
 
-def _print(manifest: "ResultManifest", race: list[_Row], out: Path | None, *, as_json: bool) -> None:
+def _print(manifest: "ResultManifest", out: Path | None, *, as_json: bool) -> None:
     from sprachbund.evaluation import present
 
     if as_json:
-        plain = manifest.model_dump(mode="json")
-        print_json({**plain, "race": race} if race else plain)
+        print_json(manifest.model_dump(mode="json"))
         return
     typer.echo(present.as_text(manifest))
-    if race:
-        typer.echo("\n" + table([[str(v) for v in row.values()] for row in race], list(race[0])))
     if out is not None:
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")

@@ -10,6 +10,10 @@ Model = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Manifest = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE.json", help="Write the numbers as a manifest that `replay` reads."),
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option("--metrics", metavar="NAME,…", help="Of chrF, chrF++, BLEU, TER, WER, CER, exact."),

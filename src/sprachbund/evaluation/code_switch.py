@@ -12,6 +12,7 @@ corpus tells it), and the rest is counted beside it as left out:
 | spans untranslated | spans in another language than the target's | its words, one of them not in the reference |
 | spans dropped | spans | its place, and its words unless the reference is the transcript |
 | wrong language | outputs | nothing but the texts; as failures define it, translation only |
+| router accuracy | spans of any language, embedded ones, seconds | their times, and routes (see `router`) |
 """
 
 from collections import Counter
@@ -24,6 +25,7 @@ from sprachbund.evaluation.failures import Rate, in_wrong_language
 from sprachbund.evaluation.identifier import identifier_for
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.quality import (
+    ALL,
     CODE_SWITCHED,
     MONOLINGUAL,
     SWITCHING,
@@ -33,6 +35,7 @@ from sprachbund.evaluation.quality import (
     pair_name,
     switching,
 )
+from sprachbund.evaluation.router import RouteCounts
 from sprachbund.text.normalize import has_no_spaces
 
 WINDOW = 2  # words on either side of a switch that count as near
@@ -111,31 +114,49 @@ def switch_scores(lines: Iterable[Line]) -> SwitchScores:
 
 class SwitchTally:
     """All of these scores as numbers of the grouping "switching", added up as lines come. Each
-    task is scored as a whole, as the member "code-switched", and by pair where there are several.
+    task is scored as a whole, as the member "code-switched", and by pair where there are several. A router is
+    judged on monolingual speech and on all as well.
     """
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], SwitchCounts] = {}
         self._wrong: Counter[tuple[str, bool | None]] = Counter()
+        self._routed: dict[tuple[str, str], RouteCounts] = {}
 
     def add(self, line: Line, wrong_language: bool | None) -> None:
         """Add a line of speech, and whether failures judge its output to be in the wrong language."""
         task = TRANSCRIPTION if line.source == line.target else TRANSLATION
         if task == TRANSLATION:
             self._wrong[switching(line), wrong_language] += 1
+        for member in (switching(line), ALL, *([pair_name(line.pair)] if line.switched else [])):
+            self._routed.setdefault((task, member), RouteCounts()).add(line)
         if line.switched:
             for member in (CODE_SWITCHED, pair_name(line.pair)):
                 self._counts.setdefault((task, member), SwitchCounts()).add(line)
 
     def scores(self) -> list[Score]:
-        """Of each task and then of each pair; empty when no line was code-switched."""
-        scores = []
+        """Of each task and then of each pair; empty when no line was code-switched or routed."""
+        scores: list[Score] = []
         pairs = sorted({member for _, member in self._counts} - {CODE_SWITCHED})
         for member in [CODE_SWITCHED, *(pairs if len(pairs) > 1 else [])]:
             for task in (TRANSLATION, TRANSCRIPTION):
                 if counts := self._counts.get((task, member)):
                     scores += _rates(counts, member, task)
                     scores += self._confusion() if (task, member) == (TRANSLATION, CODE_SWITCHED) else []
+                if counts or member == CODE_SWITCHED:
+                    scores += self._routing(task, member)
+        return scores
+
+    def _routing(self, task: str, member: str) -> list[Score]:
+        """How often the router was right; of the member "code-switched" beside monolingual speech and all."""
+        if not any(counts.any_routes for counts in self._routed.values()):
+            return []
+        scores = []
+        for of in (CODE_SWITCHED, MONOLINGUAL, ALL) if member == CODE_SWITCHED else (member,):
+            if counts := self._routed.get((task, of)):
+                for name, found in counts.scores():
+                    numbers = (found.percent, found.judged, found.left_out)
+                    scores += _numbers(name, *numbers, of, task, counts.num_lines)
         return scores
 
     def _confusion(self) -> list[Score]:
@@ -145,7 +166,8 @@ class SwitchTally:
             failed, passed, left_out = (self._wrong[member, found] for found in (True, False, None))
             if num_lines := failed + passed + left_out:
                 rate = Rate(failed=failed, judged=failed + passed)
-                scores += _numbers(WRONG_LANGUAGE, rate, left_out, member, TRANSLATION, num_lines)
+                numbers = (rate.percent, rate.judged, left_out)
+                scores += _numbers(WRONG_LANGUAGE, *numbers, member, TRANSLATION, num_lines)
         return scores
 
 
@@ -163,7 +185,8 @@ def _rates(counts: SwitchCounts, member: str, task: str) -> list[Score]:
     found, scores = counts.scores(), []
     for field, name in MEASURES.items():
         rate: Rate = getattr(found, field)
-        scores += _numbers(name, rate, found.left_out[field], member, task, counts.num_lines)
+        numbers = (rate.percent, rate.judged, found.left_out[field])
+        scores += _numbers(name, *numbers, member, task, counts.num_lines)
     return scores
 
 
@@ -173,10 +196,12 @@ def switch_points(spans: Iterable[EmbeddedSpan], num_words: int) -> list[int]:
     return sorted(place for place in points if 0 < place < num_words)
 
 
-def _numbers(name: str, rate: Rate, left_out: int, member: str, task: str, num_lines: int) -> list[Score]:
+def _numbers(
+    name: str, percent: float, judged: float, left_out: int, member: str, task: str, num_lines: int
+) -> list[Score]:
     """A rate and its counts; no rate where nothing could be judged, as 0 would praise it."""
-    values = {name: rate.percent} if rate.judged else {}
-    values |= {name + JUDGED: float(rate.judged), name + LEFT_OUT: float(left_out)}
+    values = {name: percent} if judged else {}
+    values |= {name + JUDGED: float(judged), name + LEFT_OUT: float(left_out)}
     return [
         Score(
             metric=metric,

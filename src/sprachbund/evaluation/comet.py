@@ -1,8 +1,11 @@
 """COMET, a learned metric, for those who have it installed; it is large and needs its model.
 
-The model is a checkpoint on disk (used without the network), or a name on the Hugging Face hub (fetched).
+The model is a checkpoint on disk (used without the network), or a name on the Hugging Face hub (fetched). Scores
+are those that the package's own command prints: it computes in half precision, in batches of texts of like length
+taken from all of a file, and both decide the last digits.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from sprachbund.errors import SprachbundError
 MODEL = "Unbabel/wmt22-comet-da"
 _CHECKPOINT = Path("checkpoints") / "model.ckpt"  # where a model's directory on the hub has it
 _SETTINGS = "hparams.yaml"  # which the package looks for in the folder above the checkpoint's
-_BATCH_SIZE = 16
+_BATCH_SIZE = 16  # the command's
 
 
 class Comet:
@@ -29,11 +32,14 @@ class Comet:
     def __init__(self, model: str = MODEL) -> None:
         self.signature = comet_signature(model)
         package = _package()
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its tips would stand in the progress
         local = _on_disk(model)
         try:
             path = str(local or package.download_model(model))
             # Its encoder's settings are looked up by name: without the network, they have to be in the hub's cache.
-            self._scorer = package.load_from_checkpoint(path, local_files_only=local is not None)
+            self._scorer = (
+                package.load_from_checkpoint(path, local_files_only=local is not None).eval().half()
+            )
         except Exception as error:  # the package raises bare ones
             raise SprachbundError(
                 f"COMET's model {model} cannot be had ({error}); name its directory, with {_SETTINGS} and "
@@ -43,7 +49,8 @@ class Comet:
     def scores(
         self, transcripts: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
     ) -> list[float]:
-        """COMET of each of N translations, in percent; their mean is the corpus score.
+        """COMET of each of N translations, in percent; their mean is the corpus score. Given in several parts, the
+        same texts get other last digits.
 
         Args:
             transcripts: what was said.
@@ -59,11 +66,11 @@ class Comet:
 
 
 def comet_signature(model: str = MODEL) -> str:
-    """Model and version of the package. Raises SprachbundError when it is not installed."""
+    """Model, version of the package, precision. Raises SprachbundError when it is not installed."""
     _package()
     from importlib.metadata import version
 
-    return f"COMET|model:{model}|version:{version('unbabel-comet')}"
+    return f"COMET|model:{model}|version:{version('unbabel-comet')}|precision:float16"
 
 
 def _on_disk(model: str) -> Path | None:
@@ -86,6 +93,11 @@ def _package() -> Any:
     try:
         import comet
     except ImportError as error:
+        if error.name != "comet":
+            raise SprachbundError(
+                f"COMET is installed and cannot be loaded ({error}); give it an environment of its own, with "
+                "`pip install sprachbund[comet]`"
+            ) from error
         raise SprachbundError(
             "COMET is not installed; install it with `pip install sprachbund[comet]`, or leave it out"
         ) from error

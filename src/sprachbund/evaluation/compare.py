@@ -62,9 +62,17 @@ class Comparison:
 
 
 def read_system(spec: str, reference: Path | None = None) -> System:
-    """A system from `[NAME=]PATH[,PATH…]`: directories of results, or text files beside a reference file.
+    """A system from `[NAME=]PATH[,PATH…]`; arguments and errors as of `parse_system`."""
+    name, paths = parse_system(spec, reference)
+    return System(name=name, runs=[RunFile(path, reference) for path in paths])
 
-    Several paths are runs of one system with different training seeds.
+
+def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Path]]:
+    """Name and runs of a system from `[NAME=]PATH[,PATH…]`: directories of results, or text files beside a
+    reference file. Several paths are runs of one system with different training seeds.
+
+    Raises:
+        SprachbundError: for paths that are not there, and text files without references.
     """
     name, _, rest = spec.rpartition("=")
     paths = [Path(part) for part in rest.split(",") if part]
@@ -77,7 +85,7 @@ def read_system(spec: str, reference: Path | None = None) -> System:
             )
         if not path.is_dir() and path.suffix != ".jsonl" and reference is None:
             raise SprachbundError(f"{path} is a text file; name the references with --reference")
-    return System(name=name or paths[0].name, runs=[RunFile(path, reference) for path in paths])
+    return name or paths[0].name, paths
 
 
 @dataclass(frozen=True)
@@ -117,8 +125,7 @@ def compare(
             lines that not all systems have.
     """
     names = [system.name for system in systems]
-    if len(set(names)) < max(2, len(systems)):
-        raise SprachbundError(f"systems are called {', '.join(names)}; give two or more, each with its name=")
+    check_names(names)
     metrics = list(dict.fromkeys(metric(name).name for name in metrics))
     runs = _read_runs(systems, metrics, progress)
     several = len(runs) > len(systems)
@@ -149,6 +156,12 @@ def compare(
         seed=seed,
         num_lines=sum(len(of_pair.keys) for of_pair in runs[0].values()),
     )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises SprachbundError for one system only, and for two of one name."""
+    if len(set(names)) < max(2, len(names)):
+        raise SprachbundError(f"systems are called {', '.join(names)}; give two or more, each with its name=")
 
 
 def _read_runs(

@@ -10,9 +10,11 @@ language. Of an embedded span the scores need two things, and each may be missin
   said, looked for only where they have to stand there (the span is in the target language already, or the
   reference is the transcript).
 
-No other place is guessed. Spans of times alone have neither.
+No other place is guessed. Spans of times alone have neither. Their times (`start_s`, `end_s`) say when they are
+heard, which is what a router is judged by; times marked as estimated (`spans_estimated`) do not.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +46,32 @@ class EmbeddedSpan:
         return None if self.start is None or self.end is None else (self.start, self.end)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpokenSpan:
+    """A span of speech, of the main language or embedded, and when it is heard.
+
+    Attributes:
+        language: BCP-47 tag of it.
+        start_s: from the beginning of the utterance; None when the corpus does not tell.
+        end_s: its end; None with `start_s`.
+        embedded: whether it is in another language than the main one.
+
+    Raises:
+        ValueError: for one time without the other, and for times that are none.
+    """
+
+    language: str
+    start_s: float | None = None
+    end_s: float | None = None
+    embedded: bool = False
+
+    def __post_init__(self) -> None:
+        start_s, end_s = self.start_s, self.end_s
+        whole = start_s is not None and end_s is not None and 0 <= start_s <= end_s < math.inf
+        if not whole and (start_s, end_s) != (None, None):
+            raise ValueError(f"a span from {start_s} to {end_s} s")
+
+
 def is_code_switched(utterance: Utterance) -> bool:
     """Whether the corpus says that several languages are spoken in it."""
     marked = utterance.custom.get("code_switched") is True
@@ -62,6 +90,16 @@ def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...
     return tuple(_embedded(row, utterance, target, words) for row in _rows(utterance))
 
 
+def spoken_spans(utterance: Utterance) -> tuple[SpokenSpan, ...]:
+    """All spans of an utterance, in the order they are said; empty when the corpus has none.
+
+    Raises:
+        SprachbundError: for spans without a language, and for times that are none.
+    """
+    estimated = utterance.custom.get("spans_estimated") is True
+    return tuple(_spoken(span, utterance, estimated=estimated) for span in _spans(utterance))
+
+
 def same_language(one: str, other: str) -> bool:
     """Whether two tags are of one language, whatever its region or script."""
     return one.split("-")[0] == other.split("-")[0]
@@ -74,9 +112,22 @@ def _spans(utterance: Utterance) -> list[Mapping[str, Any]]:
     return spans
 
 
+def _main_language(utterance: Utterance) -> str:
+    return str(utterance.custom.get("main_language") or utterance.language)
+
+
+def _spoken(span: Mapping[str, Any], utterance: Utterance, *, estimated: bool) -> SpokenSpan:
+    times = {} if estimated else {name: span.get(name) for name in ("start_s", "end_s")}
+    language = str(span["language"])
+    try:
+        return SpokenSpan(language=language, embedded=language != _main_language(utterance), **times)
+    except (TypeError, ValueError) as error:
+        raise SprachbundError(f"{utterance.id}: {error}; prepare the corpus again") from error
+
+
 def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
     """Embedded spans as the corpus has them."""
-    main = utterance.custom.get("main_language") or utterance.language
+    main = _main_language(utterance)
     rows = [span for span in _spans(utterance) if span["language"] != main]
     words = utterance.custom.get("foreign_words") or []
     others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]

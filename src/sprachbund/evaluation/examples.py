@@ -2,10 +2,12 @@
 
 import base64
 import io
+import wave
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.failures import FailureJudge
@@ -13,6 +15,8 @@ from sprachbund.evaluation.gather import units
 from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.lines import Line
 from sprachbund.text.normalize import has_no_spaces
+
+_NO_SOUND = '<span class="muted">no sound here</span>'
 
 
 class Sounds:
@@ -24,6 +28,7 @@ class Sounds:
     """
 
     def __init__(self, directories: Sequence[Path], *, needed: bool = False) -> None:
+        self._needed = needed
         self._places: dict[tuple[str, str], tuple[Manifest, int]] = {}
         for directory in directories:
             try:
@@ -36,14 +41,23 @@ class Sounds:
             self._places |= {(name, u.id): (manifest, index) for index, u in enumerate(manifest)}
 
     def player(self, line: Line) -> str:
-        """An audio element that holds the sound; words when it is not there."""
+        """An audio element that holds the sound; words when it is not there. Raises SprachbundError when it is
+        needed and cannot be read."""
         import soundfile
 
         if (line.corpus, line.id) not in self._places:
-            return '<span class="muted">no sound here</span>'
+            return _NO_SOUND
         manifest, index = self._places[line.corpus, line.id]
+        try:
+            samples = manifest.samples(index)
+        except (OSError, EOFError, ValueError, wave.Error) as error:
+            if self._needed:
+                raise SprachbundError(
+                    f"{manifest.directory}: no sound for utterance {line.id!r} ({error}); copy its audio.*.wav again"
+                ) from error
+            return _NO_SOUND
         buffer = io.BytesIO()
-        soundfile.write(buffer, manifest.samples(index), 16_000, format="FLAC", subtype="PCM_16")
+        soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         coded = base64.b64encode(buffer.getvalue()).decode()
         return f'<audio controls preload="metadata" src="data:audio/flac;base64,{coded}"></audio>'
 

@@ -1,22 +1,21 @@
 """Figures of a report, drawn by matplotlib as SVG that stands inside the page."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sprachbund.evaluation import router
 from sprachbund.evaluation.code_switch import MEASURES, WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.metrics import Counts, Metric
 from sprachbund.evaluation.present import has_guard, members
-from sprachbund.evaluation.quality import CODE_SWITCHED, SWITCHING, TRANSCRIPTION, TRANSLATION
+from sprachbund.evaluation.quality import ALL, CODE_SWITCHED, SWITCHING, TRANSCRIPTION, TRANSLATION
 from sprachbund.evaluation.significance import bootstrap_weights, percentiles
+from sprachbund.sharing.drawing import ACCENT, GRID, INK, MUTED, as_svg, new_figure, plain_axes
 
-INK, MUTED, GRID = "#1d2733", "#66727f", "#e4e8ec"
-ACCENT, SECOND = "#1f6f8b", "#c9ced4"
+SECOND = "#c9ced4"
 _CARD = "#fefefe"
 _IN_PAGE = {INK: "ink", MUTED: "muted", GRID: "line", ACCENT: "accent", SECOND: "second", _CARD: "card"}
 """Colours that the page decides, light or dark: name of its CSS variable. Cells of maps keep their own."""
@@ -106,27 +105,31 @@ def failure_bars(manifest: ResultManifest) -> str:
 
 
 def has_switching(manifest: ResultManifest) -> bool:
-    """Whether any speech was code-switched."""
-    return any((n.group, n.member) == (SWITCHING, CODE_SWITCHED) for n in manifest.numbers)
+    """Whether any speech was code-switched, or sent anywhere by a router."""
+    return any(n.group == SWITCHING for n in manifest.numbers)
 
 
 def switching_bars(manifest: ResultManifest) -> str:
-    """What became of embedded spans, and errors near their ends and elsewhere; translation, else transcription."""
+    """What became of embedded spans, errors near their ends and elsewhere, and the router's choices; translation,
+    else transcription; of code-switched speech, else of all."""
     guard = has_guard(manifest)
-    of = [n for n in manifest.numbers if (n.group, n.member, n.guard) == (SWITCHING, CODE_SWITCHED, guard)]
+    of = [n for n in manifest.numbers if (n.group, n.guard) == (SWITCHING, guard)]
+    member = CODE_SWITCHED if any(n.member == CODE_SWITCHED for n in of) else ALL
+    of = [n for n in of if n.member == member]
     tasks = {n.task for n in of}
     task = TRANSLATION if TRANSLATION in tasks else TRANSCRIPTION
     rates = {n.metric: n.value for n in of if n.task == task}
-    names = [name for name in (*MEASURES.values(), WRONG_LANGUAGE) if name in rates][::-1]
+    names = [n for n in (*MEASURES.values(), WRONG_LANGUAGE, *router.NAMES) if n in rates][::-1]
     figure, axes = _figure(6.4, 0.36 * max(1, len(names)) + 0.9)
-    colours = [ACCENT if name == MEASURES["recalled"] else SECOND for name in names]
+    good = (MEASURES["recalled"], *router.NAMES)
+    colours = [ACCENT if name in good else SECOND for name in names]
     axes.barh(range(len(names)), [rates[name] for name in names], height=0.62, color=colours)
     for place, name in enumerate(names):
         axes.text(rates[name] + 1.5, place, f"{rates[name]:.1f}%", va="center", fontsize=8, color=MUTED)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(0, 118)
     axes.set_xticks(range(0, 101, 25))
-    axes.set_xlabel(f"%, {task}; recall is better high, all others low")
+    axes.set_xlabel(f"%, {task}; recall and accuracy are better high, all others low")
     _plain_axes(axes, "x")
     return svg(figure, "code-switched speech")
 
@@ -185,33 +188,15 @@ def group_bars(scores: Mapping[str, tuple[float, int]], title: str) -> str:
 
 
 def svg(figure: Any, title: str) -> str:
-    """A figure as an SVG element, without what differs from run to run."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = re.sub(r"^.*?<svg", "<svg", text, flags=re.DOTALL)
+    """A figure as an SVG element in the page's colours, without what differs from run to run."""
+    text = as_svg(figure, title)
     for colour, name in _IN_PAGE.items():
         text = text.replace(colour, f"var(--{name})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return text
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams.update(
-        {
-            "svg.fonttype": "path",  # letters as outlines: the page looks the same without the fonts
-            "svg.hashsalt": "sprachbund",
-            "font.family": "DejaVu Sans",
-            "font.size": 9,
-            "text.color": INK,
-            "axes.labelcolor": MUTED,
-            "xtick.color": INK,
-            "ytick.color": INK,
-        }
-    )
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure(width, height)
     figure.patch.set_alpha(0.0)
     axes = figure.subplots()
     axes.set_facecolor("none")  # the page behind it is light or dark
@@ -234,13 +219,8 @@ def _white_gaps(axes: Any, columns: int, rows: int) -> None:
 
 
 def _plain_axes(axes: Any, grid: str) -> None:
-    for name in ("top", "right", "left" if grid == "x" else "top"):
-        axes.spines[name].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.spines["left"].set_color(GRID)
-    axes.set_axisbelow(True)
-    axes.grid(axis=grid, color=GRID, linewidth=0.8)
-    axes.tick_params(length=0)
+    plain_axes(axes, grid)
+    axes.spines["left"].set_visible(grid != "x")
 
 
 def _bin_label(low: float, high: float) -> str:

@@ -22,7 +22,10 @@ LIBRARIES = (
     "onnxruntime",
 )
 _BLOCK = 1 << 20
-_NOT_MODEL = {"card.json", "README.md"}  # what is said of a model is not the model: scores are written there
+COMPRESSION_FILE = "compression.json"
+"""What a model was before and after it was made smaller, in its directory."""
+_NOT_MODEL = {"card.json", "README.md", COMPRESSION_FILE}
+"""What is said of a model is not the model: scores are written there."""
 
 
 def data_hash(directory: Path) -> str:

@@ -26,9 +26,10 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.rows import Hypothesis
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.embedded import embedded_spans, is_code_switched
+from sprachbund.evaluation.embedded import embedded_spans, is_code_switched, spoken_spans
 from sprachbund.evaluation.lines import Evidence, Line
-from sprachbund.models.family import Family, Target
+from sprachbund.evaluation.routes import Route, joined
+from sprachbund.models.family import Family, Memory, Target
 from sprachbund.text.languages import parse_language
 
 BATCH_SIZE = 16
@@ -110,6 +111,7 @@ def make_plan(
         unknown.update((source, t) for t in with_text if t not in known)
         for target in known:
             embedded_spans(utterance, target)  # what is wrong with them is said before the work
+        spoken_spans(utterance)
         if known:
             jobs.append(Job(index=index, duration_s=utterance.duration_s, source=source, targets=known))
     plan = Plan(
@@ -198,9 +200,12 @@ class Decoder:
         durations_s = [len(samples) / 16_000 for samples in sounds]
         found = search(model, memory, asked, self._options, durations_s)
         speech = [self._speech_probability(samples) for samples in sounds]
+        routes = _routes(model, memory, len(sounds))
         return [
-            [self._judged(h, duration_s, p, language) for h in row]
-            for row, duration_s, p, language in zip(found, durations_s, speech, heard, strict=True)
+            [self._judged(h, duration_s, p, language, routed) for h in row]
+            for row, duration_s, p, language, routed in zip(
+                found, durations_s, speech, heard, routes, strict=True
+            )
         ]
 
     def _identify(self, log_probs: torch.Tensor) -> str | None:
@@ -216,7 +221,12 @@ class Decoder:
         return weighted / total_s if total_s else 0.0
 
     def _judged(
-        self, hypothesis: Hypothesis, duration_s: float, speech_probability: float, language: str | None
+        self,
+        hypothesis: Hypothesis,
+        duration_s: float,
+        speech_probability: float,
+        language: str | None,
+        routes: tuple[Route, ...],
     ) -> tuple[str, Evidence]:
         text = one_line(self._model.decode_text(hypothesis.tokens))
         no_speech = hypothesis.no_speech_log_probability
@@ -239,6 +249,7 @@ class Decoder:
             compression_ratio=round(compression_ratio(text), 4),
             repetition=round(repetition(text), 4),
             language=language,
+            routes=routes,
         )
 
 
@@ -258,6 +269,7 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, 
         transcript=one_line(utterance.text),
         switched=is_code_switched(utterance),
         embedded=embedded_spans(utterance, target),
+        spoken=spoken_spans(utterance),
     )
 
 
@@ -280,6 +292,13 @@ def _spread(count: int, limit: int | None) -> list[int]:
     if limit < 1:
         raise SprachbundError(f"limit is {limit}; give at least 1")
     return [round(i * (count - 1) / max(1, limit - 1)) for i in range(limit)]
+
+
+def _routes(model: Family, memory: Memory, count: int) -> list[tuple[Route, ...]]:
+    """Where the router of a family that has one sent each of `count` utterances: `routes(memory)` gives, for each,
+    (start_s, end_s, language) in the order of time, the language being that of the experts chosen."""
+    told = getattr(model, "routes", None)
+    return [()] * count if told is None else [joined(stretches) for stretches in told(memory)]
 
 
 def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:

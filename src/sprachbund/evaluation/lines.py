@@ -7,13 +7,17 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.embedded import EmbeddedSpan
+from sprachbund.evaluation.embedded import EmbeddedSpan, SpokenSpan
+from sprachbund.evaluation.routes import Route
 
 HYPOTHESES_FILE = "hypotheses.jsonl"
 CHUNK = 256  # lines scored at a time: enough for the libraries' loops, few enough to see results come
@@ -33,6 +37,7 @@ class Evidence:
         compression_ratio: bytes of the text over bytes after zlib.
         repetition: share of the text in loops.
         language: what the model took the speech for; None when it cannot tell.
+        routes: where a router sent the sound, in the order of time; empty from models without one.
     """
 
     dropped: str | None = None
@@ -44,6 +49,7 @@ class Evidence:
     compression_ratio: float = 0.0
     repetition: float = 0.0
     language: str | None = None
+    routes: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +70,10 @@ class Line:
         transcript: what is said, in `source`.
         switched: whether several languages are spoken in it.
         embedded: what is said in another language than its main one, in the order it is said.
+        spoken: all spans of languages that the corpus tells, with their times.
     """
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     id: str
     source: str
@@ -79,6 +88,7 @@ class Line:
     transcript: str = ""
     switched: bool = False
     embedded: tuple[EmbeddedSpan, ...] = ()
+    spoken: tuple[SpokenSpan, ...] = ()
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -99,13 +109,44 @@ class Line:
         values = asdict(self)
         if not self.switched:  # files of other speech do without
             del values["switched"], values["embedded"]
+        if not self.spoken:
+            del values["spoken"]
+        if not self.evidence.routes:
+            del values["evidence"]["routes"]
         return json.dumps(values, ensure_ascii=False)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Line":
-        """The inverse of `asdict`. Raises TypeError for fields that are missing or unknown."""
-        embedded = tuple(EmbeddedSpan(**span) for span in values.get("embedded", ()))
-        return cls(**{**values, "evidence": Evidence(**values["evidence"]), "embedded": embedded})
+    def from_json(cls, raw: bytes) -> "Line":
+        """The inverse of `to_json`. Raises ValueError, in words for people, for what is none."""
+        try:
+            line = _adapter().validate_json(raw)
+        except ValidationError as error:
+            json_object(raw)  # says better what is wrong with what is no JSON
+            raise ValueError(first_fault(error)) from error
+        for tag in filter(None, (line.source, line.target)):
+            if not is_tag(tag):
+                raise ValueError(f"{tag!r} is no language tag")
+        return line
+
+
+@cache
+def _adapter() -> TypeAdapter[Line]:
+    return TypeAdapter(Line)
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with values, in words."""
+    fault = error.errors()[0]
+    place = list(map(str, fault["loc"]))
+    return f"lacks {place[-1]!r}" if fault["type"] == "missing" else f"{'.'.join(place)}: {fault['msg']}"
+
+
+@cache
+def is_tag(tag: str) -> bool:
+    """Whether a language tag is one."""
+    import langcodes
+
+    return bool(langcodes.tag_is_valid(tag))
 
 
 class LineWriter:
@@ -137,8 +178,8 @@ def read_lines(path: Path) -> Iterator[Line]:
     """Lines of a hypotheses file, one by one.
 
     Raises:
-        SprachbundError: naming file and line, for what is not such a line and for a pair of id and target
-            that occurs twice in a corpus.
+        SprachbundError: naming file and line, for what is not such a line, for line ends of two kinds and for
+            a pair of id and target that occurs twice in a corpus.
     """
     if not path.exists():
         partial = path.with_suffix(path.suffix + ".partial")
@@ -147,6 +188,12 @@ def read_lines(path: Path) -> Iterator[Line]:
     seen: dict[tuple[str, str, str], int] = {}
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
+            if number == 1:
+                end = b"\r\n" if raw.endswith(b"\r\n") else b"\n"
+            elif raw.endswith(b"\n") and raw.endswith(b"\r\n") != (end == b"\r\n"):
+                raise SprachbundError(
+                    f"{path}:{number}: mixed line ends, LF and CR LF; save it with one kind"
+                )
             line = _parse(path, number, raw)
             key = (line.corpus, line.id, line.target)
             if key in seen:
@@ -160,8 +207,8 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def _parse(path: Path, number: int, raw: bytes) -> Line:
     try:
-        return Line.from_dict(json_object(raw))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Line.from_json(raw)
+    except ValueError as error:
         raise SprachbundError(
             f"{path}:{number}: not a line of hypotheses ({error}); evaluate again or restore the file"
         ) from error

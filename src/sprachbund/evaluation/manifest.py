@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,13 +16,16 @@ from sprachbund.evaluation import hashes
 
 MANIFEST_FILE = "scores.json"
 FORMAT = 1
+_Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a manifest; a field that is not one of its own is an error."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Number(_Strict):
+class Number(Strict):
     """One score; the fields are those of `sprachbund.evaluation.quality.Score`."""
 
     metric: str
@@ -41,7 +44,7 @@ class Number(_Strict):
         return (self.metric, self.group, self.member, self.task, self.text, str(self.guard))
 
 
-class FailureRate(_Strict):
+class FailureRate(Strict):
     """A failure: `failed` of `judged` lines of a pair, a kind of sound or "all", with or without guard."""
 
     failure: str
@@ -61,7 +64,7 @@ class FailureRate(_Strict):
         return (self.failure, self.member, str(self.guard))
 
 
-class DataUsed(_Strict):
+class DataUsed(Strict):
     """A corpus: where it lay, what it is called, its hash and size, and what of it was not scored and why."""
 
     path: str
@@ -76,7 +79,7 @@ class DataUsed(_Strict):
     over_limit: int = 0
 
 
-class ModelUsed(_Strict):
+class ModelUsed(Strict):
     """A model: how it was asked for, the name on its card, its hash."""
 
     path: str
@@ -84,7 +87,7 @@ class ModelUsed(_Strict):
     sha256: str
 
 
-class ResultManifest(_Strict):
+class ResultManifest(Strict):
     """What was measured, on what, with what, by what.
 
     Attributes:
@@ -92,6 +95,7 @@ class ResultManifest(_Strict):
         numbers: scores, which a rerun must give again.
         failures: rates of failures, which a rerun must give again.
         measured: times and memory, which another run gives differently.
+        race: speed beside other models', one row each.
         data: corpora in the order given.
         model: what was evaluated.
         configuration: everything a rerun needs beside data and model.
@@ -107,6 +111,7 @@ class ResultManifest(_Strict):
     numbers: list[Number]
     failures: list[FailureRate] = []
     measured: dict[str, float | None] = {}
+    race: list[dict[str, str | float]] = []
     data: list[DataUsed]
     model: ModelUsed
     configuration: dict[str, Any]
@@ -115,6 +120,19 @@ class ResultManifest(_Strict):
     machine: dict[str, str | int] = Field(default_factory=hashes.machine)
     versions: dict[str, str] = Field(default_factory=hashes.versions)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def num_lines(self) -> int:
+        """Hypotheses of speech that were scored."""
+        return sum({n.member: n.num_lines for n in self.numbers if n.group == "pair"}.values())
+
+    def check_lines(self, num_lines: int) -> None:
+        """Raises SprachbundError when hypotheses of speech are more or fewer than were scored."""
+        if num_lines != self.num_lines:
+            raise SprachbundError(
+                f"there are {num_lines} hypotheses of speech, and {MANIFEST_FILE} is of {self.num_lines}; "
+                "evaluate again, or restore the hypotheses: nothing is scored on a part"
+            )
 
     def number(self, metric: str, member: str, **wanted: Any) -> Number | None:
         """The first number of a metric and member whose other fields are as wanted."""
@@ -126,10 +144,15 @@ class ResultManifest(_Strict):
 
     def write(self, path: Path) -> None:
         """Write it; the file appears whole or not at all."""
-        partial = path.with_suffix(path.suffix + ".partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(_one_row_each(self.model_dump(mode="json")), encoding="utf-8")
-        partial.replace(path)
+        write_rows(self.model_dump(mode="json"), path)
+
+
+def write_rows(values: dict[str, Any], path: Path) -> None:
+    """Write a manifest's values, one number to a row; the file appears whole or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(_one_row_each(values), encoding="utf-8")
+    partial.replace(path)
 
 
 def _one_row_each(values: dict[str, Any]) -> str:
@@ -150,19 +173,34 @@ def read_manifest(path: Path) -> ResultManifest:
     Raises:
         SprachbundError: naming file, line or field, for what is not one.
     """
-    if path.is_dir():
-        path = path / MANIFEST_FILE
+    path = manifest_path(path)
+    return validated(ResultManifest, read_values(path), path)
+
+
+def manifest_path(path: Path) -> Path:
+    """A path, or the manifest in a directory of results."""
+    return path / MANIFEST_FILE if path.is_dir() else path
+
+
+def read_values(path: Path) -> Any:
+    """The JSON of a manifest. Raises SprachbundError, naming file and line, for what is none."""
     try:
         text = path.read_text(encoding="utf-8")
         if text.startswith("\ufeff"):
             raise SprachbundError(f"{path}:1: begins with a byte order mark; save it as UTF-8 without one")
-        return ResultManifest.model_validate(json.loads(text))
+        return json.loads(text)
     except FileNotFoundError as error:
         raise SprachbundError(f"{path} does not exist; make it with `sprachbund evaluate --out`") from error
     except json.JSONDecodeError as error:
         raise SprachbundError(f"{path}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
     except UnicodeDecodeError as error:
         raise SprachbundError(f"{path}: not UTF-8 text ({error.reason}); restore the file") from error
+
+
+def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:
+    """A manifest from the JSON of a file. Raises SprachbundError, naming file and field, for what is none."""
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole"

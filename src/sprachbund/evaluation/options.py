@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,8 +44,9 @@ def configuration(options: EvaluationOptions) -> dict[str, Any]:
     return {**asdict(options), "num_threads": torch.get_num_threads(), "precision": "float32"}
 
 
-def options_from(values: dict[str, Any]) -> EvaluationOptions:
-    """The inverse of `configuration`. Raises SprachbundError for fields this version does not know."""
+def options_from(values: dict[str, Any], path: Path | None = None) -> EvaluationOptions:
+    """The inverse of `configuration`. Raises SprachbundError for what this version does not know, naming the
+    manifest that they stand in, if any."""
     rest = {key: value for key, value in values.items() if key not in {"num_threads", "precision"}}
     try:
         decoding = dict(rest.pop("decoding"))
@@ -54,10 +56,10 @@ def options_from(values: dict[str, Any]) -> EvaluationOptions:
             **{**rest, "targets": _tuple(rest["targets"])},
             decoding=DecodingOptions(**decoding, allowed_languages=_tuple(allowed), guard=guard, spans=spans),
         )
-    except (TypeError, KeyError) as error:
+    except (SprachbundError, TypeError, KeyError, ValueError) as error:
         known = ", ".join(f.name for f in fields(EvaluationOptions))
         raise SprachbundError(
-            f"the configuration does not fit this version ({error}); it knows {known}"
+            f"{f'{path}: ' if path else ''}the configuration does not fit this version ({error}); it knows {known}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sprachbund.evaluation import router
 from sprachbund.evaluation.code_switch import JUDGED, LEFT_OUT, MEASURES, WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import FailureRate, Number, ResultManifest
 from sprachbund.evaluation.quality import (
@@ -104,16 +105,18 @@ def groups_table(manifest: ResultManifest, group: str, task: str = TRANSLATION) 
 
 
 def switching_table(manifest: ResultManifest) -> Table:
-    """Code-switched speech: means over pairs beside the monolingual ones, then what became of its spans."""
+    """Code-switched speech: means over pairs beside the monolingual ones, then what became of its spans and, of
+    a model that has one, what its router made of them (the last also without code-switched speech)."""
     guard, rows = has_guard(manifest), []
     wanted = [n for n in manifest.numbers if n.group == SWITCHING and n.guard == guard]
     for task in (TRANSLATION, TRANSCRIPTION):
         found = {(n.metric, n.member): n for n in wanted if n.task == task}
-        if not any(member == CODE_SWITCHED for _, member in found):
-            continue
-        for metric in (*_MEAN_METRICS, *MEASURES.values(), WRONG_LANGUAGE):
+        switched = any(member == CODE_SWITCHED for _, member in found)
+        others = (*_MEAN_METRICS, *MEASURES.values(), WRONG_LANGUAGE) if switched else ()
+        judged = CODE_SWITCHED if switched else ALL
+        for metric in (*others, *router.NAMES):
             cells = [found.get((metric, member)) for member in (CODE_SWITCHED, MONOLINGUAL, ALL)]
-            counts = [found.get((metric + count, CODE_SWITCHED)) for count in (JUDGED, LEFT_OUT)]
+            counts = [found.get((metric + count, judged)) for count in (JUDGED, LEFT_OUT)]
             if any(cells) or any(counts):
                 label = metric if task == TRANSLATION else f"{metric}, {task}"
                 counted = ["" if n is None else f"{n.value:.0f}" for n in counts]
@@ -125,11 +128,12 @@ def switching_table(manifest: ResultManifest) -> Table:
 
 def switching_pairs_table(manifest: ResultManifest) -> Table:
     """What became of embedded spans by direction; empty with one direction alone."""
-    guard, names = has_guard(manifest), list(MEASURES.values())
+    guard, names = has_guard(manifest), [*MEASURES.values(), *router.NAMES]
     found: dict[tuple[str, str], dict[str, Number]] = {}
     for n in manifest.numbers:
         if n.group == SWITCHING and n.guard == guard and n.member not in (CODE_SWITCHED, MONOLINGUAL, ALL):
             found.setdefault((n.task, n.member), {})[n.metric] = n
+    names = [name for name in names if name in MEASURES.values() or any(name in of for of in found.values())]
     rows = [
         [member, str(max(n.num_lines for n in of.values())), *(_counted_cell(of, name) for name in names)]
         for (_, member), of in found.items()
@@ -185,15 +189,22 @@ def as_text(manifest: ResultManifest) -> str:
     tables = [matrix_table(manifest), means_table(manifest)]
     tables += [groups_table(manifest, group) for group in ("target", "corpus", "kind")]
     tables += [groups_table(manifest, "target", TRANSCRIPTION), failures_table(manifest)]
-    tables += [switching_table(manifest), switching_pairs_table(manifest)]
+    tables += [switching_table(manifest), switching_pairs_table(manifest), race_table(manifest)]
     texts = [table.text() for table in tables if table.rows]
     return "\n".join([*texts, *signatures(manifest), *left_out(manifest), speed_line(manifest)])
+
+
+def race_table(manifest: ResultManifest) -> Table:
+    """Models side by side: medians, and time as a ratio to the first one's with its spread."""
+    header = [name.replace("_", " ") for name in manifest.race[0]] if manifest.race else ["system"]
+    rows = [[str(value) for value in row.values()] for row in manifest.race]
+    return Table(title="speed side by side", header=header, rows=rows)
 
 
 def speed_line(manifest: ResultManifest) -> str:
     """Speed in words."""
     measured = {key: value or 0.0 for key, value in manifest.measured.items()}
-    if not measured:
+    if not measured.keys() >= set(MEASURED):
         return "speed: not measured"
     return (
         f"speed: real-time factor {measured['real_time_factor']:.3f} for {measured['num_targets']:.1f} "
@@ -202,6 +213,10 @@ def speed_line(manifest: ResultManifest) -> str:
         f"{_first_segment(measured['first_segment_s'])}"
         f"on {manifest.machine.get('cores')} cores ({manifest.configuration.get('num_threads')} threads)"
     )
+
+
+MEASURED = ("real_time_factor", "num_targets", "tokens_per_s", "peak_memory_mb", "first_segment_s")
+"""What has to be there of speed to be shown."""
 
 
 def _first_segment(seconds: float) -> str:

@@ -8,7 +8,14 @@ import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import hashes
-from sprachbund.evaluation.manifest import ResultManifest, differences, read_manifest
+from sprachbund.evaluation.file_manifest import FileManifest, read_file_manifest, row_differences, run_again
+from sprachbund.evaluation.manifest import (
+    ResultManifest,
+    differences,
+    manifest_path,
+    read_values,
+    validated,
+)
 from sprachbund.evaluation.options import options_from
 from sprachbund.evaluation.run import Progress, evaluate
 from sprachbund.models.directory import BUNDLED, locate
@@ -25,8 +32,8 @@ class Replay:
         changed: versions, machine and commit that are not what they were, in words.
     """
 
-    old: ResultManifest
-    new: ResultManifest
+    old: ResultManifest | FileManifest
+    new: ResultManifest | FileManifest
     different: Sequence[str]
     changed: Sequence[str]
 
@@ -37,7 +44,7 @@ class Replay:
 
     def in_words(self) -> str:
         """The verdict."""
-        count = len(self.old.numbers) + len(self.old.failures)
+        count = _count(self.old)
         around = f" ({'; '.join(self.changed)})" if self.changed else ""
         if self.same:
             return f"the same: all {count} numbers came out again{around}"
@@ -54,7 +61,7 @@ def replay(
     offline: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Replay:
-    """Run a manifest's evaluation again.
+    """Run a manifest's evaluation again, or the scoring or comparing of files that one is of.
 
     Args:
         path: the manifest, or the directory of results it is in.
@@ -67,8 +74,11 @@ def replay(
     Raises:
         SprachbundError: when data or model are not there or not those measured, before any decoding.
     """
-    old = read_manifest(path)
-    options = options_from(old.configuration)
+    values = read_values(manifest_path(path))
+    if isinstance(values, dict) and values.get("kind") in ("score", "compare"):
+        return _replay_files(read_file_manifest(values, path), path, [*data, *([model] if model else [])])
+    old = validated(ResultManifest, values, manifest_path(path))
+    options = options_from(old.configuration, manifest_path(path))
     directories = _find_data(old, data, path)
     place = model or _model_place(old, path)
     found = hashes.model_hash(locate(place, offline=offline))
@@ -84,6 +94,23 @@ def replay(
     finally:
         torch.set_num_threads(before)
     return Replay(old=old, new=new, different=differences(old, new), changed=_changed(old, new))
+
+
+def _replay_files(old: FileManifest, path: Path, elsewhere: Sequence[object]) -> Replay:
+    if elsewhere:
+        raise SprachbundError(
+            f"{path} is of files ({', '.join(used.path for used in old.files)}), which are looked for where they "
+            "were and beside it; leave out --data and --model"
+        )
+    new = run_again(old, path)
+    different = row_differences(old.numbers, new.numbers)
+    return Replay(old=old, new=new, different=different, changed=_changed(old, new))
+
+
+def _count(manifest: ResultManifest | FileManifest) -> int:
+    if isinstance(manifest, ResultManifest):
+        return len(manifest.numbers) + len(manifest.failures)
+    return sum(isinstance(value, int | float) for row in manifest.numbers for value in row.values())
 
 
 def _find_data(old: ResultManifest, given: Sequence[Path], path: Path) -> list[Path]:
@@ -116,7 +143,7 @@ def _near(place: Path, manifest: Path) -> Path:
     return beside if not place.exists() and beside.exists() else place
 
 
-def _changed(old: ResultManifest, new: ResultManifest) -> list[str]:
+def _changed(old: ResultManifest | FileManifest, new: ResultManifest | FileManifest) -> list[str]:
     def told(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
         keys = sorted(before.keys() | after.keys())
         return [

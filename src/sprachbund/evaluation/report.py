@@ -48,6 +48,7 @@ def build_report(lines: Iterable[Line], manifest: ResultManifest, sounds: Sounds
     """The page as HTML."""
     guarded = has_guard(manifest)
     found = gather(lines, num_examples, guarded=guarded)
+    manifest.check_lines(len(found.durations_s))
     sections = [
         _section("Scores", _tiles(manifest)),
         _section("Pairs", _pairs(manifest)),
@@ -55,6 +56,7 @@ def build_report(lines: Iterable[Line], manifest: ResultManifest, sounds: Sounds
         _section("Failures", _failures(manifest)),
         _section("Length and duration", _breakdown(found)),
         _section("Groups", _groups(manifest)),
+        _section("Speed side by side", _table(present.race_table(manifest)) if manifest.race else ""),
         _section("Worst examples", examples(found.worst, sounds, guarded=guarded)),
         _section("Random examples", examples(found.random, sounds, guarded=guarded)),
         _section("How it was measured", _provenance(manifest)),
@@ -135,8 +137,9 @@ def _switching(manifest: ResultManifest) -> str:
     return (
         f"<figure>{figures.switching_bars(manifest)}</figure>"
         f"{_table(present.switching_table(manifest))}{by_pair}"
-        '<p class="muted">Near a switch: within two words of it in the reference. Of: spans, words or texts '
-        "judged; left out: those of which the corpus does not tell enough.</p>"
+        '<p class="muted">Near a switch: within two words of it in the reference. Router accuracy: spans of which '
+        "more than half of the time went to the experts of their language. Of: spans, words, texts or seconds "
+        "judged; left out: those of which the corpus does not tell enough, or the model not where it sent them.</p>"
     )
 
 

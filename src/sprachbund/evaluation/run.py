@@ -1,9 +1,13 @@
 """One evaluation from beginning to end: corpora and a model in, hypotheses and a result manifest out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+
+import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
@@ -31,7 +35,14 @@ from sprachbund.evaluation.no_speech import Sound, no_speech_set
 from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.scoring import Scoring
-from sprachbund.evaluation.speed import Stopwatch, first_segment_s, race, race_rows
+from sprachbund.evaluation.speed import (
+    Stopwatch,
+    add_cost,
+    first_segment_s,
+    peak_memory_mb,
+    race,
+    race_rows,
+)
 from sprachbund.models.card import Card
 from sprachbund.models.directory import load, locate
 from sprachbund.models.family import Family
@@ -96,8 +107,8 @@ def evaluate(
         for line in translate_no_speech(family, options):
             writer.write(line)
             scoring.add(line)
-    used = [_data_used(m, plan) for m, plan in zip(manifests, plans, strict=True)]
-    result = Evaluation(manifest=scoring.manifest(_model_used(model, offline), used, speed), out=out)
+    used = [data_used(m, plan) for m, plan in zip(manifests, plans, strict=True)]
+    result = Evaluation(manifest=scoring.manifest(model_used(model, offline), used, speed), out=out)
     if out:
         write_texts(result.lines(), out)
         result.manifest.write(out / MANIFEST_FILE)
@@ -119,7 +130,8 @@ def race_models(
     rounds: int = 3,
     offline: bool = False,
 ) -> list[dict[str, str | float]]:
-    """Speed of models side by side on the same corpus and the same pairs; the first one's time is 1.
+    """Speed and cost of models side by side on the same corpus and the same pairs; the first one's are 1.
+    Memory is that of a process of its own for each, on the longest of the utterances.
 
     Raises:
         SprachbundError: when there is no target language that all of them know for the same utterances.
@@ -137,7 +149,36 @@ def race_models(
     def work(family: Family) -> Iterator[Line]:
         return translate_plan(family, manifest, shared, options.decoding, options.batch_size)
 
-    return race_rows(race(families, work, rounds))
+    rows = race_rows(race(families, work, rounds))
+    first: dict[str, list[float]] = {name: [] for name in families}
+    for place in range(min(options.first_segments, len(shared.jobs))):
+        one = Plan(jobs=(shared.jobs[place * len(shared.jobs) // options.first_segments],))
+        for name, family in families.items():
+            first[name] += filter(None, [_first_segment_s(family, manifest, one, options)])
+    if all(first.values()):
+        add_cost(rows, "first_segment_s", [median(found) for found in first.values()])
+    longest = sorted(shared.jobs, key=lambda job: job.duration_s)[-options.batch_size :]
+    peaks = [_peak_apart(name, directory, Plan(jobs=tuple(longest)), options, offline) for name in models]
+    add_cost(rows, "peak_memory_mb", peaks)
+    return rows
+
+
+def _peak_apart(model: str, directory: Path, plan: Plan, options: EvaluationOptions, offline: bool) -> float:
+    """Peak memory of a new process that does the work, in MiB."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        work = (model, directory, plan, options, offline, torch.get_num_threads())
+        return pool.submit(peak_memory_of, *work).result()
+
+
+def peak_memory_of(
+    model: str, directory: Path, plan: Plan, options: EvaluationOptions, offline: bool, num_threads: int
+) -> float:
+    """Most memory that this process has held when it has loaded a model and done the work, in MiB."""
+    torch.set_num_threads(num_threads)
+    family = load(model, offline=offline)
+    for _ in translate_plan(family, Manifest(directory), plan, options.decoding, options.batch_size):
+        pass
+    return peak_memory_mb()
 
 
 def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[Line]:
@@ -187,7 +228,8 @@ def _first_segment_s(
 
 
 def write_texts(lines: Iterable[Line], out: Path) -> None:
-    """Write `texts/<pair>.hyp.txt` and `.ref.txt`, one text per line, for any other scorer to read."""
+    """Write `texts/<pair>.hyp.txt` and `.ref.txt`, and of translations `.src.txt` with what was said, one text per
+    line, for any other scorer to read."""
     folder = out / "texts"
     folder.mkdir(parents=True, exist_ok=True)
     begun: set[tuple[str, str]] = set()
@@ -195,24 +237,34 @@ def write_texts(lines: Iterable[Line], out: Path) -> None:
         for pair, found in by_pair(some).items():
             # Opened for each chunk: hundreds of pairs are more files than may be open.
             mode = "a" if pair in begun else "w"
-            for part, column in (
-                ("hyp", [x.hypothesis for x in found]),
-                ("ref", [x.reference for x in found]),
-            ):
+            columns = {"hyp": [x.hypothesis for x in found], "ref": [x.reference for x in found]}
+            if pair[0] != pair[1]:
+                columns["src"] = [x.transcript for x in found]
+            for part, column in columns.items():
                 path = folder / f"{pair_name(pair)}.{part}.txt"
                 with path.open(mode, encoding="utf-8", newline="\n") as file:
                     file.writelines(text + "\n" for text in column)
             begun.add(pair)
 
 
-def rescore(out: Path, manifest: ResultManifest) -> ResultManifest:
-    """Score the hypotheses in a directory of results again, without the model."""
+def rescore(
+    out: Path, manifest: ResultManifest, progress: Callable[[int], None] = lambda done: None
+) -> ResultManifest:
+    """Score the hypotheses in a directory of results again, without the model.
+
+    Raises:
+        SprachbundError: naming file and line, for what is no line of hypotheses, and for more or fewer lines
+            than the manifest is of.
+    """
     path = out / HYPOTHESES_FILE
     targets = {line.target for line in read_lines(path) if line.source}
-    scoring = Scoring(targets, options_from(manifest.configuration))
-    for line in read_lines(path):
+    scoring = Scoring(targets, options_from(manifest.configuration, out / MANIFEST_FILE))
+    for done, line in enumerate(read_lines(path), start=1):
         scoring.add(line)
-    return scoring.manifest(manifest.model, manifest.data)
+        progress(done)
+    found = scoring.manifest(manifest.model, manifest.data)
+    manifest.check_lines(found.num_lines)
+    return found
 
 
 class _Nowhere:
@@ -228,7 +280,8 @@ class _Nowhere:
         pass
 
 
-def _model_used(model: str | Path, offline: bool) -> ModelUsed:
+def model_used(model: str | Path, offline: bool) -> ModelUsed:
+    """A model as a result names it."""
     directory = locate(model, offline=offline)
     card = Card.read(directory)
     return ModelUsed(
@@ -236,7 +289,8 @@ def _model_used(model: str | Path, offline: bool) -> ModelUsed:
     )
 
 
-def _data_used(manifest: Manifest, plan: Plan) -> DataUsed:
+def data_used(manifest: Manifest, plan: Plan) -> DataUsed:
+    """A corpus as a result names it, with what of it was not scored."""
     return DataUsed(
         path=str(manifest.directory),
         name=corpus_name(manifest.directory),

@@ -27,7 +27,7 @@ from sprachbund.evaluation.speed import Speed
 
 class Scoring:
     """Everything that is scored, added up as lines come: behind the guard, raw and normalized; before it, raw;
-    failures before and behind. It holds sums and one chunk of lines.
+    failures before and behind. It holds sums and one chunk of lines, with COMET all translations.
 
     Args:
         targets: all target languages to come.
@@ -115,7 +115,8 @@ def summarise(
 
 
 class CometTally:
-    """COMET of every pair, added up as lines come; translation only, as transcripts serve as source texts.
+    """COMET of every pair; translation only, as transcripts serve as source texts. Lines are held to the end, as
+    COMET gives a pair's texts the same scores only when it is given them all at once.
 
     Args:
         model: as of `Comet`; loaded at once, so that what is wrong with it is said before the work.
@@ -123,22 +124,23 @@ class CometTally:
 
     def __init__(self, model: str) -> None:
         self._comet = Comet(model)
-        self._pairs: dict[tuple[str, str], tuple[int, float]] = {}
-        self._switching: dict[tuple[str, tuple[str, str]], tuple[int, float]] = {}
+        self._lines: list[Line] = []
 
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines; those that are no translations are passed over."""
-        pairs = by_pair(line for line in lines if line.source and line.source != line.target)
-        for pair, found in pairs.items():
-            values = self._comet.scores([x.transcript for x in found], *texts(found, pair[1]))
-            for line, value in zip(found, values, strict=True):
-                _sum_up(self._pairs, pair, value)
-                for member in (switching(line), ALL):
-                    _sum_up(self._switching, (member, pair), value)
+        self._lines += [line for line in lines if line.source and line.source != line.target]
 
     def scores(self) -> list[Score]:
         """Every pair and the mean over pairs, and where there are code-switched lines the means of those."""
-        found = sorted(self._pairs.items())
+        pairs: dict[tuple[str, str], tuple[int, float]] = {}
+        by_switching: dict[tuple[str, tuple[str, str]], tuple[int, float]] = {}
+        for pair, lines in by_pair(self._lines).items():
+            values = self._comet.scores([x.transcript for x in lines], *texts(lines, pair[1]))
+            for line, value in zip(lines, values, strict=True):
+                _sum_up(pairs, pair, value)
+                for member in (switching(line), ALL):
+                    _sum_up(by_switching, (member, pair), value)
+        found = sorted(pairs.items())
         signature = self._comet.signature
         scores = [
             _comet_score(total / count, signature, "pair", pair_name(pair), count)
@@ -146,9 +148,9 @@ class CometTally:
         ]
         if scores:
             scores.append(self._mean("mean", ALL, [sums for _, sums in found]))
-        members = sorted({member for member, _ in self._switching})
+        members = sorted({member for member, _ in by_switching})
         for member in members if CODE_SWITCHED in members else ():
-            sums = [sums for (of, _), sums in sorted(self._switching.items()) if of == member]
+            sums = [sums for (of, _), sums in sorted(by_switching.items()) if of == member]
             scores.append(self._mean(SWITCHING, member, sums))
         return scores
 

@@ -1,11 +1,13 @@
 """Speed and cost are scores too, but of a machine: they mean something beside another's in the same run."""
 
+import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -94,6 +96,11 @@ class Stopwatch:
 
 def peak_memory_mb() -> float:
     """Most memory this process ever held, in MiB."""
+    status = Path(
+        "/proc/self/status"
+    )  # the other count begins with what the process held that started this one
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
+        return int(found[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
@@ -146,6 +153,13 @@ def race(
             if current:
                 taken[name].append(watch.speed())
     return taken
+
+
+def add_cost(rows: list[dict[str, str | float]], name: str, values: Sequence[float]) -> None:
+    """Put another cost of each model into its row, and its ratio to the first one's."""
+    for row, value in zip(rows, values, strict=True):
+        ratio = value / values[0] if values[0] else 0.0
+        row |= {name: round(value, 4), f"{name.rpartition('_')[0]}_ratio": round(ratio, 3)}
 
 
 def race_rows(taken: Mapping[str, Sequence[Speed]]) -> list[dict[str, str | float]]:

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import Number, ResultManifest, read_manifest
-from sprachbund.evaluation.present import Table, failures_table, groups_table, matrix_table, switching_table
+from sprachbund.evaluation.present import (
+    MEASURED,
+    Table,
+    failures_table,
+    groups_table,
+    matrix_table,
+    switching_table,
+)
 from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
 
 _BLOCK = re.compile(
@@ -41,7 +48,7 @@ def speed_table(manifests: Sequence[ResultManifest]) -> Table:
     rows = []
     for manifest in manifests:
         measured = {key: value or 0.0 for key, value in manifest.measured.items()}
-        if not measured:
+        if not measured.keys() >= set(MEASURED):
             raise SprachbundError(f"the manifest of {manifest.model.name} holds no speed; evaluate again")
         rows.append(
             [

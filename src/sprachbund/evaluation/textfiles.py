@@ -41,7 +41,7 @@ def read_texts(path: Path, *, allow_empty: bool) -> Texts:
             raise SprachbundError(
                 f"{path}:1: begins with a {encoding} byte order mark; save it as UTF-8 without one"
             )
-    _check_line_ends(path, raw)
+    check_line_ends(path, raw)
     body = raw.replace(b"\r\n", b"\n")
     lines = [_decoded(path, n, line) for n, line in enumerate(body.removesuffix(b"\n").split(b"\n"), start=1)]
     for number, line in enumerate(lines, start=1):
@@ -78,7 +78,8 @@ def read_ids(path: Path, count: int) -> Sequence[str]:
     return ids
 
 
-def _check_line_ends(path: Path, raw: bytes) -> None:
+def check_line_ends(path: Path, raw: bytes) -> None:
+    """Raises SprachbundError, naming file and line, for line ends of more than one kind, and for CR alone."""
     windows = raw.count(b"\r\n")
     kinds = {
         "CR LF": windows,

@@ -3,8 +3,6 @@
 matplotlib draws them, as SVG for a page and as one PNG; a group has the same colour in each of them.
 """
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from sprachbund.models.sharing_plan import Evidence, SharingPlan
+from sprachbund.sharing.drawing import ACCENT, INK, MUTED, as_svg, new_figure, plain_axes
 from sprachbund.sharing.groups import ward_tree
 
-INK, MUTED, GRID, ACCENT = "#1d2733", "#66727f", "#e4e8ec", "#1f6f8b"
 GROUP_COLOURS = ("#1f6f8b", "#c8641b", "#6a4c93", "#3f7d3a", "#b03a5b", "#8a7a1f", "#4a5fc1", "#7d5a44")
 _RAMP = ("#f6efe6", "#e9dcc3", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
 _MOST_NUMBERS = 14
@@ -80,7 +78,7 @@ def dendrogram(axes: Any, evidence: Evidence) -> None:
     for label in axes.get_yticklabels():
         label.set_color(_colour(evidence, label.get_text()))
     axes.set_xlabel("Ward distance, of 1 − cosine, at which they join")
-    _plain(axes, "x")
+    plain_axes(axes, "x")
 
 
 def purity_lines(
@@ -118,7 +116,7 @@ def purity_lines(
     missing = max(0.0, _LEAST_PURITY_RANGE - (high - low)) / 2  # or noise would look like a difference
     axes.set_ylim(low - missing, high + missing)
     axes.set_ylabel("purity")
-    _plain(axes, "y")
+    plain_axes(axes, "y")
     axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.03), borderaxespad=0.3)
 
 
@@ -146,7 +144,7 @@ def energy_bars(axes: Any, evidence: Evidence) -> None:
     axes.set_xlim(0, 1.5 * max(shares))
     axes.set_xlabel("% of the energy in the common subspace")
     axes.tick_params(labelsize=_size(len(tags)) + 1, length=0)
-    _plain(axes, "x")
+    plain_axes(axes, "x")
 
 
 def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], path: Path) -> None:
@@ -154,7 +152,7 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], pa
     evidence = plan.modules[module]
     chosen = [split.module for split in plan.splits]
     tall = 1 + 0.035 * max(0, len(evidence.languages) - 6)
-    figure = _figure(12, 8.4 * tall)
+    figure = new_figure(12, 8.4 * tall)
     figure.patch.set_facecolor("white")
     panels = figure.subplots(2, 2, width_ratios=(1.05, 1))
     heat_map(panels[0, 0], evidence)
@@ -170,17 +168,10 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], pa
 
 def svg(draw: Any, title: str, width: float, height: float) -> str:
     """What `draw(axes)` draws as an SVG element, the same every time."""
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     figure.patch.set_alpha(0.0)
     draw(figure.subplots())
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = re.sub(r"^.*?<svg|<metadata>.*?</metadata>", _only_svg, buffer.getvalue(), flags=re.DOTALL)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
-
-
-def _only_svg(found: re.Match[str]) -> str:
-    return "<svg" if found[0].endswith("<svg") else ""
+    return as_svg(figure, title)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -197,24 +188,6 @@ def _common(parts: Sequence[Sequence[str]]) -> int:
     """How many parts all names begin with; each keeps at least its last."""
     columns = list(zip(*(part[:-1] for part in parts), strict=False))
     return next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(columns))
-
-
-def _figure(width: float, height: float) -> Any:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = {
-        "svg.fonttype": "path",  # letters as outlines: the page looks the same without the fonts
-        "svg.hashsalt": "sprachbund",
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "text.color": INK,
-        "axes.labelcolor": MUTED,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    matplotlib.rcParams.update(style)
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _leaves(evidence: Evidence) -> list[int]:
@@ -250,11 +223,3 @@ def _shades(count: int) -> list[Any]:
 
 def _size(count: int) -> float:
     return 9 if count <= 8 else 7.5 if count <= _MOST_NUMBERS else 6
-
-
-def _plain(axes: Any, grid: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color(GRID)
-    axes.set_axisbelow(True)
-    axes.grid(axis=grid, color=GRID, linewidth=0.8)
-    axes.tick_params(length=0)

@@ -110,7 +110,7 @@ def test_ntuml_finds_english_terms_and_their_places() -> None:
 
 
 def test_ntuml(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     data = tone(tmp_path / "a.wav", 700).read_bytes()

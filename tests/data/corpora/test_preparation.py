@@ -139,6 +139,19 @@ def test_refuses_a_folder_of_something_else(source: Path, tmp_path: Path) -> Non
         PREPARATION.prepare(tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_a_folder_that_holds_nothing_yet_is_free(source: Path, tmp_path: Path) -> None:
+    """After a first try that failed, with a source that was mended or other options."""
+    sound = {path: path.read_bytes() for path in source.glob("*.wav")}
+    for path in sound:
+        path.write_bytes(b"")
+    with pytest.raises(SprachbundError, match=r"\.wav is empty"):
+        PREPARATION.prepare(source, tmp_path / "out")
+    for path, content in sound.items():
+        path.write_bytes(content)
+    PREPARATION.prepare(source, tmp_path / "out", CorpusOptions(languages=("de",)))
+    assert any((tmp_path / "out").rglob("cuts.*.jsonl"))
+
+
 def test_cuts_of_a_recording_that_cannot_be_sought_in_decode_it_once(tmp_path: Path) -> None:
     path = melody(tmp_path / "talk.mp3", [400, 800, 1200])
     with Recordings() as recordings:
@@ -164,7 +177,7 @@ def test_every_corpus_says_what_it_is_and_what_is_missing(name: str, tmp_path: P
     assert preparation.summary
     assert preparation.homepage.startswith("http")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SprachbundError, match="http") as caught:
+    with pytest.raises(SprachbundError, match=r"holds no .*; .*http") as caught:
         preparation.prepare(tmp_path / "empty", tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

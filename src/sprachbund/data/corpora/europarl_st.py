@@ -26,7 +26,12 @@ _SUFFIXES = (".m4a", ".wav", ".flac")
 def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
     """The splits of the directions that are there."""
     join = Join()
-    for path in find_files(source, _LIST):
+    lists = find_files(source, _LIST)
+    if not lists:
+        raise SprachbundError(
+            f"{source} holds no en/de/train/{_LIST} or other direction; get it from {HOMEPAGE}"
+        )
+    for path in lists:
         split, target, spoken = (folder.name for folder in path.parents[:3])
         if not options.takes_split(split) or not options.takes(tag(spoken, str(path))):
             continue

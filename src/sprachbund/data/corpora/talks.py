@@ -32,10 +32,10 @@ _FIELD = re.compile(r"(\w+):\s*([^,{}]+)")
 def read(source: Path, options: CorpusOptions, homepage: str) -> Sequence[Part]:
     """The splits of the pairs that are there."""
     join = Join()
-    for folder in find_folders(source, "data"):
-        match = _PAIR.fullmatch(folder.name)
-        if not match:
-            continue
+    pairs = [(f, match) for f in find_folders(source, "data") if (match := _PAIR.fullmatch(f.name))]
+    if not pairs:
+        raise SprachbundError(f"{source} holds no en-de/data/train or other pair; get it from {homepage}")
+    for folder, match in pairs:
         spoken, target = (tag(code, str(folder)) for code in match.groups())
         if options.takes(spoken) and (spoken == target or options.takes_target(target)):
             for split in sorted(p for p in (folder / "data").iterdir() if p.is_dir()):

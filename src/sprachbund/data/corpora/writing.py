@@ -26,14 +26,15 @@ _BEGUN = ".prepared-from"
 
 
 def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
-    """Make a folder ours, or see that it was begun with the same, so that corpora never mix.
+    """Make a folder ours, or see that what it holds was begun with the same, so that corpora never mix.
 
     Raises:
         SprachbundError: it holds something else.
     """
     path = out / _BEGUN
     wanted = json.loads(json.dumps(begun_with))
-    if path.exists():
+    holds_some = any(out.rglob("cuts.*.jsonl")) if out.exists() else False
+    if holds_some and path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
         for key, value in wanted.items():
             if known.get(key) != value:
@@ -41,7 +42,7 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
                     f"{out} was begun with {key} {known.get(key)}, not {value}; name a new folder"
                 )
         return
-    if out.exists() and any(out.rglob("cuts.*.jsonl")):
+    if holds_some:
         raise SprachbundError(f"{out} holds another corpus; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(wanted, ensure_ascii=False) + "\n", encoding="utf-8")
