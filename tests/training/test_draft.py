@@ -11,10 +11,11 @@ from sprachbund.data.plan import PlanOptions
 from sprachbund.decoding.drafts import load_draft
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
+from sprachbund.models.guessing import read
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.medusa import MedusaHeads
 from sprachbund.nn.parasite import Parasite
-from sprachbund.training.draft import DraftOptions, DraftStudent, make_network, taught, train_draft
+from sprachbund.training.draft import DraftOptions, DraftStudent, make_network, train_draft
 from tests.training.made import make_corpus, make_model, make_training_data, options
 
 
@@ -38,7 +39,7 @@ def batch_of(corpus: Corpus):
 
 def test_the_decoder_is_taught_what_the_batch_holds(corpus: Corpus, model: Conformer) -> None:
     batch = batch_of(corpus)
-    given = taught(model, batch)
+    given = model.lesson(batch)
     assert given.prompts.unique().tolist() == [1]
     assert int(given.counted.sum()) == int(batch.num_targets.sum())
     assert torch.equal(given.tokens[:, 0], batch.target_language)
@@ -46,9 +47,11 @@ def test_the_decoder_is_taught_what_the_batch_holds(corpus: Corpus, model: Confo
         assert torch.equal(given.wanted[r, :count], batch.targets[r, :count])
         assert torch.equal(given.tokens[r, 1:count], batch.targets[r, : count - 1])
     with torch.no_grad():
-        log_probs = model.decoder.logits(model.decoder(given.tokens, given.memory, given.num_frames))
-    logits = given.hidden @ model.decoder.embedding.weight.T
-    torch.testing.assert_close(logits[given.counted], log_probs[given.counted], atol=1e-5, rtol=1e-4)
+        log_probs = model.decoder.logits(
+            model.decoder(given.tokens, given.memory.states, given.memory.num_frames)
+        )
+    logits = read(model.decoder, given).logits(model.decoder, given.counted)
+    torch.testing.assert_close(logits, log_probs[given.counted], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["parasite", "medusa"])
@@ -61,11 +64,11 @@ def test_the_loss_is_that_of_guessing_position_by_position(
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         loss = DraftStudent(model, network, wanted).loss(batch)
-        given, decoder = taught(model, batch), model.decoder
+        given, decoder = model.lesson(batch), model.decoder
         total, count = 0.0, 0
         for r, length in enumerate(batch.num_targets.tolist()):
-            memory = given.memory[r // batch.rows_per_utterance][None]
-            frames = given.num_frames[r // batch.rows_per_utterance][None]
+            memory = given.memory.states[r // batch.rows_per_utterance][None]
+            frames = given.memory.num_frames[r // batch.rows_per_utterance][None]
             row = torch.cat([given.tokens[r, :1], batch.targets[r, :length]])[None]
             own = decoder.logits(decoder(row, memory, frames)).log_softmax(-1)[0]
             normed = decoder.norm(decoder(row, memory, frames))[0]
@@ -108,8 +111,7 @@ def test_training_moves_the_draft_and_not_a_bit_of_the_model(
     untrained = DraftStudent(model, start, wanted).loss(batch).total.item()
     draft = train_draft(model, corpus, wanted, options(30), tmp_path, dev=corpus, report=lambda line: None)
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
-    network = draft.parasite if kind == "parasite" else draft.heads  # type: ignore[union-attr]
-    assert DraftStudent(model, network, wanted).loss(batch).total.item() < untrained
+    assert DraftStudent(model, draft.network, wanted).loss(batch).total.item() < untrained
     assert set(draft.card.acceptance) == {"de>de", "de>en", "en>de", "en>en"}
     draft.save(tmp_path / "draft.safetensors")
     again = load_draft(model, str(tmp_path / "draft.safetensors"))
@@ -135,7 +137,7 @@ def test_whisper_is_taught_under_its_prompts(tmp_path: Path) -> None:
     batch = next(
         iter(batches(corpus, PlanOptions(batch_s=8.0, max_utterances=8, max_duration_s=0.9, seed=0), 0))
     )
-    given = taught(model, batch)
+    given = model.lesson(batch)
     counts = batch.num_targets.tolist()
     assert int(given.counted.sum()) == sum(counts) > 0
     for r, (prompt, count) in enumerate(zip(row_prompts(model, batch), counts, strict=True)):

@@ -27,6 +27,7 @@ VERBS = (
     "train",
     "recipe",
     "share",
+    "compress",
     "evaluate",
     "compare",
     "score",

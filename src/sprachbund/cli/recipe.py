@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, size, table
+from sprachbund.cli.recipe_dual_scale import tell_dual_scale
 
-RECIPES = {"gradient_sharing": "GradientSharingRecipe"}
+RECIPES = {"gradient_sharing": "GradientSharingRecipe", "dual_scale": "DualScaleRecipe"}
 """Name of a module of `sprachbund.recipes` to its options."""
 SIZES = ("tiny", "small", "paper")
 CHECKED = "paper"
@@ -58,7 +59,7 @@ def recipe(
     if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
             needed = module.needs(values)
-        print_json(needed.model_dump()) if as_json else _tell(needed, chosen)
+        print_json(needed.model_dump()) if as_json else _TELLERS[name](needed, chosen)
         if not check:
             raise UsageError(
                 f"size {chosen} goes on from a published checkpoint: name it with --set start=DIR (or a Hugging Face "
@@ -93,7 +94,7 @@ def _print(path: Path, as_json: bool) -> None:
     say(f"the table is in {path}")
 
 
-def _tell(needed: Any, chosen: str) -> None:
+def _tell_gradient_sharing(needed: Any, chosen: str) -> None:
     times = "once" if needed.seeds == 1 else f"{needed.seeds} times"
     typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}; everything {times}\n")
     head = ["training", "inner widths", "parameters", "trained", "weights", "moments", "kept", "in all"]
@@ -123,3 +124,7 @@ def _tell(needed: Any, chosen: str) -> None:
     typer.echo(
         "moments: of AdamW, and gradients; kept: by the longest batch for its backward pass, in 32 bits"
     )
+
+
+_TELLERS = {"gradient_sharing": _tell_gradient_sharing, "dual_scale": tell_dual_scale}
+"""Name of a recipe to what prints its needs."""

@@ -4,6 +4,7 @@ Shapes: B utterances, R rows, U target tokens, P tokens of a row with its prompt
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch.nn import functional as F
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.model import Loss
 from sprachbund.models.family import Memory
+from sprachbund.models.loss import Loss
 from sprachbund.models.routing import decoder_route
 from sprachbund.models.splitting import target_languages
 from sprachbund.models.weights import Bits
@@ -21,29 +22,55 @@ from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.shared_private import is_split
 
 
-def prompted_loss(
-    model: Any,
-    memory: Memory,
-    batch: Batch,
-    prompts: Sequence[Sequence[int]],
-    route: Route | None,
-    label_smoothing: float,
-) -> Loss:
-    """Teacher forcing under prompts, which are given and never a target.
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a decoder is taught with: whole rows under prompts, which are given and never a target.
+
+    Attributes:
+        tokens: (R, U) given.
+        wanted: (R, U) token that follows each.
+        counted: boolean (R, U), where what follows is a target.
+        prompts: (R,) tokens of each row's prompt.
+        memory: of the B utterances.
+        route: languages of the rows, where the decoder is split by them.
+    """
+
+    tokens: Tensor
+    wanted: Tensor
+    counted: Tensor
+    prompts: Tensor
+    memory: Memory
+    route: Route | None = None
+
+
+def make_lesson(
+    memory: Memory, batch: Batch, prompts: Sequence[Sequence[int]], route: Route | None = None
+) -> Lesson:
+    """The lesson of a batch; its `targets` are what follows the prompts of the R rows, one token each at least."""
+    tokens, counted = _rows(prompts, batch)
+    return Lesson(
+        tokens=tokens[:, :-1],
+        wanted=tokens[:, 1:],
+        counted=counted,
+        prompts=torch.tensor([len(prompt) for prompt in prompts], device=tokens.device),
+        memory=memory,
+        route=route,
+    )
+
+
+def prompted_loss(model: Any, lesson: Lesson, label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy of a lesson by teacher forcing.
 
     Args:
         model: a family with a `decoder`.
-        memory: of the batch's utterances.
-        batch: its `targets` are what follows the prompts.
-        prompts: of the R rows; at least one token each.
-        route: languages of the rows, where the decoder is split by them.
+        lesson: what it is taught with.
         label_smoothing: arXiv 1512.00567, section 7.
     """
-    tokens, counted = _rows(prompts, batch)
-    hidden = model.decoder(tokens[:, :-1], memory.states, memory.num_frames, route)
+    memory = lesson.memory
+    hidden = model.decoder(lesson.tokens, memory.states, memory.num_frames, lesson.route)
     # Only the tokens that count are projected onto the vocabulary.
-    logits = model.decoder.logits(hidden[counted]).float()
-    wanted = tokens[:, 1:][counted]
+    logits = model.decoder.logits(hidden[lesson.counted]).float()
+    wanted = lesson.wanted[lesson.counted]
     attention = F.cross_entropy(logits, wanted, reduction="sum", label_smoothing=label_smoothing)
     none = attention.detach().new_zeros(())
     return Loss(
@@ -51,7 +78,7 @@ def prompted_loss(
         attention=attention,
         ctc=none,
         language=none,
-        num_tokens=int(batch.num_targets.sum()),
+        num_tokens=int(lesson.counted.sum()),
         num_transcript=0,
     )
 
@@ -97,7 +124,7 @@ def stored(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
     """
     if bits == 8:
         raise SprachbundError(
-            "Whisper and Seamless models are saved in 16 or 32 bits, not 8; set bits = 16, or leave it out"
+            "this layout holds weights of 16 or 32 bits, not 8; set bits = 16, or leave it out"
         )
     wanted = {16: torch.float16}.get(bits)
     return {name: weight.to(wanted).contiguous() for name, weight in weights.items()}

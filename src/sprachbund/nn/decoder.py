@@ -192,7 +192,7 @@ class TextDecoder(nn.Module):
             self_values=[cross[0][0].new_zeros(shape) for _ in cross],
             cross_keys=[keys for keys, _ in cross],
             cross_values=[values for _, values in cross],
-            memory_allowed=_allowed_frames(memory, num_frames),
+            memory_allowed=allowed_frames(memory, num_frames),
             lengths=torch.zeros(num_rows, dtype=torch.long, device=memory.device),
             route=route,
         )
@@ -220,19 +220,25 @@ class TextDecoder(nn.Module):
         return self.logits(x)
 
     def forward(
-        self, tokens: Tensor, memory: Tensor, num_frames: Tensor | None, route: Route | None = None
+        self,
+        tokens: Tensor,
+        memory: Tensor,
+        num_frames: Tensor | None,
+        route: Route | None = None,
+        kept: dict[int, tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """Hidden states (R, U, D) of whole rows `tokens` (R, U) at once, as training needs them.
 
-        Equal to stepping through the row token by token; turn them into logits with `logits`.
+        Equal to stepping through the row token by token; turn them into logits with `logits`. `kept` is given every
+        layer's self-attention keys and values (R, H, U, D/H), with their gradients.
         """
         length = tokens.shape[1]
         x = self.embedding(tokens) + self.positions[:length]
         allowed = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-        memory_allowed = _allowed_frames(memory, num_frames)
-        for layer in self._layers():
+        memory_allowed = allowed_frames(memory, num_frames)
+        for i, layer in enumerate(self._layers()):
             cross = (*layer.cross_attention.keys_values(memory), memory_allowed)
-            x = layer(x, _as_given, allowed, cross, None, route)
+            x = layer(x, partial(_as_given, kept, i), allowed, cross, None, route)
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -243,11 +249,16 @@ class TextDecoder(nn.Module):
         return list(self.layers)  # type: ignore[arg-type]
 
 
-def _as_given(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _as_given(
+    kept: dict[int, tuple[Tensor, Tensor]] | None, layer: int, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    if kept is not None:
+        kept.setdefault(layer, (keys, values))  # a layer that is recomputed comes by twice
     return keys, values
 
 
-def _allowed_frames(memory: Tensor, num_frames: Tensor | None) -> Tensor | None:
+def allowed_frames(memory: Tensor, num_frames: Tensor | None) -> Tensor | None:
+    """Which frames of a memory (B, T, D) are valid, (B, 1, 1, T); None where all are."""
     if num_frames is None:
         return None
     frames = torch.arange(memory.shape[1], device=memory.device)

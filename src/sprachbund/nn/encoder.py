@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.feed_forward import FeedForward, Route
+from sprachbund.nn.feed_forward import Activation, FeedForward, Route
 
 
 class EncoderLayer(nn.Module):
@@ -15,13 +15,22 @@ class EncoderLayer(nn.Module):
         num_heads: H.
         feed_forward_width: width of the feed-forward.
         dropout: after the feed-forward, in training.
+        activation: of the feed-forward.
     """
 
-    def __init__(self, width: int, num_heads: int, feed_forward_width: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        feed_forward_width: int,
+        *,
+        dropout: float = 0.0,
+        activation: Activation = "gelu",
+    ) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(width)
         self.self_attention = MultiHeadAttention(width, num_heads)
-        self.feed_forward = FeedForward(width, feed_forward_width, "gelu")
+        self.feed_forward = FeedForward(width, feed_forward_width, activation)
         self.dropout = dropout
 
     def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:

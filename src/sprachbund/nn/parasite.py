@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.attention import MultiHeadAttention, attend
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Activation, FeedForward
 
@@ -108,12 +108,18 @@ class ParasiteBlock(nn.Module):
         h: Tensor,
         keys: Tensor,
         values: Tensor,
-        visible: Tensor,
+        visible: Tensor | None,
         cross: tuple[Tensor, Tensor, Tensor | None],
     ) -> Tensor:
-        """h (R, Q, D) after reading keys and values (R, H, G C, D/H), of which `visible` (R, Q, G C) count."""
+        """h (R, Q, D) after reading keys and values (R, H, G C, D/H), of which `visible` (R, Q, G C) count.
+
+        Nothing hides any of them where `visible` is None.
+        """
         query = self.query(self.query_norm(h)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        read = read_visible(query, keys, values, visible[:, None])
+        if visible is None:
+            read = attend(query, keys, values, None)
+        else:
+            read = read_visible(query, keys, values, visible[:, None])
         h = h + self.norm(self.out(read.transpose(1, 2).flatten(2)))
         h = h + self.cross_attention(self.cross_norm(h), *cross)
         fed: Tensor = self.feed_forward(h)
@@ -177,8 +183,10 @@ class Parasite(nn.Module):
 
         What is visible is what the cache holds: tokens before the newest one. Turn them into logits with `logits`.
         """
-        used = int(cache.lengths.max())
-        visible = torch.arange(used, device=tokens.device) < cache.lengths[:, None, None]
+        shortest, used = (int(length) for length in cache.lengths.aminmax())
+        visible = None
+        if shortest < used or used == 0:
+            visible = torch.arange(used, device=tokens.device) < cache.lengths[:, None, None]
         return self(decoder, tokens[:, None], positions[:, None], cache, cross, used=used, visible=visible)
 
     def forward(
@@ -190,7 +198,7 @@ class Parasite(nn.Module):
         cross: CrossCache,
         *,
         used: int,
-        visible: Tensor,
+        visible: Tensor | None,
         detach_kv: bool = True,
     ) -> Tensor:
         """Hidden states (R, Q, D) for the tokens after `tokens` (R, Q) at `positions` (R, Q).
@@ -202,14 +210,14 @@ class Parasite(nn.Module):
             cache: of the decoder.
             cross: see `remember`.
             used: C, cached positions that are read.
-            visible: boolean (R, Q, C).
+            visible: boolean (R, Q, C); None where every query sees all that is read.
             detach_kv: keep gradients from the decoder's keys and values.
         """
         h = decoder.embedding(tokens) + decoder.positions[positions]
         for block, group, pair in zip(self._blocks(), self.shape.groups, cross.keys_values, strict=True):
             keys = _laid_end_to_end(cache.self_keys, group, used, detach_kv)
             values = _laid_end_to_end(cache.self_values, group, used, detach_kv)
-            everywhere = visible.repeat(1, 1, len(group))
+            everywhere = None if visible is None else visible.repeat(1, 1, len(group))
             h = block(h, keys, values, everywhere, (*pair, cross.memory_allowed))
         return h
 

@@ -30,12 +30,19 @@ def read_recipe(model: type[Recipe], path: Path, overrides: Sequence[str] = ()) 
         raise SprachbundError(f"there is no recipe {path}; check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise SprachbundError(f"{path} is not TOML: {error}") from error
+    return make_recipe(model, values, overrides, where=f"{path}: ")
+
+
+def make_recipe(
+    model: type[Recipe], values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = ""
+) -> Recipe:
+    """A recipe of plain values, changed by overrides; what is wrong with it is told after `where`. Errors as above."""
     for override in overrides:
         _override(values, override)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SprachbundError(f"{path}: {_explain(error, model)}") from error
+        raise SprachbundError(f"{where}{_explain(error, model)}") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:

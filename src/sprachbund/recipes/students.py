@@ -63,7 +63,10 @@ def make_student(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[
             f"the recipe has {', '.join(useless)}, which a {family} checkpoint brings along; take it out of the recipe"
         )
     if recipe.bits == 8:
-        raise SprachbundError(f"a {family} directory holds weights of 16 or 32 bits, not 8; set bits = 16")
+        raise SprachbundError(
+            f"a {family} model is trained into weights of 16 or 32 bits, not 8; set bits = 16, and make 8 of them with "
+            "`sprachbund compress quantize` where the family can"
+        )
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
 
 

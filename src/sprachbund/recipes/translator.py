@@ -14,13 +14,17 @@ import torch
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, Field
 
-from sprachbund.data.loading import Corpus, ExampleOptions
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.editions import Edition, edition
+from sprachbund.data.live import LiveEdition
+from sprachbund.data.loading import Corpus, ExampleOptions, Source
+from sprachbund.data.manifest import INFO_FILE, Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.directory import load
+from sprachbund.models.dual_scale import DualScaleOptions
 from sprachbund.models.weights import Bits
+from sprachbund.recipes.dual_scale_student import drawn_for, dual_scale_student, save_guesser
 from sprachbund.recipes.students import make_student
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
@@ -48,6 +52,32 @@ class DataPart(Strict):
     path: Path
     repeats: float = 1.0
     shares: dict[str, float] = {}
+
+
+class LivePart(Strict):
+    """An edition of the phrasebook that every epoch hears anew; see `sprachbund.data.live`.
+
+    Attributes:
+        edition: its name.
+        utterances: of an epoch.
+        languages: spoken and written; those of the edition if empty.
+        synthesizers: that speak; those of the edition if empty.
+        seed: of everything drawn; that of the edition if None.
+        exact: whether a run that is taken up hears the same again to the last bit, at half the speed.
+    """
+
+    edition: str = "bundled"
+    utterances: int = Field(default=20_000, ge=1)
+    languages: tuple[str, ...] = ()
+    synthesizers: tuple[str, ...] = ()
+    seed: int | None = None
+    exact: bool = True
+
+    def drawn(self) -> Edition:
+        """The edition to be rendered. Raises SprachbundError for an unknown name."""
+        given = {name: getattr(self, name) for name in ("languages", "synthesizers", "seed")}
+        changes = {name: value for name, value in given.items() if value not in ((), None)}
+        return edition(self.edition, train_utterances=self.utterances, exact=self.exact, **changes)
 
 
 class ExampleRecipe(Strict):
@@ -83,8 +113,8 @@ class FineTuning(Strict):
 
     Attributes:
         prompt: the language that Whisper's prompt names: the one "spoken" (transcription, and translation into
-            English), or the one "wanted" (any language of the recipe to any other, arXiv 2508.11189); as the
-            checkpoint has it if left out.
+            English), or the one "wanted" (any language of the recipe to any other); "wanted-only" names nothing else,
+            no task and no timestamps (arXiv 2508.11189). As the checkpoint has it if left out.
         new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
             token starts from, or "mean" for the mean of all. Seamless hears a new language without a token.
         real_length: train Whisper, and use it ever after, on utterances at their own length instead of windows of
@@ -92,7 +122,7 @@ class FineTuning(Strict):
         label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
     """
 
-    prompt: Literal["spoken", "wanted"] | None = None
+    prompt: Literal["spoken", "wanted", "wanted-only"] | None = None
     new_languages: dict[str, str] = {}
     real_length: bool | None = None
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -113,6 +143,7 @@ class TranslatorRecipe(Strict):
     Attributes:
         languages: heard and written.
         train: training data.
+        live: training data that are rendered while training.
         dev: data whose loss ranks the checkpoints.
         vocabulary_size: pieces of all languages together.
         transcript_vocabulary_size: pieces of the transcripts, for CTC.
@@ -121,11 +152,13 @@ class TranslatorRecipe(Strict):
             from.
         fine_tuning: what is changed in a Whisper or Seamless checkpoint.
         lora: train adapters only.
+        dual_scale: prune the decoder, and train it with a text branch and a network that guesses ahead.
         bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
     """
 
     languages: tuple[str, ...]
-    train: tuple[DataPart, ...]
+    train: tuple[DataPart, ...] = ()
+    live: tuple[LivePart, ...] = ()
     dev: tuple[DataPart, ...]
     vocabulary_size: int = 2000
     transcript_vocabulary_size: int = 400
@@ -133,6 +166,7 @@ class TranslatorRecipe(Strict):
     start: Path | str | None = None
     fine_tuning: FineTuning = FineTuning()
     lora: LoraRecipe | None = None
+    dual_scale: DualScaleOptions | None = None
     bits: Bits | None = None
     model: ConformerShape = ConformerShape()
     examples: ExampleRecipe = ExampleRecipe()
@@ -151,35 +185,54 @@ def run(
     torch.manual_seed(recipe.training.seed)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    parts, dev_parts = _read(recipe.train), _read(recipe.dev)
-    student = make_student(recipe, directory, [manifest for manifest, _ in parts])
+    parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
+    student = make_student(recipe, directory, [source.at() for source, _ in parts])
+    if recipe.dual_scale is not None:
+        student = dual_scale_student(student, recipe, report)
     model = student.model
     if recipe.lora is not None:
         adapters = recipe.lora
         add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
-    masks = {**recipe.examples.model_dump(), **NO_MASKS}
+    drawn = recipe.examples.model_dump() | drawn_for(recipe.dual_scale)
+    masks = {**drawn, **NO_MASKS}
     corpus, dev = (
         Corpus(data, student.examples, ExampleOptions(**options, seed=seed))
         for data, options, seed in (
-            (parts, recipe.examples.model_dump(), recipe.training.seed),
+            (parts, drawn, recipe.training.seed),
             (dev_parts, masks, 0),
         )
     )
-    _check(corpus, recipe.training.max_duration_s, report)
+    check_corpus(corpus, recipe.training.max_duration_s, report)
     train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
     merge_lora(model)
     state = PartialState()
     if state.is_main_process:
-        student.save(directory / "model", card=_card(recipe, parts, corpus))
+        student.save(directory / "model", card=_card(recipe, corpus))
+        if recipe.dual_scale is not None:
+            save_guesser(model, recipe.training, dev, directory / "model", report)
     state.wait_for_everyone()
     return load(directory / "model")
 
 
-def _read(parts: Sequence[DataPart]) -> list[tuple[Manifest, float]]:
+def _read(parts: Sequence[DataPart]) -> list[tuple[Source, float]]:
     return [(Manifest(part.path, part.shares), part.repeats) for part in parts]
 
 
-def _check(corpus: Corpus, max_duration_s: float, report: Callable[[str], None]) -> None:
+def _training_data(
+    recipe: TranslatorRecipe, directory: Path, report: Callable[[str], None]
+) -> list[tuple[Source, float]]:
+    if not recipe.train and not recipe.live:
+        raise SprachbundError(
+            "the recipe has no training data; give it a [[train]] with a path, or a [[live]]"
+        )
+    live = [
+        LiveEdition(part.drawn(), directory / f"live-{n}", report=report)
+        for n, part in enumerate(recipe.live)
+    ]
+    return [*_read(recipe.train), *((part, 1.0) for part in live)]
+
+
+def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], None]) -> None:
     """Say what is left out; refuse data of which nothing is left."""
     longest_s, count = corpus.longest_s(max_duration_s), len(corpus.durations_s)
     why = "" if longest_s == max_duration_s else ", which the model takes at once at the slowest speed"
@@ -200,10 +253,10 @@ def _check(corpus: Corpus, max_duration_s: float, report: Callable[[str], None])
         )
 
 
-def _card(recipe: TranslatorRecipe, parts: Sequence[tuple[Manifest, float]], corpus: Corpus) -> Card:
+def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
     data = []
-    for manifest, _ in parts:
-        path = manifest.directory / "dataset.json"
+    for manifest in corpus.manifests:
+        path = manifest.directory / INFO_FILE
         info = (
             json.loads(path.read_text(encoding="utf-8"))
             if path.exists()

@@ -20,8 +20,8 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus
 from sprachbund.decoding.draft import Draft, torch_decoder
-from sprachbund.decoding.drafts.medusa import MedusaDraft
-from sprachbund.decoding.drafts.parasite import ParasiteDraft
+from sprachbund.decoding.drafts import draft_around
+from sprachbund.decoding.drafts.network import NetworkDraft
 from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
@@ -163,7 +163,7 @@ def train_draft(
     dev: Corpus | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
-) -> ParasiteDraft | MedusaDraft:
+) -> NetworkDraft:
     """Train a draft for a model, or take up the run in `directory`; the model comes out with the bits it went in with.
 
     Args:
@@ -189,16 +189,28 @@ def train_draft(
     model.cpu()
     network = student.network.cpu()
     how = {"training": {"steps": training.steps, **options.model_dump(mode="json")}}
-    draft: ParasiteDraft | MedusaDraft = (
-        ParasiteDraft.around(network, model.decoder, **how)
-        if isinstance(network, Parasite)
-        else MedusaDraft.around(network, model.decoder, **how)
-    )
+    return finished_draft(model, network, dev, report, **how)
+
+
+def finished_draft(
+    model: Any, network: Guesser, dev: Corpus | None, report: Callable[[str], None], **known: Any
+) -> NetworkDraft:
+    """The draft of a trained network; where there are dev data, with its acceptance on them.
+
+    Args:
+        model: a family's module, that the network was trained for.
+        network: parasite or Medusa heads.
+        dev: utterances that it guesses for.
+        report: is told the mean.
+        known: further fields of the draft's card.
+    """
+    found: dict[str, float] = {}
+    draft = draft_around(network, model.decoder, **known)
     if dev is not None:
         found = measure_acceptance(model, draft, dev)
-        draft.card = draft.card.model_copy(update={"acceptance": found})
-        draft.acceptance = found
         report(f"acceptance on the dev data: {np.mean(list(found.values()) or [0]):.1%}")
+    draft.card = draft.card.model_copy(update={"acceptance": found})
+    draft.acceptance = found
     return draft
 
 

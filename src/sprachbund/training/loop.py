@@ -9,8 +9,8 @@ that one process would.
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from sprachbund.training.options import TrainingOptions
 class Progress:
     """One line of the log: what the last `log_every` steps did.
 
-    Losses are per target token (attention), per transcript token (ctc) and per utterance (language).
+    Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language).
     """
 
     step: int
@@ -50,11 +50,13 @@ class Progress:
     padding: float
     memory_gib: float
     left_s: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         left = f"{int(self.left_s // 3600)}:{int(self.left_s // 60 % 60):02d}:{int(self.left_s % 60):02d}"
+        parts = "".join(f"{name} {value:.3f} " for name, value in self.parts.items())
         return (
-            f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} ctc {self.ctc:.3f} "
+            f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} {parts}ctc {self.ctc:.3f} "
             f"lang {self.language:.3f} rate {self.learning_rate:.2e} norm {self.gradient_norm:.2f} | "
             f"{self.utterances_per_s:.0f} utt/s {self.real_time:.0f}x real time | padding {self.padding:.1%} | "
             f"{self.memory_gib:.1f} GiB | {left} left"
@@ -266,6 +268,8 @@ class _Run:
             "padding",
         ):
             self._scalar(f"train/{name}", getattr(progress, name))
+        for name, value in progress.parts.items():
+            self._scalar(f"train/{name}", value)
 
     def _say(self, line: str) -> None:
         if self.accelerator.is_main_process:
@@ -306,6 +310,7 @@ class _Meter:
     def reset(self) -> None:
         self.began = time.monotonic()
         self.sums: dict[str, float] = {}
+        self.parts: dict[str, float] = {}
         self.norm = self.rate = 0.0
         self.steps = 0
 
@@ -322,6 +327,8 @@ class _Meter:
         }
         for key, value in seen.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
+        for name, part in loss.parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + float(part)
         self.norm, self.rate, self.steps = norm, rate, self.steps + 1
 
     def progress(self, step: int, steps: int, epoch: int) -> Progress:
@@ -341,6 +348,7 @@ class _Meter:
             padding=1 - sums["frames"] / sums["padded"],
             memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             left_s=(steps - step) * took / self.steps,
+            parts={name: value / max(sums["tokens"], 1) for name, value in self.parts.items()},
         )
         self.reset()
         return progress

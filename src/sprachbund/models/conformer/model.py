@@ -5,7 +5,7 @@ it. Shapes: B utterances, R rows, T frames, M mel bins, D width, U target tokens
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,9 +18,11 @@ from sprachbund.audio.logmel import log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.loss import Loss
 from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import target_languages
+from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Route
@@ -67,28 +69,6 @@ class ConformerConfig(ConformerShape):
 
     source_languages: tuple[str, ...]
     target_languages: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loss:
-    """Sums over what was counted, so that parts of a batch add up to the whole.
-
-    Attributes:
-        total: what to differentiate: the sum over target tokens plus the weighted sums of the other heads, each
-            brought to the same scale of a target token.
-        attention: cross-entropy of the decoder, summed over target tokens.
-        ctc: CTC loss summed over transcripts.
-        language: cross-entropy of the language head, summed over utterances with speech.
-        num_tokens: target tokens counted.
-        num_transcript: transcript tokens counted.
-    """
-
-    total: Tensor
-    attention: Tensor
-    ctc: Tensor
-    language: Tensor
-    num_tokens: int
-    num_transcript: int
 
 
 class Conformer(nn.Module):
@@ -206,11 +186,20 @@ class Conformer(nn.Module):
         """The loss, as wrappers that watch `forward` expect it."""
         return self.loss(batch)
 
-    def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the rows wanted, CTC on the transcript, cross-entropy of the language head."""
+    def lesson(self, batch: Batch) -> Lesson:
+        """What the decoder is taught with: the rows wanted, behind their language tokens."""
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
-        attention = self._attention_loss(batch, memory)
+        prompts = batch.target_language[:, None].tolist()
+        return make_lesson(memory, batch, prompts, self._row_route(batch))
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the rows wanted, CTC on the transcript, cross-entropy of the language head."""
+        lesson = self.lesson(batch)
+        return self.with_heads(prompted_loss(self, lesson, self.config.label_smoothing), batch, lesson.memory)
+
+    def with_heads(self, loss: Loss, batch: Batch, memory: Memory) -> Loss:
+        """A loss of the decoder on a batch, and those of the heads on its memory."""
         ctc = self._ctc_loss(batch, memory)
         speaks = batch.source_language >= 0
         language = F.nll_loss(
@@ -220,13 +209,12 @@ class Conformer(nn.Module):
         rows = batch.rows_per_utterance
         config = self.config
         # A transcript counts as one of its utterance's rows would; so does the language, as one token of it.
-        total = attention + rows * (config.ctc_weight * ctc + config.language_weight * language)
-        return Loss(
-            total=total,
-            attention=attention,
+        heads = rows * (config.ctc_weight * ctc + config.language_weight * language)
+        return replace(
+            loss,
+            total=loss.total + heads,
             ctc=ctc,
             language=language,
-            num_tokens=int(batch.num_targets.sum()),
             num_transcript=int(batch.num_transcript.sum()),
         )
 
@@ -244,26 +232,20 @@ class Conformer(nn.Module):
         target = torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
         return decoder_route(self, source, target)
 
-    def _attention_loss(self, batch: Batch, memory: Memory) -> Tensor:
-        given = torch.cat([batch.target_language[:, None], batch.targets[:, :-1]], dim=1)
-        hidden = self.decoder(given, memory.states, memory.num_frames, self._row_route(batch))
-        counted = valid_frames(batch.num_targets, batch.targets.shape[1])
-        # Only the tokens that count are projected onto the vocabulary.
-        logits = self.decoder.logits(hidden[counted]).float()
-        wanted = batch.targets[counted]
-        return F.cross_entropy(logits, wanted, reduction="sum", label_smoothing=self.config.label_smoothing)
-
     def _ctc_loss(self, batch: Batch, memory: Memory) -> Tensor:
         if self.config.ctc_weight == 0:
             return memory.states.new_zeros(())
         assert memory.num_frames is not None
         log_probs = self.ctc_head(memory.states).float().log_softmax(-1).transpose(0, 1)
-        return F.ctc_loss(
+        losses = F.ctc_loss(
             log_probs,
             batch.transcripts,
             memory.num_frames,
             batch.num_transcript,
             blank=BLANK,
-            reduction="sum",
+            reduction="none",
             zero_infinity=True,
         )
+        # Speech without a transcript is not silence.
+        unknown = (batch.num_transcript == 0) & (batch.source_language != NO_LANGUAGE)
+        return losses.masked_fill(unknown, 0.0).sum()

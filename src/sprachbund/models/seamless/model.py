@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.model import Loss
 from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.loss import Loss
 from sprachbund.models.routing import encode_routed, source_route, start_route
 from sprachbund.models.seamless.decoder import SeamlessDecoder
 from sprachbund.models.seamless.encoder import SeamlessEncoder
@@ -26,7 +26,7 @@ from sprachbund.models.seamless.languages import SPOKEN, to_bcp47
 from sprachbund.models.seamless.objective import stacked_log_mel
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.models.teaching import prompted_loss, row_route
+from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
 
@@ -181,8 +181,8 @@ class Seamless(nn.Module):
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
-    def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the rows wanted; the prompt is no target.
+    def lesson(self, batch: Batch) -> Lesson:
+        """What the decoder is taught with: the rows wanted; the prompt is no target.
 
         The features of the batch are those of `features`; its `target_language` are language tokens.
         """
@@ -190,7 +190,11 @@ class Seamless(nn.Module):
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = [[self.tokens.end, token] for token in batch.target_language.tolist()]
         route = row_route(self, batch, self.tokens.language_token)
-        return prompted_loss(self, memory, batch, prompts, route, self.label_smoothing)
+        return make_lesson(memory, batch, prompts, route)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the lesson."""
+        return prompted_loss(self, self.lesson(batch), self.label_smoothing)
 
     def target_tokens(self, text: str) -> list[int]:
         """Tokens that are to follow the prompt when the model is taught to write `text`, the end included."""

@@ -1,8 +1,8 @@
 """Whisper models as directories in the Hugging Face layout: read whole, and written whole or not at all.
 
-That layout has no place for feed-forwards that are split by language. A split model is written with its weights
-under our own names, a sharing plan, and a model type of its own, so that transformers does not take it for one of
-its models.
+That layout has no place for feed-forwards that are split by language, nor for weights of 8 bits. Such models are
+written with their weights under our own names (in 8 bits as `sprachbund.models.weights` describes), a sharing plan if
+they are split, and a model type of their own, so that transformers does not take them for one of its models.
 """
 
 import json
@@ -22,7 +22,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.teaching import stored
-from sprachbund.models.weights import Bits
+from sprachbund.models.weights import Bits, write_weights
 from sprachbund.models.weights import read_weights as read_own_weights
 from sprachbund.models.whisper.checkpoint import SAFETENSORS, from_foreign, read_weights, to_foreign
 from sprachbund.models.whisper.companions import (
@@ -41,7 +41,7 @@ from sprachbund.models.whisper.tokens import WhisperTokens
 
 REAL_LENGTH = "real_length"
 """Our key, below that of `tasks`, of a model that was trained on utterances at their own length."""
-_SPLIT_TYPE = "sprachbund-whisper"
+_OWN_TYPE = "sprachbund-whisper"
 """Model type of a model that transformers cannot hold."""
 
 
@@ -64,7 +64,7 @@ def load(
         SprachbundError: nothing there, not a Whisper model, or broken; the message names what is wrong.
     """
     directory = find(path_or_id, offline=offline)
-    companions = _companions(directory)
+    companions, own_layout = _companions(directory)
     config = WhisperConfig.from_foreign(companions.config, source=str(directory / CONFIG))
     if real_length is None:
         ours = companions.config.get(CONFIG_KEY)
@@ -73,11 +73,12 @@ def load(
     with torch.device("meta"):
         model = Whisper(config, tokens=tokens, companions=companions, real_length=real_length)
     plan = read_plan(directory, directory / SAFETENSORS)
-    if plan is None:
-        weights = from_foreign(read_weights(directory), model, source=str(directory))
-    else:
+    if plan is not None:
         split_feed_forwards(model, plan)
+    if own_layout:
         weights = _own_weights(directory / SAFETENSORS, model)
+    else:
+        weights = from_foreign(read_weights(directory), model, source=str(directory))
     model.load_state_dict({name: w.to(dtype) for name, w in weights.items()}, assign=True)
     return model.eval()
 
@@ -87,14 +88,15 @@ def save(
 ) -> None:
     """Write a model in the Hugging Face layout; transformers loads it and gives the same logits.
 
-    A model that is split by language is written in our own layout, which only `load` reads.
+    A model that is split by language, or whose weights are to have 8 bits, is written in our own layout, which only
+    `load` reads.
 
     The directory appears whole or not at all; one that is there already is replaced, if it holds a model.
 
     Args:
         model: with its tokens and companions.
         directory: to be written.
-        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
+        bits: of a weight; 32 keeps the precision that the model has.
         card: in place of the one that came with the model.
 
     Raises:
@@ -118,17 +120,18 @@ def save(
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _companions(directory: Path) -> Companions:
+def _companions(directory: Path) -> tuple[Companions, bool]:
+    """What lies beside the weights, and whether these are in our own layout."""
     companions = Companions.read(directory)
-    if companions.config.get("model_type") != _SPLIT_TYPE:
-        return companions
+    if companions.config.get("model_type") != _OWN_TYPE:
+        return companions, False
     own = ("family", "model_type")
     rest = {key: value for key, value in companions.config.items() if key not in own}
-    return replace(companions, config={**rest, "model_type": Whisper.name})
+    return replace(companions, config={**rest, "model_type": Whisper.name}), True
 
 
 def _own_weights(path: Path, model: Whisper) -> dict[str, torch.Tensor]:
-    """The weights of a split model, which has them under our names."""
+    """The weights of a model in our own layout."""
     weights = read_own_weights(path)
     for name, wanted in model.state_dict().items():
         if name not in weights or weights[name].shape != wanted.shape:
@@ -145,12 +148,16 @@ def _is_replaceable(path: Path) -> bool:
 
 def _write(model: Whisper, directory: Path, bits: Bits) -> None:
     companions = model.companions
-    metadata = {"format": "pt", **write_plan(model, directory)}
-    weights = to_foreign(model) if model.sharing_plan is None else model.state_dict()
-    weights = stored(weights, bits)
-    save_file(weights, directory / SAFETENSORS, metadata=metadata)
-    dtype = next(iter(weights.values())).dtype
-    _write_json(directory / CONFIG, {**_foreign_config(model), "dtype": str(dtype).removeprefix("torch.")})
+    metadata = write_plan(model, directory)
+    own_layout = model.sharing_plan is not None or bits == 8
+    if bits == 8:
+        write_weights(directory / SAFETENSORS, model.state_dict(), bits, metadata)
+        dtype = "int8"
+    else:
+        weights = stored(model.state_dict() if own_layout else to_foreign(model), bits)
+        save_file(weights, directory / SAFETENSORS, metadata={"format": "pt", **metadata})
+        dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    _write_json(directory / CONFIG, {**_foreign_config(model, own_layout=own_layout), "dtype": dtype})
     if companions.generation:
         _write_json(directory / GENERATION, companions.generation)
     if FEATURE_EXTRACTOR not in companions.files:
@@ -161,10 +168,10 @@ def _write(model: Whisper, directory: Path, bits: Bits) -> None:
         (directory / name).write_bytes(content)
 
 
-def _foreign_config(model: Whisper) -> dict[str, Any]:
+def _foreign_config(model: Whisper, *, own_layout: bool) -> dict[str, Any]:
     config = {**model.companions.config, **model.config.to_foreign()}
-    if model.sharing_plan is not None:
-        config |= {"family": Whisper.name, "model_type": _SPLIT_TYPE}
+    if own_layout:
+        config |= {"family": Whisper.name, "model_type": _OWN_TYPE}
         config.pop("architectures", None)
     config.pop("torch_dtype", None)  # the older name of `dtype`
     if model.has_tokens:

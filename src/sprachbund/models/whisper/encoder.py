@@ -37,8 +37,12 @@ class WhisperEncoder(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(config.num_mel_bins, config.width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(config.width, config.width, kernel_size=3, stride=2, padding=1)
-        # Not learned, but stored by checkpoints and free to differ there.
-        self.positions = nn.Parameter(sinusoids(config.max_frames, config.width), requires_grad=False)
+        # Not learned, but stored by checkpoints and free to differ there. Computing them on the meta device would
+        # import torch's compiler: a second at every start.
+        positions = torch.empty(config.max_frames, config.width)
+        if not positions.is_meta:
+            positions = sinusoids(config.max_frames, config.width)
+        self.positions = nn.Parameter(positions, requires_grad=False)
         self.layers = nn.ModuleList(
             EncoderLayer(
                 config.width,

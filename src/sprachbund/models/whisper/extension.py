@@ -18,8 +18,9 @@ from sprachbund.models.whisper.tokens import WhisperTokens, language_name, with_
 
 MEAN = "mean"
 """In place of a related language: the mean of all."""
-Prompt = Literal["spoken", "wanted"]
-"""Which language the prompt names: the one spoken, as published, or the one wanted (arXiv 2508.11189)."""
+Prompt = Literal["spoken", "wanted", "wanted-only"]
+"""Which language the prompt names: the one spoken, as published, or the one wanted; and that alone, without a task or
+timestamps (arXiv 2508.11189)."""
 _EMBEDDING = "decoder.embedding.weight"
 
 
@@ -69,7 +70,7 @@ def set_prompt(model: Whisper, prompt: Prompt, languages: Sequence[str]) -> Whis
 
     Args:
         model: with its tokens.
-        prompt: "wanted" makes it many-to-many: any of `languages` to any other.
+        prompt: "wanted" and "wanted-only" make it many-to-many: any of `languages` to any other.
         languages: BCP-47 tags that it is about to be trained on.
     """
     if not model.tasks.language_tokens:
@@ -79,10 +80,18 @@ def set_prompt(model: Whisper, prompt: Prompt, languages: Sequence[str]) -> Whis
     wanted = {(s, t) for s in languages for t in languages}
     if prompt == "spoken":
         wanted = {(s, t) for s, t in wanted if t in (s, ENGLISH)}
-    if (prompt == "wanted") == model.tasks.target_language_prompt:
+    by_target = prompt != "spoken"
+    if by_target == model.tasks.target_language_prompt:
         wanted |= model.pairs()
-    ours = {"target_language_prompt": prompt == "wanted", "pairs": sorted(map(list, wanted))}
-    return _rebuilt(model, model.state_dict(), companions=_with_ours(model.companions, ours))
+    ours = {"target_language_prompt": by_target, "bare_prompt": prompt == "wanted-only"}
+    pairs = {"pairs": sorted(map(list, wanted))}
+    return _rebuilt(model, model.state_dict(), companions=_with_ours(model.companions, {**ours, **pairs}))
+
+
+def without_transcription(model: Whisper) -> Whisper:
+    """A model that is asked for no language's own text, since it was not taught that."""
+    pairs = sorted([s, t] for s, t in model.pairs() if s != t)
+    return _rebuilt(model, model.state_dict(), companions=_with_ours(model.companions, {"pairs": pairs}))
 
 
 def set_real_length(model: Whisper, real_length: bool) -> Whisper:

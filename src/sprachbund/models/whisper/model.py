@@ -16,11 +16,11 @@ from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.audio.logmel import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_mel, num_frames
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.model import Loss
 from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.loss import Loss
 from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.models.teaching import prompted_loss, row_route
+from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
 from sprachbund.models.whisper.companions import Companions
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.encoder import WhisperEncoder, memory_frames
@@ -76,7 +76,7 @@ class Whisper(nn.Module):
         )
         self._tokens = tokens
         self._tasks = None if tokens is None else self._read_tasks(tokens)
-        self.alignment_heads = _alignment_heads(config, self.companions.generation)
+        self.alignment_heads = alignment_heads(config, self.companions.generation)
 
     @classmethod
     def shape(cls, config: WhisperConfig) -> "Whisper":
@@ -128,6 +128,11 @@ class Whisper(nn.Module):
     def max_window_s(self) -> float:
         """Longest utterance in seconds."""
         return self.config.max_frames * self.frame_s
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether rows may hold timestamps."""
+        return bool(self.tokens.timestamps) and not self.tasks.bare_prompt
 
     @property
     def begin_suppressed(self) -> Tensor:
@@ -239,14 +244,18 @@ class Whisper(nn.Module):
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
-    def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the rows wanted, under the prompts of their languages; see `objective`."""
+    def lesson(self, batch: Batch) -> Lesson:
+        """What the decoder is taught with: the rows wanted, under the prompts of their languages; see `objective`."""
         # Whole windows come rounded up to a few frames more.
         values = batch.features[:, : self.config.max_frames * _FRAMES_PER_STATE]
         features = Features(values=values, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         route = row_route(self, batch, partial(row_language, self.tokens))
-        return prompted_loss(self, memory, batch, row_prompts(self, batch), route, self.label_smoothing)
+        return make_lesson(memory, batch, row_prompts(self, batch), route)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the lesson."""
+        return prompted_loss(self, self.lesson(batch), self.label_smoothing)
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens, timestamps unless asked for, and what the checkpoint suppresses."""
@@ -274,7 +283,7 @@ class Whisper(nn.Module):
 
     def _mask(self, tokens: Sequence[int] | set[int] | frozenset[int]) -> Tensor:
         mask = torch.zeros(self.config.vocabulary_size, dtype=torch.bool)
-        mask[[t for t in tokens if 0 <= t < len(mask)]] = True
+        mask[[t for t in tokens if 0 <= t < self.config.vocabulary_size]] = True
         return mask.to(self.device)
 
 
@@ -283,7 +292,7 @@ def num_parameters(config: WhisperConfig) -> int:
     return sum(p.numel() for p in Whisper.shape(config).parameters())
 
 
-def _alignment_heads(config: WhisperConfig, generation: dict[str, Any]) -> list[tuple[int, int]]:
+def alignment_heads(config: WhisperConfig, generation: dict[str, Any]) -> list[tuple[int, int]]:
     """(layer, head) whose cross-attention follows the audio; without a list, all in the upper half."""
     if generation.get("alignment_heads"):
         return [(int(layer), int(head)) for layer, head in generation["alignment_heads"]]

@@ -2,7 +2,8 @@
 
 Whisper's own prompt names the language *spoken* and a task, so it knows transcription and translation into
 English. Checkpoints fine-tuned to translate into many languages name the language *wanted* instead; they say
-so in `config.json`: `"sprachbund": {"target_language_prompt": true, "pairs": [["en", "de"], ...]}`.
+so in `config.json`: `"sprachbund": {"target_language_prompt": true, "pairs": [["en", "de"], ...]}`. With
+`"bare_prompt": true` they name nothing else: no task, and no timestamps (arXiv 2508.11189, section 2.1).
 """
 
 from collections.abc import Mapping
@@ -28,11 +29,13 @@ class Tasks:
         pairs: what the checkpoint knows; (x, x) is transcription.
         target_language_prompt: the prompt holds the tag of the language wanted, not of the one spoken.
         language_tokens: whether the prompt names a language and a task (not in English-only checkpoints).
+        bare_prompt: the prompt is the start and the language wanted, and no row has timestamps.
     """
 
     pairs: Pairs
     target_language_prompt: bool = False
     language_tokens: bool = True
+    bare_prompt: bool = False
 
     @classmethod
     def read(
@@ -63,7 +66,10 @@ class Tasks:
         if not isinstance(ours, Mapping) or (by_target and "pairs" not in ours):
             raise SprachbundError(f"the key {CONFIG_KEY!r} of config.json needs a list of 'pairs'; add it")
         if "pairs" in ours:
-            return cls(pairs=_listed(ours["pairs"], tokens), target_language_prompt=by_target)
+            bare = by_target and bool(ours.get("bare_prompt", False))
+            return cls(
+                pairs=_listed(ours["pairs"], tokens), target_language_prompt=by_target, bare_prompt=bare
+            )
         pairs = {(x, x) for x in tokens.languages}
         if tokens.translate is not None and config.decoder_layers >= config.encoder_layers:
             pairs |= {(x, ENGLISH) for x in tokens.languages}
@@ -97,6 +103,12 @@ class Tasks:
         """
         self.check(target)
         prompt = [*_context(target.context, tokens, max_tokens // 2), tokens.start]
+        if self.bare_prompt:
+            if target.timestamps:
+                raise SprachbundError(
+                    "this model was trained without timestamps; ask for text without timestamps"
+                )
+            return [*prompt, tokens.languages[target.language]]
         if self.language_tokens:
             named = target.language if self.target_language_prompt else target.source
             prompt += [tokens.languages[named or target.language], self._task(target, tokens)]

@@ -1,0 +1,205 @@
+"""A student that learns from a teacher: its texts, and token by token what else the teacher might have written.
+
+Both read the same speech and the same rows, so that their logits stand side by side. Shapes: B utterances, R rows,
+N target tokens of a batch, V vocabulary, L languages.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.data.batch import Batch
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Memory
+from sprachbund.models.loss import Loss
+from sprachbund.models.teaching import Lesson
+
+_TEXTS_ONLY = "or learn from its texts alone with --kl-weight 0 --language-weight 0"
+
+
+class DistillationOptions(BaseModel):
+    """Weights of the losses; 0 leaves a part out.
+
+    Attributes:
+        temperature: T, by which all logits are divided before they are compared (arXiv 1503.02531, section 2).
+        kl_weight: of T^2 KL(teacher || student) per target token.
+        label_weight: of the cross-entropy of the texts, the teacher's own or others.
+        language_weight: of KL(teacher || student) of the language spoken, which no target token asks for.
+        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7); the teacher smooths by itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(default=2.0, gt=0)
+    kl_weight: float = Field(default=1.0, ge=0)
+    label_weight: float = Field(default=1.0, ge=0)
+    language_weight: float = Field(default=1.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def asks_the_teacher(self) -> bool:
+        """Whether the teacher is run at all, beside its texts."""
+        return self.kl_weight > 0 or self.language_weight > 0
+
+
+class Distillation(nn.Module):
+    """A student with its teacher, as the training loop wants it; KL beside cross-entropy as in arXiv 2311.00430.
+
+    The teacher is kept where `nn.Module` does not look: it is no part of what is trained, saved or averaged.
+
+    Args:
+        student: of any family.
+        teacher: of the same family, over the same vocabulary; see `check_pair`.
+        options: weights.
+    """
+
+    def __init__(self, student: Any, teacher: Any, options: DistillationOptions) -> None:
+        super().__init__()
+        self.student = student
+        self._teacher = (teacher.requires_grad_(False).eval(),)
+        self.options = options
+
+    @property
+    def encoder(self) -> Any:
+        """The student's."""
+        return self.student.encoder
+
+    @property
+    def decoder(self) -> Any:
+        """The student's."""
+        return self.student.decoder
+
+    @property
+    def teacher(self) -> Any:
+        """Frozen."""
+        return self._teacher[0]
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the texts, divergences from the teacher, and the losses of the student's other heads.
+
+        Raises:
+            SprachbundError: the teacher is asked for the same rows by other tokens.
+        """
+        options, student = self.options, self.student
+        lesson: Lesson = student.lesson(batch)
+        logits = _logits(student, lesson)
+        attention = F.cross_entropy(
+            logits,
+            lesson.wanted[lesson.counted],
+            reduction="sum",
+            label_smoothing=options.label_smoothing,
+        )
+        none = attention.detach().new_zeros(())
+        loss = Loss(
+            total=options.label_weight * attention,
+            attention=attention,
+            ctc=none,
+            language=none,
+            num_tokens=int(lesson.counted.sum()),
+            num_transcript=0,
+        )
+        if hasattr(student, "with_heads"):
+            loss = student.with_heads(loss, batch, lesson.memory)
+        if not (options.asks_the_teacher and torch.is_grad_enabled()):  # checkpoints are ranked by the texts
+            return loss
+        told, told_memory = self._told(batch, lesson)
+        parts = {
+            "kl": options.kl_weight * kl_divergence(told, logits, options.temperature),
+            # One language counts as a token of each of its rows would, as in the conformer's own loss.
+            "language_kl": options.language_weight
+            * batch.rows_per_utterance
+            * self._language_divergence(batch, told_memory, lesson.memory),
+        }
+        detached = {name: part.detach() for name, part in parts.items()}
+        return replace(loss, total=loss.total + sum(parts.values()), parts=detached)
+
+    @torch.no_grad()
+    def _told(self, batch: Batch, lesson: Lesson) -> tuple[Tensor, Memory]:
+        """The teacher's logits (N, V) of the same tokens, and what it made of the speech."""
+        teacher = self.teacher
+        if teacher.decoder.positions.device != batch.features.device:
+            teacher.to(batch.features.device)
+        teacher.eval()
+        own: Lesson = teacher.lesson(batch)
+        if not torch.equal(own.tokens, lesson.tokens):
+            raise SprachbundError(
+                "the student is asked for a language by other tokens than the teacher; prune the teacher to get a "
+                f"student, {_TEXTS_ONLY}"
+            )
+        return _logits(teacher, own), own.memory
+
+    def _language_divergence(self, batch: Batch, teacher: Memory, student: Memory) -> Tensor:
+        """Summed over utterances in which somebody speaks."""
+        with torch.no_grad():
+            wanted = self.teacher.language_log_probs(teacher)
+        found = self.student.language_log_probs(student)
+        each = F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
+        return (each * (batch.source_language >= 0)).sum()
+
+
+def _logits(model: Any, lesson: Lesson) -> Tensor:
+    """(N, V) of the tokens of a lesson that count."""
+    memory = lesson.memory
+    hidden = model.decoder(lesson.tokens, memory.states, memory.num_frames, lesson.route)
+    logits: Tensor = model.decoder.logits(hidden[lesson.counted]).float()
+    return logits
+
+
+def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) of logits (N, V), summed over N; T^2 keeps gradients of the size that they had."""
+    wanted = (teacher.float() / temperature).log_softmax(-1)
+    found = (student.float() / temperature).log_softmax(-1)
+    return temperature**2 * F.kl_div(found, wanted, reduction="sum", log_target=True)
+
+
+def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None:
+    """Refuse a student that this teacher has nothing to tell.
+
+    Raises:
+        SprachbundError: a student with more weights than the teacher; where the two are compared token by token,
+            another family, another vocabulary, or other features.
+    """
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (student, teacher)]
+    if sizes[0] > sizes[1]:
+        raise SprachbundError(
+            f"the student has {sizes[0] / 1e6:.2f} M parameters, the teacher {sizes[1] / 1e6:.2f} M; give the larger "
+            "model as the teacher, or make a smaller one with `sprachbund compress prune`"
+        )
+    if not options.asks_the_teacher:
+        return
+    if student.name != teacher.name:
+        raise SprachbundError(
+            f"the student is a {student.name}, the teacher a {teacher.name}: their tokens cannot be compared; take a "
+            f"student of the teacher's family, {_TEXTS_ONLY}"
+        )
+    if vocabulary_of(student) != vocabulary_of(teacher):
+        counts = [model.decoder.embedding.num_embeddings for model in (student, teacher)]
+        raise SprachbundError(
+            f"the student has another vocabulary ({counts[0]} tokens) than the teacher ({counts[1]}); prune the "
+            f"teacher to get a student, {_TEXTS_ONLY}"
+        )
+    for what in ("num_mel_bins", "source_languages", "real_length", "max_tokens"):
+        own, other = (_trait(model, what) for model in (student, teacher))
+        if own != other:
+            raise SprachbundError(
+                f"{what} is {own} of the student and {other} of the teacher, so they cannot share a batch; choose "
+                f"models with the same, {_TEXTS_ONLY}"
+            )
+
+
+def vocabulary_of(model: Any) -> object:
+    """What is equal for two models that mean the same by every token."""
+    if model.name == "conformer":
+        return model.tokenizer.model, model.tokenizer.languages
+    if model.name == "whisper":
+        return Tokenizer.from_str(model.tokens.to_json()).get_vocab(with_added_tokens=True)
+    return model.tokens.tokenizer.get_vocab()
+
+
+def _trait(model: Any, name: str) -> Any:
+    return getattr(model.config, name, getattr(model, name, None))

@@ -1,0 +1,30 @@
+"""What a family's loss gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Sums over what was counted, so that parts of a batch add up to the whole.
+
+    Attributes:
+        total: what to differentiate: the sum over target tokens plus the weighted sums of the other heads, each
+            brought to the same scale of a target token.
+        attention: cross-entropy of the decoder, summed over target tokens.
+        ctc: CTC loss summed over transcripts.
+        language: cross-entropy of the language head, summed over utterances with speech.
+        num_tokens: target tokens counted.
+        num_transcript: transcript tokens counted.
+        parts: other sums over target tokens, by the name that they have in the log.
+    """
+
+    total: Tensor
+    attention: Tensor
+    ctc: Tensor
+    language: Tensor
+    num_tokens: int
+    num_transcript: int
+    parts: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,185 @@
+"""Dual-scale training (arXiv 2508.11189) beside what it has to beat, from data to table.
+
+1. A many-to-many model is trained, or a checkpoint fine-tuned: the teacher, unpruned.
+2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a guesser.
+3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
+4. All are scored on the same test sentences, and timed interleaved, with and without guesses.
+
+What is finished is not done again, so a broken-off run goes on.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sprachbund.data.editions import texts_of
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.options import NONE, DecodingOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.manifest import MANIFEST_FILE
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.run import evaluate
+from sprachbund.models.directory import load, save
+from sprachbund.models.dual_scale import DualScaleOptions
+from sprachbund.models.pruning import prune_decoder
+from sprachbund.recipes.draft import DraftRecipe
+from sprachbund.recipes.draft import run as make_draft
+from sprachbund.recipes.dual_scale_needs import needs
+from sprachbund.recipes.dual_scale_options import (
+    DRAFT_MODEL,
+    MAIN,
+    TEACHER,
+    TOKEN_MAP,
+    DualScaleRecipe,
+    WhisperShape,
+    place,
+)
+from sprachbund.recipes.dual_scale_speed import SPEED_FILE, measure_speed
+from sprachbund.recipes.dual_scale_systems import LOSSY, models_of, systems_of
+from sprachbund.recipes.dual_scale_table import write_table
+from sprachbund.recipes.translator import CardRecipe, DataPart, TranslatorRecipe
+from sprachbund.recipes.translator import run as train_translator
+from sprachbund.training.options import TrainingOptions
+
+__all__ = ["DualScaleRecipe", "needs", "run"]
+
+Report = Callable[[str], None]
+WEIGHTS = "model.safetensors"
+_TEXTS = 50_000  # that a new vocabulary is fitted on, at most
+
+
+def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> Path:
+    """Run everything, or go on; the file with the table.
+
+    Raises:
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from.
+    """
+    if recipe.whisper is not None and recipe.start is None:
+        raise SprachbundError(
+            f"Whisper {recipe.whisper} is not trained from nothing: name the checkpoint, as in "
+            f"--set start=openai/whisper-{recipe.whisper}"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    teacher = _teacher(recipe, directory, report)
+    start = recipe.start or teacher
+    for name, options in recipe.trained_arms.items():
+        for seed in recipe.seeds if name == MAIN else recipe.seeds[:1]:
+            _arm(recipe, name, seed, options, start, directory, report)
+    _other_drafts(recipe, directory, report)
+    _score(recipe, directory, report)
+    if not (directory / SPEED_FILE).exists():
+        measure_speed(recipe, directory, report)
+    return write_table(recipe, directory)
+
+
+def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:
+    # Speech in languages that the comparison leaves out is left out by a share of nothing.
+    present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
+    absent = dict.fromkeys(sorted(present - set(recipe.languages)), 0.0)
+    return TranslatorRecipe(
+        languages=recipe.languages,
+        train=(DataPart(path=recipe.data / "train", shares=absent),),
+        dev=(DataPart(path=recipe.data / "dev", shares=absent),),
+        bits=32,
+        examples=recipe.examples,
+        training=training,
+        card=CardRecipe(name="dual-scale"),
+        **changes,
+    )
+
+
+def _teacher(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
+    """The unpruned model, trained on the same data."""
+    folder = place(directory, TEACHER, recipe.seeds[0])
+    if not (folder / "model" / WEIGHTS).exists():
+        report(f"{TEACHER}: training")
+        training = recipe.teacher.model_copy(update={"seed": recipe.seeds[0]})
+        begin = _checkpoint(recipe) if recipe.start else _new_model(recipe, folder)
+        train_translator(_translator(recipe, training, **begin), folder, report=report)
+    return folder / "model"
+
+
+def _checkpoint(recipe: DualScaleRecipe) -> dict[str, Any]:
+    return {"start": recipe.start, "fine_tuning": recipe.fine_tuning}
+
+
+def _new_model(recipe: DualScaleRecipe, folder: Path) -> dict[str, Any]:
+    """What the teacher begins from without a checkpoint: a Whisper of random weights, or a conformer's shape."""
+    if recipe.conformer is not None:
+        return {"model": recipe.conformer, "vocabulary_size": recipe.model.vocabulary_size}
+    new = folder / "new"
+    if not (new / WEIGHTS).exists():
+        _make_whisper(recipe.model, recipe.languages, Manifest(recipe.data / "train"), new)
+    return {"start": new, "fine_tuning": recipe.fine_tuning}
+
+
+def _make_whisper(shape: WhisperShape, languages: tuple[str, ...], data: Manifest, directory: Path) -> None:
+    from sprachbund.models import whisper
+    from sprachbund.models.whisper.fresh import fit_tokenizer, new_whisper
+
+    tokenizer = fit_tokenizer(
+        (f" {text}" for text in texts_of([data], _TEXTS)), languages, shape.vocabulary_size
+    )
+    config = shape.config(tokenizer.get_vocab_size(with_added_tokens=True))
+    whisper.save(new_whisper(config, tokenizer), directory)
+
+
+def _arm(
+    recipe: DualScaleRecipe,
+    name: str,
+    seed: int,
+    options: DualScaleOptions,
+    start: Path | str,
+    directory: Path,
+    report: Report,
+) -> None:
+    folder = place(directory, name, seed)
+    if (folder / "model" / WEIGHTS).exists():
+        return
+    report(f"{name}, seed {seed}: training")
+    training = recipe.training.model_copy(update={"seed": seed})
+    begin = _checkpoint(recipe) if recipe.start else {"start": start}
+    train_translator(_translator(recipe, training, **begin, dual_scale=options), folder, report=report)
+
+
+def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
+    """Drafts of other kinds for the first of the main models."""
+    seed = recipe.seeds[0]
+    base = place(directory, MAIN, seed) / "model"
+    folder = place(directory, TOKEN_MAP, seed)
+    if TOKEN_MAP in recipe.arms and not (folder / "model" / WEIGHTS).exists():
+        report(f"{TOKEN_MAP}: counting")
+        data = _translator(recipe, recipe.training)
+        wanted = DraftRecipe(
+            draft="token-map", model=base, languages=recipe.languages, train=data.train, dev=data.dev
+        )
+        make_draft(wanted, folder, report=report)
+    folder = place(directory, DRAFT_MODEL, seed)
+    if DRAFT_MODEL in recipe.arms and not (folder / "model" / WEIGHTS).exists():
+        report(f"{DRAFT_MODEL}: training")
+        small: Any = prune_decoder(load(base), recipe.draft_layers)  # type: ignore[type-var]
+        save(small, folder / "new", bits=32)
+        # The encoder is shared with the model that it guesses for, so it has to stay that one's.
+        training = recipe.drafting.model_copy(update={"seed": seed, "trainable": ("decoder.*",)})
+        train_translator(_translator(recipe, training, start=folder / "new"), folder, report=report)
+
+
+def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
+    """Score every model once without a draft, and once for each lossy way of accepting."""
+    asked = [(folder, DecodingOptions(draft=NONE), "scores") for folder in models_of(recipe, directory)]
+    for system in systems_of(recipe, directory):
+        if system.accept in LOSSY:
+            lossy = DecodingOptions(draft=system.draft, guesses=system.guesses, accept=system.accept)
+            asked.append((system.model.parent, lossy, system.scores))
+    for folder, decoding, name in asked:
+        if (folder / name / MANIFEST_FILE).exists():
+            continue
+        report(f"{folder.name}: scoring ({name})")
+        options = EvaluationOptions(
+            targets=recipe.languages,
+            limit=recipe.test_utterances,
+            decoding=decoding,
+            no_speech_per_kind=0,
+            first_segments=0,
+        )
+        evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)

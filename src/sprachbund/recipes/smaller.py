@@ -1,0 +1,71 @@
+"""A smaller model on disk: saved whole or not at all, with a card that says where it comes from."""
+
+import shutil
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from sprachbund.compression.eight_bits import stored_size
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.drafts import find_drafts
+from sprachbund.models.weights import Bits
+
+
+def check_new(out: Path) -> None:
+    """Raise a SprachbundError for a place that is taken."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SprachbundError(f"{out} is there already; choose another --out")
+
+
+def bits_of(directory: Path) -> Bits:
+    """Bits that a model's matrices are stored in, 32 where they differ."""
+    found = stored_size(directory).bits
+    return cast("Bits", found) if found in (8, 16) else 32
+
+
+def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:
+    """The card of what was made from the model in `source`; its scores were those of another model."""
+    old = Card.read(source) or Card(
+        name=source.name,
+        source_languages=sorted({s for s, _ in family.pairs()}),
+        target_languages=sorted({t for _, t in family.pairs()}),
+    )
+    training = {**old.training, "made_from": {"model": old.name, **how}}
+    return old.model_copy(update={"name": name, "scores": [], "training": training})
+
+
+def save_smaller(family: Any, source: Path, out: Path, bits: Bits, how: dict[str, Any]) -> None:
+    """Write a model that was made from the one in `source` into a new directory.
+
+    Args:
+        family: the smaller model.
+        source: directory of the larger one.
+        out: is to hold it.
+        bits: of a weight.
+        how: for the card.
+
+    Raises:
+        SprachbundError: the place is taken, or the family has no place for so few bits.
+    """
+    check_new(out)
+    save = import_module(f"{type(family).__module__.rpartition('.')[0]}.directory").save
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        save(family, draft, bits=bits, card=card_of(family, source, out.name, how))
+        draft.chmod(0o755)  # temporary directories are private
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def copy_drafts(source: Path, out: Path) -> list[str]:
+    """Copy the drafts beside a model to one of the same depth and vocabulary; their names."""
+    drafts = find_drafts(source)
+    for path in drafts.values():
+        shutil.copyfile(path, out / path.name)
+    return list(drafts)

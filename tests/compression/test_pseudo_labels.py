@@ -1,0 +1,253 @@
+"""Pseudo-labels: what a scripted teacher says comes out counted, and nothing is done twice or mixed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sprachbund.compression import pseudo_labels
+from sprachbund.compression.filters import FilterOptions
+from sprachbund.compression.label_records import KEPT, THERE, UNKNOWN_PAIR
+from sprachbund.compression.pseudo_labels import LabelOptions, pseudo_label
+from sprachbund.compression.speech import open_source
+from sprachbund.data.loading import collate
+from sprachbund.data.manifest import Manifest, ManifestWriter
+from sprachbund.data.synthesis import Voice, speak
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.lines import Evidence
+from sprachbund.models.conformer import Conformer
+from sprachbund.text.identify import LanguageIdentifier
+from tests.training import made
+
+IDENTIFIER = LanguageIdentifier.train({"en": ["one two three four"], "de": ["eins zwei drei vier"]})
+SURE = Evidence(mean_log_probability=-0.1, speech_probability=1.0)
+GUESS = Evidence(mean_log_probability=-3.0, speech_probability=1.0)
+
+
+class Script:
+    """Says a text for each language; what it was asked for is kept."""
+
+    def __init__(self, **said: tuple[str, Evidence]) -> None:
+        self.said = {"en": ("one two", SURE), "de": ("eins zwei", SURE), **said}
+        self.asked: list[tuple[int, tuple[str, ...], str | None]] = []
+
+    def decode(
+        self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
+    ) -> Any:
+        self.asked += [
+            (len(s), tuple(t), source) for s, t, source in zip(sounds, targets, sources, strict=True)
+        ]
+        assert len({len(t) for t in targets}) == 1
+        return [[self.said[target] for target in row] for row in targets]
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Conformer:
+    return made.make_model().eval()
+
+
+def make_corpus(directory: Path, *, texts: bool, count: int = 6) -> Path:
+    with ManifestWriter(directory) as writer:
+        for i in range(count):
+            writer.add(
+                np.full(8000 + i, 0.1, np.float32),
+                text="one two" if texts else "",
+                language="en",
+                speaker="s",
+                utterance_id=f"u{i}",
+                translations={"de": "von Hand"} if texts and i == 0 else {},
+                custom={"kind": "test"},
+            )
+    return directory
+
+
+def label(
+    teacher: Any, script: Script, out: Path, *paths: Path, language: str | None = None, **options: Any
+) -> Any:
+    sources = [open_source(path, language, teacher.max_window_s) for path in paths]
+    chosen = LabelOptions(**{"targets": ("de",), **options})
+    return pseudo_label(
+        teacher, script, sources, out, chosen, identifier=IDENTIFIER, name="script", settings={"teacher": "x"}
+    )
+
+
+def test_audio_alone_gets_transcripts_and_translations(teacher: Conformer, tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "data", texts=False)
+    done = label(teacher, Script(), tmp_path / "out", data)
+    assert done.counts == {"de": {KEPT: 6}, "en": {KEPT: 6}}
+    assert (done.utterances, done.left_out) == (6, {})
+    labelled = Manifest(tmp_path / "out")
+    assert [u.id for u in labelled] == [f"u{i}" for i in range(6)]
+    assert all(u.text == "one two" and u.translations == {"de": "eins zwei"} for u in labelled)
+    assert labelled[3].custom == {"kind": "test", "pseudo_labels": {"en": -0.1, "de": -0.1}}
+    np.testing.assert_array_equal(labelled.samples(3), Manifest(data).samples(3))
+
+
+def test_texts_that_are_there_are_kept_unless_they_are_to_be_replaced(
+    teacher: Conformer, tmp_path: Path
+) -> None:
+    data = make_corpus(tmp_path / "data", texts=True)
+    done = label(teacher, Script(), tmp_path / "kept", data)
+    assert done.counts == {"de": {KEPT: 5, THERE: 1}, "en": {THERE: 6}}
+    assert Manifest(tmp_path / "kept")[0].translations == {"de": "von Hand"}
+    done = label(teacher, Script(en=("one", SURE)), tmp_path / "new", data, replace=True)
+    assert done.counts == {"de": {KEPT: 6}, "en": {KEPT: 6}}
+    first = Manifest(tmp_path / "new")[0]
+    assert (first.text, first.translations) == ("one", {"de": "eins zwei"})
+
+
+def test_what_is_dropped_is_counted_and_written_down(teacher: Conformer, tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "data", texts=False)
+    done = label(teacher, Script(de=("eins zwei", GUESS)), tmp_path / "out", data)
+    assert done.counts == {"de": {"guessing": 6}, "en": {KEPT: 6}}
+    record = json.loads((tmp_path / "out" / "labels.00000.json").read_text())
+    assert record["dropped"][0] == {
+        "id": "u0",
+        "target": "de",
+        "text": "eins zwei",
+        "reason": "guessing: mean log-probability -3.00",
+    }
+    with pytest.raises(
+        SprachbundError, match=r"no utterance of .* is left \(6 no text is left, 12 guessing\)"
+    ):
+        label(teacher, Script(de=("eins", GUESS), en=("one", GUESS)), tmp_path / "none", data)
+
+
+def test_an_utterance_without_a_transcript_still_teaches_its_translation(
+    teacher: Conformer, tmp_path: Path
+) -> None:
+    """The row in its own language and the CTC loss are left out; neither is taught to be empty."""
+    data = make_corpus(tmp_path / "data", texts=False)
+    done = label(teacher, Script(en=("one two", GUESS)), tmp_path / "out", data)
+    assert done.counts == {"de": {KEPT: 6}, "en": {"guessing": 6}}
+    assert Manifest(tmp_path / "out")[0].text_in("en") is None
+    corpus = made.make_training_data(tmp_path / "out")
+    example = corpus[(0, 0, 1.0)]
+    assert [row[0] for row in example.rows] == [teacher.tokenizer.language_id("de")]
+    with torch.no_grad():
+        assert float(teacher.loss(collate([example], 2)).ctc) == 0.0
+
+
+def test_pairs_that_the_teacher_lacks_are_counted(
+    teacher: Conformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "pairs", lambda: frozenset({("en", "en"), ("de", "de"), ("de", "en")}))
+    data = make_corpus(tmp_path / "data", texts=False, count=2)
+    with ManifestWriter(tmp_path / "more") as writer:
+        writer.add(np.ones(8000, np.float32), text="", language="de", speaker="", utterance_id="d")
+    with pytest.raises(SprachbundError, match=r"does not write fr for speech in de, en; .* it writes de, en"):
+        label(teacher, Script(), tmp_path / "no", data, tmp_path / "more", targets=("fr",))
+    script = Script()
+    done = label(teacher, script, tmp_path / "out", data, tmp_path / "more", targets=("de",))
+    assert done.counts == {"de": {UNKNOWN_PAIR: 2, KEPT: 1}, "en": {KEPT: 2}}
+    assert {asked[1:] for asked in script.asked} == {(("en",), "en"), (("de",), "de")}
+    assert [u.id for u in Manifest(tmp_path / "out")] == ["0-u0", "0-u1", "1-d"]
+
+
+def test_speech_that_the_teacher_does_not_hear_is_refused(teacher: Conformer, tmp_path: Path) -> None:
+    with ManifestWriter(tmp_path / "data") as writer:
+        writer.add(np.ones(8000, np.float32), text="x", language="fr", speaker="", utterance_id="f")
+    with pytest.raises(
+        SprachbundError, match="speech in fr, which the teacher does not hear; it hears de, en"
+    ):
+        label(teacher, Script(), tmp_path / "out", tmp_path / "data")
+
+
+def test_silence_is_passed_on_and_what_is_too_long_is_not(teacher: Conformer, tmp_path: Path) -> None:
+    with ManifestWriter(tmp_path / "data") as writer:
+        writer.add(np.zeros(8000, np.float32), text="", language="", speaker="", utterance_id="silence")
+        writer.add(np.ones(16_000 * 16, np.float32), text="", language="en", speaker="", utterance_id="long")
+        writer.add(np.ones(8000, np.float32), text="", language="en", speaker="", utterance_id="short")
+    script = Script()
+    done = label(teacher, script, tmp_path / "out", tmp_path / "data")
+    assert done.left_out == {"too long": 1}
+    assert [(u.id, u.language) for u in Manifest(tmp_path / "out")] == [("silence", ""), ("short", "en")]
+    assert [asked[0] for asked in script.asked] == [8000]
+
+
+def test_broken_off_it_goes_on_with_the_next_shard(
+    teacher: Conformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pseudo_labels, "_SHARD_S", 1.1)
+    data = make_corpus(tmp_path / "data", texts=False)
+    whole = label(teacher, Script(), tmp_path / "whole", data)
+
+    class Breaks(Script):
+        def decode(self, *given: Any) -> Any:
+            if len(self.asked) >= 2:
+                raise KeyboardInterrupt
+            return super().decode(*given)
+
+    with pytest.raises(KeyboardInterrupt):
+        label(teacher, Breaks(), tmp_path / "broken", data)
+    rest = Script()
+    assert label(teacher, rest, tmp_path / "broken", data) == whole
+    assert len(rest.asked) == 4
+    for path in sorted((tmp_path / "whole").glob("*.[jw]*")):
+        if path.name != "pseudo_labels.json":
+            assert path.read_bytes() == (tmp_path / "broken" / path.name).read_bytes(), path.name
+    idle = Script()
+    assert label(teacher, idle, tmp_path / "broken", data) == whole
+    assert not idle.asked
+
+
+def test_labels_of_other_settings_never_mix(teacher: Conformer, tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "data", texts=False)
+    label(teacher, Script(), tmp_path / "out", data)
+    with pytest.raises(SprachbundError, match="begun with another options"):
+        label(teacher, Script(), tmp_path / "out", data, filters=FilterOptions(max_length_ratio=9.0))
+    with pytest.raises(SprachbundError, match="is no corpus of labels; name a new folder"):
+        label(teacher, Script(), data, data)
+
+
+def test_recordings_are_cut_into_utterances_in_their_language(teacher: Conformer, tmp_path: Path) -> None:
+    folder = tmp_path / "sounds" / "deep"
+    folder.mkdir(parents=True)
+    said = np.concatenate([speak("one two three", Voice(language="en")), np.zeros(16_000, np.float32)] * 2)
+    soundfile.write(folder / "talk.wav", said, 16_000)
+    (folder / "broken.wav").write_bytes(b"RIFF nothing")
+    (folder / "notes.txt").write_text("no sound")
+    done = label(teacher, Script(), tmp_path / "out", tmp_path / "sounds", language="en")
+    assert done.left_out == {"unreadable": 1}
+    found = list(Manifest(tmp_path / "out"))
+    assert len(found) == 2
+    assert all(u.id.startswith("deep-talk.wav-0") and u.language == "en" for u in found)
+    assert found[1].custom["start_s"] > found[0].custom["start_s"] + found[0].duration_s
+
+
+def test_a_language_nobody_names_is_the_one_the_teacher_hears(teacher: Conformer, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "talk.wav", speak("one two three", Voice(language="en")), 16_000)
+    loose, strict = (FilterOptions(min_language_probability=p) for p in (0.0, 1.0))
+    label(teacher, Script(), tmp_path / "out", tmp_path / "talk.wav", filters=loose)
+    (found,) = list(Manifest(tmp_path / "out"))
+    with torch.no_grad():
+        samples = Manifest(tmp_path / "out").samples(0)
+        heard = teacher.language_log_probs(teacher.encode(teacher.features([samples])))[0]
+    assert found.language == teacher.source_languages[int(heard.argmax())]
+    with pytest.raises(SprachbundError, match="1 language unsure"):
+        label(teacher, Script(), tmp_path / "none", tmp_path / "talk.wav", filters=strict)
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "message"),
+    [
+        ("nowhere", None, "is not there"),
+        ("empty", None, "holds no audio"),
+        ("data", "en", "says itself what is spoken; leave en out"),
+        ("parent", None, "holds the corpora .*/dev, .*/train; name one of them"),
+    ],
+)
+def test_sources_that_are_none_are_refused(
+    name: str, language: str | None, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    make_corpus(tmp_path / "data", texts=True)
+    for part in ("train", "dev"):
+        make_corpus(tmp_path / "parent" / part, texts=True)
+    with pytest.raises(SprachbundError, match=message):
+        open_source(tmp_path / name, language, 15.0)
