@@ -69,6 +69,7 @@ class System:
 
 SYSTEMS = (
     System(name="sprachbund", precision="native int8"),
+    System(name="sprachbund", precision="torch int8"),
     System(name="sprachbund", precision="bf16"),
     System(name="sprachbund", precision="float32", cases=ONE_STREAM),
     System(name="faster-whisper", precision="int8", foreign=True, needs="faster_whisper"),

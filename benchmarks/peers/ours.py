@@ -15,24 +15,20 @@ from sprachbund.models.whisper.directory import load
 from sprachbund.runtime.engine import engine_for
 
 WINDOW_S = 30
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "native int8": torch.float32}
+ENGINES = {"native int8": "native", "torch int8": "torch-int8", "bf16": "torch-bf16", "float32": "torch-fp32"}
 
 
 class System:
-    """The precision names the engine: float32 and bf16 are the torch engine."""
+    """The precision names the engine: all but native are the torch engine."""
 
     version = sprachbund.__version__
 
     def __init__(self, folder: Path, precision: str, threads: int, watch: Stopwatch) -> None:
         torch.set_num_threads(threads)
         directory = folder / FOREIGN
-        family = load(directory, offline=True, dtype=DTYPES[precision])
+        family = load(directory, offline=True)
         engine = engine_for(
-            family,
-            "native" if precision.startswith("native") else "torch",
-            threads=threads,
-            directory=directory,
-            cache=folder / "packed",
+            family, ENGINES[precision], threads=threads, directory=directory, cache=folder / "packed"
         )
         self.family, self.watch = engine.family, watch
 

@@ -20,6 +20,7 @@ from sprachbund.models.directory import BUNDLED, locate
 from sprachbund.models.directory import load as load_family
 from sprachbund.models.family import Family
 from sprachbund.runtime.engine import Engine, EngineChoice, check_choice, engine_for
+from sprachbund.runtime.pooling import pooled
 
 
 class Model:
@@ -152,6 +153,7 @@ def load(
     *,
     offline: bool = False,
     real_length: bool = False,
+    pool_frames: int = 1,
     engine: EngineChoice = "torch",
     threads: int | None = None,
 ) -> Model:
@@ -163,9 +165,12 @@ def load(
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
             faster, with results that may differ. Other families always do.
+        pool_frames: so many neighbouring frames of the encoder are averaged before the decoder reads them: faster after
+            long speech, and other text; 1 keeps all.
         engine: "torch" computes as the weights are; "native" in compiled kernels for CPUs with 8-bit weights, much
-            faster, with results that may differ; "auto" is native where it is possible.
-        threads: of the native engine; as many as torch uses by default.
+            faster, with results that may differ; "auto" is native where it is possible; "torch-fp32", "torch-bf16" and
+            "torch-int8" are torch in that precision, rearranged for speed.
+        threads: of the native engine; by default as many as a short trial finds fastest, which is remembered.
 
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here, or the engine asked
@@ -177,7 +182,8 @@ def load(
     if real_length and hasattr(family, "real_length"):
         family.real_length = True
     chosen = engine_for(family, engine, threads=threads, directory=directory)
-    return Model(chosen.family, name=str(path_or_id), card=Card.read(directory), engine=chosen)
+    computed = pooled(chosen.family, pool_frames)
+    return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen)
 
 
 def _card_from(family: Family, name: str) -> Card:

@@ -64,7 +64,7 @@ def test_measuring_leaves_the_cache_as_it_was() -> None:
 
 def run_with(costs: PassCosts, monkeypatch: pytest.MonkeyPatch, *, right: bool, searches: int) -> Speculation:
     family, memory, targets = TinyFamily(seed=5), random_memory([9, 5], 5), [[Target(language="de")]] * 2
-    monkeypatch.setattr(Speculation, "_costs", lambda self, *args: costs)
+    monkeypatch.setattr(Speculation, "costs", lambda self, *args: costs)
     wanted = search(family, memory, targets, PLAIN)
     guess = knowing(flat(wanted), family.end_token)
     draft = ScriptedDraft(guess=guess if right else lambda row, place: 1)

@@ -1,10 +1,10 @@
 """The kernels called one by one, and what each should give, in torch with the same rounding."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.models.weights import quantize_rows
@@ -16,6 +16,8 @@ needs_native = pytest.mark.skipif(
     missing_because() is not None, reason=f"no native engine: {missing_because()}"
 )
 on_every_set = pytest.mark.parametrize("isa", instruction_sets() or ("portable",))
+
+Module = TypeVar("Module", bound=nn.Module)
 
 BF16_STEP = 2.0**-8
 """Largest relative error of a number rounded to bf16."""
@@ -35,7 +37,8 @@ def quantize(
 
 def quantize_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     peak = x.abs().amax(1)
-    factor = torch.where(peak > 0, 127 / peak, 0.0)
+    # A number over a tensor is its reciprocal times the number in torch, which is rounded twice.
+    factor = torch.where(peak > 0, torch.full_like(peak, 127) / peak, 0.0)
     return ((x * factor[:, None]).round() + 128).to(torch.uint8), peak / 127
 
 
@@ -83,6 +86,17 @@ def attend(
     return out[:, :width], weights
 
 
+def attend_eight(
+    isa: str, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, factor: float
+) -> tuple[Tensor, Tensor]:
+    """As `attend`, with keys and values in 8 bits."""
+    width = query.shape[1]
+    query, key, value = (pad(x, 1, BLOCK).contiguous() for x in (query, key, value))
+    out, weights = torch.full(query.shape, torch.nan), torch.full((len(query), len(key)), torch.nan)
+    native().attend_eight(isa, as_bf16(query).contiguous(), key, value, lengths, factor, out, weights)
+    return out[:, :width], weights
+
+
 def attend_reference(
     query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, factor: float
 ) -> tuple[Tensor, Tensor]:
@@ -103,16 +117,21 @@ def random_decoder(
     *, width: int, num_heads: int, num_layers: int = 2, vocabulary_size: int = 50, seed: int = 0, **more: Any
 ) -> TextDecoder:
     """Every weight, bias and norm random, so that none can be lost unseen."""
-    torch.manual_seed(seed)
     sizes = {"max_tokens": 40, "vocabulary_size": vocabulary_size, "num_layers": num_layers, **more}
-    decoder = TextDecoder(width=width, num_heads=num_heads, **sizes).eval()
+    return randomised(TextDecoder(width=width, num_heads=num_heads, **sizes), seed)
+
+
+def randomised(module: Module, seed: int) -> Module:
+    """The module, for inference, with random weights of about the sizes that training gives."""
+    torch.manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in decoder.named_parameters():
-            spread = 0.3 if parameter.ndim == 1 or "positions" in name else parameter.shape[-1] ** -0.5
-            parameter.copy_(
-                torch.randn(parameter.shape) * spread + (1.0 if name.endswith("norm.weight") else 0.0)
-            )
-    return decoder.requires_grad_(False)
+        for part in module.modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                vector = parameter.ndim == 1 or name == "positions"
+                spread = 0.3 if vector else parameter[0].numel() ** -0.5
+                middle = 1.0 if isinstance(part, nn.LayerNorm) and name == "weight" else 0.0
+                parameter.copy_(torch.randn(parameter.shape) * spread + middle)
+    return module.eval().requires_grad_(False)
 
 
 def relative_error(x: Tensor, reference: Tensor) -> float:

@@ -1,16 +1,23 @@
 """Every kernel of every instruction set that runs here, against torch; shapes from anywhere."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from sprachbund.nn.conformer import ConvolutionModule
 from sprachbund.runtime.extension import instruction_sets, native
+from sprachbund.runtime.packing import BLOCK, pad
+from sprachbund.runtime.packing_encoder import pack_convolution
 
 from .support import (
     BF16_STEP,
     attend,
+    attend_eight,
     attend_reference,
     gelu_reference,
     needs_native,
@@ -128,6 +135,46 @@ def test_gelu_and_residual(isa: str) -> None:
 
 
 @on_every_set
+@pytest.mark.parametrize(("name", "reference"), [("silu", F.silu), ("relu", F.relu)])
+def test_other_activations(isa: str, name: str, reference: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    values, scale = random_tokens(0, 7, 64)
+    weight = randn(1, 45, 64)
+    y = product_reference(values, scale, weight)
+    assert y.min() < -90  # where the exponential of the other sign would overflow
+    assert y.max() > 90
+    out = product(isa, values, scale, weight, None, name)
+    torch.testing.assert_close(out.double(), reference(y), rtol=4e-6, atol=4e-6)
+
+
+@on_every_set
+@few
+@given(count=st.integers(1, 9), width=sizes, half=st.integers(0, 4), seed=seeds)
+def test_depthwise_convolution_norm_and_silu(isa: str, count: int, width: int, half: int, seed: int) -> None:
+    module = ConvolutionModule(width, 2 * half + 1).requires_grad_(False)
+    module.inner_norm.weight.copy_(randn(seed, width))
+    module.inner_norm.bias.copy_(randn(seed + 1, width))
+    x, padded = randn(seed + 2, count, width), -(-width // BLOCK) * BLOCK
+    around = pad(F.pad(x, (0, 0, half, half)), 1, BLOCK).contiguous()
+    arrays = {name: a for name, a in pack_convolution(module).items() if not name.startswith("gate")}
+    out = torch.full((count, padded), torch.nan)
+    native().depthwise(isa, around, width, arrays, 2 * half + 1, out)
+    convolved = module.depthwise(x.T).T
+    wanted = F.silu(module.inner_norm(convolved))
+    # A norm over few channels that are nearly equal enlarges what rounding left between them.
+    slack = 1e-5 * (1 + 1 / (convolved.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt())
+    assert ((out[:, :width] - wanted).abs() <= slack * (1 + module.inner_norm.weight.abs())).all()
+    assert (out[:, width:] == 0).all()
+
+
+@on_every_set
+def test_gate(isa: str) -> None:
+    halves = randn(0, 5, 2, 48) * 40
+    out = torch.full((5, 48), torch.nan)
+    native().gate(isa, halves.flatten(1), out)
+    torch.testing.assert_close(out.double(), F.glu(halves.double().flatten(1)), rtol=2e-6, atol=1e-6)
+
+
+@on_every_set
 @few
 @given(count=st.integers(1, 19), keys=sizes, width=st.integers(1, 80), seed=seeds, data=st.data())
 def test_attention(isa: str, count: int, keys: int, width: int, seed: int, data: st.DataObject) -> None:
@@ -157,6 +204,62 @@ def test_queries_do_not_depend_on_their_neighbours(
     whole, _ = attend(isa, query, key, value, lengths, 0.2)
     split = zip(query.split([first, second]), lengths.split([first, second]), strict=True)
     parts = [attend(isa, q, key, value, n, 0.2)[0] for q, n in split]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def eight_bits(x: torch.Tensor) -> torch.Tensor:
+    values, scale = quantize_reference(x)
+    return (values.double() - 128) * scale[:, None].double()
+
+
+@on_every_set
+@few
+@given(
+    count=st.integers(1, 9), keys=st.integers(1, 150), width=st.integers(1, 80), seed=seeds, data=st.data()
+)
+def test_attention_in_8_bits(
+    isa: str, count: int, keys: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, keys), min_size=count, max_size=count)))
+    query, key, value = randn(seed, count, width), randn(seed + 1, keys, width), randn(seed + 2, keys, width)
+    value[0] = 0
+    out, weights = attend_eight(isa, query, key, value, lengths, width**-0.5)
+    queries = eight_bits(query.to(torch.bfloat16).float())
+    hidden = torch.arange(keys) >= lengths[:, None]
+    scores = (queries @ eight_bits(key).T * width**-0.5).masked_fill(hidden, -torch.inf)
+    wanted_weights = scores.softmax(-1).nan_to_num(0.0)
+    torch.testing.assert_close(weights.double(), wanted_weights, rtol=1e-4, atol=1e-6)
+    # Half a step of 1/255 of the largest product of probability and scale among 64 positions, at each of them.
+    share = F.pad(wanted_weights * value.abs().amax(1), (0, -keys % 64)).unflatten(1, (-1, 64))
+    bound = (share.amax(2) * 0.5 / 255 * (share > 0).sum(2)).sum(1) + 1e-5
+    error = (out.double() - wanted_weights @ eight_bits(value)).abs().amax(1)
+    assert (error <= bound * 1.01).all()
+
+
+@on_every_set
+def test_a_peak_does_not_hide_a_long_tail_in_8_bits(isa: str) -> None:
+    """A third of the weight on one frame, the rest on 1500: only the 63 that share its scale are lost."""
+    key, value = torch.zeros(1500, 32), torch.ones(1500, 32)
+    key[0, 0], value[0] = 1.0, -1.0
+    query = torch.zeros(1, 32)
+    query[0, 0] = np.log(750)
+    out, weights = attend_eight(isa, query, key, value, torch.tensor([1500]), 1.0)
+    assert 0.3 < weights[0, 0] < 0.36
+    torch.testing.assert_close(out, (1 - 2 * weights[:, :1]).expand(1, 32), rtol=0, atol=0.03)
+
+
+@on_every_set
+@few
+@given(first=st.integers(1, 6), second=st.integers(1, 6), keys=sizes, seed=seeds)
+def test_queries_do_not_depend_on_their_neighbours_in_8_bits(
+    isa: str, first: int, second: int, keys: int, seed: int
+) -> None:
+    query, key, value = randn(seed, first + second, 24), randn(seed + 1, keys, 24), randn(seed + 2, keys, 24)
+    lengths = torch.full((first + second,), keys)
+    whole, _ = attend_eight(isa, query, key, value, lengths, 0.2)
+    parts = [
+        attend_eight(isa, q, key, value, lengths[: len(q)], 0.2)[0] for q in query.split([first, second])
+    ]
     assert torch.equal(whole, torch.cat(parts))
 
 

@@ -53,7 +53,9 @@ def test_native_reads_a_quarter_of_the_weights_and_half_of_the_memory() -> None:
     assert packed - 2 * keys_values == pytest.approx((full - 4 * keys_values) / 4, rel=0.05)
 
 
-@pytest.mark.parametrize("engine", ["torch", "bf16", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize(
+    "engine", ["torch", "torch-bf16", "torch-int8", pytest.param("native", marks=needs_native)]
+)
 def test_every_engine_is_measured(
     directory: Path, engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -66,7 +68,13 @@ def test_every_engine_is_measured(
     assert min(window.encoder_ms, window.token_ms, speed.clip.whole_ms) > 0
     assert speed.bound_ms == pytest.approx(speed.bytes_per_token / 10e9 * 1000)
     assert speed.as_dict()["share_of_bound"] == pytest.approx(speed.bound_ms / window.token_ms)
-    assert {"torch": "float32", "bf16": "bf16", "native": "kernels"}[engine] in speed.why
+    said = {
+        "torch": "float32",
+        "torch-bf16": "computation in bf16",
+        "torch-int8": "8 bits",
+        "native": "kernels",
+    }
+    assert said[engine] in speed.why
 
 
 def test_reading_and_memory_are_plausible() -> None:

@@ -1,4 +1,4 @@
-"""The native decoder and encoder against the torch ones they stand for."""
+"""The native decoder against the torch one it stands for."""
 
 import os
 import signal
@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sprachbund.errors import SprachbundError
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.runtime.extension import instruction_sets, missing_because, native
-from sprachbund.runtime.native_parts import NativeDecoder, NativeLayers
-from sprachbund.runtime.packing import pack_decoder, pack_encoder
+from sprachbund.runtime.native_options import MemoryNumbers, NativeOptions
+from sprachbund.runtime.native_parts import NativeDecoder
+from sprachbund.runtime.packing import pack_decoder
 
 from .support import needs_native, on_every_set, quantized_linear, random_decoder, relative_error
 
@@ -28,9 +29,11 @@ SIZES = [
 ]
 
 
-def nativized(decoder: TextDecoder, isa: str = BEST, threads: int = 1) -> NativeDecoder:
+def nativized(
+    decoder: TextDecoder, isa: str = BEST, threads: int = 1, memory: MemoryNumbers = "bf16"
+) -> NativeDecoder:
     shape, arrays = pack_decoder(decoder)
-    return NativeDecoder(shape, arrays, native().Team(threads), isa)
+    return NativeDecoder(shape, arrays, native().Team(threads), isa, NativeOptions(memory=memory))
 
 
 def memory_of(decoder: TextDecoder, num_memories: int, length: int, seed: int = 0) -> Tensor:
@@ -76,6 +79,46 @@ def test_step_is_near_fp32(isa: str) -> None:
     ours = nativized(decoder, isa)
     found = ours.step(tokens, ours.start(memory, None))
     assert relative_error(found, wanted) < 0.05
+
+
+@on_every_set
+def test_a_memory_in_8_bits_is_near_that_in_bf16(isa: str) -> None:
+    decoder = random_decoder(width=64, num_heads=4, num_layers=3)
+    memory, num_frames = memory_of(decoder, 3, 100), torch.tensor([100, 64, 7])
+    tokens = torch.randint(0, 50, (6, 10))
+    outs, weights = [], list[list[Tensor]]()
+    for numbers in ("bf16", "int8"):
+        ours = nativized(decoder, isa, memory=numbers)
+        cache = ours.start(memory, num_frames, rows_per_memory=2)
+        weights.append([])
+        outs.append(ours.step(tokens, cache, weights[-1]))
+    assert relative_error(outs[1], outs[0]) < 0.03
+    torch.testing.assert_close(weights[1][-1], weights[0][-1], atol=0.02, rtol=0.1)
+    halves = (sum(x.nbytes for x in (*c.cross_keys, *c.cross_values)) for c in (cache,))
+    assert next(halves) == cache.cross.numel()  # a byte each
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_memory_in_8_bits_is_as_exact_in_batches_parts_and_threads(threads: int) -> None:
+    decoder = random_decoder(width=24, num_heads=2)
+    one, ours = (nativized(decoder, threads=n, memory="int8") for n in (1, threads))
+    memory, num_frames = memory_of(decoder, 3, 40), torch.tensor([40, 1, 17])
+    tokens = torch.randint(0, 50, (3, 9))
+    cache = ours.start(memory, num_frames)
+    together = torch.cat([ours.step(part, cache) for part in tokens.split([1, 5, 3], dim=1)], dim=1)
+    for b, n in enumerate(num_frames.tolist()):
+        alone = one.start(memory[b : b + 1, :n], None)
+        assert torch.equal(one.step(tokens[b : b + 1], alone), together[b : b + 1])
+    cache.keep(torch.tensor([0, 2]))
+    rest = one.start(memory[[0, 2]], num_frames[[0, 2]])
+    one.step(tokens[[0, 2]], rest)
+    more = torch.randint(0, 50, (2, 1))
+    assert torch.equal(ours.step(more, cache), one.step(more, rest))
+
+
+def test_an_option_that_is_not_offered_is_an_error() -> None:
+    with pytest.raises(SprachbundError, match="'int2' is not offered; choose bf16 or int8"):
+        NativeOptions(memory="int2")  # type: ignore[arg-type]
 
 
 def test_instruction_sets_agree() -> None:
@@ -182,40 +225,6 @@ def test_a_full_cache_and_unknown_tokens_are_errors() -> None:
         with pytest.raises(IndexError, match="vocabulary"):
             ours.step(torch.tensor([[token]]), cache)
     assert ours.start(memory, None, capacity=1000).capacity == decoder.max_tokens
-
-
-@pytest.mark.parametrize("num_frames", [None, [50, 1, 17]])
-@pytest.mark.parametrize(
-    ("isa", "width", "hidden"), [(isa, 24, 37) for isa in instruction_sets()] + [(BEST, 64, 128)]
-)
-def test_encoder_layers_are_near_fp32(
-    isa: str, width: int, hidden: int, num_frames: list[int] | None
-) -> None:
-    torch.manual_seed(0)
-    layers = torch.nn.ModuleList(EncoderLayer(width, 2, hidden) for _ in range(3)).eval()
-    norm = torch.nn.LayerNorm(width).eval()
-    for parameter in layers.parameters():
-        torch.nn.init.normal_(
-            parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3 if parameter.ndim == 1 else width**-0.5
-        )
-    ours = [
-        NativeLayers(*pack_encoder(list(layers), norm), native().Team(threads), isa) for threads in (1, 3)
-    ]
-    x = torch.randn(3, 50, width).transpose(0, 1).contiguous().transpose(0, 1)  # not in one piece
-    counts = num_frames or [50] * 3
-    allowed = None if num_frames is None else torch.arange(50) < torch.tensor(num_frames)[:, None, None, None]
-    with torch.inference_mode():
-        wanted = x
-        for layer in layers:
-            wanted = layer(wanted, allowed)
-        found, again = (layer(x, allowed) for layer in ours)
-        wanted = norm(wanted)
-    for b, n in enumerate(counts):
-        assert relative_error(found[b, :n], wanted[b, :n]) < 0.05
-        assert (found[b, n:] == 0).all()
-        with torch.inference_mode():
-            assert torch.equal(ours[0](x[b : b + 1, :n])[0], found[b, :n])  # alone as in a batch
-    assert torch.equal(found, again)
 
 
 def test_a_team_calls_from_several_python_threads_one_by_one() -> None:

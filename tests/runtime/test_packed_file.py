@@ -1,13 +1,14 @@
 """Packed files: written whole, checked whole, and never taken for what they are not."""
 
+import hashlib
+import json
 import struct
 from pathlib import Path
 
 import pytest
 import torch
 
-from sprachbund.runtime.packed_cache import fingerprint, packed_for
-from sprachbund.runtime.packed_file import MAGIC, Packed, PackedFileError, read_packed, write_packed
+from sprachbund.runtime.packed_file import MAGIC, VERSION, Packed, PackedFileError, read_packed, write_packed
 
 
 def example(source: str = "a") -> Packed:
@@ -57,7 +58,7 @@ def test_every_cut_and_every_changed_byte_is_noticed(path: Path) -> None:
     [
         (b"PK\x03\x04 a zip file, and certainly as long as a head", "not a file of packed weights"),
         (MAGIC + struct.pack("<II", 99, 4) + b"-" * 32 + b"null", "version 99"),
-        (MAGIC + struct.pack("<II", 1, 2**31) + b"-" * 32 + b"{}", "checksum differs"),
+        (MAGIC + struct.pack("<II", VERSION, 2**31) + b"-" * 32 + b"{}", "checksum differs"),
         (b"", "cannot be read|not a file"),
     ],
 )
@@ -72,63 +73,23 @@ def test_the_file_of_another_model_is_refused(path: Path) -> None:
         read_packed(path, "b")
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    directory = tmp_path / "model"
-    directory.mkdir()
-    (directory / "model.safetensors").write_bytes(b"weights")
-    (directory / "config.json").write_text("{}")
-    return directory
-
-
-class Packer:
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> Packed:
-        self.calls += 1
-        return example("memory")
-
-
-def test_a_model_is_packed_once_and_again_when_it_changes(model: Path, tmp_path: Path) -> None:
-    packer, cache = Packer(), tmp_path / "cache"
-    for _ in range(3):
-        packed, notes = packed_for(model, packer, cache)
-        assert notes == ()
-        assert torch.equal(packed.arrays["decoder.values"], example().arrays["decoder.values"])
-    assert packer.calls == 1
-    (model / "model.safetensors").write_bytes(b"other weights")
-    packed_for(model, packer, cache)
-    assert packer.calls == 2
-
-
-def test_the_hash_is_of_the_content(model: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    first = fingerprint(model, cache)
-    twin = tmp_path / "twin"
-    twin.mkdir()
-    for file in model.iterdir():
-        (twin / file.name).write_bytes(file.read_bytes())
-    assert fingerprint(twin, cache) == first
-    (twin / "config.json").write_text("{ }")
-    assert fingerprint(twin, cache) != first
-
-
-def test_a_damaged_file_is_packed_again_and_said_so(model: Path, tmp_path: Path) -> None:
-    packer, cache = Packer(), tmp_path / "cache"
-    packed_for(model, packer, cache)
-    (path,) = cache.glob("*.sbpacked")
-    path.write_bytes(path.read_bytes()[:-1])
-    _, notes = packed_for(model, packer, cache)
-    assert packer.calls == 2
-    assert len(notes) == 1
-    assert "packed again" in notes[0]
-    assert packed_for(model, packer, cache)[1] == ()
-
-
-def test_without_a_place_to_write_packing_goes_on_in_memory(model: Path, tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("no directory")
-    packed, notes = packed_for(model, Packer(), blocked)
-    assert packed.arrays.keys() == example().arrays.keys()
-    assert "could not be kept" in notes[0]
+@pytest.mark.parametrize(
+    "head",
+    [
+        None,
+        [],
+        {},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int8", [64], 10**9]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int8", [-1], 0]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int8", [4], -4]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["float32", [2], 1]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int3", [4], 0]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": "int8"}},
+    ],
+)
+def test_a_checksum_alone_makes_no_packed_file(path: Path, head: object) -> None:
+    content = json.dumps(head).encode()
+    fixed, rest = MAGIC + struct.pack("<II", VERSION, len(content)), content + bytes(100)
+    path.write_bytes(fixed + hashlib.sha256(fixed + rest).digest() + rest)
+    with pytest.raises(PackedFileError, match="another head"):
+        read_packed(path, "a")

@@ -38,7 +38,9 @@ def bench(
     ] = None,
     engines: Annotated[
         list[str] | None,
-        typer.Option("--engine", metavar="NAME,…", help="native, bf16, torch; all by default."),
+        typer.Option(
+            "--engine", metavar="NAME,…", help="native, torch-int8, torch-bf16, torch; all by default."
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", help="Threads to compute with.")

@@ -48,6 +48,7 @@ class Job:
         as_table: print a table when all is done, and nothing before.
         offline: never use the network.
         real_length: see `sprachbund.load`.
+        pool_frames: see `sprachbund.load`.
         num_threads: of the computation; None leaves it to torch.
         engine: see `sprachbund.load`.
         decoding: fields of `DecodingOptions`.
@@ -65,6 +66,7 @@ class Job:
     as_table: bool = False
     offline: bool = False
     real_length: bool = False
+    pool_frames: int = 1
     num_threads: int | None = None
     engine: str = "torch"
     decoding: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +151,7 @@ def load_model(job: Job) -> "Model":
             job.model,
             offline=job.offline,
             real_length=job.real_length,
+            pool_frames=job.pool_frames,
             engine=cast("EngineChoice", job.engine),
             threads=job.num_threads,
         )

@@ -43,7 +43,8 @@ Draft = Annotated[
     typer.Option(
         "--draft",
         metavar="NAME",
-        help="Guesses tokens ahead, for speed: auto, none, one of the model's drafts, a draft's file, a smaller model.",
+        help="Guesses tokens ahead, for speed: auto, none, one of the model's drafts, a draft's file, a smaller model, "
+        "a text (.txt) in the languages wanted.",
     ),
 ]
 Guesses = Annotated[
@@ -63,10 +64,22 @@ AcceptName = Annotated[
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads to compute with.")]
 EngineName = Annotated[
     str,
-    typer.Option("--engine", metavar="NAME", help="torch; native: fast on CPUs, 8-bit weights; auto."),
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="torch; native: fastest on CPUs, 8-bit weights; auto; torch-fp32, torch-bf16, torch-int8.",
+    ),
 ]
 RealLength = Annotated[
     bool, typer.Option("--real-length", help="Whisper: encode speech at its own length, not as 30 s.")
+]
+PoolFrames = Annotated[
+    int,
+    typer.Option(
+        "--pool-frames",
+        metavar="N",
+        help="Average so many frames of the encoder, 2 to 4: faster after long speech, changes the text.",
+    ),
 ]
 
 
@@ -102,6 +115,7 @@ def translate(
     threads: Threads = None,
     engine: EngineName = "torch",
     real_length: RealLength = False,
+    pool_frames: PoolFrames = 1,
 ) -> None:
     """Translate recordings into one or more languages."""
     if not (targets := listed(to)):
@@ -118,6 +132,7 @@ def translate(
         as_table=as_table,
         offline=offline,
         real_length=real_length,
+        pool_frames=pool_frames,
         num_threads=threads,
         engine=engine,
         decoding={

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sprachbund.decoding.rows import Hypothesis, Rows, worth_dropping
+from sprachbund.decoding.rules import best_tokens
 from sprachbund.models.family import Family
 
 
@@ -60,18 +61,16 @@ class _Beam:
     def choose(self) -> bool:
         """Pick the next token of every live hypothesis; False when all groups are finished."""
         log_probs = self.rows.rules.log_probs(self.rows.logits, self.rows.tokens)
-        scores = self.sums.flatten()[:, None] + log_probs
-        vocabulary = scores.shape[1]
-        flat = scores.view(len(self.live), -1)
-        best, index = flat.topk(min(2 * self.size, flat.shape[1]), dim=1)
-        choices = zip(best.tolist(), index.tolist(), strict=True)
+        # The best of a group are among the best of its rows.
+        best, tokens = best_tokens(log_probs, 2 * self.size)
+        each = best.shape[1]
+        sums = (self.sums[..., None] + best.view(len(self.live), self.size, each)).flatten(1)
+        scores, index = sums.topk(min(2 * self.size, sums.shape[1]), dim=1)
+        words = tokens.view(len(self.live), -1).gather(1, index)
+        choices = zip(scores.tolist(), (index // each).tolist(), words.tolist(), strict=True)
         picked = []
-        for g, (group_scores, flat_index) in enumerate(choices):
-            candidates = [
-                (score, i // vocabulary, i % vocabulary)
-                for score, i in zip(group_scores, flat_index, strict=True)
-                if score > -torch.inf
-            ]
+        for g, found in enumerate(choices):
+            candidates = [c for c in zip(*found, strict=True) if c[0] > -torch.inf]
             picked.append([] if bool(self.done[g]) else self._split(g, candidates))
         self._set_choice(picked)
         return not bool(self.done.all())
@@ -106,11 +105,23 @@ class _Beam:
 
     def _set_choice(self, picked: list[list[tuple[float, int, int]]]) -> None:
         """Fill sums, parents and tokens; places without a hypothesis get -inf and can never be chosen."""
-        padded = [(p + [(-torch.inf, 0, self.rows.rules.end_token)] * self.size)[: self.size] for p in picked]
+        padded = [self._at_home(p) for p in picked]
         device = self.sums.device
         self.sums = torch.tensor([[c[0] for c in p] for p in padded], dtype=torch.float64, device=device)
         self.parents = torch.tensor([[c[1] for c in p] for p in padded], device=device)
         self.tokens = torch.tensor([[c[2] for c in p] for p in padded], device=device)
+
+    def _at_home(self, picked: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+        """One hypothesis for each place, in that of its parent where it can be: the fewer move, the less is copied."""
+        places: dict[int, tuple[float, int, int]] = {}
+        for choice in picked:
+            places.setdefault(choice[1], choice)
+        others = [choice for choice in picked if places[choice[1]] is not choice]
+        for place in range(self.size):
+            if place not in places:
+                nobody = (-torch.inf, place, self.rows.rules.end_token)
+                places[place] = others.pop() if others else nobody
+        return [places[place] for place in range(self.size)]
 
     def drop_finished(self) -> None:
         """Drop memories whose groups are all finished, when that pays."""

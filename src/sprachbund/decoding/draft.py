@@ -71,6 +71,15 @@ class DraftRun(Protocol):
 
 
 @runtime_checkable
+class Stepper(Protocol):
+    """A run that makes the model's pass itself, since its guesses have done most of it."""
+
+    def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """As the model's: logits (R, Q, V) after the newest token of each row and the guesses behind it."""
+        ...
+
+
+@runtime_checkable
 class Draft(Protocol):
     """Guesses tokens for one model.
 
@@ -123,6 +132,11 @@ def torch_decoder(family: Family, draft: str) -> TextDecoder:
         raise SprachbundError(
             f"the {draft} draft reads inside the decoder, which {type(decoder).__name__} does not show; "
             "use the torch engine, or a token-map or a model as the draft"
+        )
+    if (dtype := decoder.embedding.weight.dtype) != torch.float32:
+        raise SprachbundError(
+            f"the {draft} draft computes in fp32, the decoder in {str(dtype).removeprefix('torch.')}; use the engine "
+            "torch or torch-int8, or a token-map or a model as the draft"
         )
     return decoder
 

@@ -68,12 +68,12 @@ class DecodingOptions:
         language_windows: speech spans, the present one and those before it, whose language log-probabilities
             are averaged when the present one alone does not decide.
         prompt: text or glossary shown to the model before each span, where the family has room for it.
-        batch_size: speech spans that go through the encoder together; does not change the result.
+        batch_size: most speech spans that go through the encoder together; does not change the result.
         timestamps: whether segments are cut by timestamp tokens in families that have them.
         word_timestamps: whether every segment gets words with times; costs a second pass of the decoder.
         draft: what guesses tokens ahead, to be confirmed by the model: "none"; "auto", a draft that lies beside the
-            model where it is to gain speed; the name of such a draft, the path of a draft's file, or the directory of
-            a smaller model. It does not change the text.
+            model where it is to gain speed; the name of such a draft, the path of a draft's file or of a text (.txt)
+            in the languages wanted, or the directory of a smaller model. It does not change the text.
         guesses: tokens guessed ahead; None takes as many as are to gain most.
         accept: which guesses stand; all but "exact" change the text, and need a draft that is named.
         guard: thresholds of the hallucination guard.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.timestamps import TimestampTokens, forbid_timestamps, timestamp_tokens
+from sprachbund.decoding.rules import Rules, Suppressed
+from sprachbund.decoding.timestamps import timestamp_tokens
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
@@ -46,56 +47,16 @@ class Hypothesis:
 
 
 @dataclass(kw_only=True)
-class Rules:
-    """What a row may emit next.
-
-    Attributes:
-        suppressed: (R, V) tokens never to be emitted.
-        begin_suppressed: (V,) tokens not to be emitted first; None in families without such a list.
-        limits: (R,) most tokens.
-        latest: (R,) last timestamp allowed; -1 in rows without timestamps.
-        times: the timestamp tokens; None when no row has any.
-        end_token: what ends a row.
-        min_tokens: the end token is forbidden before.
-    """
-
-    suppressed: Tensor
-    begin_suppressed: Tensor | None
-    limits: Tensor
-    latest: Tensor
-    times: TimestampTokens | None
-    end_token: int
-    min_tokens: int
-
-    def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities (R, V) over the allowed tokens, from logits (R, V) after `tokens` (R, U)."""
-        logits = logits.float().masked_fill(self.suppressed, -torch.inf)
-        if tokens.shape[1] < self.min_tokens:
-            logits[:, self.end_token] = -torch.inf
-        if tokens.shape[1] == 0 and self.begin_suppressed is not None:
-            logits = logits.masked_fill(self.begin_suppressed, -torch.inf)
-        if self.times is not None:
-            logits = forbid_timestamps(
-                logits, tokens, times=self.times, latest=self.latest, end_token=self.end_token
-            )
-        return logits.log_softmax(-1)
-
-    def take(self, rows: Tensor) -> None:
-        """Replace every row r by row `rows[r]`."""
-        self.suppressed, self.limits = self.suppressed[rows], self.limits[rows]
-        self.latest = self.latest[rows]
-
-
-@dataclass(kw_only=True)
 class Rows:
     """Rows under way: one per memory and target, or several after `repeat`.
 
     Attributes:
         cache: holds the prompts and, from the second step on, the tokens.
-        logits: (R, V) after the last token.
+        logits: (R, V) after the last token; after `reorder` and `keep` not before the next `advance`.
         tokens: (R, U) emitted so far.
         rules: what may come next.
         no_speech: one entry per row at the start.
+        num_memories: those not yet dropped.
     """
 
     cache: DecoderCache
@@ -103,24 +64,21 @@ class Rows:
     tokens: Tensor
     rules: Rules
     no_speech: list[float | None]
-
-    @property
-    def num_memories(self) -> int:
-        """Memories not yet dropped."""
-        return self.cache.cross_keys[0].shape[0]
+    num_memories: int
 
     def advance(self, family: Family, tokens: Tensor, finished: Tensor) -> None:
         """Append `tokens` (R,) and step; rows marked in `finished` (R,) stay where they are in the cache."""
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
         self.logits = family.step(tokens[:, None], self.cache)[:, -1]
         if bool(finished.any()):
-            self.cache.rewind(self.cache.lengths - finished.long())
+            self.cache.rewind(self.cache.lengths - finished.to(self.tokens.device).long())
 
     def repeat(self, times: int) -> None:
         """Make `times` neighbouring rows of every row."""
         if times > 1:
-            num_rows = self.cache.num_rows
-            self.reorder(torch.arange(num_rows, device=self.tokens.device).repeat_interleave(times))
+            rows = torch.arange(self.cache.num_rows, device=self.tokens.device).repeat_interleave(times)
+            self.reorder(rows)
+            self.logits = self.logits[rows]
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row r by row `rows[r]`; rows may only come from the same memory."""
@@ -132,10 +90,11 @@ class Rows:
         group = self.cache.num_rows // self.num_memories
         rows = (memories[:, None] * group + torch.arange(group, device=memories.device)).flatten()
         self.cache.keep(memories)
+        self.num_memories = len(memories)
         self._take(rows)
 
     def _take(self, rows: Tensor) -> None:
-        self.logits, self.tokens = self.logits[rows], self.tokens[rows]
+        self.tokens = self.tokens[rows]
         self.rules.take(rows)
 
 
@@ -176,6 +135,7 @@ def start_rows(
         tokens=torch.zeros(len(flat), 0, dtype=torch.long, device=device),
         rules=_rules(family, flat, limits, seconds, options, device),
         no_speech=[None] * len(flat) if no_speech is None else no_speech.tolist(),
+        num_memories=len(targets),
     )
 
 
@@ -196,7 +156,7 @@ def _rules(
     begin: Tensor | None = getattr(family, "begin_suppressed", None)
     return Rules(
         begin_suppressed=None if begin is None else begin.to(device),
-        suppressed=torch.stack([masks[target] for target in targets]).to(device),
+        suppressed=Suppressed.of([masks[target] for target in targets], device),
         limits=torch.tensor(limits, device=device),
         latest=torch.tensor(latest, device=device),
         times=times,

@@ -13,6 +13,7 @@ import torch
 
 from sprachbund.decoding.draft import Draft
 from sprachbund.decoding.drafts import drafts_beside, load_draft
+from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.language import UNDETERMINED
 from sprachbund.decoding.options import AUTO, MAX_GUESSES, NONE, Accept, DecodingOptions
 from sprachbund.decoding.pass_costs import PassCosts, measure_draft, measure_passes
@@ -116,7 +117,7 @@ class Speculation:
         """How many guesses, and whether at all."""
         if self._fixed is not None and not self._may_stop:
             return
-        self._known = costs = self._costs(family, memory, targets, rows, prompts)
+        self._known = costs = self.costs(family, memory, targets, rows, prompts)
         self.guesses = self._fixed or costs.best(self.acceptance)[0]
         gain = costs.gain(self.acceptance, self.guesses)
         # What was measured on other data is no reason to give up before the first try.
@@ -128,7 +129,7 @@ class Speculation:
                 f"it would give {gain:.2f} of the speed without it on this machine"
             )
 
-    def _costs(
+    def costs(
         self,
         family: Family,
         memory: Memory,
@@ -169,7 +170,13 @@ def speculation_for(
     if options.draft == NONE:
         return None
     if options.draft != AUTO:
-        return Speculation(_kept(family, options.draft), guesses=options.guesses, accept=options.accept)
+        draft = _kept(family, options.draft)
+        if isinstance(draft, TextDraft) and (options.beam_size > 1 or options.accept != "exact"):
+            raise SprachbundError(
+                "a text as the draft is for greedy search, and changes nothing; leave it out"
+            )
+        guesses = options.guesses or getattr(draft, "guesses", None)
+        return Speculation(draft, guesses=guesses, accept=options.accept)
     for name in drafts_beside(family):
         try:
             return Speculation(_kept(family, name), guesses=options.guesses, may_stop=True)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sprachbund.decoding.draft import NO_GUESS, DraftRun, RowsSoFar
+from sprachbund.decoding.draft import NO_GUESS, DraftRun, RowsSoFar, Stepper
 from sprachbund.decoding.options import Accept
-from sprachbund.decoding.rows import Hypothesis, Rows, Rules, worth_dropping
+from sprachbund.decoding.rows import Hypothesis, Rows, worth_dropping
+from sprachbund.decoding.rules import Rules
 from sprachbund.models.family import Family
 
 _RANKS: dict[Accept, int | None] = {"top-2": 2, "top-3": 3, "unchecked": None}
@@ -101,7 +102,8 @@ class _Search:
     """The rows still under way; each has its own length."""
 
     def __init__(self, family: Family, rows: Rows, guessing: Guessing) -> None:
-        self.family, self.rows, self.guessing = family, rows, guessing
+        self.rows, self.guessing = rows, guessing
+        self._stepper = guessing.run if isinstance(guessing.run, Stepper) else family
         cache = rows.cache
         device, num_rows = rows.tokens.device, cache.num_rows
         self.prompt_lengths = cache.lengths
@@ -120,7 +122,7 @@ class _Search:
             guesses = propose(self.guessing, self.so_far)
             newest = self.so_far.last(1)
             given = torch.cat([newest, guesses.clamp(min=0)], dim=1)
-            logits = self.family.step(given, self.rows.cache)
+            logits = self._stepper.step(given, self.rows.cache)
             self.guessing.passes += 1
             self._judge(guesses, logits)
         return [hypothesis for hypothesis in self.done if hypothesis is not None]
@@ -226,7 +228,10 @@ def begin_rows(rows: Rows, prompts: Sequence[Sequence[int]]) -> RowsSoFar:
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(list(prompt))
     return RowsSoFar(
-        cache=rows.cache, tokens=tokens, lengths=rows.cache.lengths.clone(), suppressed=rows.rules.suppressed
+        cache=rows.cache,
+        tokens=tokens,
+        lengths=rows.cache.lengths.clone(),
+        suppressed=rows.rules.suppressed.each(),
     )
 
 

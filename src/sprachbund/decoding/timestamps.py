@@ -37,8 +37,10 @@ def timestamp_tokens(family: Family) -> TimestampTokens | None:
     """The timestamp tokens of a family; None when it has none.
 
     A family that has them offers, besides the protocol, `tokens.timestamps`: a range with one token per
-    memory frame.
+    memory frame. One that has them and was not taught to write them says so by `has_timestamps`.
     """
+    if not getattr(family, "has_timestamps", True):
+        return None
     tokens = getattr(getattr(family, "tokens", None), "timestamps", None)
     return TimestampTokens(first=tokens[0], step_s=family.frame_s) if tokens else None
 
@@ -46,29 +48,36 @@ def timestamp_tokens(family: Family) -> TimestampTokens | None:
 def forbid_timestamps(
     logits: Tensor, tokens: Tensor, *, times: TimestampTokens, latest: Tensor, end_token: int
 ) -> Tensor:
-    """Logits (R, V) with everything set to -inf that the rules forbid after `tokens` (R, U).
+    """Logits (R, V), in which everything was set to -inf that the rules forbid after `tokens` (R, U).
 
     Args:
-        logits: (R, V), other rules already applied.
+        logits: (R, V), other rules already applied; they are written to.
         tokens: (R, U) emitted so far.
-        times: the timestamp tokens.
+        times: the timestamp tokens; they end the vocabulary.
         latest: (R,) last timestamp token allowed; a row with a value below `times.first` is without
             timestamps.
         end_token: id of the end token.
     """
-    ids = torch.arange(logits.shape[1], device=logits.device)
-    is_time = ids >= times.first
+    text, stamps = logits[:, : times.first], logits[:, times.first :]
+    ids = torch.arange(times.first, logits.shape[1], device=logits.device)
     state = _PairState(tokens, times.first)
-    earliest = state.earliest(times.first)
-    bad_time = (ids < earliest[:, None]) | (ids > latest[:, None]) | state.text_due[:, None]
-    only_time = state.opening | state.time_or_end_due
-    bad_text = only_time[:, None] & ~((ids == end_token) & state.time_or_end_due[:, None])
+    bad = (ids < state.earliest(times.first)[:, None]) | (ids > latest[:, None]) | state.text_due[:, None]
     if tokens.shape[1] == 0:
-        bad_time = bad_time | (ids > times.last_within(MAX_INITIAL_S))
-    timed = (latest >= times.first)[:, None]
-    forbidden = torch.where(is_time, bad_time, bad_text & timed)
-    logits = logits.masked_fill(forbidden, -torch.inf)
-    return torch.where(timed, _prefer_times(logits, times.first), logits)
+        bad = bad | (ids > times.last_within(MAX_INITIAL_S))
+    stamps.masked_fill_(bad, -torch.inf)
+    timed = latest >= times.first
+    no_text = timed & (state.opening | state.time_or_end_due)
+    ends = logits[:, end_token].masked_fill(no_text & ~state.time_or_end_due, -torch.inf)
+    _forbid(text, no_text)
+    logits[:, end_token] = ends
+    # Text is forbidden too where all timestamps together are likelier than the likeliest text token.
+    _forbid(text, timed & (stamps.logsumexp(-1) > text.amax(-1)))
+    return logits
+
+
+def _forbid(logits: Tensor, rows: Tensor) -> None:
+    if bool(rows.any()):  # most steps have none, and a pass over all logits is dear
+        logits.masked_fill_(rows[:, None], -torch.inf)
 
 
 class _PairState:
@@ -90,15 +99,6 @@ class _PairState:
             return torch.full((self._tokens.shape[0],), first, device=self._tokens.device)
         latest_seen = self._tokens.clamp(min=first - 1).amax(1)
         return (latest_seen + (~self.time_or_end_due).long()).clamp(min=first)
-
-
-def _prefer_times(logits: Tensor, first: int) -> Tensor:
-    """Forbid text where all timestamps together are likelier than the likeliest text token."""
-    log_probs = logits.log_softmax(-1)
-    time_mass = log_probs[:, first:].logsumexp(-1)
-    best_text = log_probs[:, :first].amax(-1)
-    text = torch.arange(logits.shape[1], device=logits.device) < first
-    return logits.masked_fill((time_mass > best_text)[:, None] & text, -torch.inf)
 
 
 def cut_by_timestamps(

@@ -105,7 +105,9 @@ class LongForm(Iterator[Segment]):
         most_s = min(self._options.spans.max_span_s, self._model.max_window_s)
         options = replace(self._options.spans, max_span_s=most_s)
         spans = iter_speech_spans(self._counted(), options, activity=self._activity)
-        while batch := list(islice(spans, self._options.batch_size)):
+        size = 1  # the first text is to come early; from then on, the more at once, the faster
+        while batch := list(islice(spans, size)):
+            size = min(2 * size, self._options.batch_size)
             yield from self._translate_batch(batch)
             self.finished_s = batch[-1][0].end_s
         self.finished_s = self.duration_s or 0.0

@@ -92,11 +92,12 @@ def align(
     longest = max(map(len, wholes))
     cache = family.start(memory, rows_per_memory=num_targets, capacity=longest, targets=flat)
     weights, log_probs = _teacher_forced(family, cache, wholes)
+    frame_s = getattr(family, "memory_frame_s", family.frame_s)  # they differ where frames were averaged
     aligned = []
     for r, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         duration_s = durations_s[r // num_targets]
         positions = slice(len(prompt) - 1, len(prompt) + len(row))
-        starts_s = _start_times(weights[r, :, positions], duration_s, family.frame_s)
+        starts_s = _start_times(weights[r, :, positions], duration_s, frame_s)
         spoken = log_probs[r, positions.start : positions.stop - 1].tolist()
         aligned.append(AlignedTokens(tokens=tuple(row), starts_s=starts_s, log_probabilities=tuple(spoken)))
     return [aligned[i : i + num_targets] for i in range(0, len(aligned), num_targets)]

@@ -1,32 +1,35 @@
 """Which engine computes a model, and why.
 
 An engine is a family whose parts were exchanged: the native one has a decoder, and encoder layers where it can, that
-compute in the compiled kernels with int8 weights; the torch engine is the model itself. Searches see no difference.
+compute in the compiled kernels with int8 weights; the torch engine is the model itself, or, as torch-fp32, torch-bf16
+and torch-int8, the model with its decoder rearranged for speed, in that precision. Searches see no difference.
 """
 
-import copy
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, get_args
 
 import torch
-from torch import nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family
-from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.runtime import packed_cache
 from sprachbund.runtime.extension import choose_instruction_set, missing_because, native
-from sprachbund.runtime.native_parts import NativeDecoder, NativeLayers
+from sprachbund.runtime.native_model import exchanged, native_parts_of, pack, why_not_family
+from sprachbund.runtime.native_options import NativeOptions
 from sprachbund.runtime.packed_cache import packed_for
-from sprachbund.runtime.packed_file import Packed
-from sprachbund.runtime.packing import DecoderShape, EncoderShape, pack_decoder, pack_encoder, why_not
+from sprachbund.runtime.thread_choice import fastest_threads
+from sprachbund.runtime.torch_linear import Precision
+from sprachbund.runtime.torch_model import on_torch
 
-EngineChoice = Literal["auto", "native", "torch"]
-CHOICES: tuple[EngineChoice, ...] = ("auto", "native", "torch")
-_Owner = TypeVar("_Owner")
+EngineChoice = Literal["auto", "native", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
+CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
+_TORCH: dict[EngineChoice, tuple[Precision, str]] = {
+    "torch-fp32": ("fp32", "weights as the model has them, decoder rearranged"),
+    "torch-bf16": ("bf16", "weights and computation in bf16"),
+    "torch-int8": ("int8", "weights in 8 bits, attention in bf16"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Engine:
     """A family ready to compute.
 
     Attributes:
-        name: "native" or "torch".
+        name: "native", "torch", or "torch" with a precision.
         family: to encode, start and step with.
         why: a sentence: what computes with how many threads, or why the native engine does not.
         notes: sentences the user should see, such as about a damaged cache.
@@ -54,16 +57,20 @@ def engine_for(
     instruction_set: str | None = None,
     directory: Path | None = None,
     cache: Path | None = None,
+    options: NativeOptions | None = None,
 ) -> Engine:
     """An engine for a loaded family.
 
     Args:
         family: with its weights.
-        engine: "native" (int8 weights, CPU), "torch" (the model as it is), or "auto": native where it is possible.
-        threads: of the native engine; as many as torch uses by default.
+        engine: "native" (int8 weights, CPU), "torch" (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8"
+            (torch in that precision, faster), or "auto": native where it is possible, else torch.
+        threads: of the native engine. By default the number that a short trial finds fastest, up to those that torch
+            uses; it is remembered for this machine and model. Without a directory, as many as torch uses.
         instruction_set: of the kernels, for tests; the best there is by default.
         directory: the model's; its packed weights are then kept and mapped. Without it they are packed in memory.
         cache: where they are kept; the user's cache directory by default.
+        options: what of its exactness the native engine may give up; nothing by default.
 
     Raises:
         SprachbundError: the native engine was asked for and cannot be had, or more threads than cores.
@@ -71,6 +78,9 @@ def engine_for(
     check_choice(engine, threads)
     if engine == "torch":
         return Engine(name="torch", family=family, why="it was asked for")
+    if engine in _TORCH:
+        precision, what = _TORCH[engine]
+        return Engine(name=engine, family=on_torch(family, precision), why=f"torch, {what}")
     num_threads = choose_threads(threads)
     reason = why_not_native(family)
     if reason is not None:
@@ -81,22 +91,29 @@ def engine_for(
     packed, notes = (
         (pack(family), ()) if directory is None else packed_for(directory, lambda: pack(family), cache)
     )
-    exchanged = _exchange(family, packed, native().Team(num_threads), kernels)
-    parts = "encoder and decoder" if "encoder" in packed.shapes else "decoder; its encoder on torch"
+
+    def computed_by(count: int) -> Family:
+        return exchanged(family, packed, native().Team(count), kernels, options)
+
+    if threads is None and directory is not None:
+        num_threads = fastest_threads(
+            num_threads,
+            computed_by,
+            model=f"{packed.source} {kernels}",
+            cache=cache or packed_cache.default_cache(),
+        )
+    parts = native_parts_of(family)
     why = f"{kernels} kernels, {num_threads} thread{'s' * (num_threads != 1)}, int8 {parts}"
-    return Engine(name="native", family=exchanged, why=why, notes=notes)
+    if options is not None and options.memory == "int8":
+        why += "; keys and values of the speech in int8"
+    return Engine(name="native", family=computed_by(num_threads), why=why, notes=notes)
 
 
 def why_not_native(family: Family) -> str | None:
     """Why the native engine cannot run a family here; None when it can."""
     if reason := missing_because():
         return reason
-    decoder = getattr(family, "decoder", None)
-    if type(decoder) is not TextDecoder:
-        return f"its decoder is of the kind {type(decoder).__name__}"
-    if decoder.positions.device.type != "cpu":
-        return f"it is on the device {decoder.positions.device}"
-    return why_not(list(decoder.layers))
+    return why_not_family(family)
 
 
 def check_choice(engine: EngineChoice, threads: int | None) -> None:
@@ -105,7 +122,7 @@ def check_choice(engine: EngineChoice, threads: int | None) -> None:
         raise SprachbundError(f"there is no engine {engine!r}; choose one of {', '.join(CHOICES)}")
     if engine == "native":
         native()
-    if engine != "torch":
+    if engine in ("native", "auto"):
         choose_threads(threads)
 
 
@@ -118,54 +135,3 @@ def choose_threads(wanted: int | None) -> int:
     if not 1 <= wanted <= cores:
         raise SprachbundError(f"{wanted} threads asked for; this machine has {cores}, give 1 to {cores}")
     return wanted
-
-
-def pack(family: Family) -> Packed:
-    """Packed weights of what the native engine computes of a family, in memory."""
-    parts: dict[str, tuple[EncoderShape, dict[str, torch.Tensor]]] = {
-        "decoder": pack_decoder(_decoder(family))
-    }
-    if layers := _plain_layers(family):
-        parts["encoder"] = pack_encoder(layers, _part(family, "encoder").norm)
-    return Packed(
-        source="memory",
-        shapes={name: shape.sizes() for name, (shape, _) in parts.items()},
-        arrays={
-            f"{name}.{key}": array for name, (_, arrays) in parts.items() for key, array in arrays.items()
-        },
-    )
-
-
-def _exchange(family: Family, packed: Packed, team: Any, kernels: str) -> Family:
-    decoder = NativeDecoder(DecoderShape(**packed.shapes["decoder"]), packed.part("decoder"), team, kernels)
-    parts: dict[str, Any] = {"decoder": decoder}
-    if "encoder" in packed.shapes:
-        layers = NativeLayers(EncoderShape(**packed.shapes["encoder"]), packed.part("encoder"), team, kernels)
-        parts["encoder"] = _with(_part(family, "encoder"), layers=nn.ModuleList([layers]), norm=nn.Identity())
-    return _with(family, **parts)
-
-
-def _with(owner: _Owner, **parts: Any) -> _Owner:
-    """A copy that shares everything with its original but these parts."""
-    copied = copy.copy(owner)
-    if isinstance(copied, nn.Module):
-        copied._modules = dict(copied._modules)
-    for name, part in parts.items():
-        setattr(copied, name, part)
-    return copied
-
-
-def _decoder(family: Family) -> TextDecoder:
-    decoder: TextDecoder = _part(family, "decoder")
-    return decoder
-
-
-def _part(family: Family, name: str) -> Any:
-    return getattr(family, name)
-
-
-def _plain_layers(family: Family) -> list[EncoderLayer]:
-    """The encoder's layers where the kernels can run all of them, else none."""
-    layers: Sequence[nn.Module] = list(getattr(getattr(family, "encoder", None), "layers", ()))
-    plain = [layer for layer in layers if isinstance(layer, EncoderLayer)]
-    return plain if len(plain) == len(layers) and plain and why_not(list(layers)) is None else []

@@ -1,10 +1,25 @@
 """The compiled part, if it was built and fits this processor; and if not, why not, in a sentence for users."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 
 from sprachbund.errors import SprachbundError
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """What runs out of memory inside is an error for users."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        raise SprachbundError(
+            "there is not enough memory for this; give fewer or shorter recordings at once, or a smaller beam"
+        ) from error
 
 
 @cache

@@ -9,11 +9,11 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,15 +22,16 @@ from torch import Tensor
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import load, locate
-from sprachbund.models.family import Family
+from sprachbund.models.family import Family, Features
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.native_parts import NativeDecoder
+from sprachbund.runtime.torch_parts import TorchDecoder
 
-EngineName = Literal["native", "bf16", "torch"]
-ENGINES: tuple[EngineName, ...] = ("native", "bf16", "torch")
-"""The compiled engine; the torch engine with weights in bf16; the torch engine with weights as the model has them."""
+EngineName = Literal["native", "torch-int8", "torch-bf16", "torch"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+"""The compiled engine; torch with weights of 8 bits, in bf16, and as the model has them."""
 _PROMPT_TOKENS = 4
 _READ_BYTES = 2**29  # far more than any cache holds
 _READS = 6
@@ -173,7 +174,7 @@ def bytes_per_token(family: Family, cache: DecoderCache) -> int:
     """
     decoder: Any = getattr(family, "decoder")  # noqa: B009 - no part of the protocol
     memory = sum(x.nbytes for x in (*cache.cross_keys, *cache.cross_values))
-    if isinstance(decoder, NativeDecoder):
+    if isinstance(decoder, NativeDecoder | TorchDecoder):
         return decoder.step_bytes + memory
     only_at_start = ("positions", "cross_attention.key.", "cross_attention.value.")
     weights = (p for name, p in decoder.named_parameters() if not any(part in name for part in only_at_start))
@@ -201,18 +202,14 @@ def _family(job: SpeedJob) -> tuple[Family, str]:
     family: Any = (
         random_whisper(job.shape or "") if directory is None else load(directory, offline=job.offline)
     )
-    if job.engine == "bf16":
-        return family.to(torch.bfloat16), "torch, weights in bf16"
     engine = engine_for(family, job.engine, threads=job.threads, directory=directory)
     dtype = str(next(family.parameters()).dtype).removeprefix("torch.")
-    return engine.family, engine.why if engine.name == "native" else f"torch, weights in {dtype}"
+    return engine.family, f"torch, weights in {dtype}" if engine.name == "torch" else engine.why
 
 
-def _features(family: Family, duration_s: float) -> Any:
+def _features(family: Family, duration_s: float) -> Features:
     noise = np.random.default_rng(0).standard_normal(round(duration_s * SAMPLE_RATE))
-    features = family.features([noise.astype(np.float32) * 0.1])
-    first = next(p for p in getattr(family, "encoder").parameters())  # noqa: B009 - as above
-    return replace(features, values=features.values.to(first.dtype))
+    return family.features([noise.astype(np.float32) * 0.1])
 
 
 def _measure(family: Family, job: SpeedJob, duration_s: float, num_tokens: int) -> Call:

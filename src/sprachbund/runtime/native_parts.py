@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
-from sprachbund.runtime.extension import native
-from sprachbund.runtime.packing import BLOCK, Arrays, DecoderShape, EncoderShape, pad
+from sprachbund.runtime.extension import enough_memory, native
+from sprachbund.runtime.native_options import NativeOptions
+from sprachbund.runtime.packing import BLOCK, Arrays, DecoderShape, pad
+from sprachbund.runtime.packing_encoder import EncoderShape, StemShape
 
 
 class NativeCache(DecoderCache):
@@ -21,16 +23,25 @@ class NativeCache(DecoderCache):
 
     Attributes:
         own: (L, 2, R, H, C, 16 W) keys and values of the rows, bf16 in 16-bit integers.
-        cross: (L, 2, B, H, C, 16 W) keys and values of the memories.
+        cross: (L, 2, B, H, C, 16 W) keys and values of the memories, bf16 or 8-bit integers.
+        scales: (L, 3, B, H, 16 C) of keys, offsets of keys, of values in 8 bits; None in bf16.
         frames: (B,) valid frames.
         num_frames: T.
         limit: tokens a row can hold.
     """
 
     def __init__(
-        self, own: Tensor, cross: Tensor, frames: Tensor, *, num_frames: int, limit: int, route: Route | None
+        self,
+        own: Tensor,
+        cross: Tensor,
+        scales: Tensor | None,
+        frames: Tensor,
+        *,
+        num_frames: int,
+        limit: int,
+        route: Route | None,
     ) -> None:
-        self.own, self.cross, self.frames = own, cross, frames
+        self.own, self.cross, self.scales, self.frames = own, cross, scales, frames
         self.num_frames, self.limit, self.route = num_frames, limit, route
         self.memory_allowed = None
         self.lengths = torch.zeros(own.shape[2], dtype=torch.long)
@@ -80,6 +91,7 @@ class NativeCache(DecoderCache):
         group = self.num_rows // len(self.frames)
         self.reorder((memories[:, None] * group + torch.arange(group)).flatten())
         self.cross, self.frames = self.cross[:, :, memories], self.frames[memories]
+        self.scales = None if self.scales is None else self.scales[:, :, memories]
 
 
 class NativeDecoder(nn.Module):
@@ -90,15 +102,23 @@ class NativeDecoder(nn.Module):
         arrays: packed weights; they may be mapped from a file.
         team: threads.
         instruction_set: name of the kernels.
+        options: what may be less exact.
 
     Attributes:
         vocabulary: the packed output matrix.
         step_bytes: of weights that each step reads.
     """
 
-    def __init__(self, shape: DecoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
+    def __init__(
+        self,
+        shape: DecoderShape,
+        arrays: Arrays,
+        team: Any,
+        instruction_set: str,
+        options: NativeOptions | None = None,
+    ) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.options = shape, options or NativeOptions()
         self.positions = arrays["positions"]
         self.vocabulary = {
             name.removeprefix("vocabulary."): a
@@ -116,6 +136,7 @@ class NativeDecoder(nn.Module):
         """Longest row the positions allow."""
         return self.shape.max_tokens
 
+    @enough_memory()
     def start(
         self,
         memory: Tensor,
@@ -137,15 +158,17 @@ class NativeDecoder(nn.Module):
             -(-limit // BLOCK),
             head,
         )
-        cross = torch.empty(
-            shape.num_layers, 2, num_memories, shape.heads, -(-length // BLOCK), head, dtype=torch.int16
-        )
+        eight, blocks = self.options.memory == "int8", -(-length // BLOCK)
+        sizes = (num_memories, shape.heads, blocks)
+        cross = torch.empty(shape.num_layers, 2, *sizes, head, dtype=torch.int8 if eight else torch.int16)
         cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
-        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross)
+        scales = torch.zeros(shape.num_layers, 3, *sizes[:-1], blocks * BLOCK) if eight else None
+        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross, scales)
         frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()
         own = torch.zeros(own_shape, dtype=torch.int16)
-        return NativeCache(own, cross, frames, num_frames=length, limit=limit, route=route)
+        return NativeCache(own, cross, scales, frames, num_frames=length, limit=limit, route=route)
 
+    @enough_memory()
     def step(self, tokens: Tensor, cache: NativeCache, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, V) after each of `tokens` (R, Q), which follow what the cache holds.
 
@@ -159,12 +182,14 @@ class NativeDecoder(nn.Module):
         self._step(tokens, cache, logits, self._attention(tokens, cache, weights), None)
         return logits
 
+    @enough_memory()
     def states(self, tokens: Tensor, cache: NativeCache) -> Tensor:
         """A step that stops before the last norm: (R, Q, D padded to 16), for `logits`. Errors as for `step`."""
         states = torch.empty(*tokens.shape, -(-self.shape.width // BLOCK) * BLOCK)
         self._step(tokens, cache, None, None, states)
         return states
 
+    @enough_memory()
     def logits(self, states: Tensor, matrix: Arrays | None = None, num_rows: int = 0) -> Tensor:
         """Logits (R, Q, V) of states (R, Q, D padded), or (R, Q, `num_rows`) of another packed "matrix"."""
         num_rows = self.shape.vocabulary_size if matrix is None else num_rows
@@ -198,6 +223,7 @@ class NativeDecoder(nn.Module):
             cache.lengths,
             cache.own,
             cache.cross,
+            cache.scales,
             cache.frames,
             logits,
             attention,
@@ -206,19 +232,63 @@ class NativeDecoder(nn.Module):
         cache.lengths = cache.lengths + tokens.shape[1]
 
 
+class NativeStem(nn.Module):
+    """Stands for a conformer's `Subsampling`, and for the convolutions before Whisper's layers; it has no gradient."""
+
+    def __init__(self, shape: StemShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self._native = native().Stem(arrays, instruction_set, team, **shape.sizes())
+
+    @enough_memory()
+    def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, M) with `num_frames` (B,) valid ones to the shorter sequence (B, T', D) and its valid lengths (B,)."""
+        x = pad(features.detach().float(), 2, BLOCK).contiguous()
+        length, shorter = torch.tensor(features.shape[1]), num_frames
+        for stride in self.shape.strides:
+            length, shorter = (-(-n // stride) for n in (length, shorter))
+        out = torch.zeros(len(x), int(length), -(-self.shape.width // BLOCK) * BLOCK)
+        for b, (before, after) in enumerate(zip(num_frames.tolist(), shorter.tolist(), strict=True)):
+            self._native.run(x[b, :before], out[b, :after])
+        return out[..., : self.shape.width].to(features.dtype), shorter
+
+
 class NativeLayers(nn.Module):
-    """Stands for all layers of a plain encoder and the norm behind them; it has no gradient."""
+    """Stands for all layers of an encoder, and the norm behind a transformer's; it has no gradient."""
 
     def __init__(self, shape: EncoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
         super().__init__()
         self.shape = shape
         self._native = native().Encoder(arrays, instruction_set, team, **shape.sizes())
 
+    @enough_memory()
     def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
-        """x (B, T, D) after all layers; `allowed` is boolean (B, 1, 1, T), False on padding, which becomes zero."""
-        num_frames = [x.shape[1]] * len(x) if allowed is None else allowed.sum((1, 2, 3)).tolist()
+        """x (B, T, D) after all layers.
+
+        `allowed` is boolean (B, 1, 1, T), or (B, T) as conformers want it: False on padding, which becomes zero.
+        """
+        num_frames = [x.shape[1]] * len(x) if allowed is None else allowed.flatten(1).sum(1).tolist()
         out = pad(x.detach().float(), 2, BLOCK).clone(memory_format=torch.contiguous_format)
         for b, count in enumerate(num_frames):
             self._native.encode(out[b, :count])
             out[b, count:] = 0
         return out[..., : x.shape[2]].to(x.dtype)
+
+
+class NativeWhisperEncoder(nn.Module):
+    """Stands for Whisper's encoder: convolutions, positions, layers; it has no gradient."""
+
+    def __init__(self, stem: NativeStem, positions: Tensor, layers: NativeLayers) -> None:
+        super().__init__()
+        self.stem, self.positions, self.layers = stem, positions, layers
+
+    def forward(
+        self, features: Tensor, num_frames: Tensor | None = None, route: Route | None = None
+    ) -> Tensor:
+        """Log-mel (B, T, M) of which the first `num_frames` (B,) frames are valid to (B, T/2, D)."""
+        if num_frames is None:
+            num_frames = torch.full((len(features),), features.shape[1])
+        x, num_frames = self.stem(features, num_frames)
+        x = x + self.positions[: x.shape[1]]
+        states: Tensor = self.layers(x, torch.arange(x.shape[1]) < num_frames[:, None])
+        return states

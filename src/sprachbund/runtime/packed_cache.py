@@ -1,16 +1,25 @@
-"""Packed weights of model directories, kept in the user's cache directory under the hash of what they came from."""
+"""Packed weights of model directories: beside the weights they are of, or else in the user's cache directory."""
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sprachbund.runtime.packed_file import VERSION, Packed, PackedFileError, read_packed, write_packed
+from sprachbund.runtime.packed_source import content_hash
 
+PACKED_FILE = "model.sbpacked"
+"""Packed weights that came with a model directory; used as long as they are those of its weights."""
+LIMIT_BYTES = 4 * 2**30
+"""The cache keeps at most so much: what was used last, and always what is in use."""
+_SUFFIX = Path(PACKED_FILE).suffix
 _INDEX = "sources.json"
+_NAME = 32  # digits of the hash in a file's name
+_DAY_S = 24 * 3600  # a half-written file of that age is nobody's any more
 _REMEMBERED = 200  # entries of the index; models in temporary places come and go
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "sharing_plan.json")
 
@@ -21,16 +30,16 @@ def default_cache() -> Path:
 
 
 def fingerprint(directory: Path, cache: Path) -> str:
-    """SHA-256 of a model's weights and configuration.
+    """SHA-256 of a model's weights and configuration; see `content_hash`.
 
     Reading them whole takes a second for a gigabyte, so the cache remembers it by the files' sizes and times.
     """
-    files = sorted(path for pattern in _WEIGHTS for path in directory.glob(pattern))
+    files = _weight_files(directory)
     state = [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p in files for s in [p.stat()]]
     known = _read_index(cache / _INDEX)
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
     if key not in known:
-        known[key] = _hash(files)
+        known[key] = content_hash(files)
         _write_index(cache / _INDEX, known)
     return known[key]
 
@@ -38,7 +47,7 @@ def fingerprint(directory: Path, cache: Path) -> str:
 def packed_for(
     directory: Path, pack: Callable[[], Packed], cache: Path | None = None
 ) -> tuple[Packed, tuple[str, ...]]:
-    """Packed weights of a model directory, mapped from the cache, or packed and written there.
+    """Packed weights of a model directory, mapped from there or the cache, or packed and written into the cache.
 
     Returns:
         The weights, and sentences for the user where something was not as it should be: a file that had to be packed
@@ -46,27 +55,60 @@ def packed_for(
     """
     cache, notes = cache or default_cache(), list[str]()
     source = fingerprint(directory, cache)
-    path = cache / f"{source[:32]}-{VERSION}.sbpacked"
-    if path.exists():
+    path = cache / f"{source[:_NAME]}-{VERSION}{_SUFFIX}"
+    for there in filter(Path.exists, (directory / PACKED_FILE, path)):
         try:
-            return read_packed(path, source), ()
+            packed = read_packed(there, source)
         except PackedFileError as error:
             notes.append(f"{error}. It was packed again")
+            continue
+        with suppress(OSError):
+            os.utime(there)  # the time of its last use, for `tidy`
+        return packed, tuple(notes)
     packed = replace(pack(), source=source)
     try:
         write_packed(path, packed)
+        tidy(cache, path)
         return read_packed(path, source), tuple(notes)
     except (OSError, PackedFileError) as error:
         notes.append(f"packed weights could not be kept ({error}); each start will pack them again")
         return packed, tuple(notes)
 
 
-def _hash(files: list[Path]) -> str:
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+def write_beside(directory: Path, pack: Callable[[], Packed]) -> Path:
+    """Pack a model and keep that in its own directory; the file's path. Raises OSError where that is not possible."""
+    path = directory / PACKED_FILE
+    write_packed(path, replace(pack(), source=content_hash(_weight_files(directory))))
+    return path
+
+
+def tidy(cache: Path, in_use: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+    """Delete what a cache needs no more.
+
+    That is: other versions of the model in use, other versions of any that were not used for a month, what was left
+    half-written, and, while all together is larger than `limit_bytes`, the file whose last use is longest ago. Whoever
+    has mapped a deleted file keeps it until the end.
+    """
+    with suppress(OSError):
+        for draft in cache.glob("*.partial"):
+            if time.time() - draft.stat().st_mtime > _DAY_S:
+                draft.unlink(missing_ok=True)
+        files = {path: path.stat() for path in cache.glob(f"*{_SUFFIX}") if path != in_use}
+        total = in_use.stat().st_size + sum(state.st_size for state in files.values())
+        for path in sorted(files, key=lambda path: (not _outdated(path, in_use), files[path].st_mtime)):
+            if _outdated(path, in_use) or total > limit_bytes:
+                path.unlink(missing_ok=True)
+                total -= files[path].st_size
+
+
+def _outdated(path: Path, in_use: Path) -> bool:
+    if path.name.endswith(f"-{VERSION}{_SUFFIX}"):
+        return False
+    return path.name[:_NAME] == in_use.name[:_NAME] or time.time() - path.stat().st_mtime > 30 * _DAY_S
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    return sorted(path for pattern in _WEIGHTS for path in directory.glob(pattern))
 
 
 def _read_index(path: Path) -> dict[str, str]:

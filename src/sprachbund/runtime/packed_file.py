@@ -22,7 +22,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 
 MAGIC = b"sbpacked"
-VERSION = 1
+VERSION = 4
 _FIXED = struct.Struct("<8sII")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _HEAD = _FIXED.size + _DIGEST_BYTES
@@ -46,7 +46,7 @@ class Packed:
     """
 
     source: str
-    shapes: dict[str, dict[str, int]]
+    shapes: dict[str, dict[str, Any]]
     arrays: dict[str, Tensor]
 
     def part(self, name: str) -> dict[str, Tensor]:
@@ -101,12 +101,18 @@ def read_packed(path: Path, source: str | None = None) -> Packed:
     digest.update(memoryview(mapped)[_HEAD:])
     if digest.digest() != mapped[_FIXED.size : _HEAD]:
         raise PackedFileError(f"{path} is damaged or cut short (its checksum differs); delete it")
-    head = json.loads(mapped[_HEAD : _HEAD + length])
-    if source is not None and head["source"] != source:
-        raise PackedFileError(f"{path} is of another model ({head['source']}); delete it")
-    data = np.frombuffer(mapped, np.uint8, offset=_HEAD + length)
-    arrays = {name: _array(data, *place) for name, place in head["arrays"].items()}
-    return Packed(source=head["source"], shapes=head["shapes"], arrays=arrays)
+    try:
+        head = json.loads(mapped[_HEAD : _HEAD + length])
+        data = np.frombuffer(mapped, np.uint8, offset=_HEAD + length)
+        arrays = {name: _array(data, *place) for name, place in head["arrays"].items()}
+        packed = Packed(source=head["source"], shapes=head["shapes"], arrays=arrays)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise PackedFileError(
+            f"{path} has another head than packed weights have ({error}); delete it"
+        ) from error
+    if source is not None and packed.source != source:
+        raise PackedFileError(f"{path} is of another model ({packed.source}); delete it")
+    return packed
 
 
 def _head_length(fixed: bytes, path: Path) -> int:
@@ -121,6 +127,8 @@ def _head_length(fixed: bytes, path: Path) -> int:
 def _array(data: np.ndarray, type_name: str, shape: list[int], offset: int) -> Tensor:
     dtype = _TYPES[type_name]
     size = prod(shape) * dtype.itemsize
+    if min([offset, *shape]) < 0 or offset % _ALIGNMENT or offset + size > len(data):
+        raise ValueError("an array lies outside or between")
     return torch.from_numpy(data[offset : offset + size]).view(dtype).view(shape)
 
 

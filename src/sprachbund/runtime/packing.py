@@ -1,10 +1,13 @@
-"""Weights of a decoder or encoder in the order in which the native kernels read them (native/kernels.hpp).
+"""Weights of a decoder in the order in which the native kernels read them (native/kernels.hpp).
 
 A matrix becomes int8, one scale per output row, in blocks of 16 rows x 4 inputs; heads are padded to multiples of 16
-so that a block never holds parts of two. Shapes: D width, H heads, W width of a head, padded; V vocabulary.
+so that a block never holds parts of two. Encoders: see `packing_encoder`. Shapes: D width, H heads, W width of a head,
+padded; V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +15,24 @@ from torch.nn import functional as F
 
 from sprachbund.models.weights import quantize_rows
 from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.conformer import ConvolutionModule
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
-from sprachbund.nn.encoder import EncoderLayer
-from sprachbund.nn.feed_forward import FeedForward
+from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward
+from sprachbund.nn.shared_private import SplitFeedForward
 
 BLOCK = 16
 """Rows of a matrix, positions of a cache and dimensions of a head come in multiples of this."""
 OFFSET = 128
 """What is added to signed 8-bit inputs to make them unsigned, as the processor's dot product wants them."""
+_PARTS = (nn.Linear, nn.LayerNorm, nn.Conv1d, FeedForward, MultiHeadAttention, ConvolutionModule)
+_EPSILON = 1e-5  # as the kernels have it
 _INPUTS = 4  # that the dot product takes at once
 
 Arrays = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderShape:
+class LayersShape:
     """Sizes of a stack of layers.
 
     Attributes:
@@ -34,20 +40,22 @@ class EncoderShape:
         heads: H.
         head_width: of a head, without padding.
         num_layers: L.
+        activation: of the feed-forwards.
     """
 
     width: int
     heads: int
     head_width: int
     num_layers: int
+    activation: str
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """As keyword arguments of the compiled classes."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderShape(EncoderShape):
+class DecoderShape(LayersShape):
     """Sizes of a decoder: those of its layers, and V, the longest row and the width of the memory."""
 
     vocabulary_size: int
@@ -61,17 +69,17 @@ def pad(x: Tensor, dim: int, multiple: int) -> Tensor:
     return x if missing == 0 else F.pad(x, (0, 0) * (x.ndim - 1 - dim % x.ndim) + (0, missing))
 
 
-def pack_matrix(name: str, weight: Tensor, bias: Tensor | None = None) -> Arrays:
-    """A weight (rows, inputs) and bias (rows,) as NAME.values, .scale, .offset and .bias."""
+def pack_matrix(name: str, weight: Tensor, bias: Tensor | None = None, factor: float = 1.0) -> Arrays:
+    """`factor` times a weight (rows, inputs) and bias (rows,) as NAME.values, .scale, .offset and .bias."""
     values, scale = quantize_rows(weight)
     bias = torch.zeros_like(scale) if bias is None else bias.detach().float()
     values = pad(pad(values, 0, BLOCK), 1, _INPUTS)
     blocks = values.view(values.shape[0] // BLOCK, BLOCK, -1, _INPUTS).transpose(1, 2).contiguous()
     return {
         f"{name}.values": blocks,
-        f"{name}.scale": pad(scale, 0, BLOCK) * (values != 0).any(1),
+        f"{name}.scale": pad(scale * factor, 0, BLOCK) * (values != 0).any(1),
         f"{name}.offset": OFFSET * values.sum(1, dtype=torch.int32),
-        f"{name}.bias": pad(bias, 0, BLOCK).contiguous(),
+        f"{name}.bias": pad(bias * factor, 0, BLOCK).contiguous(),
     }
 
 
@@ -81,81 +89,69 @@ def pack_norm(name: str, norm: nn.LayerNorm) -> Arrays:
     return {key: pad(value.detach().float(), 0, BLOCK).clone() for key, value in parts.items()}
 
 
-def pack_decoder(decoder: TextDecoder) -> tuple[DecoderShape, Arrays]:
-    """A decoder whose `why_not` is None."""
+def decoder_shape(decoder: TextDecoder) -> DecoderShape:
+    """Sizes of a decoder whose `why_not` is None."""
     layers: list[DecoderLayer] = list(decoder.layers)  # type: ignore[arg-type]
     first = layers[0]
     vocabulary_size, width = decoder.embedding.weight.shape
-    shape = DecoderShape(
+    return DecoderShape(
         width=width,
         heads=first.self_attention.num_heads,
         head_width=width // first.self_attention.num_heads,
         num_layers=len(layers),
+        activation=first.feed_forward.activation,
         vocabulary_size=vocabulary_size,
         max_tokens=decoder.max_tokens,
         memory_width=first.cross_attention.key.in_features,
     )
+
+
+def pack_decoder(decoder: TextDecoder) -> tuple[DecoderShape, Arrays]:
+    """A decoder whose `why_not` is None."""
+    layers: list[DecoderLayer] = list(decoder.layers)  # type: ignore[arg-type]
     arrays = pack_norm("norm", decoder.norm) | pack_matrix("vocabulary", decoder.embedding.weight)
     arrays["positions"] = decoder.positions.detach().float().contiguous()
     for i, layer in enumerate(layers):
         arrays |= {f"layers.{i}.{name}": array for name, array in _decoder_layer(layer).items()}
-    return shape, arrays
+    return decoder_shape(decoder), arrays
 
 
-def pack_encoder(layers: list[EncoderLayer], norm: nn.LayerNorm) -> tuple[EncoderShape, Arrays]:
-    """A stack of layers and the norm behind it."""
-    attention = layers[0].self_attention
-    width = attention.query.in_features
-    shape = EncoderShape(
-        width=width,
-        heads=attention.num_heads,
-        head_width=width // attention.num_heads,
-        num_layers=len(layers),
-    )
-    arrays = pack_norm("norm", norm)
-    for i, layer in enumerate(layers):
-        arrays |= {f"layers.{i}.{name}": array for name, array in _encoder_layer(layer).items()}
-    return shape, arrays
-
-
-def why_not(layers: list[nn.Module]) -> str | None:
-    """Why the native kernels cannot run these layers; None when they can."""
-    for layer in layers:
-        if not isinstance(layer, DecoderLayer | EncoderLayer):
-            return f"it has layers of the kind {type(layer).__name__}"
-        forward = layer.feed_forward
-        if not isinstance(forward, FeedForward):
-            return "its feed-forwards are split by language"
-        if forward.activation != "gelu":
-            return f"its feed-forwards have the activation {forward.activation}"
-    shapes = {(a.num_heads, a.query.out_features) for a in _attentions(layers)}
+def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
+    """Why the native kernels cannot run layers that should all be of one of `kinds`; None when they can."""
+    if not layers:
+        return "it has no layers"
+    if strange := [
+        layer for layer in layers if type(layer) is not type(layers[0]) or type(layer) not in kinds
+    ]:
+        return f"it has layers of the kind {type(strange[0]).__name__}"
+    parts = [part for layer in layers for part in list(layer.modules())[1:]]
+    if any(isinstance(part, SplitFeedForward) for part in parts):
+        return "its feed-forwards are split by language"
+    if other := [part for part in parts if type(part) not in _PARTS]:
+        return f"its layers have parts of the kind {type(other[0]).__name__}"
+    if any(isinstance(part, nn.LayerNorm) and part.eps != _EPSILON for part in parts):
+        return f"its norms have another epsilon than {_EPSILON:g}"
+    activations = {part.activation for part in parts if isinstance(part, FeedForward)}
+    if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
+        return f"the activations of its feed-forwards are {' and '.join(sorted(activations))}"
+    shapes = {(a.num_heads, a.query.out_features) for a in parts if isinstance(a, MultiHeadAttention)}
     return None if len(shapes) == 1 else "its layers have different heads"
-
-
-def _attentions(layers: list[nn.Module]) -> list[MultiHeadAttention]:
-    return [part for layer in layers for part in layer.modules() if isinstance(part, MultiHeadAttention)]
 
 
 def _decoder_layer(layer: DecoderLayer) -> Arrays:
     cross, heads = layer.cross_attention, layer.cross_attention.num_heads
     return {
-        **_self_attention(layer.self_norm, layer.self_attention),
+        **pack_self_attention(layer.self_norm, layer.self_attention),
         **pack_norm("cross_norm", layer.cross_norm),
         **pack_matrix("cross_query", *_head_rows([cross.query], heads)),
         **pack_matrix("cross_memory", *_head_rows([cross.key, cross.value], heads)),
         **pack_matrix("cross_out", _head_inputs(cross.out, heads), cross.out.bias),
-        **_feed_forward(layer.feed_forward),
+        **pack_feed_forward("feed_forward", layer.feed_forward),
     }
 
 
-def _encoder_layer(layer: EncoderLayer) -> Arrays:
-    return {
-        **_self_attention(layer.self_norm, layer.self_attention),
-        **_feed_forward(layer.feed_forward),
-    }
-
-
-def _self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention) -> Arrays:
+def pack_self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention) -> Arrays:
+    """A norm and the attention behind it as self_norm, self_heads (queries, keys, values) and self_out."""
     heads = attention.num_heads
     projections = [attention.query, attention.key, attention.value]
     return {
@@ -165,11 +161,12 @@ def _self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention) -> Arrays
     }
 
 
-def _feed_forward(forward: FeedForward) -> Arrays:
+def pack_feed_forward(name: str, forward: FeedForward, factor: float = 1.0) -> Arrays:
+    """`factor` times a feed-forward as NAME.norm, .expand and .contract."""
     return {
-        **pack_norm("feed_forward.norm", forward.norm),
-        **pack_matrix("feed_forward.expand", forward.expand.weight, forward.expand.bias),
-        **pack_matrix("feed_forward.contract", forward.contract.weight, forward.contract.bias),
+        **pack_norm(f"{name}.norm", forward.norm),
+        **pack_matrix(f"{name}.expand", forward.expand.weight, forward.expand.bias),
+        **pack_matrix(f"{name}.contract", forward.contract.weight, forward.contract.bias, factor),
     }
 
 

@@ -3,10 +3,15 @@
 import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from sprachbund.decoding.draft import Draft
+from sprachbund.decoding.drafts.listed import SUFFIX, TextDraft
 from sprachbund.decoding.drafts.medusa import MedusaDraft
 from sprachbund.decoding.drafts.model import ModelDraft
+from sprachbund.decoding.drafts.network import NetworkDraft
 from sprachbund.decoding.drafts.parasite import ParasiteDraft
 from sprachbund.decoding.drafts.token_map import TokenMapDraft
 from sprachbund.decoding.options import AUTO, NONE
@@ -14,6 +19,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import load as load_family
 from sprachbund.models.drafts import read_card
 from sprachbund.models.family import Family
+from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.parasite import Parasite
 
 KINDS: dict[str, Callable[[Path], Draft]] = {
     "parasite": ParasiteDraft.load,
@@ -21,6 +28,12 @@ KINDS: dict[str, Callable[[Path], Draft]] = {
     "token-map": TokenMapDraft.load,
 }
 """Kind in a draft's file to what reads it."""
+
+
+def draft_around(network: nn.Module, decoder: TextDecoder, **known: Any) -> NetworkDraft:
+    """The draft that a parasite or Medusa heads are, made for this decoder; `known` are fields of its card."""
+    kind = ParasiteDraft if isinstance(network, Parasite) else MedusaDraft
+    return kind.around(network, decoder, **known)
 
 
 def drafts_beside(family: Family) -> Mapping[str, Path]:
@@ -34,13 +47,17 @@ def load_draft(family: Family, name: str) -> Draft:
 
     Args:
         family: that it is to guess for.
-        name: of a draft beside the model, path of a draft's file, or directory of a smaller model.
+        name: of a draft beside the model, path of a draft's file or of a text (.txt) in the languages wanted, or
+            directory of a smaller model.
 
     Raises:
         SprachbundError: there is no such draft, or it belongs to another model.
     """
     path = drafts_beside(family).get(name, Path(name))
-    if path.is_file():
+    draft: Draft
+    if path.is_file() and path.suffix == SUFFIX:
+        draft = TextDraft.read(family, path)
+    elif path.is_file():
         draft = _read(path)
     elif path.is_dir():
         draft = ModelDraft(load_family(path, offline=True))

@@ -2,21 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sprachbund.decoding.draft import (
-    NO_GUESS,
-    RowsSoFar,
-    StatelessRun,
-    check_vocabulary,
-    torch_decoder,
-)
-from sprachbund.errors import SprachbundError
-from sprachbund.models.drafts import DraftCard, read_draft, write_draft
+from sprachbund.decoding.draft import NO_GUESS, RowsSoFar, StatelessRun, torch_decoder
+from sprachbund.decoding.drafts.network import NetworkDraft
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.medusa import MedusaHeads, MedusaShape
@@ -24,59 +16,26 @@ from sprachbund.nn.medusa import MedusaHeads, MedusaShape
 KIND = "medusa"
 
 
-class MedusaDraft:
+class MedusaDraft(NetworkDraft):
     """Medusa heads and the description of the model they sit on."""
 
     name = KIND
+    title = "set of Medusa heads"
+    network: MedusaHeads
 
-    def __init__(self, heads: MedusaHeads, card: DraftCard) -> None:
-        self.heads = heads.eval()
-        self.card = card
-        self.acceptance = dict(card.acceptance)
+    @staticmethod
+    def build(shape: dict[str, Any]) -> MedusaHeads:
+        """Untrained heads from what `sizes` gave."""
+        return MedusaHeads(MedusaShape(**shape))
 
-    @classmethod
-    def around(cls, heads: MedusaHeads, decoder: TextDecoder, **known: dict[str, object]) -> "MedusaDraft":
-        """A draft out of heads made for this decoder; `known` are fields of its card."""
-        card = DraftCard(
-            kind=KIND,
-            vocabulary_size=decoder.embedding.num_embeddings,
-            num_layers=len(decoder.layers),
-            width=heads.shape.width,
-            shape=asdict(heads.shape),
-            **known,  # type: ignore[arg-type]
-        )
-        return cls(heads, card)
-
-    @classmethod
-    def load(cls, path: Path) -> "MedusaDraft":
-        """Read a file written by `save`. Raises SprachbundError when it does not hold what its head says."""
-        card, arrays = read_draft(path)
-        try:
-            heads = MedusaHeads(MedusaShape(**card.shape))
-            heads.load_state_dict({name: array.float() for name, array in arrays.items()})
-        except (TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise SprachbundError(f"{path} does not hold the Medusa heads it describes: {reason}") from error
-        return cls(heads, card)
-
-    def save(self, path: Path) -> None:
-        """Write the draft in half precision."""
-        write_draft(path, self.card, {n: w.half() for n, w in self.heads.state_dict().items()})
-
-    def check(self, family: Family) -> None:
-        """Raise the SprachbundError that names what does not fit."""
-        decoder = torch_decoder(family, KIND)
-        check_vocabulary(family, KIND, self.card.vocabulary_size)
-        seen = (len(decoder.layers), decoder.embedding.embedding_dim)
-        if seen != (self.card.num_layers, self.card.width):
-            raise SprachbundError(
-                f"the Medusa heads sit on a decoder of {self.card.num_layers} layers of width {self.card.width}, "
-                f"this one has {seen[0]} of width {seen[1]}; train them for this model"
-            )
+    @staticmethod
+    def sizes(network: MedusaHeads) -> dict[str, Any]:
+        """Their shape."""
+        return asdict(network.shape)
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "MedusaRun":
         """Begin to watch the decoder."""
-        return MedusaRun(self.heads, torch_decoder(family, KIND))
+        return MedusaRun(self.network, torch_decoder(family, KIND))
 
 
 class MedusaRun(StatelessRun):

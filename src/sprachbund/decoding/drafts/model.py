@@ -107,5 +107,7 @@ class ModelRun(StatelessRun):
 def _memory_width(family: Any) -> int | None:
     decoder = getattr(family, "decoder", None)
     if isinstance(decoder, TextDecoder):
-        return int(decoder.layers[0].cross_attention.key.in_features)  # type: ignore[union-attr, arg-type]
+        layer: Any = decoder.layers[0]
+        known = getattr(layer, "memory_width", None)  # of an engine's layer
+        return int(layer.cross_attention.key.in_features if known is None else known)
     return None

@@ -5,84 +5,45 @@ More than one guess is drawn by running it again on its own guess, which then ha
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.draft import RowsSoFar, StatelessRun, check_cache, check_vocabulary, torch_decoder
-from sprachbund.errors import SprachbundError
-from sprachbund.models.drafts import DraftCard, read_draft, write_draft
+from sprachbund.decoding.draft import RowsSoFar, StatelessRun, check_cache, torch_decoder
+from sprachbund.decoding.drafts.network import NetworkDraft
 from sprachbund.models.family import Family, Memory, Target
-from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.decoder import TextDecoder, allowed_frames
 from sprachbund.nn.parasite import CrossCache, Parasite, ParasiteShape
 
 KIND = "parasite"
 
 
-class ParasiteDraft:
+class ParasiteDraft(NetworkDraft):
     """A parasite and the description of the model it lives on."""
 
     name = KIND
+    title = "parasite"
+    network: Parasite
 
-    def __init__(self, parasite: Parasite, card: DraftCard) -> None:
-        self.parasite = parasite.eval()
-        self.card = card
-        self.acceptance = dict(card.acceptance)
-
-    @classmethod
-    def around(cls, parasite: Parasite, decoder: TextDecoder, **known: dict[str, object]) -> "ParasiteDraft":
-        """A draft out of a parasite made for this decoder; `known` are fields of its card."""
-        shape = parasite.shape
-        card = DraftCard(
-            kind=KIND,
-            vocabulary_size=decoder.embedding.num_embeddings,
-            num_layers=shape.num_layers,
-            width=shape.width,
-            shape={**asdict(shape), "activation": parasite.activation},
-            **known,  # type: ignore[arg-type]
-        )
-        return cls(parasite, card)
-
-    @classmethod
-    def load(cls, path: Path) -> "ParasiteDraft":
-        """Read a file written by `save`. Raises SprachbundError when it does not hold what its head says."""
-        card, arrays = read_draft(path)
-        shape = dict(card.shape)
+    @staticmethod
+    def build(shape: dict[str, Any]) -> Parasite:
+        """An untrained parasite from what `sizes` gave."""
         activation = shape.pop("activation", "gelu")
-        try:
-            parasite = Parasite(ParasiteShape(**shape), activation)
-            parasite.load_state_dict({name: array.float() for name, array in arrays.items()})
-        except (TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise SprachbundError(f"{path} does not hold the parasite it describes: {reason}") from error
-        return cls(parasite, card)
+        return Parasite(ParasiteShape(**shape), activation)
 
-    def save(self, path: Path) -> None:
-        """Write the draft in half precision."""
-        write_draft(path, self.card, {n: w.half() for n, w in self.parasite.state_dict().items()})
-
-    def check(self, family: Family) -> None:
-        """Raise the SprachbundError that names what does not fit."""
-        decoder = torch_decoder(family, KIND)
-        check_vocabulary(family, KIND, self.card.vocabulary_size)
-        seen = (len(decoder.layers), decoder.embedding.embedding_dim)
-        if seen != (self.card.num_layers, self.card.width):
-            raise SprachbundError(
-                f"the parasite lives on a decoder of {self.card.num_layers} layers of width {self.card.width}, "
-                f"this one has {seen[0]} of width {seen[1]}; train one for this model"
-            )
+    @staticmethod
+    def sizes(network: Parasite) -> dict[str, Any]:
+        """Its shape and activation."""
+        return {**asdict(network.shape), "activation": network.activation}
 
     def start(
         self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int
     ) -> "ParasiteRun":
         """Make the cross keys and values; the rest is the model's."""
-        decoder = torch_decoder(family, KIND)
-        allowed = None
-        if memory.num_frames is not None:
-            frames = torch.arange(memory.states.shape[1], device=memory.states.device)
-            allowed = (frames < memory.num_frames[:, None])[:, None, None, :]
-        return ParasiteRun(self.parasite, decoder, self.parasite.remember(memory.states, allowed))
+        allowed = allowed_frames(memory.states, memory.num_frames)
+        cross = self.network.remember(memory.states, allowed)
+        return ParasiteRun(self.network, torch_decoder(family, KIND), cross)
 
 
 class ParasiteRun(StatelessRun):

@@ -28,10 +28,9 @@ Decoder::Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape
       quantized_(static_cast<size_t>(team_->size())),
       attention_(static_cast<size_t>(team_->size())) {}
 
-void Decoder::remember(const float* states, int64_t memories, int64_t frames, uint16_t* cross, int64_t blocks) {
+void Decoder::remember(const float* states, int64_t memories, int64_t frames, const Cross& into) {
     std::lock_guard<std::mutex> one_call(calls_);
     const int64_t count = memories * frames, padded = up(memory_width_, 16);
-    const int64_t per_layer = memories * shape.heads * blocks * 16 * shape.padded_head();
     row_.resize(static_cast<size_t>(count));
     position_.resize(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; i++) {
@@ -42,6 +41,8 @@ void Decoder::remember(const float* states, int64_t memories, int64_t frames, ui
         q.values.at_least(kChunk * padded);
         q.scale.at_least(kChunk);
     }
+    if (into.eight)
+        for (auto& a : attention_) a.at_least(kChunk * 2 * shape.all_heads());
     team_->run([&](int thread) {
         Quantized& mine = quantized_[static_cast<size_t>(thread)];
         const Range part = team_->share(thread, count);
@@ -49,16 +50,48 @@ void Decoder::remember(const float* states, int64_t memories, int64_t frames, ui
             const int64_t size = begin + kChunk < part.end ? kChunk : part.end - begin;
             kernels_->quantize(states + begin * padded, padded, size, padded, nullptr, mine.values.data(), padded,
                                mine.scale.data());
-            const Tokens tokens{mine.values.data(), padded, mine.scale.data(), size};
-            for (int64_t layer = 0; layer < this->layers(); layer++) {
-                uint16_t* keys = cross + 2 * layer * per_layer;
-                const Heads heads{"kv",   shape.heads, shape.padded_head(), nullptr, keys, keys + per_layer,
-                                  blocks, row_.data(), position_.data()};
-                const Matrix& matrix = layers_[static_cast<size_t>(layer)].cross_memory;
-                kernels_->product(tokens, matrix, 0, matrix.blocks, {Then::heads, nullptr, 0, &heads, begin});
-            }
+            remember(thread, {mine.values.data(), padded, mine.scale.data(), size}, begin, memories, into);
         }
     });
+}
+
+// Frames from `first` on, in every layer.
+void Decoder::remember(int thread, const Tokens& tokens, int64_t first, int64_t memories, const Cross& into) {
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), per_layer = memories * into.blocks * 16 * all;
+    for (int64_t layer = 0; layer < layers(); layer++) {
+        const Matrix& matrix = layers_[static_cast<size_t>(layer)].cross_memory;
+        if (into.eight) {
+            float* heads = attention_[static_cast<size_t>(thread)].data();
+            kernels_->product(tokens, matrix, 0, matrix.blocks, {Then::keep, heads, 2 * all, nullptr, 0});
+            keep_eight(heads, tokens.count, first, layer, memories, into);
+        } else {
+            uint16_t* keys = into.halves + 2 * layer * per_layer;
+            const Heads heads{"kv",        shape.heads, wide, nullptr, keys, keys + per_layer, into.blocks, row_.data(),
+                              position_.data()};
+            kernels_->product(tokens, matrix, 0, matrix.blocks, {Then::heads, nullptr, 0, &heads, first});
+        }
+    }
+}
+
+void Decoder::keep_eight(const float* heads, int64_t count, int64_t first, int64_t layer, int64_t memories,
+                         const Cross& into) {
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), places = into.blocks * 16;
+    const int64_t units = memories * shape.heads;
+    int8_t* keys = into.eight + 2 * layer * units * places * wide;
+    int8_t* values = keys + units * places * wide;
+    float* scales = into.scales + 3 * layer * units * places;
+    for (int64_t i = 0; i < count; i++) {
+        const size_t token = static_cast<size_t>(first + i);
+        for (int64_t head = 0; head < shape.heads; head++) {
+            const int64_t unit = row_[token] * shape.heads + head, at = unit * places + position_[token];
+            const int64_t block = (unit * into.blocks + position_[token] / 16) * 16 * wide;
+            const int64_t inside = position_[token] % 16;
+            const float* x = heads + i * 2 * all + head * wide;
+            float* scale = scales + at;
+            scale[0] = kernels_->keep_key(x, wide, keys + block, inside, scale + units * places);
+            scale[2 * units * places] = kernels_->keep_value(x + all, wide, values + block, inside);
+        }
+    }
 }
 
 void Decoder::step(const Step& step) {
@@ -79,7 +112,7 @@ void Decoder::step(const Step& step) {
         q.values.at_least(kFew * widest);
         q.scale.at_least(kFew);
     }
-    const int64_t longest = 16 * std::max(step.own_blocks, step.cross_blocks);
+    const int64_t longest = 16 * std::max(step.own_blocks, step.cross.blocks);
     for (auto& a : attention_) a.at_least(attention_scratch(longest) + 16 * up(count, 16));
     x_.at_least(count * padded);
     mixed_.at_least(count * shape.all_heads());
@@ -110,7 +143,7 @@ void Decoder::work(int thread, const Step& step) {
         const FeedForward& forward = layer.feed_forward;
         const int64_t hidden = forward.expand.blocks * 16;
         multiply(thread, quantized(thread, x_.data(), shape.width, &forward.norm, count), forward.expand,
-                 {Then::gelu, hidden_.data(), hidden, nullptr, 0});
+                 {forward.activation, hidden_.data(), hidden, nullptr, 0});
         multiply(thread, quantized(thread, hidden_.data(), hidden, nullptr, count), forward.contract, onto_x);
     }
     if (step.states) {
@@ -161,27 +194,38 @@ void Decoder::attend_self(int thread, int64_t layer, const Step& step) {
         const int64_t first = unit / shape.heads * step.queries, at = first * all + unit % shape.heads * wide;
         kernels_->attend({queries_.data() + at, all, keys + unit * per_head, values + unit * per_head,
                           lengths_.data() + first, step.queries, wide, shape.factor(), mixed_.data() + at, all, nullptr,
-                          0, attention_[static_cast<size_t>(thread)].data()});
+                          0, attention_[static_cast<size_t>(thread)].data(), nullptr});
     }
     team_->barrier();
 }
 
 // All rows of a memory attend together, so that its keys are read once.
 void Decoder::attend_cross(int thread, int64_t layer, const Step& step) {
-    const int64_t wide = shape.padded_head(), all = shape.all_heads(), per_head = step.cross_blocks * 16 * wide;
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), places = step.cross.blocks * 16;
     const int64_t units = step.memories * shape.heads, group = step.rows * step.queries / step.memories;
-    const uint16_t* keys = step.cross + 2 * layer * units * per_head;
-    const uint16_t* values = keys + units * per_head;
+    const int64_t keys = 2 * layer * units * places * wide, values = keys + units * places * wide;
     const Range part = team_->share(thread, units);
     Scratch<float>& scratch = attention_[static_cast<size_t>(thread)];
     int64_t* lengths = reinterpret_cast<int64_t*>(scratch.data() +
-                                                  attention_scratch(16 * std::max(step.own_blocks, step.cross_blocks)));
+                                                  attention_scratch(16 * std::max(step.own_blocks, step.cross.blocks)));
     for (int64_t unit = part.begin; unit < part.end; unit++) {
         const int64_t memory = unit / shape.heads, at = memory * group * all + unit % shape.heads * wide;
         for (int64_t q = 0; q < group; q++) lengths[q] = step.frames[memory];
         float* weights = step.weights ? step.weights + (layer * units + unit) * group * step.weight_frames : nullptr;
-        kernels_->attend({queries_.data() + at, all, keys + unit * per_head, values + unit * per_head, lengths, group,
-                          wide, shape.factor(), mixed_.data() + at, all, weights, step.weight_frames, scratch.data()});
+        Attention attention{queries_.data() + at, all, nullptr, nullptr, lengths, group, wide, shape.factor(),
+                            mixed_.data() + at,   all, weights, step.weight_frames, scratch.data(), nullptr};
+        const int64_t key = keys + unit * places * wide, value = values + unit * places * wide;
+        Eight eight{};
+        if (step.cross.eight) {
+            const float* scale = step.cross.scales + (3 * layer * units + unit) * places;
+            eight = {step.cross.eight + key, step.cross.eight + value, scale, scale + units * places,
+                     scale + 2 * units * places};
+            attention.eight = &eight;
+        } else {
+            attention.keys = step.cross.halves + key;
+            attention.values = step.cross.halves + value;
+        }
+        kernels_->attend(attention);
     }
     team_->barrier();
 }

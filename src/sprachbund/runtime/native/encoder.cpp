@@ -1,5 +1,6 @@
 // The encoder: every thread takes chunks of frames through all of a layer but its attention, so that what a chunk
-// becomes stays in the cache next to the core; two barriers a layer.
+// becomes stays in the cache next to the core. Two barriers a layer; a third where a convolution looks at the frames of
+// other chunks.
 #include "model.hpp"
 
 #include <algorithm>
@@ -10,28 +11,37 @@ namespace {
 
 constexpr int64_t kChunk = 48;  // frames: a multiple of the twelve that the widest kernel takes at once
 
+int64_t margin(const std::vector<EncoderLayer>& layers) {
+    int64_t most = -1;
+    for (const EncoderLayer& layer : layers)
+        if (layer.conformer) most = std::max(most, layer.conformer->convolution.depthwise.count / 2);
+    return most;
+}
+
 }  // namespace
 
 Encoder::Encoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape_, std::vector<EncoderLayer> layers,
-                 Norm norm)
+                 std::optional<Norm> norm)
     : shape(shape_),
       kernels_(kernels),
       team_(std::move(team)),
       layers_(std::move(layers)),
       norm_(norm),
+      margin_(margin(layers_)),
       quantized_(static_cast<size_t>(team_->size())),
       attention_(static_cast<size_t>(team_->size())),
       hidden_(static_cast<size_t>(team_->size())) {}
 
 void Encoder::encode(float* x, int64_t frames) {
     std::lock_guard<std::mutex> one_call(calls_);
-    const int64_t positions = up(frames, 16), all = shape.all_heads(), hidden = up(shape.hidden, 16);
+    const int64_t positions = up(frames, 16), all = shape.all_heads(), padded = up(shape.width, 16);
+    const int64_t hidden = std::max(up(shape.hidden, 16), 2 * padded);
     row_.assign(static_cast<size_t>(frames), 0);
     lengths_.assign(static_cast<size_t>(frames), frames);
     position_.resize(static_cast<size_t>(frames));
     for (int64_t i = 0; i < frames; i++) position_[static_cast<size_t>(i)] = i;
     for (auto& q : quantized_) {
-        q.values.at_least(kChunk * std::max({up(shape.width, 16), all, hidden}));
+        q.values.at_least(kChunk * std::max({padded, all, hidden}));
         q.scale.at_least(kChunk);
     }
     for (auto& a : attention_) a.at_least(attention_scratch(positions));
@@ -40,35 +50,50 @@ void Encoder::encode(float* x, int64_t frames) {
     queries_.at_least(frames * all);
     std::fill_n(keys_.at_least(positions * all), positions * all, uint16_t{0});
     std::fill_n(values_.at_least(positions * all), positions * all, uint16_t{0});
+    if (margin_ >= 0) {
+        const int64_t size = (frames + 2 * margin_) * padded;
+        std::fill_n(gated_.at_least(size), size, 0.0f);
+    }
     team_->run([&](int thread) { work(thread, x, frames); });
 }
 
 void Encoder::work(int thread, float* x, int64_t frames) {
-    const int64_t fair = up((frames + team_->size() - 1) / team_->size(), 12), chunk = fair < kChunk ? fair : kChunk;
-    const Range part = team_->share(thread, frames, chunk);
+    const int64_t fair = up((frames + team_->size() - 1) / team_->size(), 12), size = fair < kChunk ? fair : kChunk;
+    const int64_t padded = up(shape.width, 16);
+    const Range part = team_->share(thread, frames, size);
     const Heads places{"qkv",          shape.heads,         shape.padded_head(), queries_.data(), keys_.data(),
                        values_.data(), up(frames, 16) / 16, row_.data(),         position_.data()};
-    const int64_t padded = up(shape.width, 16);
-    for (size_t layer = 0; layer < layers_.size(); layer++) {
-        const int64_t i = static_cast<int64_t>(layer);
-        for (int64_t at = part.begin; at < part.end; at += chunk)
-            heads(thread, i, x, {at, std::min(at + chunk, part.end)}, places);
+    auto in_chunks = [&](auto&& each) {
+        for (int64_t at = part.begin; at < part.end; at += size)
+            each(x + at * padded, Range{at, std::min(at + size, part.end)});
+    };
+    for (const EncoderLayer& layer : layers_) {
+        in_chunks([&](float* at, Range chunk) { heads(thread, layer, at, chunk, places); });
         team_->barrier();
         attend(thread, places, frames);
         team_->barrier();
-        for (int64_t at = part.begin; at < part.end; at += chunk)
-            rest(thread, i, x, {at, std::min(at + chunk, part.end)});
+        if (layer.conformer) {
+            in_chunks([&](float* at, Range chunk) {
+                mixed(thread, layer, at, chunk);
+                gate(thread, layer.conformer->convolution, at, chunk);
+            });
+            team_->barrier();
+        }
+        in_chunks([&](float* at, Range chunk) {
+            const int64_t count = chunk.end - chunk.begin;
+            layer.conformer ? convolve(thread, layer.conformer->convolution, at, chunk)
+                            : mixed(thread, layer, at, chunk);
+            feed_forward(thread, layer.feed_forward, at, count);
+            if (layer.conformer) kernels_->normalise(at, count, shape.width, padded, layer.conformer->last);
+        });
     }
-    kernels_->normalise(x + part.begin * padded, part.end - part.begin, shape.width, padded, norm_);
+    if (norm_) kernels_->normalise(x + part.begin * padded, part.end - part.begin, shape.width, padded, *norm_);
 }
 
-void Encoder::heads(int thread, int64_t layer, float* x, Range chunk, const Heads& heads) {
-    const EncoderLayer& l = layers_[static_cast<size_t>(layer)];
-    Quantized& mine = quantized_[static_cast<size_t>(thread)];
-    const int64_t padded = up(shape.width, 16), count = chunk.end - chunk.begin;
-    kernels_->quantize(x + chunk.begin * padded, padded, count, shape.width, &l.norm, mine.values.data(), padded,
-                       mine.scale.data());
-    kernels_->product({mine.values.data(), padded, mine.scale.data(), count}, l.heads, 0, l.heads.blocks,
+void Encoder::heads(int thread, const EncoderLayer& layer, float* x, Range chunk, const Heads& heads) {
+    const int64_t count = chunk.end - chunk.begin;
+    if (layer.conformer) feed_forward(thread, layer.conformer->first, x, count);
+    kernels_->product(quantized(thread, x, shape.width, &layer.norm, count), layer.heads, 0, layer.heads.blocks,
                       {Then::heads, nullptr, 0, &heads, chunk.begin});
 }
 
@@ -81,28 +106,51 @@ void Encoder::attend(int thread, const Heads& heads, int64_t frames) {
         const int64_t count = std::min(kQueriesAtOnce, frames - first), at = first * all + head * wide;
         kernels_->attend({heads.queries + at, all, heads.keys + head * per_head, heads.values + head * per_head,
                           lengths_.data() + first, count, wide, shape.factor(), mixed_.data() + at, all, nullptr, 0,
-                          attention_[static_cast<size_t>(thread)].data()});
+                          attention_[static_cast<size_t>(thread)].data(), nullptr});
     }
 }
 
-void Encoder::rest(int thread, int64_t layer, float* x, Range chunk) {
-    const EncoderLayer& l = layers_[static_cast<size_t>(layer)];
-    const FeedForward& forward = l.feed_forward;
-    Quantized& mine = quantized_[static_cast<size_t>(thread)];
+void Encoder::mixed(int thread, const EncoderLayer& layer, float* x, Range chunk) {
+    const int64_t all = shape.all_heads();
+    add(thread, layer.out, mixed_.data() + chunk.begin * all, all, x, chunk.end - chunk.begin);
+}
+
+void Encoder::gate(int thread, const Convolution& convolution, const float* x, Range chunk) {
+    const int64_t padded = up(shape.width, 16), count = chunk.end - chunk.begin;
+    float* halves = hidden_[static_cast<size_t>(thread)].data();
+    const Matrix& matrix = convolution.gate;
+    kernels_->product(quantized(thread, x, shape.width, &convolution.norm, count), matrix, 0, matrix.blocks,
+                      {Then::keep, halves, 2 * padded, nullptr, 0});
+    kernels_->gate(halves, count, padded, gated_.data() + (margin_ + chunk.begin) * padded);
+}
+
+void Encoder::convolve(int thread, const Convolution& convolution, float* x, Range chunk) {
+    const int64_t padded = up(shape.width, 16), count = chunk.end - chunk.begin;
+    const Depthwise& depthwise = convolution.depthwise;
     float* hidden = hidden_[static_cast<size_t>(thread)].data();
-    const int64_t padded = up(shape.width, 16), all = shape.all_heads(), count = chunk.end - chunk.begin;
+    const float* first = gated_.data() + (margin_ - depthwise.count / 2 + chunk.begin) * padded;
+    kernels_->depthwise(first, count, shape.width, padded, depthwise, hidden);
+    add(thread, convolution.out, hidden, padded, x, count);
+}
+
+void Encoder::feed_forward(int thread, const FeedForward& forward, float* x, int64_t count) {
+    float* hidden = hidden_[static_cast<size_t>(thread)].data();
     const int64_t wide = forward.expand.blocks * 16;
-    float* at = x + chunk.begin * padded;
-    const Sink onto_x{Then::add, at, padded, nullptr, 0};
-    uint8_t* values = mine.values.data();
-    float* scale = mine.scale.data();
-    kernels_->quantize(mixed_.data() + chunk.begin * all, all, count, all, nullptr, values, all, scale);
-    kernels_->product({values, all, scale, count}, l.out, 0, l.out.blocks, onto_x);
-    kernels_->quantize(at, padded, count, shape.width, &forward.norm, values, padded, scale);
-    kernels_->product({values, padded, scale, count}, forward.expand, 0, forward.expand.blocks,
-                      {Then::gelu, hidden, wide, nullptr, 0});
-    kernels_->quantize(hidden, wide, count, wide, nullptr, values, wide, scale);
-    kernels_->product({values, wide, scale, count}, forward.contract, 0, forward.contract.blocks, onto_x);
+    kernels_->product(quantized(thread, x, shape.width, &forward.norm, count), forward.expand, 0, forward.expand.blocks,
+                      {forward.activation, hidden, wide, nullptr, 0});
+    add(thread, forward.contract, hidden, wide, x, count);
+}
+
+void Encoder::add(int thread, const Matrix& matrix, const float* from, int64_t width, float* x, int64_t count) {
+    kernels_->product(quantized(thread, from, width, nullptr, count), matrix, 0, matrix.blocks,
+                      {Then::add, x, up(shape.width, 16), nullptr, 0});
+}
+
+Tokens Encoder::quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count) {
+    Quantized& to = quantized_[static_cast<size_t>(thread)];
+    const int64_t stride = up(width, 16);
+    kernels_->quantize(x, stride, count, width, norm, to.values.data(), stride, to.scale.data());
+    return {to.values.data(), stride, to.scale.data(), count};
 }
 
 }  // namespace sprachbund

@@ -1,4 +1,4 @@
-// What an instruction set has to offer: four kernels. The layouts they agree on:
+// What an instruction set has to offer. The layouts they agree on:
 //
 // matrix   int8, blocks of 16 rows; in a block, for every 4 inputs, 16 rows x 4 inputs (64 bytes). Rows are padded to
 //          16, inputs to 4, with zeros. weight = value * scale[row].
@@ -6,8 +6,13 @@
 // keys     bf16, blocks of 16 positions; in a block, for every 2 dimensions, 16 positions x 2.
 // values   bf16, blocks of 16 positions; in a block, for every 16 dimensions, 8 pairs of positions x 16 dimensions x 2.
 //
+// keys in 8 bits     int8, blocks of 16 positions; in a block, for every 4 dimensions, 16 positions x 4.
+// values in 8 bits   int8, blocks of 16 positions; in a block, for every 16 dimensions, 4 quarters of the positions x
+//                    16 dimensions x 4 positions.
+//                    number = value * scale[position], for both.
+//
 // A head is padded with zeros to a multiple of 16 dimensions (`width`), so a block of 16 positions of one head has
-// 16 * width numbers in both layouts.
+// 16 * width numbers in all these layouts.
 #pragma once
 #include <cstdint>
 
@@ -48,7 +53,7 @@ struct Heads {
     const int64_t* position;  // of every token in its row
 };
 
-enum class Then { keep, gelu, add, heads };
+enum class Then { keep, gelu, silu, relu, add, heads };
 
 struct Sink {
     Then then;
@@ -56,6 +61,15 @@ struct Sink {
     int64_t stride;
     const Heads* heads;
     int64_t first_token;
+};
+
+// Keys and values of one head in 8 bits.
+struct Eight {
+    const int8_t* keys;
+    const int8_t* values;
+    const float* key_scale;    // of every position
+    const float* key_offset;   // 128 * the sum of its values
+    const float* value_scale;  // of every position
 };
 
 // Queries of one head over one row of keys.
@@ -72,10 +86,20 @@ struct Attention {
     int64_t out_stride;
     float* weights;  // null unless wanted: queries x weight_stride
     int64_t weight_stride;
-    float* scratch;  // attention_scratch(longest) floats
+    float* scratch;      // attention_scratch(longest) floats
+    const Eight* eight;  // null, or in place of keys and values; `width` is then kWidestEight at most
+};
+
+// A convolution over time of every channel by itself; a norm and SiLU follow it.
+struct Depthwise {
+    const float* taps;  // count x channels, padded to 16
+    const float* bias;
+    int64_t count;  // odd
+    Norm norm;
 };
 
 constexpr int64_t kQueriesAtOnce = 8;
+constexpr int64_t kWidestEight = 256;
 constexpr int64_t kNormEpsilonInverse = 100000;  // torch's default epsilon, 1e-5
 
 inline int64_t up(int64_t count, int64_t multiple) {
@@ -93,13 +117,20 @@ struct Kernels {
     void (*product)(const Tokens& tokens, const Matrix& matrix, int64_t first_block, int64_t last_block,
                     const Sink& sink);
     void (*attend)(const Attention& attention);
+    // A key, or a value, of one head to 8 bits, as position `inside` of a block; returns its scale.
+    float (*keep_key)(const float* x, int64_t width, int8_t* block, int64_t inside, float* offset);
+    float (*keep_value)(const float* x, int64_t width, int8_t* block, int64_t inside);
     void (*normalise)(float* x, int64_t count, int64_t width, int64_t stride, const Norm& norm);
+    // The first half of every token times the sigmoid of the second; halves of `padded` numbers.
+    void (*gate)(const float* halves, int64_t count, int64_t padded, float* out);
+    // Of `count` frames of `padded` channels each; x begins with the frame under the first tap of the first one.
+    void (*depthwise)(const float* x, int64_t count, int64_t width, int64_t padded, const Depthwise& d, float* out);
 };
 
 // Null when the processor or the build has not got it. Names: see `instruction_sets`.
 const Kernels* kernels(const char* name);
 
 // Best first, the last one always "portable".
-extern const char* const instruction_sets[5];
+extern const char* const instruction_sets[6];
 
 }  // namespace sprachbund

@@ -65,6 +65,32 @@ void normalise(float* x, int64_t count, int64_t width, int64_t stride, const Nor
     }
 }
 
+void gate(const float* halves, int64_t count, int64_t padded, float* out) {
+    for (int64_t t = 0; t < count; t++) {
+        const float* row = halves + t * 2 * padded;
+        for (int64_t i = 0; i < padded; i += 16)
+            store(out + t * padded + i, load<F16>(row + i) * sigmoid(load<F16>(row + padded + i)));
+    }
+}
+
+void depthwise(const float* x, int64_t count, int64_t width, int64_t padded, const Depthwise& d, float* out) {
+    for (int64_t t = 0; t < count; t++) {
+        float* row = out + t * padded;
+        for (int64_t i = 0; i < padded; i += 16) {
+            F16 y = load<F16>(d.bias + i);
+            for (int64_t tap = 0; tap < d.count; tap++)
+                y += load<F16>(x + (t + tap) * padded + i) * load<F16>(d.taps + tap * padded + i);
+            store(row + i, y);
+        }
+        float mean, scale;
+        moments(row, width, mean, scale);
+        for (int64_t i = 0; i < padded; i += 16) {
+            F16 y = normed(row, mean, scale, d.norm, i);
+            store(row + i, y * sigmoid(y));
+        }
+    }
+}
+
 // Sixteen consecutive rows of the product belong to one head, as heads are padded to 16.
 INLINE void to_heads(const Heads& h, int64_t token, int64_t block, F16 y) {
     Halves16 halves = to_bf16(y);
@@ -95,6 +121,8 @@ INLINE void emit(const Sink& sink, int64_t token, int64_t block, int64_t rows, F
     }
     float* at = sink.out + token * sink.stride + block * 16;
     if (sink.then == Then::gelu) y = gelu(y);
+    if (sink.then == Then::silu) y = y * sigmoid(y);
+    if (sink.then == Then::relu) y = larger(y, F16{});
     if (block * 16 + 16 <= rows) {
         store(at, sink.then == Then::add ? load<F16>(at) + y : y);
     } else {
@@ -229,6 +257,13 @@ INLINE void mix(const Attention& a, int64_t query, int64_t group, const uint16_t
     }
 }
 
+// The weights of a query, if they are wanted.
+INLINE void give_weights(const Attention& a, int64_t query, const float* probabilities, int64_t padded, float factor) {
+    if (!a.weights) return;
+    float* out = a.weights + query * a.weight_stride;
+    for (int64_t i = 0; i < a.weight_stride; i++) out[i] = i < padded ? probabilities[i] * factor : 0.0f;
+}
+
 template <int QUERIES>
 INLINE void attend_some(const Attention& a, int64_t query) {
     constexpr int BLOCKS = kSums / QUERIES < 4 ? kSums / QUERIES : 4;
@@ -243,11 +278,7 @@ INLINE void attend_some(const Attention& a, int64_t query) {
     float factor[QUERIES];
     for (int q = 0; q < QUERIES; q++) {
         factor[q] = soften(probabilities + q * padded, halves + q * padded, a.lengths[query + q], padded);
-        if (a.weights) {
-            float* out = a.weights + (query + q) * a.weight_stride;
-            for (int64_t i = 0; i < a.weight_stride; i++)
-                out[i] = i < padded ? probabilities[q * padded + i] * factor[q] : 0.0f;
-        }
+        give_weights(a, query + q, probabilities + q * padded, padded, factor[q]);
     }
     int64_t group = 0;
     for (; group + BLOCKS <= a.width / 16; group += BLOCKS)
@@ -261,12 +292,19 @@ INLINE void attend_from(const Attention& a, int64_t query) {
     if constexpr (QUERIES > 1) attend_from<fewer(QUERIES)>(a, query);
 }
 
+}  // namespace
+
+#include "attend_eight.inl"
+
+namespace {
+
 void attend(const Attention& a) {
+    if (a.eight) return attend_eight_from<kQueriesEight>(a, 0);
     attend_from<(kSums < 16 ? kSums / 2 : kQueriesAtOnce)>(a, 0);
 }
 
 constexpr Kernels table(const char* name) {
-    return {name, quantize, product, attend, normalise};
+    return {name, quantize, product, attend, keep_key, keep_value, normalise, gate, depthwise};
 }
 
 }  // namespace

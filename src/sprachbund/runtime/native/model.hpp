@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels.hpp"
@@ -33,6 +34,22 @@ class Scratch {
 struct FeedForward {
     Norm norm;
     Matrix expand, contract;
+    Then activation;
+};
+
+// Rows of `gate`: what is gated and what gates it, each padded to 16.
+struct Convolution {
+    Norm norm;
+    Matrix gate;
+    Depthwise depthwise;
+    Matrix out;
+};
+
+// What a conformer's layer has beyond a transformer's.
+struct ConformerParts {
+    FeedForward first;  // before the attention
+    Convolution convolution;
+    Norm last;
 };
 
 struct EncoderLayer {
@@ -40,6 +57,7 @@ struct EncoderLayer {
     Matrix heads;  // rows: queries, keys, values
     Matrix out;
     FeedForward feed_forward;
+    std::optional<ConformerParts> conformer;
 };
 
 struct DecoderLayer {
@@ -70,15 +88,23 @@ struct Quantized {
     Scratch<float> scale;
 };
 
+// Keys and values of memories: in bf16, or in 8 bits with scales.
+struct Cross {
+    uint16_t* halves;  // L x 2 x B x H x blocks x (16 W): keys, values
+    int8_t* eight;     // same; one of the two is null
+    float* scales;     // L x 3 x B x H x (16 blocks): of keys, offsets of keys, of values
+    int64_t blocks;
+};
+
 struct Step {
     const int64_t* tokens;   // R x Q
     const int64_t* lengths;  // R: tokens that the rows hold already
     int64_t rows, queries;
     uint16_t* own;  // L x 2 x R x H x own_blocks x (16 W): keys, values
     int64_t own_blocks;
-    const uint16_t* cross;  // L x 2 x B x H x cross_blocks x (16 W)
+    Cross cross;            // is only read
     const int64_t* frames;  // B
-    int64_t memories, cross_blocks;
+    int64_t memories;
     float* logits;   // null, or N x V
     float* states;   // null, or N x D padded: what goes into the last norm
     float* weights;  // null, or L x B x H x (R / B * Q) x T
@@ -90,8 +116,8 @@ class Decoder {
     Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<DecoderLayer> layers,
             Norm norm, Matrix vocabulary, const float* positions, int64_t memory_width);
 
-    // Keys and values of B x T states for every layer, into L x 2 x B x H x blocks x (16 W) zeros.
-    void remember(const float* states, int64_t memories, int64_t frames, uint16_t* cross, int64_t blocks);
+    // Keys and values of B x T states for every layer, into zeros.
+    void remember(const float* states, int64_t memories, int64_t frames, const Cross& into);
     void step(const Step& step);
     // The last norm of N states (D padded), times a matrix: the whole vocabulary's where there is none.
     void logits(const float* states, int64_t count, const Matrix* matrix, float* out);
@@ -108,7 +134,9 @@ class Decoder {
     void attend_cross(int thread, int64_t layer, const Step& step);
     Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count);
     void multiply(int thread, const Tokens& tokens, const Matrix& matrix, const Sink& sink);
-    float* attention_space(int thread, int64_t longest);
+    void remember(int thread, const Tokens& tokens, int64_t first, int64_t memories, const Cross& into);
+    void keep_eight(const float* heads, int64_t count, int64_t first, int64_t layer, int64_t memories,
+                    const Cross& into);
 
     const Kernels* kernels_;
     std::shared_ptr<Team> team_;
@@ -129,7 +157,7 @@ class Decoder {
 class Encoder {
   public:
     Encoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<EncoderLayer> layers,
-            Norm norm);
+            std::optional<Norm> norm);
 
     // All layers and the last norm on one utterance, x (T, D with rows padded to 16), in place.
     void encode(float* x, int64_t frames);
@@ -138,19 +166,61 @@ class Encoder {
 
   private:
     void work(int thread, float* x, int64_t frames);
-    void heads(int thread, int64_t layer, float* x, Range chunk, const Heads& heads);
+    // On the frames of a chunk, which begin at x.
+    void heads(int thread, const EncoderLayer& layer, float* x, Range chunk, const Heads& heads);
     void attend(int thread, const Heads& heads, int64_t frames);
-    void rest(int thread, int64_t layer, float* x, Range chunk);
+    void mixed(int thread, const EncoderLayer& layer, float* x, Range chunk);
+    void gate(int thread, const Convolution& convolution, const float* x, Range chunk);
+    void convolve(int thread, const Convolution& convolution, float* x, Range chunk);
+    void feed_forward(int thread, const FeedForward& forward, float* x, int64_t count);
+    // x += matrix * quantize(from)
+    void add(int thread, const Matrix& matrix, const float* from, int64_t width, float* x, int64_t count);
+    Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count);
 
     const Kernels* kernels_;
     std::shared_ptr<Team> team_;
     std::vector<EncoderLayer> layers_;
-    Norm norm_;
+    std::optional<Norm> norm_;
+    int64_t margin_;  // frames of silence before and after `gated_`, for the convolution; -1 where there is none
     std::vector<Quantized> quantized_;
     std::vector<Scratch<float>> attention_, hidden_;
-    Scratch<float> mixed_;
+    Scratch<float> mixed_, gated_;
     Scratch<uint16_t> queries_, keys_, values_;
     std::vector<int64_t> row_, position_, lengths_;
+    std::mutex calls_;
+};
+
+struct StemLayer {
+    Matrix matrix;     // inputs: taps x channels
+    int64_t channels;  // of the input, padded to 16
+    int64_t taps;      // odd; the frame in the middle is the output's
+    int64_t stride;
+
+    int64_t frames_after(int64_t frames) const { return (frames + stride - 1) / stride; }
+};
+
+class Stem {
+  public:
+    Stem(const Kernels* kernels, std::shared_ptr<Team> team, std::vector<StemLayer> layers)
+        : kernels_(kernels),
+          team_(std::move(team)),
+          layers_(std::move(layers)),
+          quantized_(static_cast<size_t>(team_->size())) {}
+
+    // One utterance, x (T, channels padded to 16), to (frames_after(T), rows padded to 16).
+    void run(const float* x, int64_t frames, float* out);
+
+    int64_t frames_after(int64_t frames) const;
+    const std::vector<StemLayer>& layers() const { return layers_; }
+
+  private:
+    void work(int thread, int64_t frames, float* out);
+
+    const Kernels* kernels_;
+    std::shared_ptr<Team> team_;
+    std::vector<StemLayer> layers_;
+    std::vector<Quantized> quantized_;
+    std::vector<Scratch<float>> inner_;  // what goes into each layer
     std::mutex calls_;
 };
 

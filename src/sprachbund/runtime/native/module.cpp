@@ -1,7 +1,6 @@
-// The door to Python. Every array is checked here, so that nothing behind it has to; the computation runs without
-// Python's lock.
+// The door to Python. Every array is checked here and in weights.hpp, so that nothing behind it has to; the computation
+// runs without Python's lock.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -11,91 +10,12 @@
 #include <optional>
 #include <string>
 
-#include "model.hpp"
+#include "weights.hpp"
 
 namespace nb = nanobind;
 
 namespace sprachbund {
 namespace {
-
-template <class T>
-using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
-using Lengths = std::vector<int64_t>;
-
-std::string written(const Lengths& shape) {
-    std::string out;
-    for (int64_t n : shape) out += (out.empty() ? "" : " x ") + std::to_string(n);
-    return out;
-}
-
-template <class A>
-void expect(const A& array, const Lengths& shape, const std::string& name) {
-    Lengths seen;
-    for (size_t i = 0; i < array.ndim(); i++) seen.push_back(static_cast<int64_t>(array.shape(i)));
-    if (seen != shape) throw nb::value_error((name + " is " + written(seen) + ", not " + written(shape)).c_str());
-}
-
-template <class A>
-int64_t length(const A& array, size_t axis, const char* name) {
-    if (axis >= array.ndim()) throw nb::value_error((std::string(name) + " has too few dimensions").c_str());
-    return static_cast<int64_t>(array.shape(axis));
-}
-
-const Kernels* chosen(const std::string& name) {
-    const Kernels* found = kernels(name.c_str());
-    if (!found) throw nb::value_error(("this processor or build has no kernels named " + name).c_str());
-    return found;
-}
-
-// Arrays by name; they stay alive as long as this.
-class Weights {
-  public:
-    explicit Weights(const nb::dict& arrays) {
-        for (auto [name, array] : arrays) arrays_.emplace_back(nb::cast<std::string>(name), nb::cast<Any>(array));
-    }
-
-    template <class T>
-    const T* get(const std::string& name, const Lengths& shape) const {
-        const Any& array = find(name);
-        if (array.dtype() != nb::dtype<T>()) throw nb::value_error((name + " has another type").c_str());
-        expect(array, shape, name);
-        return static_cast<const T*>(array.data());
-    }
-
-    Norm norm(const std::string& name, int64_t width) const {
-        const Lengths shape{up(width, 16)};
-        return {get<float>(name + ".gain", shape), get<float>(name + ".bias", shape)};
-    }
-
-    // `rows` without padding; 0 keeps the padded ones, so that they are computed, as zeros.
-    Matrix matrix(const std::string& name, int64_t rows, int64_t inputs, bool padded = true) const {
-        const int64_t blocks = up(rows, 16) / 16, steps = up(inputs, 4) / 4;
-        const Lengths each{blocks * 16};
-        return {get<int8_t>(name + ".values", {blocks, steps, 16, 4}),
-                get<float>(name + ".scale", each),
-                get<int32_t>(name + ".offset", each),
-                get<float>(name + ".bias", each),
-                padded ? blocks * 16 : rows,
-                blocks,
-                steps};
-    }
-
-    FeedForward feed_forward(const std::string& name, int64_t width) const {
-        const int64_t hidden = length(find(name + ".expand.values"), 0, "expand") * 16;
-        return {norm(name + ".norm", width), matrix(name + ".expand", hidden, width),
-                matrix(name + ".contract", width, 4 * length(find(name + ".contract.values"), 1, "contract"))};
-    }
-
-  private:
-    const Any& find(const std::string& name) const {
-        for (const auto& [other, array] : arrays_)
-            if (other == name) return array;
-        throw nb::value_error(("there is no array " + name).c_str());
-    }
-
-    std::vector<std::pair<std::string, Any>> arrays_;
-};
 
 // Products read as many inputs as the matrix has; nothing may be narrower than that.
 void check_hidden(const FeedForward& f) {
@@ -119,8 +39,8 @@ struct PyDecoder {
     std::unique_ptr<Decoder> decoder;
 
     PyDecoder(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width, int64_t heads,
-              int64_t head_width, int64_t num_layers, int64_t vocabulary_size, int64_t max_tokens_,
-              int64_t memory_width)
+              int64_t head_width, int64_t num_layers, const std::string& activation, int64_t vocabulary_size,
+              int64_t max_tokens_, int64_t memory_width)
         : weights(arrays), max_tokens(max_tokens_) {
         Shape shape{width, heads, head_width, 0};
         const int64_t all = shape.all_heads();
@@ -132,7 +52,7 @@ struct PyDecoder {
                               weights.matrix(at + "cross_query", all, width),
                               weights.matrix(at + "cross_memory", 2 * all, memory_width),
                               weights.matrix(at + "cross_out", width, all),
-                              weights.feed_forward(at + "feed_forward", width)});
+                              weights.feed_forward(at + "feed_forward", width, activation_named(activation))});
         }
         shape.hidden = widest(layers);
         decoder = std::make_unique<Decoder>(chosen(isa), std::move(team), shape, std::move(layers),
@@ -141,28 +61,27 @@ struct PyDecoder {
                                             weights.get<float>("positions", {max_tokens, width}), memory_width);
     }
 
-    void remember(const Array<const float>& states, const Array<int16_t>& cross) {
+    void remember(const Array<const float>& states, const AnyOut& cross, const std::optional<Array<float>>& scales) {
         const int64_t memories = length(states, 0, "states"), frames = length(states, 1, "states");
-        const int64_t blocks = up(frames, 16) / 16;
         expect(states, {memories, frames, up(decoder->memory_width(), 16)}, "states");
-        expect(cross, cache(memories, blocks), "cross");
-        auto* into = reinterpret_cast<uint16_t*>(cross.data());
+        const Cross into = cross_of(cross, scales, memories);
+        if (into.blocks * 16 < frames) throw nb::value_error("the cache has less room than there are frames");
         nb::gil_scoped_release free;
-        decoder->remember(states.data(), memories, frames, into, blocks);
+        if (memories * frames > 0) decoder->remember(states.data(), memories, frames, into);
     }
 
     void step(const Array<const int64_t>& tokens, const Array<const int64_t>& lengths, const Array<int16_t>& own,
-              const Array<const int16_t>& cross, const Array<const int64_t>& frames,
+              const AnyOut& cross, const std::optional<Array<float>>& scales, const Array<const int64_t>& frames,
               const std::optional<Array<float>>& logits, const std::optional<Array<float>>& attention,
               const std::optional<Array<float>>& states) {
         Step s{};
         s.rows = length(tokens, 0, "tokens"), s.queries = length(tokens, 1, "tokens");
         s.memories = length(frames, 0, "frames");
-        s.own_blocks = length(own, 4, "own"), s.cross_blocks = length(cross, 4, "cross");
+        s.own_blocks = length(own, 4, "own");
         if (s.memories < 1 || s.rows % s.memories) throw nb::value_error("rows are not a multiple of memories");
         expect(lengths, {s.rows}, "lengths");
         expect(own, cache(s.rows, s.own_blocks), "own");
-        expect(cross, cache(s.memories, s.cross_blocks), "cross");
+        s.cross = cross_of(cross, scales, s.memories);
         if (logits) {
             expect(*logits, {s.rows, s.queries, decoder->vocabulary_size}, "logits");
             s.logits = logits->data();
@@ -173,7 +92,6 @@ struct PyDecoder {
         }
         s.tokens = tokens.data(), s.lengths = lengths.data(), s.frames = frames.data();
         s.own = reinterpret_cast<uint16_t*>(own.data());
-        s.cross = reinterpret_cast<const uint16_t*>(cross.data());
         check(s);
         if (attention) {
             s.weight_frames = length(*attention, 4, "attention");
@@ -203,6 +121,19 @@ struct PyDecoder {
     }
 
   private:
+    Cross cross_of(const AnyOut& array, const std::optional<Array<float>>& scales, int64_t memories) const {
+        const int64_t blocks = length(array, 4, "cross");
+        expect(array, cache(memories, blocks), "cross");
+        if (!scales) {
+            if (array.dtype() != nb::dtype<int16_t>()) throw nb::value_error("keys without scales are in 16 bits");
+            return {static_cast<uint16_t*>(array.data()), nullptr, nullptr, blocks};
+        }
+        if (array.dtype() != nb::dtype<int8_t>()) throw nb::value_error("keys with scales are in 8 bits");
+        if (decoder->shape.padded_head() > kWidestEight) throw nb::value_error("its heads are too wide for 8 bits");
+        expect(*scales, {decoder->layers(), 3, memories, decoder->shape.heads, blocks * 16}, "scales");
+        return {nullptr, static_cast<int8_t*>(array.data()), scales->data(), blocks};
+    }
+
     Lengths cache(int64_t rows, int64_t blocks) const {
         return {decoder->layers(), 2, rows, decoder->shape.heads, blocks, 16 * decoder->shape.padded_head()};
     }
@@ -218,7 +149,7 @@ struct PyDecoder {
                 throw nb::value_error("more tokens than the cache can hold");
         }
         for (int64_t b = 0; b < s.memories; b++) {
-            if (s.frames[b] < 0 || s.frames[b] > s.cross_blocks * 16)
+            if (s.frames[b] < 0 || s.frames[b] > s.cross.blocks * 16)
                 throw nb::value_error("more frames than the memory has");
         }
     }
@@ -229,20 +160,30 @@ struct PyEncoder {
     std::unique_ptr<Encoder> encoder;
 
     PyEncoder(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width, int64_t heads,
-              int64_t head_width, int64_t num_layers)
+              int64_t head_width, int64_t num_layers, const std::string& activation, int64_t kernel_size)
         : weights(arrays) {
+        if (kernel_size != 0 && (kernel_size < 0 || kernel_size % 2 == 0))
+            throw nb::value_error("a kernel needs a centre");
         Shape shape{width, heads, head_width, 0};
+        const Then then = activation_named(activation);
         const int64_t all = shape.all_heads();
         std::vector<EncoderLayer> layers;
         for (int64_t i = 0; i < num_layers; i++) {
             const std::string at = "layers." + std::to_string(i) + ".";
             layers.push_back({weights.norm(at + "self_norm", width), weights.matrix(at + "self_heads", 3 * all, width),
                               weights.matrix(at + "self_out", width, all),
-                              weights.feed_forward(at + "feed_forward", width)});
+                              weights.feed_forward(at + "feed_forward", width, then), std::nullopt});
+            if (kernel_size > 0) {
+                EncoderLayer& layer = layers.back();
+                layer.conformer = weights.conformer(at, width, kernel_size, then);
+                check_hidden(layer.conformer->first);
+                shape.hidden = std::max(shape.hidden, layer.conformer->first.expand.blocks * 16);
+            }
         }
-        shape.hidden = widest(layers);
-        encoder = std::make_unique<Encoder>(chosen(isa), std::move(team), shape, std::move(layers),
-                                            weights.norm("norm", width));
+        shape.hidden = std::max(shape.hidden, widest(layers));
+        std::optional<Norm> norm;
+        if (kernel_size == 0) norm = weights.norm("norm", width);  // a conformer's layers have their own
+        encoder = std::make_unique<Encoder>(chosen(isa), std::move(team), shape, std::move(layers), norm);
     }
 
     void encode(const Array<float>& x) {
@@ -251,6 +192,34 @@ struct PyEncoder {
         float* at = x.data();
         nb::gil_scoped_release free;
         if (frames > 0) encoder->encode(at, frames);
+    }
+};
+
+struct PyStem {
+    Weights weights;
+    std::unique_ptr<Stem> stem;
+
+    PyStem(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t channels, int64_t width,
+           const Lengths& taps, const Lengths& strides)
+        : weights(arrays) {
+        if (taps.empty() || taps.size() != strides.size()) throw nb::value_error("every layer has taps and a stride");
+        std::vector<StemLayer> layers;
+        for (size_t i = 0; i < taps.size(); i++) {
+            if (taps[i] < 1 || taps[i] % 2 == 0 || strides[i] < 1) throw nb::value_error("a kernel needs a centre");
+            const int64_t from = up(i == 0 ? channels : width, 16);
+            layers.push_back({weights.matrix(std::to_string(i), width, taps[i] * from), from, taps[i], strides[i]});
+        }
+        stem = std::make_unique<Stem>(chosen(isa), std::move(team), std::move(layers));
+    }
+
+    void run(const Array<const float>& x, const Array<float>& out) {
+        const int64_t frames = length(x, 0, "x");
+        expect(x, {frames, stem->layers().front().channels}, "x");
+        expect(out, {stem->frames_after(frames), stem->layers().back().matrix.rows}, "out");
+        const float* from = x.data();
+        float* to = out.data();
+        nb::gil_scoped_release free;
+        if (frames > 0) stem->run(from, frames, to);
     }
 };
 
@@ -280,7 +249,7 @@ void py_product(const std::string& isa, const Array<const uint8_t>& values, cons
     const Matrix m = weights.matrix("matrix", rows, stride, false);
     expect(scale, {count}, "scale");
     expect(out, {count, rows}, "out");
-    const Then kind = then == "add" ? Then::add : then == "gelu" ? Then::gelu : Then::keep;
+    const Then kind = then == "add" ? Then::add : then == "keep" ? Then::keep : activation_named(then);
     nb::gil_scoped_release free;
     chosen(isa)->product({values.data(), stride, scale.data(), count}, m, 0, m.blocks,
                          {kind, out.data(), rows, nullptr, 0});
@@ -305,7 +274,59 @@ void py_attend(const std::string& isa, const Array<const int16_t>& queries, cons
     auto raw = [](const auto& array) { return reinterpret_cast<const uint16_t*>(array.data()); };
     Scratch<float> scratch;
     chosen(isa)->attend({raw(queries), width, raw(keys), raw(values), lengths.data(), count, width, factor, out.data(),
-                         width, weights.data(), frames, scratch.at_least(attention_scratch(blocks * 16))});
+                         width, weights.data(), frames, scratch.at_least(attention_scratch(blocks * 16)), nullptr});
+}
+
+// As `attend`, from keys and values in floats (positions x width), which it brings to 8 bits.
+void py_attend_eight(const std::string& isa, const Array<const int16_t>& queries, const Array<const float>& keys,
+                     const Array<const float>& values, const Array<const int64_t>& lengths, float factor,
+                     const Array<float>& out, const Array<float>& weights) {
+    const int64_t count = length(queries, 0, "queries"), width = length(queries, 1, "queries"),
+                  positions = length(keys, 0, "keys"), places = up(positions, 16);
+    if (width % 16 || width > kWidestEight) throw nb::value_error("heads are padded to 16, and 256 at most");
+    expect(keys, {positions, width}, "keys");
+    expect(values, {positions, width}, "values");
+    expect(lengths, {count}, "lengths");
+    expect(out, {count, width}, "out");
+    expect(weights, {count, positions}, "weights");
+    for (int64_t q = 0; q < count; q++) {
+        if (lengths.data()[q] < 0 || lengths.data()[q] > positions)
+            throw nb::value_error("a length is beyond the keys");
+    }
+    std::vector<int8_t> packed(static_cast<size_t>(2 * places * width));
+    std::vector<float> scales(static_cast<size_t>(3 * places));
+    int8_t *key = packed.data(), *value = key + places * width;
+    float* scale = scales.data();
+    const Kernels* kernels = chosen(isa);
+    for (int64_t i = 0; i < positions; i++) {
+        const int64_t block = i / 16 * 16 * width;
+        scale[i] = kernels->keep_key(keys.data() + i * width, width, key + block, i % 16, scale + places + i);
+        scale[2 * places + i] = kernels->keep_value(values.data() + i * width, width, value + block, i % 16);
+    }
+    const Eight eight{key, value, scale, scale + places, scale + 2 * places};
+    Scratch<float> scratch;
+    kernels->attend({reinterpret_cast<const uint16_t*>(queries.data()), width, nullptr, nullptr, lengths.data(), count,
+                     width, factor, out.data(), width, weights.data(), positions,
+                     scratch.at_least(attention_scratch(places)), &eight});
+}
+
+// Frames (T, D padded to 16) with silence around them, through the convolution, norm and SiLU.
+void py_depthwise(const std::string& isa, const Array<const float>& x, int64_t width, const nb::dict& arrays,
+                  int64_t taps, const Array<float>& out) {
+    const int64_t count = length(out, 0, "out"), padded = up(width, 16);
+    const Weights weights(arrays);
+    expect(out, {count, padded}, "out");
+    expect(x, {count + taps - 1, padded}, "x");
+    const Depthwise depthwise{weights.get<float>("taps", {taps, padded}), weights.get<float>("bias", {padded}), taps,
+                              weights.norm("inner_norm", width)};
+    chosen(isa)->depthwise(x.data(), count, width, padded, depthwise, out.data());
+}
+
+void py_gate(const std::string& isa, const Array<const float>& halves, const Array<float>& out) {
+    const int64_t count = length(out, 0, "out"), padded = length(out, 1, "out");
+    if (padded % 16) throw nb::value_error("rows are padded to a multiple of 16");
+    expect(halves, {count, 2 * padded}, "halves");
+    chosen(isa)->gate(halves.data(), count, padded, out.data());
 }
 
 std::vector<std::string> available() {
@@ -329,22 +350,37 @@ NB_MODULE(_native, m) {
     m.def("attend", &py_attend, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
           nb::arg("values").noconvert(), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert(),
           nb::arg("weights").noconvert());
+    m.def("attend_eight", &py_attend_eight, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys"),
+          nb::arg("values"), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert(),
+          nb::arg("weights").noconvert());
+    m.def("depthwise", &py_depthwise, nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("width"), nb::arg("weights"),
+          nb::arg("taps"), nb::arg("out").noconvert());
+    m.def("gate", &py_gate, nb::arg("isa"), nb::arg("halves").noconvert(), nb::arg("out").noconvert());
     nb::class_<Team>(m, "Team").def(nb::init<int>()).def_prop_ro("size", &Team::size);
     nb::class_<PyDecoder>(m, "Decoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
-                      int64_t, int64_t, int64_t>(),
+                      const std::string&, int64_t, int64_t, int64_t>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
-             nb::arg("head_width"), nb::arg("num_layers"), nb::arg("vocabulary_size"), nb::arg("max_tokens"),
-             nb::arg("memory_width"))
-        .def("remember", &PyDecoder::remember, nb::arg("states"), nb::arg("cross").noconvert())
+             nb::arg("head_width"), nb::arg("num_layers"), nb::arg("activation"), nb::arg("vocabulary_size"),
+             nb::arg("max_tokens"), nb::arg("memory_width"))
+        .def("remember", &PyDecoder::remember, nb::arg("states"), nb::arg("cross").noconvert(),
+             nb::arg("scales").noconvert().none())
         .def("step", &PyDecoder::step, nb::arg("tokens"), nb::arg("lengths"), nb::arg("own").noconvert(),
-             nb::arg("cross").noconvert(), nb::arg("frames"), nb::arg("logits").noconvert().none(),
+             nb::arg("cross").noconvert(), nb::arg("scales").noconvert().none(), nb::arg("frames"),
+             nb::arg("logits").noconvert().none(),
              nb::arg("attention").noconvert().none(), nb::arg("states").noconvert() = nb::none())
         .def("logits", &PyDecoder::logits, nb::arg("states"), nb::arg("logits").noconvert(),
              nb::arg("matrix") = nb::none());
     nb::class_<PyEncoder>(m, "Encoder")
-        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t>(),
+        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
+                      const std::string&, int64_t>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
-             nb::arg("head_width"), nb::arg("num_layers"))
+             nb::arg("head_width"), nb::arg("num_layers"), nb::arg("activation"), nb::arg("kernel_size"))
         .def("encode", &PyEncoder::encode, nb::arg("x").noconvert());
+    nb::class_<PyStem>(m, "Stem")
+        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, const Lengths&,
+                      const Lengths&>(),
+             nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("channels"), nb::arg("width"),
+             nb::arg("taps"), nb::arg("strides"))
+        .def("run", &PyStem::run, nb::arg("x").noconvert(), nb::arg("out").noconvert());
 }

@@ -5,6 +5,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace sprachbund {
@@ -12,9 +14,11 @@ namespace sprachbund {
 extern const Kernels portable_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_vnni_kernels, avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels arm_dot_kernels;
 #endif
 
-const char* const instruction_sets[5] = {"avx512", "avx512_vnni", "avx_vnni", "avx2", "portable"};
+const char* const instruction_sets[6] = {"avx512", "avx512_vnni", "avx_vnni", "avx2", "arm_dot", "portable"};
 
 #if defined(__x86_64__)
 namespace {
@@ -37,6 +41,18 @@ bool has_avx512_vnni() {
 }
 
 }  // namespace
+#elif defined(__aarch64__)
+namespace {
+
+bool has_arm_dot() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1u;  // HWCAP_ASIMDDP; headers of different ages may not know its name
+#else
+    return true;  // macOS runs on nothing older
+#endif
+}
+
+}  // namespace
 #endif
 
 const Kernels* kernels(const char* name) {
@@ -47,6 +63,9 @@ const Kernels* kernels(const char* name) {
     if (is("avx512_vnni")) return has_avx512_vnni() ? &avx512_vnni_kernels : nullptr;
     if (is("avx_vnni")) return has_avx2() && extended(4) ? &avx_vnni_kernels : nullptr;
     if (is("avx2")) return has_avx2() ? &avx2_kernels : nullptr;
+#endif
+#if defined(__aarch64__)
+    if (is("arm_dot")) return has_arm_dot() ? &arm_dot_kernels : nullptr;
 #endif
     return is("portable") ? &portable_kernels : nullptr;
 }

@@ -35,7 +35,12 @@ class Team {
   public:
     explicit Team(int size) : size_(size), owner_(getpid()) {
         if (size < 1) throw std::invalid_argument("a team needs one thread at least");
-        for (int i = 1; i < size; i++) threads_.emplace_back([this, i] { wait_for_work(i); });
+        try {
+            for (int i = 1; i < size; i++) threads_.emplace_back([this, i] { wait_for_work(i); });
+        } catch (...) {  // the system gives no more threads; those there are must not be left running
+            stop();
+            throw;
+        }
     }
 
     ~Team() {
@@ -44,13 +49,7 @@ class Team {
             (void)wake_.release();  // destroying it would wait for those threads
             return;
         }
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            stopping_ = true;
-            round_++;
-        }
-        wake_->notify_all();
-        for (auto& thread : threads_) thread.join();
+        stop();
     }
 
     Team(const Team&) = delete;
@@ -98,6 +97,16 @@ class Team {
 
   private:
     static constexpr int kSpins = 2000;
+
+    void stop() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stopping_ = true;
+            round_++;
+        }
+        wake_->notify_all();
+        for (auto& thread : threads_) thread.join();
+    }
 
     void wait_for_work(int i) {
         uint64_t seen = 0;

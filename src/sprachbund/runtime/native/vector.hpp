@@ -98,6 +98,12 @@ INLINE F16 gelu(F16 x) {
     return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
+// 1 / (1 + e^-x), from the side where the exponential is at most one.
+INLINE F16 sigmoid(F16 x) {
+    F16 e = exponential(-magnitude(x));
+    return (x < 0.0f ? e : all(1.0f)) / (e + 1.0f);
+}
+
 // Sixteen bf16 numbers, rounded to nearest even.
 INLINE Halves16 to_bf16(F16 x) {
     U16 u = bits<U16>(x);

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Compiles the native engine's kernels for 64-bit Arm and checks them under emulation. On Debian, as root:
+#     apt-get install g++-aarch64-linux-gnu qemu-user-static
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+native=$root/src/sprachbund/runtime/native
+compiler=${COMPILER:-aarch64-linux-gnu-g++}
+emulator=${EMULATOR:-qemu-aarch64-static}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# shellcheck disable=SC2086  # COMPILER may hold flags
+$compiler -std=c++17 -O2 -ftree-vectorize -fno-math-errno -fno-trapping-math -fno-strict-aliasing -Wno-psabi -static \
+    -I "$native" "$root/scripts/kernels_check.cpp" "$native"/isa_*.cpp "$native/processor.cpp" -o "$work/check"
+$emulator "$work/check"

@@ -1,0 +1,196 @@
+// The kernels of this processor against plain loops, without Python: for processors that only an emulator has here.
+// See arm.sh.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels.hpp"
+
+using namespace sprachbund;
+
+namespace {
+
+std::mt19937 generator(1);
+int failures = 0;
+
+float normal() {
+    static std::normal_distribution<float> distribution;
+    return distribution(generator);
+}
+int64_t between(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(generator);
+}
+void expect(bool right, const char* isa, const char* what) {
+    if (!right && failures++ < 20) std::printf("%s: %s differs\n", isa, what);
+}
+bool near(double a, double b, double slack) {
+    return std::fabs(a - b) <= slack * (1 + std::fabs(b));
+}
+
+struct Packed {
+    std::vector<int8_t> values, plain;
+    std::vector<float> scale, bias;
+    std::vector<int32_t> offset;
+    Matrix matrix;
+
+    Packed(int64_t rows, int64_t inputs) : plain(static_cast<size_t>(rows * inputs)) {
+        const int64_t blocks = up(rows, 16) / 16, steps = up(inputs, 4) / 4;
+        values.resize(static_cast<size_t>(blocks * steps * 64));
+        scale.resize(static_cast<size_t>(blocks * 16)), bias = scale, offset.resize(scale.size());
+        for (int64_t r = 0; r < rows; r++) {
+            scale[static_cast<size_t>(r)] = std::fabs(normal()), bias[static_cast<size_t>(r)] = normal();
+            for (int64_t i = 0; i < inputs; i++) {
+                const auto w = static_cast<int8_t>(between(-127, 127));
+                plain[static_cast<size_t>(r * inputs + i)] = w;
+                values[static_cast<size_t>(((r / 16 * steps + i / 4) * 16 + r % 16) * 4 + i % 4)] = w;
+                offset[static_cast<size_t>(r)] += 128 * w;
+            }
+        }
+        matrix = {values.data(), scale.data(), offset.data(), bias.data(), rows, blocks, steps};
+    }
+};
+
+void product(const Kernels& k) {
+    const int64_t rows = between(1, 70), inputs = between(1, 90), count = between(1, 13), stride = up(inputs, 16);
+    Packed packed(rows, inputs);
+    std::vector<uint8_t> tokens(static_cast<size_t>(count * stride));
+    std::vector<float> scale(static_cast<size_t>(count)), out(static_cast<size_t>(count * rows));
+    for (auto& token : tokens) token = static_cast<uint8_t>(between(0, 255));
+    for (auto& s : scale) s = std::fabs(normal());
+    k.product({tokens.data(), stride, scale.data(), count}, packed.matrix, 0, packed.matrix.blocks,
+              {Then::keep, out.data(), rows, nullptr, 0});
+    for (int64_t t = 0; t < count; t++) {
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t sum = 0;
+            for (int64_t i = 0; i < inputs; i++)
+                sum += (tokens[static_cast<size_t>(t * stride + i)] - 128) *
+                       packed.plain[static_cast<size_t>(r * inputs + i)];
+            const float y =
+                static_cast<float>(sum) * (packed.scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(t)]);
+            expect(near(out[static_cast<size_t>(t * rows + r)], y + packed.bias[static_cast<size_t>(r)], 1e-5), k.name,
+                   "product");
+        }
+    }
+}
+
+void quantize(const Kernels& k) {
+    const int64_t width = between(1, 90), padded = up(width, 16);
+    std::vector<float> x(static_cast<size_t>(padded));
+    std::vector<uint8_t> values(x.size());
+    float scale = 0, peak = 0;
+    for (size_t i = 0; i < static_cast<size_t>(width); i++) {
+        x[i] = normal();
+        peak = std::fmax(peak, std::fabs(x[i]));
+    }
+    k.quantize(x.data(), padded, 1, width, nullptr, values.data(), padded, &scale);
+    for (size_t i = 0; i < x.size(); i++)
+        expect(values[i] == static_cast<uint8_t>(std::nearbyint(x[i] * (127.0f / peak)) + 128), k.name, "quantize");
+}
+
+// Attention in 8 bits against double precision, with what rounding may cost; that in bf16 against the same.
+void attend(const Kernels& k) {
+    const int64_t width = 16 * between(1, 5), positions = between(1, 150), places = up(positions, 16);
+    const int64_t count = between(1, 9);
+    const auto size = static_cast<size_t>(places * width);
+    std::vector<uint16_t> queries(static_cast<size_t>(count * width)), keys(size), values(size);
+    std::vector<int8_t> key8(size), value8(size);
+    std::vector<float> q(queries.size()), key(size), value(size), scales(static_cast<size_t>(3 * places));
+    auto half = [](float x) {
+        uint32_t u;
+        std::memcpy(&u, &x, 4);
+        return static_cast<uint16_t>(u >> 16);
+    };
+    auto whole = [](uint16_t h) {
+        const uint32_t u = static_cast<uint32_t>(h) << 16;
+        float x;
+        std::memcpy(&x, &u, 4);
+        return x;
+    };
+    for (size_t i = 0; i < q.size(); i++) queries[i] = half(normal()), q[i] = whole(queries[i]);
+    for (int64_t p = 0; p < positions; p++) {
+        const int64_t block = p / 16 * 16 * width, inside = p % 16;
+        for (int64_t d = 0; d < width; d++) {
+            const auto at = static_cast<size_t>(p * width + d);
+            const uint16_t hk = half(normal()), hv = half(normal());
+            key[at] = whole(hk), value[at] = whole(hv);
+            keys[static_cast<size_t>(block + d / 2 * 32 + inside * 2 + d % 2)] = hk;
+            values[static_cast<size_t>(block + d / 16 * 256 + inside / 2 * 32 + d % 16 * 2 + inside % 2)] = hv;
+        }
+        const auto at = static_cast<size_t>(p);
+        scales[at] = k.keep_key(&key[at * static_cast<size_t>(width)], width, &key8[static_cast<size_t>(block)], inside,
+                                &scales[at + static_cast<size_t>(places)]);
+        scales[at + 2 * static_cast<size_t>(places)] =
+            k.keep_value(&value[at * static_cast<size_t>(width)], width, &value8[static_cast<size_t>(block)], inside);
+    }
+    const float factor = 1 / std::sqrt(static_cast<float>(width));
+    std::vector<int64_t> lengths(static_cast<size_t>(count), positions);
+    std::vector<float> scratch(static_cast<size_t>(attention_scratch(places)) + 64), out(q.size()), out8(q.size());
+    const Eight eight{key8.data(), value8.data(), scales.data(), scales.data() + places, scales.data() + 2 * places};
+    for (const Eight* with : {static_cast<const Eight*>(nullptr), &eight}) {
+        k.attend({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor,
+                  with ? out8.data() : out.data(), width, nullptr, 0, scratch.data(), with});
+    }
+    for (int64_t n = 0; n < count; n++) {
+        std::vector<double> weights(static_cast<size_t>(positions));
+        double total = 0;
+        for (int64_t p = 0; p < positions; p++) {
+            double score = 0;
+            for (int64_t d = 0; d < width; d++)
+                score += double(q[static_cast<size_t>(n * width + d)]) * key[static_cast<size_t>(p * width + d)];
+            total += weights[static_cast<size_t>(p)] = std::exp(score * factor);
+        }
+        for (int64_t d = 0; d < width; d++) {
+            double y = 0;
+            for (int64_t p = 0; p < positions; p++)
+                y += weights[static_cast<size_t>(p)] / total * value[static_cast<size_t>(p * width + d)];
+            expect(std::fabs(out[static_cast<size_t>(n * width + d)] - y) < 0.02, k.name, "attention");
+            expect(std::fabs(out8[static_cast<size_t>(n * width + d)] - y) < 0.06, k.name, "attention in 8 bits");
+        }
+    }
+}
+
+void convolve(const Kernels& k) {
+    const int64_t width = between(2, 70), padded = up(width, 16), taps = 2 * between(0, 4) + 1, count = between(1, 9);
+    const auto all = static_cast<size_t>((count + taps - 1) * padded);
+    std::vector<float> x(all), weights(static_cast<size_t>(taps * padded)), bias(static_cast<size_t>(padded));
+    std::vector<float> gain = bias, shift = bias, out(static_cast<size_t>(count * padded));
+    auto fill = [&](std::vector<float>& v) {
+        for (size_t i = 0; i < v.size(); i++) v[i] = static_cast<int64_t>(i) % padded < width ? normal() : 0;
+    };
+    for (auto* v : {&x, &weights, &bias, &gain, &shift}) fill(*v);
+    const Depthwise depthwise{weights.data(), bias.data(), taps, {gain.data(), shift.data()}};
+    k.depthwise(x.data(), count, width, padded, depthwise, out.data());
+    for (int64_t t = 0; t < count; t++) {
+        std::vector<double> y(static_cast<size_t>(width));
+        double mean = 0, variance = 0;
+        for (int64_t d = 0; d < width; d++) {
+            double sum = bias[static_cast<size_t>(d)];
+            for (int64_t i = 0; i < taps; i++)
+                sum += double(x[static_cast<size_t>((t + i) * padded + d)]) *
+                       weights[static_cast<size_t>(i * padded + d)];
+            y[static_cast<size_t>(d)] = sum, mean += sum / double(width);
+        }
+        for (double v : y) variance += (v - mean) * (v - mean) / double(width);
+        for (int64_t d = 0; d < width; d++) {
+            const auto at = static_cast<size_t>(d);
+            const double n = (y[at] - mean) / std::sqrt(variance + 1e-5) * gain[at] + shift[at];
+            expect(near(out[static_cast<size_t>(t * padded + d)], n / (1 + std::exp(-n)), 1e-3), k.name, "convolution");
+        }
+    }
+}
+
+}  // namespace
+
+int main() {
+    for (const char* name : instruction_sets) {
+        const Kernels* k = kernels(name);
+        if (!k) continue;
+        for (int i = 0; i < 30; i++) product(*k), quantize(*k), attend(*k), convolve(*k);
+        std::printf("%s checked\n", name);
+    }
+    std::printf("%d differences\n", failures);
+    return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,121 @@
+"""A text as a draft: the tokens that it is made of propose, by their rows of the output matrix alone.
+
+The guesses come from the model's own states, so each is right unless the model would have written a token that the
+text never has. What is saved is reading the rows of all other tokens at every step; whether that pays is predicted
+from bytes. Shapes: R rows, K guesses, V vocabulary, N listed tokens.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprachbund.decoding.draft import RowsSoFar, StatelessRun
+from sprachbund.decoding.rules import likeliest
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family, Memory, Target
+from sprachbund.nn.decoder import DecoderCache
+from sprachbund.runtime.restricted import CHECK_EVERY, OutputRows, bytes_of_a_token, output_rows
+
+KIND = "text"
+SUFFIX = ".txt"
+_HELD_OUT = 10  # every tenth line says how often a token is missing from a list made of the others
+_LEAST_SAVED_MB = 8.0
+"""Of each token: the guessing itself costs some tenths of a millisecond, in which this much is read."""
+
+
+class TextDraft:
+    """The tokens of a text in the languages wanted, for one model.
+
+    Attributes:
+        tokens: (N,) listed, among them those that end a row or stand for times.
+        missing: share of the tokens of every tenth line that are not in the other nine.
+        guesses: tokens proposed before all rows are asked.
+    """
+
+    name = KIND
+    guesses = CHECK_EVERY - 1
+
+    def __init__(self, family: Family, text: str) -> None:
+        lines = [_tokens_of(family, f" {line.strip()}") for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise SprachbundError("the text is empty; give some hundred lines in the languages wanted")
+        known = {token for i, line in enumerate(lines) if i % _HELD_OUT for token in line}
+        asked = [token for line in lines[::_HELD_OUT] for token in line]
+        self.missing = sum(token not in known for token in asked) / max(1, len(asked))
+        times: Sequence[int] = getattr(getattr(family, "tokens", None), "timestamps", None) or ()
+        everything = known.union(asked, times, [family.end_token])
+        self.tokens = torch.tensor(sorted(everything))
+        self.acceptance: dict[str, float] = {}
+        self._decoder: Any = getattr(family, "decoder", None)
+        self._num_frames = round(family.max_window_s / family.frame_s)
+
+    @classmethod
+    def read(cls, family: Family, path: Path) -> "TextDraft":
+        """From a file in UTF-8. Raises SprachbundError for anything else."""
+        try:
+            return cls(family, path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise SprachbundError(f"{path} is not text in UTF-8; save it as that") from None
+
+    @cached_property
+    def output(self) -> OutputRows:
+        """The listed rows."""
+        return output_rows(self._decoder, self.tokens)
+
+    @property
+    def saved_mb(self) -> float:
+        """Megabytes that a token is predicted to read less, with a memory of the longest speech."""
+        before, after = bytes_of_a_token(self._decoder, len(self.tokens), self.missing, self._num_frames)
+        return (before - after) / 1e6
+
+    def check(self, family: Family) -> None:
+        """Raise a SprachbundError where a list cannot be used, or would only cost."""
+        _ = self.output
+        if self.saved_mb < _LEAST_SAVED_MB:
+            raise SprachbundError(
+                f"with this text a token would read {self.saved_mb:.1f} MB less; it pays from {_LEAST_SAVED_MB:g} on "
+                f"({len(self.tokens)} tokens listed, {self.missing:.1%} of every tenth line not in the others); "
+                "give more text, or leave it out: small models gain nothing"
+            )
+
+    def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "TextRun":
+        """Nothing is remembered of the rows."""
+        return TextRun(self.output, self.tokens)
+
+
+class TextRun(StatelessRun):
+    """A list at work; what it reads on the way to its guesses is the model's own pass."""
+
+    def __init__(self, output: OutputRows, listed: Tensor) -> None:
+        self._output, self._listed = output, listed
+        self._states: list[Tensor] = []
+
+    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+        """The likeliest listed tokens, one after the other; (R, count). The cache then holds all but the last."""
+        forbidden = rows.suppressed[:, self._listed]
+        tokens = [rows.last(1)]
+        for _ in range(count):
+            self._states.append(self._output.states(tokens[-1], rows.cache))
+            logits = self._output.listed(self._states[-1])[:, -1].float().masked_fill(forbidden, -torch.inf)
+            tokens.append(self._listed[likeliest(logits)][:, None])
+        return torch.cat(tokens[1:], dim=1)
+
+    def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Logits (R, Q, V) of all rows of the matrix, for the states that the guesses came from and the last one."""
+        states, self._states = [*self._states, self._output.states(tokens[:, -1:], cache)], []
+        return self._output.everything(torch.cat(states, dim=1))
+
+
+def _tokens_of(family: Family, text: str) -> list[int]:
+    known: Any = family
+    if hasattr(getattr(known, "tokens", None), "text_to_tokens"):
+        return list(known.tokens.text_to_tokens(text))
+    if hasattr(known, "tokenizer"):
+        return list(known.tokenizer.encode(text.strip()))
+    raise SprachbundError(
+        f"the family {family.name} does not say which tokens a text has; leave the text out"
+    )

@@ -1,0 +1,116 @@
+// Arrays that come from Python: by name, with their shapes and types checked, as the parts of a model.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model.hpp"
+
+namespace nb = nanobind;
+
+namespace sprachbund {
+
+template <class T>
+using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using AnyOut = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Lengths = std::vector<int64_t>;
+
+inline std::string written(const Lengths& shape) {
+    std::string out;
+    for (int64_t n : shape) out += (out.empty() ? "" : " x ") + std::to_string(n);
+    return out;
+}
+
+template <class A>
+void expect(const A& array, const Lengths& shape, const std::string& name) {
+    Lengths seen;
+    for (size_t i = 0; i < array.ndim(); i++) seen.push_back(static_cast<int64_t>(array.shape(i)));
+    if (seen != shape) throw nb::value_error((name + " is " + written(seen) + ", not " + written(shape)).c_str());
+}
+
+template <class A>
+int64_t length(const A& array, size_t axis, const char* name) {
+    if (axis >= array.ndim()) throw nb::value_error((std::string(name) + " has too few dimensions").c_str());
+    return static_cast<int64_t>(array.shape(axis));
+}
+
+inline const Kernels* chosen(const std::string& name) {
+    const Kernels* found = kernels(name.c_str());
+    if (!found) throw nb::value_error(("this processor or build has no kernels named " + name).c_str());
+    return found;
+}
+
+inline Then activation_named(const std::string& name) {
+    if (name == "gelu") return Then::gelu;
+    if (name == "silu") return Then::silu;
+    if (name == "relu") return Then::relu;
+    throw nb::value_error(("there is no activation " + name).c_str());
+}
+
+// Arrays by name; they stay alive as long as this.
+class Weights {
+  public:
+    explicit Weights(const nb::dict& arrays) {
+        for (auto [name, array] : arrays) arrays_.emplace_back(nb::cast<std::string>(name), nb::cast<Any>(array));
+    }
+
+    template <class T>
+    const T* get(const std::string& name, const Lengths& shape) const {
+        const Any& array = find(name);
+        if (array.dtype() != nb::dtype<T>()) throw nb::value_error((name + " has another type").c_str());
+        expect(array, shape, name);
+        return static_cast<const T*>(array.data());
+    }
+
+    Norm norm(const std::string& name, int64_t width) const {
+        const Lengths shape{up(width, 16)};
+        return {get<float>(name + ".gain", shape), get<float>(name + ".bias", shape)};
+    }
+
+    // `rows` without padding; 0 keeps the padded ones, so that they are computed, as zeros.
+    Matrix matrix(const std::string& name, int64_t rows, int64_t inputs, bool padded = true) const {
+        const int64_t blocks = up(rows, 16) / 16, steps = up(inputs, 4) / 4;
+        const Lengths each{blocks * 16};
+        return {get<int8_t>(name + ".values", {blocks, steps, 16, 4}),
+                get<float>(name + ".scale", each),
+                get<int32_t>(name + ".offset", each),
+                get<float>(name + ".bias", each),
+                padded ? blocks * 16 : rows,
+                blocks,
+                steps};
+    }
+
+    FeedForward feed_forward(const std::string& name, int64_t width, Then activation) const {
+        const int64_t hidden = length(find(name + ".expand.values"), 0, "expand") * 16;
+        return {norm(name + ".norm", width), matrix(name + ".expand", hidden, width),
+                matrix(name + ".contract", width, 4 * length(find(name + ".contract.values"), 1, "contract")),
+                activation};
+    }
+
+    ConformerParts conformer(const std::string& layer, int64_t width, int64_t taps, Then activation) const {
+        const int64_t padded = up(width, 16);
+        const std::string name = layer + "convolution";
+        return {feed_forward(layer + "feed_forward_in", width, activation),
+                {norm(name + ".norm", width),
+                 matrix(name + ".gate", 2 * padded, width),
+                 {get<float>(name + ".taps", {taps, padded}), get<float>(name + ".bias", {padded}), taps,
+                  norm(name + ".inner_norm", width)},
+                 matrix(name + ".out", width, width)},
+                norm(layer + "norm", width)};
+    }
+
+  private:
+    const Any& find(const std::string& name) const {
+        for (const auto& [other, array] : arrays_)
+            if (other == name) return array;
+        throw nb::value_error(("there is no array " + name).c_str());
+    }
+
+    std::vector<std::pair<std::string, Any>> arrays_;
+};
+
+}  // namespace sprachbund

@@ -1,0 +1,54 @@
+"""A family on the torch engine: its decoder fused, and in another precision where that is asked for."""
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family
+from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.runtime.torch_linear import Precision, recast
+from sprachbund.runtime.torch_parts import FusedEncoderLayer, TorchDecoder
+
+
+def on_torch(family: Family, precision: Precision) -> Family:
+    """The family with its parts exchanged; the original is left as it is.
+
+    Raises:
+        SprachbundError: a family without our decoder, or a precision that torch has no kernels for here.
+    """
+    model: Any = family
+    decoder = getattr(model, "decoder", None)
+    if not isinstance(decoder, TextDecoder):
+        raise SprachbundError(
+            f"the torch engine in {precision} cannot run a decoder of the kind {type(decoder).__name__}; "
+            "use the engine torch"
+        )
+    on_cpu = decoder.positions.device.type == "cpu"
+
+    def swap(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, TextDecoder):
+            return TorchDecoder(module, precision)
+        if type(module) is EncoderLayer and precision != "fp32" and on_cpu:
+            return FusedEncoderLayer(module, precision)
+        return None
+
+    if precision == "bf16":
+        whole: Any = recast(model, precision, swap)
+        # Features come in fp32; the original, of which this is a copy, must not get the hook.
+        whole.encoder._forward_pre_hooks = OrderedDict()
+        whole.encoder.register_forward_pre_hook(_first_in_bf16)
+        return whole
+    copied = copy.copy(model)
+    copied._modules = {**model._modules, "decoder": swap(decoder)}
+    if precision == "int8":  # the small heads beside encoder and decoder stay as they are
+        copied._modules["encoder"] = recast(model.encoder, precision, swap)
+    return copied
+
+
+def _first_in_bf16(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (given[0].to(torch.bfloat16), *given[1:])

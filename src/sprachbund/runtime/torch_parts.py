@@ -1,0 +1,266 @@
+"""The torch engine's decoder and encoder layers: fused products, one cache from start to end, attention by dtype.
+
+They have the methods of the modules they stand for, so that a model whose parts were exchanged is still the same
+model to every search and draft. Shapes: B memories, R rows (row r reads memory r // (R/B)), Q tokens per step, C cache
+capacity, T frames, L layers, D width, H heads, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sprachbund.nn.attention import attend
+from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder, allowed_frames
+from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.feed_forward import Route
+from sprachbund.runtime.torch_linear import Precision, fused, keep, linear, num_bytes, recast
+
+_QUERIES = 64
+"""At a time, so that their scores stay in the processor's cache."""
+
+
+def attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    """What `attend` gives, in bf16 on a CPU: plain products, which are faster there than torch's fused kernel.
+
+    Args:
+        query: (B, H, Q, D/H), of any precision; it is that of the result.
+        key: (B, H, T, D/H) in bf16.
+        value: (B, H, T, D/H) in bf16.
+        allowed: boolean, broadcastable to (B, H, 1, T); None shows all.
+    """
+    scaled = (query * query.shape[-1] ** -0.5).to(key.dtype)
+    mixed = []
+    for part in scaled.split(_QUERIES, dim=2):
+        scores = part @ key.transpose(-1, -2)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        mixed.append(scores.softmax(-1) @ value)
+    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)).to(query.dtype)
+
+
+class StaticCache(DecoderCache):
+    """A `DecoderCache` that is written in place, and knows without asking the device how full it is.
+
+    Attributes:
+        used: tokens of the fullest row.
+        even: whether all rows hold as many.
+    """
+
+    used = 0
+    even = True
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Forget every token at or after `lengths` (R,), each row by itself; nothing is copied."""
+        self.lengths = lengths
+        held = lengths.tolist()
+        self.used, self.even = max(held), min(held) == max(held)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
+        for kept in (self.self_keys, self.self_values):
+            for i, x in enumerate(kept):
+                kept[i] = self._moved(x, rows)
+        self.lengths = self.lengths[rows]
+        self.route = None if self.route is None else self.route.take(rows)
+        self.even = self.even or len(set(self.lengths.tolist())) == 1
+
+    def _moved(self, x: Tensor, rows: Tensor) -> Tensor:
+        taken = x[rows, :, : self.used]
+        x = x if len(rows) == len(x) else x.new_zeros(len(rows), *x.shape[1:])
+        x[:, :, : self.used] = taken
+        return x
+
+    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `store`: keys and values (R, H, Q, D/H) at `positions` (R, Q), behind what is used so far."""
+        begin, used = self.used, self.used + positions.shape[1]
+        if not self.even:
+            return self.store(layer, positions, used, keys, values)
+        own = self.self_keys[layer][:, :, :used], self.self_values[layer][:, :, :used]
+        own[0][:, :, begin:].copy_(keys)
+        own[1][:, :, begin:].copy_(values)
+        return own
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """What is common to all layers in one step: places (R, Q) of its tokens, and what they see (R, 1, Q, C) or all."""
+
+    cache: StaticCache
+    positions: Tensor
+    allowed: Tensor | None
+    weights: list[Tensor] | None
+
+
+class FusedDecoderLayer(nn.Module):
+    """Stands for a `DecoderLayer`; queries, keys and values of a token are one product.
+
+    Args:
+        layer: its weights are shared where they are of the same precision.
+        precision: see `Precision`; for bf16 the layer is in bf16 already.
+
+    Attributes:
+        memory_width: of the memory that keys and values are made from.
+    """
+
+    def __init__(self, layer: DecoderLayer, precision: Precision) -> None:
+        super().__init__()
+        own, cross = layer.self_attention, layer.cross_attention
+        self.num_heads, self.memory_width = own.num_heads, cross.key.in_features
+        self.self_norm, self.cross_norm = layer.self_norm, layer.cross_norm
+        self.own = fused([own.query, own.key, own.value], precision)
+        self.own_out = linear(own.out.weight, own.out.bias, precision)
+        self.cross = linear(cross.query.weight, cross.query.bias, precision)
+        self.cross_out = linear(cross.out.weight, cross.out.bias, precision)
+        self.memory = fused([cross.key, cross.value], precision)
+        self.feed_forward = _feed_forward(layer, precision)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory (B, T, D), each (B, H, T, D/H)."""
+        keys, values = self.memory(memory).chunk(2, dim=-1)
+        return self._heads(keys), self._heads(values)
+
+    def forward(self, x: Tensor, layer: int, step: _Step) -> Tensor:
+        """x (R, Q, D) after this layer, number `layer` of the cache."""
+        cache = step.cache
+        query, keys, values = (self._heads(part) for part in self.own(self.self_norm(x)).chunk(3, dim=-1))
+        keys, values = cache.write(layer, step.positions, keys, values)
+        x = x + self.own_out(_joined(attend(query, keys, values, step.allowed)))
+        query = self.cross(self.cross_norm(x)).view(len(cache.cross_keys[layer]), -1, x.shape[2])
+        mixed = _read(self._heads(query), cache, layer, step.weights)
+        x = x + self.cross_out(_joined(mixed).view(x.shape))
+        return x + cast(Tensor, self.feed_forward(x, cache.route))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class TorchDecoder(TextDecoder):
+    """Stands for a `TextDecoder` when rows are stepped; it has no gradient.
+
+    Args:
+        decoder: its weights are shared where they are of the same precision.
+        precision: see `Precision`.
+
+    Attributes:
+        step_bytes: of weights that each step reads.
+    """
+
+    def __init__(self, decoder: TextDecoder, precision: Precision) -> None:
+        nn.Module.__init__(self)
+        decoder = cast(TextDecoder, recast(decoder, precision, keep)) if precision == "bf16" else decoder
+        self.embedding, self.norm = decoder.embedding, decoder.norm
+        self.positions = decoder.positions
+        layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
+        self.layers = nn.ModuleList(FusedDecoderLayer(layer, precision) for layer in layers)
+        self.output = linear(decoder.embedding.weight, None, precision)
+        self._memory_dtype = self.positions.dtype if precision == "fp32" else torch.bfloat16
+        self.eval()
+
+    @property
+    def step_bytes(self) -> int:  # noqa: D102 - see above
+        layers = num_bytes(self.layers) - sum(num_bytes(layer.memory) for layer in self._fused())
+        return layers + num_bytes(self.norm) + num_bytes(self.output)
+
+    def start(
+        self,
+        memory: Tensor,
+        num_frames: Tensor | None,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        route: Route | None = None,
+    ) -> StaticCache:
+        """As `TextDecoder.start`."""
+        capacity = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
+        pairs = [layer.keys_values(memory) for layer in self._fused()]
+        num_rows, heads, width = len(memory) * rows_per_memory, pairs[0][0].shape[1], pairs[0][0].shape[3]
+        own = pairs[0][0].new_zeros(2, len(pairs), num_rows, heads, capacity, width)
+        cross = [[x.to(self._memory_dtype).contiguous() for x in kind] for kind in zip(*pairs, strict=True)]
+        return StaticCache(
+            self_keys=list(own[0]),
+            self_values=list(own[1]),
+            cross_keys=cross[0],
+            cross_values=cross[1],
+            memory_allowed=allowed_frames(memory, num_frames),
+            lengths=torch.zeros(num_rows, dtype=torch.long, device=memory.device),
+            route=route,
+        )
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """As `TextDecoder.step`."""
+        return self.logits(self.states(tokens, cache, weights))
+
+    def states(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """A step that stops before the last norm: (R, Q, D), for `logits`. Errors as for `step`."""
+        assert isinstance(cache, StaticCache)
+        num_queries = tokens.shape[1]
+        used = cache.used + num_queries
+        if used > cache.capacity:
+            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
+        places = torch.arange(used, device=tokens.device)
+        positions = cache.lengths[:, None] + places[:num_queries]
+        sees_all = cache.even and num_queries == 1
+        allowed = None if sees_all else places <= positions[:, None, :, None]
+        step = _Step(cache=cache, positions=positions, allowed=allowed, weights=weights)
+        x = self.embedding(tokens) + self.positions[positions]
+        for i, layer in enumerate(self._fused()):
+            x = layer(x, i, step)
+        cache.lengths, cache.used = cache.lengths + num_queries, used
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D)."""
+        return cast(Tensor, self.output(self.norm(x)))
+
+    def forward(self, *args: Any, **more: Any) -> Tensor:
+        """Not there: an engine has no gradient."""
+        raise NotImplementedError("an engine only steps; compute whole rows with the model itself")
+
+    def _fused(self) -> list[FusedDecoderLayer]:
+        return [cast(FusedDecoderLayer, layer) for layer in self.layers]
+
+
+class FusedEncoderLayer(nn.Module):
+    """Stands for an `EncoderLayer`, with attention in bf16."""
+
+    def __init__(self, layer: EncoderLayer, precision: Precision) -> None:
+        super().__init__()
+        layer = cast(EncoderLayer, recast(layer, precision, keep)) if precision == "bf16" else layer
+        attention = layer.self_attention
+        self.num_heads = attention.num_heads
+        self.self_norm = layer.self_norm
+        self.own = fused([attention.query, attention.key, attention.value], precision)
+        self.own_out = linear(attention.out.weight, attention.out.bias, precision)
+        self.feed_forward = _feed_forward(layer, precision)
+
+    def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
+        """As `EncoderLayer.forward`."""
+        parts = self.own(self.self_norm(x)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        half = torch.bfloat16
+        mixed = attend_in_bf16(query, key.to(half).contiguous(), value.to(half).contiguous(), allowed)
+        x = x + self.own_out(_joined(mixed))
+        return x + cast(Tensor, self.feed_forward(x, route))
+
+
+def _read(query: Tensor, cache: DecoderCache, layer: int, weights: list[Tensor] | None) -> Tensor:
+    """What queries (B, H, R/B Q, D/H) read from the memories."""
+    keys, values, allowed = cache.cross_keys[layer], cache.cross_values[layer], cache.memory_allowed
+    if weights is not None:
+        return attend(query, keys.to(query.dtype), values.to(query.dtype), allowed, weights)
+    on_cpu = keys.device.type == "cpu"
+    if keys.dtype == torch.bfloat16 and on_cpu:
+        return attend_in_bf16(query, keys, values, allowed)
+    return attend(query, keys, values, allowed)
+
+
+def _joined(x: Tensor) -> Tensor:
+    """(B, H, Q, D/H) to (B, Q, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _feed_forward(layer: DecoderLayer | EncoderLayer, precision: Precision) -> nn.Module:
+    part: nn.Module = layer.feed_forward  # of any kind, split by language too
+    return recast(part, precision, keep) if precision == "int8" else part

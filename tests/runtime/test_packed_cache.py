@@ -1,0 +1,177 @@
+"""The cache of packed weights: under what a model is, found again, and not growing for ever."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from sprachbund.runtime.packed_cache import fingerprint, packed_for, tidy
+from sprachbund.runtime.packed_file import VERSION, Packed
+from sprachbund.runtime.packed_source import content_hash
+
+from .test_packed_file import example
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "model.safetensors").write_bytes(b"weights")
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+class Packer:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> Packed:
+        self.calls += 1
+        return example("memory")
+
+
+def test_a_model_is_packed_once_and_again_when_it_changes(model: Path, tmp_path: Path) -> None:
+    packer, cache = Packer(), tmp_path / "cache"
+    for _ in range(3):
+        packed, notes = packed_for(model, packer, cache)
+        assert notes == ()
+        assert torch.equal(packed.arrays["decoder.values"], example().arrays["decoder.values"])
+    assert packer.calls == 1
+    (model / "model.safetensors").write_bytes(b"other weights")
+    packed_for(model, packer, cache)
+    assert packer.calls == 2
+
+
+def test_the_hash_is_of_the_content(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = fingerprint(model, cache)
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    for file in model.iterdir():
+        (twin / file.name).write_bytes(file.read_bytes())
+    assert fingerprint(twin, cache) == first
+    (twin / "config.json").write_text('{"width": 4}')
+    assert fingerprint(twin, cache) != first
+
+
+def safetensors(path: Path, tensors: dict[str, bytes], **metadata: str) -> None:
+    """A file of vectors of bytes, in the order given."""
+    head: dict[str, object] = {"__metadata__": metadata}
+    place = 0
+    for name, content in tensors.items():
+        head[name] = {"dtype": "U8", "shape": [len(content)], "data_offsets": [place, place + len(content)]}
+        place += len(content)
+    raw = json.dumps(head).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + b"".join(tensors.values()))
+
+
+def test_equal_models_are_equal_however_their_files_were_written(tmp_path: Path) -> None:
+    one, two = tmp_path / "model.safetensors", tmp_path / "other" / "model.safetensors"
+    two.parent.mkdir()
+    safetensors(one, {"a": b"123", "b": b"45"}, bits="8", format="pt")
+    safetensors(two, {"b": b"45", "a": b"123"}, format="pt", bits="8")
+    assert one.read_bytes() != two.read_bytes()
+    assert content_hash([one]) == content_hash([two])
+    for tensors in ({"a": b"124", "b": b"45"}, {"a": b"12", "b": b"345"}, {"b": b"123", "a": b"45"}):
+        safetensors(two, tensors, format="pt", bits="8")
+        assert content_hash([one]) != content_hash([two])
+    safetensors(two, {"a": b"123", "b": b"45"}, bits="16", format="pt")
+    assert content_hash([one]) != content_hash([two])
+    (tmp_path / "config.json").write_text('{"width": 4, "heads": 2}')
+    (two.parent / "config.json").write_text('{ "heads":2,\n"width":4}')
+    assert content_hash([tmp_path / "config.json"]) == content_hash([two.parent / "config.json"])
+
+
+def test_damaged_weights_have_a_hash_too(tmp_path: Path) -> None:
+    """Loading says what is wrong with them; hashing must not be in its way."""
+    path = tmp_path / "model.safetensors"
+    safetensors(path, {"a": b"123", "b": b"45"})
+    whole, seen = path.read_bytes(), set()
+    for content in (
+        whole,
+        whole[:-1],
+        whole[:20],
+        b"",
+        b"\xff" * 30,
+        struct.pack("<Q", 2) + b"[]",
+        whole + b".",
+    ):
+        path.write_bytes(content)
+        seen.add(content_hash([path]))
+    assert len(seen) == 6  # what follows after the last tensor is no part of the model
+
+
+def test_other_versions_of_a_model_are_deleted_and_those_of_others_stay(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    source = fingerprint(model, cache)
+    other, older = cache / f"{'0' * 32}-1.sbpacked", cache / f"{source[:32]}-1.sbpacked"
+    forgotten = cache / f"{'1' * 32}-1.sbpacked"
+    abandoned, being_written = cache / "x.1.partial", cache / "y.2.partial"
+    for path in (other, older, forgotten, abandoned, being_written):
+        path.write_bytes(b"something")
+    for path in (forgotten, abandoned):
+        os.utime(path, (0, 0))
+    packer = Packer()
+    assert packed_for(model, packer, cache)[1] == ()
+    assert packer.calls == 1  # the older one is not taken for this version's
+    assert not older.exists()
+    assert not forgotten.exists()
+    assert not abandoned.exists()
+    assert other.exists()
+    assert being_written.exists()
+    assert packed_for(model, packer, cache)[1] == ()
+    assert packer.calls == 1
+
+
+def test_a_file_of_an_older_version_is_packed_again_and_said_so(model: Path, tmp_path: Path) -> None:
+    packer, cache = Packer(), tmp_path / "cache"
+    packed_for(model, packer, cache)
+    (path,) = cache.glob("*.sbpacked")
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + struct.pack("<I", VERSION - 1) + content[12:])
+    _, (note,) = packed_for(model, packer, cache)
+    assert f"version {VERSION - 1}, this is version {VERSION}" in note
+    assert packer.calls == 2
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i:032d}-{VERSION}.sbpacked" for i in range(5)]
+    for i, path in enumerate(paths):
+        path.write_bytes(bytes(10))
+        os.utime(path, (i, i))
+    tidy(tmp_path, paths[0], limit_bytes=30)
+    assert [path.exists() for path in paths] == [True, False, False, True, True]
+    tidy(tmp_path, paths[0], limit_bytes=0)
+    assert [path.exists() for path in paths] == [True, False, False, False, False]
+
+
+def test_using_a_file_counts_as_its_last_use(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    packed_for(model, Packer(), cache)
+    (path,) = cache.glob("*.sbpacked")
+    os.utime(path, (0, 0))
+    packed_for(model, Packer(), cache)
+    assert path.stat().st_mtime > 0
+
+
+def test_a_damaged_file_is_packed_again_and_said_so(model: Path, tmp_path: Path) -> None:
+    packer, cache = Packer(), tmp_path / "cache"
+    packed_for(model, packer, cache)
+    (path,) = cache.glob("*.sbpacked")
+    path.write_bytes(path.read_bytes()[:-1])
+    _, notes = packed_for(model, packer, cache)
+    assert packer.calls == 2
+    assert len(notes) == 1
+    assert "packed again" in notes[0]
+    assert packed_for(model, packer, cache)[1] == ()
+
+
+def test_without_a_place_to_write_packing_goes_on_in_memory(model: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no directory")
+    packed, notes = packed_for(model, Packer(), blocked)
+    assert packed.arrays.keys() == example().arrays.keys()
+    assert "could not be kept" in notes[0]
