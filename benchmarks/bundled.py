@@ -1,13 +1,13 @@
-"""What the bundled model costs on this machine: start, real-time factor, time to the first segment, memory.
+"""What the bundled model costs on this machine, by engine: start, real-time factor, time to the first text, memory.
 
-Every measurement is a fresh process of the real command, so memory and start-up are what a user pays. Recordings
-of two lengths are made from the example recordings. Run: python benchmarks/bundled.py --repeats 5
+Every measurement is a fresh process of the real command, so memory and start-up are what a user pays; engines take
+turns. Recordings of two lengths are made from the example recordings. Run: python benchmarks/bundled.py --repeats 5
 """
 
 import argparse
 import json
+import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 RATE = 16_000
 TARGETS = {"one language": "en", "six languages": "en,es,fr,it,de,ru"}
 LENGTHS_S = {"30 s": 30, "10 min": 600}
+ENGINES = ("torch", "native")
 
 
 def make_recordings(folder: Path) -> dict[str, Path]:
@@ -38,21 +39,38 @@ def make_recordings(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def measure(recording: Path, targets: str, threads: int) -> tuple[float, float, float]:
+def measure(recording: Path, targets: str, engine: str, threads: int) -> tuple[float, float, float]:
     """Seconds in all, seconds to the first text, and peak MiB of one run of the command."""
     command = [sys.executable, "-m", "sprachbund", "translate", str(recording), "--to", targets]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    options = ["--engine", engine, "--threads", str(threads)]
     began = time.perf_counter()
-    process = subprocess.Popen([*command, "--threads", str(threads)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     first_s = time.perf_counter() - began
     process.stdout.read()
-    process.wait()
-    took_s = time.perf_counter() - began
-    # The children's maximum only grows; measurements go from light to heavy, so it is this run's.
-    peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return took_s, first_s, peak / 1024
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return time.perf_counter() - began, first_s, usage.ru_maxrss / 1024
+
+
+def row_of(
+    length: str, targets: str, engine: str, runs: list[tuple[float, float, float]]
+) -> dict[str, str | float]:
+    """A line of the table."""
+    took = [run[0] for run in runs]
+    return {
+        "recording": length,
+        "targets": targets,
+        "engine": engine,
+        "seconds": median(took),
+        "spread": max(took) - min(took),
+        "real_time_factor": median(took) / LENGTHS_S[length],
+        "first_text_s": median(run[1] for run in runs),
+        "peak_mib": max(run[2] for run in runs),
+    }
 
 
 def main() -> None:
@@ -62,34 +80,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "bundled.json")
     options = parser.parse_args()
-    table = Table(
-        "recording", "targets", "seconds", "spread", "real-time factor", "first text (s)", "peak MiB"
-    )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for length, recording in make_recordings(Path(folder)).items():
             for name, targets in TARGETS.items():
-                runs = [measure(recording, targets, options.threads) for _ in range(options.repeats)]
-                took = [run[0] for run in runs]
-                row = {
-                    "recording": length,
-                    "targets": name,
-                    "seconds": median(took),
-                    "spread": max(took) - min(took),
-                    "real_time_factor": median(took) / LENGTHS_S[length],
-                    "first_text_s": median(run[1] for run in runs),
-                    "peak_mib": max(run[2] for run in runs),
-                }
-                rows.append(row)
-                table.add_row(
-                    length,
-                    name,
-                    f"{row['seconds']:.2f}",
-                    f"{row['spread']:.2f}",
-                    f"{row['real_time_factor']:.3f}",
-                    f"{row['first_text_s']:.2f}",
-                    f"{row['peak_mib']:.0f}",
-                )
+                measured: dict[str, list[tuple[float, float, float]]] = {engine: [] for engine in ENGINES}
+                for _ in range(options.repeats):
+                    for engine in ENGINES:
+                        measured[engine].append(measure(recording, targets, engine, options.threads))
+                rows += [row_of(length, name, engine, runs) for engine, runs in measured.items()]
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console().print(table)
     machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
     options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")

@@ -151,7 +151,7 @@ def available(args: argparse.Namespace) -> list[System]:
     """Systems that can be asked here, and a line about each that cannot."""
     found = []
     for system in SYSTEMS:
-        if args.systems and system.name not in args.systems:
+        if args.systems and not {system.name, str(system)} & set(args.systems):
             continue
         if system.foreign and not args.peers:
             print(f"{system} is left out: --peers names no interpreter", file=sys.stderr)
@@ -159,6 +159,8 @@ def available(args: argparse.Namespace) -> list[System]:
             print(f"{system} is left out: {args.peers} has no {system.needs}", file=sys.stderr)
         else:
             found.append(system)
+    if not found:
+        raise SystemExit(f"no system of {args.systems}; there are {', '.join(map(str, SYSTEMS))}")
     return found
 
 

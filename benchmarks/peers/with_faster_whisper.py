@@ -19,6 +19,9 @@ class System:
         self.model = faster_whisper.WhisperModel(
             str(folder / CONVERTED), device="cpu", compute_type=precision, cpu_threads=threads
         )
+        times = self.model.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
+        # Random weights write times too, at which it would cut the text into segments.
+        self.forbidden = [END, *range(times, self.model.hf_tokenizer.get_vocab_size())]
         self.batched = faster_whisper.BatchedInferencePipeline(self.model)
         self.model.encode = watch.around("encode", self.model.encode)
         FeatureExtractor.__call__ = watch.around("features", FeatureExtractor.__call__)
@@ -32,7 +35,7 @@ class System:
             "log_prob_threshold": None,
             "no_speech_threshold": None,
             "condition_on_previous_text": False,
-            "suppress_tokens": [END],
+            "suppress_tokens": self.forbidden,
             "without_timestamps": True,
             # CTranslate2 stops at half of what prompt and new tokens may be together.
             "max_new_tokens": 2 * num_tokens - (4 if self.model.model.is_multilingual else 2),

@@ -12,6 +12,7 @@ from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import Guessing, speculative_search
 from sprachbund.decoding.speculative_beam import DraftedRows
 from sprachbund.models.family import Family, Memory, Target
+from sprachbund.runtime.native_parts import one_torch_thread_beside
 
 
 @torch.inference_mode()
@@ -48,7 +49,8 @@ def search(
     rows = start_rows(family, memory, targets, options, durations_s)
     flat = [target for group in targets for target in group]
     guessing = None if speculation is None else speculation.begin(family, memory, flat, rows)
-    best = _finish(family, rows, options, guessing)
+    with one_torch_thread_beside(getattr(family, "decoder", None)):
+        best = _finish(family, rows, options, guessing)
     if speculation is not None and guessing is not None:
         speculation.add(flat, guessing)
     each = len(targets[0])

@@ -5,6 +5,8 @@ memories, R rows (row r reads memory r // (R/B)), Q tokens per step, L layers, H
 width of a head padded to 16, T frames, D width, V vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,6 +94,24 @@ class NativeCache(DecoderCache):
         self.reorder((memories[:, None] * group + torch.arange(group)).flatten())
         self.cross, self.frames = self.cross[:, :, memories], self.frames[memories]
         self.scales = None if self.scales is None else self.scales[:, :, memories]
+
+
+@contextmanager
+def one_torch_thread_beside(decoder: Any) -> Iterator[None]:
+    """Torch computes with one thread while native threads step a decoder.
+
+    Between two steps they wait actively, for microseconds; torch would wake threads of its own to choose a token, which
+    then wait for a core: with two cores that cost more than the step. Nothing changes for other decoders.
+    """
+    before = torch.get_num_threads()
+    if before == 1 or not isinstance(decoder, NativeDecoder):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class NativeDecoder(nn.Module):
