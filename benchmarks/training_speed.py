@@ -306,7 +306,7 @@ def main() -> None:
         worker.close()
     options = {"shape": args.shape, "batch": args.batch, "steps": args.steps, "threads": args.threads}
     result = {"options": options, "processor": platform.processor(), "cores": os.cpu_count()}
-    args.out.write_text(json.dumps({**result, "rounds": rounds, "table": summary(rounds)}, indent=1) + "\n")
+    args.out.write_text(json.dumps({**result, "rounds": rounds, "rows": summary(rounds)}, indent=1) + "\n")
     show(summary(rounds))
 
 
