@@ -25,59 +25,68 @@ LABELS = "labels"
 """Folder of the teacher's texts in that of a run."""
 
 
+_Student = Annotated[
+    str, typer.Option("--student", metavar="MODEL", help="What learns; `compress prune` makes one.")
+]
+_Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")
+]
+_Steps = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Of training.")]
+_LearningRate = Annotated[float, typer.Option("--learning-rate", metavar="X", min=0, help="The highest.")]
+_Temperature = Annotated[
+    float, typer.Option("--temperature", metavar="T", help="At which distributions are compared.")
+]
+_KlWeight = Annotated[
+    float, typer.Option("--kl-weight", metavar="X", min=0, help="Of what else the teacher might write.")
+]
+_LabelWeight = Annotated[float, typer.Option("--label-weight", metavar="X", min=0, help="Of the texts.")]
+_LanguageWeight = Annotated[
+    float, typer.Option("--language-weight", metavar="X", min=0, help="Of the language spoken.")
+]
+_Texts = Annotated[
+    Literal["teacher", "data"],
+    typer.Option("--texts", help="What is learned: the teacher's, or those in the corpora as they stand."),
+]
+_Dev = Annotated[
+    list[Path] | None,
+    typer.Option("--dev", metavar="DIR", help="Corpus that ranks the checkpoints; may be repeated."),
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
+]
+_StopAfter = Annotated[
+    int | None,
+    typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all."),
+]
+_Measured = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Corpus to measure both models on; what was learned from if not given.",
+    ),
+]
+
+
 def distil(
     teacher: Teacher,
     data: _Speech,
-    student: Annotated[
-        str, typer.Option("--student", metavar="MODEL", help="What learns; `compress prune` makes one.")
-    ],
+    student: _Student,
     to: Targets,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")
-    ],
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Of training.")] = 2000,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", metavar="X", min=0, help="The highest.")
-    ] = 2e-4,
-    temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", help="At which distributions are compared.")
-    ] = 2.0,
-    kl_weight: Annotated[
-        float, typer.Option("--kl-weight", metavar="X", min=0, help="Of what else the teacher might write.")
-    ] = 1.0,
-    label_weight: Annotated[
-        float, typer.Option("--label-weight", metavar="X", min=0, help="Of the texts.")
-    ] = 1.0,
-    language_weight: Annotated[
-        float, typer.Option("--language-weight", metavar="X", min=0, help="Of the language spoken.")
-    ] = 1.0,
-    texts: Annotated[
-        Literal["teacher", "data"],
-        typer.Option(
-            "--texts", help="What is learned: the teacher's, or those in the corpora as they stand."
-        ),
-    ] = "teacher",
+    out: _Out,
+    steps: _Steps = 2000,
+    learning_rate: _LearningRate = 2e-4,
+    temperature: _Temperature = 2.0,
+    kl_weight: _KlWeight = 1.0,
+    label_weight: _LabelWeight = 1.0,
+    language_weight: _LanguageWeight = 1.0,
+    texts: _Texts = "teacher",
     spoken: Spoken = None,
-    dev: Annotated[
-        list[Path] | None,
-        typer.Option("--dev", metavar="DIR", help="Corpus that ranks the checkpoints; may be repeated."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
-    ] = None,
-    stop_after: Annotated[
-        int | None,
-        typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all."),
-    ] = None,
-    measured: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--data",
-            metavar="DIR",
-            help="Corpus to measure both models on; what was learned from if not given.",
-        ),
-    ] = None,
+    dev: _Dev = None,
+    overrides: _Overrides = None,
+    stop_after: _StopAfter = None,
+    measured: _Measured = None,
     limit: shared.Limit = shared.LIMIT,
     no_speech: shared.NoSpeech = shared.NO_SPEECH,
     rounds: shared.Rounds = shared.ROUNDS,

@@ -29,55 +29,66 @@ Spoken = Annotated[
 ]
 
 
+_Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus, as `train` reads it.")]
+_Replace = Annotated[bool, typer.Option("--replace", help="Write anew also what the data have a text for.")]
+_Beam = Annotated[int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept.")]
+_MinSpeech = Annotated[
+    float, typer.Option("--min-speech", metavar="P", help="Least voice activity of the speech.")
+]
+_MaxNoSpeech = Annotated[
+    float,
+    typer.Option("--max-no-speech", metavar="P", help="Most of the teacher's doubt, where it is unsure too."),
+]
+_MinLogProbability = Annotated[
+    float,
+    typer.Option("--min-log-probability", metavar="X", help="Least mean per token, natural logarithm."),
+]
+_MaxCompression = Annotated[
+    float, typer.Option("--max-compression", metavar="X", help="Most bytes over bytes after zlib.")
+]
+_MaxRepetition = Annotated[
+    float, typer.Option("--max-repetition", metavar="P", help="Largest share of a text in loops.")
+]
+_MaxCharactersPerS = Annotated[
+    float, typer.Option("--max-characters-per-s", metavar="X", help="More than anyone can say.")
+]
+_MaxLengthRatio = Annotated[
+    float, typer.Option("--max-length-ratio", metavar="X", help="Of transcript and translation.")
+]
+_MaxOtherLanguage = Annotated[
+    float,
+    typer.Option(
+        "--max-other-language", metavar="P", help="Most probability of another language, by letters."
+    ),
+]
+_MinLanguage = Annotated[
+    float,
+    typer.Option("--min-language", metavar="P", help="Least probability of the language spoken."),
+]
+_BatchSize = Annotated[
+    int,
+    typer.Option("--batch-size", metavar="N", min=1, help="Utterances at a time; changes no label."),
+]
+
+
 def pseudo_label(
     teacher: Teacher,
     data: Speech,
     to: Targets,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus, as `train` reads it.")],
+    out: _Out,
     spoken: Spoken = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Write anew also what the data have a text for.")
-    ] = False,
-    beam: Annotated[int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept.")] = 1,
-    min_speech: Annotated[
-        float, typer.Option("--min-speech", metavar="P", help="Least voice activity of the speech.")
-    ] = 0.5,
-    max_no_speech: Annotated[
-        float,
-        typer.Option(
-            "--max-no-speech", metavar="P", help="Most of the teacher's doubt, where it is unsure too."
-        ),
-    ] = 0.6,
-    min_log_probability: Annotated[
-        float,
-        typer.Option("--min-log-probability", metavar="X", help="Least mean per token, natural logarithm."),
-    ] = -1.0,
-    max_compression: Annotated[
-        float, typer.Option("--max-compression", metavar="X", help="Most bytes over bytes after zlib.")
-    ] = 2.4,
-    max_repetition: Annotated[
-        float, typer.Option("--max-repetition", metavar="P", help="Largest share of a text in loops.")
-    ] = 0.3,
-    max_characters_per_s: Annotated[
-        float, typer.Option("--max-characters-per-s", metavar="X", help="More than anyone can say.")
-    ] = 60.0,
-    max_length_ratio: Annotated[
-        float, typer.Option("--max-length-ratio", metavar="X", help="Of transcript and translation.")
-    ] = 3.0,
-    max_other_language: Annotated[
-        float,
-        typer.Option(
-            "--max-other-language", metavar="P", help="Most probability of another language, by letters."
-        ),
-    ] = 0.95,
-    min_language: Annotated[
-        float,
-        typer.Option("--min-language", metavar="P", help="Least probability of the language spoken."),
-    ] = 0.5,
-    batch_size: Annotated[
-        int,
-        typer.Option("--batch-size", metavar="N", min=1, help="Utterances at a time; changes no label."),
-    ] = 16,
+    replace: _Replace = False,
+    beam: _Beam = 1,
+    min_speech: _MinSpeech = 0.5,
+    max_no_speech: _MaxNoSpeech = 0.6,
+    min_log_probability: _MinLogProbability = -1.0,
+    max_compression: _MaxCompression = 2.4,
+    max_repetition: _MaxRepetition = 0.3,
+    max_characters_per_s: _MaxCharactersPerS = 60.0,
+    max_length_ratio: _MaxLengthRatio = 3.0,
+    max_other_language: _MaxOtherLanguage = 0.95,
+    min_language: _MinLanguage = 0.5,
+    batch_size: _BatchSize = 16,
     engine: shared.Engine = "torch",
     threads: shared.Threads = None,
     offline: shared.Offline = False,

@@ -15,7 +15,7 @@ import numpy as np
 from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.spans import SpanOptions, iter_speech_spans
-from sprachbund.data.manifest import Manifest, shard_numbers
+from sprachbund.data.manifest import INFO_FILE, Manifest, shard_numbers
 from sprachbund.data.own_sources import AUDIO_SUFFIXES
 from sprachbund.errors import SprachbundError
 
@@ -127,7 +127,7 @@ class CorpusSource:
     @property
     def info(self) -> dict[str, Any]:
         """What its `dataset.json` says."""
-        path = self.path / "dataset.json"
+        path = self.path / INFO_FILE
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {"name": self.path.name, **found}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sprachbund.data.manifest import ManifestWriter, shard_numbers
+from sprachbund.data.manifest import INFO_FILE, ManifestWriter, shard_numbers
 from sprachbund.errors import SprachbundError
 
 SHARD_SIZE = 500
@@ -254,5 +254,5 @@ def _write_skipped(path: Path, faults: Sequence[Fault]) -> None:
 
 
 def _count(directory: Path) -> int:
-    info = json.loads((directory / "dataset.json").read_text(encoding="utf-8"))
+    info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
     return int(info["utterances"])

@@ -18,7 +18,7 @@ import torch
 
 from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.spans import iter_speech_spans
-from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.data.manifest import INFO_FILE, Manifest, Utterance
 from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.guard import compression_ratio, judge, repetition
 from sprachbund.decoding.language import UNDETERMINED, identify
@@ -276,7 +276,7 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, 
 def corpus_name(directory: Path) -> str:
     """Name in a corpus directory's `dataset.json`; the directory's own where there is none."""
     try:
-        return str(json.loads((directory / "dataset.json").read_text(encoding="utf-8"))["name"])
+        return str(json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, KeyError, TypeError):
         return directory.name
 
