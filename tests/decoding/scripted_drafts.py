@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sprachbund.decoding.draft import NO_GUESS, RowsSoFar, StatelessRun
-from sprachbund.decoding.rows import Hypothesis
+from sprachbund.decoding.rows import Hypothesis, whole_prompt
 from sprachbund.models.family import Family, Memory, Target
 
 Guess = Callable[[int, int], int]
@@ -58,7 +58,7 @@ class ScriptedDraft:
         """Fits everything."""
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> ScriptedRun:
-        prompts = [len(family.prompt(target)) for target in targets]
+        prompts = [len(whole_prompt(family, target)) for target in targets]
         return ScriptedRun(guess=self.guess, prompts=prompts, family=family, check=self.check_rows)
 
 

@@ -212,9 +212,9 @@ class FfmpegDecoder:
         try:
             for frame in self._frames(damaged):
                 if decoded_s == 0.0:
-                    lead = self._lead_in(frame)
-                    decoded_s += len(lead) / frame.sample_rate
-                    yield frame.sample_rate, lead
+                    for lead in self._lead_in(frame):
+                        decoded_s += len(lead) / frame.sample_rate
+                        yield frame.sample_rate, lead
                 mono = _mono(frame)
                 decoded_s += len(mono) / frame.sample_rate
                 yield frame.sample_rate, mono
@@ -250,10 +250,13 @@ class FfmpegDecoder:
         except av.error.FFmpegError:  # the container itself breaks off
             damaged.append(reached_s)
 
-    def _lead_in(self, frame: Any) -> Samples:
+    def _lead_in(self, frame: Any) -> Iterator[Samples]:
+        """Silence before the first sound, in pieces: a file of a kilobyte may say that it lasts for hours."""
         begin_s = (self._container.start_time or 0) / _MICROSECONDS
         late_s = 0.0 if frame.time is None else frame.time - begin_s
-        return np.zeros(round(late_s * frame.sample_rate) if late_s > 0.02 else 0, np.float32)
+        late = round(late_s * frame.sample_rate) if late_s > 0.02 else 0
+        for begin in range(0, late, CHUNK_FRAMES):
+            yield np.zeros(min(CHUNK_FRAMES, late - begin), np.float32)
 
     def close(self) -> None:
         """Release the container; the file stays open for its owner."""

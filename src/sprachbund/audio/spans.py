@@ -107,6 +107,35 @@ class SpanFinder:
         window = self._start if self._heard else self._time
         return max(self._given, window * VAD_WINDOW - self._options.padding)
 
+    @property
+    def open_span(self) -> Span | None:
+        """The span under way as it would be if no more were said; None between spans, and before it is speech."""
+        voiced = self._heard[: len(self._heard) - self._quiet]
+        least = 1 if self._joined else self._options.min_speech_windows
+        if len(voiced) < least or max(voiced) < self._options.threshold:
+            return None
+        return Span(
+            start_s=max(self._given, self._start * VAD_WINDOW - self._options.padding) / SAMPLE_RATE,
+            end_s=min(
+                (self._start + len(voiced)) * VAD_WINDOW + self._options.padding, self._time * VAD_WINDOW
+            )
+            / SAMPLE_RATE,
+            speech_probability=float(np.mean(voiced)),
+        )
+
+    def cut(self, second: float) -> None:
+        """Let the span under way begin anew at the first whole window from `second` on; what is before is done.
+
+        The last window that is surely speech stays in any case, so that the span goes on being one.
+        """
+        sure = [n for n, probability in enumerate(self._heard) if probability >= self._options.threshold]
+        window = math.ceil(second * SAMPLE_RATE / VAD_WINDOW)
+        gone = min(window - self._start, sure[-1] if sure else 0)
+        if gone <= 0:
+            return
+        self._heard, self._start, self._joined = self._heard[gone:], self._start + gone, True
+        self._given = self._start * VAD_WINDOW
+
     def push(self, probability: float) -> Span | None:
         """Take the probability of the next window and give the span it closes, if any."""
         self._time += 1
@@ -184,20 +213,48 @@ def iter_speech_spans(
         The span and its samples, shape (round((end_s - start_s) * 16000),). Memory is bounded by the longest
         span and the longest block.
     """
-    finder = SpanFinder(options or SpanOptions())
-    stream = (activity or VoiceActivity()).stream()
-    held = _Held()
+    stream = SpanStream(options, activity=activity)
     for block in blocks:
-        held.add(block)
-        for probability in stream.feed(block):
-            if span := finder.push(float(probability)):
-                yield span, held.cut(span)
-        held.forget(finder.earliest_sample)
-    last = [finder.push(float(probability)) for probability in stream.finish()]
-    for closed in [*last, finder.finish()]:
-        if closed is not None:
-            span = _inside(closed, held.end)
-            yield span, held.cut(span)
+        yield from stream.push(block)
+    yield from stream.finish()
+
+
+class SpanStream:
+    """Spans of audio that is pushed block by block, and a look at the one under way."""
+
+    def __init__(self, options: SpanOptions | None = None, *, activity: VoiceActivity | None = None) -> None:
+        self._finder = SpanFinder(options or SpanOptions())
+        self._activity = (activity or VoiceActivity()).stream()
+        self._held = _Held()
+
+    @property
+    def duration_s(self) -> float:
+        """Of all audio so far."""
+        return self._held.end / SAMPLE_RATE
+
+    def push(self, block: Samples) -> list[tuple[Span, Samples]]:
+        """Take the next samples (N,) and give the spans they close, each with its samples."""
+        self._held.add(block)
+        found = [self._finder.push(float(probability)) for probability in self._activity.feed(block)]
+        closed = [(span, self._held.cut(span)) for span in found if span is not None]
+        self._held.forget(self._finder.earliest_sample)
+        return closed
+
+    def finish(self) -> list[tuple[Span, Samples]]:
+        """End the audio and give the spans that were still open."""
+        last = [self._finder.push(float(probability)) for probability in self._activity.finish()]
+        spans = [_inside(span, self._held.end) for span in [*last, self._finder.finish()] if span is not None]
+        return [(span, self._held.cut(span)) for span in spans]
+
+    def cut(self, second: float) -> None:
+        """Let the span under way begin anew at the first whole window from `second` on."""
+        self._finder.cut(second)
+        self._held.forget(self._finder.earliest_sample)
+
+    def under_way(self) -> tuple[Span, Samples] | None:
+        """The span that is open, up to the newest window, with its samples."""
+        span = self._finder.open_span
+        return None if span is None else (span, self._held.cut(span))
 
 
 def _inside(span: Span, num_samples: int) -> Span:

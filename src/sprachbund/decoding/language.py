@@ -67,8 +67,14 @@ class LanguageTracker:
 
     def push(self, log_probs: Tensor) -> IdentifiedLanguage:
         """Language of the next span from its log-probabilities (L,)."""
+        found = self.peek(log_probs)
         self._recent.append(log_probs)
+        return found
+
+    def peek(self, log_probs: Tensor) -> IdentifiedLanguage:
+        """The same of a span that has not ended, which later ones are not to be judged by."""
         alone = identify(log_probs[None], self._languages, self._allowed)
         if alone.probability >= DECISIVE:
             return alone
-        return identify(torch.stack(list(self._recent)), self._languages, self._allowed)
+        recent = deque([*self._recent, log_probs], maxlen=self._recent.maxlen)
+        return identify(torch.stack(list(recent)), self._languages, self._allowed)

@@ -27,7 +27,7 @@ class Hypothesis:
     """A finished row.
 
     Attributes:
-        tokens: without prompt and end token.
+        tokens: without prompt, the target's prefix and end token.
         log_probability: sum over the tokens and the end token, over what the rules allowed.
         finished: whether the row ended by itself; False when the limit on tokens cut it.
         no_speech_log_probability: of the memory, as seen at the first step; None in families without.
@@ -98,6 +98,11 @@ class Rows:
         self.rules.take(rows)
 
 
+def whole_prompt(family: Family, target: Target) -> list[int]:
+    """Tokens that come before the first new one: the family's prompt, and the prefix of the text."""
+    return [*family.prompt(target), *target.prefix]
+
+
 def worth_dropping(finished: Tensor) -> bool:
     """Whether so many memories (B,) are finished that copying the others costs less than carrying them
     along."""
@@ -114,13 +119,13 @@ def start_rows(
     """Run the prompts of `targets` (B lists of equal length) over `memory`; one row per memory and target."""
     flat = [target for group in targets for target in group]
     num_targets = len(targets[0])
-    prompts = [family.prompt(target) for target in flat]
+    prompts = [whole_prompt(family, target) for target in flat]
     limits = [_token_limit(family, prompt, options) for prompt in prompts]
     capacity = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
     cache = family.start(memory, rows_per_memory=num_targets, capacity=capacity, targets=flat)
     device = memory.states.device
     own = [
-        len(family.prompt(_without_context(t))) if t.context else len(p)
+        len(family.prompt(_without_context(t))) + len(t.prefix) if t.context else len(p)
         for t, p in zip(flat, prompts, strict=True)
     ]
     firsts = [len(prompt) - n for prompt, n in zip(prompts, own, strict=True)]
@@ -156,6 +161,7 @@ def _rules(
     begin: Tensor | None = getattr(family, "begin_suppressed", None)
     return Rules(
         begin_suppressed=None if begin is None else begin.to(device),
+        begun=torch.tensor([bool(target.prefix) for target in targets], device=device),
         suppressed=Suppressed.of([masks[target] for target in targets], device),
         limits=torch.tensor(limits, device=device),
         latest=torch.tensor(latest, device=device),

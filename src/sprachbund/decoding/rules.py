@@ -64,6 +64,7 @@ class Rules:
     Attributes:
         suppressed: tokens never to be emitted.
         begin_suppressed: (V,) tokens not to be emitted first; None in families without such a list.
+        begun: (R,) rows whose first token is not their text's first, for it goes on from a prefix.
         limits: (R,) most tokens.
         latest: (R,) last timestamp allowed; -1 in rows without timestamps.
         times: the timestamp tokens; None when no row has any.
@@ -73,6 +74,7 @@ class Rules:
 
     suppressed: Suppressed
     begin_suppressed: Tensor | None
+    begun: Tensor
     limits: Tensor
     latest: Tensor
     times: TimestampTokens | None
@@ -85,7 +87,7 @@ class Rules:
         if tokens.shape[1] < self.min_tokens:
             logits[:, self.end_token] = -torch.inf
         if tokens.shape[1] == 0 and self.begin_suppressed is not None:
-            logits.masked_fill_(self.begin_suppressed, -torch.inf)
+            logits.masked_fill_(self.begin_suppressed & ~self.begun[:, None], -torch.inf)
         if self.times is not None:
             forbid_timestamps(logits, tokens, times=self.times, latest=self.latest, end_token=self.end_token)
         return logits.log_softmax(-1)
@@ -93,7 +95,7 @@ class Rules:
     def take(self, rows: Tensor) -> None:
         """Replace every row r by row `rows[r]`."""
         self.suppressed, self.limits = self.suppressed.take(rows), self.limits[rows]
-        self.latest = self.latest[rows]
+        self.latest, self.begun = self.latest[rows], self.begun[rows]
 
 
 def likeliest(scores: Tensor) -> Tensor:

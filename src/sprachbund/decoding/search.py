@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from sprachbund.decoding.beam import beam_search
+from sprachbund.decoding.by_frames import search_by_frames, writes_by_frames
 from sprachbund.decoding.greedy import greedy_search
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.rows import Hypothesis, Rows, start_rows
@@ -45,6 +46,8 @@ def search(
     options = options or DecodingOptions()
     if not targets or not targets[0]:
         return [[] for _ in targets]
+    if writes_by_frames(family):
+        return search_by_frames(family, memory, targets, options)
     speculation = speculation or speculation_for(family, options)
     rows = start_rows(family, memory, targets, options, durations_s)
     flat = [target for group in targets for target in group]

@@ -18,7 +18,7 @@ from sprachbund.decoding.language import UNDETERMINED
 from sprachbund.decoding.options import AUTO, MAX_GUESSES, NONE, Accept, DecodingOptions
 from sprachbund.decoding.pass_costs import PassCosts, measure_draft, measure_passes
 from sprachbund.decoding.result import SpeculationReport
-from sprachbund.decoding.rows import Rows
+from sprachbund.decoding.rows import Rows, whole_prompt
 from sprachbund.decoding.speculative import Guessing, begin_rows
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
@@ -64,7 +64,7 @@ class Speculation:
         """Guess for the rows of a search, one for each target; None where it is not to gain by it."""
         if self._stopped:
             return None
-        prompts = [family.prompt(target) for target in targets]
+        prompts = [whole_prompt(family, target) for target in targets]
         self._choose(family, memory, targets, rows, prompts)
         if self._stopped:
             return None

@@ -4,32 +4,29 @@ Speech spans are cut out of the stream, go through the encoder a batch at a time
 from the same encoder pass. Memory is bounded by one batch of spans.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.load import AudioInput, open_audio
+from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.spans import Span, iter_speech_spans
-from sprachbund.decoding.encoding import encode, encode_again
-from sprachbund.decoding.language import UNDETERMINED, IdentifiedLanguage, LanguageTracker
+from sprachbund.decoding.batches import RecordedSpan, Recording, translate_spans
+from sprachbund.decoding.language import LanguageTracker
 from sprachbund.decoding.options import NONE, DecodingOptions
-from sprachbund.decoding.pairs import TRANSCRIBE, check_pair, knows_pair, read_request
+from sprachbund.decoding.pairs import TRANSCRIBE, check_pair, read_request
 from sprachbund.decoding.result import Segment, SpeculationReport, Translation, build_translation
-from sprachbund.decoding.search import search
-from sprachbund.decoding.segments import SpanContext, cut_row, unknown_pair_segment
-from sprachbund.decoding.speculation import speculation_for
-from sprachbund.decoding.timestamps import timestamp_tokens
-from sprachbund.decoding.words import AlignedTokens, align
-from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family, Memory, Target
+from sprachbund.decoding.speculation import Speculation, speculation_for
+from sprachbund.models.family import Family
 
 Samples = NDArray[np.float32]
+Compute = Callable[[Sequence[RecordedSpan]], list[list[tuple[str, Segment]]]]
+"""`translate_spans` of a model, or what takes the spans to where they can share a batch with others."""
 
 
 class LongForm(Iterator[Segment]):
@@ -48,32 +45,35 @@ class LongForm(Iterator[Segment]):
     def __init__(
         self,
         model: Family,
-        audio: AudioInput,
+        audio: AudioInput | AudioSource,
         targets: Sequence[str],
         source: str | None = None,
         options: DecodingOptions | None = None,
         *,
         sample_rate: int | None = None,
         activity: VoiceActivity | None = None,
+        compute: Compute | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._model = model
-        self._options = options or DecodingOptions()
+        options = options or DecodingOptions()
         self._draft_notes: list[str] = []
-        self._speculation = speculation_for(model, self._options, self._draft_notes)
-        if self._speculation is None:
-            self._options = replace(self._options, draft=NONE)
-        allowed = self._options.allowed_languages
-        self._request = read_request(model, source=source, targets=targets, allowed=allowed)
-        self._audio = open_audio(audio, sample_rate)
+        speculation = speculation or speculation_for(model, options, self._draft_notes)
+        if speculation is None:
+            options = replace(options, draft=NONE)
+        allowed = options.allowed_languages
+        request = read_request(model, source=source, targets=targets, allowed=allowed)
+        self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
         self._activity = activity
-        self._tracker = LanguageTracker(
-            model.source_languages, self._request.allowed, self._options.language_windows
+        self._compute = compute or partial(translate_spans, model)
+        self._recording = Recording(
+            request=request,
+            options=options,
+            tracker=LanguageTracker(model.source_languages, request.allowed, options.language_windows),
+            speculation=speculation,
         )
-        self._notes: list[str] = []
-        self._translated: set[str] = set()
-        self._refused: dict[str, str] = {}
-        self.targets = self._request.targets
-        self.source = self._request.source
+        self.targets = request.targets
+        self.source = request.source
         self.duration_s = self._audio.duration_s
         self.finished_s = 0.0
         self._by_target = self._run()
@@ -81,13 +81,15 @@ class LongForm(Iterator[Segment]):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was wrong so far: with the audio, a prompt that the model cannot be shown, a draft of no use."""
-        guessing = () if self._speculation is None else self._speculation.notes
-        return (*self.audio_warnings, *self._notes, *self._draft_notes, *guessing)
+        speculation = self._recording.speculation
+        guessing = () if speculation is None else speculation.notes
+        return (*self.audio_warnings, *self._recording.notes, *self._draft_notes, *guessing)
 
     @property
     def speculation(self) -> tuple[SpeculationReport, ...]:
         """How many of a draft's guesses were accepted so far, by language pair."""
-        return () if self._speculation is None else self._speculation.report()
+        speculation = self._recording.speculation
+        return () if speculation is None else speculation.report()
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
@@ -102,17 +104,19 @@ class LongForm(Iterator[Segment]):
         return self._by_target
 
     def _run(self) -> Iterator[tuple[str, Segment]]:
-        most_s = min(self._options.spans.max_span_s, self._model.max_window_s)
-        options = replace(self._options.spans, max_span_s=most_s)
+        decoding = self._recording.options
+        most_s = min(decoding.spans.max_span_s, self._model.max_window_s)
+        options = replace(decoding.spans, max_span_s=most_s)
         spans = iter_speech_spans(self._counted(), options, activity=self._activity)
         size = 1  # the first text is to come early; from then on, the more at once, the faster
         while batch := list(islice(spans, size)):
-            size = min(2 * size, self._options.batch_size)
+            size = min(2 * size, decoding.batch_size)
             yield from self._translate_batch(batch)
             self.finished_s = batch[-1][0].end_s
         self.finished_s = self.duration_s or 0.0
-        for target in self._refused.keys() - self._translated:
-            check_pair(self._model, self._refused[target], target)
+        refused = self._recording.refused
+        for target in refused.keys() - self._recording.translated:
+            check_pair(self._model, refused[target], target)
 
     def _counted(self) -> Iterator[Samples]:
         num_samples = 0
@@ -121,96 +125,12 @@ class LongForm(Iterator[Segment]):
             yield block
         self.duration_s = num_samples / SAMPLE_RATE
 
-    @torch.inference_mode()
-    def _translate_batch(self, batch: list[tuple[Span, Samples]]) -> list[tuple[str, Segment]]:
-        features = self._model.features([samples for _, samples in batch])
-        memory = encode(self._model, features, [self._request.source] * len(batch))
-        languages = self._languages(memory)
-        memory = encode_again(self._model, features, memory, [found.language for found in languages])
-        contexts = [
-            SpanContext(span=span, language=language, given=self._request.source is not None)
-            for (span, _), language in zip(batch, languages, strict=True)
-        ]
-        segments: dict[tuple[int, str], list[Segment]] = {}
-        for targets, spans in self._groups(contexts).items():
-            own = memory.select(torch.tensor(spans, device=memory.states.device))
-            rows = self._translate_rows(own, [contexts[b] for b in spans], targets)
-            for b, row in zip(spans, rows, strict=True):
-                segments |= {(b, target): found for target, found in zip(targets, row, strict=True)}
-        for b, context in enumerate(contexts):
-            for target in self.targets:
-                if (b, target) not in segments:
-                    segments[b, target] = [unknown_pair_segment(context, target)]
-        order = [(b, target) for b in range(len(batch)) for target in self.targets]
-        return [(target, segment) for b, target in order for segment in segments[b, target]]
-
-    def _languages(self, memory: Memory) -> list[IdentifiedLanguage]:
-        """The language of every span, given or identified."""
-        if self._request.source is not None:
-            return [IdentifiedLanguage(language=self._request.source, probability=1.0)] * memory.states.shape[
-                0
-            ]
-        found = [self._tracker.push(row) for row in self._model.language_log_probs(memory)]
-        if TRANSCRIBE in self.targets and any(f.language == UNDETERMINED for f in found):
-            raise SprachbundError(
-                f"the model {self._model.name} cannot tell which language is spoken; name the source language"
-            )
-        return found
-
-    def _groups(self, contexts: list[SpanContext]) -> dict[tuple[str, ...], list[int]]:
-        """Spans by the targets that the model knows for their language; nearly always one group."""
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for b, context in enumerate(contexts):
-            source = context.language.language
-            known = []
-            for target in self.targets:
-                if knows_pair(self._model, source, self._request.target_language(target, source)):
-                    known.append(target)
-                    self._translated.add(target)
-                else:
-                    self._refused[target] = source
-            if known:
-                groups.setdefault(tuple(known), []).append(b)
-        return groups
-
-    def _translate_rows(
-        self, memory: Memory, contexts: list[SpanContext], targets: tuple[str, ...]
-    ) -> list[list[list[Segment]]]:
-        """Segments of every span (B) and target (n)."""
-        options = self._options
-        durations_s = [context.duration_s for context in contexts]
-        asked = [[self._target(context, target) for target in targets] for context in contexts]
-        self._note_unread_prompt(asked[0][0])
-        found = search(self._model, memory, asked, options, durations_s, self._speculation)
-        times = timestamp_tokens(self._model) if options.timestamps else None
-        aligned: list[list[AlignedTokens | None]] = [[None] * len(targets) for _ in contexts]
-        if options.word_timestamps:
-            text = [[[t for t in h.tokens if times is None or t < times.first] for h in row] for row in found]
-            untimed = [[replace(target, timestamps=False) for target in row] for row in asked]
-            aligned = [list(row) for row in align(self._model, memory, untimed, text, durations_s)]
-        return [
-            [
-                cut_row(self._model, context, target, hypothesis, words, times=times, guard=options.guard)
-                for target, hypothesis, words in zip(*per_span, strict=True)
-            ]
-            for context, per_span in zip(contexts, zip(asked, found, aligned, strict=True), strict=True)
-        ]
-
-    def _note_unread_prompt(self, target: Target) -> None:
-        """Say once that a family has no room for the caller's prompt: it leaves no trace in the tokens."""
-        if not target.context or self._notes:
-            return
-        if self._model.prompt(target) == self._model.prompt(replace(target, context="")):
-            self._notes.append(f"the model {self._model.name} has no room for a prompt; it was not used")
-
-    def _target(self, context: SpanContext, target: str) -> Target:
-        source = context.language.language
-        return Target(
-            language=self._request.target_language(target, source),
-            source=None if source == UNDETERMINED else source,
-            context=self._options.prompt or "",
-            timestamps=self._options.timestamps and timestamp_tokens(self._model) is not None,
-        )
+    def _translate_batch(self, batch: Sequence[tuple[Span, Samples]]) -> list[tuple[str, Segment]]:
+        recorded = [RecordedSpan(recording=self._recording, span=span, samples=x) for span, x in batch]
+        found = self._compute(recorded)
+        if self._recording.error is not None:
+            raise self._recording.error
+        return [answer for per_span in found for answer in per_span]
 
 
 def translate_file(

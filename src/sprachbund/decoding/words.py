@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.decoding.result import Word
+from sprachbund.decoding.rows import whole_prompt
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.text.languages import writes_spaces
@@ -85,22 +86,65 @@ def align(
         durations_s: (B,) seconds of audio in each memory.
     """
     num_targets = len(targets[0])
-    flat = [target for group in targets for target in group]
-    prompts = [family.prompt(target) for target in flat]
-    rows = [list(row) for group in tokens for row in group]
-    wholes = [[*p, *row] for p, row in zip(prompts, rows, strict=True)]
-    longest = max(map(len, wholes))
-    cache = family.start(memory, rows_per_memory=num_targets, capacity=longest, targets=flat)
-    weights, log_probs = _teacher_forced(family, cache, wholes)
-    frame_s = getattr(family, "memory_frame_s", family.frame_s)  # they differ where frames were averaged
+    rows = [tuple(row) for group in tokens for row in group]
+    weights, log_probs = _read(family, memory, targets, rows)
+    frame_s = memory_frame_s(family)
     aligned = []
-    for r, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-        duration_s = durations_s[r // num_targets]
-        positions = slice(len(prompt) - 1, len(prompt) + len(row))
-        starts_s = _start_times(weights[r, :, positions], duration_s, frame_s)
-        spoken = log_probs[r, positions.start : positions.stop - 1].tolist()
-        aligned.append(AlignedTokens(tokens=tuple(row), starts_s=starts_s, log_probabilities=tuple(spoken)))
+    for r, row in enumerate(rows):
+        starts_s = _start_times(weights[r], durations_s[r // num_targets], frame_s)
+        spoken = tuple(log_probs[r][:-1].tolist())
+        aligned.append(AlignedTokens(tokens=row, starts_s=starts_s, log_probabilities=spoken))
     return [aligned[i : i + num_targets] for i in range(0, len(aligned), num_targets)]
+
+
+@torch.inference_mode()
+def attended_s(
+    family: Family,
+    memory: Memory,
+    targets: Sequence[Sequence[Target]],
+    tokens: Sequence[Sequence[Sequence[int]]],
+    durations_s: Sequence[float],
+) -> list[list[tuple[float, ...]]]:
+    """The second of the audio that the decoder looks at most as it writes each token (arXiv 2305.11408).
+
+    Arguments are those of `align`. Heads are averaged first; only frames within the audio count.
+    """
+    num_targets = len(targets[0])
+    rows = [tuple(row) for group in tokens for row in group]
+    weights, _ = _read(family, memory, targets, rows)
+    frame_s = memory_frame_s(family)
+    found = []
+    for r, row in enumerate(rows):
+        num_frames = max(1, min(weights[r].shape[2], round(durations_s[r // num_targets] / frame_s)))
+        frames = weights[r][:, : len(row), :num_frames].mean(0).argmax(-1)
+        found.append(tuple((frames * frame_s).tolist()))
+    return [found[i : i + num_targets] for i in range(0, len(found), num_targets)]
+
+
+def memory_frame_s(family: Family) -> float:
+    """Seconds of a frame that the decoder reads; not the encoder's where frames were averaged."""
+    return getattr(family, "memory_frame_s", family.frame_s)
+
+
+def _read(
+    family: Family, memory: Memory, targets: Sequence[Sequence[Target]], rows: Sequence[Sequence[int]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """For every row of N - 1 text tokens the cross-attention (H, N, T) and log-probabilities (N,) as it was written.
+
+    The last of the N is the end, whose log-probability means nothing.
+    """
+    flat = [target for group in targets for target in group]
+    prompts = [whole_prompt(family, target) for target in flat]
+    wholes = [[*prompt, *row] for prompt, row in zip(prompts, rows, strict=True)]
+    cache = family.start(
+        memory, rows_per_memory=len(targets[0]), capacity=max(map(len, wholes)), targets=flat
+    )
+    weights, log_probs = _teacher_forced(family, cache, wholes)
+    written = [slice(len(p) - 1, len(whole)) for p, whole in zip(prompts, wholes, strict=True)]
+    return (
+        [weights[r, :, positions] for r, positions in enumerate(written)],
+        [log_probs[r, positions] for r, positions in enumerate(written)],
+    )
 
 
 def _teacher_forced(family: Family, cache: DecoderCache, rows: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -36,11 +36,18 @@ def _load_seamless(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_speech_llm(directory: Path) -> Family:
+    from sprachbund.models.speech_llm import load
+
+    return load(directory, offline=True)
+
+
 FAMILIES: dict[str, Callable[[Path], Family]] = {
     "conformer": _load_conformer,
     "whisper": _load_whisper,
     "seamless_m4t": _load_seamless,
     "seamless_m4t_v2": _load_seamless,
+    "speech_llm": _load_speech_llm,
 }
 
 

@@ -62,12 +62,14 @@ class Target:
         source: BCP-47 tag of the speech, None when unknown.
         context: text that came before, or a glossary; shown to the model where the family has room for it.
         timestamps: whether the row is to hold timestamp tokens (families that have them).
+        prefix: tokens that the text begins with; searches go on from there, and give what comes after.
     """
 
     language: str
     source: str | None = None
     context: str = ""
     timestamps: bool = False
+    prefix: tuple[int, ...] = ()
 
 
 @runtime_checkable

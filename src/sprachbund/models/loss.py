@@ -13,7 +13,8 @@ class Loss:
     Attributes:
         total: what to differentiate: the sum over target tokens plus the weighted sums of the other heads, each
             brought to the same scale of a target token.
-        attention: cross-entropy of the decoder, summed over target tokens.
+        attention: cross-entropy of what writes the text, summed over target tokens: of the decoder, or minus the
+            log-probability that a transducer gives the text; by it checkpoints are ranked.
         ctc: CTC loss summed over transcripts.
         language: cross-entropy of the language head, summed over utterances with speech.
         num_tokens: target tokens counted.

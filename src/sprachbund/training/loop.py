@@ -21,6 +21,7 @@ from torch import nn
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, batches
 from sprachbund.data.plan import PlanOptions
+from sprachbund.nn.moe import has_experts
 from sprachbund.nn.shared_private import is_split
 from sprachbund.training.activations import keep_layers, recompute_layers
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
@@ -107,8 +108,9 @@ class _Run:
         dev: Corpus | None,
         report: Callable[[str], None],
     ) -> None:
-        # A branch whose languages are absent from a process's share of a batch has no gradient there.
-        absent = DistributedDataParallelKwargs(find_unused_parameters=is_split(model))
+        # A branch whose languages are absent from a process's share of a batch has no gradient there, and no more
+        # has an expert that nobody chose.
+        absent = DistributedDataParallelKwargs(find_unused_parameters=is_split(model) or has_experts(model))
         self.accelerator = Accelerator(
             kwargs_handlers=[absent],
             mixed_precision="no",  # `_LossOf` sees to it: Accelerate holds a process to its first choice

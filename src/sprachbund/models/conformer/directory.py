@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.conformer.model import Conformer, ConformerConfig
+from sprachbund.models.conformer.model import Conformer
+from sprachbund.models.conformer.shape import ConformerConfig
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.weights import Bits, read_weights, write_weights
 from sprachbund.text.tokenizer import Tokenizer

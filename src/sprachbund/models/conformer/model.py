@@ -10,13 +10,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.logmel import log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.shape import ConformerConfig, TransducerPart
 from sprachbund.models.family import Features, Memory, Target
 from sprachbund.models.loss import Loss
 from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
@@ -27,48 +27,9 @@ from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.shared_private import is_split
+from sprachbund.nn.streaming_encoder import StreamingEncoder, StreamingShape
+from sprachbund.nn.transducer import Transducer, TransducerShape
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
-
-
-class ConformerShape(BaseModel):
-    """Sizes of a model, and the weights of its losses.
-
-    Attributes:
-        width: D of encoder and decoder.
-        feed_forward_width: of each of an encoder layer's two feed-forwards; the decoder's is 4 D.
-        kernel_size: of the encoder's depthwise convolutions, in frames of 80 ms.
-        max_tokens: longest row, its language token included.
-        ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
-        language_weight: weight of the loss of the language head.
-        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_mel_bins: int = 80
-    width: int = 256
-    num_heads: int = 4
-    num_encoder_layers: int = 8
-    num_decoder_layers: int = 3
-    feed_forward_width: int = 512
-    kernel_size: int = 15
-    max_tokens: int = 128
-    dropout: float = 0.0
-    ctc_weight: float = 0.5
-    language_weight: float = 1.0
-    label_smoothing: float = 0.1
-
-
-class ConformerConfig(ConformerShape):
-    """Shape and languages of a model.
-
-    Attributes:
-        source_languages: languages it hears.
-        target_languages: languages it writes.
-    """
-
-    source_languages: tuple[str, ...]
-    target_languages: tuple[str, ...]
 
 
 class Conformer(nn.Module):
@@ -96,15 +57,7 @@ class Conformer(nn.Module):
         self.sharing_plan: SharingPlan | None = None
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
-        self.encoder = ConformerEncoder(
-            num_mel_bins=config.num_mel_bins,
-            width=config.width,
-            num_heads=config.num_heads,
-            num_layers=config.num_encoder_layers,
-            feed_forward_width=config.feed_forward_width,
-            kernel_size=config.kernel_size,
-            dropout=config.dropout,
-        )
+        self.encoder = _encoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=len(tokenizer),
             max_tokens=config.max_tokens,
@@ -115,6 +68,13 @@ class Conformer(nn.Module):
         )
         self.ctc_head = nn.Linear(config.width, len(transcript_tokenizer))
         self.language_head = nn.Linear(config.width, len(config.source_languages))
+        if config.transducer is not None:
+            self.transducer = Transducer(_transducer_shape(config, config.transducer, len(tokenizer)))
+
+    @property
+    def writes_by_frames(self) -> bool:
+        """Whether text comes from the transducer head, not from the attention decoder."""
+        return self.config.transducer is not None and self.config.transducer.weight == 1.0
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every (source, target) pair it was trained on."""
@@ -196,7 +156,42 @@ class Conformer(nn.Module):
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the rows wanted, CTC on the transcript, cross-entropy of the language head."""
         lesson = self.lesson(batch)
-        return self.with_heads(prompted_loss(self, lesson, self.config.label_smoothing), batch, lesson.memory)
+        if self.config.transducer is None:
+            loss = prompted_loss(self, lesson, self.config.label_smoothing)
+        else:
+            loss = self._with_transducer(self.config.transducer, lesson, batch)
+        return self.with_heads(loss, batch, lesson.memory)
+
+    def _with_transducer(self, part: TransducerPart, lesson: Lesson, batch: Batch) -> Loss:
+        """The transducer's loss, summed over rows as cross-entropy is over tokens, and the decoder's beside it."""
+        memory = lesson.memory
+        assert memory.num_frames is not None
+        rows, counted = batch.rows_per_utterance, batch.num_targets > 0
+        losses = self.transducer.loss(
+            memory.states.repeat_interleave(rows, 0),
+            memory.num_frames.repeat_interleave(rows, 0),
+            batch.targets,
+            (batch.num_targets - 1).clamp(min=0),  # what ends a row for the decoder is no token here
+            prompt=batch.target_language[:, None],
+            fast_emit=part.fast_emit,
+            frames_at_once=part.frames_at_once,
+        )
+        total = torch.where(counted, losses, 0.0).sum()
+        num_tokens = int(batch.num_targets.sum())
+        if part.weight == 1.0:
+            none = total.detach().new_zeros(())
+            return Loss(
+                total=total,
+                attention=total,
+                ctc=none,
+                language=none,
+                num_tokens=num_tokens,
+                num_transcript=0,
+                parts={"transducer": total.detach()},
+            )
+        loss = prompted_loss(self, lesson, self.config.label_smoothing)
+        both = part.weight * total + (1 - part.weight) * loss.total
+        return replace(loss, total=both, parts={**loss.parts, "transducer": total.detach()})
 
     def with_heads(self, loss: Loss, batch: Batch, memory: Memory) -> Loss:
         """A loss of the decoder on a batch, and those of the heads on its memory."""
@@ -249,3 +244,40 @@ class Conformer(nn.Module):
         # Speech without a transcript is not silence.
         unknown = (batch.num_transcript == 0) & (batch.source_language != NO_LANGUAGE)
         return losses.masked_fill(unknown, 0.0).sum()
+
+
+def _encoder(config: ConformerConfig) -> ConformerEncoder | StreamingEncoder:
+    if config.streaming is None:
+        return ConformerEncoder(
+            num_mel_bins=config.num_mel_bins,
+            width=config.width,
+            num_heads=config.num_heads,
+            num_layers=config.num_encoder_layers,
+            feed_forward_width=config.feed_forward_width,
+            kernel_size=config.kernel_size,
+            dropout=config.dropout,
+        )
+    shape = StreamingShape(
+        num_mel_bins=config.num_mel_bins,
+        width=config.width,
+        num_heads=config.num_heads,
+        num_layers=config.num_encoder_layers,
+        feed_forward_width=config.feed_forward_width,
+        kernel_size=config.kernel_size,
+        stem_channels=config.streaming.stem_channels,
+        scale_input=config.streaming.scale_input,
+        dropout=config.dropout,
+    )
+    return StreamingEncoder(shape, config.streaming.tiers())
+
+
+def _transducer_shape(config: ConformerConfig, part: TransducerPart, vocabulary_size: int) -> TransducerShape:
+    return TransducerShape(
+        vocabulary_size=vocabulary_size,
+        encoder_width=config.width,
+        prediction_width=part.prediction_width,
+        prediction_layers=part.prediction_layers,
+        joint_width=part.joint_width,
+        dropout=config.dropout,
+        blank=BLANK,
+    )

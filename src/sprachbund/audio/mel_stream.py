@@ -1,0 +1,45 @@
+"""Log-mel of audio that arrives in blocks of any size; equal, frame by frame, to that of the whole."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .constants import HOP, WINDOW
+from .logmel import log_mel
+
+_HALF = WINDOW // 2
+
+
+class LogMelStream:
+    """Frames of the normalisation ``fixed``, each as soon as the 200 samples behind its centre are there.
+
+    Args:
+        num_mel_bins: M.
+    """
+
+    def __init__(self, num_mel_bins: int = 80) -> None:
+        self.num_mel_bins = num_mel_bins
+        self._held = np.zeros(_HALF, np.float32)  # from 200 samples before the centre of the next frame on
+
+    def push(self, samples: NDArray[np.float32]) -> Tensor:
+        """Take the next samples (N,) and give the frames (T, M) that they complete."""
+        self._held = np.concatenate([self._held, samples.astype(np.float32, copy=False)])
+        return self._frames(max(0, (len(self._held) - WINDOW) // HOP + 1))
+
+    def finish(self) -> Tensor:
+        """End the audio: the last frames (T, M), with silence behind them."""
+        num_left = max(0, (len(self._held) - _HALF) // HOP)
+        self._held = np.pad(self._held, (0, WINDOW))
+        return self._frames(num_left)
+
+    def _frames(self, count: int) -> Tensor:
+        if count == 0:
+            return torch.zeros(0, self.num_mel_bins)
+        # Frame t of a piece is centred on its sample 160 t, so the piece has to begin a whole hop earlier.
+        lead = -(-_HALF // HOP) * HOP - _HALF
+        piece = np.pad(self._held[: (count - 1) * HOP + WINDOW], (lead, 0))
+        first = (lead + _HALF) // HOP
+        mel = log_mel(piece, self.num_mel_bins, normalise="fixed")
+        self._held = self._held[count * HOP :]
+        return mel.T[first : first + count]

@@ -1,0 +1,94 @@
+"""What a conformer model is made of: sizes, heads, weights of the losses, languages."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sprachbund.nn.streaming_encoder import Tier
+
+
+class StreamingPart(BaseModel):
+    """What makes the encoder one that streams: causal, chunk-masked, cached (arXiv 2312.17279).
+
+    Attributes:
+        left_context: frames of 80 ms behind a chunk.
+        right_contexts: frames ahead that it is trained for, one drawn for every batch; the first is the one of whole
+            recordings.
+        stem_channels: of the subsampling.
+        scale_input: as NeMo's checkpoints have it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    left_context: int = 70
+    right_contexts: tuple[int, ...] = Field(default=(13, 6, 1, 0), min_length=1)
+    stem_channels: int = 256
+    scale_input: bool = False
+
+    def tiers(self) -> list[Tier]:
+        """The same as the encoder wants it."""
+        return [Tier(left=self.left_context, right=right) for right in self.right_contexts]
+
+
+class TransducerPart(BaseModel):
+    """A transducer head, which writes frame by frame (arXiv 1211.3711).
+
+    Attributes:
+        prediction_width: of the LSTM over the text so far.
+        joint_width: where frames and text meet.
+        weight: of its loss beside that of the attention decoder, 1 for none of the latter.
+        fast_emit: weight of FastEmit (arXiv 2010.11148).
+        frames_at_once: logits of so many frames are held at a time in training; all if None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prediction_width: int = 640
+    prediction_layers: int = 2
+    joint_width: int = 640
+    weight: float = Field(default=1.0, gt=0.0, le=1.0)
+    fast_emit: float = 0.005
+    frames_at_once: int | None = None
+
+
+class ConformerShape(BaseModel):
+    """Sizes of a model, and the weights of its losses.
+
+    Attributes:
+        width: D of encoder and decoder.
+        feed_forward_width: of each of an encoder layer's two feed-forwards; the decoder's is 4 D.
+        kernel_size: of the encoder's depthwise convolutions, in frames of 80 ms.
+        max_tokens: longest row, its language token included.
+        ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
+        language_weight: weight of the loss of the language head.
+        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
+        streaming: an encoder that streams, in place of one that hears all at once.
+        transducer: a head that writes frame by frame; where its loss has all the weight, it writes the text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_mel_bins: int = 80
+    width: int = 256
+    num_heads: int = 4
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 3
+    feed_forward_width: int = 512
+    kernel_size: int = 15
+    max_tokens: int = 128
+    dropout: float = 0.0
+    ctc_weight: float = 0.5
+    language_weight: float = 1.0
+    label_smoothing: float = 0.1
+    streaming: StreamingPart | None = None
+    transducer: TransducerPart | None = None
+
+
+class ConformerConfig(ConformerShape):
+    """Shape and languages of a model.
+
+    Attributes:
+        source_languages: languages it hears.
+        target_languages: languages it writes.
+    """
+
+    source_languages: tuple[str, ...]
+    target_languages: tuple[str, ...]

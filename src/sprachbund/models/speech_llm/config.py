@@ -1,0 +1,140 @@
+"""What a speech LLM is made of, apart from its encoder and its language model, in values that are checked first."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
+
+Part = Literal["text", "speech"]
+
+
+class Options(BaseModel):
+    """Frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProjectorOptions(Options):
+    """From encoder states to what a language model reads; sizes are ours, the paper's are not public.
+
+    Attributes:
+        groups: BCP-47 tags of the languages of each group of experts; languages that share a group stand in one.
+        group_size: n, experts of a group.
+        num_chosen: C, experts that a speech token goes through, out of all groups.
+        hidden_width: F of every expert.
+        num_layers: L.
+        spliced_frames: encoder states that become one speech token.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    group_size: PositiveInt = 4
+    num_chosen: PositiveInt = 2
+    hidden_width: PositiveInt = 2048
+    num_layers: PositiveInt = 2
+    spliced_frames: PositiveInt = 5
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """All tags, group after group."""
+        return tuple(tag for group in self.groups for tag in group)
+
+    @property
+    def num_experts(self) -> int:
+        """K."""
+        return len(self.groups) * self.group_size
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        tags = self.languages
+        if not self.groups or not all(self.groups):
+            raise ValueError("every group needs a language, and there has to be a group")
+        if twice := sorted({tag for tag in tags if tags.count(tag) > 1}):
+            raise ValueError(f"{twice[0]!r} stands in two groups; a language belongs to one")
+        if self.num_chosen > self.num_experts:
+            raise ValueError(f"num_chosen is {self.num_chosen}, but there are {self.num_experts} experts")
+        return self
+
+
+def plain_mixture(options: ProjectorOptions) -> ProjectorOptions:
+    """The baseline of as many experts without groups: its balance loss is that over all of them."""
+    return options.model_copy(update={"groups": (options.languages,), "group_size": options.num_experts})
+
+
+def dense(options: ProjectorOptions, equal: Literal["active", "total"]) -> ProjectorOptions:
+    """The baseline of one feed-forward, as wide as the experts chosen together, or as all there are."""
+    times = options.num_chosen if equal == "active" else options.num_experts
+    changes = {"group_size": 1, "num_chosen": 1, "hidden_width": times * options.hidden_width}
+    return options.model_copy(update={"groups": (options.languages,), **changes})
+
+
+class LoraOptions(Options):
+    """Adapters (arXiv 2106.09685) on the frozen parts.
+
+    Attributes:
+        rank: r.
+        alpha: the adapters' product is multiplied by alpha / r.
+        encoder: last parts of the names of linear layers of the encoder; None for those that its kind calls for.
+        llm: of the language model.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveInt = 32
+    encoder: tuple[str, ...] | None = None
+    llm: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class PromptOptions(Options):
+    """What the language model is told.
+
+    Attributes:
+        transcribe: where the text is to be in the language spoken.
+        translate: where it is not; `{language}` becomes the language's English name.
+        order: of instruction and speech; the paper's is the text first.
+        chat: speak through the tokenizer's chat template; None where it has one.
+    """
+
+    transcribe: str = "Transcribe the speech."
+    translate: str = "Translate the speech into {language}."
+    order: tuple[Part, Part] = ("text", "speech")
+    chat: bool | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sorted(self.order) != ["speech", "text"]:
+            raise ValueError(f"order is {self.order}; it has to hold 'text' and 'speech' once each")
+        if "{language}" not in self.translate:
+            raise ValueError(f"translate is {self.translate!r}; it has to name the {{language}}")
+        return self
+
+
+class LossWeights(Options):
+    """Weights of the losses beside the language model's cross-entropy.
+
+    Attributes:
+        language: of L_lang.
+        balance: of L_bal.
+        by_frame: take the language of each frame from the spans, where a batch has them, not the utterance's set.
+    """
+
+    language: NonNegativeFloat = 0.1
+    balance: NonNegativeFloat = 0.01
+    by_frame: bool = False
+
+
+class SpeechLLMConfig(Options):
+    """Everything but encoder and language model.
+
+    Attributes:
+        projector: sizes and groups; its languages are those that the model hears.
+        target_languages: BCP-47 tags that it writes.
+        lora: adapters.
+        prompts: what the language model is told.
+        losses: weights.
+        max_new_tokens: longest text, in tokens.
+    """
+
+    projector: ProjectorOptions
+    target_languages: tuple[str, ...] = Field(min_length=1)
+    lora: LoraOptions = LoraOptions()
+    prompts: PromptOptions = PromptOptions()
+    losses: LossWeights = LossWeights()
+    max_new_tokens: PositiveInt = 256

@@ -1,0 +1,220 @@
+"""Speech LLMs as directories: config.json, model.safetensors, the tokenizer's files, card.json.
+
+Encoder and language model are named there (a path, or a model on the hub) or lie inside: `llm/` and `encoder/` in the
+Hugging Face layout, an encoder of this project among the other weights. model.safetensors holds what was trained.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.speech_llm.config import Options, SpeechLLMConfig
+from sprachbund.models.speech_llm.encoders import SeamlessSpeech, build, of_family
+from sprachbund.models.speech_llm.foreign import (
+    ADAPTED,
+    ForeignSpeech,
+    is_adapter,
+    plain_weights,
+    read_llm,
+    read_speech,
+    read_tokenizer,
+    write_part,
+)
+from sprachbund.models.speech_llm.model import SpeechLLM
+from sprachbund.models.weights import Bits, read_weights, write_weights
+from sprachbund.models.whisper.hub import find
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LLM, ENCODER = "llm", "encoder"
+
+
+class EncoderEntry(Options):
+    """Which encoder: `source` names it; without, it is built from `settings`, or read from `encoder/`."""
+
+    kind: str
+    settings: dict[str, Any]
+    source: str | None = None
+
+
+class Entry(Options):
+    """What config.json holds; `llm` names the language model, None where it lies inside."""
+
+    family: str = SpeechLLM.name
+    config: SpeechLLMConfig
+    encoder: EncoderEntry
+    llm: str | None = None
+
+
+def assemble(
+    encoder: str | Path,
+    llm: str | Path,
+    config: SpeechLLMConfig,
+    *,
+    offline: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> SpeechLLM:
+    """A new model around pretrained parts, projector and adapters untrained.
+
+    Args:
+        encoder: path or hub name of a Whisper, conformer or SeamlessM4T model, or of WavLM, wav2vec 2.0, HuBERT or
+            w2v-BERT.
+        llm: path or hub name of a causal language model.
+        config: everything else.
+        offline: never use the network.
+        dtype: of the language model and of an encoder of transformers.
+
+    Raises:
+        SprachbundError: a part that cannot be had, is of a kind that is not taken, or does not fit; see `SpeechLLM`.
+    """
+    llm_directory = find(llm, offline=offline)
+    speech = _read_encoder(find(encoder, offline=offline), dtype)
+    model = SpeechLLM(speech, read_llm(llm_directory, dtype), config, tokenizer=read_tokenizer(llm_directory))
+    model.sources = {ENCODER: _name(encoder), LLM: _name(llm)}
+    return model
+
+
+def save(
+    model: SpeechLLM,
+    directory: str | Path,
+    *,
+    bits: Bits = 32,
+    card: Card | None = None,
+    inside: bool = True,
+) -> None:
+    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model.
+
+    Args:
+        model: with its tokenizer.
+        directory: to be written.
+        bits: of a weight of model.safetensors; parts of transformers inside keep the precision that they have.
+        card: to lie beside the weights.
+        inside: write encoder and language model too; else they are named, as `assemble` or `load` got them.
+
+    Raises:
+        SprachbundError: parts are to be named that came from nowhere, or an encoder is to lie inside that has no form
+            for it, or the directory cannot be written.
+    """
+    if not inside and model.sources is None:
+        raise SprachbundError(
+            "encoder and language model came from no path or name, so they cannot be named; save them inside"
+        )
+    if inside and isinstance(model.encoder, SeamlessSpeech):
+        raise SprachbundError(
+            "SeamlessM4T's encoder cannot be saved inside a speech LLM; save with inside=False"
+        )
+    place = Path(directory)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / WEIGHTS).unlink(missing_ok=True)
+        model.prompts.tokenizer.save_pretrained(place)
+        if card is not None:
+            card.model_copy(update={"bits": bits}).write(place)
+        text = json.dumps(_entry(model, inside).model_dump(mode="json"), indent=1, ensure_ascii=False)
+        (place / CONFIG).write_text(text + "\n", encoding="utf-8")
+        if inside:
+            _save_parts(model, place)
+        write_weights(place / WEIGHTS, _own_weights(model, inside), bits)
+    except OSError as error:
+        raise SprachbundError(f"{place} could not be written ({error}); mend that and save again") from error
+
+
+def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = torch.float32) -> SpeechLLM:
+    """Load a model for inference, on the CPU.
+
+    Args:
+        directory: of a model.
+        offline: do not download parts that config.json names and that are not on disk.
+        dtype: of the language model and of an encoder of transformers.
+
+    Raises:
+        SprachbundError: naming what is missing, broken, or does not fit.
+    """
+    place = Path(directory)
+    entry = _read_entry(place / CONFIG)
+    named = entry.encoder.source
+    if named is not None:
+        encoder = _read_encoder(find(named, offline=offline), dtype)
+    elif entry.encoder.kind == ForeignSpeech.kind:
+        encoder = read_speech(_part(place, ENCODER), dtype)
+    else:
+        encoder = build(entry.encoder.kind, entry.encoder.settings)
+    llm = read_llm(_part(place, LLM) if entry.llm is None else find(entry.llm, offline=offline), dtype)
+    model = SpeechLLM(encoder, llm, entry.config, tokenizer=read_tokenizer(place))
+    if named is not None and entry.llm is not None:
+        model.sources = {ENCODER: named, LLM: entry.llm}
+    _fill(model, read_weights(place / WEIGHTS), inside=named is None, source=place)
+    return model.eval()
+
+
+def _read_encoder(directory: Path, dtype: torch.dtype) -> Any:
+    from sprachbund.models.directory import load as load_family
+
+    path = directory / CONFIG
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    return read_speech(directory, dtype) if kind in ADAPTED else of_family(load_family(directory))
+
+
+def _entry(model: SpeechLLM, inside: bool) -> Entry:
+    sources = {} if inside else model.sources or {}
+    encoder = EncoderEntry(
+        kind=model.encoder.kind, settings=model.encoder.settings(), source=sources.get(ENCODER)
+    )
+    return Entry(config=model.config, encoder=encoder, llm=sources.get(LLM))
+
+
+def _own_weights(model: SpeechLLM, inside: bool) -> dict[str, Tensor]:
+    """What model.safetensors holds, under the names that the parts have without adapters around them."""
+    state = model.state_dict()
+    own = {name: w for name, w in state.items() if name.startswith("projector.") or is_adapter(name)}
+    if inside and model.encoder.kind != ForeignSpeech.kind:
+        own |= {f"{ENCODER}.{name}": w for name, w in plain_weights(model.encoder).items()}
+    return own
+
+
+def _save_parts(model: SpeechLLM, place: Path) -> None:
+    speech = model.encoder
+    write_part(model.llm.model, place / LLM)
+    if isinstance(speech, ForeignSpeech):
+        write_part(speech.encoder, place / ENCODER)
+        speech.extractor.save_pretrained(place / ENCODER)
+
+
+def _fill(model: SpeechLLM, weights: dict[str, Tensor], *, inside: bool, source: Path) -> None:
+    """Put the stored weights into a model. Raises SprachbundError when some are missing or do not fit."""
+    wanted = _own_weights(model, inside)
+    for name, value in wanted.items():
+        if name not in weights or weights[name].shape != value.shape:
+            raise SprachbundError(
+                f"{source / WEIGHTS}: {name} is missing or of another shape than config.json asks for; copy it again"
+            )
+    with torch.no_grad():
+        for name, value in wanted.items():  # views of the model's own weights
+            value.copy_(weights[name])
+
+
+def _part(place: Path, name: str) -> Path:
+    if not (place / name / CONFIG).is_file():
+        raise SprachbundError(
+            f"{place} has no {name}/{CONFIG}, but its {CONFIG} names no other; copy it again"
+        )
+    return place / name
+
+
+def _name(path_or_id: str | Path) -> str:
+    return str(Path(path_or_id).resolve()) if Path(path_or_id).is_dir() else str(path_or_id)
+
+
+def _read_entry(path: Path) -> Entry:
+    try:
+        return Entry.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SprachbundError(f"{path} cannot be read ({error}); copy it again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SprachbundError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

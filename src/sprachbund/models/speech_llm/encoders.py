@@ -1,0 +1,215 @@
+"""Speech encoders for a speech LLM: this project's own, and what is common to all.
+
+Shapes: B utterances, T feature frames, M mel bins, S states, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE
+from sprachbund.audio.logmel import log_mel, num_frames
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer import Conformer, ConformerConfig
+from sprachbund.models.seamless.model import Seamless
+from sprachbund.models.seamless.objective import stacked_log_mel
+from sprachbund.models.whisper.config import WhisperConfig
+from sprachbund.models.whisper.encoder import WhisperEncoder, memory_frames
+
+_STRIDE = 2  # of Whisper's second convolution
+
+
+class SpeechEncoder(nn.Module):
+    """From samples to states; what every kind of encoder offers.
+
+    Attributes:
+        kind: what is written into config.json.
+        width: D.
+        frame_s: seconds of a state.
+        max_window_s: longest speech.
+        frames_per_s: of the features.
+        whole_windows: whether every utterance costs as much as the longest.
+        is_log_mel: whether the features are plain log-mel, which training may mask.
+        adapted: last parts of the names of the linear layers that adapters go on.
+    """
+
+    kind: str
+    width: int
+    frame_s: float
+    max_window_s: float
+    frames_per_s: int
+    whole_windows: bool = False
+    is_log_mel: bool = True
+    adapted: tuple[str, ...]
+    encoder: Any
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Its layers, for what measures and recomputes by layers."""
+        layers: Sequence[nn.Module] = self.encoder.layers
+        return layers
+
+    def features(self, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Features (B, T, M) of 16 kHz mono float32 samples, and their valid frames (B,)."""
+        raise NotImplementedError
+
+    def forward(self, values: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, S, D) of features, and how many are valid (B,)."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json has to say for `build` to make it again."""
+        raise NotImplementedError
+
+
+class WhisperSpeech(SpeechEncoder):
+    """The encoder of a Whisper model, on whole windows as it was trained; only states of the speech are kept.
+
+    Args:
+        config: sizes; those of the decoder are not used.
+        encoder: with its weights; new if None.
+    """
+
+    kind = "whisper"
+    frame_s = _STRIDE * HOP / SAMPLE_RATE
+    frames_per_s = FRAMES_PER_S
+    whole_windows = True
+    adapted = ("query", "value")
+
+    def __init__(self, config: WhisperConfig, encoder: WhisperEncoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder or WhisperEncoder(config)
+        self.width = config.width
+        self.max_window_s = config.max_frames * self.frame_s
+
+    def features(self, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Log-mel padded with silence to a window."""
+        rows = [log_mel(s, self.config.num_mel_bins, pad_to_s=self.max_window_s).T for s in samples]
+        return torch.stack(rows), torch.tensor([max(1, num_frames(len(s))) for s in samples])
+
+    def forward(self, values: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SpeechEncoder`."""
+        window = self.config.max_frames * _STRIDE
+        if values.shape[1] < window:
+            raise SprachbundError(
+                f"features of {values.shape[1]} frames are less than Whisper's window of {window}; "
+                "compute them with the model's features()"
+            )
+        num_states = memory_frames(num_frames)
+        states = self.encoder(values[:, :window].to(self.encoder.positions.dtype))
+        return states[:, : int(num_states.max())], num_states
+
+    def settings(self) -> dict[str, Any]:
+        """As `SpeechEncoder`."""
+        return self.config.to_foreign()
+
+
+class ConformerSpeech(SpeechEncoder):
+    """The encoder of a conformer of this project.
+
+    Args:
+        config: sizes; those of the decoder are not used.
+        encoder: with its weights; new if None.
+    """
+
+    kind = "conformer"
+    frame_s = Conformer.frame_s
+    max_window_s = Conformer.max_window_s
+    frames_per_s = FRAMES_PER_S
+    adapted = ("query", "value")
+
+    def __init__(self, config: ConformerConfig, encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder or Conformer(config, ("",), ("",)).encoder  # type: ignore[arg-type]  # for their lengths
+        self.width = config.width
+
+    def features(self, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Log-mel on a fixed scale, padded to the longest."""
+        padded = [np.pad(s, (0, max(0, HOP - len(s)))) for s in samples]
+        rows = [log_mel(s, self.config.num_mel_bins, normalise="fixed").T for s in padded]
+        lengths = torch.tensor([row.shape[0] for row in rows])
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+
+    def forward(self, values: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SpeechEncoder`."""
+        states, num_states = self.encoder(values, num_frames)
+        return states, num_states
+
+    def settings(self) -> dict[str, Any]:
+        """As `SpeechEncoder`."""
+        return self.config.model_dump(mode="json")
+
+
+class SeamlessSpeech(SpeechEncoder):
+    """The encoder of a SeamlessM4T model, either version, with its adaptor.
+
+    Args:
+        family: the model; its decoder is not kept.
+    """
+
+    kind = "seamless"
+    frames_per_s = 50
+    is_log_mel = False  # two frames are stacked in one
+    adapted = ("linear_q", "linear_v")
+
+    def __init__(self, family: Any) -> None:
+        super().__init__()
+        self.encoder = family.encoder
+        self.extractor: Any = family.extractor
+        self.width = family.config.hidden_size
+        self.frame_s, self.max_window_s = family.frame_s, family.max_window_s
+
+    def features(self, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """As `SpeechEncoder`."""
+        return stacked_log_mel(self.extractor, samples)
+
+    def forward(self, values: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SpeechEncoder`."""
+        states, num_states = self.encoder(values, num_frames)
+        return states, num_states
+
+    def settings(self) -> dict[str, Any]:
+        """None: it is always read from where it came from."""
+        return {}
+
+
+def build(kind: str, settings: dict[str, Any]) -> SpeechEncoder:
+    """An encoder of this project from what `settings` gave, with new weights.
+
+    Raises:
+        SprachbundError: a kind that is none of this project's.
+    """
+    if kind == WhisperSpeech.kind:
+        return WhisperSpeech(WhisperConfig.from_foreign(settings))
+    if kind == ConformerSpeech.kind:
+        return ConformerSpeech(ConformerConfig.model_validate(settings))
+    raise SprachbundError(
+        f"config.json says that a speech encoder {kind!r} lies inside; that can be whisper, conformer or transformers"
+    )
+
+
+def of_family(family: Any) -> SpeechEncoder:
+    """The encoder of a loaded model of this project.
+
+    Raises:
+        SprachbundError: a family without such an encoder, or one that is split by language.
+    """
+    if getattr(family, "sharing_plan", None) is not None:
+        raise SprachbundError(
+            "an encoder that is split by language cannot hear mixed speech; take one that is not"
+        )
+    if family.name == WhisperSpeech.kind:
+        return WhisperSpeech(family.config, family.encoder)
+    if family.name == ConformerSpeech.kind:
+        return ConformerSpeech(family.config, family.encoder)
+    if isinstance(family, Seamless):
+        return SeamlessSpeech(family)
+    raise SprachbundError(
+        f"the encoder of the family {family.name!r} is not taken; give a whisper, conformer or seamless model, "
+        "or an encoder of transformers"
+    )

@@ -1,0 +1,186 @@
+"""What a speech LLM is taught with: cross-entropy of the text behind the speech, and the losses of the router.
+
+L = L_LM + 0.1 L_lang + 0.01 L_bal by default; a reconstruction, arXiv 2511.10670 shows no formula. Shapes:
+B utterances, N speech tokens of all utterances, R rows, U target tokens, S source languages, G groups.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.examples import Augment, Row
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Features, Target
+from sprachbund.models.loss import Loss
+from sprachbund.models.speech_llm.encoders import SpeechEncoder
+from sprachbund.models.speech_llm.projector import SpeechTokens
+from sprachbund.models.speech_llm.spans import MixedBatch, token_languages
+from sprachbund.nn.moe import balance_loss, language_losses
+
+if TYPE_CHECKING:
+    from sprachbund.models.speech_llm.model import SpeechLLM
+
+LANGUAGE, BALANCE = "router language", "router balance"
+"""Names of the losses in the log."""
+_IGNORED = -100
+
+
+def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
+    """The losses of a batch, on the scale of target tokens.
+
+    An utterance's L_lang counts as often as it has target tokens, so that parts of a batch add up; L_bal is of the
+    frames that are seen together, and counts as often as the batch has.
+    """
+    tokens = model.hear(Features(values=batch.features, num_frames=batch.num_frames))
+    text = _text_loss(model, batch, tokens)
+    num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
+    per_utterance = _language_loss(model, batch, tokens)
+    language = (per_utterance * num_tokens).sum()
+    balance = torch.stack([balance_loss(routing) for routing in tokens.routings]).mean() * num_tokens.sum()
+    weights = model.losses
+    return Loss(
+        total=text + weights.language * language + weights.balance * balance,
+        attention=text,
+        ctc=text.detach().new_zeros(()),
+        language=per_utterance.detach().sum(),
+        num_tokens=int(num_tokens.sum()),
+        num_transcript=0,
+        parts={LANGUAGE: language.detach(), BALANCE: balance.detach()},
+    )
+
+
+def _text_loss(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tensor:
+    """Cross-entropy, summed over the target tokens of the rows that count."""
+    rows, wanted = _rows(model, batch, tokens)
+    places = (wanted != _IGNORED).any(0).nonzero().flatten()
+    if not len(places):
+        return rows.sum() * 0.0
+    logits = model.llm(rows, places).float()
+    return F.cross_entropy(
+        logits.flatten(0, 1), wanted[:, places].flatten(), ignore_index=_IGNORED, reduction="sum"
+    )
+
+
+def _rows(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> tuple[Tensor, Tensor]:
+    """Embeddings of whole rows (R, U, D), and the token that is to follow each position (R, U)."""
+    device, each = tokens.states.device, batch.rows_per_utterance
+    lengths = tokens.num_tokens.tolist()
+    rows, wanted = [], []
+    for r, target in enumerate(_targets(model, batch)):
+        before, behind = model.prompts.around(target)
+        text = batch.targets[r, : int(batch.num_targets[r])].tolist()
+        embedded = model.llm.embed(torch.tensor([*before, *behind, *text[:-1]], device=device))
+        speech = tokens.states[r // each, : lengths[r // each]].to(embedded.dtype)
+        row = torch.cat([embedded[: len(before)], speech, embedded[len(before) :]])
+        rows.append(row)
+        given = len(row) - max(0, len(text) - 1)  # the first target follows the last given one
+        ids = [_IGNORED] * (given - 1) + (text or [_IGNORED])
+        wanted.append(torch.tensor(ids, device=device))
+    return (
+        nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        nn.utils.rnn.pad_sequence(wanted, batch_first=True, padding_value=_IGNORED),
+    )
+
+
+def _targets(model: SpeechLLM, batch: Batch) -> list[Target]:
+    """What is asked for in each row; where nobody speaks, a translation."""
+    sources = batch.source_language.repeat_interleave(batch.rows_per_utterance).tolist()
+    written, heard = model.config.target_languages, model.source_languages
+    return [
+        Target(language=written[t], source=None if s == NO_LANGUAGE else heard[s])
+        for s, t in zip(sources, batch.target_language.tolist(), strict=True)
+    ]
+
+
+def _language_loss(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tensor:
+    """L_lang (B,) of each utterance, the mean over its speech tokens and the layers."""
+    groups = _groups_of_tokens(model, batch, tokens)
+    losses = torch.stack([language_losses(routing, groups) for routing in tokens.routings]).mean(0)
+    sums = losses.new_zeros(batch.num_utterances).index_add(0, tokens.utterance, losses)
+    return sums / tokens.num_tokens.clamp(min=1)
+
+
+def _groups_of_tokens(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tensor:
+    """Groups that each speech token may go to, boolean (N, G): all where no language is known."""
+    group_of = model.group_of_language()
+    onehot = F.one_hot(group_of, len(model.config.projector.groups)).bool()  # (S, G)
+    numbers = torch.arange(len(group_of), device=group_of.device)
+    present = batch.source_language[:, None] == numbers
+    mixed = batch if isinstance(batch, MixedBatch) else None
+    if mixed is not None and mixed.languages is not None:
+        present = mixed.languages
+    groups = (present[..., None] & onehot).any(1)
+    groups = groups | ~groups.any(1, keepdim=True)
+    rows = groups[tokens.utterance]
+    if mixed is None or mixed.spans is None or not model.losses.by_frame:
+        return rows
+    lengths = tokens.num_tokens.tolist()
+    own = [token_languages(spans, n, model.frame_s) for spans, n in zip(mixed.spans, lengths, strict=True)]
+    languages = torch.cat(own).to(rows.device)
+    return torch.where((languages >= 0)[:, None], onehot[languages.clamp(min=0)], rows)
+
+
+class SpeechLLMExamples:
+    """`sprachbund.data.examples.Examples` of a speech LLM.
+
+    Args:
+        model: whose encoder's features and tokenizer are used.
+        languages: spoken in the data and, where the model writes them, drawn as targets.
+
+    Raises:
+        SprachbundError: a language without a group of experts, or none that the model writes.
+    """
+
+    def __init__(self, model: SpeechLLM, languages: Sequence[str]) -> None:
+        model.allowed_groups(languages)
+        self.source_languages = list(languages)
+        self.target_languages = [tag for tag in languages if tag in model.config.target_languages]
+        if not self.target_languages:
+            raise SprachbundError(
+                f"the model writes none of {', '.join(languages)}, only {', '.join(model.config.target_languages)}; "
+                "add one to the recipe's languages"
+            )
+        self.prompts, encoder = model.prompts, model.encoder
+        self.max_tokens = model.config.max_new_tokens
+        self.max_window_s: float | None = model.max_window_s
+        self.whole_windows: bool = encoder.whole_windows
+        self.frames_per_s: int = encoder.frames_per_s
+        self.is_log_mel: bool = encoder.is_log_mel
+        self._features = _without_weights(encoder)
+        self._numbers = {tag: i for i, tag in enumerate(model.source_languages)}
+        self._written = {tag: i for i, tag in enumerate(model.config.target_languages)}
+
+    def number(self, language: str) -> int:
+        """Place of a source language among the model's."""
+        return self._numbers[language]
+
+    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
+        """The encoder's features (T, M), and how many are the utterance's; only log-mel can be augmented."""
+        values, lengths = self._features.features([samples])
+        own = int(lengths[0])
+        if not self.is_log_mel:
+            return values[0], own
+        return torch.cat([augment(values[0, :own]), values[0, own:]]), own
+
+    def transcript(self, text: str) -> list[int]:
+        """None: there is no CTC head."""
+        return []
+
+    def row(self, text: str, source: str | None, target: str) -> Row:
+        """Number of the target language and the text's tokens; where nobody speaks the row ends at once."""
+        return self._written[target], [*self.prompts.text_to_tokens(text.strip()), self.prompts.end]
+
+
+def _without_weights(encoder: SpeechEncoder) -> SpeechEncoder:
+    """The encoder for its features alone: worker processes carry it about."""
+    bare = copy.copy(encoder)
+    bare._modules = {}
+    return bare

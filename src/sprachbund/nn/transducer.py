@@ -1,0 +1,222 @@
+"""The part of a transducer behind its encoder: a network over the tokens so far, one that joins them with frames, and
+what both remember between chunks of a stream (arXiv 1211.3711, section 2).
+
+Shapes: B rows, T frames, U target tokens, D width of the encoder, P width of the prediction network, J of the joint
+network, V vocabulary, L layers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.nn.transducer_loss import joint_transducer_loss, transducer_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransducerShape:
+    """Sizes of the part behind the encoder.
+
+    Attributes:
+        vocabulary_size: V, the blank included.
+        encoder_width: D.
+        prediction_width: P.
+        prediction_layers: L.
+        joint_width: J.
+        dropout: between layers of the prediction network, behind it, and in the joint network; in training.
+        blank: the id that takes a step in time.
+    """
+
+    vocabulary_size: int
+    encoder_width: int
+    prediction_width: int = 640
+    prediction_layers: int = 2
+    joint_width: int = 640
+    dropout: float = 0.0
+    blank: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.blank < self.vocabulary_size:
+            raise ValueError(f"blank is {self.blank}; the vocabulary has ids 0 to {self.vocabulary_size - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransducerState:
+    """Where rows are in their streams: after which tokens, and after how many frames. It is never changed in place.
+
+    Attributes:
+        hidden: (B, L, P) of the prediction network.
+        cell: (B, L, P) of the prediction network.
+        predicted: (B, J) what the joint network takes of the tokens so far.
+        num_frames: (B,) frames consumed.
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    predicted: Tensor
+    num_frames: Tensor
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows whose indices are given (b,), in that order, any of them more than once."""
+        return type(self)(**{name: tensor[rows] for name, tensor in self.tensors().items()})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return type(self)(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, ready for `safetensors.torch.save`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `tensors`.
+
+        Raises:
+            ValueError: naming what is missing or too much.
+        """
+        different = {field.name for field in fields(cls)} ^ set(tensors)
+        if different:
+            raise ValueError(f"{', '.join(sorted(different))}: too much or missing in a transducer's state")
+        return cls(**tensors)
+
+    @classmethod
+    def stack(cls, states: Sequence["TransducerState"]) -> Self:
+        """Rows of several streams as one batch, in order."""
+        parts = [state.tensors() for state in states]
+        return cls(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+class PredictionNetwork(nn.Module):
+    """LSTM over the tokens so far. It starts on a blank, whose embedding is nought and stays so."""
+
+    def __init__(self, shape: TransducerShape) -> None:
+        super().__init__()
+        self.blank = shape.blank
+        self.embedding = nn.Embedding(shape.vocabulary_size, shape.prediction_width, padding_idx=shape.blank)
+        between = shape.dropout if shape.prediction_layers > 1 else 0.0
+        width, layers = shape.prediction_width, shape.prediction_layers
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True, dropout=between)
+
+    def forward(self, targets: Tensor) -> Tensor:
+        """What follows no token, one token, … all of `targets` (B, U); (B, U+1, P). Padding may hold any number."""
+        known = targets.clamp(0, self.embedding.num_embeddings - 1)
+        output, _ = self.lstm(self.embedding(F.pad(known, (1, 0), value=self.blank)))
+        return output
+
+    def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Output (B, P), hidden and cell (B, L, P) after one more token (B,) a row."""
+        before = hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous()
+        output, (hidden, cell) = self.lstm(self.embedding(tokens[:, None]), before)
+        return output[:, 0], hidden.transpose(0, 1), cell.transpose(0, 1)
+
+
+class JointNetwork(nn.Module):
+    """W tanh(A encoded + B predicted): A and B are applied once to each, not to every pair of them."""
+
+    def __init__(self, shape: TransducerShape) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(shape.encoder_width, shape.joint_width)
+        self.prediction = nn.Linear(shape.prediction_width, shape.joint_width, bias=False)
+        self.out = nn.Linear(shape.joint_width, shape.vocabulary_size)
+        self.dropout = shape.dropout
+
+    def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        """Logits (…, V) of projected frames (…, J) and projected tokens (…, J) that broadcast."""
+        joined = F.dropout(torch.tanh(encoded + predicted), self.dropout, self.training)
+        return self.out(joined)
+
+
+class Transducer(nn.Module):
+    """Prediction and joint network, the loss through them, and their state in a stream.
+
+    Args:
+        shape: see `TransducerShape`.
+    """
+
+    def __init__(self, shape: TransducerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.prediction = PredictionNetwork(shape)
+        self.joint = JointNetwork(shape)
+
+    def loss(
+        self,
+        encoded: Tensor,
+        num_frames: Tensor,
+        targets: Tensor,
+        num_targets: Tensor,
+        *,
+        prompt: Tensor | None = None,
+        fast_emit: float = 0.0,
+        frames_at_once: int | None = None,
+    ) -> Tensor:
+        """-ln P(targets) of every row (B,), see `transducer_loss`.
+
+        Args:
+            encoded: (B, T, D).
+            num_frames: (B,), 1 to T.
+            targets: (B, U).
+            num_targets: (B,), 0 to U.
+            prompt: (B, P) tokens that the prediction network reads first, such as the language wanted.
+            fast_emit: weight of FastEmit.
+            frames_at_once: make logits of no more frames than this at a time, twice; None holds all of them.
+
+        Raises:
+            ValueError: as `transducer_loss` does.
+        """
+        frames = self.joint.encoder(encoded)
+        read = targets if prompt is None else torch.cat([prompt, targets], dim=1)
+        predicted = self.prediction(read)[:, read.shape[1] - targets.shape[1] :]
+        tokens = self.joint.prediction(F.dropout(predicted, self.shape.dropout, self.training))
+        rest = (targets, num_frames, num_targets, self.shape.blank)
+        if frames_at_once is None:
+            logits = self.joint(frames[:, :, None], tokens[:, None])
+            # Nothing else needs the logits: the layer they come from does not look at its output again.
+            return transducer_loss(logits, *rest, fast_emit=fast_emit, in_place=True)
+        return joint_transducer_loss(
+            self.joint, frames, tokens, *rest, fast_emit=fast_emit, frames_at_once=frames_at_once
+        )
+
+    def start(self, num_rows: int) -> TransducerState:
+        """The state before the first frame."""
+        weight, shape = self.joint.out.weight, self.shape
+        nought = weight.new_zeros(num_rows, shape.prediction_layers, shape.prediction_width)
+        empty = TransducerState(
+            hidden=nought,
+            cell=nought,
+            predicted=weight.new_zeros(num_rows, shape.joint_width),
+            num_frames=torch.zeros(num_rows, dtype=torch.long, device=weight.device),
+        )
+        return self.advance(torch.full((num_rows,), shape.blank, device=weight.device), empty)
+
+    def advance(self, tokens: Tensor, state: TransducerState) -> TransducerState:
+        """The state after one more token (B,) a row, at the same frames."""
+        output, hidden, cell = self.prediction.step(tokens, state.hidden, state.cell)
+        return TransducerState(
+            hidden=hidden, cell=cell, predicted=self.joint.prediction(output), num_frames=state.num_frames
+        )
+
+    def check_state(self, state: TransducerState, num_rows: int) -> None:
+        """See that a state is one of this model, for so many rows.
+
+        Raises:
+            ValueError: naming the sizes seen and wanted.
+        """
+        shape = self.shape
+        memory = (num_rows, shape.prediction_layers, shape.prediction_width)
+        wanted = {
+            "hidden": memory,
+            "cell": memory,
+            "predicted": (num_rows, shape.joint_width),
+            "num_frames": (num_rows,),
+        }
+        for name, tensor in state.tensors().items():
+            if tensor.shape != wanted[name]:
+                raise ValueError(
+                    f"the state's {name} is {tuple(tensor.shape)} and {wanted[name]} is needed; "
+                    "it belongs to another model or number of streams"
+                )

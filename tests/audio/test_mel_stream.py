@@ -1,0 +1,36 @@
+"""Log-mel in blocks against log-mel of the whole."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sprachbund.audio.logmel import log_mel
+from sprachbund.audio.mel_stream import LogMelStream
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_samples=st.integers(0, 6000),
+    blocks=st.lists(st.integers(1, 2500), min_size=1, max_size=6),
+    seed=st.integers(0, 99),
+)
+def test_blocks_of_any_size_give_the_frames_of_the_whole(num_samples, blocks, seed):
+    samples = np.random.default_rng(seed).normal(size=num_samples).astype(np.float32) * 0.1
+    stream, found, begin, turn = LogMelStream(40), [], 0, 0
+    while begin < num_samples:
+        size = blocks[turn % len(blocks)]
+        found.append(stream.push(samples[begin : begin + size]))
+        begin, turn = begin + size, turn + 1
+    found.append(stream.finish())
+    whole = log_mel(samples, 40, normalise="fixed").T
+    assert torch.cat(found).shape == whole.shape
+    assert torch.allclose(torch.cat(found), whole, atol=1e-5)
+
+
+def test_a_frame_comes_as_soon_as_its_samples_are_there():
+    stream = LogMelStream()
+    assert len(stream.push(np.zeros(199, np.float32))) == 0
+    assert len(stream.push(np.zeros(1, np.float32))) == 1
+    assert len(stream.push(np.zeros(159, np.float32))) == 0
+    assert len(stream.push(np.zeros(1, np.float32))) == 1

@@ -1,0 +1,138 @@
+"""Spans of several recordings in one batch become what each becomes alone."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.spans import Span
+from sprachbund.decoding.batches import RecordedSpan, Recording, translate_spans
+from sprachbund.decoding.language import LanguageTracker
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pairs import read_request
+from sprachbund.decoding.search import search
+
+from .test_translate import LENIENT, recording
+from .tiny_family import TinyFamily
+
+FAMILY = TinyFamily(seed=3)
+PLAIN = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, draft="none")
+
+
+def asked(targets, source=None, options=PLAIN, family=FAMILY) -> Recording:
+    request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
+    tracker = LanguageTracker(family.source_languages, request.allowed, options.language_windows)
+    return Recording(request=request, options=options, tracker=tracker)
+
+
+def spans_of(one: Recording, *seeds: int) -> list[RecordedSpan]:
+    spans = []
+    for number, seed in enumerate(seeds):
+        duration_s = 0.6 + 0.3 * (seed % 5)
+        samples = recording((0.0, duration_s), duration_s=duration_s, seed=seed)
+        span = Span(
+            start_s=6.0 * number, end_s=6.0 * number + len(samples) / SAMPLE_RATE, speech_probability=1.0
+        )
+        spans.append(RecordedSpan(recording=one, span=span, samples=samples))
+    return spans
+
+
+requests = st.tuples(
+    st.lists(st.sampled_from(["de", "en", "fr", "transcribe"]), min_size=1, max_size=3, unique=True),
+    st.sampled_from([None, "de", "en"]),
+    st.sampled_from(
+        [
+            PLAIN,
+            replace(PLAIN, word_timestamps=True),
+            replace(PLAIN, beam_size=2),
+            replace(PLAIN, prompt="abc"),
+            replace(PLAIN, max_tokens=3),
+            replace(PLAIN, allowed_languages=("fr", "de")),
+        ]
+    ),
+    st.lists(st.integers(0, 30), min_size=1, max_size=3),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(requests, min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_neighbours_change_nothing(several, random):
+    alone = [
+        translate_spans(FAMILY, spans_of(asked(targets, source, options), *seeds))
+        for targets, source, options, seeds in several
+    ]
+    queues = [
+        spans_of(asked(targets, source, options), *seeds) for targets, source, options, seeds in several
+    ]
+    places = [number for number, queue in enumerate(queues) for _ in queue]
+    random.shuffle(places)  # any order that keeps each recording's own
+    together = translate_spans(FAMILY, [queues[number].pop(0) for number in places])
+    for number, expected in enumerate(alone):
+        found = [answers for place, answers in zip(places, together, strict=True) if place == number]
+        assert [[(t, s.text, s.source_language, s.start_s) for t, s in answers] for answers in found] == [
+            [(t, s.text, s.source_language, s.start_s) for t, s in answers] for answers in expected
+        ]
+        words = [[w.text for _, s in answers for w in s.words] for answers in found]
+        assert words == [[w.text for _, s in answers for w in s.words] for answers in expected]
+
+
+def test_one_encoder_pass_serves_all_recordings():
+    family, sizes = TinyFamily(seed=3), []
+    encode = family.encode
+    family.encode = lambda features: sizes.append(len(features.num_frames)) or encode(features)
+    first, second = asked(["de"], "en", family=family), asked(["fr", "en"], family=family)
+    translate_spans(family, [*spans_of(first, 1, 2), *spans_of(second, 3)])
+    assert sizes == [3]
+
+
+def test_recordings_with_the_same_wishes_share_a_search():
+    family = TinyFamily(seed=3)
+    recordings = [asked([target], "en", family=family) for target in ("de", "fr")]
+    translate_spans(family, [span for one in recordings for span in spans_of(one, 1)])
+    assert max(rows for rows, _ in family.steps) == 2
+
+
+def test_recordings_share_a_search_only_with_the_draft_they_share(monkeypatch):
+    groups = []
+
+    def recorded_search(model, memory, asked, options, durations_s, speculation):
+        groups.append((len(asked), speculation))
+        return search(model, memory, asked, options, durations_s)
+
+    monkeypatch.setattr("sprachbund.decoding.batches.search", recorded_search)
+    shared, own = object(), object()
+    recordings = [asked(["de"], "en"), asked(["fr"], "en"), asked(["de"], "en")]
+    for one, speculation in zip(recordings, (shared, shared, own), strict=True):
+        one.speculation = speculation
+    translate_spans(FAMILY, [span for one in recordings for span in spans_of(one, 1)])
+    assert groups == [(2, shared), (1, own)]
+
+
+def test_a_recording_that_cannot_go_on_leaves_its_neighbours_alone():
+    family = TinyFamily(seed=3)
+    family.language_log_probs = lambda memory: memory.states.new_zeros(memory.states.shape[0], 3)
+    lost, fine = asked(["transcribe"], family=family), asked(["de"], "en", family=family)
+    crowded = asked(["de"], "en", replace(PLAIN, prompt="a" * 40), family=family)
+    everything = [*spans_of(lost, 1), *spans_of(fine, 2), *spans_of(crowded, 3)]
+    found = translate_spans(family, everything)
+    assert "name the source language" in str(lost.error)
+    assert "shorten the prompt" in str(crowded.error)
+    assert (found[0], found[2], fine.error) == ([], [], None)
+    assert found[1][0][1].text == translate_spans(family, spans_of(asked(["de"], "en"), 2))[0][0][1].text
+
+
+@pytest.mark.parametrize("source", [None, "en"])
+def test_what_a_recording_could_not_be_is_kept_by_it(source):
+    family = TinyFamily(seed=3)
+    family.known_pairs -= {("en", "fr"), ("de", "fr"), ("fr", "de")}
+    one = Recording(
+        request=read_request(family, source=source, targets=["de", "en"], allowed=None),
+        options=PLAIN,
+        tracker=LanguageTracker(family.source_languages, None, 3),
+    )
+    found = translate_spans(family, spans_of(one, *range(6)))
+    assert [target for answers in found for target, _ in answers] == ["de", "en"] * 6
+    unknown = [s for answers in found for _, s in answers if (s.dropped or "").startswith("unknown pair")]
+    assert bool(unknown) == ("de" in one.refused)

@@ -1,0 +1,406 @@
+"""Encoders, projector, prompts, what is said about languages, and the errors that people meet."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sprachbund.audio.spans import Span
+from sprachbund.decoding.batches import RecordedSpan, Recording, translate_spans
+from sprachbund.decoding.language import LanguageTracker
+from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.pairs import Request
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.routes import joined, routed_s
+from sprachbund.models.family import Target
+from sprachbund.models.speech_llm import (
+    LoraOptions,
+    LossWeights,
+    MixedBatch,
+    ProjectorOptions,
+    PromptOptions,
+    SpeechLLM,
+    dense,
+    plain_mixture,
+)
+from sprachbund.models.speech_llm.encoders import of_family
+from sprachbund.models.speech_llm.foreign import is_adapter
+from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.projector import Projector
+from sprachbund.models.speech_llm.prompts import Prompts
+from sprachbund.models.speech_llm.spans import check_spans, smoothed, stretches, token_languages
+from sprachbund.nn.moe import language_losses
+from tests.models.speech_llm_support import (
+    ENCODERS,
+    GROUPS,
+    VOCABULARY,
+    make_batch,
+    make_config,
+    make_encoder,
+    make_llm,
+    make_model,
+    move_adapters,
+    speech,
+    tokenizer,
+)
+
+CHAT = (
+    "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_encoder_is_heard_whatever_its_neighbours_and_every_adapter_moves(kind: str) -> None:
+    model = move_adapters(make_model(kind))
+    sounds = speech(0.31, 1.2, 0.02)
+    together = model.encode(model.features(sounds))
+    for b, one in enumerate(sounds):
+        alone = model.encode(model.features([one]))
+        n = int(alone.num_frames[0])
+        assert int(together.num_frames[b]) == n >= 1
+        assert abs(n * model.frame_s - len(one) / 16_000) <= 2 * model.frame_s
+        torch.testing.assert_close(together.states[b, :n], alone.states[0], rtol=1e-3, atol=1e-4)
+    model.loss(make_batch(model, [0], ["hola"], [0], [1.2])).total.backward()
+    adapters = {name: p for name, p in model.named_parameters() if is_adapter(name)}
+    assert {name.split(".")[0] for name in adapters} == {"encoder", "llm"}
+    unheard = [name for name, p in adapters.items() if p.grad is None or p.grad.abs().max() == 0]
+    assert not unheard
+    frozen = [p for n, p in model.named_parameters() if not is_adapter(n) and not n.startswith("projector.")]
+    assert frozen
+    assert all(p.grad is None and not p.requires_grad for p in frozen)
+
+
+def test_frozen_parts_stay_in_evaluation_mode() -> None:
+    model = make_model("wavlm").train()
+    assert model.projector.training
+    assert not model.encoder.training
+    assert not model.llm.training
+    features = model.features(speech(0.5))
+    assert torch.equal(model.encode(features).states, model.encode(features).states)
+
+
+def test_the_projector_written_out() -> None:
+    torch.manual_seed(0)
+    options = ProjectorOptions(groups=(("es",), ("en",)), group_size=2, hidden_width=6, spliced_frames=3)
+    projector = Projector(4, 8, options)
+    states = torch.randn(2, 7, 4)
+    tokens = projector(states, torch.tensor([7, 4]))
+    assert tokens.num_tokens.tolist() == [3, 2]
+    for b, n in enumerate((7, 4)):
+        padded = torch.zeros(9, 4)
+        padded[:n] = states[b, :n]
+        x = projector.expand(padded.view(3, 12)[: (n + 2) // 3])
+        for layer in projector.layers:
+            p = layer.router.score(layer.norm(x)).softmax(-1)
+            best, chosen = p.topk(2)
+            rows = []
+            for t, row in enumerate(layer.norm(x)):
+                out = [layer.experts.branches[e](row[None])[0] for e in chosen[t].tolist()]
+                rows.append(sum(w * o for w, o in zip(best[t] / best[t].sum(), out, strict=True)))
+            x = x + torch.stack(rows)
+        torch.testing.assert_close(tokens.states[b, : len(x)], x)
+        assert tokens.states[b, len(x) :].abs().sum() == 0
+
+
+def test_the_router_learns_planted_languages() -> None:
+    torch.manual_seed(0)
+    options = ProjectorOptions(groups=GROUPS, group_size=2, hidden_width=8, spliced_frames=1)
+    projector = Projector(6, 12, options)
+    centres = torch.randn(3, 6)
+    language = torch.arange(240) % 3
+    states = (centres[language] + 0.5 * torch.randn(240, 6))[None]
+    optimizer = torch.optim.AdamW(projector.parameters(), lr=0.01)
+    groups = torch.eye(3, dtype=torch.bool)[language]
+    for _ in range(40):
+        tokens = projector(states, torch.tensor([240]))
+        loss = sum(language_losses(routing, groups).mean() for routing in tokens.routings)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    right = projector(states, torch.tensor([240])).group_probs()[0].argmax(-1) == language
+    assert right.float().mean() > 0.9
+
+
+def test_baselines_are_the_same_layer_with_other_numbers() -> None:
+    options = ProjectorOptions(groups=(("es",), ("en",)), group_size=4, hidden_width=10)
+    sizes = {}
+    kinds = {
+        "ours": options,
+        "plain": plain_mixture(options),
+        "active": dense(options, "active"),
+        "total": dense(options, "total"),
+    }
+    for name, one in kinds.items():
+        projector = Projector(4, 8, one)
+        sizes[name] = sum(
+            b.expand.weight.numel() + b.contract.weight.numel()
+            for layer in projector.layers
+            for b in layer.experts.branches
+        )
+        assert one.languages == ("es", "en")
+        assert projector(torch.randn(1, 5, 4), torch.tensor([5])).states.shape == (1, 1, 8)
+    assert sizes["ours"] == sizes["plain"] == sizes["total"] == 4 * sizes["active"]
+
+
+# Languages.
+
+
+def test_declared_languages_keep_the_other_groups_silent() -> None:
+    model = make_model()
+    features = model.features(speech(1.3, 0.7))
+    memory = model.encode(features, languages=("es", "de"))
+    valid = memory.group_probs.sum(-1) > 0
+    assert memory.group_probs[..., 2].max() == 0
+    torch.testing.assert_close(memory.group_probs[valid].sum(-1), torch.ones(int(valid.sum())))
+    assert {name for row in model.routes(memory) for _, _, name in row} <= {"es", "en+de"}
+    log_probs = model.language_log_probs(memory)
+    assert log_probs.exp().sum(-1).max().item() == pytest.approx(1, abs=1e-4)
+    assert torch.equal(log_probs[:, 1], log_probs[:, 2])  # they share a group
+    assert log_probs.isfinite().all()
+    everything = model.encode(features, languages=model.source_languages)
+    torch.testing.assert_close(everything.states, model.encode(features).states)
+
+
+def test_a_language_without_a_group_is_named_with_those_that_have_one() -> None:
+    model = make_model()
+    with pytest.raises(SprachbundError, match=r"'fr' has no group of experts.*es \(Spanish\).*zh"):
+        model.encode(model.features(speech(0.5)), languages=("es", "fr"))
+    with pytest.raises(SprachbundError, match="no language is declared"):
+        model.allowed_groups(())
+    with pytest.raises(SprachbundError, match="'fr' has no group"):
+        SpeechLLMExamples(model, ["fr"])
+    with pytest.raises(SprachbundError, match="writes none of zh, only en, de, es"):
+        SpeechLLMExamples(model, ["zh"])
+
+
+def test_routes_follow_planted_mass_and_are_what_evaluation_takes() -> None:
+    probs = torch.tensor([[0.9, 0.1]] * 4 + [[0.2, 0.8]] * 3 + [[0.6, 0.4]] * 2)
+    found = stretches(probs, ("es", "en"), 0.1, 0.85)
+    assert [(round(s, 3), round(e, 3), name) for s, e, name in found] == [
+        (0.0, 0.4, "es"),
+        (0.4, 0.7, "en"),
+        (0.7, 0.85, "es"),
+    ]
+    routes = joined(found)
+    assert routed_s(0.4, 0.7, "en", routes) == pytest.approx(0.3)
+    assert routed_s(0.0, 0.85, "es", routes) == pytest.approx(0.55)
+    flicker = probs.clone()
+    flicker[2] = torch.tensor([0.4, 0.6])
+    assert len(stretches(flicker, ("es", "en"), 0.1, 0.9)) == 5
+    assert len(stretches(smoothed(flicker, 3), ("es", "en"), 0.1, 0.9)) == 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=30), st.floats(0.05, 1.0), st.sampled_from([1, 3, 5]))
+def test_stretches_cover_the_speech_once_and_neighbours_differ(
+    groups: list[int], cut: float, neighbours: int
+) -> None:
+    probs = smoothed(torch.eye(3)[groups], neighbours)
+    duration_s = 0.1 * (len(groups) - 1 + cut)
+    found = stretches(probs, ("es", "en", "zh"), 0.1, duration_s)
+    assert found[0][0] == 0
+    assert found[-1][1] == pytest.approx(duration_s)
+    assert all(a[1] == b[0] and a[2] != b[2] for a, b in pairwise(found))
+    for place, group in enumerate(probs.argmax(-1).tolist()):
+        if (middle := 0.1 * (place + 0.5)) < duration_s:
+            assert [name for s, e, name in found if s <= middle < e] == [("es", "en", "zh")[group]]
+    assert len(joined(found)) == len(found)
+
+
+def test_routes_and_spans_of_a_memory_cover_the_speech() -> None:
+    model = make_model()
+    memory = model.encode(model.features(speech(1.3, 0.7)))
+    for kind in (model.routes, model.spans):
+        for row, duration_s in zip(kind(memory, (1.3, 0.7)), (1.3, 0.7), strict=True):
+            assert row[0][0] == 0
+            assert row[-1][1] == pytest.approx(duration_s)
+            assert all(a[1] == b[0] and a[2] != b[2] for a, b in pairwise(row))
+    chosen = memory.select(torch.tensor([1]))
+    assert model.routes(chosen) == [model.routes(memory)[1]]
+
+
+def test_mixed_batches_forgive_all_their_languages_and_frames_may_have_their_own() -> None:
+    model = make_model()
+    plain = make_batch(model, [0, 3], ["hola", "a"], [0, 0], [1.3, 0.7])
+    every = torch.ones(2, 4, dtype=torch.bool)
+    mixed = MixedBatch(**vars(plain), languages=every)
+    assert model.loss(mixed).parts["router language"] == pytest.approx(0, abs=1e-4)
+    two = MixedBatch(
+        **vars(plain), languages=torch.tensor([[True, False, False, True], [False, True, True, False]])
+    )
+    own = model.loss(plain).language
+    assert model.loss(two).parts["router language"].item() > 0
+    spans = (((0.0, 2.0, 0),), ((0.0, 1.0, 3),))  # what no span covers is forgiven as before
+    by_frame = MixedBatch(**vars(plain), languages=every, spans=spans)
+    assert model.loss(by_frame).language == pytest.approx(0, abs=1e-4)  # the flag is off
+    model.losses = LossWeights(by_frame=True)
+    assert model.loss(by_frame).language.item() == pytest.approx(own.item(), rel=1e-5)
+    nobody = make_batch(model, [-1], ["a"], [0], [0.7])
+    assert model.loss(nobody).language == pytest.approx(0, abs=1e-5)
+    assert by_frame.to("cpu").spans == spans
+
+
+def test_spans_have_to_lie_in_the_audio_one_behind_the_other() -> None:
+    check_spans([(0.0, 1.0, "es"), (1.0, 2.02, "en")], 2.0)
+    with pytest.raises(SprachbundError, match=r"span of en from 1 to 2.5 s does not lie in 2 s"):
+        check_spans([(0.0, 1.0, "es"), (1.0, 2.5, "en")], 2.0)
+    with pytest.raises(SprachbundError, match=r"en from 0.5 s begins before the last one ends, at 1 s"):
+        check_spans([(0.0, 1.0, "es"), (0.5, 2.0, "en")], 2.0)
+    assert token_languages([(0.0, 0.32, 1), (0.5, 0.7, 0)], 5, 0.16).tolist() == [1, 1, -1, 0, -1]
+
+
+# Prompts.
+
+
+def test_text_comes_before_speech_and_chat_templates_are_used() -> None:
+    target = Target(language="en", source="es")
+    plain = Prompts(tokenizer(), PromptOptions(), VOCABULARY)
+    before, behind = plain.around(target)
+    assert before[0] == tokenizer().bos_token_id
+    assert plain.tokens_to_text(before) == "Translate the speech into English.\n"
+    assert plain.tokens_to_text(behind) == "\n"
+    same = plain.around(Target(language="en", source="en"))
+    assert plain.tokens_to_text(same[0]) == "Transcribe the speech.\n"
+    chat = Prompts(tokenizer(CHAT), PromptOptions(), VOCABULARY)
+    before, behind = chat.around(target)
+    read = tokenizer(CHAT).decode
+    assert read(before) == "<s>user: Translate the speech into English.\n"
+    assert read(behind) == "</s><s>assistant: "
+    other = Prompts(tokenizer(), PromptOptions(order=("speech", "text")), VOCABULARY)
+    before, behind = other.around(target)
+    assert (other.tokens_to_text(before), before) == ("", [tokenizer().bos_token_id])
+    assert other.tokens_to_text(behind) == "\nTranslate the speech into English.\n"
+    tokenizer().chat_template = None
+
+
+def test_prompts_in_another_order_than_trained_are_refused() -> None:
+    model = make_model()
+    model.use_prompts(PromptOptions(translate="Say it in {language}."))
+    assert "Say it in German" in model.decode_text(model.prompts.around(Target(language="de"))[0])
+    with pytest.raises(SprachbundError, match=r"put speech before text.*trained with text before speech"):
+        model.use_prompts(PromptOptions(order=("speech", "text")))
+    with pytest.raises(SprachbundError, match="no chat template"):
+        model.use_prompts(PromptOptions(chat=True))
+    with pytest.raises(ValidationError, match="once each"):
+        PromptOptions(order=("text", "text"))
+    with pytest.raises(ValidationError, match=r"name the \{language\}"):
+        PromptOptions(translate="Translate it.")
+
+
+def test_text_with_special_tokens_would_steer_and_is_refused() -> None:
+    model = make_model()
+    with pytest.raises(SprachbundError, match="special token </s>"):
+        model.prompts.text_to_tokens("all </s> over")
+    assert model.decode_text(model.prompts.text_to_tokens("¿qué hora es?")) == "¿qué hora es?"
+    mask = model.suppressed(Target(language="en"))
+    assert mask[[0, 1]].all()
+    assert mask[len(tokenizer()) :].all()
+    assert not mask[model.end_token]
+
+
+# What does not fit.
+
+
+def test_speech_that_the_language_model_cannot_hold_is_told_how_much_fits() -> None:
+    llm = make_llm(max_position_embeddings=100)
+    model = SpeechLLM(make_encoder(), llm, make_config(), tokenizer=tokenizer())
+    longest = max(
+        len(a) + len(b) for a, b in (model.prompts.around(Target(language=t)) for t in ("en", "de", "es"))
+    )
+    fits_s = (100 - longest - 24) * 0.16
+    assert model.max_window_s == pytest.approx(fits_s)
+    model.features(speech(fits_s))
+    with pytest.raises(
+        SprachbundError, match=f"language model's 100; the longest that fits is {fits_s:.1f} s"
+    ):
+        model.features(speech(fits_s + 0.2))
+    with pytest.raises(SprachbundError, match=r"context of 64 tokens leaves 0\.\d s for speech"):
+        SpeechLLM(make_encoder(), make_llm(max_position_embeddings=64), make_config(), tokenizer=tokenizer())
+    roomy = make_model()
+    assert roomy.max_window_s == 15
+    with pytest.raises(SprachbundError, match=r"lasts 15.5 s, a window of the encoder 15"):
+        roomy.features(speech(15.5))
+
+
+def test_a_sliding_window_counts_as_the_context() -> None:
+    assert make_model(llm="mistral").llm.context == 512
+    windowed = make_llm("gemma2", sliding_window=128)
+    assert SpeechLLM(make_encoder(), windowed, make_config(), tokenizer=tokenizer()).llm.context == 128
+
+
+def test_other_bad_input() -> None:
+    model = make_model()
+    with pytest.raises(SprachbundError, match=r"does not write 'zh'; it writes .*English"):
+        model.prompt(Target(language="zh"))
+    memory = model.encode(model.features(speech(0.5)))
+    with pytest.raises(SprachbundError, match="give the targets"):
+        model.start(memory)
+    cache = model.start(memory, capacity=3, targets=[Target(language="en")])
+    with pytest.raises(SprachbundError, match="words get no times"):
+        model.step(torch.tensor([[5]]), cache, [])
+    with pytest.raises(ValueError, match="4 tokens do not fit into a cache of 3"):
+        model.step(torch.tensor([[5, 6, 7, 8]]), cache)
+    with pytest.raises(SprachbundError, match=r"no linear layer is called 'wq'; there are .*q_proj"):
+        make_model(lora=LoraOptions(llm=("wq",)))
+    with pytest.raises(SprachbundError, match="built without a tokenizer"):
+        _ = SpeechLLM(make_encoder(), make_llm(), make_config()).prompts
+    with pytest.raises(SprachbundError, match="has 259 tokens but the language model 200"):
+        SpeechLLM(make_encoder(), make_llm(vocab_size=200), make_config(), tokenizer=tokenizer())
+    with pytest.raises(SprachbundError, match="'speech_llm' is not taken"):
+        of_family(model)
+    for wrong, message in (
+        ({"groups": (("es",), ("es",))}, "stands in two groups"),
+        ({"groups": ((),)}, "every group needs a language"),
+        ({"groups": (("es",),), "group_size": 1, "num_chosen": 2}, "num_chosen is 2, but there are 1"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            ProjectorOptions(**wrong)
+
+
+# As the rest of the software uses it.
+
+
+def test_spans_become_segments_like_those_of_any_family() -> None:
+    model = make_model()
+    options = DecodingOptions(max_tokens=5, guard=GuardOptions(enabled=False))
+    for source in (None, "es"):
+        recording = Recording(
+            request=Request(source=source, targets=("en", "de"), allowed=None),
+            options=options,
+            tracker=LanguageTracker(model.source_languages, None, 3),
+        )
+        spans = [
+            RecordedSpan(
+                recording=recording,
+                span=Span(start_s=float(i), end_s=i + len(s) / 16_000, speech_probability=1.0),
+                samples=s,
+            )
+            for i, s in enumerate(speech(0.7, 0.9))
+        ]
+        found = translate_spans(model, spans)
+        assert recording.error is None
+        assert [[target for target, _ in row] for row in found] == [["en", "de"]] * 2
+        assert all(segment.source_language in model.source_languages for row in found for _, segment in row)
+
+
+def test_examples_are_what_the_loss_is_made_of() -> None:
+    model = make_model()
+    examples = SpeechLLMExamples(model, ["es", "en"])
+    assert (examples.number("zh") if "zh" in examples.source_languages else examples.number("en")) == 1
+    token, row = examples.row(" hola ", "en", "es")
+    assert (token, model.decode_text(row), row[-1]) == (2, "hola", model.end_token)
+    features, length = examples.features(speech(0.5)[0], lambda x: x)
+    assert features.shape == (length, 80)
+    wanted = model.features(speech(0.5))
+    torch.testing.assert_close(features, wanted.values[0])
+    assert not any(p.numel() for p in examples._features.parameters())
+    samples, num_samples = SpeechLLMExamples(make_model("wavlm"), ["es"]).features(
+        speech(0.5)[0], lambda x: x * np.nan
+    )
+    assert samples.shape == (num_samples, 1)
+    assert samples.isfinite().all()
