@@ -49,7 +49,7 @@ struct Packed {
                 offset[static_cast<size_t>(r)] += 128 * w;
             }
         }
-        matrix = {values.data(), scale.data(), offset.data(), bias.data(), rows, blocks, steps};
+        matrix = {values.data(), scale.data(), offset.data(), bias.data(), rows, blocks, steps, {}};
     }
 };
 
@@ -72,6 +72,58 @@ void product(const Kernels& k) {
                 static_cast<float>(sum) * (packed.scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(t)]);
             expect(near(out[static_cast<size_t>(t * rows + r)], y + packed.bias[static_cast<size_t>(r)], 1e-5), k.name,
                    "product");
+        }
+    }
+}
+
+void product_four(const Kernels& k) {
+    const int64_t rows = between(1, 70), inputs = between(1, 150), count = between(1, 13), stride = up(inputs, 16);
+    const int64_t blocks = up(rows, 16) / 16, pairs = up(inputs, 8) / 8, parts = up(pairs, 4) / 4;
+    std::vector<uint8_t> codes(static_cast<size_t>(blocks * pairs * 64)), zero(static_cast<size_t>(blocks * parts * 8));
+    std::vector<uint16_t> step(static_cast<size_t>(blocks * parts * 16));
+    std::vector<float> scale(static_cast<size_t>(blocks * 16), 1.0f), offset(scale.size()), bias(scale.size());
+    for (auto& z : zero) z = static_cast<uint8_t>(between(0, 255));
+    for (auto& s : step) s = static_cast<uint16_t>(0x3f80 + between(0, 0x7f));  // bf16 from one to two
+    std::vector<double> plain(static_cast<size_t>(rows * inputs));
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < inputs; i++) {
+            const int64_t part = r / 16 * parts + i / 32, code = between(0, 15);
+            const int point = zero[static_cast<size_t>(part * 8 + r % 8)] >> (r % 16 < 8 ? 0 : 4) & 15;
+            const uint32_t bits = static_cast<uint32_t>(step[static_cast<size_t>(part * 16 + r % 16)]) << 16;
+            float width;
+            std::memcpy(&width, &bits, 4);
+            codes[static_cast<size_t>(((r / 16 * pairs + i / 8) * 16 + r % 16) * 4 + i % 4)] |=
+                static_cast<uint8_t>(code << (i % 8 < 4 ? 0 : 4));
+            plain[static_cast<size_t>(r * inputs + i)] = static_cast<double>(code - point) * width;
+            offset[static_cast<size_t>(r)] += 128 * static_cast<float>(code - point) * width;
+        }
+    }
+    std::vector<uint8_t> tokens(static_cast<size_t>(count * stride));
+    std::vector<float> token_scale(static_cast<size_t>(count), 1.0f), out(static_cast<size_t>(count * rows));
+    for (int64_t t = 0; t < count; t++)  // what is beyond the inputs counts for nothing: 128 is zero
+        for (int64_t i = 0; i < stride; i++)
+            tokens[static_cast<size_t>(t * stride + i)] = static_cast<uint8_t>(i < inputs ? between(0, 255) : 128);
+    // Codes beyond the inputs must be their zero points.
+    for (int64_t r = 0; r < blocks * 16; r++)
+        for (int64_t i = inputs; i < pairs * 8; i++) {
+            const int64_t part = r / 16 * parts + i / 32;
+            const int point = zero[static_cast<size_t>(part * 8 + r % 8)] >> (r % 16 < 8 ? 0 : 4) & 15;
+            codes[static_cast<size_t>(((r / 16 * pairs + i / 8) * 16 + r % 16) * 4 + i % 4)] |=
+                static_cast<uint8_t>(point << (i % 8 < 4 ? 0 : 4));
+        }
+    const Matrix m{nullptr, scale.data(), nullptr, bias.data(), rows, blocks, 2 * pairs,
+                   {codes.data(), step.data(), zero.data(), offset.data()}};
+    k.product({tokens.data(), stride, token_scale.data(), count}, m, 0, blocks,
+              {Then::keep, out.data(), rows, nullptr, 0});
+    for (int64_t t = 0; t < count; t++) {
+        for (int64_t r = 0; r < rows; r++) {
+            double sum = 0, size = 1;
+            for (int64_t i = 0; i < inputs; i++) {
+                const double w = plain[static_cast<size_t>(r * inputs + i)];
+                sum += (tokens[static_cast<size_t>(t * stride + i)] - 128) * w;
+                size += 128 * std::fabs(w);
+            }
+            expect(std::fabs(out[static_cast<size_t>(t * rows + r)] - sum) <= 1e-6 * size, k.name, "product in 4 bits");
         }
     }
 }
@@ -188,7 +240,7 @@ int main() {
     for (const char* name : instruction_sets) {
         const Kernels* k = kernels(name);
         if (!k) continue;
-        for (int i = 0; i < 30; i++) product(*k), quantize(*k), attend(*k), convolve(*k);
+        for (int i = 0; i < 30; i++) product(*k), product_four(*k), quantize(*k), attend(*k), convolve(*k);
         std::printf("%s checked\n", name);
     }
     std::printf("%d differences\n", failures);

@@ -154,7 +154,7 @@ def test_models_the_kernels_cannot_run_stay_on_torch(whisper: Whisper) -> None:
 
 
 def test_bad_choices_are_errors(whisper: Whisper) -> None:
-    with pytest.raises(SprachbundError, match="auto, native, torch"):
+    with pytest.raises(SprachbundError, match="auto, native, native-int4, torch"):
         engine_for(whisper, "cuda")  # type: ignore[arg-type]
     for threads in (0, -1, 100_000):
         with pytest.raises(SprachbundError, match=f"{threads} threads asked for"):
@@ -179,5 +179,5 @@ def test_a_model_loaded_by_name_says_what_computes_it(
     assert "1 thread," in model.engine.why
     assert len(list(tmp_path.glob("*.sbpacked"))) == 1
     assert sprachbund.load().engine.name == "torch"  # the default computes with the weights as they are
-    with pytest.raises(SprachbundError, match="auto, native, torch"):
+    with pytest.raises(SprachbundError, match="auto, native, native-int4, torch"):
         sprachbund.load("no/such/model", engine="gpu")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ and torch-int8, the model with its decoder rearranged for speed, in that precisi
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,7 +23,7 @@ from sprachbund.runtime.thread_choice import fastest_threads
 from sprachbund.runtime.torch_linear import Precision
 from sprachbund.runtime.torch_model import on_torch
 
-EngineChoice = Literal["auto", "native", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
+EngineChoice = Literal["auto", "native", "native-int4", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
 CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
 _TORCH: dict[EngineChoice, tuple[Precision, str]] = {
     "torch-fp32": ("fp32", "weights as the model has them, decoder rearranged"),
@@ -63,7 +63,8 @@ def engine_for(
 
     Args:
         family: with its weights.
-        engine: "native" (int8 weights, CPU), "torch" (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8"
+        engine: "native" (int8 weights, CPU), "native-int4" (the same with `weights="int4"` among its options), "torch"
+            (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8"
             (torch in that precision, faster), or "auto": native where it is possible, else torch.
         threads: of the native engine. By default the number that a short trial finds fastest, up to those that torch
             uses; it is remembered for this machine and model. Without a directory, as many as torch uses.
@@ -73,9 +74,15 @@ def engine_for(
         options: what of its exactness the native engine may give up; nothing by default.
 
     Raises:
-        SprachbundError: the native engine was asked for and cannot be had, or more threads than cores.
+        SprachbundError: the native engine was asked for and cannot be had, options of it with another engine, or more
+            threads than cores.
     """
     check_choice(engine, threads)
+    options = options or NativeOptions()
+    if engine == "native-int4":
+        engine, options = "native", replace(options, weights="int4")
+    if engine not in ("native", "auto"):
+        _check_exact(options, f"the engine {engine}")
     if engine == "torch":
         return Engine(name="torch", family=family, why="it was asked for")
     if engine in _TORCH:
@@ -86,11 +93,14 @@ def engine_for(
     if reason is not None:
         if engine == "native":
             raise SprachbundError(f"the native engine cannot run this model: {reason}; use the torch engine")
+        _check_exact(options, f"torch, since {reason},")
         return Engine(name="torch", family=family, why=f"the native engine cannot run this model: {reason}")
     kernels = choose_instruction_set(instruction_set)
-    packed, notes = (
-        (pack(family), ()) if directory is None else packed_for(directory, lambda: pack(family), cache)
-    )
+    weights, notes = options.weights, tuple[str, ...]()
+    if directory is None:
+        packed = pack(family, weights)
+    else:
+        packed, notes = packed_for(directory, lambda: pack(family, weights), cache, weights)
 
     def computed_by(count: int) -> Family:
         return exchanged(family, packed, native().Team(count), kernels, options)
@@ -99,14 +109,23 @@ def engine_for(
         num_threads = fastest_threads(
             num_threads,
             computed_by,
-            model=f"{packed.source} {kernels}",
+            model=f"{packed.source} {kernels}" + (f" {weights}" if weights != "int8" else ""),
             cache=cache or packed_cache.default_cache(),
         )
     parts = native_parts_of(family)
-    why = f"{kernels} kernels, {num_threads} thread{'s' * (num_threads != 1)}, int8 {parts}"
-    if options is not None and options.memory == "int8":
+    why = f"{kernels} kernels, {num_threads} thread{'s' * (num_threads != 1)}, {weights} {parts}"
+    if options.memory == "int8":
         why += "; keys and values of the speech in int8"
     return Engine(name="native", family=computed_by(num_threads), why=why, notes=notes)
+
+
+def _check_exact(options: NativeOptions, computes: str) -> None:
+    """Raise a SprachbundError where options of the native engine would be lost."""
+    asked = [
+        f"{f.name}={value!r}" for f in fields(options) if (value := getattr(options, f.name)) != f.default
+    ]
+    if asked:
+        raise SprachbundError(f"{' and '.join(asked)} is for the native engine; {computes} has not got it")
 
 
 def why_not_native(family: Family) -> str | None:
@@ -120,9 +139,9 @@ def check_choice(engine: EngineChoice, threads: int | None) -> None:
     """Raise the SprachbundError that `engine_for` would, as far as it can be told without a model."""
     if engine not in CHOICES:
         raise SprachbundError(f"there is no engine {engine!r}; choose one of {', '.join(CHOICES)}")
-    if engine == "native":
+    if engine in ("native", "native-int4"):
         native()
-    if engine in ("native", "auto"):
+    if engine in ("native", "native-int4", "auto"):
         choose_threads(threads)
 
 

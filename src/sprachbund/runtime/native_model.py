@@ -9,7 +9,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
-from sprachbund.runtime.native_options import NativeOptions
+from sprachbund.runtime.native_options import NativeOptions, WeightNumbers
 from sprachbund.runtime.native_parts import NativeDecoder, NativeLayers, NativeStem, NativeWhisperEncoder
 from sprachbund.runtime.packed_file import Packed
 from sprachbund.runtime.packing import DecoderShape, decoder_shape, pack_decoder, why_not
@@ -43,17 +43,22 @@ def native_parts_of(family: Family) -> str:
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 
 
-def pack(family: Family) -> Packed:
-    """Packed weights of what the kernels compute of a family, in memory."""
-    parts = {"decoder": pack_decoder(_part(family, "decoder"))[1]}
+def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
+    """Packed weights of what the kernels compute of a family, in memory.
+
+    Raises:
+        SprachbundError: weights that are not finite, which 4 bits cannot hold.
+    """
+    parts = {"decoder": pack_decoder(_part(family, "decoder"), weights)[1]}
     if layers := _layers(family):
         behind = _part(family, "encoder").norm if isinstance(layers[0], EncoderLayer) else None
-        parts["encoder"] = pack_encoder(layers, behind)[1]
+        parts["encoder"] = pack_encoder(layers, behind, weights)[1]
         parts["stem"] = pack_stem(stem_of(_part(family, "encoder")))
     return Packed(
         source="memory",
         shapes=shapes_of(family),
         arrays={f"{name}.{key}": array for name, arrays in parts.items() for key, array in arrays.items()},
+        weights=weights,
     )
 
 
@@ -72,8 +77,12 @@ def exchanged(
     """The family with what is packed computed in the kernels by a team of threads; the rest is shared with it.
 
     Raises:
-        SprachbundError: packed weights of another shape than the model.
+        SprachbundError: packed weights of another shape than the model, or in other numbers than asked for.
     """
+    if (wanted := (options or NativeOptions()).weights) != packed.weights:
+        raise SprachbundError(
+            f"the packed weights are in {packed.weights}, asked for are {wanted}; pack again"
+        )
     if packed.shapes != shapes_of(family):
         raise SprachbundError("the packed weights have other shapes than the model; delete their file")
     try:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from sprachbund.errors import SprachbundError
 
 MemoryNumbers = Literal["bf16", "int8"]
+WeightNumbers = Literal["int8", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,15 +16,18 @@ class NativeOptions:
     Attributes:
         memory: numbers in which the decoder keeps the keys and values of the speech. "int8" halves, nearly, what a
             token reads of them.
+        weights: numbers of the linear layers of decoder and encoder. "int4" are codes of k-quant
+            (`sprachbund.runtime.block_quantization`): 4.6 bits a weight in place of 8. Convolutions and the output
+            matrix, which is the embeddings too, have 8 bits in any case.
 
     Raises:
         SprachbundError: a value that is not offered.
     """
 
     memory: MemoryNumbers = "bf16"
+    weights: WeightNumbers = "int8"
 
     def __post_init__(self) -> None:
-        if self.memory not in get_args(MemoryNumbers):
-            raise SprachbundError(
-                f"memory={self.memory!r} is not offered; choose {' or '.join(get_args(MemoryNumbers))}"
-            )
+        for name, offered in (("memory", get_args(MemoryNumbers)), ("weights", get_args(WeightNumbers))):
+            if (value := getattr(self, name)) not in offered:
+                raise SprachbundError(f"{name}={value!r} is not offered; choose {' or '.join(offered)}")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sprachbund.runtime.native_options import WeightNumbers
 from sprachbund.runtime.packed_file import VERSION, Packed, PackedFileError, read_packed, write_packed
 from sprachbund.runtime.packed_source import content_hash
 
@@ -17,6 +18,7 @@ PACKED_FILE = "model.sbpacked"
 LIMIT_BYTES = 4 * 2**30
 """The cache keeps at most so much: what was used last, and always what is in use."""
 _SUFFIX = Path(PACKED_FILE).suffix
+_KIND: dict[WeightNumbers, str] = {"int8": "", "int4": "-int4"}
 _INDEX = "sources.json"
 _NAME = 32  # digits of the hash in a file's name
 _DAY_S = 24 * 3600  # a half-written file of that age is nobody's any more
@@ -45,9 +47,15 @@ def fingerprint(directory: Path, cache: Path) -> str:
 
 
 def packed_for(
-    directory: Path, pack: Callable[[], Packed], cache: Path | None = None
+    directory: Path, pack: Callable[[], Packed], cache: Path | None = None, weights: WeightNumbers = "int8"
 ) -> tuple[Packed, tuple[str, ...]]:
     """Packed weights of a model directory, mapped from there or the cache, or packed and written into the cache.
+
+    Args:
+        directory: of the model.
+        pack: gives the weights in the numbers asked for.
+        cache: where they are kept; the user's cache directory by default.
+        weights: numbers asked for; files of others are left alone.
 
     Returns:
         The weights, and sentences for the user where something was not as it should be: a file that had to be packed
@@ -55,10 +63,10 @@ def packed_for(
     """
     cache, notes = cache or default_cache(), list[str]()
     source = fingerprint(directory, cache)
-    path = cache / f"{source[:_NAME]}-{VERSION}{_SUFFIX}"
-    for there in filter(Path.exists, (directory / PACKED_FILE, path)):
+    path = cache / f"{source[:_NAME]}-{VERSION}{_KIND[weights]}{_SUFFIX}"
+    for there in filter(Path.exists, (directory / _beside(weights), path)):
         try:
-            packed = read_packed(there, source)
+            packed = read_packed(there, source, weights)
         except PackedFileError as error:
             notes.append(f"{error}. It was packed again")
             continue
@@ -69,7 +77,7 @@ def packed_for(
     try:
         write_packed(path, packed)
         tidy(cache, path)
-        return read_packed(path, source), tuple(notes)
+        return read_packed(path, source, weights), tuple(notes)
     except (OSError, PackedFileError) as error:
         notes.append(f"packed weights could not be kept ({error}); each start will pack them again")
         return packed, tuple(notes)
@@ -77,8 +85,9 @@ def packed_for(
 
 def write_beside(directory: Path, pack: Callable[[], Packed]) -> Path:
     """Pack a model and keep that in its own directory; the file's path. Raises OSError where that is not possible."""
-    path = directory / PACKED_FILE
-    write_packed(path, replace(pack(), source=content_hash(_weight_files(directory))))
+    packed = pack()
+    path = directory / _beside(packed.weights)
+    write_packed(path, replace(packed, source=content_hash(_weight_files(directory))))
     return path
 
 
@@ -101,8 +110,12 @@ def tidy(cache: Path, in_use: Path, limit_bytes: int = LIMIT_BYTES) -> None:
                 total -= files[path].st_size
 
 
+def _beside(weights: WeightNumbers) -> str:
+    return f"{Path(PACKED_FILE).stem}{_KIND[weights]}{_SUFFIX}"
+
+
 def _outdated(path: Path, in_use: Path) -> bool:
-    if path.name.endswith(f"-{VERSION}{_SUFFIX}"):
+    if path.name.endswith(tuple(f"-{VERSION}{kind}{_SUFFIX}" for kind in _KIND.values())):
         return False
     return path.name[:_NAME] == in_use.name[:_NAME] or time.time() - path.stat().st_mtime > 30 * _DAY_S
 

@@ -2,7 +2,7 @@
 
 Layout: eight bytes of magic, version and length of the head (32 bits each, little endian), the SHA-256 of all else in
 the file, the head as JSON, and the arrays, each at a multiple of 64 bytes. The head names the model they came from, the
-sizes of its parts, and of each array its type, shape and place.
+numbers that its weights are in, the sizes of its parts, and of each array its type, shape and place.
 """
 
 import hashlib
@@ -20,14 +20,21 @@ import torch
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.runtime.native_options import WeightNumbers
 
 MAGIC = b"sbpacked"
-VERSION = 4
+VERSION = 5
 _FIXED = struct.Struct("<8sII")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _HEAD = _FIXED.size + _DIGEST_BYTES
 _ALIGNMENT = 64
-_TYPES = {"int8": torch.int8, "int32": torch.int32, "float32": torch.float32}
+_TYPES = {
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "float32": torch.float32,
+}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
@@ -43,11 +50,13 @@ class Packed:
         source: what says which model they are of, such as a hash of its weights.
         shapes: sizes of each part ("decoder", "encoder").
         arrays: of all parts, named PART.NAME.
+        weights: numbers of the linear layers.
     """
 
     source: str
     shapes: dict[str, dict[str, Any]]
     arrays: dict[str, Tensor]
+    weights: WeightNumbers = "int8"
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The arrays of a part, by their own names."""
@@ -62,7 +71,7 @@ def write_packed(path: Path, packed: Packed) -> None:
     for name, array in packed.arrays.items():
         places[name] = [_NAMES[array.dtype], list(array.shape), size]
         size = _aligned(size + array.numel() * array.element_size())
-    head = {"source": packed.source, "shapes": packed.shapes, "arrays": places}
+    head = {"source": packed.source, "weights": packed.weights, "shapes": packed.shapes, "arrays": places}
     content = json.dumps(head).encode()
     content += b" " * (-(_HEAD + len(content)) % _ALIGNMENT)
     fixed = _FIXED.pack(MAGIC, VERSION, len(content))
@@ -81,15 +90,16 @@ def write_packed(path: Path, packed: Packed) -> None:
         draft.unlink(missing_ok=True)
 
 
-def read_packed(path: Path, source: str | None = None) -> Packed:
+def read_packed(path: Path, source: str | None = None, weights: WeightNumbers | None = None) -> Packed:
     """Check a file and map its arrays, which must not be written to.
 
     Args:
         path: of the file.
         source: what the file must say it came from; None takes any.
+        weights: numbers that it must hold; None takes any.
 
     Raises:
-        PackedFileError: missing, foreign, of another version or another model, cut short or damaged.
+        PackedFileError: missing, foreign, of another version, another model or other numbers, cut short or damaged.
     """
     try:
         with path.open("rb") as file:
@@ -105,13 +115,15 @@ def read_packed(path: Path, source: str | None = None) -> Packed:
         head = json.loads(mapped[_HEAD : _HEAD + length])
         data = np.frombuffer(mapped, np.uint8, offset=_HEAD + length)
         arrays = {name: _array(data, *place) for name, place in head["arrays"].items()}
-        packed = Packed(source=head["source"], shapes=head["shapes"], arrays=arrays)
+        packed = Packed(source=head["source"], shapes=head["shapes"], arrays=arrays, weights=head["weights"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise PackedFileError(
             f"{path} has another head than packed weights have ({error}); delete it"
         ) from error
     if source is not None and packed.source != source:
         raise PackedFileError(f"{path} is of another model ({packed.source}); delete it")
+    if weights is not None and packed.weights != weights:
+        raise PackedFileError(f"{path} holds weights in {packed.weights}, asked for are {weights}; delete it")
     return packed
 
 

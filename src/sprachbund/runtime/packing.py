@@ -1,8 +1,8 @@
 """Weights of a decoder in the order in which the native kernels read them (native/kernels.hpp).
 
-A matrix becomes int8, one scale per output row, in blocks of 16 rows x 4 inputs; heads are padded to multiples of 16
-so that a block never holds parts of two. Encoders: see `packing_encoder`. Shapes: D width, H heads, W width of a head,
-padded; V vocabulary.
+A matrix becomes int8, one scale per output row, in blocks of 16 rows x 4 inputs, or, where that was asked for, codes of
+4 bits; heads are padded to multiples of 16 so that a block never holds parts of two. Encoders: see `packing_encoder`.
+Shapes: D width, H heads, W width of a head, padded; V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,8 @@ from sprachbund.nn.conformer import ConvolutionModule
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward
 from sprachbund.nn.shared_private import SplitFeedForward
+from sprachbund.runtime.block_quantization import quantize_blocks
+from sprachbund.runtime.native_options import WeightNumbers
 
 BLOCK = 16
 """Rows of a matrix, positions of a cache and dimensions of a head come in multiples of this."""
@@ -27,6 +29,7 @@ OFFSET = 128
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Conv1d, FeedForward, MultiHeadAttention, ConvolutionModule)
 _EPSILON = 1e-5  # as the kernels have it
 _INPUTS = 4  # that the dot product takes at once
+_FOUR_INPUTS = 2 * _INPUTS  # whose codes lie in the same bytes
 
 Arrays = dict[str, Tensor]
 
@@ -83,6 +86,43 @@ def pack_matrix(name: str, weight: Tensor, bias: Tensor | None = None, factor: f
     }
 
 
+def pack_four(name: str, weight: Tensor, bias: Tensor | None = None, factor: float = 1.0) -> Arrays:
+    """As `pack_matrix`, in 4 bits: NAME.codes, .steps (scales of 32 inputs each, bf16), .zeros, and the others.
+
+    Raises:
+        SprachbundError: a weight with numbers that are not finite.
+    """
+    found = quantize_blocks(weight)
+    rows, codes, zeros = len(weight), found.plain_codes(), found.plain_zeros()
+    steps = (codes.double() - zeros.double()[..., None]) * found.scales.double()[..., None]
+    bias = torch.zeros(rows) if bias is None else bias.detach().float()
+    inputs = found.num_inputs + -found.num_inputs % _FOUR_INPUTS
+    pairs = pad(codes.flatten(1)[:, :inputs], 0, BLOCK).view(-1, BLOCK, inputs // _FOUR_INPUTS, 2, _INPUTS)
+    scales = pad(found.scales.view(torch.int16), 0, BLOCK).unflatten(0, (-1, BLOCK)).transpose(1, 2)
+    points = pad(zeros, 0, BLOCK).view(
+        -1, 2, BLOCK // 2, zeros.shape[1]
+    )  # the halves of a byte: rows 0 and 8, ...
+    return {
+        f"{name}.codes": (pairs[..., 0, :] | pairs[..., 1, :] << 4).transpose(1, 2).contiguous(),
+        f"{name}.steps": scales.contiguous(),
+        f"{name}.zeros": (points[:, 0] | points[:, 1] << 4).transpose(1, 2).contiguous(),
+        f"{name}.scale": pad(torch.full((rows,), factor), 0, BLOCK),
+        f"{name}.offset": pad(OFFSET * steps.sum((1, 2)).float(), 0, BLOCK),
+        f"{name}.bias": pad(bias * factor, 0, BLOCK).contiguous(),
+    }
+
+
+_PACK = {"int8": pack_matrix, "int4": pack_four}
+"""How a linear layer is packed, by the numbers asked for."""
+
+
+def pack_linear(
+    name: str, weight: Tensor, bias: Tensor | None, weights: WeightNumbers, factor: float = 1.0
+) -> Arrays:
+    """`factor` times a linear layer's weight (rows, inputs) and bias (rows,), in the numbers asked for."""
+    return _PACK[weights](name, weight, bias, factor)
+
+
 def pack_norm(name: str, norm: nn.LayerNorm) -> Arrays:
     """Gain and bias (D,) as NAME.gain and NAME.bias."""
     parts = {f"{name}.gain": norm.weight, f"{name}.bias": norm.bias}
@@ -106,13 +146,13 @@ def decoder_shape(decoder: TextDecoder) -> DecoderShape:
     )
 
 
-def pack_decoder(decoder: TextDecoder) -> tuple[DecoderShape, Arrays]:
-    """A decoder whose `why_not` is None."""
+def pack_decoder(decoder: TextDecoder, weights: WeightNumbers = "int8") -> tuple[DecoderShape, Arrays]:
+    """A decoder whose `why_not` is None, its linear layers in the numbers asked for."""
     layers: list[DecoderLayer] = list(decoder.layers)  # type: ignore[arg-type]
     arrays = pack_norm("norm", decoder.norm) | pack_matrix("vocabulary", decoder.embedding.weight)
     arrays["positions"] = decoder.positions.detach().float().contiguous()
     for i, layer in enumerate(layers):
-        arrays |= {f"layers.{i}.{name}": array for name, array in _decoder_layer(layer).items()}
+        arrays |= {f"layers.{i}.{name}": array for name, array in _decoder_layer(layer, weights).items()}
     return decoder_shape(decoder), arrays
 
 
@@ -138,35 +178,35 @@ def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
     return None if len(shapes) == 1 else "its layers have different heads"
 
 
-def _decoder_layer(layer: DecoderLayer) -> Arrays:
+def _decoder_layer(layer: DecoderLayer, weights: WeightNumbers) -> Arrays:
     cross, heads = layer.cross_attention, layer.cross_attention.num_heads
     return {
-        **pack_self_attention(layer.self_norm, layer.self_attention),
+        **pack_self_attention(layer.self_norm, layer.self_attention, weights),
         **pack_norm("cross_norm", layer.cross_norm),
-        **pack_matrix("cross_query", *_head_rows([cross.query], heads)),
-        **pack_matrix("cross_memory", *_head_rows([cross.key, cross.value], heads)),
-        **pack_matrix("cross_out", _head_inputs(cross.out, heads), cross.out.bias),
-        **pack_feed_forward("feed_forward", layer.feed_forward),
+        **pack_linear("cross_query", *_head_rows([cross.query], heads), weights),
+        **pack_linear("cross_memory", *_head_rows([cross.key, cross.value], heads), weights),
+        **pack_linear("cross_out", _head_inputs(cross.out, heads), cross.out.bias, weights),
+        **pack_feed_forward("feed_forward", layer.feed_forward, weights),
     }
 
 
-def pack_self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention) -> Arrays:
+def pack_self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention, weights: WeightNumbers) -> Arrays:
     """A norm and the attention behind it as self_norm, self_heads (queries, keys, values) and self_out."""
     heads = attention.num_heads
     projections = [attention.query, attention.key, attention.value]
     return {
         **pack_norm("self_norm", norm),
-        **pack_matrix("self_heads", *_head_rows(projections, heads)),
-        **pack_matrix("self_out", _head_inputs(attention.out, heads), attention.out.bias),
+        **pack_linear("self_heads", *_head_rows(projections, heads), weights),
+        **pack_linear("self_out", _head_inputs(attention.out, heads), attention.out.bias, weights),
     }
 
 
-def pack_feed_forward(name: str, forward: FeedForward, factor: float = 1.0) -> Arrays:
+def pack_feed_forward(name: str, forward: FeedForward, weights: WeightNumbers, factor: float = 1.0) -> Arrays:
     """`factor` times a feed-forward as NAME.norm, .expand and .contract."""
     return {
         **pack_norm(f"{name}.norm", forward.norm),
-        **pack_matrix(f"{name}.expand", forward.expand.weight, forward.expand.bias),
-        **pack_matrix(f"{name}.contract", forward.contract.weight, forward.contract.bias, factor),
+        **pack_linear(f"{name}.expand", forward.expand.weight, forward.expand.bias, weights),
+        **pack_linear(f"{name}.contract", forward.contract.weight, forward.contract.bias, weights, factor),
     }
 
 

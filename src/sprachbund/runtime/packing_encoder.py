@@ -13,11 +13,13 @@ from torch import nn
 from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.conformer import ConformerLayer, ConvolutionModule, Subsampling
 from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.runtime.native_options import WeightNumbers
 from sprachbund.runtime.packing import (
     BLOCK,
     Arrays,
     LayersShape,
     pack_feed_forward,
+    pack_linear,
     pack_matrix,
     pack_norm,
     pack_self_attention,
@@ -117,37 +119,37 @@ def encoder_shape(layers: Sequence[nn.Module]) -> EncoderShape:
 
 
 def pack_encoder(
-    layers: Sequence[nn.Module], norm: nn.LayerNorm | None = None
+    layers: Sequence[nn.Module], norm: nn.LayerNorm | None = None, weights: WeightNumbers = "int8"
 ) -> tuple[EncoderShape, Arrays]:
-    """A stack of layers, and the norm behind it if they are a transformer's."""
+    """A stack of layers, linear ones in the numbers asked for, and the norm behind it if they are a transformer's."""
     arrays = {} if norm is None else pack_norm("norm", norm)
     for i, layer in enumerate(layers):
-        arrays |= {f"layers.{i}.{name}": array for name, array in _layer(layer).items()}
+        arrays |= {f"layers.{i}.{name}": array for name, array in _layer(layer, weights).items()}
     return encoder_shape(layers), arrays
 
 
-def _layer(layer: nn.Module) -> Arrays:
+def _layer(layer: nn.Module, weights: WeightNumbers) -> Arrays:
     if isinstance(layer, ConformerLayer):
-        return _conformer_layer(layer)
+        return _conformer_layer(layer, weights)
     assert isinstance(layer, EncoderLayer)
     return {
-        **pack_self_attention(layer.self_norm, layer.self_attention),
-        **pack_feed_forward("feed_forward", layer.feed_forward),
+        **pack_self_attention(layer.self_norm, layer.self_attention, weights),
+        **pack_feed_forward("feed_forward", layer.feed_forward, weights),
     }
 
 
-def _conformer_layer(layer: ConformerLayer) -> Arrays:
-    convolution = pack_convolution(layer.convolution)
+def _conformer_layer(layer: ConformerLayer, weights: WeightNumbers) -> Arrays:
+    convolution = pack_convolution(layer.convolution, weights)
     return {
-        **pack_feed_forward("feed_forward_in", layer.feed_forward_in, 0.5),
-        **pack_self_attention(layer.attention_norm, layer.attention),
+        **pack_feed_forward("feed_forward_in", layer.feed_forward_in, weights, 0.5),
+        **pack_self_attention(layer.attention_norm, layer.attention, weights),
         **{f"convolution.{name}": array for name, array in convolution.items()},
-        **pack_feed_forward("feed_forward", layer.feed_forward_out, 0.5),
+        **pack_feed_forward("feed_forward", layer.feed_forward_out, weights, 0.5),
         **pack_norm("norm", layer.norm),
     }
 
 
-def pack_convolution(convolution: ConvolutionModule) -> Arrays:
+def pack_convolution(convolution: ConvolutionModule, weights: WeightNumbers = "int8") -> Arrays:
     """A convolution module as norm, gate (what is gated, what gates it), taps (K, D padded), bias, inner_norm, out."""
     gate, depthwise = convolution.gate, convolution.depthwise
     weight, bias = (
@@ -156,9 +158,9 @@ def pack_convolution(convolution: ConvolutionModule) -> Arrays:
     assert depthwise.bias is not None
     return {
         **pack_norm("norm", convolution.norm),
-        **pack_matrix("gate", weight, bias),
+        **pack_linear("gate", weight, bias, weights),
         "taps": pad(depthwise.weight.detach().float()[:, 0].T, 1, BLOCK).contiguous(),
         "bias": pad(depthwise.bias.detach().float(), 0, BLOCK).clone(),
         **pack_norm("inner_norm", convolution.inner_norm),
-        **pack_matrix("out", convolution.out.weight, convolution.out.bias),
+        **pack_linear("out", convolution.out.weight, convolution.out.bias, weights),
     }

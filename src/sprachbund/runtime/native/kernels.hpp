@@ -2,6 +2,10 @@
 //
 // matrix   int8, blocks of 16 rows; in a block, for every 4 inputs, 16 rows x 4 inputs (64 bytes). Rows are padded to
 //          16, inputs to 4, with zeros. weight = value * scale[row].
+// matrix in 4 bits   unsigned codes, blocks of 16 rows; in a block, for every 8 inputs, 16 rows x 4 bytes: the first four
+//                    inputs in the low halves, the others in the high ones. Every 32 inputs of 16 rows have 16 scales
+//                    in bf16 and 16 zero points: 8 bytes, the first eight rows in the low halves.
+//                    weight = (code - zero) * scale[32 inputs] * scale[row].
 // tokens   unsigned 8 bits, number = (value - 128) * scale[token]; the offset is taken back with the row sums.
 // keys     bf16, blocks of 16 positions; in a block, for every 2 dimensions, 16 positions x 2.
 // values   bf16, blocks of 16 positions; in a block, for every 16 dimensions, 8 pairs of positions x 16 dimensions x 2.
@@ -18,6 +22,13 @@
 
 namespace sprachbund {
 
+struct Four {
+    const uint8_t* codes;
+    const uint16_t* scale;
+    const uint8_t* zero;
+    const float* offset;  // per row: 128 * the sum of its (code - zero) * scale
+};
+
 struct Matrix {
     const int8_t* values;
     const float* scale;     // per row
@@ -26,6 +37,7 @@ struct Matrix {
     int64_t rows;           // without padding
     int64_t blocks;         // of 16 rows
     int64_t steps;          // of 4 inputs
+    Four four;              // in place of values and offset, unless its codes are null; `steps` is even then
 };
 
 struct Norm {

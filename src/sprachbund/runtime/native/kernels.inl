@@ -169,21 +169,37 @@ constexpr int fewer(int tokens) {
     return tokens > 8 ? 8 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
 }
 
+}  // namespace
+
+#include "product_four.inl"
+
+namespace {
+
 // Tokens from `token` on, TOKENS at a time and the rest by fewer, over a panel of blocks.
-template <int TOKENS>
+template <int TOKENS, bool FOUR>
 INLINE void panel(const Tokens& tokens, int64_t token, const Matrix& m, int64_t begin, int64_t end, const Sink& sink) {
     constexpr int BLOCKS = blocks_for(TOKENS);
     for (; token + TOKENS <= tokens.count; token += TOKENS) {
         int64_t block = begin;
-        for (; block + BLOCKS <= end; block += BLOCKS) tile<BLOCKS, TOKENS>(tokens, token, m, block, sink);
-        for (; block < end; block++) tile<1, TOKENS>(tokens, token, m, block, sink);
+        for (; block + BLOCKS <= end; block += BLOCKS) {
+            if constexpr (FOUR) tile_four<BLOCKS, TOKENS>(tokens, token, m, block, sink);
+            if constexpr (!FOUR) tile<BLOCKS, TOKENS>(tokens, token, m, block, sink);
+        }
+        for (; block < end; block++) {
+            if constexpr (FOUR) tile_four<1, TOKENS>(tokens, token, m, block, sink);
+            if constexpr (!FOUR) tile<1, TOKENS>(tokens, token, m, block, sink);
+        }
     }
-    if constexpr (TOKENS > 1) panel<fewer(TOKENS)>(tokens, token, m, begin, end, sink);
+    if constexpr (TOKENS > 1) panel<fewer(TOKENS), FOUR>(tokens, token, m, begin, end, sink);
 }
 
 void product(const Tokens& tokens, const Matrix& m, int64_t first_block, int64_t last_block, const Sink& sink) {
     for (int64_t begin = first_block; begin < last_block; begin += 4) {
-        panel<kTokens>(tokens, 0, m, begin, begin + 4 < last_block ? begin + 4 : last_block, sink);
+        const int64_t end = begin + 4 < last_block ? begin + 4 : last_block;
+        if (m.four.codes)
+            panel<kTokens, true>(tokens, 0, m, begin, end, sink);
+        else
+            panel<kTokens, false>(tokens, 0, m, begin, end, sink);
     }
 }
 

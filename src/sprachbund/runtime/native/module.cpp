@@ -55,9 +55,10 @@ struct PyDecoder {
                               weights.feed_forward(at + "feed_forward", width, activation_named(activation))});
         }
         shape.hidden = widest(layers);
+        const Matrix vocabulary = weights.matrix("vocabulary", vocabulary_size, width, false);
+        if (!vocabulary.values) throw nb::value_error("an output matrix has 8 bits, as its rows are the embeddings");
         decoder = std::make_unique<Decoder>(chosen(isa), std::move(team), shape, std::move(layers),
-                                            weights.norm("norm", width),
-                                            weights.matrix("vocabulary", vocabulary_size, width, false),
+                                            weights.norm("norm", width), vocabulary,
                                             weights.get<float>("positions", {max_tokens, width}), memory_width);
     }
 
@@ -247,6 +248,7 @@ void py_product(const std::string& isa, const Array<const uint8_t>& values, cons
     const int64_t count = length(values, 0, "values"), stride = length(values, 1, "values");
     const Weights weights(matrix);
     const Matrix m = weights.matrix("matrix", rows, stride, false);
+    if (m.steps * 4 > stride) throw nb::value_error("tokens are padded to 4 inputs, to 8 for a matrix in 4 bits");
     expect(scale, {count}, "scale");
     expect(out, {count, rows}, "out");
     const Then kind = then == "add" ? Then::add : then == "keep" ? Then::keep : activation_named(then);

@@ -71,24 +71,28 @@ class Weights {
         return {get<float>(name + ".gain", shape), get<float>(name + ".bias", shape)};
     }
 
-    // `rows` without padding; 0 keeps the padded ones, so that they are computed, as zeros.
+    // In 4 or 8 bits, as it comes. `rows` without padding; `padded` says that the padded ones are computed too, as zeros.
     Matrix matrix(const std::string& name, int64_t rows, int64_t inputs, bool padded = true) const {
-        const int64_t blocks = up(rows, 16) / 16, steps = up(inputs, 4) / 4;
+        const int64_t blocks = up(rows, 16) / 16, pairs = up(inputs, 8) / 8, parts = up(pairs, 4) / 4;
         const Lengths each{blocks * 16};
-        return {get<int8_t>(name + ".values", {blocks, steps, 16, 4}),
-                get<float>(name + ".scale", each),
-                get<int32_t>(name + ".offset", each),
-                get<float>(name + ".bias", each),
-                padded ? blocks * 16 : rows,
-                blocks,
-                steps};
+        Matrix m{nullptr, get<float>(name + ".scale", each), nullptr, get<float>(name + ".bias", each),
+                 padded ? blocks * 16 : rows, blocks, up(inputs, 4) / 4, {}};
+        if (has(name + ".codes")) {
+            m.steps = 2 * pairs;
+            m.four = {get<uint8_t>(name + ".codes", {blocks, pairs, 16, 4}),
+                      reinterpret_cast<const uint16_t*>(get<int16_t>(name + ".steps", {blocks, parts, 16})),
+                      get<uint8_t>(name + ".zeros", {blocks, parts, 8}), get<float>(name + ".offset", each)};
+        } else {
+            m.values = get<int8_t>(name + ".values", {blocks, m.steps, 16, 4});
+            m.offset = get<int32_t>(name + ".offset", each);
+        }
+        return m;
     }
 
     FeedForward feed_forward(const std::string& name, int64_t width, Then activation) const {
-        const int64_t hidden = length(find(name + ".expand.values"), 0, "expand") * 16;
+        const int64_t hidden = length(find(name + ".expand.scale"), 0, "expand");
         return {norm(name + ".norm", width), matrix(name + ".expand", hidden, width),
-                matrix(name + ".contract", width, 4 * length(find(name + ".contract.values"), 1, "contract")),
-                activation};
+                matrix(name + ".contract", width, inputs(name + ".contract")), activation};
     }
 
     ConformerParts conformer(const std::string& layer, int64_t width, int64_t taps, Then activation) const {
@@ -104,6 +108,18 @@ class Weights {
     }
 
   private:
+    bool has(const std::string& name) const {
+        for (const auto& entry : arrays_)
+            if (entry.first == name) return true;
+        return false;
+    }
+
+    // Of a matrix, padded.
+    int64_t inputs(const std::string& name) const {
+        if (has(name + ".codes")) return 8 * length(find(name + ".codes"), 1, "codes");
+        return 4 * length(find(name + ".values"), 1, "values");
+    }
+
     const Any& find(const std::string& name) const {
         for (const auto& [other, array] : arrays_)
             if (other == name) return array;

@@ -1,0 +1,167 @@
+"""Linear layers in 3 to 8 bits on torch: which of a model's, and the layer that computes from its packed weights.
+
+The mathematics is in `sprachbund.runtime.block_quantization`; the native engine has kernels of its own for 4 bits
+(`NativeOptions(weights="int4")`). This form is for studies, for any device and for export: it holds the packed codes
+alone and unpacks one layer at a time. arXiv 2606.24169, weight-only quantization.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.errors import SprachbundError
+from sprachbund.runtime.block_quantization import (
+    BlockMethod,
+    BlockWeights,
+    importance,
+    quantize_blocks,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KQuantOptions:
+    """How linear layers are quantized; see `quantize_blocks`.
+
+    Attributes:
+        bits: 3, 4, 5, 6 or 8.
+        block: inputs that share a scale.
+        method: "k-quant" or "round".
+        symmetric: whether zero points are the middle of the range.
+    """
+
+    bits: int = 4
+    block: int = 32
+    method: BlockMethod = "k-quant"
+    symmetric: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedLayer:
+    """What became of a linear layer.
+
+    Attributes:
+        name: in the model.
+        num_weights: of its matrix.
+        num_bytes: that they take now.
+        weighted_error: of all blocks together, over that of zeros in their place: 0 is exact.
+    """
+
+    name: str
+    num_weights: int
+    num_bytes: int
+    weighted_error: float
+
+
+class BlockLinear(nn.Module):
+    """Stands for an `nn.Linear`; it holds packed codes and unpacks them when it computes. It has no gradient.
+
+    Args:
+        packed: the weight (O, I).
+        bias: (O,), or none.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, packed: BlockWeights, bias: Tensor | None) -> None:
+        super().__init__()
+        self.bits, self.block, self.in_features = packed.bits, packed.block, packed.num_inputs
+        self.out_features = len(packed.codes)
+        for name, value in (("codes", packed.codes), ("scales", packed.scales), ("zeros", packed.zeros)):
+            self.register_buffer(name, value)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    @property
+    def packed(self) -> BlockWeights:
+        """The weight as it is held."""
+        return BlockWeights(
+            bits=self.bits,
+            block=self.block,
+            num_inputs=self.in_features,
+            codes=self.codes,
+            scales=self.scales,
+            zeros=self.zeros,
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I) in fp32, unpacked for this call."""
+        return self.packed.dequantize()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) to (..., O)."""
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+def linear_names(model: nn.Module, under: str = "") -> tuple[str, ...]:
+    """Names of all linear layers of a model, or of those below one of its parts, such as "encoder"."""
+    return tuple(
+        name
+        for name, part in model.named_modules()
+        if type(part) is nn.Linear and (not under or name == under or name.startswith(under + "."))
+    )
+
+
+def quantize_linears(
+    model: nn.Module, names: Iterable[str], options: KQuantOptions | None = None
+) -> list[QuantizedLayer]:
+    """Exchange the linear layers of these names, in place, for ones in few bits; nothing else is touched.
+
+    Raises:
+        SprachbundError: a name that is no linear layer of the model; see `quantize_blocks` for the others.
+    """
+    options, there, names = options or KQuantOptions(), linear_names(model), list(names)
+    for name in names:
+        if name not in there:
+            raise SprachbundError(f"{name!r} is no linear layer of the model{_nearest(name, there)}")
+    return [_exchange(model, name, options) for name in names]
+
+
+def bits_per_weight(layers: Sequence[QuantizedLayer]) -> float:
+    """Of quantized layers together, scales and zero points included."""
+    return 8 * sum(layer.num_bytes for layer in layers) / sum(layer.num_weights for layer in layers)
+
+
+def weighted_error(weight: Tensor, packed: BlockWeights) -> Tensor:
+    """Squared errors of a weight (O, I), each times its importance, by block: (O, G)."""
+    missing = -weight.shape[1] % packed.block
+    blocks, error = (
+        F.pad(x, (0, missing)).unflatten(1, (-1, packed.block))
+        for x in (weight.detach().float(), (packed.dequantize() - weight.detach().float()).square())
+    )
+    valid = F.pad(weight.new_ones(weight.shape).float(), (0, missing)).unflatten(1, (-1, packed.block))
+    a = importance(blocks.flatten(0, 1), valid.flatten(0, 1)).view_as(error)
+    return (a * error).sum(2)
+
+
+def _exchange(model: nn.Module, name: str, options: KQuantOptions) -> QuantizedLayer:
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    packed = quantize_blocks(
+        linear.weight,
+        options.bits,
+        block=options.block,
+        method=options.method,
+        symmetric=options.symmetric,
+    )
+    of_zeros = weighted_error(linear.weight, replace(packed, scales=packed.scales * 0)).sum()
+    error = weighted_error(linear.weight, packed).sum() / of_zeros
+    made = BlockLinear(packed, linear.bias)
+    model.set_submodule(name, made.train(linear.training))
+    return QuantizedLayer(
+        name=name,
+        num_weights=linear.weight.numel(),
+        num_bytes=packed.num_bytes,
+        weighted_error=float(error.nan_to_num(0.0)),
+    )
+
+
+def _nearest(name: str, there: Sequence[str]) -> str:
+    if near := get_close_matches(name, there, n=1, cutoff=0.5):
+        return f"; did you mean {near[0]!r}?"
+    return f"; it has {len(there)}" + (f", such as {there[0]!r}" if there else "")
