@@ -149,3 +149,18 @@ def test_bad_input(changed: list[str], said: str, tmp_path: Path, capsys: pytest
     err = capsys.readouterr().err
     assert said in err
     assert len([line for line in err.splitlines() if "error" in line]) == 1
+
+
+def test_one_first_training_serves_all_seeds_and_a_language_is_heard_more_often(run: Path) -> None:
+    again = run / "again"
+    command_ = [*command(run), "--set", "first_seed=0", "--set", "seeds=[0, 1]", "--set", 'arms=["lora"]']
+    command_[command_.index("--out") + 1] = str(again)
+    assert main([*command_, "--set", "second_repeats={de=3}"]) == 0
+    assert (again / "first" / "model" / "model.safetensors").exists()
+    assert not list(again.glob("seed-*/first"))
+    for seed in (0, 1):
+        recipe = json.loads((again / f"seed-{seed}" / "uft" / "run" / "recipe.json").read_text())
+        assert recipe["start"] == str(again / "first" / "model")
+        main_part, more = recipe["train"]
+        assert (main_part["repeats"], more["repeats"]) == (1.0, 2.0)
+        assert {tag for tag, share in more["shares"].items() if share > 0} == {"de"}

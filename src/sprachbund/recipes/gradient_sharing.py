@@ -66,7 +66,7 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         )
     directory.mkdir(parents=True, exist_ok=True)
     for seed in recipe.seeds:
-        first = _first(recipe, seed, directory / f"seed-{seed}" / "first", report)
+        first = _first(recipe, seed, directory, report)
         path = directory / f"seed-{seed}" / "gradients.npz"
         sketches = None if recipe.plan else _analyse(recipe, seed, first, path, report)
         alike: dict[object, str] = {}
@@ -116,7 +116,11 @@ def _going_on(recipe: GradientSharingRecipe, start: Path) -> dict[str, Any]:
 
 
 def _first(recipe: GradientSharingRecipe, seed: int, directory: Path, report: Report) -> Path:
-    """The model trained on all languages."""
+    """The model trained on all languages: every seed's own, or one for all."""
+    if recipe.first_seed is None:
+        directory = directory / f"seed-{seed}" / "first"
+    else:
+        seed, directory = recipe.first_seed, directory / "first"
     if not (directory / "model" / "model.safetensors").exists():
         report(f"seed {seed}: training on all languages")
         training = recipe.first.model_copy(update={"seed": seed})
@@ -197,15 +201,26 @@ def _second(
             if name.startswith(tuple(m[:-1] for m in moving))
         )
         lora = LoraRecipe(modules=ENCODER, rank=rank_for(model, ENCODER, size))
-        return _translator(recipe, training, **_going_on(recipe, first), lora=lora)
+        return _again(recipe, _translator(recipe, training, **_going_on(recipe, first), lora=lora))
     if not arm.whole:
         training = training.model_copy(update={"trainable": moving})
     if arm.split == "none":
-        return _translator(recipe, training, **_going_on(recipe, first))
+        return _again(recipe, _translator(recipe, training, **_going_on(recipe, first)))
     rates = {f"{name}.private.*": recipe.private_rate * training.learning_rate for name in modules}
     training = training.model_copy(update={"rates": rates})
     split = _split(recipe, plan, first, directory / "split")
-    return _translator(recipe, training, **_going_on(recipe, split))
+    return _again(recipe, _translator(recipe, training, **_going_on(recipe, split)))
+
+
+def _again(recipe: GradientSharingRecipe, translator: TranslatorRecipe) -> TranslatorRecipe:
+    """With the speech of some languages heard more often."""
+    main = translator.train[0]
+    others = dict.fromkeys(Manifest(main.path).languages.tolist(), 0.0)
+    more = [
+        DataPart(path=main.path, shares={**others, tag: recipe.shares.get(tag, 1.0)}, repeats=repeats - 1)
+        for tag, repeats in recipe.second_repeats.items()
+    ]
+    return translator.model_copy(update={"train": (main, *more)})
 
 
 def _plan(recipe: GradientSharingRecipe, arm: Arm, seed: int, sketches: Sketches | None) -> SharingPlan:

@@ -70,6 +70,8 @@ class GradientSharingRecipe(Strict):
         targets: languages written, in training, analysis and test; all of `languages` if empty.
         shares: language to the share of its training speech that is there; the starved ones.
         seeds: of weights, data order, utterances and branches; one run each.
+        first_seed: of one training on all languages that every seed goes on from, as from a published checkpoint;
+            without it each seed trains its own.
         arms: names from `ARMS`; the baseline is always there.
         model: shape of a new model of our own family.
         start: model directory or name on the Hugging Face hub, of any family, that is trained on in its place.
@@ -78,6 +80,7 @@ class GradientSharingRecipe(Strict):
         plan: what the arms that go by gradients split, with no analysis made.
         first: training on all languages.
         second: training of every arm, from where the first ended.
+        second_repeats: language to how often its speech is heard in an epoch of that.
         private_rate: the private branches' rate beside that of the rest.
         num_modules: split by the arms that go by gradients.
         test_utterances: scored, evenly over the test set; all if None.
@@ -88,6 +91,7 @@ class GradientSharingRecipe(Strict):
     targets: tuple[str, ...] = ()
     shares: dict[str, float] = Field(default_factory=dict)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    first_seed: int | None = None
     arms: tuple[str, ...] = tuple(ARMS)
     vocabulary_size: int = 1000
     transcript_vocabulary_size: int = 300
@@ -98,6 +102,7 @@ class GradientSharingRecipe(Strict):
     plan: SharingPlan | None = None
     first: TrainingOptions
     second: TrainingOptions
+    second_repeats: dict[str, float] = Field(default_factory=dict)
     private_rate: float = 2.5
     analysis: Analysis = Analysis()
     num_modules: int = 1
