@@ -1,0 +1,295 @@
+"""`sprachbund units`: speech as discrete units that share one vocabulary with text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sprachbund.cli import units_telling
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size
+
+if TYPE_CHECKING:
+    from sprachbund.units.directory import Units
+    from sprachbund.units.jobs import Extraction
+    from sprachbund.units.measures import Measured
+
+PICTURE = ".png"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb and what stands under it."""
+    units = typer.Typer(
+        help="Turn speech into discrete units that share one vocabulary with text.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    units.command("fit", help="Find units in the features of a speech encoder, and their vocabulary.")(fit)
+    units.command("encode", help="Write a corpus as units.")(encode)
+    units.command("show", help="Say and draw what units stand for, and how small they are.")(show)
+    app.add_typer(units, name="units")
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="bundled, a conformer or Whisper model, or a WavLM, HuBERT, wav2vec 2.0 or XLS-R checkpoint.",
+    ),
+]
+DataDirectories = Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")]
+UnitsDirectory = Annotated[Path, typer.Argument(metavar="UNITS", help="What `units fit` wrote.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where it goes.")]
+Layer = Annotated[
+    int, typer.Option("--layer", metavar="N", min=1, help="Of the encoder, 1 the first; WavLM-large: 21.")
+]
+Clusters = Annotated[int, typer.Option("--clusters", metavar="K", help="Of k-means.")]
+Share = Annotated[float, typer.Option("--share", metavar="X", help="Of the utterances, for k-means.")]
+Languages = Annotated[
+    list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Of the speech; all if not given.")
+]
+Form = Annotated[
+    Literal["union", "single"],
+    typer.Option("--form", help="A vocabulary of two models, or one model over text and units."),
+]
+UnitPieces = Annotated[int, typer.Option("--unit-pieces", metavar="N", help="0 makes every unit a piece.")]
+TextPieces = Annotated[int, typer.Option("--text-pieces", metavar="N", help="Of the text's part.")]
+Texts = Annotated[
+    list[Path] | None,
+    typer.Option("--texts", metavar="FILE", help="More texts for the vocabulary, a line each; repeatable."),
+]
+KMeansBatch = Annotated[int, typer.Option("--kmeans-batch", metavar="N", help="Frames of a step of k-means.")]
+Starts = Annotated[int, typer.Option("--n-init", metavar="N", help="First centres tried.")]
+Patience = Annotated[
+    int, typer.Option("--max-no-improvement", metavar="N", help="Steps without improvement at the end.")
+]
+MaxIter = Annotated[int, typer.Option("--max-iter", metavar="N", help="Passes over the frames at most.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of everything drawn.")]
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
+Threads = Annotated[
+    int, typer.Option("--threads", metavar="N", min=1, help="Of each process; more can change the last bits.")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Use a Ray cluster: auto, host:port, or local for one here."
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
+BatchS = Annotated[float, typer.Option("--batch-s", metavar="S", help="Seconds of speech at once.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+
+
+def fit(
+    model: Model,
+    data: DataDirectories,
+    out: Out,
+    layer: Layer,
+    clusters: Clusters = 2000,
+    share: Share = 0.1,
+    languages: Languages = None,
+    form: Form = "union",
+    unit_pieces: UnitPieces = 4000,
+    text_pieces: TextPieces = 4000,
+    texts: Texts = None,
+    kmeans_batch: KMeansBatch = 10_000,
+    n_init: Starts = 20,
+    max_no_improvement: Patience = 100,
+    max_iter: MaxIter = 100,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    threads: Threads = 1,
+    ray: Ray = None,
+    device: Device = "cpu",
+    batch_s: BatchS = 60.0,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find units; the same command again goes on where it stopped."""
+    with as_usage(), Bar("starting"):
+        from sprachbund.units.fit import Fit, make_units, needs
+        from sprachbund.units.jobs import Computing
+        from sprachbund.units.options import checked
+
+        kmeans = {
+            "clusters": clusters,
+            "batch_size": kmeans_batch,
+            "n_init": n_init,
+            "max_no_improvement": max_no_improvement,
+            "max_iter": max_iter,
+            "seed": seed,
+        }
+        vocabulary = {"form": form, "unit_pieces": unit_pieces, "text_pieces": text_pieces}
+        options = checked(
+            {"kmeans": kmeans, "vocabulary": vocabulary, "share": share, "languages": listed(languages)}
+        )
+    with Bar("loading the model"):
+        wanted = Fit(
+            extraction=_extraction(model, layer, device=device, batch_s=batch_s, offline=offline),
+            data=tuple(path.resolve() for path in data),
+            out=out,
+            options=options,
+            texts=tuple(texts or ()),
+            computing=Computing(workers=workers, threads=threads, ray=ray),
+        )
+        needed = needs(wanted)
+    say(
+        f"k-means sees {needed.utterances} utterances, {needed.hours:.2f} h, about {needed.frames} frames; "
+        f"{size(needed.disk_bytes)} of disk for a while"
+    )
+    with resumable(out), _Steps() as steps:
+        units = make_units(wanted, steps.tell)
+    print_json(units_telling.fitted(units)) if as_json else units_telling.tell_units(units)
+
+
+def encode(
+    units: UnitsDirectory,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A corpus.")],
+    out: Out,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="The model of the units, where it is elsewhere now."),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option("--speed", metavar="X", help="Of the speech, as in training at 0.9, 1 and 1.1.")
+    ] = 1.0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave utterances of no frames out, and name them.")
+    ] = False,
+    workers: Workers = 1,
+    threads: Threads = 1,
+    ray: Ray = None,
+    device: Device = "cpu",
+    batch_s: BatchS = 60.0,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a corpus as units; the same command again goes on where it stopped."""
+    with Bar("starting"):
+        from sprachbund.units.directory import Units
+        from sprachbund.units.encode import Encoding
+        from sprachbund.units.encode import encode as encode_corpus
+        from sprachbund.units.jobs import Computing
+
+        source = Units(units).config.source
+    with Bar("loading the model"):
+        extraction = _extraction(
+            model or source.name, source.layer, device=device, batch_s=batch_s, offline=offline
+        )
+    with as_usage():
+        encoding = Encoding(
+            units=units.resolve(),
+            extraction=extraction,
+            data=data.resolve(),
+            out=out.resolve(),
+            speed=speed,
+            skip_bad=skip_bad,
+            computing=Computing(workers=workers, threads=threads, ray=ray),
+        )
+    with resumable(out), Bar("encoding") as bar:
+        encoded = encode_corpus(encoding, bar.update)
+    print_json(encoded.info.model_dump(mode="json")) if as_json else units_telling.tell_encoded(encoded, out)
+
+
+def show(
+    units: UnitsDirectory,
+    encoded: Annotated[
+        Path | None, typer.Argument(metavar="ENCODED", help="A corpus as units, to measure them on.")
+    ] = None,
+    phones: Annotated[
+        Path | None,
+        typer.Option(
+            "--phones",
+            metavar="FILE",
+            help="Table of id, start_s, end_s, phone; without one, letters spread evenly over the frames.",
+        ),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--ratio", metavar="X", help="By which text is made longer; the mean ratio if not given."
+        ),
+    ] = None,
+    stride: Annotated[
+        int, typer.Option("--stride", metavar="N", min=1, help="Of the encoder that CTC stands on.")
+    ] = 2,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.png", help="Draw it, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what units are made of; with a corpus as units, what they stand for and how small they are."""
+    if out is not None and (out.suffix != PICTURE or encoded is None):
+        raise UsageError(f"--out {out} has to end in {PICTURE}, and needs a corpus as units to draw")
+    if phones is not None and encoded is None:
+        raise UsageError(
+            "--phones needs a corpus as units to measure them on; name what `units encode` wrote"
+        )
+    with Bar("reading"):
+        from sprachbund.units.directory import Units
+
+        read = Units(units)
+    if encoded is None:
+        return print_json(units_telling.fitted(read)) if as_json else units_telling.tell_units(read)
+    measured = _measured(read, encoded, phones, ratio, stride)
+    if out is not None:
+        with Bar("drawing"):
+            from sprachbund.units.drawing import draw
+
+            source = read.config.source
+            draw(
+                measured,
+                out,
+                f"{read.num_clusters} units of layer {source.layer} of {Path(source.name).name}",
+            )
+    print_json(measured.as_json()) if as_json else units_telling.tell_measured(measured)
+    if out is not None:
+        say(f"the picture is in {out}")
+
+
+class _Steps:
+    """A progress bar for each step of a longer work."""
+
+    def __enter__(self) -> "_Steps":
+        self._label, self._bar = "", Bar("")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(None, None, None)
+
+    def tell(self, label: str, done: int, total: int) -> None:
+        """What is done now, and how far."""
+        if label != self._label:
+            self._bar.__exit__(None, None, None)
+            self._label, self._bar = label, Bar(label, total or None)
+            self._bar.__enter__()
+        if total:
+            self._bar.update(done, total)
+
+
+def _extraction(model: str, layer: int, *, device: str, batch_s: float, offline: bool) -> "Extraction":
+    from sprachbund.models.directory import locate
+    from sprachbund.units.files import encoder_hash
+    from sprachbund.units.jobs import Extraction
+
+    directory = locate(model, offline=offline).resolve()
+    name = str(directory) if Path(model).is_dir() else model
+    return Extraction(
+        directory=directory,
+        layer=layer,
+        name=name,
+        hash=encoder_hash(directory),
+        device=device,
+        batch_s=batch_s,
+    )
+
+
+def _measured(
+    units: "Units", directory: Path, phones: Path | None, ratio: float | None, stride: int
+) -> "Measured":
+    from sprachbund.units.alignment import Characters, Phones
+    from sprachbund.units.encoded import Encoded
+    from sprachbund.units.measures import measure
+
+    encoded = Encoded(directory, units)
+    aligner = Characters() if phones is None else Phones(phones, encoded.info.frame_s)
+    with Bar("measuring", len(encoded)) as bar:
+        return measure(units, encoded, aligner, stride=stride, ratio=ratio, progress=bar.update)

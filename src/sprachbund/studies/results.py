@@ -1,0 +1,288 @@
+"""Results of a grid of runs, read from a table that anyone may have made: one row for each run.
+
+Strict, since a study speaks in differences between cells: a cell that is missing, there twice, or misspelt would change
+them without a word. Shapes: L languages, H scales of hours, C tiers, Q bit widths, S seeds.
+"""
+
+import csv
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprachbund.errors import SprachbundError
+
+Better = Literal["lower", "higher"]
+START, VALUE = "start", "value"
+AXES = ("language", "hours", "tier", "bits", "seed")
+PARTS = ("decoder", "joint", "tokenizer")
+"""What both arms have to share."""
+ENCODER = "encoder"
+_SHOWN = 5
+_Row = Mapping[str, str]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How a table is read.
+
+    Attributes:
+        metric: the column of the scores.
+        better: which scores are.
+        arms: the two starts, the one that is expected to be better first; None takes the only two that there are, the
+            better one by mean first.
+        where: column and value; only such rows are read. Of several values of one column any will do.
+        ignore: columns that are there and not to be looked at.
+        uneven_seeds: whether cells may have different seeds.
+    """
+
+    metric: str = VALUE
+    better: Better = "lower"
+    arms: tuple[str, str] | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+    uneven_seeds: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Scores of two arms in every cell.
+
+    Attributes:
+        arms: two starts; a gap is how much better the first is.
+        better: which scores are.
+        metric: what the scores are.
+        languages: L, sorted.
+        hours: H, ascending; (nan,) where the table has none.
+        tiers: C, in the table's order.
+        bits: Q, most first; (nan,) where the table has none.
+        seeds: S.
+        values: (2, L, H, C, Q, S); nan for seeds that a cell does not have.
+    """
+
+    arms: tuple[str, str]
+    better: Better
+    metric: str
+    languages: tuple[str, ...]
+    hours: tuple[float, ...]
+    tiers: tuple[str, ...]
+    bits: tuple[float, ...]
+    seeds: tuple[str, ...]
+    values: Values
+
+    @property
+    def unit(self) -> str:
+        """What gaps are counted in."""
+        return "points" if self.metric == VALUE else f"points of {self.metric}"
+
+    @property
+    def sign(self) -> float:
+        """Makes "worse" positive: 1 where lower scores are better, else -1."""
+        return 1.0 if self.better == "lower" else -1.0
+
+    @property
+    def means(self) -> Values:
+        """(2, L, H, C, Q), over seeds."""
+        return np.nanmean(self.values, axis=-1)
+
+    @property
+    def gaps(self) -> Values:
+        """(L, H, C, Q), positive where the first arm is better."""
+        first, second = self.means
+        return self.sign * (second - first)
+
+    @property
+    def seed_noise(self) -> float | None:
+        """Standard deviation over seeds of one run, pooled over cells; None with one seed."""
+        count = (~np.isnan(self.values)).sum(-1)
+        freedom = (count - 1).sum()
+        if freedom < 1:
+            return None
+        squares = np.nansum((self.values - self.means[..., None]) ** 2)
+        return float(np.sqrt(squares / freedom))
+
+
+def read_results(path: Path, options: ReadOptions | None = None) -> Grid:
+    """Read a table of results (CSV; separated by commas, semicolons or tabs).
+
+    Columns that are missing are constant: all runs are of one language, tier, bit width or seed.
+
+    Raises:
+        SprachbundError: naming line, column or cell, for what is not a whole grid of two arms.
+    """
+    options = options or ReadOptions()
+    rows = [(line, row) for line, row in _rows(path, options) if _wanted(row, options.where)]
+    if not rows:
+        told = ", ".join(f"{column}={value}" for column, value in options.where)
+        raise SprachbundError(f"{path}: no row has {told}" if told else f"{path}: no results; add rows")
+    arms = options.arms or _two_arms(path, rows, options)
+    for arm in arms:
+        if all(row[START] != arm for _, row in rows):
+            found = ", ".join(_distinct(rows, START))
+            raise SprachbundError(f"{path}: no start {arm!r}; there are {found}")
+    rows = [(line, row) for line, row in rows if row[START] in arms]
+    _check_parts(path, rows, arms)
+    return _grid(path, rows, arms, options)
+
+
+def _rows(path: Path, options: ReadOptions) -> Iterator[tuple[int, _Row]]:
+    """Line number and cells of every row."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SprachbundError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    lines = text.splitlines()
+    head = lines[0] if lines else ""
+    reader = csv.DictReader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+    _check_columns(path, [name.strip() for name in reader.fieldnames or ()], options)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    for row in reader:
+        if None in row or None in row.values():
+            raise SprachbundError(
+                f"{path}:{reader.line_num}: not {len(reader.fieldnames)} cells as in the head; mend the line"
+            )
+        yield reader.line_num, {name: cell.strip() for name, cell in row.items()}
+
+
+def _check_columns(path: Path, columns: Sequence[str], options: ReadOptions) -> None:
+    twice = [name for name in columns if columns.count(name) > 1]
+    if twice:
+        raise SprachbundError(f"{path}: column {twice[0]!r} is there twice; rename one")
+    for name in (START, options.metric, *options.ignore, *(column for column, _ in options.where)):
+        if name not in columns:
+            found = ", ".join(columns) or "none"
+            told = "; name the scores by --metric" if name == options.metric else ""
+            raise SprachbundError(f"{path}: no column {name!r}; there are: {found}{told}")
+    known = {START, *AXES, *PARTS, ENCODER, options.metric, *options.ignore}
+    for name in columns:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*AXES, *PARTS], n=1)
+            told = f"is it {near[0]!r}? Rename it" if near else "rename it"
+            raise SprachbundError(f"{path}: unknown column {name!r}; {told}, or give --ignore {name}")
+
+
+def _wanted(row: _Row, where: Iterable[tuple[str, str]]) -> bool:
+    wanted: dict[str, list[str]] = {}
+    for column, value in where:
+        wanted.setdefault(column, []).append(value)
+    return all(any(_same(row[column], value) for value in values) for column, values in wanted.items())
+
+
+def _same(cell: str, value: str) -> bool:
+    try:
+        return float(cell) == float(value)
+    except ValueError:
+        return cell == value
+
+
+def _distinct(rows: Sequence[tuple[int, _Row]], column: str) -> list[str]:
+    return list(dict.fromkeys(row.get(column, "") for _, row in rows))
+
+
+def _two_arms(path: Path, rows: Sequence[tuple[int, _Row]], options: ReadOptions) -> tuple[str, str]:
+    """The only two starts, the better one by mean first."""
+    starts = _distinct(rows, START)
+    if len(starts) != 2:
+        raise SprachbundError(f"{path}: {len(starts)} starts ({', '.join(starts)}); choose two by --arms A,B")
+    means = {
+        start: np.mean([_number(path, at, row, options.metric) for at, row in rows if row[START] == start])
+        for start in starts
+    }
+    first, second = sorted(starts, key=lambda start: means[start], reverse=options.better == "higher")
+    return first, second
+
+
+def _check_parts(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str]) -> None:
+    for part in PARTS:
+        one, other = (set(_distinct([r for r in rows if r[1][START] == arm], part)) for arm in arms)
+        if one != other:
+            a, b = ("/".join(sorted(values)) for values in (one, other))
+            raise SprachbundError(
+                f"{path}: {arms[0]} and {arms[1]} differ in {part} ({a}, {b}), not in the encoder alone; "
+                "compare arms that share all else"
+            )
+
+
+def _number(path: Path, line: int, row: _Row, column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SprachbundError(f"{path}:{line}: {column} is {row[column]!r}; give a number")
+    return value
+
+
+def _hours(path: Path, line: int, row: _Row) -> float:
+    value = _number(path, line, row, "hours")
+    if value <= 0:
+        raise SprachbundError(f"{path}:{line}: hours is {row['hours']!r}; give more than 0")
+    return value
+
+
+def _bits(path: Path, line: int, row: _Row) -> float:
+    """32, fp32, int4, 4.25."""
+    found = re.fullmatch(r"[A-Za-z]*(\d+(?:\.\d+)?)", row["bits"])
+    if found is None:
+        raise SprachbundError(f"{path}:{line}: bits is {row['bits']!r}; give a number such as 4 or 32")
+    return float(found[1])
+
+
+def _grid(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str], options: ReadOptions) -> Grid:
+    cells: dict[tuple[str | float, ...], tuple[int, float]] = {}
+    for line, row in rows:
+        hours = _hours(path, line, row) if "hours" in row else math.nan
+        bits = _bits(path, line, row) if "bits" in row else math.nan
+        texts = {axis: row.get(axis, "") for axis in AXES}
+        key = (row[START], texts["language"], hours, texts["tier"], bits, texts["seed"])
+        if key in cells:
+            raise SprachbundError(
+                f"{path}:{line}: {_cell_name(key)} is there already, in line {cells[key][0]}; keep one"
+            )
+        cells[key] = line, _number(path, line, row, options.metric)
+    axes = [list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True)]
+    axes[0] = list(arms)
+    axes[1].sort()
+    axes[2].sort()
+    axes[4].sort(reverse=True)
+    values = np.full([len(axis) for axis in axes], np.nan)
+    for place, key in zip(np.ndindex(*values.shape), itertools.product(*axes), strict=True):
+        values[place] = cells.get(key, (0, math.nan))[1]
+    _check_whole(path, axes, values, uneven_seeds=options.uneven_seeds)
+    names = [tuple(axis) for axis in axes[1:]]
+    fields = dict(zip(("languages", "hours", "tiers", "bits", "seeds"), names, strict=True))
+    return Grid(arms=arms, better=options.better, metric=options.metric, values=values, **fields)
+
+
+def _check_whole(
+    path: Path, axes: Sequence[Sequence[str | float]], values: Values, *, uneven_seeds: bool
+) -> None:
+    """See that no cell is missing."""
+    empty: NDArray[np.bool_] = np.isnan(values)
+    if uneven_seeds:
+        axes, empty = [*axes[:-1], [""]], np.all(empty, axis=-1, keepdims=True)
+    missing = [key for key, gone in zip(itertools.product(*axes), empty.ravel(), strict=True) if gone]
+    if not missing:
+        return
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    whole_cells = np.isnan(values).all(-1).any()
+    told = "" if uneven_seeds or whole_cells else ", or allow cells to have different seeds by --uneven-seeds"
+    raise SprachbundError(
+        f"{path}: {len(missing)} of {empty.size} cells are missing: "
+        f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, read a part by --where{told}"
+    )
+
+
+def _cell_name(key: Sequence[str | float]) -> str:
+    """A cell in words, without axes that are constant because they have no column."""
+    start, language, hours, tier, bits, seed = key
+    parts = [start, language, f"{hours:g} h", tier, f"{bits:g} bits", f"seed {seed}" if seed else ""]
+    return " ".join(str(part) for part in parts if part and not str(part).startswith("nan"))

@@ -1,0 +1,173 @@
+"""A directory of units: centroids, SentencePiece models, and whose features they are made of, all named by hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from sprachbund.errors import SprachbundError
+from sprachbund.units.files import file_hash, read_json, write_array, write_json, write_whole
+from sprachbund.units.options import FitOptions
+from sprachbund.units.pieces import JointVocabulary
+from sprachbund.units.sources import SourceInfo
+
+CONFIG, KMEANS, MODEL = "units.json", "kmeans.npy", ".model"
+MADE_BY = "sprachbund units fit"
+
+
+class Identity(BaseModel):
+    """What two files must have in common to go together.
+
+    Attributes:
+        kmeans: hash of the centroids.
+        vocabulary: hash of the SentencePiece models.
+        sample_rate: of the speech.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kmeans: str
+    vocabulary: str
+    sample_rate: int
+
+    def check(self, other: "Identity", where: str, *, strings_only: bool = False) -> None:
+        """See that something made with `other` can be used with this.
+
+        Args:
+            other: of that.
+            where: name of that, for the message.
+            strings_only: of that only strings of units are used, which no vocabulary has touched.
+
+        Raises:
+            SprachbundError: units of another k-means, vocabulary or sampling rate.
+        """
+        for name, said in (
+            ("kmeans", "k-means"),
+            ("vocabulary", "vocabulary"),
+            ("sample_rate", "sampling rate"),
+        ):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs and not (strings_only and name == "vocabulary"):
+                raise SprachbundError(
+                    f"{where} is of another {said} ({_short(theirs)}, wanted {_short(ours)}); "
+                    "encode the speech again with these units"
+                )
+
+
+class CorpusInfo(BaseModel):
+    """A corpus that was used: where it was, the hash of its cuts, and how many utterances of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    directory: str
+    hash: str
+    utterances: int
+
+
+class UnitsConfig(BaseModel):
+    """What is written beside the files.
+
+    Attributes:
+        format: of this directory.
+        source: whose features the centroids are made of.
+        options: as they were given.
+        languages: that have a token.
+        data: corpora, of each the share that was used.
+        num_frames: that k-means saw.
+        num_steps: batches that k-means took.
+        explained: share of the features' variance that the clusters explain.
+        no_frames: utterances that were too short for a frame.
+        mean_length_ratio: pieces of units for each piece of transcript; None without transcripts.
+        files: hash of each file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    source: SourceInfo
+    options: FitOptions
+    languages: tuple[str, ...]
+    data: tuple[CorpusInfo, ...]
+    num_frames: int
+    num_steps: int
+    explained: float
+    no_frames: tuple[str, ...]
+    mean_length_ratio: float | None
+    files: dict[str, str]
+
+
+class Units:
+    """Units that were made, ready for use.
+
+    Args:
+        directory: as `fit` writes it.
+
+    Raises:
+        SprachbundError: no such directory, or a file that is not the one its hash names.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.config = read_json(self.directory / CONFIG, UnitsConfig, MADE_BY)
+        for name, wanted in self.config.files.items():
+            path = self.directory / name
+            if not path.is_file() or file_hash(path) != wanted:
+                what = (
+                    "is missing" if not path.is_file() else "is not the file that was made with these units"
+                )
+                raise SprachbundError(f"{path} {what}; copy the directory again, whole")
+
+    @cached_property
+    def centroids(self) -> np.ndarray:
+        """(K, D) float32."""
+        return np.load(self.directory / KMEANS, allow_pickle=False)
+
+    @cached_property
+    def vocabulary(self) -> JointVocabulary:
+        """Text and units as ids."""
+        names = [name for name in self.config.files if name.endswith(MODEL)]
+        models = {name.removesuffix(MODEL): (self.directory / name).read_bytes() for name in names}
+        return JointVocabulary(models, self.num_clusters, self.config.languages)
+
+    @property
+    def num_clusters(self) -> int:
+        """K."""
+        return self.config.options.kmeans.clusters
+
+    @property
+    def identity(self) -> Identity:
+        """Its k-means, vocabulary and sampling rate."""
+        return identity_of(self.config)
+
+
+def identity_of(config: UnitsConfig) -> Identity:
+    """The identity of what a configuration names."""
+    models = {name: value for name, value in config.files.items() if name.endswith(MODEL)}
+    vocabulary = hashlib.sha256(json.dumps([models, config.languages], sort_keys=True).encode())
+    return Identity(
+        kmeans=config.files[KMEANS],
+        vocabulary=vocabulary.hexdigest(),
+        sample_rate=config.source.sample_rate,
+    )
+
+
+def write_units(
+    directory: Path, config: UnitsConfig, centroids: np.ndarray, models: Mapping[str, bytes]
+) -> Units:
+    """Write centroids (K, D), SentencePiece models by name, and last the configuration, which makes it whole."""
+    write_array(directory / KMEANS, centroids)
+    for name, model in models.items():
+        write_whole(directory / (name + MODEL), model)
+    names = [KMEANS, *(name + MODEL for name in models)]
+    hashes = {name: file_hash(directory / name) for name in names}
+    write_json(directory / CONFIG, config.model_copy(update={"files": hashes}))
+    return Units(directory)
+
+
+def _short(value: object) -> str:
+    return str(value)[:12]

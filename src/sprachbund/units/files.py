@@ -1,0 +1,125 @@
+"""Files of this room: hashes that name them, writing whole or not at all, folders begun with one setting."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from sprachbund.errors import SprachbundError
+
+SETTINGS = "settings.json"
+PARTIAL = ".partial"
+_MODEL_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "*.index.json",
+)
+
+_Read = TypeVar("_Read", bound=BaseModel)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents, in the order of names."""
+    digest = hashlib.sha256()
+    for path in sorted(set(paths), key=lambda path: path.name):
+        digest.update(f"{path.name}\0{file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def encoder_hash(directory: Path) -> str:
+    """SHA-256 over all of a model directory that decides its features."""
+    return files_hash(path for pattern in _MODEL_FILES for path in directory.glob(pattern))
+
+
+def corpus_hash(directory: Path) -> str:
+    """SHA-256 over a corpus's cuts; they name every utterance, its place and its texts."""
+    return files_hash(directory.glob("cuts.*.jsonl"))
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """The file appears with all its content or not at all, whoever else writes it too."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """A file of one array, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_whole(path, buffer.getbuffer())
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """A file of arrays by name, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_whole(path, buffer.getbuffer())
+
+
+def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> None:
+    """A JSON file for people to read, too."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    write_whole(path, (json.dumps(plain, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def read_json(path: Path, kind: type[_Read], made_by: str) -> _Read:
+    """A file that `write_json` wrote. Raises SprachbundError when it is not there or something else."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise SprachbundError(f"there is no {path}; make it with `{made_by}`") from None
+    except (ValidationError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise SprachbundError(f"{path} cannot be read ({first}); make it again with `{made_by}`") from error
+
+
+def begin(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Make a folder, or see that it was begun with the same settings, so that two works never mix.
+
+    Raises:
+        SprachbundError: begun with others; the first that differs is named.
+    """
+    check_begun(directory, settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / SETTINGS, _flat(settings))
+
+
+def check_begun(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Raises SprachbundError when a folder was begun with other settings."""
+    path = directory / SETTINGS
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    for name, value in _flat(settings).items():
+        if known is not None and known.get(name) != value:
+            raise SprachbundError(
+                f"{directory} was begun with {name} {_shown(known.get(name))}, not {_shown(value)}; "
+                "delete it or name another --out"
+            )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in settings by their full names, as JSON holds them."""
+    flat: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(settings)).items():
+        inside = _flat(value) if isinstance(value, dict) else None
+        flat.update({name: value} if inside is None else {f"{name}.{key}": v for key, v in inside.items()})
+    return flat
+
+
+def _shown(value: Any) -> str:
+    """Hashes short."""
+    return " ".join(map(_shown, value)) or "none" if isinstance(value, list) else str(value)[:12]

@@ -1,0 +1,269 @@
+"""From a speech encoder and a corpus to a directory of units, step by step; each step that is done stays done.
+
+Features of a share of the data go into files, those into one that is mapped and not held, k-means draws from it, the
+share's units and all texts make the vocabulary.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sprachbund.errors import SprachbundError
+from sprachbund.units.corpora import Chosen
+from sprachbund.units.directory import (
+    CONFIG,
+    CorpusInfo,
+    Units,
+    UnitsConfig,
+    write_units,
+)
+from sprachbund.units.files import (
+    PARTIAL,
+    begin,
+    check_begun,
+    corpus_hash,
+    files_hash,
+    write_array,
+    write_arrays,
+)
+from sprachbund.units.jobs import Computing, Extraction, FeatureJob
+from sprachbund.units.kmeans import explained, fit_kmeans, nearest
+from sprachbund.units.lengths import mean_length_ratio
+from sprachbund.units.options import FitOptions
+from sprachbund.units.pieces import JointVocabulary
+from sprachbund.units.strings import collapse, to_string
+from sprachbund.units.training import train_models
+from sprachbund.units.work import run
+
+PARTS = "parts"
+"""Folder of what is not finished; gone when the units are whole."""
+_FRAMES, _LENGTHS = "frames.npy", "lengths.npy"
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much it is; 0 where that is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What making units takes, known before it is begun.
+
+    Attributes:
+        utterances: whose features k-means sees.
+        hours: of them.
+        frames: features of them, about.
+        disk_bytes: that the features need for a while.
+    """
+
+    utterances: int
+    hours: float
+    frames: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Units to be made.
+
+    Attributes:
+        extraction: whose features.
+        data: corpora of the training speech.
+        out: directory of the units.
+        options: see `FitOptions`.
+        texts: files with a text in each line, for the vocabulary, beside the corpora's own texts.
+        computing: see `Computing`.
+    """
+
+    extraction: Extraction
+    data: tuple[Path, ...]
+    out: Path
+    options: FitOptions = field(default_factory=FitOptions)
+    texts: tuple[Path, ...] = ()
+    computing: Computing = field(default_factory=Computing)
+
+    @property
+    def job(self) -> FeatureJob:
+        """The features that are wanted."""
+        chosen = Chosen(data=self.data, share=self.options.share, languages=self.options.languages)
+        parts = self.out / PARTS
+        return FeatureJob(extraction=self.extraction, chosen=chosen, out=parts, computing=self.computing)
+
+
+def needs(fit: Fit) -> Needs:
+    """What making units takes. Raises SprachbundError for a model or data that cannot be used."""
+    chosen, info = fit.job.chosen, fit.extraction.info
+    frames = round(chosen.hours * 3600 / info.frame_s)
+    return Needs(
+        utterances=len(chosen.places),
+        hours=chosen.hours,
+        frames=frames,
+        disk_bytes=2 * 4 * frames * info.width,
+    )
+
+
+def make_units(fit: Fit, tell: Tell = lambda label, done, total: None) -> Units:
+    """Make units; the same call again goes on where it stopped, and gives the same files.
+
+    Raises:
+        SprachbundError: data, model or options that cannot be used, too few frames for the clusters, no texts, or
+            `out` begun with other settings.
+    """
+    check_begun(fit.out, _settings(fit))
+    if (fit.out / CONFIG).exists():
+        return Units(fit.out)
+    frames, lengths = _features(fit, tell)
+    tell("clustering", 0, 0)
+    centroids, num_steps = _centroids(frames, fit)
+    labels = _labels(frames, lengths, centroids, tell)
+    tell("finding pieces", 0, 0)
+    models, languages, ratio = _vocabulary(fit, labels, lengths)
+    chosen = fit.job.chosen
+    config = UnitsConfig(
+        source=fit.extraction.info,
+        options=fit.options,
+        languages=languages,
+        data=_corpora(fit, chosen),
+        num_frames=len(frames),
+        num_steps=num_steps,
+        explained=round(explained(frames, centroids, labels), 6),
+        no_frames=tuple(chosen.utterance(int(i)).id for i in np.flatnonzero(lengths == 0)),
+        mean_length_ratio=ratio,
+        files={},
+    )
+    begin(fit.out, _settings(fit))
+    units = write_units(fit.out, config, centroids, models)
+    shutil.rmtree(fit.out / PARTS)
+    return units
+
+
+def _feature_settings(fit: Fit) -> dict[str, object]:
+    """All that decides the features."""
+    return {
+        "model": fit.extraction.hash,
+        "layer": fit.extraction.layer,
+        "data": [corpus_hash(path) for path in fit.data],
+        "share": fit.options.share,
+        "languages": fit.options.languages,
+        "device": fit.extraction.device,
+        "batch_s": fit.extraction.batch_s,
+        "threads": fit.computing.threads,
+        "block": fit.computing.block,
+    }
+
+
+def _settings(fit: Fit) -> dict[str, object]:
+    """All that decides the files."""
+    return {**_feature_settings(fit), "texts": files_hash(fit.texts), **fit.options.model_dump(mode="json")}
+
+
+def _features(fit: Fit, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D), mapped from a file, and how many each utterance has."""
+    job, parts = fit.job, fit.out / PARTS
+    if not job.chosen.places:
+        raise SprachbundError(
+            f"a share of {fit.options.share} of the data is no utterance; give a larger --share"
+        )
+    fit.extraction.info  # noqa: B018 - what cannot be used is to leave no folder behind
+    begin(parts, _feature_settings(fit))
+    if not (parts / _FRAMES).exists():
+        run(
+            job,
+            workers=fit.computing.workers,
+            ray_address=fit.computing.ray,
+            progress=lambda done, total: tell("extracting features", done, total),
+        )
+        _gather(parts, [path for path, _ in job.files], fit.extraction.info.width)
+    return np.load(parts / _FRAMES, mmap_mode="r"), np.load(parts / _LENGTHS)
+
+
+def _gather(parts: Path, blocks: Sequence[Path], width: int) -> None:
+    """Put the features of all blocks into one file, a block at a time, and remove the blocks."""
+    lengths = []
+    for path in blocks:
+        with np.load(path) as block:
+            lengths.append(block["lengths"])
+    write_array(parts / _LENGTHS, np.concatenate(lengths))
+    partial, place = parts / (_FRAMES + PARTIAL), 0
+    shape = (int(sum(each.sum() for each in lengths)), width)
+    gathered = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+    for path, each in zip(blocks, lengths, strict=True):
+        with np.load(path) as block:
+            gathered[place : place + each.sum()] = block["frames"]
+        place += int(each.sum())
+    gathered.flush()
+    partial.rename(parts / _FRAMES)
+    for path in blocks:
+        path.unlink()
+
+
+def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
+    """Centroids (K, D), and batches it took."""
+    chosen = hashlib.sha256(fit.options.kmeans.model_dump_json().encode()).hexdigest()
+    path = fit.out / PARTS / f"kmeans.{chosen[:16]}.npz"
+    if not path.exists():
+        found = fit_kmeans(frames, fit.options.kmeans, threads=fit.computing.threads)
+        write_arrays(path, centroids=found.centroids, num_steps=np.array(found.num_steps))
+    with np.load(path) as known:
+        return known["centroids"], int(known["num_steps"])
+
+
+def _labels(frames: np.ndarray, lengths: np.ndarray, centroids: np.ndarray, tell: Tell) -> np.ndarray:
+    """The nearest centroid of every frame (N,), one utterance at a time as `encode` does it."""
+    ends = np.cumsum(lengths)
+    labels = []
+    for number, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        labels.append(nearest(frames[end - length : end], centroids))
+        tell("encoding the share", number, len(lengths))
+    return np.concatenate(labels)
+
+
+def _vocabulary(
+    fit: Fit, labels: np.ndarray, lengths: np.ndarray
+) -> tuple[dict[str, bytes], tuple[str, ...], float | None]:
+    """SentencePiece models by name, the languages of the texts, and the mean ratio of lengths."""
+    strings = [to_string(collapse(each)[0]) for each in np.split(labels, np.cumsum(lengths)[:-1])]
+    languages: set[str] = set()
+    texts = [*_corpus_texts(fit, languages), *_lines(fit.texts)]
+    tags, clusters = tuple(sorted(languages)), fit.options.kmeans.clusters
+    models = train_models(texts, strings, clusters, fit.options.vocabulary, tags)
+    ratio = _ratio(fit.job.chosen, strings, JointVocabulary(models, clusters, tags))
+    return models, tags, ratio
+
+
+def _corpus_texts(fit: Fit, languages: set[str]) -> Iterator[str]:
+    """Every transcript and translation of the data; their languages go into `languages`."""
+    chosen = Chosen(data=fit.data, languages=fit.options.languages)
+    for manifest in chosen.manifests:
+        for utterance in manifest:
+            for tag, text in ((utterance.language, utterance.text), *utterance.translations.items()):
+                if tag and text.strip():
+                    languages.add(tag)
+                    yield text
+
+
+def _lines(files: Sequence[Path]) -> Iterator[str]:
+    for path in files:
+        try:
+            yield from path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def _ratio(chosen: Chosen, strings: Sequence[str], vocabulary: JointVocabulary) -> float | None:
+    """How many times as long as transcripts units are, both in pieces, over the share."""
+    lengths = [
+        (len(vocabulary.encode_units(string)), len(vocabulary.encode_text(text)))
+        for number, string in enumerate(strings)
+        if (text := chosen.utterance(number).text).strip()
+    ]
+    return mean_length_ratio(*zip(*lengths, strict=True)) if lengths else None
+
+
+def _corpora(fit: Fit, chosen: Chosen) -> tuple[CorpusInfo, ...]:
+    return tuple(
+        CorpusInfo(directory=str(path), hash=corpus_hash(path), utterances=len(manifest))
+        for path, manifest in zip(fit.data, chosen.manifests, strict=True)
+    )
