@@ -24,6 +24,7 @@ demo: $(VENV)/.core
 	$(BIN)/sprachbund translate examples/recordings/* --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
 
 test: $(VENV)/.dev
+	-scripts/browser.sh   # the tests of the page are skipped without it
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -115,3 +115,20 @@ def test_real_length_is_an_option_of_whisper(tmp_path: Path) -> None:
     make_directory(tmp_path)
     assert not sprachbund.load(tmp_path).family.real_length  # type: ignore[attr-defined]
     assert sprachbund.load(tmp_path, real_length=True).family.real_length  # type: ignore[attr-defined]
+
+
+def test_listening_gives_what_translating_gives(tmp_path):
+    from sprachbund.audio.load import load as load_audio
+    from sprachbund.streaming.options import LiveOptions
+
+    samples = load_audio(Path(__file__).parents[1] / "examples" / "recordings" / "es.flac", 0.0, 12.0)
+    model = sprachbund.load()
+    listener = model.listen("de", live=LiveOptions(policy="span"))
+    events = [
+        event
+        for start in range(0, len(samples), 5000)
+        for event in listener.hear(samples[start : start + 5000])
+    ]
+    events += listener.finish()
+    found = " ".join(event.committed for event in events if event.committed)
+    assert found == model.translate(samples, "de", sample_rate=16_000).text != ""

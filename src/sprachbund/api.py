@@ -21,6 +21,9 @@ from sprachbund.models.directory import load as load_family
 from sprachbund.models.family import Family
 from sprachbund.runtime.engine import Engine, EngineChoice, check_choice, engine_for
 from sprachbund.runtime.pooling import pooled
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.live import Listener
+from sprachbund.streaming.options import LiveOptions
 
 
 class Model:
@@ -147,6 +150,32 @@ class Model:
             activity=self._activity,
         )
 
+    def listen(
+        self,
+        to: str | Sequence[str],
+        *,
+        source: str | None = None,
+        live: LiveOptions | None = None,
+        options: DecodingOptions | None = None,
+    ) -> Listener:
+        """Begin to translate speech that is still being spoken.
+
+        Args:
+            to: language wanted, or several; "transcribe" is the language spoken.
+            source: language spoken; None identifies it stretch by stretch.
+            live: when text is written.
+            options: how to decode.
+
+        Returns:
+            Give its `hear` samples as they come, 16 kHz mono float32 in blocks of any size, and its `finish` nothing;
+            both give a list of `LiveText` and `LiveNotice`.
+
+        Raises:
+            SprachbundError: a language or pair the model does not know.
+        """
+        engine = LiveEngine(self.family, options, activity=self._activity)
+        return Listener(engine, engine.open([to] if isinstance(to, str) else to, source, live))
+
 
 def load(
     path_or_id: str | Path = BUNDLED,
@@ -168,8 +197,9 @@ def load(
         pool_frames: so many neighbouring frames of the encoder are averaged before the decoder reads them: faster after
             long speech, and other text; 1 keeps all.
         engine: "torch" computes as the weights are; "native" in compiled kernels for CPUs with 8-bit weights, much
-            faster, with results that may differ; "auto" is native where it is possible; "torch-fp32", "torch-bf16" and
-            "torch-int8" are torch in that precision, rearranged for speed.
+            faster, with results that may differ; "native-int4" with 4-bit ones, which differ more; "auto" is native
+            where it is possible; "torch-fp32", "torch-bf16" and "torch-int8" are torch in that precision, rearranged
+            for speed.
         threads: of the native engine; by default as many as a short trial finds fastest, which is remembered.
 
     Raises:

@@ -44,6 +44,7 @@ CHECKED_ONLY = (
     "--edition bundled",
     "recipes/bundled.toml",
     "bench",
+    "sprachbund serve",
     "compress",
     "evaluate",
     "compare",

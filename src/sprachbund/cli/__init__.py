@@ -20,6 +20,8 @@ from sprachbund.cli.console import UsageError, error_line, say, set_debug, trace
 VERBS = (
     "translate",
     "transcribe",
+    "listen",
+    "serve",
     "models",
     "doctor",
     "bench",
@@ -27,12 +29,15 @@ VERBS = (
     "train",
     "recipe",
     "share",
+    "units",
     "compress",
     "evaluate",
     "compare",
     "score",
+    "latency",
     "report",
     "replay",
+    "study",
 )
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"

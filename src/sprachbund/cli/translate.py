@@ -67,7 +67,7 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="torch; native: fastest on CPUs, 8-bit weights; auto; torch-fp32, torch-bf16, torch-int8.",
+        help="torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32, torch-bf16, torch-int8.",
     ),
 ]
 RealLength = Annotated[

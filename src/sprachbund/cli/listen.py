@@ -1,0 +1,219 @@
+"""`sprachbund listen [FILE] --to de,fr`: live captions of a microphone, or of a recording played in real time."""
+
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sprachbund.cli import translate as given
+from sprachbund.cli.captions import Captions, JsonLines, Lines
+from sprachbund.cli.console import UsageError, as_usage, listed, say
+from sprachbund.cli.speech import STDIN, Job, load_model
+from sprachbund.errors import SprachbundError
+
+if TYPE_CHECKING:
+    from sprachbund.streaming.engine import LiveEngine
+    from sprachbund.streaming.live import Moment
+    from sprachbund.streaming.session import LiveSession
+
+Step = Annotated[
+    float, typer.Option("--step", metavar="S", help="Seconds between two looks at the same speech.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Translate a microphone, or a recording as it is played, live.")(listen)
+
+
+def listen(
+    source_file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="A recording to play; - is raw 16-bit mono sound at 16 kHz from stdin; the microphone if not given.",
+        ),
+    ] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="LANG,…", help="Languages wanted; the language spoken if not given."),
+    ] = None,
+    source: given.Source = None,
+    languages: given.Allowed = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="When text is written: auto, local-agreement, alignatt, wait-k, retranslation, span; frames.",
+        ),
+    ] = "auto",
+    tier: Annotated[
+        int | None,
+        typer.Option("--tier", metavar="N", help="frames: how many of 80 ms a chunk waits for."),
+    ] = None,
+    step_s: Step = 1.0,
+    agreement: Annotated[
+        int, typer.Option("--agreement", metavar="N", help="local-agreement: attempts that have to agree.")
+    ] = 2,
+    border_s: Annotated[
+        float, typer.Option("--border", metavar="S", help="alignatt: newest audio that text may not rest on.")
+    ] = 0.4,
+    wait_k: Annotated[
+        int, typer.Option("--wait-k", metavar="K", help="wait-k: steps heard before the first word.")
+    ] = 3,
+    mask_words: Annotated[
+        int, typer.Option("--mask-words", metavar="N", help="retranslation: last words that are not shown.")
+    ] = 0,
+    max_open_s: Annotated[
+        float, typer.Option("--max-open", metavar="S", help="Longer speech without a pause is cut.")
+    ] = 12.0,
+    overload: Annotated[
+        str,
+        typer.Option("--overload", metavar="HOW", help="When it cannot keep up: coarsen, drop, refuse."),
+    ] = "coarsen",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Microphone, as the system names it.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Do not wait for the recording: as if computing took no time.")
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", metavar="FILE", help="Write what was written when, for `sprachbund latency`."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object.")] = False,
+    model: given.ModelName = "bundled",
+    no_guard: given.NoGuard = False,
+    offline: given.Offline = False,
+    threads: given.Threads = None,
+    engine: given.EngineName = "torch",
+    real_length: given.RealLength = False,
+) -> None:
+    """Write down what is being said, in one or more languages, while it is said."""
+    from sprachbund.streaming.options import LiveOptions
+
+    _check(source_file, device, fast, log)
+    values: dict[str, Any] = {"policy": policy, "overload": overload}
+    with as_usage():
+        options = LiveOptions(
+            **values,
+            right_context=tier,
+            step_s=step_s,
+            agreement=agreement,
+            border_s=border_s,
+            wait_k=wait_k,
+            mask_words=mask_words,
+            max_open_s=max_open_s,
+        )
+    job = Job(
+        files=[],
+        targets=listed(to) or ["transcribe"],
+        source=source,
+        model=model,
+        offline=offline,
+        real_length=real_length,
+        num_threads=threads,
+        engine=engine,
+        guard=not no_guard,
+    )
+    live, session = _open(job, options, tuple(listed(languages)) or None)
+    captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
+    moments = _shown(_moments(live, session, source_file, device, fast), captions)
+    if log is not None:
+        _write_log(log, moments, session, source_file or "microphone")
+    if session.error:
+        raise SprachbundError(session.error)
+
+
+def _check(source_file: str | None, device: str | None, fast: bool, log: Path | None) -> None:
+    if source_file is not None and device is not None:
+        raise UsageError("--device names a microphone; leave it out for a file")
+    if fast and source_file in (None, STDIN):
+        raise UsageError("--fast is for recordings; sound that is being made cannot be hurried")
+    if log is not None and not log.absolute().parent.is_dir():
+        raise UsageError(f"--log {log}: there is no folder {log.parent}; make it first")
+
+
+def _open(job: Job, options: Any, allowed: tuple[str, ...] | None) -> "tuple[LiveEngine, LiveSession]":
+    from sprachbund.decoding.options import DecodingOptions, GuardOptions
+    from sprachbund.streaming.engine import LiveEngine
+
+    loaded = load_model(job)
+    with as_usage():
+        decoding = DecodingOptions(guard=GuardOptions(enabled=job.guard), allowed_languages=allowed)
+        engine = LiveEngine(loaded.family, decoding)
+        session = engine.open(job.targets, job.source, options)
+    for note in engine.notes:
+        say(f"note: {note}")
+    return engine, session
+
+
+def _moments(
+    engine: "LiveEngine", session: "LiveSession", source_file: str | None, device: str | None, fast: bool
+) -> "Iterator[Moment]":
+    """Everything that the session says, of whatever it listens to."""
+    from sprachbund.audio.load import open_audio
+    from sprachbund.audio.microphone import Microphone, raw_blocks
+    from sprachbund.streaming.clock import SimulatedClock, WallClock
+    from sprachbund.streaming.live import BLOCK_S, follow, play
+
+    if source_file not in (None, STDIN):
+        audio = open_audio(str(source_file))
+        clock = SimulatedClock() if fast else WallClock()
+        with _stopping() as stopped:
+            yield from play(engine, session, _until(stopped, audio.blocks(BLOCK_S)), clock)
+        for warning in audio.warnings:
+            say(f"warning: {warning}")
+        return
+    blocks: Iterable[Any] = raw_blocks(sys.stdin.buffer) if source_file == STDIN else Microphone(device)
+    if source_file is None:
+        say("listening; Ctrl-C ends it")
+    with _stopping() as stopped:
+        yield from follow(engine, session, _until(stopped, blocks), WallClock())
+
+
+@contextmanager
+def _stopping() -> "Iterator[list[bool]]":
+    """Let the first Ctrl-C end the sound and not the work on it; the second ends all."""
+    stopped: list[bool] = []
+
+    def stop(number: int, frame: object) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(True)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _until(stopped: list[bool], blocks: Iterable[Any]) -> Iterator[Any]:
+    for block in blocks:
+        yield block
+        if stopped:
+            return
+
+
+def _shown(moments: "Iterable[Moment]", captions: Captions) -> "list[Moment]":
+    seen = []
+    with captions:
+        for moment in moments:
+            captions.add(moment)
+            seen.append(moment)
+    return seen
+
+
+def _write_log(path: Path, moments: "list[Moment]", session: "LiveSession", talk: str) -> None:
+    from sprachbund.evaluation.emissions import write_logs
+    from sprachbund.streaming.log import emission_logs
+
+    logs = emission_logs(moments, session.targets, talk=Path(talk).stem, duration_s=session.audio_s)
+    write_logs(path, logs)
+    say(f"written: {path}")

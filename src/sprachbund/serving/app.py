@@ -1,0 +1,83 @@
+"""The app: routes around one service, every error in one form."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from sprachbund import __version__
+from sprachbund.api import Model
+from sprachbund.errors import SprachbundError
+from sprachbund.serving.gate import Gate
+from sprachbund.serving.refusals import RefusalError, refusal_of
+from sprachbund.serving.routes import audio, live, models, page, state, text
+from sprachbund.serving.service import Service
+from sprachbund.serving.settings import Settings
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    loader: Callable[[str], Model] | None = None,
+    engine_for: Callable[[Model], Any] | None = None,
+) -> FastAPI:
+    """An app that serves speech translation.
+
+    Args:
+        settings: of the service; its address is for whoever runs the app.
+        loader: gives a model by its name; by default `sprachbund.load` as the settings say.
+        engine_for: gives what steps a model's live sessions; by default a `LiveEngine`.
+
+    Raises:
+        SprachbundError: keys that cannot be read, or models of the same name.
+    """
+    service = Service(settings or Settings(), loader=loader, engine_for=engine_for)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="sprachbund",
+        version=__version__,
+        summary="Speech to text in any language of a model, on this machine.",
+        lifespan=lifespan,
+        docs_url=None,  # their pages would come from a foreign host
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.state.service = service
+    app.add_middleware(Gate, service=service)
+    app.add_exception_handler(SprachbundError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_fields)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    for part in (audio, text, models, live, state):
+        app.include_router(part.router)
+    page.mount(app)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    refusal = refusal_of(error)
+    return JSONResponse(refusal.body(), refusal.status, refusal.headers())
+
+
+async def _refuse_fields(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:])
+    return await _refuse(
+        request, RefusalError(400, f"{param}: {first['msg']}", code=first["type"], param=param)
+    )
+
+
+async def _refuse_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = {404: f"there is nothing at {request.url.path[:200]}", 405: f"{request.method} is not for this"}
+    refusal = RefusalError(error.status_code, detail.get(error.status_code, str(error.detail)))
+    return JSONResponse(refusal.body(), refusal.status, {**(error.headers or {}), **refusal.headers()})

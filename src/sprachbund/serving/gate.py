@@ -1,0 +1,147 @@
+"""What every request passes: an id, a log line, counters, a limit on the body and on how slowly it may come."""
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from contextlib import suppress
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sprachbund.serving.refusals import RefusalError, refusal_of
+from sprachbund.serving.service import Service
+
+log = logging.getLogger("sprachbund.serving")
+ID_HEADER = "x-request-id"
+MAX_JSON_BYTES = 2_000_000
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_GONE, _TOO_SLOW = 499, 408
+_LINGER_S = 10.0
+
+
+class Gate:
+    """Middleware around the app of a service."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._service.requests += 1
+        try:
+            await _Passage(self._service, scope, receive, send).run(self._app)
+        finally:
+            self._service.requests -= 1
+
+
+class _Passage:
+    """One request on its way through."""
+
+    def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        self._service, self._scope, self._receive, self._send = service, scope, receive, send
+        headers = Headers(scope=scope)
+        given = headers.get(ID_HEADER, "")
+        self._id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        self._began = time.monotonic()
+        self._status, self._body_bytes, self._complete = 0, 0, False
+        form = headers.get("content-type", "").startswith("multipart/form-data")
+        self._most_bytes = service.settings.limits.max_upload_bytes if form else MAX_JSON_BYTES
+        self._stated = headers.get("content-length", "")
+        scope.setdefault("state", {})["request_id"] = self._id
+
+    async def run(self, app: ASGIApp) -> None:
+        try:
+            await app(self._scope, self._take, self._give)
+        except ClientDisconnect:
+            self._status = _GONE
+        except Exception as error:
+            refusal = refusal_of(error)
+            if refusal.status == 500:
+                log.exception("request %s failed", self._id)
+            if self._status:  # the answer has begun, and can only be broken off
+                raise
+            response = JSONResponse(refusal.body(), refusal.status, refusal.headers())
+            await response(self._scope, self._take, self._give)
+        finally:
+            self._write_down()
+
+    async def _take(self) -> Message:
+        """The next part of the body, in bounds of size and time."""
+        if self._complete:
+            return await self._receive()
+        if self._stated.isdecimal() and int(self._stated[:20]) > self._most_bytes:
+            raise self._too_big(int(self._stated[:20]))
+        timeouts = self._service.settings.timeouts
+        allowed_s = timeouts.upload_grace_s + self._body_bytes / timeouts.upload_bytes_per_s
+        try:
+            async with asyncio.timeout(self._began + allowed_s - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:
+            raise RefusalError(
+                _TOO_SLOW,
+                f"{self._body_bytes} bytes came in {allowed_s:.0f} s, which is too slow",
+                code="too_slow",
+            ) from None
+        self._body_bytes += len(message.get("body", b""))
+        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
+        if self._body_bytes > self._most_bytes:
+            raise self._too_big(self._body_bytes)
+        return message
+
+    def _too_big(self, num_bytes: int) -> RefusalError:
+        return RefusalError(
+            413, f"the request has {num_bytes} bytes or more; {self._most_bytes} are the most", code="too_big"
+        )
+
+    async def _give(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message = {**message, "headers": [*message["headers"], (ID_HEADER.encode(), self._id.encode())]}
+            if not self._complete and self._has_body:
+                message["headers"].append((b"connection", b"close"))
+        elif not message.get("more_body", False) and not self._complete and self._has_body:
+            await self._send({**message, "more_body": True})
+            await self._read_away()
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+    async def _read_away(self) -> None:
+        """Take what is left of a refused body: closed upon it, the connection would lose the answer on its way."""
+        if self._status == _TOO_SLOW:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                message: Message = {"type": "http.request", "more_body": True}
+                while message["type"] == "http.request" and message.get("more_body", False):
+                    message = await self._receive()
+
+    @property
+    def _has_body(self) -> bool:
+        return self._stated not in ("", "0") or "transfer-encoding" in Headers(scope=self._scope)
+
+    def _write_down(self) -> None:
+        took_s = time.monotonic() - self._began
+        route = getattr(self._scope.get("route"), "path", "none")
+        self._service.meters.requests.labels(route, str(self._status)).inc()
+        self._service.meters.request_s.labels(route).observe(took_s)
+        client: Any = self._scope.get("client")
+        line = {
+            "request": self._id,
+            "client": client[0] if client else None,
+            "key": self._scope["state"].get("owner") if self._service.keys.wanted else None,
+            "method": self._scope["method"],
+            "path": self._scope["path"],
+            "status": self._status,
+            "seconds": round(took_s, 3),
+            "bytes_in": self._body_bytes,
+        }
+        log.info(json.dumps(line))

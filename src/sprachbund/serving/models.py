@@ -1,0 +1,222 @@
+"""The models a service may be asked for: loaded when they are wanted, unloaded when nobody wants them for a while."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sprachbund.api import Model, load
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.directory import locate
+from sprachbund.serving.meters import Meters
+from sprachbund.serving.refusals import RefusalError
+from sprachbund.serving.settings import Settings
+from sprachbund.serving.worker import ModelWorker
+from sprachbund.text.languages import language_name
+
+OWNER = "sprachbund"
+
+
+class _Slot:
+    """A model that may be asked for, and its worker while it is loaded."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.worker: ModelWorker | None = None
+        self.users = 0
+        self.last_used_s = time.monotonic()
+
+
+class ModelStore:
+    """All models of a service, by the id that requests name.
+
+    Args:
+        settings: of the service.
+        meters: of the service.
+        loader: gives a model by its name.
+        engine_for: gives what steps a model's live sessions.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        meters: Meters,
+        *,
+        loader: Callable[[str], Model] | None = None,
+        engine_for: Callable[[Model], Any] | None = None,
+    ) -> None:
+        self._settings, self._meters = settings, meters
+        self._load = loader or self._load_named
+        self._engine_for = engine_for or partial(live_engine, batch_size=settings.batch_size)
+        self._slots = {identifier(name): _Slot(name) for name in settings.models}
+        if len(self._slots) < len(settings.models):
+            raise SprachbundError(
+                f"two of the models {', '.join(settings.models)} have the same name; rename a directory"
+            )
+        self.default = next(iter(self._slots))
+
+    @property
+    def ids(self) -> list[str]:
+        """Names that requests may use."""
+        return list(self._slots)
+
+    @property
+    def loaded(self) -> list[str]:
+        """Those in memory."""
+        return [name for name, slot in self._slots.items() if slot.worker is not None]
+
+    def loaded_worker(self, model: str) -> ModelWorker | None:
+        """The worker of a model that is in memory."""
+        worker = self._slot(model).worker
+        return worker if worker is not None and worker.ready.done() and not worker.ready.exception() else None
+
+    def card(self, model: str) -> Card:
+        """What is known of a model; only its name where it has no card. Raises RefusalError: 404."""
+        slot = self._slot(model)
+        if worker := self.loaded_worker(model):
+            return worker.model.card
+        try:
+            return Card.read(locate(slot.name, offline=True)) or Card(name=model)
+        except SprachbundError:  # not downloaded yet
+            return Card(name=model)
+
+    @asynccontextmanager
+    async def lease(self, model: str) -> AsyncIterator[ModelWorker]:
+        """The worker of a model, loaded first if need be, which stays as long as it is held.
+
+        Raises:
+            RefusalError: 404 for a model not known here; 429 when all that may be in memory are in use; 503 when
+                it cannot be loaded.
+        """
+        slot = self._slot(model)
+        slot.users += 1
+        try:
+            yield await self._ready(model, slot)
+        finally:
+            slot.users -= 1
+            slot.last_used_s = time.monotonic()
+
+    def sweep(self, *, now_s: float | None = None) -> None:
+        """Unload what nobody has used for long."""
+        now_s = time.monotonic() if now_s is None else now_s
+        unload_s = self._settings.timeouts.unload_s
+        for slot in self._slots.values():
+            if slot.worker is not None and not slot.users and now_s - slot.last_used_s >= unload_s:
+                self._unload(slot)
+
+    def stop(self) -> list[ModelWorker]:
+        """Let all workers end after what they are at; what waits for them fails. Gives those that were there."""
+        workers = [slot.worker for slot in self._slots.values() if slot.worker is not None]
+        for slot in self._slots.values():
+            self._unload(slot)
+        return workers
+
+    async def close(self, timeout_s: float) -> None:
+        """End all workers."""
+        for worker in self.stop():
+            await asyncio.to_thread(worker.join, timeout_s)
+
+    def _slot(self, model: str) -> _Slot:
+        if model not in self._slots:
+            known = ", ".join(self._slots)
+            raise RefusalError(
+                404,
+                f"there is no model {model[:200]!r} here; choose from {known}",
+                code="model_not_found",
+                param="model",
+            )
+        return self._slots[model]
+
+    async def _ready(self, model: str, slot: _Slot) -> ModelWorker:
+        if slot.worker is None:
+            self._make_room()
+            slot.worker = ModelWorker(
+                model,
+                lambda: self._load(slot.name),
+                self._engine_for,
+                batch_size=self._settings.batch_size,
+                meters=self._meters,
+            )
+        worker = slot.worker
+        self._meters.models_loaded.set(len(self.loaded))
+        try:
+            await asyncio.shield(asyncio.wrap_future(worker.ready))
+        except SprachbundError as error:
+            if slot.worker is worker:
+                slot.worker = None
+            raise RefusalError(
+                503, f"the model {model} cannot be loaded: {error}", code="model_broken"
+            ) from error
+        return worker
+
+    def _make_room(self) -> None:
+        loaded = [slot for slot in self._slots.values() if slot.worker is not None]
+        if len(loaded) < self._settings.limits.max_loaded:
+            return
+        idle = [slot for slot in loaded if not slot.users]
+        if not idle:
+            raise RefusalError(
+                429,
+                f"{len(loaded)} models are in use, which is all there is room for; come again later",
+                code="models_busy",
+                retry_after_s=5,
+            )
+        self._unload(min(idle, key=lambda slot: slot.last_used_s))
+
+    def _unload(self, slot: _Slot) -> None:
+        if slot.worker is not None:
+            slot.worker.close()
+            slot.worker = None
+        self._meters.models_loaded.set(len(self.loaded))
+
+    def _load_named(self, name: str) -> Model:
+        settings = self._settings
+        engine: Any = settings.engine
+        return load(name, offline=settings.offline, engine=engine, threads=settings.threads)
+
+
+def identifier(name: str) -> str:
+    """What requests call a model: of a directory its last part, which says nothing about this machine's folders."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def live_engine(model: Model, batch_size: int) -> Any:
+    """What steps a model's live sessions."""
+    from sprachbund.streaming.engine import LiveEngine
+
+    return LiveEngine(model.family, DecodingOptions(batch_size=batch_size))
+
+
+def described_model(store: ModelStore, model: str) -> dict[str, Any]:
+    """A model in the form of OpenAI's list, with what a user should know before choosing it."""
+    card = store.card(model)
+    return {
+        "id": model,
+        "object": "model",
+        "created": 0,
+        "owned_by": OWNER,
+        "description": card.description,
+        "licence": card.licence,
+        "source_languages": card.source_languages,
+        "target_languages": card.target_languages,
+        "limits": card.limits,
+        "loaded": model in store.loaded,
+    }
+
+
+def languages_of(model: Model) -> dict[str, Any]:
+    """Languages a model hears and writes, with their names, and its pairs."""
+    return {
+        "sources": [_named(tag) for tag in sorted({source for source, _ in model.pairs})],
+        "targets": [_named(tag) for tag in sorted({target for _, target in model.pairs})],
+        "pairs": [list(pair) for pair in model.pairs],
+    }
+
+
+def _named(tag: str) -> dict[str, str]:
+    return {"tag": tag, "name": language_name(tag)}

@@ -1,0 +1,76 @@
+"""What the OpenAPI file says of bodies that are read by hand, and of refusals."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from sprachbund.serving.bodies import TextForm
+
+_REFUSAL = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_REASONS = {
+    400: "A field is wrong, a language or pair is not known, or the file is not audio.",
+    401: "A key is needed, or is wrong.",
+    404: "There is no such model.",
+    408: "The request came too slowly.",
+    413: "The recording is too big or too long.",
+    415: "The body is of another kind.",
+    429: "Too many requests; Retry-After says when to come again.",
+    501: "The model does not do this.",
+    503: "The service is being stopped, or the model cannot be loaded.",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Refusals with these statuses, for `responses` of a route."""
+    content = {"application/json": {"schema": _REFUSAL}}
+    known: dict[int | str, dict[str, Any]] = {
+        status: {"description": _REASONS[status], "content": content} for status in statuses
+    }
+    # With this, FastAPI does not write down its own form of errors, which never comes.
+    return {**known, "4XX": {"description": "Refused; the message says why.", "content": content}}
+
+
+REFUSALS = refusals(400, 401, 404, 408, 413, 415, 429, 503)
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The text, in the form that was asked for.",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["text"]}},
+            "text/plain": {"schema": {"type": "string"}},
+            "application/x-subrip": {"schema": {"type": "string"}},
+            "text/vtt": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    **REFUSALS,
+}
+
+
+def form_body(form: type[BaseModel]) -> dict[str, Any]:
+    """The body of a route that takes a recording."""
+    schema = form.model_json_schema(by_alias=True)
+    file = {"type": "string", "format": "binary", "description": "A recording in any container."}
+    schema["properties"] = {"file": file, **schema["properties"]}
+    schema["required"] = ["file", *schema["required"]]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def text_body() -> dict[str, Any]:
+    """The body of the route that takes texts."""
+    schema = TextForm.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

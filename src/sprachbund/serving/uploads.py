@@ -1,0 +1,106 @@
+"""A form with a recording in it, read from a request onto disk, its fields checked.
+
+The name of the file is for messages only: it is never opened, and nothing is written under it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from sprachbund.serving.refusals import RefusalError
+
+Form = TypeVar("Form", bound=BaseModel)
+
+MAX_FIELDS = 32
+MAX_FIELD_BYTES = 64 * 1024
+_LONGEST_NAME = 100
+
+
+class Upload:
+    """A recording that was sent: a seekable binary file whose `name` may stand in messages."""
+
+    def __init__(self, file: UploadFile) -> None:
+        self._file = file.file
+        last = (file.filename or "").replace("\\", "/").rpartition("/")[2]
+        printable = "".join(c for c in last if c.isprintable()).strip()
+        self.name = printable[:_LONGEST_NAME] or "the file"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@asynccontextmanager
+async def read_form(request: Request, form: type[Form]) -> AsyncIterator[tuple[Form, Upload]]:
+    """The fields and the recording of a multipart request; what was stored for it is gone afterwards.
+
+    Raises:
+        RefusalError: 400 for another kind of body, a field that is missing, unknown, doubled or wrong; 415 for a
+            body that is no form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise RefusalError(
+            415,
+            f"the content type is {kind or 'not given'}; send multipart/form-data",
+            code="wrong_content_type",
+        )
+    async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as data:
+        file = data.get("file")
+        if not isinstance(file, UploadFile):
+            raise RefusalError(400, "there is no file; send the recording as 'file'", param="file")
+        yield checked(form, _fields(data)), Upload(file)
+
+
+def checked(form: type[Form], values: Any) -> Form:
+    """`values` as a `form`. Raises RefusalError: 400, which names the first field at fault."""
+    try:
+        return form.model_validate(values)
+    except ValidationError as error:
+        raise refusal_of_fields(error, form) from error
+
+
+def refusal_of_fields(error: ValidationError, form: type[BaseModel]) -> RefusalError:
+    """Which field is at fault, and why; for an unknown one, those there are."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    param = ".".join(str(part) for part in first["loc"]) or None
+    message = f"{param or 'the request'}: {first['msg']}"
+    if first["type"] == "extra_forbidden":
+        names = ", ".join(field.alias or name for name, field in form.model_fields.items())
+        message = f"the field {param!r} is not known here; there are {names}"
+    return RefusalError(400, message[:500], code=first["type"], param=param)
+
+
+def _fields(data: FormData) -> dict[str, Any]:
+    """Of the form, without the file; names ending in [] hold lists."""
+    fields: dict[str, Any] = {}
+    for name, value in data.multi_items():
+        if name == "file" and isinstance(value, UploadFile):
+            continue
+        if isinstance(value, UploadFile):
+            raise RefusalError(400, f"the field {name!r} is a file; send text", param=name)
+        if name.endswith("[]"):
+            fields.setdefault(name, []).append(value)
+        elif name in fields:
+            raise RefusalError(400, f"the field {name!r} is there twice; send it once", param=name)
+        else:
+            fields[name] = value
+    return fields
+
+
+async def checked_json(request: Request, form: type[Form]) -> Form:
+    """The JSON body of a request. Raises RefusalError: 415 for another content type, 400 for wrong fields."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusalError(
+            415,
+            f"the content type is {kind or 'not given'}; send application/json",
+            code="wrong_content_type",
+        )
+    try:
+        return form.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise refusal_of_fields(error, form) from error

@@ -1,0 +1,192 @@
+"""Live text of models that write frame by frame: every chunk goes through the encoder once, and what is written stands.
+
+There is nothing to agree on and nothing is attempted twice. Streams with a chunk ready go through the model together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprachbund.audio.constants import HOP, SAMPLE_RATE, VAD_WINDOW, WINDOW
+from sprachbund.audio.mel_stream import LogMelStream
+from sprachbund.decoding.by_frames import start_by_frames
+from sprachbund.decoding.language import IdentifiedLanguage, identify
+from sprachbund.decoding.transducer_greedy import transducer_greedy
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family, Memory, Target
+from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamState, Tier
+from sprachbund.nn.transducer import TransducerState
+from sprachbund.streaming.events import LiveText
+from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.writing import Job, news
+
+_LAG_S = (WINDOW // 2) / SAMPLE_RATE
+"""A mel frame looks so far ahead: with that much more than a chunk, its frames are surely there."""
+
+_KEPT = 2 * SAMPLE_RATE
+"""Samples that were heard are forgotten when there are so many."""
+
+
+@dataclass(kw_only=True)
+class FrameStream:
+    """How far a stretch has come through the model.
+
+    Attributes:
+        mel: of its sound.
+        fed: samples given to `mel`, counted from the beginning of the session.
+        waiting: (T, M) mel frames that are no whole chunk yet.
+        encoder: its state.
+        writers: states of the transducer, one row for each target.
+        tokens: written, by target.
+        heard: (D,) sum of the encoder's states, by which the language is known.
+        num_heard: frames in it.
+    """
+
+    mel: LogMelStream
+    fed: int
+    waiting: Tensor
+    encoder: StreamState
+    writers: TransducerState
+    tokens: dict[str, list[int]]
+    heard: Tensor
+    num_heard: int = 0
+    ended: bool = field(default=False)
+
+
+class FrameWriter:
+    """Writes for the sessions of one model.
+
+    Args:
+        family: a conformer with a streaming encoder and a transducer.
+
+    Raises:
+        SprachbundError: for a model that has no such parts.
+    """
+
+    def __init__(self, family: Family) -> None:
+        model: Any = family
+        if not isinstance(model.encoder, StreamingEncoder):
+            raise SprachbundError(
+                f"the encoder of {family.name} hears whole recordings only; live text by frames needs one that streams"
+            )
+        self.family, self.model = family, model
+        self.encoder: StreamingEncoder = model.encoder
+
+    def tier(self, options: LiveOptions) -> Tier:
+        """The tier that a session asks for. Raises SprachbundError for one that the model was not trained for."""
+        known = {tier.right: tier for tier in self.encoder.tiers}
+        right = self.encoder.tier.right if options.right_context is None else options.right_context
+        if right not in known:
+            raise SprachbundError(
+                f"right_context is {right}; this model was trained for {', '.join(map(str, sorted(known)))} "
+                "frames of 80 ms"
+            )
+        return known[right]
+
+    def chunk_s(self, options: LiveOptions) -> float:
+        """Seconds of a chunk."""
+        return self.tier(options).chunk * SUBSAMPLING * HOP / SAMPLE_RATE
+
+    @torch.inference_mode()
+    def write(self, jobs: Sequence[Job]) -> list[tuple[Job, LiveText]]:
+        """Bring stretches as far as their sound goes; what came of it, in order of the stretches."""
+        before = {id(job): {t: len(tokens) for t, tokens in self._stream(job).tokens.items()} for job in jobs}
+        for job in jobs:
+            self._hear(job)
+        while ready := [job for job in jobs if self._is_ready(job)]:
+            right = self.tier(ready[0].options).right
+            self._pass([job for job in ready if self.tier(job.options).right == right])
+        for job in jobs:
+            waiting_s = len(self._stream(job).waiting) * HOP / SAMPLE_RATE
+            job.stretch.attempted_s = job.stretch.span.end_s - waiting_s + _LAG_S
+        return [
+            (job, text)
+            for job in jobs
+            for target, number in before[id(job)].items()
+            if (text := self._text(job, target, number)) is not None
+        ]
+
+    def _stream(self, job: Job) -> FrameStream:
+        """Of the job's stretch, begun if it is new."""
+        stretch = job.stretch
+        if stretch.stream is None:
+            asked = [Target(language=target) for target in job.session.targets]
+            stretch.stream = FrameStream(
+                mel=LogMelStream(self.encoder.shape.num_mel_bins),
+                fed=round(stretch.span.start_s * SAMPLE_RATE),
+                waiting=torch.zeros(0, self.encoder.shape.num_mel_bins),
+                encoder=self.encoder.start(1, self.tier(job.options)),
+                writers=start_by_frames(self.family, asked),
+                tokens={target: [] for target in job.session.targets},
+                heard=torch.zeros(self.encoder.shape.width),
+            )
+        return stretch.stream
+
+    def _hear(self, job: Job) -> None:
+        """New sound to mel frames; what was heard need not be kept by the session."""
+        stream, stretch = self._stream(job), job.stretch
+        begin = round(stretch.span.start_s * SAMPLE_RATE)
+        new = stretch.samples[max(0, stream.fed - begin) :]
+        stream.fed += len(new)
+        frames = [stream.waiting, stream.mel.push(new)]
+        if stretch.closed and not stream.ended:
+            stream.ended = True
+            frames.append(stream.mel.finish())
+        stream.waiting = torch.cat(frames)
+        if not stretch.closed and stream.fed - begin > _KEPT:
+            job.session.cut(stretch, (stream.fed // VAD_WINDOW * VAD_WINDOW - begin) / SAMPLE_RATE)
+
+    def _is_ready(self, job: Job) -> bool:
+        stream = self._stream(job)
+        whole = len(stream.waiting) >= self.tier(job.options).chunk * SUBSAMPLING
+        return whole or (stream.ended and len(stream.waiting) > 0)
+
+    def _pass(self, jobs: Sequence[Job]) -> None:
+        """One chunk of every stretch, all of one tier."""
+        tier, streams = self.tier(jobs[0].options), [self._stream(job) for job in jobs]
+        size = tier.chunk * SUBSAMPLING
+        pieces = [stream.waiting[:size] for stream in streams]
+        num_mel = torch.tensor([len(piece) for piece in pieces])
+        mel = torch.stack([torch.nn.functional.pad(p, (0, 0, 0, size - len(p))) for p in pieces])
+        states, num_frames, after = self.encoder.stream(
+            mel, num_mel, StreamState.stack([stream.encoder for stream in streams]), tier
+        )
+        rows = torch.tensor([b for b, job in enumerate(jobs) for _ in job.session.targets])
+        writers = TransducerState.stack([stream.writers for stream in streams])
+        found, writers = transducer_greedy(self.model.transducer, states[rows], num_frames[rows], writers)
+        row = 0
+        for b, stream in enumerate(streams):
+            count = int(num_frames[b])
+            stream.waiting = stream.waiting[size:]
+            stream.encoder = after.take(torch.tensor([b]))
+            stream.writers = writers.take(torch.arange(row, row + len(stream.tokens)))
+            stream.heard, stream.num_heard = stream.heard + states[b, :count].sum(0), stream.num_heard + count
+            for tokens in stream.tokens.values():
+                tokens += found[row].tokens
+                row += 1
+
+    def _text(self, job: Job, target: str, number: int) -> LiveText | None:
+        """What the tokens from `number` on add; the end of a stretch is told in any case."""
+        tokens, line = self._stream(job).tokens[target], job.stretch.lines[target]
+        if len(tokens) == number and not job.stretch.closed:
+            return None
+        text = self.family.decode_text(tokens).strip()
+        while text.endswith("\ufffd") and not job.stretch.closed:  # bytes of a character still to come
+            text = text[:-1]
+        piece = text[len(line.written) :]
+        line.written = text
+        job.language = self._language(job)
+        return news(job, target, target, piece, 0, final=job.stretch.closed)
+
+    def _language(self, job: Job) -> IdentifiedLanguage:
+        """Given, or by all that was heard of the stretch."""
+        stream = self._stream(job)
+        if job.session.source is not None:
+            return IdentifiedLanguage(language=job.session.source, probability=1.0)
+        mean = stream.heard[None, None] / max(1, stream.num_heard)
+        memory = Memory(states=mean, num_frames=torch.ones(1, dtype=torch.long))
+        log_probs = self.family.language_log_probs(memory)
+        return identify(log_probs, self.family.source_languages, job.session.request.allowed)

@@ -1,0 +1,289 @@
+"""Many live sessions on one model: what is due in all of them goes through it in one batch.
+
+An attempt at a stretch of speech is the same work whether the stretch has ended or not; only what may be written of it
+differs. A stretch that has ended with nothing written is decoded exactly as in a recording.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import torch
+
+from sprachbund.audio.activity import VoiceActivity
+from sprachbund.decoding.by_frames import writes_by_frames
+from sprachbund.decoding.encoding import encode, encode_again
+from sprachbund.decoding.language import UNDETERMINED, IdentifiedLanguage, LanguageTracker
+from sprachbund.decoding.options import NONE, DecodingOptions
+from sprachbund.decoding.pairs import TRANSCRIBE, Request, knows_pair, read_request
+from sprachbund.decoding.rows import Hypothesis
+from sprachbund.decoding.search import search
+from sprachbund.decoding.speculation import speculation_for
+from sprachbund.decoding.timestamps import timestamp_tokens
+from sprachbund.decoding.words import attended_s
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Family, Memory, Target
+from sprachbund.streaming.by_frames import FrameWriter
+from sprachbund.streaming.events import LiveEvent, LiveText
+from sprachbund.streaming.options import POLICIES, LiveOptions
+from sprachbund.streaming.session import LiveSession, live_spans
+from sprachbund.streaming.trimming import trim
+from sprachbund.streaming.writing import Job, Row, end_text, lost_text, unfinished_text, unknown_pair
+
+_LEAST_ROOM = 8
+"""Tokens that have to fit behind a prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heard:
+    """A batch of stretches after the encoder."""
+
+    jobs: list[Job]
+    memory: Memory
+
+    def select(self, rows: list[int]) -> "_Heard":
+        index = torch.tensor(rows, device=self.memory.states.device)
+        return _Heard(jobs=[self.jobs[b] for b in rows], memory=self.memory.select(index))
+
+
+class LiveEngine:
+    """Works for any number of sessions; one thread at a time.
+
+    Attributes:
+        model: that all sessions share.
+        decoding: options of the searches.
+        notes: what was wrong with the draft asked for.
+    """
+
+    def __init__(
+        self,
+        model: Family,
+        decoding: DecodingOptions | None = None,
+        *,
+        activity: VoiceActivity | None = None,
+    ) -> None:
+        self.model = model
+        self.notes: list[str] = []
+        options = decoding or DecodingOptions()
+        self._speculation = speculation_for(model, options, self.notes)
+        self.decoding = options if self._speculation else replace(options, draft=NONE)
+        self._activity = activity or VoiceActivity()
+        self._turn = 0
+        self._writer = FrameWriter(model) if writes_by_frames(model) else None
+
+    def open(
+        self,
+        targets: Sequence[str],
+        source: str | None = None,
+        options: LiveOptions | None = None,
+        allowed_languages: Sequence[str] | None = None,
+    ) -> LiveSession:
+        """A new session.
+
+        Args:
+            targets: languages wanted, as tags or names; "transcribe" is the language spoken.
+            source: the language spoken; None identifies it stretch by stretch.
+            options: when text is written.
+            allowed_languages: that are identified; by default those of the decoding options.
+
+        Raises:
+            SprachbundError: languages or pairs that the model does not know.
+        """
+        allowed = self.decoding.allowed_languages if allowed_languages is None else allowed_languages
+        request = read_request(self.model, source=source, targets=targets, allowed=allowed)
+        tracker = LanguageTracker(
+            self.model.source_languages, request.allowed, self.decoding.language_windows
+        )
+        options = self._settled(options or LiveOptions(), request)
+        window_s = None if options.policy == "frames" else self.model.max_window_s
+        spans = live_spans(self.decoding.spans, window_s)
+        return LiveSession(request, options, spans, tracker, self._activity)
+
+    def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
+        """With the policy that "auto" means for the model; refuses one that is not for it."""
+        if self._writer is not None and options.policy in ("auto", "frames"):
+            if TRANSCRIBE in request.targets:
+                raise SprachbundError(
+                    "a model that writes frame by frame has to know the language from the start; "
+                    "in place of 'transcribe' name the language spoken"
+                )
+            return replace(options, policy="frames", step_s=self._writer.chunk_s(options))
+        wrong = options.policy == "frames" or (self._writer is not None and options.policy != "span")
+        if wrong:
+            fitting = [p for p in POLICIES if (p in ("auto", "frames", "span")) == (self._writer is not None)]
+            raise SprachbundError(
+                f"the policy {options.policy} is not for the model {self.model.name}; choose from {', '.join(fitting)}"
+            )
+        return replace(options, policy="local-agreement") if options.policy == "auto" else options
+
+    @torch.inference_mode()
+    def step(self, sessions: Sequence[LiveSession]) -> list[list[LiveEvent]]:
+        """One pass over what is due in each session, at most `decoding.batch_size` stretches in all.
+
+        Returns:
+            One list per session, in order; empty where nothing came of it yet.
+        """
+        events: list[list[LiveEvent]] = [
+            [*lost_text(session), *session.take_notices()] for session in sessions
+        ]
+        jobs = self._take(sessions)
+        jobs = [job for job in jobs if job.session.error is None]
+        for job, text in self._written(jobs):
+            events[job.index].append(text)
+        for session, found in zip(sessions, events, strict=True):
+            found += session.take_notices()
+        return events
+
+    def _written(self, jobs: list[Job]) -> list[tuple[Job, LiveText]]:
+        """What comes of the jobs, in their order."""
+        streaming = [job for job in jobs if job.options.policy == "frames"]
+        attempted = [job for job in jobs if job.options.policy != "frames"]
+        out: list[tuple[Job, LiveText]] = []
+        if streaming and self._writer is not None:
+            out += self._writer.write(streaming)
+        if attempted:
+            out += self._work(self._encode(attempted))
+        return out
+
+    def _take(self, sessions: Sequence[LiveSession]) -> list[Job]:
+        """The oldest of every session, then the next of every session, beginning with another one each time."""
+        num_sessions = len(sessions)
+        order = [(self._turn + i) % num_sessions for i in range(num_sessions)]
+        self._turn += 1
+        due = {index: sessions[index].take_due() for index in order}
+        turns = zip_longest(*due.values())
+        queue = [
+            Job(index=index, session=sessions[index], stretch=stretch)
+            for turn in turns
+            for index, stretch in zip(order, turn, strict=True)
+            if stretch is not None
+        ]
+        size = self.decoding.batch_size
+        for index in order:
+            sessions[index].put_back([job.stretch for job in queue[size:] if job.index == index])
+        return queue[:size]
+
+    def _encode(self, jobs: list[Job]) -> _Heard:
+        """Run the encoder, and find out the languages spoken."""
+        features = self.model.features([job.stretch.samples for job in jobs])
+        memory = encode(self.model, features, [job.known_language for job in jobs])
+        probs = None
+        if any(job.known_language is None for job in jobs):
+            probs = self.model.language_log_probs(memory)
+        for b, job in enumerate(jobs):
+            job.language_probs = None if probs is None or job.known_language is not None else probs[b]
+            job.language = _language(job)
+        memory = encode_again(self.model, features, memory, [job.language.language for job in jobs])
+        return _Heard(jobs=jobs, memory=memory)
+
+    def _work(self, heard: _Heard) -> list[tuple[Job, LiveText]]:
+        """What is written of every stretch, in order of the stretches."""
+        written: dict[tuple[int, str], list[LiveText]] = defaultdict(list)
+        groups: dict[int, list[int]] = {}
+        for b, job in enumerate(heard.jobs):
+            job.targets = [target for target in job.session.targets if self._knows(job, target)]
+            for target in job.session.targets:
+                if target not in job.targets and job.stretch.closed:
+                    written[b, target].append(unknown_pair(job, target))
+            if job.targets and self._identified(job):
+                groups.setdefault(len(job.targets), []).append(b)
+        for places in groups.values():
+            for row, text in self._write(heard.select(places)):
+                if text is not None:
+                    written[places[row.place], row.target].append(text)
+        order = [(b, t) for b, job in enumerate(heard.jobs) for t in job.session.targets]
+        return [(heard.jobs[b], text) for b, target in order for text in written.get((b, target), ())]
+
+    def _knows(self, job: Job, target: str) -> bool:
+        source = job.language.language
+        return knows_pair(self.model, source, job.session.request.target_language(target, source))
+
+    def _identified(self, job: Job) -> bool:
+        if job.language.language != UNDETERMINED or TRANSCRIBE not in job.targets:
+            return True
+        job.session.fail(f"the model {self.model.name} cannot tell which language is spoken; name the source")
+        return False
+
+    def _write(self, heard: _Heard) -> list[tuple[Row, LiveText | None]]:
+        """Attempts at stretches with equally many targets."""
+        rows = self._attempts(heard)
+        out: list[tuple[Row, LiveText | None]] = []
+        for b, group in enumerate(rows):
+            job = heard.jobs[b]
+            if job.stretch.closed:
+                out += [(row, end_text(self.model, job, row, self.decoding.guard)) for row in group]
+                continue
+            texts = [unfinished_text(self.model, job, row, self.decoding.guard) for row in group]
+            out += zip(group, texts, strict=True)
+            job.stretch.attempted_s = job.stretch.span.end_s
+            job.settle_language()
+            if job.must_be_cut(min(self._room(row.asked) for row in group)):
+                out += trim(self.model, heard.select([b]).memory, job, group)
+        return out
+
+    def _attempts(self, heard: _Heard) -> list[list[Row]]:
+        """Decode behind what is committed: rows of every stretch and target."""
+        timed = timestamp_tokens(self.model) is not None and self.decoding.timestamps
+        asked = [[self._target(job, target, timed) for target in job.targets] for job in heard.jobs]
+        durations_s = [job.stretch.duration_s for job in heard.jobs]
+        found = search(self.model, heard.memory, asked, self.decoding, durations_s, self._speculation)
+        looks = self._looks(heard, asked, found, durations_s)
+        return [
+            [
+                Row(place=b, target=target, asked=asked[b][n], hypothesis=found[b][n], looks_at_s=looks[b][n])
+                for n, target in enumerate(job.targets)
+            ]
+            for b, job in enumerate(heard.jobs)
+        ]
+
+    def _target(self, job: Job, target: str, timed: bool) -> Target:
+        source, line = job.language.language, job.stretch.lines[target]
+        asked = Target(
+            language=job.session.request.target_language(target, source),
+            source=None if source == UNDETERMINED else source,
+            context=self.decoding.prompt or "",
+            timestamps=timed and job.stretch.closed and job.stretch.untouched,
+        )
+        room = self._room(asked)
+        if len(line.prefix) > room - _LEAST_ROOM:  # whoever speaks this fast loses the model some context
+            line.prefix = line.prefix[-(room // 2) :]
+        return replace(asked, prefix=line.prefix)
+
+    def _room(self, asked: Target) -> int:
+        """Tokens of text that fit into a row."""
+        return self.model.max_tokens - len(self.model.prompt(replace(asked, prefix=())))
+
+    def _looks(
+        self,
+        heard: _Heard,
+        asked: list[list[Target]],
+        found: list[list[Hypothesis]],
+        durations_s: list[float],
+    ) -> list[list[tuple[float, ...]]]:
+        """What tokens look at, for the sessions that go by it."""
+        looks: list[list[tuple[float, ...]]] = [[()] * len(group) for group in asked]
+        places = [
+            b
+            for b, job in enumerate(heard.jobs)
+            if not job.stretch.closed and job.options.policy == "alignatt"
+        ]
+        if places:
+            tokens = [[h.tokens for h in found[b]] for b in places]
+            own = heard.select(places).memory
+            seen = attended_s(
+                self.model, own, [asked[b] for b in places], tokens, [durations_s[b] for b in places]
+            )
+            for b, group in zip(places, seen, strict=True):
+                looks[b] = group
+        return looks
+
+
+def _language(job: Job) -> IdentifiedLanguage:
+    """Given, fixed by what was written, or heard."""
+    if job.known_language is not None:
+        fixed = job.stretch.language
+        return fixed or IdentifiedLanguage(language=job.known_language, probability=1.0)
+    assert job.language_probs is not None
+    tracker = job.session.tracker
+    return tracker.push(job.language_probs) if job.stretch.closed else tracker.peek(job.language_probs)

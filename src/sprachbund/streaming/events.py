@@ -1,0 +1,57 @@
+"""What a live session says: text, and notices of what went wrong."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveText:
+    """News of one stretch of speech in one language.
+
+    Attributes:
+        target: the language, or "transcribe", as it was asked for.
+        segment: number of the stretch, from 0.
+        committed: characters to append to what was committed before; never taken back.
+        tentative: replaces what stood behind the committed text; may still change.
+        retracted: words of the tentative text before that are not what now stands in their place.
+        start_s: where the stretch begins.
+        end_s: how far it has been heard; its end when `final`.
+        source_language: the language spoken, as far as is known.
+        target_language: of the text.
+        audio_s: audio that had been taken in when this was decided.
+        final: nothing more comes for this stretch.
+        dropped: why the guard kept text back.
+    """
+
+    target: str
+    segment: int
+    committed: str
+    tentative: str
+    retracted: int
+    start_s: float
+    end_s: float
+    source_language: str
+    target_language: str
+    audio_s: float
+    final: bool
+    dropped: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveNotice:
+    """Something the listener has to know.
+
+    Attributes:
+        kind: "overload", or "error" when the session has ended by it.
+        message: in one line, with what is done about it.
+        audio_s: audio that had been taken in by then.
+        lost_s: seconds of speech that will never be written.
+    """
+
+    kind: Literal["overload", "error"]
+    message: str
+    audio_s: float
+    lost_s: float = 0.0
+
+
+LiveEvent = LiveText | LiveNotice

@@ -1,0 +1,123 @@
+"""One listener, one loop: audio as it is spoken in, events out, each with its moment.
+
+The same loop plays a recording in real time, or without waiting on a simulated clock, and follows a microphone.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.streaming.clock import Clock, SimulatedClock
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.events import LiveEvent
+from sprachbund.streaming.session import LiveSession
+from sprachbund.streaming.stretch import Samples
+
+BLOCK_S = 0.1
+"""Audio that is heard at once when a recording is played."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """An event and the second of the clock at which it was there."""
+
+    event: LiveEvent
+    second: float
+
+
+def in_blocks(samples: Samples, block_s: float = BLOCK_S) -> Iterator[Samples]:
+    """Samples (N,) a block at a time."""
+    size = round(block_s * SAMPLE_RATE)
+    for begin in range(0, len(samples), size):
+        yield samples[begin : begin + size]
+
+
+def play(
+    engine: LiveEngine, session: LiveSession, blocks: Iterable[Samples], clock: Clock | None = None
+) -> Iterator[Moment]:
+    """Play a recording to a session as it would be spoken.
+
+    Args:
+        engine: that the session is of.
+        session: new.
+        blocks: 16 kHz mono, each (N,), in order.
+        clock: a `SimulatedClock` that does not count computation if None: as fast as can be, and deterministic.
+
+    Raises:
+        OverloadError: more audio waits than the session may hold.
+    """
+    clock = clock or SimulatedClock()
+    source, heard = iter(blocks), 0
+    coming = next(source, None)
+    while not session.finished:
+        with clock.working():
+            while coming is not None and heard + len(coming) <= clock.now_s() * SAMPLE_RATE + 0.5:
+                session.push(coming)
+                heard, coming = heard + len(coming), next(source, None)
+        if coming is None:
+            session.finish()
+        if session.due:
+            yield from stepped(engine, session, clock)
+        elif coming is not None:
+            clock.wait_until((heard + len(coming)) / SAMPLE_RATE)
+
+
+def follow(
+    engine: LiveEngine, session: LiveSession, blocks: Iterable[Samples], clock: Clock
+) -> Iterator[Moment]:
+    """Follow audio that comes at its own pace, until there is no more.
+
+    While a step is computed nothing is read: blocks have to wait wherever they come from.
+
+    Raises:
+        OverloadError: more audio waits than the session may hold.
+    """
+    for block in blocks:
+        session.push(np.asarray(block, np.float32))
+        while session.due:
+            yield from stepped(engine, session, clock)
+    session.finish()
+    while not session.finished:
+        yield from stepped(engine, session, clock)
+
+
+class Listener:
+    """A session and the engine that works for it alone: samples in, events out.
+
+    Args:
+        engine: of the model.
+        session: that the engine has opened.
+    """
+
+    def __init__(self, engine: LiveEngine, session: LiveSession) -> None:
+        self.engine, self.session = engine, session
+
+    def hear(self, samples: Samples) -> list[LiveEvent]:
+        """Take the next samples, 16 kHz mono (N,) of any length, and do all that is due.
+
+        Raises:
+            SprachbundError: for what are no samples, or after `finish`.
+        """
+        self.session.push(samples)
+        return self._all_due()
+
+    def finish(self) -> list[LiveEvent]:
+        """No more samples come: the rest of the text."""
+        self.session.finish()
+        return self._all_due()
+
+    def _all_due(self) -> list[LiveEvent]:
+        events = []
+        while self.session.due:
+            events += self.engine.step([self.session])[0]
+        return events
+
+
+def stepped(engine: LiveEngine, session: LiveSession, clock: Clock) -> list[Moment]:
+    """One step of the engine, and when its events were there."""
+    with clock.working():
+        events = engine.step([session])[0]
+    now_s = clock.now_s()
+    return [Moment(event=event, second=now_s) for event in events]

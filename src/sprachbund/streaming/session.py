@@ -1,0 +1,243 @@
+"""One listener's audio: cut into stretches of speech as it comes, with what has been written of each.
+
+A session computes nothing but voice activity. What is due is worked on by a `LiveEngine`, together with other sessions.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sprachbund.audio.activity import VoiceActivity
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.spans import Span, SpanOptions, SpanStream
+from sprachbund.decoding.language import LanguageTracker
+from sprachbund.decoding.pairs import Request
+from sprachbund.errors import SprachbundError
+from sprachbund.streaming.events import LiveNotice
+from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.stretch import Line, Samples, Stretch
+
+
+class OverloadError(SprachbundError):
+    """More audio waits than the session may hold."""
+
+
+class LiveSession:
+    """Audio in, stretches of speech out; made by `LiveEngine.open`.
+
+    Attributes:
+        targets: languages asked for, in the model's tags.
+        source: the language spoken; None if it is identified.
+        options: of the session.
+        request: the languages, as the model knows them.
+        tracker: of the language, over the stretches.
+        error: why the session has ended early, if it has.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        options: LiveOptions,
+        spans: SpanOptions,
+        tracker: LanguageTracker,
+        activity: VoiceActivity,
+    ) -> None:
+        self.targets, self.source = request.targets, request.source
+        self.request, self.options, self.tracker = request, options, tracker
+        self.error: str | None = None
+        self._stream = SpanStream(spans, activity=activity)
+        self._waiting: deque[Stretch] = deque()
+        self._open: Stretch | None = None
+        self._notices: list[LiveNotice] = []
+        self._count = 0
+        self._lost: list[Stretch] = []
+        self._ended = self._overloaded = False
+
+    @property
+    def audio_s(self) -> float:
+        """Audio taken in."""
+        return self._stream.duration_s
+
+    @property
+    def behind_s(self) -> float:
+        """Speech that has been heard and not been worked on."""
+        waiting_s = sum(stretch.duration_s for stretch in self._waiting)
+        return waiting_s + (self._new_s if self._open and self.options.policy != "span" else 0.0)
+
+    @property
+    def due(self) -> bool:
+        """Whether there is anything to do or to say."""
+        return bool(self._notices or self._lost or self._waiting) or self._attempt_is_due
+
+    @property
+    def finished(self) -> bool:
+        """Whether all text is out."""
+        return self.error is not None or (self._ended and not self.due)
+
+    def push(self, samples: Samples) -> None:
+        """Take the next samples: 16 kHz mono float32, shape (N,), of any length.
+
+        Raises:
+            OverloadError: more than `max_waiting_s` of audio would wait, or any overload where the session is to
+                refuse it; nothing was taken in.
+            SprachbundError: not samples, or the session has ended.
+        """
+        samples = _checked(samples)
+        if self._ended or self.error:
+            raise SprachbundError("the session has ended; open a new one for more audio")
+        self._refuse_overload(len(samples) / SAMPLE_RATE)
+        for start in range(
+            0, len(samples), SAMPLE_RATE
+        ):  # so that a long block does not hide stretches in it
+            for span, heard in self._stream.push(samples[start : start + SAMPLE_RATE]):
+                self._close(span, heard)
+            self._look()
+        self._watch()
+
+    def finish(self) -> None:
+        """No more audio comes; what is left is due now."""
+        if self._ended:
+            return
+        self._ended = True
+        for span, heard in self._stream.finish():
+            self._close(span, heard)
+        self._end_vanished()
+
+    def take_due(self) -> list[Stretch]:
+        """Stretches to be worked on now, in order; those that have ended leave the session."""
+        due, self._waiting = list(self._waiting), deque()
+        if self._attempt_is_due and self._open:
+            due.append(self._open)
+        return due
+
+    def put_back(self, stretches: Sequence[Stretch]) -> None:
+        """Those of `take_due` that there was no room for."""
+        self._waiting.extendleft(reversed([stretch for stretch in stretches if stretch.closed]))
+
+    def take_lost(self) -> list[Stretch]:
+        """Stretches that an overload has cost."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def take_notices(self) -> list[LiveNotice]:
+        """What there is to say beside text."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def fail(self, message: str) -> None:
+        """End the session for a reason."""
+        self.error = message
+        self._waiting.clear()
+        self._open = None
+        self._notices.append(LiveNotice(kind="error", message=message, audio_s=self.audio_s))
+
+    def cut(self, stretch: Stretch, after_s: float) -> None:
+        """Forget the first seconds of a stretch under way; what is left begins at the next whole window."""
+        self._stream.cut(stretch.span.start_s + after_s)
+        self._look()
+
+    @property
+    def _new_s(self) -> float:
+        """Audio of the stretch under way that no attempt has heard."""
+        return 0.0 if self._open is None else self._open.span.end_s - self._open.attempted_s
+
+    @property
+    def _attempt_is_due(self) -> bool:
+        if self._open is None or self.options.policy == "span":
+            return False
+        if self._overloaded and self._waiting:
+            return False
+        return self._new_s >= self.options.step_s
+
+    def _look(self) -> None:
+        """See how far the stretch under way has come."""
+        found = self._stream.under_way()
+        if found is None:
+            self._end_vanished()
+            return
+        span, samples = found
+        if self._open is None:
+            self._open = self._begin(span, samples)
+        self._open.span, self._open.samples = span, samples
+
+    def _begin(self, span: Span, samples: Samples) -> Stretch:
+        lines = {target: Line() for target in self.targets}
+        number, self._count = self._count, self._count + 1
+        return Stretch(
+            number=number,
+            begin_s=span.start_s,
+            span=span,
+            samples=samples,
+            lines=lines,
+            attempted_s=span.start_s,
+        )
+
+    def _close(self, span: Span, samples: Samples) -> None:
+        stretch = self._open or self._begin(span, samples)
+        stretch.span, stretch.samples, stretch.closed = span, samples, True
+        self._waiting.append(stretch)
+        self._open = None
+
+    def _end_vanished(self) -> None:
+        """A stretch that turned out to be no speech ends with what was heard of it."""
+        if self._open is not None:
+            self._close(self._open.span, self._open.samples)
+
+    def _refuse_overload(self, more_s: float) -> None:
+        limit_s = self.options.max_waiting_s
+        if self.options.overload == "refuse":
+            limit_s = self.options.max_behind_s
+        if self.behind_s + more_s > limit_s and self.behind_s > 0:
+            raise OverloadError(
+                f"{self.behind_s:.1f} s of speech wait already, and {more_s:.1f} s more came; "
+                f"at most {limit_s:g} s may wait: send no faster than it is spoken, or to fewer sessions"
+            )
+
+    def _watch(self) -> None:
+        """Begin or end what an overload asks for."""
+        limit_s = self.options.max_behind_s
+        if self.options.overload == "drop":
+            self._drop(limit_s)
+        elif self._overloaded:
+            self._overloaded = self.behind_s > limit_s / 2
+        elif self.behind_s > limit_s and self._waiting:
+            self._overloaded = True
+            self._say(f"{self.behind_s:.1f} s behind; text comes at pauses only until this has caught up")
+
+    def _drop(self, limit_s: float) -> None:
+        """Lose the oldest speech."""
+        lost: list[Stretch] = []
+        while self.behind_s > limit_s and self._waiting:
+            lost.append(self._waiting.popleft())
+        if lost:
+            lost_s = sum(stretch.duration_s for stretch in lost)
+            self._lost += lost
+            since_s, until_s = lost[0].span.start_s, lost[-1].span.end_s
+            self._say(
+                f"overloaded: speech from {since_s:.1f} s to {until_s:.1f} s is left out", lost_s=lost_s
+            )
+
+    def _say(self, message: str, lost_s: float = 0.0) -> None:
+        self._notices.append(
+            LiveNotice(kind="overload", message=message, audio_s=self.audio_s, lost_s=lost_s)
+        )
+
+
+_UNBOUNDED_S = 1e6
+
+
+def live_spans(spans: SpanOptions, max_window_s: float | None) -> SpanOptions:
+    """How speech is cut: no longer than the model takes, as in recordings; at pauses only if it takes any length."""
+    longest_s = _UNBOUNDED_S if max_window_s is None else min(spans.max_span_s, max_window_s)
+    return replace(spans, max_span_s=longest_s)
+
+
+def _checked(samples: Samples) -> Samples:
+    samples = np.asarray(samples, np.float32)
+    if samples.ndim != 1:
+        raise SprachbundError(f"samples have shape {samples.shape}; give mono samples (N,) at 16 kHz")
+    if not np.isfinite(samples).all():
+        raise SprachbundError("samples are not finite; the audio is broken or in another encoding")
+    return samples

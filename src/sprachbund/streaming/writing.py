@@ -1,0 +1,241 @@
+"""From attempts to events: what is written for good, what is shown, and what the guard keeps back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp
+
+from torch import Tensor
+
+from sprachbund.decoding.guard import judge
+from sprachbund.decoding.language import UNDETERMINED, IdentifiedLanguage
+from sprachbund.decoding.options import GuardOptions
+from sprachbund.decoding.result import joined_text
+from sprachbund.decoding.rows import Hypothesis
+from sprachbund.decoding.segments import SpanContext, cut_row
+from sprachbund.decoding.timestamps import timestamp_tokens
+from sprachbund.models.family import Family, Target
+from sprachbund.streaming.events import LiveText
+from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.policies import RULES, Attempt, words_behind
+from sprachbund.streaming.session import LiveSession
+from sprachbund.streaming.stretch import Line, Stretch
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A stretch to be worked on.
+
+    Attributes:
+        index: of its session among those that are worked on together.
+        session: whose it is.
+        stretch: the speech.
+        language: spoken, from the encoder on.
+        language_probs: (L,) by which it was identified.
+        targets: those that the model knows for the language.
+    """
+
+    index: int
+    session: LiveSession
+    stretch: Stretch
+    language: IdentifiedLanguage = field(
+        default_factory=lambda: IdentifiedLanguage(language=UNDETERMINED, probability=0.0)
+    )
+    language_probs: Tensor | None = None
+    targets: list[str] = field(default_factory=list)
+
+    @property
+    def options(self) -> LiveOptions:
+        """Of the session."""
+        return self.session.options
+
+    @property
+    def known_language(self) -> str | None:
+        """The language spoken, if it was given or text rests on it."""
+        fixed = self.stretch.language
+        return self.session.source if fixed is None else fixed.language
+
+    def must_be_cut(self, room: int) -> bool:
+        """Whether more speech is open than may be, or its text fills half of the `room` (in tokens) of a row."""
+        longest = max((len(self.stretch.lines[target].prefix) for target in self.targets), default=0)
+        too_long = self.stretch.duration_s > self.options.max_open_s or longest > room / 2
+        return self.options.commits and too_long
+
+    def settle_language(self) -> None:
+        """Once text is written, the stretch is in this language."""
+        if self.stretch.language is None and not self.stretch.untouched:
+            self.stretch.language = self.language
+            if self.language_probs is not None:
+                self.session.tracker.push(self.language_probs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An attempt in one language.
+
+    Attributes:
+        place: of the stretch in the batch.
+        target: as it was asked for.
+        asked: the same, as the model was asked.
+        hypothesis: what it wrote behind the prefix.
+        looks_at_s: see `policies.Attempt`.
+    """
+
+    place: int
+    target: str
+    asked: Target
+    hypothesis: Hypothesis
+    looks_at_s: Sequence[float]
+
+
+def unfinished_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveText | None:
+    """News of a stretch that goes on; None if there is none."""
+    line, tokens = job.stretch.lines[row.target], row.hypothesis.tokens
+    words = words_behind(family, line.prefix, tokens, row.asked.language)
+    dropped = _judged(family, job, row, guard)
+    if dropped is not None:
+        words = []
+    num_words = 0
+    if words:
+        attempt = Attempt(
+            words=words,
+            ended=row.hypothesis.finished,
+            looks_at_s=row.looks_at_s,
+            heard_s=job.stretch.duration_s,
+            steps=int((job.stretch.span.end_s - job.stretch.begin_s) / job.options.step_s + 1e-6),
+            num_written=len(line.written.split()),
+        )
+        num_words = RULES[job.options.policy](attempt, line, job.options)
+    line.attempts = [*line.attempts, [word for word, _ in words]][-job.options.agreement :]
+    return write(family, job, row, tokens, words, num_words)
+
+
+def write(
+    family: Family,
+    job: Job,
+    row: Row,
+    tokens: Sequence[int],
+    words: Sequence[tuple[str, int]],
+    num_words: int,
+) -> LiveText | None:
+    """Commit the first of the `words` behind the prefix and show the others; None if that changes nothing.
+
+    Args:
+        family: the model.
+        job: the stretch.
+        row: the attempt.
+        tokens: behind the prefix.
+        words: of these, each with its number of tokens.
+        num_words: to commit.
+    """
+    line, language = job.stretch.lines[row.target], row.asked.language
+    shown = max(
+        num_words, len(words) - (job.options.mask_words if job.options.policy == "retranslation" else 0)
+    )
+    ends = [sum(count for _, count in words[:n]) for n in (num_words, shown)]
+    before = family.decode_text(line.prefix)
+    until = [family.decode_text([*line.prefix, *tokens[:end]]) for end in ends]
+    piece = line.commit(until[0][len(before) :], language)
+    line.prefix = (*line.prefix, *tokens[: ends[0]])
+    line.attempts = [attempt[num_words:] for attempt in line.attempts]
+    tentative = line.behind(until[1][len(until[0]) :], language)
+    changed = bool(piece) or tentative != line.tentative
+    retracted = line.show(tentative, piece)
+    return news(job, row.target, language, piece, retracted, final=False) if changed else None
+
+
+def end_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveText:
+    """The last of a stretch that has ended."""
+    line = job.stretch.lines[row.target]
+    if job.stretch.untouched:
+        piece, dropped = _as_recorded(family, job, row, guard)
+        piece = line.commit(piece, row.asked.language)
+    else:
+        dropped = _judged(family, job, row, guard)
+        before = family.decode_text(line.prefix)
+        whole = family.decode_text([*line.prefix, *row.hypothesis.tokens])
+        piece = "" if dropped else line.commit(whole[len(before) :], row.asked.language)
+        dropped = dropped if row.hypothesis.tokens else None
+    retracted = line.show("", piece)
+    return news(job, row.target, row.asked.language, piece, retracted, final=True, dropped=dropped)
+
+
+def _as_recorded(family: Family, job: Job, row: Row, guard: GuardOptions) -> tuple[str, str | None]:
+    """What a recording of the stretch would give, and why the guard kept it back."""
+    context = SpanContext(span=job.stretch.span, language=job.language, given=job.session.source is not None)
+    times = timestamp_tokens(family) if row.asked.timestamps else None
+    segments = cut_row(family, context, row.asked, row.hypothesis, None, times=times, guard=guard)
+    kept = [segment for segment in segments if segment.dropped is None]
+    return joined_text(kept), None if kept else segments[0].dropped
+
+
+def _judged(family: Family, job: Job, row: Row, guard: GuardOptions) -> str | None:
+    """The guard's word on all text of the audio that is held."""
+    line, doubt = job.stretch.lines[row.target], row.hypothesis.no_speech_log_probability
+    return judge(
+        family.decode_text([*line.prefix, *row.hypothesis.tokens]),
+        duration_s=job.stretch.duration_s,
+        speech_probability=job.stretch.span.speech_probability,
+        no_speech_probability=None if doubt is None else exp(doubt),
+        mean_log_probability=row.hypothesis.mean_log_probability,
+        options=guard,
+    )
+
+
+def news(
+    job: Job,
+    target: str,
+    language: str,
+    piece: str,
+    retracted: int,
+    *,
+    final: bool,
+    dropped: str | None = None,
+) -> LiveText:
+    """What there is to say of a stretch in one language, its tentative text being that of its line."""
+    return LiveText(
+        target=target,
+        segment=job.stretch.number,
+        committed=piece,
+        tentative=job.stretch.lines[target].tentative,
+        retracted=retracted,
+        start_s=job.stretch.begin_s,
+        end_s=job.stretch.span.end_s,
+        source_language=job.language.language,
+        target_language=language,
+        audio_s=job.session.audio_s,
+        final=final,
+        dropped=dropped,
+    )
+
+
+def unknown_pair(job: Job, target: str) -> LiveText:
+    """Stands in for speech in a language from which the model does not know the target."""
+    source = job.language.language
+    return _kept_back(job.session, job.stretch, target, source, f"unknown pair: {source} to {target}")
+
+
+def lost_text(session: LiveSession) -> list[LiveText]:
+    """The ends of stretches that an overload has cost."""
+    return [
+        _kept_back(session, stretch, target, session.source or UNDETERMINED, "overload: left out")
+        for stretch in session.take_lost()
+        for target in session.targets
+    ]
+
+
+def _kept_back(session: LiveSession, stretch: Stretch, target: str, source: str, reason: str) -> LiveText:
+    line: Line = stretch.lines[target]
+    return LiveText(
+        target=target,
+        segment=stretch.number,
+        committed="",
+        tentative="",
+        retracted=line.show("", ""),
+        start_s=stretch.begin_s,
+        end_s=stretch.span.end_s,
+        source_language=source,
+        target_language=session.request.target_language(target, source),
+        audio_s=session.audio_s,
+        final=True,
+        dropped=reason,
+    )

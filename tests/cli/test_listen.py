@@ -1,0 +1,88 @@
+"""The verb `listen`, on recordings and pipes; the bundled model does the work."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from sprachbund.audio.load import load
+from sprachbund.cli import main
+
+RECORDING = Path(__file__).parents[2] / "examples" / "recordings" / "es.flac"
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("listen") / "short.wav"
+    soundfile.write(path, load(RECORDING, 0.0, 5.0), 16_000)
+    return path
+
+
+def test_a_recording_is_written_line_by_line(short, capsys):
+    assert main(["listen", str(short), "--to", "de", "--fast"]) == 0
+    assert "drücken Sie die Eins um diese Nummer anzurufen" in capsys.readouterr().out
+
+
+def test_events_are_json_lines_that_add_up(short, capsys):
+    assert main(["listen", str(short), "--to", "de,en", "--fast", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {event["target"] for event in events} == {"de", "en"}
+    german = [event for event in events if event["target"] == "de"]
+    assert "".join(event["committed"] for event in german) == "drücken Sie die Eins um diese Nummer anzurufen"
+    assert any(event["tentative"] for event in german)
+    assert german[-1]["final"]
+
+
+def test_without_a_language_it_writes_the_one_spoken(short, capsys):
+    assert main(["listen", str(short), "--fast", "--policy", "span"]) == 0
+    assert "marque uno para llamar a este número" in capsys.readouterr().out
+
+
+def test_a_log_can_be_scored(short, tmp_path, capsys):
+    log, references = tmp_path / "log.jsonl", tmp_path / "refs.jsonl"
+    assert main(["listen", str(short), "--to", "de", "--fast", "--log", str(log)]) == 0
+    text = "drücken Sie die Eins um diese Nummer anzurufen"
+    line = {"talk": "short", "target": "de", "start_s": 0.8, "end_s": 4.4, "text": text}
+    references.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["latency", str(log), "--references", str(references), "--json"]) == 0
+    (talk,) = json.loads(capsys.readouterr().out)["talks"]
+    assert talk["quality"]["chrF"] == pytest.approx(100)
+    assert 0 < talk["scores"]["ideal"]["StreamLAAL"] < 5
+
+
+def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
+    raw = (load(short) * 32767).astype("<i2").tobytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw), isatty=lambda: False))
+    assert main(["listen", "-", "--to", "de", "--policy", "span"]) == 0
+    assert "diese Nummer anzurufen" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--policy", "wait"], "local-agreement, alignatt"),
+        (["--step", "0"], "step_s is 0"),
+        (["--to", "Klingon"], "Klingon"),
+        (["--fast"], "recordings"),
+        (["x.wav", "--device", "hw:0"], "--device"),
+        (["x.wav", "--log", "/nowhere/at/all.jsonl"], "no folder"),
+        (["x.wav"], "x.wav does not exist"),
+        (["--device", "nobody-has-this"], "--device"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(arguments, told, capsys):
+    assert main(["listen", *arguments]) in (1, 2)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sprachbund:")]
+    assert told in lines[-1]
+
+
+def test_silence_gives_no_text(tmp_path, capsys):
+    soundfile.write(tmp_path / "quiet.wav", np.zeros(16_000 * 3, np.float32), 16_000)
+    assert main(["listen", str(tmp_path / "quiet.wav"), "--to", "de", "--fast"]) == 0
+    assert capsys.readouterr().out == ""

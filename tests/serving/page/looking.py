@@ -1,0 +1,26 @@
+"""Small words that the tests of the page share: where the recordings are, and how to wait for what the page shows."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RECORDINGS = Path(__file__).parents[3] / "examples" / "recordings"
+
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+    """Waits until `condition()` is true and returns it. (The page's policy forbids the browser's own way to wait.)"""
+    begun = time.monotonic()
+    while not (found := condition()):
+        assert time.monotonic() - begun < timeout_s, f"waited in vain for: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def state(page: Any, name: str, timeout_s: float = 15.0) -> None:
+    """Waits until the page is in a state."""
+    until(
+        lambda: page.evaluate("document.documentElement.dataset.state") == name,
+        f"state {name}; the page says {page.inner_text('body')!r}",
+        timeout_s,
+    )

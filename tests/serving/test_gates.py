@@ -1,0 +1,145 @@
+"""Keys, rates and places, each by itself."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import Gauge
+
+from sprachbund.errors import SprachbundError
+from sprachbund.serving.admission import Places, Rates
+from sprachbund.serving.keys import Keys, bearer
+from sprachbund.serving.refusals import RefusalError, refusal_of
+from sprachbund.serving.settings import Limits, Settings, Timeouts
+
+KEY = "correct-horse-battery"
+
+
+def test_only_known_keys_pass_and_have_a_name_that_is_not_the_key(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\n{KEY}\n\nanother-long-enough-key\n")
+    keys = Keys.read(path)
+    name = keys.check(KEY)
+    assert name
+    assert name not in KEY
+    assert keys.check("another-long-enough-key") not in (None, name)
+    for wrong in (None, "", KEY[:-1], KEY + "x", KEY.upper(), "ключ", "\udcff"):
+        with pytest.raises(RefusalError) as caught:
+            keys.check(wrong)
+        assert caught.value.status == 401
+        assert caught.value.headers() == {"www-authenticate": "Bearer"}
+
+
+def test_all_keys_are_compared_by_a_comparison_that_takes_no_short_cut(monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "sprachbund.serving.keys.hmac.compare_digest",
+        lambda a, b: compared.append((len(a), len(b))) or a == b,
+    )
+    Keys((KEY, "second-long-enough-key")).check(KEY)
+    assert compared == [(32, 32), (32, 32)]
+
+
+@pytest.mark.parametrize("text", ["", "# none\n", "short\n", "with a space in the key\n"])
+def test_key_files_without_a_good_key_are_refused(tmp_path, text):
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(SprachbundError, match="key"):
+        Keys.read(tmp_path / "keys")
+    with pytest.raises(SprachbundError, match="cannot be read"):
+        Keys.read(tmp_path / "nowhere")
+
+
+def test_bearer_headers():
+    assert bearer(f"Bearer {KEY}") == bearer(f"bearer  {KEY} ") == KEY
+    assert bearer(None) is bearer("Basic abc") is bearer("") is None
+
+
+@given(st.lists(st.floats(0, 20), max_size=60), st.integers(1, 30))
+def test_no_more_than_a_minutes_worth_and_what_has_flowed_in_since(gaps, per_minute):
+    now = [0.0]
+    rates, passed = Rates(per_minute, clock=lambda: now[0]), 0
+    for gap in gaps:
+        now[0] += gap
+        with contextlib.suppress(RefusalError):
+            rates.take("a")
+            passed += 1
+    assert passed <= per_minute + now[0] * per_minute / 60 + 1e-6
+
+
+def test_one_client_does_not_use_up_anothers_rate_and_may_come_again():
+    now = [0.0]
+    rates = Rates(2, clock=lambda: now[0])
+    rates.take("a")
+    rates.take("a")
+    with pytest.raises(RefusalError, match="2 requests in a minute") as caught:
+        rates.take("a")
+    rates.take("b")
+    now[0] += caught.value.retry_after_s
+    rates.take("a")
+
+
+def test_places_are_taken_in_turn_and_the_queue_has_an_end():
+    async def scenario():
+        places = Places(Limits(max_working=2, max_waiting=1), Gauge("g", "g", registry=None))
+        most, now, refused = 0, 0, []
+
+        async def one():
+            nonlocal most, now
+            try:
+                async with places.admitted(), places.working():
+                    now += 1
+                    most = max(most, now)
+                    await asyncio.sleep(0.01)
+                    now -= 1
+            except RefusalError as refusal:
+                refused.append(refusal)
+
+        await asyncio.gather(*(one() for _ in range(5)))
+        assert most == 2
+        assert [refusal.status for refusal in refused] == [429, 429]
+        assert all("retry-after" in refusal.headers() for refusal in refused)
+        assert places.taken == 0
+        await one()
+
+    asyncio.run(scenario())
+
+
+def test_errors_of_ours_say_nothing_of_their_inside():
+    refusal = refusal_of(ValueError("/secret/path"))
+    assert refusal.status == 500
+    assert "secret" not in refusal.message
+    assert refusal_of(SprachbundError("two\nlines")).message == "two lines"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Settings(port=70000),
+        lambda: Settings(models=()),
+        lambda: Settings(batch_size=0),
+        lambda: Limits(max_live=0),
+        lambda: Limits(max_duration_s=float("nan")),
+        lambda: Limits(max_waiting=-1),
+        lambda: Timeouts(resume_s=-1),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(make):
+    with pytest.raises(SprachbundError, match=r"give|name"):
+        make()
+
+
+def test_checking_a_key_takes_no_longer_when_more_of_it_is_right():
+    keys, wrong = Keys((KEY * 50,)), [KEY * 49 + "x" * len(KEY), "x" * len(KEY) * 50]
+
+    def took(key):
+        began = time.perf_counter()
+        for _ in range(300):
+            with pytest.raises(RefusalError):
+                keys.check(key)
+        return time.perf_counter() - began
+
+    times = {key: min(took(key) for _ in range(5)) for key in wrong}
+    assert times[wrong[0]] < 1.5 * times[wrong[1]]

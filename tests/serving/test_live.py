@@ -1,0 +1,258 @@
+"""Live captions over a real socket: text as of a recording, breaks lose nothing, bad input hurts nobody else."""
+
+import asyncio
+import contextlib
+import json
+import logging
+
+import numpy as np
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from .conftest import SPOKEN_S
+from .live_support import SPAN, said, text_of, whole
+from .support import noise, pcm, talking, wait_for
+
+
+def test_text_that_waits_for_the_end_of_speech_is_that_of_the_recording(running, bundled, spoken):
+    client = asyncio.run(whole(running, spoken["es"]))
+    assert said(client) == text_of(bundled, spoken["es"])
+    numbers = [m["seq"] for m in client.seen if "seq" in m]
+    assert numbers == list(range(1, len(numbers) + 1))
+    texts = [m for m in client.seen if m["type"] == "text"]
+    assert all(m["final"] and m["delay_s"] >= 0 for m in texts)
+    assert client.seen[-1]["audio_s"] == pytest.approx(SPOKEN_S, abs=1e-3)
+
+
+def test_several_sessions_at_once_get_what_each_gets_alone(running, bundled, spoken):
+    async def scenario():
+        firsts = [(language, {**SPAN, "source": language}) for language in spoken]
+        return await asyncio.gather(*(whole(running, spoken[language], first) for language, first in firsts))
+
+    for language, client in zip(spoken, asyncio.run(scenario()), strict=True):
+        assert said(client) == text_of(bundled, spoken[language], source=language)
+
+
+def test_other_encodings_and_rates(running, bundled, spoken):
+    async def scenario():
+        first = {**SPAN, "encoding": "pcm_f32le", "sample_rate": 8000}
+        async with talking(running, first) as client:
+            await client.socket.send(spoken["es"][::2].astype("<f4").tobytes())
+            await client.tell(type="stop")
+            done = await client.until("done")
+            assert done["audio_s"] == pytest.approx(SPOKEN_S, abs=0.01)
+            return said(client)
+
+    assert asyncio.run(scenario())
+
+
+def test_a_break_loses_nothing_and_repeats_what_was_not_seen(running, bundled, spoken):
+    samples, half = spoken["es"], 5 * 16_000
+
+    async def scenario():
+        async with talking(running, SPAN) as client:
+            session = (await client.until("started"))["session"]
+            await client.send(samples[:half])
+            await client.until("text")
+            first = list(client.seen)
+            client.socket.transport.abort()
+        wait_for(lambda: session not in running.service.room._holders)
+        async with talking(running) as again:
+            await again.tell(type="resume", session=session, after=0)
+            started = await again.until("started")
+            assert started["session"] == session
+            reached = round(started["received_s"] * 16_000)
+            assert reached == half
+            await again.send(samples[reached:])
+            await again.tell(type="stop")
+            await again.until("done")
+            repeated = [m for m in again.seen if m.get("seq") == 1]
+            assert repeated == [m for m in first if m.get("seq") == 1]
+            return again
+
+    assert said(asyncio.run(scenario())) == text_of(bundled, samples)
+
+
+def test_what_is_left_is_computed_while_nobody_is_there(running, bundled, spoken):
+    async def scenario():
+        async with talking(running, SPAN) as client:
+            session = (await client.until("started"))["session"]
+            await client.send(spoken["es"])
+            await client.tell(type="stop")
+            client.socket.transport.abort()
+        seat = running.service.room._seats[session]
+        wait_for(lambda: seat.done)
+        async with talking(running) as again:
+            await again.tell(type="resume", session=session, after=0)
+            await again.until("done")
+            return again
+
+    assert said(asyncio.run(scenario())) == text_of(bundled, spoken["es"])
+
+
+def test_a_second_connection_takes_over_from_one_that_has_not_noticed_its_break(running):
+    async def scenario():
+        async with talking(running, SPAN) as old, talking(running) as new:
+            session = (await old.until("started"))["session"]
+            await new.tell(type="resume", session=session)
+            await new.until("started")
+            assert (await old.until("error"))["message"].endswith("taken up by another connection")
+            await new.tell(type="stop")
+            await new.until("done")
+
+    asyncio.run(scenario())
+
+
+def test_a_session_is_given_up_when_nobody_comes_back(small_live):
+    async def scenario(running):
+        async with talking(running, SPAN) as client:
+            session = (await client.until("started"))["session"]
+            client.socket.transport.abort()
+        await asyncio.to_thread(wait_for, lambda: running.service.room.count == 0)
+        async with talking(running) as again:
+            await again.tell(type="resume", session=session)
+            assert "no such session" in (await again.until("error"))["message"]
+            assert await again.closed() == 1008
+
+    with small_live(timeouts={"resume_s": 0.3}) as running:
+        asyncio.run(scenario(running))
+        assert not running.service.store._slots["bundled"].users
+
+
+def test_a_hundred_times_real_time_is_held_back_and_nothing_is_lost(small_live, bundled, spoken):
+    samples = np.tile(spoken["es"], 6)  # half a minute, as fast as the socket takes them
+    process = psutil.Process()
+
+    async def scenario(running):
+        seats, most, before = running.service.room._seats, 0.0, process.memory_info().rss
+        async with talking(running, SPAN) as client:
+            await client.until("started")
+            sending = asyncio.ensure_future(client.send(samples, block_s=1.0))
+            hearing = asyncio.ensure_future(client.until("done"))
+            while not sending.done():
+                await asyncio.sleep(0.005)
+                most = max(most, *(seat.waiting_s for seat in seats.values()))
+            await client.tell(type="stop")
+            await hearing
+        kinds = [m["type"] for m in client.seen]
+        assert kinds.count("pause") == kinds.count("continue") > 0
+        assert most < 4.0 + 1.0 + 0.1  # the limit, and a message
+        assert client.seen[-1]["audio_s"] == pytest.approx(len(samples) / 16_000, abs=1e-3)
+        assert process.memory_info().rss - before < 150e6
+        return client
+
+    with small_live() as running:
+        client = asyncio.run(scenario(running))
+    assert said(client) == text_of(bundled, samples)
+
+
+def test_who_stops_in_the_middle_of_a_word_or_goes_away_leaves_others_alone(running, bundled, spoken):
+    async def vandal(number):
+        try:
+            async with talking(running, {**SPAN, "policy": "local-agreement"}) as client:
+                await client.send(spoken["es"][: 16_000 * (1 + number % 3)])
+                if number % 2:
+                    client.socket.transport.abort()
+                else:
+                    await client.socket.send("nonsense")
+                    await client.until("error")
+        except ConnectionClosed:
+            pass
+
+    async def scenario():
+        good = asyncio.ensure_future(whole(running, spoken["es"]))
+        await asyncio.gather(*(vandal(number) for number in range(6)))
+        return await good
+
+    assert said(asyncio.run(scenario())) == text_of(bundled, spoken["es"])
+
+
+def test_stopping_gives_live_sessions_what_is_left(small_live, bundled, spoken):
+    async def scenario(running):
+        async with talking(running, SPAN) as client, talking(running, SPAN) as other:
+            await client.until("started")
+            await other.until("started")
+            await client.send(spoken["es"])
+            await asyncio.sleep(0.3)
+            running.server.should_exit = True
+            with contextlib.suppress(ConnectionClosed):  # a microphone does not stop by itself
+                while client.socket.close_code is None and not running.service.draining:
+                    await client.send(np.zeros(1600, np.float32))
+                    await asyncio.sleep(0.02)
+                await client.send(np.zeros(3200, np.float32))
+            await client.until("done")
+            await other.until("done")
+            assert await client.closed() == 1000
+            return client
+
+    with small_live() as running:
+        client = asyncio.run(scenario(running))
+        running.thread.join(10)
+        assert not running.thread.is_alive()
+    silence = np.zeros(round((client.seen[-1]["audio_s"] - SPOKEN_S) * 16_000), np.float32)
+    assert said(client) == text_of(bundled, np.concatenate([spoken["es"], silence]))
+
+
+def test_old_messages_are_not_kept_for_ever(running, spoken):
+    from sprachbund.serving.meters import Meters
+    from sprachbund.serving.refusals import RefusalError
+    from sprachbund.serving.seat import Seat
+    from sprachbund.serving.wire import SoundDecoder
+    from sprachbund.streaming.engine import LiveEngine
+
+    now = [0.0]
+
+    async def scenario():
+        engine = LiveEngine(running.service.store.loaded_worker("bundled").model.family)
+        session = engine.open(["de"], "es")
+        seat = Seat(
+            "x", "me", "bundled", session, SoundDecoder("pcm_s16le", 16_000), lambda: None,
+            keep_s=60, meters=Meters(), clock=lambda: now[0],
+        )  # fmt: skip
+        for _ in range(12):
+            now[0] += 20.0
+            seat.add(spoken["es"])
+            while seat.advance():
+                seat.emit(engine.step([session])[0])
+            seat.was_said(seat._last_seq)
+        assert len(seat._log) < seat._last_seq / 2
+        assert len(seat._arrivals) < 5
+        with pytest.raises(RefusalError, match="those kept are"):
+            seat.since(0)
+        with pytest.raises(RefusalError, match="those kept are"):
+            seat.since(10**9)
+        assert [n for n, _ in seat.since(seat._last_seq - 2)] == [seat._last_seq - 1, seat._last_seq]
+
+    asyncio.run(scenario())
+
+
+def test_pieces_of_any_size_are_the_same_sound(running, bundled, spoken):
+    async def scenario():
+        data, rng = pcm(spoken["es"]), np.random.default_rng(0)
+        async with talking(running, SPAN) as client:
+            await client.until("started")
+            place = 0
+            while place < len(data):
+                size = int(rng.integers(1, 9_000))
+                await client.socket.send(data[place : place + size])
+                place += size
+            await client.tell(type="stop")
+            await client.until("done")
+            return client
+
+    assert said(asyncio.run(scenario())) == text_of(bundled, spoken["es"])
+
+
+def test_measures_and_log_of_live_sessions(running, spoken, caplog):
+    before = running.metric("live_delay_seconds_count")
+    with caplog.at_level(logging.INFO, logger="sprachbund.serving"):
+        client = asyncio.run(whole(running, spoken["es"]))
+        wait_for(lambda: any("audio_s" in message for message in caplog.messages))
+    line = next(json.loads(message) for message in caplog.messages if "audio_s" in message)
+    assert (line["path"], line["status"], line["audio_s"]) == ("/v1/live", 1000, SPOKEN_S)
+    assert client.seen[0]["session"] not in str(caplog.messages)
+    assert running.metric("live_delay_seconds_count") > before
+    assert running.metric("audio_seconds_total", kind="live") >= SPOKEN_S
+    wait_for(lambda: running.metric("live_sessions") == running.service.room.count)
+    assert noise(0.1).size

@@ -1,0 +1,120 @@
+"""The official client, unchanged, against a real server: what it gets is what the library gives."""
+
+import openai
+import pytest
+
+from sprachbund.decoding.formats import render
+from sprachbund.decoding.options import DecodingOptions
+
+
+@pytest.fixture(scope="module")
+def client(running):
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def spanish(bundled, clip):
+    return bundled.translate(clip, to=["en", "de", "transcribe"])
+
+
+def test_a_transcription_is_that_of_the_library(client, clip, spanish):
+    found = client.audio.transcriptions.create(file=clip, model="bundled")
+    assert found.text == spanish["transcribe"].text
+    assert found.usage.seconds == pytest.approx(11.5, abs=0.01)
+
+
+def test_a_translation_is_into_english_unless_another_language_is_asked_for(client, clip, spanish):
+    assert client.audio.translations.create(file=clip, model="bundled").text == spanish["en"].text
+    german = client.audio.translations.create(
+        file=clip, model="bundled", extra_body={"target_language": "German", "language": "es"}
+    )
+    assert german.text == spanish["de"].text
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_subtitles_are_those_of_the_library(client, clip, spanish, form):
+    found = client.audio.transcriptions.create(file=clip, model="bundled", response_format=form)
+    assert found == render(spanish["transcribe"], form)
+
+
+def test_plain_text(client, clip, spanish):
+    found = client.audio.transcriptions.create(file=clip, model="bundled", response_format="text")
+    assert found == spanish["transcribe"].text + "\n"
+
+
+def test_verbose_json_has_segments_and_words(client, bundled, clip):
+    found = client.audio.transcriptions.create(
+        file=clip,
+        model="bundled",
+        language="es",
+        response_format="verbose_json",
+        timestamp_granularities=["word", "segment"],
+    )
+    options = DecodingOptions(word_timestamps=True)
+    expected = bundled.transcribe(clip, source="es", options=options)
+    assert found.language == "es"
+    assert found.duration == pytest.approx(expected.duration_s, abs=1e-3)
+    assert [(s.text, s.start) for s in found.segments] == [
+        (s.text, pytest.approx(s.start_s, abs=1e-3)) for s in expected.segments
+    ]
+    assert [w.word for w in found.words] == [w.text for s in expected.segments for w in s.words]
+    assert [w.start for w in found.words] == sorted(w.start for w in found.words)
+
+
+def test_verbose_json_of_a_translation(client, clip, spanish):
+    found = client.audio.translations.create(file=clip, model="bundled", response_format="verbose_json")
+    assert (found.language, found.text) == ("en", spanish["en"].text)
+    assert len(found.segments) == len(spanish["en"].segments)
+
+
+def test_a_stream_of_deltas_is_the_text(client, clip, spanish):
+    events = list(client.audio.transcriptions.create(file=clip, model="bundled", stream=True))
+    *deltas, done = events
+    assert {event.type for event in deltas} == {"transcript.text.delta"}
+    assert len(deltas) == len(spanish["transcribe"].segments)
+    assert done.type == "transcript.text.done"
+    assert "".join(event.delta for event in deltas) == done.text == spanish["transcribe"].text
+
+
+def test_allowed_languages_are_an_argument(client, clip):
+    found = client.audio.transcriptions.create(
+        file=clip,
+        model="bundled",
+        response_format="verbose_json",
+        extra_body={"languages": ["it"]},
+    )
+    assert {segment.source_language for segment in found.segments} == {"it"}
+
+
+def test_models_are_listed(client):
+    assert [model.id for model in client.models.list()] == ["bundled"]
+    assert client.models.retrieve("bundled").licence == "CC-BY-SA-3.0"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        ({"model": "whisper-1"}, openai.NotFoundError, "choose from bundled"),
+        ({"language": "tlh"}, openai.BadRequestError, "'tlh' is not among those of this model"),
+        ({"temperature": 0.7}, openai.BadRequestError, "0.7 is not offered: the search is deterministic"),
+        ({"response_format": "diarized_json"}, openai.BadRequestError, "response_format"),
+        ({"timestamp_granularities": ["word"]}, openai.BadRequestError, "verbose_json only"),
+        ({"stream": True, "response_format": "srt"}, openai.BadRequestError, "srt cannot be streamed"),
+        ({"include": ["logprobs"]}, openai.BadRequestError, "there are model, language"),
+        (
+            {"extra_body": {"model": "bundled", "colour": "red"}},
+            openai.BadRequestError,
+            "'colour' is not known",
+        ),
+    ],
+)
+def test_what_is_not_offered_is_refused_with_a_reason(client, clip, wrong, error, says):
+    with pytest.raises(error, match=says) as caught:
+        client.audio.transcriptions.create(**{"file": clip, "model": "bundled", **wrong})
+    assert caught.value.body["message"]
+
+
+def test_an_unknown_target_lists_those_there_are(client, clip):
+    with pytest.raises(openai.BadRequestError, match=r"'xx'.*it knows de \(German\)"):
+        client.audio.translations.create(file=clip, model="bundled", extra_body={"target_language": "xx"})

@@ -1,0 +1,183 @@
+"""A transducer that streams: live text is that of the whole under each tier, alone and together, for any blocks."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.pairs import TRANSCRIBE
+from sprachbund.decoding.translate import translate
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart
+from sprachbund.models.directory import load, save
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.events import LiveText
+from sprachbund.streaming.options import LiveOptions
+from sprachbund.text.tokenizer import Tokenizer
+
+from ..decoding.test_translate import Loudness, recording
+from ..evaluation.tiny_model import LANGUAGES, SENTENCES
+
+SPEECH = [(1.0, 4.5), (6.0, 7.0), (9.0, 16.0)]
+OPEN = DecodingOptions(guard=GuardOptions(enabled=False))
+TARGETS = ["de", "ru"]
+BLANK_BIAS = -1.0
+
+
+def tiny_transducer(seed: int = 0, **changes: object) -> Conformer:
+    """Random weights that write a token at about every third frame."""
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer.train([text for s in SENTENCES for text in s.values()], LANGUAGES, 120)
+    values: dict[str, object] = {
+        "source_languages": LANGUAGES,
+        "target_languages": LANGUAGES,
+        "num_mel_bins": 40,
+        "width": 32,
+        "num_heads": 2,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 1,
+        "feed_forward_width": 32,
+        "kernel_size": 5,
+        "streaming": StreamingPart(left_context=28, right_contexts=(6, 1, 0), stem_channels=8),
+        "transducer": TransducerPart(prediction_width=24, prediction_layers=1, joint_width=24),
+    }
+    model = Conformer(ConformerConfig(**{**values, **changes}), tokenizer, tokenizer).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.transducer.joint.parameters():
+            parameter.mul_(4.0)
+        model.transducer.joint.out.bias[0] += BLANK_BIAS
+    return model
+
+
+def hear(engine: LiveEngine, session, samples: np.ndarray, block: int) -> dict[str, list[str]]:
+    found: dict[tuple[str, int], str] = defaultdict(str)
+    for begin in range(0, len(samples), block):
+        session.push(samples[begin : begin + block])
+        while session.due:
+            for event in engine.step([session])[0]:
+                assert isinstance(event, LiveText)
+                assert event.tentative == ""
+                found[event.target, event.segment] += event.committed
+    session.finish()
+    while not session.finished:
+        for event in engine.step([session])[0]:
+            assert isinstance(event, LiveText)
+            found[event.target, event.segment] += event.committed
+    return {t: [text for (target, _), text in sorted(found.items()) if target == t] for t in TARGETS}
+
+
+def whole(model: Conformer, samples: np.ndarray, right: int) -> dict[str, list[str]]:
+    model.encoder.tier = next(tier for tier in model.encoder.tiers if tier.right == right)
+    found = translate(model, samples, TARGETS, "en", OPEN, sample_rate=SAMPLE_RATE, activity=Loudness())
+    return {target: [s.text for s in found[target].segments] for target in TARGETS}
+
+
+@pytest.mark.parametrize("right", [6, 1, 0])
+@pytest.mark.parametrize("block", [1600, 777, 40_000])
+def test_live_text_is_that_of_the_whole(right, block):
+    model, samples = tiny_transducer(), recording(*SPEECH, seed=4)
+    engine = LiveEngine(model, OPEN, activity=Loudness())
+    session = engine.open(TARGETS, "en", LiveOptions(right_context=right))
+    found = hear(engine, session, samples, block)
+    expected = whole(model, samples, right)
+    assert found == expected
+    assert all(len(text) > 5 for texts in expected.values() for text in texts)
+
+
+def test_streams_together_write_what_each_writes_alone():
+    model = tiny_transducer(1)
+    talks = [recording(*SPEECH[n:], seed=n) for n in range(3)]
+    rights = [6, 1, 6]
+    engine = LiveEngine(model, OPEN, activity=Loudness())
+    sessions = [engine.open(TARGETS, "en", LiveOptions(right_context=right)) for right in rights]
+    found: list[dict[tuple[str, int], str]] = [defaultdict(str) for _ in talks]
+    for begin in range(0, len(talks[0]), 3200):
+        for session, samples in zip(sessions, talks, strict=True):
+            session.push(samples[begin : begin + 3200])
+        for own, events in zip(found, engine.step(sessions), strict=True):
+            for event in events:
+                own[event.target, event.segment] += event.committed
+    for session in sessions:
+        session.finish()
+    while not all(session.finished for session in sessions):
+        for own, events in zip(found, engine.step(sessions), strict=True):
+            for event in events:
+                own[event.target, event.segment] += event.committed
+    for own, samples, right in zip(found, talks, rights, strict=True):
+        for target, texts in whole(model, samples, right).items():
+            assert [text for (t, _), text in sorted(own.items()) if t == target] == texts
+
+
+def test_speech_without_a_pause_holds_a_bounded_memory():
+    model = tiny_transducer()
+    engine = LiveEngine(model, OPEN, activity=Loudness())
+    session = engine.open(["de"], "en", LiveOptions(right_context=1))
+    samples, most = recording((0.5, 30.0), duration_s=31.0), 0
+    for begin in range(0, len(samples), 1600):
+        session.push(samples[begin : begin + 1600])
+        while session.due:
+            engine.step([session])
+        stretch = session._open
+        if stretch is not None:
+            most = max(most, len(stretch.samples))
+            assert stretch.number == 0
+    assert most < 3 * SAMPLE_RATE
+
+
+def test_a_model_survives_the_disk_and_writes_the_same(tmp_path: Path):
+    model, samples = tiny_transducer(2), recording(*SPEECH, seed=1)
+    save(model, tmp_path)
+    again = load(tmp_path)
+    assert again.writes_by_frames  # type: ignore[attr-defined]
+    assert whole(again, samples, 6) == whole(model, samples, 6)  # type: ignore[arg-type]
+
+
+def test_a_beam_finds_at_least_what_greedy_does():
+    model, samples = tiny_transducer(3), recording((1.0, 4.0), duration_s=5.0)
+    scores = []
+    for beam_size in (1, 6):
+        options = DecodingOptions(guard=GuardOptions(enabled=False), beam_size=beam_size)
+        found = translate(model, samples, ["de"], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness())
+        scores.append(found["de"].segments[0].mean_log_probability)
+    assert len(scores) == 2
+    assert all(np.isfinite(scores))
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "told"),
+    [
+        (LiveOptions(right_context=3), ["de"], "0, 1, 6"),
+        (LiveOptions(policy="alignatt"), ["de"], "auto, span, frames"),
+        (LiveOptions(), [TRANSCRIBE], "name the language spoken"),
+    ],
+)
+def test_what_cannot_be_is_said_when_a_session_opens(options, targets, told):
+    engine = LiveEngine(tiny_transducer(), OPEN, activity=Loudness())
+    with pytest.raises(SprachbundError, match=told):
+        engine.open(targets, "en", options)
+
+
+def test_an_attention_model_has_no_frames():
+    from ..decoding.tiny_family import TinyFamily
+
+    with pytest.raises(SprachbundError, match="local-agreement"):
+        LiveEngine(TinyFamily(), activity=Loudness()).open(["de"], options=LiveOptions(policy="frames"))
+
+
+@pytest.mark.parametrize("field", [{"min_tokens": 2}, {"word_timestamps": True}, {"prompt": "Zug"}])
+def test_options_of_attention_decoders_are_refused(field):
+    options = DecodingOptions(guard=GuardOptions(enabled=False), **field)
+    with pytest.raises(SprachbundError, match="frame by frame"):
+        translate(
+            tiny_transducer(),
+            recording(*SPEECH),
+            ["de"],
+            "en",
+            options,
+            sample_rate=SAMPLE_RATE,
+            activity=Loudness(),
+        )

@@ -1,0 +1,266 @@
+"""Live sessions against recordings, one session against many, and what holds of every policy."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.spans import SpanOptions
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pairs import TRANSCRIBE
+from sprachbund.decoding.translate import translate
+from sprachbund.errors import SprachbundError
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
+from sprachbund.streaming.live import in_blocks, play
+from sprachbund.streaming.options import POLICIES, LiveOptions
+from sprachbund.streaming.session import LiveSession, OverloadError
+
+from ..decoding.test_translate import LENIENT, SPEECH, Loudness, recording
+from ..decoding.tiny_family import TinyFamily
+
+OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)
+TARGETS = ["de", "en"]
+ATTEMPTING = [policy for policy in POLICIES if policy not in ("auto", "frames")]
+LATE = 1e6  # a step so long that every policy waits for the end
+
+
+def engine(seed: int = 3, options: DecodingOptions = OPTIONS) -> LiveEngine:
+    return LiveEngine(TinyFamily(seed=seed), options, activity=Loudness())
+
+
+def texts(events: list[LiveEvent]) -> list[LiveText]:
+    return [event for event in events if isinstance(event, LiveText)]
+
+
+def written(events: list[LiveEvent]) -> dict[str, list[str]]:
+    """Committed text by target, stretch by stretch."""
+    found: dict[tuple[str, int], str] = defaultdict(str)
+    for event in texts(events):
+        found[event.target, event.segment] += event.committed
+    return {
+        target: [text for (t, _), text in sorted(found.items()) if t == target and text]
+        for target in {t for t, _ in found}
+    }
+
+
+def run(engine: LiveEngine, session: LiveSession, samples: np.ndarray, block: int = 1600) -> list[LiveEvent]:
+    events: list[LiveEvent] = []
+    for begin in range(0, len(samples), block):
+        session.push(samples[begin : begin + block])
+        while session.due:
+            events += engine.step([session])[0]
+    session.finish()
+    while not session.finished:
+        events += engine.step([session])[0]
+    return events
+
+
+def recorded(samples: np.ndarray, targets: list[str], source: str | None = None, seed: int = 3):
+    return translate(
+        TinyFamily(seed=seed),
+        samples,
+        targets,
+        source,
+        OPTIONS,
+        sample_rate=SAMPLE_RATE,
+        activity=Loudness(),
+    )
+
+
+@pytest.mark.parametrize("policy", ATTEMPTING)
+@pytest.mark.parametrize("source", [None, "fr"])
+def test_a_policy_that_may_wait_writes_what_a_recording_gives(policy, source):
+    samples = recording(*SPEECH)
+    own = engine()
+    session = own.open([*TARGETS, TRANSCRIBE], source, LiveOptions(policy=policy, step_s=LATE))
+    found = written(run(own, session, samples))
+    for target, translation in recorded(samples, [*TARGETS, TRANSCRIBE], source).items():
+        assert " ".join(found[target]) == translation.text
+
+
+@settings(max_examples=15, deadline=None)
+@given(blocks=st.lists(st.integers(1, 40_000), min_size=1, max_size=8))
+def test_how_the_audio_is_cut_up_does_not_matter(blocks):
+    samples = recording(*SPEECH)
+    own = engine()
+    session = own.open(TARGETS, options=LiveOptions(policy="span", max_behind_s=100, max_waiting_s=100))
+    events, begin, turn = [], 0, 0
+    while begin < len(samples):
+        session.push(samples[begin : begin + blocks[turn % len(blocks)]])
+        begin, turn = begin + blocks[turn % len(blocks)], turn + 1
+        events += own.step([session])[0]
+    session.finish()
+    while not session.finished:
+        events += own.step([session])[0]
+    assert written(events) == {
+        t: [segment.text for segment in translation.segments]
+        for t, translation in recorded(samples, TARGETS).items()
+    }
+
+
+@pytest.mark.parametrize("policy", ATTEMPTING)
+def test_sessions_together_write_what_each_writes_alone(policy):
+    options = LiveOptions(policy=policy, step_s=0.5)
+    talks = [recording(*SPEECH[n:], seed=n) for n in range(4)]
+    alone = []
+    for samples in talks:
+        own = engine()
+        alone.append(run(own, own.open(TARGETS, options=options), samples))
+    shared = engine()
+    sessions = [shared.open(TARGETS, options=options) for _ in talks]
+    together: list[list[LiveEvent]] = [[] for _ in talks]
+    for begin in range(0, len(talks[0]), 1600):
+        for session, samples in zip(sessions, talks, strict=True):
+            session.push(samples[begin : begin + 1600])
+        while any(session.due for session in sessions):
+            for events, new in zip(together, shared.step(sessions), strict=True):
+                events += new
+    for session in sessions:
+        session.finish()
+    while not all(session.finished for session in sessions):
+        for events, new in zip(together, shared.step(sessions), strict=True):
+            events += new
+    assert together == alone
+
+
+@pytest.mark.parametrize("policy", ATTEMPTING)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_listener_sees_adds_up(policy, seed):
+    own = engine(seed)
+    session = own.open(TARGETS, options=LiveOptions(policy=policy, step_s=0.4))
+    tentative: dict[tuple[str, int], list[str]] = defaultdict(list)
+    ended: set[tuple[str, int]] = set()
+    latest_s = 0.0
+    events = run(own, session, recording(*SPEECH, seed=seed))
+    for event in texts(events):
+        key = event.target, event.segment
+        assert key not in ended
+        before, now = tentative[key], f"{event.committed}{event.tentative}".split()
+        assert event.retracted == len(before) - sum(a == b for a, b in zip(before, now, strict=False))
+        assert latest_s <= event.audio_s
+        assert event.start_s < event.end_s <= event.audio_s + 0.04
+        latest_s = event.audio_s
+        tentative[key] = event.tentative.split()
+        if event.final:
+            ended.add(key)
+            assert event.tentative == ""
+    assert ended == {(t, n) for t in TARGETS for n in range(len(SPEECH))}
+
+
+def test_text_is_written_before_the_speech_has_ended_where_the_policy_does_so():
+    early = {}
+    for policy in ATTEMPTING:
+        own = engine(1)
+        session = own.open(["de"], options=LiveOptions(policy=policy, step_s=0.3, wait_k=2))
+        events = texts(run(own, session, recording((1.0, 5.5), duration_s=8.0)))
+        early[policy] = any(event.committed and not event.final for event in events)
+    assert early["wait-k"]
+    assert early["local-agreement"]
+    assert not early["retranslation"]
+    assert not early["span"]
+
+
+@pytest.mark.parametrize("policy", ["local-agreement", "alignatt", "wait-k"])
+def test_speech_without_a_pause_is_never_open_for_long(policy):
+    spans = SpanOptions(max_span_s=28.0)
+    family = TinyFamily(seed=2, max_window_s=28.0)
+    own = LiveEngine(family, replace(OPTIONS, spans=spans, max_tokens=20), activity=Loudness())
+    session = own.open(TARGETS, options=LiveOptions(policy=policy, step_s=0.5, max_open_s=6.0))
+    samples, longest_s, events = recording((0.5, 60.0), duration_s=62.0), 0.0, []
+    for begin in range(0, len(samples), 1600):
+        session.push(samples[begin : begin + 1600])
+        for stretch in session.take_due():
+            longest_s = max(longest_s, stretch.duration_s)
+            session.put_back([stretch])
+        while session.due:
+            events += own.step([session])[0]
+    assert longest_s < 6.0 + 0.5 + 0.2
+    assert {event.segment for event in texts(events)} == {0}
+
+
+def test_an_overload_that_is_coarsened_says_so_and_loses_nothing():
+    own = engine()
+    samples = recording(*SPEECH)
+    session = own.open(TARGETS, options=LiveOptions(max_behind_s=2.0, max_waiting_s=100.0))
+    for begin in range(0, len(samples), 1600):
+        session.push(samples[begin : begin + 1600])
+    session.finish()
+    events = []
+    while not session.finished:
+        events += own.step([session])[0]
+    notices = [event for event in events if isinstance(event, LiveNotice)]
+    assert notices
+    assert "behind" in notices[0].message
+    assert {t: " ".join(w) for t, w in written(events).items()} == {
+        t: translation.text for t, translation in recorded(samples, TARGETS).items()
+    }
+
+
+def test_an_overload_that_drops_says_what_is_lost():
+    own = engine()
+    samples = recording(*SPEECH)
+    session = own.open(TARGETS, options=LiveOptions(max_behind_s=3.0, overload="drop"))
+    for begin in range(0, len(samples), 1600):
+        session.push(samples[begin : begin + 1600])
+    session.finish()
+    events = []
+    while not session.finished:
+        events += own.step([session])[0]
+    lost = [event for event in texts(events) if event.dropped and "overload" in event.dropped]
+    lost_s = sum(event.end_s - event.start_s for event in lost if event.target == "de")
+    notices = [event for event in events if isinstance(event, LiveNotice)]
+    assert lost_s > 3.0
+    assert sum(notice.lost_s for notice in notices) == pytest.approx(lost_s)
+    assert {e.segment for e in texts(events) if e.final} == set(range(len(SPEECH)))
+
+
+@pytest.mark.parametrize("overload", ["refuse", "coarsen"])
+def test_what_may_not_wait_is_refused_and_the_rest_goes_on(overload):
+    own = engine()
+    options = LiveOptions(max_behind_s=3.0, max_waiting_s=4.0, overload=overload)
+    session = own.open(["de"], options=options)
+    speech = recording((0.0, 3.9), duration_s=4.0)
+    session.push(speech)
+    with pytest.raises(OverloadError, match=r"s of speech wait already.*slower|no faster"):
+        session.push(speech)
+    while session.due:
+        own.step([session])
+    session.push(speech)
+    assert session.audio_s == pytest.approx(8.0)
+
+
+def test_bad_audio_is_refused_by_name():
+    session = engine().open(["de"])
+    with pytest.raises(SprachbundError, match="mono"):
+        session.push(np.zeros((10, 2), np.float32))
+    with pytest.raises(SprachbundError, match="finite"):
+        session.push(np.array([np.nan], np.float32))
+    session.push(np.zeros(0, np.float32))
+    session.finish()
+    assert session.finished
+    with pytest.raises(SprachbundError, match="ended"):
+        session.push(np.zeros(10, np.float32))
+
+
+def test_languages_are_refused_at_the_beginning():
+    with pytest.raises(SprachbundError, match="Klingon"):
+        engine().open(["Klingon"])
+
+
+def test_a_recording_played_on_a_simulated_clock_is_deterministic():
+    samples = recording(*SPEECH)
+
+    def once() -> list[tuple[LiveEvent, float]]:
+        own = engine()
+        session = own.open(TARGETS, options=LiveOptions(step_s=0.5))
+        return [(moment.event, moment.second) for moment in play(own, session, in_blocks(samples))]
+
+    found = once()
+    assert found == once()
+    assert [second for _, second in found] == sorted(second for _, second in found)
+    assert all(second == pytest.approx(event.audio_s, abs=1e-6) for event, second in found)

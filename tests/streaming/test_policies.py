@@ -1,0 +1,116 @@
+"""What each policy commits, on attempts written down by hand."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sprachbund.errors import SprachbundError
+from sprachbund.streaming.options import POLICIES, LiveOptions
+from sprachbund.streaming.policies import Attempt, alignatt, local_agreement, nothing, wait_k, words_behind
+from sprachbund.streaming.stretch import Line
+
+from ..decoding.tiny_family import TinyFamily
+
+
+def attempt(words: str, **changes: object) -> Attempt:
+    """Words of one token each."""
+    values = {"ended": False, "heard_s": 10.0, "steps": 0, "num_written": 0, **changes}
+    return Attempt(words=[(word, 1) for word in words.split()], **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "agreement", "committed"),
+    [
+        ([], "a b c", 2, 0),
+        (["a b c"], "a b d", 2, 2),
+        (["x"], "a b", 2, 0),
+        (["a b c"], "a b", 2, 2),
+        (["a b c"], "a b c d", 3, 0),
+        (["a b x", "a b c d"], "a b c d", 3, 2),
+        ([""], "a", 2, 0),
+    ],
+)
+def test_local_agreement_commits_the_common_beginning(before, now, agreement, committed):
+    line = Line(attempts=[words.split() for words in before])
+    assert local_agreement(attempt(now), line, LiveOptions(agreement=agreement)) == committed
+
+
+@pytest.mark.parametrize(
+    ("looks_at_s", "ended", "committed"),
+    [
+        ([1.0, 2.0, 3.0], False, 2),  # the last word may still grow
+        ([1.0, 2.0, 3.0], True, 3),
+        ([1.0, 9.7, 3.0], True, 1),  # a look at the last 0.4 s stops all that follows
+        ([9.6, 2.0, 3.0], True, 0),
+        ([1.0, 9.59, 9.59], True, 3),
+    ],
+)
+def test_alignatt_stops_at_the_first_look_at_the_newest_audio(looks_at_s, ended, committed):
+    found = alignatt(
+        attempt("a b c", looks_at_s=looks_at_s, ended=ended), Line(), LiveOptions(policy="alignatt")
+    )
+    assert found == committed
+
+
+def test_alignatt_looks_at_every_token_of_a_word():
+    words = Attempt(
+        words=[("ab", 2), ("c", 1)],
+        ended=True,
+        looks_at_s=[1.0, 9.9, 2.0],
+        heard_s=10.0,
+        steps=0,
+        num_written=0,
+    )
+    assert alignatt(words, Line(), LiveOptions(policy="alignatt")) == 0
+
+
+def test_wait_k_is_one_word_a_step_behind():
+    options = LiveOptions(policy="wait-k", wait_k=3)
+    written, counts = 0, []
+    for steps in range(7):
+        new = wait_k(
+            attempt("a b c d e f g h"[2 * written :], steps=steps, num_written=written), Line(), options
+        )
+        written += new
+        counts.append(written)
+    assert counts == [0, 0, 0, 1, 2, 3, 4]
+
+
+def test_retranslation_commits_nothing():
+    assert nothing(attempt("a b", ended=True), Line(), LiveOptions(policy="retranslation")) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(letters=st.lists(st.integers(0, 5), max_size=9), cut=st.integers(0, 9))
+def test_words_behind_a_prefix_have_all_tokens_behind_it(letters, cut):
+    family = TinyFamily()
+    tokens = [family.first_letter + letter for letter in letters]
+    cut = min(cut, len(tokens))
+    words = words_behind(family, tokens[:cut], tokens[cut:], "de")
+    assert sum(count for _, count in words) == (len(tokens) - cut if words else 0)
+    whole = "".join(text for text, _ in words_behind(family, [], tokens, "de"))
+    assert whole == family.decode_text(tokens).replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("policy", "wait"),
+        ("overload", "panic"),
+        ("step_s", 0.0),
+        ("step_s", float("nan")),
+        ("agreement", 1),
+        ("wait_k", 0),
+        ("border_s", -0.1),
+        ("mask_words", -1),
+        ("max_open_s", 1.0),
+        ("max_waiting_s", 5.0),
+    ],
+)
+def test_options_that_cannot_be_are_named(field, value):
+    with pytest.raises(SprachbundError, match=field):
+        LiveOptions(**{field: value})
+
+
+def test_every_policy_is_in_the_docstring():
+    assert all(f'"{policy}"' in (LiveOptions.__doc__ or "") for policy in POLICIES)
