@@ -296,3 +296,19 @@ def test_adapters_asked_for_twice_and_a_shape_without_a_checkpoint(tmp_path: Pat
     assert ran.code == 2
     assert "16,794,624" in ran.out
     assert "--set start=DIR" in ran.err
+
+
+def test_a_teacher_grows_from_a_shallow_one(tiny: Path) -> None:
+    teacher = tiny / "run" / "seed-0" / "teacher"
+    depths = [
+        load(teacher / name).config.decoder_layers  # type: ignore[attr-defined]
+        for name in ("shallow/model", "grown", "model")
+    ]
+    assert depths == [2, 6, 6]
+
+
+def test_a_teacher_of_no_multiple_of_the_shallow_layers_is_refused() -> None:
+    with pytest.raises(
+        SprachbundError, match="shallow_layers 4 do not divide the teacher's 6 decoder layers"
+    ):
+        recipe("tiny", "shallow_layers=4")

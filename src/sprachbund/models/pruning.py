@@ -73,8 +73,13 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
         getattr(new, side).layers = nn.ModuleList(_stack(new, side)[i] for i in layers)
     new.sharing_plan = _renumbered(new.sharing_plan, kept)
     new.__dict__.pop("drafts", None)
-    _FAMILIES[new.name](new, kept)
+    follow_depths(new, kept)
     return new
+
+
+def follow_depths(model: Any, layers: dict[Side, tuple[int, ...]]) -> None:
+    """Changes what else of a model depends on its depths, when its stacks are these layers of what it was."""
+    _FAMILIES[model.name](model, layers)
 
 
 def num_layers(model: nn.Module, side: Side) -> int:

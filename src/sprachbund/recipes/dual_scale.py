@@ -1,6 +1,7 @@
 """Dual-scale training (arXiv 2508.11189) beside what it has to beat, from data to table.
 
-1. A many-to-many model is trained, or a checkpoint fine-tuned: the teacher, unpruned.
+1. A many-to-many model is trained, grown from a shallow one where that is asked for, or a checkpoint fine-tuned: the
+   teacher, unpruned.
 2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a guesser.
 3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
 4. All are scored on the same test sentences, and timed interleaved, with and without guesses.
@@ -21,6 +22,7 @@ from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
 from sprachbund.models.directory import load, save
 from sprachbund.models.dual_scale import DualScaleOptions
+from sprachbund.models.growing import grow_decoder
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.recipes.draft import DraftRecipe
 from sprachbund.recipes.draft import run as make_draft
@@ -74,6 +76,7 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
 
 def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:
     # Speech in languages that the comparison leaves out is left out by a share of nothing.
+    changes.setdefault("examples", recipe.examples)
     present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
     absent = dict.fromkeys(sorted(present - set(recipe.languages)), 0.0)
     return TranslatorRecipe(
@@ -81,7 +84,6 @@ def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: A
         train=(DataPart(path=recipe.data / "train", shares=absent),),
         dev=(DataPart(path=recipe.data / "dev", shares=absent),),
         bits=32,
-        examples=recipe.examples,
         training=training,
         card=CardRecipe(name="dual-scale"),
         **changes,
@@ -93,10 +95,32 @@ def _teacher(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
     folder = place(directory, TEACHER, recipe.seeds[0])
     if not (folder / "model" / WEIGHTS).exists():
         report(f"{TEACHER}: training")
-        training = recipe.teacher.model_copy(update={"seed": recipe.seeds[0]})
-        begin = _checkpoint(recipe) if recipe.start else _new_model(recipe, folder)
+        training = _seeded(recipe, recipe.teacher)
+        if recipe.start:
+            begin = _checkpoint(recipe)
+        elif recipe.shallow:
+            begin = {"start": _grown(recipe, recipe.shallow, folder, report)}
+        else:
+            begin = _new_model(recipe, folder)
         train_translator(_translator(recipe, training, **begin), folder, report=report)
     return folder / "model"
+
+
+def _seeded(recipe: DualScaleRecipe, training: TrainingOptions) -> TrainingOptions:
+    return training.model_copy(update={"seed": recipe.seeds[0]})
+
+
+def _grown(recipe: DualScaleRecipe, training: TrainingOptions, folder: Path, report: Report) -> Path:
+    """A model as deep as the teacher, grown from a shallow one that is trained here."""
+    grown, shallow = folder / "grown", folder / "shallow"
+    if not (grown / WEIGHTS).exists():
+        report(f"{TEACHER}: training {recipe.shallow_layers} decoder layers first")
+        begin = _new_model(recipe.with_decoder_layers(recipe.shallow_layers), shallow)
+        begin["examples"] = recipe.shallow_examples
+        train_translator(_translator(recipe, _seeded(recipe, training), **begin), shallow, report=report)
+        deep: Any = grow_decoder(load(shallow / "model"), recipe.new_decoder_layers)  # type: ignore[type-var]
+        save(deep, grown, bits=32)
+    return grown
 
 
 def _checkpoint(recipe: DualScaleRecipe) -> dict[str, Any]:

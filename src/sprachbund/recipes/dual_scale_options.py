@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sprachbund.audio.constants import FRAMES_PER_S
 from sprachbund.models.conformer import ConformerShape
@@ -100,6 +100,10 @@ class DualScaleRecipe(Strict):
         model: shape of a new Whisper.
         conformer: shape of a new model of our own family in its place.
         fine_tuning: what is changed in the model that is started from.
+        shallow: training of a model with `shallow_layers` decoder layers, which a new teacher begins from, each layer
+            as often as it takes; the teacher begins from nothing if None.
+        shallow_layers: a divisor of the teacher's decoder layers.
+        shallow_examples: how an utterance becomes an example there; rows cost a shallow decoder little.
         teacher: training of the unpruned model.
         training: of every arm.
         drafting: of the draft model.
@@ -121,6 +125,9 @@ class DualScaleRecipe(Strict):
     model: WhisperShape = WhisperShape()
     conformer: ConformerShape | None = None
     fine_tuning: FineTuning = FineTuning()
+    shallow: TrainingOptions | None = None
+    shallow_layers: PositiveInt = 2
+    shallow_examples: ExampleRecipe = ExampleRecipe()
     teacher: TrainingOptions
     training: TrainingOptions
     drafting: TrainingOptions
@@ -140,6 +147,15 @@ class DualScaleRecipe(Strict):
             raise ValueError(f"no arm {unknown[0]!r}; there are {'; '.join(known)}")
         return arms
 
+    @model_validator(mode="after")
+    def _grows(self) -> "DualScaleRecipe":
+        layers = self.new_decoder_layers
+        if self.shallow and not self.start and layers % self.shallow_layers:
+            raise ValueError(
+                f"shallow_layers {self.shallow_layers} do not divide the teacher's {layers} decoder layers"
+            )
+        return self
+
     @property
     def trained_arms(self) -> dict[str, DualScaleOptions]:
         """Arms that are trained, the main one first, without those that are the main one by another name."""
@@ -148,6 +164,18 @@ class DualScaleRecipe(Strict):
             if name in ARMS and (options := self.options_of(name)) not in found.values():
                 found[name] = options
         return found
+
+    @property
+    def new_decoder_layers(self) -> int:
+        """Decoder layers of a teacher that is trained from nothing."""
+        return self.conformer.num_decoder_layers if self.conformer else self.model.decoder_layers
+
+    def with_decoder_layers(self, layers: int) -> "DualScaleRecipe":
+        """The same with a new model of another depth."""
+        if self.conformer:
+            shape = self.conformer.model_copy(update={"num_decoder_layers": layers})
+            return self.model_copy(update={"conformer": shape})
+        return self.model_copy(update={"model": self.model.model_copy(update={"decoder_layers": layers})})
 
     def options_of(self, arm: str) -> DualScaleOptions:
         """What an arm is trained by."""
