@@ -7,8 +7,9 @@ import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.runtime import measure
+from sprachbund.runtime.bounds import read_gb_per_s
 from sprachbund.runtime.engine import engine_for
-from sprachbund.runtime.measure import SpeedJob, bytes_per_token, measure_speed, peak_mib, read_gb_per_s
+from sprachbund.runtime.measure import SpeedJob, bytes_per_token, measure_speed, peak_mib
 from tests.models.whisper_support import TINY, make_directory, with_tokens
 from tests.runtime.support import needs_native
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 _LEGEND = """\
-Milliseconds, medians; encoder, prompt and token are of the long call. The bound of a token is the time to read from
-memory all that it needs; models small enough for the processor's cache can be faster than that."""
+Milliseconds, medians; encoder, prompt and token are of the long call. The bound of the encoder is the time for as many
+operations on 8 bits, out of the cache. The bound of a token is the time to read from memory all that it needs; models
+small enough for the processor's cache can be faster than that."""
 
 
 def register(app: typer.Typer) -> None:
@@ -108,10 +109,23 @@ def _measured(job: "SpeedJob", *, optional: bool) -> "Speed | None":
 def _text(job: "SpeedJob", speeds: "list[Speed]") -> str:
     what = f"Whisper {job.shape} with random weights" if job.shape else str(job.model)
     read = max(speed.read_gb_per_s for speed in speeds)
-    head = ("engine", "encoder", "prompt", "token", "bound", "of bound", *_calls(job), "peak")
+    head = (
+        "engine",
+        "encoder",
+        "bound",
+        "of bound",
+        "prompt",
+        "token",
+        "bound",
+        "of bound",
+        *_calls(job),
+        "peak",
+    )
     rows = [_row(speed) for speed in speeds]
     lines = [f"{speed.engine}: {speed.why}" for speed in speeds]
     title = f"{what}, {job.threads} thread{'s' * (job.threads != 1)}; memory is read at {read:.1f} GB/s"
+    if known := [speed.int8_gops_per_s for speed in speeds if speed.int8_gops_per_s]:
+        title += f", {max(known):.0f} billion operations on 8 bits a second"
     return "\n".join([title, *lines, "", table(rows, head), "", _LEGEND])
 
 
@@ -127,11 +141,16 @@ def _row(speed: "Speed") -> list[str]:
     return [
         speed.engine,
         f"{window.encoder_ms:.0f}",
+        *_bound(speed.encoder_bound_ms, window.encoder_ms),
         f"{window.prompt_ms:.1f}",
         f"{window.token_ms:.2f}",
-        f"{speed.bound_ms:.2f}",
-        f"{100 * speed.bound_ms / window.token_ms:.0f} %",
+        *_bound(speed.bound_ms, window.token_ms),
         f"{window.whole_ms:.0f} ±{window.spread_ms / 2:.0f}",
         f"{clip.whole_ms:.0f} ±{clip.spread_ms / 2:.0f}",
         f"{speed.peak_mib:.0f} MiB",
     ]
+
+
+def _bound(bound_ms: float | None, measured_ms: float) -> tuple[str, str]:
+    """A bound, and how much of it is reached."""
+    return ("-", "-") if bound_ms is None else (f"{bound_ms:.2f}", f"{100 * bound_ms / measured_ms:.0f} %")

@@ -42,11 +42,11 @@ def grow_decoder(model: Model, layers: int) -> Model:
     new.decoder.layers = nn.ModuleList(copy.deepcopy(new.decoder.layers[i]) for i in order)
     new.__dict__.pop("drafts", None)
     follow_depths(new, {"encoder": tuple(range(num_layers(new, "encoder"))), "decoder": order})
-    return new  # type: ignore[no-any-return]
+    return new
 
 
 @torch.no_grad()
 def _divide(layer: DecoderLayer, times: int) -> None:
     for last in (layer.self_attention.out, layer.cross_attention.out, layer.feed_forward.contract):
-        last.weight /= times
-        last.bias /= times
+        last.weight.div_(times)
+        last.bias.div_(times)

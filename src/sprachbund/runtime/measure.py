@@ -2,13 +2,13 @@
 
 A step of the decoder on one row reads every weight and all keys and values of the memory once and does little with
 them, so the time of that reading is the bound on a token; where all of it fits into the processor's cache, a token can
-take less. Shapes: B memories, T frames, V vocabulary.
+take less. An encoder computes more than it reads: its bound is the processor's speed in products of 8 bits. Shapes: B
+memories, T frames, V vocabulary.
 """
 
 import resource
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from sprachbund.models.directory import load, locate
 from sprachbund.models.family import Family, Features
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
+from sprachbund.runtime.bounds import encoder_gops, int8_gops_per_s, read_gb_per_s
 from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.native_parts import NativeDecoder
 from sprachbund.runtime.torch_parts import TorchDecoder
@@ -33,8 +34,6 @@ EngineName = Literal["native", "torch-int8", "torch-bf16", "torch", "native-int4
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)[:-1]
 """Measured by default: the compiled engine; torch with weights of 8 bits, in bf16, and as the model has them."""
 _PROMPT_TOKENS = 4
-_READ_BYTES = 2**29  # far more than any cache holds
-_READS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,10 @@ class Speed:
         clip: the short one.
         bytes_per_token: weights, and keys and values of the long recording's memory, read at each token.
         read_gb_per_s: the machine's reading, with as many threads.
-        peak_mib: the most memory this process has held, weights as loaded and `read_gb_per_s` not counted.
+        encoder_gops: billions of operations of the encoder on the long recording.
+        int8_gops_per_s: billions of operations on 8 bits that the machine does in a second, with as many threads; None
+            without the compiled part.
+        peak_mib: the most memory this process has held, weights as loaded and what is done for bounds not counted.
     """
 
     engine: str
@@ -118,6 +120,8 @@ class Speed:
     clip: Call
     bytes_per_token: int
     read_gb_per_s: float
+    encoder_gops: float
+    int8_gops_per_s: float | None
     peak_mib: float
 
     @property
@@ -125,12 +129,20 @@ class Speed:
         """Milliseconds a token takes at least."""
         return self.bytes_per_token / self.read_gb_per_s / 1e6
 
+    @property
+    def encoder_bound_ms(self) -> float | None:
+        """Milliseconds the encoder takes at least in 8 bits; None where the machine's speed is not known."""
+        return None if self.int8_gops_per_s is None else 1000 * self.encoder_gops / self.int8_gops_per_s
+
     def as_dict(self) -> dict[str, Any]:
         """As plain values, the bound among them."""
         return {
             **asdict(self),
             "bound_ms": self.bound_ms,
             "share_of_bound": self.bound_ms / self.window.token_ms,
+            "encoder_bound_ms": self.encoder_bound_ms,
+            "encoder_share_of_bound": self.encoder_bound_ms
+            and self.encoder_bound_ms / self.window.encoder_ms,
         }
 
 
@@ -157,6 +169,8 @@ def measure_speed(job: SpeedJob) -> Speed:
         clip=clip,
         bytes_per_token=num_bytes,
         read_gb_per_s=read_gb_per_s(),
+        encoder_gops=encoder_gops(*_plain(job)),
+        int8_gops_per_s=int8_gops_per_s(job.threads),
         peak_mib=peak,
     )
 
@@ -181,12 +195,6 @@ def bytes_per_token(family: Family, cache: DecoderCache) -> int:
     return sum(p.nbytes for p in weights) + memory
 
 
-def read_gb_per_s(num_bytes: int = _READ_BYTES) -> float:
-    """The fastest of some sums over memory that no cache holds, with the threads torch has now."""
-    x = torch.ones(num_bytes // 4)  # zeros would all be one page
-    return max(num_bytes / _seconds(lambda: x.dot(x)) for _ in range(_READS)) / 1e9
-
-
 def peak_mib() -> float:
     """The most memory this process has held, in MiB."""
     status = Path("/proc/self/status")
@@ -197,11 +205,21 @@ def peak_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def _made(job: SpeedJob) -> tuple[Any, Path | None]:
+    """The model as torch has it, and where it lies."""
+    if job.model is None:
+        return random_whisper(job.shape or ""), None
+    directory = locate(job.model, offline=job.offline)
+    return load(directory, offline=job.offline), directory
+
+
+def _plain(job: SpeedJob) -> tuple[Family, Features]:
+    family, _ = _made(job)
+    return family, _features(family, min(job.window_s, family.max_window_s))
+
+
 def _family(job: SpeedJob) -> tuple[Family, str]:
-    directory = None if job.model is None else locate(job.model, offline=job.offline)
-    family: Any = (
-        random_whisper(job.shape or "") if directory is None else load(directory, offline=job.offline)
-    )
+    family, directory = _made(job)
     engine = engine_for(family, job.engine, threads=job.threads, directory=directory)
     dtype = str(next(family.parameters()).dtype).removeprefix("torch.")
     return engine.family, f"torch, weights in {dtype}" if engine.name == "torch" else engine.why
@@ -246,9 +264,3 @@ def _run(family: Family, duration_s: float, num_tokens: int) -> tuple[float, flo
 
 def _likeliest(logits: Tensor) -> Tensor:
     return logits[:, -1:].argmax(-1)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
