@@ -150,7 +150,7 @@ def _once(mark: Path, command: list[Any], env: dict[str, str]) -> None:
 def available(args: argparse.Namespace) -> list[System]:
     """Systems that can be asked here, and a line about each that cannot."""
     found = []
-    for system in SYSTEMS:
+    for system in (*SYSTEMS, *drafted(args)):
         if args.systems and not {system.name, str(system)} & set(args.systems):
             continue
         if system.foreign and not args.peers:
@@ -162,6 +162,13 @@ def available(args: argparse.Namespace) -> list[System]:
     if not found:
         raise SystemExit(f"no system of {args.systems}; there are {', '.join(map(str, SYSTEMS))}")
     return found
+
+
+def drafted(args: argparse.Namespace) -> list[System]:
+    """Our fastest with a draft whose guesses are right so often; how often, trained models say."""
+    return [
+        System(name="sprachbund", precision=f"native int8, draft {share:g}", cases=ONE_STREAM) for share in args.drafts
+    ]
 
 
 def _has(system: System, args: argparse.Namespace) -> bool:
@@ -270,6 +277,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--shapes", nargs="+", default=["tiny", "base", "small"])
     parser.add_argument("--systems", nargs="+", help="names of systems; all by default")
+    parser.add_argument(
+        "--drafts", nargs="+", type=float, default=[], help="shares of a draft's guesses that are right"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few tokens, two windows: does it work at all?")

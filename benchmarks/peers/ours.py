@@ -5,41 +5,80 @@ from pathlib import Path
 import numpy as np
 import torch
 from checkpoint import FOREIGN
+from drafted import LuckyDraft
 from worker import RATE, Stopwatch
 
 import sprachbund
 from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.rows import Hypothesis
 from sprachbund.decoding.search import search
-from sprachbund.models.family import Target
+from sprachbund.decoding.speculation import Speculation
+from sprachbund.models.family import Family, Memory, Target
+from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.whisper.directory import load
 from sprachbund.runtime.engine import engine_for
 
 WINDOW_S = 30
+DRAFTED = ", draft "
+DRAFT_LAYERS = 4  # one of so many decoder layers is the draft's
+MOST_TOKENS = 120
 ENGINES = {"native int8": "native", "torch int8": "torch-int8", "bf16": "torch-bf16", "float32": "torch-fp32"}
 
 
 class System:
-    """The precision names the engine: all but native are the torch engine."""
+    """The precision names the engine: all but native are the torch engine. After it may stand how lucky a draft is."""
 
     version = sprachbund.__version__
 
     def __init__(self, folder: Path, precision: str, threads: int, watch: Stopwatch) -> None:
         torch.set_num_threads(threads)
+        engine, _, luck = precision.partition(DRAFTED)
         directory = folder / FOREIGN
-        family = load(directory, offline=True)
-        engine = engine_for(
-            family, ENGINES[precision], threads=threads, directory=directory, cache=folder / "packed"
-        )
-        self.family, self.watch = engine.family, watch
+
+        def made(family: Family) -> Family:
+            more = {"directory": directory, "cache": folder / "packed"} if family is whole else {}
+            return engine_for(family, ENGINES[engine], threads=threads, **more).family
+
+        whole = load(directory, offline=True)
+        self.family, self.watch, self.speculation = made(whole), watch, None
+        if luck:
+            few = prune_decoder(whole, max(2, whole.config.decoder_layers // DRAFT_LAYERS))
+            self.draft = LuckyDraft(made(few), float(luck))
+            self.speculation = Speculation(self.draft)
+            self.written = self._write(np.load(folder / "audio.npy"))
 
     @torch.inference_mode()
     def transcribe(self, windows: list[np.ndarray], num_tokens: int, beam: int) -> list[str]:
+        if self.speculation:
+            self.draft.written = self.written[len(windows[0])]
+        memory = self._encode(windows)
+        rows = self._search(memory, len(windows), num_tokens, beam)
+        if self.speculation and list(rows[0].tokens) != self.draft.written[:num_tokens]:
+            raise RuntimeError("a draft changed what the model writes")
+        return [self.family.decode_text(row.tokens) for row in rows]
+
+    def _encode(self, windows: list[np.ndarray]) -> Memory:
         # Audio of a window's length gives the same either way; shorter audio is what real length is for.
         self.family.real_length = len(windows[0]) < WINDOW_S * RATE  # type: ignore[attr-defined]
         with self.watch.part("features"):
             features = self.family.features(windows)
         with self.watch.part("encode"):
-            memory = self.family.encode(features)
+            return self.family.encode(features)
+
+    def _search(self, memory: Memory, windows: int, num_tokens: int, beam: int) -> list[Hypothesis]:
         options = DecodingOptions(beam_size=beam, min_tokens=num_tokens, max_tokens=num_tokens)
-        found = search(self.family, memory, [[Target(language="en", source="en")]] * len(windows), options)
-        return [self.family.decode_text(row[0].tokens) for row in found]
+        targets = [[Target(language="en", source="en")]] * windows
+        found = search(self.family, memory, targets, options, speculation=self.speculation)
+        return [row for (row,) in found]
+
+    @torch.inference_mode()
+    def _write(self, audio: np.ndarray) -> dict[int, list[int]]:
+        """What the model writes without a draft, by the length of its first window."""
+        speculation, self.speculation = self.speculation, None
+        sizes = [WINDOW_S * RATE, 5 * RATE]
+        written = {
+            size: list(self._search(self._encode([audio[:size]]), 1, MOST_TOKENS, 1)[0].tokens)
+            for size in sizes
+        }
+        self.speculation = speculation
+        return written
