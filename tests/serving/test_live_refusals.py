@@ -26,7 +26,7 @@ async def refused(running, *sent, first=SPAN, status, code, says):
 @pytest.mark.parametrize(
     ("sent", "status", "code", "says"),
     [
-        (["hello"], 400, 1008, "cannot be read"),
+        (["hello"], 400, 1008, "sound is binary"),
         (['{"type": "start", "targets": ["de"]}'], 400, 1008, "has begun"),
         ([b"\x00" * ((1 << 20) + 2)], 413, 1009, "are the most"),
     ],
