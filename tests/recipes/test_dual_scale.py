@@ -82,6 +82,7 @@ def test_every_system_has_its_row(tiny: Path) -> None:
     assert 0 <= rows["parasite"]["acceptance"] <= 1
     assert rows["parasite"]["predicted"] > 0
     assert [row["pair"] for row in table["pairs"]] == ["de>en", "en>de"]
+    assert (tiny / "run" / "speed.png").stat().st_size > 10_000
 
 
 def test_what_is_exact_changes_no_text_and_keeps_its_score(tiny: Path) -> None:

@@ -26,6 +26,7 @@ from sprachbund.models.growing import grow_decoder
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.recipes.draft import DraftRecipe
 from sprachbund.recipes.draft import run as make_draft
+from sprachbund.recipes.dual_scale_figure import draw_speed
 from sprachbund.recipes.dual_scale_needs import needs
 from sprachbund.recipes.dual_scale_options import (
     DRAFT_MODEL,
@@ -47,6 +48,7 @@ __all__ = ["DualScaleRecipe", "needs", "run"]
 
 Report = Callable[[str], None]
 WEIGHTS = "model.safetensors"
+FIGURE = "speed.png"
 _TEXTS = 50_000  # that a new vocabulary is fitted on, at most
 
 
@@ -71,7 +73,9 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
     _score(recipe, directory, report)
     if not (directory / SPEED_FILE).exists():
         measure_speed(recipe, directory, report)
-    return write_table(recipe, directory)
+    table = write_table(recipe, directory)
+    draw_speed(table, directory / FIGURE)
+    return table
 
 
 def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:

@@ -4,7 +4,6 @@ Parameters are counted on the very modules that would be trained, and what a bac
 pass on that device. Shapes: B utterances, R rows, U tokens of a row.
 """
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,7 @@ from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.teaching import Lesson
 from sprachbund.nn.medusa import MedusaHeads
 from sprachbund.recipes.dual_scale_options import DRAFT_MODEL, TEACHER, DualScaleRecipe
+from sprachbund.training.activations import kept_on_meta
 from sprachbund.training.dual_scale import make_dual_scale
 from sprachbund.training.options import TrainingOptions
 
@@ -161,6 +161,7 @@ def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: Dua
     seconds = min(options.max_duration_s, whole.base.max_window_s)
     if not getattr(whole.base, "real_length", True):
         seconds = whole.base.max_window_s
+    whole.train()
     return Training(
         name=name,
         translation=_translation(whole),
@@ -168,26 +169,9 @@ def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: Dua
         trained=trained,
         weights_bytes=_FLOAT * _count(whole),
         moments_bytes=_FLOAT * (1 + _MOMENTS) * trained,
-        kept_bytes=_kept_bytes(whole, lambda: _forward(whole, seconds, recipe)),
+        kept_bytes=kept_on_meta(whole, lambda: _forward(whole, seconds, recipe)),
         utterances=max(1, min(options.max_utterances, int(options.batch_s // seconds))),
     )
-
-
-def _kept_bytes(whole: nn.Module, forward: Callable[[], Any]) -> int:
-    weights = {parameter.untyped_storage()._cdata for parameter in whole.parameters()}
-    kept: dict[int, Any] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage  # held, or its number would be given again
-        return tensor
-
-    whole.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        made = forward()
-    del made
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _forward(whole: DualScale, seconds: float, recipe: DualScaleRecipe) -> Tensor:
