@@ -15,7 +15,7 @@ from sprachbund.models.conformer.directory import save
 from sprachbund.sharing.collect import Collection
 from sprachbund.sharing.collect_options import CollectOptions
 from sprachbund.sharing.gradients import exact_cosines, gradients, normalised, probing
-from sprachbund.sharing.processes import Job, run_processes
+from sprachbund.sharing.processes import Job, run_job
 from sprachbund.sharing.projection import cosine_error
 from sprachbund.sharing.sketches import read_sketches, write_sketches
 from tests.training import made
@@ -184,7 +184,7 @@ def test_two_processes_give_the_same_bits(corpus, whole, tmp_path):
     job = Job(model=str(tmp_path / "model"), data=(corpus,), options=SMALL, parts=tmp_path / "parts")
     collection = job.prepare()
     seen = []
-    run_processes(job, collection, 2, lambda done, total: seen.append(done))
+    run_job(job, collection, 2, lambda done, total: seen.append(done))
     assert _same(_vectors(collection.sketches()), whole)
     assert seen == sorted(seen)
 
@@ -291,7 +291,7 @@ def test_an_error_in_a_process_reaches_the_user(tmp_path):
     job = SimpleNamespace(prepare=_fail)
     collection = SimpleNamespace(passes_made=0, passes=1)
     with pytest.raises(SprachbundError, match="it cannot be"):
-        run_processes(job, collection, 1, lambda done, total: None)
+        run_job(job, collection, 1, lambda done, total: None)
 
 
 def _fail():

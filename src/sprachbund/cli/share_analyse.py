@@ -155,7 +155,7 @@ def _job(
 
 def _collect(job: "Job", model: str, out: Path, workers: int) -> dict[str, Any] | None:
     """What was done; None in a process that leaves the telling to the first one."""
-    from sprachbund.sharing.processes import run_processes, shared
+    from sprachbund.sharing.processes import run_job, shared
     from sprachbund.sharing.sketches import write_sketches
 
     with resumable(job.parts), shared() as share:
@@ -165,7 +165,7 @@ def _collect(job: "Job", model: str, out: Path, workers: int) -> dict[str, Any] 
             _announce(collection, workers * share.count)
         with Bar("collecting", collection.passes, enabled=share.rank == 0) as bar:
             if workers > 1:
-                run_processes(job, collection, workers, bar.update, share=(share.rank, share.count))
+                run_job(job, collection, workers, bar.update, share=(share.rank, share.count))
             else:
                 collection.run((share.rank, share.count), progress=bar.update)
         share.wait()

@@ -4,24 +4,20 @@ Every process loads the model and makes the blocks whose numbers are its own; no
 machines need a common file system.
 """
 
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sprachbund.data.manifest import Manifest
+from sprachbund.data.processes import Progress, run_processes
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import load
 from sprachbund.sharing.collect import Collection
 from sprachbund.sharing.collect_options import CollectOptions
 from sprachbund.training.memory import keep_freed_memory
-
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +83,11 @@ def shared() -> Iterator[Share]:
         distributed.destroy_process_group()
 
 
-def run_processes(
+def run_job(
     job: Job,
     collection: Collection,
     workers: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     share: tuple[int, int] = (0, 1),
 ) -> None:
@@ -107,49 +103,12 @@ def run_processes(
     Raises:
         SprachbundError: what the first process to fail raised, or that one died.
     """
-    context = multiprocessing.get_context("spawn")
-    running = {}
     rank, count = share
-    for number in range(workers):
-        ours, theirs = context.Pipe(duplex=False)
-        part = (rank * workers + number, count * workers)
-        process = context.Process(target=_work, args=(job, part, theirs, os.getpid()), daemon=True)
-        process.start()
-        theirs.close()
-        running[process] = ours
-    try:
-        while running:
-            for process in [p for p in running if not p.is_alive()]:
-                _raise_failure(running.pop(process), process.exitcode)
-            progress(collection.passes_made, collection.passes)
-            for process in running:
-                process.join(_POLL_S / len(running))
-    finally:
-        for process in running:
-            process.terminate()
-            process.join()
+    shares = [(rank * workers + number, count * workers) for number in range(workers)]
+    run_processes(
+        partial(_make_blocks, job), shares, lambda: progress(collection.passes_made, collection.passes)
+    )
 
 
-def _work(job: Job, share: tuple[int, int], failures: Connection, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-
-    def leave_if_alone(done: int, total: int) -> None:
-        if os.getppid() != parent:
-            os._exit(1)
-
-    try:
-        job.prepare().run(share, progress=leave_if_alone)
-    except SprachbundError as error:
-        failures.send(str(error))
-
-
-def _raise_failure(failures: Connection, code: int | None) -> None:
-    if failures.poll():
-        try:
-            raise SprachbundError(failures.recv())
-        except EOFError:
-            pass
-    if code:
-        raise SprachbundError(
-            f"a process ended with code {code}; the same command goes on, try fewer --workers"
-        )
+def _make_blocks(job: Job, share: tuple[int, int], progress: Progress) -> None:
+    job.prepare().run(share, progress=progress)

@@ -5,20 +5,15 @@ machines need a common file system; a job that was killed goes on with the files
 """
 
 import logging
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from sprachbund.data.processes import Progress, run_processes
 from sprachbund.errors import SprachbundError
 
 _POLL_S = 0.2
-
-Progress = Callable[[int, int], None]
-"""Called with utterances done and utterances in all."""
 
 
 class Job(Protocol):
@@ -70,7 +65,7 @@ def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress:
         job: see `Job`.
         workers: number of processes.
         ray_address: of a Ray cluster, "local" for one on this machine; None for plain processes.
-        progress: see `Progress`.
+        progress: called with utterances done and utterances in all.
 
     Raises:
         SprachbundError: what the first process to fail raised, or that one died, or that Ray is not there.
@@ -80,57 +75,9 @@ def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress:
     elif workers == 1:
         make(job, progress=progress)
     else:
-        _run_processes(job, workers, progress)
-
-
-def _run_processes(job: Job, workers: int, progress: Progress) -> None:
-    context = multiprocessing.get_context("spawn")
-    running: dict[Any, Connection] = {}
-    total = sum(count for _, count in job.files)
-    try:
-        for number in range(workers):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_work, args=(job, (number, workers), theirs, os.getpid()), daemon=True
-            )
-            process.start()
-            theirs.close()
-            running[process] = ours
-        while running:
-            for process in [p for p in running if not p.is_alive()]:
-                _raise_failure(running.pop(process), process.exitcode)
-            progress(done(job), total)
-            for process in running:
-                process.join(_POLL_S / len(running))
-    finally:
-        for process in running:
-            process.terminate()
-            process.join()
-
-
-def _work(job: Job, share: tuple[int, int], failures: Connection, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-
-    def leave_if_alone(done: int, total: int) -> None:
-        if os.getppid() != parent:
-            os._exit(1)
-
-    try:
-        make(job, share, leave_if_alone)
-    except SprachbundError as error:
-        failures.send(str(error))
-
-
-def _raise_failure(failures: Connection, code: int | None) -> None:
-    if failures.poll():
-        try:
-            raise SprachbundError(failures.recv())
-        except EOFError:
-            pass
-    if code:
-        raise SprachbundError(
-            f"a process ended with code {code}; the same command goes on, try fewer --workers"
-        )
+        total = sum(count for _, count in job.files)
+        shares = [(number, workers) for number in range(workers)]
+        run_processes(partial(make, job), shares, lambda: progress(done(job), total))
 
 
 def _run_on_ray(job: Job, workers: int, address: str, progress: Progress) -> None:
