@@ -359,6 +359,21 @@ def test_other_cut_files_too(tmp_path: Path, suffix: str) -> None:
     assert all(str(path) in warning for warning in source.warnings)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("part", [0.5, 0.95, 1.0])
+def test_an_ogg_without_its_last_page_says_so(tmp_path: Path, subtype: str, part: float) -> None:
+    path = tmp_path / "a.ogg"
+    whole = np.tile(melody(SAMPLE_RATE), 10)
+    soundfile.write(path, whole, SAMPLE_RATE, format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    source = open_audio(path)
+    samples = np.concatenate(list(source.blocks()))
+    said = f"{path}: cut off: its last page is missing; what comes before is used"
+    assert (said in source.warnings) == (part < 1)
+    assert (len(samples) == len(whole)) == (part == 1)
+
+
 def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
     path = write_ffmpeg(tmp_path / "a.m4a")
     path.write_bytes(path.read_bytes()[:3000])

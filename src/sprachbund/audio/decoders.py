@@ -21,6 +21,7 @@ CHUNK_FRAMES = 1 << 16
 _FLAC_CHUNK_FRAMES = 1 << 13  # damage costs the whole chunk it is in: here about 0.2 s
 _SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd")
 _ENDLESS = 1 << 60  # libsndfile says "unknown length" with a huge number
+_LARGEST_OGG_PAGE, _OGG_HEADER, _OGG_LAST = 65_307, 27, 0x04
 _TOLERANCE_S = 0.5  # headers round; less than this missing is no damage
 _MICROSECONDS = 1_000_000
 
@@ -59,8 +60,9 @@ def open_decoder(file: IO[bytes], name: str, *, seekable: bool) -> Decoder:
     if head.startswith(_SNDFILE_MAGIC) and not (head[:4] == b"OggS" and b"video" in head[:64]):
         import soundfile
 
+        whole = _is_ended(file) if head.startswith(b"OggS") else True
         try:
-            return SndfileDecoder(file, name, missing_s=_missing_in_riff(file, head))
+            return SndfileDecoder(file, name, missing_s=_missing_in_riff(file, head), whole=whole)
         except (soundfile.LibsndfileError, TypeError):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
             file.seek(start)
     return FfmpegDecoder(file, name, has_length=_states_its_length(head))
@@ -87,6 +89,19 @@ def _missing_in_riff(file: IO[bytes], head: bytes) -> float:
             return 0.0 if unknown or bytes_per_s == 0 else max(0, size - there) / bytes_per_s
         position += 8 + size + size % 2
     return 0.0
+
+
+def _is_ended(file: IO[bytes]) -> bool:
+    """Tell whether the last page of an Ogg file is whole and says that it is the last (RFC 3533, section 6)."""
+    start, size = file.tell(), file.seek(0, 2)
+    file.seek(max(start, size - 2 * _LARGEST_OGG_PAGE))
+    tail = file.read()
+    file.seek(start)
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < _OGG_HEADER or len(page) < _OGG_HEADER + page[26]:
+        return False
+    lengths = page[_OGG_HEADER : _OGG_HEADER + page[26]]
+    return bool(page[5] & _OGG_LAST) and len(page) >= _OGG_HEADER + len(lengths) + sum(lengths)
 
 
 def _states_its_length(head: bytes) -> bool:
@@ -122,7 +137,7 @@ def _own_handle(file: IO[bytes]) -> IO[bytes] | int:
 class SndfileDecoder:
     """WAV, FLAC, Ogg, AIFF, CAF, AU through libsndfile; seeks to the sample."""
 
-    def __init__(self, file: IO[bytes], name: str, missing_s: float = 0.0) -> None:
+    def __init__(self, file: IO[bytes], name: str, missing_s: float = 0.0, *, whole: bool = True) -> None:
         import soundfile
 
         self._name = name
@@ -133,6 +148,8 @@ class SndfileDecoder:
         self.duration_s: float | None = self._file.frames / self._rate if known else None
         if self.duration_s is not None and missing_s > 0.0:
             self._warn(shortfall(self.duration_s, self.duration_s + missing_s))
+        if not whole:
+            self._warn("cut off: its last page is missing; what comes before is used")
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None:
