@@ -46,13 +46,16 @@ CHECKED_ONLY = (
     "bench",
     "sprachbund serve",
     "compress",
+    "sprachbund convert",
+    "sprachbund export",
+    "--model exported",
     "evaluate",
     "compare",
     "score",
     "replay",
     "report",
 )
-OTHER_PROGRAMS = {"--nproc-per-node", "--no-deps", "--peers", "--quick", "--rounds", "--shapes"}
+OTHER_PROGRAMS = {"--drafts", "--nproc-per-node", "--no-deps", "--peers", "--quick", "--rounds", "--shapes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +230,7 @@ def test_data_page_tells_the_true_numbers_of_the_phrasebook() -> None:
 
 def test_train_page_shows_a_line_as_the_loop_writes_it() -> None:
     shown = next(b.text for b in blocks(ROOT / "docs/train.md") if b.text.startswith("step "))
-    numbers = {"epoch": 0, "left_s": 3723.0, "memory_gib": 1.0, "parts": {}}
+    numbers = {"epoch": 0, "left_s": 3723.0, "memory_gib": 1.0, "parts": {}, "kinds": {}, "counts": {}}
     line = str(Progress(**{f.name: 1 for f in fields(Progress)} | numbers))  # type: ignore[arg-type]
     assert re.sub(r"[\d.:e+-]+", "#", shown.strip()) == re.sub(r"[\d.:e+-]+", "#", line)
 

@@ -95,7 +95,7 @@ def test_it_stops_when_patience_is_at_its_end_and_resumes_to_the_same(data: Path
     options = made.options(100, optimizer="adamw", **change)
     whole = train(made.make_model(), corpus, options, tmp_path / "a", dev=corpus, report=said.append)
     stopped = next(line for line in said if line.startswith("stopped at step"))
-    assert "3 dev losses without a lower one" in stopped
+    assert "3 times no better dev loss than" in stopped
     step = int(stopped.split()[3].rstrip(":"))
     assert step < 100
     train(made.make_model(), corpus, options, tmp_path / "b", dev=corpus, stop_after=step - 3)

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say
+from sprachbund.cli.study_run import check_hours, one_of, report, resume, run
+from sprachbund.cli.study_telling import tell
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
-    from sprachbund.studies.analysis import Analysis
     from sprachbund.studies.results import ReadOptions
 
 
@@ -20,13 +21,11 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    study.callback()(_under)
+    study.command("run", help="Run a study: its grid of trainings, or what is missing of it.")(run)
+    study.command("resume", help="Go on with a study that was broken off.")(resume)
+    study.command("report", help="Say what a study has found so far.")(report)
     study.command("fit", help="Fit the law of a gap between two starts to a table of results.")(fit)
     app.add_typer(study, name="study")
-
-
-def _under() -> None:
-    """A group stays a group when it has one command."""
 
 
 def fit(
@@ -71,37 +70,30 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
     """Fit the law of a gap between two starts to a table of results, and say what to do."""
-    from sprachbund.studies import analysis, power_law, report
+    from sprachbund.studies import analysis, power_law
     from sprachbund.studies import figure as drawing
+    from sprachbund.studies.report import as_values
     from sprachbund.studies.results import read_results
 
     with as_usage():
         options = _read_options(metric, better, arms, where, ignore, uneven_seeds=uneven_seeds)
-        how: Any = _one_of("--by", by, get_args(power_law.By))
+        how: Any = one_of("--by", by, get_args(power_law.By))
         if figure is not None:
             drawing.check_name(figure)
-        for hours in at or ():
-            if not 0 < hours < float("inf"):
-                raise UsageError(f"--at is {hours:g}; give hours above 0")
+        check_hours(at)
     grid = read_results(results, options)
     with Bar("fitting"):
         found = analysis.analyse(grid, by=how, draws=draws, seed=seed)
         if figure is not None:
             drawing.draw(found, figure)
     if as_json:
-        print_json(report.as_values(found, at or ()))
+        print_json(as_values(found, at or ()))
     else:
-        _tell(found, at or [])
+        tell(found, at or [])
     if figure is not None:
         say(f"{figure} is drawn")
     if found.fitted.law is None:
         raise SprachbundError("; ".join(found.fitted.doubts))
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise UsageError(f"{option} is {value!r}; give {' or '.join(known)}")
-    return value
 
 
 def _read_options(
@@ -115,7 +107,7 @@ def _read_options(
 ) -> "ReadOptions":
     from sprachbund.studies.results import Better, ReadOptions
 
-    direction: Any = _one_of("--better", better, get_args(Better))
+    direction: Any = one_of("--better", better, get_args(Better))
     two = listed([arms]) if arms else []
     if arms and len(two) != 2:
         raise UsageError(f"--arms is {arms!r}; give two different starts, A,B")
@@ -131,22 +123,3 @@ def _read_options(
         ignore=tuple(listed(ignore)),
         uneven_seeds=uneven_seeds,
     )
-
-
-def _tell(found: "Analysis", at: list[float]) -> None:
-    """The report as text, a paragraph for each question."""
-    from sprachbund.studies import report
-
-    def columns(made: report.Table) -> str:
-        head, rows = made
-        return table(rows, head)
-
-    parts = [f"{report.heading(found)}\n{columns(report.gap_table(found))}"]
-    parts.append("\n".join(report.law_lines(found.fitted)))
-    if found.by_tier and found.fitted.law:
-        parts.append(columns(report.tier_table(found)))
-    parts.append(report.latency_line(found))
-    if found.bit_costs:
-        parts.append(columns(report.bit_table(found)))
-    parts.append("\n".join(decision.sentence for decision in report.decisions(found, at)))
-    typer.echo("\n\n".join(part for part in parts if part))

@@ -6,6 +6,7 @@ and copying it is copying a directory. `dataset.json` says what it is, whose, an
 under its final name only when it is whole, so writing can be broken off and taken up again.
 """
 
+import copy
 import hashlib
 import json
 import wave
@@ -205,6 +206,13 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Utterance]:
         return (self[i] for i in range(len(self)))
+
+    def only(self, chosen: Sequence[int] | np.ndarray) -> "Manifest":
+        """The utterances of these indices, in the order of the corpus."""
+        kept, part = np.sort(np.asarray(chosen, dtype=np.int64)), copy.copy(self)
+        part._places, part.languages = self._places[kept], self.languages[kept]
+        part.durations_s = self.durations_s[kept]
+        return part
 
     def at(self, epoch: int | None = None) -> "Manifest":
         """What an epoch of training goes through: always the same here, see `sprachbund.data.live` for another."""

@@ -56,11 +56,13 @@ def _law(axes: Any, analysis: Analysis) -> None:
     axes.plot(hours, np.where(means > 0, means, np.nan), "s", color=INK, ms=5, zorder=5, label="mean, 95%")
     lost = int((fitted.gaps <= 0).sum())
     _hours_axis(axes, analysis)
-    axes.set_yscale("log")
     shown = np.concatenate([fitted.gaps[fitted.gaps > 0], means[means > 0]])
-    if len(shown):
+    if len(shown):  # a logarithm needs something above nought
+        axes.set_yscale("log")
         axes.set_ylim(shown.min() / 1.6, shown.max() * 1.6)
-    _plain_numbers(axes)
+        _plain_numbers(axes)
+    elif np.isfinite(hours).all():
+        axes.set_xlim(hours.min() / 1.2, hours.max() * 1.2)
     axes.set_title(
         "gap and law" + (f" ({lost} of {fitted.gaps.size} not positive)" if lost else ""), fontsize=9
     )

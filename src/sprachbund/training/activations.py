@@ -1,6 +1,6 @@
 """What a model keeps between its forward and its backward pass: how much that is, and how to keep less.
 
-Both go by layers: every family has them in `encoder.layers` and `decoder.layers`.
+Both go by layers: every family has them in `encoder.layers` and, with an attention decoder, in `decoder.layers`.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def layers_of(model: Any) -> list[nn.Module]:
-    """The layers of encoder and decoder."""
-    return [layer for part in (model.encoder, model.decoder) for layer in part.layers]
+    """The layers of the encoder, and of the decoder where there is one."""
+    parts = (model.encoder, getattr(model, "decoder", None))
+    return [layer for part in parts if part is not None for layer in part.layers]
 
 
 def recompute_layers(model: Any) -> None:
@@ -110,3 +111,20 @@ def measure_kept(model: nn.Module, forward: Callable[[], Any]) -> Kept:
         made = forward()
         del made
     return kept
+
+
+def kept_on_meta(model: nn.Module, forward: Callable[[], Any]) -> int:
+    """Bytes that a forward pass keeps, weights not among them, where nothing has an address: on the meta device."""
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage  # held, or its number would be given again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        made = forward()
+    del made
+    return sum(storage.nbytes() for storage in kept.values())

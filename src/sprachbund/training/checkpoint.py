@@ -43,7 +43,7 @@ def load_resume(directory: Path) -> dict[str, Any] | None:
 
 
 class BestCheckpoints:
-    """The checkpoints with the lowest dev loss, as weight files named by step, with an index beside them."""
+    """The checkpoints that were judged best (lowest), as weight files named by step, with an index beside them."""
 
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory
@@ -60,7 +60,9 @@ class BestCheckpoints:
             return False
         self.directory.mkdir(parents=True, exist_ok=True)
         name = f"best.{step:08d}.safetensors"
-        save_file({k: v.detach().contiguous() for k, v in weights.items()}, self.directory / name)
+        # Tied weights share their memory, which the file cannot.
+        apart = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
+        save_file(apart, self.directory / name)
         self.losses[name] = loss
         for worse in sorted(self.losses, key=lambda n: self.losses[n])[self.keep :]:
             del self.losses[worse]

@@ -12,7 +12,7 @@ import torch
 from torch.optim import AdamW
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.loading import Corpus, collate
+from sprachbund.data.loading import Supply
 from sprachbund.data.plan import PlanOptions
 from sprachbund.training.activations import Kept, measure_kept
 
@@ -91,7 +91,7 @@ class Footprint:
 def measure(
     model: Any,
     loss_of: Callable[[Batch], Any],
-    corpus: Corpus,
+    corpus: Supply,
     plan: PlanOptions,
     optimizers: Sequence[Any],
     *,
@@ -111,7 +111,7 @@ def measure(
     two = [corpus[(epoch, index, slowest)] for index in (order[0], order[min(1, len(order) - 1)])]
 
     def kept(count: int) -> Kept:
-        batch = collate(two[:count], corpus.options.rows_per_utterance).to(device)
+        batch = corpus.collate(two[:count]).to(device)
         with torch.random.fork_rng(devices=[]):
             return measure_kept(model, partial(loss_of, batch))
 

@@ -6,11 +6,7 @@ ends with the same bits as one that was not. Processes share every batch between
 that one process would.
 """
 
-import math
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,74 +15,54 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.loading import Corpus, batches
+from sprachbund.data.loading import Supply, batches
 from sprachbund.data.plan import PlanOptions
+from sprachbund.errors import SprachbundError
 from sprachbund.nn.moe import has_experts
 from sprachbund.nn.shared_private import is_split
 from sprachbund.training.activations import keep_layers, recompute_layers
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
 from sprachbund.training.footprint import measure
+from sprachbund.training.judging import Convergence, Judgement, Judgements
 from sprachbund.training.memory import keep_freed_memory
 from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
 from sprachbund.training.options import TrainingOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """One line of the log: what the last `log_every` steps did.
-
-    Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language).
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    attention: float
-    ctc: float
-    language: float
-    learning_rate: float
-    gradient_norm: float
-    utterances_per_s: float
-    real_time: float
-    padding: float
-    memory_gib: float
-    left_s: float
-    parts: Mapping[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        left = f"{int(self.left_s // 3600)}:{int(self.left_s // 60 % 60):02d}:{int(self.left_s % 60):02d}"
-        parts = "".join(f"{name} {value:.3f} " for name, value in self.parts.items())
-        return (
-            f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} {parts}ctc {self.ctc:.3f} "
-            f"lang {self.language:.3f} rate {self.learning_rate:.2e} norm {self.gradient_norm:.2f} | "
-            f"{self.utterances_per_s:.0f} utt/s {self.real_time:.0f}x real time | padding {self.padding:.1%} | "
-            f"{self.memory_gib:.1f} GiB | {left} left"
-        )
+from sprachbund.training.progress import Meter, Progress
 
 
 def train(
     model: nn.Module,
-    corpus: Corpus,
+    corpus: Supply,
     options: TrainingOptions,
     directory: Path,
     *,
-    dev: Corpus | None = None,
+    dev: Supply | None = None,
+    score: Callable[[Any], float] | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> nn.Module:
     """Train a model, or take up the run that `directory` holds, and return it with its best weights averaged.
+
+    A run that is over leaves its `Convergence` in the directory.
 
     Args:
         model: a family's module, whose `loss(batch)` gives its `Loss`.
         corpus: training data.
         options: see `TrainingOptions`.
         directory: keeps the resume file, the best checkpoints and the TensorBoard log.
-        dev: data whose loss ranks the checkpoints; without it the last weights are returned.
+        dev: data whose loss ranks the checkpoints; without it, and without a score, the last weights are returned.
+        score: of the model as it stands, less is better; ranks the checkpoints where `options.judge` is "score".
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
+
+    Raises:
+        SprachbundError: when the options want a score and there is none.
     """
+    if options.judge == "score" and score is None:
+        raise SprachbundError('training.judge is "score", but nothing scores here; set it to "loss"')
     keep_freed_memory()
     run = _Run(model, corpus, options, directory, dev, report)
+    run.score = score if options.judge == "score" else None
     run.tell_size()
     run.resume()
     if options.recompute:
@@ -102,15 +78,18 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        corpus: Corpus,
+        corpus: Supply,
         options: TrainingOptions,
         directory: Path,
-        dev: Corpus | None,
+        dev: Supply | None,
         report: Callable[[str], None],
     ) -> None:
         # A branch whose languages are absent from a process's share of a batch has no gradient there, and no more
         # has an expert that nobody chose.
-        absent = DistributedDataParallelKwargs(find_unused_parameters=is_split(model) or has_experts(model))
+        rests = getattr(model, "some_parts_rest", False)
+        absent = DistributedDataParallelKwargs(
+            find_unused_parameters=rests or is_split(model) or has_experts(model)
+        )
         self.accelerator = Accelerator(
             kwargs_handlers=[absent],
             mixed_precision="no",  # `_LossOf` sees to it: Accelerate holds a process to its first choice
@@ -132,14 +111,15 @@ class _Run:
         self.optimizers: list[Any] = [self.accelerator.prepare(o) for o in make_optimizers(model, options)]
         self.best = BestCheckpoints(directory / "best", options.keep_best)
         self.step = self.epoch = self.batch = 0
-        self.lowest, self.num_worse = math.inf, 0  # dev loss, and losses since that were not lower
-        self.meter = _Meter(corpus.examples.frames_per_s)
+        self.judgements = Judgements(patience=options.patience)
+        self.score: Callable[[Any], float] | None = None
+        self.meter = Meter(corpus.frames_per_s)
         self._writer: Any = None
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether the dev loss has not fallen for as long as the options allow."""
-        return 0 < self.options.patience <= self.num_worse
+        """Whether no judgement was better for as long as the options allow."""
+        return self.judgements.at_an_end
 
     def tell_size(self) -> None:
         """Say how many weights are trained, and about how much memory that takes."""
@@ -165,7 +145,7 @@ class _Run:
             for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(kept)
             self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-            self.lowest, self.num_worse = state.get("lowest", math.inf), state.get("num_worse", 0)
+            self.judgements.load(state)
             self._say(f"resumed at step {self.step}")
 
     def go_on(self, until: int) -> None:
@@ -183,14 +163,35 @@ class _Run:
         model = self.plain_model
         self.accelerator.wait_for_everyone()
         best = BestCheckpoints(self.best.directory, self.best.keep)  # the main process wrote them
-        if (self.step == self.options.steps or self.out_of_patience) and best.losses:
+        if self.step < self.options.steps and not self.out_of_patience:
+            return model
+        if best.losses:
             model.load_state_dict(best.average())
+        if self.accelerator.is_main_process:
+            found = self._convergence()
+            found.write(self.directory)
+            self._say(str(found))
         return model
 
+    def _convergence(self) -> Convergence:
+        return Convergence(
+            judge=self.options.judge,
+            steps=self.step,
+            stopped_early=self.step < self.options.steps,
+            best=self.judgements.best,
+            judgements=tuple(self.judgements.made),
+        )
+
     def _batches(self) -> Iterator[Batch]:
-        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        began = self.step - self.batch
         return batches(
-            self.corpus, self.plan, self.epoch, self.batch, num_workers=self.options.num_workers, share=share
+            self.corpus,
+            self.plan,
+            self.epoch,
+            self.batch,
+            num_workers=self.options.num_workers,
+            share=(self.accelerator.process_index, self.accelerator.num_processes),
+            strength=lambda number: self.options.mask_strength(began + number),
         )
 
     def _train_step(self, batch: Batch) -> None:
@@ -204,7 +205,8 @@ class _Run:
         tokens = torch.tensor(float(loss.num_tokens), device=self.accelerator.device)
         all_tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)
         # Processes' gradients are averaged; sums over the whole batch are wanted.
-        self.accelerator.backward(loss.total * self.accelerator.num_processes / all_tokens)
+        weight = batch.weight * self.accelerator.num_processes
+        self.accelerator.backward(loss.total * weight / all_tokens)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -216,22 +218,40 @@ class _Run:
         options, step = self.options, self.step
         if step % options.log_every == 0 or step == until:
             self._log(self.meter.progress(step, options.steps, self.epoch))
-        if self.dev is not None and (step % options.evaluate_every == 0 or step == options.steps):
-            self._weigh(self.dev_loss())
+        judged = self.dev is not None or self.score is not None
+        if judged and (step % options.evaluate_every == 0 or step == options.steps):
+            self._weigh(self.dev_loss() if self.score is None else self._dev_score(self.score))
         last = step == until or self.out_of_patience
         if (step % options.save_every == 0 or last) and self.accelerator.is_main_process:
             save_resume(self.directory, self._state())
 
-    def _weigh(self, loss: float) -> None:
-        """Keep the weights if their dev loss is among the lowest; count how long it has not fallen."""
-        self.num_worse = 0 if loss < self.lowest else self.num_worse + 1
-        self.lowest = min(self.lowest, loss)
+    def _weigh(self, value: float) -> None:
+        """Keep the weights if they are among the best; count how long none was better."""
+        batches_of_epoch = max(1, len(self.corpus.plan(self.plan, self.epoch)))
+        epoch = self.epoch + self.batch / batches_of_epoch
+        self.judgements.add(Judgement(step=self.step, epoch=epoch, value=value))
+        judge = self.options.judge
         if self.accelerator.is_main_process:
-            kept = self.best.offer(self.step, loss, self.plain_model.state_dict())
-            self._say(f"step {self.step} dev loss {loss:.4f}{' (kept)' if kept else ''}")
-            self._scalar("dev/loss", loss)
-        if self.out_of_patience:
-            self._say(f"stopped at step {self.step}: {self.num_worse} dev losses without a lower one")
+            kept = self.best.offer(self.step, value, self.plain_model.state_dict())
+            self._say(f"step {self.step} dev {judge} {value:.4f}{' (kept)' if kept else ''}")
+            self._scalar(f"dev/{judge}", value)
+        best = self.judgements.best
+        if self.out_of_patience and best is not None:
+            self._say(
+                f"stopped at step {self.step}: {self.judgements.num_worse} times no better dev {judge} "
+                f"than {best.value:.4f} at step {best.step}, epoch {best.epoch:.1f}"
+            )
+
+    @torch.no_grad()
+    def _dev_score(self, score: Callable[[Any], float]) -> float:
+        """What the recipe measures of the model as it stands."""
+        self.plain_model.eval()
+        return self._agreed(score(self.plain_model))
+
+    def _agreed(self, value: float) -> float:
+        """All processes have to stop at the same step, so all have to see the same number."""
+        mean = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(mean, reduction="mean"))
 
     @torch.no_grad()
     def dev_loss(self) -> float:
@@ -243,9 +263,7 @@ class _Run:
             loss = self.loss_of(batch.to(self.accelerator.device))
             total += float(loss.attention)
             tokens += loss.num_tokens
-        # All processes have to stop at the same step, so all have to see the same number.
-        mean = torch.tensor(total / max(tokens, 1), dtype=torch.float64, device=self.accelerator.device)
-        return float(self.accelerator.reduce(mean, reduction="mean"))
+        return self._agreed(total / max(tokens, 1))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -254,8 +272,7 @@ class _Run:
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
-            "lowest": self.lowest,
-            "num_worse": self.num_worse,
+            **self.judgements.state(),
         }
 
     def _log(self, progress: Progress) -> None:
@@ -300,57 +317,3 @@ class _LossOf(nn.Module):
         """`Loss` of a batch."""
         with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.in_bf16):
             return self.model.loss(batch)
-
-
-class _Meter:
-    """Adds up what happened since the last progress line; a second of speech is `frames_per_s` frames."""
-
-    def __init__(self, frames_per_s: int) -> None:
-        self.frames_per_s = frames_per_s
-        self.reset()
-
-    def reset(self) -> None:
-        self.began = time.monotonic()
-        self.sums: dict[str, float] = {}
-        self.parts: dict[str, float] = {}
-        self.norm = self.rate = 0.0
-        self.steps = 0
-
-    def add(self, batch: Batch, loss: Any, norm: float, rate: float) -> None:
-        seen = {
-            "attention": float(loss.attention.detach()),
-            "ctc": float(loss.ctc.detach()),
-            "language": float(loss.language.detach()),
-            "tokens": loss.num_tokens,
-            "transcript": loss.num_transcript,
-            "utterances": batch.num_utterances,
-            "frames": float(batch.num_frames.sum()),
-            "padded": batch.features.shape[0] * batch.features.shape[1],
-        }
-        for key, value in seen.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-        for name, part in loss.parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + float(part)
-        self.norm, self.rate, self.steps = norm, rate, self.steps + 1
-
-    def progress(self, step: int, steps: int, epoch: int) -> Progress:
-        took = time.monotonic() - self.began
-        sums = self.sums
-        progress = Progress(
-            step=step,
-            steps=steps,
-            epoch=epoch,
-            attention=sums["attention"] / max(sums["tokens"], 1),
-            ctc=sums["ctc"] / max(sums["transcript"], 1),
-            language=sums["language"] / max(sums["utterances"], 1),
-            learning_rate=self.rate,
-            gradient_norm=self.norm,
-            utterances_per_s=sums["utterances"] / took,
-            real_time=sums["frames"] / self.frames_per_s / took,
-            padding=1 - sums["frames"] / sums["padded"],
-            memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            left_s=(steps - step) * took / self.steps,
-            parts={name: value / max(sums["tokens"], 1) for name, value in self.parts.items()},
-        )
-        self.reset()
-        return progress

@@ -1,8 +1,9 @@
-"""Settings of a training run, and the learning rate they describe."""
+"""Settings of a training run, and what they make of a step: its learning rate, the strength of its masks."""
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 
 class TrainingOptions(BaseModel):
@@ -14,8 +15,13 @@ class TrainingOptions(BaseModel):
         learning_rate: highest rate.
         muon_ratio: Muon's rate is so many times the others'.
         warmup_steps: rate rises linearly from 0.
-        decay_share: last share of the steps in which the rate falls linearly to 0; before, it is constant, so
-            that a longer run can branch off before the fall.
+        decay_share: share of the steps in which the rate falls to `final_rate`; before, it is constant, so that a
+            longer run can branch off before the fall.
+        decay: how it falls: "linear", or by half a "cosine" (arXiv 1608.03983, equation 5).
+        final_rate: what it falls to.
+        final_share: last share of the steps, which are made at `final_rate`.
+        mask_fade_share: last share of the steps in which SpecAugment's masks become linearly fewer and narrower, down
+            to none; 0 keeps them, 1 fades from the first step.
         weight_decay: of AdamW (arXiv 1711.05101), on matrices only.
         clip_norm: gradients are scaled down to this norm.
         precision: bf16 is mixed precision on fp32 weights.
@@ -26,13 +32,15 @@ class TrainingOptions(BaseModel):
         max_duration_s: longer utterances are left out.
         num_workers: processes that make batches.
         log_every: steps between progress lines.
-        evaluate_every: steps between losses on the dev data.
+        evaluate_every: steps between judgements on the dev data.
         save_every: steps between checkpoints to resume from.
-        keep_best: checkpoints with the lowest dev loss that are kept and averaged at the end.
+        judge: what ranks checkpoints and ends the patience: the "loss" on the dev data, or a "score" of which less is
+            better, such as its word error rate, that the recipe measures.
+        keep_best: checkpoints that were judged best, which are kept and averaged at the end.
         trainable: patterns of the names of the parameters that are trained, `*` for anything; all if none.
         rates: pattern to the highest rate of the parameters it matches, in place of `learning_rate`; of several that
             match, the first counts. Warm-up and decay are those of the run.
-        patience: stop after so many losses on the dev data without a lower one; 0 never stops.
+        patience: stop after so many judgements without a better one; 0 never stops.
         seed: of weights, order, augmentation and dropout.
     """
 
@@ -44,6 +52,10 @@ class TrainingOptions(BaseModel):
     muon_ratio: float = Field(default=2.5, gt=0)
     warmup_steps: int = 500
     decay_share: float = Field(default=0.3, ge=0, le=1)
+    decay: Literal["linear", "cosine"] = "linear"
+    final_rate: float = Field(default=0.0, ge=0)
+    final_share: float = Field(default=0.0, ge=0, lt=1)
+    mask_fade_share: float = Field(default=0.0, ge=0, le=1)
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     precision: Literal["no", "bf16"] = "bf16"
@@ -55,14 +67,35 @@ class TrainingOptions(BaseModel):
     log_every: int = 50
     evaluate_every: int = 500
     save_every: int = 500
+    judge: Literal["loss", "score"] = "loss"
     keep_best: int = 3
     trainable: tuple[str, ...] = ()
     rates: dict[str, PositiveFloat] = {}
     patience: int = Field(default=0, ge=0)
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.decay_share + self.final_share > 1 + 1e-9:
+            raise ValueError(
+                f"decay_share {self.decay_share:g} and final_share {self.final_share:g} are more than the whole run"
+            )
+        if self.final_rate > self.learning_rate:
+            raise ValueError(f"final_rate {self.final_rate:g} is above learning_rate {self.learning_rate:g}")
+        return self
+
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         rising = (step + 1) / max(1, self.warmup_steps)
-        falling = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.learning_rate * min(1.0, rising, falling)
+        left = (1 - self.final_share) * self.steps - step
+        falling = min(1.0, max(0.0, left / max(1.0, self.decay_share * self.steps)))
+        if self.decay == "cosine":
+            falling = (1 - math.cos(math.pi * falling)) / 2
+        fallen = self.final_rate + (self.learning_rate - self.final_rate) * falling
+        return min(self.learning_rate * min(1.0, rising), fallen)
+
+    def mask_strength(self, step: int) -> float:
+        """Share of SpecAugment's masks, in number and in width, at a step counted from 0."""
+        if self.mask_fade_share == 0:
+            return 1.0
+        return min(1.0, max(0.0, (self.steps - step) / (self.mask_fade_share * self.steps)))

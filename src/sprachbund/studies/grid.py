@@ -1,0 +1,104 @@
+"""A study's grid as a value, and the order in which its cells tell most.
+
+A cell is what is trained: a start, a language, hours of data, a seed. Tiers and bit widths cost no training and are
+scored with the cell. Order: what the law needs comes first, so that a study that is broken off, or looked at on the
+way, can be fitted as early as can be.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+BITS_OF_FLOAT = 32
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cell(Strict):
+    """One training of a study, scored at every tier and bit width."""
+
+    start: str
+    language: str
+    hours: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.start} {self.language} {self.hours:g} h seed {self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Where it keeps its files."""
+        return out / "cells" / self.language / f"{self.hours:g}h" / f"{self.start}-seed-{self.seed}"
+
+
+class StudyGrid(Strict):
+    """Every combination of these is wanted.
+
+    Attributes:
+        starts: what runs start from; the gap is how much better the first is than the second, further ones are told
+            beside them.
+        languages: that are learned.
+        hours: of data, scales that contain each other.
+        tiers: latencies at which a cell is scored.
+        bits: of the encoder's linear layers, at which a cell is scored; 32 for weights as they were trained.
+        seeds: of training.
+    """
+
+    starts: tuple[str, ...] = Field(min_length=2)
+    languages: tuple[str, ...] = Field(min_length=1)
+    hours: tuple[float, ...] = Field(min_length=1)
+    tiers: tuple[str, ...] = Field(default=("offline",), min_length=1)
+    bits: tuple[int, ...] = Field(default=(BITS_OF_FLOAT,), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+
+    @field_validator("*")
+    @classmethod
+    def _once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is there twice")
+        return values
+
+    @field_validator("hours")
+    @classmethod
+    def _positive(cls, hours: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [h for h in hours if not 0 < h < math.inf]
+        if wrong:
+            raise ValueError(f"{wrong[0]:g} hours are no amount of data; give more than 0")
+        return tuple(sorted(hours))
+
+    def cells(self) -> list[Cell]:
+        """All cells, those that tell most first.
+
+        First the first seed, at the least, the most and the middle of the hours, then at the scales between; then the
+        further seeds in the same order of scales; further starts than the two whose gap is asked for come last. The
+        two starts of a gap follow each other, and all languages of a scale come before the next scale.
+        """
+        pair, more = self.starts[:2], self.starts[2:]
+        scales = by_worth(self.hours)
+        return [
+            Cell(start=start, language=language, hours=hours, seed=seed)
+            for starts in (pair, more)
+            for seed in self.seeds
+            for hours in scales
+            for language in self.languages
+            for start in starts
+        ]
+
+
+def by_worth(hours: Sequence[float]) -> list[float]:
+    """The least, the most, then each time what lies farthest from all before it, by the logarithm."""
+    waiting = sorted(hours)
+    chosen = [waiting.pop(0)]
+    if waiting:
+        chosen.append(waiting.pop())
+    while waiting:
+        farthest = max(waiting, key=lambda h: round(min(abs(math.log(h / c)) for c in chosen), 9))
+        waiting.remove(farthest)
+        chosen.append(farthest)
+    return chosen

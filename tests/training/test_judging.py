@@ -1,0 +1,141 @@
+"""Early stop, convergence point, schedules and fading masks: values of a run, the same after a resume."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sprachbund.data.loading import ExampleOptions, batches, spec_augment
+from sprachbund.data.plan import PlanOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.training.judging import Convergence
+from sprachbund.training.loop import train
+from sprachbund.training.options import TrainingOptions
+
+from . import made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made")
+    made.make_corpus(directory)
+    return directory
+
+
+class Scores:
+    """Falls to its least at the fourth judgement; remembers nothing that a resumed run would lack."""
+
+    def __init__(self, best_at: int = 4) -> None:
+        self.best_at = best_at
+        self.asked = 0
+
+    def __call__(self, model: object) -> float:
+        self.asked += 1
+        return 10.0 + abs(self.asked - self.best_at)
+
+
+def options(**changes: object) -> TrainingOptions:
+    values = {"evaluate_every": 2, "patience": 3, "judge": "score", "keep_best": 1, "mask_fade_share": 1.0}
+    return made.options(40, **(values | changes))
+
+
+def test_a_score_stops_the_run_and_the_convergence_point_is_kept(data: Path, tmp_path: Path) -> None:
+    corpus, said = made.make_training_data(data), list[str]()
+    train(made.make_model(), corpus, options(), tmp_path, score=Scores(), report=said.append)
+    found = Convergence.read(tmp_path)
+    assert (found.judge, found.steps, found.stopped_early) == ("score", 14, True)
+    assert found.best is not None
+    assert (found.best.step, found.best.value) == (8, 10.0)
+    per_epoch = len(corpus.plan(PlanOptions(batch_s=6.0), 0))
+    assert found.best.epoch == pytest.approx(8 / per_epoch)
+    assert [one.step for one in found.judgements] == [2, 4, 6, 8, 10, 12, 14]
+    assert any("than 10.0000 at step 8" in line for line in said)
+    assert said[-1].startswith("stopped early after 14 steps; best dev score 10.0000 at step 8, epoch ")
+
+
+def test_a_stopped_run_stays_stopped_and_a_broken_one_ends_the_same(data: Path, tmp_path: Path) -> None:
+    corpus = made.make_training_data(data)
+    whole = train(made.make_model(), corpus, options(), tmp_path / "a", score=Scores())
+    again = train(made.make_model(), corpus, options(), tmp_path / "a", score=Scores())
+    train(made.make_model(), corpus, options(), tmp_path / "b", score=Scores(), stop_after=7)
+    assert not (tmp_path / "b" / "convergence.json").exists()
+    late = Scores()
+    late.asked = 3  # of judgements before the break
+    broken = train(made.make_model(), corpus, options(), tmp_path / "b", score=late)
+    for other in (again, broken):
+        pairs = zip(whole.state_dict().items(), other.state_dict().values(), strict=True)
+        assert all(value.equal(same) for (_, value), same in pairs)
+    assert Convergence.read(tmp_path / "a") == Convergence.read(tmp_path / "b")
+
+
+def test_a_score_has_to_be_there(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match="nothing scores here"):
+        train(made.make_model(), made.make_training_data(data), options(), tmp_path)
+    with pytest.raises(SprachbundError, match="train it to its end"):
+        Convergence.read(tmp_path)
+
+
+def test_the_published_schedule() -> None:
+    """1e-4, by half a cosine to 1e-6 over 25 of 30 epochs, there for the last five."""
+    epochs, per_epoch = 30, 10
+    schedule = TrainingOptions(
+        steps=epochs * per_epoch,
+        learning_rate=1e-4,
+        warmup_steps=0,
+        decay="cosine",
+        decay_share=25 / 30,
+        final_share=5 / 30,
+        final_rate=1e-6,
+    )
+    rates = [schedule.rate(step) for step in range(schedule.steps)]
+    expected = [1e-6 + (1e-4 - 1e-6) * (1 + math.cos(math.pi * min(1, n / 250))) / 2 for n in range(300)]
+    assert rates == pytest.approx(expected)
+    assert rates[250:] == pytest.approx([1e-6] * 50)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decay_share": 0.8, "final_share": 0.3}, "more than the whole run"),
+        ({"final_rate": 1.0, "learning_rate": 0.1}, "above learning_rate"),
+        ({"judge": "taste"}, "judge"),
+    ],
+)
+def test_options_that_cannot_be(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        TrainingOptions.model_validate({"steps": 10, **changes})
+
+
+def test_masks_fade_in_number_and_in_width() -> None:
+    published = ExampleOptions(
+        time_masks=10, max_time_mask_share=0.05, frequency_masks=2, max_frequency_mask=27
+    )
+    features = torch.randn(400, 80)
+    for strength, times, bands in ((1.0, 10, 2), (0.5, 5, 1), (0.2, 2, 0), (0.0, 0, 0)):
+        for seed in range(20):
+            masked = spec_augment(features, np.random.default_rng(seed), published, strength)
+            changed = masked != features
+            rows, columns = int(changed.all(1).sum()), int(changed.all(0).sum())
+            assert rows <= times * int(0.05 * 400 * strength)
+            assert columns <= bands * int(27 * strength)
+            assert not changed[~changed.all(1)][:, ~changed.all(0)].any()
+
+
+def test_strength_is_linear_over_its_share() -> None:
+    fading = TrainingOptions(steps=100, mask_fade_share=0.5)
+    assert [fading.mask_strength(step) for step in (0, 50, 75, 100, 120)] == [1.0, 1.0, 0.5, 0.0, 0.0]
+    assert TrainingOptions(steps=100).mask_strength(99) == 1.0
+
+
+def test_a_batch_has_the_masks_of_its_step_wherever_it_is_begun(data: Path) -> None:
+    corpus, plan = made.make_training_data(data), PlanOptions(batch_s=6.0)
+    whole = list(batches(corpus, plan, 0, strength=lambda number: 1 - number / 5))
+    later = list(batches(corpus, plan, 0, 2, strength=lambda number: 1 - number / 5))
+    assert len(later) == len(whole) - 2 > 0
+    assert all(a.features.equal(b.features) for a, b in zip(whole[2:], later, strict=True))
+    plain = list(batches(corpus, plan, 0))
+    assert whole[0].features.equal(plain[0].features)
+    assert not whole[2].features.equal(plain[2].features)
