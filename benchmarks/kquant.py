@@ -20,13 +20,14 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from sprachbund.compression.kquant import KQuantOptions, bits_per_weight, linear_names, quantize_linears
+from sprachbund.compression.kquant import KQuantOptions, bits_per_weight, quantize_linears
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.models.directory import load
 from sprachbund.models.family import Family, Features, Target
-from sprachbund.runtime.block_quantization import BlockBits, BlockMethod
+from sprachbund.nn.block_linear import linear_names
+from sprachbund.nn.block_quantization import BlockBits, BlockMethod
 from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.native_options import NativeOptions, WeightNumbers
 

@@ -7,17 +7,16 @@ import torch
 from torch import nn
 
 from sprachbund.compression.kquant import (
-    BlockLinear,
     KQuantOptions,
     bits_per_weight,
-    linear_names,
     quantize_linears,
     weighted_error,
 )
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.directory import load
-from sprachbund.runtime.block_quantization import quantize_blocks
+from sprachbund.nn.block_linear import BlockLinear, linear_names
+from sprachbund.nn.block_quantization import quantize_blocks
 
 
 @pytest.fixture(scope="module")

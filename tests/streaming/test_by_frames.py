@@ -88,6 +88,18 @@ def test_live_text_is_that_of_the_whole(right, block):
     assert all(len(text) > 5 for texts in expected.values() for text in texts)
 
 
+def test_blocks_of_no_samples_change_nothing():
+    model, samples = tiny_transducer(), recording(*SPEECH[:2], seed=4)
+    engine = LiveEngine(model, OPEN, activity=Loudness())
+    plain, other = (engine.open(TARGETS, "en", LiveOptions(right_context=1)) for _ in range(2))
+    for _ in range(3):
+        other.push(np.zeros(0, np.float32))
+        engine.step([other])
+    found = hear(engine, other, samples, 1600)
+    assert found == hear(engine, plain, samples, 1600)
+    assert any(found.values())
+
+
 def test_streams_together_write_what_each_writes_alone():
     model = tiny_transducer(1)
     talks = [recording(*SPEECH[n:], seed=n) for n in range(3)]

@@ -1,10 +1,12 @@
 """Log-mel features, in pure torch, so that training workers, decoding and streaming share one definition.
 
-Two normalisations exist because they answer two needs. ``whisper`` repeats the arithmetic Whisper
+Three normalisations exist because they answer three needs. ``whisper`` repeats the arithmetic Whisper
 checkpoints were trained with: its floor follows the loudest frame of the utterance, and its edges are
 mirrored, so a frame's value depends on other frames and on the padding. ``fixed`` has a constant floor and
 silent edges: a frame depends on nothing but the 400 samples under it, so real-length, zero-padded, batched
-and streamed audio give equal features.
+and streamed audio give equal features. ``nemo`` repeats what NeMo's streaming checkpoints were trained with
+(https://github.com/NVIDIA/NeMo, AudioToMelSpectrogramPreprocessor without normalization): it depends on nothing but the
+samples under a frame either.
 """
 
 from functools import cache
@@ -17,13 +19,16 @@ from torch import Tensor
 
 from .constants import HOP, NUM_FREQUENCIES, SAMPLE_RATE, WINDOW
 
-Normalisation = Literal["whisper", "fixed"]
+Normalisation = Literal["whisper", "fixed", "nemo"]
 
 WHISPER_FLOOR = 1e-10
 WHISPER_DYNAMIC_RANGE = 8.0  # decades below the loudest frame
 FIXED_FLOOR = (
     1e-8  # just above what the rounding noise of 16-bit audio reaches, so such noise reads as silence
 )
+NEMO_EMPHASIS = 0.97
+NEMO_POINTS = 512  # of the transform, around the same window
+NEMO_GUARD = 2.0**-24
 _HALF = WINDOW // 2
 _HZ_PER_MEL = 200.0 / 3  # Slaney's scale: linear up to 1 kHz, logarithmic above
 _KNEE_HZ = 1000.0
@@ -54,7 +59,7 @@ def log_mel(
         normalise: ``whisper`` is the feature extractor of Whisper: log10, floor at 8 decades below the
             loudest bin of the row, then (x + 4) / 4. ``fixed`` is (log10(max(x, 1e-8)) + 4) / 4, with silence
             before and after the audio: digital silence is exactly -1, and no frame depends on other frames,
-            on padding or on the batch.
+            on padding or on the batch. ``nemo`` is ln(x + 2^-24) of samples emphasised as `emphasise` does.
 
     Returns:
         float32 features of shape (M, T) or (B, M, T), T = N // 160 after padding, on the device of
@@ -70,9 +75,26 @@ def log_mel(
         )
     if pad_to_s is not None:
         audio = _pad(audio, round(pad_to_s * SAMPLE_RATE))
-    power = _power_spectrum(audio, mirror_edges=normalise == "whisper")
+    if normalise == "nemo":
+        return emphasised_log_mel(emphasise(audio), num_mel_bins)
+    power = _power_spectrum(audio, _hann(), WINDOW, mirror_edges=normalise == "whisper")
     mel = mel_filters(num_mel_bins).to(audio.device) @ power
     return _whisper_scale(mel) if normalise == "whisper" else _fixed_scale(mel)
+
+
+def emphasise(samples: Tensor, before: float | None = None) -> Tensor:
+    """Each sample (..., N) less 0.97 of the one before it: `before` for the first, which stays whole without."""
+    if before is None:
+        return torch.cat([samples[..., :1], samples[..., 1:] - NEMO_EMPHASIS * samples[..., :-1]], dim=-1)
+    first = samples.new_full((*samples.shape[:-1], 1), before)
+    return samples - NEMO_EMPHASIS * torch.cat([first, samples[..., :-1]], dim=-1)
+
+
+def emphasised_log_mel(emphasised: Tensor, num_mel_bins: int) -> Tensor:
+    """Features ``nemo``, (M, T) or (B, M, T), of samples (N,) or (B, N) that are emphasised already."""
+    power = _power_spectrum(emphasised, _even_hann(), NEMO_POINTS, mirror_edges=False)
+    filters = mel_filters(num_mel_bins, NEMO_POINTS // 2 + 1).to(emphasised.device)
+    return (filters @ power + NEMO_GUARD).log()
 
 
 def _pad(audio: Tensor, num_samples: int) -> Tensor:
@@ -84,18 +106,19 @@ def _pad(audio: Tensor, num_samples: int) -> Tensor:
     return torch.nn.functional.pad(audio, (0, missing))
 
 
-def _power_spectrum(audio: Tensor, *, mirror_edges: bool) -> Tensor:
-    """Squared magnitudes, (N,) -> (F, T) or (B, N) -> (B, F, T), F = 201 frequencies."""
+def _power_spectrum(audio: Tensor, window: Tensor, num_points: int, *, mirror_edges: bool) -> Tensor:
+    """Squared magnitudes, (N,) -> (F, T) or (B, N) -> (B, F, T), F = num_points / 2 + 1 frequencies."""
     rows = audio if audio.ndim == 2 else audio[None]
-    frames = num_frames(rows.shape[-1])
+    frames, half = num_frames(rows.shape[-1]), num_points // 2
     if frames == 0 or rows.shape[0] == 0:
-        return audio.new_zeros((*audio.shape[:-1], NUM_FREQUENCIES, frames))
-    if mirror_edges and rows.shape[-1] > _HALF:  # nothing to mirror in audio shorter than half a window
-        rows = torch.nn.functional.pad(rows[:, None], (_HALF, _HALF), mode="reflect")[:, 0]
+        return audio.new_zeros((*audio.shape[:-1], half + 1, frames))
+    if mirror_edges and rows.shape[-1] > half:  # nothing to mirror in audio shorter than half a window
+        rows = torch.nn.functional.pad(rows[:, None], (half, half), mode="reflect")[:, 0]
     else:
-        rows = torch.nn.functional.pad(rows, (_HALF, _HALF))
-    window = _hann().to(audio.device)
-    spectrum = torch.stft(rows, WINDOW, HOP, window=window, center=False, return_complex=True)[..., :frames]
+        rows = torch.nn.functional.pad(rows, (half, half))
+    spectrum = torch.stft(
+        rows, num_points, HOP, WINDOW, window.to(audio.device), center=False, return_complex=True
+    )[..., :frames]
     power = spectrum.real.square() + spectrum.imag.square()
     return power if audio.ndim == 2 else power[0]
 
@@ -120,14 +143,20 @@ def _hann() -> Tensor:
 
 
 @cache
-def mel_filters(num_mel_bins: int) -> Tensor:
-    """Triangular filters on Slaney's mel scale from 0 to 8 kHz, each of unit area, shape (M, 201).
+def _even_hann() -> Tensor:
+    with torch.inference_mode(False):
+        return torch.hann_window(WINDOW, periodic=False)
+
+
+@cache
+def mel_filters(num_mel_bins: int, num_frequencies: int = NUM_FREQUENCIES) -> Tensor:
+    """Triangular filters on Slaney's mel scale from 0 to 8 kHz, each of unit area, shape (M, num_frequencies).
 
     The tensor is cached and shared: do not write to it.
     """
     edges_mel = np.linspace(0.0, _hz_to_mel(SAMPLE_RATE / 2), num_mel_bins + 2)
     edges_hz = _mel_to_hz(edges_mel)
-    bins_hz = np.linspace(0.0, SAMPLE_RATE / 2, NUM_FREQUENCIES)
+    bins_hz = np.linspace(0.0, SAMPLE_RATE / 2, num_frequencies)
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising = (bins_hz - low) / (centre - low)
     falling = (high - bins_hz) / (high - centre)

@@ -1,30 +1,41 @@
 """Log-mel of audio that arrives in blocks of any size; equal, frame by frame, to that of the whole."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .constants import HOP, WINDOW
-from .logmel import log_mel
+from .logmel import emphasise, emphasised_log_mel, log_mel
+
+StreamedNormalisation = Literal["fixed", "nemo"]
+"""Those in which a frame depends on the samples under it alone."""
 
 _HALF = WINDOW // 2
 
 
 class LogMelStream:
-    """Frames of the normalisation ``fixed``, each as soon as the 200 samples behind its centre are there.
+    """Frames of a normalisation, each as soon as the 200 samples behind its centre are there.
 
     Args:
         num_mel_bins: M.
+        normalise: see `log_mel`.
     """
 
-    def __init__(self, num_mel_bins: int = 80) -> None:
-        self.num_mel_bins = num_mel_bins
+    def __init__(self, num_mel_bins: int = 80, normalise: StreamedNormalisation = "fixed") -> None:
+        self.num_mel_bins, self.normalise = num_mel_bins, normalise
+        self._before: float | None = None  # the sample in front of the next ones
         self._held = np.zeros(_HALF, np.float32)  # from 200 samples before the centre of the next frame on
 
     def push(self, samples: NDArray[np.float32]) -> Tensor:
         """Take the next samples (N,) and give the frames (T, M) that they complete."""
-        self._held = np.concatenate([self._held, samples.astype(np.float32, copy=False)])
+        new = samples.astype(np.float32, copy=False)
+        if self.normalise == "nemo" and len(new):
+            before, self._before = self._before, float(new[-1])
+            new = emphasise(torch.from_numpy(new), before).numpy()
+        self._held = np.concatenate([self._held, new])
         return self._frames(max(0, (len(self._held) - WINDOW) // HOP + 1))
 
     def finish(self) -> Tensor:
@@ -40,6 +51,9 @@ class LogMelStream:
         lead = -(-_HALF // HOP) * HOP - _HALF
         piece = np.pad(self._held[: (count - 1) * HOP + WINDOW], (lead, 0))
         first = (lead + _HALF) // HOP
-        mel = log_mel(piece, self.num_mel_bins, normalise="fixed")
+        if self.normalise == "nemo":
+            mel = emphasised_log_mel(torch.from_numpy(piece), self.num_mel_bins)
+        else:
+            mel = log_mel(piece, self.num_mel_bins, normalise="fixed")
         self._held = self._held[count * HOP :]
         return mel.T[first : first + count]

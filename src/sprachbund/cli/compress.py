@@ -19,5 +19,5 @@ def register(app: typer.Typer) -> None:
     compress.command("pseudo-label", help="Let a model label speech, as a corpus to train on.")(pseudo_label)
     compress.command("prune", help="Drop layers of a model.")(prune)
     compress.command("distil", help="Teach a small model what a large one does.")(distil)
-    compress.command("quantize", help="Store a model in 8 bits.")(quantize)
+    compress.command("quantize", help="Store a model in 8 bits, or a streaming encoder in 3 to 8.")(quantize)
     app.add_typer(compress, name="compress")

@@ -110,9 +110,13 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
 
 
 def _bits(directory: Path) -> int | None:
-    """Of a stored weight, as most of the weights in the directory have it."""
+    """Of a stored weight, as most of the weights in the directory have it; of packed ones where there are any."""
     from safetensors import safe_open
 
+    from sprachbund.models.packed_linears import read_packed_linears
+
+    if (packed := read_packed_linears(directory)) is not None:
+        return packed.bits
     counts: dict[int, int] = {}
     widths = {"I8": 8, "F16": 16, "BF16": 16, "F32": 32}
     for path in directory.glob("*.safetensors"):

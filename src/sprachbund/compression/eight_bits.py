@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import safe_open
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.packed_linears import read_packed_linears
 from sprachbund.models.weights import SCALE
 from sprachbund.runtime.engine import why_not_native
 from sprachbund.runtime.native_model import pack
@@ -42,6 +43,10 @@ def stored_size(directory: Path) -> StoredSize:
     for path in files:
         if path.suffix == ".safetensors" and not path.name.startswith("draft"):
             bits |= _bits(path)
+    if (packed := read_packed_linears(directory)) is not None:
+        bits = {
+            packed.bits
+        }  # of the matrices that count; those of decoder and joint network are as they were
     found = next(iter(bits)) if len(bits) == 1 else None
     return StoredSize(bytes_on_disk=sum(path.stat().st_size for path in files), bits=found)
 

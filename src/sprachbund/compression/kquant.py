@@ -1,8 +1,9 @@
-"""Linear layers in 3 to 8 bits on torch: which of a model's, and the layer that computes from its packed weights.
+"""Linear layers of a model exchanged for ones in 3 to 8 bits: which, how, and what it costs.
 
-The mathematics is in `sprachbund.runtime.block_quantization`; the native engine has kernels of its own for 4 bits
-(`NativeOptions(weights="int4")`). This form is for studies, for any device and for export: it holds the packed codes
-alone and unpacks one layer at a time. arXiv 2606.24169, weight-only quantization.
+The mathematics is in `sprachbund.nn.block_quantization`, the layer that computes from its packed weights in
+`sprachbund.nn.block_linear`; the native engine has kernels of its own for 4 bits (`NativeOptions(weights="int4")`).
+This form is for studies, for streaming encoders, for any device and for export. arXiv 2606.24169, weight-only
+quantization.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
-from sprachbund.runtime.block_quantization import (
+from sprachbund.nn.block_linear import BlockLinear, linear_names, packed_layers
+from sprachbund.nn.block_quantization import (
     BlockMethod,
     BlockWeights,
     importance,
     quantize_blocks,
 )
+from sprachbund.nn.streaming_encoder import StreamingEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,58 +58,6 @@ class QuantizedLayer:
     weighted_error: float
 
 
-class BlockLinear(nn.Module):
-    """Stands for an `nn.Linear`; it holds packed codes and unpacks them when it computes. It has no gradient.
-
-    Args:
-        packed: the weight (O, I).
-        bias: (O,), or none.
-    """
-
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-    bias: Tensor | None
-
-    def __init__(self, packed: BlockWeights, bias: Tensor | None) -> None:
-        super().__init__()
-        self.bits, self.block, self.in_features = packed.bits, packed.block, packed.num_inputs
-        self.out_features = len(packed.codes)
-        for name, value in (("codes", packed.codes), ("scales", packed.scales), ("zeros", packed.zeros)):
-            self.register_buffer(name, value)
-        self.register_buffer("bias", None if bias is None else bias.detach())
-
-    @property
-    def packed(self) -> BlockWeights:
-        """The weight as it is held."""
-        return BlockWeights(
-            bits=self.bits,
-            block=self.block,
-            num_inputs=self.in_features,
-            codes=self.codes,
-            scales=self.scales,
-            zeros=self.zeros,
-        )
-
-    @property
-    def weight(self) -> Tensor:
-        """(O, I) in fp32, unpacked for this call."""
-        return self.packed.dequantize()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., I) to (..., O)."""
-        return F.linear(x, self.weight.to(x.dtype), self.bias)
-
-
-def linear_names(model: nn.Module, under: str = "") -> tuple[str, ...]:
-    """Names of all linear layers of a model, or of those below one of its parts, such as "encoder"."""
-    return tuple(
-        name
-        for name, part in model.named_modules()
-        if type(part) is nn.Linear and (not under or name == under or name.startswith(under + "."))
-    )
-
-
 def quantize_linears(
     model: nn.Module, names: Iterable[str], options: KQuantOptions | None = None
 ) -> list[QuantizedLayer]:
@@ -120,6 +71,30 @@ def quantize_linears(
         if name not in there:
             raise SprachbundError(f"{name!r} is no linear layer of the model{_nearest(name, there)}")
     return [_exchange(model, name, options) for name in names]
+
+
+def quantize_encoder(model: nn.Module, options: KQuantOptions | None = None) -> list[QuantizedLayer]:
+    """Exchange all linear layers of a model's streaming encoder, in place; decoder and joint network are left alone.
+
+    Raises:
+        SprachbundError: the encoder does not stream, or is quantized already; see `quantize_linears` for the others.
+    """
+    if not isinstance(getattr(model, "encoder", None), StreamingEncoder):
+        raise SprachbundError(
+            "the model's encoder does not stream, and only streaming ones run from packed weights; "
+            "leave --encoder-bits out to store the model in 8 bits"
+        )
+    if packed := packed_layers(model):
+        bits = next(iter(packed.values())).bits
+        raise SprachbundError(
+            f"the encoder has {bits} bits already; quantize the model that it was made from"
+        )
+    names = linear_names(model, "encoder")
+    if not names:
+        raise SprachbundError(
+            "the encoder has no weights of torch; quantize the model that it was exported from"
+        )
+    return quantize_linears(model, names, options)
 
 
 def bits_per_weight(layers: Sequence[QuantizedLayer]) -> float:

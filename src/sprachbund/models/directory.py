@@ -42,12 +42,26 @@ def _load_speech_llm(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_token_conformer(directory: Path) -> Family:
+    # What it reads is made in a room above this one, which is therefore named and not imported.
+    loaded: Family = import_module("sprachbund.units.translator").load(directory)
+    return loaded
+
+
+def _load_streaming_onnx(directory: Path) -> Family:
+    from sprachbund.models.streaming_onnx.model import load
+
+    return load(directory)
+
+
 FAMILIES: dict[str, Callable[[Path], Family]] = {
     "conformer": _load_conformer,
     "whisper": _load_whisper,
     "seamless_m4t": _load_seamless,
     "seamless_m4t_v2": _load_seamless,
     "speech_llm": _load_speech_llm,
+    "streaming_onnx": _load_streaming_onnx,
+    "token_conformer": _load_token_conformer,
 }
 
 
@@ -96,6 +110,10 @@ def family_of(directory: Path) -> str:
         family = config.get("family") or config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise SprachbundError(f"{path} is not JSON ({error}); copy it again") from error
+    if family == "nemotron_asr_streaming":
+        raise SprachbundError(
+            f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
+        )
     if family not in FAMILIES:
         raise SprachbundError(f"{path} names the family {family!r}; known here: {', '.join(FAMILIES)}")
     return str(family)

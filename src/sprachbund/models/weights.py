@@ -1,7 +1,8 @@
 """Weights on disk in 32, 16 or 8 bits, in one safetensors file that can be memory-mapped.
 
 In 8 bits a matrix is stored as signed integers with one fp32 scale per output row (`NAME` int8 beside
-`NAME.scale`): w is about q * scale, scale = max |row| / 127. Vectors stay in 16 bits.
+`NAME.scale`): w is about q * scale, scale = max |row| / 127. Vectors stay in 16 bits. What linear layers hold packed
+(`sprachbund.nn.block_linear`) is stored as it is held, whatever the bits of the others.
 """
 
 import os
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.nn.block_linear import PACKED
 
 Bits = Literal[8, 16, 32]
 SCALE = ".scale"
@@ -39,7 +41,9 @@ def write_weights(
     """Write weights, with `metadata` in the file's head; the file appears whole or not at all."""
     stored: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        if bits == 8 and weight.ndim > 1 and weight.is_floating_point():
+        if is_packed(name, weights):
+            stored[name] = weight.contiguous()
+        elif bits == 8 and weight.ndim > 1 and weight.is_floating_point():
             stored[name], stored[name + SCALE] = quantize_rows(weight)
         else:
             stored[name] = weight.detach().to(torch.float32 if bits == 32 else torch.float16).contiguous()
@@ -59,7 +63,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """fp32 weights of a file written by `write_weights`.
+    """fp32 weights of a file written by `write_weights`, and those that are packed as they are held.
 
     Raises:
         SprachbundError: when the file is missing or not a whole safetensors file.
@@ -70,8 +74,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
         raise SprachbundError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
-    return {
-        name: dequantize_rows(value, stored[name + SCALE]) if name + SCALE in stored else value.float()
-        for name, value in stored.items()
-        if not name.endswith(SCALE)
-    }
+    return {name: _read(name, value, stored) for name, value in stored.items() if not name.endswith(SCALE)}
+
+
+def is_packed(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is of a packed linear layer, by its name and those beside it."""
+    layer, _, what = name.rpartition(".")
+    return what in PACKED and f"{layer}.{PACKED[0]}" in weights
+
+
+def _read(name: str, value: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+    if is_packed(name, stored):
+        return value
+    return dequantize_rows(value, stored[name + SCALE]) if name + SCALE in stored else value.float()

@@ -9,287 +9,30 @@ past.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.conformer import valid_frames
-from sprachbund.nn.feed_forward import FeedForward, Route
+from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.streaming_attention import RelativeAttention, distance_signals
+from sprachbund.nn.streaming_layers import CausalStem, StreamingLayer, StreamingShape, empty_state
+from sprachbund.nn.streaming_state import SUBSAMPLING, LayerPast, StreamState, Tier
 
-SUBSAMPLING = 8
-"""Mel frames of a frame."""
-
-_NUM_HALVINGS = 3
-_MARGIN = 2  # input frames that a convolution of kernel 3 sees before its own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tier:
-    """How far a frame sees (arXiv 2312.17279, section 3.2).
-
-    Attributes:
-        left: frames of the past, at most.
-        right: frames after it in its chunk; the first of a chunk sees all of these, the last none.
-    """
-
-    left: int = 70
-    right: int = 13
-
-    def __post_init__(self) -> None:
-        if self.right < 0 or self.left < self.chunk:
-            raise ValueError(
-                f"a tier of {self.left} frames back and {self.right} ahead; back needs a whole chunk"
-            )
-
-    @property
-    def chunk(self) -> int:
-        """Frames of a chunk."""
-        return self.right + 1
-
-    @property
-    def past(self) -> int:
-        """Frames of the past that are kept: whole chunks."""
-        return self.left // self.chunk * self.chunk
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamState:
-    """What rows remember of their streams. It is never changed in place.
-
-    Attributes:
-        stem: last two input frames of every convolution of the subsampling, each (B, c, 2, m).
-        keys: (B, L, H, P, D/H), the newest last.
-        values: (B, L, H, P, D/H).
-        convolution: (B, L, D, K - 1) inputs of the depthwise convolutions.
-        num_past: (B,) how many of the P are real.
-    """
-
-    stem: tuple[Tensor, ...]
-    keys: Tensor
-    values: Tensor
-    convolution: Tensor
-    num_past: Tensor
-
-    def take(self, rows: Tensor) -> Self:
-        """The rows whose indices are given (b,), in that order."""
-        return self.from_tensors({name: tensor[rows] for name, tensor in self.tensors().items()})
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
-        return self.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, ready for `safetensors.torch.save`."""
-        stem = {f"stem.{n}": tensor for n, tensor in enumerate(self.stem)}
-        return {
-            **stem,
-            "keys": self.keys,
-            "values": self.values,
-            "convolution": self.convolution,
-            "num_past": self.num_past,
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The inverse of `tensors`.
-
-        Raises:
-            ValueError: naming what is missing or too much.
-        """
-        names = {f"stem.{n}" for n in range(_NUM_HALVINGS)} | {"keys", "values", "convolution", "num_past"}
-        if different := names ^ set(tensors):
-            raise ValueError(f"{', '.join(sorted(different))}: too much or missing in an encoder's state")
-        others = {name: tensor for name, tensor in tensors.items() if not name.startswith("stem.")}
-        return cls(stem=tuple(tensors[f"stem.{n}"] for n in range(_NUM_HALVINGS)), **others)
-
-    @classmethod
-    def stack(cls, states: Sequence["StreamState"]) -> Self:
-        """Rows of several streams as one batch, in order."""
-        parts = [state.tensors() for state in states]
-        return cls.from_tensors({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamingShape:
-    """Sizes of the encoder.
-
-    Attributes:
-        width: D.
-        feed_forward_width: of each half-step feed-forward.
-        kernel_size: K of the depthwise convolutions.
-        stem_channels: of the subsampling.
-        scale_input: multiply what enters the first layer by the root of D, as NeMo's checkpoints want it.
-    """
-
-    num_mel_bins: int = 80
-    width: int = 256
-    num_heads: int = 4
-    num_layers: int = 8
-    feed_forward_width: int = 1024
-    kernel_size: int = 9
-    stem_channels: int = 256
-    scale_input: bool = False
-    dropout: float = 0.0
-
-
-class CausalStem(nn.Module):
-    """Three depthwise-separable convolutions of stride 2 over time and frequency (arXiv 2305.05084, section 2)."""
-
-    def __init__(self, shape: StreamingShape) -> None:
-        super().__init__()
-        channels = shape.stem_channels
-        self.first = nn.Conv2d(1, channels, 3, stride=2)
-        self.depthwise = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, stride=2, groups=channels) for _ in range(_NUM_HALVINGS - 1)
-        )
-        self.pointwise = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(_NUM_HALVINGS - 1))
-        self.out = nn.Linear(channels * self.sizes(shape)[-1][1], shape.width)
-
-    @staticmethod
-    def sizes(shape: StreamingShape) -> list[tuple[int, int]]:
-        """Channels and bins before each convolution, and after the last."""
-        found = [(1, shape.num_mel_bins)]
-        for _ in range(_NUM_HALVINGS):
-            found.append((shape.stem_channels, found[-1][1] // 2 + 1))
-        return found
-
-    def forward(self, mel: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
-        same for the next.
-        """
-        x, after = mel[:, None], []
-        for number, past in enumerate(before):
-            x = torch.cat([past, x], dim=2)
-            after.append(x[:, :, -_MARGIN:])
-            x = F.pad(x, (_MARGIN, 1))  # over frequencies, as NeMo's checkpoints do
-            if number == 0:
-                x = F.relu(self.first(x))
-            else:
-                x = F.relu(self.pointwise[number - 1](self.depthwise[number - 1](x)))
-        return self.out(x.transpose(1, 2).flatten(2)), tuple(after)
-
-
-class RelativeAttention(nn.Module):
-    """Attention by content and by distance (arXiv 1901.02860, section 3.3), over the past and a chunk."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        if width % num_heads:
-            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
-        self.num_heads = num_heads
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.distance = nn.Linear(width, width, bias=False)
-        self.content_bias = nn.Parameter(torch.zeros(num_heads, width // num_heads))
-        self.distance_bias = nn.Parameter(torch.zeros(num_heads, width // num_heads))
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, H, T, D/H)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, signals: Tensor, allowed: Tensor) -> Tensor:
-        """Attend from x (B, C, D) to keys and values (B, H, P + C, D/H), of which the last C are its own.
-
-        Args:
-            x: normed.
-            keys: of the past and of x.
-            values: of the past and of x.
-            signals: (P + 2 C - 1, D), of the distances from P + C - 1 down to 1 - C.
-            allowed: boolean, broadcastable to (B, 1, C, P + C).
-        """
-        query = self.split_heads(self.query(x))
-        by_distance = self.split_heads(self.distance(signals)[None])
-        scores = (query + self.distance_bias[:, None]) @ by_distance.transpose(-1, -2)
-        scores = _shifted(scores)[..., : keys.shape[2]] / math.sqrt(query.shape[-1])
-        bias = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        mixed = _attend_with(query + self.content_bias[:, None], keys, values, bias)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-
-def _attend_with(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
-    return scores.softmax(-1) @ value
-
-
-def _shifted(scores: Tensor) -> Tensor:
-    """Row i (of C) moved left by C - 1 - i: scores by distance become scores by key."""
-    *head, num_queries, num_distances = scores.shape
-    padded = F.pad(scores, (1, 0)).view(*head, num_distances + 1, num_queries)
-    return padded[..., 1:, :].reshape(*head, num_queries, num_distances)
-
-
-def distance_signals(first: int, last: int, width: int) -> Tensor:
-    """Sines and cosines in turn (first - last + 1, D), of the distances from `first` down to `last`."""
-    distances = torch.arange(first, last - 1, -1.0)
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angles = distances[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
-
-
-class CausalConvolution(nn.Module):
-    """Gated pointwise, depthwise over the past, pointwise; layer norm in the place of batch norm."""
-
-    def __init__(self, width: int, kernel_size: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.gate = nn.Linear(width, 2 * width)
-        self.depthwise = nn.Conv1d(width, width, kernel_size, groups=width)
-        self.inner_norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, D) and the inputs (B, D, K - 1) before them; the same shapes."""
-        x = F.glu(self.gate(self.norm(x))).transpose(1, 2)
-        x = torch.cat([before, x], dim=2)
-        after = x[:, :, x.shape[2] - before.shape[2] :]
-        x = self.depthwise(x).transpose(1, 2)
-        return self.out(F.silu(self.inner_norm(x))), after
-
-
-class StreamingLayer(nn.Module):
-    """Half feed-forward, attention, convolution, half feed-forward, norm (arXiv 2005.08100, equation 1)."""
-
-    def __init__(self, shape: StreamingShape) -> None:
-        super().__init__()
-        self.feed_forward_in = FeedForward(shape.width, shape.feed_forward_width)
-        self.attention_norm = nn.LayerNorm(shape.width)
-        self.attention = RelativeAttention(shape.width, shape.num_heads)
-        self.convolution = CausalConvolution(shape.width, shape.kernel_size)
-        self.feed_forward_out = FeedForward(shape.width, shape.feed_forward_width)
-        self.norm = nn.LayerNorm(shape.width)
-        self.dropout = shape.dropout
-
-    def forward(
-        self, x: Tensor, past: "LayerPast", signals: Tensor, allowed: Tensor, route: Route | None
-    ) -> tuple[Tensor, "LayerPast"]:
-        """(B, C, D) and what is past; the same of the chunk. For the other arguments see `RelativeAttention`."""
-        x = x + 0.5 * self._dropped(self.feed_forward_in(x, route))
-        normed = self.attention_norm(x)
-        keys = torch.cat([past.keys, self.attention.split_heads(self.attention.key(normed))], dim=2)
-        values = torch.cat([past.values, self.attention.split_heads(self.attention.value(normed))], dim=2)
-        x = x + self._dropped(self.attention(normed, keys, values, signals, allowed))
-        mixed, convolution = self.convolution(x, past.convolution)
-        x = x + self._dropped(mixed)
-        x = self.norm(x + 0.5 * self._dropped(self.feed_forward_out(x, route)))
-        return x, LayerPast(keys=keys, values=values, convolution=convolution)
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerPast:
-    """Keys and values (B, H, P, D/H) and convolution inputs (B, D, K - 1) of one layer."""
-
-    keys: Tensor
-    values: Tensor
-    convolution: Tensor
+__all__ = [
+    "SUBSAMPLING",
+    "CausalStem",
+    "LayerPast",
+    "RelativeAttention",
+    "StreamState",
+    "StreamingEncoder",
+    "StreamingLayer",
+    "StreamingShape",
+    "Tier",
+    "distance_signals",
+]
 
 
 class StreamingEncoder(nn.Module):
@@ -331,19 +74,8 @@ class StreamingEncoder(nn.Module):
 
     def start(self, num_rows: int, tier: Tier, *, keep: int | None = None) -> StreamState:
         """The state of streams of which nothing was heard; of `keep` frames of the past, or the tier's."""
-        shape, past = self.shape, tier.past if keep is None else keep
-        weight = self.stem.out.weight
-        heads = (shape.num_heads, past, shape.width // shape.num_heads)
-        return StreamState(
-            stem=tuple(
-                weight.new_zeros(num_rows, channels, _MARGIN, bins)
-                for channels, bins in CausalStem.sizes(shape)[:-1]
-            ),
-            keys=weight.new_zeros(num_rows, shape.num_layers, *heads),
-            values=weight.new_zeros(num_rows, shape.num_layers, *heads),
-            convolution=weight.new_zeros(num_rows, shape.num_layers, shape.width, shape.kernel_size - 1),
-            num_past=torch.zeros(num_rows, dtype=torch.long, device=weight.device),
-        )
+        past = tier.past if keep is None else keep
+        return empty_state(self.shape, num_rows, past, self.stem.first.weight)
 
     def stream(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier, route: Route | None = None
@@ -364,13 +96,20 @@ class StreamingEncoder(nn.Module):
         Raises:
             ValueError: for a chunk of another length, or a state of another model or length of the past.
         """
-        self._check(mel, state, tier)
+        self._check(mel, num_mel, state, tier)
+        return self.step(mel, num_mel, state, route)
+
+    def step(
+        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+    ) -> tuple[Tensor, Tensor, StreamState]:
+        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say."""
+        past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING
         num_frames = _num_frames(num_mel)
-        real = torch.arange(tier.past, device=mel.device) >= tier.past - state.num_past[:, None]
-        allowed = torch.cat([real, valid_frames(num_frames, tier.chunk)], dim=1)
+        real = torch.arange(past, device=mel.device) >= past - state.num_past[:, None]
+        allowed = torch.cat([real, valid_frames(num_frames, chunk)], dim=1)
         states, after = self._run(mel, state, allowed[:, None, None], route)
-        num_past = (state.num_past + tier.chunk).clamp(max=tier.past)
-        return states, num_frames, _kept(after, tier.past, num_past)
+        num_past = (state.num_past + chunk).clamp(max=past)
+        return states, num_frames, _kept(after, past, num_past)
 
     def _run(
         self, mel: Tensor, state: StreamState, allowed: Tensor, route: Route | None
@@ -399,11 +138,12 @@ class StreamingEncoder(nn.Module):
             num_past=state.num_past,
         )
 
-    def _check(self, mel: Tensor, state: StreamState, tier: Tier) -> None:
-        if mel.shape[1] != tier.chunk * SUBSAMPLING:
-            raise ValueError(
-                f"a chunk of {mel.shape[1]} mel frames; this tier's have {tier.chunk * SUBSAMPLING}: pad the last"
-            )
+    def _check(self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier) -> None:
+        size = tier.chunk * SUBSAMPLING
+        if mel.shape[1] != size:
+            raise ValueError(f"a chunk of {mel.shape[1]} mel frames; this tier's have {size}: pad the last")
+        if num_mel.numel() and not 0 <= int(num_mel.min()) <= int(num_mel.max()) <= size:
+            raise ValueError(f"num_mel holds {num_mel.tolist()}; a chunk of this tier has 0 to {size}")
         wanted = self.start(0, tier).tensors()
         for name, tensor in state.tensors().items():
             if tensor.shape[1:] != wanted[name].shape[1:]:

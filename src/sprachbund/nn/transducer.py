@@ -5,15 +5,18 @@ Shapes: B rows, T frames, U target tokens, D width of the encoder, P width of th
 network, V vocabulary, L layers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.transducer_loss import joint_transducer_loss, transducer_loss
+
+JointActivation = Literal["tanh", "relu"]
+JOINT_ACTIVATIONS: dict[JointActivation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class TransducerShape:
         joint_width: J.
         dropout: between layers of the prediction network, behind it, and in the joint network; in training.
         blank: the id that takes a step in time.
+        activation: of the joint network; NeMo's checkpoints have "relu".
     """
 
     vocabulary_size: int
@@ -37,6 +41,7 @@ class TransducerShape:
     joint_width: int = 640
     dropout: float = 0.0
     blank: int = 0
+    activation: JointActivation = "tanh"
 
     def __post_init__(self) -> None:
         if not 0 <= self.blank < self.vocabulary_size:
@@ -115,18 +120,18 @@ class PredictionNetwork(nn.Module):
 
 
 class JointNetwork(nn.Module):
-    """W tanh(A encoded + B predicted): A and B are applied once to each, not to every pair of them."""
+    """W f(A encoded + B predicted), f the activation: A and B are applied once to each, not to every pair of them."""
 
     def __init__(self, shape: TransducerShape) -> None:
         super().__init__()
         self.encoder = nn.Linear(shape.encoder_width, shape.joint_width)
         self.prediction = nn.Linear(shape.prediction_width, shape.joint_width, bias=False)
         self.out = nn.Linear(shape.joint_width, shape.vocabulary_size)
-        self.dropout = shape.dropout
+        self.dropout, self.activation = shape.dropout, JOINT_ACTIVATIONS[shape.activation]
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
         """Logits (…, V) of projected frames (…, J) and projected tokens (…, J) that broadcast."""
-        joined = F.dropout(torch.tanh(encoded + predicted), self.dropout, self.training)
+        joined = F.dropout(self.activation(encoded + predicted), self.dropout, self.training)
         return self.out(joined)
 
 
@@ -183,15 +188,20 @@ class Transducer(nn.Module):
 
     def start(self, num_rows: int) -> TransducerState:
         """The state before the first frame."""
-        weight, shape = self.joint.out.weight, self.shape
-        nought = weight.new_zeros(num_rows, shape.prediction_layers, shape.prediction_width)
-        empty = TransducerState(
+        weight = self.joint.out.weight
+        blanks = torch.full((num_rows,), self.shape.blank, device=weight.device)
+        return self.advance(blanks, self.nothing(num_rows, weight))
+
+    def nothing(self, num_rows: int, like: Tensor) -> TransducerState:
+        """A state of noughts, in dtype and device of `like`; the first blank is still to be read."""
+        shape = self.shape
+        nought = like.new_zeros(num_rows, shape.prediction_layers, shape.prediction_width)
+        return TransducerState(
             hidden=nought,
             cell=nought,
-            predicted=weight.new_zeros(num_rows, shape.joint_width),
-            num_frames=torch.zeros(num_rows, dtype=torch.long, device=weight.device),
+            predicted=like.new_zeros(num_rows, shape.joint_width),
+            num_frames=torch.zeros(num_rows, dtype=torch.long, device=like.device),
         )
-        return self.advance(torch.full((num_rows,), shape.blank, device=weight.device), empty)
 
     def advance(self, tokens: Tensor, state: TransducerState) -> TransducerState:
         """The state after one more token (B,) a row, at the same frames."""

@@ -27,6 +27,7 @@ from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import race, race_rows
 from sprachbund.models.directory import load, locate
 from sprachbund.models.family import Family
+from sprachbund.nn.block_linear import num_weights
 from sprachbund.recipes.timestamp_error import TimesWritten, times_written
 from sprachbund.runtime.engine import EngineChoice, engine_for
 
@@ -168,7 +169,7 @@ def _described(place: str | Path, family: Any, offline: bool) -> Measured:
     size = stored_size(locate(place, offline=offline))
     return Measured(
         model=model_used(place, offline),
-        parameters=sum(parameter.numel() for parameter in family.parameters()),
+        parameters=num_weights(family),
         bytes_on_disk=size.bytes_on_disk,
         bits=size.bits,
         pairs=tuple(sorted("-".join(pair) for pair in family.pairs())),

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ from sprachbund.compression.eight_bits import stored_size
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.drafts import find_drafts
+from sprachbund.models.packed_linears import read_packed_linears
 from sprachbund.models.weights import Bits
 
 
@@ -20,7 +22,9 @@ def check_new(out: Path) -> None:
 
 
 def bits_of(directory: Path) -> Bits:
-    """Bits that a model's matrices are stored in, 32 where they differ."""
+    """Bits that a model's matrices are stored in, packed ones aside; 32 where they differ."""
+    if read_packed_linears(directory) is not None:
+        return 32
     found = stored_size(directory).bits
     return cast("Bits", found) if found in (8, 16) else 32
 
@@ -49,12 +53,22 @@ def save_smaller(family: Any, source: Path, out: Path, bits: Bits, how: dict[str
     Raises:
         SprachbundError: the place is taken, or the family has no place for so few bits.
     """
-    check_new(out)
     save = import_module(f"{type(family).__module__.rpartition('.')[0]}.directory").save
+    card = card_of(family, source, out.name, how)
+    write_whole(out, lambda draft: save(family, draft, bits=bits, card=card))
+
+
+def write_whole(out: Path, write: Callable[[Path], None]) -> None:
+    """Let a new directory be written, which is there whole or not at all.
+
+    Raises:
+        SprachbundError: the place is taken.
+    """
+    check_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        save(family, draft, bits=bits, card=card_of(family, source, out.name, how))
+        write(draft)
         draft.chmod(0o755)  # temporary directories are private
         if out.exists():
             out.rmdir()

@@ -17,7 +17,7 @@ class NativeOptions:
         memory: numbers in which the decoder keeps the keys and values of the speech. "int8" halves, nearly, what a
             token reads of them.
         weights: numbers of the linear layers of decoder and encoder. "int4" are codes of k-quant
-            (`sprachbund.runtime.block_quantization`): 4.6 bits a weight in place of 8. Convolutions and the output
+            (`sprachbund.nn.block_quantization`): 4.6 bits a weight in place of 8. Convolutions and the output
             matrix, which is the embeddings too, have 8 bits in any case.
 
     Raises:

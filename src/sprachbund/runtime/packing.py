@@ -19,7 +19,7 @@ from sprachbund.nn.conformer import ConvolutionModule
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward
 from sprachbund.nn.shared_private import SplitFeedForward
-from sprachbund.runtime.block_quantization import quantize_blocks
+from sprachbund.nn.block_quantization import quantize_blocks
 from sprachbund.runtime.native_options import WeightNumbers
 
 BLOCK = 16

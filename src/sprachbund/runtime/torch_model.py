@@ -51,4 +51,5 @@ def on_torch(family: Family, precision: Precision) -> Family:
 
 
 def _first_in_bf16(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (given[0].to(torch.bfloat16), *given[1:])
+    read = given[0].to(torch.bfloat16) if given[0].is_floating_point() else given[0]  # or it is tokens
+    return (read, *given[1:])

@@ -115,7 +115,7 @@ class FrameWriter:
         if stretch.stream is None:
             asked = [Target(language=target) for target in job.session.targets]
             stretch.stream = FrameStream(
-                mel=LogMelStream(self.encoder.shape.num_mel_bins),
+                mel=LogMelStream(self.encoder.shape.num_mel_bins, self.model.front_end),
                 fed=round(stretch.span.start_s * SAMPLE_RATE),
                 waiting=torch.zeros(0, self.encoder.shape.num_mel_bins),
                 encoder=self.encoder.start(1, self.tier(job.options)),

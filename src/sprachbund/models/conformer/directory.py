@@ -13,6 +13,13 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.model import Conformer
 from sprachbund.models.conformer.shape import ConformerConfig
+from sprachbund.models.packed_linears import (
+    KEY,
+    check_packed,
+    make_packed_room,
+    packed_linears,
+    read_packed_linears,
+)
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.weights import Bits, read_weights, write_weights
 from sprachbund.text.tokenizer import Tokenizer
@@ -23,7 +30,7 @@ TRANSCRIPT_TOKENIZER_FILE = "transcript_tokenizer.model"
 
 
 def load(directory: Path) -> Conformer:
-    """Load a model for inference, on the CPU in fp32 whatever the bits it is stored in.
+    """Load a model for inference, on the CPU in fp32 whatever the bits it is stored in; packed layers stay packed.
 
     Raises:
         SprachbundError: naming what is missing or does not fit.
@@ -37,6 +44,9 @@ def load(directory: Path) -> Conformer:
     if plan is not None:
         split_feed_forwards(model, plan)
     weights = read_weights(directory / WEIGHTS_FILE)
+    if (packed := read_packed_linears(directory)) is not None:
+        make_packed_room(model, packed, weights)
+        check_packed(weights, directory)
     wanted = model.state_dict()
     if missing := sorted(wanted.keys() - weights.keys()):
         raise SprachbundError(
@@ -48,19 +58,26 @@ def load(directory: Path) -> Conformer:
             raise SprachbundError(
                 f"{directory}: {name} has shape {seen}, config.json asks for {need}; they do not fit"
             )
+        if weights[name].dtype != value.dtype:
+            raise SprachbundError(
+                f"{directory}: {name} is {weights[name].dtype}, not {value.dtype}; copy it again"
+            )
     model.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     return model.eval()
 
 
 def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
     """Write a model directory; the weights come last, so a broken-off writing is not taken for a model."""
+    packed = packed_linears(model)
     directory.mkdir(parents=True, exist_ok=True)
     config = {"family": Conformer.name, "config": model.config.model_dump(mode="json")}
+    if packed is not None:
+        config[KEY] = packed.model_dump(mode="json")
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     model.tokenizer.save(directory / TOKENIZER_FILE)
     model.transcript_tokenizer.save(directory / TRANSCRIPT_TOKENIZER_FILE)
     if card is not None:
-        card.model_copy(update={"bits": bits}).write(directory)
+        card.model_copy(update={"bits": bits if packed is None else packed.bits}).write(directory)
     write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits, write_plan(model, directory))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.logmel import log_mel
+from sprachbund.audio.mel_stream import StreamedNormalisation
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.shape import ConformerConfig, TransducerPart
@@ -76,14 +77,27 @@ class Conformer(nn.Module):
         """Whether text comes from the transducer head, not from the attention decoder."""
         return self.config.transducer is not None and self.config.transducer.weight == 1.0
 
+    @property
+    def writes_what_is_spoken(self) -> bool:
+        """Whether it is a transducer that is not told which language to write."""
+        part = self.config.transducer
+        return self.writes_by_frames and part is not None and not part.prompted
+
+    @property
+    def front_end(self) -> StreamedNormalisation:
+        """Normalisation of its log-mel features."""
+        return "fixed" if self.config.streaming is None else self.config.streaming.front_end
+
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every (source, target) pair it was trained on."""
         config = self.config
+        if self.writes_what_is_spoken:
+            return frozenset((s, s) for s in config.source_languages)
         return frozenset((s, t) for s in config.source_languages for t in config.target_languages)
 
     def features(self, samples: Sequence[np.ndarray]) -> Features:
         """Log-mel (B, T, M) of utterances given as 16 kHz mono float32 samples, padded to the longest."""
-        mels = [log_mel(s, self.config.num_mel_bins, normalise="fixed").T for s in samples]
+        mels = [log_mel(s, self.config.num_mel_bins, normalise=self.front_end).T for s in samples]
         num_frames = torch.tensor([mel.shape[0] for mel in mels])
         return Features(values=nn.utils.rnn.pad_sequence(mels, batch_first=True), num_frames=num_frames)
 
@@ -101,11 +115,11 @@ class Conformer(nn.Module):
         return self.language_head(mean).float().log_softmax(-1)
 
     def prompt(self, target: Target) -> list[int]:
-        """The language token. Raises SprachbundError for a language it does not write."""
+        """The language token, if it reads one. Raises SprachbundError for a language it does not write."""
         if target.language not in self.config.target_languages:
             known = ", ".join(self.config.target_languages)
             raise SprachbundError(f"this model does not write {target.language!r}; it writes {known}")
-        return [self.tokenizer.language_id(target.language)]
+        return [] if self.writes_what_is_spoken else [self.tokenizer.language_id(target.language)]
 
     def start(
         self,
@@ -148,6 +162,11 @@ class Conformer(nn.Module):
 
     def lesson(self, batch: Batch) -> Lesson:
         """What the decoder is taught with: the rows wanted, behind their language tokens."""
+        if self.front_end != "fixed":  # its features would be others than those it was trained on
+            raise SprachbundError(
+                f"this model takes features of the kind {self.front_end!r}, and training makes 'fixed' ones; "
+                "start from a model that was trained here"
+            )
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = batch.target_language[:, None].tolist()
@@ -172,7 +191,7 @@ class Conformer(nn.Module):
             memory.num_frames.repeat_interleave(rows, 0),
             batch.targets,
             (batch.num_targets - 1).clamp(min=0),  # what ends a row for the decoder is no token here
-            prompt=batch.target_language[:, None],
+            prompt=batch.target_language[:, None] if part.prompted else None,
             fast_emit=part.fast_emit,
             frames_at_once=part.frames_at_once,
         )
@@ -280,4 +299,5 @@ def _transducer_shape(config: ConformerConfig, part: TransducerPart, vocabulary_
         joint_width=part.joint_width,
         dropout=config.dropout,
         blank=BLANK,
+        activation=part.activation,
     )

@@ -2,7 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sprachbund.audio.mel_stream import StreamedNormalisation
 from sprachbund.nn.streaming_encoder import Tier
+from sprachbund.nn.transducer import JointActivation
 
 
 class StreamingPart(BaseModel):
@@ -14,6 +16,7 @@ class StreamingPart(BaseModel):
             recordings.
         stem_channels: of the subsampling.
         scale_input: as NeMo's checkpoints have it.
+        front_end: normalisation of the log-mel features, see `sprachbund.audio.logmel.log_mel`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,6 +25,7 @@ class StreamingPart(BaseModel):
     right_contexts: tuple[int, ...] = Field(default=(13, 6, 1, 0), min_length=1)
     stem_channels: int = 256
     scale_input: bool = False
+    front_end: StreamedNormalisation = "fixed"
 
     def tiers(self) -> list[Tier]:
         """The same as the encoder wants it."""
@@ -36,6 +40,8 @@ class TransducerPart(BaseModel):
         joint_width: where frames and text meet.
         weight: of its loss beside that of the attention decoder, 1 for none of the latter.
         fast_emit: weight of FastEmit (arXiv 2010.11148).
+        activation: of the joint network.
+        prompted: whether it reads the language wanted before it begins; one that does not writes what is spoken.
         frames_at_once: logits of so many frames are held at a time in training; all if None.
     """
 
@@ -44,6 +50,8 @@ class TransducerPart(BaseModel):
     prediction_width: int = 640
     prediction_layers: int = 2
     joint_width: int = 640
+    activation: JointActivation = "tanh"
+    prompted: bool = True
     weight: float = Field(default=1.0, gt=0.0, le=1.0)
     fast_emit: float = 0.005
     frames_at_once: int | None = None

@@ -25,6 +25,10 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
     if path.is_dir():
         return path
     name = str(path_or_id)
+    if path.suffix == ".nemo" and path.exists():
+        raise SprachbundError(
+            f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
+        )
     if path.exists():
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):

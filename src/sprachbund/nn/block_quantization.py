@@ -1,6 +1,7 @@
 """Weights in 3 to 8 bits, a scale and a zero point for every few inputs of an output: the mathematics alone.
 
-The native engine's kernels read the result (`packing`), and `sprachbund.compression.kquant` puts it into models.
+The native engine's kernels read the result (`sprachbund.runtime.packing`), and `block_linear` computes from it on
+torch.
 Shapes: O outputs, I inputs, G blocks of an output, N blocks in all, K weights of a block.
 """
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.runtime.block_quantization import (
+from sprachbund.nn.block_quantization import (
     SCALE,
     BlockWeights,
     from_bits,

@@ -1,0 +1,201 @@
+"""How long after a word was said a streaming transducer writes it, measured; its tier promises a part.
+
+A token comes at a frame, and the frame is there when its chunk is whole. So the delay behind the end of a word has two
+parts: how many frames the model waits, which training decides (and FastEmit, arXiv 2010.11148, shortens), and what is
+missing of the chunk, which is at most the tier's latency (arXiv 2312.17279). The clock is that of the stream; what
+computing adds is not in it. Shapes: D width of the encoder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
+from sprachbund.decoding.by_frames import start_by_frames
+from sprachbund.decoding.transducer_greedy import TransducerHypothesis, transducer_greedy
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Target
+from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, Tier
+
+_WORD_BEGINS = "\u2581"
+_AHEAD_S = WINDOW / 2 / SAMPLE_RATE  # of a mel frame's centre
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenWord:
+    """A word and when it ends, as an alignment of the speech says."""
+
+    text: str
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenDelay:
+    """A token of a word that was written as it was said.
+
+    Attributes:
+        word: it belongs to.
+        spoken_s: when the word ends.
+        frame_s: when the frame at which the token came has been heard.
+        heard_s: when the whole chunk has been heard: what the text waits for.
+    """
+
+    word: str
+    spoken_s: float
+    frame_s: float
+    heard_s: float
+
+    @property
+    def delay_s(self) -> float:
+        """From the end of the word to the token; negative where the model knew before."""
+        return self.heard_s - self.spoken_s
+
+    @property
+    def chunk_s(self) -> float:
+        """Of the delay, what the chunk is to blame for."""
+        return self.heard_s - self.frame_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmissionDelay:
+    """Delays of many tokens under one tier.
+
+    Attributes:
+        right_context: of the tier.
+        promised_s: the tier's latency.
+        num_words: spoken.
+        num_written: of these, written as they were said; the others have no delay.
+        tokens: of the words written.
+    """
+
+    right_context: int
+    promised_s: float
+    num_words: int
+    num_written: int
+    tokens: tuple[TokenDelay, ...]
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Means and quantiles in seconds; None where nothing was written."""
+        delays = [token.delay_s for token in self.tokens]
+        quantiles = np.quantile(delays, (0.5, 0.9)) if delays else (None, None)
+        return {
+            "right_context": self.right_context,
+            "promised_s": self.promised_s,
+            "num_words": self.num_words,
+            "num_written": self.num_written,
+            "num_tokens": len(delays),
+            "mean_s": fmean(delays) if delays else None,
+            "median_s": None if quantiles[0] is None else float(quantiles[0]),
+            "p90_s": None if quantiles[1] is None else float(quantiles[1]),
+            "mean_chunk_s": fmean(token.chunk_s for token in self.tokens) if delays else None,
+            "most_chunk_s": max((token.chunk_s for token in self.tokens), default=None),
+        }
+
+
+def chunk_latency_s(tier: Tier) -> float:
+    """What a tier promises: seconds of a chunk."""
+    return tier.chunk * SUBSAMPLING * HOP / SAMPLE_RATE
+
+
+def emission_delay(
+    model: Any,
+    speech: Sequence[tuple[NDArray[np.float32], Sequence[SpokenWord]]],
+    target: Target,
+    tier: Tier,
+) -> EmissionDelay:
+    """Measure when tokens come, by greedy search.
+
+    Args:
+        model: a conformer with a streaming encoder and a transducer.
+        speech: 16 kHz samples (num_samples,) of recordings, and their words in order.
+        target: the language spoken: delays are of words that were said.
+        tier: one of the model's.
+
+    Raises:
+        SprachbundError: a model that does not write by frames, or words after the end of a recording.
+    """
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, StreamingEncoder) or not getattr(model, "writes_by_frames", False):
+        raise SprachbundError("emission delay is of streaming transducers; this model is another kind")
+    found, num_words, num_written = list[TokenDelay](), 0, 0
+    for samples, words in speech:
+        duration_s = len(samples) / SAMPLE_RATE
+        if words and words[-1].end_s > duration_s + 1e-6:
+            raise SprachbundError(
+                f"{words[-1].text!r} ends at {words[-1].end_s} s, after its recording of {duration_s} s"
+            )
+        hypothesis = _written(model, encoder, samples, target, tier)
+        pairs = _same_words(model, hypothesis, words)
+        found += [_token_delay(word, frame, tier, duration_s) for word, frames in pairs for frame in frames]
+        num_words, num_written = num_words + len(words), num_written + len(pairs)
+    return EmissionDelay(
+        right_context=tier.right,
+        promised_s=chunk_latency_s(tier),
+        num_words=num_words,
+        num_written=num_written,
+        tokens=tuple(found),
+    )
+
+
+@torch.inference_mode()
+def _written(
+    model: Any, encoder: StreamingEncoder, samples: NDArray[np.float32], target: Target, tier: Tier
+) -> TransducerHypothesis:
+    """Of one pass over the whole, which is what the stream gives under this tier."""
+    features = model.features([samples])
+    states, num_frames = encoder(features.values, features.num_frames, tier=tier)
+    (found,), _ = transducer_greedy(model.transducer, states, num_frames, start_by_frames(model, [target]))
+    return found
+
+
+def _token_delay(word: SpokenWord, frame: int, tier: Tier, duration_s: float) -> TokenDelay:
+    last = (frame // tier.chunk + 1) * tier.chunk * SUBSAMPLING - 1  # mel frame of the chunk
+    frame_s, heard_s = (n * HOP / SAMPLE_RATE + _AHEAD_S for n in (frame * SUBSAMPLING, last))
+    return TokenDelay(
+        word=word.text,
+        spoken_s=word.end_s,
+        frame_s=min(frame_s, duration_s),
+        heard_s=min(heard_s, duration_s),  # the end of a recording ends its last chunk
+    )
+
+
+def _same_words(
+    model: Any, hypothesis: TransducerHypothesis, words: Sequence[SpokenWord]
+) -> list[tuple[SpokenWord, tuple[int, ...]]]:
+    """Words that were written as they were said, and the frames of their tokens."""
+    import jiwer
+
+    written = _words(model, hypothesis)
+    if not written or not words:
+        return []
+    said = [_folded(word.text) for word in words]
+    pairs = jiwer.process_words(" ".join(said), " ".join(_folded(text) for text, _ in written)).alignments[0]
+    return [
+        (words[pair.ref_start_idx + i], written[pair.hyp_start_idx + i][1])
+        for pair in pairs
+        if pair.type == "equal"
+        for i in range(pair.ref_end_idx - pair.ref_start_idx)
+    ]
+
+
+def _folded(word: str) -> str:
+    """In small letters without punctuation, and one word whatever it holds."""
+    kept = "".join(letter for letter in word.casefold() if letter.isalnum())
+    return kept or "_"
+
+
+def _words(model: Any, hypothesis: TransducerHypothesis) -> list[tuple[str, tuple[int, ...]]]:
+    """Written words and the frames of their tokens; language tokens and the like are left out."""
+    found: list[tuple[list[int], list[int]]] = []
+    for token, frame in zip(hypothesis.tokens, hypothesis.frames, strict=True):
+        if not found or model.tokenizer.piece(token).startswith(_WORD_BEGINS):
+            found.append(([], []))
+        found[-1][0].append(token)
+        found[-1][1].append(frame)
+    texts = [(model.decode_text(tokens).strip(), tuple(frames)) for tokens, frames in found]
+    return [(text, frames) for text, frames in texts if text]

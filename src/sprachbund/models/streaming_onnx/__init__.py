@@ -1,0 +1,1 @@
+"""Streaming transducers as ONNX graphs: what a directory of them says, and the model that runs them."""

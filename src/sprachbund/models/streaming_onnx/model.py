@@ -1,0 +1,221 @@
+"""Streaming transducers that ONNX Runtime computes: the same model to the searches, to live text and to the commands.
+
+Shapes: B rows, T frames, C frames of a chunk, M mel bins, D width, J width of the joint network, V vocabulary.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.model import Conformer
+from sprachbund.models.streaming_onnx.description import (
+    ENCODER,
+    FAMILY,
+    JOINT,
+    LANGUAGE,
+    PREDICTION,
+    PROJECTION,
+    STATE,
+    Description,
+    Graph,
+    read_description,
+)
+from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamingShape, StreamState, Tier
+from sprachbund.nn.streaming_layers import empty_state
+from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState
+from sprachbund.text.tokenizer import Tokenizer
+
+
+class Session:
+    """A graph that was loaded; tensors in and out.
+
+    Args:
+        directory: of the model.
+        graph: what its description says.
+        threads: to compute with; those of torch by default.
+
+    Raises:
+        SprachbundError: a file that is missing, damaged, or not the graph described.
+    """
+
+    def __init__(self, directory: Path, graph: Graph, threads: int | None = None) -> None:
+        import onnxruntime
+
+        self.path = path = directory / graph.file
+        if not path.exists():
+            raise SprachbundError(f"{directory} has no {graph.file}; export the model again")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own kinds have no common base
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise SprachbundError(f"{path} cannot be run ({reason[:120]}); export the model again") from error
+        self._inputs = [each.name for each in graph.inputs]
+        self._outputs = [each.name for each in graph.outputs]
+        there = {each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())}
+        if there != {*self._inputs, *self._outputs}:
+            raise SprachbundError(
+                f"{path} is not the graph that config.json describes; export the model again"
+            )
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Outputs for inputs, in the order of the description."""
+        given = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._inputs, inputs, strict=True)}
+        return [torch.from_numpy(found) for found in self._session.run(self._outputs, given)]
+
+    def digest(self) -> Tensor:
+        """Bytes (32,) that tell the graph from others: of the end of the file in which its weights are."""
+        beside = self.path.with_name(f"{self.path.name}.data")
+        path = beside if beside.exists() else self.path
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 2**20))
+            return torch.tensor(list(hashlib.sha256(file.read()).digest()), dtype=torch.uint8)
+
+
+class OnnxEncoder(StreamingEncoder):
+    """Chunks through a graph; a whole recording is a stream of its chunks."""
+
+    def __init__(self, session: Session, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
+        nn.Module.__init__(self)
+        self.session = session
+        self.shape, self.tiers, self.tier = shape, tuple(tiers), tiers[0]
+        self.register_buffer("digest", session.digest())  # by which saved states are told apart
+
+    def forward(
+        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `StreamingEncoder`'s."""
+        tier = tier or self.tier
+        size, state = tier.chunk * SUBSAMPLING, self.start(len(mel), tier)
+        pieces = []
+        for begin in range(0, mel.shape[1], size):
+            piece = mel[:, begin : begin + size]
+            piece = F.pad(piece, (0, 0, 0, size - piece.shape[1]))
+            states, _, state = self.stream(piece, (num_mel - begin).clamp(0, size), state, tier)
+            pieces.append(states)
+        num_frames = (num_mel + SUBSAMPLING - 1) // SUBSAMPLING
+        length = -(-mel.shape[1] // SUBSAMPLING)
+        whole = torch.cat(pieces, dim=1) if pieces else mel.new_zeros(len(mel), 0, self.shape.width)
+        return whole[:, :length], num_frames
+
+    def start(self, num_rows: int, tier: Tier, *, keep: int | None = None) -> StreamState:
+        """As `StreamingEncoder`'s."""
+        return empty_state(self.shape, num_rows, tier.past if keep is None else keep, torch.zeros(()))
+
+    def step(
+        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+    ) -> tuple[Tensor, Tensor, StreamState]:
+        """As `StreamingEncoder`'s."""
+        before = state.tensors()
+        states, num_frames, *after = self.session(mel, num_mel, *(before[name] for name in STATE))
+        return states, num_frames, StreamState.from_tensors(dict(zip(STATE, after, strict=True)))
+
+
+class OnnxPrediction(nn.Module):
+    """The prediction network, what the joint network takes of it included."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `PredictionNetwork`'s; (B, J) in the place of its output."""
+        predicted, hidden, cell = self.session(tokens, hidden, cell)
+        return predicted, hidden, cell
+
+
+class OnnxJoint(nn.Module):
+    """The joint network; `prediction` is done already, by the graph of the prediction network."""
+
+    def __init__(self, projection: Session, joint: Session) -> None:
+        super().__init__()
+        self.encoder, self.session, self.prediction = OnnxLayer(projection), joint, nn.Identity()
+
+    def forward(self, frames: Tensor, predicted: Tensor) -> Tensor:
+        """Logits (B, K, V) of projected frames (B, K, J) and projected tokens (B, 1, J)."""
+        return self.session(frames, predicted[:, 0])[0]
+
+
+class OnnxLayer(nn.Module):
+    """A graph of one input and one output."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the graph makes of it."""
+        return self.session(x)[0]
+
+
+class OnnxTransducer(Transducer):
+    """The part behind the encoder, for greedy search."""
+
+    def __init__(self, shape: TransducerShape, prediction: OnnxPrediction, joint: OnnxJoint) -> None:
+        nn.Module.__init__(self)
+        self.shape = shape
+        self.prediction: nn.Module = prediction  # type: ignore[assignment]
+        self.joint: nn.Module = joint  # type: ignore[assignment]
+
+    def start(self, num_rows: int) -> TransducerState:
+        """As `Transducer`'s."""
+        return self.advance(
+            torch.full((num_rows,), self.shape.blank), self.nothing(num_rows, torch.zeros(()))
+        )
+
+
+class OnnxStreamingTransducer(Conformer):
+    """A model of the conformer family whose parts are graphs.
+
+    Args:
+        description: from config.json.
+        tokenizer: of what it writes.
+        directory: holds the graphs.
+        threads: to compute with; those of torch by default.
+
+    Raises:
+        SprachbundError: graphs that are missing, damaged or of another model.
+    """
+
+    name = FAMILY
+
+    def __init__(
+        self, description: Description, tokenizer: Tokenizer, directory: Path, threads: int | None = None
+    ) -> None:
+        with torch.device("meta"):
+            super().__init__(description.config, tokenizer, tokenizer)
+        encoder = self.encoder
+        assert isinstance(encoder, StreamingEncoder)
+        sessions = {name: Session(directory, graph, threads) for name, graph in description.graphs.items()}
+        self.encoder = OnnxEncoder(sessions[ENCODER], encoder.shape, encoder.tiers)
+        self.transducer = OnnxTransducer(
+            self.transducer.shape,
+            OnnxPrediction(sessions[PREDICTION]),
+            OnnxJoint(sessions[PROJECTION], sessions[JOINT]),
+        )
+        self.language_head: nn.Module = OnnxLayer(sessions[LANGUAGE])  # type: ignore[assignment]
+        del self.decoder, self.ctc_head
+
+
+def load(directory: Path, threads: int | None = None) -> OnnxStreamingTransducer:
+    """Load an exported model.
+
+    Raises:
+        SprachbundError: naming what is missing or does not fit.
+    """
+    description = read_description(directory)
+    path = directory / description.tokenizer
+    if not path.exists():
+        raise SprachbundError(f"{directory} has no {path.name}; export the model again")
+    tokenizer = Tokenizer.load(path, description.config.target_languages)
+    return OnnxStreamingTransducer(description, tokenizer, directory, threads).eval()

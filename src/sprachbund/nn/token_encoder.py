@@ -1,0 +1,114 @@
+"""An encoder of tokens, which may stand for speech or for text: it is not told, and nothing in it asks.
+
+arXiv 2309.15826, section 2. Shapes: B rows, S tokens, T frames, E embedding width, D width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sprachbund.nn.conformer import ConformerLayer, Subsampling, sinusoids, valid_frames
+from sprachbund.nn.e_branchformer import EBranchformerLayer
+
+Block = Literal["conformer", "e_branchformer"]
+BLOCKS: dict[Block, type[ConformerLayer] | type[EBranchformerLayer]] = {
+    "conformer": ConformerLayer,
+    "e_branchformer": EBranchformerLayer,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What the encoder made of tokens.
+
+    Attributes:
+        states: (B, T, D).
+        inner: (B, T, D) after the lower layers, where the source is to be read off.
+        num_frames: valid frames (B,).
+    """
+
+    states: Tensor
+    inner: Tensor
+    num_frames: Tensor
+
+
+class TokenEncoder(nn.Module):
+    """Embedding, convolutions of stride 2, lower and upper layers.
+
+    Args:
+        vocabulary_size: V.
+        embedding_width: E.
+        width: D.
+        num_heads: H.
+        num_lower: layers below the place where the source is read off.
+        num_upper: layers above it.
+        feed_forward_width: of every layer.
+        kernel_size: of the depthwise convolutions.
+        strides: convolutions of stride 2; none leaves as many frames as tokens.
+        block: kind of the layers.
+        dropout: in every layer, in training.
+        time_masks: stretches of the embedded tokens that are hidden, in training.
+        max_mask_share: longest such stretch, as a share of the row.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        embedding_width: int,
+        width: int,
+        num_heads: int,
+        num_lower: int,
+        num_upper: int,
+        feed_forward_width: int,
+        kernel_size: int,
+        strides: int = 1,
+        block: Block = "e_branchformer",
+        dropout: float = 0.0,
+        time_masks: int = 0,
+        max_mask_share: float = 0.0,
+    ) -> None:
+        super().__init__()
+        # Drawn below: on the meta device, drawing numbers would import torch's compiler.
+        self.embedding = nn.Embedding.from_pretrained(
+            torch.empty(vocabulary_size, embedding_width), freeze=False
+        )
+        self.project = nn.Linear(embedding_width, width)
+        self.subsampling = Subsampling(width, width, strides)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            BLOCKS[block](width, num_heads, feed_forward_width, kernel_size, dropout)
+            for _ in range(num_lower + num_upper)
+        )
+        self.num_lower, self.stride = num_lower, 2**strides
+        self.time_masks, self.max_mask_share = time_masks, max_mask_share
+        if not self.embedding.weight.is_meta:
+            nn.init.normal_(self.embedding.weight, std=embedding_width**-0.5)
+
+    def forward(self, tokens: Tensor, num_tokens: Tensor) -> Encoded:
+        """Encode `tokens` (B, S) of which the first `num_tokens` (B,) are valid; T is S / stride, rounded up."""
+        x = self.embedding(tokens)
+        if self.training and self.time_masks:
+            hidden = time_mask(num_tokens, x.shape[1], self.time_masks, self.max_mask_share)
+            x = x.masked_fill(hidden[..., None], 0.0)
+        x, num_frames = self.subsampling(self.project(x), num_tokens)
+        x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
+        valid = valid_frames(num_frames, x.shape[1])
+        inner = x
+        for number, layer in enumerate(self.layers):
+            x = layer(x, valid)
+            inner = x if number < self.num_lower else inner
+        return Encoded(states=x, inner=inner, num_frames=num_frames)
+
+
+def time_mask(lengths: Tensor, size: int, count: int, max_share: float) -> Tensor:
+    """Boolean (B, size): `count` stretches of each row, from none to `max_share` of its length (arXiv 1904.08779)."""
+    device = lengths.device
+    longest = (max_share * lengths[:, None]).floor()
+    widths = (torch.rand(len(lengths), count, device=device) * (longest + 1)).floor()
+    starts = (torch.rand(len(lengths), count, device=device) * (lengths[:, None] - widths + 1)).floor()
+    places = torch.arange(size, device=device)[:, None]
+    inside = (places >= starts[:, None]) & (places < (starts + widths)[:, None])
+    return inside.any(-1)

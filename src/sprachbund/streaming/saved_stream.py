@@ -1,0 +1,106 @@
+"""The state of a stream as bytes, to be kept or moved; it says whose it is, and is refused elsewhere.
+
+The form is safetensors; its head holds what the state belongs to: sizes, tier, how the encoder is packed, and a digest
+of weights, since the state of a model with other weights has the same shapes and means something else.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.packed_linears import packed_linears
+from sprachbund.nn.streaming_encoder import StreamingEncoder, StreamState, Tier
+from sprachbund.nn.transducer import TransducerState
+
+_ENCODER, _TRANSDUCER = "encoder.", "transducer."
+_WHAT = {
+    "width": "has width",
+    "layers": "has layers",
+    "left_context": "keeps frames of the past",
+    "numbers": "computes in",
+    "weights": "has weights of the digest",
+}
+
+
+def save_stream(model: Any, tier: Tier, encoder: StreamState, transducer: TransducerState) -> bytes:
+    """Both states of streams of a model, as bytes.
+
+    Args:
+        model: a conformer with a streaming encoder and a transducer.
+        tier: under which the streams run.
+        encoder: B rows.
+        transducer: rows of the same streams, one for each text.
+    """
+    tensors = {
+        **{_ENCODER + name: tensor.contiguous() for name, tensor in encoder.tensors().items()},
+        **{_TRANSDUCER + name: tensor.contiguous() for name, tensor in transducer.tensors().items()},
+    }
+    return save(tensors, {name: json.dumps(value) for name, value in _identity(model, tier).items()})
+
+
+def load_stream(model: Any, tier: Tier, data: bytes) -> tuple[StreamState, TransducerState]:
+    """The inverse of `save_stream`.
+
+    Raises:
+        SprachbundError: damaged, or of another model or tier; it says what differs.
+    """
+    try:
+        tensors, head = load(data), _head(data)
+        told = {name: json.loads(head[name]) for name in _WHAT}
+    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+        raise SprachbundError(
+            "this is not the whole state of a stream; save it again, or begin the stream anew"
+        ) from error
+    for name, here in _identity(model, tier).items():
+        if told[name] != here:
+            raise SprachbundError(
+                f"the state is of another model, or another tier of it: that one {_WHAT[name]} {told[name]}, this one "
+                f"{_WHAT[name]} {here}; go on with the one that it was saved from"
+            )
+    encoder = StreamState.from_tensors(_under(_ENCODER, tensors))
+    transducer = TransducerState.from_tensors(_under(_TRANSDUCER, tensors))
+    model.transducer.check_state(transducer, len(transducer.num_frames))
+    return encoder, transducer
+
+
+def _identity(model: Any, tier: Tier) -> dict[str, Any]:
+    """What has to be the same for a state to mean the same."""
+    encoder: StreamingEncoder = model.encoder
+    packed = packed_linears(model)
+    return {
+        "width": encoder.shape.width,
+        "layers": encoder.shape.num_layers,
+        "left_context": tier.past,
+        "numbers": "single precision" if packed is None else f"{packed.bits} bits",
+        "weights": _digest(model),
+    }
+
+
+def _digest(model: Any) -> str:
+    """Of the first and last tensors of encoder and transducer: enough to tell models apart, and quick."""
+    found = hashlib.sha256()
+    for part in (model.encoder, model.transducer):
+        tensors = list(part.state_dict().values())
+        for tensor in (*tensors[:2], *tensors[-2:]):
+            plain = tensor.detach().cpu().contiguous().flatten()[:4096]
+            found.update(plain.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _head(data: bytes) -> Mapping[str, str]:
+    """Metadata of a safetensors file in memory: eight bytes of length, then JSON."""
+    (length,) = struct.unpack("<Q", data[:8])
+    found: Mapping[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return found

@@ -1,0 +1,117 @@
+"""`convert`, `export` and `compress quantize --encoder-bits`, as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sprachbund.models.directory import load, save
+
+from ..models.foreign_support import (
+    made_model,
+    nemo_config,
+    nemo_weights,
+    sentencepiece_model,
+    write_nemo,
+    write_transformers,
+)
+from ..stories.support import command, speech, write_wav
+from ..streaming.test_by_frames import tiny_transducer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, theirs = tmp_path_factory.mktemp("streaming"), made_model()
+    write_nemo(folder / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
+    (folder / "hf").mkdir()
+    write_transformers(folder / "hf", theirs)
+    save(tiny_transducer(), folder / "tiny")
+    write_wav(folder / "a.wav", speech("one two three"))
+    ran = command(
+        "convert", folder / "x.nemo", "--out", folder / "model", "--language", "en", "--licence", "MIT"
+    )
+    assert ran.code == 0
+    assert "frames ahead it was trained for: 13, 6, 1, 0" in ran.err
+    return folder
+
+
+@pytest.fixture
+def refused(place: Path):
+    def check(says: str, *args: str | Path) -> None:
+        ran = command(*args)
+        assert ran.code in (1, 2)
+        assert len(ran.error_lines) == 1
+        assert says in ran.err
+
+    return check
+
+
+def test_a_converted_checkpoint_is_a_model_like_any_other(place):
+    listed = json.loads(command("models", place / "model", "--json").out)
+    assert listed["licence"] == "MIT"
+    assert listed["pairs"] == [["en", "en"]]
+    assert "NeMo" in listed["description"]
+    for verb in (["transcribe"], ["translate", "--to", "en"]):
+        ran = command(verb[0], place / "a.wav", "--model", place / "model", *verb[1:], "--no-guard", "--json")
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["text"]
+    ran = command("listen", place / "a.wav", "--model", place / "model", "--to", "en", "--tier", "1")
+    assert ran.code == 0
+    assert "]" in ran.out
+
+
+def test_transformers_and_nemo_give_the_same_model(place, tmp_path):
+    out = tmp_path / "model"
+    ran = command("convert", place / "hf", "--out", out, "--language", "en", "--json")
+    assert json.loads(ran.out)["right_contexts"] == [13, 6, 1, 0]
+    first, second = (load_file(folder / "model.safetensors") for folder in (out, place / "model"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_what_cannot_be_converted(place, refused, tmp_path):
+    out = ("--out", tmp_path / "new")
+    refused("is there already", "convert", place / "x.nemo", "--out", place / "model", "--language", "en")
+    refused("no language tag", "convert", place / "x.nemo", *out, "--language", "not a tag")
+    refused("no file", "convert", place / "y.nemo", *out, "--language", "en")
+    refused("not a whole .nemo archive", "convert", place / "a.wav", *out, "--language", "en")
+    refused("names the model None", "convert", place / "tiny", *out, "--language", "en")
+    refused("sprachbund convert", "transcribe", place / "a.wav", "--model", place / "x.nemo")
+    refused("sprachbund convert", "transcribe", place / "a.wav", "--model", place / "hf")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_encoder_in_few_bits(place, tmp_path):
+    out = tmp_path / "small"
+    ran = command(
+        *("compress", "quantize", place / "model", "--out", out, "--encoder-bits", "5", "--symmetric"),
+        *("--no-speech", "0", "--rounds", "0", "--json"),
+    )
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert (told["encoder_bits"], told["method"], told["symmetric"]) == (5, "k-quant", True)
+    assert 5.5 <= told["bits_per_weight"] < 6.5
+    assert told["after"]["parameters"] == told["before"]["parameters"]
+    assert told["after"]["bytes_on_disk"] < told["before"]["bytes_on_disk"]
+    assert json.loads(command("models", out, "--json").out)["bits"] == 5
+    before, after = load(place / "model").state_dict(), load(out).state_dict()  # type: ignore[attr-defined]
+    assert all((before[name] == after[name]).all() for name in before.keys() & after.keys())
+
+
+def test_what_cannot_be_quantized(place, refused, tmp_path):
+    new = ("--out", tmp_path / "new")
+    quantize = ("compress", "quantize", place / "tiny", *new)
+    refused("in 2 bits are not offered", *quantize, "--encoder-bits", "2")
+    refused("give it too", *quantize, "--symmetric")
+    refused("no streaming encoders", *quantize, "--encoder-bits", "4", "--packed")
+    refused("does not stream", "compress", "quantize", "bundled", *new, "--encoder-bits", "4")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_exported(place, refused, tmp_path):
+    refused("only streaming encoders", "export", "bundled", "--out", tmp_path / "new")
+    refused("is there already", "export", place / "tiny", "--out", place / "hf")
+    refused("check the path", "export", place / "none", "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,102 @@
+"""Delays planted by hand, and the moment of every token against a stream that is fed a few samples at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.mel_stream import LogMelStream
+from sprachbund.decoding.by_frames import start_by_frames
+from sprachbund.decoding.transducer_greedy import TransducerHypothesis, transducer_greedy
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import emission_delay as module
+from sprachbund.evaluation.emission_delay import SpokenWord, chunk_latency_s, emission_delay
+from sprachbund.models.directory import load
+from sprachbund.models.family import Target
+from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder
+
+from ..streaming.test_by_frames import tiny_transducer
+
+TARGET = Target(language="de")
+SILENCE = np.zeros(4 * SAMPLE_RATE, np.float32)
+
+
+def planted(model, monkeypatch, *words: tuple[str, int]) -> None:
+    """Let the model write these words, all tokens of a word at a frame."""
+    tokens, frames = [], []
+    for text, frame in words:
+        own = model.tokenizer.encode(text)
+        tokens, frames = tokens + own, frames + [frame] * len(own)
+    found = TransducerHypothesis(tokens=tuple(tokens), frames=tuple(frames))
+    monkeypatch.setattr(module, "_written", lambda *_: found)
+
+
+def test_delays_that_were_planted(monkeypatch):
+    """Frame 9 is heard at 9 * 80 + 12.5 ms; its chunk of 7 frames ends with mel frame 111, at 1110 + 12.5 ms."""
+    model = tiny_transducer()
+    planted(model, monkeypatch, ("Sie", 9), ("Montag", 20), ("zwei", 30))
+    words = [
+        SpokenWord(text=text, end_s=end) for text, end in (("sie,", 0.5), ("Mittag", 1.5), ("Zwei", 2.0))
+    ]
+    (tier,) = (each for each in model.encoder.tiers if each.right == 6)
+    found = emission_delay(model, [(SILENCE, words)], TARGET, tier)
+    assert (found.num_words, found.num_written, found.promised_s) == (3, 2, 0.56)
+    first, last = found.tokens[0], found.tokens[-1]
+    assert first.frame_s == pytest.approx(0.7325)
+    assert first.delay_s == pytest.approx(1.1225 - 0.5)
+    assert first.chunk_s == pytest.approx(0.39)
+    assert last.delay_s == pytest.approx((35 * 8 - 1) * 0.01 + 0.0125 - 2.0)
+    told = found.to_dict()
+    assert told["mean_s"] == pytest.approx(np.mean([token.delay_s for token in found.tokens]))
+    assert told["num_tokens"] == len(found.tokens)
+
+
+def test_nothing_written_has_no_delay(monkeypatch):
+    model = tiny_transducer()
+    planted(model, monkeypatch)
+    words = [SpokenWord(text="guten", end_s=0.5)]
+    told = emission_delay(model, [(SILENCE, words)], TARGET, model.encoder.tiers[0]).to_dict()
+    assert (told["num_words"], told["num_written"], told["mean_s"], told["most_chunk_s"]) == (
+        1,
+        0,
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize("right", [6, 1, 0])
+@torch.no_grad()
+def test_moments_are_those_of_a_stream(right):
+    """Fed 40 samples at a time: a token is there at the block with which its chunk is whole."""
+    model = tiny_transducer()
+    encoder = model.encoder
+    assert isinstance(encoder, StreamingEncoder)
+    (tier,) = (each for each in encoder.tiers if each.right == right)
+    samples = np.random.default_rng(5).normal(0, 0.1, 2 * SAMPLE_RATE).astype(np.float32)
+    stream, waiting, block = LogMelStream(40), torch.zeros(0, 40), 40
+    state, writer, size = encoder.start(1, tier), start_by_frames(model, [TARGET]), tier.chunk * SUBSAMPLING
+    moments = []
+    for begin in range(0, len(samples), block):
+        waiting = torch.cat([waiting, stream.push(samples[begin : begin + block])])
+        while len(waiting) >= size:
+            states, n, state = encoder.stream(waiting[None, :size], torch.tensor([size]), state, tier)
+            (found,), writer = transducer_greedy(model.transducer, states, n, writer)
+            moments += [(begin + block) / SAMPLE_RATE] * len(found.tokens)
+            waiting = waiting[size:]
+    hypothesis = module._written(model, encoder, samples, TARGET, tier)
+    word = SpokenWord(text="x", end_s=0.0)
+    expected = [module._token_delay(word, frame, tier, 2.0).heard_s for frame in hypothesis.frames]
+    assert len(moments) > 5
+    np.testing.assert_allclose(moments, expected[: len(moments)], atol=block / SAMPLE_RATE)
+    wait = [module._token_delay(word, frame, tier, 2.0).chunk_s for frame in hypothesis.frames]
+    assert 0 < max(wait) <= chunk_latency_s(tier)
+
+
+def test_what_cannot_be_measured_is_said():
+    model = tiny_transducer()
+    with pytest.raises(SprachbundError, match=r"ends at 5.0 s, after its recording of 4.0 s"):
+        emission_delay(
+            model, [(SILENCE, [SpokenWord(text="Tag", end_s=5.0)])], TARGET, model.encoder.tiers[0]
+        )
+    with pytest.raises(SprachbundError, match="another kind"):
+        emission_delay(load(), [], TARGET, model.encoder.tiers[0])

@@ -1,0 +1,86 @@
+"""A stream goes on from bytes as if nothing had happened, and on no other model."""
+
+import pytest
+import torch
+
+from sprachbund.compression.kquant import quantize_encoder
+from sprachbund.decoding.by_frames import start_by_frames
+from sprachbund.decoding.transducer_greedy import transducer_greedy
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer import Conformer
+from sprachbund.models.family import Target
+from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamState, Tier
+from sprachbund.nn.transducer import TransducerState
+from sprachbund.streaming.saved_stream import load_stream, save_stream
+
+from .test_by_frames import tiny_transducer
+
+States = tuple[StreamState, TransducerState]
+
+
+def began(model: Conformer) -> States:
+    assert isinstance(model.encoder, StreamingEncoder)
+    targets = [Target(language="de"), Target(language="ru")]
+    return model.encoder.start(2, model.encoder.tiers[0]), start_by_frames(model, targets)
+
+
+def went_on(model: Conformer, states: States, seed: int) -> tuple[list[tuple[int, ...]], States]:
+    encoder = model.encoder
+    assert isinstance(encoder, StreamingEncoder)
+    tier = encoder.tiers[0]
+    mel = torch.randn(2, tier.chunk * SUBSAMPLING, 40, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        found, num_frames, after = encoder.stream(mel, torch.full((2,), mel.shape[1]), states[0], tier)
+        hypotheses, writers = transducer_greedy(model.transducer, found, num_frames, states[1])
+    return [each.tokens for each in hypotheses], (after, writers)
+
+
+def tier_of(model: Conformer) -> Tier:
+    assert isinstance(model.encoder, StreamingEncoder)
+    return model.encoder.tiers[0]
+
+
+def test_it_goes_on_as_if_nothing_had_happened():
+    model = tiny_transducer()
+    _, states = went_on(model, began(model), 0)
+    again = load_stream(tiny_transducer(), tier_of(model), save_stream(model, tier_of(model), *states))
+    for part, other in zip(states, again, strict=True):
+        assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in part.tensors().items())
+    expected, found = went_on(model, states, 1), went_on(model, again, 1)
+    assert found[0] == expected[0]
+    assert sum(map(len, found[0])) > 0
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"width": 48}, "that one has width 32, this one has width 48"),
+        ({"num_encoder_layers": 3}, "that one has layers 2, this one has layers 3"),
+        ({"seed": 1}, "has weights of the digest"),
+    ],
+)
+def test_a_state_of_another_model_is_refused(other, says):
+    model = tiny_transducer()
+    data = save_stream(model, tier_of(model), *began(model))
+    with pytest.raises(SprachbundError, match=says):
+        load_stream(tiny_transducer(**other), tier_of(model), data)
+
+
+def test_a_state_of_another_tier_or_of_other_bits_is_refused():
+    model, packed = tiny_transducer(), tiny_transducer()
+    data = save_stream(model, tier_of(model), *began(model))
+    with pytest.raises(
+        SprachbundError, match="keeps frames of the past 28, this one keeps frames of the past 24"
+    ):
+        load_stream(model, Tier(left=24, right=1), data)
+    quantize_encoder(packed)
+    with pytest.raises(SprachbundError, match="computes in single precision, this one computes in 4 bits"):
+        load_stream(packed, tier_of(model), data)
+
+
+def test_damage_is_told():
+    model = tiny_transducer()
+    data = save_stream(model, tier_of(model), *began(model))
+    for damaged in (b"", b"nothing", data[:-10], data[:40]):
+        with pytest.raises(SprachbundError, match="not the whole state of a stream"):
+            load_stream(model, tier_of(model), damaged)
