@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,6 +30,13 @@ EXPERTS = (2, 4, 8, 16, 32, 64)
 CHOSEN = 2
 SHORT = (600, 192, 192)  # rows (a minute of speech at 10 Hz), width, hidden width
 FULL = (2400, 1024, 1024)
+TITLES = {
+    "grouped": "grouped",
+    "naive": "naive loop",
+    "dense": "dense",
+    "one": "one feed-forward of the active size",
+}
+"""Form to its column."""
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -97,7 +105,7 @@ def kept_mib(form: Form, given: tuple[Tensor, ...], weights: set[int]) -> float:
     return sum(sizes.values()) / 2**20
 
 
-def measured(shape: tuple[int, int, int], num_experts: int, rounds: int) -> list[dict[str, object]]:
+def measured(shape: tuple[int, int, int], num_experts: int, rounds: int) -> list[dict[str, Any]]:
     """One row for each form."""
     forms, given = made(shape, num_experts)
     check(forms, given)
@@ -123,6 +131,17 @@ def measured(shape: tuple[int, int, int], num_experts: int, rounds: int) -> list
     ]
 
 
+def side_by_side(forms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each number of experts: medians in milliseconds, then what is kept in MiB."""
+    rows: dict[int, dict[str, Any]] = {}
+    for one in forms:
+        rows.setdefault(one["K"], {"experts": one["K"]})[TITLES[one["form"]]] = one["median_ms"]
+    for one in forms:
+        if one["form"] != "one":
+            rows[one["K"]][f"{one['form']} keeps"] = one["kept_mib"]
+    return list(rows.values())
+
+
 def main() -> None:
     """Measure, print a table, write a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -132,8 +151,16 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     shape = FULL if given.full else SHORT
-    rows = [row for num_experts in EXPERTS for row in measured(shape, num_experts, given.rounds)]
-    found = {"machine": machine(), "rows,width,hidden": shape, "chosen": CHOSEN, "rows": rows}
+    forms = [row for num_experts in EXPERTS for row in measured(shape, num_experts, given.rounds)]
+    rows = side_by_side(forms)
+    found = {
+        "machine": machine(),
+        "rows,width,hidden": shape,
+        "chosen": CHOSEN,
+        "rounds": given.rounds,
+        "rows": rows,
+        "forms": forms,
+    }
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     table = Table(*rows[0])
     for row in rows:

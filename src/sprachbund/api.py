@@ -5,6 +5,7 @@ print(model.translate("talk.wav", to="de").text)
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import overload
@@ -15,6 +16,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pairs import TRANSCRIBE
 from sprachbund.decoding.result import Translation
 from sprachbund.decoding.translate import LongForm, translate, translate_file
+from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.directory import BUNDLED, locate
 from sprachbund.models.directory import load as load_family
@@ -63,6 +65,7 @@ class Model:
         to: str,
         *,
         source: str | None = None,
+        languages: Sequence[str] | None = None,
         options: DecodingOptions | None = None,
         sample_rate: int | None = None,
     ) -> Translation: ...
@@ -74,6 +77,7 @@ class Model:
         to: list[str] | tuple[str, ...],
         *,
         source: str | None = None,
+        languages: Sequence[str] | None = None,
         options: DecodingOptions | None = None,
         sample_rate: int | None = None,
     ) -> dict[str, Translation]: ...
@@ -84,6 +88,7 @@ class Model:
         to: str | list[str] | tuple[str, ...],
         *,
         source: str | None = None,
+        languages: Sequence[str] | None = None,
         options: DecodingOptions | None = None,
         sample_rate: int | None = None,
     ) -> Translation | dict[str, Translation]:
@@ -94,14 +99,16 @@ class Model:
             to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's
                 work.
             source: language spoken; None identifies it.
-            options: how to decode.
+            languages: all that may be spoken, one or several; None allows all of the model's.
+            options: how to decode; `languages` stands for its `allowed_languages`.
             sample_rate: of samples, in Hz; files state their own.
 
         Returns:
             A `Translation`; for several languages a dictionary of them by the model's tags.
 
         Raises:
-            SprachbundError: a language or pair the model does not know, or audio that cannot be read.
+            SprachbundError: a language or pair the model does not know, languages that are declared twice, or audio
+                that cannot be read.
         """
         targets = [to] if isinstance(to, str) else list(to)
         found = translate(
@@ -109,7 +116,7 @@ class Model:
             audio,
             targets,
             source,
-            options,
+            _declared(options, languages),
             sample_rate=sample_rate,
             activity=self._activity,
         )
@@ -120,11 +127,14 @@ class Model:
         audio: AudioInput,
         *,
         source: str | None = None,
+        languages: Sequence[str] | None = None,
         options: DecodingOptions | None = None,
         sample_rate: int | None = None,
     ) -> Translation:
         """What is said, in the language it is said in; arguments and errors as for `translate`."""
-        return self.translate(audio, TRANSCRIBE, source=source, options=options, sample_rate=sample_rate)
+        return self.translate(
+            audio, TRANSCRIBE, source=source, languages=languages, options=options, sample_rate=sample_rate
+        )
 
     def stream(
         self,
@@ -132,6 +142,7 @@ class Model:
         to: str | Sequence[str],
         *,
         source: str | None = None,
+        languages: Sequence[str] | None = None,
         options: DecodingOptions | None = None,
         sample_rate: int | None = None,
     ) -> LongForm:
@@ -145,7 +156,7 @@ class Model:
             audio,
             targets,
             source,
-            options,
+            _declared(options, languages),
             sample_rate=sample_rate,
             activity=self._activity,
         )
@@ -214,6 +225,20 @@ def load(
     chosen = engine_for(family, engine, threads=threads, directory=directory)
     computed = pooled(chosen.family, pool_frames)
     return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen)
+
+
+def _declared(options: DecodingOptions | None, languages: Sequence[str] | None) -> DecodingOptions | None:
+    """Options with the languages that may be spoken."""
+    if languages is None:
+        return options
+    options = options or DecodingOptions()
+    declared = (languages,) if isinstance(languages, str) else tuple(languages)
+    if options.allowed_languages not in (None, declared):
+        raise SprachbundError(
+            f"languages are {', '.join(declared)}, and options.allowed_languages are "
+            f"{', '.join(options.allowed_languages or ())}; give one of the two"
+        )
+    return replace(options, allowed_languages=declared)
 
 
 def _card_from(family: Family, name: str) -> Card:

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sprachbund.data.batch import Batch
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.models.family import Family, Target
@@ -166,18 +165,10 @@ def test_the_loss_is_the_cross_entropy_of_transformers_and_the_rows_add_up() -> 
     assert mass.sum(-1).max().item() == pytest.approx(1, abs=1e-5)
     weighted = loss.attention + 0.3 * loss.parts["router language"]
     assert loss.total.item() == pytest.approx(weighted.item(), rel=1e-6)
-    parts = [model.loss(part) for part in (slice_of(batch, 0, 1), slice_of(batch, 1, 3))]
+    parts = [model.loss(batch.select(torch.tensor(part))) for part in ([0], [1, 2])]
     for name in ("total", "attention", "language"):
         whole = getattr(loss, name).item()
         assert sum(getattr(part, name).item() for part in parts) == pytest.approx(whole, rel=1e-5)
-
-
-def slice_of(batch: Batch, first: int, last: int) -> Batch:
-    """Some utterances of a batch, with their rows."""
-    each = batch.rows_per_utterance
-    own, rows = slice(first, last), slice(first * each, last * each)
-    values = {name: value for name, value in vars(batch).items() if value is not None}
-    return Batch(**{n: v[own] if len(v) == batch.num_utterances else v[rows] for n, v in values.items()})
 
 
 def test_padding_changes_nothing() -> None:

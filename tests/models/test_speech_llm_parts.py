@@ -1,5 +1,6 @@
 """Encoders, projector, prompts, what is said about languages, and the errors that people meet."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sprachbund.audio.spans import Span
+from sprachbund.data.language_spans import check_spans
 from sprachbund.decoding.batches import RecordedSpan, Recording, translate_spans
 from sprachbund.decoding.language import LanguageTracker
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
@@ -20,7 +22,6 @@ from sprachbund.models.family import Target
 from sprachbund.models.speech_llm import (
     LoraOptions,
     LossWeights,
-    MixedBatch,
     ProjectorOptions,
     PromptOptions,
     SpeechLLM,
@@ -32,7 +33,7 @@ from sprachbund.models.speech_llm.foreign import is_adapter
 from sprachbund.models.speech_llm.objective import SpeechLLMExamples
 from sprachbund.models.speech_llm.projector import Projector
 from sprachbund.models.speech_llm.prompts import Prompts
-from sprachbund.models.speech_llm.spans import check_spans, smoothed, stretches, token_languages
+from sprachbund.models.speech_llm.spans import smoothed, stretches, token_languages
 from sprachbund.nn.moe import language_losses
 from tests.models.speech_llm_support import (
     ENCODERS,
@@ -228,15 +229,13 @@ def test_mixed_batches_forgive_all_their_languages_and_frames_may_have_their_own
     model = make_model()
     plain = make_batch(model, [0, 3], ["hola", "a"], [0, 0], [1.3, 0.7])
     every = torch.ones(2, 4, dtype=torch.bool)
-    mixed = MixedBatch(**vars(plain), languages=every)
+    mixed = replace(plain, languages=every)
     assert model.loss(mixed).parts["router language"] == pytest.approx(0, abs=1e-4)
-    two = MixedBatch(
-        **vars(plain), languages=torch.tensor([[True, False, False, True], [False, True, True, False]])
-    )
+    two = replace(plain, languages=torch.tensor([[True, False, False, True], [False, True, True, False]]))
     own = model.loss(plain).language
     assert model.loss(two).parts["router language"].item() > 0
     spans = (((0.0, 2.0, 0),), ((0.0, 1.0, 3),))  # what no span covers is forgiven as before
-    by_frame = MixedBatch(**vars(plain), languages=every, spans=spans)
+    by_frame = replace(plain, languages=every, spans=spans)
     assert model.loss(by_frame).language == pytest.approx(0, abs=1e-4)  # the flag is off
     model.losses = LossWeights(by_frame=True)
     assert model.loss(by_frame).language.item() == pytest.approx(own.item(), rel=1e-5)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 NO_LANGUAGE = -1
+_BY_ROW = {"targets", "num_targets", "target_language"}
+"""Fields that hold rows, not utterances."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class Batch:
     """Speech with its transcripts and its translations.
 
     Attributes:
-        features: log-mel (B, T, M).
+        features: log-mel (B, T, M); of a model that reads tokens, their ids (B, T).
         num_frames: valid frames (B,).
         source_language: index of the language spoken (B,) among the model's; -1 where nobody speaks.
         transcripts: tokens (B, S) of what was said, padded with 0.
@@ -28,6 +30,13 @@ class Batch:
         target_language: language token (R,) each row starts with.
         spoken: tokens (B, W) of what was said as the model would write it, padded with 0; none where nobody asked.
         num_spoken: valid tokens (B,) of `spoken`.
+        kind: of data that it is of, for the log; no model looks at it.
+        weight: of its loss beside those of other batches.
+        languages: boolean (B, L), the languages that occur, by their numbers among the model's, of which the last may
+            be missing; None takes `source_language` alone.
+        spans: for each utterance its stretches (start_s, end_s, number of the language); None where nobody asked.
+        sides: number (B,) of the data that an utterance is from, in a batch of several; None in others.
+        side_weights: what the loss of each of these counts.
     """
 
     features: Tensor
@@ -40,6 +49,12 @@ class Batch:
     target_language: Tensor
     spoken: Tensor | None = None
     num_spoken: Tensor | None = None
+    kind: str = ""
+    weight: float = 1.0
+    languages: Tensor | None = None
+    spans: tuple[tuple[tuple[float, float, int], ...], ...] | None = None
+    sides: Tensor | None = None
+    side_weights: tuple[float, ...] = ()
 
     @property
     def num_utterances(self) -> int:
@@ -58,6 +73,20 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        values: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if v is not None}
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+    def select(self, utterances: Tensor) -> "Batch":
+        """The utterances (b,), with their rows."""
+        each = self.rows_per_utterance
+        rows = (utterances[:, None] * each + torch.arange(each, device=utterances.device)).flatten()
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {
+            name: v[rows if name in _BY_ROW else utterances]
+            for name, v in values.items()
+            if isinstance(v, Tensor)
+        }
+        if self.spans is not None:
+            chosen["spans"] = tuple(self.spans[b] for b in utterances.tolist())
+        return replace(self, **chosen)

@@ -49,6 +49,7 @@ class Edition:
         exact: render the same samples on every machine, at half the speed; otherwise only nearly the same.
         kinds: of the meanings, equally often (see `phrasebook.draw.KINDS`); all by their weights if empty.
         synthesizers: that speak, equally often where they can (see `sprachbund.data.synthesisers`).
+        spoken: languages spoken; all of `languages` if empty.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Edition:
     exact: bool = True
     kinds: tuple[str, ...] = ()
     synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
+    spoken: tuple[str, ...] = ()
 
 
 EDITIONS = {
@@ -161,6 +163,7 @@ def _make_shard(
 ) -> None:
     rng = random.Random(f"{edition.name}/{edition.seed}/{part}/{shard}/{attempt}")
     numbers = range(shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE))
+    spoken = edition.spoken or edition.languages
     recent: list[np.ndarray] = []
     for number in numbers:
         utterance_id = f"{edition.name}-{part}-{number:07d}"
@@ -168,7 +171,7 @@ def _make_shard(
             add_no_speech(writer, utterance_id, rng)
             continue
         # Held-out parts give every language the same number of sentences.
-        language = edition.languages[number % len(edition.languages)]
+        language = spoken[number % len(spoken)]
         _add_sentence(edition, part, language, utterance_id, rng, recent, writer)
 
 

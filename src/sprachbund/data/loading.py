@@ -4,10 +4,10 @@ Every random choice is drawn from (seed, epoch, utterance), so a batch is the sa
 and after a resume.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.examples import Examples, Row
+from sprachbund.data.language_spans import languages_in, timed_spans
 from sprachbund.data.live import LiveEdition
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.data.plan import PlanOptions, epoch_indices, plan_epoch
@@ -33,11 +34,14 @@ class ExampleOptions:
         speeds: factors one of which changes tempo and pitch of a whole batch together.
         time_masks: SpecAugment's time masks (arXiv 1904.08779).
         max_time_mask_s: longest time mask; never more than a sixth of the utterance.
+        max_time_mask_share: longest time mask as a share of the utterance, in place of `max_time_mask_s` and the
+            sixth (arXiv 1912.05533).
         frequency_masks: SpecAugment's frequency masks.
         max_frequency_mask: widest frequency mask in mel bins.
         same_language: share of the utterances that are to be transcribed, the others not; None draws their own
             language as it does any other.
         spoken: whether an example holds what was said in the tokens that the model writes.
+        mixed: whether an example says which languages occur in it, and where.
         seed: of every draw.
     """
 
@@ -47,17 +51,19 @@ class ExampleOptions:
     speeds: tuple[float, ...] = (1.0,)
     time_masks: int = 2
     max_time_mask_s: float = 0.3
+    max_time_mask_share: float | None = None
     frequency_masks: int = 2
     max_frequency_mask: int = 15
     same_language: float | None = None
     spoken: bool = False
+    mixed: bool = False
     seed: int = 0
 
 
 Source = Manifest | LiveEdition
 
-Place = tuple[int, int, float]
-"""Epoch, index of the utterance, speed."""
+Place = tuple[int, int, float] | tuple[int, int, float, float]
+"""Epoch, index of the utterance, speed, and strength of the masks (1 if not given)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,8 @@ class Example:
     """One utterance made ready: features (T, M), tokens of the transcript and of each row.
 
     `num_frames` of the features are the utterance's own; all of them if None. `spoken` is the transcript as the model
-    would write it, without its end.
+    would write it, without its end. `languages` are the numbers of those that occur, and `spans` (start_s, end_s,
+    number) say where; None where nobody asked.
     """
 
     features: Tensor
@@ -74,22 +81,66 @@ class Example:
     rows: list[Row]
     num_frames: int | None = None
     spoken: list[int] = field(default_factory=list)
+    languages: tuple[int, ...] | None = None
+    spans: tuple[tuple[float, float, int], ...] = ()
 
 
-def spec_augment(features: Tensor, rng: np.random.Generator, options: ExampleOptions) -> Tensor:
-    """Mask stretches of time and frequency with the mean, arXiv 1904.08779, section 2; features (T, M)."""
+def spec_augment(
+    features: Tensor, rng: np.random.Generator, options: ExampleOptions, strength: float = 1.0
+) -> Tensor:
+    """Mask stretches of time and frequency with the mean, arXiv 1904.08779, section 2; features (T, M).
+
+    Masks are fewer and narrower by `strength`, 0 for none.
+    """
     features = features.clone()
-    mean = features.mean()
-    longest = min(int(options.max_time_mask_s * 100), features.shape[0] // 6)
-    for _ in range(options.time_masks):
-        width = int(rng.integers(0, longest + 1))
+    mean, num_frames = features.mean(), features.shape[0]
+    if options.max_time_mask_share is None:
+        longest = min(options.max_time_mask_s * 100, num_frames // 6)
+    else:
+        longest = options.max_time_mask_share * num_frames
+    for _ in range(round(strength * options.time_masks)):
+        width = int(rng.integers(0, int(strength * longest) + 1))
         start = int(rng.integers(0, features.shape[0] - width + 1))
         features[start : start + width] = mean
-    for _ in range(options.frequency_masks):
-        width = int(rng.integers(0, options.max_frequency_mask + 1))
+    for _ in range(round(strength * options.frequency_masks)):
+        width = int(rng.integers(0, int(strength * options.max_frequency_mask) + 1))
         start = int(rng.integers(0, features.shape[1] - width + 1))
         features[:, start : start + width] = mean
     return features
+
+
+class Supply(Protocol):
+    """What a run is fed from: a `Corpus`, or tokens of speech and text (`sprachbund.units.supply`)."""
+
+    @property
+    def options(self) -> ExampleOptions:
+        """How it was made; of it the speeds are asked for."""
+        ...
+
+    @property
+    def durations_s(self) -> np.ndarray:
+        """Lengths of all examples."""
+        ...
+
+    @property
+    def frames_per_s(self) -> int:
+        """Frames of a second."""
+        ...
+
+    @property
+    def collate(self) -> Callable[[Sequence[Any]], Batch]:
+        """Makes a batch of examples."""
+        ...
+
+    def enter(self, epoch: int) -> None:
+        """Take up what is new in an epoch."""
+        ...
+
+    def plan(self, options: PlanOptions, epoch: int) -> list[np.ndarray]:
+        """An epoch's batches, as indices of examples."""
+        ...
+
+    def __getitem__(self, place: Place) -> Any: ...
 
 
 class Corpus(Dataset[Example]):
@@ -140,6 +191,16 @@ class Corpus(Dataset[Example]):
         """Lengths of all utterances, manifests end to end."""
         return np.concatenate([manifest.durations_s for manifest in self.manifests])
 
+    @property
+    def frames_per_s(self) -> int:
+        """Frames of a second."""
+        return self.examples.frames_per_s
+
+    @property
+    def collate(self) -> "Callable[[Sequence[Example]], Batch]":
+        """Makes a batch of examples."""
+        return _Collate(self.options.rows_per_utterance)
+
     def utterance(self, index: int) -> tuple[Utterance, np.ndarray]:
         """An utterance and its samples by global index."""
         for manifest, count in zip(self.manifests, self.counts, strict=True):
@@ -149,11 +210,11 @@ class Corpus(Dataset[Example]):
         raise IndexError(index)
 
     def __getitem__(self, place: Place) -> Example:
-        epoch, index, speed = place
+        epoch, index, speed, *rest = place
         rng = np.random.default_rng([self.options.seed, epoch, index])
         utterance, samples = self.utterance(index)
         spoken = self.spoken(utterance) if self.options.spoken else []
-        augment = partial(spec_augment, rng=rng, options=self.options)
+        augment = partial(spec_augment, rng=rng, options=self.options, strength=rest[0] if rest else 1.0)
         features, num_frames = self.examples.features(_change_speed(samples, speed), augment)
         return Example(
             features=features,
@@ -162,7 +223,24 @@ class Corpus(Dataset[Example]):
             rows=[] if spoken is None else self.rows(utterance, rng),
             num_frames=num_frames,
             spoken=spoken or [],
+            **self._mixture(utterance, speed),
         )
+
+    def _mixture(self, utterance: Utterance, speed: float) -> dict[str, Any]:
+        """Which languages occur in an utterance at a speed, and where."""
+        if not self.options.mixed:
+            return {}
+        languages, spans = languages_in(utterance), timed_spans(utterance)
+        if strange := sorted({*languages, *(s[2] for s in spans)} - set(self.examples.source_languages)):
+            raise SprachbundError(
+                f"{utterance.id} holds speech in {', '.join(strange)}, the model hears only "
+                f"{', '.join(self.examples.source_languages)}; drop the utterance or train a model with that language"
+            )
+        number = self.examples.number
+        return {
+            "languages": tuple(number(tag) for tag in languages),
+            "spans": tuple((start_s / speed, end_s / speed, number(tag)) for start_s, end_s, tag in spans),
+        }
 
     def rows(self, utterance: Utterance, rng: np.random.Generator) -> list[Row]:
         """Rows in target languages drawn for an utterance, at most as many as the options say."""
@@ -231,28 +309,42 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
         features=features,
         num_frames=torch.tensor(own),
         source_language=torch.tensor([e.source_language for e in examples]),
-        transcripts=_pad(transcripts),
+        transcripts=pad(transcripts),
         num_transcript=torch.tensor([len(t) for t in transcripts]),
-        targets=_pad([tokens for _, tokens in rows]),
+        targets=pad([tokens for _, tokens in rows]),
         num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
         target_language=torch.tensor([language for language, _ in rows]),
-        spoken=_pad([e.spoken for e in examples]),
+        spoken=pad([e.spoken for e in examples]),
         num_spoken=torch.tensor([len(e.spoken) for e in examples]),
+        **_mixtures(examples),
     )
 
 
+def _mixtures(examples: Sequence[Example]) -> dict[str, Any]:
+    """Languages and spans of a batch, where the examples have them."""
+    if any(e.languages is None for e in examples):
+        return {}
+    num_languages = 1 + max((number for e in examples for number in e.languages or ()), default=0)
+    languages = torch.zeros(len(examples), num_languages, dtype=torch.bool)
+    for row, example in zip(languages, examples, strict=True):
+        row[list(example.languages or ())] = True
+    return {"languages": languages, "spans": tuple(e.spans for e in examples)}
+
+
 def batches(
-    corpus: Corpus,
+    corpus: Supply,
     options: PlanOptions,
     epoch: int,
     first: int = 0,
     *,
     num_workers: int = 0,
     share: tuple[int, int] = (0, 1),
+    strength: Callable[[int], float] = lambda number: 1.0,
 ) -> Iterator[Batch]:
     """The epoch's batches from number `first` on, the same ones whoever asks.
 
-    Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`.
+    Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`; its masks are as strong as
+    `strength` says of its number.
     """
     rank, count = share
     corpus.enter(epoch)
@@ -260,14 +352,14 @@ def batches(
     # One speed for a batch, or its lengths would no longer fit together.
     speeds = np.random.default_rng([options.seed, epoch, 2]).choice(corpus.options.speeds, size=len(plan))
     places: list[list[Place]] = [
-        [(epoch, int(i), float(speed)) for i in batch[rank::count]]
-        for batch, speed in zip(plan[first:], speeds[first:], strict=True)
+        [(epoch, int(i), float(speeds[number]), strength(number)) for i in plan[number][rank::count]]
+        for number in range(first, len(plan))
     ]
     loader: DataLoader[Any] = DataLoader(
-        corpus,
+        corpus,  # type: ignore[arg-type]  # a Dataset in all but name
         batch_sampler=places,
         num_workers=num_workers,
-        collate_fn=_Collate(corpus.options.rows_per_utterance),
+        collate_fn=corpus.collate,
         worker_init_fn=_single_thread,
         prefetch_factor=4 if num_workers else None,
     )
@@ -286,7 +378,8 @@ def _single_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _pad(rows: Sequence[Sequence[int]]) -> Tensor:
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of tokens as one tensor (B, longest), padded with 0; one wide at least."""
     longest = max(1, *(len(row) for row in rows))
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
 

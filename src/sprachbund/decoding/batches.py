@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span
 from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.language import UNDETERMINED, IdentifiedLanguage, LanguageTracker
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pairs import TRANSCRIBE, Request, knows_pair
-from sprachbund.decoding.result import Segment
+from sprachbund.decoding.result import LanguageSpan, Segment
 from sprachbund.decoding.search import search
-from sprachbund.decoding.segments import SpanContext, cut_row, unknown_pair_segment
+from sprachbund.decoding.segments import SpanContext, cut_row, language_spans, unknown_pair_segment
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.timestamps import timestamp_tokens
 from sprachbund.decoding.words import AlignedTokens, align
@@ -81,10 +82,12 @@ def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[t
         One list for each span. Where a recording cannot go on, its `error` is set and its lists are empty.
     """
     features = model.features([span.samples for span in spans])
-    memory = encode(model, features, [span.recording.request.source for span in spans])
+    requests = [span.recording.request for span in spans]
+    memory = encode(model, features, [r.source for r in requests], [r.allowed for r in requests])
     languages = _languages(model, memory, spans)
     memory = encode_again(model, features, memory, [found.language for found in languages])
-    heard = [_hear(model, span, language) for span, language in zip(spans, languages, strict=True)]
+    mixed = language_spans(model, memory, [len(span.samples) / SAMPLE_RATE for span in spans])
+    heard = [_hear(model, *found) for found in zip(spans, languages, mixed, strict=True)]
     segments: dict[tuple[int, str], list[Segment]] = {}
     for rows in _groups(heard):
         own = memory.select(torch.tensor(rows, device=memory.states.device))
@@ -109,7 +112,9 @@ def _languages(model: Family, memory: Memory, spans: Sequence[RecordedSpan]) -> 
     return found
 
 
-def _hear(model: Family, span: RecordedSpan, language: IdentifiedLanguage) -> _Heard:
+def _hear(
+    model: Family, span: RecordedSpan, language: IdentifiedLanguage, mixed: tuple[LanguageSpan, ...]
+) -> _Heard:
     recording = span.recording
     known = []
     for target in recording.request.targets:
@@ -118,7 +123,9 @@ def _hear(model: Family, span: RecordedSpan, language: IdentifiedLanguage) -> _H
             recording.translated.add(target)
         else:
             recording.refused[target] = language.language
-    context = SpanContext(span=span.span, language=language, given=recording.request.source is not None)
+    context = SpanContext(
+        span=span.span, language=language, given=recording.request.source is not None, mixed=mixed
+    )
     return _Heard(recording=recording, context=context, targets=tuple(known))
 
 

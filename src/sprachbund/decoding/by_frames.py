@@ -41,7 +41,7 @@ def search_by_frames(
     Raises:
         SprachbundError: options that only an attention decoder has.
     """
-    _check(family, options)
+    refuse_options(family, options, "frame by frame")
     flat = [target for group in targets for target in group]
     each = len(targets[0])
     assert memory.num_frames is not None
@@ -78,7 +78,8 @@ def _transducer(family: Family) -> Transducer:
     return known.transducer
 
 
-def _check(family: Family, options: DecodingOptions) -> None:
+def refuse_options(family: Family, options: DecodingOptions, how: str) -> None:
+    """Raises SprachbundError for options that only an attention decoder has; `how` the family writes instead."""
     refused = {
         f"a draft ({options.draft})": options.draft not in (AUTO, NONE),
         "words with times": options.word_timestamps,
@@ -88,5 +89,5 @@ def _check(family: Family, options: DecodingOptions) -> None:
     for what, asked in refused.items():
         if asked:
             raise SprachbundError(
-                f"the model {family.name} writes frame by frame, which has no place for {what}; leave it out"
+                f"the model {family.name} writes {how}, which has no place for {what}; leave it out"
             )

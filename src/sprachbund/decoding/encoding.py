@@ -11,7 +11,12 @@ from sprachbund.decoding.language import UNDETERMINED
 from sprachbund.models.family import Family, Features, Memory
 
 
-def encode(model: Family, features: Features, languages: Sequence[str | None]) -> Memory:
+def encode(
+    model: Family,
+    features: Features,
+    languages: Sequence[str | None],
+    declared: Sequence[Sequence[str] | None] | None = None,
+) -> Memory:
     """Encode utterances (B) of which the languages spoken may be known.
 
     Args:
@@ -19,11 +24,16 @@ def encode(model: Family, features: Features, languages: Sequence[str | None]) -
         features: of the utterances.
         languages: (B,) in the model's tags; None where it is to be found out, which costs a model that is split by
             language one pass of its split layers for every group.
+        declared: (B,) in the model's tags, all that may occur in each; None where any may. In models with experts by
+            language those of others get nothing; other models do not look at it.
 
     Raises:
         SprachbundError: a language that the model's sharing plan has no group for.
     """
-    return model.encode(replace(features, source_language=_numbers(model, features, languages)))
+    known = _numbers(model, features, languages)
+    return model.encode(
+        replace(features, source_language=known, declared=_declared(model, features, languages, declared))
+    )
 
 
 def encode_again(
@@ -54,3 +64,19 @@ def _numbers(model: Family, features: Features, languages: Sequence[str | None])
     places = {tag: number for number, tag in enumerate(model.source_languages)}
     numbers = [NO_LANGUAGE if tag in (None, UNDETERMINED) else places[str(tag)] for tag in languages]
     return torch.tensor(numbers, device=features.values.device)
+
+
+def _declared(
+    model: Family,
+    features: Features,
+    languages: Sequence[str | None],
+    declared: Sequence[Sequence[str] | None] | None,
+) -> Tensor | None:
+    """What may occur (B, L): what is declared and the language that is known."""
+    if declared is None or not hasattr(model, "allowed_groups") or all(tags is None for tags in declared):
+        return None
+    rows = [
+        [tags is None or tag in tags or tag == known for tag in model.source_languages]
+        for tags, known in zip(declared, languages, strict=True)
+    ]
+    return torch.tensor(rows, device=features.values.device)

@@ -48,9 +48,7 @@ def read_request(
     written = {target for _, target in model.pairs()}
     tags = tuple(dict.fromkeys(t if t == TRANSCRIBE else parse_language(t, written) for t in targets))
     spoken = None if source is None else parse_language(source, model.source_languages)
-    choices = (
-        None if allowed is None else tuple(parse_language(tag, model.source_languages) for tag in allowed)
-    )
+    choices = None if allowed is None else tuple(_declared(model, tag) for tag in allowed)
     _check_branches(model, sources=[*([spoken] if spoken else []), *(choices or ())], targets=tags)
     request = Request(source=spoken, targets=tags, allowed=choices)
     for target in tags:
@@ -59,6 +57,16 @@ def read_request(
         elif target != TRANSCRIBE:
             _check_reachable(model, target)
     return request
+
+
+def _declared(model: Family, tag: str) -> str:
+    """A language that may be spoken, in the model's tag."""
+    try:
+        return parse_language(tag, model.source_languages)
+    except SprachbundError:
+        if hasattr(model, "allowed_groups"):
+            model.allowed_groups([tag])  # says which languages have experts
+        raise
 
 
 def _check_branches(model: Family, *, sources: Sequence[str], targets: Sequence[str]) -> None:

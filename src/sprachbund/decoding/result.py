@@ -26,6 +26,21 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LanguageSpan:
+    """A stretch of speech and the language it is in.
+
+    Attributes:
+        start_s: first second.
+        end_s: last second.
+        language: BCP-47 tag; of a model whose experts serve several languages at once, all their tags, as in "es+pt".
+    """
+
+    start_s: float
+    end_s: float
+    language: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """A stretch of speech and its text, with the evidence for trusting it.
 
@@ -44,6 +59,8 @@ class Segment:
         language_probability: probability of `source_language` among the allowed languages; None when it was
             given.
         dropped: why the guard dropped the segment; None when it is kept.
+        spans: which language is spoken where in it, one behind the other; only of models whose experts belong to
+            languages.
     """
 
     start_s: float
@@ -59,6 +76,7 @@ class Segment:
     repetition: float = 0.0
     language_probability: float | None = None
     dropped: str | None = None
+    spans: tuple[LanguageSpan, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the fields, times rounded to milliseconds."""
@@ -69,7 +87,8 @@ class Segment:
     def from_dict(cls, values: dict[str, Any]) -> "Segment":
         """The inverse of `to_dict`."""
         words = tuple(Word(**word) for word in values["words"])
-        return cls(**{**values, "words": words})
+        spans = tuple(LanguageSpan(**span) for span in values.get("spans", ()))
+        return cls(**{**values, "words": words, "spans": spans})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ import torch
 
 from sprachbund.decoding.beam import beam_search
 from sprachbund.decoding.by_frames import search_by_frames, writes_by_frames
+from sprachbund.decoding.ctc import search_by_ctc, writes_by_ctc
 from sprachbund.decoding.greedy import greedy_search
+from sprachbund.decoding.joint import join_ctc, joint_weight
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.rows import Hypothesis, Rows, start_rows
 from sprachbund.decoding.speculation import Speculation, speculation_for
@@ -48,8 +50,11 @@ def search(
         return [[] for _ in targets]
     if writes_by_frames(family):
         return search_by_frames(family, memory, targets, options)
-    speculation = speculation or speculation_for(family, options)
+    if writes_by_ctc(family):
+        return search_by_ctc(family, memory, targets, options)
+    speculation = None if joint_weight(family) else speculation or speculation_for(family, options)
     rows = start_rows(family, memory, targets, options, durations_s)
+    join_ctc(family, memory, targets, options, rows)
     flat = [target for group in targets for target in group]
     guessing = None if speculation is None else speculation.begin(family, memory, flat, rows)
     with one_torch_thread_beside(getattr(family, "decoder", None)):

@@ -2,26 +2,29 @@
 verdict."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from sprachbund.audio.spans import Span
 from sprachbund.decoding.guard import compression_ratio, judge, repetition
 from sprachbund.decoding.language import IdentifiedLanguage
 from sprachbund.decoding.options import GuardOptions
-from sprachbund.decoding.result import Segment, Word
+from sprachbund.decoding.result import LanguageSpan, Segment, Word
 from sprachbund.decoding.rows import Hypothesis
 from sprachbund.decoding.timestamps import TimestampTokens, cut_by_timestamps
 from sprachbund.decoding.words import AlignedTokens, timed_words
-from sprachbund.models.family import Family, Target
+from sprachbund.models.family import Family, Memory, Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpanContext:
-    """A span of speech and its language, `given` by the caller or identified."""
+    """A span of speech and its language, `given` by the caller or identified; `mixed` says more of mixed speech, in
+    seconds of the span."""
 
     span: Span
     language: IdentifiedLanguage
     given: bool
+    mixed: tuple[LanguageSpan, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -64,6 +67,19 @@ def cut_row(
     return segments
 
 
+def language_spans(
+    model: Family, memory: Memory, durations_s: Sequence[float]
+) -> list[tuple[LanguageSpan, ...]]:
+    """Which language is where in each utterance, of a family whose `spans` tell it; nothing of others."""
+    told = getattr(model, "spans", None)
+    if told is None:
+        return [()] * len(durations_s)
+    return [
+        tuple(LanguageSpan(start_s=start_s, end_s=end_s, language=tag) for start_s, end_s, tag in stretches)
+        for stretches in told(memory, durations_s)
+    ]
+
+
 def unknown_pair_segment(context: SpanContext, target: str) -> Segment:
     """What stands in for speech in a language from which the model does not know `target`."""
     source = context.language.language
@@ -77,6 +93,7 @@ def unknown_pair_segment(context: SpanContext, target: str) -> Segment:
         speech_probability=context.span.speech_probability,
         language_probability=context.language_probability,
         dropped=f"unknown pair: {source} to {target}",
+        spans=_mixed_within(context, 0.0, context.duration_s),
     )
 
 
@@ -113,6 +130,16 @@ def _segment(
             mean_log_probability=hypothesis.mean_log_probability,
             options=guard,
         ),
+        spans=_mixed_within(context, start_s, end_s),
+    )
+
+
+def _mixed_within(context: SpanContext, start_s: float, end_s: float) -> tuple[LanguageSpan, ...]:
+    """What of the languages lies in a part of the span, in seconds of the recording."""
+    offset_s = context.span.start_s
+    cut = (replace(m, start_s=max(start_s, m.start_s), end_s=min(end_s, m.end_s)) for m in context.mixed)
+    return tuple(
+        replace(m, start_s=offset_s + m.start_s, end_s=offset_s + m.end_s) for m in cut if m.start_s < m.end_s
     )
 
 

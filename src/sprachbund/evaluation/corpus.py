@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.data.language_spans import timed_spans
 from sprachbund.data.manifest import Manifest, Utterance, shard_numbers
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.embedded import embedded_spans, spoken_spans
@@ -107,7 +108,8 @@ def _check_texts(language: str, custom: _Custom) -> None:
 
 
 def _check_spans(cut: _Cut, custom: dict[str, object]) -> None:
-    """Raises SprachbundError for times that are none and for places that a reference does not have."""
+    """Raises SprachbundError for times that are none, overlap or leave the sound, and for places that a reference does
+    not have."""
     said = cut.supervisions[0]
     translations = said.custom.translations if said.custom else {}
     utterance = Utterance(
@@ -120,6 +122,7 @@ def _check_spans(cut: _Cut, custom: dict[str, object]) -> None:
         custom=custom,
     )
     spoken_spans(utterance)
+    timed_spans(utterance)
     for target in (utterance.language, *translations):
         embedded_spans(utterance, target)
 

@@ -188,7 +188,7 @@ class Decoder:
         """
         model = self._model
         features = model.features(sounds)
-        memory = encode(model, features, sources)
+        memory = encode(model, features, sources, [self._options.allowed_languages] * len(sounds))
         heard = [self._identify(row) for row in model.language_log_probs(memory)]
         spoken = [source or found for source, found in zip(sources, heard, strict=True)]
         memory = encode_again(model, features, memory, spoken)

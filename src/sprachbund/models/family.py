@@ -18,15 +18,18 @@ class Features:
     """Log-mel of several utterances.
 
     Attributes:
-        values: (B, T, M).
+        values: (B, T, M); of families that read tokens, their ids (B, T).
         num_frames: valid frames (B,).
         source_language: the language spoken (B,), by its place among the model's source languages; -1, or None for
             all, where it is not known. Only models split by language ask for it.
+        declared: boolean (B, L), the source languages that may occur; None where any may. Only models whose experts
+            belong to languages ask for it; they have `allowed_groups`.
     """
 
     values: Tensor
     num_frames: Tensor
     source_language: Tensor | None = None
+    declared: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,10 @@ def segment_values(segment: Segment, number: int) -> dict[str, Any]:
         "no_speech_prob": round(1 - segment.speech_probability, 4),
         "source_language": segment.source_language,
         "dropped": segment.dropped,
+        "spans": [
+            {"start": round(span.start_s, 3), "end": round(span.end_s, 3), "language": span.language}
+            for span in segment.spans
+        ],
     }
 
 

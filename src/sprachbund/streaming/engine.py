@@ -167,7 +167,8 @@ class LiveEngine:
     def _encode(self, jobs: list[Job]) -> _Heard:
         """Run the encoder, and find out the languages spoken."""
         features = self.model.features([job.stretch.samples for job in jobs])
-        memory = encode(self.model, features, [job.known_language for job in jobs])
+        declared = [job.session.request.allowed for job in jobs]
+        memory = encode(self.model, features, [job.known_language for job in jobs], declared)
         probs = None
         if any(job.known_language is None for job in jobs):
             probs = self.model.language_log_probs(memory)

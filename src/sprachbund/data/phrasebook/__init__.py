@@ -4,7 +4,17 @@ Text is what is spoken: numbers in words, no punctuation but apostrophes and hyp
 only where the language writes the word with one anywhere (German nouns, names, English "I").
 """
 
-from sprachbund.data.phrasebook.draw import KINDS, draw, draw_kind, render
+from sprachbund.data.phrasebook.draw import KINDS, Piece, draw, draw_kind, render, render_pieces
 from sprachbund.data.phrasebook.meaning import LANGUAGES, Meaning, split_of
 
-__all__ = ["KINDS", "LANGUAGES", "Meaning", "draw", "draw_kind", "render", "split_of"]
+__all__ = [
+    "KINDS",
+    "LANGUAGES",
+    "Meaning",
+    "Piece",
+    "draw",
+    "draw_kind",
+    "render",
+    "render_pieces",
+    "split_of",
+]

@@ -1,14 +1,15 @@
 """Draws meanings at random and renders them: the two halves of the text side of the phrasebook."""
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
+from types import MappingProxyType
 
 from sprachbund.data.phrasebook import slots as slot_types
 from sprachbund.data.phrasebook.meaning import LANGUAGES, Meaning, Slot
-from sprachbund.data.phrasebook.sentences import Wording, phrases, templates
+from sprachbund.data.phrasebook.sentences import Template, phrases, templates
 from sprachbund.errors import SprachbundError
 
 Slots = Mapping[str, Slot]
@@ -129,38 +130,97 @@ def _draw_slots(specs: dict[str, str], rng: random.Random) -> dict[str, Slot]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of a rendered meaning.
+
+    Attributes:
+        text: with the spaces around it.
+        language: that it is in.
+        slot: name of the slot that it says; empty for the words of the template.
+    """
+
+    text: str
+    language: str
+    slot: str = ""
+
+
 def render(meaning: Meaning, language: str, rng: random.Random | None = None) -> str:
     """Say a meaning in a language, in the words as spoken, without punctuation or digits.
 
     Without `rng` the wording is the canonical one; with it, one of the paraphrases of that language.
     Raises SprachbundError for a language that is not in `LANGUAGES` or an unknown kind.
     """
-    if language not in LANGUAGES:
-        raise SprachbundError(
-            f"language {language!r} is not in the phrasebook; choose from {' '.join(LANGUAGES)}"
-        )
+    return "".join(piece.text for piece in render_pieces(meaning, language, rng))
+
+
+def render_pieces(
+    meaning: Meaning,
+    language: str,
+    rng: random.Random | None = None,
+    *,
+    embedded: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Piece, ...]:
+    """The same piece by piece, some slots said in another language.
+
+    Args:
+        meaning: to be said.
+        language: of the sentence.
+        rng: see `render`.
+        embedded: slot to the language that it is said in, in the form that its own sentence would have.
+
+    Raises:
+        SprachbundError: as `render`.
+        ValueError: slots that the meaning has not: numbers, dates and phrases are no sentences with slots.
+    """
+    template = templates().get(meaning.kind)
+    if strange := set(embedded) - set(template.slots if template else ()):
+        raise ValueError(f"{meaning.kind} has no slot {', '.join(sorted(strange))}")
+    for tag in (language, *embedded.values()):
+        if tag not in LANGUAGES:
+            raise SprachbundError(
+                f"language {tag!r} is not in the phrasebook; choose from {' '.join(LANGUAGES)}"
+            )
     if meaning.kind in _PLAIN:
         plain = _PLAIN[meaning.kind]
-        return slot_types.say_slot(plain.slot_type, plain.pack(meaning.slots), "", language, rng)
+        text = slot_types.say_slot(plain.slot_type, plain.pack(meaning.slots), "", language, rng)
+        return (Piece(text=text, language=language),)
     if meaning.kind == "phrase":
         wordings = phrases()[str(meaning.slots["phrase"])][language]
-        return rng.choice(wordings) if rng else wordings[0]
+        return (Piece(text=rng.choice(wordings) if rng else wordings[0], language=language),)
     _check_kind(meaning.kind)
-    template = templates()[meaning.kind]
+    assert template is not None
     options = template.wordings[language]
     wording = rng.choice(options) if rng else options[0]
-    text = _fill(wording, template.slots, meaning.slots, language, rng)
-    return text.replace(" y i", " e i") if language == "es" else text  # "español e inglés"
+    pieces = tuple(_said(part, template, meaning.slots, language, embedded, rng) for part in wording)
+    return _euphonic(pieces) if language == "es" else pieces
 
 
-def _fill(
-    wording: Wording, specs: dict[str, str], values: Slots, language: str, rng: random.Random | None
-) -> str:
-    return "".join(
-        part
-        if isinstance(part, str)
-        else slot_types.say_slot(specs[part[0]], values[part[0]], part[1], language, rng)
-        for part in wording
+def _said(
+    part: str | tuple[str, str],
+    template: Template,
+    values: Slots,
+    language: str,
+    embedded: Mapping[str, str],
+    rng: random.Random | None,
+) -> Piece:
+    if isinstance(part, str):
+        return Piece(text=part, language=language)
+    slot, form = part
+    tag = embedded.get(slot, language)
+    if tag != language:
+        form = dict(part for part in template.wordings[tag][0] if not isinstance(part, str))[slot]
+    text = slot_types.say_slot(template.slots[slot], values[slot], form, tag, rng)
+    return Piece(text=text, language=tag, slot=slot)
+
+
+def _euphonic(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Spanish "y" is "e" before the sound of "i": "español e inglés"."""
+    text = "".join(piece.text for piece in pieces).replace(" y i", " e i")
+    ends = list(accumulate(len(piece.text) for piece in pieces))
+    return tuple(
+        replace(piece, text=text[end - len(piece.text) : end])
+        for piece, end in zip(pieces, ends, strict=True)
     )
 
 

@@ -11,14 +11,13 @@ from sprachbund.models.speech_llm.config import (
 )
 from sprachbund.models.speech_llm.directory import assemble, load, save
 from sprachbund.models.speech_llm.model import SpeechLLM
-from sprachbund.models.speech_llm.spans import MixedBatch, RoutedMemory
+from sprachbund.models.speech_llm.spans import RoutedMemory
 from sprachbund.models.speech_llm.stages import STAGES, Stage
 
 __all__ = [
     "STAGES",
     "LoraOptions",
     "LossWeights",
-    "MixedBatch",
     "ProjectorOptions",
     "PromptOptions",
     "RoutedMemory",

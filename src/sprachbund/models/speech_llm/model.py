@@ -12,9 +12,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
+from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Features, Memory, Target
 from sprachbund.models.loss import Loss
@@ -25,7 +27,7 @@ from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache
 from sprachbund.models.speech_llm.objective import speech_llm_loss
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
 from sprachbund.models.speech_llm.prompts import Prompts
-from sprachbund.models.speech_llm.spans import RoutedMemory, Stretch, smoothed, stretches
+from sprachbund.models.speech_llm.spans import RoutedMemory, smoothed, stretches
 from sprachbund.text.languages import described
 
 _SPAN_S = 0.3
@@ -157,11 +159,14 @@ class SpeechLLM(nn.Module):
         return Features(values=values.to(self.device), num_frames=num_frames.to(self.device))
 
     def hear(self, features: Features, languages: Sequence[str] | None = None) -> SpeechTokens:
-        """Speech tokens and routings of features; `languages` are those that may occur, all if None."""
+        """Speech tokens and routings of features; `languages` are those that may occur, as declared if None."""
         states, num_states = self.encoder(features.values, features.num_frames)
         allowed = None
         if languages is not None:
             allowed = self.allowed_groups(languages).expand(len(states), -1)
+        elif features.declared is not None:
+            groups = F.one_hot(self.group_of_language(), len(self.config.projector.groups))
+            allowed = features.declared.to(groups.device).long() @ groups > 0
         weight = self.projector.expand.weight
         tokens: SpeechTokens = self.projector(states.to(weight.dtype), num_states, allowed)
         return tokens
@@ -171,7 +176,8 @@ class SpeechLLM(nn.Module):
 
         Args:
             features: of the utterances.
-            languages: BCP-47 tags of all that may occur in them; the experts of other groups then get nothing.
+            languages: BCP-47 tags of all that may occur in them; the experts of other groups then get nothing. None
+                takes what is declared of each utterance, if anything is.
 
         Raises:
             SprachbundError: a language without a group.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from sprachbund.models.family import Features, Target
 from sprachbund.models.loss import Loss
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
 from sprachbund.models.speech_llm.projector import SpeechTokens
-from sprachbund.models.speech_llm.spans import MixedBatch, token_languages
+from sprachbund.models.speech_llm.spans import token_languages
 from sprachbund.nn.moe import balance_loss, language_losses
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 LANGUAGE, BALANCE = "router language", "router balance"
 """Names of the losses in the log."""
+_PARTS = (LANGUAGE, BALANCE)
 _IGNORED = -100
 
 
@@ -37,8 +39,11 @@ def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
     """The losses of a batch, on the scale of target tokens.
 
     An utterance's L_lang counts as often as it has target tokens, so that parts of a batch add up; L_bal is of the
-    frames that are seen together, and counts as often as the batch has.
+    frames that are seen together, and counts as often as the batch has. Of a batch of several data (`sides`), each has
+    losses of its own, whose means per target token are added by their weights.
     """
+    if batch.sides is not None:
+        return _by_side(model, batch)
     tokens = model.hear(Features(values=batch.features, num_frames=batch.num_frames))
     text = _text_loss(model, batch, tokens)
     num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
@@ -54,6 +59,29 @@ def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
         num_tokens=int(num_tokens.sum()),
         num_transcript=0,
         parts={LANGUAGE: language.detach(), BALANCE: balance.detach()},
+    )
+
+
+def _by_side(model: SpeechLLM, batch: Batch) -> Loss:
+    """The weighted sum of the sides' losses per target token, on the scale of the batch's target tokens."""
+    assert batch.sides is not None
+    num_tokens = int(batch.num_targets.sum())
+    scaled = []
+    for side, weight in enumerate(batch.side_weights):
+        own = (batch.sides == side).nonzero().flatten()
+        if len(own):  # one that counts nothing too: a process may hold no other
+            loss = speech_llm_loss(model, replace(batch.select(own), sides=None))
+            scaled.append((weight * num_tokens / max(1, loss.num_tokens), loss))
+    return Loss(
+        total=torch.stack([scale * loss.total for scale, loss in scaled]).sum(),
+        attention=torch.stack([scale * loss.attention for scale, loss in scaled]).sum(),
+        ctc=scaled[0][1].ctc,
+        language=torch.stack([loss.language for _, loss in scaled]).sum(),
+        num_tokens=num_tokens,
+        num_transcript=0,
+        parts={
+            name: torch.stack([scale * loss.parts[name] for scale, loss in scaled]).sum() for name in _PARTS
+        },
     )
 
 
@@ -114,16 +142,15 @@ def _groups_of_tokens(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> T
     onehot = F.one_hot(group_of, len(model.config.projector.groups)).bool()  # (S, G)
     numbers = torch.arange(len(group_of), device=group_of.device)
     present = batch.source_language[:, None] == numbers
-    mixed = batch if isinstance(batch, MixedBatch) else None
-    if mixed is not None and mixed.languages is not None:
-        present = mixed.languages
+    if batch.languages is not None:
+        present = F.pad(batch.languages, (0, len(group_of) - batch.languages.shape[1]))
     groups = (present[..., None] & onehot).any(1)
     groups = groups | ~groups.any(1, keepdim=True)
     rows = groups[tokens.utterance]
-    if mixed is None or mixed.spans is None or not model.losses.by_frame:
+    if batch.spans is None or not model.losses.by_frame:
         return rows
     lengths = tokens.num_tokens.tolist()
-    own = [token_languages(spans, n, model.frame_s) for spans, n in zip(mixed.spans, lengths, strict=True)]
+    own = [token_languages(spans, n, model.frame_s) for spans, n in zip(batch.spans, lengths, strict=True)]
     languages = torch.cat(own).to(rows.device)
     return torch.where((languages >= 0)[:, None], onehot[languages.clamp(min=0)], rows)
 
@@ -133,19 +160,23 @@ class SpeechLLMExamples:
 
     Args:
         model: whose encoder's features and tokenizer are used.
-        languages: spoken in the data and, where the model writes them, drawn as targets.
+        languages: spoken in the data.
+        targets: drawn; those of `languages` if None. Of both only what the model writes is.
 
     Raises:
         SprachbundError: a language without a group of experts, or none that the model writes.
     """
 
-    def __init__(self, model: SpeechLLM, languages: Sequence[str]) -> None:
+    def __init__(
+        self, model: SpeechLLM, languages: Sequence[str], targets: Sequence[str] | None = None
+    ) -> None:
         model.allowed_groups(languages)
         self.source_languages = list(languages)
-        self.target_languages = [tag for tag in languages if tag in model.config.target_languages]
+        wanted = languages if targets is None else targets
+        self.target_languages = [tag for tag in wanted if tag in model.config.target_languages]
         if not self.target_languages:
             raise SprachbundError(
-                f"the model writes none of {', '.join(languages)}, only {', '.join(model.config.target_languages)}; "
+                f"the model writes none of {', '.join(wanted)}, only {', '.join(model.config.target_languages)}; "
                 "add one to the recipe's languages"
             )
         self.prompts, encoder = model.prompts, model.encoder

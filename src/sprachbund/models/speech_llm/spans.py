@@ -12,33 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.data.batch import Batch
-from sprachbund.errors import SprachbundError
+from sprachbund.data.language_spans import Stretch
 from sprachbund.models.family import Memory
-
-Stretch = tuple[float, float, str]
-"""Start and end in seconds from the start of the utterance, and the BCP-47 tag."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixedBatch(Batch):
-    """A batch that says more of its languages than one for each utterance.
-
-    Attributes:
-        languages: boolean (B, S): the languages that occur; None takes `source_language` alone.
-        spans: for each utterance its stretches (start_s, end_s, number of the language); None where they are not known.
-    """
-
-    languages: Tensor | None = None
-    spans: tuple[tuple[tuple[float, float, int], ...], ...] | None = None
-
-    def to(self, device: torch.device | str) -> "MixedBatch":
-        """The same batch on another device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()
-        }
-        return MixedBatch(**moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +31,6 @@ class RoutedMemory(Memory):
         values: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen: dict[str, Any] = {name: None if v is None else v[rows] for name, v in values.items()}
         return RoutedMemory(**chosen)
-
-
-def check_spans(spans: Sequence[Stretch], duration_s: float, *, slack_s: float = 0.05) -> None:
-    """Check that spans stand in the audio, one behind the other.
-
-    Raises:
-        SprachbundError: spans that overlap, leave the audio by more than `slack_s`, or end before they begin.
-    """
-    before_s = 0.0
-    for start_s, end_s, language in spans:
-        if not 0 <= start_s <= end_s <= duration_s + slack_s:
-            raise SprachbundError(
-                f"the span of {language} from {start_s:g} to {end_s:g} s does not lie in {duration_s:g} s of audio; "
-                "mend the manifest"
-            )
-        if start_s < before_s - slack_s:
-            raise SprachbundError(
-                f"the span of {language} from {start_s:g} s begins before the last one ends, at {before_s:g} s; "
-                "spans have to follow each other"
-            )
-        before_s = end_s
 
 
 def token_languages(spans: Sequence[tuple[float, float, int]], num_tokens: int, token_s: float) -> Tensor:

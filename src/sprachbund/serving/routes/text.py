@@ -1,11 +1,11 @@
 """Text to text, by models that also translate text."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from fastapi import APIRouter, Request
 
+from sprachbund.decoding.texts import ReadsText, translate_texts
 from sprachbund.serving.bodies import TextForm
 from sprachbund.serving.refusals import RefusalError
 from sprachbund.serving.routes.access import ADMITTED, ServiceOf
@@ -17,15 +17,6 @@ from sprachbund.text.languages import parse_language
 router = APIRouter(prefix="/v1/text", tags=["texts"], dependencies=[ADMITTED])
 
 
-@runtime_checkable
-class TranslatesText(Protocol):
-    """What a family has more, if it also translates text."""
-
-    def translate_text(self, texts: Sequence[str], source: str | None, target: str) -> list[str]:
-        """Texts of the language `source`, None if that is to be found out, in the language `target`."""
-        ...
-
-
 @router.post("/translations", responses=REFUSALS | refusals(501), openapi_extra=text_body())
 async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
     """Texts in another language."""
@@ -34,14 +25,14 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
     if not 0 < len(form.texts) <= most:
         raise RefusalError(400, f"{len(form.texts)} texts; send 1 to {most}", param="input")
     async with service.places.admitted(), service.store.lease(form.model) as worker:
-        if not isinstance(family := worker.model.family, TranslatesText):
+        if not isinstance(worker.model.family, ReadsText):
             raise _not_offered(form.model, service)
         known = {tag for pair in worker.model.pairs for tag in pair}
         target = parse_language(form.target_language, known)
         source = parse_language(form.source_language, known) if form.source_language else None
-        call = worker.call(lambda: family.translate_text(form.texts, source, target))
+        call = worker.call(lambda: list(translate_texts(worker.model.family, form.texts, [target], source)))
         found = await asyncio.wrap_future(call)
-    data = [{"index": number, "text": text} for number, text in enumerate(found)]
+    data = [{"index": number, "text": row[0].text} for number, row in enumerate(found)]
     return {"object": "list", "model": form.model, "target_language": target, "data": data}
 
 
@@ -50,7 +41,7 @@ def _not_offered(model: str, service: Service) -> RefusalError:
     others = []
     for name in service.store.loaded:
         worker = service.store.loaded_worker(name)
-        if worker is not None and isinstance(worker.model.family, TranslatesText):
+        if worker is not None and isinstance(worker.model.family, ReadsText):
             others.append(name)
     could = f"of those loaded, {', '.join(others)} can" if others else "none of those loaded can"
     return RefusalError(

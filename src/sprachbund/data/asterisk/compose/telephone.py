@@ -13,6 +13,7 @@ from sprachbund.data.asterisk.compose.pieces import Piece, Pieces, digit, single
 from sprachbund.data.phrasebook.meaning import Meaning
 
 Builder = Callable[[Meaning, str, random.Random], Pieces | None]
+Run = tuple[tuple[str, ...], Builder]
 _YOU_HAVE = {"en": "you have", "es": "usted tiene", "fr": "vous avez", "it": "hai", "ru": "у вас"}
 _AND = {"en": "and", "es": "y", "fr": "et", "it": "e", "ru": "и"}
 # Noun and adjective for one and for several: (recordings, words), in the order they are said.
@@ -134,20 +135,10 @@ def _counted_messages(value: int, language: str, *, old: bool) -> Pieces | None:
     return [*head, *pieces] if head else None
 
 
-def _new_messages(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-    tail = _counted_messages(_int(meaning, "n"), language, old=False)
-    return [_carrier("vm-youhave", _YOU_HAVE, language), *tail] if tail else None
-
-
 def _new_and_old(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-    head = _new_messages(meaning, language, rng)
+    head = _whole(RUNS["new_messages"])(meaning, language, rng)
     tail = _counted_messages(_int(meaning, "m"), language, old=True)
     return [*head, _carrier("vm-and", _AND, language), *tail] if head and tail else None
-
-
-def _queue_position(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-    tail = number(_int(meaning, "n"), language)
-    return [_carrier("queue-thereare", _QUEUE, language), *tail] if tail else None
 
 
 def _minutes(value: int, language: str) -> Pieces | None:
@@ -167,11 +158,6 @@ def _hours(value: int, language: str) -> Pieces | None:
     return [*head, Piece(("hours", "digits/hours"), many)]
 
 
-def _waiting_time(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-    tail = _minutes(_int(meaning, "n"), language)
-    return [_carrier("queue-holdtime", _HOLD_TIME, language), *tail] if tail else None
-
-
 def _duration(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
     hours, minutes = _int(meaning, "hours"), _int(meaning, "minutes")
     head = _hours(hours, language) if hours else []
@@ -182,19 +168,7 @@ def _duration(meaning: Meaning, language: str, rng: random.Random) -> Pieces | N
     return [*head, *joint, *tail]
 
 
-def _extension(ending: str, texts: dict[str, str]) -> Builder:
-    def build(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-        digits = single_digits(str(meaning.slots["number"]), language)
-        return [
-            _carrier("vm-theperson", _PERSON, language),
-            *digits,
-            _carrier(ending, texts, language),
-        ]
-
-    return build
-
-
-def _tuple_date(meaning: Meaning, language: str) -> Pieces | None:
+def _tuple_date(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
     month, day, year, weekday = (int(str(part)) for part in meaning.slots["date"])  # type: ignore[union-attr]
     return calendar.date(month, day, language, year=year, weekday_=None if weekday < 0 else weekday)
 
@@ -206,18 +180,8 @@ def _at_time(meaning: Meaning, language: str, rng: random.Random) -> Pieces | No
     return [*at, *time] if time else None
 
 
-def _date_time(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-    date, time = _tuple_date(meaning, language), _at_time(meaning, language, rng)
-    return [*date, *time] if date and time else None
-
-
-def _weekday_time(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-    time = _at_time(meaning, language, rng)
-    return [calendar.weekday(_int(meaning, "day"), language), *time] if time else None
-
-
 def _message_received(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-    tail = _date_time(meaning, language, rng)
+    tail = _whole(RUNS["date_time"])(meaning, language, rng)
     head = [_carrier("vm-message", _MESSAGE, language), _carrier("vm-received", _RECEIVED, language)]
     return [*head, *tail] if tail else None
 
@@ -240,16 +204,53 @@ def _percent(meaning: Meaning, language: str, rng: random.Random) -> Pieces | No
     return [*head, Piece(("letters/ascii37",), _PERCENT[language])] if head else None
 
 
+def _words(name: str, texts: dict[str, str]) -> Builder:
+    """The exchange's own words."""
+    return lambda meaning, language, rng: [_carrier(name, texts, language)]
+
+
+def _whole(runs: tuple[Run, ...]) -> Builder:
+    """All runs by one speaker; None where one cannot be said."""
+
+    def build(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
+        found = [build_run(meaning, language, rng) for _, build_run in runs]
+        return None if None in found else [piece for pieces in found for piece in pieces or ()]
+
+    return build
+
+
+_EXTENSION: tuple[Run, ...] = (
+    ((), _words("vm-theperson", _PERSON)),
+    (("number",), lambda meaning, language, rng: single_digits(str(meaning.slots["number"]), language)),
+)
+RUNS: dict[str, tuple[Run, ...]] = {
+    "new_messages": (
+        ((), _words("vm-youhave", _YOU_HAVE)),
+        (("n",), lambda meaning, language, rng: _counted_messages(_int(meaning, "n"), language, old=False)),
+    ),
+    "queue_position": (
+        ((), _words("queue-thereare", _QUEUE)),
+        (("n",), lambda meaning, language, rng: number(_int(meaning, "n"), language)),
+    ),
+    "waiting_time": (
+        ((), _words("queue-holdtime", _HOLD_TIME)),
+        (("n",), lambda meaning, language, rng: _minutes(_int(meaning, "n"), language)),
+    ),
+    "extension_busy": (*_EXTENSION, ((), _words("vm-isonphone", _ON_PHONE))),
+    "extension_unavailable": (*_EXTENSION, ((), _words("vm-isunavail", _UNAVAILABLE))),
+    "date_time": (((), _tuple_date), (("time",), _at_time)),
+    "weekday_time": (
+        ((), lambda meaning, language, rng: [calendar.weekday(_int(meaning, "day"), language)]),
+        (("time",), _at_time),
+    ),
+}
+"""Kinds cut into what different speakers may say, in the order it is said: the slots that a run says (none for what
+stands around the value), and what composes it."""
+
 BUILDERS: dict[str, Builder] = {
-    "new_messages": _new_messages,
+    **{kind: _whole(runs) for kind, runs in RUNS.items()},
     "new_and_old_messages": _new_and_old,
-    "queue_position": _queue_position,
-    "waiting_time": _waiting_time,
     "duration": _duration,
-    "extension_busy": _extension("vm-isonphone", _ON_PHONE),
-    "extension_unavailable": _extension("vm-isunavail", _UNAVAILABLE),
-    "date_time": _date_time,
-    "weekday_time": _weekday_time,
     "message_received": _message_received,
     "money": _money,
     "percent": _percent,

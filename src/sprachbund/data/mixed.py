@@ -1,0 +1,276 @@
+"""Code-switched speech from the phrasebook, its monolingual part, and recordings of people spliced across languages.
+
+Parts, each a manifest directory:
+
+- `train`, `dev`, `test`: sentences with a slot or two in another language, spoken by that language's voice of the same
+  synthetic speaker
+- `monolingual-train`, `-dev`, `-test`: the phrasebook in each of the languages alone
+- `spliced-train`, `-test`: announcements of recorded prompts, some words from a speaker of another language; only
+  where they are asked for
+
+Meanings belong to one of train, dev and test wherever they occur, so nothing leaks from one part into another.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.data.asterisk.clips import Clips
+from sprachbund.data.editions import MAX_DURATION_S, SHARD_SIZE, Edition, Part, make_part, vary
+from sprachbund.data.making import make_shards
+from sprachbund.data.manifest import Manifest, ManifestWriter
+from sprachbund.data.mixed_sentences import MixedSentence, draw_mixed, join_runs
+from sprachbund.data.phrasebook import LANGUAGES
+from sprachbund.data.spliced import draw_spliced
+from sprachbund.data.synthesis import ACCENTS, Voice, draw_voice, speak
+from sprachbund.errors import SprachbundError
+
+KEEPING_TIMES = replace(TRAIN, voice_probability=0.0, silence_probability=0.0)
+"""All of `TRAIN` but what changes when something is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """What is drawn for the parts.
+
+    Attributes:
+        pairs: main and embedded language, equally often.
+        languages: of the texts; those of the pairs among them.
+        seed: of everything drawn.
+        train_utterances: size of `train` and of `monolingual-train`.
+        heldout_utterances: sizes of the dev and test parts, of each pair or language.
+        spliced_utterances: size of `spliced-train`; 0 for no recordings of people.
+        augmentation: of the training parts; it may not change times.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = (("es", "en"), ("en", "es"))
+    languages: tuple[str, ...] = ("en", "es", "de")
+    seed: int = 6
+    train_utterances: int = 8000
+    heldout_utterances: int = 200
+    spliced_utterances: int = 0
+    augmentation: Augmentation = KEEPING_TIMES
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise SprachbundError("no languages to mix are named; name a pair, as in es+en")
+        for tag in (*self.spoken, *self.languages):
+            if tag not in LANGUAGES:
+                raise SprachbundError(
+                    f"language {tag!r} is not in the phrasebook; choose from {' '.join(LANGUAGES)}"
+                )
+        for main, embedded in self.pairs:
+            if main == embedded:
+                raise SprachbundError(f"{main}+{embedded} mixes a language with itself; name two")
+        if len(set(self.pairs)) < len(self.pairs):
+            raise SprachbundError("a pair of languages is named twice; name each once")
+        if missing := [tag for tag in self.spoken if tag not in self.languages]:
+            raise SprachbundError(
+                f"texts in {missing[0]} are needed, which is spoken; add it to the languages"
+            )
+        if self.augmentation.voice_probability or self.augmentation.silence_probability:
+            raise SprachbundError("an augmentation that changes tempo or adds silence would move the spans")
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Languages spoken."""
+        return tuple(dict.fromkeys(tag for pair in self.pairs for tag in pair))
+
+
+def read_pair(text: str) -> tuple[str, str]:
+    """Main and embedded language of "es+en". Raises SprachbundError for anything else."""
+    main, sign, embedded = text.strip().partition("+")
+    if not sign or not main or not embedded or "+" in embedded:
+        raise SprachbundError(f"{text!r} is no pair of languages; write main+embedded, as in es+en")
+    return main, embedded
+
+
+def make_mixed(
+    directory: Path,
+    options: Mixing,
+    *,
+    source: Path | None = None,
+    workers: int = 2,
+    progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+) -> None:
+    """Make all parts; what is there already stays.
+
+    Args:
+        directory: of the parts.
+        options: what is drawn.
+        source: prompt packages or their tree, where recordings are spliced; fetched when None.
+        workers: processes at a time.
+        progress: called with the part, shards done, shards in all.
+
+    Raises:
+        SprachbundError: a shard that fails thrice; recordings that are not there, or of languages without any.
+    """
+    held_out = options.heldout_utterances
+    sizes: tuple[tuple[Part, int, int], ...] = (
+        ("dev", held_out * len(options.pairs), held_out * len(options.spoken)),
+        ("test", held_out * len(options.pairs), held_out * len(options.spoken)),
+        ("train", options.train_utterances, options.train_utterances),
+    )
+    spliced = _recordings(options, source, directory) if options.spliced_utterances else None
+    for part, num_mixed, num_monolingual in sizes:
+        make = partial(_make_shard, options, part, num_mixed)
+        _make(directory / part, make, num_mixed, options, workers, partial(progress, part))
+        name = f"monolingual-{part}"
+        make_part(
+            directory / name,
+            _monolingual(options),
+            part,
+            num_monolingual,
+            workers=workers,
+            progress=partial(progress, name),
+        )
+        if spliced is not None and part != "dev":
+            name, count = f"spliced-{part}", options.spliced_utterances if part == "train" else num_mixed
+            make = partial(_make_spliced, options, part, count, spliced)
+            _make(
+                directory / name, make, count, options, workers, partial(progress, name), attribution(spliced)
+            )
+
+
+def _monolingual(options: Mixing) -> Edition:
+    return Edition(
+        name="mixed",
+        seed=options.seed,
+        languages=options.languages,
+        spoken=options.spoken,
+        train_utterances=options.train_utterances,
+        heldout_sentences=options.heldout_utterances,
+        augmentation=options.augmentation,
+        no_speech_share=0.0,
+    )
+
+
+def _make(
+    directory: Path,
+    make: Callable[[int, int, ManifestWriter], None],
+    count: int,
+    options: Mixing,
+    workers: int,
+    progress: Callable[[int, int], None],
+    licence: Mapping[str, Any] | None = None,
+) -> None:
+    make_shards(directory, -(-count // SHARD_SIZE), make, workers=workers, progress=progress)
+    info = {
+        "name": f"mixed/{directory.name}",
+        "version": "1",
+        "seed": options.seed,
+        "languages": list(options.languages),
+        "pairs": ["+".join(pair) for pair in options.pairs],
+        "licence": "CC0-1.0",
+        "attribution": "generated by sprachbund; voices by espeak-ng",
+        **(licence or {}),
+        **span_counts(Manifest(directory)),
+    }
+    ManifestWriter(directory).close(info)
+
+
+def span_counts(manifest: Manifest) -> dict[str, Any]:
+    """Switches, and spans and their hours by language."""
+    spans = [list(utterance.custom.get("spans") or ()) for utterance in manifest]
+    by_language: dict[str, dict[str, float]] = {}
+    for span in (span for row in spans for span in row):
+        counts = by_language.setdefault(span["language"], {"spans": 0, "hours": 0.0})
+        counts["spans"] += 1
+        counts["hours"] += (span["end_s"] - span["start_s"]) / 3600
+    told = {
+        tag: {"spans": c["spans"], "hours": round(c["hours"], 3)} for tag, c in sorted(by_language.items())
+    }
+    return {"switches": sum(max(0, len(row) - 1) for row in spans), "spans": told}
+
+
+def _drawing(options: Mixing, part: str, count: int, shard: int, attempt: int) -> tuple[random.Random, range]:
+    rng = random.Random(f"mixed/{options.seed}/{options.pairs}/{part}/{shard}/{attempt}")
+    return rng, range(shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE))
+
+
+def _make_shard(
+    options: Mixing, part: Part, count: int, shard: int, attempt: int, writer: ManifestWriter
+) -> None:
+    rng, numbers = _drawing(options, part, count, shard, attempt)
+    recent: list[np.ndarray] = []
+    for number in numbers:
+        pair = options.pairs[number % len(options.pairs)]
+        sentence, voice, samples, times_s = _spoken(*pair, part, rng)
+        writer.add(
+            vary(samples, rng, options.augmentation if part == "train" else CLEAN, recent),
+            speaker=voice.name,
+            utterance_id=f"mixed-{part}-{number:07d}",
+            **sentence.fields(times_s, options.languages, "mixed"),
+        )
+
+
+def _spoken(
+    main: str, embedded: str, part: Part, rng: random.Random
+) -> tuple[MixedSentence, Voice, np.ndarray, list[tuple[float, float]]]:
+    """A sentence in sound: one speaker, who has a voice for each language."""
+    while True:
+        sentence = draw_mixed(main, embedded, part, rng)
+        own = draw_voice(main, rng, part)
+        voices = {main: own, embedded: replace(own, language=rng.choice(ACCENTS.get(embedded, (embedded,))))}
+        sounds = [speak(run.text, voices[run.language]) for run in sentence.runs]
+        samples, times_s = join_runs(sounds, rng)
+        if len(samples) <= MAX_DURATION_S * SAMPLE_RATE:
+            return sentence, own, samples, times_s
+
+
+def _recordings(options: Mixing, source: Path | None, directory: Path) -> dict[str, list[Clips]]:
+    """Language to its speakers."""
+    from sprachbund.data.asterisk.clips import load_clips
+    from sprachbund.data.asterisk.prompts import load_prompt_set
+
+    prompts = load_prompt_set(source, cache=directory / ".packages").prompts
+    clips = load_clips(p for p in prompts if not p.held_out and p.language in options.spoken)
+    by_language = {tag: [c for c in clips.values() if c.language == tag] for tag in options.spoken}
+    if missing := [tag for tag, found in by_language.items() if not found]:
+        raise SprachbundError(
+            f"there are no recorded prompts in {missing[0]}; leave its pairs out, or make no spliced part"
+        )
+    return by_language
+
+
+def attribution(recordings: Mapping[str, Iterable[Clips]]) -> dict[str, Any]:
+    """Whose recordings they are, for `dataset.json`."""
+    from sprachbund.data.asterisk.packages import SPEAKERS
+
+    heard = {clips.speaker for found in recordings.values() for clips in found}
+    speakers = [speaker for speaker in SPEAKERS if speaker.tag in heard]
+    return {
+        "licence": sorted({speaker.licence for speaker in speakers}),
+        "attribution": {speaker.tag: speaker.attribution for speaker in speakers},
+    }
+
+
+def _make_spliced(
+    options: Mixing,
+    part: Part,
+    count: int,
+    recordings: Mapping[str, list[Clips]],
+    shard: int,
+    attempt: int,
+    writer: ManifestWriter,
+) -> None:
+    rng, numbers = _drawing(options, f"spliced-{part}", count, shard, attempt)
+    recent: list[np.ndarray] = []
+    for number in numbers:
+        main, embedded = options.pairs[number % len(options.pairs)]
+        clips = {tag: rng.choice(recordings[tag]) for tag in (main, embedded)}
+        sentence, sounds = draw_spliced(main, embedded, part, clips, rng)
+        samples, times_s = join_runs(sounds, rng)
+        writer.add(
+            vary(samples, rng, options.augmentation if part == "train" else CLEAN, recent),
+            speaker=f"{clips[main].speaker}+{clips[embedded].speaker}",
+            utterance_id=f"spliced-{part}-{number:07d}",
+            **sentence.fields(times_s, options.languages, "spliced"),
+        )

@@ -1,0 +1,211 @@
+"""What the comparison of code-switched translation (arXiv 2511.10670) depends on: its arms, its stages, its sizes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from sprachbund.models.speech_llm import (
+    LoraOptions,
+    LossWeights,
+    ProjectorOptions,
+    SpeechLLMConfig,
+    Stage,
+    dense,
+    plain_mixture,
+)
+from sprachbund.models.speech_llm.stages import Data, stages_without
+from sprachbund.models.speech_llm.text_llm import TextLLMOptions
+from sprachbund.recipes.translator import Strict
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.transition import Form
+
+BASELINE = "grouped experts"
+Projection = Literal["groups", "plain", "active", "total"]
+
+
+class Arm(Strict):
+    """One system of the comparison.
+
+    Attributes:
+        projector: experts in groups; as many without groups; one feed-forward of the active or of the total size.
+        language: weight of L_lang.
+        balance: weight of L_bal.
+        by_frame: take the language of each frame from the spans, where the data have them.
+        without: names of stages left out.
+    """
+
+    projector: Projection = "groups"
+    language: float = LossWeights().language
+    balance: float = LossWeights().balance
+    by_frame: bool = False
+    without: tuple[str, ...] = ()
+
+
+ARMS: Mapping[str, Arm] = {
+    BASELINE: Arm(),
+    "dense, equal active size": Arm(projector="active"),
+    "dense, equal total size": Arm(projector="total"),
+    "plain mixture": Arm(projector="plain"),
+    "without language loss": Arm(language=0.0),
+    "without balance loss": Arm(balance=0.0),
+    "without transition": Arm(without=("transition",)),
+    "without stage 1": Arm(without=("align",)),
+    "without stage 2": Arm(without=("monolingual",)),
+    "language of each frame": Arm(by_frame=True),
+}
+
+
+class ProjectorSizes(Strict):
+    """See `sprachbund.models.speech_llm.ProjectorOptions`."""
+
+    group_size: PositiveInt = 4
+    num_chosen: PositiveInt = 2
+    hidden_width: PositiveInt = 2048
+    num_layers: PositiveInt = 2
+    spliced_frames: PositiveInt = 5
+
+
+class CodeSwitchRecipe(Strict):
+    """Everything the comparison depends on.
+
+    Attributes:
+        data: folder that `data make mixed` wrote, or one laid out like it; a check needs none.
+        groups: languages of each group of experts.
+        targets: languages written.
+        seeds: of projector, adapters, data order and transition; one run of every arm each.
+        arms: names from `ARMS`; the first is always there.
+        encoder: "bundled", a model directory or a name on the Hugging Face hub.
+        llm: a causal language model of transformers, by path or name; one is trained on the data's texts if left out.
+        text_llm: sizes of that one.
+        text_training: how it is trained.
+        projector: sizes.
+        lora: adapters.
+        max_new_tokens: longest text.
+        training: what all stages share; each sets steps, rates, warm-up, clipping and what moves.
+        steps: of each stage, by name.
+        rate_factor: the stages' rates are so many times the ones of `STAGES`, which are those of large models.
+        warmup_steps: of each stage.
+        transition: the form of the loss in the third stage.
+        rows_per_utterance: languages wanted of an utterance, in translation.
+        test_utterances: of each test part, evenly over it; all if None.
+    """
+
+    data: Path = Path()
+    groups: tuple[tuple[str, ...], ...] = (("es",), ("en",))
+    targets: tuple[str, ...] = ("en", "es", "de")
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    arms: tuple[str, ...] = tuple(ARMS)
+    encoder: str = "bundled"
+    llm: str | None = None
+    text_llm: TextLLMOptions = TextLLMOptions()
+    text_training: TrainingOptions
+    projector: ProjectorSizes = ProjectorSizes()
+    lora: LoraOptions = LoraOptions()
+    max_new_tokens: PositiveInt = 96
+    training: TrainingOptions
+    steps: dict[str, PositiveInt]
+    rate_factor: PositiveFloat = 1.0
+    warmup_steps: PositiveInt = 1000
+    transition: Form = "mixed"
+    rows_per_utterance: PositiveInt = 2
+    test_utterances: PositiveInt | None = None
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in arms if name not in ARMS]:
+            raise ValueError(f"no arm {unknown[0]!r}; there are {'; '.join(ARMS)}")
+        return arms
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if missing := [stage.name for stage in stages_without(()) if stage.name not in self.steps]:
+            raise ValueError(f"steps has no number for the stage {missing[0]!r}")
+        if lost := [tag for group in self.groups for tag in group if tag not in self.targets]:
+            raise ValueError(f"targets lacks {lost[0]!r}, which the first stage transcribes")
+        return self
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint that a run of the published shape needs."""
+        return self.llm
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """Names of the arms, the baseline first."""
+        return tuple(dict.fromkeys((BASELINE, *self.arms)))
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Spoken."""
+        return tuple(tag for group in self.groups for tag in group)
+
+    def projector_of(self, arm: Arm) -> ProjectorOptions:
+        """An arm's projector."""
+        options = ProjectorOptions(groups=self.groups, **self.projector.model_dump())
+        if arm.projector == "plain":
+            return plain_mixture(options)
+        return options if arm.projector == "groups" else dense(options, arm.projector)
+
+    def config_of(self, arm: Arm) -> SpeechLLMConfig:
+        """An arm's model."""
+        return SpeechLLMConfig(
+            projector=self.projector_of(arm),
+            target_languages=self.targets,
+            lora=self.lora,
+            losses=self.losses_of(arm),
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def losses_of(self, arm: Arm) -> LossWeights:
+        """An arm's weights of losses."""
+        return LossWeights(language=arm.language, balance=arm.balance, by_frame=arm.by_frame)
+
+    def stages_of(self, arm: Arm) -> tuple[Stage, ...]:
+        """An arm's stages, with its losses."""
+        losses = self.losses_of(arm)
+        return tuple(stage.model_copy(update={"losses": losses}) for stage in stages_without(arm.without))
+
+    def options_of(self, stage: Stage, seed: int) -> TrainingOptions:
+        """How a stage is trained: warm-up, then half a cosine down to a tenth."""
+        steps, rate = self.steps[stage.name], self.rate_factor * stage.learning_rate
+        warmup = min(self.warmup_steps, steps)
+        changes: dict[str, Any] = {
+            "steps": steps,
+            "learning_rate": rate,
+            "warmup_steps": warmup,
+            "decay": "cosine",
+            "decay_share": 1 - warmup / steps,
+            "final_rate": rate / 10,
+            "clip_norm": stage.clip_norm,
+            "trainable": stage.patterns,
+            "seed": seed,
+        }
+        return TrainingOptions.model_validate({**self.training.model_dump(), **changes})
+
+
+PARTS: Mapping[Data, tuple[str, float]] = {
+    "monolingual asr": ("monolingual-", 1.0),
+    "monolingual st": ("monolingual-", 0.0),
+    "code-switched st": ("", 0.0),
+}
+"""Kind of data to the beginning of its parts' names, and the share of utterances that are transcribed."""
+
+
+def variant(arm: Arm) -> str:
+    """What stands in the name of a folder for all that an arm's model and losses have of their own."""
+    losses = [name for name in ("language", "balance") if getattr(arm, name) == 0.0]
+    return "-".join([arm.projector, *(f"no-{name}" for name in losses)])
+
+
+def place(directory: Path, seed: int, arm: Arm, stages: tuple[Stage, ...]) -> Path:
+    """Folder of what stages, one after the other, made of an arm; arms that begin alike share their beginning."""
+    return directory / f"seed-{seed}" / variant(arm) / "+".join(map(_said, stages))
+
+
+def _said(stage: Stage) -> str:
+    """Its name; only mixed speech has frames of several languages, so only there the flag makes a difference."""
+    by_frame = stage.losses.by_frame and "code-switched st" in stage.data
+    return f"{stage.name}-by-frame" if by_frame else stage.name
