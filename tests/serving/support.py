@@ -5,7 +5,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from sprachbund.api import Model
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.models.family import Features
 from sprachbund.serving.server import Server, make_server
 from sprachbund.serving.settings import Settings
 from tests.decoding.tiny_family import TinyFamily
@@ -71,6 +72,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
 
 def tiny_model(name: str = "tiny") -> Model:
     return Model(TinyFamily(seed=3), name=name)
+
+
+def as_speech(texts: Sequence[str]) -> Features:
+    """For a family to read text with: noise of its own for each text."""
+    seeds = [int.from_bytes(text.encode()[:4].rjust(4)) for text in texts]
+    return TinyFamily(seed=3).features([noise(1.0, seed) for seed in seeds])
 
 
 def noise(duration_s: float, seed: int = 0) -> np.ndarray:

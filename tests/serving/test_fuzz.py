@@ -14,12 +14,12 @@ from schemathesis.specs.openapi.checks import (
 from sprachbund.serving.openapi import described
 from sprachbund.serving.settings import Limits, Settings
 
-from .support import serving, tiny_model
+from .support import as_speech, serving, tiny_model
 
 
 def _model(name: str):
     model = tiny_model(name)
-    model.family.translate_text = lambda texts, source, target: list(texts)
+    model.family.text_features = as_speech
     return model
 
 

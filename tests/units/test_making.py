@@ -331,3 +331,17 @@ def test_an_encoder_of_transformers_and_one_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_bytes(b"\xff")
     with pytest.raises(SprachbundError, match=r"more.txt is not UTF-8"):
         make_units(replace(fit, out=tmp_path / "bad"))
+
+
+def test_texts_of_some_languages_alone_make_the_vocabulary(made: Made, tmp_path: Path) -> None:
+    chosen = replace(made.fit, out=tmp_path / "fr", options=options(text_languages=("en", "fr")))
+    units = make_units(chosen)
+    assert units.config.languages == ("en", "fr")
+    assert made.units.config.languages == ("de", "en", "fr")
+
+
+def test_speech_of_some_languages_alone_is_encoded(made: Made, tmp_path: Path) -> None:
+    wanted = replace(made.encoding, out=tmp_path / "de", languages=("de",))
+    assert {utterance.language for utterance in encode(wanted)} == {"de"}
+    with pytest.raises(SprachbundError, match="was begun with languages"):
+        encode(replace(wanted, languages=()))

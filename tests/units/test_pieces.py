@@ -114,6 +114,8 @@ def test_without_pieces_every_unit_is_one() -> None:
     joint = vocabulary("union", unit_pieces=0)
     assert joint.is_unit.sum() == K
     assert len(joint.encode_units(strings()[0])) == len(strings()[0])
+    string = strings()[0]
+    assert joint.encode_units(string, np.random.default_rng(0)) == joint.encode_units(string)
 
 
 def test_characters_that_stand_for_units() -> None:

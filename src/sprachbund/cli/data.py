@@ -72,6 +72,7 @@ def register(app: typer.Typer) -> None:
     prepare.command("tsv", help="A table with a line for each recording.")(tsv)
     make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(phrasebook)
     make.command("telephone", help="Recorded prompts, composed into new utterances.")(telephone)
+    make.command("mixed", help="Phrases that mix two languages, with the time of every switch.")(mixed)
     data.add_typer(prepare, name="prepare")
     data.add_typer(make, name="make")
     data.command("show", help="What a corpus holds.")(data_show.show)
@@ -225,6 +226,54 @@ def telephone(
     _check_settings(out, asdict(options) | {"voices": voices})
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, progress=_by_part(bar))
+    _tell_parts(out)
+
+
+def mixed(
+    out: Out,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--mixed", metavar="MAIN+EMBEDDED,…", help="Languages mixed; es+en,en+es if not given."),
+    ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--languages", metavar="LANG,…", help="Of the texts; en,es,de if not given."),
+    ] = None,
+    utterances: Annotated[
+        int | None, typer.Option("--utterances", metavar="N", min=1, help="Size of each training part.")
+    ] = None,
+    heldout: Annotated[
+        int | None,
+        typer.Option("--heldout", metavar="N", min=1, help="Per pair, or language, in dev and test."),
+    ] = None,
+    spliced: Annotated[
+        int | None,
+        typer.Option("--spliced", metavar="N", min=1, help="Also splice recorded prompts; N for training."),
+    ] = None,
+    source: Packages = None,
+    seed: Seed = None,
+    workers: Workers = 2,
+) -> None:
+    """Render code-switched sentences and their monolingual part."""
+    from sprachbund.data.mixed import Mixing, make_mixed, read_pair
+
+    if source is not None and spliced is None:
+        raise UsageError(
+            "--source is of recorded prompts, which are used with --spliced N; add it, or leave both out"
+        )
+    with as_usage():
+        changes = {
+            "pairs": tuple(map(read_pair, listed(pairs))) or None,
+            "languages": tuple(listed(languages)) or None,
+            "train_utterances": utterances,
+            "heldout_utterances": heldout,
+            "spliced_utterances": spliced,
+            "seed": seed,
+        }
+        options = Mixing(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    _check_settings(out, asdict(options))
+    with resumable(out), Bar("mixed") as bar:
+        make_mixed(out, options, source=source, workers=workers, progress=_by_part(bar))
     _tell_parts(out)
 
 

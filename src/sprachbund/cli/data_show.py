@@ -54,6 +54,7 @@ def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
             "speaker": u.speaker,
             "text": u.text,
             "translations": dict(u.translations),
+            **({"spans": u.custom["spans"]} if u.custom.get("spans") else {}),
         }
         for u in (manifest[i] for i in chosen)
     ]
@@ -78,8 +79,15 @@ def _text(description: dict[str, Any]) -> str:
     ]
     rows.append(["all", f"{description['utterances']}", f"{description['hours']:.2f}"])
     lines += ["", table(rows, ["language", "utterances", "hours"])]
+    if "switches" in description:
+        lines.append(f"switches     {description['switches']}")
     for example in description["examples"]:
         lines += ["", f"{example['id']}  {example['duration_s']} s  {example['speaker']}".rstrip()]
         texts = {example["language"] or "-": example["text"], **example["translations"]}
         lines += [f"  {tag:5} {text}" for tag, text in texts.items() if text]
+        lines += [
+            f"        {span['start_s']:6.2f} to {span['end_s']:.2f} s  {span['language']}  {span.get('text', '')}".rstrip()
+            for span in example.get("spans", ())
+            if "start_s" in span
+        ]
     return "\n".join(lines)

@@ -7,13 +7,29 @@ from typing import Annotated, Any
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, size, table
+from sprachbund.cli.recipe_code_switch import tell_code_switch
+from sprachbund.cli.recipe_discrete_units import tell_discrete_units
 from sprachbund.cli.recipe_dual_scale import tell_dual_scale
+from sprachbund.cli.recipe_encoder_transfer import tell_encoder_transfer
 
-RECIPES = {"gradient_sharing": "GradientSharingRecipe", "dual_scale": "DualScaleRecipe"}
+RECIPES = {
+    "gradient_sharing": "GradientSharingRecipe",
+    "dual_scale": "DualScaleRecipe",
+    "discrete_units": "DiscreteUnitsRecipe",
+    "encoder_transfer": "EncoderTransferRecipe",
+    "code_switch": "CodeSwitchRecipe",
+}
 """Name of a module of `sprachbund.recipes` to its options."""
 SIZES = ("tiny", "small", "paper")
 CHECKED = "paper"
 """The published shape; it goes on from a checkpoint."""
+_CHECKPOINT = "a published checkpoint: name it with --set start=DIR (or a Hugging Face id)"
+_CHECKPOINTS = {
+    "discrete_units": "a published speech encoder: name one that is on disk with --set units.encoder=DIR",
+    "code_switch": "a published language model: name it with --set llm=DIR (or a Hugging Face id)",
+    "encoder_transfer": "published checkpoints: name them with --set pretrained.ml.checkpoint=DIR and "
+    "--set pretrained.en.checkpoint=DIR",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -62,8 +78,8 @@ def recipe(
         print_json(needed.model_dump()) if as_json else _TELLERS[name](needed, chosen)
         if not check:
             raise UsageError(
-                f"size {chosen} goes on from a published checkpoint: name it with --set start=DIR (or a Hugging Face "
-                "id), or take --size small to run from nothing, or --check to ask for no more"
+                f"size {chosen} goes on from {_CHECKPOINTS.get(name, _CHECKPOINT)}, or take --size small to run from "
+                "nothing, or --check to ask for no more"
             )
         return
     if data is None or out is None:
@@ -126,5 +142,11 @@ def _tell_gradient_sharing(needed: Any, chosen: str) -> None:
     )
 
 
-_TELLERS = {"gradient_sharing": _tell_gradient_sharing, "dual_scale": tell_dual_scale}
+_TELLERS = {
+    "gradient_sharing": _tell_gradient_sharing,
+    "dual_scale": tell_dual_scale,
+    "discrete_units": tell_discrete_units,
+    "encoder_transfer": tell_encoder_transfer,
+    "code_switch": tell_code_switch,
+}
 """Name of a recipe to what prints its needs."""

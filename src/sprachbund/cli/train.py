@@ -1,7 +1,8 @@
 """`sprachbund train RECIPE.toml --out DIR`: run a recipe, or take it up where it stopped."""
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,11 +52,14 @@ def train(
 
 def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:
     """The kind of recipe that a file holds, and what runs it; one that cannot be read is refused by the reader."""
-    try:
-        is_draft = "draft" in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        is_draft = False
-    if is_draft:
+    keys: Collection[str] = ()
+    with suppress(OSError, ValueError):
+        keys = tomllib.loads(path.read_text(encoding="utf-8")).keys()
+    if "units" in keys:
+        from sprachbund.recipes import unit_translator
+
+        return unit_translator.UnitTranslatorRecipe, unit_translator.run
+    if "draft" in keys:
         from sprachbund.recipes import draft
 
         return draft.DraftRecipe, draft.run

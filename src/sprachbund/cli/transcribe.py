@@ -7,8 +7,8 @@ import typer
 
 from sprachbund.cli.translate import translate
 
-_TARGETS = "to"
-"""The one option of `translate` that this verb has not."""
+_NOT_HERE = ("to", "text", "texts")
+"""Options of `translate` that this verb has not."""
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +24,6 @@ def transcribe(**options: Any) -> None:
 # typer reads a verb's options off its signature and its annotations.
 _signature = inspect.signature(translate)
 transcribe.__signature__ = _signature.replace(  # type: ignore[attr-defined]
-    parameters=[p for name, p in _signature.parameters.items() if name != _TARGETS]
+    parameters=[p for name, p in _signature.parameters.items() if name not in _NOT_HERE]
 )
-transcribe.__annotations__ = {k: v for k, v in translate.__annotations__.items() if k != _TARGETS}
+transcribe.__annotations__ = {k: v for k, v in translate.__annotations__.items() if k not in _NOT_HERE}

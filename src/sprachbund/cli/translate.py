@@ -1,4 +1,4 @@
-"""`sprachbund translate FILE… --to de,fr`; `transcribe` takes its options from here."""
+"""`sprachbund translate FILE… --to de,fr`, and of texts `--text`; `transcribe` takes its options from here."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,11 @@ import typer
 
 from sprachbund.cli.console import UsageError, listed
 from sprachbund.cli.speech import Job, run
+from sprachbund.cli.translate_text import translate_text
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Audio or video of any format; - is stdin.")]
+Files = Annotated[
+    list[str] | None, typer.Argument(metavar="FILE", help="Audio or video of any format; - is stdin.")
+]
 Source = Annotated[
     str | None, typer.Option("--from", metavar="LANG", help="Language spoken; found out if not given.")
 ]
@@ -25,7 +28,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per 
 AsTable = Annotated[bool, typer.Option("--table", help="Print a table of all files and the speed when done.")]
 Allowed = Annotated[
     list[str] | None,
-    typer.Option("--languages", metavar="LANG,…", help="Languages that may be spoken, when finding it out."),
+    typer.Option(
+        "--languages", metavar="LANG,…", help="Languages that may be spoken; all of them in mixed speech."
+    ),
 ]
 Beam = Annotated[int, typer.Option("--beam", metavar="N", help="Hypotheses kept; 1 is greedy.")]
 MinTokens = Annotated[int, typer.Option("--min-tokens", metavar="N", help="Fewest tokens of a segment.")]
@@ -81,15 +86,23 @@ PoolFrames = Annotated[
         help="Average so many frames of the encoder, 2 to 4: faster after long speech, changes the text.",
     ),
 ]
+Text = Annotated[
+    list[str] | None,
+    typer.Option("--text", metavar="TEXT", help="Translate a text, by a model that reads text; repeatable."),
+]
+Texts = Annotated[
+    list[Path] | None,
+    typer.Option("--texts", metavar="FILE", help="Translate a file of texts, a line each; - is stdin."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(help="Translate recordings.")(translate)
+    app.command(help="Translate recordings, or text.")(translate)
 
 
 def translate(
-    files: Files,
+    files: Files = None,
     to: Annotated[
         list[str] | None,
         typer.Option("--to", metavar="LANG,…", help="Languages wanted, as tags or names."),
@@ -116,12 +129,14 @@ def translate(
     engine: EngineName = "torch",
     real_length: RealLength = False,
     pool_frames: PoolFrames = 1,
+    text: Text = None,
+    texts: Texts = None,
 ) -> None:
-    """Translate recordings into one or more languages."""
+    """Translate recordings, or text, into one or more languages."""
     if not (targets := listed(to)):
         raise UsageError("no language to translate into; name it with --to, as in --to de,fr")
     job = Job(
-        files=files,
+        files=files or (),
         targets=targets,
         source=source,
         model=model,
@@ -148,5 +163,9 @@ def translate(
         },
         guard=not no_guard,
     )
+    if text or texts:
+        return translate_text(job, text or (), texts or ())
+    if not files:
+        raise UsageError("nothing to translate; name recordings, or give a text with --text")
     if run(job):
         raise typer.Exit(1)

@@ -47,6 +47,12 @@ Share = Annotated[float, typer.Option("--share", metavar="X", help="Of the utter
 Languages = Annotated[
     list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Of the speech; all if not given.")
 ]
+TextLanguages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-languages", metavar="LANG,…", help="Of the texts for the vocabulary; all if not given."
+    ),
+]
 Form = Annotated[
     Literal["union", "single"],
     typer.Option("--form", help="A vocabulary of two models, or one model over text and units."),
@@ -88,6 +94,7 @@ def fit(
     clusters: Clusters = 2000,
     share: Share = 0.1,
     languages: Languages = None,
+    text_languages: TextLanguages = None,
     form: Form = "union",
     unit_pieces: UnitPieces = 4000,
     text_pieces: TextPieces = 4000,
@@ -121,7 +128,13 @@ def fit(
         }
         vocabulary = {"form": form, "unit_pieces": unit_pieces, "text_pieces": text_pieces}
         options = checked(
-            {"kmeans": kmeans, "vocabulary": vocabulary, "share": share, "languages": listed(languages)}
+            {
+                "kmeans": kmeans,
+                "vocabulary": vocabulary,
+                "share": share,
+                "languages": listed(languages),
+                "text_languages": listed(text_languages),
+            }
         )
     with Bar("loading the model"):
         wanted = Fit(
@@ -153,6 +166,7 @@ def encode(
     speed: Annotated[
         float, typer.Option("--speed", metavar="X", help="Of the speech, as in training at 0.9, 1 and 1.1.")
     ] = 1.0,
+    languages: Languages = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave utterances of no frames out, and name them.")
     ] = False,
@@ -182,6 +196,7 @@ def encode(
             extraction=extraction,
             data=data.resolve(),
             out=out.resolve(),
+            languages=tuple(listed(languages)),
             speed=speed,
             skip_bad=skip_bad,
             computing=Computing(workers=workers, threads=threads, ray=ray),

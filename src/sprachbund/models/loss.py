@@ -20,6 +20,7 @@ class Loss:
         num_tokens: target tokens counted.
         num_transcript: transcript tokens counted.
         parts: other sums over target tokens, by the name that they have in the log.
+        counts: of things that happened, by the name that they have in the log.
     """
 
     total: Tensor
@@ -29,3 +30,4 @@ class Loss:
     num_tokens: int
     num_transcript: int
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from sprachbund.data.editions import Edition, edition
 from sprachbund.data.live import LiveEdition
 from sprachbund.data.loading import Corpus, ExampleOptions, Source
 from sprachbund.data.manifest import INFO_FILE, Manifest
+from sprachbund.data.nested import nested
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import ConformerShape
@@ -54,6 +55,18 @@ class DataPart(Strict):
     shares: dict[str, float] = {}
 
 
+class Scale(Strict):
+    """How much of the training data is taken; see `sprachbund.data.nested`.
+
+    Attributes:
+        hours: of all [[train]] together.
+        seed: of the order that they are taken in.
+    """
+
+    hours: float = Field(gt=0)
+    seed: int = 0
+
+
 class LivePart(Strict):
     """An edition of the phrasebook that every epoch hears anew; see `sprachbund.data.live`.
 
@@ -85,9 +98,11 @@ class ExampleRecipe(Strict):
 
     rows_per_utterance: int = 3
     targets: tuple[str, ...] = ()
+    same_language: float | None = None
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     time_masks: int = 2
     max_time_mask_s: float = 0.3
+    max_time_mask_share: float | None = None
     frequency_masks: int = 2
     max_frequency_mask: int = 15
 
@@ -144,6 +159,7 @@ class TranslatorRecipe(Strict):
         languages: heard and written.
         train: training data.
         live: training data that are rendered while training.
+        scale: how much of `train` is taken; all if None.
         dev: data whose loss ranks the checkpoints.
         vocabulary_size: pieces of all languages together.
         transcript_vocabulary_size: pieces of the transcripts, for CTC.
@@ -159,6 +175,7 @@ class TranslatorRecipe(Strict):
     languages: tuple[str, ...]
     train: tuple[DataPart, ...] = ()
     live: tuple[LivePart, ...] = ()
+    scale: Scale | None = None
     dev: tuple[DataPart, ...]
     vocabulary_size: int = 2000
     transcript_vocabulary_size: int = 400
@@ -178,10 +195,19 @@ def run(
     recipe: TranslatorRecipe,
     directory: Path,
     *,
+    score: Callable[[Any], float] | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> Any:
-    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded."""
+    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+
+    Args:
+        recipe: what is trained, on what.
+        directory: of the run.
+        score: judges the model on the way, less is better, where `training.judge` is "score".
+        report: takes each line of progress.
+        stop_after: stop, resumable, after so many steps.
+    """
     torch.manual_seed(recipe.training.seed)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -203,7 +229,9 @@ def run(
         )
     )
     check_corpus(corpus, recipe.training.max_duration_s, report)
-    train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
+    train(
+        model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after
+    )
     merge_lora(model)
     state = PartialState()
     if state.is_main_process:
@@ -229,7 +257,11 @@ def _training_data(
         LiveEdition(part.drawn(), directory / f"live-{n}", report=report)
         for n, part in enumerate(recipe.live)
     ]
-    return [*_read(recipe.train), *((part, 1.0) for part in live)]
+    manifests = [Manifest(part.path, part.shares) for part in recipe.train]
+    if recipe.scale is not None:
+        manifests = nested(manifests, recipe.scale.hours, recipe.scale.seed)
+    repeats = [part.repeats for part in recipe.train]
+    return [*zip(manifests, repeats, strict=True), *((part, 1.0) for part in live)]
 
 
 def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], None]) -> None:

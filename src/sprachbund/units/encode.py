@@ -24,6 +24,7 @@ class Encoding:
         extraction: the model that they are made of.
         data: the corpus.
         out: directory of what is found.
+        languages: of the speech taken; all if none is named.
         speed: of the speech, against its own; units are found anew at each (arXiv 2309.15826 trains on 0.9, 1, 1.1).
         skip_bad: leave out, and name, utterances of no frames instead of ending.
         computing: see `Computing`.
@@ -33,6 +34,7 @@ class Encoding:
     extraction: Extraction
     data: Path
     out: Path
+    languages: tuple[str, ...] = ()
     speed: float = 1.0
     skip_bad: bool = False
     computing: Computing = field(default_factory=Computing)
@@ -46,7 +48,7 @@ class Encoding:
         """The files that are wanted."""
         return EncodeJob(
             extraction=self.extraction,
-            chosen=Chosen(data=(self.data,)),
+            chosen=Chosen(data=(self.data,), languages=self.languages),
             units=self.units,
             out=self.out,
             computing=self.computing,
@@ -90,6 +92,7 @@ def _settings(encoding: Encoding, units: Units) -> dict[str, object]:
     return {
         **units.identity.model_dump(),
         "data": corpus_hash(encoding.data),
+        "languages": encoding.languages or None,
         "speed": encoding.speed,
         "device": encoding.extraction.device,
         "batch_s": encoding.extraction.batch_s,

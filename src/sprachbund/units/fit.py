@@ -156,7 +156,12 @@ def _feature_settings(fit: Fit) -> dict[str, object]:
 
 def _settings(fit: Fit) -> dict[str, object]:
     """All that decides the files."""
-    return {**_feature_settings(fit), "texts": files_hash(fit.texts), **fit.options.model_dump(mode="json")}
+    return {
+        **_feature_settings(fit),
+        "texts": files_hash(fit.texts),
+        **fit.options.model_dump(mode="json"),
+        "text_languages": fit.options.text_languages or None,
+    }
 
 
 def _features(fit: Fit, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
@@ -234,12 +239,13 @@ def _vocabulary(
 
 
 def _corpus_texts(fit: Fit, languages: set[str]) -> Iterator[str]:
-    """Every transcript and translation of the data; their languages go into `languages`."""
+    """Every transcript and translation that is wanted of the data; their languages go into `languages`."""
+    wanted = set(fit.options.text_languages)
     chosen = Chosen(data=fit.data, languages=fit.options.languages)
     for manifest in chosen.manifests:
         for utterance in manifest:
             for tag, text in ((utterance.language, utterance.text), *utterance.translations.items()):
-                if tag and text.strip():
+                if tag and text.strip() and (not wanted or tag in wanted):
                     languages.add(tag)
                     yield text
 

@@ -66,6 +66,7 @@ class FitOptions(BaseModel):
         vocabulary: see `VocabularyOptions`.
         share: share of each corpus's utterances that k-means sees, chosen by their ids.
         languages: languages of the speech taken; all if none is named.
+        text_languages: languages of the texts that the vocabulary is made of, those with a token; all if none is named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +75,7 @@ class FitOptions(BaseModel):
     vocabulary: VocabularyOptions = VocabularyOptions()
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
     languages: tuple[str, ...] = ()
+    text_languages: tuple[str, ...] = ()
 
 
 def checked(options: dict[str, object]) -> FitOptions:

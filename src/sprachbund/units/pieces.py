@@ -47,6 +47,9 @@ class JointVocabulary:
         self.form = "single" if "joint" in loaded else "union"
         self._text: Any = loaded.get("joint") or loaded["text"]
         self._units: Any = loaded.get("joint") or loaded["units"]
+        # A model of single units has one way to cut a string, and SentencePiece refuses to draw among one.
+        pieces = (self._units.id_to_piece(i) for i in range(1, len(self._units)))
+        self._units_are_drawn = any(len(piece) > 1 for piece in pieces)
         self._unit_offset = 1 if self.form == "single" else len(self._text)
         self.end = self._unit_offset + len(self._units)
         self.is_unit = self._find_units()
@@ -83,7 +86,9 @@ class JointVocabulary:
         self, string: str, rng: np.random.Generator | None = None, alpha: float = SAMPLING_ALPHA
     ) -> list[int]:
         """Ids of units that are given as characters, without an end; drawn given `rng`."""
-        return self._encode(self._units, self._unit_offset, string, rng, alpha)
+        return self._encode(
+            self._units, self._unit_offset, string, rng if self._units_are_drawn else None, alpha
+        )
 
     def decode_text(self, ids: Sequence[int]) -> str:
         """Text of ids; all that is none vanishes."""

@@ -1,0 +1,45 @@
+"""Conformers with token input as directories: config.json, model.safetensors, card.json, and their units in `units`.
+
+The speech encoder that the units are made of is named by hash and not copied, for it may be large; text is translated
+without it.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.token_conformer.model import TokenConformer
+from sprachbund.models.token_conformer.shape import TokenConfig
+from sprachbund.models.weights import Bits, write_weights
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+UNITS = "units"
+
+
+def save(model: TokenConformer, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
+    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model."""
+    directory.mkdir(parents=True, exist_ok=True)
+    units = directory / UNITS
+    if units.resolve() != model.reader.directory.resolve():
+        shutil.copytree(model.reader.directory, units, dirs_exist_ok=True)
+    config = {"family": TokenConformer.name, "config": model.config.model_dump(mode="json")}
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    if card is not None:
+        card.model_copy(update={"bits": bits}).write(directory)
+    write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits)
+
+
+def read_config(directory: Path) -> TokenConfig:
+    """The configuration in a model directory. Raises SprachbundError for one that is broken."""
+    path = directory / CONFIG_FILE
+    try:
+        return TokenConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (json.JSONDecodeError, KeyError) as error:
+        raise SprachbundError(f"{path} is not a model's configuration ({error!r}); copy it again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SprachbundError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

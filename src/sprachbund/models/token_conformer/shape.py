@@ -1,0 +1,106 @@
+"""What a conformer with token input is built from: sizes, its head, the weights of its losses, languages."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sprachbund.nn.token_encoder import Block
+
+Head = Literal["attention", "ctc", "transducer", "ctc_attention"]
+HEADS: tuple[Head, ...] = ("attention", "ctc", "transducer", "ctc_attention")
+
+
+class TokenShape(BaseModel):
+    """Sizes of a model, its head, and the weights of its losses; the published ones as defaults (arXiv 2309.15826).
+
+    Attributes:
+        head: what writes the text.
+        block: kind of the encoder's layers.
+        embedding_width: E of the tokens read.
+        width: D of encoder and decoder.
+        num_heads: H.
+        num_lower: encoder layers below the source CTC.
+        num_upper: encoder layers above it.
+        num_decoder_layers: of the heads that have an attention decoder.
+        feed_forward_width: of each encoder layer's feed-forwards and gated branch.
+        decoder_feed_forward_width: of each decoder layer.
+        kernel_size: of the depthwise convolutions.
+        strides: convolutions of stride 2 in front; 0 leaves a frame for every token.
+        max_tokens: longest row, its language token included.
+        prediction_width: of a transducer's LSTM.
+        joint_width: where a transducer's frames and text meet.
+        dropout: of every layer.
+        time_masks: stretches of the embedded tokens that are hidden in training.
+        max_mask_share: longest of them, as a share of the row.
+        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
+        ctc_weight: of the CTC on the target, beside the transducer's loss or the decoder's.
+        source_ctc_weight: of the CTC on the transcript, where there is one; 0 leaves it out.
+        language_weight: of the loss of the head that names the source language, as of one token.
+        decoding_ctc_weight: of the CTC prefix score beside the decoder's in joint search.
+        soft_sharing: text goes through an encoder of its own, and only what writes is shared: what the published
+            model is compared with.
+        frames_at_once: logits of so many frames of a transducer are held at a time in training; all if None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: Head = "attention"
+    block: Block = "e_branchformer"
+    embedding_width: int = 512
+    width: int = 256
+    num_heads: int = 4
+    num_lower: int = Field(default=12, ge=0)
+    num_upper: int = Field(default=6, ge=0)
+    num_decoder_layers: int = Field(default=6, ge=1)
+    feed_forward_width: int = 1024
+    decoder_feed_forward_width: int = 2048
+    kernel_size: int = 31
+    strides: int = Field(default=1, ge=0, le=3)
+    max_tokens: int = 256
+    prediction_width: int = 512
+    joint_width: int = 640
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    time_masks: int = Field(default=5, ge=0)
+    max_mask_share: float = Field(default=0.05, ge=0, le=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    ctc_weight: float = Field(default=0.3, ge=0, lt=1)
+    source_ctc_weight: float = Field(default=0.3, ge=0, lt=1)
+    language_weight: float = Field(default=0.1, ge=0)
+    decoding_ctc_weight: float = Field(default=0.3, ge=0, le=1)
+    soft_sharing: bool = False
+    frames_at_once: int | None = None
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether an attention decoder is among its parts."""
+        return self.head in ("attention", "ctc_attention")
+
+
+class TokenConfig(TokenShape):
+    """Shape and languages of a model.
+
+    Attributes:
+        pairs: (source, target) languages that it was trained on, of speech or of text.
+        ratio: how many times each piece of a source text is repeated.
+        keep_repeats: whether it reads a unit for every frame of speech.
+        max_window_s: longest speech it takes at once.
+        frame_s: seconds of a frame of the features that units are made of.
+        units: hashes of k-means and vocabulary, and the sampling rate; see `sprachbund.units.directory.Identity`.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = Field(min_length=1)
+    ratio: float = 4.0
+    keep_repeats: bool = False
+    max_window_s: float = 15.0
+    frame_s: float = 0.02
+    units: dict[str, str | int] = {}
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """Heard or read."""
+        return tuple(sorted({source for source, _ in self.pairs}))
+
+    @property
+    def target_languages(self) -> tuple[str, ...]:
+        """Written."""
+        return tuple(sorted({target for _, target in self.pairs}))

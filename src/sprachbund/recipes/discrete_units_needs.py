@@ -1,0 +1,168 @@
+"""What a size of the comparison of discrete units needs, told without running it: every head on the meta device.
+
+Shapes: S source tokens, T frames, U target tokens, W tokens that may be written.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, computed_field
+from torch import Tensor
+
+from sprachbund.models.token_conformer import TokenConfig, TokenConformer
+from sprachbund.recipes.discrete_units_options import DiscreteUnitsRecipe
+from sprachbund.training.activations import kept_on_meta
+
+SOURCE_TOKENS, TARGET_TOKENS = 100, 25
+"""Of the published sentences: 6.3 s of speech, 18 words."""
+_FLOAT, _MOMENTS = 4, 2
+
+
+class Training(BaseModel):
+    """One head.
+
+    Attributes:
+        head: its name.
+        parts: parameters of its parts.
+        kept_bytes: what a sentence keeps for the backward pass, in 32 bits, logits not among it.
+        logits_bytes: of its largest logits.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    head: str
+    parts: dict[str, int]
+    kept_bytes: int
+    logits_bytes: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def parameters(self) -> int:
+        """In all."""
+        return sum(self.parts.values())
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fixed_bytes(self) -> int:
+        """Weights, gradients and the moments of AdamW."""
+        return _FLOAT * (2 + _MOMENTS) * self.parameters
+
+
+class Needs(BaseModel):
+    """What a size needs.
+
+    Attributes:
+        languages: of the pairs.
+        vocabulary: ids that are read.
+        written: ids that may be written.
+        heads: every head.
+        trainings: models that are trained over all seeds, equal arms once.
+        source_tokens: of the sentence that memory is told for.
+        target_tokens: of it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    languages: tuple[str, ...]
+    vocabulary: int
+    written: int
+    heads: tuple[Training, ...]
+    trainings: int
+    source_tokens: int = SOURCE_TOKENS
+    target_tokens: int = TARGET_TOKENS
+
+
+class PlannedVocabulary:
+    """A vocabulary of which only the sizes are known; satisfies `sprachbund.models.token_conformer.Vocabulary`."""
+
+    def __init__(self, text_pieces: int, unit_pieces: int, languages: Sequence[str]) -> None:
+        size = 1 + text_pieces + unit_pieces
+        self.end, self._languages = size, list(languages)
+        ids = np.arange(size + 1)
+        self.is_unit = (ids > text_pieces) & (ids < size)
+        self.suppressed = self.is_unit.copy()
+
+    def __len__(self) -> int:
+        return self.end + 1
+
+    def language_id(self, language: str) -> int:
+        """Language tokens follow the unknown."""
+        return 2 + self._languages.index(language)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """There is no text."""
+        raise NotImplementedError
+
+
+class PlannedReader:
+    """Reads nothing; satisfies `sprachbund.models.token_conformer.Reader`."""
+
+    directory = Path()
+
+    def __init__(self, vocabulary: PlannedVocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def speech(self, samples: Sequence[np.ndarray]) -> list[list[int]]:
+        """There is no encoder."""
+        raise NotImplementedError
+
+    def text(self, texts: Sequence[str]) -> list[list[int]]:
+        """There are no pieces."""
+        raise NotImplementedError
+
+
+def needs(recipe: DiscreteUnitsRecipe) -> Needs:
+    """What a recipe needs; every head is built."""
+    units = recipe.units
+    languages = tuple(sorted({*recipe.sources, recipe.target}))
+    vocabulary = PlannedVocabulary(units.text_pieces, units.unit_pieces or units.kmeans.clusters, languages)
+    models = {head: _planned(recipe, head, vocabulary) for head in recipe.heads}
+    arms = len(set(recipe.all_arms().values()))
+    firsts = len({arm.head for arm in recipe.all_arms().values() if arm.text == "start"})
+    each = arms + (firsts if recipe.text_start is None else 0) + (recipe.log_mel is not None)
+    return Needs(
+        languages=languages,
+        vocabulary=len(vocabulary),
+        written=len(next(iter(models.values())).written),
+        heads=tuple(_training(head, model) for head, model in models.items()),
+        trainings=each * len(recipe.seeds),
+    )
+
+
+def _planned(recipe: DiscreteUnitsRecipe, head: Any, vocabulary: PlannedVocabulary) -> TokenConformer:
+    shape = recipe.model.model_copy(update={"head": head})
+    with torch.device("meta"):
+        return TokenConformer(
+            TokenConfig(**shape.model_dump(), pairs=recipe.pairs), PlannedReader(vocabulary)
+        )
+
+
+def _training(head: str, model: TokenConformer) -> Training:
+    model.train()
+    frames = -(-SOURCE_TOKENS // 2**model.config.strides)
+    places = {"attention": TARGET_TOKENS, "transducer": frames * TARGET_TOKENS}
+    largest = places.get(head, max(frames, TARGET_TOKENS))
+    return Training(
+        head=head,
+        parts={name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
+        kept_bytes=kept_on_meta(model, lambda: _forward(model)),
+        logits_bytes=_FLOAT * largest * len(model.written),
+    )
+
+
+def _forward(model: TokenConformer) -> Tensor:
+    """The passes over one sentence, but for logits; masks would be drawn, which cannot be done on this device."""
+    model.encoder.time_masks = 0
+    with torch.device("meta"):
+        source = torch.zeros(1, SOURCE_TOKENS, dtype=torch.long)
+        encoded = model.encoder(source, torch.full((1,), SOURCE_TOKENS))
+        target = torch.zeros(1, TARGET_TOKENS, dtype=torch.long)
+        total: Tensor = encoded.states.sum()
+        if model.config.has_decoder:
+            total = total + model.decoder(target, encoded.states, None).sum()
+        if model.writes_by_frames:
+            total = total + model.transducer.prediction(target).sum()
+    return total

@@ -1,0 +1,199 @@
+"""What the comparison of discrete units (arXiv 2309.15826) depends on: its arms, its data, its sizes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sprachbund.models.conformer import ConformerShape
+from sprachbund.models.directory import BUNDLED
+from sprachbund.models.token_conformer import HEADS, TokenShape
+from sprachbund.models.token_conformer.shape import Head
+from sprachbund.recipes.translator import Strict
+from sprachbund.training.options import TrainingOptions
+from sprachbund.units.options import Form, KMeansOptions
+from sprachbund.units.supply import Mixing
+
+Text = Literal["none", "own", "external", "start"]
+"""What text is learned from beside the speech: none; that of the speech's own triples; sentences from outside too; and
+the same from a model that has learned text before."""
+NAMES: Mapping[Text, str] = {
+    "none": "ST only",
+    "own": "+ MT",
+    "external": "+ external MT",
+    "start": "+ text start",
+}
+
+
+class Arm(Strict):
+    """One model of the comparison.
+
+    Attributes:
+        head: what writes the text.
+        text: what is learned from beside the speech.
+        ratio: how many times as long source text is made; the corpus's mean if None.
+        keep_repeats: read a unit for every frame.
+        unit_pieces: size of the units' vocabulary; the recipe's if None.
+        form: of the vocabulary; the recipe's if None.
+        source_ctc: whether the transcript is read off below.
+        soft_sharing: text goes through an encoder of its own.
+        hours: of speech; all if None.
+    """
+
+    head: Head
+    text: Text
+    ratio: float | None = None
+    keep_repeats: bool = False
+    unit_pieces: int | None = None
+    form: Form | None = None
+    source_ctc: bool = True
+    soft_sharing: bool = False
+    hours: float | None = None
+
+
+class UnitsPart(Strict):
+    """How units are made; see `sprachbund.units.options`.
+
+    Attributes:
+        encoder: a model of ours or a checkpoint of transformers, by path or name.
+        layer: of it.
+        share: of the speech that k-means sees.
+        kmeans: see `KMeansOptions`.
+        unit_pieces: size of the units' vocabulary; 0 makes every unit a piece.
+        text_pieces: size of the text's.
+        form: of both.
+    """
+
+    encoder: str = "bundled"
+    layer: int = 2
+    share: float = 0.1
+    kmeans: KMeansOptions = KMeansOptions()
+    unit_pieces: int = 4000
+    text_pieces: int = 4000
+    form: Form = "union"
+
+
+class LogMelPart(Strict):
+    """The same kind of model on log-mel features, to compare with.
+
+    Attributes:
+        model: its shape.
+        vocabulary_size: pieces of all languages together.
+        training: of it.
+    """
+
+    model: ConformerShape
+    vocabulary_size: int
+    training: TrainingOptions
+
+
+class DiscreteUnitsRecipe(Strict):
+    """Everything the comparison depends on.
+
+    Attributes:
+        data: a corpus with train, dev and test.
+        text_start: for arms "+ text start": a model with token input and the same units; None trains one on the text
+            from outside first.
+        sources: languages spoken.
+        target: language written.
+        units: how they are made.
+        seeds: of every arm.
+        heads: each with every one of `texts`.
+        texts: see `Text`; the first is what the others are compared with.
+        base: what `ablations` change one thing of; all heads and texts have its other values.
+        ablations: names in `ABLATIONS`.
+        hours: of speech, at each of which `base` is trained with and without its text.
+        log_mel: a model on log-mel to compare with; None leaves it out.
+        bitext: tables of parallel text, one for each source, with a column for each language; drawn from the phrasebook
+            where there are none.
+        external_pairs: of each source, to be drawn.
+        mixing: of speech and text.
+        model: shape of every model, but for what its arm changes.
+        training: of every model.
+        text_training: of a model that learns text first.
+        beam_size: of every search, but that of the model on log-mel, which is greedy.
+        test_utterances: of each source language.
+    """
+
+    data: Path = Path()
+    text_start: Path | None = None
+    sources: tuple[str, ...] = Field(min_length=1)
+    target: str
+    units: UnitsPart
+    seeds: tuple[int, ...] = (0,)
+    heads: tuple[Head, ...] = HEADS
+    texts: tuple[Text, ...] = Field(default=("none", "own", "external", "start"), min_length=1)
+    base: Arm = Arm(head="ctc_attention", text="own")
+    ablations: tuple[str, ...] = ()
+    hours: tuple[float, ...] = ()
+    log_mel: LogMelPart | None = None
+    bitext: tuple[Path, ...] = ()
+    external_pairs: int = 0
+    mixing: Mixing = Mixing()
+    model: TokenShape = TokenShape()
+    training: TrainingOptions
+    text_training: TrainingOptions
+    beam_size: int = 10
+    test_utterances: int | None = None
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Languages of the speech and of the text wanted."""
+        return tuple((source, self.target) for source in self.sources)
+
+    @property
+    def start(self) -> str | None:
+        """The speech encoder to start from; None where it is on the Hugging Face hub and has to be fetched first."""
+        encoder = self.units.encoder
+        return encoder if encoder == BUNDLED or Path(encoder).is_dir() else None
+
+    def main_arms(self) -> dict[str, Arm]:
+        """Heads times texts."""
+        return {
+            f"{head}, {NAMES[text]}": self.base.model_copy(update={"head": head, "text": text})
+            for head in self.heads
+            for text in self.texts
+        }
+
+    def ablation_arms(self) -> dict[str, Arm]:
+        """The base, and it with one thing changed."""
+        changed = {name: self.base.model_copy(update=ABLATIONS[name]) for name in self.ablations}
+        return {BASE: self.base, **changed} if changed else {}
+
+    def curve_arms(self) -> dict[str, Arm]:
+        """The base without and with its text, for each amount of speech."""
+        return {
+            f"{hours:g} h, {NAMES[text]}": self.base.model_copy(update={"hours": hours, "text": text})
+            for hours in self.hours
+            for text in dict.fromkeys((*self.texts[:1], self.base.text))
+        }
+
+    def all_arms(self) -> dict[str, Arm]:
+        """By name; some of them may be equal."""
+        return {**self.main_arms(), **self.ablation_arms(), **self.curve_arms()}
+
+
+BASE = "base"
+ABLATIONS: Mapping[str, Mapping[str, object]] = {
+    "r = 1": {"ratio": 1.0},
+    "r = 2": {"ratio": 2.0},
+    "r = 4": {"ratio": 4.0},
+    "r = 6": {"ratio": 6.0},
+    "repeats kept": {"keep_repeats": True},
+    "no unit vocabulary": {"unit_pieces": 0},
+    "3,000 unit pieces": {"unit_pieces": 3000},
+    "4,000 unit pieces": {"unit_pieces": 4000},
+    "500 unit pieces": {"unit_pieces": 500},
+    "1,000 unit pieces": {"unit_pieces": 1000},
+    "one vocabulary": {"form": "single"},
+    "no source CTC": {"source_ctc": False},
+    "soft sharing": {"soft_sharing": True},
+}
+"""Name of an ablation to what it changes. A vocabulary has to hold every cluster: none is as one of that size."""
+
+
+def place(directory: Path, seed: int, name: str) -> Path:
+    """Folder of an arm."""
+    kept = "".join(c if c.isalnum() else "-" for c in name.lower())
+    return directory / f"seed-{seed}" / "-".join(filter(None, kept.split("-")))

@@ -1,0 +1,126 @@
+"""The tables of the comparison of discrete units: heads, ablations, the curve over hours, and log-mel beside it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprachbund.evaluation.compare import RunFile, System, compare
+from sprachbund.evaluation.lines import Line
+from sprachbund.recipes.discrete_units_options import BASE, NAMES, DiscreteUnitsRecipe, place
+
+COST_FILE = "cost.json"
+LOG_MEL = "log-mel"
+METRICS = ("BLEU", "chrF")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Among:
+    """The lines of a run that are of some utterances."""
+
+    run: RunFile
+    ids: frozenset[str]
+
+    def __iter__(self) -> Iterator[Line]:
+        return (line for line in self.run if line.id in self.ids)
+
+
+def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
+    """Write `table.json`, and beside it `ablations.json`, `curve.json` and `log-mel.json` where they were asked for."""
+    tables = {"ablations": _ablations, "curve": _curve, LOG_MEL: _log_mel}
+    for name, rows_of in tables.items():
+        if rows := rows_of(recipe, directory):
+            _write(directory / f"{name}.json", recipe, rows)
+    return _write(directory / "table.json", recipe, _heads(recipe, directory))
+
+
+def _heads(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
+    """Every head with every text, each compared with the same head on speech only."""
+    rows = []
+    for head in recipe.heads:
+        names = [f"{head}, {NAMES[text]}" for text in recipe.texts]
+        for text, row in zip(recipe.texts, _compared(recipe, directory, names), strict=True):
+            rows.append({"head": head, "data": NAMES[text], **row})
+    return rows
+
+
+def _ablations(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
+    """The base with one thing changed, compared with the base."""
+    names = list(recipe.ablation_arms())
+    found = _compared(recipe, directory, names) if names else []
+    return [
+        {"arm": name if name != BASE else _said(recipe), **row}
+        for name, row in zip(names, found, strict=True)
+    ]
+
+
+def _curve(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
+    """What text adds for each amount of speech."""
+    rows = []
+    for hours in recipe.hours:
+        names = [name for name, arm in recipe.curve_arms().items() if arm.hours == hours]
+        for name, row in zip(names, _compared(recipe, directory, names), strict=True):
+            rows.append({"hours": hours, "data": name.partition(", ")[2], **row})
+    return rows
+
+
+def _log_mel(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
+    """Log-mel, and each head on units: quality, and cost as ratios to log-mel."""
+    if recipe.log_mel is None:
+        return []
+    names = [LOG_MEL, *(f"{head}, {NAMES[recipe.texts[0]]}" for head in recipe.heads)]
+    costs = {name: _cost(recipe, directory, name) for name in names}
+    first = costs[LOG_MEL]
+    return [
+        {
+            "input": name if name == LOG_MEL else f"units, {name}",
+            **row,
+            "stored data": costs[name]["stored_bytes"] / first["stored_bytes"],
+            "training time": costs[name]["cpu_s"] / first["cpu_s"],
+        }
+        for name, row in zip(names, _compared(recipe, directory, names), strict=True)
+    ]
+
+
+def _cost(recipe: DiscreteUnitsRecipe, directory: Path, name: str) -> Mapping[str, float]:
+    """Mean over the seeds."""
+    found = [json.loads((place(directory, seed, name) / COST_FILE).read_text()) for seed in recipe.seeds]
+    return {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+
+
+def _compared(recipe: DiscreteUnitsRecipe, directory: Path, names: Sequence[str]) -> list[Row]:
+    """Scores of arms, over seeds, and what they differ from the first one by, with intervals and p-values."""
+    runs = {
+        name: [RunFile(place(directory, seed, name) / "scores") for seed in recipe.seeds] for name in names
+    }
+    # A model on log-mel hears the language that it writes too, so it was asked for more.
+    ids = frozenset(line.id for line in runs[names[-1]][0])
+    systems = [System(name=name, runs=[_Among(run, ids) for run in found]) for name, found in runs.items()]
+    if len(systems) == 1:
+        systems = [systems[0], System(name="", runs=systems[0].runs)]
+    rows: dict[str, Row] = {name: {} for name in names}
+    means = compare(systems, METRICS).means
+    for metric in METRICS:
+        for (_, name), found in ((key, value) for key, value in means.items() if key[0] == metric):
+            rows[names[0]] |= {metric: found.baseline, f"{metric} difference": "", f"{metric} p": ""}
+            if name:
+                low, high = found.interval
+                rows[name] |= {
+                    metric: found.system,
+                    f"{metric} difference": f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+                    f"{metric} p": found.p_value,
+                }
+    return list(rows.values())
+
+
+def _said(recipe: DiscreteUnitsRecipe) -> str:
+    return f"{recipe.base.head}, {NAMES[recipe.base.text]}"
+
+
+def _write(path: Path, recipe: DiscreteUnitsRecipe, rows: Sequence[Row]) -> Path:
+    values = {"recipe": recipe.model_dump(mode="json"), "rows": list(rows)}
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    return path

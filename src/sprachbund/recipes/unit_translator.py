@@ -1,0 +1,206 @@
+"""Training a model that reads units of speech and pieces of text alike, from encoded corpora to a model directory."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from pydantic import Field
+
+from sprachbund.data.bitext import read_bitext
+from sprachbund.data.plan import PlanOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.directory import load, save
+from sprachbund.models.token_conformer import TokenConfig, TokenConformer, TokenShape
+from sprachbund.models.weights import Bits
+from sprachbund.recipes.translator import CardRecipe, Strict
+from sprachbund.training.loop import train
+from sprachbund.training.options import TrainingOptions
+from sprachbund.units.directory import Units
+from sprachbund.units.encoded import Encoded
+from sprachbund.units.sentences import Sentences, Spoken, Written
+from sprachbund.units.supply import Mixing, Supply, first_epoch_behind
+from sprachbund.units.translator import make
+
+Report = Callable[[str], None]
+LIKELY_RATIO = 4.0
+"""Published; where the units were made without transcripts."""
+
+
+class BitextPart(Strict):
+    """Parallel text from outside; see `sprachbund.data.bitext.read_bitext`.
+
+    Attributes:
+        paths: a `.tsv` or `.tmx` file, or two Moses files, source first.
+        source: BCP-47 tag.
+        target: BCP-47 tag.
+        skip_bad: leave out, and count, pairs that cannot be used.
+    """
+
+    paths: tuple[Path, ...] = Field(min_length=1, max_length=2)
+    source: str
+    target: str
+    skip_bad: bool = False
+
+
+class UnitTranslatorRecipe(Strict):
+    """Everything a run depends on.
+
+    Attributes:
+        units: directory of the units.
+        train: corpora as units; none trains on text alone.
+        dev: corpora as units, whose loss ranks the checkpoints.
+        pairs: (source, target) languages of the speech and its own texts.
+        bitext: parallel text from outside.
+        hours: of speech taken from each corpus; all if None.
+        mixing: of speech and text.
+        ratio: how many times as long source text is made; the mean of the units' data if None.
+        keep_repeats: read a unit for every frame.
+        start: a directory of a model with the same units, whose weights are the first ones where they fit in.
+        bits: of the weights in the model directory.
+    """
+
+    units: Path
+    train: tuple[Path, ...] = ()
+    dev: tuple[Path, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    bitext: tuple[BitextPart, ...] = ()
+    hours: float | None = Field(default=None, gt=0)
+    mixing: Mixing = Mixing()
+    ratio: float | None = None
+    keep_repeats: bool = False
+    start: Path | None = None
+    bits: Bits = 32
+    model: TokenShape = TokenShape()
+    training: TrainingOptions
+    card: CardRecipe
+
+    @property
+    def all_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Of speech and text."""
+        return tuple(sorted({*self.pairs, *((part.source, part.target) for part in self.bitext)}))
+
+
+def run(
+    recipe: UnitTranslatorRecipe,
+    directory: Path,
+    *,
+    report: Report = print,
+    stop_after: int | None = None,
+) -> Any:
+    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+
+    Raises:
+        SprachbundError: units of another k-means or sampling rate, utterances without units, parallel text of unequal
+            sides, targets of which CTC can align none, or no data.
+    """
+    if not recipe.train and not recipe.bitext:
+        raise SprachbundError("the recipe has no training data; give it train = [DIR] or a [[bitext]]")
+    torch.manual_seed(recipe.training.seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    units = Units(recipe.units)
+    model = make(_config(recipe, units), units)
+    if recipe.start is not None:
+        _start_from(model, recipe.start, report)
+    corpus, dev = _supplies(recipe, units, model, report)
+    train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
+    state = PartialState()
+    if state.is_main_process:
+        save(model, directory / "model", bits=recipe.bits, card=_card(recipe, corpus))
+    state.wait_for_everyone()
+    return load(directory / "model")
+
+
+def _config(recipe: UnitTranslatorRecipe, units: Units) -> TokenConfig:
+    ratio = recipe.ratio or units.config.mean_length_ratio or LIKELY_RATIO
+    return TokenConfig(
+        **recipe.model.model_dump(),
+        pairs=recipe.all_pairs,
+        ratio=ratio,
+        keep_repeats=recipe.keep_repeats,
+        max_window_s=recipe.training.max_duration_s,
+    )
+
+
+def _supplies(
+    recipe: UnitTranslatorRecipe, units: Units, model: TokenConformer, report: Report
+) -> tuple[Supply, Supply]:
+    """Training and dev data, everything told that is left out of them."""
+    parts = _parts(recipe, units, report)
+    reader: Any = model.reader
+    corpus = Supply(parts, model.config, reader, recipe.mixing, seed=recipe.training.seed)
+    training = recipe.training
+    if recipe.mixing.speech_only_share:
+        plan = PlanOptions(
+            batch_s=training.batch_s,
+            max_utterances=training.max_utterances,
+            max_duration_s=training.max_duration_s,
+            seed=training.seed,
+        )
+        step = round((1 - recipe.mixing.speech_only_share) * training.steps)
+        corpus.speech_only_from = first_epoch_behind(corpus, plan, step)
+    encoded = [Encoded(path, units) for path in recipe.dev]
+    as_text = not recipe.train
+    held_out = [
+        Spoken(each, recipe.all_pairs, as_text=as_text, keep_repeats=recipe.keep_repeats) for each in encoded
+    ]
+    dev = Supply(held_out, model.config, reader, recipe.mixing, sample=False)
+    for name, supply in (("training", corpus), ("dev", dev)):
+        for line in supply.lines(training.max_duration_s):
+            report(f"{name}: {line}")
+    return corpus, dev
+
+
+def _parts(recipe: UnitTranslatorRecipe, units: Units, report: Report) -> list[Sentences]:
+    parts: list[Sentences] = []
+    for path in recipe.train:
+        encoded = Encoded(path, units)
+        for skipped in encoded.info.skipped:
+            report(f"{path}: {skipped.id} has no units ({skipped.reason})")
+        forms = (False, True) if recipe.mixing.text else (False,)
+        parts += [
+            Spoken(
+                encoded, recipe.pairs, as_text=as_text, keep_repeats=recipe.keep_repeats, hours=recipe.hours
+            )
+            for as_text in forms
+        ]
+    for part in recipe.bitext:
+        bitext = read_bitext(part.paths, part.source, part.target, skip_bad=part.skip_bad)
+        if bitext.faults:
+            report(
+                f"{len(bitext.faults)} pairs of {part.paths[0]} cannot be used, the first: {bitext.faults[0]}: left out"
+            )
+        parts.append(Written(bitext))
+    return parts
+
+
+def _start_from(model: TokenConformer, directory: Path, report: Report) -> None:
+    """Take over the weights of a model with the same units, where they are of the same shape."""
+    start: Any = load(directory)
+    if getattr(start, "config", None) is None or start.name != TokenConformer.name:
+        raise SprachbundError(
+            f"{directory} is of the family {start.name}; start from a {TokenConformer.name} model"
+        )
+    if start.config.units != model.config.units:
+        raise SprachbundError(
+            f"{directory} reads other units than {model.reader.directory}; start from another"
+        )
+    own, theirs = model.state_dict(), start.state_dict()
+    fitting = {n: w for n, w in theirs.items() if n in own and own[n].shape == w.shape}
+    model.load_state_dict(fitting, strict=False)
+    if missing := sorted(own.keys() - fitting.keys()):
+        report(f"{len(missing)} of {len(own)} weights are new: {', '.join(missing[:3])} ...")
+
+
+def _card(recipe: UnitTranslatorRecipe, corpus: Supply) -> Card:
+    sources: Sequence[str] = sorted({source for source, _ in recipe.all_pairs})
+    return Card(
+        **recipe.card.model_dump(),
+        source_languages=list(sources),
+        target_languages=sorted({target for _, target in recipe.all_pairs}),
+        data=[{"name": kind, "utterances": count} for kind, count in corpus.counts().items()],
+        training={"steps": recipe.training.steps, "batch_s": recipe.training.batch_s},
+    )

@@ -1,0 +1,105 @@
+"""Speech and text as tokens of one vocabulary, with the units and the encoder that a model was trained on.
+
+Satisfies `sprachbund.models.token_conformer.reading.Reader`. Shapes: N samples, S source tokens.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.directory import locate
+from sprachbund.units.directory import Units
+from sprachbund.units.files import encoder_hash
+from sprachbund.units.kmeans import nearest
+from sprachbund.units.lengths import check_ratio, upsample
+from sprachbund.units.pieces import JointVocabulary
+from sprachbund.units.sources import Source, open_source
+from sprachbund.units.strings import collapse, to_string
+
+ENCODER = "encoder"
+"""Folder beside the units in which the speech encoder is looked for first."""
+
+
+class UnitReader:
+    """Reads with units.
+
+    Args:
+        units: that were made.
+        ratio: how many times each piece of a text is repeated.
+        keep_repeats: read a unit for every frame.
+        device: where the speech encoder computes.
+
+    Raises:
+        SprachbundError: a ratio outside 1 to 6.
+    """
+
+    def __init__(
+        self, units: Units, ratio: float, *, keep_repeats: bool = False, device: str = "cpu"
+    ) -> None:
+        check_ratio(ratio)
+        self.units, self.ratio, self.keep_repeats, self.device = units, ratio, keep_repeats, device
+
+    @property
+    def vocabulary(self) -> JointVocabulary:
+        """Of the tokens."""
+        return self.units.vocabulary
+
+    @property
+    def directory(self) -> Path:
+        """Of the units."""
+        return self.units.directory
+
+    def speech(self, samples: Sequence[np.ndarray]) -> list[list[int]]:
+        """Tokens (S,) of each utterance, (N,) float32 at 16 kHz.
+
+        Raises:
+            SprachbundError: an utterance too short for a frame, or no encoder, or another one than the units are of.
+        """
+        found = []
+        for each, frames in zip(samples, self.source.features(samples), strict=True):
+            if not len(frames):
+                raise SprachbundError(
+                    f"{len(each)} samples of speech are no frame of {self.source.info.name}; give longer speech"
+                )
+            labels = nearest(frames, self.units.centroids)
+            found.append(self.of_string(to_string(labels if self.keep_repeats else collapse(labels)[0])))
+        return found
+
+    def text(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens (S,) of each text, made as long as speech."""
+        return [self.of_text(text) for text in texts]
+
+    def of_string(self, string: str, rng: np.random.Generator | None = None, alpha: float = 0.0) -> list[int]:
+        """Tokens of units that are given as characters; drawn given `rng`, see `JointVocabulary`."""
+        return self.vocabulary.encode_units(string, rng, alpha)
+
+    def of_text(self, text: str, rng: np.random.Generator | None = None, alpha: float = 0.0) -> list[int]:
+        """Tokens of a text, each piece repeated; drawn given `rng`, see `JointVocabulary`."""
+        return upsample(self.vocabulary.encode_text(text, rng, alpha), self.ratio)
+
+    @cached_property
+    def source(self) -> Source:
+        """The speech encoder, loaded when speech is first read: who translates text does without.
+
+        Raises:
+            SprachbundError: it is not there, or is another one than the units are of.
+        """
+        info = self.units.config.source
+        beside = self.directory.parent / ENCODER
+        try:
+            directory = beside if beside.is_dir() else locate(info.name, offline=True)
+        except SprachbundError as error:
+            raise SprachbundError(
+                f"the speech encoder that the units in {self.directory} are made of is missing ({error}); put a "
+                f"copy of it, or a link to it, at {beside}"
+            ) from error
+        seen = encoder_hash(directory)
+        if seen != info.hash:
+            raise SprachbundError(
+                f"{directory} is not the encoder that the units in {self.directory} are made of ({info.hash[:12]}; "
+                f"this one is {seen[:12]}); put a copy of that one at {beside}"
+            )
+        return open_source(directory, info.layer, name=info.name, device=self.device, model_hash=seen)

@@ -1,0 +1,133 @@
+"""A run from encoded corpora to a model: learns, goes on after a stop to the same bits, says what it leaves out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.search import search
+from sprachbund.decoding.texts import translate_texts
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Target
+from sprachbund.recipes.options import make_recipe
+from sprachbund.recipes.unit_translator import UnitTranslatorRecipe, run
+from sprachbund.units.sentences import within_hours
+from tests.units.made import words
+from tests.units.translators import Spoken, config, speak
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
+    return speak(tmp_path_factory.mktemp("runs"))
+
+
+def recipe(made: Spoken, **changes: Any) -> UnitTranslatorRecipe:
+    shape = config().model_dump(
+        exclude={"pairs", "ratio", "keep_repeats", "max_window_s", "frame_s", "units"}
+    )
+    training = {
+        "steps": 6,
+        "batch_s": 10,
+        "num_workers": 0,
+        "log_every": 2,
+        "evaluate_every": 3,
+        "save_every": 2,
+        "keep_best": 10,
+        "precision": "no",
+        "warmup_steps": 1,
+        "learning_rate": 3e-3,
+    }
+    values = {
+        "units": made.units.directory,
+        "train": [made.encoded.directory],
+        "dev": [made.encoded.directory],
+        "pairs": [("de", "fr"), ("en", "fr")],
+        "model": {**shape, "head": "ctc_attention", "strides": 1},
+        "training": {**training, **changes.pop("training", {})},
+        "card": {"name": "tones"},
+        **changes,
+    }
+    return make_recipe(UnitTranslatorRecipe, values)
+
+
+def outside(directory: Path, text: str = "") -> dict[str, Any]:
+    path = directory / "pairs.tsv"
+    lines = [f"{word}\t{word.upper()}\n" for word in words(30, seed=5)]
+    path.write_text("de\tfr\n" + "".join(lines) + text)
+    return {"paths": [path], "source": "de", "target": "fr"}
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits(made: Spoken, tmp_path: Path) -> None:
+    given = recipe(made, bitext=[outside(tmp_path)])
+    lines: list[str] = []
+    whole = run(given, tmp_path / "whole", report=lines.append)
+    run(given, tmp_path / "parts", report=lines.append, stop_after=4)
+    parts = run(given, tmp_path / "parts", report=lines.append)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    logged = [line for line in lines if line.startswith("step 6/6")]
+    assert len(logged) == 2
+    assert any(" speech " in line and " text " in line for line in lines)
+    assert any("dropped" in line for line in lines)
+    assert any(
+        line.startswith("training: 12 sentences of speech, 12 sentences of text, 30") for line in lines
+    )
+
+
+def test_a_model_learns_from_text_alone_and_goes_on_with_speech(made: Spoken, tmp_path: Path) -> None:
+    first = run(
+        recipe(made, train=(), bitext=[outside(tmp_path)], pairs=()), tmp_path / "text", report=_silent
+    )
+    assert first.pairs() == {("de", "fr")}
+    lines: list[str] = []
+    again = run(
+        recipe(made, start=tmp_path / "text" / "model", training={"steps": 1}),
+        tmp_path / "on",
+        report=lines.append,
+    )
+    assert again.pairs() == {("de", "fr"), ("en", "fr")}
+    assert any("weights are new: language_head" in line for line in lines)
+
+
+def test_one_model_learns_to_translate_speech_and_text(tmp_path: Path) -> None:
+    made = speak(tmp_path / "data", hears=True)
+    training = {"steps": 70, "evaluate_every": 70, "learning_rate": 5e-3, "keep_best": 1, "batch_s": 100}
+    changes = {"head": "attention", "strides": 0, "label_smoothing": 0.0, "width": 32}
+    shape = {**recipe(made).model.model_dump(), **changes}
+    given = recipe(made, training=training, model=shape, mixing={"sampling": 0.0})
+    model = run(given, tmp_path / "run", report=_silent)
+    manifest = Manifest(made.corpus)
+    numbers = range(0, 12, 2)  # in English
+    said = [manifest[i].text for i in numbers]
+    texts = [row[0].text for row in translate_texts(model, said, ["fr"], "en")]
+    memory = model.encode(model.features([manifest.samples(i) for i in numbers]))
+    rows = search(model, memory, [[Target(language="fr")]] * len(said))
+    speech = [model.decode_text(row[0].tokens) for row in rows]
+    wanted = [text.upper() for text in said]
+    for found in (texts, speech):
+        assert sum(a == b for a, b in zip(found, wanted, strict=True)) >= 5
+
+
+def test_bad_data_is_named(made: Spoken, tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match="has no training data"):
+        run(recipe(made, train=()), tmp_path / "a", report=_silent)
+    with pytest.raises(SprachbundError, match=r"pairs\.tsv:32: the target side is empty"):
+        run(recipe(made, bitext=[outside(tmp_path, "abc\t\n")]), tmp_path / "b", report=_silent)
+    lines: list[str] = []
+    bad = {**outside(tmp_path, "abc\t\n"), "skip_bad": True}
+    run(recipe(made, bitext=[bad], training={"steps": 1}), tmp_path / "c", report=lines.append)
+    assert any("1 pairs of" in line and "left out" in line for line in lines)
+    with pytest.raises(SprachbundError, match="h of speech in de, en, and 9 are wanted"):
+        run(recipe(made, hours=9), tmp_path / "d", report=_silent)
+
+
+def test_less_speech_is_part_of_more(made: Spoken) -> None:
+    hours = sum(u.duration_s for u in made.encoded) / 3600
+    less, more = (set(within_hours(made.encoded, {"de", "en"}, share * hours)) for share in (0.3, 0.7))
+    assert less < more < set(range(12))
+
+
+def _silent(line: str) -> None:
+    pass

@@ -1,0 +1,85 @@
+"""Joint search in a model: equal to trying every text."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sprachbund.decoding.beam import beam_search
+from sprachbund.decoding.joint import CtcPrefixes, join_ctc
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.rows import start_rows
+from sprachbund.decoding.search import search
+from sprachbund.errors import SprachbundError
+from sprachbund.models.family import Memory, Target
+from sprachbund.models.token_conformer import TokenConformer
+from tests.units.translators import model_of, speak, talkative
+
+TARGET = Target(language="fr")
+LONGEST = 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TokenConformer:
+    return talkative(model_of(speak(tmp_path_factory.mktemp("joint")).units, head="ctc_attention"))
+
+
+def by_hand(model: TokenConformer, memory: Memory, tokens: tuple[int, ...], weight: float) -> float:
+    """Joint score of a whole text: the decoder's by one pass over it, CTC's by its loss."""
+    prompt = torch.tensor([[*model.prompt(TARGET), *tokens]])
+    logits = model.step(prompt, model.start(memory))[0].masked_fill(model.suppressed(TARGET), -torch.inf)
+    wanted = torch.tensor([*tokens, model.end_token])
+    attention = float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum())
+    prefixes = CtcPrefixes.start(model.ctc_log_probs(memory, [[TARGET]]), memory.num_frames)
+    for token in tokens:
+        prefixes.advance(torch.tensor([token]))
+    return (1 - weight) * attention + weight * float(prefixes.ended())
+
+
+@torch.inference_mode()
+def test_a_wide_beam_finds_all_texts_with_their_scores(model: TokenConformer) -> None:
+    memory = model.encode(model.text_features(["ab"]))
+    allowed = (~model.suppressed(TARGET)).nonzero().flatten().tolist()
+    letters = [token for token in allowed if token != model.end_token][:4]
+    only = torch.ones(len(model.written), dtype=torch.bool)
+    only[[*letters, model.end_token]] = False
+    model.suppressed = lambda target: only  # type: ignore[method-assign]  # four letters, so that all can be tried
+    texts = [t for n in range(LONGEST + 1) for t in itertools.product(letters, repeat=n)]
+    options = DecodingOptions(beam_size=400, max_tokens=LONGEST + 1)
+    rows = start_rows(model, memory, [[TARGET]], options, None)
+    join_ctc(model, memory, [[TARGET]], options, rows)
+    found = beam_search(model, rows, beam_size=options.beam_size, length_penalty=0.0)[0]
+    ended = {one.tokens: one.score for one in found if one.finished}
+    assert ended.keys() == set(texts)
+    for text in texts:
+        wanted = by_hand(model, memory, text, 0.3)
+        assert ended[text] == pytest.approx(wanted, abs=1e-3) or max(ended[text], wanted) < -1000
+
+
+def test_a_draft_is_refused(model: TokenConformer) -> None:
+    memory = model.encode(model.text_features(["ab"]))
+    with pytest.raises(SprachbundError, match="no place for a draft"):
+        search(model, memory, [[TARGET]], DecodingOptions(draft="parasite"))
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_text_is_gone_on_with_as_it_would_have_been(model: TokenConformer, beam: int) -> None:
+    memory = model.encode(model.text_features(["abc", "fadecab"]))
+    options = DecodingOptions(beam_size=beam, max_tokens=12)
+    whole = [row[0].tokens for row in search(model, memory, [[TARGET], [TARGET]], options)]
+    begun = [[replace(TARGET, prefix=tokens[:n])] for tokens, n in zip(whole, (1, 3), strict=True)]
+    shorter = DecodingOptions(beam_size=beam, max_tokens=9)
+    rest = search(model, memory, begun, shorter)
+    if beam == 1:  # a beam may find a better end than it had before
+        assert rest[0][0].tokens == whole[0][1:10]
+        assert rest[1][0].tokens == whole[1][3:12]
+    for row, group in enumerate(begun):
+        alone = search(model, memory.select(torch.tensor([row])), [group], shorter)
+        assert alone[0][0].tokens == rest[row][0].tokens
+
+
+def test_more_tokens_can_be_asked_for_than_ctc_can_align(model: TokenConformer) -> None:
+    memory = model.encode(model.text_features(["a"]))
+    found = search(model, memory, [[TARGET]], DecodingOptions(beam_size=3, min_tokens=8, max_tokens=9))
+    assert 8 <= len(found[0][0].tokens) <= 9

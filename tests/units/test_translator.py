@@ -1,0 +1,190 @@
+"""Models that read tokens: the same from speech and text, alone and in a batch, saved and loaded."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.data.loading import batches
+from sprachbund.data.manifest import Manifest
+from sprachbund.data.plan import PlanOptions
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.search import search
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.directory import load, save
+from sprachbund.models.family import Family, Target
+from sprachbund.models.token_conformer import HEADS, TokenConformer
+from sprachbund.units.reader import UnitReader
+from sprachbund.units.sentences import Spoken as SpokenSentences
+from sprachbund.units.supply import Mixing, Supply
+from tests.units.made import conformer, tones
+from tests.units.translators import PAIRS, Spoken, model_of, speak, talkative
+
+PLAN = PlanOptions(batch_s=1000, max_utterances=6, max_duration_s=1000)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
+    return speak(tmp_path_factory.mktemp("translator"))
+
+
+def batches_of(made: Spoken, model: TokenConformer) -> dict[str, Any]:
+    parts = [SpokenSentences(made.encoded, PAIRS, as_text=as_text) for as_text in (False, True)]
+    assert isinstance(model.reader, UnitReader)
+    supply = Supply(parts, model.config, model.reader, Mixing(), sample=False)
+    return {batch.kind: batch for batch in batches(supply, PLAN, 0)}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_loss_learns_and_does_not_ask_what_kind_of_data_it_is(made: Spoken, head: str) -> None:
+    model = model_of(made.units, head=head).train()
+    found = batches_of(made, model)
+    for kind, batch in found.items():
+        loss = model.loss(batch)
+        other = model.loss(replace(batch, kind="other"))
+        assert torch.equal(loss.total, other.total)
+        assert (loss.num_transcript > 0) == (kind == "speech")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    totals = []
+    for _ in range(30):
+        loss = model.loss(found["speech"])
+        optimizer.zero_grad()
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        totals.append(float(loss.total.detach()))
+    assert totals[-1] < 0.8 * totals[0]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_batch_costs_what_its_rows_cost(made: Spoken, head: str) -> None:
+    model = model_of(made.units, head=head, strides=1)
+    batch = batches_of(made, model)["speech"]
+    whole = model.loss(batch)
+    total, counts = 0.0, 0
+    for row in range(batch.num_utterances):
+        one = type(batch)(
+            **{
+                name: value[row : row + 1] if isinstance(value, torch.Tensor) else value
+                for name, value in vars(batch).items()
+            }
+        )
+        loss = model.loss(one)
+        total, counts = total + float(loss.total.detach()), counts + loss.counts["dropped"]
+    assert float(whole.total.detach()) == pytest.approx(total, rel=1e-4)
+    assert whole.counts["dropped"] == counts
+
+
+def test_terms_that_ctc_cannot_align_are_dropped_and_counted(made: Spoken) -> None:
+    model = model_of(made.units, head="ctc_attention", strides=3)
+    batch = batches_of(made, model)["speech"]
+    loss = model.loss(batch)
+    frames = -(-batch.num_frames // 8)
+    assert loss.counts["dropped"] >= int((batch.num_targets - 1 > frames).sum()) > 0
+    assert torch.isfinite(loss.total)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("beam", [1, 4])
+def test_what_is_written_depends_neither_on_the_batch_nor_holds_units(
+    made: Spoken, head: str, beam: int
+) -> None:
+    model = talkative(model_of(made.units, head=head))
+    family: Family = model
+    options = DecodingOptions(beam_size=beam, max_tokens=12)
+    target = Target(language="fr")
+    manifest = Manifest(made.corpus)
+    samples = [manifest.samples(number) for number in range(4)]
+    together = search(family, model.encode(model.features(samples)), [[target]] * 4, options)
+    special = set(model.written.ids[model.written.suppressed].tolist())
+    for each, row in zip(samples, together, strict=True):
+        alone = search(family, model.encode(model.features([each])), [[target]], options)[0]
+        assert row[0].tokens == alone[0].tokens
+        assert row[0].log_probability == pytest.approx(alone[0].log_probability, abs=1e-3)
+        ids = model.written.ids[list(row[0].tokens)] if row[0].tokens else np.zeros(0, int)
+        assert not made.units.vocabulary.is_unit[ids].any()
+        assert head == "transducer" or not special & set(
+            ids.tolist()
+        )  # it has no list of what is not to be written
+    assert any(row[0].tokens for row in together)
+
+
+def test_equal_tokens_give_equal_states_whoever_read_them(made: Spoken) -> None:
+    model, text = model_of(made.units), "fade"
+    read = model.text_features([text])
+    by_hand = [t for t in made.units.vocabulary.encode_text(text) for _ in range(2)]
+    assert read.values[0].tolist() == [*by_hand, made.units.vocabulary.end]
+    spoken = model.tokens_read(model.reader.text([text]))
+    torch.testing.assert_close(model.encode(read).states, model.encode(spoken).states)
+
+
+def test_speech_is_read_as_it_was_encoded(made: Spoken) -> None:
+    model = model_of(made.units)
+    manifest = Manifest(made.corpus)
+    for number, utterance in enumerate(made.encoded):
+        if number < 3:
+            read = model.reader.speech([manifest.samples(number)])[0]
+            assert made.units.vocabulary.decode_units(read) == utterance.units
+    with_repeats = UnitReader(made.units, 2.0, keep_repeats=True)
+    read = with_repeats.speech([manifest.samples(0)])[0]
+    assert made.units.vocabulary.decode_units(read) == made.encoded[0].with_repeats
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_saved_model_is_the_same(made: Spoken, head: str, tmp_path: Path) -> None:
+    model = model_of(made.units, head=head)
+    save(model, tmp_path / "m", card=Card(name="tones"))
+    again = load(tmp_path / "m")
+    assert isinstance(again, TokenConformer)
+    assert again.config == model.config
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert again.reader.directory == tmp_path / "m" / "units"
+    assert load(tmp_path / "m").pairs() == {("de", "fr"), ("en", "fr")}
+
+
+def test_a_model_with_other_units_is_refused(made: Spoken, tmp_path: Path) -> None:
+    model = model_of(made.units)
+    save(model, tmp_path / "m")
+    config = (tmp_path / "m" / "config.json").read_text()
+    changed = config.replace(made.units.identity.kmeans, "f" * 64)
+    (tmp_path / "m" / "config.json").write_text(changed)
+    with pytest.raises(SprachbundError, match="holds other units"):
+        load(tmp_path / "m")
+
+
+def test_a_missing_or_other_speech_encoder_is_named_and_text_needs_none(made: Spoken, tmp_path: Path) -> None:
+    model = model_of(made.units)
+    save(model, tmp_path / "m")
+    (tmp_path / "m" / "encoder").symlink_to(conformer(tmp_path / "other"))
+    (tmp_path / "other" / "config.json").write_text((tmp_path / "other" / "config.json").read_text() + " ")
+    again: Any = load(tmp_path / "m")
+    with pytest.raises(SprachbundError, match="is not the encoder that the units"):
+        again.features([tones("abc")])
+    assert again.text_features(["abc"]).values.shape[0] == 1
+
+
+def test_speech_without_a_frame_is_refused(made: Spoken) -> None:
+    with pytest.raises(SprachbundError, match="0 samples of speech are no frame"):
+        model_of(made.units).features([np.zeros(0, np.float32)])
+
+
+def test_unknown_languages_and_times_of_words_are_refused(made: Spoken) -> None:
+    model = model_of(made.units)
+    with pytest.raises(SprachbundError, match="does not write 'it'; it writes fr"):
+        model.prompt(Target(language="it"))
+    with pytest.raises(SprachbundError, match="no token for it"):
+        model_of(made.units, pairs=(("de", "it"),))
+    memory = model.encode(model.text_features(["abc"]))
+    with pytest.raises(SprachbundError, match="do not say when they were spoken"):
+        model.step(torch.tensor([[1]]), model.start(memory), weights=[])
+
+
+def test_ctc_alone_does_not_go_on_from_a_text(made: Spoken) -> None:
+    model = model_of(made.units, head="ctc")
+    memory = model.encode(model.text_features(["abc"]))
+    with pytest.raises(SprachbundError, match="cannot go on from a text"):
+        search(model, memory, [[Target(language="fr", prefix=(3,))]])
