@@ -167,7 +167,8 @@ def available(args: argparse.Namespace) -> list[System]:
 def drafted(args: argparse.Namespace) -> list[System]:
     """Our fastest with a draft whose guesses are right so often; how often, trained models say."""
     return [
-        System(name="sprachbund", precision=f"native int8, draft {share:g}", cases=ONE_STREAM) for share in args.drafts
+        System(name="sprachbund", precision=f"native int8, draft {share:g}", cases=ONE_STREAM)
+        for share in args.drafts
     ]
 
 

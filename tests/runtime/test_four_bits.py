@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import load
+from sprachbund.nn.block_quantization import quantize_blocks
 from sprachbund.nn.conformer import ConformerLayer
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.block_quantization import quantize_blocks
 from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.extension import instruction_sets, native
 from sprachbund.runtime.native_model import exchanged, pack

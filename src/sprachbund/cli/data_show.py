@@ -86,7 +86,7 @@ def _text(description: dict[str, Any]) -> str:
         texts = {example["language"] or "-": example["text"], **example["translations"]}
         lines += [f"  {tag:5} {text}" for tag, text in texts.items() if text]
         lines += [
-            f"        {span['start_s']:6.2f} to {span['end_s']:.2f} s  {span['language']}  {span.get('text', '')}".rstrip()
+            f"{span['start_s']:14.2f} to {span['end_s']:.2f} s  {span['language']}  {span.get('text', '')}".rstrip()
             for span in example.get("spans", ())
             if "start_s" in span
         ]

@@ -22,6 +22,6 @@ def tell_code_switch(needed: Any, chosen: str) -> None:
     typer.echo(table(rows, head))
     typer.echo(
         f"\nencoder {needed.encoder:,}, language model {needed.llm:,} parameters; {needed.stages} stages of "
-        f"{needed.steps:,} steps together\ntraining: frozen weights in 16 bits; weight, gradient and AdamW's moments in "
-        "32 of what is trained; activations come on top"
+        f"{needed.steps:,} steps together\ntraining: frozen weights in 16 bits; weight, gradient and AdamW's moments "
+        "in 32 of what is trained; activations come on top"
     )

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from sprachbund.models.weights import quantize_rows
 from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.block_quantization import quantize_blocks
 from sprachbund.nn.conformer import ConvolutionModule
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward
 from sprachbund.nn.shared_private import SplitFeedForward
-from sprachbund.nn.block_quantization import quantize_blocks
 from sprachbund.runtime.native_options import WeightNumbers
 
 BLOCK = 16

@@ -72,7 +72,11 @@ def parse_message(text: str) -> Start | Resume | Stop:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        said = f"{place}: {first['msg']}" if place else f"{first['msg']}; text messages are JSON, sound is binary"
+        said = (
+            f"{place}: {first['msg']}"
+            if place
+            else f"{first['msg']}; text messages are JSON, sound is binary"
+        )
         message = f"the message cannot be read: {said}"
         raise RefusalError(400, message[:500], code="bad_message") from error
 

@@ -1,9 +1,9 @@
 """From one kind of data to another within a run: what the third stage of a speech LLM learns from (arXiv 2511.10670).
 
 At step u, counted from 0 to U, a batch is one of the previous data and one of the next, whose losses count (1 - u/U)
-and u/U ("mixed"), or one of the two, drawn with these probabilities ("sampled"). Both are functions of seed and step, so
-that a run that is taken up sees the same. The formula is a reconstruction; of the paper only the abstract's words are
-public.
+and u/U ("mixed"), or one of the two, drawn with these probabilities ("sampled"). Both are functions of seed and step,
+so that a run that is taken up sees the same. The formula is a reconstruction; of the paper only the abstract's words
+are public.
 """
 
 from collections.abc import Callable, Iterator, Sequence
