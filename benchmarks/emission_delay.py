@@ -7,14 +7,13 @@ Run: python benchmarks/emission_delay.py --model DIR --data corpora/phrasebook/d
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rows import keep
 
 from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.spans import SpanOptions, speech_spans
@@ -70,11 +69,7 @@ def main() -> None:
             found = emission_delay(model, speech, Target(language=language), tier).to_dict()
             rows.append({"language": language, **{key: rounded(value) for key, value in found.items()}})
     what = {"machine": machine(), "model": args.model.name, "corpus": args.data.name}
-    args.out.write_text(json.dumps({**what, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    shown = Table(*rows[0])
-    for row in rows:
-        shown.add_row(*(str(value) for value in row.values()))
-    Console().print(shown)
+    keep(args.out, {**what, "rows": rows})
 
 
 def rounded(value: Any) -> Any:

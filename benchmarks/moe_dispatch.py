@@ -10,7 +10,6 @@ Run: python benchmarks/moe_dispatch.py [--full]
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from rows import keep
 from torch import Tensor
 
 from sprachbund.evaluation.hashes import machine
@@ -161,11 +159,7 @@ def main() -> None:
         "rows": rows,
         "forms": forms,
     }
-    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=110).print(table)
+    keep(given.out, found)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from rows import keep
 
 from sprachbund.evaluation.hashes import machine
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, LineWriter, read_lines
@@ -104,21 +103,12 @@ def main() -> None:
             if count in wanted["compare"]:
                 command = [sys.executable, "-m", "sprachbund", "compare", *map(str, runs.values())]
                 rows.append(row("compare", count, *measure(*command)))
-    given.out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    show(rows)
+    keep(given.out, {"machine": machine(), "rows": rows})
 
 
 def row(what: str, count: int, seconds: float, peak: float) -> dict[str, object]:
     """A measurement; a comparison reads as many hypotheses of each of two systems."""
     return {"what": what, "hypotheses": count, "cpu_s": round(seconds, 1), "peak_mib": round(peak)}
-
-
-def show(rows: Sequence[dict[str, object]]) -> None:
-    """Print the rows."""
-    table = Table(*rows[0])
-    for one in rows:
-        table.add_row(*map(str, one.values()))
-    Console().print(table)
 
 
 if __name__ == "__main__":

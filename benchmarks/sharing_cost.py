@@ -7,7 +7,6 @@ CTC, backward pass and AdamW in fp32, without reading or augmenting them. Run: p
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rows import keep
 from torch import nn
 
 from sprachbund.data.batch import Batch
@@ -184,18 +183,10 @@ def main() -> None:
                 measure(data, Path(folder) / f"{number}", case)
                 for number, case in enumerate(track(cases, "analysing", console=Console(stderr=True)))
             ]
-            write(given.out / "sharing_cost.json", rows)
+            keep(given.out / "sharing_cost.json", {"machine": machine(), "rows": rows})
         if given.only != "grows":
-            write(given.out / "sharing_epoch.json", beside_training(data, Path(folder)))
-
-
-def write(path: Path, rows: list[dict[str, object]]) -> None:
-    """Print the rows and keep them."""
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
-    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+            rows = beside_training(data, Path(folder))
+            keep(given.out / "sharing_epoch.json", {"machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ are timed all the same. Run: python benchmarks/streaming_speed.py --model DIR --
 
 import argparse
 import copy
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rows import keep
 from torch import Tensor
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
@@ -247,12 +246,7 @@ def rounded(value: float) -> float:
 
 def tell(name: str, rows: Rows, out: Path, what: dict[str, Any]) -> None:
     """Write a file and print it."""
-    path = out / f"streaming_{name}.json"
-    path.write_text(json.dumps({**what, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    shown = Table(*rows[0], title=name)
-    for row in rows:
-        shown.add_row(*(str(value) for value in row.values()))
-    Console().print(shown)
+    keep(out / f"streaming_{name}.json", {**what, "rows": rows}, title=name)
 
 
 def main() -> None:

@@ -6,12 +6,10 @@ Run: python benchmarks/study_coverage.py
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from rows import keep
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hashes import machine
@@ -75,11 +73,7 @@ def main() -> None:
         for by in WAYS
     ]
     kept = {"machine": machine(), "repeats": given.repeats, "draws": given.draws, "rows": rows}
-    given.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    table = Table(*rows[0])
-    for each in rows:
-        table.add_row(*map(str, each.values()))
-    Console(width=110).print(table)
+    keep(given.out, kept)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Run: python benchmarks/transducer_loss.py [--full]
 
 import argparse
 import gc
-import json
 import subprocess
 import sys
 import time
@@ -21,8 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from rows import keep
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -193,11 +191,7 @@ def main() -> None:
         name, shape = given.peak
         return peak(name, tuple(int(size) for size in shape.split(",")))
     rows = [row for shape in (FULL if given.full else SHORT) for row in measured(shape, given.rounds)]
-    given.out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=110).print(table)
+    keep(given.out, {"machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from rows import keep
 
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.evaluation.hashes import machine
@@ -189,11 +188,7 @@ def main() -> None:
     rows = compare(count, rounds)
     memory = [peak_mb(count), peak_mb(TIMES * count)]
     result = {"machine": machine(), "layer": LAYER, "rounds": rounds, "rows": rows, "memory": memory}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=120).print(table)
+    keep(Path(__file__).with_suffix(".json"), result)
     for line in memory:
         print(
             f"{line['speech_h']} h of speech: {line['peak_mb']} MB at most, {line['growth_mb']} MB above the start"

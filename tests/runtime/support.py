@@ -1,5 +1,6 @@
 """The kernels called one by one, and what each should give, in torch with the same rounding."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -111,6 +112,24 @@ def attend_reference(
 def quantized_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     flat = x.flatten(0, -2)
     return product_reference(*quantize_reference(flat), weight, bias).float().view(*x.shape[:-1], len(weight))
+
+
+def compute_linears(
+    monkeypatch: pytest.MonkeyPatch, linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> None:
+    """Torch's linear layers compute by `linear`, and a decoder's output matrix in 8 bits."""
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: linear(x, self.weight, self.bias))
+    monkeypatch.setattr(
+        TextDecoder, "logits", lambda self, x: quantized_linear(self.norm(x), self.embedding.weight, None)
+    )
+
+
+def parts_of_a_product(
+    multiply: Callable[[Tensor, Tensor], Tensor], values: Tensor, scale: Tensor, *sizes: int
+) -> Tensor:
+    """Quantized tokens (N, K) multiplied so many at a time; (N, M)."""
+    cut = zip(values.split(sizes), scale.split(sizes), strict=True)
+    return torch.cat([multiply(v, s) for v, s in cut])
 
 
 def random_decoder(

@@ -27,11 +27,12 @@ from sprachbund.runtime.packing_encoder import pack_encoder
 from tests.models.whisper_support import TINY, make_directory, make_foreign, transplanted
 
 from .support import (
+    compute_linears,
     gelu_reference,
     needs_native,
     on_every_set,
+    parts_of_a_product,
     quantize_reference,
-    quantized_linear,
     random_decoder,
     relative_error,
 )
@@ -64,10 +65,7 @@ def four_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @pytest.fixture
 def four_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's linear layers compute in 4 bits, and its output matrix in 8."""
-    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: four_linear(x, self.weight, self.bias))
-    monkeypatch.setattr(
-        TextDecoder, "logits", lambda self, x: quantized_linear(self.norm(x), self.embedding.weight, None)
-    )
+    compute_linears(monkeypatch, four_linear)
 
 
 def decoder_in_four(decoder: TextDecoder, isa: str = BEST, threads: int = 1) -> NativeDecoder:
@@ -134,9 +132,8 @@ def test_tokens_do_not_depend_on_their_neighbours(
 ) -> None:
     values, scale = random_tokens(seed, first + second, 37)
     weight, bias = randn(seed + 1, rows, 37), randn(seed + 2, rows)
-    whole = product(isa, values, scale, weight, bias)
-    cut = zip(values.split([first, second]), scale.split([first, second]), strict=True)
-    assert torch.equal(whole, torch.cat([product(isa, v, s, weight, bias) for v, s in cut]))
+    parts = parts_of_a_product(lambda v, s: product(isa, v, s, weight, bias), values, scale, first, second)
+    assert torch.equal(product(isa, values, scale, weight, bias), parts)
 
 
 @on_every_set

@@ -17,7 +17,14 @@ from sprachbund.runtime.native_options import MemoryNumbers, NativeOptions
 from sprachbund.runtime.native_parts import NativeDecoder
 from sprachbund.runtime.packing import pack_decoder
 
-from .support import needs_native, on_every_set, quantized_linear, random_decoder, relative_error
+from .support import (
+    compute_linears,
+    needs_native,
+    on_every_set,
+    quantized_linear,
+    random_decoder,
+    relative_error,
+)
 
 pytestmark = needs_native
 BEST = (instruction_sets() or ("portable",))[0]
@@ -44,12 +51,7 @@ def memory_of(decoder: TextDecoder, num_memories: int, length: int, seed: int = 
 @pytest.fixture
 def int8_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's linear layers compute as the kernels do: 8-bit rows and tokens, exact sums."""
-    monkeypatch.setattr(
-        torch.nn.Linear, "forward", lambda self, x: quantized_linear(x, self.weight, self.bias)
-    )
-    monkeypatch.setattr(
-        TextDecoder, "logits", lambda self, x: quantized_linear(self.norm(x), self.embedding.weight, None)
-    )
+    compute_linears(monkeypatch, quantized_linear)
 
 
 @on_every_set

@@ -54,7 +54,22 @@ def run(engine: LiveEngine, session: LiveSession, samples: np.ndarray, block: in
         session.push(samples[begin : begin + block])
         while session.due:
             events += engine.step([session])[0]
+    return events + finish(engine, session)
+
+
+def flood(
+    engine: LiveEngine, session: LiveSession, samples: np.ndarray, block: int = 1600
+) -> list[LiveEvent]:
+    """All of the sound comes before anything is computed."""
+    for begin in range(0, len(samples), block):
+        session.push(samples[begin : begin + block])
+    return finish(engine, session)
+
+
+def finish(engine: LiveEngine, session: LiveSession) -> list[LiveEvent]:
+    """The sound has ended; what is said from there on."""
     session.finish()
+    events: list[LiveEvent] = []
     while not session.finished:
         events += engine.step([session])[0]
     return events
@@ -94,9 +109,7 @@ def test_how_the_audio_is_cut_up_does_not_matter(blocks):
         session.push(samples[begin : begin + blocks[turn % len(blocks)]])
         begin, turn = begin + blocks[turn % len(blocks)], turn + 1
         events += own.step([session])[0]
-    session.finish()
-    while not session.finished:
-        events += own.step([session])[0]
+    events += finish(own, session)
     assert written(events) == {
         t: [segment.text for segment in translation.segments]
         for t, translation in recorded(samples, TARGETS).items()
@@ -187,12 +200,7 @@ def test_an_overload_that_is_coarsened_says_so_and_loses_nothing():
     own = engine()
     samples = recording(*SPEECH)
     session = own.open(TARGETS, options=LiveOptions(max_behind_s=2.0, max_waiting_s=100.0))
-    for begin in range(0, len(samples), 1600):
-        session.push(samples[begin : begin + 1600])
-    session.finish()
-    events = []
-    while not session.finished:
-        events += own.step([session])[0]
+    events = flood(own, session, samples)
     notices = [event for event in events if isinstance(event, LiveNotice)]
     assert notices
     assert "behind" in notices[0].message
@@ -205,12 +213,7 @@ def test_an_overload_that_drops_says_what_is_lost():
     own = engine()
     samples = recording(*SPEECH)
     session = own.open(TARGETS, options=LiveOptions(max_behind_s=3.0, overload="drop"))
-    for begin in range(0, len(samples), 1600):
-        session.push(samples[begin : begin + 1600])
-    session.finish()
-    events = []
-    while not session.finished:
-        events += own.step([session])[0]
+    events = flood(own, session, samples)
     lost = [event for event in texts(events) if event.dropped and "overload" in event.dropped]
     lost_s = sum(event.end_s - event.start_s for event in lost if event.target == "de")
     notices = [event for event in events if isinstance(event, LiveNotice)]

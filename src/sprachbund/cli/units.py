@@ -118,19 +118,17 @@ def fit(
         from sprachbund.units.jobs import Computing
         from sprachbund.units.options import checked
 
-        kmeans = {
-            "clusters": clusters,
-            "batch_size": kmeans_batch,
-            "n_init": n_init,
-            "max_no_improvement": max_no_improvement,
-            "max_iter": max_iter,
-            "seed": seed,
-        }
-        vocabulary = {"form": form, "unit_pieces": unit_pieces, "text_pieces": text_pieces}
         options = checked(
             {
-                "kmeans": kmeans,
-                "vocabulary": vocabulary,
+                "kmeans": {
+                    "clusters": clusters,
+                    "batch_size": kmeans_batch,
+                    "n_init": n_init,
+                    "max_no_improvement": max_no_improvement,
+                    "max_iter": max_iter,
+                    "seed": seed,
+                },
+                "vocabulary": {"form": form, "unit_pieces": unit_pieces, "text_pieces": text_pieces},
                 "share": share,
                 "languages": listed(languages),
                 "text_languages": listed(text_languages),

@@ -94,15 +94,7 @@ class Distillation(nn.Module):
             reduction="sum",
             label_smoothing=options.label_smoothing,
         )
-        none = attention.detach().new_zeros(())
-        loss = Loss(
-            total=options.label_weight * attention,
-            attention=attention,
-            ctc=none,
-            language=none,
-            num_tokens=int(lesson.counted.sum()),
-            num_transcript=0,
-        )
+        loss = Loss.of_text(options.label_weight * attention, int(lesson.counted.sum()), attention=attention)
         if hasattr(student, "with_heads"):
             loss = student.with_heads(loss, batch, lesson.memory)
         if not (options.asks_the_teacher and torch.is_grad_enabled()):  # checkpoints are ranked by the texts

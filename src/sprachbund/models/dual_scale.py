@@ -225,14 +225,10 @@ class DualScale(nn.Module):
     def _with_heads(
         self, total: Tensor, attention: Tensor, parts: dict[str, Tensor], batch: Batch, lesson: Lesson
     ) -> Loss:
-        none = attention.detach().new_zeros(())
-        loss = Loss(
-            total=none,
+        loss = Loss.of_text(
+            attention.detach().new_zeros(()),
+            max(1, int(lesson.counted.sum())),
             attention=attention,
-            ctc=none,
-            language=none,
-            num_tokens=max(1, int(lesson.counted.sum())),
-            num_transcript=0,
             parts={name: part.detach() for name, part in parts.items()},
         )
         if hasattr(self.base, "with_heads"):

@@ -31,3 +31,31 @@ class Loss:
     num_transcript: int
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_text(
+        cls,
+        total: Tensor,
+        num_tokens: int,
+        *,
+        attention: Tensor | None = None,
+        parts: Mapping[str, Tensor] | None = None,
+    ) -> "Loss":
+        """The loss of what writes the text, where there are no other heads or they are added later.
+
+        Args:
+            total: what to differentiate.
+            num_tokens: target tokens counted.
+            attention: cross-entropy of what writes the text; the total if None.
+            parts: other sums, by name.
+        """
+        nothing = total.detach().new_zeros(())
+        return cls(
+            total=total,
+            attention=total if attention is None else attention,
+            ctc=nothing,
+            language=nothing,
+            num_tokens=num_tokens,
+            num_transcript=0,
+            parts=parts or {},
+        )

@@ -72,15 +72,7 @@ def prompted_loss(model: Any, lesson: Lesson, label_smoothing: float = 0.0) -> L
     logits = model.decoder.logits(hidden[lesson.counted]).float()
     wanted = lesson.wanted[lesson.counted]
     attention = F.cross_entropy(logits, wanted, reduction="sum", label_smoothing=label_smoothing)
-    none = attention.detach().new_zeros(())
-    return Loss(
-        total=attention,
-        attention=attention,
-        ctc=none,
-        language=none,
-        num_tokens=int(lesson.counted.sum()),
-        num_transcript=0,
-    )
+    return Loss.of_text(attention, int(lesson.counted.sum()))
 
 
 def row_route(model: Any, batch: Batch, token_of: Callable[[str], int]) -> Route | None:

@@ -17,6 +17,7 @@ from sprachbund.models.speech_llm import (
 )
 from sprachbund.models.speech_llm.stages import Data, stages_without
 from sprachbund.models.speech_llm.text_llm import TextLLMOptions
+from sprachbund.recipes.options import check_arms
 from sprachbund.recipes.translator import Strict
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.transition import Form
@@ -115,8 +116,7 @@ class CodeSwitchRecipe(Strict):
     @field_validator("arms")
     @classmethod
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in arms if name not in ARMS]:
-            raise ValueError(f"no arm {unknown[0]!r}; there are {'; '.join(ARMS)}")
+        check_arms(arms, ARMS)
         return arms
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from sprachbund.audio.constants import FRAMES_PER_S
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.dual_scale import DualScaleOptions
 from sprachbund.models.whisper.config import WhisperConfig
+from sprachbund.recipes.options import check_arms
 from sprachbund.recipes.translator import ExampleRecipe, FineTuning, Strict
 from sprachbund.training.options import TrainingOptions
 
@@ -142,9 +143,7 @@ class DualScaleRecipe(Strict):
     @field_validator("arms")
     @classmethod
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
-        known = (*ARMS, *OTHER_DRAFTS)
-        if unknown := [name for name in arms if name not in known]:
-            raise ValueError(f"no arm {unknown[0]!r}; there are {'; '.join(known)}")
+        check_arms(arms, (*ARMS, *OTHER_DRAFTS))
         return arms
 
     @model_validator(mode="after")

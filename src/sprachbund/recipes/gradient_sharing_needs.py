@@ -24,6 +24,7 @@ from sprachbund.sharing.collect_options import CollectOptions
 from sprachbund.sharing.gradients import choose_modules
 from sprachbund.sharing.groups import FEW
 from sprachbund.sharing.projection import make_projection
+from sprachbund.training.activations import kept_on_meta
 from sprachbund.training.lora import add_lora, rank_for
 from sprachbund.training.options import TrainingOptions
 
@@ -223,27 +224,20 @@ def _kept_bytes(model: Any, options: TrainingOptions) -> int:
     """Of the longest utterances that a batch holds, with the longest rows, on the meta device."""
     seconds = min(options.max_duration_s, model.max_window_s, options.batch_s)
     count = min(options.max_utterances, int(options.batch_s // seconds))
+    model.train()
+    with torch.device("meta"):
+        return kept_on_meta(model, lambda: _forward(model, count, seconds))
+
+
+def _forward(model: Any, count: int, seconds: float) -> Tensor:
+    """The loss of `count` utterances with the longest rows."""
     rate, bins, repeats = _INPUT[model.name]
     length = int(seconds * rate)
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, Any] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage  # held, or its number would be given again
-        return tensor
-
-    model.train()
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        frames = torch.zeros(count, length, bins)
-        memory = [
-            part.repeat_interleave(repeats, 0) for part in model.encoder(frames, torch.full((count,), length))
-        ]
-        rows = torch.zeros(count * repeats, model.max_tokens, dtype=torch.long)
-        logits = model.decoder.logits(model.decoder(rows, *memory)).float()
-        F.cross_entropy(logits.flatten(0, 1), rows.flatten())
-    return sum(storage.nbytes() for storage in kept.values())
+    states = model.encoder(torch.zeros(count, length, bins), torch.full((count,), length))
+    memory = [part.repeat_interleave(repeats, 0) for part in states]
+    rows = torch.zeros(count * repeats, model.max_tokens, dtype=torch.long)
+    logits = model.decoder.logits(model.decoder(rows, *memory)).float()
+    return F.cross_entropy(logits.flatten(0, 1), rows.flatten())
 
 
 def _collecting(recipe: GradientSharingRecipe, model: nn.Module) -> Collecting:

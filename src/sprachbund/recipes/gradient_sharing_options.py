@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
+from sprachbund.recipes.options import check_arms
 from sprachbund.recipes.translator import FineTuning, Strict
 from sprachbund.training.options import TrainingOptions
 
@@ -111,8 +112,7 @@ class GradientSharingRecipe(Strict):
     @field_validator("arms")
     @classmethod
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in arms if name not in ARMS]:
-            raise ValueError(f"no arm {unknown[0]!r}; there are {'; '.join(ARMS)}")
+        check_arms(arms, ARMS)
         return arms
 
     @property

@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,13 @@ def make_recipe(
         return model.model_validate(values)
     except ValidationError as error:
         raise SprachbundError(f"{where}{_explain(error, model)}") from error
+
+
+def check_arms(arms: Sequence[str], known: Iterable[str]) -> None:
+    """Raise ValueError, as pydantic's validators do, for an arm of a comparison that is not known."""
+    names = tuple(known)
+    if unknown := [name for name in arms if name not in names]:
+        raise ValueError(f"no arm {unknown[0]!r}; there are {'; '.join(names)}")
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -64,8 +64,8 @@ def engine_for(
     Args:
         family: with its weights.
         engine: "native" (int8 weights, CPU), "native-int4" (the same with `weights="int4"` among its options), "torch"
-            (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8"
-            (torch in that precision, faster), or "auto": native where it is possible, else torch.
+            (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8" (torch in that precision, faster), or
+            "auto": native where it is possible, else torch.
         threads: of the native engine. By default the number that a short trial finds fastest, up to those that torch
             uses; it is remembered for this machine and model. Without a directory, as many as torch uses.
         instruction_set: of the kernels, for tests; the best there is by default.
@@ -88,14 +88,31 @@ def engine_for(
     if engine in _TORCH:
         precision, what = _TORCH[engine]
         return Engine(name=engine, family=on_torch(family, precision), why=f"torch, {what}")
-    num_threads = choose_threads(threads)
-    reason = why_not_native(family)
-    if reason is not None:
-        if engine == "native":
-            raise SprachbundError(f"the native engine cannot run this model: {reason}; use the torch engine")
-        _check_exact(options, f"torch, since {reason},")
-        return Engine(name="torch", family=family, why=f"the native engine cannot run this model: {reason}")
-    kernels = choose_instruction_set(instruction_set)
+    if (reason := why_not_native(family)) is None:
+        return _native(
+            family,
+            options,
+            threads,
+            choose_instruction_set(instruction_set),
+            directory=directory,
+            cache=cache,
+        )
+    if engine == "native":
+        raise SprachbundError(f"the native engine cannot run this model: {reason}; use the torch engine")
+    _check_exact(options, f"torch, since {reason},")
+    return Engine(name="torch", family=family, why=f"the native engine cannot run this model: {reason}")
+
+
+def _native(
+    family: Family,
+    options: NativeOptions,
+    threads: int | None,
+    kernels: str,
+    *,
+    directory: Path | None,
+    cache: Path | None,
+) -> Engine:
+    """The native engine, for a family that it can run."""
     weights, notes = options.weights, tuple[str, ...]()
     if directory is None:
         packed = pack(family, weights)
@@ -105,6 +122,7 @@ def engine_for(
     def computed_by(count: int) -> Family:
         return exchanged(family, packed, native().Team(count), kernels, options)
 
+    num_threads = choose_threads(threads)
     if threads is None and directory is not None:
         num_threads = fastest_threads(
             num_threads,

@@ -41,13 +41,7 @@ async def read_form(request: Request, form: type[Form]) -> AsyncIterator[tuple[F
         RefusalError: 400 for another kind of body, a field that is missing, unknown, doubled or wrong; 415 for a
             body that is no form.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise RefusalError(
-            415,
-            f"the content type is {kind or 'not given'}; send multipart/form-data",
-            code="wrong_content_type",
-        )
+    _check_content_type(request, "multipart/form-data")
     async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as data:
         file = data.get("file")
         if not isinstance(file, UploadFile):
@@ -74,6 +68,14 @@ def refusal_of_fields(error: ValidationError, form: type[BaseModel]) -> RefusalE
     return RefusalError(400, message[:500], code=first["type"], param=param)
 
 
+def _check_content_type(request: Request, wanted: str) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != wanted:
+        raise RefusalError(
+            415, f"the content type is {kind or 'not given'}; send {wanted}", code="wrong_content_type"
+        )
+
+
 def _fields(data: FormData) -> dict[str, Any]:
     """Of the form, without the file; names ending in [] hold lists."""
     fields: dict[str, Any] = {}
@@ -93,13 +95,7 @@ def _fields(data: FormData) -> dict[str, Any]:
 
 async def checked_json(request: Request, form: type[Form]) -> Form:
     """The JSON body of a request. Raises RefusalError: 415 for another content type, 400 for wrong fields."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RefusalError(
-            415,
-            f"the content type is {kind or 'not given'}; send application/json",
-            code="wrong_content_type",
-        )
+    _check_content_type(request, "application/json")
     try:
         return form.model_validate_json(await request.body())
     except ValidationError as error:

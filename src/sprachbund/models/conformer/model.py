@@ -196,18 +196,8 @@ class Conformer(nn.Module):
             frames_at_once=part.frames_at_once,
         )
         total = torch.where(counted, losses, 0.0).sum()
-        num_tokens = int(batch.num_targets.sum())
         if part.weight == 1.0:
-            none = total.detach().new_zeros(())
-            return Loss(
-                total=total,
-                attention=total,
-                ctc=none,
-                language=none,
-                num_tokens=num_tokens,
-                num_transcript=0,
-                parts={"transducer": total.detach()},
-            )
+            return Loss.of_text(total, int(batch.num_targets.sum()), parts={"transducer": total.detach()})
         loss = prompted_loss(self, lesson, self.config.label_smoothing)
         both = part.weight * total + (1 - part.weight) * loss.total
         return replace(loss, total=both, parts={**loss.parts, "transducer": total.detach()})

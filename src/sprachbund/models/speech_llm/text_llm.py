@@ -126,16 +126,7 @@ class TextLLM(nn.Module):
         total = F.cross_entropy(
             logits.flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED, reduction="sum"
         )
-        nothing = total.detach().new_zeros(())
-        num_tokens = int((wanted != _IGNORED).sum())
-        return Loss(
-            total=total,
-            attention=total,
-            ctc=nothing,
-            language=nothing,
-            num_tokens=num_tokens,
-            num_transcript=0,
-        )
+        return Loss.of_text(total, int((wanted != _IGNORED).sum()))
 
     def _rows(self, batch: Batch) -> list[Tensor]:
         """Whole rows (U,) of tokens; of one that does not count, nothing."""

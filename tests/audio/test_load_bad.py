@@ -1,0 +1,196 @@
+"""Files that cannot be read, that hold less than they promise, and what is said about them."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.load import load, open_audio
+from sprachbund.errors import SprachbundError
+
+from .support import DURATION_S, melody, write, write_ffmpeg
+
+
+def refused(source: object, message: str) -> None:
+    """Check that opening and reading ends in one clear line."""
+    with pytest.raises(SprachbundError, match=message) as caught:
+        list(open_audio(source).blocks())  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert ";" in str(caught.value)  # what to do next
+
+
+def test_missing(tmp_path: Path) -> None:
+    refused(tmp_path / "none.wav", r"none\.wav does not exist")
+
+
+def test_directory(tmp_path: Path) -> None:
+    refused(tmp_path, "is a directory")
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav")
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        refused(path, r"a\.wav may not be read")
+    finally:
+        os.seteuid(user)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").touch()
+    refused(tmp_path / "a.mp3", r"a\.mp3 is empty \(0 bytes\)")
+    refused(io.BytesIO(b""), "is empty")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "m4a", "flac", "txt"])
+def test_text_under_an_audio_name(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"notes.{suffix}"
+    path.write_text("dear diary, nothing was said today\n" * 50)
+    refused(path, r"notes\.\w+ is not audio .*dear diary")
+
+
+def test_bytes_of_no_kind(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    refused(path, "is not audio")
+
+
+def test_zero_length(tmp_path: Path) -> None:
+    refused(write(tmp_path / "a.wav", samples=np.zeros(0, np.float32)), "no audio samples")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite(tmp_path: Path, bad: float) -> None:
+    samples = melody(44_100)
+    samples[[50_001, 60_000]] = bad
+    path = write(tmp_path / "a.wav", 44_100, samples, subtype="FLOAT")
+    refused(path, rf"a\.wav has a sample that is {bad} at 1\.1338 s \(sample 50001\)")
+
+
+def test_video_without_sound(tmp_path: Path) -> None:
+    refused(write_ffmpeg(tmp_path / "a.mp4", video=True, audio=False), r"no audio stream \(it holds: video\)")
+
+
+def test_start_after_the_end(tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match=r"no audio after 9\.00 s \(it lasts 3\.00 s\)"):
+        load(write(tmp_path / "a.wav"), start_s=9.0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(9), None, "sample_rate"),
+        (np.zeros((2, 16_000)), 16_000, r"\(2, 16000\)"),
+        (np.zeros(0), 16_000, "no audio samples"),
+        (np.zeros(9, complex), 16_000, "complex"),
+        (np.array([0.0, np.nan]), 16_000, "nan"),
+        (np.zeros(9), 1, "1 Hz"),
+    ],
+)
+def test_wrong_arrays(samples: NDArray[np.float64], rate: int | None, message: str) -> None:
+    with pytest.raises(SprachbundError, match=message):
+        load(samples, sample_rate=rate)
+
+
+def test_a_cut_wav_gives_what_is_there_and_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav")
+    path.write_bytes(path.read_bytes()[: 44 + SAMPLE_RATE * 2])
+    source = open_audio(path)
+    assert len(np.concatenate(list(source.blocks()))) == SAMPLE_RATE
+    assert source.warnings == [
+        f"{path}: cut off: the header promises 3.00 s, the file holds 1.00 s, which are used"
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "webm"])
+def test_other_cut_files_too(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path = write(path) if suffix == "flac" else write_ffmpeg(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    source = open_audio(path)
+    samples = np.concatenate(list(source.blocks()))
+    assert 0.5 * SAMPLE_RATE < len(samples) < 2.5 * SAMPLE_RATE
+    np.testing.assert_allclose(samples[:8000], melody(SAMPLE_RATE)[:8000], atol=0.2)
+    assert len(source.warnings) >= 1
+    assert all(str(path) in warning for warning in source.warnings)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("part", [0.5, 0.95, 1.0])
+def test_an_ogg_without_its_last_page_says_so(tmp_path: Path, subtype: str, part: float) -> None:
+    path = tmp_path / "a.ogg"
+    whole = np.tile(melody(SAMPLE_RATE), 10)
+    soundfile.write(path, whole, SAMPLE_RATE, format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    source = open_audio(path)
+    samples = np.concatenate(list(source.blocks()))
+    said = f"{path}: cut off: its last page is missing; what comes before is used"
+    assert (said in source.warnings) == (part < 1)
+    assert (len(samples) == len(whole)) == (part == 1)
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
+    path = write_ffmpeg(tmp_path / "a.m4a")
+    path.write_bytes(path.read_bytes()[:3000])
+    refused(path, "cut off before its index")
+
+
+def test_a_damaged_packet_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    path = write_ffmpeg(tmp_path / "a.m4a")
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat") + 8000
+    content[begin : begin + 300] = bytes([0xFF]) * 300
+    path.write_bytes(content)
+    source = open_audio(path)
+    samples = np.concatenate(list(source.blocks()))
+    assert len(samples) > 2 * SAMPLE_RATE
+    assert "damaged packets" in " ".join(source.warnings)
+
+
+def test_a_wav_written_to_a_pipe_is_not_called_cut(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav")
+    content = bytearray(path.read_bytes())
+    content[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    source = open_audio(path)
+    assert len(np.concatenate(list(source.blocks()))) == round(DURATION_S * SAMPLE_RATE)
+    assert source.warnings == []
+
+
+def test_nothing_is_printed_and_files_are_closed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_ffmpeg(tmp_path / "a.mp3")
+    path.write_bytes(path.read_bytes()[:20_000])
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    for _ in range(5):
+        load(path)
+        load(path, duration_s=0.1)
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ctrl_c_while_reading_is_not_swallowed(tmp_path):
+    """Callbacks from C would print a KeyboardInterrupt and go on."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(60 * 8000, np.float32), 8000)
+    handles = []
+    original = soundfile.SoundFile
+
+    def opened(file, *args, **kwargs):
+        handles.append(file)
+        return original(file, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soundfile, "SoundFile", opened)
+        assert len(load(path)) == 60 * 16_000
+    assert all(isinstance(handle, int) for handle in handles)
