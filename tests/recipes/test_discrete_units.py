@@ -13,6 +13,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import load
 from sprachbund.models.token_conformer import TokenConformer
 from sprachbund.recipes import sizes
+from sprachbund.recipes.discrete_units import mbart_training
 from sprachbund.recipes.discrete_units_data import phrases, vocabulary_of
 from sprachbund.recipes.discrete_units_needs import needs
 from sprachbund.recipes.discrete_units_options import ABLATIONS, DiscreteUnitsRecipe, place
@@ -104,6 +105,22 @@ def test_the_command_tells_what_the_published_size_needs(capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "8,002 ids are read, 4,002 may be written" in out
     assert all(head in out for head in ("attention", "ctc", "transducer", "ctc_attention"))
+    assert "parameters with its 250,054 tokens; with 4,002 of them and 4,000 new rows" in out
+
+
+def test_the_head_attention_starts_from_mbart_where_one_is_named() -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    arms = [arm for arm in recipe.all_arms().values() if arm.text == "start"]
+    named = recipe.model_copy(update={"mbart": "facebook/mbart-large-50"})
+    assert [arm.head for arm in arms if named.from_mbart(arm)] == ["attention"]
+    assert not any(recipe.from_mbart(arm) for arm in arms)
+    alone, found = (needs(one.model_copy(update={"heads": ("attention",)})) for one in (recipe, named))
+    assert alone.trainings - found.trainings == len(recipe.seeds)
+    training = mbart_training(recipe.training)
+    assert (training.learning_rate, training.rates["unit_embedding.*"]) == (3e-5, 3e-4)
+    assert found.mbart is not None
+    # transformers' model has two rows of positions more on each side, and a bias on the keys of 36 attentions
+    assert found.mbart.whole == 610_879_488 - 4 * 1024 - 36 * 1024
 
 
 def test_drawn_text_is_parallel_distinct_and_not_held_out() -> None:

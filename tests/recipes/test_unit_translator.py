@@ -15,6 +15,7 @@ from sprachbund.recipes.options import make_recipe
 from sprachbund.recipes.unit_translator import UnitTranslatorRecipe, run
 from sprachbund.units.sentences import within_hours
 from tests.units.made import words
+from tests.units.mbart import write_mbart
 from tests.units.translators import Spoken, config, speak
 
 
@@ -89,6 +90,46 @@ def test_a_model_learns_from_text_alone_and_goes_on_with_speech(made: Spoken, tm
     )
     assert again.pairs() == {("de", "fr"), ("en", "fr")}
     assert any("weights are new: language_head" in line for line in lines)
+
+
+def test_a_start_from_mbart_learns_at_two_rates_and_goes_on_to_the_same_bits(
+    made: Spoken, tmp_path: Path
+) -> None:
+    rates = {"unit_embedding.*": 1e-2, "language_head.*": 1e-2}
+    given = from_mbart(made, tmp_path, training={"learning_rate": 1e-7, "rates": rates})
+    lines: list[str] = []
+    whole = run(given, tmp_path / "whole", report=lines.append)
+    run(given, tmp_path / "parts", report=_silent, stop_after=4)
+    parts = run(given, tmp_path / "parts", report=_silent)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    assert any("of its tokens are kept" in line for line in lines)
+    first = run(
+        from_mbart(made, tmp_path, training={"steps": 1, "learning_rate": 1e-7, "rates": rates}),
+        tmp_path / "first",
+        report=_silent,
+    )
+    moved = {n: float((v - first.state_dict()[n]).abs().max()) for n, v in whole.state_dict().items()}
+    new = {name for name in moved if name.startswith(("unit_embedding", "language_head"))}
+    assert min(moved[name] for name in new) > 1e-3 > 1e-5 > max(moved[n] for n in moved.keys() - new)
+    assert next(translate_texts(whole, ["fade"], ["fr"], "de"))[0].target == "fr"
+
+
+def test_mbart_says_the_shape(made: Spoken, tmp_path: Path) -> None:
+    with pytest.raises(
+        SprachbundError, match=r"shape and weights are those of mbart .*; leave out \[model\]"
+    ):
+        run(recipe(made, mbart=str(tmp_path)), tmp_path, report=_silent)
+    with pytest.raises(SprachbundError, match="leave out start"):
+        run(recipe(made, mbart=str(tmp_path), start=tmp_path), tmp_path, report=_silent)
+
+
+def from_mbart(made: Spoken, directory: Path, **changes: Any) -> UnitTranslatorRecipe:
+    checkpoint = directory / "mbart"
+    if not checkpoint.exists():
+        write_mbart(checkpoint)
+    values = recipe(made, **changes).model_dump(exclude={"model", "start"}) | {"mbart": str(checkpoint)}
+    return make_recipe(UnitTranslatorRecipe, values)
 
 
 def test_one_model_learns_to_translate_speech_and_text(tmp_path: Path) -> None:

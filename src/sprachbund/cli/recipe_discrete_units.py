@@ -28,3 +28,13 @@ def tell_discrete_units(needed: Any, chosen: str) -> None:
         f"\nmoments: of AdamW, and gradients; kept: for the backward pass, by a sentence of {needed.source_tokens} "
         f"source and {needed.target_tokens} target tokens, in 32 bits and without recomputing"
     )
+    if needed.mbart is not None:
+        _tell_mbart(needed.mbart)
+
+
+def _tell_mbart(mbart: Any) -> None:
+    typer.echo(
+        f"\ntext start from mBART-50 (mbart = ...): {mbart.whole:,} parameters with its {mbart.tokens:,} tokens; with "
+        f"{mbart.kept:,} of them and {mbart.units:,} new rows {mbart.parameters:,}, "
+        f"{size(mbart.fixed_bytes)} of weights and moments"
+    )

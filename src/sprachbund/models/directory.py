@@ -42,7 +42,7 @@ def _load_speech_llm(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
-def _load_token_conformer(directory: Path) -> Family:
+def _load_reader_of_tokens(directory: Path) -> Family:
     # What it reads is made in a room above this one, which is therefore named and not imported.
     loaded: Family = import_module("sprachbund.units.translator").load(directory)
     return loaded
@@ -61,7 +61,8 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
     "seamless_m4t_v2": _load_seamless,
     "speech_llm": _load_speech_llm,
     "streaming_onnx": _load_streaming_onnx,
-    "token_conformer": _load_token_conformer,
+    "token_conformer": _load_reader_of_tokens,
+    "token_mbart": _load_reader_of_tokens,
 }
 
 

@@ -211,7 +211,7 @@ class TextDecoder(nn.Module):
         used = int(positions.max()) + 1
         if used > cache.capacity:
             raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
-        x = self.embedding(tokens) + self.positions[positions]
+        x = self.embedded(tokens, self.positions[positions])
         allowed = torch.arange(used, device=tokens.device) <= positions[:, None, :, None]
         for i, layer in enumerate(self._layers()):
             cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
@@ -233,12 +233,17 @@ class TextDecoder(nn.Module):
         layer's self-attention keys and values (R, H, U, D/H), with their gradients.
         """
         length = tokens.shape[1]
-        x = self.embedding(tokens) + self.positions[:length]
+        x = self.embedded(tokens, self.positions[:length])
         allowed = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         memory_allowed = allowed_frames(memory, num_frames)
         for i, layer in enumerate(self._layers()):
             cross = (*layer.cross_attention.keys_values(memory), memory_allowed)
             x = layer(x, partial(_as_given, kept, i), allowed, cross, None, route)
+        return x
+
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
+        x: Tensor = self.embedding(tokens) + positions
         return x
 
     def logits(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
 from sprachbund.models.directory import locate
+from sprachbund.models.token_conformer import TokenShape
 from sprachbund.recipes.discrete_units_data import bitext_parts, encoded, units_of
 from sprachbund.recipes.discrete_units_needs import needs
 from sprachbund.recipes.discrete_units_options import Arm, DiscreteUnitsRecipe, place
@@ -37,6 +38,8 @@ from sprachbund.units.supply import Mixing
 __all__ = ["DiscreteUnitsRecipe", "needs", "run"]
 
 Report = Callable[[str], None]
+MBART_RATE, NEW_RATE = 3e-5, 3e-4
+"""Highest learning rates of what mBART-50 had, and of what is new."""
 
 
 def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print) -> Path:
@@ -105,6 +108,9 @@ def _recipe_of(
     )
     if arm.text != "start":
         return whole
+    if recipe.from_mbart(arm):
+        changes = {"mbart": recipe.mbart, "model": TokenShape(), "training": mbart_training(whole.training)}
+        return whole.model_copy(update=changes)
     return whole.model_copy(update={"start": _text_start(recipe, seed, whole, directory, report)})
 
 
@@ -128,6 +134,13 @@ def _text_start(
         )
         train_units(given, out, report=report)
     return out / "model"
+
+
+def mbart_training(training: TrainingOptions) -> TrainingOptions:
+    """The training of a model that starts from mBART-50: what was there learns slowly, what is new faster."""
+    rates = {"unit_embedding.*": NEW_RATE, "language_head.*": NEW_RATE}
+    changes = {"optimizer": "adamw", "learning_rate": MBART_RATE, "final_rate": 0.0, "rates": rates}
+    return training.model_copy(update=changes)
 
 
 def _link_encoder(recipe: DiscreteUnitsRecipe, model: Path) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, computed_field
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprachbund.models.token_conformer import TokenConfig, TokenConformer
+from sprachbund.models.token_mbart import MBART_50, MbartConfig, TokenMbart
+from sprachbund.models.token_mbart.parts import MbartDecoder
+from sprachbund.models.token_mbart.shape import MBART_50_TOKENS
 from sprachbund.recipes.discrete_units_options import DiscreteUnitsRecipe
 from sprachbund.training.activations import kept_on_meta
 
@@ -21,22 +24,16 @@ SOURCE_TOKENS, TARGET_TOKENS = 100, 25
 _FLOAT, _MOMENTS = 4, 2
 
 
-class Training(BaseModel):
-    """One head.
+class Sized(BaseModel):
+    """Parts of a model.
 
     Attributes:
-        head: its name.
         parts: parameters of its parts.
-        kept_bytes: what a sentence keeps for the backward pass, in 32 bits, logits not among it.
-        logits_bytes: of its largest logits.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    head: str
     parts: dict[str, int]
-    kept_bytes: int
-    logits_bytes: int
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -51,6 +48,36 @@ class Training(BaseModel):
         return _FLOAT * (2 + _MOMENTS) * self.parameters
 
 
+class Training(Sized):
+    """One head.
+
+    Attributes:
+        head: its name.
+        kept_bytes: what a sentence keeps for the backward pass, in 32 bits, logits not among it.
+        logits_bytes: of its largest logits.
+    """
+
+    head: str
+    kept_bytes: int
+    logits_bytes: int
+
+
+class FromMbart(Sized):
+    """A model that starts from mBART-50.
+
+    Attributes:
+        tokens: of mBART-50.
+        whole: parameters of encoder and decoder with all of them.
+        kept: tokens that are kept, taken to be as many as may be written.
+        units: rows that are new.
+    """
+
+    tokens: int
+    whole: int
+    kept: int
+    units: int
+
+
 class Needs(BaseModel):
     """What a size needs.
 
@@ -59,6 +86,7 @@ class Needs(BaseModel):
         vocabulary: ids that are read.
         written: ids that may be written.
         heads: every head.
+        mbart: the start from mBART-50; None in sizes without a text start.
         trainings: models that are trained over all seeds, equal arms once.
         source_tokens: of the sentence that memory is told for.
         target_tokens: of it.
@@ -70,6 +98,7 @@ class Needs(BaseModel):
     vocabulary: int
     written: int
     heads: tuple[Training, ...]
+    mbart: FromMbart | None
     trainings: int
     source_tokens: int = SOURCE_TOKENS
     target_tokens: int = TARGET_TOKENS
@@ -121,13 +150,15 @@ def needs(recipe: DiscreteUnitsRecipe) -> Needs:
     vocabulary = PlannedVocabulary(units.text_pieces, units.unit_pieces or units.kmeans.clusters, languages)
     models = {head: _planned(recipe, head, vocabulary) for head in recipe.heads}
     arms = len(set(recipe.all_arms().values()))
-    firsts = len({arm.head for arm in recipe.all_arms().values() if arm.text == "start"})
+    starts = [arm for arm in recipe.all_arms().values() if arm.text == "start"]
+    firsts = len({arm.head for arm in starts if not recipe.from_mbart(arm)})
     each = arms + (firsts if recipe.text_start is None else 0) + (recipe.log_mel is not None)
     return Needs(
         languages=languages,
         vocabulary=len(vocabulary),
         written=len(next(iter(models.values())).written),
         heads=tuple(_training(head, model) for head, model in models.items()),
+        mbart=_from_mbart(recipe, vocabulary) if starts else None,
         trainings=each * len(recipe.seeds),
     )
 
@@ -140,6 +171,24 @@ def _planned(recipe: DiscreteUnitsRecipe, head: Any, vocabulary: PlannedVocabula
         )
 
 
+def _from_mbart(recipe: DiscreteUnitsRecipe, vocabulary: PlannedVocabulary) -> FromMbart:
+    config = MbartConfig(**MBART_50.model_dump(), pairs=recipe.pairs)
+    with torch.device("meta"):
+        model = TokenMbart(config, PlannedReader(vocabulary))
+        whole = [model.encoder, MbartDecoder(MBART_50_TOKENS, MBART_50)]
+    return FromMbart(
+        tokens=MBART_50_TOKENS,
+        whole=sum(map(_parameters, whole)),
+        kept=len(model.written),
+        units=model.unit_embedding.num_embeddings,
+        parts={name: _parameters(part) for name, part in model.named_children()},
+    )
+
+
+def _parameters(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
 def _training(head: str, model: TokenConformer) -> Training:
     model.train()
     frames = -(-SOURCE_TOKENS // 2**model.config.strides)
@@ -147,7 +196,7 @@ def _training(head: str, model: TokenConformer) -> Training:
     largest = places.get(head, max(frames, TARGET_TOKENS))
     return Training(
         head=head,
-        parts={name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
+        parts={name: _parameters(part) for name, part in model.named_children()},
         kept_bytes=kept_on_meta(model, lambda: _forward(model)),
         logits_bytes=_FLOAT * largest * len(model.written),
     )

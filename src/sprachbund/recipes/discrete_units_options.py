@@ -95,6 +95,7 @@ class DiscreteUnitsRecipe(Strict):
         data: a corpus with train, dev and test.
         text_start: for arms "+ text start": a model with token input and the same units; None trains one on the text
             from outside first.
+        mbart: for those with the head "attention", in place of it: an mBART-50 checkpoint, by path or Hugging Face id.
         sources: languages spoken.
         target: language written.
         units: how they are made.
@@ -118,6 +119,7 @@ class DiscreteUnitsRecipe(Strict):
 
     data: Path = Path()
     text_start: Path | None = None
+    mbart: str | None = None
     sources: tuple[str, ...] = Field(min_length=1)
     target: str
     units: UnitsPart
@@ -147,6 +149,11 @@ class DiscreteUnitsRecipe(Strict):
         """The speech encoder to start from; None where it is on the Hugging Face hub and has to be fetched first."""
         encoder = self.units.encoder
         return encoder if encoder == BUNDLED or Path(encoder).is_dir() else None
+
+    def from_mbart(self, arm: Arm) -> bool:
+        """Whether an arm starts from mBART-50, which has one head and one encoder."""
+        fits = arm.head == "attention" and not arm.soft_sharing
+        return self.mbart is not None and arm.text == "start" and fits
 
     def main_arms(self) -> dict[str, Arm]:
         """Heads times texts."""

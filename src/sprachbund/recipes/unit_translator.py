@@ -14,6 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.directory import load, save
 from sprachbund.models.token_conformer import TokenConfig, TokenConformer, TokenShape
+from sprachbund.models.token_mbart import MbartConfig, TokenMbart
 from sprachbund.models.weights import Bits
 from sprachbund.recipes.translator import CardRecipe, Strict
 from sprachbund.training.loop import train
@@ -22,6 +23,7 @@ from sprachbund.units.directory import Units
 from sprachbund.units.encoded import Encoded
 from sprachbund.units.sentences import Sentences, Spoken, Written
 from sprachbund.units.supply import Mixing, Supply, first_epoch_behind
+from sprachbund.units.text_start import start_from_mbart, units_with_mbart
 from sprachbund.units.translator import make
 
 Report = Callable[[str], None]
@@ -59,6 +61,8 @@ class UnitTranslatorRecipe(Strict):
         ratio: how many times as long source text is made; the mean of the units' data if None.
         keep_repeats: read a unit for every frame.
         start: a directory of a model with the same units, whose weights are the first ones where they fit in.
+        mbart: an mBART-50 checkpoint of transformers, by path or Hugging Face id, whose shape, weights and pieces of
+            text the model has; `model` and `start` are then left out.
         bits: of the weights in the model directory.
     """
 
@@ -72,6 +76,7 @@ class UnitTranslatorRecipe(Strict):
     ratio: float | None = None
     keep_repeats: bool = False
     start: Path | None = None
+    mbart: str | None = None
     bits: Bits = 32
     model: TokenShape = TokenShape()
     training: TrainingOptions
@@ -94,17 +99,17 @@ def run(
 
     Raises:
         SprachbundError: units of another k-means or sampling rate, utterances without units, parallel text of unequal
-            sides, targets of which CTC can align none, or no data.
+            sides, a shape beside that of mBART, targets of which CTC can align none, or no data.
     """
     if not recipe.train and not recipe.bitext:
         raise SprachbundError("the recipe has no training data; give it train = [DIR] or a [[bitext]]")
+    if recipe.mbart is not None and (recipe.start is not None or recipe.model != TokenShape()):
+        other = "start" if recipe.start is not None else "[model]"
+        raise SprachbundError(f"shape and weights are those of mbart ({recipe.mbart}); leave out {other}")
     torch.manual_seed(recipe.training.seed)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    units = Units(recipe.units)
-    model = make(_config(recipe, units), units)
-    if recipe.start is not None:
-        _start_from(model, recipe.start, report)
+    units, model = _made(recipe, directory, report)
     corpus, dev = _supplies(recipe, units, model, report)
     train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
     state = PartialState()
@@ -114,19 +119,47 @@ def run(
     return load(directory / "model")
 
 
-def _config(recipe: UnitTranslatorRecipe, units: Units) -> TokenConfig:
-    ratio = recipe.ratio or units.config.mean_length_ratio or LIKELY_RATIO
-    return TokenConfig(
-        **recipe.model.model_dump(),
-        pairs=recipe.all_pairs,
-        ratio=ratio,
-        keep_repeats=recipe.keep_repeats,
-        max_window_s=recipe.training.max_duration_s,
+def _made(
+    recipe: UnitTranslatorRecipe, directory: Path, report: Report
+) -> tuple[Units, TokenConformer | TokenMbart]:
+    """The units and the model before its first step."""
+    units = Units(recipe.units)
+    if recipe.mbart is not None:
+        return _from_mbart(recipe, recipe.mbart, units, directory / "units", report)
+    model = make(TokenConfig(**recipe.model.model_dump(), **_read(recipe, units)), units)
+    if recipe.start is not None:
+        _start_from(model, recipe.start, report)
+    return units, model
+
+
+def _from_mbart(
+    recipe: UnitTranslatorRecipe, checkpoint: str, units: Units, out: Path, report: Report
+) -> tuple[Units, TokenMbart]:
+    """Units with the pieces of a checkpoint that occur in the training texts, and a model with its weights."""
+    languages = sorted({tag for pair in recipe.all_pairs for tag in pair})
+    parts = _parts(recipe, units, lambda line: None)
+    with_mbart = units_with_mbart(units, checkpoint, parts, languages, out)
+    given = _read(recipe, with_mbart)
+    model = start_from_mbart(with_mbart, checkpoint, lambda shape: MbartConfig(**shape.model_dump(), **given))
+    report(
+        f"{checkpoint}: {len(model.written)} of its tokens are kept, "
+        f"{model.unit_embedding.num_embeddings} pieces of units are new"
     )
+    return with_mbart, model
+
+
+def _read(recipe: UnitTranslatorRecipe, units: Units) -> dict[str, Any]:
+    """What a model reads; see `ReadTokens`."""
+    return {
+        "pairs": recipe.all_pairs,
+        "ratio": recipe.ratio or units.config.mean_length_ratio or LIKELY_RATIO,
+        "keep_repeats": recipe.keep_repeats,
+        "max_window_s": recipe.training.max_duration_s,
+    }
 
 
 def _supplies(
-    recipe: UnitTranslatorRecipe, units: Units, model: TokenConformer, report: Report
+    recipe: UnitTranslatorRecipe, units: Units, model: TokenConformer | TokenMbart, report: Report
 ) -> tuple[Supply, Supply]:
     """Training and dev data, everything told that is left out of them."""
     parts = _parts(recipe, units, report)
@@ -197,10 +230,11 @@ def _start_from(model: TokenConformer, directory: Path, report: Report) -> None:
 
 def _card(recipe: UnitTranslatorRecipe, corpus: Supply) -> Card:
     sources: Sequence[str] = sorted({source for source, _ in recipe.all_pairs})
+    start = {} if recipe.mbart is None else {"made_from": {"model": recipe.mbart, "by": "train"}}
     return Card(
         **recipe.card.model_dump(),
         source_languages=list(sources),
         target_languages=sorted({target for _, target in recipe.all_pairs}),
         data=[{"name": kind, "utterances": count} for kind, count in corpus.counts().items()],
-        training={"steps": recipe.training.steps, "batch_s": recipe.training.batch_s},
+        training={"steps": recipe.training.steps, "batch_s": recipe.training.batch_s, **start},
     )

@@ -19,6 +19,7 @@ from sprachbund.data.loading import ExampleOptions, Place, pad
 from sprachbund.data.plan import PlanOptions, plan_epoch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.token_conformer import TokenConfig, WrittenTokens
+from sprachbund.models.token_mbart import MbartConfig
 from sprachbund.units.lengths import TooLong, too_long_for_ctc
 from sprachbund.units.reader import UnitReader
 from sprachbund.units.sentences import Kind, Sentence, Sentences
@@ -81,7 +82,7 @@ class Supply:
         speech_only_from: first epoch of speech alone; None for never.
 
     Attributes:
-        left_out: names of sentences that are longer than the model can write.
+        left_out: names of sentences that are longer than the model can read or write.
         too_long: what CTC cannot align, by what it is; these terms are left out of the loss.
 
     Raises:
@@ -91,7 +92,7 @@ class Supply:
     def __init__(
         self,
         parts: Sequence[Sentences],
-        config: TokenConfig,
+        config: TokenConfig | MbartConfig,
         reader: UnitReader,
         mixing: Mixing,
         *,
@@ -156,8 +157,8 @@ class Supply:
             )
         if self.left_out:
             lines.append(
-                f"{len(self.left_out)} sentences are longer than the model writes ({self._config.max_tokens} tokens), "
-                f"the first is {self.left_out[0]}: left out"
+                f"{len(self.left_out)} sentences are longer than the model reads or writes "
+                f"({self._config.max_tokens} tokens), the first is {self.left_out[0]}: left out"
             )
         for what, found in self.too_long.items():
             first = found[0]
@@ -207,13 +208,14 @@ class Supply:
     def _look_through(self) -> tuple[np.ndarray, np.ndarray]:
         """Source length (N,) of every sentence, and whether it can be used (N,); notes what is too long."""
         lengths, usable = np.zeros(self._offsets[-1]), np.ones(self._offsets[-1], bool)
+        longest = self._config.max_source_tokens or np.inf
         long: dict[str, list[TooLong]] = {"targets": [], "transcripts": []}
         for index in range(len(lengths)):
             part, sentence = self._sentence(index)
             example = self._example(part.kind, sentence, None)
             lengths[index] = len(example.source)
             target = self._reader.vocabulary.encode_text(sentence.target)
-            if len(target) > self._config.max_tokens - 1:
+            if len(target) > self._config.max_tokens - 1 or len(example.source) > longest:
                 usable[index] = False
                 self.left_out.append(sentence.name)
                 continue

@@ -173,18 +173,18 @@ def plain_weights(module: nn.Module) -> dict[str, Tensor]:
 def read_llm(directory: Path, dtype: torch.dtype) -> Any:
     """The language model in a directory of the Hugging Face layout. Raises SprachbundError when it cannot be read."""
     auto = library().AutoModelForCausalLM
-    return _read(auto, directory, dtype=dtype)
+    return read_part(auto, directory, dtype=dtype)
 
 
 def read_speech(directory: Path, dtype: torch.dtype) -> ForeignSpeech:
     """A speech encoder of transformers in a directory. Raises SprachbundError when it cannot be read."""
-    extractor = _read(library().AutoFeatureExtractor, directory)
-    return ForeignSpeech(_read(library().AutoModel, directory, dtype=dtype), extractor)
+    extractor = read_part(library().AutoFeatureExtractor, directory)
+    return ForeignSpeech(read_part(library().AutoModel, directory, dtype=dtype), extractor)
 
 
 def read_tokenizer(directory: Path) -> Any:
     """The tokenizer in a directory. Raises SprachbundError when there is none."""
-    return _read(library().AutoTokenizer, directory)
+    return read_part(library().AutoTokenizer, directory)
 
 
 def write_part(part: Any, directory: Path) -> None:
@@ -195,7 +195,8 @@ def write_part(part: Any, directory: Path) -> None:
         path.chmod(0o644)  # safetensors writes for the owner alone
 
 
-def _read(kind: Any, directory: Path, **options: Any) -> Any:
+def read_part(kind: Any, directory: Path, **options: Any) -> Any:
+    """Whatever a class of transformers reads of a directory. Raises SprachbundError when it cannot."""
     try:
         with _quiet():
             return kind.from_pretrained(directory, local_files_only=True, **options)

@@ -2,6 +2,17 @@
 
 from sprachbund.models.token_conformer.model import TokenConformer
 from sprachbund.models.token_conformer.reading import Reader, Vocabulary, WrittenTokens
-from sprachbund.models.token_conformer.shape import HEADS, TokenConfig, TokenShape
+from sprachbund.models.token_conformer.reads_tokens import ReadsTokens
+from sprachbund.models.token_conformer.shape import HEADS, ReadTokens, TokenConfig, TokenShape
 
-__all__ = ["HEADS", "Reader", "TokenConfig", "TokenConformer", "TokenShape", "Vocabulary", "WrittenTokens"]
+__all__ = [
+    "HEADS",
+    "ReadTokens",
+    "Reader",
+    "ReadsTokens",
+    "TokenConfig",
+    "TokenConformer",
+    "TokenShape",
+    "Vocabulary",
+    "WrittenTokens",
+]

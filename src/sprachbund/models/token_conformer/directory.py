@@ -7,37 +7,39 @@ without it.
 import json
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.token_conformer.model import TokenConformer
-from sprachbund.models.token_conformer.shape import TokenConfig
+from sprachbund.models.token_conformer.reads_tokens import ReadsTokens
 from sprachbund.models.weights import Bits, write_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNITS = "units"
 
+C = TypeVar("C", bound=BaseModel)
 
-def save(model: TokenConformer, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
+
+def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
     """Write a model directory; the weights come last, so a broken-off writing is not taken for a model."""
     directory.mkdir(parents=True, exist_ok=True)
     units = directory / UNITS
     if units.resolve() != model.reader.directory.resolve():
         shutil.copytree(model.reader.directory, units, dirs_exist_ok=True)
-    config = {"family": TokenConformer.name, "config": model.config.model_dump(mode="json")}
+    config = {"family": model.name, "config": model.config.model_dump(mode="json")}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     if card is not None:
         card.model_copy(update={"bits": bits}).write(directory)
     write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits)
 
 
-def read_config(directory: Path) -> TokenConfig:
-    """The configuration in a model directory. Raises SprachbundError for one that is broken."""
+def read_config(directory: Path, kind: type[C]) -> C:
+    """The configuration, of some kind, in a model directory. Raises SprachbundError for one that is broken."""
     path = directory / CONFIG_FILE
     try:
-        return TokenConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (json.JSONDecodeError, KeyError) as error:
         raise SprachbundError(f"{path} is not a model's configuration ({error!r}); copy it again") from error
     except ValidationError as error:

@@ -9,25 +9,24 @@ R rows, S source tokens, T frames, U target tokens, D width, V joint vocabulary,
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sprachbund.data.batch import Batch
-from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Features, Memory, Target
 from sprachbund.models.loss import Loss
 from sprachbund.models.token_conformer.objective import token_loss
-from sprachbund.models.token_conformer.reading import Reader, WrittenTokens
+from sprachbund.models.token_conformer.reading import Reader
+from sprachbund.models.token_conformer.reads_tokens import ReadsTokens
 from sprachbund.models.token_conformer.shape import TokenConfig
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.ctc import CtcHead
-from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.token_encoder import Encoded, TokenEncoder
 from sprachbund.nn.transducer import Transducer, TransducerShape
 
 
-class TokenConformer(nn.Module):
+class TokenConformer(ReadsTokens):
     """Translator of tokens; satisfies `sprachbund.models.family.Family`, and translates text besides.
 
     Args:
@@ -45,14 +44,9 @@ class TokenConformer(nn.Module):
     some_parts_rest = True  # text trains no CTC on transcripts; read by the training loop
 
     def __init__(self, config: TokenConfig, reader: Reader) -> None:
-        super().__init__()
-        self.config, self.reader = config, reader
-        self.written = WrittenTokens(reader.vocabulary)
-        self.end_token = self.written.end
-        self.max_tokens, self.max_window_s = config.max_tokens, config.max_window_s
+        super().__init__(config, reader)
+        self.max_tokens = config.max_tokens
         self.frame_s = config.frame_s * 2**config.strides
-        self.source_languages, self.target_languages = config.source_languages, config.target_languages
-        self._language_tokens = [self.written.language(tag) for tag in config.target_languages]
         self.encoder = _encoder(config, len(reader.vocabulary))
         if config.soft_sharing:
             self.text_encoder = _encoder(config, len(reader.vocabulary))
@@ -90,30 +84,6 @@ class TokenConformer(nn.Module):
         """Of the CTC prefix score in joint search; 0 without a CTC head beside the decoder."""
         return self.config.decoding_ctc_weight if self.config.head == "ctc_attention" else 0.0
 
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """Every (source, target) it was trained on."""
-        return frozenset(self.config.pairs)
-
-    def features(self, samples: Sequence[np.ndarray]) -> Features:
-        """Source tokens (B, S) of utterances given as 16 kHz mono float32 samples.
-
-        Raises:
-            SprachbundError: an utterance too short for a frame, or an encoder of the units that is not there.
-        """
-        return self.tokens_read(self.reader.speech(samples))
-
-    def text_features(self, texts: Sequence[str]) -> Features:
-        """Source tokens (B, S) of texts."""
-        return self.tokens_read(self.reader.text(texts))
-
-    def tokens_read(self, rows: Sequence[Sequence[int]]) -> Features:
-        """Source tokens (B, S), each row ended, so that none is empty; padded with the blank."""
-        ended = [torch.tensor([*row, self.reader.vocabulary.end]) for row in rows]
-        return Features(
-            values=nn.utils.rnn.pad_sequence(ended, batch_first=True),
-            num_frames=torch.tensor([len(row) for row in ended]),
-        )
-
     def encode(self, features: Features) -> Memory:
         """Run the encoder; the states are (B, T, D)."""
         encoded = self.encode_tokens(features.values, features.num_frames)
@@ -135,53 +105,16 @@ class TokenConformer(nn.Module):
 
     def prompt(self, target: Target) -> list[int]:
         """The language token. Raises SprachbundError for a language it does not write."""
-        return [self._language_tokens[self._target_place(target.language)]]
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory."""
-        return self.decoder.start(
-            memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
-        )
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, W) after each of `tokens` (R, Q).
-
-        Raises:
-            SprachbundError: attention weights are asked for, which times of words are read from.
-        """
-        if weights is not None:
-            raise SprachbundError(
-                f"the model {self.name} reads units, which do not say when they were spoken; leave out times of words"
-            )
-        return self.decoder.step(tokens, cache)
+        return [self.language_tokens[self.target_place(target.language)]]
 
     def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
         """(R, T, W) of the CTC head for the targets of each memory, in order; language tokens and the end left out."""
         flat = [target for group in targets for target in group]
-        places = torch.tensor([self._target_place(t.language) for t in flat], device=memory.states.device)
+        places = torch.tensor([self.target_place(t.language) for t in flat], device=memory.states.device)
         log_probs = self.ctc(memory.states.repeat_interleave(len(targets[0]), 0), places)
         silent = self.suppressed(flat[0]).to(log_probs.device, copy=True)
         silent[0], silent[self.end_token] = False, True
         return log_probs.masked_fill(silent, -torch.inf)
-
-    def suppressed(self, target: Target) -> Tensor:
-        """Boolean (W,): blank, unknown and language tokens are never written; units have no place here."""
-        return torch.from_numpy(self.written.suppressed.copy())
-
-    def no_speech_log_prob(self, logits: Tensor) -> None:
-        """It has no token for the absence of speech."""
-        return None
-
-    def decode_text(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, special ones left out."""
-        return self.written.decode(tokens)
 
     def forward(self, batch: Batch) -> Loss:
         """The loss, as wrappers that watch `forward` expect it."""
@@ -193,14 +126,8 @@ class TokenConformer(nn.Module):
 
     def language_places(self, tokens: Tensor) -> Tensor:
         """Places (R,) among the target languages of language tokens (R,)."""
-        known = torch.tensor(self._language_tokens, device=tokens.device)
+        known = torch.tensor(self.language_tokens, device=tokens.device)
         return (tokens[:, None] == known).int().argmax(1)
-
-    def _target_place(self, language: str) -> int:
-        if language not in self.target_languages:
-            known = ", ".join(self.target_languages)
-            raise SprachbundError(f"this model does not write {language!r}; it writes {known}")
-        return self.target_languages.index(language)
 
 
 def _encoder(config: TokenConfig, vocabulary_size: int) -> TokenEncoder:

@@ -4,8 +4,9 @@ For each row (1 - w) head + w CTC(transcript), w only where there is a transcrip
 Targets that CTC cannot align lose that term and are counted. Shapes: B rows, T frames, U target tokens, W vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,11 +50,7 @@ def token_loss(model: "TokenConformer", batch: Batch) -> Loss:
     source, reads, dropped = _source(model, batch, encoded.inner, encoded.num_frames)
     weight = config.source_ctc_weight * reads
     total = (1 - weight) * head.total + weight * source
-    known = batch.source_language >= 0
-    language = F.nll_loss(
-        model.language_log_probs(memory), batch.source_language.clamp(min=0), reduction="none"
-    )
-    language = torch.where(known, language, 0.0).sum()
+    language = language_loss(model.language_log_probs(memory), batch)
     return Loss(
         total=total.sum() + config.language_weight * language,
         attention=head.main.sum(),
@@ -64,6 +61,12 @@ def token_loss(model: "TokenConformer", batch: Batch) -> Loss:
         parts=head.parts,
         counts={"dropped": head.dropped + dropped},
     )
+
+
+def language_loss(log_probs: Tensor, batch: Batch) -> Tensor:
+    """Of log-probabilities (B, L) of the source languages, summed over the rows whose language is known."""
+    losses = F.nll_loss(log_probs, batch.source_language.clamp(min=0), reduction="none")
+    return torch.where(batch.source_language >= 0, losses, 0.0).sum()
 
 
 def _head(model: "TokenConformer", batch: Batch, memory: Memory) -> _Written:
@@ -87,8 +90,12 @@ def _head(model: "TokenConformer", batch: Batch, memory: Memory) -> _Written:
 
 
 def _attention(model: "TokenConformer", batch: Batch, memory: Memory) -> Tensor:
-    """Cross-entropy of every row (B,)."""
-    lesson = make_lesson(memory, batch, batch.target_language[:, None].tolist())
+    return decoder_loss(model, batch, memory, batch.target_language[:, None].tolist())
+
+
+def decoder_loss(model: Any, batch: Batch, memory: Memory, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Cross-entropy of every row (B,) under its prompt, of a model with a `decoder`."""
+    lesson = make_lesson(memory, batch, prompts)
     hidden = model.decoder(lesson.tokens, memory.states, memory.num_frames)
     logits = model.decoder.logits(hidden[lesson.counted]).float()
     each = F.cross_entropy(

@@ -76,8 +76,8 @@ class TokenShape(BaseModel):
         return self.head in ("attention", "ctc_attention")
 
 
-class TokenConfig(TokenShape):
-    """Shape and languages of a model.
+class ReadTokens(BaseModel):
+    """Languages and units of a model that reads tokens, whatever its shape.
 
     Attributes:
         pairs: (source, target) languages that it was trained on, of speech or of text.
@@ -87,6 +87,8 @@ class TokenConfig(TokenShape):
         frame_s: seconds of a frame of the features that units are made of.
         units: hashes of k-means and vocabulary, and the sampling rate; see `sprachbund.units.directory.Identity`.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pairs: tuple[tuple[str, str], ...] = Field(min_length=1)
     ratio: float = 4.0
@@ -104,3 +106,11 @@ class TokenConfig(TokenShape):
     def target_languages(self) -> tuple[str, ...]:
         """Written."""
         return tuple(sorted({target for _, target in self.pairs}))
+
+
+class TokenConfig(TokenShape, ReadTokens):
+    """Shape, languages and units of a model."""
+
+    @property
+    def max_source_tokens(self) -> None:
+        """It has no positions, and reads rows of any length."""
