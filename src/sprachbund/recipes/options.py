@@ -69,10 +69,13 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg']} (value {first.get('input')!r})"
-    near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1)
-    return f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1)
+        return f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+    value = first.get("input")
+    # What is wrong with a part as a whole names the values itself.
+    shown = "" if isinstance(value, Mapping | BaseModel) else f" (value {value!r})"
+    return ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, ") + shown)))
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
