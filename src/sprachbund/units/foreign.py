@@ -1,8 +1,7 @@
 """Features of speech encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R and their like."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
+from sprachbund.models.quiet import quiet_transformers
 from sprachbund.units.sources import Cut, placed
 
 _WINDOW_S = 30.0
@@ -96,26 +96,10 @@ def _load(directory: Path) -> tuple[Any, Any]:
     except ImportError as error:
         raise SprachbundError("speech encoders need transformers; pip install transformers") from error
     try:
-        with _quiet():
+        with quiet_transformers():
             extractor = AutoFeatureExtractor.from_pretrained(directory, local_files_only=True)
             model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(f"{directory} cannot be read as a speech encoder ({reason})") from error
     return extractor, model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without bars and warnings of transformers: heads of a checkpoint are left out on purpose."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.quiet import quiet_transformers
 from sprachbund.models.seamless.foreign import VERSIONS, library, speech_to_text
 from sprachbund.models.seamless.tokens import SeamlessTokens
 
@@ -46,7 +47,7 @@ def read_foreign(directory: Path, dtype: torch.dtype) -> Any:
         SprachbundError: a file cannot be read, weights are missing, or there is no speech encoder.
     """
     transformers = library()
-    with _one_line(directory), _quiet():
+    with _one_line(directory), quiet_transformers():
         config = _config(directory)
         kind = getattr(transformers, VERSIONS[config.model_type][1])
         foreign, report = kind.from_pretrained(
@@ -64,7 +65,7 @@ def read_foreign(directory: Path, dtype: torch.dtype) -> Any:
 
 def empty_foreign(directory: Path) -> Any:
     """The same without weights, on the meta device but for the tables that are never stored."""
-    with _one_line(directory), _quiet():
+    with _one_line(directory), quiet_transformers():
         config = _config(directory)
         with torch.device("meta"):
             foreign: Any = speech_to_text(config)
@@ -77,7 +78,7 @@ def empty_foreign(directory: Path) -> Any:
 
 def read_tokens(directory: Path, foreign: Any) -> SeamlessTokens:
     """The vocabulary beside a model. Raises SprachbundError for files that are broken or of another model."""
-    with _one_line(directory / "tokenizer_config.json"), _quiet():
+    with _one_line(directory / "tokenizer_config.json"), quiet_transformers():
         tokenizer = library().SeamlessM4TTokenizer.from_pretrained(directory, local_files_only=True)
     return SeamlessTokens(
         tokenizer, getattr(foreign.generation_config, _CODES, None), foreign.config.vocab_size
@@ -89,7 +90,7 @@ def read_extractor(directory: Path) -> Any:
     path = directory / _EXTRACTOR
     if not path.is_file():
         return None
-    with _one_line(path), _quiet():
+    with _one_line(path), quiet_transformers():
         return library().SeamlessM4TFeatureExtractor.from_pretrained(directory, local_files_only=True)
 
 
@@ -133,18 +134,3 @@ def _one_line(path: Path) -> Iterator[None]:
     except Exception as error:  # of many libraries below; none documents what it raises
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(f"{path} cannot be read ({reason}); copy it again") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without bars and warnings: the parts left out are left out on purpose."""
-    logging = library().utils.logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
