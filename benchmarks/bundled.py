@@ -93,7 +93,11 @@ def main() -> None:
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console().print(table)
-    machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": options.threads,
+        "repeats": options.repeats,
+    }
     options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 

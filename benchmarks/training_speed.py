@@ -259,6 +259,7 @@ def summary(rounds: dict[str, list[Counts]]) -> list[dict[str, str]]:
             {
                 "system": name,
                 "trained on": SYSTEMS[name],
+                "rounds": str(len(found)),
                 "speech per second, s": spread(per_s[name], 1),
                 "words per second": spread([r["words"] / r["seconds"] for r in found], 0),
                 "padding": f"{padding:.0%}",
@@ -273,6 +274,13 @@ def show(rows: list[dict[str, str]]) -> None:
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
+
+
+def save(rounds: dict[str, list[Counts]], args: argparse.Namespace) -> None:
+    options = {"shape": args.shape, "batch": args.batch, "steps": args.steps, "threads": args.threads}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    result = {"options": options, **machine, "rounds": rounds, "rows": summary(rounds)}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -302,11 +310,10 @@ def main() -> None:
             done = worker.train(args.steps if number else 1)  # the first step pays for buffers
             if number:
                 rounds[worker.system].append(done)
+        if number:  # after each round, so that a run that is stopped has measured something
+            save(rounds, args)
     for worker in workers:
         worker.close()
-    options = {"shape": args.shape, "batch": args.batch, "steps": args.steps, "threads": args.threads}
-    result = {"options": options, "processor": platform.processor(), "cores": os.cpu_count()}
-    args.out.write_text(json.dumps({**result, "rounds": rounds, "rows": summary(rounds)}, indent=1) + "\n")
     show(summary(rounds))
 
 

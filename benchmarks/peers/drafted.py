@@ -45,7 +45,7 @@ class LuckyRun(ModelRun):
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
         guesses = super().propose(rows, count)
         place = int(rows.lengths[0]) - self._prompt
-        right: Any = torch.tensor([self._draft.written[place : place + count]])
+        right: Any = torch.tensor([self._draft.written[place : place + guesses.shape[1]]])
         wrong = torch.from_numpy(self._draft.luck.random(right.shape) >= self._draft.probability)
         guesses[:, : right.shape[1]] = torch.where(wrong, right - 1, right)
         return guesses

@@ -3,20 +3,24 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from checkpoint import FOREIGN
-from drafted import LuckyDraft
 from worker import RATE, Stopwatch
 
 import sprachbund
-from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import Hypothesis
-from sprachbund.decoding.search import search
-from sprachbund.decoding.speculation import Speculation
-from sprachbund.models.family import Family, Memory, Target
-from sprachbund.models.pruning import prune_decoder
-from sprachbund.models.whisper.directory import load
-from sprachbund.runtime.engine import engine_for
+from sprachbund.startup import undisturbed
+
+with undisturbed():  # as the command and `sprachbund.load` import it
+    import torch
+    from drafted import LuckyDraft
+
+    from sprachbund.decoding.options import DecodingOptions
+    from sprachbund.decoding.rows import Hypothesis
+    from sprachbund.decoding.search import search
+    from sprachbund.decoding.speculation import Speculation
+    from sprachbund.models.family import Family, Memory, Target
+    from sprachbund.models.pruning import prune_decoder
+    from sprachbund.models.whisper.directory import load
+    from sprachbund.runtime.engine import engine_for
 
 WINDOW_S = 30
 DRAFTED = ", draft "

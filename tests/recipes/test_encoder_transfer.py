@@ -18,6 +18,7 @@ from sprachbund.recipes import encoder_transfer_cell, sizes
 from sprachbund.recipes.encoder_transfer import EncoderTransferRecipe, read, run_cells
 from sprachbund.recipes.encoder_transfer_cell import Speech, make_cell, quantized, tuning
 from sprachbund.recipes.encoder_transfer_needs import needs
+from sprachbund.recipes.encoder_transfer_starts import make_starts
 from sprachbund.recipes.options import read_recipe
 from sprachbund.studies.cells import read_cell
 from sprachbund.studies.grid import Cell
@@ -177,6 +178,16 @@ def test_other_heads_tasks_and_starts(data: Path, tmp_path: Path, changes: tuple
     assert read(tmp_path).grid == wanted.grid
 
 
+def test_a_model_trained_first_goes_on_from_another(data: Path, tmp_path: Path) -> None:
+    """With a rate of next to nothing it is the other one; the order in which they are named does not matter."""
+    change = 'pretrained.en={languages=["en"], start="ml", training={steps=1, learning_rate=1e-12}}'
+    wanted = recipe(data, change, 'grid.starts=["en", "ml"]', "pretraining.steps=1", "workers=1")
+    assert wanted.waves() == [["ml"], ["en"]]
+    make_starts(wanted, tmp_path, ray_address=None, report=quiet)
+    there, other = (tensors(tmp_path / "pretrained" / name / "model") for name in ("ml", "en"))
+    assert all(tensor.allclose(other[name], atol=1e-6) for name, tensor in there.items())
+
+
 def test_scores_are_those_of_the_utterances_by_themselves(study: Path, data: Path) -> None:
     """A batch, a mask and an order by length change nothing; fewer bits change the encoder's linear layers alone."""
     wanted = recipe(data)
@@ -253,6 +264,12 @@ def test_the_published_shape_and_the_published_schedule() -> None:
         ('starts.half="fr:0 ml:1"', "starts has 'fr'; there are ml, en, random"),
         ("grid.hours=[0.01, 5]", "grid.hours asks for 5 h of de"),
         ('pretrained.en={checkpoint="nowhere"}', "has no config.json"),
+        (
+            'pretrained.en={languages=["en"], start="fr"}',
+            "pretrained: en cannot be trained, as start names fr; there are ml, en",
+        ),
+        ('pretrained.en={languages=["en"], start="en"}', "no two may start from each other"),
+        ('pretrained.en={languages=["en"], training={step=1}}', "step"),
     ],
 )
 def test_bad_input_is_one_line(

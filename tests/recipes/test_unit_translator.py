@@ -1,16 +1,20 @@
 """A run from encoded corpora to a model: learns, goes on after a stop to the same bits, says what it leaves out."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.search import search
 from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Target
+from sprachbund.models.token_conformer import ReadTokens
 from sprachbund.recipes.options import make_recipe
 from sprachbund.recipes.unit_translator import UnitTranslatorRecipe, run
 from sprachbund.units.sentences import within_hours
@@ -25,9 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
 
 
 def recipe(made: Spoken, **changes: Any) -> UnitTranslatorRecipe:
-    shape = config().model_dump(
-        exclude={"pairs", "ratio", "keep_repeats", "max_window_s", "frame_s", "units"}
-    )
+    shape = config().model_dump(exclude=set(ReadTokens.model_fields))
     training = {
         "steps": 6,
         "batch_s": 10,
@@ -75,6 +77,22 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(made: Spoken, tmp_path: 
     assert any(
         line.startswith("training: 12 sentences of speech, 12 sentences of text, 30") for line in lines
     )
+
+
+def test_two_processes_train_like_one(made: Spoken, tmp_path: Path) -> None:
+    """Batches of speech, and batches of text, of which the CTC on transcripts gets no gradient."""
+    given = recipe(made, training={"steps": 4, "batch_s": 60, "evaluate_every": 4, "keep_best": 1})
+    (tmp_path / "recipe.json").write_text(given.model_dump_json())
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    command = (*launcher, "-m", "tests.recipes.unit_run", tmp_path / "recipe.json", tmp_path / "two")
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    lines: list[str] = []
+    run(given, tmp_path / "one", report=lines.append)
+    assert any(" speech " in line for line in lines)
+    assert any(" text " in line for line in lines)
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], atol=2e-4, rtol=1e-3)
 
 
 def test_a_model_learns_from_text_alone_and_goes_on_with_speech(made: Spoken, tmp_path: Path) -> None:

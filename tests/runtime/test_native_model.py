@@ -1,15 +1,20 @@
 """Families whose parts were exchanged for native ones: what fits into them, and what is refused."""
 
+import gc
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.directory import load
 from sprachbund.models.whisper import Whisper
+from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.extension import enough_memory, instruction_sets, native
 from sprachbund.runtime.native_model import exchanged, pack
-from tests.models.whisper_support import TINY, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_directory, make_foreign, transplanted
 
 from .support import needs_native, relative_error
 
@@ -60,3 +65,15 @@ def test_too_little_memory_is_an_error_that_says_so() -> None:
             raise error
     with pytest.raises(RuntimeError, match="forked"), enough_memory():
         raise RuntimeError("the model was loaded before this process was forked")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what is mapped")
+def test_a_native_model_lets_go_of_the_weights_it_does_not_read(tmp_path: Path) -> None:
+    directory, cache = tmp_path / "model", tmp_path / "packed"
+    make_directory(directory)
+    engine = engine_for(load(directory), "native", threads=1, directory=directory, cache=cache)
+    gc.collect()
+    mapped = Path("/proc/self/maps").read_text()
+    assert str(cache) in mapped
+    assert str(directory) not in mapped
+    assert engine.name == "native"

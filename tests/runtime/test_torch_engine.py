@@ -1,6 +1,7 @@
 """The torch engine's precisions: fp32 is the plain model, bf16 and int8 stay near it, and rows never see each other."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import load
 from sprachbund.models.family import Family, Target
 from sprachbund.models.seamless.decoder import SeamlessDecoder
+from sprachbund.models.token_mbart.parts import MbartDecoder
+from sprachbund.models.token_mbart.shape import MbartShape
 from sprachbund.models.whisper import Whisper
 from sprachbund.nn.attention import attend
 from sprachbund.nn.decoder import TextDecoder
@@ -109,6 +112,23 @@ def test_steps_are_those_of_the_plain_decoder(precision: Precision) -> None:
         assert torch.equal(caches[0].lengths, caches[1].lengths)
 
 
+def test_rows_that_outlive_a_longer_one_are_read_to_their_own_end() -> None:
+    decoder = random_decoder(width=48, num_heads=3)
+    engine, tokens = TorchDecoder(decoder, "fp32"), torch.randint(0, 50, (2, 9))
+    found = []
+    with torch.inference_mode():
+        memory = memory_for(engine, 2, 7)
+        for each in (decoder, engine):
+            cache = each.start(memory, None, capacity=12)
+            each.step(tokens[:, :7], cache)
+            cache.rewind(torch.tensor([3, 7]))
+            cache.keep(torch.tensor([0]))
+            found.append(torch.cat([each.step(tokens[:1, i : i + 1], cache) for i in (3, 4)], dim=1))
+        alone = decoder.step(tokens[:1, :5], decoder.start(memory[:1], None))[:, 3:]
+    for logits in found:
+        assert relative_error(logits, alone) < 1e-5
+
+
 def _as(decoder: TextDecoder, memory: Tensor) -> Tensor:
     return memory.to(decoder.positions.dtype)
 
@@ -193,6 +213,21 @@ def test_decoders_of_others_are_refused() -> None:
 
     with pytest.raises(SprachbundError, match="kind Linear"):
         engine_for(Other(), "torch-int8")  # type: ignore[arg-type]
+
+
+def test_a_decoder_that_computes_something_more_is_refused() -> None:
+    with torch.device("meta"):
+        decoder = MbartDecoder(
+            10, MbartShape(width=16, num_decoder_heads=2, num_decoder_layers=1, positions=8)
+        )
+
+    class Other:
+        pass
+
+    model: Any = Other()
+    model.decoder = decoder
+    with pytest.raises(SprachbundError, match="kind MbartDecoder; use the engine torch"):
+        engine_for(model, "torch-fp32")
 
 
 @pytest.mark.parametrize("kind", ["parasite", "medusa", "model"])

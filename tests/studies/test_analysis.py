@@ -116,7 +116,7 @@ def test_identical_arms_give_nought_and_no_law() -> None:
     for gap in values["gaps"]:
         assert (gap["mean"], gap["mean_interval"], gap["mean_percentile"]) == (0.0, [0.0, 0.0], [0.0, 0.0])
     assert values["fit"] == {"A": None, "b": None, "trusted": False, "why": [found.fitted.doubts[0]]}
-    assert "positive at 0 of 5 scales" in values["fit"]["why"][0]
+    assert "all mean gaps are 0" in values["fit"]["why"][0]
     assert values["latency_sensitivity"]["mean_interval"] == [0.0, 0.0]
     assert values["decision"] == []
 

@@ -125,7 +125,7 @@ def changed(change: dict[str, Any]) -> Table:
             r"no column 'value'; there are: start, hours; name the scores by --metric",
         ),
         ([{"value": 1}], "no column 'start'"),
-        ([row for row in rows(2) if row["start"] == "ml"], r"1 starts \(ml\)"),
+        ([row for row in rows(2) if row["start"] == "ml"], r"one start \(ml\)"),
         (
             [row | {"tokenizer": "1k" if row["start"] == "ml" else "8k"} for row in rows(2)],
             r"ml and en differ in tokenizer \(1k, 8k\), not in the encoder alone",

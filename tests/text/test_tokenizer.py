@@ -25,6 +25,12 @@ def test_texts_survive(tokenizer):
             assert tokenizer.decode(tokens) == text
 
 
+def test_what_has_no_piece_is_named(tokenizer):
+    assert tokenizer.unknown("drei neue") == []
+    found = tokenizer.unknown("drei ŋ neue ħ")
+    assert "".join(found).replace("\u2581", "") == "ŋħ"
+
+
 def test_special_tokens_vanish(tokenizer):
     tokens = tokenizer.encode("drei neue")
     assert tokenizer.decode([tokenizer.language_id("de"), *tokens, END, BLANK]) == "drei neue"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume
@@ -104,3 +105,16 @@ def test_rate_rises_stays_and_falls():
     assert rates[10:80] == [1.0] * 70
     assert rates[99] == pytest.approx(0.05)
     assert all(a >= b for a, b in pairwise(rates[80:]))
+
+
+def test_rate_falls_by_the_inverse_root_of_the_step():
+    options = TrainingOptions(steps=400, learning_rate=2e-3, warmup_steps=25, decay="inverse_sqrt")
+    # arXiv 1706.03762, equation 3, scaled so that the highest rate is the one asked for
+    wanted = [2e-3 * 25**0.5 * min(step**-0.5, step * 25**-1.5) for step in range(1, 401)]
+    assert [options.rate(step) for step in range(400)] == pytest.approx(wanted)
+    higher = options.model_copy(update={"final_rate": 1e-3})
+    assert [higher.rate(step) - 1e-3 for step in range(24, 400)] == pytest.approx(
+        [rate / 2 for rate in wanted[24:]]
+    )
+    with pytest.raises(ValidationError, match="there is no final_share"):
+        TrainingOptions(steps=400, decay="inverse_sqrt", final_share=0.1)

@@ -31,6 +31,20 @@ def test_any_ratio_can_be_undone_and_keeps_its_length(pieces: list[int], hundred
     assert downsample(longer, ratio) == pieces
 
 
+@given(PIECES, st.integers(100, 600))
+def test_marks_stand_for_repetitions_and_can_be_undone(pieces: list[int], hundredths: int) -> None:
+    ratio = hundredths / 100
+    marked, plain = upsample(pieces, ratio, mark=0), upsample(pieces, ratio)
+    assert [piece for piece in marked if piece] == pieces
+    assert len(marked) == len(plain)
+    assert all(mark in (0, piece) for mark, piece in zip(marked, plain, strict=True))
+    assert downsample(marked, ratio) == pieces
+
+
+def test_marks_follow_their_piece() -> None:
+    assert upsample([7, 7], 3, end=9, mark=0) == [7, 0, 0, 7, 0, 0, 9]
+
+
 @pytest.mark.parametrize("ratio", [0.99, 6.01, float("nan")])
 def test_ratios_that_cannot_be(ratio: float) -> None:
     with pytest.raises(SprachbundError, match=r"give 1 to 6"):

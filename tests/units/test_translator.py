@@ -18,6 +18,9 @@ from sprachbund.models.card import Card
 from sprachbund.models.directory import load, save
 from sprachbund.models.family import Family, Target
 from sprachbund.models.token_conformer import HEADS, TokenConformer
+from sprachbund.runtime.native_model import why_not_family
+from sprachbund.runtime.torch_model import on_torch
+from sprachbund.units.pieces import REPEAT
 from sprachbund.units.reader import UnitReader
 from sprachbund.units.sentences import Spoken as SpokenSentences
 from sprachbund.units.supply import Mixing, Supply
@@ -152,7 +155,7 @@ def test_a_model_with_other_units_is_refused(made: Spoken, tmp_path: Path) -> No
     config = (tmp_path / "m" / "config.json").read_text()
     changed = config.replace(made.units.identity.kmeans, "f" * 64)
     (tmp_path / "m" / "config.json").write_text(changed)
-    with pytest.raises(SprachbundError, match="holds other units"):
+    with pytest.raises(SprachbundError, match=r"is of another k-means .* than the model was trained with"):
         load(tmp_path / "m")
 
 
@@ -188,3 +191,48 @@ def test_ctc_alone_does_not_go_on_from_a_text(made: Spoken) -> None:
     memory = model.encode(model.text_features(["abc"]))
     with pytest.raises(SprachbundError, match="cannot go on from a text"):
         search(model, memory, [[Target(language="fr", prefix=(3,))]])
+
+
+def test_marks_stand_for_repetitions_of_text_alone(made: Spoken, tmp_path: Path) -> None:
+    plain, marked = (model_of(made.units, ratio=3.0, mark_repeats=mark) for mark in (False, True))
+    texts = ["abc", "fade abc"]
+    for a, b in zip(plain.reader.text(texts), marked.reader.text(texts), strict=True):
+        assert len(a) == len(b)
+        assert [token for token in b if token != REPEAT] == a[::3]
+    found = {kind: batch.features for kind, batch in batches_of(made, marked).items()}
+    same = {kind: batch.features for kind, batch in batches_of(made, plain).items()}
+    assert torch.equal(found["speech"], same["speech"])
+    assert not torch.equal(found["text"], same["text"])
+    together = marked.encode(marked.text_features(texts))  # padding has the mark's id
+    alone = marked.encode(marked.text_features(texts[:1]))
+    assert alone.num_frames is not None
+    torch.testing.assert_close(together.states[:1, : alone.num_frames[0]], alone.states)
+    save(marked, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert isinstance(again, TokenConformer)
+    assert again.reader.text(texts) == marked.reader.text(texts)
+
+
+@torch.inference_mode()
+def test_free_embeddings_write_with_a_matrix_of_their_own(made: Spoken, tmp_path: Path) -> None:
+    tied, free = (model_of(made.units, head="ctc_attention", tied=tied) for tied in (True, False))
+    rows = {name for name in free.state_dict() if name not in tied.state_dict()}
+    assert rows == {"decoder.output_head.weight"}
+    memory = free.encode(free.text_features(["abc"]))
+    tokens = torch.tensor([[*free.prompt(Target(language="fr")), 4, 5, 6]])
+    whole = free.decoder.logits(free.decoder(tokens, memory.states, memory.num_frames))
+    cache = free.start(memory)
+    steps = torch.cat([free.step(token, cache) for token in tokens.split(1, dim=1)], dim=1)
+    torch.testing.assert_close(whole, steps)
+    with torch.no_grad():
+        free.decoder.embedding.weight.mul_(0)
+    assert free.decoder.logits(torch.randn(1, 16)).abs().max() > 0
+    save(free, tmp_path / "model")
+    again: Any = load(tmp_path / "model")
+    assert torch.equal(again.decoder.output_matrix, free.decoder.output_matrix)
+    fused: Any = on_torch(again, "fp32")
+    torch.testing.assert_close(
+        fused.decoder.step(tokens, fused.decoder.start(memory.states, memory.num_frames)),
+        free.step(tokens, free.start(memory)),
+    )
+    assert why_not_family(again) == "its decoder has an output matrix of its own"

@@ -1,6 +1,7 @@
 """Log-mel of audio that arrives in blocks of any size; equal, frame by frame, to that of the whole."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -43,6 +44,32 @@ class LogMelStream:
         num_left = max(0, (len(self._held) - _HALF) // HOP)
         self._held = np.pad(self._held, (0, WINDOW))
         return self._frames(num_left)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is held of the samples so far, to be kept or moved; ready for `safetensors.torch.save`."""
+        before = [] if self._before is None else [self._before]
+        return {"held": torch.from_numpy(self._held.copy()), "before": torch.tensor(before)}
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        num_mel_bins: int = 80,
+        normalise: StreamedNormalisation = "fixed",
+    ) -> Self:
+        """The stream that gave `tensors`, where it was.
+
+        Raises:
+            ValueError: naming what is missing or too much.
+        """
+        if different := {"held", "before"} ^ set(tensors):
+            raise ValueError(
+                f"{', '.join(sorted(different))}: too much or missing in the state of log-mel frames"
+            )
+        made = cls(num_mel_bins, normalise)
+        made._held = tensors["held"].numpy().copy()
+        made._before = tensors["before"].tolist()[0] if len(tensors["before"]) else None
+        return made
 
     def _frames(self, count: int) -> Tensor:
         if count == 0:

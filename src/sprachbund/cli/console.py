@@ -13,6 +13,7 @@ from typing import Any, Self
 import typer
 
 from sprachbund.errors import SprachbundError
+from sprachbund.runtime.extension import lacks_memory
 
 DELAY_S = 2.0
 """Work shorter than this shows no progress bar."""
@@ -70,6 +71,10 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         parts = [f"{where}{error.strerror or error}"]
+    elif lacks_memory(error):
+        parts = [
+            f"there is not enough memory for this ({parts[0]}); end other programs, or ask for less at once"
+        ]
     elif not isinstance(error, SprachbundError):
         parts = [f"unexpected {type(error).__name__}: {parts[0]} (--debug shows the traceback)"]
     return "; ".join([*parts, *getattr(error, "__notes__", [])])

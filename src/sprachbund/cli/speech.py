@@ -16,6 +16,7 @@ import typer
 from sprachbund.cli.console import DELAY_S, Bar, UsageError, as_usage, error_line, say, trace
 from sprachbund.cli.outputs import JsonOutput, Output, PrintOutput, WrittenFiles
 from sprachbund.cli.result_table import ResultTable, TableOutput
+from sprachbund.cli.startup import undisturbed
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
@@ -141,12 +142,15 @@ def load_model(job: Job) -> "Model":
     if job.num_threads is not None and job.num_threads < 1:
         raise UsageError(f"--threads is {job.num_threads}; give 1 or more")
     with Bar(f"loading {job.model}"):
-        import torch
+        with undisturbed():
+            import torch
 
-        from sprachbund.api import load
+            from sprachbund.api import load
+            from sprachbund.runtime.engine import choose_threads
 
         if job.num_threads is not None:
-            torch.set_num_threads(job.num_threads)
+            with as_usage():
+                torch.set_num_threads(choose_threads(job.num_threads))
         model = load(
             job.model,
             offline=job.offline,

@@ -175,7 +175,7 @@ def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None
             f"the student has another vocabulary ({counts[0]} tokens) than the teacher ({counts[1]}); prune the "
             f"teacher to get a student, {_TEXTS_ONLY}"
         )
-    for what in ("num_mel_bins", "source_languages", "real_length", "max_tokens"):
+    for what in ("num_mel_bins", "front_end", "source_languages", "real_length", "max_tokens"):
         own, other = (_trait(model, what) for model in (student, teacher))
         if own != other:
             raise SprachbundError(

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from sprachbund.audio.logmel import log_mel
+from sprachbund.audio.mel_stream import StreamedNormalisation
 from sprachbund.text.tokenizer import END, Tokenizer
 
 Row = tuple[int, list[int]]
@@ -70,7 +71,7 @@ class Examples(Protocol):
 
 
 class PieceExamples:
-    """`Examples` of the conformer: log-mel on a fixed scale, pieces, any language to any other.
+    """`Examples` of the conformer: its own log-mel, pieces, any language to any other.
 
     Args:
         tokenizer: of what the model writes.
@@ -78,7 +79,9 @@ class PieceExamples:
         languages: spoken and drawn as targets.
         known: the model's source languages; `languages` if None.
         num_mel_bins: M.
+        front_end: normalisation of the log-mel that the model takes.
         max_tokens: most tokens of a row.
+        only_spoken: whether the model writes what is spoken, so that transcripts are all it can be taught.
     """
 
     frames_per_s = 100
@@ -93,13 +96,15 @@ class PieceExamples:
         *,
         known: Sequence[str] | None = None,
         num_mel_bins: int = 80,
+        front_end: StreamedNormalisation = "fixed",
         max_tokens: int = 127,
+        only_spoken: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.transcript_tokenizer = transcript_tokenizer
         self.source_languages = self.target_languages = list(languages)
-        self.num_mel_bins = num_mel_bins
-        self.max_tokens = max_tokens
+        self.num_mel_bins, self.front_end = num_mel_bins, front_end
+        self.max_tokens, self.only_spoken = max_tokens, only_spoken
         self._known = list(known or languages)
 
     def number(self, language: str) -> int:
@@ -108,13 +113,15 @@ class PieceExamples:
 
     def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
         """Log-mel (T, M) of 16 kHz samples (num_samples,), and T."""
-        features = augment(log_mel(samples, self.num_mel_bins, normalise="fixed").T)
+        features = augment(log_mel(samples, self.num_mel_bins, normalise=self.front_end).T)
         return features, features.shape[0]
 
     def transcript(self, text: str) -> list[int]:
         """Pieces for the CTC head."""
         return self.transcript_tokenizer.encode(text)
 
-    def row(self, text: str, source: str | None, target: str) -> Row:
+    def row(self, text: str, source: str | None, target: str) -> Row | None:
         """Language token and pieces; where nobody speaks the row ends at once."""
+        if self.only_spoken and source not in (None, target):
+            return None
         return self.tokenizer.language_id(target), [*self.tokenizer.encode(text), END]

@@ -4,7 +4,8 @@ An utterance's languages are those named in `languages`, or else those of its `s
 times are estimated (`spans_estimated`), or that have none, say which languages occur and not where.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
@@ -16,8 +17,12 @@ SLACK_S = 0.05
 
 
 def languages_in(utterance: Utterance) -> tuple[str, ...]:
-    """BCP-47 tags of the languages that occur, each once; none where nobody speaks."""
-    named = utterance.custom.get("languages") or [s["language"] for s in utterance.custom.get("spans") or ()]
+    """BCP-47 tags of the languages that occur, each once; none where nobody speaks.
+
+    Raises:
+        SprachbundError: a span without its language.
+    """
+    named = utterance.custom.get("languages") or [str(span["language"]) for span in spans_in(utterance)]
     return tuple(dict.fromkeys(named or ([utterance.language] if utterance.language else [])))
 
 
@@ -25,9 +30,9 @@ def timed_spans(utterance: Utterance) -> tuple[Stretch, ...]:
     """When which language is spoken, in order; empty where that is not known.
 
     Raises:
-        SprachbundError: as `check_spans`, with the utterance's id.
+        SprachbundError: as `check_spans`, with the utterance's id, and for a span without its language.
     """
-    spans = utterance.custom.get("spans") or ()
+    spans = spans_in(utterance)
     if utterance.custom.get("spans_estimated") or any(
         s.get("start_s") is None or s.get("end_s") is None for s in spans
     ):
@@ -38,6 +43,14 @@ def timed_spans(utterance: Utterance) -> tuple[Stretch, ...]:
     except SprachbundError as error:
         raise SprachbundError(f"{utterance.id}: {error}") from error
     return found
+
+
+def spans_in(utterance: Utterance) -> list[Mapping[str, Any]]:
+    """Spans as the corpus has them. Raises SprachbundError for one without its language."""
+    spans = list(utterance.custom.get("spans") or ())
+    if not all(isinstance(span, Mapping) and span.get("language") for span in spans):
+        raise SprachbundError(f"{utterance.id}: a span without its language; prepare the corpus again")
+    return spans
 
 
 def check_spans(spans: Sequence[Stretch], duration_s: float, *, slack_s: float = SLACK_S) -> None:

@@ -143,4 +143,4 @@ class _Beam:
         if not torch.equal(order, torch.arange(order.shape[0], device=order.device)):
             self.rows.reorder(order)
         finished: Tensor = self.done.repeat_interleave(self.size)
-        self.rows.advance(family, self.tokens.flatten(), finished)
+        self.rows.advance(family, self.tokens.flatten(), finished.numpy(force=True))

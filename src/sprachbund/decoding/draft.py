@@ -1,22 +1,29 @@
 """What a draft is: something that guesses the next tokens of every row, for the model to confirm or refuse.
 
-A draft can be anything, since no guess counts that the model would not have written itself (arXiv 2211.17192). Shapes:
-B memories, R rows (row r reads memory r // (R/B)), K guesses, U tokens of a row with its prompt.
+A draft can be anything, since no guess counts that the model would not have written itself (arXiv 2211.17192). What
+was written is kept as arrays in the computer's own memory, where looking at it waits for no device and costs a fraction
+of a tensor operation. Shapes: B memories, R rows (row r reads memory r // (R/B)), K guesses, U tokens of a row with its
+prompt.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from sprachbund.decoding.rules import Suppressed
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
 NO_GUESS = -1
 """In the place of a guess that a draft does not make."""
+
+Integers = NDArray[np.int64]
 
 
 @dataclass(kw_only=True)
@@ -27,33 +34,53 @@ class RowsSoFar:
         cache: of the model; it holds every token of a row but the newest.
         tokens: (R, U) prompts and what was written after them, padded on the right.
         lengths: (R,) tokens in each row.
-        suppressed: boolean (R, V), tokens that a row never holds.
+        suppressed: tokens that a row never holds.
     """
 
     cache: DecoderCache
-    tokens: Tensor
-    lengths: Tensor
-    suppressed: Tensor
+    tokens: Integers
+    lengths: Integers
+    suppressed: Suppressed
 
-    def last(self, count: int) -> Tensor:
+    def last(self, count: int) -> Integers:
         """The last tokens (R, count) of every row, newest at the end; rows of fewer begin with `NO_GUESS`."""
-        places = self.lengths[:, None] + torch.arange(-count, 0, device=self.lengths.device)
-        return self.tokens.gather(1, places.clamp(min=0)).masked_fill(places < 0, NO_GUESS)
+        places = self.lengths[:, None] + np.arange(-count, 0)
+        found = self.tokens[np.arange(len(places))[:, None], np.maximum(places, 0)]
+        found[places < 0] = NO_GUESS
+        return found
+
+    def newest(self) -> Tensor:
+        """The last token (R, 1) of every row, for the model to read."""
+        return self.on_device(self.last(1))
+
+    def on_device(self, values: NDArray[Any]) -> Tensor:
+        """Values where the model computes."""
+        return torch.from_numpy(values).to(self.cache.lengths.device)
+
+    def append(self, tokens: Integers, counts: Integers) -> None:
+        """Write the first `counts` (R,) of `tokens` (R, Q) behind each row."""
+        row, column = (np.arange(tokens.shape[1]) < counts[:, None]).nonzero()
+        self.tokens[row, self.lengths[row] + column] = tokens[row, column]
+        self.lengths = self.lengths + counts
 
     def take(self, rows: Tensor) -> None:
         """Replace row r by row `rows[r]`, in all but the cache."""
-        self.tokens, self.lengths = self.tokens[rows], self.lengths[rows]
-        self.suppressed = self.suppressed[rows]
+        order = rows.numpy(force=True)
+        self.tokens, self.lengths = self.tokens[order], self.lengths[order]
+        self.suppressed = self.suppressed.take(rows)
 
 
 class DraftRun(Protocol):
     """A draft at work on the rows of one search."""
 
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
-        """Guesses (R, count) at what follows each row; `NO_GUESS` where there is none."""
+        """Guesses (R, k), k at most `count`, at what follows each row; `NO_GUESS` where there is none.
+
+        A place in which no row has a guess costs as much as any other, so there should be none.
+        """
         ...
 
-    def observe(self, place: Tensor) -> None:
+    def observe(self, place: Integers) -> None:
         """The model has taken a step; the query `place[r]` (R,) of it stood right before the newest token."""
         ...
 
@@ -108,7 +135,7 @@ class Draft(Protocol):
 class StatelessRun:
     """A run that needs to be told nothing: the base of those that look at the rows alone."""
 
-    def observe(self, place: Tensor) -> None:
+    def observe(self, place: Integers) -> None:
         """Nothing to remember."""
 
     def reorder(self, rows: Tensor) -> None:
@@ -119,6 +146,11 @@ class StatelessRun:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def no_guesses(rows: RowsSoFar) -> Tensor:
+    """What a draft proposes (R, 0) that has nothing to say."""
+    return rows.on_device(rows.tokens[:, :0])
 
 
 def torch_decoder(family: Family, draft: str) -> TextDecoder:

@@ -48,7 +48,7 @@ def read_request(
     written = {target for _, target in model.pairs()}
     tags = tuple(dict.fromkeys(t if t == TRANSCRIBE else parse_language(t, written) for t in targets))
     spoken = None if source is None else parse_language(source, model.source_languages)
-    choices = None if allowed is None else tuple(_declared(model, tag) for tag in allowed)
+    choices = declared_languages(model, allowed)
     _check_branches(model, sources=[*([spoken] if spoken else []), *(choices or ())], targets=tags)
     request = Request(source=spoken, targets=tags, allowed=choices)
     for target in tags:
@@ -57,6 +57,15 @@ def read_request(
         elif target != TRANSCRIBE:
             _check_reachable(model, target)
     return request
+
+
+def declared_languages(model: Family, tags: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Languages that may be spoken, in the model's tags, each once; None where any may.
+
+    Raises:
+        SprachbundError: a language that the model does not hear, or has no experts for.
+    """
+    return None if tags is None else tuple(dict.fromkeys(_declared(model, tag) for tag in tags))
 
 
 def _declared(model: Family, tag: str) -> str:

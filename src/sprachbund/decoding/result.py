@@ -80,7 +80,7 @@ class Segment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the fields, times rounded to milliseconds."""
-        values: dict[str, Any] = _rounded(asdict(self))
+        values: dict[str, Any] = rounded(asdict(self))
         return values
 
     @classmethod
@@ -119,7 +119,7 @@ class SpeculationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: the fields and `acceptance`."""
-        values: dict[str, Any] = _rounded({**asdict(self), "acceptance": self.acceptance})
+        values: dict[str, Any] = rounded({**asdict(self), "acceptance": self.acceptance})
         return values
 
 
@@ -232,9 +232,10 @@ def _most_spoken(segments: tuple[Segment, ...]) -> str | None:
     return max(seconds, key=lambda language: seconds[language], default=None)
 
 
-def _rounded(values: Any) -> Any:
+def rounded(values: Any) -> Any:
+    """Plain values with every number that is not whole rounded to four digits, however deep it lies."""
     if isinstance(values, dict):
-        return {name: _rounded(value) for name, value in values.items()}
+        return {name: rounded(value) for name, value in values.items()}
     if isinstance(values, list | tuple):
-        return [_rounded(value) for value in values]
+        return [rounded(value) for value in values]
     return round(values, 4) if isinstance(values, float) else values

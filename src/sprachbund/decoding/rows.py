@@ -8,7 +8,9 @@ memory stand together, and rows of one target within it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.decoding.options import DecodingOptions
@@ -66,12 +68,12 @@ class Rows:
     no_speech: list[float | None]
     num_memories: int
 
-    def advance(self, family: Family, tokens: Tensor, finished: Tensor) -> None:
+    def advance(self, family: Family, tokens: Tensor, finished: NDArray[np.bool_]) -> None:
         """Append `tokens` (R,) and step; rows marked in `finished` (R,) stay where they are in the cache."""
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
         self.logits = family.step(tokens[:, None], self.cache)[:, -1]
-        if bool(finished.any()):
-            self.cache.rewind(self.cache.lengths - finished.to(self.tokens.device).long())
+        if finished.any():
+            self.cache.rewind(self.cache.lengths - torch.from_numpy(finished).to(self.tokens.device).long())
 
     def repeat(self, times: int) -> None:
         """Make `times` neighbouring rows of every row."""
@@ -103,10 +105,23 @@ def whole_prompt(family: Family, target: Target) -> list[int]:
     return [*family.prompt(target), *target.prefix]
 
 
-def worth_dropping(finished: Tensor) -> bool:
+def worth_dropping(finished: Tensor | NDArray[np.bool_]) -> bool:
     """Whether so many memories (B,) are finished that copying the others costs less than carrying them
     along."""
     return int(finished.sum()) * 4 >= finished.shape[0]
+
+
+def rows_left(
+    finished: NDArray[np.bool_], num_memories: int, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """Memories (b,) with an unfinished row, and their rows (r,); None where dropping the others does not pay."""
+    memories = finished.reshape(num_memories, -1)
+    gone = np.asarray(memories.all(1))
+    if not worth_dropping(gone):
+        return None
+    left = (~gone).nonzero()[0]
+    rows = np.arange(finished.size).reshape(memories.shape)[left].flatten()
+    return torch.from_numpy(left).to(device), torch.from_numpy(rows).to(device)
 
 
 def start_rows(

@@ -43,10 +43,10 @@ class Suppressed:
         )
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """A copy of logits (R, V) without these tokens."""
+        """A copy of logits (R, ..., V) without these tokens."""
         if self.ids is not None:
             return logits.index_fill(-1, self.ids, -torch.inf)
-        return logits.masked_fill(self.masks[self.mask_of], -torch.inf)
+        return logits.masked_fill(self.each()[(slice(None), *[None] * (logits.ndim - 2))], -torch.inf)
 
     def take(self, rows: Tensor) -> "Suppressed":
         """Those of the rows at the indices `rows` (r,)."""
@@ -99,7 +99,7 @@ class Rules:
 
 
 def likeliest(scores: Tensor) -> Tensor:
-    """The best token (R,) of scores (R, V); the first of several that are equal."""
+    """The best token (...) of scores (..., V); the first of several that are equal."""
     if scores.device.type != "cpu":
         return scores.argmax(-1)
     return torch.from_numpy(scores.numpy().argmax(-1))  # a tenth of the time of torch's

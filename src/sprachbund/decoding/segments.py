@@ -93,7 +93,7 @@ def unknown_pair_segment(context: SpanContext, target: str) -> Segment:
         speech_probability=context.span.speech_probability,
         language_probability=context.language_probability,
         dropped=f"unknown pair: {source} to {target}",
-        spans=_mixed_within(context, 0.0, context.duration_s),
+        spans=spans_within(context, 0.0, context.duration_s),
     )
 
 
@@ -130,11 +130,11 @@ def _segment(
             mean_log_probability=hypothesis.mean_log_probability,
             options=guard,
         ),
-        spans=_mixed_within(context, start_s, end_s),
+        spans=spans_within(context, start_s, end_s),
     )
 
 
-def _mixed_within(context: SpanContext, start_s: float, end_s: float) -> tuple[LanguageSpan, ...]:
+def spans_within(context: SpanContext, start_s: float, end_s: float) -> tuple[LanguageSpan, ...]:
     """What of the languages lies in a part of the span, in seconds of the recording."""
     offset_s = context.span.start_s
     cut = (replace(m, start_s=max(start_s, m.start_s), end_s=min(end_s, m.end_s)) for m in context.mixed)

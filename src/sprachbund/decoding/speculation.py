@@ -1,6 +1,6 @@
 """Whether, with which draft and how far ahead to guess; and what came of it, pair by pair.
 
-The choice is made before each search from what was measured: times of passes on this machine, and how many guesses
+The choice is made before each search from what was measured: times of rounds on this machine, and how many guesses
 were accepted so far. It changes the speed only, unless a lossy way of accepting was asked for by name.
 """
 
@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-
 from sprachbund.decoding.draft import Draft
 from sprachbund.decoding.drafts import drafts_beside, load_draft
 from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.language import UNDETERMINED
-from sprachbund.decoding.options import AUTO, MAX_GUESSES, NONE, Accept, DecodingOptions
-from sprachbund.decoding.pass_costs import PassCosts, measure_draft, measure_passes
+from sprachbund.decoding.options import AUTO, NONE, Accept, DecodingOptions
 from sprachbund.decoding.result import SpeculationReport
+from sprachbund.decoding.round_costs import RoundCosts, measure_rounds
 from sprachbund.decoding.rows import Rows, whole_prompt
-from sprachbund.decoding.speculative import Guessing, begin_rows
+from sprachbund.decoding.speculative import Guessing
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 
@@ -28,8 +26,8 @@ _EXPECTED = 0.6
 _WEIGHT = 20.0
 """Guesses that what was known before counts for, against those seen since."""
 
-_measured: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[int, PassCosts]]] = WeakKeyDictionary()
-"""Times of passes by model, draft and size of batch: they are facts of the machine, and measured once."""
+_measured: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[int, RoundCosts]]] = WeakKeyDictionary()
+"""Times of rounds by model, draft and size of batch: they are facts of the machine, and measured once."""
 _loaded: WeakKeyDictionary[Any, dict[str, Draft | SprachbundError]] = WeakKeyDictionary()
 
 
@@ -56,7 +54,7 @@ class Speculation:
         self._fixed, self._accept, self._may_stop = guesses, accept, may_stop
         self._checked: Counter[tuple[str, str]] = Counter()
         self._accepted: Counter[tuple[str, str]] = Counter()
-        self._known: PassCosts | None = None
+        self._known: RoundCosts | None = None
         self._gain: float | None = None  # at which it was switched off
         self._stopped = False
 
@@ -136,24 +134,16 @@ class Speculation:
         targets: Sequence[Target],
         rows: Rows,
         prompts: Sequence[Sequence[int]],
-    ) -> PassCosts:
+    ) -> RoundCosts:
         """Times for about so many rows; measured when first asked for."""
         known = _measured.setdefault(family, WeakKeyDictionary()).setdefault(self.draft, {})
         key = (len(targets) - 1).bit_length()
         if key not in known:
             run = self.draft.start(family, memory, targets, rows.cache.capacity)
-            so_far = begin_rows(rows, prompts)
-            device = so_far.lengths.device
-            # As in the search, where the newest token is not in the cache yet.
-            so_far.lengths = so_far.lengths + 1
             try:
-                pass_s = measure_passes(family, rows.cache)
-                run.observe(torch.zeros_like(so_far.lengths))
-                room = max(1, min(MAX_GUESSES, rows.cache.capacity - int(so_far.lengths.max())))
-                draft_s = measure_draft(lambda count: run.propose(so_far, min(count, room)), device)
+                known[key] = measure_rounds(family, rows, run, prompts, self._accept)
             finally:
                 run.close()
-            known[key] = PassCosts(pass_s=pass_s, draft_s=draft_s)
         return known[key]
 
 

@@ -3,20 +3,24 @@
 The model reads the newest token of each row and the guesses behind it in one pass, and every guess that it would have
 written itself stands. So the tokens are those of greedy search whatever the draft guesses (arXiv 2508.11189, section
 2.3, at k = 1; arXiv 2211.17192 without sampling). Rows keep what they have each won: nobody is taken back to the
-slowest. Shapes: R rows, K guesses, Q = K + 1 tokens of a pass, U tokens of a row, V vocabulary.
+slowest. Of every pass a few numbers come back from the device in one piece; all that follows from them is done on
+arrays, for on tensors it would cost as much as a layer or two of a small decoder. Shapes: R rows, K guesses, Q = K + 1
+tokens of a pass, U tokens of a row, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from sprachbund.decoding.draft import NO_GUESS, DraftRun, RowsSoFar, Stepper
+from sprachbund.decoding.draft import NO_GUESS, DraftRun, Integers, RowsSoFar, Stepper, no_guesses
 from sprachbund.decoding.options import Accept
-from sprachbund.decoding.rows import Hypothesis, Rows, worth_dropping
-from sprachbund.decoding.rules import Rules
+from sprachbund.decoding.rows import Hypothesis, Rows, rows_left
+from sprachbund.decoding.rules import likeliest
+from sprachbund.decoding.timestamps import forbid_timestamps
 from sprachbund.models.family import Family
 
 _RANKS: dict[Accept, int | None] = {"top-2": 2, "top-3": 3, "unchecked": None}
@@ -40,8 +44,8 @@ class Guessing:
     prompts: Sequence[Sequence[int]]
     guesses: int
     accept: Accept
-    checked: Tensor
-    accepted: Tensor
+    checked: Integers
+    accepted: Integers
     passes: int = 0
 
     @classmethod
@@ -49,144 +53,158 @@ class Guessing:
         cls, run: DraftRun, prompts: Sequence[Sequence[int]], *, guesses: int, accept: Accept = "exact"
     ) -> "Guessing":
         """With nothing counted yet."""
-        zeros = torch.zeros(len(prompts), dtype=torch.long)
+        zeros = np.zeros(len(prompts), np.int64)
         return cls(
             run=run,
             prompts=prompts,
             guesses=guesses,
             accept=accept,
             checked=zeros,
-            accepted=zeros.clone(),
+            accepted=zeros.copy(),
         )
 
 
 def speculative_search(family: Family, rows: Rows, guessing: Guessing) -> list[Hypothesis]:
     """Finish all `rows` (R); one hypothesis per row, in their order, with the tokens of `greedy_search`."""
-    return _Search(family, rows, guessing).finish()
+    return SpeculativeSearch(family, rows, guessing).finish()
 
 
-def stands(log_probs: Tensor, guesses: Tensor, accept: Accept) -> Tensor:
-    """Which guesses (..., K) stand, boolean, by the model's log-probabilities (..., K, V) in their places."""
-    if accept == "exact":
-        return log_probs.argmax(-1) == guesses
-    own = log_probs.gather(-1, guesses.clamp(min=0)[..., None])
-    stand = (own[..., 0] > -torch.inf) & (guesses != NO_GUESS)
-    rank = _RANKS[accept]
-    return stand if rank is None else stand & ((log_probs > own).sum(-1) < rank)
-
-
-def ragged_log_probs(rules: Rules, logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Log-probabilities (R, V) over what the rules allow after rows of different lengths.
+def stands(log_probs: Tensor, own: Tensor, guesses: Tensor, accept: Accept) -> Tensor:
+    """Which guesses (..., K) stand, boolean.
 
     Args:
-        rules: of the R rows.
-        logits: (R, V).
-        tokens: (R, U), padded on the right.
-        lengths: (R,) tokens in each, one at least.
+        log_probs: (..., K, V), the model's in their places.
+        own: (..., K) likeliest tokens there.
+        guesses: (..., K).
+        accept: which are good enough.
     """
-    logits = logits.float()
-    early = (lengths < rules.min_tokens)[:, None]
-    ends = torch.arange(logits.shape[1], device=logits.device) == rules.end_token
-    logits = logits.masked_fill(early & ends, -torch.inf)
-    tokens = tokens[:, : max(1, int(lengths.max()))]
-    if rules.times is not None:
-        # The rules on timestamps look at the last tokens, so rows have to end together. A row of times begins with
-        # one, and what stands for nothing before it is to look like the end of a pair: the earliest time does.
-        places = lengths[:, None] + torch.arange(-tokens.shape[1], 0, device=tokens.device)
-        before = places < 0
-        tokens = tokens.gather(1, places.clamp(min=0)).masked_fill(before, rules.times.first)
-    return replace(rules, min_tokens=0).log_probs(logits, tokens)
+    if accept == "exact":
+        return own == guesses
+    score = log_probs.gather(-1, guesses.clamp(min=0)[..., None])
+    stand = (score[..., 0] > -torch.inf) & (guesses != NO_GUESS)
+    rank = _RANKS[accept]
+    return stand if rank is None else stand & ((log_probs > score).sum(-1) < rank)
 
 
-class _Search:
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """What the model thinks of guesses, in the computer's own memory.
+
+    Attributes:
+        tokens: (R, Q) the guess in each place where it stands, else the model's own token.
+        scores: (R, Q) their log-probabilities.
+        guesses: (R, K).
+    """
+
+    tokens: Integers
+    scores: NDArray[np.float64]
+    guesses: Integers
+
+    @classmethod
+    def of(cls, log_probs: Tensor, guesses: Tensor, accept: Accept) -> "_Verdict":
+        """From log-probabilities (R, Q, V) and guesses (R, K)."""
+        own, num_places = likeliest(log_probs), log_probs.shape[1]
+        stand = stands(log_probs[:, :-1], own[:, :-1], guesses, accept)
+        tokens = torch.cat([torch.where(stand, guesses, own[:, :-1]), own[:, -1:]], dim=1)
+        scores = log_probs.gather(-1, tokens[..., None])[..., 0]
+        # In one piece, so that the device is waited for once; tokens are far from where doubles skip a number.
+        found = torch.cat([scores.double(), tokens, guesses], dim=1).numpy(force=True)
+        numbers = found[:, num_places:].astype(np.int64)
+        return cls(
+            tokens=numbers[:, :num_places], scores=found[:, :num_places], guesses=numbers[:, num_places:]
+        )
+
+
+class SpeculativeSearch:
     """The rows still under way; each has its own length."""
 
     def __init__(self, family: Family, rows: Rows, guessing: Guessing) -> None:
         self.rows, self.guessing = rows, guessing
         self._stepper = guessing.run if isinstance(guessing.run, Stepper) else family
-        cache = rows.cache
-        device, num_rows = rows.tokens.device, cache.num_rows
-        self.prompt_lengths = cache.lengths
+        num_rows = rows.cache.num_rows
         self.so_far = begin_rows(rows, guessing.prompts)
-        self.original = torch.arange(num_rows, device=device)
-        self.sums = torch.zeros(num_rows, device=device, dtype=torch.float64)
-        self.finished = torch.zeros(num_rows, device=device, dtype=torch.bool)
+        self.prompt_lengths = self.so_far.lengths
+        self.limits: Integers = rows.rules.limits.numpy(force=True)
+        self.original = np.arange(num_rows)
+        self.sums = np.zeros(num_rows)
+        self.finished = np.zeros(num_rows, np.bool_)
         self.done: list[Hypothesis | None] = [None] * num_rows
 
     def finish(self) -> list[Hypothesis]:
         """Go on until every row has ended or reached its limit."""
-        first = self.rows.rules.log_probs(self.rows.logits, self.rows.tokens)
-        self._write(first.argmax(-1)[:, None], first[:, None], torch.ones_like(self.original))
-        while not bool(self.finished.all()):
+        self.begin()
+        while not self.finished.all():
             self._drop_finished()
-            guesses = propose(self.guessing, self.so_far)
-            newest = self.so_far.last(1)
-            given = torch.cat([newest, guesses.clamp(min=0)], dim=1)
-            logits = self._stepper.step(given, self.rows.cache)
-            self.guessing.passes += 1
-            self._judge(guesses, logits)
+            self.round()
         return [hypothesis for hypothesis in self.done if hypothesis is not None]
 
-    def _judge(self, guesses: Tensor, logits: Tensor) -> None:
-        """Write what stands of `guesses` (R, K), and the model's own token behind it; logits are (R, Q, V)."""
-        held = self.so_far.lengths - 1
+    def begin(self) -> None:
+        """Write the token behind every prompt."""
+        log_probs = self.rows.rules.log_probs(self.rows.logits, self.rows.tokens)[:, None]
+        self._write(_Verdict.of(log_probs, no_guesses(self.so_far), "exact"))
+
+    def round(self) -> None:
+        """Guess, let the model read the guesses, write those that stand and the model's own token behind them."""
+        guesses = propose(self.guessing, self.so_far, int(self.so_far.lengths.max()) - 1)
+        logits = self._stepper.step(given(self.so_far.newest(), guesses), self.rows.cache)
+        self.guessing.passes += 1
         log_probs = self._log_probs(guesses, logits)
-        stand = stands(log_probs[:, :-1], guesses, self.guessing.accept)
-        num_standing = stand.long().cumprod(1).sum(1)
-        places = torch.arange(guesses.shape[1] + 1, device=guesses.device)
-        own = log_probs.argmax(-1)
-        tokens = torch.where(places < num_standing[:, None], F.pad(guesses, (0, 1)), own)
-        written = self._write(tokens, log_probs, num_standing + 1)
-        self._count(guesses, num_standing, written)
-        self.guessing.run.observe((written - 1).clamp(min=0))
-        # The cache holds every token but the newest. Of a finished row nothing is needed any more, and it must not
-        # take room from the others.
-        self.rows.cache.rewind(torch.where(self.finished, 0, held + written))
+        written = self._write(_Verdict.of(log_probs, guesses, self.guessing.accept))
+        self.guessing.run.observe(np.maximum(written - 1, 0))
 
     def _log_probs(self, guesses: Tensor, logits: Tensor) -> Tensor:
-        """(R, Q, V), in each place as if the guesses before it had been written."""
-        num_rows, num_places, _ = logits.shape
-        texts, lengths = self._texts()
-        longer = torch.cat([texts, texts[:, :1].expand(-1, num_places)], dim=1)
-        spots = lengths[:, None] + torch.arange(num_places - 1, device=texts.device)
-        longer = longer.scatter(1, spots, guesses.clamp(min=0))
-        each = torch.arange(num_rows, device=texts.device).repeat_interleave(num_places)
-        rules = replace(self.rows.rules)
-        rules.take(each)
-        so_far = (lengths[:, None] + torch.arange(num_places, device=texts.device)).flatten()
-        return ragged_log_probs(rules, logits.flatten(0, 1), longer[each], so_far).unflatten(
-            0, (num_rows, -1)
-        )
+        """(R, Q, V) over what the rules allow, in each place as if the guesses before it had been written."""
+        rules, num_places = self.rows.rules, logits.shape[1]
+        logits = rules.suppressed(logits.float())
+        written = self.so_far.lengths - self.prompt_lengths
+        if rules.min_tokens > written.min():
+            early = written[:, None] + np.arange(num_places) < rules.min_tokens
+            logits[..., rules.end_token].masked_fill_(self.so_far.on_device(early), -torch.inf)
+        if rules.times is not None:
+            forbid_timestamps(
+                logits.view(-1, logits.shape[2]),
+                self._texts(guesses, rules.times.first).flatten(0, 1),
+                times=rules.times,
+                latest=rules.latest.repeat_interleave(num_places),
+                end_token=rules.end_token,
+            )
+        return logits.log_softmax(-1)
 
-    def _texts(self) -> tuple[Tensor, Tensor]:
-        """Tokens (R, U) behind the prompts, padded on the right, and how many there are (R,)."""
-        lengths = (self.so_far.lengths - self.prompt_lengths).clamp(min=1)
-        places = self.prompt_lengths[:, None] + torch.arange(int(lengths.max()), device=lengths.device)
-        return self.so_far.tokens.gather(1, places.clamp(max=self.so_far.tokens.shape[1] - 1)), lengths
+    def _texts(self, guesses: Tensor, nothing: int) -> Tensor:
+        """Tokens (R, Q, U) before each place, all ending together, for the rules on timestamps look at the last ones.
 
-    def _write(self, tokens: Tensor, log_probs: Tensor, counts: Tensor) -> Tensor:
-        """Append the first `counts` (R,) of `tokens` (R, Q), up to the end token or the limit; how many were (R,)."""
-        rules, so_far = self.rows.rules, self.so_far
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        length = so_far.lengths - self.prompt_lengths
-        ends = (tokens == rules.end_token) & (places < counts[:, None])
-        first_end = torch.where(ends, places, tokens.shape[1]).amin(1)
-        counts = torch.minimum(torch.minimum(counts, first_end + 1), rules.limits - length)
-        counts = counts.masked_fill(self.finished, 0)
-        new = places < counts[:, None]
-        scores = log_probs.gather(-1, tokens[..., None])[..., 0]
-        self.sums = self.sums + scores.masked_fill(~new, 0.0).double().sum(1)
-        row, column = new.nonzero(as_tuple=True)
-        so_far.tokens[row, so_far.lengths[row] + column] = tokens[row, column]
-        so_far.lengths = so_far.lengths + counts
-        ended = (first_end < counts) & ~self.finished
-        full = (length + counts >= rules.limits) & ~self.finished
-        self._finish_rows(ended, ended | full)
+        A row of times begins with one, and what stands for `nothing` before it is to look like the end of a pair: the
+        earliest time does.
+        """
+        width = int((self.so_far.lengths - self.prompt_lengths).max()) + guesses.shape[1]
+        places = self.so_far.lengths[:, None] + np.arange(-width, 0)
+        texts = np.where(places < self.prompt_lengths[:, None], nothing, self.so_far.last(width))
+        return torch.cat([self.so_far.on_device(texts), guesses.clamp(min=0)], dim=1).unfold(1, width, 1)
+
+    def _write(self, verdict: _Verdict) -> Integers:
+        """Append the guesses that stand and one token more, up to the end token or the limit; how many (R,)."""
+        so_far, end_token = self.so_far, self.rows.rules.end_token
+        num_places = verdict.tokens.shape[1]
+        num_standing = (verdict.tokens[:, :-1] == verdict.guesses).cumprod(1).sum(1)
+        ends = verdict.tokens == end_token
+        until_end = np.where(ends.any(1), ends.argmax(1) + 1, num_places)
+        room = np.where(self.finished, 0, self.limits - (so_far.lengths - self.prompt_lengths))
+        counts = np.minimum(np.minimum(num_standing + 1, until_end), room)
+        new = np.arange(num_places) < counts[:, None]
+        self.guessing.checked[self.original] += (new[:, :-1] & (verdict.guesses != NO_GUESS)).sum(1)
+        self.guessing.accepted[self.original] += np.minimum(num_standing, counts)
+        self.sums += np.where(new, verdict.scores, 0.0).sum(1)
+        so_far.append(verdict.tokens, counts)
+        ended = (ends & new).any(1)
+        self._finish_rows(ended, (ended | (counts == room)) & ~self.finished)
+        # The cache holds every token but the newest. Of a finished row nothing is needed any more, and it must not
+        # take room from the others.
+        self.rows.cache.rewind(torch.from_numpy(so_far.lengths - 1))
         return counts
 
-    def _finish_rows(self, ended: Tensor, over: Tensor) -> None:
+    def _finish_rows(self, ended: NDArray[np.bool_], over: NDArray[np.bool_]) -> None:
         """Take down the rows that are `over`, of which some have `ended` by themselves."""
-        for row in over.nonzero().flatten().tolist():
+        for row in over.nonzero()[0].tolist():
             stop = int(self.so_far.lengths[row]) - int(ended[row])
             index, total = int(self.original[row]), float(self.sums[row])
             self.done[index] = Hypothesis(
@@ -197,50 +215,41 @@ class _Search:
                 score=total,
             )
         self.finished = self.finished | over
-        self.so_far.lengths = torch.where(self.finished, 1, self.so_far.lengths)
-
-    def _count(self, guesses: Tensor, num_standing: Tensor, written: Tensor) -> None:
-        places = torch.arange(guesses.shape[1], device=guesses.device)
-        looked_at = (places < written[:, None]) & (guesses != NO_GUESS)
-        stood = looked_at & (places < num_standing[:, None])
-        original = self.original.cpu()
-        self.guessing.checked.index_add_(0, original, looked_at.sum(1).cpu())
-        self.guessing.accepted.index_add_(0, original, stood.sum(1).cpu())
+        self.so_far.lengths = np.where(self.finished, 1, self.so_far.lengths)
 
     def _drop_finished(self) -> None:
         """Drop memories whose rows are all finished, when that pays."""
-        memories = self.finished.view(self.rows.num_memories, -1)
-        if not worth_dropping(memories.all(1)):
+        left = rows_left(self.finished, self.rows.num_memories, self.rows.tokens.device)
+        if left is None:
             return
-        left = (~memories.all(1)).nonzero().flatten()
-        group = memories.shape[1]
-        kept = (left[:, None] * group + torch.arange(group, device=left.device)).flatten()
-        self.rows.keep(left)
-        self.so_far.take(kept)
-        self.guessing.run.keep(left, kept)
-        self.prompt_lengths, self.original = self.prompt_lengths[kept], self.original[kept]
-        self.sums, self.finished = self.sums[kept], self.finished[kept]
+        memories, rows = left
+        self.rows.keep(memories)
+        self.so_far.take(rows)
+        self.guessing.run.keep(memories, rows)
+        order = rows.numpy(force=True)
+        self.prompt_lengths, self.limits = self.prompt_lengths[order], self.limits[order]
+        self.original, self.sums, self.finished = self.original[order], self.sums[order], self.finished[order]
 
 
 def begin_rows(rows: Rows, prompts: Sequence[Sequence[int]]) -> RowsSoFar:
     """Rows that hold their prompts, with room for all that the cache has room for."""
-    tokens = torch.zeros(len(prompts), rows.cache.capacity + 1, dtype=torch.long, device=rows.tokens.device)
+    tokens = np.zeros((len(prompts), rows.cache.capacity + 1), np.int64)
     for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(list(prompt))
+        tokens[row, : len(prompt)] = prompt
     return RowsSoFar(
         cache=rows.cache,
         tokens=tokens,
-        lengths=rows.cache.lengths.clone(),
-        suppressed=rows.rules.suppressed.each(),
+        lengths=np.array([len(prompt) for prompt in prompts]),
+        suppressed=rows.rules.suppressed,
     )
 
 
-def propose(guessing: Guessing, rows: RowsSoFar) -> Tensor:
-    """Guesses (R, k): as many as the cache has room for, without places in which no row has one."""
-    room = rows.cache.capacity - int(rows.cache.lengths.max()) - 1
-    count = min(guessing.guesses, room)
-    if count < 1:
-        return rows.tokens[:, :0]
-    guesses = guessing.run.propose(rows, count)
-    made = (guesses != NO_GUESS).any(0).long()
-    return guesses[:, : int(made.cumprod(0).sum())]
+def propose(guessing: Guessing, rows: RowsSoFar, held: int) -> Tensor:
+    """Guesses (R, k): as many as the cache has room for, of which the fullest row has `held` tokens."""
+    count = min(guessing.guesses, rows.cache.capacity - held - 1)
+    return guessing.run.propose(rows, count) if count > 0 else no_guesses(rows)
+
+
+def given(newest: Tensor, guesses: Tensor) -> Tensor:
+    """What the model reads (R, Q): the newest tokens (R, 1) and the guesses (R, K) behind them."""
+    return torch.cat([newest, guesses.clamp(min=0)], dim=1)

@@ -7,12 +7,14 @@ and the hypotheses are those without it. Shapes: R rows (hypotheses), K guesses,
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sprachbund.decoding.draft import RowsSoFar
+from sprachbund.decoding.draft import Integers, RowsSoFar
 from sprachbund.decoding.rows import Rows
-from sprachbund.decoding.speculative import Guessing, begin_rows, propose
+from sprachbund.decoding.speculative import Guessing, begin_rows, given, propose
 from sprachbund.models.family import Family
 
 
@@ -32,10 +34,10 @@ class DraftedRows(Rows):
 
     guessing: Guessing
     so_far: RowsSoFar
-    held: Tensor
+    held: Integers
     guesses: Tensor
     ahead: Tensor
-    origin: Tensor
+    origin: Integers
     used: int = 0
 
     @classmethod
@@ -46,25 +48,24 @@ class DraftedRows(Rows):
             **own,
             guessing=guessing,
             so_far=begin_rows(rows, guessing.prompts),
-            held=rows.cache.lengths,
+            held=rows.cache.lengths.numpy(force=True),
             guesses=rows.tokens[:, :0],
             ahead=rows.logits[:, None][:, :0],
-            origin=torch.arange(rows.cache.num_rows, device=rows.tokens.device),
+            origin=np.arange(rows.cache.num_rows),
         )
 
-    def advance(self, family: Family, tokens: Tensor, finished: Tensor) -> None:
+    def advance(self, family: Family, tokens: Tensor, finished: NDArray[np.bool_]) -> None:
         """Append `tokens` (R,); step unless all of them were guessed. Rows in `finished` (R,) stay where they are."""
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
-        self.so_far.tokens.scatter_(1, self.so_far.lengths[:, None], tokens[:, None])
-        self.so_far.lengths = self.so_far.lengths + (~finished).long()
+        chosen, moving = tokens.numpy(force=True), ~finished
+        self.so_far.append(chosen[:, None], moving.astype(np.int64))
         # A hypothesis that goes on never ends in the end token: it stands in the places without one.
-        alive = ~finished & (tokens != self.rules.end_token)
-        if self.guesses.shape[1] and self._was_guessed(tokens, alive):
+        if self.guesses.shape[1] and self._was_guessed(chosen, moving & (chosen != self.rules.end_token)):
             self.logits, self.ahead, self.guesses = self.ahead[:, 0], self.ahead[:, 1:], self.guesses[:, 1:]
             self.used += 1
         else:
             self._pass(family, tokens)
-        self.held = torch.where(finished, self.held, self.held + 1)
+        self.held = self.held + moving
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row r by row `rows[r]`; rows may only come from the same memory."""
@@ -81,21 +82,22 @@ class DraftedRows(Rows):
     def _take(self, rows: Tensor) -> None:
         super()._take(rows)
         self.so_far.take(rows)
-        self.held, self.origin = self.held[rows], self.origin[rows]
+        order = rows.numpy(force=True)
+        self.held, self.origin = self.held[order], self.origin[order]
         self.guesses, self.ahead = self.guesses[rows], self.ahead[rows]
 
-    def _was_guessed(self, tokens: Tensor, alive: Tensor) -> bool:
-        right = bool(((self.guesses[:, 0] == tokens) | ~alive).all())
-        origin = self.origin[alive].cpu()
-        one = torch.ones_like(origin)
-        self.guessing.checked.index_add_(0, origin, one)
-        self.guessing.accepted.index_add_(0, origin, one * right)
+    def _was_guessed(self, tokens: Integers, alive: NDArray[np.bool_]) -> bool:
+        guesses = self.guesses[:, 0].numpy(force=True)
+        right = bool(((guesses == tokens) | ~alive).all())
+        origin = self.origin[alive]
+        np.add.at(self.guessing.checked, origin, 1)
+        np.add.at(self.guessing.accepted, origin, int(right))
         return right
 
     def _pass(self, family: Family, tokens: Tensor) -> None:
-        self.guessing.run.observe(torch.full_like(tokens, self.used))
-        self.cache.rewind(self.held)
-        self.guesses, self.used = propose(self.guessing, self.so_far), 0
-        logits = family.step(torch.cat([tokens[:, None], self.guesses.clamp(min=0)], dim=1), self.cache)
+        self.guessing.run.observe(np.full(len(tokens), self.used))
+        self.cache.rewind(torch.from_numpy(self.held))
+        self.guesses, self.used = propose(self.guessing, self.so_far, int(self.held.max())), 0
+        logits = family.step(given(tokens[:, None], self.guesses), self.cache)
         self.logits, self.ahead = logits[:, 0], logits[:, 1:]
         self.guessing.passes += 1

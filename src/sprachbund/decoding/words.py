@@ -68,6 +68,11 @@ def _trace(
     return rows, columns
 
 
+def shows_attention(family: Family) -> bool:
+    """Whether a family's decoder tells which speech it looks at; without, words get no times."""
+    return bool(getattr(family, "shows_attention", True))
+
+
 @torch.inference_mode()
 def align(
     family: Family,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sprachbund.data.corpora.spans import Place, only_place, split_words
+from sprachbund.data.language_spans import spans_in
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
 
@@ -75,7 +76,7 @@ class SpokenSpan:
 def is_code_switched(utterance: Utterance) -> bool:
     """Whether the corpus says that several languages are spoken in it."""
     marked = utterance.custom.get("code_switched") is True
-    return marked or len({span["language"] for span in _spans(utterance)}) > 1
+    return marked or len({span["language"] for span in spans_in(utterance)}) > 1
 
 
 def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...]:
@@ -97,19 +98,12 @@ def spoken_spans(utterance: Utterance) -> tuple[SpokenSpan, ...]:
         SprachbundError: for spans without a language, and for times that are none.
     """
     estimated = utterance.custom.get("spans_estimated") is True
-    return tuple(_spoken(span, utterance, estimated=estimated) for span in _spans(utterance))
+    return tuple(_spoken(span, utterance, estimated=estimated) for span in spans_in(utterance))
 
 
 def same_language(one: str, other: str) -> bool:
     """Whether two tags are of one language, whatever its region or script."""
     return one.split("-")[0] == other.split("-")[0]
-
-
-def _spans(utterance: Utterance) -> list[Mapping[str, Any]]:
-    spans = list(utterance.custom.get("spans") or [])
-    if not all(isinstance(span, Mapping) and span.get("language") for span in spans):
-        raise SprachbundError(f"{utterance.id}: a span without its language; prepare the corpus again")
-    return spans
 
 
 def _main_language(utterance: Utterance) -> str:
@@ -128,7 +122,7 @@ def _spoken(span: Mapping[str, Any], utterance: Utterance, *, estimated: bool) -
 def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
     """Embedded spans as the corpus has them."""
     main = _main_language(utterance)
-    rows = [span for span in _spans(utterance) if span["language"] != main]
+    rows = [span for span in spans_in(utterance) if span["language"] != main]
     words = utterance.custom.get("foreign_words") or []
     others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]
     if words and len(others) == 1 and not any(row.get("text") for row in rows):

@@ -82,7 +82,8 @@ class Family(Protocol):
     A family may have more, which searches use where it is there: `tokens.timestamps` (a range of tokens, one for
     each `frame_s`), `has_timestamps` (False where it was not taught to write them), `alignment_heads` (pairs of layer
     and head that follow the speech), `begin_suppressed` (tokens forbidden at the first step), `memory_frame_s` (of the
-    memory, where it is not `frame_s`), `sharing_plan` (of a model that is split by language).
+    memory, where it is not `frame_s`), `sharing_plan` (of a model that is split by language), `shows_attention` (False
+    where `step` gives no weights).
     """
 
     @property

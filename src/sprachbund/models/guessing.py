@@ -34,7 +34,7 @@ class Pass:
 
     def logits(self, decoder: TextDecoder, places: Tensor) -> Tensor:
         """The decoder's logits (N, V) at `places`, boolean (R, U)."""
-        return F.linear(self.hidden[places], decoder.embedding.weight)
+        return F.linear(self.hidden[places], decoder.output_matrix)
 
 
 @dataclass(frozen=True, kw_only=True)

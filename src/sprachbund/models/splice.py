@@ -70,11 +70,13 @@ def splice(base: Conformer, sources: Mapping[str, Conformer], encoder: str, *, s
         seed: of an encoder that is drawn.
 
     Raises:
-        SprachbundError: for a model or layers that there are not, or encoders of other shapes.
+        SprachbundError: for a model or layers that there are not, or encoders of other shapes or features.
     """
     whole = base.state_dict()
     parts = read_layers(encoder, len(base.encoder.layers))
     known = {part.source: _tensors(base, sources, part.source, seed) for part in parts}
+    for name in known.keys() & sources.keys():
+        _check_kind(sources[name], base, name)
     first, last = (min(parts, key=lambda p: p.first), max(parts, key=lambda p: p.last))
     source_of = {layer: part.source for part in parts for layer in range(part.first, part.last + 1)}
     behind = False
@@ -141,6 +143,23 @@ def _tensors(base: Conformer, sources: Mapping[str, Conformer], name: str, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Conformer(base.config, base.tokenizer, base.transcript_tokenizer).state_dict()
+
+
+def _check_kind(source: Conformer, base: Conformer, name: str) -> None:
+    """See that what no tensor's shape tells is the same: layers that heard other features, say, are of no use."""
+    for what, own, wanted in (
+        ("features", source.front_end, base.front_end),
+        ("attention heads", source.config.num_heads, base.config.num_heads),
+        ("scaled inputs", _scales_input(source), _scales_input(base)),
+    ):
+        if own != wanted:
+            raise SprachbundError(
+                f"the encoder of {name} has {what} {own!r}, {wanted!r} is needed; take models of the same kind"
+            )
+
+
+def _scales_input(model: Conformer) -> bool:
+    return model.config.streaming is not None and model.config.streaming.scale_input
 
 
 def _fitting(tensors: Mapping[str, Tensor], source: str, name: str, like: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ class DecoderCache:
         memory_allowed: boolean (B, 1, 1, T), False on padding; None when no memory is padded.
         lengths: (R,) tokens held per row. Lower it to forget tokens (see `rewind`).
         route: languages of the rows; None where no feed-forward is split by them.
+        used: tokens of the fullest row; known without asking the device.
+        even: whether all rows hold as many.
     """
 
     self_keys: list[Tensor]
@@ -38,6 +40,8 @@ class DecoderCache:
     memory_allowed: Tensor | None
     lengths: Tensor
     route: Route | None = None
+    used: int = 0
+    even: bool = True
 
     @property
     def num_rows(self) -> int:
@@ -49,6 +53,16 @@ class DecoderCache:
         """C, the number of tokens a row can hold."""
         return self.self_keys[0].shape[2]
 
+    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `store`, at the `positions` (R, Q) behind what every row holds."""
+        begin, used = self.used, self.used + positions.shape[1]
+        if not self.even:
+            return self.store(layer, positions, used, keys, values)
+        own = self.self_keys[layer][:, :, :used], self.self_values[layer][:, :, :used]
+        own[0][:, :, begin:].copy_(keys)
+        own[1][:, :, begin:].copy_(values)
+        return own
+
     def store(
         self, layer: int, positions: Tensor, used: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -58,15 +72,24 @@ class DecoderCache:
         self.self_values[layer][rows, :, positions] = values.transpose(1, 2)
         return self.self_keys[layer][:, :, :used], self.self_values[layer][:, :, :used]
 
+    def grow(self, count: int) -> None:
+        """Every row holds `count` tokens more."""
+        self.lengths, self.used = self.lengths + count, self.used + count
+
     def rewind(self, lengths: Tensor) -> None:
-        """Forget every token at or after `lengths` (R,), each row by itself; nothing is copied."""
-        self.lengths = lengths
+        """Forget every token at or after `lengths` (R,), each row by itself; nothing is copied.
+
+        Lengths that do not lie on a device spare the search waiting for it.
+        """
+        held = lengths.tolist()
+        self.lengths = lengths.to(self.lengths.device)
+        self.used, self.even = max(held), min(held) == max(held)
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
         self.self_keys = [k[rows] for k in self.self_keys]
         self.self_values = [v[rows] for v in self.self_values]
-        self.lengths = self.lengths[rows]
+        self.rewind(self.lengths[rows])
         self.route = None if self.route is None else self.route.take(rows)
 
     def keep(self, memories: Tensor) -> None:
@@ -98,7 +121,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         store: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        allowed: Tensor,
+        allowed: Tensor | None,
         cross: tuple[Tensor, Tensor, Tensor | None],
         weights: list[Tensor] | None = None,
         route: Route | None = None,
@@ -117,7 +140,7 @@ class DecoderLayer(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """Tokens and a memory in, logits out; output matrix tied to the embedding, learned positions.
+    """Tokens and a memory in, logits out; learned positions.
 
     Args:
         vocabulary_size: V.
@@ -128,6 +151,7 @@ class TextDecoder(nn.Module):
         feed_forward_width: width of the feed-forward, 4 D by default.
         memory_width: width of the memory, D by default.
         dropout: after each feed-forward, in training.
+        tied: whether the embedding is the output matrix too (arXiv 1608.05859), or that is one of its own.
     """
 
     def __init__(
@@ -141,6 +165,7 @@ class TextDecoder(nn.Module):
         feed_forward_width: int | None = None,
         memory_width: int | None = None,
         dropout: float = 0.0,
+        tied: bool = True,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding.from_pretrained(torch.empty(vocabulary_size, width), freeze=False)
@@ -156,11 +181,17 @@ class TextDecoder(nn.Module):
             for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width)
+        self.output_head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
         # Weights about to be loaded are built on the meta device, where drawing numbers would import torch's
         # compiler: a second and a half at every start.
         if not self.positions.is_meta:
             nn.init.normal_(self.embedding.weight, std=width**-0.5)
             nn.init.normal_(self.positions, std=0.02)
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """What logits are made with, (V, D)."""
+        return self.embedding.weight if self.output_head is None else self.output_head.weight
 
     @property
     def max_tokens(self) -> int:
@@ -206,18 +237,28 @@ class TextDecoder(nn.Module):
         Raises:
             ValueError: when a row would hold more tokens than the cache can.
         """
-        num_queries = tokens.shape[1]
-        positions = cache.lengths[:, None] + torch.arange(num_queries, device=tokens.device)
-        used = int(positions.max()) + 1
-        if used > cache.capacity:
-            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
+        positions, allowed = self.places(tokens, cache)
         x = self.embedded(tokens, self.positions[positions])
-        allowed = torch.arange(used, device=tokens.device) <= positions[:, None, :, None]
         for i, layer in enumerate(self._layers()):
             cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
-            x = layer(x, partial(cache.store, i, positions, used), allowed, cross, weights, cache.route)
-        cache.lengths = cache.lengths + num_queries
+            x = layer(x, partial(cache.write, i, positions), allowed, cross, weights, cache.route)
+        cache.grow(tokens.shape[1])
         return self.logits(x)
+
+    def places(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
+        """Where `tokens` (R, Q) stand behind what a cache holds, (R, Q), and what they see, (R, 1, Q, C) or all (None).
+
+        Raises:
+            ValueError: when a row would hold more tokens than the cache can.
+        """
+        num_queries = tokens.shape[1]
+        used = cache.used + num_queries
+        if used > cache.capacity:
+            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
+        places = torch.arange(used, device=tokens.device)
+        positions = cache.lengths[:, None] + places[:num_queries]
+        sees_all = cache.even and num_queries == 1
+        return positions, None if sees_all else places <= positions[:, None, :, None]
 
     def forward(
         self,
@@ -248,7 +289,7 @@ class TextDecoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""
-        return F.linear(self.norm(x), self.embedding.weight)
+        return F.linear(self.norm(x), self.output_matrix)
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.layers)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ same way. Shapes: K heads, D width, V vocabulary.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,13 @@ class MedusaHeads(nn.Module):
             for _ in range(shape.num_heads)
         )
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden states (K, ..., D) out of the decoder's, (..., D), behind its last norm.
+    def forward(self, hidden: Tensor, count: int | None = None) -> Tensor:
+        """Hidden states (K, ..., D), of the first `count` heads, out of the decoder's, (..., D), behind its last norm.
 
         Entry k stands for the token k + 1 after the one that the decoder itself predicts there.
         """
-        return torch.stack([stack(hidden) for stack in self.stacks])
+        return torch.stack([stack(hidden) for stack in islice(self.stacks, count)])
 
-    def logits(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, embedding: Tensor, count: int | None = None) -> Tensor:
         """Logits (K, ..., V) through the decoder's embedding (V, D)."""
-        return F.linear(self(hidden), embedding)
+        return F.linear(self(hidden, count), embedding)

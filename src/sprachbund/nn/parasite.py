@@ -183,11 +183,12 @@ class Parasite(nn.Module):
 
         What is visible is what the cache holds: tokens before the newest one. Turn them into logits with `logits`.
         """
-        shortest, used = (int(length) for length in cache.lengths.aminmax())
         visible = None
-        if shortest < used or used == 0:
-            visible = torch.arange(used, device=tokens.device) < cache.lengths[:, None, None]
-        return self(decoder, tokens[:, None], positions[:, None], cache, cross, used=used, visible=visible)
+        if cache.used == 0 or not cache.even:
+            visible = torch.arange(cache.used, device=tokens.device) < cache.lengths[:, None, None]
+        return self(
+            decoder, tokens[:, None], positions[:, None], cache, cross, used=cache.used, visible=visible
+        )
 
     def forward(
         self,
@@ -254,5 +255,6 @@ class Parasite(nn.Module):
 
 def _laid_end_to_end(layers: Sequence[Tensor], group: range, used: int, detach: bool) -> Tensor:
     """(R, H, G C, D/H) out of the group's (R, H, capacity, D/H)."""
-    parts = [layers[i][:, :, :used] for i in group]
-    return torch.cat([part.detach() for part in parts] if detach else parts, dim=2)
+    parts = [layers[i].narrow(2, 0, used) for i in group]
+    whole = torch.cat(parts, dim=2)
+    return whole.detach() if detach else whole

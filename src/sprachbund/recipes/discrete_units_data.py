@@ -4,28 +4,58 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from sprachbund.data.manifest import Manifest
 from sprachbund.data.phrasebook import LANGUAGES, draw, render, split_of
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import locate
 from sprachbund.recipes.discrete_units_options import Arm, DiscreteUnitsRecipe
 from sprachbund.recipes.unit_translator import BitextPart
 from sprachbund.units.encode import Encoding, encode
+from sprachbund.units.encoded import Encoded
 from sprachbund.units.files import encoder_hash, write_whole
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.jobs import Extraction
+from sprachbund.units.jobs import Computing, Extraction
 from sprachbund.units.options import FitOptions, VocabularyOptions
+from sprachbund.units.sentences import within_hours
 
 Report = Callable[[str], None]
+_PLAIN = Arm(head="attention", text="none")
+"""Has the recipe's own vocabulary."""
 
 
-def units_of(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path, report: Report) -> Path:
-    """Units with the vocabulary of an arm, made where they are not there yet; k-means is the same for all."""
+def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
+    """All that models are trained on, made where it is not there yet: parallel text, units, the corpus as units.
+
+    Raises:
+        SprachbundError: data that are not there or do not fit, or parallel text or hours that there are not.
+    """
+    arms = recipe.all_arms.values()
+    if {"external", "start"} & {arm.text for arm in arms}:
+        bitext_parts(recipe, directory)
+    for arm in {units_directory(recipe, arm, directory): arm for arm in (_PLAIN, *arms)}.values():
+        _make_units(recipe, arm, directory, report)
+    train, _ = (_encode(recipe, part, directory, report) for part in ("train", "dev"))
+    for hours in {arm.hours for arm in arms}:
+        within_hours(train, recipe.sources, hours)
+
+
+def units_directory(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path) -> Path:
+    """Where units with the vocabulary of an arm are."""
     vocabulary = vocabulary_of(recipe, arm)
-    out = directory / "units" / f"{vocabulary.form}-{vocabulary.unit_pieces}"
+    return directory / "units" / f"{vocabulary.form}-{vocabulary.unit_pieces}"
+
+
+def encoded_directory(part: str, directory: Path) -> Path:
+    """Where a part of the corpus is as units; vocabularies do not change them."""
+    return directory / "encoded" / part
+
+
+def _make_units(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path, report: Report) -> None:
+    """Units with the vocabulary of an arm; k-means is the same for all."""
+    out, vocabulary = units_directory(recipe, arm, directory), vocabulary_of(recipe, arm)
     if not (out / "units.json").exists():
         report(f"units, {vocabulary.form}, {vocabulary.unit_pieces} pieces")
-    outside = {"external", "start"} & {one.text for one in recipe.all_arms().values()}
-    texts = bitext_files(recipe, directory) if outside else ()
+    outside = {"external", "start"} & {one.text for one in recipe.all_arms.values()}
     fit = Fit(
         extraction=_extraction(recipe),
         data=(recipe.data / "train",),
@@ -37,10 +67,10 @@ def units_of(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path, report: Rep
             languages=recipe.sources,
             text_languages=tuple(sorted({*recipe.sources, recipe.target})),
         ),
-        texts=texts,
+        texts=bitext_files(recipe, directory) if outside else (),
+        computing=Computing(workers=recipe.workers),
     )
     make_units(fit)
-    return out
 
 
 def vocabulary_of(recipe: DiscreteUnitsRecipe, arm: Arm) -> VocabularyOptions:
@@ -55,22 +85,34 @@ def vocabulary_of(recipe: DiscreteUnitsRecipe, arm: Arm) -> VocabularyOptions:
     return options
 
 
-def encoded(recipe: DiscreteUnitsRecipe, part: str, directory: Path, report: Report) -> Path:
-    """A part of the corpus as units, found where they are not there yet; vocabularies do not change them."""
-    out = directory / "encoded" / part
+def _encode(recipe: DiscreteUnitsRecipe, part: str, directory: Path, report: Report) -> Encoded:
+    """A part of the corpus as units."""
+    out = encoded_directory(part, directory)
     if not (out / "manifest.json").exists():
         report(f"units of {recipe.data / part}")
-    base = units_of(recipe, Arm(head="attention", text="none"), directory, report)
-    encode(
+    return encode(
         Encoding(
-            units=base,
+            units=units_directory(recipe, _PLAIN, directory),
             extraction=_extraction(recipe),
             data=recipe.data / part,
             out=out,
             languages=recipe.sources,
+            computing=Computing(workers=recipe.workers),
         )
     )
-    return out
+
+
+def scored_limit(recipe: DiscreteUnitsRecipe) -> int | None:
+    """Utterances of the test corpus, of all languages, among which there are as many of each source as are wanted."""
+    if recipe.test_utterances is None:
+        return None
+    languages = Manifest(recipe.data / "test").languages.tolist()
+    least = min(languages.count(source) for source in recipe.sources)
+    if not least:
+        raise SprachbundError(
+            f"{recipe.data / 'test'} holds no speech in some of {' '.join(recipe.sources)}; name other sources"
+        )
+    return -(-recipe.test_utterances * len(languages) // least)
 
 
 def bitext_files(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[Path, ...]:

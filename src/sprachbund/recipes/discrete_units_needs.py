@@ -149,17 +149,14 @@ def needs(recipe: DiscreteUnitsRecipe) -> Needs:
     languages = tuple(sorted({*recipe.sources, recipe.target}))
     vocabulary = PlannedVocabulary(units.text_pieces, units.unit_pieces or units.kmeans.clusters, languages)
     models = {head: _planned(recipe, head, vocabulary) for head in recipe.heads}
-    arms = len(set(recipe.all_arms().values()))
-    starts = [arm for arm in recipe.all_arms().values() if arm.text == "start"]
-    firsts = len({arm.head for arm in starts if not recipe.from_mbart(arm)})
-    each = arms + (firsts if recipe.text_start is None else 0) + (recipe.log_mel is not None)
+    from_text = any(arm.text == "start" for arm in recipe.all_arms.values())
     return Needs(
         languages=languages,
         vocabulary=len(vocabulary),
         written=len(next(iter(models.values())).written),
         heads=tuple(_training(head, model) for head, model in models.items()),
-        mbart=_from_mbart(recipe, vocabulary) if starts else None,
-        trainings=each * len(recipe.seeds),
+        mbart=_from_mbart(recipe, vocabulary) if from_text else None,
+        trainings=len(recipe.models()) + len(recipe.text_models()),
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.lines import Line
-from sprachbund.recipes.discrete_units_options import BASE, NAMES, DiscreteUnitsRecipe, place
+from sprachbund.recipes.discrete_units_cost import read_cost
+from sprachbund.recipes.discrete_units_data import encoded_directory
+from sprachbund.recipes.discrete_units_options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, place
+from sprachbund.units.encoded import Encoded
 
-COST_FILE = "cost.json"
-LOG_MEL = "log-mel"
 METRICS = ("BLEU", "chrF")
 
 Row = dict[str, Any]
@@ -50,7 +51,7 @@ def _heads(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 def _ablations(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     """The base with one thing changed, compared with the base."""
     names = list(recipe.ablation_arms())
-    found = _compared(recipe, directory, names) if names else []
+    found = _compared(recipe, directory, names, recipe.seeds_of_ablations) if names else []
     return [
         {"arm": name if name != BASE else _said(recipe), **row}
         for name, row in zip(names, found, strict=True)
@@ -60,11 +61,17 @@ def _ablations(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 def _curve(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     """What text adds for each amount of speech."""
     rows = []
-    for hours in recipe.hours:
-        names = [name for name, arm in recipe.curve_arms().items() if arm.hours == hours]
+    arms = recipe.curve_arms()
+    for hours in dict.fromkeys(arm.hours for arm in arms.values()):
+        names = [name for name, arm in arms.items() if arm.hours == hours]
         for name, row in zip(names, _compared(recipe, directory, names), strict=True):
-            rows.append({"hours": hours, "data": name.partition(", ")[2], **row})
+            rows.append({"hours": hours or _all_hours(directory), "data": name.partition(", ")[2], **row})
     return rows
+
+
+def _all_hours(directory: Path) -> float:
+    """Of the whole corpus."""
+    return round(Encoded(encoded_directory("train", directory)).info.hours, 2)
 
 
 def _log_mel(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
@@ -87,14 +94,17 @@ def _log_mel(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 
 def _cost(recipe: DiscreteUnitsRecipe, directory: Path, name: str) -> Mapping[str, float]:
     """Mean over the seeds."""
-    found = [json.loads((place(directory, seed, name) / COST_FILE).read_text()) for seed in recipe.seeds]
+    found = [read_cost(place(directory, seed, name)) for seed in recipe.seeds]
     return {key: sum(one[key] for one in found) / len(found) for key in found[0]}
 
 
-def _compared(recipe: DiscreteUnitsRecipe, directory: Path, names: Sequence[str]) -> list[Row]:
+def _compared(
+    recipe: DiscreteUnitsRecipe, directory: Path, names: Sequence[str], seeds: Sequence[int] = ()
+) -> list[Row]:
     """Scores of arms, over seeds, and what they differ from the first one by, with intervals and p-values."""
     runs = {
-        name: [RunFile(place(directory, seed, name) / "scores") for seed in recipe.seeds] for name in names
+        name: [RunFile(place(directory, seed, name) / "scores") for seed in seeds or recipe.seeds]
+        for name in names
     }
     # A model on log-mel hears the language that it writes too, so it was asked for more.
     ids = frozenset(line.id for line in runs[names[-1]][0])

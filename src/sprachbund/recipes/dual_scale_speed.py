@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import NONE, DecodingOptions
-from sprachbund.decoding.pass_costs import timed
+from sprachbund.decoding.round_costs import timed
 from sprachbund.decoding.rows import start_rows
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
@@ -42,7 +42,7 @@ class Speed(BaseModel):
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.
         guesses: checked and accepted; a pair of zeros without a draft.
-        predicted_gain: over the same model without a draft, by pass costs and what was accepted; None without one.
+        predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
         rows: in all.
     """
@@ -110,7 +110,7 @@ class _Runner:
         return found, timed(go, memory.states.device)
 
     def predicted(self, work: Work, memory: Memory) -> float | None:
-        """Gain by what passes cost here and now, and by what share of the pair's guesses stood."""
+        """Gain by what rounds cost here and now, and by what share of the pair's guesses stood."""
         speculation = self.speculation(work.pair)
         if speculation is None or not speculation.guesses:
             return None

@@ -19,6 +19,7 @@ import numpy as np
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.recipes.encoder_transfer_cell import make_cell
+from sprachbund.recipes.encoder_transfer_checkpoints import check_checkpoints
 from sprachbund.recipes.encoder_transfer_needs import needs
 from sprachbund.recipes.encoder_transfer_options import EncoderTransferRecipe
 from sprachbund.recipes.encoder_transfer_starts import make_starts
@@ -62,6 +63,7 @@ def run_cells(
     """
     recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
     check_data(recipe)
+    check_checkpoints(recipe)
     remember(directory, recipe, may_change=MAY_CHANGE)
     make_starts(recipe, directory, ray_address=ray_address, report=report)
     study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
@@ -94,7 +96,7 @@ def _check_hours(recipe: EncoderTransferRecipe, manifest: Manifest) -> None:
         hours = float(own.sum(dtype=np.float64)) / 3600
         if most > hours:
             raise SprachbundError(
-                f"grid.hours asks for {most:g} h of {language}; {manifest.directory} holds {hours:.3f} h"
+                f"grid.hours asks for {most:g} h of {language}; {manifest.directory} holds {hours:.4f} h"
             )
 
 

@@ -20,12 +20,13 @@ from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import Counts, metric
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.conformer.directory import WEIGHTS_FILE, load
+from sprachbund.models.conformer.directory import WEIGHTS_FILE, load, read_config
+from sprachbund.models.conformer.extension import MEAN, only_losses
 from sprachbund.models.family import Features, Target
 from sprachbund.nn.streaming_encoder import StreamingEncoder, Tier
 from sprachbund.recipes.encoder_transfer_options import OFFLINE, EncoderTransferRecipe
 from sprachbund.recipes.encoder_transfer_starts import forget_run, start_model, start_parts, translator
-from sprachbund.recipes.translator import Scale
+from sprachbund.recipes.translator import FineTuning, Scale
 from sprachbund.recipes.translator import run as train_translator
 from sprachbund.studies.cells import CellScores
 from sprachbund.studies.convergence import CONVERGENCE
@@ -172,6 +173,21 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
     return recipe.tuning.model_copy(update={"steps": steps, "evaluate_every": every, "seed": cell.seed})
 
 
+def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[str, Any]:
+    """How a start is trained on, as changes of a `TranslatorRecipe`.
+
+    A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
+    and one that writes what is spoken is told the language of translations.
+    """
+    config, wanted = read_config(start), (cell.language, recipe.target(cell.language))
+    new = {tag: MEAN for tag in dict.fromkeys(wanted) if tag not in config.source_languages}
+    changes: dict[str, Any] = {"new_languages": new} if new else {}
+    part = config.transducer
+    if recipe.task == "translations" and part is not None and not part.prompted:
+        changes["prompt"] = "wanted"
+    return {"start": start, "model": only_losses(recipe.shape), "fine_tuning": FineTuning(**changes)}
+
+
 def quantized(recipe: EncoderTransferRecipe, model: Conformer, bits: int) -> Conformer:
     """A copy with the linear layers of its encoder in so many bits; the model itself at 32."""
     if bits == BITS_OF_FLOAT:
@@ -191,8 +207,8 @@ def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path)
             [cell.language],
             options,
             known={cell.language, recipe.target(cell.language)},
-            start=start_model(out, cell.start),
             scale=Scale(hours=cell.hours, seed=recipe.data_seed),
+            **from_start(recipe, cell, start_model(out, cell.start)),
         )
         dev = Speech.of(recipe, Manifest(recipe.data / "dev"), cell.language, recipe.dev_utterances)
         with (folder / "log.txt").open("a", encoding="utf-8") as log:

@@ -1,5 +1,6 @@
 """Options of the transfer study: which models are trained first, what starts are made of them, which cells follow."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,10 +28,14 @@ class Pretrained(Strict):
     Attributes:
         languages: that it is trained on, here or before it became a checkpoint.
         checkpoint: a model directory that is there already; nothing is trained then.
+        start: name of another one, whose weights the training goes on from.
+        training: what is different from `pretraining`, as `{ steps = 3000 }`.
     """
 
     languages: tuple[str, ...] = ()
     checkpoint: Path | None = None
+    start: str | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("checkpoint")
     @classmethod
@@ -113,6 +118,8 @@ class EncoderTransferRecipe(Strict):
     def _fits_together(self) -> Self:
         grid = self.grid
         _check("shared", (self.shared,), tuple(self.pretrained))
+        for name in itertools.chain(*self.waves()):
+            self.pretraining_of(name)
         _check("grid.starts", grid.starts, tuple(self.starts))
         _check("grid.bits", grid.bits, (*QUANTIZED, BITS_OF_FLOAT))
         for tier in grid.tiers:
@@ -123,6 +130,34 @@ class EncoderTransferRecipe(Strict):
             if self.scored_by == "WER" and has_no_spaces(language):
                 raise ValueError(f'{language} is written without spaces between words; set metric = "CER"')
         return self
+
+    def waves(self) -> list[list[str]]:
+        """Names of what is trained here, in lists that can be made one after the other.
+
+        Raises:
+            ValueError: naming those that go on from nothing that is there.
+        """
+        left = {name: one for name, one in self.pretrained.items() if one.checkpoint is None}
+        found = []
+        while left:
+            wave = [
+                name
+                for name, one in left.items()
+                if one.start is None or one.start in self.pretrained.keys() - left
+            ]
+            if not wave:
+                raise ValueError(
+                    f"pretrained: {', '.join(left)} cannot be trained, as start names "
+                    f"{', '.join(sorted({str(one.start) for one in left.values()}))}; there are "
+                    f"{', '.join(self.pretrained)}, and no two may start from each other"
+                )
+            found.append(wave)
+            left = {name: one for name, one in left.items() if name not in wave}
+        return found
+
+    def pretraining_of(self, name: str) -> TrainingOptions:
+        """How a model that encoder layers are taken from is trained. Raises ValueError for values that cannot be."""
+        return TrainingOptions.model_validate(self.pretraining.model_dump() | self.pretrained[name].training)
 
     def _check_start(self, encoder: str) -> None:
         """How many layers a checkpoint has is not known before it is read."""

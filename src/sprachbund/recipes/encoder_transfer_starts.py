@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,18 @@ import numpy as np
 from torch import Tensor
 
 from sprachbund.data.manifest import Manifest
-from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.directory import (
     TOKENIZER_FILE,
     TRANSCRIPT_TOKENIZER_FILE,
     WEIGHTS_FILE,
     load,
+    read_config,
     save,
 )
-from sprachbund.models.directory import family_of
 from sprachbund.models.splice import check_encoders_alone, splice
 from sprachbund.recipes.encoder_transfer_options import EncoderTransferRecipe
+from sprachbund.recipes.texts_taught import told
 from sprachbund.recipes.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.recipes.translator import run as train_translator
 from sprachbund.studies.cells import write_json
@@ -48,11 +49,12 @@ def make_starts(
     """Train what has to be trained first, and make every start of the grid; what is there stays.
 
     Raises:
-        SprachbundError: a checkpoint of another family or shape, layers that there are not.
+        SprachbundError: checkpoints whose encoders have other shapes.
     """
-    trained = [name for name, one in recipe.pretrained.items() if one.checkpoint is None]
-    if trained:
+    waves = recipe.waves()
+    if waves:
         fit_tokenizers(recipe, out)
+    for trained in waves:
         paths = tuple(pretrained_model(recipe, out, name) / WEIGHTS_FILE for name in trained)
         if missing := [name for name, path in zip(trained, paths, strict=True) if not path.exists()]:
             logs = out / "pretrained" / "NAME" / "log.txt"
@@ -62,6 +64,7 @@ def make_starts(
     missing = [name for name in recipe.grid.starts if not (start_model(out, name) / WEIGHTS_FILE).exists()]
     if missing:
         _splice(recipe, out, missing)
+        _say_unknown(recipe, out, missing[0], report)
 
 
 def translator(
@@ -153,15 +156,17 @@ def _pretrain(recipe: EncoderTransferRecipe, out: Path, names: list[str], number
     folder.mkdir(parents=True, exist_ok=True)
     for file in (TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE):
         shutil.copyfile(out / "pretrained" / file, folder / file)
-    new = {
+    one = recipe.pretrained[name]
+    new: dict[str, Any] = {
         "model": recipe.shape,
         "vocabulary_size": recipe.vocabulary_size,
         "transcript_vocabulary_size": recipe.transcript_vocabulary_size,
     }
-    languages = recipe.pretrained[name].languages
+    if one.start is not None:
+        new = {"start": pretrained_model(recipe, out, one.start)}
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         train_translator(
-            translator(recipe, languages, recipe.pretraining, known=recipe.languages, **new),
+            translator(recipe, one.languages, recipe.pretraining_of(name), known=recipe.languages, **new),
             folder,
             report=lambda line: print(line, file=log, flush=True),
         )
@@ -169,25 +174,28 @@ def _pretrain(recipe: EncoderTransferRecipe, out: Path, names: list[str], number
 
 
 def _splice(recipe: EncoderTransferRecipe, out: Path, names: list[str]) -> None:
-    sources = {name: _load(pretrained_model(recipe, out, name)) for name in recipe.pretrained}
+    sources = {name: load(pretrained_model(recipe, out, name)) for name in recipe.pretrained}
     base = sources[recipe.shared]
     made = {name: splice(base, sources, recipe.starts[name], seed=_SEED_OF_RANDOM) for name in names}
     there = [name for name in recipe.grid.starts if name not in names]
-    check_encoders_alone({**made, **{name: _load(start_model(out, name)) for name in there}})
+    check_encoders_alone({**made, **{name: load(start_model(out, name)) for name in there}})
     for name, model in made.items():
         write_json(start_model(out, name) / PARTS_FILE, digests(model))
         save(model, start_model(out, name), bits=32)
 
 
-def _load(directory: Path) -> Conformer:
-    if family_of(directory) != Conformer.name:
-        raise SprachbundError(
-            f"{directory} is a {family_of(directory)} model; starts are made of {Conformer.name} ones"
-        )
-    found = load(directory)
-    if found.config.streaming is None:
-        raise SprachbundError(f"{directory} has no encoder that streams; take a model that has one")
-    return found
+def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: Callable[[str], None]) -> None:
+    """Say which texts the tokenizer of the starts cannot write whole."""
+    made = start_model(out, start)
+    config = read_config(made)
+    tokenizer = Tokenizer.load(made / TOKENIZER_FILE, config.target_languages)
+    manifest = Manifest(recipe.data / "train")
+    for language in recipe.grid.languages:
+        own = (manifest[int(place)] for place in np.flatnonzero(manifest.languages == language))
+        texts = (utterance.text_in(recipe.target(language)) for utterance in own)
+        limited = islice(filter(None, texts), recipe.tokenizer_texts)
+        for line in told(limited, tokenizer, config.max_tokens - 2):
+            report(f"{language}: {line}")
 
 
 def forget_run(folder: Path) -> None:

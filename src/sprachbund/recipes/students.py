@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,24 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
 from sprachbund.models.conformer.directory import TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE, load, save
+from sprachbund.models.conformer.extension import (
+    LOSSES,
+    LOSSES_OF_TRANSDUCER,
+    add_languages,
+    rebuilt,
+    tell_language,
+    with_losses,
+)
 from sprachbund.models.directory import family_of, locate
-from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.models.packed_linears import packed_linears
 from sprachbund.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from sprachbund.recipes.translator import TranslatorRecipe
 
-_LOSSES = {"ctc_weight", "language_weight", "label_smoothing", "dropout"}
-"""What `[model]` may change of a conformer that a run starts from."""
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
+_ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
+"""How texts are drawn for a model that writes what is spoken: it can be taught transcripts alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +42,15 @@ class Student:
         model: of any family.
         examples: how the family makes features and tokens.
         save: writes the model into a directory, with a `card`.
+        drawn: what the model changes of how texts are drawn (`ExampleOptions`).
+        tokenizer: whose pieces may not be enough for a text; None where they always are.
     """
 
     model: Any
     examples: Examples
     save: Callable[..., None]
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
 
 def make_student(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Student:
@@ -53,6 +65,10 @@ def make_student(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[
         SprachbundError: no such model, or one that cannot do what the recipe asks.
     """
     if recipe.start is None:
+        if changed := sorted(recipe.fine_tuning.model_fields_set):
+            raise SprachbundError(
+                f"fine_tuning.{changed[0]} is for models that are there already; give start, or leave it out"
+            )
         return _conformer(recipe, _new_conformer(recipe, directory, manifests))
     start = locate(str(recipe.start))
     family = family_of(start)
@@ -71,19 +87,24 @@ def make_student(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[
 
 
 def _conformer(recipe: TranslatorRecipe, model: Conformer) -> Student:
-    if changed := sorted(recipe.fine_tuning.model_fields_set):
-        raise SprachbundError(
-            f"fine_tuning.{changed[0]} is for Whisper and Seamless checkpoints; a conformer has [model] for its losses"
-        )
+    only_spoken = model.writes_what_is_spoken
     examples = PieceExamples(
         model.tokenizer,
         model.transcript_tokenizer,
         recipe.languages,
         known=model.source_languages,
         num_mel_bins=model.config.num_mel_bins,
+        front_end=model.front_end,
         max_tokens=model.config.max_tokens - 1,
+        only_spoken=only_spoken,
     )
-    return Student(model=model, examples=examples, save=partial(save, model, bits=recipe.bits or 8))
+    return Student(
+        model=model,
+        examples=examples,
+        save=partial(save, model, bits=recipe.bits or 8),
+        drawn=_ONLY_SPOKEN if only_spoken else {},
+        tokenizer=model.tokenizer,
+    )
 
 
 def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Conformer:
@@ -106,29 +127,52 @@ def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequenc
 
 
 def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
-    """With the weights, the tokenizers and the languages of another."""
-    if unknown := sorted(set(recipe.languages) - set(start.config.source_languages)):
+    """With the weights and the tokenizers of another; with its languages, and those that it is to learn."""
+    _check_start(recipe, start)
+    wanted = recipe.fine_tuning
+    model = add_languages(start, wanted.new_languages)
+    if unknown := sorted(set(recipe.languages) - set(model.config.source_languages)):
         raise SprachbundError(
-            f"{recipe.start} knows {', '.join(start.config.source_languages)}, not {', '.join(unknown)}; a conformer's "
-            "languages are those it was made with: train a new one, or fine-tune a Whisper checkpoint"
+            f"{recipe.start} knows {', '.join(model.config.source_languages)}, not {', '.join(unknown)}; to teach it a "
+            f'language, set fine_tuning.new_languages = {{{unknown[0]} = "mean"}}, or name one that it resembles'
         )
-    shape = recipe.model if "model" in recipe.model_fields_set else None
-    config = start.config if shape is None else _with_losses(start.config, shape)
-    model = Conformer(config, start.tokenizer, start.transcript_tokenizer)
-    if start.sharing_plan is not None:
-        split_feed_forwards(model, start.sharing_plan)
-    model.load_state_dict(start.state_dict())
-    return model
+    if wanted.prompt is not None:
+        model = tell_language(model)
+    if "model" not in recipe.model_fields_set:
+        return rebuilt(model)
+    _check_sizes(model.config, recipe.model)
+    return rebuilt(model, config=with_losses(model.config, recipe.model))
 
 
-def _with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConfig:
-    for name in sorted(set(type(shape).model_fields) - _LOSSES):
-        if getattr(shape, name) != getattr(config, name):
-            raise SprachbundError(
-                f"model.{name} is {getattr(shape, name)}, the model to start from has {getattr(config, name)}; "
-                "leave [model] out, it is taken from there"
-            )
-    return config.model_copy(update={name: getattr(shape, name) for name in _LOSSES})
+def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
+    if (packed := packed_linears(start)) is not None:
+        raise SprachbundError(
+            f"{recipe.start} has an encoder in {packed.bits} bits, which is not trained; start from the model that it "
+            "was made of"
+        )
+    wanted = recipe.fine_tuning
+    if changed := sorted(wanted.model_fields_set & {"label_smoothing", "real_length"}):
+        raise SprachbundError(
+            f"fine_tuning.{changed[0]} is for Whisper and Seamless checkpoints; a conformer has [model] for its losses"
+        )
+    if wanted.prompt not in (None, "wanted"):
+        raise SprachbundError(
+            f'fine_tuning.prompt is {wanted.prompt!r}; a conformer can be told the language "wanted" alone'
+        )
+
+
+def _check_sizes(config: ConformerConfig, shape: ConformerShape) -> None:
+    """See that what `[model]` gives beside losses is what the model to start from has."""
+    for key, own, given, free in (
+        ("model", config, shape, LOSSES | {"streaming", "transducer"}),
+        ("model.streaming", config.streaming, shape.streaming, frozenset()),
+        ("model.transducer", config.transducer, shape.transducer, LOSSES_OF_TRANSDUCER),
+    ):
+        for name in () if given is None else sorted(given.model_fields_set - free):
+            if (value := getattr(given, name)) != (seen := getattr(own, name, None)):
+                raise SprachbundError(
+                    f"{key}.{name} is {value}, the model to start from has {seen}; leave it out, it is taken from there"
+                )
 
 
 def _whisper(recipe: TranslatorRecipe, start: Path) -> Student:

@@ -27,6 +27,7 @@ from sprachbund.models.dual_scale import DualScaleOptions
 from sprachbund.models.weights import Bits
 from sprachbund.recipes.dual_scale_student import drawn_for, dual_scale_student, save_guesser
 from sprachbund.recipes.students import make_student
+from sprachbund.recipes.texts_taught import texts_taught, told
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import TrainingOptions
@@ -124,14 +125,16 @@ class LoraRecipe(Strict):
 
 
 class FineTuning(Strict):
-    """What is changed in a Whisper or Seamless checkpoint before it is trained on.
+    """What is changed in a model that is there already before it is trained on.
 
     Attributes:
         prompt: the language that Whisper's prompt names: the one "spoken" (transcription, and translation into
             English), or the one "wanted" (any language of the recipe to any other); "wanted-only" names nothing else,
-            no task and no timestamps (arXiv 2508.11189). As the checkpoint has it if left out.
+            no task and no timestamps (arXiv 2508.11189). "wanted" also makes a transducer that writes what is spoken
+            one that is told the language. As the checkpoint has it if left out.
         new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
-            token starts from, or "mean" for the mean of all. Seamless hears a new language without a token.
+            token starts from, or "mean" for the mean of all. Seamless hears a new language without a token. Pieces of
+            the tokenizer stay as they are.
         real_length: train Whisper, and use it ever after, on utterances at their own length instead of windows of
             30 s; as the checkpoint has it if left out.
         label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
@@ -166,7 +169,7 @@ class TranslatorRecipe(Strict):
         tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
         start: a model directory or a name on the Hugging Face hub, of any family: weights and tokenizer to start
             from.
-        fine_tuning: what is changed in a Whisper or Seamless checkpoint.
+        fine_tuning: what is changed in the model to start from.
         lora: train adapters only.
         dual_scale: prune the decoder, and train it with a text branch and a network that guesses ahead.
         bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
@@ -219,7 +222,12 @@ def run(
     if recipe.lora is not None:
         adapters = recipe.lora
         add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
-    drawn = recipe.examples.model_dump() | drawn_for(recipe.dual_scale)
+    if student.drawn and recipe.examples.same_language != 1:
+        report(
+            'the model writes what is spoken, so it is taught transcripts; fine_tuning.prompt = "wanted" teaches it to '
+            "translate"
+        )
+    drawn = recipe.examples.model_dump() | dict(student.drawn) | drawn_for(recipe.dual_scale)
     masks = {**drawn, **NO_MASKS}
     corpus, dev = (
         Corpus(data, student.examples, ExampleOptions(**options, seed=seed))
@@ -229,6 +237,11 @@ def run(
         )
     )
     check_corpus(corpus, recipe.training.max_duration_s, report)
+    if student.tokenizer is not None:
+        for line in told(
+            texts_taught(corpus), student.tokenizer, corpus.examples.max_tokens - 1
+        ):  # the end is one
+            report(line)
     train(
         model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after
     )
@@ -277,11 +290,12 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], 
         )
     rng = np.random.default_rng(0)
     tried = min(len(corpus.durations_s), _TRIED)
-    if not any(corpus.rows(corpus.utterance(i)[0], rng) for i in range(tried)):
+    utterances = (corpus.utterance(i)[0] for i in range(tried))
+    if not any(corpus.rows(one, rng) for one in utterances if one.language):
         raise SprachbundError(
             f"none of the first {tried} utterances has a text that this model can be taught: it is to write "
-            f"{', '.join(corpus.targets)}; a Whisper that is to translate into other languages than "
-            'English needs fine_tuning.prompt = "wanted"'
+            f"{', '.join(corpus.targets)}; a Whisper that is to translate into other languages than English needs "
+            'fine_tuning.prompt = "wanted", and so does a transducer that writes what is spoken'
         )
 
 

@@ -59,6 +59,7 @@ class UnitTranslatorRecipe(Strict):
         hours: of speech taken from each corpus; all if None.
         mixing: of speech and text.
         ratio: how many times as long source text is made; the mean of the units' data if None.
+        mark_repeats: follow each piece of source text with marks in the place of its repetitions.
         keep_repeats: read a unit for every frame.
         start: a directory of a model with the same units, whose weights are the first ones where they fit in.
         mbart: an mBART-50 checkpoint of transformers, by path or Hugging Face id, whose shape, weights and pieces of
@@ -74,6 +75,7 @@ class UnitTranslatorRecipe(Strict):
     hours: float | None = Field(default=None, gt=0)
     mixing: Mixing = Mixing()
     ratio: float | None = None
+    mark_repeats: bool = False
     keep_repeats: bool = False
     start: Path | None = None
     mbart: str | None = None
@@ -153,6 +155,7 @@ def _read(recipe: UnitTranslatorRecipe, units: Units) -> dict[str, Any]:
     return {
         "pairs": recipe.all_pairs,
         "ratio": recipe.ratio or units.config.mean_length_ratio or LIKELY_RATIO,
+        "mark_repeats": recipe.mark_repeats,
         "keep_repeats": recipe.keep_repeats,
         "max_window_s": recipe.training.max_duration_s,
     }

@@ -58,6 +58,7 @@ def engine_for(
     directory: Path | None = None,
     cache: Path | None = None,
     options: NativeOptions | None = None,
+    cuda_graphs: bool = True,
 ) -> Engine:
     """An engine for a loaded family.
 
@@ -72,6 +73,7 @@ def engine_for(
         directory: the model's; its packed weights are then kept and mapped. Without it they are packed in memory.
         cache: where they are kept; the user's cache directory by default.
         options: what of its exactness the native engine may give up; nothing by default.
+        cuda_graphs: on a GPU, torch-fp32 and torch-bf16 record the decoder's steps as graphs.
 
     Raises:
         SprachbundError: the native engine was asked for and cannot be had, options of it with another engine, or more
@@ -87,7 +89,9 @@ def engine_for(
         return Engine(name="torch", family=family, why="it was asked for")
     if engine in _TORCH:
         precision, what = _TORCH[engine]
-        return Engine(name=engine, family=on_torch(family, precision), why=f"torch, {what}")
+        return Engine(
+            name=engine, family=on_torch(family, precision, cuda_graphs=cuda_graphs), why=f"torch, {what}"
+        )
     if (reason := why_not_native(family)) is None:
         return _native(
             family,

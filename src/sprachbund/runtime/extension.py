@@ -9,13 +9,21 @@ from types import ModuleType
 from sprachbund.errors import SprachbundError
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in Python's or torch's words."""
+    in_torch = isinstance(error, RuntimeError) and (
+        "allocate memory" in str(error) or "out of memory" in str(error)
+    )
+    return in_torch or isinstance(error, MemoryError)
+
+
 @contextmanager
 def enough_memory() -> Iterator[None]:
     """What runs out of memory inside is an error for users."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+        if not lacks_memory(error):
             raise
         raise SprachbundError(
             "there is not enough memory for this; give fewer or shorter recordings at once, or a smaller beam"
@@ -65,6 +73,6 @@ def choose_instruction_set(wanted: str | None = None) -> str:
         return known[0]
     if wanted not in known:
         raise SprachbundError(
-            f"no kernels named {wanted!r} run on this processor; here are {', '.join(known)}"
+            f"no kernels named {wanted!r} run on this processor; choose from {', '.join(known)}"
         )
     return wanted

@@ -32,6 +32,8 @@ def why_not_family(family: Family) -> str | None:
     decoder = getattr(family, "decoder", None)
     if type(decoder) is not TextDecoder:
         return f"its decoder is of the kind {type(decoder).__name__}"
+    if decoder.output_head is not None:
+        return "its decoder has an output matrix of its own"
     if decoder.positions.device.type != "cpu":
         return f"it is on the device {decoder.positions.device}"
     return why_not(list(decoder.layers), DecoderLayer)
@@ -108,7 +110,8 @@ def _exchanged(
 
 def _encoder(encoder: nn.Module, stem: NativeStem, layers: NativeLayers) -> nn.Module:
     if layers.shape.kernel_size == 0:
-        return NativeWhisperEncoder(stem, _part(encoder, "positions").detach(), layers)
+        # A view of them would keep the file of the weights mapped, of which nothing else is read.
+        return NativeWhisperEncoder(stem, _part(encoder, "positions").detach().clone(), layers)
     return _with(encoder, subsampling=stem, layers=nn.ModuleList([layers]))
 
 

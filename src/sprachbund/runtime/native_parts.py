@@ -75,7 +75,7 @@ class NativeCache(DecoderCache):
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
-        used = -(-int(self.lengths.max()) // BLOCK)
+        used = -(-self.used // BLOCK)
         moved = (rows != torch.arange(len(rows))).nonzero().flatten() if len(rows) == self.num_rows else None
         if moved is None:
             before, self.own = (
@@ -85,7 +85,7 @@ class NativeCache(DecoderCache):
             self.own[..., :used, :] = before[:, :, rows, :, :used]
         else:
             self.own[:, :, moved, :, :used] = self.own[:, :, rows[moved], :, :used]
-        self.lengths = self.lengths[rows]
+        self.rewind(self.lengths[rows])
         self.route = None if self.route is None else self.route.take(rows)
 
     def keep(self, memories: Tensor) -> None:
@@ -235,7 +235,7 @@ class NativeDecoder(nn.Module):
         attention: Tensor | None,
         states: Tensor | None,
     ) -> None:
-        used = int(cache.lengths.max()) + tokens.shape[1]
+        used = cache.used + tokens.shape[1]
         if used > cache.capacity:
             raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
         self._native.step(
@@ -249,7 +249,7 @@ class NativeDecoder(nn.Module):
             attention,
             states,
         )
-        cache.lengths = cache.lengths + tokens.shape[1]
+        cache.grow(tokens.shape[1])
 
 
 class NativeStem(nn.Module):

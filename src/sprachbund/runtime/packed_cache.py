@@ -68,7 +68,8 @@ def packed_for(
         try:
             packed = read_packed(there, source, weights)
         except PackedFileError as error:
-            notes.append(f"{error}. It was packed again")
+            advice = "" if there == path else " into the cache; delete it"
+            notes.append(f"{error}; it was packed again{advice}")
             continue
         with suppress(OSError):
             os.utime(there)  # the time of its last use, for `tidy`

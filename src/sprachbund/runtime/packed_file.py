@@ -106,33 +106,31 @@ def read_packed(path: Path, source: str | None = None, weights: WeightNumbers | 
             length = _head_length(file.read(_FIXED.size), path)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as error:
-        raise PackedFileError(f"{path} cannot be read ({error}); delete it") from error
+        raise PackedFileError(f"{path} cannot be read ({error})") from error
     digest = hashlib.sha256(mapped[: _FIXED.size])
     digest.update(memoryview(mapped)[_HEAD:])
     if digest.digest() != mapped[_FIXED.size : _HEAD]:
-        raise PackedFileError(f"{path} is damaged or cut short (its checksum differs); delete it")
+        raise PackedFileError(f"{path} is damaged or cut short (its checksum differs)")
     try:
         head = json.loads(mapped[_HEAD : _HEAD + length])
         data = np.frombuffer(mapped, np.uint8, offset=_HEAD + length)
         arrays = {name: _array(data, *place) for name, place in head["arrays"].items()}
         packed = Packed(source=head["source"], shapes=head["shapes"], arrays=arrays, weights=head["weights"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise PackedFileError(
-            f"{path} has another head than packed weights have ({error}); delete it"
-        ) from error
+        raise PackedFileError(f"{path} has another head than packed weights have ({error})") from error
     if source is not None and packed.source != source:
-        raise PackedFileError(f"{path} is of another model ({packed.source}); delete it")
+        raise PackedFileError(f"{path} is of another model ({packed.source})")
     if weights is not None and packed.weights != weights:
-        raise PackedFileError(f"{path} holds weights in {packed.weights}, asked for are {weights}; delete it")
+        raise PackedFileError(f"{path} holds weights in {packed.weights}, asked for are {weights}")
     return packed
 
 
 def _head_length(fixed: bytes, path: Path) -> int:
     if len(fixed) < _FIXED.size or not fixed.startswith(MAGIC):
-        raise PackedFileError(f"{path} is not a file of packed weights; delete it")
+        raise PackedFileError(f"{path} is not a file of packed weights")
     _, version, length = _FIXED.unpack(fixed)
     if version != VERSION:
-        raise PackedFileError(f"{path} is of version {version}, this is version {VERSION}; delete it")
+        raise PackedFileError(f"{path} is of version {version}, this is version {VERSION}")
     return int(length)
 
 

@@ -75,7 +75,7 @@ class TorchRows:
     """
 
     def __init__(self, decoder: TextDecoder, rows: Tensor) -> None:
-        self._decoder, self._matrix = decoder, decoder.embedding.weight[rows]
+        self._decoder, self._matrix = decoder, decoder.output_matrix[rows]
         if isinstance(decoder, TorchDecoder):
             self._states = decoder.states
             return
@@ -137,9 +137,7 @@ def _bytes(decoder: NativeDecoder | TextDecoder, num_frames: int) -> tuple[int, 
         memory = 2 * 2 * shape.num_layers * shape.width * num_frames
         return decoder.step_bytes - output, output, shape.vocabulary_size, memory
     fused = isinstance(decoder, TorchDecoder)
-    output = (
-        num_bytes(decoder.output) if isinstance(decoder, TorchDecoder) else decoder.embedding.weight.nbytes
-    )
+    output = num_bytes(decoder.output) if isinstance(decoder, TorchDecoder) else decoder.output_matrix.nbytes
     size = 2 if fused else decoder.embedding.weight.element_size()
     memory = 2 * size * len(decoder.layers) * decoder.embedding.embedding_dim * num_frames
     layers = decoder.step_bytes - output if isinstance(decoder, TorchDecoder) else num_bytes(decoder.layers)

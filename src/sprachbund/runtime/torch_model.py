@@ -15,15 +15,20 @@ from sprachbund.runtime.torch_linear import Precision, recast
 from sprachbund.runtime.torch_parts import FusedEncoderLayer, TorchDecoder
 
 
-def on_torch(family: Family, precision: Precision) -> Family:
+def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) -> Family:
     """The family with its parts exchanged; the original is left as it is.
+
+    Args:
+        family: with its weights.
+        precision: see `Precision`.
+        cuda_graphs: see `TorchDecoder`.
 
     Raises:
         SprachbundError: a family without our decoder, or a precision that torch has no kernels for here.
     """
     model: Any = family
     decoder = getattr(model, "decoder", None)
-    if not isinstance(decoder, TextDecoder):
+    if not isinstance(decoder, TextDecoder) or not _computes_alike(type(decoder)):
         raise SprachbundError(
             f"the torch engine in {precision} cannot run a decoder of the kind {type(decoder).__name__}; "
             "use the engine torch"
@@ -32,7 +37,7 @@ def on_torch(family: Family, precision: Precision) -> Family:
 
     def swap(module: nn.Module) -> nn.Module | None:
         if isinstance(module, TextDecoder):
-            return TorchDecoder(module, precision)
+            return TorchDecoder(module, precision, cuda_graphs=cuda_graphs)
         if type(module) is EncoderLayer and precision != "fp32" and on_cpu:
             return FusedEncoderLayer(module, precision)
         return None
@@ -48,6 +53,11 @@ def on_torch(family: Family, precision: Precision) -> Family:
     if precision == "int8":  # the small heads beside encoder and decoder stay as they are
         copied._modules["encoder"] = recast(model.encoder, precision, swap)
     return copied
+
+
+def _computes_alike(kind: type[TextDecoder]) -> bool:
+    """Whether a decoder does before and behind its layers what every other does; mBART's has a norm and a bias more."""
+    return kind.embedded is TextDecoder.embedded and kind.logits is TextDecoder.logits
 
 
 def _first_in_bf16(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ capacity, T frames, L layers, D width, H heads, V vocabulary.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,9 +16,10 @@ from sprachbund.nn.attention import attend
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder, allowed_frames
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.feed_forward import Route
+from sprachbund.runtime.cuda_graphs import Recorder
 from sprachbund.runtime.torch_linear import Precision, fused, keep, linear, num_bytes, recast
 
-_QUERIES = 64
+_QUERIES = 128
 """At a time, so that their scores stay in the processor's cache."""
 
 
@@ -41,56 +43,58 @@ def attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | 
 
 
 class StaticCache(DecoderCache):
-    """A `DecoderCache` that is written in place, and knows without asking the device how full it is.
+    """A `DecoderCache` whose rows are moved within one place in memory.
 
     Attributes:
-        used: tokens of the fullest row.
-        even: whether all rows hold as many.
+        recorder: of its steps as CUDA graphs, which hold while its tensors stay where they are; None without.
     """
 
-    used = 0
-    even = True
+    recorder: Recorder | None = None
 
-    def rewind(self, lengths: Tensor) -> None:
-        """Forget every token at or after `lengths` (R,), each row by itself; nothing is copied."""
-        self.lengths = lengths
-        held = lengths.tolist()
-        self.used, self.even = max(held), min(held) == max(held)
+    def keep(self, memories: Tensor) -> None:
+        """Drop every memory, with its rows, that is not among the indices `memories` (b,)."""
+        super().keep(memories)
+        self._moved_away()
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
         for kept in (self.self_keys, self.self_values):
             for i, x in enumerate(kept):
                 kept[i] = self._moved(x, rows)
-        self.lengths = self.lengths[rows]
+        self.rewind(self.lengths[rows])
         self.route = None if self.route is None else self.route.take(rows)
-        self.even = self.even or len(set(self.lengths.tolist())) == 1
 
     def _moved(self, x: Tensor, rows: Tensor) -> Tensor:
         taken = x[rows, :, : self.used]
-        x = x if len(rows) == len(x) else x.new_zeros(len(rows), *x.shape[1:])
+        if len(rows) != len(x):
+            self._moved_away()
+            x = x.new_zeros(len(rows), *x.shape[1:])
         x[:, :, : self.used] = taken
         return x
 
-    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `store`: keys and values (R, H, Q, D/H) at `positions` (R, Q), behind what is used so far."""
-        begin, used = self.used, self.used + positions.shape[1]
-        if not self.even:
-            return self.store(layer, positions, used, keys, values)
-        own = self.self_keys[layer][:, :, :used], self.self_values[layer][:, :, :used]
-        own[0][:, :, begin:].copy_(keys)
-        own[1][:, :, begin:].copy_(values)
-        return own
+    def _moved_away(self) -> None:
+        if self.recorder is not None:
+            self.recorder.forget()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What is common to all layers in one step: places (R, Q) of its tokens, and what they see (R, 1, Q, C) or all."""
+    """What is common to all layers in one step: places (R, Q) of its tokens, and what they see (R, 1, Q, C) or all.
 
-    cache: StaticCache
+    A step over `all_places` of the cache is the same whatever the cache holds.
+    """
+
+    cache: DecoderCache
     positions: Tensor
     allowed: Tensor | None
-    weights: list[Tensor] | None
+    weights: list[Tensor] | None = None
+    all_places: bool = False
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's keys and values (R, H, Q, D/H) into the cache; all those to attend to."""
+        if self.all_places:
+            return self.cache.store(layer, self.positions, self.cache.capacity, keys, values)
+        return self.cache.write(layer, self.positions, keys, values)
 
 
 class FusedDecoderLayer(nn.Module):
@@ -125,7 +129,7 @@ class FusedDecoderLayer(nn.Module):
         """x (R, Q, D) after this layer, number `layer` of the cache."""
         cache = step.cache
         query, keys, values = (self._heads(part) for part in self.own(self.self_norm(x)).chunk(3, dim=-1))
-        keys, values = cache.write(layer, step.positions, keys, values)
+        keys, values = step.write(layer, keys, values)
         x = x + self.own_out(_joined(attend(query, keys, values, step.allowed)))
         query = self.cross(self.cross_norm(x)).view(len(cache.cross_keys[layer]), -1, x.shape[2])
         mixed = _read(self._heads(query), cache, layer, step.weights)
@@ -142,20 +146,23 @@ class TorchDecoder(TextDecoder):
     Args:
         decoder: its weights are shared where they are of the same precision.
         precision: see `Precision`.
+        cuda_graphs: on a GPU, record steps that come again and again as graphs.
 
     Attributes:
         step_bytes: of weights that each step reads.
     """
 
-    def __init__(self, decoder: TextDecoder, precision: Precision) -> None:
+    def __init__(self, decoder: TextDecoder, precision: Precision, *, cuda_graphs: bool = True) -> None:
         nn.Module.__init__(self)
         decoder = cast(TextDecoder, recast(decoder, precision, keep)) if precision == "bf16" else decoder
         self.embedding, self.norm = decoder.embedding, decoder.norm
         self.positions = decoder.positions
         layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
         self.layers = nn.ModuleList(FusedDecoderLayer(layer, precision) for layer in layers)
-        self.output = linear(decoder.embedding.weight, None, precision)
+        self.output_head = decoder.output_head
+        self.output = linear(decoder.output_matrix, None, precision)
         self._memory_dtype = self.positions.dtype if precision == "fp32" else torch.bfloat16
+        self._records = cuda_graphs and self.positions.device.type == "cuda"
         self.eval()
 
     @property
@@ -178,7 +185,7 @@ class TorchDecoder(TextDecoder):
         num_rows, heads, width = len(memory) * rows_per_memory, pairs[0][0].shape[1], pairs[0][0].shape[3]
         own = pairs[0][0].new_zeros(2, len(pairs), num_rows, heads, capacity, width)
         cross = [[x.to(self._memory_dtype).contiguous() for x in kind] for kind in zip(*pairs, strict=True)]
-        return StaticCache(
+        cache = StaticCache(
             self_keys=list(own[0]),
             self_values=list(own[1]),
             cross_keys=cross[0],
@@ -187,27 +194,45 @@ class TorchDecoder(TextDecoder):
             lengths=torch.zeros(num_rows, dtype=torch.long, device=memory.device),
             route=route,
         )
+        if self._records and route is None:  # which languages the rows have is asked on the host
+            cache.recorder = Recorder()
+        return cache
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
         """As `TextDecoder.step`."""
+        recorder = cache.recorder if isinstance(cache, StaticCache) and weights is None else None
+        if recorder is not None and cache.used + tokens.shape[1] <= cache.capacity:
+            logits = recorder.run(partial(self.step_over_all, cache), tokens, cache.lengths)
+            if logits is not None:
+                cache.grow(tokens.shape[1])
+                return logits
         return self.logits(self.states(tokens, cache, weights))
+
+    def step_over_all(self, cache: DecoderCache, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (R, Q, V) of a step in which all places of a cache are read, and those not filled are masked.
+
+        It needs to know nothing on the host, takes how full the rows are from `lengths` (R,), and writes only to the
+        cache's own tensors, the same at each call: so it can be recorded. The cache does not count the tokens.
+        """
+        places = torch.arange(cache.capacity, device=tokens.device)
+        positions = lengths[:, None] + places[: tokens.shape[1]]
+        allowed = places <= positions[:, None, :, None]
+        return self.logits(
+            self._through(tokens, _Step(cache=cache, positions=positions, allowed=allowed, all_places=True))
+        )
 
     def states(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
         """A step that stops before the last norm: (R, Q, D), for `logits`. Errors as for `step`."""
-        assert isinstance(cache, StaticCache)
-        num_queries = tokens.shape[1]
-        used = cache.used + num_queries
-        if used > cache.capacity:
-            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
-        places = torch.arange(used, device=tokens.device)
-        positions = cache.lengths[:, None] + places[:num_queries]
-        sees_all = cache.even and num_queries == 1
-        allowed = None if sees_all else places <= positions[:, None, :, None]
-        step = _Step(cache=cache, positions=positions, allowed=allowed, weights=weights)
-        x = self.embedding(tokens) + self.positions[positions]
+        positions, allowed = self.places(tokens, cache)
+        x = self._through(tokens, _Step(cache=cache, positions=positions, allowed=allowed, weights=weights))
+        cache.grow(tokens.shape[1])
+        return x
+
+    def _through(self, tokens: Tensor, step: _Step) -> Tensor:
+        """States (R, Q, D) after all layers."""
+        x: Tensor = self.embedding(tokens) + self.positions[step.positions]
         for i, layer in enumerate(self._fused()):
             x = layer(x, i, step)
-        cache.lengths, cache.used = cache.lengths + num_queries, used
         return x
 
     def logits(self, x: Tensor) -> Tensor:

@@ -145,6 +145,8 @@ def _check_scales(hours: Sequence[float], means: Values, min_positive: int) -> N
             f"no power law: {len(hours)} scale{'s' * (len(hours) > 1)} of data ({told}); it takes {MIN_SCALES} or more"
         )
     positive = int((means > 0).sum())
+    if not means.any():
+        raise SprachbundError("no power law: all mean gaps are 0, so neither start is better at any scale")
     if positive < min_positive:
         raise SprachbundError(
             f"no power law: the mean gap is positive at {positive} of {len(hours)} scales, "

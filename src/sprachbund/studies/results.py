@@ -190,7 +190,11 @@ def _distinct(rows: Sequence[tuple[int, _Row]], column: str) -> list[str]:
 def _two_arms(path: Path, rows: Sequence[tuple[int, _Row]], options: ReadOptions) -> tuple[str, str]:
     """The only two starts, the better one by mean first."""
     starts = _distinct(rows, START)
-    if len(starts) != 2:
+    if len(starts) < 2:
+        raise SprachbundError(
+            f"{path}: one start ({', '.join(starts)}); a gap is between two, add rows of another"
+        )
+    if len(starts) > 2:
         raise SprachbundError(f"{path}: {len(starts)} starts ({', '.join(starts)}); choose two by --arms A,B")
     means = {
         start: np.mean([_number(path, at, row, options.metric) for at, row in rows if row[START] == start])
@@ -277,7 +281,7 @@ def _check_whole(
     told = "" if uneven_seeds or whole_cells else ", or allow cells to have different seeds by --uneven-seeds"
     raise SprachbundError(
         f"{path}: {len(missing)} of {empty.size} cells are missing: "
-        f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, read a part by --where{told}"
+        f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, or read a part by --where{told}"
     )
 
 

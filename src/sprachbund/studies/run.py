@@ -102,19 +102,7 @@ class Study:
         for cell in cells:
             self._forget_if_not_whole(cell)
         tasks = Tasks(paths=tuple(cell.folder(self.out) / CELL_FILE for cell in cells), make=self._make)
-        before = told = work.done(tasks)
-        report(f"{told} of {len(cells)} cells are finished")
-        began = time.monotonic()
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            if done > told:
-                told = done
-                self.write_results()
-                left_min = (time.monotonic() - began) / (done - before) * (total - done) / 60
-                report(f"{done} of {total} cells are finished; about {_hours(left_min)} left")
-
-        work.run(tasks, workers=workers, ray_address=ray_address, progress=progress)
+        run_tasks(tasks, "cells", self.write_results, workers=workers, ray_address=ray_address, report=report)
         return self.write_results()
 
     def write_results(self) -> Path:
@@ -134,6 +122,43 @@ class Study:
         manifest = read_cell(folder)
         if manifest is not None and not is_whole(manifest, self.grid):
             (folder / CELL_FILE).unlink()
+
+
+def run_tasks(
+    tasks: Tasks,
+    what: str,
+    finished: Callable[[], object] = lambda: None,
+    *,
+    workers: int = 1,
+    ray_address: str | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Make the files of tasks that are missing; how many there are and how long the rest takes is told on the way.
+
+    Args:
+        tasks: to be done.
+        what: they are called.
+        finished: is called whenever one is.
+        workers: tasks at a time.
+        ray_address: as for `Study.run`.
+        report: is told.
+
+    Raises:
+        SprachbundError: what the first task to fail raised.
+    """
+    before = told = work.done(tasks)
+    report(f"{told} of {len(tasks.paths)} {what} are finished")
+    began = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if done > told:
+            told = done
+            finished()
+            left_min = (time.monotonic() - began) / (done - before) * (total - done) / 60
+            report(f"{done} of {total} {what} are finished; about {_hours(left_min)} left")
+
+    work.run(tasks, workers=workers, ray_address=ray_address, progress=progress)
 
 
 def _hours(minutes: float) -> str:

@@ -83,6 +83,11 @@ class Tokenizer:
         special = {BLANK, END, *self._language_tokens.values()}
         return self._pieces.decode([int(token) for token in tokens if int(token) not in special])
 
+    def unknown(self, text: str) -> list[str]:
+        """What of a text has no piece, and is `UNKNOWN` among its tokens."""
+        written, tokens = self._pieces.encode(text, out_type=str), self.encode(text)
+        return [piece for piece, token in zip(written, tokens, strict=True) if token == UNKNOWN]
+
     def piece(self, token: int) -> str:
         """The written form of one token, with a leading U+2581 where a word begins."""
         return self._pieces.id_to_piece(token)

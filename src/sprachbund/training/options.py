@@ -5,6 +5,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+Decay = Literal["linear", "cosine", "inverse_sqrt"]
+
 
 class TrainingOptions(BaseModel):
     """How long, how fast, how often.
@@ -17,7 +19,9 @@ class TrainingOptions(BaseModel):
         warmup_steps: rate rises linearly from 0.
         decay_share: share of the steps in which the rate falls to `final_rate`; before, it is constant, so that a
             longer run can branch off before the fall.
-        decay: how it falls: "linear", or by half a "cosine" (arXiv 1608.03983, equation 5).
+        decay: how it falls: "linear", or by half a "cosine" (arXiv 1608.03983, equation 5); or not at the end, but
+            from the warm-up on, by the "inverse_sqrt" of the step (arXiv 1706.03762, equation 3), towards `final_rate`
+            and whatever `decay_share`.
         final_rate: what it falls to.
         final_share: last share of the steps, which are made at `final_rate`.
         mask_fade_share: last share of the steps in which SpecAugment's masks become linearly fewer and narrower, down
@@ -52,7 +56,7 @@ class TrainingOptions(BaseModel):
     muon_ratio: float = Field(default=2.5, gt=0)
     warmup_steps: int = 500
     decay_share: float = Field(default=0.3, ge=0, le=1)
-    decay: Literal["linear", "cosine"] = "linear"
+    decay: Decay = "linear"
     final_rate: float = Field(default=0.0, ge=0)
     final_share: float = Field(default=0.0, ge=0, lt=1)
     mask_fade_share: float = Field(default=0.0, ge=0, le=1)
@@ -82,17 +86,25 @@ class TrainingOptions(BaseModel):
             )
         if self.final_rate > self.learning_rate:
             raise ValueError(f"final_rate {self.final_rate:g} is above learning_rate {self.learning_rate:g}")
+        if self.decay == "inverse_sqrt" and self.final_share:
+            raise ValueError(
+                f"with decay inverse_sqrt the rate never arrives, so there is no final_share ({self.final_share:g}); "
+                "leave it out"
+            )
         return self
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         rising = (step + 1) / max(1, self.warmup_steps)
-        left = (1 - self.final_share) * self.steps - step
-        falling = min(1.0, max(0.0, left / max(1.0, self.decay_share * self.steps)))
-        if self.decay == "cosine":
-            falling = (1 - math.cos(math.pi * falling)) / 2
+        falling = max(1.0, rising) ** -0.5 if self.decay == "inverse_sqrt" else self._left_of_fall(step)
         fallen = self.final_rate + (self.learning_rate - self.final_rate) * falling
         return min(self.learning_rate * min(1.0, rising), fallen)
+
+    def _left_of_fall(self, step: int) -> float:
+        """Share of the way down that is still ahead."""
+        left = (1 - self.final_share) * self.steps - step
+        falling = min(1.0, max(0.0, left / max(1.0, self.decay_share * self.steps)))
+        return (1 - math.cos(math.pi * falling)) / 2 if self.decay == "cosine" else falling
 
     def mask_strength(self, step: int) -> float:
         """Share of SpecAugment's masks, in number and in width, at a step counted from 0."""

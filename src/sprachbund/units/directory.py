@@ -46,6 +46,11 @@ class Identity(BaseModel):
         Raises:
             SprachbundError: units of another k-means, vocabulary or sampling rate.
         """
+        if found := self.difference(other, strings_only=strings_only):
+            raise SprachbundError(f"{where} is of {found}; encode the speech again with these units")
+
+    def difference(self, other: "Identity", *, strings_only: bool = False) -> str | None:
+        """The first thing in which another differs, in words; see `check`."""
         for name, said in (
             ("kmeans", "k-means"),
             ("vocabulary", "vocabulary"),
@@ -53,10 +58,8 @@ class Identity(BaseModel):
         ):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs and not (strings_only and name == "vocabulary"):
-                raise SprachbundError(
-                    f"{where} is of another {said} ({_short(theirs)}, wanted {_short(ours)}); "
-                    "encode the speech again with these units"
-                )
+                return f"another {said} ({_short(theirs)}, wanted {_short(ours)})"
+        return None
 
 
 class CorpusInfo(BaseModel):

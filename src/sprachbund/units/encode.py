@@ -115,7 +115,7 @@ def _without_frames(job: EncodeJob, encoding: Encoding) -> list[Skipped]:
     if found and not encoding.skip_bad:
         raise SprachbundError(
             f"{len(found)} of {len(lengths)} utterances of {encoding.data} have no frames, the first is "
-            f"{found[0].id}: {found[0].reason}; or leave them out with --skip-bad"
+            f"{found[0].id}: {found[0].reason}; give longer ones, or leave them out with --skip-bad"
         )
     return found
 

@@ -23,23 +23,33 @@ def check_ratio(ratio: float) -> Fraction:
     return Fraction(round(ratio * _DENOMINATOR), _DENOMINATOR)
 
 
-def upsample(pieces: Sequence[int], ratio: float, end: int | None = None) -> list[int]:
+def upsample(
+    pieces: Sequence[int], ratio: float, end: int | None = None, mark: int | None = None
+) -> list[int]:
     """Every piece `ratio` times, then `end` once.
 
     A ratio between whole numbers repeats some pieces once more than others, evenly spread: the first n pieces
     become floor(n ratio).
+
+    Args:
+        pieces: (S,).
+        ratio: 1 to 6.
+        end: follows them all.
+        mark: stands in the place of every repetition of a piece; None repeats the piece itself.
 
     Raises:
         SprachbundError: a ratio outside 1 to 6.
     """
     exact = check_ratio(ratio)
     bounds = np.arange(len(pieces) + 1) * exact.numerator // exact.denominator
-    longer: list[int] = np.repeat(np.asarray(pieces, np.int64), np.diff(bounds)).tolist()
-    return longer if end is None else [*longer, end]
+    longer = np.repeat(np.asarray(pieces, np.int64), np.diff(bounds))
+    if mark is not None:
+        longer[np.setdiff1d(np.arange(len(longer)), bounds)] = mark
+    return longer.tolist() if end is None else [*longer.tolist(), end]
 
 
 def downsample(pieces: Sequence[int], ratio: float) -> list[int]:
-    """Undo `upsample` without its end."""
+    """Undo `upsample` without its end, whatever stands for repetitions."""
     exact = check_ratio(ratio)
     num = -(-len(pieces) * exact.denominator // exact.numerator)
     firsts = np.arange(num) * exact.numerator // exact.denominator

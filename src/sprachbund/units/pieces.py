@@ -11,10 +11,13 @@ import numpy as np
 
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import language_token
+from sprachbund.units.sampling import PieceSampler
 from sprachbund.units.strings import holds_units
 from sprachbund.units.training import marked
 
 BLANK, UNKNOWN = 0, 1
+REPEAT = BLANK
+"""Says in a text that was made longer that the piece before it goes on: nothing else that is read has this id."""
 _FOREIGN_UNKNOWN = 0
 """Of each SentencePiece model; its other pieces follow each other in the joint space."""
 SAMPLING_ALPHA = 0.4
@@ -47,9 +50,7 @@ class JointVocabulary:
         self.form = "single" if "joint" in loaded else "union"
         self._text: Any = loaded.get("joint") or loaded["text"]
         self._units: Any = loaded.get("joint") or loaded["units"]
-        # A model of single units has one way to cut a string, and SentencePiece refuses to draw among one.
-        pieces = (self._units.id_to_piece(i) for i in range(1, len(self._units)))
-        self._units_are_drawn = any(len(piece) > 1 for piece in pieces)
+        self._text_sampler, self._unit_sampler = PieceSampler(self._text), PieceSampler(self._units)
         self._unit_offset = 1 if self.form == "single" else len(self._text)
         self.end = self._unit_offset + len(self._units)
         self.is_unit = self._find_units()
@@ -80,15 +81,13 @@ class JointVocabulary:
             raise SprachbundError(
                 f"the text {text!r} holds a character that stands for a unit; make the units with --form union"
             )
-        return self._encode(self._text, 1, marked(text), rng, alpha) if text.strip() else []
+        return _encode(self._text_sampler, 1, marked(text), rng, alpha) if text.strip() else []
 
     def encode_units(
         self, string: str, rng: np.random.Generator | None = None, alpha: float = SAMPLING_ALPHA
     ) -> list[int]:
         """Ids of units that are given as characters, without an end; drawn given `rng`."""
-        return self._encode(
-            self._units, self._unit_offset, string, rng if self._units_are_drawn else None, alpha
-        )
+        return _encode(self._unit_sampler, self._unit_offset, string, rng, alpha)
 
     def decode_text(self, ids: Sequence[int]) -> str:
         """Text of ids; all that is none vanishes."""
@@ -108,22 +107,16 @@ class JointVocabulary:
             return self._text.id_to_piece(token - 1)
         return self._units.id_to_piece(token - self._unit_offset)
 
-    def _encode(
-        self, model: Any, offset: int, string: str, rng: np.random.Generator | None, alpha: float
-    ) -> list[int]:
-        if rng is None:
-            pieces = model.encode(string)
-        else:
-            import sentencepiece
-
-            # SentencePiece has one generator for all; seeded each time, a draw depends on `rng` alone.
-            sentencepiece.set_random_generator_seed(int(rng.integers(2**32)))
-            pieces = model.encode(string, enable_sampling=True, alpha=alpha, nbest_size=-1)
-        return [UNKNOWN if piece == _FOREIGN_UNKNOWN else piece + offset for piece in pieces]
-
     def _find_units(self) -> np.ndarray:
         ids = np.arange(len(self))
         if self.form == "union":
             return (ids > self._unit_offset) & (ids < self.end)
         inside = [holds_units(self._text.id_to_piece(int(i) - 1), self.clusters) for i in ids[2:-1]]
         return np.array([False, False, *inside, False])
+
+
+def _encode(
+    sampler: PieceSampler, offset: int, string: str, rng: np.random.Generator | None, alpha: float
+) -> list[int]:
+    pieces = sampler.model.encode(string) if rng is None else sampler.draw(string, rng, alpha)
+    return [UNKNOWN if piece == _FOREIGN_UNKNOWN else piece + offset for piece in pieces]

@@ -15,7 +15,7 @@ from sprachbund.units.directory import Units
 from sprachbund.units.files import encoder_hash
 from sprachbund.units.kmeans import nearest
 from sprachbund.units.lengths import check_ratio, upsample
-from sprachbund.units.pieces import JointVocabulary
+from sprachbund.units.pieces import REPEAT, JointVocabulary
 from sprachbund.units.sources import Source, open_source
 from sprachbund.units.strings import collapse, to_string
 
@@ -29,6 +29,7 @@ class UnitReader:
     Args:
         units: that were made.
         ratio: how many times each piece of a text is repeated.
+        mark_repeats: marks in the place of these repetitions.
         keep_repeats: read a unit for every frame.
         device: where the speech encoder computes.
 
@@ -37,10 +38,17 @@ class UnitReader:
     """
 
     def __init__(
-        self, units: Units, ratio: float, *, keep_repeats: bool = False, device: str = "cpu"
+        self,
+        units: Units,
+        ratio: float,
+        *,
+        mark_repeats: bool = False,
+        keep_repeats: bool = False,
+        device: str = "cpu",
     ) -> None:
         check_ratio(ratio)
         self.units, self.ratio, self.keep_repeats, self.device = units, ratio, keep_repeats, device
+        self._mark = REPEAT if mark_repeats else None
 
     @property
     def vocabulary(self) -> JointVocabulary:
@@ -78,7 +86,7 @@ class UnitReader:
 
     def of_text(self, text: str, rng: np.random.Generator | None = None, alpha: float = 0.0) -> list[int]:
         """Tokens of a text, each piece repeated; drawn given `rng`, see `JointVocabulary`."""
-        return upsample(self.vocabulary.encode_text(text, rng, alpha), self.ratio)
+        return upsample(self.vocabulary.encode_text(text, rng, alpha), self.ratio, mark=self._mark)
 
     @cached_property
     def source(self) -> Source:

@@ -24,7 +24,7 @@ FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
 
 def reader_for(config: ReadTokens, units: Units) -> UnitReader:
     """Reads with units as a model wants it."""
-    return UnitReader(units, config.ratio, keep_repeats=config.keep_repeats)
+    return UnitReader(units, config.ratio, mark_repeats=config.mark_repeats, keep_repeats=config.keep_repeats)
 
 
 def named(config: C, units: Units) -> C:
@@ -50,10 +50,9 @@ def load(directory: Path) -> ReadsTokens:
     kind, family = FAMILIES[family_of(directory)]
     config, units = read_config(directory, kind), Units(directory / UNITS)
     trained = Identity.model_validate(config.units)
-    if units.identity != trained:
+    if found := trained.difference(units.identity):
         raise SprachbundError(
-            f"{units.directory} holds other units ({units.identity.kmeans[:12]}) than the model was trained with "
-            f"({trained.kmeans[:12]}); copy the model's directory again, whole"
+            f"{units.directory} is of {found} than the model was trained with; copy the model's directory again, whole"
         )
     with torch.device("meta"):
         model: ReadsTokens = family(config, reader_for(config, units))

@@ -96,8 +96,8 @@ class TextRun(StatelessRun):
 
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
         """The likeliest listed tokens, one after the other; (R, count). The cache then holds all but the last."""
-        forbidden = rows.suppressed[:, self._listed]
-        tokens = [rows.last(1)]
+        forbidden = rows.suppressed.each()[:, self._listed]
+        tokens = [rows.newest()]
         for _ in range(count):
             self._states.append(self._output.states(tokens[-1], rows.cache))
             logits = self._output.listed(self._states[-1])[:, -1].float().masked_fill(forbidden, -torch.inf)

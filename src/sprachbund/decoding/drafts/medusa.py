@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
-from sprachbund.decoding.draft import NO_GUESS, RowsSoFar, StatelessRun, torch_decoder
+from sprachbund.decoding.draft import Integers, RowsSoFar, StatelessRun, no_guesses, torch_decoder
 from sprachbund.decoding.drafts.network import NetworkDraft
+from sprachbund.decoding.rules import likeliest
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.medusa import MedusaHeads, MedusaShape
@@ -55,19 +56,17 @@ class MedusaRun(StatelessRun):
         self._seen = hidden
 
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
-        """The likeliest token of each head; `NO_GUESS` behind the last one."""
-        guesses = torch.full((len(rows.lengths), count), NO_GUESS, device=rows.lengths.device)
-        if self._hidden is not None:
-            logits = self._heads.logits(self._hidden, self._embedding)[:count]
-            found = logits.masked_fill(rows.suppressed, -torch.inf).argmax(-1)
-            guesses[:, : len(found)] = found.T
-        return guesses
+        """The likeliest token (R, k) of each head, of as many as there are."""
+        if self._hidden is None:
+            return no_guesses(rows)
+        logits = self._heads.logits(self._hidden, self._embedding, count).transpose(0, 1)
+        return likeliest(rows.suppressed(logits))
 
-    def observe(self, place: Tensor) -> None:
+    def observe(self, place: Integers) -> None:
         """Keep the hidden state at which the newest token was chosen."""
         if self._seen is not None:
-            rows = torch.arange(len(place), device=place.device)
-            self._hidden = self._seen[rows, place.clamp(max=self._seen.shape[1] - 1)]
+            places = np.minimum(place, self._seen.shape[1] - 1)
+            self._hidden = self._seen[np.arange(len(place)), places]
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the rows."""

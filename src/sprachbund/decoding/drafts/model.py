@@ -6,17 +6,19 @@ Its prompt has to be the larger one's, token for token, and its decoder has to r
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sprachbund.decoding.draft import (
-    NO_GUESS,
     RowsSoFar,
     StatelessRun,
     check_vocabulary,
+    no_guesses,
     vocabulary_size_of,
 )
 from sprachbund.decoding.rows import PROMPT_CHUNK
+from sprachbund.decoding.rules import likeliest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
@@ -73,18 +75,18 @@ class ModelRun(StatelessRun):
         It always reads the last two tokens at first: after guesses that were all accepted it has not seen the last
         of them, and rows differ in that. Reading one again gives the same keys and values.
         """
-        known = (rows.lengths - 2).clamp(min=0)
+        known = np.maximum(rows.lengths - 2, 0)
         self._is_full = self._is_full or int(known.max()) + 1 + count > self._cache.capacity
         if self._is_full:
-            return torch.full((len(known), count), NO_GUESS, device=known.device)
+            return no_guesses(rows)
         if not self._has_begun:
-            self._read(rows.tokens[:, : int(known.max())])
-        self._cache.rewind(known)
-        given = rows.last(2).clamp(min=0)
+            self._read(rows.on_device(rows.tokens[:, : int(known.max())]))
+        self._cache.rewind(torch.from_numpy(known))
+        given = rows.on_device(np.maximum(rows.last(2), 0))
         guesses = []
         for _ in range(count):
             logits = self._family.step(given, self._cache)[:, -1]
-            given = logits.masked_fill(rows.suppressed, -torch.inf).argmax(-1)[:, None]
+            given = likeliest(rows.suppressed(logits.float()))[:, None]
             guesses.append(given)
         return torch.cat(guesses, dim=1)
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sprachbund.decoding.draft import RowsSoFar, StatelessRun, check_cache, torch_decoder
 from sprachbund.decoding.drafts.network import NetworkDraft
+from sprachbund.decoding.rules import likeliest
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import TextDecoder, allowed_frames
 from sprachbund.nn.parasite import CrossCache, Parasite, ParasiteShape
@@ -57,15 +59,13 @@ class ParasiteRun(StatelessRun):
         shape = self._parasite.shape
         heads = (shape.num_heads, shape.width // shape.num_heads)
         check_cache(rows.cache, num_layers=shape.num_layers, heads=heads[0], head_width=heads[1], draft=KIND)
-        token, place = rows.last(1)[:, 0], rows.lengths - 1
-        guesses = []
-        for _ in range(count):
-            h = self._parasite.guess(self._decoder, token, place, rows.cache, self._cross)
+        tokens = [rows.newest()[:, 0]]
+        for ahead in range(count):
+            place = rows.on_device(np.minimum(rows.lengths - 1 + ahead, self._decoder.max_tokens - 1))
+            h = self._parasite.guess(self._decoder, tokens[-1], place, rows.cache, self._cross)
             logits = self._parasite.logits(self._decoder, h)[:, 0]
-            token = logits.masked_fill(rows.suppressed, -torch.inf).argmax(-1)
-            guesses.append(token)
-            place = (place + 1).clamp(max=self._decoder.max_tokens - 1)
-        return torch.stack(guesses, dim=1)
+            tokens.append(likeliest(rows.suppressed(logits)))
+        return torch.stack(tokens[1:], dim=1)
 
     def keep(self, memories: Tensor, rows: Tensor) -> None:
         """Drop the cross keys and values of the other memories."""

@@ -166,7 +166,7 @@ class TokenMapRun(StatelessRun):
         self._order = max(token_map.tables)
 
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
-        """What followed in the texts, and so on from there, until nothing did; (R, count)."""
+        """What followed in the texts, and so on from there, until nothing did in any row; (R, k)."""
         lengths, last = rows.lengths.tolist(), rows.last(self._order).tolist()
         guesses = [
             self._chain(language, length - prompt, tokens, count)
@@ -174,7 +174,9 @@ class TokenMapRun(StatelessRun):
                 self._languages, self._prompts, lengths, last, strict=True
             )
         ]
-        return torch.tensor(guesses, device=rows.lengths.device)
+        longest = max(map(len, guesses))
+        padded = [[*row, *[NO_GUESS] * (longest - len(row))] for row in guesses]
+        return rows.on_device(np.array(padded, np.int64).reshape(len(guesses), longest))
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the rows."""
@@ -187,7 +189,7 @@ class TokenMapRun(StatelessRun):
         self.reorder(rows)
 
     def _chain(self, language: int, written: int, last: Sequence[int], count: int) -> list[int]:
-        """`count` guesses behind the `last` tokens, of which `written` belong to the text and not to its prompt."""
+        """Up to `count` guesses behind the `last` tokens, of which `written` belong to the text, not to its prompt."""
         before = max(0, self._order - max(0, written))
         context = [*[self._map.vocabulary_size] * before, *last[before:]]
         for _ in range(count):
@@ -195,8 +197,7 @@ class TokenMapRun(StatelessRun):
             if token == NO_GUESS:
                 break
             context.append(token)
-        guesses = context[self._order :]
-        return [*guesses, *[NO_GUESS] * (count - len(guesses))]
+        return context[self._order :]
 
 
 def _check_room(num_languages: int, vocabulary_size: int, order: int) -> None:

@@ -35,7 +35,7 @@ def load(directory: Path) -> Conformer:
     Raises:
         SprachbundError: naming what is missing or does not fit.
     """
-    config = _read_config(directory / "config.json")
+    config = read_config(directory)
     tokenizer = _read_tokenizer(directory / TOKENIZER_FILE, config.target_languages)
     transcript_tokenizer = _read_tokenizer(directory / TRANSCRIPT_TOKENIZER_FILE, ())
     with torch.device("meta"):
@@ -87,7 +87,9 @@ def _read_tokenizer(path: Path, languages: tuple[str, ...]) -> Tokenizer:
     return Tokenizer.load(path, languages)
 
 
-def _read_config(path: Path) -> ConformerConfig:
+def read_config(directory: Path) -> ConformerConfig:
+    """Shape and languages of a model, without its weights. Raises SprachbundError for what is no configuration."""
+    path = directory / "config.json"
     try:
         return ConformerConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (json.JSONDecodeError, KeyError) as error:

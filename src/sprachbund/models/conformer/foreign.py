@@ -21,6 +21,9 @@ from sprachbund.text.tokenizer import BLANK
 NEVER = -1e4
 """Bias of tokens that a checkpoint has not got: never written, and small enough for half precision."""
 
+_MAX_TOKENS = 512
+"""Of a row in training: more than anyone says in 20 s, in pieces of any tokenizer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignShape:
@@ -104,6 +107,7 @@ def _config(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conforme
         num_heads=shape.num_heads,
         num_encoder_layers=shape.num_layers,
         num_decoder_layers=0,
+        max_tokens=_MAX_TOKENS,
         feed_forward_width=shape.feed_forward_width,
         kernel_size=shape.kernel_size,
         ctc_weight=0.5 if "ctc_head.weight" in checkpoint.weights else 0.0,

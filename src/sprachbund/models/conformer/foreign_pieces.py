@@ -8,7 +8,7 @@ from typing import Any
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer, language_token
 
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
+_NORMAL, _UNKNOWN, CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
 _BPE = 2
 
 
@@ -28,7 +28,7 @@ class ForeignPieces:
 
 def read_sentencepiece(data: bytes, place: str) -> ForeignPieces:
     """Of a SentencePiece model file. Raises SprachbundError for what is none."""
-    model = _empty()
+    model = empty_pieces()
     try:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's own kinds differ by version
@@ -52,7 +52,7 @@ def from_merges(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], 
             f"the tokenizer has no piece number {missing[0]}; the model has {count} and a blank"
         )
     ranks = {"".join(pair): rank for rank, pair in enumerate(merges)}
-    model = _empty()
+    model = empty_pieces()
     model.trainer_spec.model_type = _BPE
     model.normalizer_spec.name = "identity"
     for number in range(count):
@@ -70,17 +70,17 @@ def _kind(piece: str, ranks: Mapping[str, int]) -> int:
     if re.fullmatch("<0x[0-9A-F]{2}>", piece):
         return _BYTE
     special = piece.startswith("<") and piece.endswith(">") and piece not in ranks
-    return _CONTROL if special and len(piece) > 2 else _NORMAL
+    return CONTROL if special and len(piece) > 2 else _NORMAL
 
 
 def own_tokenizer(pieces: ForeignPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
     """A tokenizer of ours that has all their pieces, and the place in it of each of theirs."""
-    model = _empty()
+    model = empty_pieces()
     model.CopyFrom(pieces.model)
     del model.pieces[:]
     own = ["<pad>", "</s>", "<unk>", *map(language_token, languages)]
     for number, name in enumerate(own):
-        model.pieces.add(piece=name, score=0.0, type=_UNKNOWN if number == UNKNOWN else _CONTROL)
+        model.pieces.add(piece=name, score=0.0, type=_UNKNOWN if number == UNKNOWN else CONTROL)
     places = []
     for piece in pieces.model.pieces:
         if piece.type == _UNKNOWN:
@@ -97,12 +97,13 @@ def own_tokenizer(pieces: ForeignPieces, languages: Sequence[str]) -> tuple[Toke
     return Tokenizer(model.SerializeToString(), languages), places
 
 
-def _empty() -> Any:
+def empty_pieces() -> Any:
+    """A SentencePiece description (ModelProto) of nothing. Raises SprachbundError where protobuf is not installed."""
     try:
         from sentencepiece import sentencepiece_model_pb2 as described
     except ImportError as error:
         raise SprachbundError(
-            "foreign tokenizers need the package protobuf; run: pip install protobuf"
+            "taking a tokenizer apart needs the package protobuf; run: pip install protobuf"
         ) from error
     made: Any = described  # its classes are made when it is imported
     return made.ModelProto()

@@ -75,7 +75,7 @@ class Conformer(nn.Module):
     @property
     def writes_by_frames(self) -> bool:
         """Whether text comes from the transducer head, not from the attention decoder."""
-        return self.config.transducer is not None and self.config.transducer.weight == 1.0
+        return self.config.writes_by_frames
 
     @property
     def writes_what_is_spoken(self) -> bool:
@@ -162,11 +162,6 @@ class Conformer(nn.Module):
 
     def lesson(self, batch: Batch) -> Lesson:
         """What the decoder is taught with: the rows wanted, behind their language tokens."""
-        if self.front_end != "fixed":  # its features would be others than those it was trained on
-            raise SprachbundError(
-                f"this model takes features of the kind {self.front_end!r}, and training makes 'fixed' ones; "
-                "start from a model that was trained here"
-            )
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = batch.target_language[:, None].tolist()

@@ -89,6 +89,11 @@ class ConformerShape(BaseModel):
     streaming: StreamingPart | None = None
     transducer: TransducerPart | None = None
 
+    @property
+    def writes_by_frames(self) -> bool:
+        """Whether text comes from the transducer head, not from the attention decoder."""
+        return self.transducer is not None and self.transducer.weight == 1.0
+
 
 class ConformerConfig(ConformerShape):
     """Shape and languages of a model.

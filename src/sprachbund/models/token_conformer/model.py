@@ -60,6 +60,7 @@ class TokenConformer(ReadsTokens):
                 num_layers=config.num_decoder_layers,
                 feed_forward_width=config.decoder_feed_forward_width,
                 dropout=config.dropout,
+                tied=config.tied,
             )
         if config.head == "transducer":
             self.transducer = Transducer(_transducer_shape(config, size))

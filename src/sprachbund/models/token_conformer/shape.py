@@ -26,6 +26,7 @@ class TokenShape(BaseModel):
         decoder_feed_forward_width: of each decoder layer.
         kernel_size: of the depthwise convolutions.
         strides: convolutions of stride 2 in front; 0 leaves a frame for every token.
+        tied: whether an attention decoder's embedding is its output matrix too, or that is one of its own.
         max_tokens: longest row, its language token included.
         prediction_width: of a transducer's LSTM.
         joint_width: where a transducer's frames and text meet.
@@ -56,6 +57,7 @@ class TokenShape(BaseModel):
     decoder_feed_forward_width: int = 2048
     kernel_size: int = 31
     strides: int = Field(default=1, ge=0, le=3)
+    tied: bool = True
     max_tokens: int = 256
     prediction_width: int = 512
     joint_width: int = 640
@@ -82,6 +84,7 @@ class ReadTokens(BaseModel):
     Attributes:
         pairs: (source, target) languages that it was trained on, of speech or of text.
         ratio: how many times each piece of a source text is repeated.
+        mark_repeats: whether each piece of a source text is followed by marks in the place of its repetitions.
         keep_repeats: whether it reads a unit for every frame of speech.
         max_window_s: longest speech it takes at once.
         frame_s: seconds of a frame of the features that units are made of.
@@ -92,6 +95,7 @@ class ReadTokens(BaseModel):
 
     pairs: tuple[tuple[str, str], ...] = Field(min_length=1)
     ratio: float = 4.0
+    mark_repeats: bool = False
     keep_repeats: bool = False
     max_window_s: float = 15.0
     frame_s: float = 0.02

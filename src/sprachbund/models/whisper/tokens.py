@@ -38,9 +38,9 @@ class WhisperTokens:
     def __init__(self, tokenizer: Tokenizer, vocabulary_size: int) -> None:
         self._tokenizer = tokenizer
         self.vocabulary_size = vocabulary_size
-        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-        self._special = {name: i for name, i in vocabulary.items() if _SPECIAL.fullmatch(name)}
-        _check_fits(vocabulary, vocabulary_size)
+        self._special, num_named = _special_tokens(tokenizer, vocabulary_size)
+        if num_named < tokenizer.get_vocab_size(with_added_tokens=True):
+            _check_fits(tokenizer.get_vocab(with_added_tokens=True), vocabulary_size)
         self.end = self._needed("<|endoftext|>")
         self.start = self._needed("<|startoftranscript|>")
         self.previous = self._special.get("<|startofprev|>")
@@ -115,6 +115,19 @@ def with_languages(tokens: WhisperTokens, languages: Sequence[str]) -> Tokenizer
 def language_name(language: str) -> str:
     """Name of the token of a BCP-47 tag."""
     return f"<|{language}|>"
+
+
+def _special_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> tuple[dict[str, int], int]:
+    """Special tokens by name, and how many tokens have a name at all."""
+    special, num_named = dict[str, int](), 0
+    for i in range(
+        vocabulary_size
+    ):  # one by one: a table of all would take 12 MiB that the process never gives back
+        if (name := tokenizer.id_to_token(i)) is not None:
+            num_named += 1
+            if _SPECIAL.fullmatch(name):
+                special[name] = i
+    return special, num_named
 
 
 def _check_fits(vocabulary: dict[str, int], vocabulary_size: int) -> None:

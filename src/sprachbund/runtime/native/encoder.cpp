@@ -55,6 +55,10 @@ void Encoder::encode(float* x, int64_t frames) {
         std::fill_n(gated_.at_least(size), size, 0.0f);
     }
     team_->run([&](int thread) { work(thread, x, frames); });
+    // The decoder comes next and has no use for them: what grows with the frames would lie beside its caches.
+    mixed_.give_back();
+    gated_.give_back();
+    for (Scratch<uint16_t>* heads : {&queries_, &keys_, &values_}) heads->give_back();
 }
 
 void Encoder::work(int thread, float* x, int64_t frames) {

@@ -13,7 +13,7 @@
 
 namespace sprachbund {
 
-// 64-byte aligned scratch that only grows; what it holds does not outlive a call.
+// 64-byte aligned scratch that only grows until it is given back; what it holds does not outlive a call.
 template <class T>
 class Scratch {
   public:
@@ -23,6 +23,7 @@ class Scratch {
         return data();
     }
     T* data() { return reinterpret_cast<T*>(units_.data()); }
+    void give_back() { units_ = {}; }
 
   private:
     struct alignas(64) Unit {

@@ -34,6 +34,7 @@ void Stem::run(const float* x, int64_t frames, float* out) {
         q.scale.at_least(kChunk);
     }
     team_->run([&](int thread) { work(thread, frames, out); });
+    inner_.clear();  // the layers come next and have no use for it
 }
 
 void Stem::work(int thread, int64_t frames, float* out) {

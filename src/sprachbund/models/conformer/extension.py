@@ -1,0 +1,154 @@
+"""What training may change in a conformer before it begins: its languages, its prompt, the weights of its losses."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.foreign_pieces import CONTROL, empty_pieces
+from sprachbund.models.conformer.model import Conformer
+from sprachbund.models.conformer.shape import ConformerConfig, ConformerShape, TransducerPart
+from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.text.tokenizer import Tokenizer, language_token
+
+MEAN: Literal["mean"] = "mean"
+"""In place of a related language: the mean of all."""
+LOSSES = frozenset({"ctc_weight", "language_weight", "label_smoothing", "dropout"})
+LOSSES_OF_TRANSDUCER = frozenset({"fast_emit", "frames_at_once"})
+"""How a model is trained, not what it is."""
+_BY_TOKEN = (
+    "decoder.embedding.weight",
+    "transducer.prediction.embedding.weight",
+    "transducer.joint.out.weight",
+    "transducer.joint.out.bias",
+)
+_BY_SOURCE = ("language_head.weight", "language_head.bias")
+
+
+def rebuilt(
+    model: Conformer,
+    *,
+    config: ConformerConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Conformer:
+    """A new model of the same weights, split as the old one is, with what is given in place of its own."""
+    new = Conformer(config or model.config, tokenizer or model.tokenizer, model.transcript_tokenizer)
+    if model.sharing_plan is not None:
+        split_feed_forwards(new, model.sharing_plan)
+    new.load_state_dict(model.state_dict() if weights is None else weights)
+    return new.train(model.training)
+
+
+def add_languages(model: Conformer, related: Mapping[str, str]) -> Conformer:
+    """A model that hears and writes more languages; their pieces are those that its tokenizer has.
+
+    Args:
+        model: not split by language.
+        related: BCP-47 tag of a new language to that of the language whose token it starts from, or `MEAN` for the
+            mean of all.
+
+    Raises:
+        SprachbundError: a tag that is there already or is none, a related language that the model lacks, or a model
+            that is split.
+    """
+    if not related:
+        return model
+    _check_new(model, related)
+    config, tokens = model.config, model.tokenizer
+    weights = model.state_dict()
+    for names, numbers in (
+        (_BY_TOKEN, {tag: tokens.language_id(tag) for tag in config.target_languages}),
+        (_BY_SOURCE, {tag: number for number, tag in enumerate(config.source_languages)}),
+    ):
+        starts = [list(numbers.values()) if like == MEAN else [numbers[like]] for like in related.values()]
+        weights |= {name: _extended(weights[name], starts) for name in names if name in weights}
+    more = {
+        "source_languages": (*config.source_languages, *related),
+        "target_languages": (*config.target_languages, *related),
+    }
+    return rebuilt(
+        model,
+        config=config.model_copy(update=more),
+        tokenizer=_with_languages(tokens, related),
+        weights=weights,
+    )
+
+
+def tell_language(model: Conformer) -> Conformer:
+    """A model whose transducer reads which language to write before it begins; as it is where it does so already.
+
+    Raises:
+        SprachbundError: its text does not come from a transducer.
+    """
+    part = model.config.transducer
+    if part is None or not model.writes_by_frames:
+        raise SprachbundError(
+            "fine_tuning.prompt is for Whisper, and for transducers that write what is spoken; leave it out"
+        )
+    told = part.model_copy(update={"prompted": True})
+    return model if part.prompted else rebuilt(model, config=_changed(model.config, transducer=told))
+
+
+def with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConfig:
+    """A configuration that is trained as `shape` says; its sizes are its own."""
+    changes: dict[str, object] = {name: getattr(shape, name) for name in LOSSES}
+    if config.transducer is not None and shape.transducer is not None:
+        of_transducer = {name: getattr(shape.transducer, name) for name in LOSSES_OF_TRANSDUCER}
+        changes["transducer"] = config.transducer.model_copy(update=of_transducer)
+    return _changed(config, **changes)
+
+
+def only_losses(shape: ConformerShape) -> ConformerShape:
+    """A shape that says how a model is trained, and nothing of its sizes; see `with_losses`."""
+    losses: dict[str, object] = {name: getattr(shape, name) for name in LOSSES}
+    if shape.transducer is not None:
+        of_transducer = {name: getattr(shape.transducer, name) for name in LOSSES_OF_TRANSDUCER}
+        losses["transducer"] = TransducerPart.model_validate(of_transducer)
+    return ConformerShape.model_validate(losses)
+
+
+def _changed(config: ConformerConfig, **changes: object) -> ConformerConfig:
+    return config.model_copy(update=changes)
+
+
+def _check_new(model: Conformer, related: Mapping[str, str]) -> None:
+    if model.sharing_plan is not None:
+        raise SprachbundError(
+            "a model that is split by language learns no new one: add the language first, then split the model"
+        )
+    import langcodes
+
+    known = sorted(set(model.config.source_languages) & set(model.config.target_languages))
+    for tag, like in related.items():
+        if not langcodes.tag_is_valid(tag):
+            raise SprachbundError(f"{tag!r} is not a BCP-47 tag such as 'gsw' or 'pt-BR'; correct it")
+        if tag in (*model.config.source_languages, *model.config.target_languages):
+            raise SprachbundError(f"new_languages: the model knows {tag} already; leave it out")
+        if like != MEAN and like not in known:
+            raise SprachbundError(
+                f"new_languages: {tag} cannot start from {like!r}, which the model lacks; take {MEAN!r} or one of "
+                f"{', '.join(known)}"
+            )
+
+
+def _extended(rows: Tensor, starts: Sequence[Sequence[int]]) -> Tensor:
+    """Rows (N, ...) and behind them the mean of each of `starts`."""
+    return torch.cat([rows, *(rows[list(numbers)].mean(0, keepdim=True) for numbers in starts)])
+
+
+def _with_languages(tokenizer: Tokenizer, languages: Iterable[str]) -> Tokenizer:
+    """A tokenizer with language tokens behind all that it has."""
+    model, new = empty_pieces(), tuple(languages)
+    model.ParseFromString(tokenizer.model)
+    names = [language_token(language) for language in new]
+    for piece in model.pieces:
+        piece.piece += "*" * (
+            piece.piece in names
+        )  # a control token of a foreign checkpoint; nobody asks for it
+    for name in names:
+        model.pieces.add(piece=name, score=0.0, type=CONTROL)
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return Tokenizer(model.SerializeToString(), (*tokenizer.languages, *new))

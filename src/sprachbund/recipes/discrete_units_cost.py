@@ -1,0 +1,33 @@
+"""What units and trainings cost: processor time, over all the times that they were taken up, and data on disk."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+COST_FILE = "cost.json"
+
+
+@contextmanager
+def counted(folder: Path, stored_bytes: int) -> Iterator[None]:
+    """Add this process's time inside to what was written down in a folder before.
+
+    Args:
+        folder: of what is made.
+        stored_bytes: of the data that it is made of.
+    """
+    before = read_cost(folder)["cpu_s"] if (folder / COST_FILE).exists() else 0.0
+    began = time.process_time()
+    try:
+        yield
+    finally:
+        folder.mkdir(parents=True, exist_ok=True)
+        cost = {"cpu_s": before + time.process_time() - began, "stored_bytes": stored_bytes}
+        (folder / COST_FILE).write_text(json.dumps(cost) + "\n", encoding="utf-8")
+
+
+def read_cost(folder: Path) -> Mapping[str, float]:
+    """`cpu_s` and `stored_bytes`."""
+    found: dict[str, float] = json.loads((folder / COST_FILE).read_text(encoding="utf-8"))
+    return found

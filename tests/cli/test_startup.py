@@ -1,0 +1,62 @@
+"""Heavy imports are not disturbed by the garbage collector, and all is as before afterwards."""
+
+import atexit
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sprachbund.cli.startup import undisturbed
+
+from ..runtime.support import needs_native
+
+
+@pytest.fixture
+def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """What is asked to be done at exit; what was frozen is thawed after the test."""
+    asked: list[object] = []
+    monkeypatch.setattr(atexit, "register", asked.append)
+    yield asked
+    gc.unfreeze()
+
+
+def test_nothing_is_collected_while_modules_are_imported(
+    monkeypatch: pytest.MonkeyPatch, at_exit: list[object]
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    with undisturbed():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    assert at_exit == [gc.unfreeze]
+
+
+def test_a_process_with_torch_and_one_that_never_collects_stay_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, at_exit: list[object]
+) -> None:
+    with undisturbed():
+        assert gc.isenabled()
+    monkeypatch.delitem(sys.modules, "torch")
+    gc.disable()
+    try:
+        with undisturbed():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert gc.get_freeze_count() == 0
+    assert at_exit == []
+
+
+@needs_native
+def test_a_process_that_loads_a_model_ends_without_a_word() -> None:
+    code = """
+from sprachbund.cli.startup import undisturbed
+with undisturbed():
+    from sprachbund import load
+print(load(engine="native", threads=1).engine.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("native\n", "")

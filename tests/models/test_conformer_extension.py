@@ -1,0 +1,117 @@
+"""What is changed in a conformer before it is trained on: new languages, the prompt, the losses; the rest stays."""
+
+import pytest
+import torch
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer import Conformer, ConformerShape, StreamingPart, TransducerPart
+from sprachbund.models.conformer.directory import load, save
+from sprachbund.models.conformer.extension import add_languages, only_losses, tell_language, with_losses
+from sprachbund.models.family import Target
+from sprachbund.models.sharing_plan import SharingPlan
+from tests.training import made
+
+
+def transducer(*, prompted: bool = False) -> Conformer:
+    plain = made.make_model()
+    parts = {
+        "num_decoder_layers": 0,
+        "streaming": StreamingPart(left_context=16, right_contexts=(6, 1), stem_channels=4),
+        "transducer": TransducerPart(
+            prediction_width=8, prediction_layers=1, joint_width=8, prompted=prompted
+        ),
+    }
+    torch.manual_seed(1)
+    return Conformer(plain.config.model_copy(update=parts), plain.tokenizer, plain.transcript_tokenizer)
+
+
+def test_a_new_language_begins_as_the_one_it_resembles(tmp_path):
+    old = made.make_model().eval()
+    new = add_languages(old, {"nl": "de", "sv": "mean"})
+    assert new.source_languages == new.config.target_languages == ("en", "de", "nl", "sv")
+    memory = old.encode(old.features([torch.randn(20_000).numpy()]))
+    tokens = {tag: new.tokenizer.language_id(tag) for tag in new.source_languages}
+    assert [tokens["nl"], tokens["sv"]] == [len(old.tokenizer), len(old.tokenizer) + 1]
+
+    def logits(model: Conformer, tag: str) -> torch.Tensor:
+        first = torch.tensor([[tokens[tag], 7, 8]])
+        return model.step(first, model.start(memory))[..., : len(old.tokenizer)]
+
+    assert torch.equal(logits(new, "de"), logits(old, "de"))
+    assert torch.equal(logits(new, "nl"), logits(new, "de"))
+    before, after = old.state_dict(), new.state_dict()
+    for name, value in before.items():
+        assert after[name][: len(value)].equal(value), name
+    mean = before["decoder.embedding.weight"][[tokens["en"], tokens["de"]]].mean(0)
+    torch.testing.assert_close(after["decoder.embedding.weight"][tokens["sv"]], mean)
+    assert after["language_head.bias"][2] == before["language_head.bias"][1]
+    for text in ("one four", "zwei eins"):
+        assert new.tokenizer.encode(text) == old.tokenizer.encode(text)
+    save(new, tmp_path)
+    again = load(tmp_path)
+    assert again.pairs() == new.pairs() > old.pairs()
+    assert all(again.state_dict()[name].equal(value) for name, value in after.items())
+
+
+def test_a_transducer_writes_old_languages_as_before():
+    old = transducer().eval()
+    new = add_languages(old, {"nl": "mean"})
+    encoded, tokens = torch.randn(1, 5, 32), torch.tensor([[7, 8]])
+    size = len(old.tokenizer)
+    for part in ("transducer.joint.out.weight", "transducer.prediction.embedding.weight"):
+        assert new.state_dict()[part].shape[0] == size + 1
+    predicted = [m.transducer.joint.prediction(m.transducer.prediction(tokens)) for m in (old, new)]
+    assert torch.equal(*predicted)
+    frames = old.transducer.joint.encoder(encoded)[:, :, None]
+    first, second = (
+        m.transducer.joint(frames, p[:, None]) for m, p in zip((old, new), predicted, strict=True)
+    )
+    torch.testing.assert_close(second[..., :size], first)
+
+
+def test_what_cannot_be_learned():
+    model = made.make_model()
+    for related, said in (
+        ({"de": "mean"}, "the model knows de already"),
+        ({"nl": "fr"}, "nl cannot start from 'fr', which the model lacks; take 'mean' or one of de, en"),
+        ({"not a tag": "de"}, "'not a tag' is not a BCP-47 tag"),
+    ):
+        with pytest.raises(SprachbundError, match=said):
+            add_languages(model, related)
+    model.sharing_plan = SharingPlan.model_validate({"splits": []})
+    with pytest.raises(SprachbundError, match="split by language"):
+        add_languages(model, {"nl": "de"})
+
+
+def test_a_transducer_is_told_the_language():
+    silent = transducer()
+    told = tell_language(silent)
+    assert (silent.prompt(Target(language="de")), told.prompt(Target(language="de"))) == (
+        [],
+        [silent.tokenizer.language_id("de")],
+    )
+    assert silent.pairs() == {("de", "de"), ("en", "en")}
+    assert ("en", "de") in told.pairs()
+    assert all(told.state_dict()[name].equal(value) for name, value in silent.state_dict().items())
+    assert tell_language(told) is told
+    with pytest.raises(SprachbundError, match="for transducers that write what is spoken"):
+        tell_language(made.make_model())
+
+
+def test_losses_change_and_sizes_do_not():
+    own = transducer().config
+    wanted = ConformerShape(
+        width=999,
+        ctc_weight=0.0,
+        dropout=0.1,
+        transducer=TransducerPart(joint_width=999, fast_emit=0.1, frames_at_once=4),
+    )
+    found = with_losses(own, wanted)
+    assert found.transducer is not None
+    assert own.transducer is not None
+    assert (found.ctc_weight, found.dropout, found.transducer.fast_emit) == (0.0, 0.1, 0.1)
+    changed = {"ctc_weight": own.ctc_weight, "dropout": own.dropout, "language_weight": own.language_weight}
+    part = own.transducer.model_copy(update={"fast_emit": 0.1, "frames_at_once": 4})
+    assert found.model_copy(update=changed) == own.model_copy(update={"transducer": part})
+    assert with_losses(own, only_losses(wanted)) == found
+    assert only_losses(wanted).model_fields_set.isdisjoint({"width", "streaming"})
