@@ -1,6 +1,8 @@
 """The recipe from data to table on the tiny size, by the command: four stages, what they leave alone, going on."""
 
 import json
+import pickle
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import torch
 from sprachbund.cli import main
 from sprachbund.data.mixed import Mixing, make_mixed
 from sprachbund.models.card import Card
-from sprachbund.models.directory import load
-from sprachbund.models.speech_llm import STAGES, SpeechLLM
+from sprachbund.models.directory import load, locate
+from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
 from sprachbund.models.speech_llm import load as load_speech_llm
 from sprachbund.models.speech_llm.stages import frozen_digest
 from sprachbund.recipes import sizes
-from sprachbund.recipes.code_switch import STAGE_FILE, run_stage
+from sprachbund.recipes.code_switch_needs import needs
 from sprachbund.recipes.code_switch_options import ARMS, BASELINE, CodeSwitchRecipe, place
+from sprachbund.recipes.code_switch_stage import LOG_FILE, STAGE_FILE, make_stage, run_stage
 from sprachbund.recipes.options import read_recipe
 
 TINY = Path(sizes.__file__).parent / "code_switch.tiny.toml"
@@ -57,7 +60,7 @@ def test_every_arm_has_its_rows(run: Path) -> None:
 def test_stages_follow_each_other_and_leave_the_frozen_parts_alone(run: Path) -> None:
     seed = run / "run" / "seed-0" / "groups"
     recipe = read_recipe(CodeSwitchRecipe, TINY)
-    chain = [place(run / "run", 0, ARMS[BASELINE], STAGES[:n]) for n in range(1, 5)]
+    chain = [place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[:n]) for n in range(1, 5)]
     assert chain[-1].name == CHAIN
     models = [load_speech_llm(path / "model") for path in chain]
     for number, (path, stage) in enumerate(zip(chain, STAGES, strict=True)):
@@ -115,7 +118,7 @@ def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("number", [0, 2])
 def test_a_stage_that_was_interrupted_ends_with_the_same_bits(run: Path, number: int, tmp_path: Path) -> None:
     recipe = read_recipe(CodeSwitchRecipe, TINY, [f'data="{run / "data"}"'])
-    whole = place(run / "run", 0, ARMS[BASELINE], STAGES[: number + 1])
+    whole = place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[: number + 1])
     stage = recipe.stages_of(ARMS[BASELINE])[number]
     lines: list[str] = []
     for stop in (1, None):
@@ -127,13 +130,30 @@ def test_a_stage_that_was_interrupted_ends_with_the_same_bits(run: Path, number:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+def test_another_process_makes_the_same_stage(run: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, [f'data="{run / "data"}"'])
+    llm, chains = run / "run" / "llm" / "model", recipe.chains(1)
+    task = pickle.loads(pickle.dumps(partial(make_stage, recipe, llm, tmp_path, chains)))
+    task(0)
+    here, there = (place(directory, *chains[0]) for directory in (tmp_path, run / "run"))
+    one, other = load_speech_llm(here / "model"), load_speech_llm(there / "model")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert "step 2" in (here / LOG_FILE).read_text(encoding="utf-8")
+    assert not list(here.glob("resume*")), "what only a run that goes on needs is gone"
+
+
+def test_a_folder_with_another_comparison_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(run), "--set", "steps.align=3"]) != 0
+    assert "steps.align = 2, and this one has 3; give another --out" in capsys.readouterr().err
+
+
 def begun(recipe: CodeSwitchRecipe, run: Path, number: int) -> SpeechLLM:
     """The model as the stage before left it."""
     if number:
-        return load_speech_llm(place(run / "run", 0, ARMS[BASELINE], STAGES[:number]) / "model")
-    from sprachbund.recipes.code_switch import _begun
-
-    return _begun(recipe, ARMS[BASELINE], 0, run / "run" / "llm" / "model")
+        before = recipe.stages_of(ARMS[BASELINE])[:number]
+        return load_speech_llm(place(run / "run", 0, ARMS[BASELINE], before) / "model")
+    torch.manual_seed(0)
+    return assemble(locate(recipe.encoder), run / "run" / "llm" / "model", recipe.config_of(ARMS[BASELINE]))
 
 
 def test_arms_are_what_they_are_called() -> None:
@@ -151,10 +171,29 @@ def test_arms_are_what_they_are_called() -> None:
         assert names == [stage.name for stage in STAGES if stage.name != missing]
     folders = {place(Path(), 0, arm, recipe.stages_of(arm)) for arm in ARMS.values()}
     assert len(folders) == len(ARMS), "no two arms are the same"
-    by_frame, plain = (recipe.stages_of(ARMS[name]) for name in ("language of each frame", BASELINE))
-    assert place(Path(), 0, ARMS["language of each frame"], by_frame[:2]) == place(
+    at_once, plain = (recipe.stages_of(ARMS[name]) for name in ("languages of the utterance", BASELINE))
+    assert place(Path(), 0, ARMS["languages of the utterance"], at_once[:2]) == place(
         Path(), 0, ARMS[BASELINE], plain[:2]
     )
+    assert [stage.losses.by_frame for stage in (*plain, *at_once)] == [True] * 4 + [False] * 4
+
+
+def test_what_arms_share_is_trained_once() -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, ["seeds=[0, 1]"])
+    recipe = recipe.model_copy(update={"arms": tuple(ARMS)})
+    counts = []
+    for length in range(1, 5):
+        chains = recipe.chains(length)
+        folders = [place(Path(), *chain) for chain in chains]
+        assert len(set(folders)) == len(folders)
+        before = {place(Path(), *chain) for chain in recipe.chains(length - 1)} if length > 1 else set()
+        assert length == 1 or all(place(Path(), s, arm, st[:-1]) in before for s, arm, st in chains)
+        counts.append(len(chains))
+    assert counts == [2 * 7, 2 * 8, 2 * 10, 2 * 7]
+    ends = {place(Path(), s, arm, recipe.stages_of(arm)) for s in (0, 1) for arm in ARMS.values()}
+    every = {place(Path(), *chain) for length in range(1, 5) for chain in recipe.chains(length)}
+    assert ends <= every
+    assert needs(recipe).stages == sum(counts)
 
 
 def test_a_stage_has_the_rates_of_the_stages() -> None:

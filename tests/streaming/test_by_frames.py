@@ -163,7 +163,7 @@ def test_a_beam_finds_at_least_what_greedy_does():
     ("options", "targets", "told"),
     [
         (LiveOptions(right_context=3), ["de"], "0, 1, 6"),
-        (LiveOptions(policy="alignatt"), ["de"], "auto, span, frames"),
+        (LiveOptions(policy="alignatt"), ["de"], "auto, frames, span"),
         (LiveOptions(), [TRANSCRIBE], "name the language spoken"),
     ],
 )

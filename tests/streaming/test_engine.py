@@ -255,6 +255,11 @@ def test_languages_are_refused_at_the_beginning():
         engine().open(["Klingon"])
 
 
+def test_a_tier_is_refused_where_there_are_none():
+    with pytest.raises(SprachbundError, match="a tier of 1 frames ahead is for the policy frames"):
+        engine().open(["de"], options=LiveOptions(right_context=1))
+
+
 def test_a_recording_played_on_a_simulated_clock_is_deterministic():
     samples = recording(*SPEECH)
 

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.options import POLICIES, LiveOptions
-from sprachbund.streaming.policies import Attempt, alignatt, local_agreement, nothing, wait_k, words_behind
+from sprachbund.streaming.policies import (
+    Attempt,
+    alignatt,
+    local_agreement,
+    nothing,
+    policies_of,
+    wait_k,
+    words_behind,
+)
 from sprachbund.streaming.stretch import Line
 
 from ..decoding.tiny_family import TinyFamily
@@ -110,6 +118,22 @@ def test_words_behind_a_prefix_have_all_tokens_behind_it(letters, cut):
 def test_options_that_cannot_be_are_named(field, value):
     with pytest.raises(SprachbundError, match=field):
         LiveOptions(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("parts", "policies"),
+    [
+        ({}, ("local-agreement", "alignatt", "wait-k", "retranslation", "span")),
+        ({"shows_attention": False}, ("retranslation", "span")),
+        ({"writes_by_ctc": True}, ("retranslation", "span")),
+        ({"writes_by_frames": True}, ("frames", "span")),
+    ],
+)
+def test_a_model_gets_the_policies_that_it_can_work_by(parts, policies):
+    family = TinyFamily()
+    for name, value in parts.items():
+        setattr(family, name, value)
+    assert policies_of(family) == policies
 
 
 def test_every_policy_is_in_the_docstring():

@@ -66,6 +66,16 @@ def test_a_state_of_another_model_is_refused(other, says):
         load_stream(tiny_transducer(**other), tier_of(model), data)
 
 
+def test_a_state_of_a_model_with_one_other_layer_is_refused():
+    """As starts are that were spliced of the same two models."""
+    models = [tiny_transducer(num_encoder_layers=3) for _ in range(2)]
+    with torch.no_grad():
+        models[1].encoder.layers[1].feed_forward_in.expand.weight.mul_(2.0)
+    data = save_stream(models[0], tier_of(models[0]), *began(models[0]))
+    with pytest.raises(SprachbundError, match="has weights of the digest"):
+        load_stream(models[1], tier_of(models[1]), data)
+
+
 def test_a_state_of_another_tier_or_of_other_bits_is_refused():
     model, packed = tiny_transducer(), tiny_transducer()
     data = save_stream(model, tier_of(model), *began(model))

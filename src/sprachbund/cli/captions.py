@@ -117,10 +117,10 @@ class JsonLines:
 
     def add(self, moment: "Moment") -> None:
         """Print an event, with its kind and its moment."""
+        from sprachbund.decoding.result import rounded
         from sprachbund.streaming.events import LiveText
 
         kind = "text" if isinstance(moment.event, LiveText) else "notice"
         values: dict[str, Any] = {"type": kind, **asdict(moment.event), "second": moment.second}
-        rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in values.items()}
-        typer.echo(json.dumps(rounded, ensure_ascii=False))
+        typer.echo(json.dumps(rounded(values), ensure_ascii=False))
         sys.stdout.flush()

@@ -9,6 +9,7 @@ import typer
 
 from sprachbund.cli import scoring_options as given
 from sprachbund.cli.console import Bar, as_usage, listed, print_json
+from sprachbund.cli.translate import Allowed
 
 if TYPE_CHECKING:
     from sprachbund.evaluation.manifest import ResultManifest
@@ -62,6 +63,7 @@ def evaluate(
     data: _Data,
     model: given.Model = "bundled",
     to: _To = None,
+    languages: Allowed = None,
     limit: _Limit = None,
     out: _Out = None,
     report: _Report = None,
@@ -90,7 +92,11 @@ def evaluate(
             targets=tuple(listed(to)) or None,
             limit=limit,
             batch_size=batch_size,
-            decoding=DecodingOptions(beam_size=beam, guard=GuardOptions(enabled=not no_guard)),
+            decoding=DecodingOptions(
+                beam_size=beam,
+                allowed_languages=tuple(listed(languages)) or None,
+                guard=GuardOptions(enabled=not no_guard),
+            ),
             no_speech_per_kind=no_speech,
             comet=comet,
             seed=seed,

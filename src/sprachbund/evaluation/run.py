@@ -11,6 +11,7 @@ import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.pairs import declared_languages
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import hashes
 from sprachbund.evaluation.comet import comet_signature
@@ -86,13 +87,14 @@ def evaluate(
         progress: told of the work as it goes on.
 
     Raises:
-        SprachbundError: for models, corpora and languages that cannot be, before any decoding.
+        SprachbundError: for models, corpora and languages, declared or wanted, that cannot be, before any decoding.
     """
     options = options or EvaluationOptions()
     manifests = [open_corpus(directory) for directory in _distinct(directories)]
     if options.comet:
         comet_signature(options.comet)  # a package that is not there is told before models are loaded
     family = load(model, offline=offline)
+    options = _with_known_languages(family, options)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
     scoring = Scoring({target for plan in plans for job in plan.jobs for target in job.targets}, options)
     total, watch = sum(plan.num_lines for plan in plans), Stopwatch()
@@ -113,6 +115,12 @@ def evaluate(
         write_texts(result.lines(), out)
         result.manifest.write(out / MANIFEST_FILE)
     return result
+
+
+def _with_known_languages(family: Family, options: EvaluationOptions) -> EvaluationOptions:
+    """The options with the languages declared in the model's tags, as they are recorded."""
+    allowed = declared_languages(family, options.decoding.allowed_languages)
+    return replace(options, decoding=replace(options.decoding, allowed_languages=allowed))
 
 
 def _translate(

@@ -8,8 +8,9 @@ from sprachbund.models.directory import load
 from sprachbund.models.speech_llm import ProjectorOptions, SpeechLLM, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import of_family
 from sprachbund.models.speech_llm.sizes import paper_shape, sizes_of
+from sprachbund.models.speech_llm.stages import STAGES
 from sprachbund.models.speech_llm.text_llm import make_text_llm
-from sprachbund.recipes.code_switch_options import ARMS, CodeSwitchRecipe, place
+from sprachbund.recipes.code_switch_options import ARMS, CodeSwitchRecipe
 
 PUBLISHED = "openai/whisper-large-v3"
 """The encoder whose shape is counted without weights, with Qwen2.5-7B's."""
@@ -70,15 +71,10 @@ def needs(recipe: CodeSwitchRecipe) -> Needs:
     Raises:
         SprachbundError: an encoder that is not there, or of a kind that is not taken.
     """
-    arms, trainings = [], {}
+    arms = []
     size_of = cache(lambda projector: sizes_of(_shape(recipe, projector)))
     for name in recipe.all_arms:
-        arm = ARMS[name]
-        sizes = size_of(recipe.projector_of(arm))
-        stages = recipe.stages_of(arm)
-        for number, stage in enumerate(stages, start=1):
-            for seed in recipe.seeds:
-                trainings[place(recipe.data, seed, arm, stages[:number])] = recipe.steps[stage.name]
+        sizes = size_of(recipe.projector_of(ARMS[name]))
         arms.append(
             Training(
                 name=name,
@@ -90,6 +86,7 @@ def needs(recipe: CodeSwitchRecipe) -> Needs:
                 training_gib=sizes.training_gib(),
             )
         )
+    lasts = [stages[-1] for length in range(1, len(STAGES) + 1) for _, _, stages in recipe.chains(length)]
     return Needs(
         model="Whisper-large-v3's encoder and Qwen2.5-7B"
         if recipe.encoder == PUBLISHED
@@ -98,8 +95,8 @@ def needs(recipe: CodeSwitchRecipe) -> Needs:
         encoder=sizes.encoder,
         llm=sizes.llm,
         arms=tuple(arms),
-        stages=len(trainings),
-        steps=sum(trainings.values()),
+        stages=len(lasts),
+        steps=sum(recipe.steps[stage.name] for stage in lasts),
     )
 
 

@@ -1,10 +1,11 @@
 """What the comparison of code-switched translation (arXiv 2511.10670) depends on: its arms, its stages, its sizes."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from sprachbund.models.speech_llm import (
     LoraOptions,
@@ -33,16 +34,19 @@ class Arm(Strict):
         projector: experts in groups; as many without groups; one feed-forward of the active or of the total size.
         language: weight of L_lang.
         balance: weight of L_bal.
-        by_frame: take the language of each frame from the spans, where the data have them.
+        by_frame: L_lang of a frame is of its own language, where the data have spans; else of all of the utterance.
         without: names of stages left out.
     """
 
     projector: Projection = "groups"
     language: float = LossWeights().language
     balance: float = LossWeights().balance
-    by_frame: bool = False
+    by_frame: bool = True
     without: tuple[str, ...] = ()
 
+
+Chain = tuple[int, Arm, tuple[Stage, ...]]
+"""Seed, arm, and its stages up to one of them: what is trained in one folder."""
 
 ARMS: Mapping[str, Arm] = {
     BASELINE: Arm(),
@@ -54,7 +58,7 @@ ARMS: Mapping[str, Arm] = {
     "without transition": Arm(without=("transition",)),
     "without stage 1": Arm(without=("align",)),
     "without stage 2": Arm(without=("monolingual",)),
-    "language of each frame": Arm(by_frame=True),
+    "languages of the utterance": Arm(by_frame=False),
 }
 
 
@@ -66,6 +70,7 @@ class ProjectorSizes(Strict):
     hidden_width: PositiveInt = 2048
     num_layers: PositiveInt = 2
     spliced_frames: PositiveInt = 5
+    encoder_layers: tuple[NonNegativeInt, ...] = ()
 
 
 class CodeSwitchRecipe(Strict):
@@ -91,6 +96,7 @@ class CodeSwitchRecipe(Strict):
         transition: the form of the loss in the third stage.
         rows_per_utterance: languages wanted of an utterance, in translation.
         test_utterances: of each test part, evenly over it; all if None.
+        workers: stages, and then evaluations, at a time, each with one thread.
     """
 
     data: Path = Path()
@@ -112,6 +118,7 @@ class CodeSwitchRecipe(Strict):
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
     test_utterances: PositiveInt | None = None
+    workers: PositiveInt = 1
 
     @field_validator("arms")
     @classmethod
@@ -168,6 +175,15 @@ class CodeSwitchRecipe(Strict):
         losses = self.losses_of(arm)
         return tuple(stage.model_copy(update={"losses": losses}) for stage in stages_without(arm.without))
 
+    def chains(self, length: int) -> tuple[Chain, ...]:
+        """The beginnings of so many stages that arms have, those that several arms share once."""
+        found: dict[Path, Chain] = {}
+        for seed, name in product(self.seeds, self.all_arms):
+            stages = self.stages_of(ARMS[name])[:length]
+            if len(stages) == length:
+                found.setdefault(place(Path(), seed, ARMS[name], stages), (seed, ARMS[name], stages))
+        return tuple(found.values())
+
     def options_of(self, stage: Stage, seed: int) -> TrainingOptions:
         """How a stage is trained: warm-up, then half a cosine down to a tenth."""
         steps, rate = self.steps[stage.name], self.rate_factor * stage.learning_rate
@@ -207,5 +223,5 @@ def place(directory: Path, seed: int, arm: Arm, stages: tuple[Stage, ...]) -> Pa
 
 def _said(stage: Stage) -> str:
     """Its name; only mixed speech has frames of several languages, so only there the flag makes a difference."""
-    by_frame = stage.losses.by_frame and "code-switched st" in stage.data
-    return f"{stage.name}-by-frame" if by_frame else stage.name
+    at_once = not stage.losses.by_frame and "code-switched st" in stage.data
+    return f"{stage.name}-by-utterance" if at_once else stage.name

@@ -44,6 +44,7 @@ class Student:
         save: writes the model into a directory, with a `card`.
         drawn: what the model changes of how texts are drawn (`ExampleOptions`).
         tokenizer: whose pieces may not be enough for a text; None where they always are.
+        ctc_frame_s: seconds of a frame that CTC aligns transcripts to; None without CTC.
     """
 
     model: Any
@@ -51,6 +52,7 @@ class Student:
     save: Callable[..., None]
     drawn: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
+    ctc_frame_s: float | None = None
 
 
 def make_student(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Student:
@@ -104,6 +106,7 @@ def _conformer(recipe: TranslatorRecipe, model: Conformer) -> Student:
         save=partial(save, model, bits=recipe.bits or 8),
         drawn=_ONLY_SPOKEN if only_spoken else {},
         tokenizer=model.tokenizer,
+        ctc_frame_s=model.frame_s if model.config.ctc_weight else None,
     )
 
 

@@ -27,7 +27,7 @@ from sprachbund.models.dual_scale import DualScaleOptions
 from sprachbund.models.weights import Bits
 from sprachbund.recipes.dual_scale_student import drawn_for, dual_scale_student, save_guesser
 from sprachbund.recipes.students import make_student
-from sprachbund.recipes.texts_taught import texts_taught, told
+from sprachbund.recipes.texts_taught import texts_taught, told, too_long_for_frames
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import TrainingOptions
@@ -241,6 +241,9 @@ def run(
         for line in told(
             texts_taught(corpus), student.tokenizer, corpus.examples.max_tokens - 1
         ):  # the end is one
+            report(line)
+    if student.ctc_frame_s is not None:
+        for line in too_long_for_frames(corpus, student.ctc_frame_s):
             report(line)
     train(
         model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after

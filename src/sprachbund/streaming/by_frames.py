@@ -81,8 +81,8 @@ class FrameWriter:
         right = self.encoder.tier.right if options.right_context is None else options.right_context
         if right not in known:
             raise SprachbundError(
-                f"right_context is {right}; this model was trained for {', '.join(map(str, sorted(known)))} "
-                "frames of 80 ms"
+                f"there is no tier of {right} frames ahead; this model was trained for "
+                f"{', '.join(map(str, sorted(known)))} frames of 80 ms"
             )
         return known[right]
 

@@ -19,6 +19,7 @@ from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.pairs import TRANSCRIBE, Request, knows_pair, read_request
 from sprachbund.decoding.rows import Hypothesis
 from sprachbund.decoding.search import search
+from sprachbund.decoding.segments import language_spans
 from sprachbund.decoding.speculation import speculation_for
 from sprachbund.decoding.timestamps import timestamp_tokens
 from sprachbund.decoding.words import attended_s
@@ -26,7 +27,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.streaming.by_frames import FrameWriter
 from sprachbund.streaming.events import LiveEvent, LiveText
-from sprachbund.streaming.options import POLICIES, LiveOptions
+from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.policies import policies_of
 from sprachbund.streaming.session import LiveSession, live_spans
 from sprachbund.streaming.trimming import trim
 from sprachbund.streaming.writing import Job, Row, end_text, lost_text, unfinished_text, unknown_pair
@@ -102,20 +104,25 @@ class LiveEngine:
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
         """With the policy that "auto" means for the model; refuses one that is not for it."""
-        if self._writer is not None and options.policy in ("auto", "frames"):
-            if TRANSCRIBE in request.targets:
-                raise SprachbundError(
-                    "a model that writes frame by frame has to know the language from the start; "
-                    "in place of 'transcribe' name the language spoken"
-                )
-            return replace(options, policy="frames", step_s=self._writer.chunk_s(options))
-        wrong = options.policy == "frames" or (self._writer is not None and options.policy != "span")
-        if wrong:
-            fitting = [p for p in POLICIES if (p in ("auto", "frames", "span")) == (self._writer is not None)]
+        fitting = policies_of(self.model)
+        policy = fitting[0] if options.policy == "auto" else options.policy
+        if policy not in fitting:
             raise SprachbundError(
-                f"the policy {options.policy} is not for the model {self.model.name}; choose from {', '.join(fitting)}"
+                f"the policy {policy} is not for the model {self.model.name}; choose from auto, {', '.join(fitting)}"
             )
-        return replace(options, policy="local-agreement") if options.policy == "auto" else options
+        if policy != "frames" and options.right_context is not None:
+            raise SprachbundError(
+                f"a tier of {options.right_context} frames ahead is for the policy frames, and this model goes by "
+                f"{policy}; leave the tier out"
+            )
+        if self._writer is None or policy != "frames":
+            return replace(options, policy=policy)
+        if TRANSCRIBE in request.targets:
+            raise SprachbundError(
+                "a model that writes frame by frame has to know the language from the start; "
+                "in place of 'transcribe' name the language spoken"
+            )
+        return replace(options, policy=policy, step_s=self._writer.chunk_s(options))
 
     @torch.inference_mode()
     def step(self, sessions: Sequence[LiveSession]) -> list[list[LiveEvent]]:
@@ -176,6 +183,9 @@ class LiveEngine:
             job.language_probs = None if probs is None or job.known_language is not None else probs[b]
             job.language = _language(job)
         memory = encode_again(self.model, features, memory, [job.language.language for job in jobs])
+        mixed = language_spans(self.model, memory, [job.stretch.duration_s for job in jobs])
+        for job, spans in zip(jobs, mixed, strict=True):
+            job.mixed = spans
         return _Heard(jobs=jobs, memory=memory)
 
     def _work(self, heard: _Heard) -> list[tuple[Job, LiveText]]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sprachbund.decoding.result import LanguageSpan
+
 
 @dataclass(frozen=True, kw_only=True)
 class LiveText:
@@ -21,6 +23,8 @@ class LiveText:
         audio_s: audio that had been taken in when this was decided.
         final: nothing more comes for this stretch.
         dropped: why the guard kept text back.
+        spans: which language is spoken where, as far as the stretch has been heard; only of models whose experts belong
+            to languages.
     """
 
     target: str
@@ -35,6 +39,7 @@ class LiveText:
     audio_s: float
     final: bool
     dropped: str | None = None
+    spans: tuple[LanguageSpan, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

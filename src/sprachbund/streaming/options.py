@@ -21,7 +21,7 @@ class LiveOptions:
             does not look at the newest audio; "wait-k" (1810.08398) a word for every step, some steps behind;
             "retranslation" (1912.03393) shows all at once and takes it back where it was wrong; "span" waits for the
             end of each stretch of speech and writes what a recording would give; "frames" is for models that write
-            frame by frame, whose text stands at once; "auto" is that for these, "local-agreement" for all others.
+            frame by frame, whose text stands at once; "auto" is the first that a model can work by, see `policies_of`.
         right_context: frames of 80 ms that a chunk waits for (frames); those of the model's first tier if None.
         step_s: seconds of new audio between two attempts at the same speech.
         agreement: attempts that have to agree (local-agreement).

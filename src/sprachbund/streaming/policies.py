@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sprachbund.decoding.words import split_words
+from sprachbund.decoding.by_frames import writes_by_frames
+from sprachbund.decoding.ctc import writes_by_ctc
+from sprachbund.decoding.words import shows_attention, split_words
 from sprachbund.models.family import Family
-from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.stretch import Line
 
 
@@ -89,6 +91,19 @@ RULES: Mapping[str, Rule] = {
     "wait-k": wait_k,
     "retranslation": nothing,
 }
+
+
+def policies_of(family: Family) -> tuple[Policy, ...]:
+    """The policies that a family can work by; what "auto" stands for is the first.
+
+    Where text is committed before its speech has ended, the audio is cut behind it, at the times of its words: without
+    attention to tell them, or a way to go on from a text, nothing is committed before.
+    """
+    if writes_by_frames(family):
+        return "frames", "span"
+    if writes_by_ctc(family) or not shows_attention(family):
+        return "retranslation", "span"
+    return "local-agreement", "alignatt", "wait-k", "retranslation", "span"
 
 
 def words_behind(

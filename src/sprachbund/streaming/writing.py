@@ -1,7 +1,7 @@
 """From attempts to events: what is written for good, what is shown, and what the guard keeps back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 
 from torch import Tensor
@@ -9,9 +9,9 @@ from torch import Tensor
 from sprachbund.decoding.guard import judge
 from sprachbund.decoding.language import UNDETERMINED, IdentifiedLanguage
 from sprachbund.decoding.options import GuardOptions
-from sprachbund.decoding.result import joined_text
+from sprachbund.decoding.result import LanguageSpan, joined_text
 from sprachbund.decoding.rows import Hypothesis
-from sprachbund.decoding.segments import SpanContext, cut_row
+from sprachbund.decoding.segments import SpanContext, cut_row, spans_within
 from sprachbund.decoding.timestamps import timestamp_tokens
 from sprachbund.models.family import Family, Target
 from sprachbund.streaming.events import LiveText
@@ -32,6 +32,7 @@ class Job:
         language: spoken, from the encoder on.
         language_probs: (L,) by which it was identified.
         targets: those that the model knows for the language.
+        mixed: which language is spoken where, in seconds of the audio held; see `language_spans`.
     """
 
     index: int
@@ -42,6 +43,18 @@ class Job:
     )
     language_probs: Tensor | None = None
     targets: list[str] = field(default_factory=list)
+    mixed: tuple[LanguageSpan, ...] = ()
+
+    @property
+    def context(self) -> SpanContext:
+        """The audio held, as a span of a recording."""
+        given = self.session.source is not None
+        return SpanContext(span=self.stretch.span, language=self.language, given=given, mixed=self.mixed)
+
+    @property
+    def spans(self) -> tuple[LanguageSpan, ...]:
+        """Which language is spoken where, in seconds of the session."""
+        return spans_within(self.context, 0.0, self.context.duration_s)
 
     @property
     def options(self) -> LiveOptions:
@@ -161,9 +174,8 @@ def end_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveTex
 
 def _as_recorded(family: Family, job: Job, row: Row, guard: GuardOptions) -> tuple[str, str | None]:
     """What a recording of the stretch would give, and why the guard kept it back."""
-    context = SpanContext(span=job.stretch.span, language=job.language, given=job.session.source is not None)
     times = timestamp_tokens(family) if row.asked.timestamps else None
-    segments = cut_row(family, context, row.asked, row.hypothesis, None, times=times, guard=guard)
+    segments = cut_row(family, job.context, row.asked, row.hypothesis, None, times=times, guard=guard)
     kept = [segment for segment in segments if segment.dropped is None]
     return joined_text(kept), None if kept else segments[0].dropped
 
@@ -205,13 +217,15 @@ def news(
         audio_s=job.session.audio_s,
         final=final,
         dropped=dropped,
+        spans=job.spans,
     )
 
 
 def unknown_pair(job: Job, target: str) -> LiveText:
     """Stands in for speech in a language from which the model does not know the target."""
     source = job.language.language
-    return _kept_back(job.session, job.stretch, target, source, f"unknown pair: {source} to {target}")
+    lost = _kept_back(job.session, job.stretch, target, source, f"unknown pair: {source} to {target}")
+    return replace(lost, spans=job.spans)
 
 
 def lost_text(session: LiveSession) -> list[LiveText]:

@@ -2,7 +2,15 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 Part = Literal["text", "speech"]
 
@@ -23,6 +31,8 @@ class ProjectorOptions(Options):
         hidden_width: F of every expert.
         num_layers: L.
         spliced_frames: encoder states that become one speech token.
+        encoder_layers: layers of the encoder, counted from 0, whose states are read beside the last ones: upper layers
+            spread one language over an utterance, and lower ones tell better which is spoken at a moment.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -31,6 +41,7 @@ class ProjectorOptions(Options):
     hidden_width: PositiveInt = 2048
     num_layers: PositiveInt = 2
     spliced_frames: PositiveInt = 5
+    encoder_layers: tuple[NonNegativeInt, ...] = ()
 
     @property
     def languages(self) -> tuple[str, ...]:

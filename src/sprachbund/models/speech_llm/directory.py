@@ -73,7 +73,7 @@ def assemble(
         SprachbundError: a part that cannot be had, is of a kind that is not taken, or does not fit; see `SpeechLLM`.
     """
     llm_directory = find(llm, offline=offline)
-    speech = _read_encoder(find(encoder, offline=offline), dtype)
+    speech = read_encoder(find(encoder, offline=offline), dtype)
     model = SpeechLLM(speech, read_llm(llm_directory, dtype), config, tokenizer=read_tokenizer(llm_directory))
     model.sources = {ENCODER: _name(encoder), LLM: _name(llm)}
     return model
@@ -139,7 +139,7 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     entry = _read_entry(place / CONFIG)
     named = entry.encoder.source
     if named is not None:
-        encoder = _read_encoder(find(named, offline=offline), dtype)
+        encoder = read_encoder(find(named, offline=offline), dtype)
     elif entry.encoder.kind == ForeignSpeech.kind:
         encoder = read_speech(_part(place, ENCODER), dtype)
     else:
@@ -152,7 +152,8 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     return model.eval()
 
 
-def _read_encoder(directory: Path, dtype: torch.dtype) -> Any:
+def read_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The speech encoder in a directory, of this project or of transformers. Raises SprachbundError for another."""
     from sprachbund.models.directory import load as load_family
 
     path = directory / CONFIG
@@ -217,4 +218,5 @@ def _read_entry(path: Path) -> Entry:
         raise SprachbundError(f"{path} cannot be read ({error}); copy it again") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise SprachbundError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        field, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise SprachbundError(f"{path}: {field}: {said}; mend it, or copy the model again") from error

@@ -3,12 +3,13 @@
 Shapes: B utterances, T feature frames, M mel bins, S states, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE
 from sprachbund.audio.logmel import log_mel, num_frames
@@ -34,6 +35,8 @@ class SpeechEncoder(nn.Module):
         whole_windows: whether every utterance costs as much as the longest.
         is_log_mel: whether the features are plain log-mel, which training may mask.
         adapted: last parts of the names of the linear layers that adapters go on.
+        shows_layers: whether the states behind each layer can be read: those of all utterances at once, of the same
+            moments as the last ones.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class SpeechEncoder(nn.Module):
     frames_per_s: int
     whole_windows: bool = False
     is_log_mel: bool = True
+    shows_layers: bool = True
     adapted: tuple[str, ...]
     encoder: Any
 
@@ -59,6 +63,37 @@ class SpeechEncoder(nn.Module):
     def forward(self, values: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, S, D) of features, and how many are valid (B,)."""
         raise NotImplementedError
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """See that states behind these layers can be read. Raises SprachbundError."""
+        if layers and not self.shows_layers:
+            raise SprachbundError(
+                f"the layers of this {self.kind} encoder cannot be read: it shortens speech behind them, or hears "
+                "utterances one by one; leave encoder_layers out"
+            )
+        if layers and max(layers) >= len(self.layers):
+            raise SprachbundError(
+                f"encoder_layers names layer {max(layers)}; the encoder's are 0 to {len(self.layers) - 1}: name some"
+            )
+
+    def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers))."""
+        found: dict[int, Tensor] = {}
+
+        def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
+            return lambda module, given, out: found.update(
+                {number: out[0] if isinstance(out, tuple) else out}
+            )
+
+        handles = [self.layers[number].register_forward_hook(keep(number)) for number in layers]
+        try:
+            states, num_states = self(values, num_frames)
+        finally:
+            for handle in handles:
+                handle.remove()
+        width = states.shape[1:]
+        beside = [F.layer_norm(found[number][:, : width[0]], width[1:]) for number in layers]
+        return torch.cat([states, *beside], dim=-1), num_states
 
     def settings(self) -> dict[str, Any]:
         """What config.json has to say for `build` to make it again."""
@@ -155,6 +190,7 @@ class SeamlessSpeech(SpeechEncoder):
     kind = "seamless"
     frames_per_s = 50
     is_log_mel = False  # two frames are stacked in one
+    shows_layers = False  # its adaptor has longer steps
     adapted = ("linear_q", "linear_v")
 
     def __init__(self, family: Any) -> None:

@@ -80,6 +80,7 @@ class ForeignSpeech(SpeechEncoder):
         self.frame_s = stride * adapter / self.frames_per_s
         # Normalised over time, or convolved behind the end, a row would hear its neighbours' padding.
         self.one_by_one = getattr(config, "feat_extract_norm", "") == "group" or config.add_adapter
+        self.shows_layers = not self.one_by_one
 
     @property
     def layers(self) -> Sequence[nn.Module]:

@@ -153,11 +153,12 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: when a row would hold more tokens than the cache can.
         """
+        used = cache.used + tokens.shape[1]
+        if used > cache.capacity:
+            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
         places = cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        if int(places.max()) >= cache.capacity:
-            raise ValueError(f"{int(places.max()) + 1} tokens do not fit into a cache of {cache.capacity}")
         logits = self._pass(self.embed(tokens), places + cache.prefix[:, None], cache, logits_to_keep=0)
-        cache.lengths = cache.lengths + tokens.shape[1]
+        cache.grow(tokens.shape[1])
         return logits
 
     def _pass(

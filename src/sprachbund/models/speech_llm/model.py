@@ -54,6 +54,7 @@ class SpeechLLM(nn.Module):
     """
 
     name = "speech_llm"
+    shows_attention = False
 
     def __init__(
         self, encoder: SpeechEncoder, llm: Any, config: SpeechLLMConfig, *, tokenizer: Any = None
@@ -63,7 +64,9 @@ class SpeechLLM(nn.Module):
         self.losses: LossWeights = config.losses
         self.encoder = encoder
         self.llm = LanguageModel(llm)
-        self.projector = Projector(encoder.width, self.llm.width, config.projector)
+        layers = config.projector.encoder_layers
+        encoder.check_layers(layers)
+        self.projector = Projector((1 + len(layers)) * encoder.width, self.llm.width, config.projector)
         self.frame_s = encoder.frame_s * config.projector.spliced_frames
         self.source_languages = config.projector.languages
         adapt(self.encoder, config.lora.encoder or encoder.adapted, config.lora)
@@ -160,7 +163,8 @@ class SpeechLLM(nn.Module):
 
     def hear(self, features: Features, languages: Sequence[str] | None = None) -> SpeechTokens:
         """Speech tokens and routings of features; `languages` are those that may occur, as declared if None."""
-        states, num_states = self.encoder(features.values, features.num_frames)
+        layers = self.config.projector.encoder_layers
+        states, num_states = self.encoder.read(features.values, features.num_frames, layers)
         allowed = None
         if languages is not None:
             allowed = self.allowed_groups(languages).expand(len(states), -1)

@@ -69,7 +69,8 @@ function take(event) {
   captions.show(segment, transcript);
   announcer.hear(event, choices.targets);
   if (segment.source_language) {
-    wave.colour(event.start_s, event.end_s, hueOf(segment.source_language));
+    const spans = event.spans?.length ? event.spans : [{ ...event, language: segment.source_language }];
+    for (const { start_s, end_s, language } of spans) wave.colour(start_s, end_s, hueOf(language));
     showLegend(transcript.heard());
   }
 }

@@ -34,7 +34,7 @@ export class Wave {
 
   /** What was heard between two seconds was in the language of this colour. */
   colour(start_s, end_s, hue) {
-    this.spans = this.spans.filter((span) => span.start_s !== start_s).slice(-200);
+    this.spans = this.spans.filter((span) => span.end_s <= start_s || span.start_s >= end_s).slice(-200);
     this.spans.push({ start_s, end_s, hue });
   }
 
