@@ -24,3 +24,16 @@ def state(page: Any, name: str, timeout_s: float = 15.0) -> None:
         f"state {name}; the page says {page.inner_text('body')!r}",
         timeout_s,
     )
+
+
+def choose(page: Any, menu: str, name: str) -> None:
+    """Take a format from the list that a menu's button opens; whatever else opens on the page closes the list again."""
+    wanted = f"{menu} [data-format={name}]"
+
+    def opened() -> bool:
+        if not page.is_visible(wanted):
+            page.click(f"{menu} > button")
+        return bool(page.is_visible(wanted))
+
+    until(opened, f"the list with {name}")
+    page.click(wanted)

@@ -202,4 +202,4 @@ def test_pairs_that_the_model_does_not_know_are_said_before_anything_is_sent(
     page.click("#add-target")
     assert page.is_disabled("#picker-options input[value=ja]")
     assert "not from Spanish" in page.inner_text("#picker-options")
-    assert script.firsts == []
+    assert [first for first in script.firsts if first["type"] != "disconnected"] == []  # of the page before

@@ -9,7 +9,7 @@ import pytest
 
 from sprachbund.decoding.formats import render
 from sprachbund.decoding.result import Segment, Translation
-from tests.serving.page.looking import state, until
+from tests.serving.page.looking import choose, state, until
 from tests.serving.page.server import Script
 
 Open = Callable[..., Any]
@@ -56,10 +56,8 @@ def test_a_file_goes_up_once_for_each_language_and_its_text_comes_down(opened: O
             "stream": "true",
         }
     assert page.inner_text("#clock") == "0:40 of 0:40"
-    page.click(".pane:has(.text[lang=de]) .menu > button")
-    german = page.locator(".pane").filter(has_text="Drei")
     with page.expect_download() as download:
-        german.locator("[data-format=json]").click()
+        choose(page, ".pane:has(.text[lang=de]) .menu", "json")
     assert download.value.suggested_filename.startswith("a talk.")
     saved = json.loads(download.value.path().read_text())
     assert saved["recording"] == "a talk"

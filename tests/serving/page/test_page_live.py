@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from tests.serving.page.looking import RECORDINGS, state, until
+from tests.serving.page.looking import RECORDINGS, choose, state, until
 from tests.serving.page.server import Script, text
 
 Open = Callable[..., Any]
@@ -253,9 +253,8 @@ def test_listening_again_goes_on_behind_the_text_with_times_that_count_on(
         page.click("#start")
         until(lambda word=word: word in committed(page), "text")  # type: ignore[misc]
         stop(page)
-    page.click(".menu > button")
     with page.expect_download() as download:
-        page.click(".menu [data-format=srt]")
+        choose(page, ".menu", "srt")
     starts = re.findall(r"(\d\d:\d\d:\d\d,\d{3}) -->", download.value.path().read_text())
     assert starts[0] == "00:00:00,100"
     assert starts[1] > "00:00:00,400"

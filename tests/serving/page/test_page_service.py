@@ -12,7 +12,7 @@ import soundfile
 
 import sprachbund
 from tests.serving.page.conftest import CHROMIUM, arguments
-from tests.serving.page.looking import RECORDINGS, state, until
+from tests.serving.page.looking import RECORDINGS, choose, state, until
 from tests.serving.support import Running
 
 HEARD_S = 9.0
@@ -106,9 +106,8 @@ def common(one: list[str], other: list[str]) -> int:
 
 
 def download(page: Any, name: str) -> str:
-    page.click(".menu > button")
     with page.expect_download() as found:
-        page.click(f".menu [data-format={name}]")
+        choose(page, ".menu", name)
     assert found.value.suggested_filename == f"captions.de.{name}"
     return str(Path(found.value.path()).read_text(encoding="utf-8"))
 
