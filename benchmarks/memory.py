@@ -32,7 +32,7 @@ def start(folder: Path, threads: int) -> Steps:
     import numpy as np
 
     steps["numpy"] = held_mib()
-    from sprachbund.startup import undisturbed
+    from sprachbund.cli.startup import undisturbed
 
     with undisturbed():
         import torch

@@ -7,9 +7,9 @@ from checkpoint import FOREIGN
 from worker import RATE, Stopwatch
 
 import sprachbund
-from sprachbund.startup import undisturbed
+from sprachbund.cli.startup import undisturbed
 
-with undisturbed():  # as the command and `sprachbund.load` import it
+with undisturbed():  # as the command imports it
     import torch
     from drafted import LuckyDraft
 

@@ -19,8 +19,9 @@ from sprachbund.models.speech_llm.stages import frozen_digest
 from sprachbund.recipes import sizes
 from sprachbund.recipes.code_switch_needs import needs
 from sprachbund.recipes.code_switch_options import ARMS, BASELINE, CodeSwitchRecipe, place
-from sprachbund.recipes.code_switch_stage import LOG_FILE, STAGE_FILE, make_stage, run_stage
+from sprachbund.recipes.code_switch_stage import STAGE_FILE, make_stage, run_stage
 from sprachbund.recipes.options import read_recipe
+from sprachbund.recipes.run_folder import LOG_FILE
 
 TINY = Path(sizes.__file__).parent / "code_switch.tiny.toml"
 NAMES = [

@@ -30,8 +30,9 @@ from sprachbund.models.speech_llm.stages import STAGES
 from sprachbund.models.speech_llm.text_llm import TextExamples, TextLLM, fit_tokenizer, make_text_llm
 from sprachbund.recipes.code_switch_needs import needs
 from sprachbund.recipes.code_switch_options import CodeSwitchRecipe, place
-from sprachbund.recipes.code_switch_stage import LOG_FILE, NO_MASKS, STAGE_FILE, Test, make_scores, make_stage
+from sprachbund.recipes.code_switch_stage import NO_MASKS, STAGE_FILE, Test, make_scores, make_stage
 from sprachbund.recipes.code_switch_table import TESTS, scores_of, write_table
+from sprachbund.recipes.run_folder import LOG_FILE
 from sprachbund.studies.run import Tasks, remember, run_tasks
 from sprachbund.training.loop import train
 

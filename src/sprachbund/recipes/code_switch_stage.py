@@ -4,8 +4,7 @@ What a process is to do is told by a number among all that there is, so that sev
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from sprachbund.models.speech_llm.objective import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import Data, enter, frozen_digest
 from sprachbund.recipes.code_switch_options import ARMS, PARTS, Chain, CodeSwitchRecipe, place
 from sprachbund.recipes.code_switch_table import TESTS, scores_of
-from sprachbund.recipes.encoder_transfer_starts import forget_run
+from sprachbund.recipes.run_folder import forget_run, run_log
 from sprachbund.training.loop import train
 from sprachbund.training.transition import Transition
 
@@ -33,7 +32,6 @@ _DEV_SHARE = 0.25
 """Of the dev parts, for the loss at the end of each of many short stages."""
 STAGE_FILE = "stage.json"
 """Written last: what a stage trained, and the digest of what it did not."""
-LOG_FILE = "log.txt"
 Test = tuple[int, str, str]
 """Seed, name of the arm, and folder of the scores."""
 
@@ -61,7 +59,7 @@ def make_stage(
     else:
         model = load(place(directory, seed, arm, stages[:-1]) / "model")
     here.mkdir(parents=True, exist_ok=True)
-    with _log(here) as report:
+    with run_log(here) as report:
         run_stage(recipe, model, stages[-1], seed, here, report)
     forget_run(here)
 
@@ -154,10 +152,3 @@ def make_scores(recipe: CodeSwitchRecipe, directory: Path, tests: Sequence[Test]
     model = place(directory, seed, arm, recipe.stages_of(arm)) / "model"
     there = [recipe.data / part for part in TESTS[test] if (recipe.data / part).is_dir()]
     evaluate(there, model, options, out=scores_of(directory, seed, name) / test)
-
-
-@contextmanager
-def _log(folder: Path) -> Iterator[Report]:
-    """What a training says goes into a file of its folder."""
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        yield lambda line: print(line, file=log, flush=True)

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.models.token_conformer.directory import WEIGHTS_FILE
-from sprachbund.recipes.discrete_units_arm import LOG_FILE, make_model, make_text_model
+from sprachbund.recipes.discrete_units_arm import make_model, make_text_model
 from sprachbund.recipes.discrete_units_data import make_data
 from sprachbund.recipes.discrete_units_needs import needs
 from sprachbund.recipes.discrete_units_options import DiscreteUnitsRecipe, Model, place
 from sprachbund.recipes.discrete_units_table import write_tables
+from sprachbund.recipes.run_folder import LOG_FILE
 from sprachbund.studies.run import Tasks, remember, run_tasks
 
 __all__ = ["DiscreteUnitsRecipe", "needs", "run"]

@@ -1,7 +1,6 @@
 """One model of the comparison of discrete units: trained and scored, each in a folder of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sprachbund.data.manifest import Manifest
@@ -18,7 +17,7 @@ from sprachbund.recipes.discrete_units_data import (
     units_directory,
 )
 from sprachbund.recipes.discrete_units_options import Arm, DiscreteUnitsRecipe, Model, place
-from sprachbund.recipes.encoder_transfer_starts import forget_run
+from sprachbund.recipes.run_folder import forget_run, run_log
 from sprachbund.recipes.translator import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
 from sprachbund.recipes.translator import run as train_translator
 from sprachbund.recipes.unit_translator import UnitTranslatorRecipe
@@ -29,7 +28,6 @@ from sprachbund.units.reader import ENCODER
 from sprachbund.units.supply import Mixing
 
 Report = Callable[[str], None]
-LOG_FILE = "log.txt"
 MBART_RATE, NEW_RATE = 3e-5, 3e-4
 """Highest learning rates of what mBART-50 had, and of what is new."""
 
@@ -53,7 +51,7 @@ def make_text_model(
         "training": _seeded(recipe.text_training, seed),
     }
     given = _whole(recipe, seed, arm, directory).model_copy(update=changes)
-    with _log(folder) as report:
+    with run_log(folder) as report:
         train_units(given, folder, report=report)
     forget_run(folder)
 
@@ -63,7 +61,7 @@ def make_model(recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Mo
     name, seed, arm = models[number]
     folder = place(directory, seed, name)
     trained = folder / "run" / "model"
-    with _log(folder) as report:
+    with run_log(folder) as report:
         if not (trained / "model.safetensors").exists():
             if arm is None:
                 _train_log_mel(recipe, seed, folder, report)
@@ -167,14 +165,6 @@ def _score(recipe: DiscreteUnitsRecipe, model: Path, out: Path) -> None:
         first_segments=0,
     )
     evaluate([recipe.data / "test"], model, options, out=out)
-
-
-@contextmanager
-def _log(folder: Path) -> Iterator[Report]:
-    """Several are trained at a time, so each tells a file of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        yield lambda line: print(line, file=log, flush=True)
 
 
 def _seeded(training: TrainingOptions, seed: int) -> TrainingOptions:

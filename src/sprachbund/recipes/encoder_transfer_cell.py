@@ -25,7 +25,8 @@ from sprachbund.models.conformer.extension import MEAN, only_losses
 from sprachbund.models.family import Features, Target
 from sprachbund.nn.streaming_encoder import StreamingEncoder, Tier
 from sprachbund.recipes.encoder_transfer_options import OFFLINE, EncoderTransferRecipe
-from sprachbund.recipes.encoder_transfer_starts import forget_run, start_model, start_parts, translator
+from sprachbund.recipes.encoder_transfer_starts import start_model, start_parts, translator
+from sprachbund.recipes.run_folder import forget_run, run_log
 from sprachbund.recipes.translator import FineTuning, Scale
 from sprachbund.recipes.translator import run as train_translator
 from sprachbund.studies.cells import CellScores
@@ -211,12 +212,12 @@ def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path)
             **from_start(recipe, cell, start_model(out, cell.start)),
         )
         dev = Speech.of(recipe, Manifest(recipe.data / "dev"), cell.language, recipe.dev_utterances)
-        with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        with run_log(folder) as report:
             train_translator(
                 made,
                 folder,
                 score=DevScore(speech=dev, tier=recipe.tier(OFFLINE)),
-                report=lambda line: print(line, file=log, flush=True),
+                report=report,
             )
     return load(folder / "model")
 

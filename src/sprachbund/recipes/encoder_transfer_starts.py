@@ -27,19 +27,17 @@ from sprachbund.models.conformer.directory import (
 )
 from sprachbund.models.splice import check_encoders_alone, splice
 from sprachbund.recipes.encoder_transfer_options import EncoderTransferRecipe
+from sprachbund.recipes.run_folder import LOG_FILE, forget_run, run_log
 from sprachbund.recipes.texts_taught import told
 from sprachbund.recipes.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.recipes.translator import run as train_translator
 from sprachbund.studies.cells import write_json
 from sprachbund.studies.run import Tasks
 from sprachbund.text.tokenizer import Tokenizer
-from sprachbund.training.checkpoint import RESUME_FILE
 from sprachbund.training.options import TrainingOptions
 from sprachbund.units import work
 
 PARTS_FILE = "parts.json"
-_OF_A_RUN = (RESUME_FILE, "best", "tensorboard")
-"""What only a run that goes on needs."""
 _SEED_OF_RANDOM = 0
 
 
@@ -57,7 +55,7 @@ def make_starts(
     for trained in waves:
         paths = tuple(pretrained_model(recipe, out, name) / WEIGHTS_FILE for name in trained)
         if missing := [name for name, path in zip(trained, paths, strict=True) if not path.exists()]:
-            logs = out / "pretrained" / "NAME" / "log.txt"
+            logs = out / "pretrained" / "NAME" / LOG_FILE
             report(f"training first: {', '.join(missing)}; progress is in {logs}")
         tasks = Tasks(paths=paths, make=partial(_pretrain, recipe, out, trained))
         work.run(tasks, workers=min(recipe.workers, len(trained)), ray_address=ray_address)
@@ -164,11 +162,11 @@ def _pretrain(recipe: EncoderTransferRecipe, out: Path, names: list[str], number
     }
     if one.start is not None:
         new = {"start": pretrained_model(recipe, out, one.start)}
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+    with run_log(folder) as report:
         train_translator(
             translator(recipe, one.languages, recipe.pretraining_of(name), known=recipe.languages, **new),
             folder,
-            report=lambda line: print(line, file=log, flush=True),
+            report=report,
         )
     forget_run(folder)
 
@@ -196,13 +194,6 @@ def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: C
         limited = islice(filter(None, texts), recipe.tokenizer_texts)
         for line in told(limited, tokenizer, config.max_tokens - 2):
             report(f"{language}: {line}")
-
-
-def forget_run(folder: Path) -> None:
-    """Delete what only a run that goes on needs; its model, log and convergence stay."""
-    for name in _OF_A_RUN:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def digests(model: Conformer) -> dict[str, str]:

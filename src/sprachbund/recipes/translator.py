@@ -26,7 +26,7 @@ from sprachbund.models.directory import load
 from sprachbund.models.dual_scale import DualScaleOptions
 from sprachbund.models.weights import Bits
 from sprachbund.recipes.dual_scale_student import drawn_for, dual_scale_student, save_guesser
-from sprachbund.recipes.students import make_student
+from sprachbund.recipes.students import Student, make_student
 from sprachbund.recipes.texts_taught import texts_taught, told, too_long_for_frames
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
@@ -237,14 +237,7 @@ def run(
         )
     )
     check_corpus(corpus, recipe.training.max_duration_s, report)
-    if student.tokenizer is not None:
-        for line in told(
-            texts_taught(corpus), student.tokenizer, corpus.examples.max_tokens - 1
-        ):  # the end is one
-            report(line)
-    if student.ctc_frame_s is not None:
-        for line in too_long_for_frames(corpus, student.ctc_frame_s):
-            report(line)
+    _tell_texts(student, corpus, report)
     train(
         model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after
     )
@@ -256,6 +249,19 @@ def run(
             save_guesser(model, recipe.training, dev, directory / "model", report)
     state.wait_for_everyone()
     return load(directory / "model")
+
+
+def _tell_texts(student: Student, corpus: Corpus, report: Callable[[str], None]) -> None:
+    """Say which texts cannot be learned as they are."""
+    lines: list[str] = []
+    if student.tokenizer is not None:
+        lines += told(
+            texts_taught(corpus), student.tokenizer, corpus.examples.max_tokens - 1
+        )  # the end is one
+    if student.ctc_frame_s is not None:
+        lines += too_long_for_frames(corpus, student.ctc_frame_s)
+    for line in lines:
+        report(line)
 
 
 def _read(parts: Sequence[DataPart]) -> list[tuple[Source, float]]:

@@ -89,7 +89,11 @@ def tell_language(model: Conformer) -> Conformer:
             "fine_tuning.prompt is for Whisper, and for transducers that write what is spoken; leave it out"
         )
     told = part.model_copy(update={"prompted": True})
-    return model if part.prompted else rebuilt(model, config=_changed(model.config, transducer=told))
+    return (
+        model
+        if part.prompted
+        else rebuilt(model, config=model.config.model_copy(update={"transducer": told}))
+    )
 
 
 def with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConfig:
@@ -98,7 +102,7 @@ def with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConf
     if config.transducer is not None and shape.transducer is not None:
         of_transducer = {name: getattr(shape.transducer, name) for name in LOSSES_OF_TRANSDUCER}
         changes["transducer"] = config.transducer.model_copy(update=of_transducer)
-    return _changed(config, **changes)
+    return config.model_copy(update=changes)
 
 
 def only_losses(shape: ConformerShape) -> ConformerShape:
@@ -108,10 +112,6 @@ def only_losses(shape: ConformerShape) -> ConformerShape:
         of_transducer = {name: getattr(shape.transducer, name) for name in LOSSES_OF_TRANSDUCER}
         losses["transducer"] = TransducerPart.model_validate(of_transducer)
     return ConformerShape.model_validate(losses)
-
-
-def _changed(config: ConformerConfig, **changes: object) -> ConformerConfig:
-    return config.model_copy(update=changes)
 
 
 def _check_new(model: Conformer, related: Mapping[str, str]) -> None:
@@ -145,9 +145,8 @@ def _with_languages(tokenizer: Tokenizer, languages: Iterable[str]) -> Tokenizer
     model.ParseFromString(tokenizer.model)
     names = [language_token(language) for language in new]
     for piece in model.pieces:
-        piece.piece += "*" * (
-            piece.piece in names
-        )  # a control token of a foreign checkpoint; nobody asks for it
+        if piece.piece in names:  # a control token of a foreign checkpoint; nobody asks for it
+            piece.piece += "*"
     for name in names:
         model.pieces.add(piece=name, score=0.0, type=CONTROL)
     model.trainer_spec.vocab_size = len(model.pieces)
