@@ -21,6 +21,9 @@ class System:
         self.model = WhisperForConditionalGeneration.from_pretrained(directory, dtype=self.dtype).eval()
         self.extractor = WhisperFeatureExtractor.from_pretrained(directory)
         self.tokenizer = WhisperTokenizerFast.from_pretrained(directory)
+        settings = self.model.generation_config
+        times = range(settings.no_timestamps_token_id + 1, self.model.config.vocab_size)
+        self.never = [settings.eos_token_id, *times]  # after a time it would go on with the rest of the window
         encoder = self.model.model.encoder
         encoder.forward = watch.around("encode", encoder.forward)
         self.watch = watch
@@ -35,8 +38,8 @@ class System:
             task="transcribe",
             num_beams=beam,
             max_new_tokens=num_tokens,
-            suppress_tokens=[self.model.generation_config.eos_token_id],
+            suppress_tokens=self.never,
         )
-        if (found := tokens.shape[1] % 448) not in (num_tokens, num_tokens + 4):
+        if (found := tokens.shape[1]) not in (num_tokens, num_tokens + 4):
             raise RuntimeError(f"{found} tokens in place of {num_tokens}")
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
