@@ -23,7 +23,10 @@ class System:
         self.tokenizer = WhisperTokenizerFast.from_pretrained(directory)
         settings = self.model.generation_config
         times = range(settings.no_timestamps_token_id + 1, self.model.config.vocab_size)
-        self.never = [settings.eos_token_id, *times]  # after a time it would go on with the rest of the window
+        self.never = [
+            settings.eos_token_id,
+            *times,
+        ]  # after a time it would go on with the rest of the window
         encoder = self.model.model.encoder
         encoder.forward = watch.around("encode", encoder.forward)
         self.watch = watch

@@ -244,9 +244,7 @@ def test_medusa_heads_are_taught_the_same_way(place: Path, batch: Batch) -> None
         for r, count in enumerate(lesson.counted.sum(1).tolist()):
             first = int(lesson.prompts[r]) - 1
             for i in range(first, first + count):
-                heads = whole.guesser.logits(hidden[r, i], whole.base.decoder.embedding.weight).log_softmax(
-                    -1
-                )
+                heads = whole.guesser.logits(whole.base.decoder, hidden[r, i]).log_softmax(-1)
                 for k in range(2):
                     if i + k + 1 < first + count:
                         total -= 0.8**k * float(heads[k, lesson.wanted[r, i + k + 1]])

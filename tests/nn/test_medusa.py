@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.medusa import MedusaHeads, MedusaShape
 
 
@@ -12,12 +13,14 @@ def test_heads_cost_what_a_parasite_costs() -> None:
         assert weights == 14 * 3 * 1024**2
 
 
-def test_untrained_heads_say_what_the_decoder_says() -> None:
+@pytest.mark.parametrize("tied", [True, False])
+def test_untrained_heads_say_what_the_decoder_says(tied: bool) -> None:
     heads = MedusaHeads(MedusaShape(width=8, num_heads=3, num_blocks=2))
-    hidden, embedding = torch.randn(4, 5, 8), torch.randn(11, 8)
-    logits = heads.logits(hidden, embedding)
+    decoder = TextDecoder(vocabulary_size=11, max_tokens=4, width=8, num_heads=2, num_layers=1, tied=tied)
+    hidden = torch.randn(4, 5, 8)
+    logits = heads.logits(decoder, hidden)
     assert logits.shape == (3, 4, 5, 11)
-    torch.testing.assert_close(logits, (hidden @ embedding.T).expand(3, -1, -1, -1))
+    torch.testing.assert_close(logits, (hidden @ decoder.output_matrix.T).expand(3, -1, -1, -1))
 
 
 def test_heads_have_weights_of_their_own() -> None:

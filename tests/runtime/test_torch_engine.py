@@ -1,6 +1,7 @@
 """The torch engine's precisions: fp32 is the plain model, bf16 and int8 stay near it, and rows never see each other."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ from sprachbund.models.token_mbart.shape import MbartShape
 from sprachbund.models.whisper import Whisper
 from sprachbund.nn.attention import attend
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.runtime import torch_linear
 from sprachbund.runtime.engine import engine_for
-from sprachbund.runtime.torch_linear import Int8Linear, Precision, num_bytes
+from sprachbund.runtime.torch_linear import Int8Linear, PackedLinear, Precision, _packs, linear, num_bytes
 from sprachbund.runtime.torch_parts import TorchDecoder, attend_in_bf16
 from tests.decoding.test_speculative_drafts import medusa_for, parasite_for
 from tests.decoding.tiny_family import TinyFamily, random_memory
@@ -73,6 +75,39 @@ def test_a_row_of_an_8_bit_product_does_not_see_its_neighbours() -> None:
     assert num_bytes(part) == 48 * 64 + 48 * 4 + 48 * 4 + 64 * 4  # values, scales, bias, the row of ends
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (33, 130), (64, 96)])
+def test_a_packed_product_is_the_plain_one(inputs: int, outputs: int, bias: bool, dtype: torch.dtype) -> None:
+    if not _packs(dtype):
+        pytest.skip("this torch packs no weights for this processor")
+    torch.manual_seed(0)
+    plain = nn.Linear(inputs, outputs, bias=bias).to(dtype).requires_grad_(False)
+    packed = PackedLinear(plain.weight, plain.bias)
+    assert num_bytes(packed) == sum(p.nbytes for p in plain.parameters())
+    for x in (
+        torch.randn(1, inputs),
+        torch.randn(2, 3, inputs),
+        torch.randn(inputs, 40).T,
+        torch.randn(0, inputs),
+    ):
+        found, expected = packed(x.to(dtype)), plain.double()(x.to(dtype).double())
+        plain.to(dtype)
+        assert found.dtype == dtype
+        assert found.shape == expected.shape
+        torch.testing.assert_close(
+            found.double(), expected, rtol=1e-2, atol=3e-2 if dtype == torch.bfloat16 else 1e-5
+        )
+
+
+def test_large_products_are_packed_and_small_ones_are_not() -> None:
+    for weight in (torch.randn(512, 512), torch.randn(8, 8)):
+        part = linear(weight, None, "fp32")
+        expected = PackedLinear if _packs(torch.float32) and len(weight) > 8 else nn.Linear
+        assert type(part) is expected
+    assert isinstance(linear(torch.empty(512, 512, device="meta"), None, "fp32"), nn.Linear)
+
+
 @pytest.mark.parametrize("queries", [1, 5, 130])
 def test_attention_in_bf16_is_near_that_in_fp32(queries: int) -> None:
     torch.manual_seed(0)
@@ -85,8 +120,14 @@ def test_attention_in_bf16_is_near_that_in_fp32(queries: int) -> None:
         assert relative_error(found, attend(query, key, value, allowed)) < 0.02
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_steps_are_those_of_the_plain_decoder(precision: Precision) -> None:
+def test_steps_are_those_of_the_plain_decoder(
+    precision: Precision, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch_linear, "_WORTH_PACKING", dict.fromkeys((torch.float32, torch.bfloat16), 0) if packed else {}
+    )
     decoder = random_decoder(width=48, num_heads=3, memory_width=32)
     engine = TorchDecoder(decoder, precision)
     memory = torch.randn(2, 11, 32, generator=torch.Generator().manual_seed(2))
@@ -230,8 +271,11 @@ def test_a_decoder_that_computes_something_more_is_refused() -> None:
         engine_for(model, "torch-fp32")
 
 
-@pytest.mark.parametrize("kind", ["parasite", "medusa", "model"])
-def test_drafts_guess_on_the_engine(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("parasite", "int8"), ("medusa", "int8"), ("model", "int8"), ("parasite", "bf16"), ("medusa", "bf16")],
+)
+def test_drafts_guess_on_the_engine(kind: str, precision: Precision) -> None:
     family = TinyFamily(seed=5)
     made: dict[str, Draft] = {
         "parasite": parasite_for(family),
@@ -239,8 +283,9 @@ def test_drafts_guess_on_the_engine(kind: str) -> None:
         "model": ModelDraft(TinyFamily(seed=6)),
     }
     draft = made[kind]
-    family.decoder = TorchDecoder(family.decoder, "int8")
+    family.decoder = TorchDecoder(family.decoder, precision)
     memory, targets = random_memory([6, 9, 4], 1), [[Target(language="de")]] * 3
+    memory = replace(memory, states=_as(family.decoder, memory.states))
     draft.check(family)
     speculation = Speculation(draft, guesses=3)
     plain = search(family, memory, targets, DecodingOptions(draft="none"))
@@ -250,12 +295,29 @@ def test_drafts_guess_on_the_engine(kind: str) -> None:
     assert sum(same) >= 2
 
 
-def test_drafts_in_fp32_are_refused_by_a_decoder_in_bf16() -> None:
+def test_drafts_are_refused_by_a_decoder_in_fp16() -> None:
     family = TinyFamily(seed=5)
     draft = parasite_for(family)
-    family.decoder = TorchDecoder(family.decoder, "bf16")
-    with pytest.raises(SprachbundError, match=r"fp32, the decoder in bfloat16"):
+    family.decoder.half()
+    with pytest.raises(SprachbundError, match=r"fp32 or bf16, the decoder in float16"):
         draft.check(family)
+
+
+def test_drafts_guess_through_an_output_matrix_of_its_own() -> None:
+    family = TinyFamily(seed=5)
+    parasite, medusa = parasite_for(family), medusa_for(family)
+    guessed = []
+    for _ in range(2):
+        memory, targets = random_memory([6], 1), [[Target(language="de")]]
+        for draft in (parasite, medusa):
+            speculation = Speculation(draft, guesses=2)
+            search(family, memory, targets, DecodingOptions(), speculation=speculation)
+            guessed.append([r.accepted for r in speculation.report()])
+        embedding = family.decoder.embedding.weight
+        family.decoder.output_head = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False)
+        family.decoder.output_head.weight = nn.Parameter(embedding.detach().clone())
+        embedding = nn.Parameter(embedding.detach().clone())  # what is read stays
+    assert guessed[:2] == guessed[2:]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -89,7 +89,7 @@ def test_the_loss_is_that_of_guessing_position_by_position(
 def _guesses(network, decoder: TextDecoder, row, memory, frames, normed, i: int) -> list[torch.Tensor]:
     """Logits of everything guessed when the token at `i` is the newest, or the one before it for Medusa."""
     if isinstance(network, MedusaHeads):
-        return list(network.logits(normed[i], decoder.embedding.weight))
+        return list(network.logits(decoder, normed[i]))
     assert isinstance(network, Parasite)
     cache = decoder.start(memory, frames, capacity=row.shape[1])
     if i:

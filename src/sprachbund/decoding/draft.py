@@ -165,10 +165,10 @@ def torch_decoder(family: Family, draft: str) -> TextDecoder:
             f"the {draft} draft reads inside the decoder, which {type(decoder).__name__} does not show; "
             "use the torch engine, or a token-map or a model as the draft"
         )
-    if (dtype := decoder.embedding.weight.dtype) != torch.float32:
+    if (dtype := decoder.positions.dtype) not in (torch.float32, torch.bfloat16):
         raise SprachbundError(
-            f"the {draft} draft computes in fp32, the decoder in {str(dtype).removeprefix('torch.')}; use the engine "
-            "torch or torch-int8, or a token-map or a model as the draft"
+            f"the {draft} draft computes in fp32 or bf16, the decoder in {str(dtype).removeprefix('torch.')}; use the "
+            "engine torch-bf16, or a token-map or a model as the draft"
         )
     return decoder
 

@@ -34,7 +34,7 @@ class Pass:
 
     def logits(self, decoder: TextDecoder, places: Tensor) -> Tensor:
         """The decoder's logits (N, V) at `places`, boolean (R, U)."""
-        return F.linear(self.hidden[places], decoder.output_matrix)
+        return decoder.outputs(self.hidden[places])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +110,6 @@ def _medusa(heads: MedusaHeads, decoder: TextDecoder, lesson: Lesson, seen: Pass
     for k, stack in enumerate(heads.stacks):
         ahead = k + 1
         chosen = counted[:, :-ahead] & counted[:, ahead:]
-        logits = F.linear(stack(seen.hidden[:, :-ahead][chosen]), decoder.embedding.weight)
+        logits = decoder.outputs(stack(seen.hidden[:, :-ahead][chosen]))
         found.append(Guess(logits=logits, places=F.pad(chosen, (ahead, 0)), weight=_LATER**k))
     return found

@@ -289,7 +289,11 @@ class TextDecoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""
-        return F.linear(self.norm(x), self.output_matrix)
+        return self.outputs(self.norm(x))
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D) behind a last norm, this decoder's or another network's."""
+        return F.linear(x, self.output_matrix)
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.layers)  # type: ignore[arg-type]

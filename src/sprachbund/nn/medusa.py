@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sprachbund.nn.decoder import TextDecoder
+
 PARASITE_BLOCK_SQUARES = 14
 """Squares of D in the matrices of a parasite's block: two of attention, four crossing, eight feeding forward."""
 
@@ -55,7 +57,7 @@ class _Residual(nn.Module):
 
 
 class MedusaHeads(nn.Module):
-    """K stacks of residual blocks between the decoder's last hidden state and its tied embedding."""
+    """K stacks of residual blocks between the decoder's last hidden state and its output matrix."""
 
     def __init__(self, shape: MedusaShape) -> None:
         super().__init__()
@@ -72,6 +74,6 @@ class MedusaHeads(nn.Module):
         """
         return torch.stack([stack(hidden) for stack in islice(self.stacks, count)])
 
-    def logits(self, hidden: Tensor, embedding: Tensor, count: int | None = None) -> Tensor:
-        """Logits (K, ..., V) through the decoder's embedding (V, D)."""
-        return F.linear(self(hidden, count), embedding)
+    def logits(self, decoder: TextDecoder, hidden: Tensor, count: int | None = None) -> Tensor:
+        """Logits (K, ..., V) through the decoder's output matrix."""
+        return decoder.outputs(self(hidden, count))

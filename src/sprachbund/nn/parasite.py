@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention, attend
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
@@ -246,8 +245,8 @@ class Parasite(nn.Module):
         )
 
     def logits(self, decoder: TextDecoder, h: Tensor) -> Tensor:
-        """Logits (..., V) of hidden states (..., D), through the decoder's tied embedding."""
-        return F.linear(self.norm(h), decoder.embedding.weight)
+        """Logits (..., V) of hidden states (..., D), through the decoder's output matrix."""
+        return decoder.outputs(self.norm(h))
 
     def _blocks(self) -> list[ParasiteBlock]:
         return list(self.blocks)  # type: ignore[arg-type]

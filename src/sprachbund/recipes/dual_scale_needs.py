@@ -209,5 +209,5 @@ def _lesson(whole: DualScale, lesson: Lesson) -> Tensor:
         states += list(guesser(seen.hidden))
     elif guesser is not None:
         states.append(guesser.norm(parasite_states(guesser, decoder, lesson, seen)))
-    logits = F.linear(torch.cat(states).flatten(0, 1), decoder.embedding.weight)
+    logits = decoder.outputs(torch.cat(states).flatten(0, 1))
     return F.cross_entropy(logits, lesson.wanted.flatten().repeat(len(states)))

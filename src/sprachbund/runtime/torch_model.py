@@ -57,7 +57,7 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
 
 def _computes_alike(kind: type[TextDecoder]) -> bool:
     """Whether a decoder does before and behind its layers what every other does; mBART's has a norm and a bias more."""
-    return kind.embedded is TextDecoder.embedded and kind.logits is TextDecoder.logits
+    return kind.embedded is TextDecoder.embedded and kind.outputs is TextDecoder.outputs
 
 
 def _first_in_bf16(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -17,7 +17,16 @@ from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder, allow
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.feed_forward import Route
 from sprachbund.runtime.cuda_graphs import Recorder
-from sprachbund.runtime.torch_linear import Precision, fused, keep, linear, num_bytes, recast
+from sprachbund.runtime.torch_linear import (
+    Precision,
+    fused,
+    in_precision,
+    keep,
+    linear,
+    num_bytes,
+    plain_linear,
+    recast,
+)
 
 _QUERIES = 128
 """At a time, so that their scores stay in the processor's cache."""
@@ -101,8 +110,8 @@ class FusedDecoderLayer(nn.Module):
     """Stands for a `DecoderLayer`; queries, keys and values of a token are one product.
 
     Args:
-        layer: its weights are shared where they are of the same precision.
-        precision: see `Precision`; for bf16 the layer is in bf16 already.
+        layer: its weights are shared where they stay as they are.
+        precision: see `Precision`.
 
     Attributes:
         memory_width: of the memory that keys and values are made from.
@@ -112,7 +121,8 @@ class FusedDecoderLayer(nn.Module):
         super().__init__()
         own, cross = layer.self_attention, layer.cross_attention
         self.num_heads, self.memory_width = own.num_heads, cross.key.in_features
-        self.self_norm, self.cross_norm = layer.self_norm, layer.cross_norm
+        self.self_norm = recast(layer.self_norm, precision, keep)
+        self.cross_norm = recast(layer.cross_norm, precision, keep)
         self.own = fused([own.query, own.key, own.value], precision)
         self.own_out = linear(own.out.weight, own.out.bias, precision)
         self.cross = linear(cross.query.weight, cross.query.bias, precision)
@@ -144,7 +154,7 @@ class TorchDecoder(TextDecoder):
     """Stands for a `TextDecoder` when rows are stepped; it has no gradient.
 
     Args:
-        decoder: its weights are shared where they are of the same precision.
+        decoder: its weights are shared where they stay as they are.
         precision: see `Precision`.
         cuda_graphs: on a GPU, record steps that come again and again as graphs.
 
@@ -154,12 +164,13 @@ class TorchDecoder(TextDecoder):
 
     def __init__(self, decoder: TextDecoder, precision: Precision, *, cuda_graphs: bool = True) -> None:
         nn.Module.__init__(self)
-        decoder = cast(TextDecoder, recast(decoder, precision, keep)) if precision == "bf16" else decoder
-        self.embedding, self.norm = decoder.embedding, decoder.norm
-        self.positions = decoder.positions
+        self.embedding = cast(nn.Embedding, recast(decoder.embedding, precision, keep))
+        self.norm = cast(nn.LayerNorm, recast(decoder.norm, precision, keep))
+        self.positions = in_precision(decoder.positions, precision)
         layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
         self.layers = nn.ModuleList(FusedDecoderLayer(layer, precision) for layer in layers)
-        self.output_head = decoder.output_head
+        untied = decoder.output_head is not None
+        self.output_head = plain_linear(in_precision(decoder.output_matrix, precision)) if untied else None
         self.output = linear(decoder.output_matrix, None, precision)
         self._memory_dtype = self.positions.dtype if precision == "fp32" else torch.bfloat16
         self._records = cuda_graphs and self.positions.device.type == "cuda"
@@ -235,9 +246,9 @@ class TorchDecoder(TextDecoder):
             x = layer(x, i, step)
         return x
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of hidden states (..., D)."""
-        return cast(Tensor, self.output(self.norm(x)))
+    def outputs(self, x: Tensor) -> Tensor:
+        """As `TextDecoder.outputs`."""
+        return cast(Tensor, self.output(x))
 
     def forward(self, *args: Any, **more: Any) -> Tensor:
         """Not there: an engine has no gradient."""
@@ -252,10 +263,9 @@ class FusedEncoderLayer(nn.Module):
 
     def __init__(self, layer: EncoderLayer, precision: Precision) -> None:
         super().__init__()
-        layer = cast(EncoderLayer, recast(layer, precision, keep)) if precision == "bf16" else layer
         attention = layer.self_attention
         self.num_heads = attention.num_heads
-        self.self_norm = layer.self_norm
+        self.self_norm = recast(layer.self_norm, precision, keep)
         self.own = fused([attention.query, attention.key, attention.value], precision)
         self.own_out = linear(attention.out.weight, attention.out.bias, precision)
         self.feed_forward = _feed_forward(layer, precision)
@@ -288,4 +298,4 @@ def _joined(x: Tensor) -> Tensor:
 
 def _feed_forward(layer: DecoderLayer | EncoderLayer, precision: Precision) -> nn.Module:
     part: nn.Module = layer.feed_forward  # of any kind, split by language too
-    return recast(part, precision, keep) if precision == "int8" else part
+    return recast(part, precision, keep)

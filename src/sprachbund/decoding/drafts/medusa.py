@@ -36,7 +36,8 @@ class MedusaDraft(NetworkDraft):
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "MedusaRun":
         """Begin to watch the decoder."""
-        return MedusaRun(self.network, torch_decoder(family, KIND))
+        decoder = torch_decoder(family, KIND)
+        return MedusaRun(self.beside(decoder), decoder)
 
 
 class MedusaRun(StatelessRun):
@@ -47,7 +48,7 @@ class MedusaRun(StatelessRun):
     """
 
     def __init__(self, heads: MedusaHeads, decoder: TextDecoder) -> None:
-        self._heads, self._embedding = heads, decoder.embedding.weight
+        self._heads, self._decoder = heads, decoder
         self._seen: Tensor | None = None
         self._hidden: Tensor | None = None  # (R, D), behind the newest token's predecessor
         self._hook = decoder.norm.register_forward_hook(self._watch)
@@ -59,8 +60,8 @@ class MedusaRun(StatelessRun):
         """The likeliest token (R, k) of each head, of as many as there are."""
         if self._hidden is None:
             return no_guesses(rows)
-        logits = self._heads.logits(self._hidden, self._embedding, count).transpose(0, 1)
-        return likeliest(rows.suppressed(logits))
+        logits = self._heads.logits(self._decoder, self._hidden, count).transpose(0, 1)
+        return likeliest(rows.suppressed(logits.float()))
 
     def observe(self, place: Integers) -> None:
         """Keep the hidden state at which the newest token was chosen."""

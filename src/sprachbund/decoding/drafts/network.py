@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import nn
 
 from sprachbund.decoding.draft import DraftRun, check_vocabulary, torch_decoder
@@ -12,6 +13,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import DraftCard, read_draft, write_draft
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.runtime.torch_linear import Precision, keep, recast
 
 
 class NetworkDraft(ABC):
@@ -29,6 +31,14 @@ class NetworkDraft(ABC):
         self.network = network.eval()
         self.card = card
         self.acceptance = dict(card.acceptance)
+        self._beside: dict[Precision, Any] = {}
+
+    def beside(self, decoder: TextDecoder) -> Any:
+        """The network as it runs beside a decoder: in its precision, with products as fast as the decoder's."""
+        precision: Precision = "bf16" if decoder.positions.dtype == torch.bfloat16 else "fp32"
+        if precision not in self._beside:
+            self._beside[precision] = recast(self.network, precision, keep)
+        return self._beside[precision]
 
     @staticmethod
     @abstractmethod

@@ -43,9 +43,10 @@ class ParasiteDraft(NetworkDraft):
         self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int
     ) -> "ParasiteRun":
         """Make the cross keys and values; the rest is the model's."""
+        decoder = torch_decoder(family, KIND)
+        parasite: Parasite = self.beside(decoder)
         allowed = allowed_frames(memory.states, memory.num_frames)
-        cross = self.network.remember(memory.states, allowed)
-        return ParasiteRun(self.network, torch_decoder(family, KIND), cross)
+        return ParasiteRun(parasite, decoder, parasite.remember(memory.states, allowed))
 
 
 class ParasiteRun(StatelessRun):
@@ -64,7 +65,7 @@ class ParasiteRun(StatelessRun):
             place = rows.on_device(np.minimum(rows.lengths - 1 + ahead, self._decoder.max_tokens - 1))
             h = self._parasite.guess(self._decoder, tokens[-1], place, rows.cache, self._cross)
             logits = self._parasite.logits(self._decoder, h)[:, 0]
-            tokens.append(likeliest(rows.suppressed(logits)))
+            tokens.append(likeliest(rows.suppressed(logits.float())))
         return torch.stack(tokens[1:], dim=1)
 
     def keep(self, memories: Tensor, rows: Tensor) -> None:

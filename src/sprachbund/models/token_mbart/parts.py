@@ -78,6 +78,6 @@ class MbartDecoder(TextDecoder):
         x: Tensor = self.embedding_norm(super().embedded(tokens, positions))
         return x
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of hidden states (..., D)."""
-        return F.linear(self.norm(x), self.embedding.weight, self.logits_bias)
+    def outputs(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D) that have been through a last norm."""
+        return F.linear(x, self.embedding.weight, self.logits_bias)

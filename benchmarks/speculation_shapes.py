@@ -1,0 +1,167 @@
+"""What a parasite gains as its model grows: decoders from a small recipe's to Whisper medium's, halved as in training.
+
+Weights are random, so guesses are replaced: by the token that the model will write with the probability asked for, or
+by another one. The parasite takes all its steps, and the model checks and refuses as always; texts are compared. Rounds
+without and with guesses alternate within each repeat. The memory is that of 30 s of Whisper, or of 10 s of the recipe's
+encoder. Arguments: arXiv 2508.11189 has k = 1, three blocks, 85 % accepted.
+
+Run: python benchmarks/speculation_shapes.py --threads 1 2
+"""
+
+import argparse
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from rows import keep
+from torch import Tensor
+
+from sprachbund.decoding.draft import RowsSoFar
+from sprachbund.decoding.drafts.parasite import ParasiteDraft, ParasiteRun
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.round_costs import timed
+from sprachbund.decoding.rows import whole_prompt
+from sprachbund.decoding.search import search
+from sprachbund.decoding.speculation import Speculation
+from sprachbund.models.family import Family, Memory, Target
+from sprachbund.models.pruning import prune_decoder
+from sprachbund.models.whisper import PRESETS, WhisperConfig
+from sprachbund.models.whisper.fresh import fit_tokenizer, new_whisper
+from sprachbund.nn.parasite import Parasite, ParasiteShape
+from sprachbund.runtime.engine import engine_for
+
+RECIPE = WhisperConfig(
+    vocabulary_size=1000,
+    width=160,
+    encoder_layers=1,
+    encoder_heads=4,
+    encoder_feed_forward_width=640,
+    decoder_layers=24,
+    decoder_heads=4,
+    decoder_feed_forward_width=640,
+    max_frames=125,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A decoder before it is halved, and the parasite's blocks."""
+
+    name: str
+    config: WhisperConfig
+    blocks: int
+
+
+CASES = (
+    Case(name="small recipe", config=RECIPE, blocks=1),
+    Case(name="small recipe", config=RECIPE, blocks=2),
+    Case(name="Whisper base", config=PRESETS["base"], blocks=1),
+    Case(name="Whisper small", config=PRESETS["small"], blocks=1),
+    Case(name="Whisper medium", config=PRESETS["medium"], blocks=1),
+    Case(name="Whisper medium", config=PRESETS["medium"], blocks=3),
+)
+TARGET = Target(language="en", source="en")
+
+
+class LuckyParasite(ParasiteDraft):
+    """Guesses right with a probability; one row at a time."""
+
+    probability = 0.0
+    written: Sequence[int] = ()
+
+    def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> ParasiteRun:
+        run = super().start(family, memory, targets, capacity)
+        prompt, luck = len(whole_prompt(family, targets[0])), np.random.default_rng(0)
+
+        def propose(rows: RowsSoFar, count: int) -> Tensor:
+            guesses = ParasiteRun.propose(run, rows, count)
+            place = int(rows.lengths[0]) - prompt
+            for i, right in enumerate(self.written[place : place + guesses.shape[1]]):
+                guesses[0, i] = right if luck.random() < self.probability else right - 1
+            return guesses
+
+        run.propose = propose  # type: ignore[method-assign]
+        return run
+
+
+@torch.inference_mode()
+def measure(case: Case, engine: str, threads: int, args: argparse.Namespace) -> dict[str, Any]:
+    """A row of the table."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = replace(case.config, encoder_layers=1)  # the memory is made up
+    model = new_whisper(config, fit_tokenizer([], ["en"], 256)).eval()
+    halved: Any = prune_decoder(model, config.decoder_layers // 2)
+    family: Any = engine_for(halved, engine, threads=threads).family
+    shape = ParasiteShape.of(halved.decoder, num_blocks=case.blocks)
+    draft = LuckyParasite.around(Parasite(shape).eval(), halved.decoder)
+    memory = Memory(
+        states=torch.randn(1, case.config.max_frames, case.config.width),
+        num_frames=torch.tensor([case.config.max_frames]),
+    )
+    options = DecodingOptions(min_tokens=args.tokens, max_tokens=args.tokens, timestamps=False)
+    plain_ms: list[float] = []
+    gains: dict[float, list[float]] = {p: [] for p in args.accepted}
+
+    def go(speculation: Speculation | None) -> tuple[tuple[int, ...], float]:
+        found: list[Any] = []
+        seconds = timed(
+            lambda: found.extend(search(family, memory, [[TARGET]], options, None, speculation)),
+            torch.device("cpu"),
+        )
+        return found[0][0].tokens, seconds
+
+    draft.written, _ = go(None)
+    speculations = {p: Speculation(draft, guesses=1) for p in args.accepted}
+    for repeat in range(args.repeats + 1):  # the first warms up
+        _, plain_s = go(None)
+        for p, speculation in speculations.items():
+            draft.probability = p
+            tokens, drafted_s = go(speculation)
+            if tokens != draft.written:
+                raise RuntimeError("a guess changed what the model writes")
+            if repeat:
+                gains[p].append(plain_s / drafted_s)
+        if repeat:
+            plain_ms.append(1000 * plain_s / args.tokens)
+    return {
+        "decoder": f"{case.name}, {len(halved.decoder.layers)} layers of {case.config.width}",
+        "blocks": case.blocks,
+        "engine": engine,
+        "threads": threads,
+        "ms per token": round(median(plain_ms), 2),
+        **{f"{p:.0%} right": _spread(gains[p]) for p in args.accepted},
+    }
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--engines", nargs="+", default=["torch-fp32", "torch-int8"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--accepted", type=float, nargs="+", default=[0.57, 0.77, 0.85, 1.0])
+    parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    args = parser.parse_args()
+    todo = [(case, engine, n) for case in CASES for engine in args.engines for n in args.threads]
+    rows = [measure(*one, args) for one in track(todo)]
+    about = {"machine": platform.machine(), "torch": torch.__version__, "tokens": args.tokens}
+    keep(
+        args.out,
+        {**about, "rows": rows},
+        "tokens per second, without guesses = 1; median (smallest to largest)",
+    )
+
+
+if __name__ == "__main__":
+    main()
