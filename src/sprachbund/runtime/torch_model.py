@@ -49,9 +49,9 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
         whole.encoder.register_forward_pre_hook(_first_in_bf16)
         return whole
     copied = copy.copy(model)
-    copied._modules = {**model._modules, "decoder": swap(decoder)}
-    if precision == "int8":  # the small heads beside encoder and decoder stay as they are
-        copied._modules["encoder"] = recast(model.encoder, precision, swap)
+    # The small heads beside encoder and decoder stay as they are.
+    exchanged = {"encoder": recast(model.encoder, precision, swap), "decoder": swap(decoder)}
+    copied._modules = {**model._modules, **exchanged}
     return copied
 
 
