@@ -3,7 +3,7 @@
 Weights are random, so guesses are replaced: by the token that the model will write with the probability asked for, or
 by another one. The parasite takes all its steps, and the model checks and refuses as always; texts are compared. Rounds
 without and with guesses alternate within each repeat. The memory is that of 30 s of Whisper, or of 10 s of the recipe's
-encoder. Arguments: arXiv 2508.11189 has k = 1, three blocks, 85 % accepted.
+encoder. The published system (arXiv 2508.11189) is medium's with three blocks, and 85 % of its guesses are accepted.
 
 Run: python benchmarks/speculation_shapes.py --threads 1 2
 """
@@ -29,6 +29,7 @@ from sprachbund.decoding.round_costs import timed
 from sprachbund.decoding.rows import whole_prompt
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
+from sprachbund.models.directory import load
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.whisper import PRESETS, WhisperConfig
@@ -51,14 +52,27 @@ RECIPE = WhisperConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A decoder before it is halved, and the parasite's blocks."""
+    """A decoder before it is halved, or that of the bundled model, and the parasite's blocks."""
 
     name: str
-    config: WhisperConfig
+    config: WhisperConfig | None
     blocks: int
+
+    def model(self) -> Any:
+        """With the decoder that the parasite lives on."""
+        if self.config is None:
+            return load()
+        config = replace(self.config, encoder_layers=1)  # the memory is made up
+        return prune_decoder(new_whisper(config, fit_tokenizer([], ["en"], 256)), config.decoder_layers // 2)
+
+    @property
+    def num_frames(self) -> int:
+        """Of a memory."""
+        return self.config.max_frames if self.config else RECIPE.max_frames
 
 
 CASES = (
+    Case(name="bundled model", config=None, blocks=1),
     Case(name="small recipe", config=RECIPE, blocks=1),
     Case(name="small recipe", config=RECIPE, blocks=2),
     Case(name="Whisper base", config=PRESETS["base"], blocks=1),
@@ -66,6 +80,7 @@ CASES = (
     Case(name="Whisper medium", config=PRESETS["medium"], blocks=1),
     Case(name="Whisper medium", config=PRESETS["medium"], blocks=3),
 )
+ENGINE = "torch-fp32"
 TARGET = Target(language="en", source="en")
 
 
@@ -91,19 +106,16 @@ class LuckyParasite(ParasiteDraft):
 
 
 @torch.inference_mode()
-def measure(case: Case, engine: str, threads: int, args: argparse.Namespace) -> dict[str, Any]:
+def measure(case: Case, threads: int, args: argparse.Namespace) -> dict[str, Any]:
     """A row of the table."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    config = replace(case.config, encoder_layers=1)  # the memory is made up
-    model = new_whisper(config, fit_tokenizer([], ["en"], 256)).eval()
-    halved: Any = prune_decoder(model, config.decoder_layers // 2)
-    family: Any = engine_for(halved, engine, threads=threads).family
-    shape = ParasiteShape.of(halved.decoder, num_blocks=case.blocks)
-    draft = LuckyParasite.around(Parasite(shape).eval(), halved.decoder)
+    model = case.model().eval()
+    family = engine_for(model, ENGINE, threads=threads).family
+    shape = ParasiteShape.of(model.decoder, num_blocks=case.blocks)
+    draft = LuckyParasite.around(Parasite(shape).eval(), model.decoder)
     memory = Memory(
-        states=torch.randn(1, case.config.max_frames, case.config.width).to(family.decoder.positions.dtype),
-        num_frames=torch.tensor([case.config.max_frames]),
+        states=torch.randn(1, case.num_frames, shape.memory_width), num_frames=torch.tensor([case.num_frames])
     )
     options = DecodingOptions(min_tokens=args.tokens, max_tokens=args.tokens, timestamps=False)
     plain_ms: list[float] = []
@@ -131,9 +143,8 @@ def measure(case: Case, engine: str, threads: int, args: argparse.Namespace) -> 
         if repeat:
             plain_ms.append(1000 * plain_s / args.tokens)
     return {
-        "decoder": f"{case.name}, {len(halved.decoder.layers)} layers of {case.config.width}",
+        "decoder": f"{case.name}, {len(model.decoder.layers)} layers of {shape.width}",
         "blocks": case.blocks,
-        "engine": engine,
         "threads": threads,
         "ms per token": round(median(plain_ms), 2),
         **{f"{p:.0%} right": _spread(gains[p]) for p in args.accepted},
@@ -146,16 +157,20 @@ def _spread(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--engines", nargs="+", default=["torch-fp32"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--accepted", type=float, nargs="+", default=[0.57, 0.77, 0.85, 1.0])
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
-    todo = [(case, engine, n) for case in CASES for engine in args.engines for n in args.threads]
+    todo = [(case, n) for case in CASES for n in args.threads]
     rows = [measure(*one, args) for one in track(todo)]
-    about = {"machine": platform.machine(), "torch": torch.__version__, "tokens": args.tokens}
+    about = {
+        "machine": platform.machine(),
+        "engine": ENGINE,
+        "torch": torch.__version__,
+        "tokens": args.tokens,
+    }
     keep(
         args.out,
         {**about, "rows": rows},

@@ -16,7 +16,7 @@ def draw_speed(table: Path, path: Path) -> Path:
     """Draw `table.json` of a run: every pair of the main system, the other drafts, and what is expected of them.
 
     The upper line counts layers, (1 + p) N_l / (N_l + N_g) at acceptance p (arXiv 2508.11189, section 3); the lower one
-    goes by what passes cost on this machine.
+    goes by what rounds cost on this machine.
     """
     values = json.loads(table.read_text(encoding="utf-8"))
     figure = new_figure(6.4, 4.2)
@@ -36,7 +36,7 @@ def draw_speed(table: Path, path: Path) -> Path:
         axes.annotate(
             row["system"],
             (row["acceptance"], row["over base"]),
-            (6, -12),
+            (8, -14),
             textcoords="offset points",
             fontsize=9,
         )
@@ -69,5 +69,5 @@ def _expected(axes: Any, values: dict[str, Any]) -> None:
             (1 + share) * float(np.mean(costs)),
             ":",
             color=ACCENT,
-            label="by pass costs measured before",
+            label="by rounds timed before",
         )
