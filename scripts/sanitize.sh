@@ -11,7 +11,8 @@ cp -r "$root/src" "$root/setup.py" "$root/pyproject.toml" "$root/README.md" "$ro
 rm -f "$work"/src/sprachbund/runtime/_native*
 flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 cd "$work"
-CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" setup.py --quiet build_ext --inplace
+"$python" -m pip install --quiet --disable-pip-version-check --target "$work/build" nanobind  # pip has it while it builds only
+PYTHONPATH="$work/build" CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" setup.py --quiet build_ext --inplace
 ls src/sprachbund/runtime/_native*.so > /dev/null  # the extension is optional, here it is not
 
 cd "$root"
