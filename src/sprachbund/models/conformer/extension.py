@@ -88,12 +88,10 @@ def tell_language(model: Conformer) -> Conformer:
         raise SprachbundError(
             "fine_tuning.prompt is for Whisper, and for transducers that write what is spoken; leave it out"
         )
+    if part.prompted:
+        return model
     told = part.model_copy(update={"prompted": True})
-    return (
-        model
-        if part.prompted
-        else rebuilt(model, config=model.config.model_copy(update={"transducer": told}))
-    )
+    return rebuilt(model, config=model.config.model_copy(update={"transducer": told}))
 
 
 def with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConfig:
