@@ -167,8 +167,8 @@ def available(args: argparse.Namespace) -> list[System]:
 def drafted(args: argparse.Namespace) -> list[System]:
     """Our fastest with a draft whose guesses are right so often; how often, trained models say."""
     return [
-        System(name="sprachbund", precision=f"native int8, draft {share:g}", cases=ONE_STREAM)
-        for share in args.drafts
+        System(name="sprachbund", precision=f"native int8, draft {draft}", cases=ONE_STREAM)
+        for draft in args.drafts
     ]
 
 
@@ -279,7 +279,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", default=["tiny", "base", "small"])
     parser.add_argument("--systems", nargs="+", help="names of systems; all by default")
     parser.add_argument(
-        "--drafts", nargs="+", type=float, default=[], help="shares of a draft's guesses that are right"
+        "--drafts",
+        nargs="+",
+        default=[],
+        metavar="SHARE[ of N]",
+        help="shares of a draft's guesses that are right, and of how many tokens it chooses",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -24,11 +24,13 @@ class LuckyDraft(ModelDraft):
     Args:
         family: whose steps are taken.
         probability: of every guess.
+        num_listed: tokens among which it chooses; all where that is None.
         written: what the model is going to write; to be set before a search.
     """
 
-    def __init__(self, family: Family, probability: float) -> None:
-        super().__init__(family, {"en>en": probability})
+    def __init__(self, family: Family, probability: float, num_listed: int | None) -> None:
+        listed = None if num_listed is None else torch.arange(num_listed)
+        super().__init__(family, {"en>en": probability}, listed=listed)
         self.probability, self.written = probability, list[int]()
         self.luck = np.random.default_rng(0)
 

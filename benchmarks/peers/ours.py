@@ -7,8 +7,9 @@ from checkpoint import FOREIGN
 from worker import RATE, Stopwatch
 
 import sprachbund
-from sprachbund.cli.startup import undisturbed
+from sprachbund.cli.startup import undisturbed, wait_briefly
 
+wait_briefly()
 with undisturbed():  # as the command imports it
     import torch
     from drafted import LuckyDraft
@@ -20,10 +21,11 @@ with undisturbed():  # as the command imports it
     from sprachbund.models.family import Family, Memory, Target
     from sprachbund.models.pruning import prune_decoder
     from sprachbund.models.whisper.directory import load
-    from sprachbund.runtime.engine import engine_for
+    from sprachbund.runtime.engine import beside, engine_for
 
 WINDOW_S = 30
 DRAFTED = ", draft "
+LISTED = " of "  # and of how many tokens it chooses
 DRAFT_LAYERS = 4  # one of so many decoder layers is the draft's
 MOST_TOKENS = 120
 ENGINES = {"native int8": "native", "torch int8": "torch-int8", "bf16": "torch-bf16", "float32": "torch-fp32"}
@@ -39,15 +41,16 @@ class System:
         engine, _, luck = precision.partition(DRAFTED)
         directory = folder / FOREIGN
 
-        def made(family: Family) -> Family:
-            more = {"directory": directory, "cache": folder / "packed"} if family is whole else {}
-            return engine_for(family, ENGINES[engine], threads=threads, **more).family
-
         whole = load(directory, offline=True)
-        self.family, self.watch, self.speculation = made(whole), watch, None
+        packed = folder / "packed"
+        self.family: Family = engine_for(
+            whole, ENGINES[engine], threads=threads, directory=directory, cache=packed
+        ).family
+        self.watch, self.speculation = watch, None
         if luck:
             few = prune_decoder(whole, max(2, whole.config.decoder_layers // DRAFT_LAYERS))
-            self.draft = LuckyDraft(made(few), float(luck))
+            share, _, listed = luck.partition(LISTED)
+            self.draft = LuckyDraft(beside(self.family, few), float(share), int(listed) if listed else None)
             self.speculation = Speculation(self.draft)
             self.written = self._write(np.load(folder / "audio.npy"))
 

@@ -1,4 +1,4 @@
-"""Heavy imports are not disturbed by the garbage collector, and all is as before afterwards."""
+"""Heavy imports are not disturbed by the garbage collector, and all is as before afterwards; threads sleep soon."""
 
 import atexit
 import gc
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sprachbund.cli.startup import undisturbed
+from sprachbund.cli.startup import SPINS, undisturbed
 
 from ..runtime.support import needs_native
 
@@ -53,10 +53,29 @@ def test_a_process_with_torch_and_one_that_never_collects_stay_as_they_are(
 @needs_native
 def test_a_process_that_loads_a_model_ends_without_a_word() -> None:
     code = """
-from sprachbund.cli.startup import undisturbed
+from sprachbund.cli.startup import SPINS, undisturbed
 with undisturbed():
     from sprachbund import load
 print(load(engine="native", threads=1).engine.name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("native\n", "")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({}, SPINS),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_threads_of_torch_sleep_soon_unless_the_user_chose(chosen: dict[str, str], said: str) -> None:
+    code = (
+        "import os, sys; from sprachbund.cli import main; main(['--version']); "
+        "assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=chosen, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == said

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.decoding.drafts import listed, load_draft
-from sprachbund.decoding.drafts.listed import TextDraft, TextRun
+from sprachbund.decoding.drafts.listed import ListedRows, TextDraft, TextRun
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.rows import start_rows
 from sprachbund.decoding.search import search
@@ -21,7 +21,6 @@ from sprachbund.models.family import Family, Target
 from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.extension import missing_because
 from sprachbund.runtime.native_model import exchanged, pack
-from sprachbund.runtime.restricted import output_rows
 from sprachbund.runtime.torch_parts import TorchDecoder
 
 from .tiny_family import TinyFamily, random_memory
@@ -65,7 +64,7 @@ def test_tokens_are_those_of_the_whole_matrix(
     rows = torch.tensor(sorted(tokens_listed))
     with torch.inference_mode():
         started = start_rows(family, memory, targets, options, None)
-        run = TextRun(output_rows(family.decoder, rows), rows)
+        run = TextRun(ListedRows(family.decoder, rows))
         prompts = [family.prompt(target) for target in flat]
         guessing = Guessing.begin(run, prompts, guesses=guesses)
         found = speculative_search(family, started, guessing)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sprachbund.decoding.draft import Draft
+from sprachbund.decoding.drafts import load_draft
 from sprachbund.decoding.drafts.medusa import MedusaDraft
 from sprachbund.decoding.drafts.model import ModelDraft
 from sprachbund.decoding.drafts.parasite import ParasiteDraft
@@ -23,7 +24,7 @@ from sprachbund.models.family import Target
 from sprachbund.models.whisper import load
 from sprachbund.nn.medusa import MedusaHeads, MedusaShape
 from sprachbund.nn.parasite import Parasite, ParasiteShape
-from sprachbund.runtime.engine import engine_for, why_not_native
+from sprachbund.runtime.engine import EngineChoice, engine_for, why_not_native
 from tests.models.seamless.support import make_pair
 from tests.models.whisper_support import make_directory
 from tests.training.made import make_model
@@ -132,3 +133,35 @@ def test_a_translation_says_how_many_guesses_were_accepted(tmp_path: Path) -> No
     )
     assert report["checked"] > 0
     assert report["acceptance"] == pytest.approx(report["accepted"] / report["checked"], abs=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "torch-fp32", "torch-bf16", "native"])
+@torch.inference_mode()
+def test_a_smaller_model_guesses_on_the_engine_of_the_larger_among_the_tokens_of_a_text(
+    engine: EngineChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # packed weights are kept there
+    make_directory(tmp_path / "model")
+    model = load(tmp_path / "model")
+    if engine == "native" and (reason := why_not_native(model)):
+        pytest.skip(reason)
+    family: Any = engine_for(model, engine, threads=1 if engine == "native" else None).family
+    text = tmp_path / "words.txt"
+    text.write_text("the words that may come\n" * 3, encoding="utf-8")
+    samples = [0.1 * np.random.default_rng(0).standard_normal(9000).astype(np.float32)]
+    memory, targets = family.encode(family.features(samples)), [[Target(language="en", source="en")]]
+    options = DecodingOptions(draft="none", max_tokens=16)
+    wanted = search(family, memory, targets, options)
+    accepted = []
+    for name in (str(tmp_path / "model"), f"{tmp_path / 'model'}+{text}"):
+        draft: Any = load_draft(family, name)
+        assert type(draft.family.decoder) is type(family.decoder)
+        if engine == "native":
+            assert draft.family.decoder.team is family.decoder.team
+        speculation = Speculation(draft, guesses=3)
+        assert_same(search(family, memory, targets, options, None, speculation), wanted)
+        accepted.append(speculation.report()[0].acceptance)
+    assert accepted[0] == 1.0  # it guesses for itself
+    assert accepted[1] < 1.0  # random weights write tokens that the text has not
+    with pytest.raises(SprachbundError, match=r"none\.txt is not there; give a text"):
+        load_draft(family, f"{tmp_path / 'model'}+{tmp_path / 'none.txt'}")

@@ -16,6 +16,7 @@ import typer
 
 import sprachbund
 from sprachbund.cli.console import UsageError, error_line, say, set_debug, trace
+from sprachbund.cli.startup import wait_briefly
 
 VERBS = (
     "translate",
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not debug:
         warnings.simplefilter("ignore")
     try:
+        wait_briefly()
         _prepare_streams()
         command = typer.main.get_command(build_app())
         with command.make_context("sprachbund", args) as context:

@@ -1,10 +1,26 @@
-"""Importing torch without the garbage collector, which looks through all of it again and again meanwhile."""
+"""What has to be said before torch is imported: how its threads wait; no collecting of garbage meanwhile.
+
+For the command alone: in a library, both would be decided over its user's head.
+"""
 
 import atexit
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+SPINS = "1000"
+"""How often a thread of torch looks for the others before it sleeps; measured by benchmarks/waiting.py."""
+
+
+def wait_briefly() -> None:
+    """Let torch's threads sleep soon: beside a core that another process holds, spinning ones stop nearly all work.
+
+    libgomp reads it when torch is loaded. What the user's environment says stands.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 @contextmanager
@@ -14,7 +30,7 @@ def undisturbed() -> Iterator[None]:
     The modules of torch live as long as the process. Looking through them for garbage takes as long as a tenth of
     importing them, several times while they are imported and whenever all is looked through later. Garbage from before
     is collected first, so none is kept. Where torch was imported already, or nothing is ever collected, all stays as
-    it is. Not for a library: what its user's program holds would be kept with the modules.
+    it is. In a library, what its user's program holds would be kept with the modules.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield

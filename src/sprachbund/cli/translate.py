@@ -48,8 +48,8 @@ Draft = Annotated[
     typer.Option(
         "--draft",
         metavar="NAME",
-        help="Guesses tokens ahead, for speed: auto, none, one of the model's drafts, a draft's file, a smaller model, "
-        "a text (.txt) in the languages wanted.",
+        help="Guesses tokens ahead, for speed: auto, none, one of the model's drafts, a draft's file, a text "
+        "(.txt) in the languages wanted, a smaller model, a smaller model+text.",
     ),
 ]
 Guesses = Annotated[

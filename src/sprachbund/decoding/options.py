@@ -73,7 +73,8 @@ class DecodingOptions:
         word_timestamps: whether every segment gets words with times; costs a second pass of the decoder.
         draft: what guesses tokens ahead, to be confirmed by the model: "none"; "auto", a draft that lies beside the
             model where it is to gain speed; the name of such a draft, the path of a draft's file or of a text (.txt)
-            in the languages wanted, or the directory of a smaller model. It does not change the text.
+            in the languages wanted, or the directory of a smaller model, which may have "+" and a text's path behind
+            it. It does not change the text.
         guesses: tokens guessed ahead; None takes as many as are to gain most.
         accept: which guesses stand; all but "exact" change the text, and need a draft that is named.
         guard: thresholds of the hallucination guard.

@@ -8,7 +8,7 @@ and torch-int8, the model with its decoder rearranged for speed, in that precisi
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -18,10 +18,12 @@ from sprachbund.runtime import packed_cache
 from sprachbund.runtime.extension import choose_instruction_set, missing_because, native
 from sprachbund.runtime.native_model import exchanged, native_parts_of, pack, why_not_family
 from sprachbund.runtime.native_options import NativeOptions
+from sprachbund.runtime.native_parts import NativeDecoder
 from sprachbund.runtime.packed_cache import packed_for
 from sprachbund.runtime.thread_choice import fastest_threads
 from sprachbund.runtime.torch_linear import Precision
 from sprachbund.runtime.torch_model import on_torch
+from sprachbund.runtime.torch_parts import TorchDecoder
 
 EngineChoice = Literal["auto", "native", "native-int4", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
 CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
@@ -105,6 +107,30 @@ def engine_for(
         raise SprachbundError(f"the native engine cannot run this model: {reason}; use the torch engine")
     _check_exact(options, f"torch, since {reason},")
     return Engine(name="torch", family=family, why=f"the native engine cannot run this model: {reason}")
+
+
+def beside(family: Family, other: Family, directory: Path | None = None) -> Family:
+    """Another model on the engine that a family is on, by the same threads: a draft guesses as fast as it can.
+
+    Args:
+        family: whose engine is meant.
+        other: with its weights; given back as it is where the kernels cannot run it.
+        directory: the other's; its packed weights are then kept and mapped.
+
+    Raises:
+        SprachbundError: the family is on torch in a precision in which the other cannot be run.
+    """
+    decoder: Any = getattr(family, "decoder", None)
+    if isinstance(decoder, TorchDecoder):
+        return on_torch(other, decoder.precision)
+    if not isinstance(decoder, NativeDecoder) or why_not_family(other) is not None:
+        return other
+    weights = decoder.options.weights
+    if directory is None:
+        packed = pack(other, weights)
+    else:
+        packed, _ = packed_for(directory, lambda: pack(other, weights), weights=weights)
+    return exchanged(other, packed, decoder.team, decoder.instruction_set, decoder.options)
 
 
 def _native(

@@ -125,6 +125,7 @@ class NativeDecoder(nn.Module):
         options: what may be less exact.
 
     Attributes:
+        team, instruction_set: as given, for another model that is to compute beside this one.
         vocabulary: the packed output matrix.
         step_bytes: of weights that each step reads.
     """
@@ -139,6 +140,7 @@ class NativeDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.options = shape, options or NativeOptions()
+        self.team, self.instruction_set = team, instruction_set
         self.positions = arrays["positions"]
         self.vocabulary = {
             name.removeprefix("vocabulary."): a

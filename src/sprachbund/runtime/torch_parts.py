@@ -159,11 +159,13 @@ class TorchDecoder(TextDecoder):
         cuda_graphs: on a GPU, record steps that come again and again as graphs.
 
     Attributes:
+        precision: as given.
         step_bytes: of weights that each step reads.
     """
 
     def __init__(self, decoder: TextDecoder, precision: Precision, *, cuda_graphs: bool = True) -> None:
         nn.Module.__init__(self)
+        self.precision = precision
         self.embedding = cast(nn.Embedding, recast(decoder.embedding, precision, keep))
         self.norm = cast(nn.LayerNorm, recast(decoder.norm, precision, keep))
         self.positions = in_precision(decoder.positions, precision)

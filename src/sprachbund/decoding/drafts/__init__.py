@@ -21,6 +21,7 @@ from sprachbund.models.drafts import read_card
 from sprachbund.models.family import Family
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.parasite import Parasite
+from sprachbund.runtime.engine import beside
 
 KINDS: dict[str, Callable[[Path], Draft]] = {
     "parasite": ParasiteDraft.load,
@@ -48,7 +49,7 @@ def load_draft(family: Family, name: str) -> Draft:
     Args:
         family: that it is to guess for.
         name: of a draft beside the model, path of a draft's file or of a text (.txt) in the languages wanted, or
-            directory of a smaller model.
+            directory of a smaller model, to which "+" and a text's path may be added.
 
     Raises:
         SprachbundError: there is no such draft, or it belongs to another model.
@@ -60,11 +61,21 @@ def load_draft(family: Family, name: str) -> Draft:
     elif path.is_file():
         draft = _read(path)
     elif path.is_dir():
-        draft = ModelDraft(load_family(path, offline=True))
+        draft = _smaller_model(family, path, None)
+    elif (parts := name.rpartition("+"))[2].endswith(SUFFIX) and Path(parts[0]).is_dir():
+        draft = _smaller_model(family, Path(parts[0]), Path(parts[2]))
     else:
         raise SprachbundError(_no_such(family, name))
     draft.check(family)
     return draft
+
+
+def _smaller_model(family: Family, directory: Path, text: Path | None) -> ModelDraft:
+    """A model on the engine of the family; it chooses among the tokens of the text, where there is one."""
+    if text is not None and not text.is_file():
+        raise SprachbundError(f"{text} is not there; give a text in the languages wanted, or leave it out")
+    guesses = beside(family, load_family(directory, offline=True), directory)
+    return ModelDraft(guesses, listed=None if text is None else TextDraft.read(family, text).tokens)
 
 
 def _read(path: Path) -> Draft:

@@ -18,13 +18,31 @@ from sprachbund.decoding.rules import likeliest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
-from sprachbund.runtime.restricted import CHECK_EVERY, OutputRows, bytes_of_a_token, output_rows
+from sprachbund.runtime.restricted import CHECK_EVERY, bytes_of_a_token, output_rows
 
 KIND = "text"
 SUFFIX = ".txt"
 _HELD_OUT = 10  # every tenth line says how often a token is missing from a list made of the others
 _LEAST_SAVED_MB = 8.0
 """Of each token: the guessing itself costs some tenths of a millisecond, in which this much is read."""
+
+
+class ListedRows:
+    """Tokens, and what chooses among them alone.
+
+    Args:
+        decoder: whose output matrix is meant.
+        tokens: (N,) listed, each once.
+    """
+
+    def __init__(self, decoder: Any, tokens: Tensor) -> None:
+        self._tokens, self.output = tokens, output_rows(decoder, tokens)
+
+    def likeliest(self, states: Tensor, rows: RowsSoFar) -> Tensor:
+        """The likeliest listed token (R, 1) after the last of the states (R, Q, D) that a row may hold."""
+        forbidden = rows.suppressed.each()[:, self._tokens]
+        logits = self.output.listed(states[:, -1:])[:, -1].float().masked_fill(forbidden, -torch.inf)
+        return self._tokens[likeliest(logits)][:, None]
 
 
 class TextDraft:
@@ -62,9 +80,9 @@ class TextDraft:
             raise SprachbundError(f"{path} is not text in UTF-8; save it as that") from None
 
     @cached_property
-    def output(self) -> OutputRows:
+    def rows(self) -> ListedRows:
         """The listed rows."""
-        return output_rows(self._decoder, self.tokens)
+        return ListedRows(self._decoder, self.tokens)
 
     @property
     def saved_mb(self) -> float:
@@ -74,7 +92,7 @@ class TextDraft:
 
     def check(self, family: Family) -> None:
         """Raise a SprachbundError where a list cannot be used, or would only cost."""
-        _ = self.output
+        _ = self.rows
         if self.saved_mb < _LEAST_SAVED_MB:
             raise SprachbundError(
                 f"with this text a token would read {self.saved_mb:.1f} MB less; it pays from {_LEAST_SAVED_MB:g} on "
@@ -84,24 +102,22 @@ class TextDraft:
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "TextRun":
         """Nothing is remembered of the rows."""
-        return TextRun(self.output, self.tokens)
+        return TextRun(self.rows)
 
 
 class TextRun(StatelessRun):
     """A list at work; what it reads on the way to its guesses is the model's own pass."""
 
-    def __init__(self, output: OutputRows, listed: Tensor) -> None:
-        self._output, self._listed = output, listed
+    def __init__(self, listed: ListedRows) -> None:
+        self._listed, self._output = listed, listed.output
         self._states: list[Tensor] = []
 
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
         """The likeliest listed tokens, one after the other; (R, count). The cache then holds all but the last."""
-        forbidden = rows.suppressed.each()[:, self._listed]
         tokens = [rows.newest()]
         for _ in range(count):
             self._states.append(self._output.states(tokens[-1], rows.cache))
-            logits = self._output.listed(self._states[-1])[:, -1].float().masked_fill(forbidden, -torch.inf)
-            tokens.append(self._listed[likeliest(logits)][:, None])
+            tokens.append(self._listed.likeliest(self._states[-1], rows))
         return torch.cat(tokens[1:], dim=1)
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:

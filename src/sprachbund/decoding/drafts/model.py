@@ -1,6 +1,8 @@
 """A smaller model as a draft, on the memory that the larger one's encoder made: Distil-Whisper beside Whisper.
 
-Its prompt has to be the larger one's, token for token, and its decoder has to read states of that width.
+Its prompt has to be the larger one's, token for token, and its decoder has to read states of that width. Of a large
+vocabulary a draft that is small elsewhere spends most of its time on the output matrix; it may choose among listed
+tokens alone, at the price of a refusal where another would be written (arXiv 2502.14856 lists the most frequent ones).
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from sprachbund.decoding.draft import (
     no_guesses,
     vocabulary_size_of,
 )
+from sprachbund.decoding.drafts.listed import ListedRows
 from sprachbund.decoding.rows import PROMPT_CHUNK
 from sprachbund.decoding.rules import likeliest
 from sprachbund.errors import SprachbundError
@@ -27,13 +30,22 @@ KIND = "model"
 
 
 class ModelDraft:
-    """A family whose decoder guesses for another's."""
+    """A family whose decoder guesses for another's.
+
+    Args:
+        family: that guesses.
+        acceptance: see `Draft`.
+        listed: tokens (N,) among which it chooses, each once; all by default.
+    """
 
     name = KIND
 
-    def __init__(self, family: Family, acceptance: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, family: Family, acceptance: dict[str, float] | None = None, *, listed: Tensor | None = None
+    ) -> None:
         self.family = family
         self.acceptance = acceptance or {}
+        self._listed = None if listed is None else ListedRows(getattr(family, "decoder", None), listed)
 
     def check(self, family: Family) -> None:
         """Raise the SprachbundError that names what does not fit."""
@@ -59,14 +71,14 @@ class ModelDraft:
         """Begin with rows that the draft model has not read yet."""
         each = len(targets) // memory.states.shape[0]
         cache = self.family.start(memory, rows_per_memory=each, capacity=capacity, targets=targets)
-        return ModelRun(self.family, cache)
+        return ModelRun(self.family, cache, self._listed)
 
 
 class ModelRun(StatelessRun):
     """A draft model on the rows of one search, with a cache of its own."""
 
-    def __init__(self, family: Family, cache: DecoderCache) -> None:
-        self._family, self._cache = family, cache
+    def __init__(self, family: Family, cache: DecoderCache, listed: ListedRows | None) -> None:
+        self._family, self._cache, self._listed = family, cache, listed
         self._has_begun = self._is_full = False
 
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
@@ -85,8 +97,7 @@ class ModelRun(StatelessRun):
         given = rows.on_device(np.maximum(rows.last(2), 0))
         guesses = []
         for _ in range(count):
-            logits = self._family.step(given, self._cache)[:, -1]
-            given = likeliest(rows.suppressed(logits.float()))[:, None]
+            given = self._likeliest(given, rows)
             guesses.append(given)
         return torch.cat(guesses, dim=1)
 
@@ -97,6 +108,13 @@ class ModelRun(StatelessRun):
     def keep(self, memories: Tensor, rows: Tensor) -> None:
         """Follow the memories."""
         self._cache.keep(memories)
+
+    def _likeliest(self, given: Tensor, rows: RowsSoFar) -> Tensor:
+        """Its choice (R, 1) after `given` (R, Q)."""
+        if self._listed is not None:
+            return self._listed.likeliest(self._listed.output.states(given, self._cache), rows)
+        logits = self._family.step(given, self._cache)[:, -1]
+        return likeliest(rows.suppressed(logits.float()))[:, None]
 
     def _read(self, tokens: Tensor) -> None:
         """Read the prompts; what the padding of shorter ones wrote is taken back by whoever asked."""

@@ -1,0 +1,140 @@
+"""How long torch's threads should spin for each other: on idle cores, and with one core held by something else.
+
+A thread that has done its part waits actively at first, then sleeps (libgomp, GOMP_SPINCOUNT). While one spins, the
+scheduler takes its core for busy, and does not move the other thread there from a core that something more urgent
+holds. Whole processes, in turn within a round: the recordings of examples/ translated, and steps of training a small
+transformer. Run on two idle cores, as root: python benchmarks/waiting.py
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.progress import track
+from rows import keep
+
+from sprachbund.cli.startup import SPINS
+
+WAYS: dict[str, dict[str, str]] = {
+    "torch's own": {"GOMP_SPINCOUNT": "300000"},
+    "10000 spins": {"GOMP_SPINCOUNT": "10000"},
+    f"{SPINS} spins, ours": {"GOMP_SPINCOUNT": SPINS},
+    "no spins": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
+RECORDINGS = sorted((Path(__file__).parent.parent / "examples" / "recordings").iterdir())
+MOST_S = 30
+STEPS = 40
+
+
+def training() -> None:
+    """Steps of AdamW on a transformer of some millions of parameters, in bf16; prints their seconds."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(2)
+    layer = nn.TransformerEncoderLayer(384, 6, 1536, batch_first=True)
+    model = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    x = torch.randn(4, 200, 384)
+    for step in range(STEPS + 5):
+        if step == 5:
+            began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print(time.perf_counter() - began)
+
+
+def train_s(env: dict[str, str]) -> float:
+    """Seconds of the steps, or the most that are waited for."""
+    command = [sys.executable, __file__, "--child"]
+    try:
+        done = subprocess.run(command, env=env, timeout=MOST_S, stdout=subprocess.PIPE, text=True, check=True)
+    except subprocess.TimeoutExpired:
+        return MOST_S
+    return float(done.stdout)
+
+
+def translate_s(env: dict[str, str]) -> float:
+    """Seconds of the whole command, its start included, or the most that are waited for."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "sprachbund", "translate", *map(str, RECORDINGS)]
+        began = time.perf_counter()
+        try:
+            subprocess.run(
+                [*command, "--to", "en,es,fr,it,de,ru", "--out", out],
+                env=env,
+                timeout=MOST_S,
+                check=True,
+                capture_output=True,
+            )
+        except subprocess.TimeoutExpired:
+            return MOST_S
+        return time.perf_counter() - began
+
+
+@contextmanager
+def held_core() -> Iterator[None]:
+    """A process of the highest ordinary priority that never leaves the first core."""
+    holder = "import os\nopen('/proc/self/autogroup', 'w').write('-20')\nos.nice(-20)\nwhile True: pass"
+    process = subprocess.Popen(["taskset", "-c", "0", sys.executable, "-c", holder], start_new_session=True)
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measure(repeats: int) -> dict[tuple[str, str], list[float]]:
+    """Seconds by what was done and how its threads waited."""
+    found: dict[tuple[str, str], list[float]] = {}
+    works = {"translate": translate_s, "train": train_s}
+    chosen = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    plain = {name: value for name, value in os.environ.items() if name not in chosen}
+    for _ in track(range(repeats)):
+        for what, work in works.items():
+            for way, extra in WAYS.items():
+                found.setdefault((f"{what}, idle cores", way), []).append(work(plain | extra))
+                with held_core():
+                    found.setdefault((f"{what}, one core held", way), []).append(work(plain | extra))
+    return found
+
+
+def shown(seconds: list[float]) -> str:
+    """Median and range; what was not waited for says so."""
+    if min(seconds) >= MOST_S:
+        return f"over {MOST_S}"
+    return f"{median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    args = parser.parse_args()
+    if args.child:
+        training()
+        return
+    found = measure(args.repeats)
+    rows: dict[str, dict[str, Any]] = {}
+    for (what, way), seconds in found.items():
+        rows.setdefault(what, {"work": what})[way] = shown(seconds)
+    about = {"machine": platform.machine(), "repeats": args.repeats, "unit": "s"}
+    keep(args.out, {**about, "rows": list(rows.values())}, "seconds")
+
+
+if __name__ == "__main__":
+    main()
