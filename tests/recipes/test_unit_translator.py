@@ -1,5 +1,6 @@
 """A run from encoded corpora to a model: learns, goes on after a stop to the same bits, says what it leaves out."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,18 @@ def test_bad_data_is_named(made: Spoken, tmp_path: Path) -> None:
     assert any("1 pairs of" in line and "left out" in line for line in lines)
     with pytest.raises(SprachbundError, match="h of speech in de, en, and 9 are wanted"):
         run(recipe(made, hours=9), tmp_path / "d", report=_silent)
+
+
+def test_text_comes_on_top_of_as_much_speech(made: Spoken, tmp_path: Path) -> None:
+    lines: list[str] = []
+    given = recipe(made, steps_of="speech", training={"steps": 4, "evaluate_every": 2, "log_every": 1})
+    run(given, tmp_path, report=lines.append)
+    card = json.loads((tmp_path / "model" / "card.json").read_text())
+    steps = [line for line in lines if line.startswith("step ") and " loss " in line and "dev loss" not in line]
+    spoken = [line for line in steps if " speech " in line]
+    assert card["training"]["steps"] == len(steps) > len(spoken)
+    assert len(spoken) == 4
+    assert sum("dev loss" in line for line in lines if line.startswith("step ")) == 2
 
 
 def test_less_speech_is_part_of_more(made: Spoken) -> None:

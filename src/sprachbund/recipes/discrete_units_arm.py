@@ -107,6 +107,7 @@ def _whole(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path) ->
         ratio=arm.ratio,
         mark_repeats=arm.mark_repeats,
         keep_repeats=arm.keep_repeats,
+        steps_of=recipe.steps_of,
         model=arm.model(recipe.model),
         training=_seeded(arm.training(recipe.training), seed),
         card=CardRecipe(name="discrete-units"),

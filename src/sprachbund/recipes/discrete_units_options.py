@@ -11,6 +11,7 @@ from sprachbund.models.directory import BUNDLED
 from sprachbund.models.token_conformer import HEADS, TokenShape
 from sprachbund.models.token_conformer.shape import Head
 from sprachbund.recipes.translator import Strict
+from sprachbund.recipes.unit_translator import StepsOf
 from sprachbund.training.options import Decay, TrainingOptions
 from sprachbund.units.options import Form, KMeansOptions
 from sprachbund.units.supply import Mixing
@@ -146,6 +147,8 @@ class DiscreteUnitsRecipe(Strict):
             where there are none.
         external_pairs: of each source, to be drawn.
         mixing: of speech and text.
+        steps_of: what `training` counts its steps by, as in `UnitTranslatorRecipe`. By "all", arms cost the same and
+            those with text see less speech; by "speech", all see as much speech.
         model: shape of every model, but for what its arm changes.
         training: of every model.
         text_training: of a model that learns text first.
@@ -171,6 +174,7 @@ class DiscreteUnitsRecipe(Strict):
     bitext: tuple[Path, ...] = ()
     external_pairs: int = 0
     mixing: Mixing = Mixing()
+    steps_of: StepsOf = "all"
     model: TokenShape = TokenShape()
     training: TrainingOptions
     text_training: TrainingOptions

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -27,6 +27,7 @@ from sprachbund.units.text_start import start_from_mbart, units_with_mbart
 from sprachbund.units.translator import make
 
 Report = Callable[[str], None]
+StepsOf = Literal["all", "speech"]
 LIKELY_RATIO = 4.0
 """Published; where the units were made without transcripts."""
 
@@ -65,6 +66,8 @@ class UnitTranslatorRecipe(Strict):
         mbart: an mBART-50 checkpoint of transformers, by path or Hugging Face id, whose shape, weights and pieces of
             text the model has; `model` and `start` are then left out.
         bits: of the weights in the model directory.
+        steps_of: what `training` counts its steps and evaluations by: "all" batches, or those of "speech", so that text
+            comes on top of as much speech as a model without text would see.
     """
 
     units: Path
@@ -80,6 +83,7 @@ class UnitTranslatorRecipe(Strict):
     start: Path | None = None
     mbart: str | None = None
     bits: Bits = 32
+    steps_of: StepsOf = "all"
     model: TokenShape = TokenShape()
     training: TrainingOptions
     card: CardRecipe
@@ -112,11 +116,11 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
     units, model = _made(recipe, directory, report)
-    corpus, dev = _supplies(recipe, units, model, report)
-    train(model, corpus, recipe.training, directory, dev=dev, report=report, stop_after=stop_after)
+    corpus, dev, training = _supplies(recipe, units, model, report)
+    train(model, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)
     state = PartialState()
     if state.is_main_process:
-        save(model, directory / "model", bits=recipe.bits, card=_card(recipe, corpus))
+        save(model, directory / "model", bits=recipe.bits, card=_card(recipe, corpus, training))
     state.wait_for_everyone()
     return load(directory / "model")
 
@@ -163,19 +167,21 @@ def _read(recipe: UnitTranslatorRecipe, units: Units) -> dict[str, Any]:
 
 def _supplies(
     recipe: UnitTranslatorRecipe, units: Units, model: TokenConformer | TokenMbart, report: Report
-) -> tuple[Supply, Supply]:
-    """Training and dev data, everything told that is left out of them."""
+) -> tuple[Supply, Supply, TrainingOptions]:
+    """Training and dev data, everything told that is left out of them, and the training with all its steps counted."""
     parts = _parts(recipe, units, report)
     reader: Any = model.reader
     corpus = Supply(parts, model.config, reader, recipe.mixing, seed=recipe.training.seed)
+    plan = PlanOptions(
+        batch_s=recipe.training.batch_s,
+        max_utterances=recipe.training.max_utterances,
+        max_duration_s=recipe.training.max_duration_s,
+        seed=recipe.training.seed,
+    )
     training = recipe.training
+    if recipe.steps_of == "speech" and recipe.train:
+        training = _on_top(training, corpus.speech_share(plan))
     if recipe.mixing.speech_only_share:
-        plan = PlanOptions(
-            batch_s=training.batch_s,
-            max_utterances=training.max_utterances,
-            max_duration_s=training.max_duration_s,
-            seed=training.seed,
-        )
         step = round((1 - recipe.mixing.speech_only_share) * training.steps)
         corpus.speech_only_from = first_epoch_behind(corpus, plan, step)
     encoded = [Encoded(path, units) for path in recipe.dev]
@@ -187,7 +193,16 @@ def _supplies(
     for name, supply in (("training", corpus), ("dev", dev)):
         for line in supply.lines(training.max_duration_s):
             report(f"{name}: {line}")
-    return corpus, dev
+    return corpus, dev, training
+
+
+def _on_top(training: TrainingOptions, speech_share: float) -> TrainingOptions:
+    """As many steps on speech, and evaluations, as without text, when only a share of all steps is on speech."""
+    counts = {
+        name: round(getattr(training, name) / speech_share)
+        for name in ("steps", "evaluate_every", "save_every")
+    }
+    return training.model_copy(update=counts)
 
 
 def _parts(recipe: UnitTranslatorRecipe, units: Units, report: Report) -> list[Sentences]:
@@ -231,7 +246,7 @@ def _start_from(model: TokenConformer, directory: Path, report: Report) -> None:
         report(f"{len(missing)} of {len(own)} weights are new: {', '.join(missing[:3])} ...")
 
 
-def _card(recipe: UnitTranslatorRecipe, corpus: Supply) -> Card:
+def _card(recipe: UnitTranslatorRecipe, corpus: Supply, training: TrainingOptions) -> Card:
     sources: Sequence[str] = sorted({source for source, _ in recipe.all_pairs})
     start = {} if recipe.mbart is None else {"made_from": {"model": recipe.mbart, "by": "train"}}
     return Card(
@@ -239,5 +254,5 @@ def _card(recipe: UnitTranslatorRecipe, corpus: Supply) -> Card:
         source_languages=list(sources),
         target_languages=sorted({target for _, target in recipe.all_pairs}),
         data=[{"name": kind, "utterances": count} for kind, count in corpus.counts().items()],
-        training={"steps": recipe.training.steps, "batch_s": recipe.training.batch_s, **start},
+        training={"steps": training.steps, "batch_s": training.batch_s, **start},
     )

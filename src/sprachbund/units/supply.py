@@ -181,6 +181,11 @@ class Supply:
         order = np.random.default_rng([options.seed, epoch, 3]).permutation(len(batches))
         return [batches[i] for i in order]
 
+    def speech_share(self, options: PlanOptions) -> float:
+        """Share of an epoch's batches that are of speech, while it is mixed with text."""
+        kinds = [self._sentence(int(batch[0]))[0].kind for batch in self.plan(options, 0)]
+        return kinds.count("speech") / len(kinds)
+
     def __len__(self) -> int:
         return len(self._usable)
 
