@@ -1,9 +1,9 @@
 """What a round of the search costs here and now, with and without guesses, and what guessing is to gain by it.
 
 Whether speculation pays is a matter of the machine: on a CPU a pass over five tokens costs little more than one over
-one, on a large batch it does not. So it is measured before it is used: whole rounds, one kind after the other, since a
-draft that is asked again and again finds its weights in the processor's cache, and in a search it does not. Shapes: R
-rows.
+one, on a large batch it does not. So it is measured before it is used: whole rounds, since a draft that is asked
+again and again finds its weights in the processor's cache, and in a search the model's pass lies between; and rounds
+behind one of their own kind, since a search goes on in the way it began. Shapes: R rows.
 """
 
 import time
@@ -65,8 +65,9 @@ def measure_rounds(
     accept: Accept = "exact",
     most: int = MAX_GUESSES,
 ) -> RoundCosts:
-    """Seconds of the first rounds behind the prompts (R); the rows and their cache are left as they were.
+    """Seconds of the second rounds behind the prompts (R); the rows and their cache are left as they were.
 
+    In a first round a draft has nothing to remember. Where it ends a row already, it is the one that counts.
     A few numbers of guesses are measured, as medians over alternating repeats, and those between interpolated. Numbers
     that the cache has no room for cost as much as the largest there is room for.
     """
@@ -74,24 +75,27 @@ def measure_rounds(
     held = rows.cache.lengths.cpu()
     counts = [count for count in MEASURED_GUESSES if count <= most]
 
-    def plain() -> Callable[[], object]:
+    def plain() -> float:
         search = GreedySearch(replace(rows))
         tokens = search.choose()
-        return lambda: search.round(family, tokens)
+        for _ in range(2):
+            seconds = timed(lambda: search.round(family, tokens), device)
+            rows.cache.rewind(held)
+        return seconds
 
-    def drafted(count: int) -> Callable[[], object]:
+    def drafted(count: int) -> float:
         guessing = Guessing.begin(run, prompts, guesses=count, accept=accept)
         search = SpeculativeSearch(family, replace(rows), guessing)
         search.begin()
-        return search.round
+        seconds = timed(search.round, device)
+        if not search.finished.any():  # a finished row would be written over
+            seconds = timed(search.round, device)
+        rows.cache.rewind(held)
+        return seconds
 
     times: dict[int, list[float]] = {count: [] for count in (0, *counts)}
-    for repeat in range(_REPEATS + 1):
-        for count, seen in times.items():
-            seconds = timed(drafted(count) if count else plain(), device)
-            rows.cache.rewind(held)
-            if repeat:  # the first warms up
-                seen.append(seconds)
+    for count, seen in [*times.items()] * _REPEATS:
+        seen.append(drafted(count) if count else plain())
     drafted_s = np.interp(range(1, most + 1), counts, [median(times[count]) for count in counts])
     return RoundCosts(plain_s=median(times[0]), drafted_s=tuple(drafted_s.tolist()))
 
