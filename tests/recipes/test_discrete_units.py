@@ -64,6 +64,7 @@ def test_every_arm_has_its_row(run: Path) -> None:
     assert [(row["hours"], row["data"]) for row in rows(run, "curve")] == [
         (hours, data) for hours in (0.01, round(all_hours, 2)) for data in ("ST only", "+ MT")
     ]
+    assert (run / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
     log_mel = rows(run, "log-mel")
     assert log_mel[0]["stored data"] == log_mel[0]["training time"] == 1.0
     assert all(isinstance(row["stored data"], float) and row["stored data"] < 0.1 for row in log_mel[1:])

@@ -188,7 +188,9 @@ def test_text_comes_on_top_of_as_much_speech(made: Spoken, tmp_path: Path) -> No
     given = recipe(made, steps_of="speech", training={"steps": 4, "evaluate_every": 2, "log_every": 1})
     run(given, tmp_path, report=lines.append)
     card = json.loads((tmp_path / "model" / "card.json").read_text())
-    steps = [line for line in lines if line.startswith("step ") and " loss " in line and "dev loss" not in line]
+    steps = [
+        line for line in lines if line.startswith("step ") and " loss " in line and "dev loss" not in line
+    ]
     spoken = [line for line in steps if " speech " in line]
     assert card["training"]["steps"] == len(steps) > len(spoken)
     assert len(spoken) == 4

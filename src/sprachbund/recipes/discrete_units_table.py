@@ -10,6 +10,7 @@ from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.lines import Line
 from sprachbund.recipes.discrete_units_cost import read_cost
 from sprachbund.recipes.discrete_units_data import encoded_directory
+from sprachbund.recipes.discrete_units_figure import draw_curve
 from sprachbund.recipes.discrete_units_options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, place
 from sprachbund.units.encoded import Encoded
 
@@ -30,11 +31,16 @@ class _Among:
 
 
 def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
-    """Write `table.json`, and beside it `ablations.json`, `curve.json` and `log-mel.json` where they were asked for."""
+    """Write `table.json`, and beside it `ablations.json`, `curve.json` and `log-mel.json` where they were asked for.
+
+    The curve is drawn too, into `curve.png`.
+    """
     tables = {"ablations": _ablations, "curve": _curve, LOG_MEL: _log_mel}
     for name, rows_of in tables.items():
         if rows := rows_of(recipe, directory):
-            _write(directory / f"{name}.json", recipe, rows)
+            table = _write(directory / f"{name}.json", recipe, rows)
+            if rows_of is _curve:
+                draw_curve([table], table.with_suffix(".png"))
     return _write(directory / "table.json", recipe, _heads(recipe, directory))
 
 
