@@ -10,14 +10,12 @@ Run: python benchmarks/units.py [--full]
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +25,12 @@ from rows import keep
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.evaluation.hashes import machine
 from sprachbund.models.directory import bundled_directory
+from sprachbund.runtime.measure import peak_mib
 from sprachbund.units.encode import Encoding, encode
 from sprachbund.units.files import encoder_hash
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.units.jobs import Computing, Extraction
 from sprachbund.units.options import FitOptions, KMeansOptions, VocabularyOptions
-from sprachbund.units.work import run
 
 LAYER = 5
 MEAN_S = 6.3
@@ -151,38 +149,30 @@ def _ratio(values: np.ndarray) -> float:
 
 def peak_mb(count: int) -> dict[str, float]:
     """Of a fresh process that makes units of so many utterances and encodes them."""
-    found = subprocess.run(
-        [sys.executable, __file__, "--memory", str(count)], capture_output=True, text=True, check=True
-    )
-    return dict(json.loads(found.stdout.splitlines()[-1]))
-
-
-def measure_memory(count: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        write_noise(root / "corpus", count)
-        first = replace(fit(root), out=root / "first")
-        first.job.out.mkdir(parents=True)
-        run(replace(first.job, chosen=replace(first.job.chosen, share=0.2)))  # warm: the model is loaded
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        make_units(fit(root))
-        encode(encoding(root, "encoded", 1))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as root:
+        write_noise(Path(root) / "corpus", count)
+        command = [sys.executable, __file__, "--memory", root]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
     return {
         "speech_h": round(count * MEAN_S / 3600, 3),
-        "peak_mb": round(peak / 1024),
-        "growth_mb": round((peak - before) / 1024),
+        "peak_mb": round(float(found.stdout.splitlines()[-1])),
     }
+
+
+def measure_memory(root: Path) -> float:
+    make_units(fit(root))
+    encode(encoding(root, "encoded", 1))
+    return peak_mib()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="more speech, more rounds")
-    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory:
-        print(json.dumps(measure_memory(options.memory)))
+        print(measure_memory(options.memory))
         return
     count, rounds = (200, 5) if options.full else (32, 2)
     rows = compare(count, rounds)
@@ -190,9 +180,7 @@ def main() -> None:
     result = {"machine": machine(), "layer": LAYER, "rounds": rounds, "rows": rows, "memory": memory}
     keep(Path(__file__).with_suffix(".json"), result)
     for line in memory:
-        print(
-            f"{line['speech_h']} h of speech: {line['peak_mb']} MB at most, {line['growth_mb']} MB above the start"
-        )
+        print(f"{line['speech_h']} h of speech: {line['peak_mb']} MB at most")
 
 
 if __name__ == "__main__":

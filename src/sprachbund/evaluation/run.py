@@ -40,13 +40,13 @@ from sprachbund.evaluation.speed import (
     Stopwatch,
     add_cost,
     first_segment_s,
-    peak_memory_mb,
     race,
     race_rows,
 )
 from sprachbund.models.card import Card
 from sprachbund.models.directory import load, locate
 from sprachbund.models.family import Family
+from sprachbund.runtime.measure import peak_mib
 
 NO_SPEECH = "no-speech"
 Progress = Callable[[str, int, int], None]
@@ -186,7 +186,7 @@ def peak_memory_of(
     family = load(model, offline=offline)
     for _ in translate_plan(family, Manifest(directory), plan, options.decoding, options.batch_size):
         pass
-    return peak_memory_mb()
+    return peak_mib()
 
 
 def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[Line]:

@@ -1,13 +1,9 @@
 """Speed and cost are scores too, but of a machine: they mean something beside another's in the same run."""
 
-import re
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +13,7 @@ from sprachbund.decoding.translate import translate_file
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import Line
 from sprachbund.models.family import Family
+from sprachbund.runtime.measure import peak_mib
 
 SAMPLE_RATE = 16_000
 
@@ -90,19 +87,8 @@ class Stopwatch:
             wall_s=self.wall_s,
             num_tokens=self._tokens,
             num_targets=self._lines / max(1, len(self._audio)),
-            peak_memory_mb=peak_memory_mb(),
+            peak_memory_mb=peak_mib(),
         )
-
-
-def peak_memory_mb() -> float:
-    """Most memory this process ever held, in MiB."""
-    status = Path(
-        "/proc/self/status"
-    )  # the other count begins with what the process held that started this one
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
-        return int(found[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def first_segment_s(

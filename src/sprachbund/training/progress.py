@@ -1,12 +1,12 @@
 """What a run says of itself while it runs: one line for every so many steps."""
 
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sprachbund.data.batch import Batch
+from sprachbund.runtime.measure import peak_mib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Meter:
             utterances_per_s=sums["utterances"] / took,
             real_time=sums["frames"] / self.frames_per_s / took,
             padding=1 - sums["frames"] / sums["padded"],
-            memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            memory_gib=peak_mib() / 2**10,
             left_s=(steps - step) * took / self.steps,
             parts={name: value / max(sums["tokens"], 1) for name, value in self.parts.items()},
             kinds={kind: total / max(tokens, 1) for kind, (total, tokens) in sorted(self.kinds.items())},

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from sprachbund.data.processes import Progress, run_processes
 from sprachbund.errors import SprachbundError
+from sprachbund.training.memory import give_back_freed_memory
 
 _POLL_S = 0.2
 
@@ -56,6 +57,7 @@ def make(job: Job, share: tuple[int, int] = (0, 1), progress: Progress = nothing
     for number in mine:
         before = done(job)
         make_file(number, lambda inside, before=before: progress(before + inside, total))  # type: ignore[misc]
+        give_back_freed_memory()  # hours of utterances of ever other lengths
 
 
 def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress: Progress = nothing) -> None:
