@@ -237,6 +237,12 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
     assert read_study(tmp_path)["workers"] == 2
     with pytest.raises(SprachbundError, match=r"model\.width = 1, and this one has 2"):
         remember(tmp_path, Recipe(model={"width": 2}), may_change=("workers",))
+    earlier = tmp_path / "study.json"
+    earlier.write_text('{"model": {"width": 1}, "workers": 1}')  # of before there were steps
+    remember(tmp_path, Recipe(), may_change=())
+    earlier.write_text('{"model": {"width": 1}, "workers": 1}')
+    with pytest.raises(SprachbundError, match="steps = 1, and this one has 2"):
+        remember(tmp_path, Recipe(steps=2), may_change=())
     with pytest.raises(SprachbundError, match="holds no study"):
         read_study(tmp_path / "elsewhere")
     (tmp_path / "study.json").write_text("{")

@@ -198,10 +198,7 @@ def _supplies(
 
 def _on_top(training: TrainingOptions, speech_share: float) -> TrainingOptions:
     """As many steps on speech, and evaluations, as without text, when only a share of all steps is on speech."""
-    counts = {
-        name: round(getattr(training, name) / speech_share)
-        for name in ("steps", "evaluate_every", "save_every")
-    }
+    counts = {name: round(getattr(training, name) / speech_share) for name in ("steps", "evaluate_every")}
     return training.model_copy(update=counts)
 
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.studies.cells import (
@@ -195,6 +195,8 @@ def write_results(grid: StudyGrid, out: Path) -> Path:
 def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None:
     """Write down what a study is, or see that it is still the same.
 
+    What a study of an earlier version does not say is taken to be as it is now by default.
+
     Args:
         out: folder of the study.
         recipe: all that decides its numbers.
@@ -205,7 +207,7 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None
     """
     values, path = recipe.model_dump(mode="json"), out / STUDY_FILE
     if path.exists():
-        before = read_study(out)
+        before = _with_defaults(read_study(out), type(recipe))
         for key in values:
             if key not in may_change and before.get(key) != values[key]:
                 raise SprachbundError(
@@ -213,6 +215,14 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None
                     "give another --out, or the same recipe"
                 )
     write_json(path, values)
+
+
+def _with_defaults(values: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
+    """A recipe's values, those that it lacks by default; as they are where they are no such recipe any more."""
+    try:
+        return kind.model_validate(values).model_dump(mode="json")
+    except ValidationError:
+        return values
 
 
 def read_study(out: Path) -> dict[str, Any]:
