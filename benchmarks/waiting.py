@@ -31,7 +31,7 @@ WAYS: dict[str, dict[str, str]] = {
     "no spins": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 RECORDINGS = sorted((Path(__file__).parent.parent / "examples" / "recordings").iterdir())
-MOST_S = 30
+MOST_S = 15
 STEPS = 40
 
 
