@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def draw_curve(tables: Sequence[Path], path: Path) -> Path:
     axes = figure.subplots()
     plain_axes(axes, "y")
     lines = [line for number, table in enumerate(tables) for line in _lines(table)[number > 0 :]]
-    for (name, hours, scores), (color, form) in zip(lines, _LINES, strict=False):
+    for (name, hours, scores), (color, form) in zip(lines, cycle(_LINES), strict=False):
         axes.plot(hours, scores, form, color=color, markersize=5, label=name)
     hours = lines[0][1]
     axes.set_xscale("log", base=2)

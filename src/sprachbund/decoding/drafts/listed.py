@@ -38,9 +38,12 @@ class ListedRows:
     def __init__(self, decoder: Any, tokens: Tensor) -> None:
         self._tokens, self.output = tokens, output_rows(decoder, tokens)
 
-    def likeliest(self, states: Tensor, rows: RowsSoFar) -> Tensor:
-        """The likeliest listed token (R, 1) after the last of the states (R, Q, D) that a row may hold."""
-        forbidden = rows.suppressed.each()[:, self._tokens]
+    def forbidden(self, rows: RowsSoFar) -> Tensor:
+        """Which of the listed tokens a row never holds, (R, N) boolean; the same for all guesses of a round."""
+        return rows.suppressed.each()[:, self._tokens]
+
+    def likeliest(self, states: Tensor, forbidden: Tensor) -> Tensor:
+        """The likeliest listed token (R, 1) after the last of the states (R, Q, D) that is not forbidden (R, N)."""
         logits = self.output.listed(states[:, -1:])[:, -1].float().masked_fill(forbidden, -torch.inf)
         return self._tokens[likeliest(logits)][:, None]
 
@@ -114,10 +117,10 @@ class TextRun(StatelessRun):
 
     def propose(self, rows: RowsSoFar, count: int) -> Tensor:
         """The likeliest listed tokens, one after the other; (R, count). The cache then holds all but the last."""
-        tokens = [rows.newest()]
+        tokens, forbidden = [rows.newest()], self._listed.forbidden(rows)
         for _ in range(count):
             self._states.append(self._output.states(tokens[-1], rows.cache))
-            tokens.append(self._listed.likeliest(self._states[-1], rows))
+            tokens.append(self._listed.likeliest(self._states[-1], forbidden))
         return torch.cat(tokens[1:], dim=1)
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:

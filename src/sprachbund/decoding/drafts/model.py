@@ -5,7 +5,7 @@ vocabulary a draft that is small elsewhere spends most of its time on the output
 tokens alone, at the price of a refusal where another would be written (arXiv 2502.14856 lists the most frequent ones).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,9 +95,9 @@ class ModelRun(StatelessRun):
             self._read(rows.on_device(rows.tokens[:, : int(known.max())]))
         self._cache.rewind(torch.from_numpy(known))
         given = rows.on_device(np.maximum(rows.last(2), 0))
-        guesses = []
+        choose, guesses = self._choice(rows), []
         for _ in range(count):
-            given = self._likeliest(given, rows)
+            given = choose(given)
             guesses.append(given)
         return torch.cat(guesses, dim=1)
 
@@ -109,12 +109,17 @@ class ModelRun(StatelessRun):
         """Follow the memories."""
         self._cache.keep(memories)
 
-    def _likeliest(self, given: Tensor, rows: RowsSoFar) -> Tensor:
-        """Its choice (R, 1) after `given` (R, Q)."""
-        if self._listed is not None:
-            return self._listed.likeliest(self._listed.output.states(given, self._cache), rows)
-        logits = self._family.step(given, self._cache)[:, -1]
-        return likeliest(rows.suppressed(logits.float()))[:, None]
+    def _choice(self, rows: RowsSoFar) -> Callable[[Tensor], Tensor]:
+        """What reads tokens (R, Q) and gives the likeliest one (R, 1) behind them."""
+        if (listed := self._listed) is not None:
+            forbidden = listed.forbidden(rows)
+            return lambda given: listed.likeliest(listed.output.states(given, self._cache), forbidden)
+
+        def among_all(given: Tensor) -> Tensor:
+            logits = self._family.step(given, self._cache)[:, -1]
+            return likeliest(rows.suppressed(logits.float()))[:, None]
+
+        return among_all
 
     def _read(self, tokens: Tensor) -> None:
         """Read the prompts; what the padding of shorter ones wrote is taken back by whoever asked."""
