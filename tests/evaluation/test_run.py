@@ -78,6 +78,18 @@ def test_options_come_back_from_their_plain_form(tiny_options):
         options_from({**plain, "tempo": 3})
 
 
+def test_the_engine_is_recorded_and_replayed(evaluated, corpus, model_directory, tiny_options, tmp_path):
+    for engine, recorded in (("torch-fp32", {"torch-fp32"}), ("auto", {"native", "torch"})):
+        out = tmp_path / engine
+        found = evaluate([corpus], model_directory, replace(tiny_options, engine=engine), out=out).manifest
+        assert found.configuration["engine"] in recorded
+        assert replay(out).same
+    written = [line.hypothesis for line in read_lines(tmp_path / "torch-fp32" / "hypotheses.jsonl")]
+    assert written == [line.hypothesis for line in evaluated[1].lines()]
+    with pytest.raises(SprachbundError, match="there is no engine 'fast'"):
+        evaluate([corpus], model_directory, replace(tiny_options, engine="fast"))
+
+
 def test_replay_gives_the_same(evaluated):
     found = replay(evaluated[0])
     assert found.same

@@ -3,17 +3,18 @@
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from sprachbund.cli import scoring_options as given
 from sprachbund.cli.console import Bar, as_usage, listed, print_json
-from sprachbund.cli.translate import Allowed
+from sprachbund.cli.translate import Allowed, EngineName
 
 if TYPE_CHECKING:
     from sprachbund.evaluation.manifest import ResultManifest
     from sprachbund.evaluation.run import Evaluation
+    from sprachbund.runtime.engine import EngineChoice
 
 _Data = Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")]
 _To = Annotated[
@@ -72,6 +73,7 @@ def evaluate(
     no_guard: _NoGuard = False,
     no_speech: _NoSpeech = 12,
     seed: _Seed = 2024,
+    engine: EngineName = "torch",
     comet: _Comet = None,
     against: _Against = None,
     offline: given.Offline = False,
@@ -88,6 +90,7 @@ def evaluate(
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
             from sprachbund.models.directory import locate
+            from sprachbund.runtime.engine import check_choice
         options = opts.EvaluationOptions(
             targets=tuple(listed(to)) or None,
             limit=limit,
@@ -98,9 +101,11 @@ def evaluate(
                 guard=GuardOptions(enabled=not no_guard),
             ),
             no_speech_per_kind=no_speech,
+            engine=cast("EngineChoice", engine),
             comet=comet,
             seed=seed,
         )
+        check_choice(options.engine, threads)
     if threads is not None:
         torch.set_num_threads(threads)
     if against is not None:

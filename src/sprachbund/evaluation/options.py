@@ -12,6 +12,7 @@ from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import BATCH_SIZE
 from sprachbund.evaluation.no_speech import PER_KIND, SEED
+from sprachbund.runtime.engine import EngineChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class EvaluationOptions:
         decoding: how to decode; its guard is applied to what is scored.
         no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
+        engine: what computes the model, see `sprachbund.runtime.engine`.
         comet: name of a COMET model to score with as well; None leaves it out.
         seed: of the no-speech set.
     """
@@ -35,13 +37,14 @@ class EvaluationOptions:
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     no_speech_per_kind: int = PER_KIND
     first_segments: int = 5
+    engine: EngineChoice = "torch"
     comet: str | None = None
     seed: int = SEED
 
 
 def configuration(options: EvaluationOptions) -> dict[str, Any]:
-    """Options as plain values, with what decides numbers from outside: threads and precision."""
-    return {**asdict(options), "num_threads": torch.get_num_threads(), "precision": "float32"}
+    """Options as plain values, with what may decide last bits from outside: threads."""
+    return {**asdict(options), "num_threads": torch.get_num_threads()}
 
 
 def options_from(values: dict[str, Any], path: Path | None = None) -> EvaluationOptions:

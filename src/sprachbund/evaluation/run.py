@@ -46,6 +46,7 @@ from sprachbund.evaluation.speed import (
 from sprachbund.models.card import Card
 from sprachbund.models.directory import load, locate
 from sprachbund.models.family import Family
+from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.measure import peak_mib
 
 NO_SPEECH = "no-speech"
@@ -93,8 +94,7 @@ def evaluate(
     manifests = [open_corpus(directory) for directory in _distinct(directories)]
     if options.comet:
         comet_signature(options.comet)  # a package that is not there is told before models are loaded
-    family = load(model, offline=offline)
-    options = _with_known_languages(family, options)
+    family, options = _ready(model, options, offline)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
     scoring = Scoring({target for plan in plans for job in plan.jobs for target in job.targets}, options)
     total, watch = sum(plan.num_lines for plan in plans), Stopwatch()
@@ -117,10 +117,16 @@ def evaluate(
     return result
 
 
-def _with_known_languages(family: Family, options: EvaluationOptions) -> EvaluationOptions:
-    """The options with the languages declared in the model's tags, as they are recorded."""
-    allowed = declared_languages(family, options.decoding.allowed_languages)
-    return replace(options, decoding=replace(options.decoding, allowed_languages=allowed))
+def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tuple[Family, EvaluationOptions]:
+    """The model on its engine, and the options as they are recorded: the engine that "auto" found, and the declared
+    languages in the model's tags."""
+    found = engine_for(load(model, offline=offline), options.engine, directory=locate(model, offline=offline))
+    allowed = declared_languages(found.family, options.decoding.allowed_languages)
+    decoding = replace(options.decoding, allowed_languages=allowed)
+    options = replace(options, decoding=decoding)
+    if options.engine == "auto":
+        options = replace(options, engine="native" if found.name == "native" else "torch")
+    return found.family, options
 
 
 def _translate(
@@ -145,7 +151,7 @@ def race_models(
         SprachbundError: when there is no target language that all of them know for the same utterances.
     """
     manifest = open_corpus(directory)
-    families = {name: load(name, offline=offline) for name in models}
+    families = {name: _ready(name, options, offline)[0] for name in models}
     plans = [make_plan(family, manifest, options.targets, options.limit) for family in families.values()]
     jobs = set(plans[0].jobs).intersection(*(plan.jobs for plan in plans[1:]))
     if not jobs:
@@ -183,7 +189,7 @@ def peak_memory_of(
 ) -> float:
     """Most memory that this process has held when it has loaded a model and done the work, in MiB."""
     torch.set_num_threads(num_threads)
-    family = load(model, offline=offline)
+    family, _ = _ready(model, options, offline)
     for _ in translate_plan(family, Manifest(directory), plan, options.decoding, options.batch_size):
         pass
     return peak_mib()
