@@ -6,6 +6,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,11 +16,11 @@ from sprachbund.models.card import Card
 from sprachbund.models.directory import load, locate
 from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
 from sprachbund.models.speech_llm import load as load_speech_llm
-from sprachbund.models.speech_llm.stages import frozen_digest
+from sprachbund.models.speech_llm.stages import Data, frozen_digest
 from sprachbund.recipes import sizes
 from sprachbund.recipes.code_switch_needs import needs
 from sprachbund.recipes.code_switch_options import ARMS, BASELINE, CodeSwitchRecipe, place
-from sprachbund.recipes.code_switch_stage import STAGE_FILE, make_stage, run_stage
+from sprachbund.recipes.code_switch_stage import STAGE_FILE, corpus_of, make_stage, run_stage
 from sprachbund.recipes.options import read_recipe
 from sprachbund.recipes.run_folder import LOG_FILE
 
@@ -53,7 +54,15 @@ def test_every_arm_has_its_rows(run: Path) -> None:
     speech = ["code-switched", "monolingual", "mixed", "spliced people"]
     assert [(row["speech"], row["arm"]) for row in rows] == [(s, arm) for s in speech for arm in arms]
     first = rows[0]
-    assert {"chrF", "BLEU", "span recall %", "errors near a switch %", "router right %"} <= first.keys()
+    assert {
+        "chrF",
+        "BLEU",
+        "WER",
+        "span recall %",
+        "errors near a switch %",
+        "router right %",
+        "wrong language %",
+    } <= first.keys()
     assert first["chrF difference"] == ""
     assert rows[1]["router right %"] == ""
 
@@ -82,6 +91,22 @@ def test_stages_follow_each_other_and_leave_the_frozen_parts_alone(run: Path) ->
         assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert recipe.projector.group_size == 2
     assert (seed / "align+monolingual+code-switched" / STAGE_FILE).exists(), "begins where the first arm did"
+
+
+@pytest.mark.parametrize(("kind", "share"), [("monolingual asr", 1.0), ("code-switched st", 0.5)])
+def test_stages_of_translation_transcribe_a_share(run: Path, kind: Data, share: float) -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, [f'data="{run / "data"}"', "transcribed=0.5"])
+    model = load_speech_llm(run / "run" / "seed-0" / "groups" / CHAIN / "model")
+    corpus, rng = corpus_of(recipe, model, [kind], "train", seed=0), np.random.default_rng(0)
+    utterances = [corpus.manifests[0][0]] * 300
+    drawn = [{recipe.targets[number] for number, _ in corpus.rows(u, rng)} for u in utterances]
+    assert np.mean([utterances[0].language in languages for languages in drawn]) == pytest.approx(
+        share, abs=0.1
+    )
+    without = recipe.model_copy(update={"transcribed": 0.0})
+    if share < 1:
+        corpus = corpus_of(without, model, [kind], "train", seed=0)
+        assert all(recipe.targets[n] != u.language for u in utterances for n, _ in corpus.rows(u, rng))
 
 
 def _moves(name: str, stage: str) -> bool:

@@ -95,6 +95,8 @@ class CodeSwitchRecipe(Strict):
         warmup_steps: of each stage.
         transition: the form of the loss in the third stage.
         rows_per_utterance: languages wanted of an utterance, in translation.
+        transcribed: share of the utterances that the stages of translation are to transcribe: what is not asked for any
+            more is forgotten, and a model that has to transcribe mixed speech then translates it.
         test_utterances: of each test part, evenly over it; all if None.
         workers: stages, and then evaluations, at a time, each with one thread.
     """
@@ -117,6 +119,7 @@ class CodeSwitchRecipe(Strict):
     warmup_steps: PositiveInt = 1000
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
+    transcribed: float = Field(default=0.25, ge=0, lt=1)
     test_utterances: PositiveInt | None = None
     workers: PositiveInt = 1
 
@@ -202,12 +205,12 @@ class CodeSwitchRecipe(Strict):
         return TrainingOptions.model_validate({**self.training.model_dump(), **changes})
 
 
-PARTS: Mapping[Data, tuple[str, float]] = {
-    "monolingual asr": ("monolingual-", 1.0),
-    "monolingual st": ("monolingual-", 0.0),
-    "code-switched st": ("", 0.0),
+PARTS: Mapping[Data, tuple[str, bool]] = {
+    "monolingual asr": ("monolingual-", True),
+    "monolingual st": ("monolingual-", False),
+    "code-switched st": ("", False),
 }
-"""Kind of data to the beginning of its parts' names, and the share of utterances that are transcribed."""
+"""Kind of data to the beginning of its parts' names, and whether all of its utterances are transcribed."""
 
 
 def variant(arm: Arm) -> str:

@@ -91,12 +91,12 @@ def run_stage(
     num_moving = enter(model, stage)
     digest = frozen_digest(model, stage)
     options = recipe.options_of(stage, seed)
-    following = _corpus(recipe, model, stage.data, "train", seed)
+    following = corpus_of(recipe, model, stage.data, "train", seed)
     corpus: Corpus | Transition = following
     if stage.coming_from:
-        previous = _corpus(recipe, model, stage.coming_from, "train", seed)
+        previous = corpus_of(recipe, model, stage.coming_from, "train", seed)
         corpus = Transition(previous, following, steps=options.steps, form=recipe.transition, seed=seed)
-    dev = _corpus(recipe, model, stage.data, "dev", seed)
+    dev = corpus_of(recipe, model, stage.data, "dev", seed)
     train(model, corpus, options, directory, dev=dev, report=report, stop_after=stop_after)
     if stop_after is not None and stop_after < options.steps:
         return
@@ -124,17 +124,17 @@ def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -
     )
 
 
-def _corpus(
+def corpus_of(
     recipe: CodeSwitchRecipe, model: SpeechLLM, kinds: Sequence[Data], part: str, seed: int
 ) -> Corpus:
-    """The part of all kinds of data, end to end; a stage has none that is transcribed beside one that is not."""
+    """The part of all kinds of data, end to end; a stage has none that is all transcribed beside one that is not."""
     share = _DEV_SHARE if part == "dev" else 1.0
     manifests = [(Manifest(recipe.data / f"{PARTS[kind][0]}{part}"), share) for kind in kinds]
     transcribed = PARTS[kinds[0]][1]
     examples = SpeechLLMExamples(model, recipe.languages, recipe.targets)
     options = ExampleOptions(
         rows_per_utterance=1 if transcribed else recipe.rows_per_utterance,
-        same_language=transcribed,
+        same_language=1.0 if transcribed else recipe.transcribed,
         mixed=True,
         seed=seed,
         **NO_MASKS,

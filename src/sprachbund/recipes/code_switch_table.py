@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sprachbund.evaluation.code_switch import switch_scores
 from sprachbund.evaluation.compare import RunFile, System, compare
+from sprachbund.evaluation.failures import Rate, in_wrong_language
+from sprachbund.evaluation.identifier import identifier_for
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.router import SPANS, RouteCounts
 from sprachbund.recipes.code_switch_options import ARMS, BASELINE, CodeSwitchRecipe
@@ -35,13 +38,18 @@ _SAID = {
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The translations of a run that belong to a set."""
+    """The translations of a run that belong to a set, or its transcripts."""
 
     run: RunFile
     belongs: Callable[[Line], bool]
+    transcripts: bool = False
 
     def __iter__(self) -> Iterator[Line]:
-        return (line for line in self.run if line.source != line.target and self.belongs(line))
+        return (
+            line
+            for line in self.run
+            if (line.source == line.target) == self.transcripts and self.belongs(line)
+        )
 
 
 def scores_of(directory: Path, seed: int, name: str) -> Path:
@@ -55,22 +63,17 @@ def write_table(recipe: CodeSwitchRecipe, directory: Path) -> Path:
     for title, (folder, belongs) in _SETS.items():
         if not all((scores_of(directory, seed, BASELINE) / folder).is_dir() for seed in recipe.seeds):
             continue
-        systems = [
-            System(
-                name=name,
-                runs=[
-                    _Chosen(RunFile(scores_of(directory, seed, name) / folder), belongs)
-                    for seed in recipe.seeds
-                ],
-            )
-            for name in recipe.all_arms
-        ]
-        quality = _quality(systems)
+        systems, transcribing = (
+            _systems(recipe, directory, folder, partial(_Chosen, belongs=belongs, transcripts=transcripts))
+            for transcripts in (False, True)
+        )
+        quality, heard = _quality(systems, METRICS), _quality(transcribing, ("WER",))
         rows += [
             {
                 "speech": title,
                 "arm": system.name,
                 **quality[system.name],
+                **heard[system.name],
                 **(_switches(system) if title in _SWITCHED else {}),
                 **(_router(system) if ARMS[system.name].projector == "groups" else {}),
             }
@@ -86,11 +89,24 @@ def write_table(recipe: CodeSwitchRecipe, directory: Path) -> Path:
     return path
 
 
-def _quality(systems: Sequence[System]) -> dict[str, dict[str, Any]]:
+def _systems(
+    recipe: CodeSwitchRecipe, directory: Path, folder: str, chosen: Callable[[RunFile], _Chosen]
+) -> list[System]:
+    """All arms with the lines that are chosen of each seed's run."""
+    return [
+        System(
+            name=name,
+            runs=[chosen(RunFile(scores_of(directory, seed, name) / folder)) for seed in recipe.seeds],
+        )
+        for name in recipe.all_arms
+    ]
+
+
+def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Scores of each system, and its difference to the first."""
     several = [*systems, System(name="itself", runs=systems[0].runs)]  # a comparison is of two at least
     rows: dict[str, dict[str, Any]] = {system.name: {} for system in several}
-    for (metric, name), found in compare(several, METRICS).means.items():
+    for (metric, name), found in compare(several, metrics).means.items():
         low, high = found.interval
         rows[BASELINE][metric] = found.baseline
         rows[name] |= {
@@ -102,9 +118,18 @@ def _quality(systems: Sequence[System]) -> dict[str, dict[str, Any]]:
 
 
 def _switches(system: System) -> dict[str, float]:
-    """What became of embedded spans, over all runs."""
+    """What became of embedded spans, and how often the output is in another language than asked for, over all runs."""
     found = switch_scores(line for run in system.runs for line in run)
-    return {said: getattr(found, name).percent for name, said in _SAID.items()}
+    return {
+        **{said: getattr(found, name).percent for name, said in _SAID.items()},
+        "wrong language %": _confusion([line for run in system.runs for line in run]).percent,
+    }
+
+
+def _confusion(lines: Sequence[Line]) -> Rate:
+    identifier = identifier_for({line.target for line in lines})
+    judged = [found for line in lines if (found := in_wrong_language(line, identifier)) is not None]
+    return Rate(failed=sum(judged), judged=len(judged))
 
 
 def _router(system: System) -> dict[str, float]:
