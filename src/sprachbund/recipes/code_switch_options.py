@@ -119,7 +119,7 @@ class CodeSwitchRecipe(Strict):
     warmup_steps: PositiveInt = 1000
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
-    transcribed: float = Field(default=0.25, ge=0, lt=1)
+    transcribed: float = Field(default=0.0, ge=0, lt=1)
     test_utterances: PositiveInt | None = None
     workers: PositiveInt = 1
 
