@@ -2,13 +2,16 @@
 
 A thread that has done its part waits actively at first, then sleeps (libgomp, GOMP_SPINCOUNT). While one spins, the
 scheduler takes its core for busy, and does not move the other thread there from a core that something more urgent
-holds. Whole processes, in turn within a round: the recordings of examples/ translated, and steps of training a small
-transformer. Run on two idle cores, as root: python benchmarks/waiting.py
+holds. One that sleeps has to be woken, several hundred times for a token. Whole processes, in turn within a round: the
+recordings of examples/ translated, a call with the shape of Whisper tiny in 8 bits (its tokens are many products),
+and steps of training a small transformer. Run on two idle cores, as root: python benchmarks/waiting.py
 """
 
 import argparse
+import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,8 +29,8 @@ from sprachbund.cli.startup import SPINS
 
 WAYS: dict[str, dict[str, str]] = {
     "torch's own": {"GOMP_SPINCOUNT": "300000"},
-    "10000 spins": {"GOMP_SPINCOUNT": "10000"},
     f"{SPINS} spins, ours": {"GOMP_SPINCOUNT": SPINS},
+    "1000 spins": {"GOMP_SPINCOUNT": "1000"},
     "no spins": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 RECORDINGS = sorted((Path(__file__).parent.parent / "examples" / "recordings").iterdir())
@@ -56,14 +59,31 @@ def training() -> None:
     print(time.perf_counter() - began)
 
 
+def output_of(command: list[str], env: dict[str, str], most_s: float) -> str | None:
+    """What a command prints, or None when it took longer; then its children are ended with it."""
+    started = subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = started.communicate(timeout=most_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.communicate()
+        return None
+    if started.returncode:
+        sys.exit(f"{' '.join(command)} ended with {started.returncode}")
+    return printed
+
+
 def train_s(env: dict[str, str]) -> float:
     """Seconds of the steps, or the most that are waited for."""
-    command = [sys.executable, __file__, "--child"]
-    try:
-        done = subprocess.run(command, env=env, timeout=MOST_S, stdout=subprocess.PIPE, text=True, check=True)
-    except subprocess.TimeoutExpired:
-        return MOST_S
-    return float(done.stdout)
+    printed = output_of([sys.executable, __file__, "--child"], env, MOST_S)
+    return MOST_S if printed is None else float(printed)
 
 
 def translate_s(env: dict[str, str]) -> float:
@@ -71,17 +91,17 @@ def translate_s(env: dict[str, str]) -> float:
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "sprachbund", "translate", *map(str, RECORDINGS)]
         began = time.perf_counter()
-        try:
-            subprocess.run(
-                [*command, "--to", "en,es,fr,it,de,ru", "--out", out],
-                env=env,
-                timeout=MOST_S,
-                check=True,
-                capture_output=True,
-            )
-        except subprocess.TimeoutExpired:
-            return MOST_S
-        return time.perf_counter() - began
+        printed = output_of([*command, "--to", "en,es,fr,it,de,ru", "--out", out], env, MOST_S)
+        return MOST_S if printed is None else time.perf_counter() - began
+
+
+def call_s(env: dict[str, str]) -> float:
+    """Seconds of a call of 30 s and 100 tokens with random weights, once all is loaded; or the most waited for."""
+    shape = ["--shape", "tiny", "--engine", "torch-int8", "--threads", "2", "--json"]
+    printed = output_of([sys.executable, "-m", "sprachbund", "bench", *shape], env, 4 * MOST_S)
+    if printed is None:
+        return MOST_S
+    return json.loads(printed)["engines"][0]["window"]["whole_ms"] / 1000
 
 
 @contextmanager
@@ -100,7 +120,7 @@ def held_core() -> Iterator[None]:
 def measure(repeats: int) -> dict[tuple[str, str], list[float]]:
     """Seconds by what was done and how its threads waited."""
     found: dict[tuple[str, str], list[float]] = {}
-    works = {"translate": translate_s, "train": train_s}
+    works = {"translate": translate_s, "Whisper tiny, a call": call_s, "train": train_s}
     chosen = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     plain = {name: value for name, value in os.environ.items() if name not in chosen}
     for _ in track(range(repeats)):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SPINS = "1000"
+SPINS = "5000"
 """How often a thread of torch looks for the others before it sleeps; measured by benchmarks/waiting.py."""
 
 
