@@ -78,7 +78,10 @@ def test_options_come_back_from_their_plain_form(tiny_options):
         options_from({**plain, "tempo": 3})
 
 
-def test_the_engine_is_recorded_and_replayed(evaluated, corpus, model_directory, tiny_options, tmp_path):
+def test_the_engine_is_recorded_and_replayed(
+    evaluated, corpus, model_directory, tiny_options, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # of the packed weights
     for engine, recorded in (("torch-fp32", {"torch-fp32"}), ("auto", {"native", "torch"})):
         out = tmp_path / engine
         found = evaluate([corpus], model_directory, replace(tiny_options, engine=engine), out=out).manifest
