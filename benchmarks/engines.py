@@ -36,10 +36,10 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         manifests[engine] = evaluate([args.corpus], args.model, options, out=folder / engine).manifest
     first, *others = args.engines
     systems = [System(name=engine, runs=[RunFile(folder / engine)]) for engine in args.engines]
-    means = compare(systems, METRICS).means
+    means, plainly = compare(systems, METRICS).means, texts(folder / first)
     rows = []
     for engine in args.engines:
-        wrote, plainly = texts(folder / engine), texts(folder / first)
+        wrote = texts(folder / engine)
         row: dict[str, Any] = {"engine": engine, "texts": len(wrote)}
         row["differ"] = sum(wrote[key] != plainly[key] for key in plainly)
         for name in METRICS:

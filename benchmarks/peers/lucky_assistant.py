@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from transformers import WhisperForCausalLM, WhisperForConditionalGeneration
+from worker import DRAFT_LAYERS
 
-DRAFT_LAYERS = 4  # one of so many decoder layers is the assistant's
 SURE, UNSURE = 20.0, 10.0
 """Of some 50,000 logits, all others 0: probabilities of 0.9999 and 0.3; the threshold is 0.4."""
 

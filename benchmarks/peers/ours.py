@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from checkpoint import FOREIGN
-from worker import RATE, Stopwatch
+from worker import DRAFT_LAYERS, MOST_TOKENS, RATE, Stopwatch
 
 import sprachbund
 from sprachbund.cli.startup import undisturbed, wait_briefly
@@ -26,8 +26,6 @@ with undisturbed():  # as the command imports it
 WINDOW_S = 30
 DRAFTED = ", draft "
 LISTED = " of "  # and of how many tokens it chooses
-DRAFT_LAYERS = 4  # one of so many decoder layers is the draft's
-MOST_TOKENS = 120
 ENGINES = {"native int8": "native", "torch int8": "torch-int8", "bf16": "torch-bf16", "float32": "torch-fp32"}
 
 

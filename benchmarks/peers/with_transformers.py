@@ -9,11 +9,10 @@ import transformers
 from checkpoint import FOREIGN
 from lucky_assistant import fixed_point, lucky_assistant
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
-from worker import RATE, Stopwatch
+from worker import MOST_TOKENS, RATE, Stopwatch
 
 ASSISTED = ", assisted "
 SIZES = (30 * RATE, 5 * RATE)
-MOST_TOKENS = 120
 
 
 class System:

@@ -18,6 +18,8 @@ import numpy as np
 
 T = TypeVar("T")
 RATE = 16_000
+DRAFT_LAYERS = 4  # one of so many decoder layers is a draft's or an assistant's
+MOST_TOKENS = 120  # written beforehand, for those to know what is right
 SYSTEMS = {
     "sprachbund": "ours",
     "transformers": "with_transformers",

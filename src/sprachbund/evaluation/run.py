@@ -88,7 +88,7 @@ def evaluate(
         progress: told of the work as it goes on.
 
     Raises:
-        SprachbundError: for models, corpora and languages, declared or wanted, that cannot be, before any decoding.
+        SprachbundError: for models, engines, corpora and languages that cannot be, before any decoding.
     """
     options = options or EvaluationOptions()
     manifests = [open_corpus(directory) for directory in _distinct(directories)]

@@ -119,10 +119,11 @@ def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dic
 
 def _switches(system: System) -> dict[str, float]:
     """What became of embedded spans, and how often the output is in another language than asked for, over all runs."""
-    found = switch_scores(line for run in system.runs for line in run)
+    lines = [line for run in system.runs for line in run]
+    found = switch_scores(lines)
     return {
         **{said: getattr(found, name).percent for name, said in _SAID.items()},
-        "wrong language %": _confusion([line for run in system.runs for line in run]).percent,
+        "wrong language %": _confusion(lines).percent,
     }
 
 
