@@ -4,11 +4,19 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
+
+from sprachbund.serving.meters import Meters
+from sprachbund.serving.refusals import RefusalError
+from sprachbund.serving.seat import Seat
+from sprachbund.serving.wire import SoundDecoder
+from sprachbund.streaming.engine import LiveEngine
 
 from .conftest import SPOKEN_S
 from .live_support import SPAN, said, text_of, whole
@@ -194,27 +202,57 @@ def test_stopping_gives_live_sessions_what_is_left(small_live, bundled, spoken):
     assert said(client) == text_of(bundled, np.concatenate([spoken["es"], silence]))
 
 
-def test_old_messages_are_not_kept_for_ever(running, spoken):
-    from sprachbund.serving.meters import Meters
-    from sprachbund.serving.refusals import RefusalError
-    from sprachbund.serving.seat import Seat
-    from sprachbund.serving.wire import SoundDecoder
-    from sprachbund.streaming.engine import LiveEngine
+def seated(running, clock=time.monotonic):
+    """A seat without a connection, and the engine that steps its session."""
+    engine = LiveEngine(running.service.store.loaded_worker("bundled").model.family)
+    session = engine.open(["de"], "es")
+    decoder = SoundDecoder("pcm_s16le", 16_000)
+    seat = Seat("x", "me", "bundled", session, decoder, lambda: None, keep_s=60, meters=Meters(), clock=clock)
+    return engine, seat
 
+
+def test_messages_said_while_others_go_out_go_out_too(running, spoken):
+    sent = []
+
+    async def scenario():
+        engine, seat = seated(running)
+
+        def compute():
+            going_on = seat.advance()
+            if going_on:
+                seat.emit(engine.step([seat.session])[0])
+            return going_on
+
+        async def send_text(text):
+            seat.end()
+            while compute():  # everything else is said while the first message is on its way
+                pass
+            sent.append(json.loads(text)["type"])
+
+        async def close(code):
+            sent.append(code)
+
+        seat.add(spoken["es"])
+        while not seat.since(0):
+            assert compute()
+        socket = SimpleNamespace(send_text=send_text, close=close)
+        await asyncio.wait_for(running.service.room._talk(seat, 0, socket), 15)
+
+    asyncio.run(scenario())
+    assert sent[0] == "text"
+    assert sent[-2:] == ["done", 1000]
+
+
+def test_old_messages_are_not_kept_for_ever(running, spoken):
     now = [0.0]
 
     async def scenario():
-        engine = LiveEngine(running.service.store.loaded_worker("bundled").model.family)
-        session = engine.open(["de"], "es")
-        seat = Seat(
-            "x", "me", "bundled", session, SoundDecoder("pcm_s16le", 16_000), lambda: None,
-            keep_s=60, meters=Meters(), clock=lambda: now[0],
-        )  # fmt: skip
+        engine, seat = seated(running, clock=lambda: now[0])
         for _ in range(12):
             now[0] += 20.0
             seat.add(spoken["es"])
             while seat.advance():
-                seat.emit(engine.step([session])[0])
+                seat.emit(engine.step([seat.session])[0])
             seat.was_said(seat._last_seq)
         assert len(seat._log) < seat._last_seq / 2
         assert len(seat._arrivals) < 5

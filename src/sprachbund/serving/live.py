@@ -236,13 +236,14 @@ class LiveRoom:
     async def _talk(self, seat: Seat, after: int, socket: WebSocket) -> None:
         while True:
             seat.changed.clear()
+            error, done = seat.error, seat.done  # looked at first: more may be said while these messages go out
             for seq, text in seat.since(after):
                 await socket.send_text(text)
                 after = seq
             seat.was_said(after)
-            if seat.error is not None:
-                raise seat.error
-            if seat.done:
+            if error is not None:
+                raise error
+            if done:
                 await socket.close(NORMAL)
                 return
             await seat.changed.wait()
