@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models import directory as directories
@@ -47,6 +48,28 @@ def test_a_model_with_its_parts_inside_comes_back(kind: str, tmp_path: Path) -> 
     tokens = torch.tensor([[5, 6, 7]])
     alone = make_llm("llama" if kind == "whisper" else "qwen2")
     torch.testing.assert_close(plain(tokens).logits, alone(tokens).logits)
+
+
+def test_a_config_that_turns_the_prompts_round_is_refused(tmp_path: Path) -> None:
+    save(make_model(), tmp_path)
+    config = tmp_path / "config.json"
+    entry = json.loads(config.read_text())
+    entry["config"]["prompts"]["translate"] = "Say it in {language}."
+    config.write_text(json.dumps(entry))
+    assert load(tmp_path).prompts.options.translate == "Say it in {language}."
+    entry["config"]["prompts"]["order"].reverse()
+    config.write_text(json.dumps(entry))
+    with pytest.raises(
+        SprachbundError, match=r"config\.json: .*speech before text.*trained with text before speech"
+    ):
+        load(tmp_path)
+
+
+def test_a_model_written_before_the_order_of_prompts_was_is_read(tmp_path: Path) -> None:
+    save(make_model(), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert load(tmp_path).config.prompts.order == ("text", "speech")
 
 
 def test_tied_embeddings_and_half_the_bits(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ class LiveRoom:
     async def _talk(self, seat: Seat, after: int, socket: WebSocket) -> None:
         while True:
             seat.changed.clear()
-            error, done = seat.error, seat.done  # looked at first: more may be said while these messages go out
+            error, done = seat.error, seat.done  # first: more may be said while these messages go out
             for seq, text in seat.since(after):
                 await socket.send_text(text)
                 after = seq

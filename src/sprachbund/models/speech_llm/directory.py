@@ -27,11 +27,13 @@ from sprachbund.models.speech_llm.foreign import (
     write_part,
 )
 from sprachbund.models.speech_llm.model import SpeechLLM
-from sprachbund.models.weights import Bits, read_weights, write_weights
+from sprachbund.models.weights import Bits, read_metadata, read_weights, write_weights
 from sprachbund.models.whisper.hub import find
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LLM, ENCODER = "llm", "encoder"
+_ORDER = "prompts.order"
+"""In the head of model.safetensors: config.json may be edited, but not so that it contradicts the training."""
 
 
 class EncoderEntry(Options):
@@ -119,7 +121,8 @@ def save(
         (place / CONFIG).write_text(text + "\n", encoding="utf-8")
         if inside:
             _save_parts(model, place)
-        write_weights(place / WEIGHTS, _own_weights(model, inside), bits)
+        order = {_ORDER: json.dumps(model.config.prompts.order)}
+        write_weights(place / WEIGHTS, _own_weights(model, inside), bits, order)
     except OSError as error:
         raise SprachbundError(f"{place} could not be written ({error}); mend that and save again") from error
 
@@ -148,6 +151,7 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     model = SpeechLLM(encoder, llm, entry.config, tokenizer=read_tokenizer(place))
     if named is not None and entry.llm is not None:
         model.sources = {ENCODER: named, LLM: entry.llm}
+    _check_order(model, place)
     _fill(model, read_weights(place / WEIGHTS), inside=named is None, source=place)
     return model.eval()
 
@@ -197,6 +201,17 @@ def _fill(model: SpeechLLM, weights: dict[str, Tensor], *, inside: bool, source:
     with torch.no_grad():
         for name, value in wanted.items():  # views of the model's own weights
             value.copy_(weights[name])
+
+
+def _check_order(model: SpeechLLM, place: Path) -> None:
+    """Raise SprachbundError when config.json has instruction and speech in another order than in training."""
+    trained = read_metadata(place / WEIGHTS).get(_ORDER)
+    if trained is None:  # written before the order was
+        return
+    try:
+        model.prompts.check_order(json.loads(trained))
+    except SprachbundError as error:
+        raise SprachbundError(f"{place / CONFIG}: {error}") from error
 
 
 def _part(place: Path, name: str) -> Path:

@@ -127,7 +127,7 @@ class SpeechLLM(nn.Module):
             SprachbundError: instruction and speech would come in another order than in training.
         """
         prompts = Prompts(self.prompts.tokenizer, options, self.llm.vocabulary_size)
-        prompts.check_order(self.config.prompts)
+        prompts.check_order(self.config.prompts.order)
         self._prompts = prompts
 
     def allowed_groups(self, languages: Sequence[str]) -> Tensor:
