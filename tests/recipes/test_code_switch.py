@@ -61,6 +61,8 @@ def test_every_arm_has_its_rows(run: Path) -> None:
         "span recall %",
         "errors near a switch %",
         "router right %",
+        "router right, embedded %",
+        "router right, time %",
         "wrong language %",
     } <= first.keys()
     assert first["chrF difference"] == ""

@@ -12,7 +12,7 @@ from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.failures import Rate, in_wrong_language
 from sprachbund.evaluation.identifier import identifier_for
 from sprachbund.evaluation.lines import Line
-from sprachbund.evaluation.router import SPANS, RouteCounts
+from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.recipes.code_switch_options import ARMS, BASELINE, CodeSwitchRecipe
 
 MADE, SPLICED = "synthetic", "spliced"
@@ -33,6 +33,12 @@ _SAID = {
     "elsewhere": "errors elsewhere %",
     "untranslated": "spans untranslated %",
     "dropped": "spans dropped %",
+}
+
+_ROUTED = {
+    SPANS: "router right %",
+    EMBEDDED: "router right, embedded %",
+    TIME: "router right, time %",
 }
 
 
@@ -134,10 +140,12 @@ def _confusion(lines: Sequence[Line]) -> Rate:
 
 
 def _router(system: System) -> dict[str, float]:
-    """Share of the spans of any language that went to their experts."""
+    """Shares of the spans of any language, of embedded ones, and of the time, that went to their experts."""
     counts = RouteCounts()
     for run in system.runs:
         for line in run:
             counts.add(line)
-    accuracy = dict(counts.scores()).get(SPANS)
-    return {"router right %": accuracy.percent} if accuracy is not None and accuracy.judged else {}
+    found = dict(counts.scores())
+    return {
+        said: found[name].percent for name, said in _ROUTED.items() if name in found and found[name].judged
+    }
