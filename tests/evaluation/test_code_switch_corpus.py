@@ -169,6 +169,7 @@ def test_they_are_printed_and_in_the_table(manifest):
     table = docs_table("switching", [manifest])
     assert "| span recall | 33.33 |  |  | 9 | 1 |" in table
     assert "| chrF |" in table
+    assert docs_table("switched", [manifest]).splitlines()[-1].split(" | ")[4] == "33.3"
 
 
 def test_the_report_shows_them_by_direction(lines, manifest, tmp_path):

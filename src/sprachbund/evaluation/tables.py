@@ -13,16 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.code_switch import MEASURES
 from sprachbund.evaluation.manifest import Number, ResultManifest, read_manifest
 from sprachbund.evaluation.present import (
     MEASURED,
     Table,
     failures_table,
     groups_table,
+    has_guard,
     matrix_table,
     switching_table,
 )
-from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
+from sprachbund.evaluation.quality import CODE_SWITCHED, MONOLINGUAL, SWITCHING, TRANSCRIPTION, TRANSLATION
 
 _BLOCK = re.compile(
     r"(?P<open><!-- table: (?P<name>[\w-]+) from (?P<paths>[^>]+?) -->\n).*?(?P<close><!-- end -->)",
@@ -41,6 +43,19 @@ def corpora_table(manifests: Sequence[ResultManifest]) -> Table:
         rows.append([names, str(len(pairs)), _texts(manifest), *found])
     header = ["test set", "pairs", "texts", "chrF", "BLEU", "exact %", "WER (transcription)"]
     return Table(title="scores", header=header, rows=rows)
+
+
+def switched_table(manifests: Sequence[ResultManifest]) -> Table:
+    """One row for each manifest: mixed speech beside speech in one language, translated and written down."""
+    rows = []
+    for manifest in manifests:
+        wanted = {"group": SWITCHING, "guard": has_guard(manifest)}
+        found = [manifest.number(metric, member, task=task, **wanted) for metric, member, task in _SWITCHED]
+        cells = ["" if number is None else f"{number.value:.1f}" for number in found]
+        rows.append([manifest.model.name, ", ".join(data.name for data in manifest.data), *cells])
+    header = ["model", "test sets", "chrF, mixed", "chrF, one language", "span recall %"]
+    header += ["WER, mixed", "WER, one language", "span recall % of transcripts"]
+    return Table(title="mixed speech", header=header, rows=rows)
 
 
 def speed_table(manifests: Sequence[ResultManifest]) -> Table:
@@ -83,6 +98,7 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
     "speakers": _single(lambda manifest: groups_table(manifest, "speaker")),
     "failures": _single(failures_table),
     "switching": _single(switching_table),
+    "switched": switched_table,
     "speed": speed_table,
 }
 """Name in a document to table."""
@@ -181,6 +197,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if stale and options.check else 0
 
 
+_SWITCHED = (
+    ("chrF", CODE_SWITCHED, TRANSLATION),
+    ("chrF", MONOLINGUAL, TRANSLATION),
+    (MEASURES["recalled"], CODE_SWITCHED, TRANSLATION),
+    ("WER", CODE_SWITCHED, TRANSCRIPTION),
+    ("WER", MONOLINGUAL, TRANSCRIPTION),
+    (MEASURES["recalled"], CODE_SWITCHED, TRANSCRIPTION),
+)
 _MEANS = (("chrF", TRANSLATION), ("BLEU", TRANSLATION), ("exact", TRANSLATION), ("WER", TRANSCRIPTION))
 
 
