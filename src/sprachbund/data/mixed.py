@@ -230,13 +230,14 @@ def _recordings(options: Mixing, source: Path | None, directory: Path) -> dict[s
     from sprachbund.data.asterisk.clips import load_clips
     from sprachbund.data.asterisk.prompts import load_prompt_set
 
-    prompts = load_prompt_set(source, cache=directory / ".packages").prompts
-    clips = load_clips(p for p in prompts if not p.held_out and p.language in options.spoken)
-    by_language = {tag: [c for c in clips.values() if c.language == tag] for tag in options.spoken}
-    if missing := [tag for tag, found in by_language.items() if not found]:
+    prompts = [p for p in load_prompt_set(source, cache=directory / ".packages").prompts if not p.held_out]
+    recorded = {prompt.language for prompt in prompts}
+    if missing := [tag for tag in options.spoken if tag not in recorded]:
         raise SprachbundError(
             f"there are no recorded prompts in {missing[0]}; leave its pairs out, or make no spliced part"
         )
+    clips = load_clips(p for p in prompts if p.language in options.spoken)
+    by_language = {tag: [c for c in clips.values() if c.language == tag] for tag in options.spoken}
     return by_language
 
 
