@@ -237,8 +237,7 @@ def _recordings(options: Mixing, source: Path | None, directory: Path) -> dict[s
             f"there are no recorded prompts in {missing[0]}; leave its pairs out, or make no spliced part"
         )
     clips = load_clips(p for p in prompts if p.language in options.spoken)
-    by_language = {tag: [c for c in clips.values() if c.language == tag] for tag in options.spoken}
-    return by_language
+    return {tag: [c for c in clips.values() if c.language == tag] for tag in options.spoken}
 
 
 def attribution(recordings: Mapping[str, Iterable[Clips]]) -> dict[str, Any]:
