@@ -34,7 +34,6 @@ _SAID = {
     "untranslated": "spans untranslated %",
     "dropped": "spans dropped %",
 }
-
 _ROUTED = {
     SPANS: "router right %",
     EMBEDDED: "router right, embedded %",

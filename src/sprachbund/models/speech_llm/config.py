@@ -1,5 +1,6 @@
 """What a speech LLM is made of, apart from its encoder and its language model, in values that are checked first."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import (
@@ -11,6 +12,8 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+
+from sprachbund.errors import SprachbundError
 
 Part = Literal["text", "speech"]
 
@@ -115,6 +118,15 @@ class PromptOptions(Options):
         if "{language}" not in self.translate:
             raise ValueError(f"translate is {self.translate!r}; it has to name the {{language}}")
         return self
+
+    def check_order(self, trained: Sequence[str]) -> None:
+        """Raise SprachbundError when a model was trained with instruction and speech the other way round."""
+        if self.order != tuple(trained):
+            asked, known = (" before ".join(order) for order in (self.order, trained))
+            raise SprachbundError(
+                f"the prompts put {asked}, but the model was trained with {known}; set prompts.order to "
+                f"{list(trained)}, or train it anew"
+            )
 
 
 class LossWeights(Options):

@@ -140,6 +140,7 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     """
     place = Path(directory)
     entry = _read_entry(place / CONFIG)
+    _check_order(entry.config, place)
     named = entry.encoder.source
     if named is not None:
         encoder = read_encoder(find(named, offline=offline), dtype)
@@ -151,7 +152,6 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     model = SpeechLLM(encoder, llm, entry.config, tokenizer=read_tokenizer(place))
     if named is not None and entry.llm is not None:
         model.sources = {ENCODER: named, LLM: entry.llm}
-    _check_order(model, place)
     _fill(model, read_weights(place / WEIGHTS), inside=named is None, source=place)
     return model.eval()
 
@@ -203,13 +203,13 @@ def _fill(model: SpeechLLM, weights: dict[str, Tensor], *, inside: bool, source:
             value.copy_(weights[name])
 
 
-def _check_order(model: SpeechLLM, place: Path) -> None:
+def _check_order(config: SpeechLLMConfig, place: Path) -> None:
     """Raise SprachbundError when config.json has instruction and speech in another order than in training."""
     trained = read_metadata(place / WEIGHTS).get(_ORDER)
     if trained is None:  # written before the order was
         return
     try:
-        model.prompts.check_order(json.loads(trained))
+        config.prompts.check_order(json.loads(trained))
     except SprachbundError as error:
         raise SprachbundError(f"{place / CONFIG}: {error}") from error
 

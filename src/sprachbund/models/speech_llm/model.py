@@ -126,9 +126,8 @@ class SpeechLLM(nn.Module):
         Raises:
             SprachbundError: instruction and speech would come in another order than in training.
         """
-        prompts = Prompts(self.prompts.tokenizer, options, self.llm.vocabulary_size)
-        prompts.check_order(self.config.prompts.order)
-        self._prompts = prompts
+        options.check_order(self.config.prompts.order)
+        self._prompts = Prompts(self.prompts.tokenizer, options, self.llm.vocabulary_size)
 
     def allowed_groups(self, languages: Sequence[str]) -> Tensor:
         """Boolean (G,): the groups whose experts may work where only these languages are spoken.

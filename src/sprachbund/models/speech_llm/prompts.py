@@ -78,15 +78,6 @@ class Prompts:
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def check_order(self, trained: Sequence[str]) -> None:
-        """Raise SprachbundError when a model was trained with instruction and speech the other way round."""
-        if self.options.order != tuple(trained):
-            asked, known = (" before ".join(order) for order in (self.options.order, trained))
-            raise SprachbundError(
-                f"the prompts put {asked}, but the model was trained with {known}; set prompts.order to "
-                f"{list(trained)}, or train it anew"
-            )
-
     def _made(self, transcribe: bool, language: str) -> tuple[list[int], list[int]]:
         options = self.options
         said = (
