@@ -1,0 +1,99 @@
+"""Atomic writing and reading with errors that name the place."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from sprachbund.errors import SprachbundError
+from sprachbund.util import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError, match="half-way"), files.atomic_path(path) as partial:  # noqa: PT012
+        partial.write_text("half", encoding="utf-8")
+        raise RuntimeError("half-way")
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["index.json"]
+
+
+def test_a_killed_writer_leaves_the_old_file_and_its_rest_is_removed_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    files.write_text(path, "old\n")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from sprachbund.util import files\n"
+        "with files.atomic_path(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_text('new'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
+    assert path.read_text(encoding="utf-8") == "old\n"
+    assert len(list(tmp_path.glob("best.json.*.partial"))) == 1
+    files.write_text(path, "newer\n")
+    assert path.read_text(encoding="utf-8") == "newer\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["best.json"]
+
+
+def test_the_file_of_a_writer_that_still_runs_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "shared.json"
+    with files.atomic_path(path) as partial:
+        partial.write_text("first", encoding="utf-8")
+        files.write_text(path, "second")
+        assert partial.exists()
+    assert path.read_text(encoding="utf-8") == "first"
+
+
+def test_content_is_flushed_before_the_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
+    files.write_text(tmp_path / "a", "text")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+class _Shape(BaseModel):
+    width: int
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"width": 4', r"shape.json is not JSON \(column 12"),
+        (b'{\n"width": }', r"shape.json is not JSON \(line 2, column 10"),
+        (b'{"width": "\xff"}', r"shape.json, line 1: byte 0xff is not UTF-8"),
+        (b'{"width": "wide"}', r"shape.json: width: Input should be a valid integer.*it is 'wide'"),
+        (b"[]", r"shape.json: Input should be a valid dictionary"),
+        (b"[" * 100_000, r"shape.json is not JSON"),
+        (b'{"width": ' + b"9" * 5000 + b"}", r"shape.json is not JSON"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_place(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "shape.json"
+    path.write_bytes(content)
+    with pytest.raises(SprachbundError, match=message) as caught:
+        files.read_model(path, _Shape, advice="export the model again")
+    assert str(caught.value).endswith("export the model again")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_file_is_read(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "shape.json", _Shape(width=3))
+    assert files.read_model(tmp_path / "shape.json", _Shape).width == 3
+    with pytest.raises(SprachbundError, match=r"missing.json does not exist"):
+        files.read_json(tmp_path / "missing.json")
+    files.write_json(tmp_path / "list.json", [1])
+    with pytest.raises(SprachbundError, match=r"holds a list, not a JSON object"):
+        files.read_object(tmp_path / "list.json")
+
+
+def test_toml_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"a = \n")
+    with pytest.raises(SprachbundError, match=r"recipe.toml is not TOML \(.*line 1.*mend the file"):
+        files.read_toml(path)
