@@ -97,3 +97,60 @@ def test_toml_errors_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"a = \n")
     with pytest.raises(SprachbundError, match=r"recipe.toml is not TOML \(.*line 1.*mend the file"):
         files.read_toml(path)
+
+
+def test_an_interrupted_translation_is_nobodys_leftover(tmp_path: Path) -> None:
+    kept = tmp_path / "hour.fr.srt.partial"
+    kept.write_text("1\n", encoding="utf-8")
+    os.utime(kept, (0, 0))
+    files.write_text(tmp_path / "hour", "text")
+    files.write_text(tmp_path / "hour.fr", "text")
+    assert kept.exists()
+
+
+def test_a_leftover_of_a_process_that_had_this_ones_id_is_removed(tmp_path: Path) -> None:
+    """As in a container that was killed and started again."""
+    with files.atomic_path(tmp_path / "a.json") as partial:
+        partial.write_text("in use", encoding="utf-8")
+        leftover = partial.with_name(partial.name.replace(f"-{os.getpid()}-", f"-{os.getpid()}-99999"))
+        leftover.write_text("half", encoding="utf-8")
+        files.remove_stale(tmp_path / "a.json")
+        assert [each.name for each in tmp_path.iterdir()] == [partial.name]
+
+
+def _folder(path: Path) -> dict[str, str]:
+    return {str(p.relative_to(path)): p.read_text(encoding="utf-8") for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["one step", "two steps"])
+def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)
+    path = tmp_path / "model"
+    for content in ({"config.json": "1", "part/old": "2"}, {"config.json": "3"}):
+        with files.atomic_directory(path) as draft:
+            for name, text in content.items():
+                files.write_text(draft / name, text)
+        assert _folder(path) == content
+        assert [each.name for each in tmp_path.iterdir()] == ["model"]
+    with pytest.raises(RuntimeError), files.atomic_directory(path) as draft:  # noqa: PT012
+        files.write_text(draft / "config.json", "4")
+        raise RuntimeError
+    assert _folder(path) == {"config.json": "3"}
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+def test_files_are_moved_into_a_folder_with_the_last_one_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").write_text("stays", encoding="utf-8")
+    moved: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b).name), replace(a, b))[1])
+    with files.atomic_files(tmp_path, last="a.safetensors") as draft:
+        for name in ("a.safetensors", "config.json", "sub/z.json"):
+            (draft / name).parent.mkdir(exist_ok=True)
+            (draft / name).write_text(name, encoding="utf-8")
+    assert moved[-1] == "a.safetensors"
+    names = {"a.safetensors", "config.json", "sub/z.json"}
+    assert _folder(tmp_path) == {"mine": "stays"} | {name: name for name in names}

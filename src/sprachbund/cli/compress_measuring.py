@@ -1,6 +1,5 @@
 """What every way of compressing prints and writes: the model before and after on the same data."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sprachbund.cli.console import Bar, listed, print_json, say, size, table
+from sprachbund.util.files import write_json
 
 if TYPE_CHECKING:
     from sprachbund.recipes.before_after import Measured, Measurement
@@ -103,7 +103,7 @@ def measure_and_tell(
     where = {"machine": hashes.machine(), "versions": hashes.versions(), "commit": hashes.commit()}
     values = {**what, **found.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **where}
     path = after / hashes.COMPRESSION_FILE
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(path, values)
     if as_json:
         return print_json(values)
     typer.echo(as_text(found, verdict))

@@ -12,6 +12,7 @@ import typer
 from sprachbund.cli import data_show
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
 from sprachbund.cli.data_corpora import CorpusGroup, overview
+from sprachbund.util.files import write_text
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the corpus.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
@@ -286,8 +287,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         if key in known and known[key] != value:
             raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")
     if not path.exists() and not data_show.parts(out):
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
 def _by_part(bar: Bar) -> Callable[[str, int, int], None]:

@@ -11,6 +11,7 @@ from sprachbund.compression.filters import kind_of
 from sprachbund.compression.speech import Source
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_json
 
 SETTINGS = "pseudo_labels.json"
 """What a corpus of labels was begun with; the same command goes on only with the same."""
@@ -58,9 +59,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write it; the file appears whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(vars(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(path, vars(self))
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:
@@ -77,8 +76,7 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SprachbundError(f"{out} is there already and is no corpus of labels; name a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(path, wanted)
 
 
 def close(

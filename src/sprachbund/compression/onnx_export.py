@@ -39,6 +39,7 @@ from sprachbund.nn.block_linear import BlockLinear, packed_layers
 from sprachbund.nn.shared_private import is_split
 from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamState
 from sprachbund.nn.transducer import Transducer
+from sprachbund.util.files import atomic_files
 
 OPSET = 20
 BITS = (4, 8)
@@ -214,7 +215,8 @@ def _write(module: nn.Module, graph: Graph, examples: Sequence[Tensor], path: Pa
             output_names=[each.name for each in graph.outputs],
         )
         assert program is not None
-        program.save(path, external_data=_is_large(module))
+        with atomic_files(path.parent, last=path.name) as draft:
+            program.save(draft / path.name, external_data=_is_large(module))
 
 
 def _is_large(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import atomic_path, write_json, write_text
 
 INFO_FILE = "dataset.json"
 """What a corpus is, whose, and how much; it is written last."""
@@ -101,7 +102,7 @@ class ManifestWriter:
         if not self._lines:
             return
         audio = self.directory / f"audio.{self.shard:05d}.wav"
-        with wave.open(str(audio), "wb") as file:
+        with atomic_path(audio) as partial, wave.open(str(partial), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             file.writeframes(np.concatenate(self._sound).tobytes())
         recording = {
@@ -113,9 +114,7 @@ class ManifestWriter:
             "channel_ids": [0],
         }
         cuts = self.directory / f"cuts.{self.shard:05d}.jsonl"
-        partial = cuts.with_suffix(".partial")
-        partial.write_text("".join(_cut_line(line, recording) for line in self._lines), encoding="utf-8")
-        partial.rename(cuts)
+        write_text(cuts, "".join(_cut_line(line, recording) for line in self._lines))
         self.shard += 1
         self._lines, self._sound, self._num_samples = [], [], 0
 
@@ -123,9 +122,7 @@ class ManifestWriter:
         """Write the last shard and `dataset.json`: `info` plus counts and hours, in all and per language."""
         self.flush()
         manifest = Manifest(self.directory)
-        summary = {**(info or {}), **manifest.summary()}
-        text = json.dumps(summary, ensure_ascii=False, indent=1)
-        (self.directory / INFO_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(self.directory / INFO_FILE, {**(info or {}), **manifest.summary()})
 
     def __enter__(self) -> "ManifestWriter":
         return self

@@ -17,6 +17,7 @@ import numpy as np
 
 from sprachbund.data.manifest import INFO_FILE, ManifestWriter, shard_numbers
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_text
 
 SHARD_SIZE = 500
 SKIPPED = "skipped.tsv"
@@ -168,7 +169,7 @@ def _claim(out: Path, recordings: Sequence[Recording], options: OwnOptions) -> N
         return
     if any(out.rglob("cuts.*.jsonl")):
         raise SprachbundError(f"{out} holds another corpus, or this one before it changed; name a new folder")
-    path.write_text(digest + "\n", encoding="utf-8")
+    write_text(path, digest + "\n")
 
 
 def _parts(recordings: Sequence[Recording], dev_share: float) -> dict[str, list[Recording]]:
@@ -207,7 +208,7 @@ def _make_shard(
             faults += _checked([Fault(where=recording.where, reason=str(error))], options)
         progress(number + 1)
     if faults:
-        remembered.write_text(json.dumps([asdict(f) for f in faults], ensure_ascii=False), encoding="utf-8")
+        write_text(remembered, json.dumps([asdict(f) for f in faults], ensure_ascii=False))
     if len(faults) < len(recordings):
         writer.flush()
     return faults
@@ -250,7 +251,7 @@ def _write_skipped(path: Path, faults: Sequence[Fault]) -> None:
         path.unlink(missing_ok=True)
         return
     lines = ["where\treason\n", *(f"{f.where}\t{f.reason}\n" for f in faults)]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def _count(directory: Path) -> int:

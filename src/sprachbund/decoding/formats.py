@@ -15,6 +15,7 @@ from typing import IO, Protocol, Self
 from sprachbund.decoding.cues import Cue, cues_of, spaced_out
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_text
 
 PARTIAL = ".partial"
 """Ending of the file that holds the segments finished so far."""
@@ -240,14 +241,11 @@ class SegmentWriter:
 
     def _replace_by(self, whole: str) -> None:
         """Write `whole` beside the partial file, so that a full disk loses neither, and rename it."""
-        beside = self.path.with_name(self.path.name + ".whole" + PARTIAL)
         try:
-            beside.write_text(whole, encoding="utf-8")
+            write_text(self.path, whole)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise self._failed(error) from error
         self._close()
-        os.replace(beside, self.path)
         self.partial.unlink()
 
     def _close(self) -> None:

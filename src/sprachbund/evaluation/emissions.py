@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import first_fault, json_object
 from sprachbund.text.languages import writes_spaces
+from sprachbund.util.files import write_text
 
 _ROUNDING_S = 1e-6  # what writing and reading a number may change
 
@@ -188,7 +189,7 @@ class EmissionRecorder:
 
 def write_logs(path: Path, logs: Iterable[EmissionLog]) -> None:
     """Write logs to a file, one a line."""
-    path.write_text("".join(log.to_json() + "\n" for log in logs), encoding="utf-8")
+    write_text(path, "".join(log.to_json() + "\n" for log in logs))
 
 
 def read_logs(paths: Sequence[Path]) -> list[EmissionLog]:

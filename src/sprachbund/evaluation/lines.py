@@ -4,6 +4,7 @@ Everything that is scored later comes from this file, so a score can be computed
 """
 
 import json
+import os
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -169,6 +170,8 @@ class LineWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._file.close()
         if error is None:
             self._partial.replace(self.path)

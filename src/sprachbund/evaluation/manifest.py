@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import hashes
+from sprachbund.util.files import write_text
 
 MANIFEST_FILE = "scores.json"
 FORMAT = 1
@@ -149,10 +150,7 @@ class ResultManifest(Strict):
 
 def write_rows(values: dict[str, Any], path: Path) -> None:
     """Write a manifest's values, one number to a row; the file appears whole or not at all."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(_one_row_each(values), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, _one_row_each(values))
 
 
 def _one_row_each(values: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.metrics import chrf
 from sprachbund.evaluation.present import has_guard
 from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
+from sprachbund.util.files import write_text
 
 _MAX_BARS = 20
 _STYLE = Path(__file__).parent / "assets" / "report.css.txt"
@@ -38,10 +39,7 @@ def write_report(
     """
     places = [Path(used.path) for used in manifest.data] if data is None else list(data)
     page = build_report(lines, manifest, Sounds(places, needed=data is not None), num_examples)
-    partial = path.with_suffix(path.suffix + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page)
 
 
 def build_report(lines: Iterable[Line], manifest: ResultManifest, sounds: Sounds, num_examples: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.sharing.drawing import ACCENT, INK, MUTED, new_figure
+from sprachbund.util.files import atomic_path
 
 _RAMP = ("#f4f7f8", "#cfe3e6", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
 _COLOURS = (ACCENT, "#c4703c", "#6a8f3f", "#8a5ea8", "#b03a52", "#4f6d8f")
@@ -62,7 +63,8 @@ def draw_router(picture: RouterPicture, path: Path) -> None:
     rows[2].set_xlabel("seconds", color=MUTED)
     rows[2].set_xlim(0, picture.duration_s)
     figure.suptitle(picture.title, color=INK, fontsize=11)
-    figure.savefig(path, dpi=_DOTS_PER_INCH)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=_DOTS_PER_INCH, format=path.suffix[1:].lower())
 
 
 def _endless() -> Sequence[str]:

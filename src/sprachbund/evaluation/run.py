@@ -48,6 +48,7 @@ from sprachbund.models.directory import load, locate
 from sprachbund.models.family import Family
 from sprachbund.runtime.engine import engine_for
 from sprachbund.runtime.measure import peak_mib
+from sprachbund.util.files import atomic_directory
 
 NO_SPEECH = "no-speech"
 Progress = Callable[[str, int, int], None]
@@ -244,21 +245,17 @@ def _first_segment_s(
 def write_texts(lines: Iterable[Line], out: Path) -> None:
     """Write `texts/<pair>.hyp.txt` and `.ref.txt`, and of translations `.src.txt` with what was said, one text per
     line, for any other scorer to read."""
-    folder = out / "texts"
-    folder.mkdir(parents=True, exist_ok=True)
-    begun: set[tuple[str, str]] = set()
-    for some in in_chunks(line.behind_guard() for line in lines if line.source):
-        for pair, found in by_pair(some).items():
-            # Opened for each chunk: hundreds of pairs are more files than may be open.
-            mode = "a" if pair in begun else "w"
-            columns = {"hyp": [x.hypothesis for x in found], "ref": [x.reference for x in found]}
-            if pair[0] != pair[1]:
-                columns["src"] = [x.transcript for x in found]
-            for part, column in columns.items():
-                path = folder / f"{pair_name(pair)}.{part}.txt"
-                with path.open(mode, encoding="utf-8", newline="\n") as file:
-                    file.writelines(text + "\n" for text in column)
-            begun.add(pair)
+    with atomic_directory(out / "texts") as folder:
+        for some in in_chunks(line.behind_guard() for line in lines if line.source):
+            for pair, found in by_pair(some).items():
+                columns = {"hyp": [x.hypothesis for x in found], "ref": [x.reference for x in found]}
+                if pair[0] != pair[1]:
+                    columns["src"] = [x.transcript for x in found]
+                for part, column in columns.items():
+                    path = folder / f"{pair_name(pair)}.{part}.txt"
+                    # Opened for each chunk: hundreds of pairs are more files than may be open.
+                    with path.open("a", encoding="utf-8", newline="\n") as file:
+                        file.writelines(text + "\n" for text in column)
 
 
 def rescore(

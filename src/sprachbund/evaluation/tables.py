@@ -25,6 +25,7 @@ from sprachbund.evaluation.present import (
     switching_table,
 )
 from sprachbund.evaluation.quality import CODE_SWITCHED, MONOLINGUAL, SWITCHING, TRANSCRIPTION, TRANSLATION
+from sprachbund.util.files import write_text
 
 _BLOCK = re.compile(
     r"(?P<open><!-- table: (?P<name>[\w-]+) from (?P<paths>[^>]+?) -->\n).*?(?P<close><!-- end -->)",
@@ -177,7 +178,7 @@ def update(path: Path, *, check: bool = False) -> bool:
     except SprachbundError as error:
         raise SprachbundError(f"{path}: {error}") from error
     if new != text and not check:
-        path.write_text(new, encoding="utf-8")
+        write_text(path, new)
     return new == text
 
 

@@ -1,12 +1,12 @@
 """The card of a model: what it knows, on what it was trained, under which licences, how good it is."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_json
 
 CARD_FILE = "card.json"
 
@@ -54,5 +54,4 @@ class Card(BaseModel):
 
     def write(self, directory: Path) -> None:
         """Write the card into a model directory."""
-        text = json.dumps(self.model_dump(), ensure_ascii=False, indent=1)
-        (directory / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(directory / CARD_FILE, self.model_dump())

@@ -4,17 +4,16 @@
 file, so that weights and description cannot be parted, and a foreign model's `config.json` stays as it is.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.tensors import save_tensors
 
 DRAFT_FILE = "draft.safetensors"
 _PATTERN = "draft*.safetensors"
@@ -47,12 +46,7 @@ class DraftCard(BaseModel):
 
 def write_draft(path: Path, card: DraftCard, arrays: Mapping[str, Tensor]) -> None:
     """Write a draft's file; it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    stored = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
-    save_file(stored, partial, metadata={"format": "pt", _KEY: card.model_dump_json()})
-    partial.chmod(0o644)  # safetensors writes for the owner alone
-    os.replace(partial, path)
+    save_tensors(path, arrays, {"format": "pt", _KEY: card.model_dump_json()})
 
 
 def read_card(path: Path) -> DraftCard:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_text
 
 FILE = "sharing_plan.json"
 VERSION: Final = 1
@@ -233,10 +234,7 @@ class SharingPlan(BaseModel):
     def write(self, path: Path) -> None:
         """Write the plan, into a file or under its name into an existing directory; whole or not at all."""
         path = path / FILE if path.is_dir() else path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(path.suffix + ".partial")
-        partial.write_text(as_text(self.model_dump(mode="json")) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, as_text(self.model_dump(mode="json")) + "\n")
 
 
 def as_text(value: Any, indent: str = "") -> str:

@@ -5,18 +5,18 @@ In 8 bits a matrix is stored as signed integers with one fp32 scale per output r
 (`sprachbund.nn.block_linear`) is stored as it is held, whatever the bits of the others.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.nn.block_linear import PACKED
+from sprachbund.util.tensors import save_tensors
 
 Bits = Literal[8, 16, 32]
 SCALE = ".scale"
@@ -47,10 +47,7 @@ def write_weights(
             stored[name], stored[name + SCALE] = quantize_rows(weight)
         else:
             stored[name] = weight.detach().to(torch.float32 if bits == 32 else torch.float16).contiguous()
-    partial = path.with_suffix(".partial")
-    save_file(stored, partial, metadata={"format": "pt", "bits": str(bits), **(metadata or {})})
-    partial.chmod(0o644)  # safetensors writes for the owner alone
-    os.replace(partial, path)
+    save_tensors(path, stored, {"format": "pt", "bits": str(bits), **(metadata or {})})
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -35,6 +35,7 @@ from sprachbund.recipes.code_switch_table import TESTS, scores_of, write_table
 from sprachbund.recipes.run_folder import LOG_FILE
 from sprachbund.studies.run import Tasks, remember, run_tasks
 from sprachbund.training.loop import train
+from sprachbund.util.files import atomic_files
 
 __all__ = ["CodeSwitchRecipe", "needs", "run"]
 
@@ -117,6 +118,7 @@ def _text_llm(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Path
         Corpus([(manifest, 1.0) for manifest in found], examples, chosen) for found in (manifests, dev)
     ]
     train(model, corpora[0], options, directory, dev=corpora[1], report=report)
-    tokenizer.save_pretrained(place)
+    with atomic_files(place, last="tokenizer.json") as draft:
+        tokenizer.save_pretrained(draft)
     write_part(model.llm, place)
     return place

@@ -25,6 +25,7 @@ from sprachbund.recipes.code_switch_table import TESTS, scores_of
 from sprachbund.recipes.run_folder import forget_run, run_log
 from sprachbund.training.loop import train
 from sprachbund.training.transition import Transition
+from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
@@ -106,7 +107,7 @@ def run_stage(
         )
     save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus))
     told = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
-    (directory / STAGE_FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_text(directory / STAGE_FILE, json.dumps(told, indent=1) + "\n")
 
 
 def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:

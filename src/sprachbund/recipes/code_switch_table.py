@@ -14,6 +14,7 @@ from sprachbund.evaluation.identifier import identifier_for
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.recipes.code_switch_options import ARMS, BASELINE, CodeSwitchRecipe
+from sprachbund.util.files import write_text
 
 MADE, SPLICED = "synthetic", "spliced"
 TESTS = {MADE: ("test", "monolingual-test"), SPLICED: ("spliced-test",)}
@@ -87,10 +88,7 @@ def write_table(recipe: CodeSwitchRecipe, directory: Path) -> Path:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows]
     path = directory / "table.json"
-    path.write_text(
-        json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n",
-        encoding="utf-8",
-    )
+    write_text(path, json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n")
     return path
 
 

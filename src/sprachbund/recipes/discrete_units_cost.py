@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from sprachbund.util.files import write_text
+
 COST_FILE = "cost.json"
 
 
@@ -22,9 +24,8 @@ def counted(folder: Path, stored_bytes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        folder.mkdir(parents=True, exist_ok=True)
         cost = {"cpu_s": before + time.process_time() - began, "stored_bytes": stored_bytes}
-        (folder / COST_FILE).write_text(json.dumps(cost) + "\n", encoding="utf-8")
+        write_text(folder / COST_FILE, json.dumps(cost) + "\n")
 
 
 def read_cost(folder: Path) -> Mapping[str, float]:

@@ -12,11 +12,12 @@ from sprachbund.recipes.discrete_units_options import Arm, DiscreteUnitsRecipe
 from sprachbund.recipes.unit_translator import BitextPart
 from sprachbund.units.encode import Encoding, encode
 from sprachbund.units.encoded import Encoded
-from sprachbund.units.files import encoder_hash, write_whole
+from sprachbund.units.files import encoder_hash
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.units.jobs import Computing, Extraction
 from sprachbund.units.options import FitOptions, VocabularyOptions
 from sprachbund.units.sentences import within_hours
+from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
 _PLAIN = Arm(head="attention", text="none")
@@ -127,8 +128,7 @@ def bitext_files(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[Path, ..
     paths = tuple(directory / "bitext" / f"{source}-{recipe.target}.tsv" for source in recipe.sources)
     for path, source in zip(paths, recipe.sources, strict=True):
         if not path.exists() and recipe.external_pairs:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, phrases(source, recipe.target, recipe.external_pairs).encode())
+            write_text(path, phrases(source, recipe.target, recipe.external_pairs))
     return paths if recipe.external_pairs else ()
 
 

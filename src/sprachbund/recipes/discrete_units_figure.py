@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sprachbund.sharing.drawing import ACCENT, INK, MUTED, new_figure, plain_axes
+from sprachbund.util.files import atomic_path
 
 _COUNTED = {"all": "as many steps", "speech": "as much speech"}
 _LINES = ((INK, "o-"), (MUTED, "s--"), (ACCENT, "D-"))
@@ -31,7 +32,8 @@ def draw_curve(tables: Sequence[Path], path: Path) -> Path:
     axes.minorticks_off()
     axes.set(xlabel="hours of speech", ylabel="chrF")
     axes.legend(loc="lower right", frameon=False)
-    figure.savefig(path, dpi=150)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix[1:].lower())
     return path
 
 

@@ -13,6 +13,7 @@ from sprachbund.recipes.discrete_units_data import encoded_directory
 from sprachbund.recipes.discrete_units_figure import draw_curve
 from sprachbund.recipes.discrete_units_options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, place
 from sprachbund.units.encoded import Encoded
+from sprachbund.util.files import write_text
 
 METRICS = ("BLEU", "chrF")
 
@@ -138,5 +139,5 @@ def _said(recipe: DiscreteUnitsRecipe) -> str:
 
 def _write(path: Path, recipe: DiscreteUnitsRecipe, rows: Sequence[Row]) -> Path:
     values = {"recipe": recipe.model_dump(mode="json"), "rows": list(rows)}
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1) + "\n")
     return path

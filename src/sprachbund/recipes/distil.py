@@ -27,6 +27,7 @@ from sprachbund.recipes.translator import (
 )
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.files import write_text
 
 RECIPE_FILE = "recipe.json"
 MODEL = "model"
@@ -127,7 +128,7 @@ def _claim(recipe: DistilRecipe, directory: Path) -> None:
                 f"{directory} holds a run with another {', '.join(changed)}; choose another --out"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(path, recipe.model_dump_json(indent=1) + "\n")
 
 
 def _as_translator(recipe: DistilRecipe, start: Path) -> TranslatorRecipe:

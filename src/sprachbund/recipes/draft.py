@@ -3,7 +3,6 @@
 `draft = "parasite"`, "medusa" or "token-map" at the top of a TOML file makes it one of these recipes.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from sprachbund.recipes.translator import (
 )
 from sprachbund.training.draft import DraftOptions, measure_acceptance, train_draft
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.files import copy_file, write_text
 
 
 class DraftRecipe(Strict):
@@ -83,7 +83,7 @@ def run(
 ) -> Any:
     """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     source = locate(str(recipe.model))
     student = _student(recipe, source, directory)
     corpus = _corpus(recipe, recipe.train, student, recipe.examples.model_dump())
@@ -168,5 +168,5 @@ def _install(source: Path, directory: Path, draft: Any) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.is_file() and path.name != DRAFT_FILE:
-            shutil.copyfile(path, directory / path.name)
+            copy_file(path, directory / path.name)
     draft.save(directory / DRAFT_FILE)

@@ -8,6 +8,7 @@ import numpy as np
 
 from sprachbund.recipes.dual_scale_options import MAIN
 from sprachbund.sharing.drawing import ACCENT, INK, MUTED, new_figure, plain_axes
+from sprachbund.util.files import atomic_path
 
 _EXACT = (MAIN, "token map", "draft model", "medusa")
 
@@ -43,7 +44,8 @@ def draw_speed(table: Path, path: Path) -> Path:
     axes.axhline(1, color=MUTED, linewidth=0.8)
     axes.set(xlabel="guesses accepted", ylabel="tokens per second over those without a draft", xlim=(0, 1))
     axes.legend(loc="upper left", frameon=False)
-    figure.savefig(path, dpi=150)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix[1:].lower())
     return path
 
 

@@ -27,6 +27,7 @@ from sprachbund.models.directory import load
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.recipes.dual_scale_options import DualScaleRecipe, Timing
 from sprachbund.recipes.dual_scale_systems import System, systems_of
+from sprachbund.util.files import write_text
 
 SPEED_FILE = "speed.json"
 Texts = list[tuple[int, ...]]
@@ -137,11 +138,9 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
             report(f"speed: {len(systems)} systems, {len(pieces)} pieces of {batch}")
             speeds += _time(runners, pieces, recipe.timing, batch)
     path = directory / SPEED_FILE
-    partial = path.with_suffix(".partial")
     values = [speed.model_dump() for speed in speeds]
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "speeds": values}
-    partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(about, indent=1) + "\n")
     return path
 
 

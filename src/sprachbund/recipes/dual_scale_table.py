@@ -17,6 +17,7 @@ from sprachbund.models.directory import load
 from sprachbund.recipes.dual_scale_options import MAIN, TEACHER, DualScaleRecipe
 from sprachbund.recipes.dual_scale_speed import Speed, mean_ms, read_speeds
 from sprachbund.recipes.dual_scale_systems import BASE, System, systems_of
+from sprachbund.util.files import write_text
 
 METRIC = "chrF"
 
@@ -51,7 +52,7 @@ def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
         "rows": rows,
         "pairs": _pairs(speeds, recipe.timing.batches[0]),
     }
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1) + "\n")
     return path
 
 

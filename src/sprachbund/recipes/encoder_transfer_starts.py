@@ -5,7 +5,6 @@ All starts have decoder, joint network and tokenizer of one model, to the last b
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -31,11 +30,11 @@ from sprachbund.recipes.run_folder import LOG_FILE, forget_run, run_log
 from sprachbund.recipes.texts_taught import told
 from sprachbund.recipes.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.recipes.translator import run as train_translator
-from sprachbund.studies.cells import write_json
 from sprachbund.studies.run import Tasks
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.options import TrainingOptions
 from sprachbund.units import work
+from sprachbund.util.files import copy_file, write_json
 
 PARTS_FILE = "parts.json"
 _SEED_OF_RANDOM = 0
@@ -153,7 +152,7 @@ def _pretrain(recipe: EncoderTransferRecipe, out: Path, names: list[str], number
     folder = out / "pretrained" / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in (TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE):
-        shutil.copyfile(out / "pretrained" / file, folder / file)
+        copy_file(out / "pretrained" / file, folder / file)
     one = recipe.pretrained[name]
     new: dict[str, Any] = {
         "model": recipe.shape,

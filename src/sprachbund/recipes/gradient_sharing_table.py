@@ -8,6 +8,7 @@ from pathlib import Path
 from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.lines import Line
 from sprachbund.recipes.gradient_sharing_options import BASELINE, GradientSharingRecipe, place
+from sprachbund.util.files import write_text
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,5 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
     path = directory / "table.json"
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows.values()]
-    path.write_text(json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n")
+    write_text(path, json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n")
     return path

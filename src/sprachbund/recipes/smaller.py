@@ -1,7 +1,5 @@
 """A smaller model on disk: saved whole or not at all, with a card that says where it comes from."""
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +11,7 @@ from sprachbund.models.card import Card
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.packed_linears import read_packed_linears
 from sprachbund.models.weights import Bits
+from sprachbund.util.files import atomic_directory, copy_file
 
 
 def check_new(out: Path) -> None:
@@ -65,21 +64,13 @@ def write_whole(out: Path, write: Callable[[Path], None]) -> None:
         SprachbundError: the place is taken.
     """
     check_new(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with atomic_directory(out) as draft:
         write(draft)
-        draft.chmod(0o755)  # temporary directories are private
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def copy_drafts(source: Path, out: Path) -> list[str]:
     """Copy the drafts beside a model to one of the same depth and vocabulary; their names."""
     drafts = find_drafts(source)
     for path in drafts.values():
-        shutil.copyfile(path, out / path.name)
+        copy_file(path, out / path.name)
     return list(drafts)

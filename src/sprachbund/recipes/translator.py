@@ -31,6 +31,7 @@ from sprachbund.recipes.texts_taught import texts_taught, told, too_long_for_fra
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.files import write_text
 
 _TRIED = 1000  # utterances that are looked at before training begins
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
@@ -213,7 +214,7 @@ def run(
     """
     torch.manual_seed(recipe.training.seed)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
     student = make_student(recipe, directory, [source.at() for source, _ in parts])
     if recipe.dual_scale is not None:

@@ -25,6 +25,7 @@ from sprachbund.units.sentences import Sentences, Spoken, Written
 from sprachbund.units.supply import Mixing, Supply, first_epoch_behind
 from sprachbund.units.text_start import start_from_mbart, units_with_mbart
 from sprachbund.units.translator import make
+from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
 StepsOf = Literal["all", "speech"]
@@ -114,7 +115,7 @@ def run(
         raise SprachbundError(f"shape and weights are those of mbart ({recipe.mbart}); leave out {other}")
     torch.manual_seed(recipe.training.seed)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     units, model = _made(recipe, directory, report)
     corpus, dev, training = _supplies(recipe, units, model, report)
     train(model, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)

@@ -12,6 +12,7 @@ from pathlib import Path
 from sprachbund.runtime.native_options import WeightNumbers
 from sprachbund.runtime.packed_file import VERSION, Packed, PackedFileError, read_packed, write_packed
 from sprachbund.runtime.packed_source import content_hash
+from sprachbund.util.files import write_text
 
 PACKED_FILE = "model.sbpacked"
 """Packed weights that came with a model directory; used as long as they are those of its weights."""
@@ -135,9 +136,5 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _write_index(path: Path, known: dict[str, str]) -> None:
     """Remember, if the place can be written; nothing is lost but time if not."""
-    draft = path.with_suffix(f".{os.getpid()}.partial")
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        latest = dict(list(known.items())[-_REMEMBERED:])
-        draft.write_text(json.dumps(latest), encoding="utf-8")
-        os.replace(draft, path)
+        write_text(path, json.dumps(dict(list(known.items())[-_REMEMBERED:])))

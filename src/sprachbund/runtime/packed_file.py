@@ -8,7 +8,6 @@ numbers that its weights are in, the sizes of its parts, and of each array its t
 import hashlib
 import json
 import mmap
-import os
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.runtime.native_options import WeightNumbers
+from sprachbund.util.files import atomic_path
 
 MAGIC = b"sbpacked"
 VERSION = 5
@@ -78,16 +78,10 @@ def write_packed(path: Path, packed: Packed) -> None:
     digest = hashlib.sha256(fixed + content)
     for piece in _pieces(packed):
         digest.update(piece)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with draft.open("wb") as file:
-            file.write(fixed + digest.digest() + content)
-            for piece in _pieces(packed):
-                file.write(piece)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_path(path) as draft, draft.open("wb") as file:
+        file.write(fixed + digest.digest() + content)
+        for piece in _pieces(packed):
+            file.write(piece)
 
 
 def read_packed(path: Path, source: str | None = None, weights: WeightNumbers | None = None) -> Packed:

@@ -19,6 +19,7 @@ import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.models.family import Family
+from sprachbund.util.files import write_text
 
 _FILE = "threads.json"
 _REMEMBERED = 200
@@ -98,11 +99,5 @@ def _read(path: Path) -> dict[str, int]:
 
 def _write(path: Path, known: dict[str, int]) -> None:
     latest = dict(list(known.items())[-_REMEMBERED:])
-    partial = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(latest, indent=1), encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
+    with suppress(OSError):  # nothing is lost but time
+        write_text(path, json.dumps(latest, indent=1))

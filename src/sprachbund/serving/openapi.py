@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sprachbund.serving.app import create_app
 from sprachbund.serving.settings import Settings
+from sprachbund.util.files import write_text
 
 
 def described() -> str:
@@ -15,4 +16,4 @@ def described() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(described(), encoding="utf-8")
+    write_text(Path(sys.argv[1]), described())

@@ -1,9 +1,8 @@
 """Finished vectors on disk, block by block: what makes a collection survive being killed or shared out."""
 
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import write_arrays
+from sprachbund.util.files import write_text
 
 SETTINGS = "settings.json"
 
@@ -36,12 +37,7 @@ class Block:
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays by name."""
-
-        def save(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-
-        _write(self.path, save)
+        write_arrays(self.path, arrays)
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays. Raises SprachbundError when they are not there or broken."""
@@ -80,12 +76,4 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
             raise SprachbundError(
                 f"{directory} was begun with {name} {known.get(name)}, not {value}; delete it or name another --out"
             )
-    directory.mkdir(parents=True, exist_ok=True)
-    _write(path, lambda partial: partial.write_text(json.dumps(wanted, indent=1), encoding="utf-8"))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """The file appears whole or not at all, whoever else writes it too."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    write(partial)
-    os.replace(partial, path)
+    write_text(path, json.dumps(wanted, indent=1))

@@ -12,6 +12,7 @@ import numpy as np
 from sprachbund.models.sharing_plan import Evidence, SharingPlan
 from sprachbund.sharing.drawing import ACCENT, INK, MUTED, as_svg, new_figure, plain_axes
 from sprachbund.sharing.groups import ward_tree
+from sprachbund.util.files import atomic_path
 
 GROUP_COLOURS = ("#1f6f8b", "#c8641b", "#6a4c93", "#3f7d3a", "#b03a5b", "#8a7a1f", "#4a5fc1", "#7d5a44")
 _RAMP = ("#f6efe6", "#e9dcc3", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
@@ -163,7 +164,8 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], pa
     for axes, title in zip(panels.ravel(), titles, strict=True):
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
     figure.suptitle(module, x=0.01, ha="left", fontsize=13, color=ACCENT)
-    figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=_DOTS_PER_INCH)
 
 
 def svg(draw: Any, title: str, width: float, height: float) -> str:

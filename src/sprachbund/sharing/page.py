@@ -8,6 +8,7 @@ from pathlib import Path
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import Evidence, SharingPlan
 from sprachbund.sharing import figures, report
+from sprachbund.util.files import write_text
 
 ENDINGS = (".html", ".png")
 
@@ -52,13 +53,10 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
         )
     focus = [split.module for split in plan.splits if split.module in plan.modules]
     focus = focus or [max(plan.modules, key=lambda name: plan.modules[name].delta)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_suffix(path.suffix + ".partial")
     if path.suffix.lower() == ".png":
-        figures.overview(plan, focus[0], against.modules if against else {}, partial_path)
+        figures.overview(plan, focus[0], against.modules if against else {}, path)
     else:
-        partial_path.write_text(build_page(plan, focus, against), encoding="utf-8")
-    partial_path.replace(path)
+        write_text(path, build_page(plan, focus, against))
 
 
 def build_page(plan: SharingPlan, focus: Iterable[str], against: SharingPlan | None = None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import write_arrays
 
 INFO = "info"
 SEPARATOR = "|"
@@ -64,11 +65,7 @@ def write_sketches(path: Path, sketches: Sketches) -> None:
     }
     if sketches.info:
         arrays[INFO] = np.array(json.dumps(dict(sketches.info), ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    write_arrays(path, arrays)
 
 
 def read_sketches(path: Path) -> Sketches:

@@ -4,8 +4,6 @@ A cell is finished when its manifest stands; the manifest is written last, and w
 Shapes: C tiers, Q bit widths, N utterances, K counts of the metric.
 """
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +18,8 @@ from sprachbund.evaluation import hashes
 from sprachbund.evaluation.metrics import Counts, metric
 from sprachbund.studies.grid import Cell, Strict, StudyGrid
 from sprachbund.studies.results import ENCODER, PARTS
+from sprachbund.util.arrays import write_arrays
+from sprachbund.util.files import write_json
 
 CELL_FILE = "cell.json"
 COUNTS_FILE = "counts.npz"
@@ -120,8 +120,8 @@ def write_cell(folder: Path, cell: Cell, grid: StudyGrid, found: CellScores, too
         utterances=len(found.ids),
         took_s=round(took_s, 1),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / COUNTS_FILE, counts=found.counts, ids=np.array(found.ids))
+    counts = {"counts": found.counts, "ids": np.array(found.ids)}
+    write_arrays(folder / COUNTS_FILE, counts, compressed=True)
     write_json(folder / CELL_FILE, manifest.model_dump(mode="json"))
     return manifest
 
@@ -183,16 +183,3 @@ def rows_of(manifests: Sequence[CellManifest], grid: StudyGrid) -> list[dict[str
         for tier in grid.tiers
         for bits in grid.bits
     ]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; several processes may."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

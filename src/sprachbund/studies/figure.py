@@ -10,6 +10,7 @@ from sprachbund.sharing.drawing import ACCENT, GRID, INK, MUTED, new_figure, pla
 from sprachbund.studies.analysis import Analysis
 from sprachbund.studies.power_law import PowerLaw
 from sprachbund.studies.report import span
+from sprachbund.util.files import atomic_path
 
 KINDS = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT, _POINTS_PER_INCH = 4.4, 3.5, 160
@@ -33,8 +34,8 @@ def draw(analysis: Analysis, path: Path) -> None:
     figure = new_figure(_WIDTH * len(panels), _HEIGHT)
     for panel, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
         panel(axes, analysis)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_POINTS_PER_INCH)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=_POINTS_PER_INCH, format=path.suffix[1:].lower())
 
 
 def _law(axes: Any, analysis: Analysis) -> None:

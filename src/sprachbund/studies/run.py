@@ -29,11 +29,10 @@ from sprachbund.studies.cells import (
     read_cell,
     rows_of,
     write_cell,
-    write_json,
-    write_text,
 )
 from sprachbund.studies.grid import Cell, StudyGrid
 from sprachbund.units import work
+from sprachbund.util.files import write_json, write_text
 
 STUDY_FILE = "study.json"
 RESULTS_FILE = "results.csv"

@@ -13,7 +13,7 @@ import numpy as np
 from sprachbund.errors import SprachbundError
 from sprachbund.studies.analysis import Analysis, analyse
 from sprachbund.studies.bootstrap import DRAWS
-from sprachbund.studies.cells import CellManifest, finished_cells, write_json
+from sprachbund.studies.cells import CellManifest, finished_cells
 from sprachbund.studies.convergence import Sooner, convergence
 from sprachbund.studies.figure import draw
 from sprachbund.studies.grid import StudyGrid
@@ -22,6 +22,7 @@ from sprachbund.studies.power_law import By
 from sprachbund.studies.report import Table, as_values, span
 from sprachbund.studies.results import Better, ReadOptions, read_results
 from sprachbund.studies.run import write_results
+from sprachbund.util.files import write_json
 
 REPORT_FILE, FIGURE_FILE, TABLES = "report.json", "study.png", "tables"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_bytes
 
 BLANK, END, UNKNOWN = 0, 1, 2
 
@@ -65,7 +66,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the SentencePiece model file."""
-        path.write_bytes(self.model)
+        write_bytes(path, self.model)
 
     def __len__(self) -> int:
         return self._pieces.get_piece_size()

@@ -1,29 +1,25 @@
 """What a run needs to go on, and what it keeps: written whole or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import atomic_path, write_text
+from sprachbund.util.tensors import save_tensors
 
 RESUME_FILE = "resume.pt"
 
 
 def save_resume(directory: Path, state: Mapping[str, Any]) -> None:
     """Write the state of a run; the old one stays until the new one is whole on disk."""
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f"{RESUME_FILE}.partial"
-    with partial.open("wb") as file:
+    with atomic_path(directory / RESUME_FILE) as partial, partial.open("wb") as file:
         torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(directory / RESUME_FILE)
 
 
 def load_resume(directory: Path) -> dict[str, Any] | None:
@@ -58,16 +54,16 @@ class BestCheckpoints:
         ranked = sorted([*self.losses.values(), loss])
         if self.keep == 0 or loss > ranked[: self.keep][-1]:
             return False
-        self.directory.mkdir(parents=True, exist_ok=True)
         name = f"best.{step:08d}.safetensors"
-        # Tied weights share their memory, which the file cannot.
-        apart = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
-        save_file(apart, self.directory / name)
+        # A run that is killed between two of these lines, and taken up, has no file too few in its index.
+        save_tensors(self.directory / name, weights)
         self.losses[name] = loss
         for worse in sorted(self.losses, key=lambda n: self.losses[n])[self.keep :]:
             del self.losses[worse]
-            (self.directory / worse).unlink(missing_ok=True)
-        self._index.write_text(json.dumps(self.losses, indent=1))
+        write_text(self._index, json.dumps(self.losses, indent=1))
+        for path in self.directory.glob("best.*.safetensors"):
+            if path.name not in self.losses:
+                path.unlink(missing_ok=True)
         return True
 
     def average(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_text
 
 CONVERGENCE_FILE = "convergence.json"
 
@@ -101,8 +102,7 @@ class Convergence:
 
     def write(self, directory: Path) -> None:
         """Write it beside the run."""
-        text = json.dumps(asdict(self), indent=1)
-        (directory / CONVERGENCE_FILE).write_text(text + "\n", encoding="utf-8")
+        write_text(directory / CONVERGENCE_FILE, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> Self:

@@ -11,10 +11,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.files import file_hash, read_json, write_array, write_json, write_whole
+from sprachbund.units.files import file_hash, read_json
 from sprachbund.units.options import FitOptions
 from sprachbund.units.pieces import JointVocabulary
 from sprachbund.units.sources import SourceInfo
+from sprachbund.util.arrays import write_array
+from sprachbund.util.files import write_bytes, write_json
 
 CONFIG, KMEANS, MODEL = "units.json", "kmeans.npy", ".model"
 MADE_BY = "sprachbund units fit"
@@ -165,7 +167,7 @@ def write_units(
     """Write centroids (K, D), SentencePiece models by name, and last the configuration, which makes it whole."""
     write_array(directory / KMEANS, centroids)
     for name, model in models.items():
-        write_whole(directory / (name + MODEL), model)
+        write_bytes(directory / (name + MODEL), model)
     names = [KMEANS, *(name + MODEL for name in models)]
     hashes = {name: file_hash(directory / name) for name in names}
     write_json(directory / CONFIG, config.model_copy(update={"files": hashes}))

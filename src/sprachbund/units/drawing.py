@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.units.measures import Measured
+from sprachbund.util.files import atomic_path
 
 _INK, _MUTED, _ACCENT = "#1c2b33", "#6c7a80", "#1f6f8b"
 _RAMP = ("#ffffff", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
@@ -24,7 +25,8 @@ def draw(measured: Measured, path: Path, title: str) -> None:
     _usage(figure.add_subplot(grid[1, 0]), measured)
     _runs(figure.add_subplot(grid[1, 1]), measured)
     figure.suptitle(title, color=_INK, fontsize=12)
-    figure.savefig(path, dpi=_DOTS_PER_INCH)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=_DOTS_PER_INCH, format=path.suffix[1:].lower())
 
 
 def ordered(counts: np.ndarray, most_labels: int = _MOST_LABELS) -> tuple[np.ndarray, np.ndarray]:

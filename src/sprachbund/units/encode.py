@@ -10,9 +10,10 @@ from sprachbund.errors import SprachbundError
 from sprachbund.units.corpora import Chosen
 from sprachbund.units.directory import CorpusInfo, Units
 from sprachbund.units.encoded import MANIFEST, Encoded, EncodedInfo, Shard, Skipped, read_lines
-from sprachbund.units.files import begin, check_begun, corpus_hash, file_hash, write_json
+from sprachbund.units.files import begin, check_begun, corpus_hash, file_hash
 from sprachbund.units.jobs import Computing, EncodeJob, Extraction, at_speed
 from sprachbund.units.work import run
+from sprachbund.util.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

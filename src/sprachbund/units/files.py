@@ -1,20 +1,17 @@
-"""Files of this room: hashes that name them, writing whole or not at all, folders begun with one setting."""
+"""Files of this room: hashes that name them, folders begun with one setting."""
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_json
 
 SETTINGS = "settings.json"
-PARTIAL = ".partial"
 _MODEL_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -50,35 +47,8 @@ def corpus_hash(directory: Path) -> str:
     return files_hash(directory.glob("cuts.*.jsonl"))
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """The file appears with all its content or not at all, whoever else writes it too."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """A file of one array, whole or not at all."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_whole(path, buffer.getbuffer())
-
-
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """A file of arrays by name, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    write_whole(path, buffer.getbuffer())
-
-
-def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> None:
-    """A JSON file for people to read, too."""
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    write_whole(path, (json.dumps(plain, ensure_ascii=False, indent=1) + "\n").encode())
-
-
 def read_json(path: Path, kind: type[_Read], made_by: str) -> _Read:
-    """A file that `write_json` wrote. Raises SprachbundError when it is not there or something else."""
+    """A JSON file. Raises SprachbundError when it is not there or something else."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -95,7 +65,6 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
         SprachbundError: begun with others; the first that differs is named.
     """
     check_begun(directory, settings)
-    directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / SETTINGS, _flat(settings))
 
 

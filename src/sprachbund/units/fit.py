@@ -22,13 +22,10 @@ from sprachbund.units.directory import (
     write_units,
 )
 from sprachbund.units.files import (
-    PARTIAL,
     begin,
     check_begun,
     corpus_hash,
     files_hash,
-    write_array,
-    write_arrays,
 )
 from sprachbund.units.jobs import Computing, Extraction, FeatureJob
 from sprachbund.units.kmeans import explained, fit_kmeans, nearest
@@ -38,6 +35,8 @@ from sprachbund.units.pieces import JointVocabulary
 from sprachbund.units.strings import collapse, to_string
 from sprachbund.units.training import train_models
 from sprachbund.units.work import run
+from sprachbund.util.arrays import write_array, write_arrays
+from sprachbund.util.files import atomic_path
 
 PARTS = "parts"
 """Folder of what is not finished; gone when the units are whole."""
@@ -191,15 +190,14 @@ def _gather(parts: Path, blocks: Sequence[Path], width: int) -> None:
         with np.load(path) as block:
             lengths.append(block["lengths"])
     write_array(parts / _LENGTHS, np.concatenate(lengths))
-    partial, place = parts / (_FRAMES + PARTIAL), 0
-    shape = (int(sum(each.sum() for each in lengths)), width)
-    gathered = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-    for path, each in zip(blocks, lengths, strict=True):
-        with np.load(path) as block:
-            gathered[place : place + each.sum()] = block["frames"]
-        place += int(each.sum())
-    gathered.flush()
-    partial.rename(parts / _FRAMES)
+    place, shape = 0, (int(sum(each.sum() for each in lengths)), width)
+    with atomic_path(parts / _FRAMES) as partial:
+        gathered = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        for path, each in zip(blocks, lengths, strict=True):
+            with np.load(path) as block:
+                gathered[place : place + each.sum()] = block["frames"]
+            place += int(each.sum())
+        gathered.flush()
     for path in blocks:
         path.unlink()
 
@@ -210,7 +208,7 @@ def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
     path = fit.out / PARTS / f"kmeans.{chosen[:16]}.npz"
     if not path.exists():
         found = fit_kmeans(frames, fit.options.kmeans, threads=fit.computing.threads)
-        write_arrays(path, centroids=found.centroids, num_steps=np.array(found.num_steps))
+        write_arrays(path, {"centroids": found.centroids, "num_steps": np.array(found.num_steps)})
     with np.load(path) as known:
         return known["centroids"], int(known["num_steps"])
 

@@ -14,10 +14,11 @@ from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.units.corpora import Chosen, blocks
 from sprachbund.units.directory import Units
-from sprachbund.units.files import write_arrays, write_whole
 from sprachbund.units.kmeans import nearest
 from sprachbund.units.sources import Source, SourceInfo, open_source
 from sprachbund.units.strings import collapse, to_string
+from sprachbund.util.arrays import write_arrays
+from sprachbund.util.files import write_text
 
 _AT_ONCE = 16
 """Utterances whose sound is held."""
@@ -106,7 +107,7 @@ class FeatureJob:
             found = list(_features(source, self.chosen, cut[number], progress))
             lengths = np.array([len(frames) for frames in found])
             path = self.files[number][0]
-            write_arrays(path, frames=np.concatenate(found), lengths=lengths)
+            write_arrays(path, {"frames": np.concatenate(found), "lengths": lengths})
 
         return make
 
@@ -146,7 +147,7 @@ class EncodeJob:
                 for place, frames in zip(block, features, strict=True)
                 if len(frames)
             ]
-            write_whole(self.files[number][0], "".join(lines).encode())
+            write_text(self.files[number][0], "".join(lines))
 
         return make
 

@@ -3,13 +3,16 @@
 Every file that a later command reads is written here. The content goes to a temporary file in the same folder, is
 flushed to the disk, and takes its final name in one step (POSIX rename). A process that is killed at any moment leaves
 the old file or the new one, never half of one. A temporary file that a killed process left behind is removed by the
-next writer of the same name.
+next writer of the same name. The same goes for folders.
 """
 
+import ctypes
 import json
 import os
 import platform
 import re
+import shutil
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +30,8 @@ PARTIAL = ".partial"
 _FORGOTTEN_S = 24 * 3600.0
 _NUMBERS = count()  # so that two threads that write one file do not share a temporary one
 _HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32] or "host"
+_IN_USE = set[Path]()  # temporary names of this process
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -43,18 +48,77 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path)
-    partial = path.with_name(f"{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}{PARTIAL}")
-    try:
+    with _temporary(path) as partial:
         yield partial
         _flush_to_disk(partial)
         os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
     _flush_to_disk(path.parent)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield a new folder; it takes the name `path` when the block ends without an error, in place of what was there.
+
+    On Linux the old and the new folder change names in one step. Elsewhere two steps are needed, and a process that
+    is killed between them leaves no folder of that name.
+
+    Args:
+        path: the final name, of a folder.
+
+    Raises:
+        OSError: the parent folder cannot be written, or the disk is full.
+    """
+    with _temporary(path.with_name(f".{path.name}")) as draft:  # hidden from those who look for folders
+        draft.mkdir()
+        yield draft
+        _flush_all(draft)
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        if path.exists():
+            _exchange(draft, path)
+        else:
+            draft.rename(path)
+    _flush_to_disk(path.parent)
+
+
+@contextmanager
+def atomic_files(directory: Path, *, last: str) -> Iterator[Path]:
+    """Yield a new folder; its files are moved into `directory`, each whole, when the block ends without an error.
+
+    For libraries that write several files into a folder that may hold others.
+
+    Args:
+        directory: is made if it is missing; files of the same names are replaced.
+        last: pattern of the files' names that are moved after all others, by which readers know a whole folder.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    with _temporary(directory / ".new") as draft:
+        draft.mkdir()
+        yield draft
+        _flush_all(draft)
+        written = sorted(path for path in draft.rglob("*") if path.is_file())
+        for path in sorted(written, key=lambda path: path.match(last)):
+            final = directory / path.relative_to(draft)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, final)
+    _flush_to_disk(directory)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield an unused name beside `path`; what has that name when the block ends is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
+    partial = _temporary_name(path)
+    _IN_USE.add(partial)
+    try:
+        yield partial
+    finally:
+        with suppress(OSError):
+            _remove(partial)
+        _IN_USE.discard(partial)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -74,8 +138,14 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     write_text(path, json.dumps(plain, ensure_ascii=False, indent=indent) + "\n")
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content atomically; see `atomic_path`."""
+    with atomic_path(path) as partial:
+        shutil.copyfile(source, partial)
+
+
 def remove_stale(path: Path) -> None:
-    """Remove temporary files of `path` whose writer no longer runs.
+    """Remove temporary files, or folders, of `path` whose writer no longer runs.
 
     A writer on this machine is asked for by its process id. One on another machine (a shared file system) counts as
     gone after a day.
@@ -83,9 +153,13 @@ def remove_stale(path: Path) -> None:
     with suppress(OSError):  # the folder may be unreadable; then the writer that follows says so
         for partial in path.parent.glob(f"{_escaped(path.name)}.*{PARTIAL}"):
             writer = re.fullmatch(r"(\w+)-(\d+)-\d+", partial.name[len(path.name) + 1 : -len(PARTIAL)])
+            if writer is None:  # the finished part of somebody's interrupted translation
+                continue
             old = time() - partial.stat().st_mtime > _FORGOTTEN_S
-            if old or (writer is not None and writer[1] == _HOST and not _runs(int(writer[2]))):
-                partial.unlink(missing_ok=True)
+            gone = int(writer[2]) == os.getpid() or not _runs(int(writer[2]))
+            # in a container that is started again, the new process has the id of the one that was killed
+            if old or (writer[1] == _HOST and gone and partial not in _IN_USE):
+                _remove(partial)
 
 
 def read_text(path: Path, *, advice: str = "copy or make it again") -> str:
@@ -163,6 +237,10 @@ def read_toml(path: Path, *, advice: str = "mend the file") -> dict[str, Any]:
         raise SprachbundError(f"{path} is not TOML ({_first_line(error)}); {advice}") from None
 
 
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}{PARTIAL}")
+
+
 def _flush_to_disk(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
     try:
@@ -179,6 +257,36 @@ def _flush_to_disk(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _flush_all(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        _flush_to_disk(path)
+    _flush_to_disk(directory)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Let two folders change names."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # an old C library
+            exchange = ctypes.CDLL(None).renameat2
+            if exchange(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
+                return
+    aside = _temporary_name(old.with_name(f".{old.name}"))  # some file systems cannot exchange either
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
+    aside.rename(new)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:

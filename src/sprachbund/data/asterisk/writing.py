@@ -4,7 +4,6 @@ utterances.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from sprachbund.data.asterisk.clips import Clips, load_clips
 from sprachbund.data.asterisk.packages import LANGUAGES, SPEAKERS
 from sprachbund.data.asterisk.prompts import Prompt, PromptSet, is_clip, load_prompt_set
 from sprachbund.data.manifest import ManifestWriter
+from sprachbund.util.files import write_json
 
 VERSION = "1"
 MAX_DURATION_S = 30.0
@@ -42,9 +42,7 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     prompts = load_prompt_set(source, languages, cache=out / ".packages")
     cleaning = {language: dict(counts) for language, counts in prompts.cleaning.items()}
-    (out / "cleaning.json").write_text(
-        json.dumps(cleaning, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_json(out / "cleaning.json", cleaning)
     written = {part: _write_part(out / part, part, prompts, max_duration_s, on_progress) for part in PARTS}
     return {"cleaning": cleaning, "parts": written}
 

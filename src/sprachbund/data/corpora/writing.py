@@ -16,6 +16,7 @@ from sprachbund.data.corpora.items import CorpusOptions, Cut, Entry, Item, LeftO
 from sprachbund.data.corpora.sound import Recordings
 from sprachbund.data.manifest import ManifestWriter, shard_numbers
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_json, write_text
 
 SHARD_SIZE = 250
 """Entries of the corpus in a shard: its sound is in memory while it is written."""
@@ -44,8 +45,7 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
         return
     if holds_some:
         raise SprachbundError(f"{out} holds another corpus; name a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, wanted, indent=None)
 
 
 def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: int = SHARD_SIZE) -> Counts:
@@ -119,9 +119,7 @@ def _shard(
         else:
             _add(writer, entry, counts, recordings, options)
     writer.flush()
-    partial = remembered.with_suffix(".partial")
-    partial.write_text(json.dumps(counts.as_dict(), ensure_ascii=False), encoding="utf-8")
-    partial.rename(remembered)
+    write_text(remembered, json.dumps(counts.as_dict(), ensure_ascii=False))
     return counts
 
 
@@ -161,4 +159,4 @@ def _list_left_out(path: Path, counts: Counts) -> None:
         "\t".join(" ".join(field.split()) for field in row)
         for row in [["where", "reason", "detail"], *counts.listed]
     )
-    path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(row + "\n" for row in rows))

@@ -23,6 +23,7 @@ from sprachbund.models.packed_linears import (
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.weights import Bits, read_weights, write_weights
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.util.files import write_text
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
@@ -73,7 +74,7 @@ def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | Non
     config = {"family": Conformer.name, "config": model.config.model_dump(mode="json")}
     if packed is not None:
         config[KEY] = packed.model_dump(mode="json")
-    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_text(directory / "config.json", json.dumps(config, indent=1) + "\n")
     model.tokenizer.save(directory / TOKENIZER_FILE)
     model.transcript_tokenizer.save(directory / TRANSCRIPT_TOKENIZER_FILE)
     if card is not None:

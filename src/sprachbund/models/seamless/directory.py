@@ -4,13 +4,11 @@ That layout has no place for feed-forwards that are split by language: a split m
 under our own names, a sharing plan, and a model type that transformers does not take for one of its own.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
@@ -32,6 +30,8 @@ from sprachbund.models.splitting import read_plan, split_feed_forwards, write_pl
 from sprachbund.models.teaching import stored
 from sprachbund.models.weights import Bits, read_weights
 from sprachbund.models.whisper.hub import find
+from sprachbund.util.files import atomic_files, write_json
+from sprachbund.util.tensors import save_tensors
 
 _EMBEDDING = "decoder.embedding.weight"
 
@@ -96,8 +96,9 @@ def save(
         final.mkdir(parents=True, exist_ok=True)
         for old in final.glob("*.safetensors*"):
             old.unlink()
-        for part in (model.generation, model.tokens.tokenizer, model.extractor):
-            part.save_pretrained(final)
+        with atomic_files(final, last="config.json") as draft:
+            for part in (model.generation, model.tokens.tokenizer, model.extractor):
+                part.save_pretrained(draft)
         own = stored(model.state_dict(), bits)
         if card is not None:
             card.model_copy(update={"bits": bits}).write(final)
@@ -114,15 +115,13 @@ def _write_config(model: Seamless, path: Path, dtype: torch.dtype) -> None:
     if model.sharing_plan is not None:
         del values["architectures"]
         values |= {"family": version, "model_type": SPLIT_TYPE}
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, values, indent=2)
 
 
 def _write_weights(model: Seamless, directory: Path, own: dict[str, Tensor]) -> None:
     metadata = {"format": "pt", **write_plan(model, directory)}
-    partial = directory / (SAFETENSORS + ".partial")
-    save_file(to_foreign(own) if model.sharing_plan is None else own, partial, metadata=metadata)
-    partial.chmod(0o644)  # safetensors writes for the owner alone
-    os.replace(partial, directory / SAFETENSORS)
+    weights = to_foreign(own) if model.sharing_plan is None else own
+    save_tensors(directory / SAFETENSORS, weights, metadata)
 
 
 def _filled(model: Seamless, weights: dict[str, Tensor], source: str) -> Seamless:

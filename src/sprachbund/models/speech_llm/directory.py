@@ -29,6 +29,7 @@ from sprachbund.models.speech_llm.foreign import (
 from sprachbund.models.speech_llm.model import SpeechLLM
 from sprachbund.models.weights import Bits, read_metadata, read_weights, write_weights
 from sprachbund.models.whisper.hub import find
+from sprachbund.util.files import atomic_files, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LLM, ENCODER = "llm", "encoder"
@@ -114,11 +115,11 @@ def save(
     try:
         place.mkdir(parents=True, exist_ok=True)
         (place / WEIGHTS).unlink(missing_ok=True)
-        model.prompts.tokenizer.save_pretrained(place)
+        with atomic_files(place, last=CONFIG) as draft:
+            model.prompts.tokenizer.save_pretrained(draft)
         if card is not None:
             card.model_copy(update={"bits": bits}).write(place)
-        text = json.dumps(_entry(model, inside).model_dump(mode="json"), indent=1, ensure_ascii=False)
-        (place / CONFIG).write_text(text + "\n", encoding="utf-8")
+        write_json(place / CONFIG, _entry(model, inside))
         if inside:
             _save_parts(model, place)
         order = {_ORDER: json.dumps(model.config.prompts.order)}
@@ -187,7 +188,8 @@ def _save_parts(model: SpeechLLM, place: Path) -> None:
     write_part(model.llm.model, place / LLM)
     if isinstance(speech, ForeignSpeech):
         write_part(speech.encoder, place / ENCODER)
-        speech.extractor.save_pretrained(place / ENCODER)
+        with atomic_files(place / ENCODER, last=CONFIG) as draft:
+            speech.extractor.save_pretrained(draft)
 
 
 def _fill(model: SpeechLLM, weights: dict[str, Tensor], *, inside: bool, source: Path) -> None:

@@ -20,6 +20,7 @@ from sprachbund.models.seamless.objective import stacked_log_mel
 from sprachbund.models.speech_llm.config import LoraOptions
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
 from sprachbund.nn.conformer import valid_frames
+from sprachbund.util.files import atomic_files
 
 _ATTENTION = ("q_proj", "v_proj")
 ADAPTED: dict[str, tuple[str, ...]] = {
@@ -190,10 +191,12 @@ def read_tokenizer(directory: Path) -> Any:
 
 def write_part(part: Any, directory: Path) -> None:
     """Write a model of transformers, without its adapters, for anybody to load."""
-    with _quiet():
-        part.save_pretrained(directory, state_dict=plain_weights(part))
-    for path in directory.glob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes for the owner alone
+    for old in directory.glob("*.safetensors*"):
+        old.unlink()
+    with _quiet(), atomic_files(directory, last="*.safetensors*") as draft:
+        part.save_pretrained(draft, state_dict=plain_weights(part))
+        for path in draft.glob("*.safetensors"):
+            path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def read_part(kind: Any, directory: Path, **options: Any) -> Any:

@@ -15,6 +15,7 @@ from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.shape import ConformerConfig
 from sprachbund.models.packed_linears import PackedLinears, packed_linears
 from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder
+from sprachbund.util.files import write_json
 
 FAMILY = "streaming_onnx"
 ENCODER, PROJECTION, PREDICTION, JOINT, LANGUAGE = "encoder", "projection", "prediction", "joint", "language"
@@ -108,8 +109,7 @@ def describe(model: Conformer) -> Description:
 
 def write_description(description: Description, directory: Path) -> None:
     """Write config.json."""
-    text = json.dumps({"family": FAMILY, **description.model_dump(mode="json")}, ensure_ascii=False, indent=1)
-    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_json(directory / "config.json", {"family": FAMILY, **description.model_dump(mode="json")})
 
 
 def read_description(directory: Path) -> Description:

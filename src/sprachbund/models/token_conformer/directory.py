@@ -15,6 +15,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.token_conformer.reads_tokens import ReadsTokens
 from sprachbund.models.weights import Bits, write_weights
+from sprachbund.util.files import atomic_directory, write_text
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNITS = "units"
@@ -27,9 +28,10 @@ def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | N
     directory.mkdir(parents=True, exist_ok=True)
     units = directory / UNITS
     if units.resolve() != model.reader.directory.resolve():
-        shutil.copytree(model.reader.directory, units, dirs_exist_ok=True)
+        with atomic_directory(units) as draft:
+            shutil.copytree(model.reader.directory, draft, dirs_exist_ok=True)
     config = {"family": model.name, "config": model.config.model_dump(mode="json")}
-    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_text(directory / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
     if card is not None:
         card.model_copy(update={"bits": bits}).write(directory)
     write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits)

@@ -5,17 +5,13 @@ written with their weights under our own names (in 8 bits as `sprachbund.models.
 they are split, and a model type of their own, so that transformers does not take them for one of its models.
 """
 
-import json
 import os
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
@@ -38,6 +34,8 @@ from sprachbund.models.whisper.hub import find
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tasks import CONFIG_KEY
 from sprachbund.models.whisper.tokens import WhisperTokens
+from sprachbund.util.files import atomic_directory, write_bytes, write_json, write_text
+from sprachbund.util.tensors import save_tensors
 
 REAL_LENGTH = "real_length"
 """Our key, below that of `tasks`, of a model that was trained on utterances at their own length."""
@@ -105,19 +103,13 @@ def save(
     final = Path(directory)
     if final.exists() and not _is_replaceable(final):
         raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
-    draft: Path | None = None
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        _write(model, draft, bits)
-        if card is not None:
-            card.model_copy(update={"bits": bits}).write(draft)
-        _put_in_place(draft, final)
+        with atomic_directory(final) as draft:
+            _write(model, draft, bits)
+            if card is not None:
+                card.model_copy(update={"bits": bits}).write(draft)
     except (OSError, SafetensorError) as error:
         raise SprachbundError(f"{final} could not be written ({error}); nothing was left there") from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _companions(directory: Path) -> tuple[Companions, bool]:
@@ -155,17 +147,19 @@ def _write(model: Whisper, directory: Path, bits: Bits) -> None:
         dtype = "int8"
     else:
         weights = stored(model.state_dict() if own_layout else to_foreign(model), bits)
-        save_file(weights, directory / SAFETENSORS, metadata={"format": "pt", **metadata})
+        save_tensors(directory / SAFETENSORS, weights, {"format": "pt", **metadata})
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    _write_json(directory / CONFIG, {**_foreign_config(model, own_layout=own_layout), "dtype": dtype})
+    write_json(
+        directory / CONFIG, {**_foreign_config(model, own_layout=own_layout), "dtype": dtype}, indent=2
+    )
     if companions.generation:
-        _write_json(directory / GENERATION, companions.generation)
+        write_json(directory / GENERATION, companions.generation, indent=2)
     if FEATURE_EXTRACTOR not in companions.files:
-        _write_json(directory / FEATURE_EXTRACTOR, _foreign_features(model))
+        write_json(directory / FEATURE_EXTRACTOR, _foreign_features(model), indent=2)
     if model.has_tokens and not companions.files:
-        (directory / TOKENIZER).write_text(model.tokens.to_json(), encoding="utf-8")
+        write_text(directory / TOKENIZER, model.tokens.to_json())
     for name, content in companions.files.items():
-        (directory / name).write_bytes(content)
+        write_bytes(directory / name, content)
 
 
 def _foreign_config(model: Whisper, *, own_layout: bool) -> dict[str, Any]:
@@ -193,23 +187,3 @@ def _foreign_features(model: Whisper) -> dict[str, Any]:
         "nb_max_frames": round(model.max_window_s * FRAMES_PER_S),
         "n_samples": round(model.max_window_s * SAMPLE_RATE),
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _put_in_place(draft: Path, final: Path) -> None:
-    """Rename; a model to be replaced steps aside first: no directory can be renamed over a full one."""
-    draft.chmod(0o755)  # temporary directories are private
-    if not final.exists():
-        draft.rename(final)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    final.rename(aside)
-    try:
-        draft.rename(final)
-    except OSError:
-        aside.rename(final)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
