@@ -3,11 +3,13 @@
 import json
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from sprachbund.runtime import packed_cache
 from sprachbund.runtime.packed_cache import fingerprint, packed_for, tidy
 from sprachbund.runtime.packed_file import VERSION, Packed
 from sprachbund.runtime.packed_source import content_hash
@@ -43,6 +45,55 @@ def test_a_model_is_packed_once_and_again_when_it_changes(model: Path, tmp_path:
     (model / "model.safetensors").write_bytes(b"other weights")
     packed_for(model, packer, cache)
     assert packer.calls == 2
+
+
+def _fill(path: Path, content: bytes, how: str) -> None:
+    """Another content of the same size under the same time, as rsync -t, tar and container images leave it."""
+    if how == "replaced":
+        new = path.with_suffix(".new")
+        new.write_bytes(content)
+        os.replace(new, path)
+    else:
+        path.write_bytes(content)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+@pytest.mark.parametrize("how", ["replaced", "written over"])
+@pytest.mark.parametrize("resolution_ns", [0, packed_cache._RESOLUTION_NS], ids=["settled", "just written"])
+def test_a_model_of_the_same_size_and_time_is_another_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, resolution_ns: int
+) -> None:
+    monkeypatch.setattr(packed_cache, "_RESOLUTION_NS", resolution_ns)
+    weights, cache, packer = model / "model.safetensors", tmp_path / "cache", Packer()
+    seen = []
+    for content in (b"weights", b"WEIGHTS"):
+        _fill(weights, content, how)
+        if resolution_ns == 0:
+            time.sleep(0.03)  # longer than a tick of the file system's clock
+        seen.append(fingerprint(model, cache))
+        packed_for(model, packer, cache)
+    assert seen[0] != seen[1]
+    assert packer.calls == 2
+    assert len(list(cache.glob("*.sbpacked"))) == 2
+
+
+def test_files_are_read_once_when_they_have_settled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was written a moment ago may be written to again under the same time."""
+    reads: list[object] = []
+    monkeypatch.setattr(
+        packed_cache, "content_hash", lambda files: (reads.append(files), content_hash(files))[1]
+    )
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        fingerprint(model, cache)
+    assert len(reads) == 2
+    now = time.time_ns()
+    monkeypatch.setattr(packed_cache.time, "time_ns", lambda: now + 3 * 10**9)
+    for _ in range(2):
+        fingerprint(model, cache)
+    assert len(reads) == 3
 
 
 def test_the_hash_is_of_the_content(model: Path, tmp_path: Path) -> None:
@@ -109,6 +160,7 @@ def test_other_versions_of_a_model_are_deleted_and_those_of_others_stay(model: P
     source = fingerprint(model, cache)
     other, older = cache / f"{'0' * 32}-1.sbpacked", cache / f"{source[:32]}-1.sbpacked"
     forgotten = cache / f"{'1' * 32}-1.sbpacked"
+    cache.mkdir()
     abandoned, being_written = cache / "x.1.partial", cache / "y.2.partial"
     for path in (other, older, forgotten, abandoned, being_written):
         path.write_bytes(b"something")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import family_of
+from sprachbund.util.files import PARTIAL
 
 LIBRARIES = (
     "sprachbund",
@@ -43,7 +44,8 @@ def model_hash(directory: Path) -> str:
         SprachbundError: when it is not the directory of a model.
     """
     family_of(directory)
-    files = [path for path in directory.iterdir() if path.is_file() and path.name not in _NOT_MODEL]
+    names = (path for path in directory.iterdir() if path.name not in _NOT_MODEL)
+    files = [path for path in names if path.is_file() and not path.name.endswith(PARTIAL)]
     return hash_files(files)
 
 

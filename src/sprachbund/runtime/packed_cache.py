@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sprachbund.runtime.native_options import WeightNumbers
 from sprachbund.runtime.packed_file import VERSION, Packed, PackedFileError, read_packed, write_packed
@@ -24,6 +25,7 @@ _INDEX = "sources.json"
 _NAME = 32  # digits of the hash in a file's name
 _DAY_S = 24 * 3600  # a half-written file of that age is nobody's any more
 _REMEMBERED = 200  # entries of the index; models in temporary places come and go
+_RESOLUTION_NS = 2 * 10**9  # of files' times: FAT's is two seconds, and most are finer
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "sharing_plan.json")
 
 
@@ -35,16 +37,22 @@ def default_cache() -> Path:
 def fingerprint(directory: Path, cache: Path) -> str:
     """SHA-256 of a model's weights and configuration; see `content_hash`.
 
-    Reading them whole takes a second for a gigabyte, so the cache remembers it by the files' sizes and times.
+    Reading them whole takes a second for a gigabyte, so the cache remembers it by all that changes when a file is
+    replaced or written to: its place on the disk (inode), size and times. The time of modification alone does not
+    tell, for rsync, tar and container images set it; nobody can set the time of the last change (ctime).
     """
     files = _weight_files(directory)
-    state = [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p in files for s in [p.stat()]]
+    now, before = time.time_ns(), _states(files)
     known = _read_index(cache / _INDEX)
-    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
-    if key not in known:
-        known[key] = content_hash(files)
-        _write_index(cache / _INDEX, known)
-    return known[key]
+    key = hashlib.sha256(json.dumps(before).encode()).hexdigest()
+    if key in known:
+        return known[key]
+    found = content_hash(files)
+    # A file that is written to again within the resolution of its times looks the same as before.
+    settled = all(state.changed_ns < now - _RESOLUTION_NS for state in before)
+    if settled and _states(files) == before:
+        _write_index(cache / _INDEX, {**known, key: found})
+    return found
 
 
 def packed_for(
@@ -120,6 +128,25 @@ def _outdated(path: Path, in_use: Path) -> bool:
     if path.name.endswith(tuple(f"-{VERSION}{kind}{_SUFFIX}" for kind in _KIND.values())):
         return False
     return path.name[:_NAME] == in_use.name[:_NAME] or time.time() - path.stat().st_mtime > 30 * _DAY_S
+
+
+class _State(NamedTuple):
+    """What is another when a file is another."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+def _states(files: Iterable[Path]) -> list[_State]:
+    found = ((str(path.resolve()), path.stat()) for path in files)
+    return [
+        _State(path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # those of a link's target
+        for path, s in found
+    ]
 
 
 def _weight_files(directory: Path) -> list[Path]:
