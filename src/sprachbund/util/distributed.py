@@ -6,7 +6,7 @@ torch.distributed: rank, world size; the first rank is the one that writes files
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -31,14 +31,17 @@ def launched_processes(environment: Mapping[str, str] = os.environ) -> int:
     return max(1, int(environment["WORLD_SIZE"]))
 
 
-def refuse_several_processes(what: str, advice: str = "run it without torchrun") -> None:
+def refuse_several_processes(what: str) -> None:
     """See that no launcher started this process among others.
 
     Raises:
         SprachbundError: it did; all of them would write the same files.
     """
     if (count := launched_processes()) > 1:
-        raise SprachbundError(f"{what} is one process, and {count} were started; {advice}")
+        raise SprachbundError(
+            f"{what} is one process, and {count} were started; run it without torchrun: where it shares work out, it "
+            "starts its own processes"
+        )
 
 
 def local_device(environment: Mapping[str, str], num_gpus: int) -> torch.device:
@@ -164,11 +167,12 @@ def _first_failure(error: Exception) -> SprachbundError | None:
     """The failure of another rank that this error follows from; where there is none, this one is left as the first."""
     if _store is None:
         return None
-    own = f"{rank()} {' '.join(str(error).split()) or type(error).__name__}"
-    # The store is gone where the process that kept it is; then the error stands as it is.
-    with suppress(RuntimeError):
-        first = _store.compare_set(_FAILURE, "", own).decode()
-        number, _, message = first.partition(" ")
-        if int(number) != rank() and message != own.partition(" ")[2]:
-            return SprachbundError(f"process {number} of {world_size()} failed: {message}")
-    return None
+    own = " ".join(str(error).split()) or type(error).__name__
+    try:
+        first = _store.compare_set(_FAILURE, "", f"{rank()} {own}").decode()
+    except RuntimeError:  # the process that kept the store is gone; without torchrun that is the first rank
+        return SprachbundError(f"process 0 of {world_size()} has ended; its own lines say why")
+    number, _, message = first.partition(" ")
+    if int(number) == rank() or message == own:
+        return None
+    return SprachbundError(f"process {number} of {world_size()} failed: {message}")
