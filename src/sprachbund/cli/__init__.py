@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 import sprachbund
-from sprachbund.cli.console import UsageError, error_line, say, set_debug, trace
+from sprachbund.cli.console import UsageError, error_line, in_one_process, say, set_debug, trace
 from sprachbund.cli.startup import wait_briefly
 
 VERBS = (
@@ -43,6 +43,8 @@ VERBS = (
     "replay",
     "study",
 )
+SHARED_VERBS = ("train", "share")
+"""Those whose work processes of torchrun share (of share: analyse); the others would write the same files twice."""
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"
 
@@ -102,6 +104,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
@@ -109,6 +112,9 @@ def _common(
     debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
     """Options that stand before the verb; both are dealt with before this is called."""
+    verb = context.invoked_subcommand
+    if verb is not None and verb not in SHARED_VERBS:
+        in_one_process(f"sprachbund {verb}")
 
 
 def _without_debug(argv: Sequence[str]) -> tuple[list[str], bool]:

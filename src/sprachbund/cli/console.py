@@ -1,6 +1,7 @@
 """What all verbs share in talking to people: error lines, progress bars, lists given with commas."""
 
 import json
+import os
 import sys
 import threading
 import traceback
@@ -47,6 +48,15 @@ def as_usage() -> Iterator[None]:
         yield
     except SprachbundError as error:
         raise UsageError(str(error)) from error
+
+
+def in_one_process(command: str) -> None:
+    """Refuse a command whose files all processes of torchrun would write."""
+    if "LOCAL_RANK" in os.environ:  # or torch would be imported for every command
+        from sprachbund.util.distributed import refuse_several_processes
+
+        with as_usage():
+            refuse_several_processes(f"`{command}`")
 
 
 @contextmanager

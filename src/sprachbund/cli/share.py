@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sprachbund.cli import share_analyse, share_apply
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, in_one_process, listed, print_json, say, table
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Decide what to split; without --out, only tell."""
+    in_one_process("sprachbund share plan")
     from sprachbund.sharing.planning import PlanOptions
     from sprachbund.sharing.report import numbers, plan_blocks
 

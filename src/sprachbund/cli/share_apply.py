@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, in_one_process, print_json, say, table
 
 if TYPE_CHECKING:
     from sprachbund.models.sharing_plan import SharingPlan
@@ -48,6 +48,7 @@ def apply(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Split a model's feed-forwards by language; every language's branch is written into the model directory."""
+    in_one_process("sprachbund share apply")
     with as_usage(), Bar("loading the model"):
         from sprachbund.models.directory import load, locate
         from sprachbund.models.sharing_plan import SharingPlan

@@ -47,7 +47,10 @@ def train(
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
         raise
-    say(f"the model is in {out / 'model'}")
+    from sprachbund.util.distributed import is_first_rank
+
+    if is_first_rank():
+        say(f"the model is in {out / 'model'}")
 
 
 def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:

@@ -4,6 +4,7 @@ Both read the same speech and the same rows, so that their logits stand side by 
 N target tokens of a batch, V vocabulary, L languages.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer import Conformer
 from sprachbund.models.family import Memory
 from sprachbund.models.loss import Loss
 from sprachbund.models.teaching import Lesson
@@ -58,11 +60,18 @@ class Distillation(nn.Module):
         options: weights.
     """
 
+    has_unused_parameters = False
+
     def __init__(self, student: Any, teacher: Any, options: DistillationOptions) -> None:
         super().__init__()
         self.student = student
         self._teacher = (teacher.requires_grad_(False).eval(),)
         self.options = options
+
+    @property
+    def untrained(self) -> Sequence[nn.Module]:
+        """Parts of the student that have no weight in the loss."""
+        return self.student.untrained_with_decoder if isinstance(self.student, Conformer) else ()
 
     @property
     def encoder(self) -> Any:

@@ -31,7 +31,7 @@ class Batch:
         spoken: tokens (B, W) of what was said as the model would write it, padded with 0; none where nobody asked.
         num_spoken: valid tokens (B,) of `spoken`.
         kind: of data that it is of, for the log; no model looks at it.
-        weight: of its loss beside those of other batches.
+        weight: of its loss beside those of other batches; 0 for a placeholder.
         languages: boolean (B, L), the languages that occur, by their numbers among the model's, of which the last may
             be missing; None takes `source_language` alone.
         spans: for each utterance its stretches (start_s, end_s, number of the language); None where nobody asked.
@@ -70,6 +70,19 @@ class Batch:
     def padding(self) -> float:
         """Share of the feature frames that are padding."""
         return 1.0 - float(self.num_frames.sum()) / (self.features.shape[0] * self.features.shape[1])
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether it stands for a share of a batch without utterances."""
+        return self.weight == 0
+
+    def placeholder(self) -> "Batch":
+        """The same utterances, none of which counts.
+
+        A process that has no utterances of a batch takes part in the step with one: its loss has the graph of every
+        other, weighs nothing and counts no token, so that gradients are exchanged as in any step.
+        """
+        return replace(self, num_targets=torch.zeros_like(self.num_targets), weight=0.0)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

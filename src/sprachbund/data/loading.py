@@ -344,15 +344,20 @@ def batches(
     """The epoch's batches from number `first` on, the same ones whoever asks.
 
     Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`; its masks are as strong as
-    `strength` says of its number.
+    `strength` says of its number. A process for which a batch has no utterance gets the batch's first one as a
+    placeholder, which does not count: all processes see the same number of batches, and none of them is empty.
     """
     rank, count = share
     corpus.enter(epoch)
     plan = corpus.plan(options, epoch)
     # One speed for a batch, or its lengths would no longer fit together.
     speeds = np.random.default_rng([options.seed, epoch, 2]).choice(corpus.options.speeds, size=len(plan))
+    is_placeholder = [len(indices) <= rank for indices in plan]
+    own = [
+        indices[:1] if is_placeholder[number] else indices[rank::count] for number, indices in enumerate(plan)
+    ]
     places: list[list[Place]] = [
-        [(epoch, int(i), float(speeds[number]), strength(number)) for i in plan[number][rank::count]]
+        [(epoch, int(i), float(speeds[number]), strength(number)) for i in own[number]]
         for number in range(first, len(plan))
     ]
     loader: DataLoader[Any] = DataLoader(
@@ -363,7 +368,10 @@ def batches(
         worker_init_fn=_single_thread,
         prefetch_factor=4 if num_workers else None,
     )
-    return iter(loader)
+    if not any(is_placeholder[first:]):
+        return iter(loader)
+    made = zip(is_placeholder[first:], loader, strict=True)
+    return (batch.placeholder() if absent else batch for absent, batch in made)
 
 
 @dataclass(frozen=True)

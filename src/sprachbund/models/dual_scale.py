@@ -4,7 +4,7 @@ arXiv 2508.11189, section 2. What comes out is the translator with its guesser; 
 then. Shapes: B utterances, R rows, U tokens of a row, N tokens that count, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.data.batch import Batch
+from sprachbund.models.conformer import Conformer
 from sprachbund.models.family import Memory
 from sprachbund.models.guessing import Guess, Guesser, guess, read
 from sprachbund.models.loss import Loss
 from sprachbund.models.teaching import Lesson
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.text_encoder import TextEncoder
+from sprachbund.util.distributed import sum_over_ranks
 
 
 class DualScaleOptions(BaseModel):
@@ -71,7 +73,7 @@ class Gate(nn.Module):
     """Opens once one running mean lies below another, and stays open.
 
     Means count when they have seen about as much as they average over: the first batch alone would decide otherwise.
-    It is state of the training, saved with it. Several processes follow the first one.
+    It is state of the training, saved with it.
     """
 
     means: Tensor
@@ -113,6 +115,8 @@ class DualScale(nn.Module):
         options: weights of the losses, and the gate.
     """
 
+    has_unused_parameters = False
+
     def __init__(
         self, base: Any, text_encoder: TextEncoder | None, guesser: Guesser | None, options: DualScaleOptions
     ) -> None:
@@ -122,6 +126,11 @@ class DualScale(nn.Module):
         self.guesser = guesser
         self.options = options
         self.gate = Gate(options.gate_decay, is_open=not options.gate)
+
+    @property
+    def untrained(self) -> Sequence[nn.Module]:
+        """Parts of the base that have no weight in the loss."""
+        return self.base.untrained_with_decoder if isinstance(self.base, Conformer) else ()
 
     @property
     def encoder(self) -> Any:
@@ -217,17 +226,19 @@ class DualScale(nn.Module):
         )
 
     def _watch(self, text: Tensor, speech: Tensor, lessons: Mapping[str, Lesson]) -> None:
-        """Show the gate the means over tokens; a batch without transcripts shows nothing."""
-        counts = {name: lesson.counted.sum() for name, lesson in lessons.items()}
-        if bool(counts["text"]):
-            self.gate.see(text.detach() / counts["text"], speech.detach() / counts["speech"])
+        """Show the gate the means over tokens, of all processes; a batch without transcripts shows nothing."""
+        counts = [lessons[name].counted.sum() for name in ("text", "speech")]
+        sums = torch.stack([text.detach(), speech.detach(), *(count.to(text) for count in counts)])
+        text_sum, speech_sum, num_text, num_speech = sum_over_ranks(sums).unbind()
+        if bool(num_text):
+            self.gate.see(text_sum / num_text, speech_sum / num_speech)
 
     def _with_heads(
         self, total: Tensor, attention: Tensor, parts: dict[str, Tensor], batch: Batch, lesson: Lesson
     ) -> Loss:
         loss = Loss.of_text(
             attention.detach().new_zeros(()),
-            max(1, int(lesson.counted.sum())),
+            int(lesson.counted.sum()),
             attention=attention,
             parts={name: part.detach() for name, part in parts.items()},
         )

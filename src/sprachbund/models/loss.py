@@ -1,9 +1,10 @@
 """What a family's loss gives back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +60,25 @@ class Loss:
             num_transcript=0,
             parts=parts or {},
         )
+
+
+@runtime_checkable
+class PartlyTrained(Protocol):
+    """A model whose loss leaves some parameters without a gradient.
+
+    Several processes exchange gradients of all parameters that require one, so what has none is to be known before.
+    Of a model that does not say so, every batch gives every parameter a gradient.
+    """
+
+    @property
+    def untrained(self) -> Sequence[nn.Module]:
+        """Parts that no batch trains, by the model's own options, such as a head whose loss has no weight."""
+        ...
+
+    @property
+    def has_unused_parameters(self) -> bool:
+        """Whether there are batches, or shares of one, that leave further parts without a gradient.
+
+        Branches of split layers and experts are known to the training loop and need not be named.
+        """
+        ...

@@ -20,6 +20,7 @@ from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.streaming_attention import RelativeAttention, distance_signals
 from sprachbund.nn.streaming_layers import CausalStem, StreamingLayer, StreamingShape, empty_state
 from sprachbund.nn.streaming_state import SUBSAMPLING, LayerPast, StreamState, Tier
+from sprachbund.util.distributed import of_first_rank
 
 __all__ = [
     "SUBSAMPLING",
@@ -70,7 +71,8 @@ class StreamingEncoder(nn.Module):
         return states, num_frames
 
     def _drawn(self) -> Tier:
-        return self.tiers[int(torch.randint(len(self.tiers), ()))]
+        # Processes that share a batch draw differently; the first one's tier is that of the whole batch.
+        return self.tiers[int(of_first_rank(torch.randint(len(self.tiers), ())))]
 
     def start(self, num_rows: int, tier: Tier, *, keep: int | None = None) -> StreamState:
         """The state of streams of which nothing was heard; of `keep` frames of the past, or the tier's."""

@@ -35,6 +35,7 @@ from sprachbund.recipes.code_switch_table import TESTS, scores_of, write_table
 from sprachbund.recipes.run_folder import LOG_FILE
 from sprachbund.studies.run import Tasks, remember, run_tasks
 from sprachbund.training.loop import train
+from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import atomic_files
 
 __all__ = ["CodeSwitchRecipe", "needs", "run"]
@@ -50,8 +51,9 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
 
     Raises:
         SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models
-            that do not fit each other.
+            that do not fit each other; a recipe that torchrun started several times.
     """
+    refuse_several_processes("the recipe code_switch")
     recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
     _check_data(recipe.data)
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)

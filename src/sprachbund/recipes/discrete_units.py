@@ -23,6 +23,7 @@ from sprachbund.recipes.discrete_units_options import DiscreteUnitsRecipe, Model
 from sprachbund.recipes.discrete_units_table import write_tables
 from sprachbund.recipes.run_folder import LOG_FILE
 from sprachbund.studies.run import Tasks, remember, run_tasks
+from sprachbund.util.distributed import refuse_several_processes
 
 __all__ = ["DiscreteUnitsRecipe", "needs", "run"]
 
@@ -37,8 +38,10 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     """Run all arms over all seeds, or go on; the file with the main table.
 
     Raises:
-        SprachbundError: data that are not there or do not fit, or a recipe that asks for what there is not.
+        SprachbundError: data that are not there or do not fit, or a recipe that asks for what there is not; one that
+            torchrun started several times.
     """
+    refuse_several_processes("the recipe discrete_units")
     directory.mkdir(parents=True, exist_ok=True)
     remember(directory, recipe, may_change=MAY_CHANGE)
     make_data(recipe, directory, report)

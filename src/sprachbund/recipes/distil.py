@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from sprachbund.compression.distillation import Distillation, DistillationOptions, check_pair
 from sprachbund.data.loading import Corpus, ExampleOptions
@@ -27,6 +26,13 @@ from sprachbund.recipes.translator import (
 )
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.distributed import (
+    first_rank_first,
+    is_first_rank,
+    joined_processes,
+    on_first_rank,
+    wait_for_all_ranks,
+)
 from sprachbund.util.files import write_text
 
 RECIPE_FILE = "recipe.json"
@@ -70,8 +76,16 @@ def run(
     Raises:
         SprachbundError: models that do not go together, data that neither knows, or a run of another recipe.
     """
+    with joined_processes():
+        return _run(recipe, directory, on_first_rank(report), stop_after)
+
+
+def _run(
+    recipe: DistilRecipe, directory: Path, report: Callable[[str], None], stop_after: int | None
+) -> Path:
     torch.manual_seed(recipe.training.seed)
-    _claim(recipe, directory)
+    with first_rank_first():
+        _claim(recipe, directory)
     start = locate(str(recipe.student))
     teacher: Any = load(recipe.teacher)
     student = make_student(_as_translator(recipe, start), directory, [])
@@ -97,10 +111,9 @@ def run(
         "steps": recipe.training.steps,
         **recipe.objective.model_dump(),
     }
-    state = PartialState()
-    if state.is_main_process:
+    if is_first_rank():
         student.save(directory / MODEL, card=card_of(student.model, start, directory.name, how))
-    state.wait_for_everyone()
+    wait_for_all_ranks()
     return directory / MODEL
 
 
@@ -127,6 +140,8 @@ def _claim(recipe: DistilRecipe, directory: Path) -> None:
             raise SprachbundError(
                 f"{directory} holds a run with another {', '.join(changed)}; choose another --out"
             )
+    if not is_first_rank():
+        return
     directory.mkdir(parents=True, exist_ok=True)
     write_text(path, recipe.model_dump_json(indent=1) + "\n")
 

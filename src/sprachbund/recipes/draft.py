@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from accelerate import PartialState
 from pydantic import model_validator
 
 from sprachbund.data.loading import Corpus, ExampleOptions
@@ -28,6 +27,7 @@ from sprachbund.recipes.translator import (
 )
 from sprachbund.training.draft import DraftOptions, measure_acceptance, train_draft
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
 from sprachbund.util.files import copy_file, write_text
 
 
@@ -82,8 +82,14 @@ def run(
     stop_after: int | None = None,
 ) -> Any:
     """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded."""
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    with joined_processes():
+        return _run(recipe, directory, on_first_rank(report), stop_after)
+
+
+def _run(recipe: DraftRecipe, directory: Path, report: Callable[[str], None], stop_after: int | None) -> Any:
+    if is_first_rank():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     source = locate(str(recipe.model))
     student = _student(recipe, source, directory)
     corpus = _corpus(recipe, recipe.train, student, recipe.examples.model_dump())
@@ -102,10 +108,9 @@ def run(
             report=report,
             stop_after=stop_after,
         )
-    state = PartialState()
-    if state.is_main_process:
+    if is_first_rank():
         _install(source, directory / "model", draft)
-    state.wait_for_everyone()
+    wait_for_all_ranks()
     return load(directory / "model")
 
 

@@ -43,6 +43,7 @@ from sprachbund.recipes.dual_scale_table import write_table
 from sprachbund.recipes.translator import CardRecipe, DataPart, TranslatorRecipe
 from sprachbund.recipes.translator import run as train_translator
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.distributed import refuse_several_processes
 
 __all__ = ["DualScaleRecipe", "needs", "run"]
 
@@ -56,8 +57,10 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
     """Run everything, or go on; the file with the table.
 
     Raises:
-        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from.
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
+            torchrun started several times.
     """
+    refuse_several_processes("the recipe dual_scale")
     if recipe.whisper is not None and recipe.start is None:
         raise SprachbundError(
             f"Whisper {recipe.whisper} is not trained from nothing: name the checkpoint, as in "

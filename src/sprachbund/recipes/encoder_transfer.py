@@ -25,6 +25,7 @@ from sprachbund.recipes.encoder_transfer_options import EncoderTransferRecipe
 from sprachbund.recipes.encoder_transfer_starts import make_starts
 from sprachbund.studies.run import Study, read_study, remember
 from sprachbund.studies.whole import TABLES, make_report, write_report
+from sprachbund.util.distributed import refuse_several_processes
 
 __all__ = ["EncoderTransferRecipe", "needs", "read", "run", "run_cells"]
 
@@ -59,8 +60,10 @@ def run_cells(
         report: is told how far it is.
 
     Raises:
-        SprachbundError: a folder with another study, data or layers that there are not, a cell that failed.
+        SprachbundError: a folder with another study, data or layers that there are not, a cell that failed; a study
+            that torchrun started several times.
     """
+    refuse_several_processes("the transfer study")
     recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
     check_data(recipe)
     check_checkpoints(recipe)

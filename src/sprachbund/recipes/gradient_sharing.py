@@ -47,6 +47,7 @@ from sprachbund.sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.sharing.surgery import apply_plan
 from sprachbund.training.lora import rank_for
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.distributed import refuse_several_processes
 
 __all__ = ["GradientSharingRecipe", "needs", "run"]
 
@@ -57,8 +58,10 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
     """Run all arms over all seeds, or go on; the file with the table.
 
     Raises:
-        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from.
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
+            torchrun started several times.
     """
+    refuse_several_processes("the recipe gradient_sharing")
     if recipe.seamless is not None and recipe.start is None:
         raise SprachbundError(
             f"SeamlessM4T {recipe.seamless} is not trained from nothing: name the checkpoint, as in "

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.data.editions import Edition, edition
@@ -31,6 +30,13 @@ from sprachbund.recipes.texts_taught import texts_taught, told, too_long_for_fra
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.distributed import (
+    first_rank_first,
+    is_first_rank,
+    joined_processes,
+    on_first_rank,
+    wait_for_all_ranks,
+)
 from sprachbund.util.files import write_text
 
 _TRIED = 1000  # utterances that are looked at before training begins
@@ -212,11 +218,24 @@ def run(
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
     """
+    with joined_processes():
+        return _run(recipe, directory, score, on_first_rank(report), stop_after)
+
+
+def _run(
+    recipe: TranslatorRecipe,
+    directory: Path,
+    score: Callable[[Any], float] | None,
+    report: Callable[[str], None],
+    stop_after: int | None,
+) -> Any:
     torch.manual_seed(recipe.training.seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
-    parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
-    student = make_student(recipe, directory, [source.at() for source, _ in parts])
+    if is_first_rank():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    with first_rank_first():  # which renders live data and fits tokenizers
+        parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
+        student = make_student(recipe, directory, [source.at() for source, _ in parts])
     if recipe.dual_scale is not None:
         student = dual_scale_student(student, recipe, report)
     model = student.model
@@ -243,12 +262,11 @@ def run(
         model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after
     )
     merge_lora(model)
-    state = PartialState()
-    if state.is_main_process:
+    if is_first_rank():
         student.save(directory / "model", card=_card(recipe, corpus))
         if recipe.dual_scale is not None:
             save_guesser(model, recipe.training, dev, directory / "model", report)
-    state.wait_for_everyone()
+    wait_for_all_ranks()
     return load(directory / "model")
 
 

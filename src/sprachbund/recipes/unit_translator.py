@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from pydantic import Field
 
 from sprachbund.data.bitext import read_bitext
@@ -25,6 +24,13 @@ from sprachbund.units.sentences import Sentences, Spoken, Written
 from sprachbund.units.supply import Mixing, Supply, first_epoch_behind
 from sprachbund.units.text_start import start_from_mbart, units_with_mbart
 from sprachbund.units.translator import make
+from sprachbund.util.distributed import (
+    first_rank_first,
+    is_first_rank,
+    joined_processes,
+    on_first_rank,
+    wait_for_all_ranks,
+)
 from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
@@ -113,16 +119,22 @@ def run(
     if recipe.mbart is not None and (recipe.start is not None or recipe.model != TokenShape()):
         other = "start" if recipe.start is not None else "[model]"
         raise SprachbundError(f"shape and weights are those of mbart ({recipe.mbart}); leave out {other}")
+    with joined_processes():
+        return _run(recipe, directory, on_first_rank(report), stop_after)
+
+
+def _run(recipe: UnitTranslatorRecipe, directory: Path, report: Report, stop_after: int | None) -> Any:
     torch.manual_seed(recipe.training.seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
-    units, model = _made(recipe, directory, report)
+    if is_first_rank():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    with first_rank_first():  # which makes the units of an mBART
+        units, model = _made(recipe, directory, report)
     corpus, dev, training = _supplies(recipe, units, model, report)
     train(model, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)
-    state = PartialState()
-    if state.is_main_process:
+    if is_first_rank():
         save(model, directory / "model", bits=recipe.bits, card=_card(recipe, corpus, training))
-    state.wait_for_everyone()
+    wait_for_all_ranks()
     return load(directory / "model")
 
 

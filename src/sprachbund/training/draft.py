@@ -108,7 +108,7 @@ class DraftStudent(nn.Module):
             seen = read(decoder, lesson)
         found = guess(self.network, decoder, lesson, seen)
         total = sum((g.weight * self._loss(g, lesson, seen) for g in found), start=seen.hidden.new_zeros(()))
-        return Loss.of_text(total, max(1, int(found[0].places.sum())), attention=total.detach())
+        return Loss.of_text(total, int(found[0].places.sum()), attention=total.detach())
 
     def _loss(self, found: Guess, lesson: Lesson, seen: Pass) -> Tensor:
         with torch.no_grad():

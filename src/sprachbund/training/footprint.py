@@ -152,7 +152,8 @@ def _moments(optimizer: Any) -> int:
     """AdamW keeps two moments of every weight, Muon one."""
     plain = getattr(optimizer, "optimizer", optimizer)
     each = 2 if isinstance(plain, AdamW) else 1
-    return each * _FP32 * sum(p.numel() for group in plain.param_groups for p in group["params"])
+    moved = (p for group in plain.param_groups for p in group["params"] if p.requires_grad)
+    return each * _FP32 * sum(p.numel() for p in moved)
 
 
 def _millions(number: int) -> str:

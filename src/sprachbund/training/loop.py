@@ -2,8 +2,11 @@
 
 All that a run has to remember is its weights, the optimizer's moments and a step number: the order of the data,
 the augmentation and the dropout are functions of seed and step. So a run that was killed goes on at once, and
-ends with the same bits as one that was not. Processes share every batch between them and give the gradients
-that one process would.
+ends with the same bits as one that was not.
+
+Processes share every batch between them. Losses are sums, and they are divided by the target tokens of all processes
+together, so that the gradient is that of one process on the whole batch, whatever the shares. Not the same are the
+draws of dropout, the balance loss of a mixture of experts and the running means of batch norms (docs/train.md).
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Supply, batches
 from sprachbund.data.plan import PlanOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.models.loss import PartlyTrained
 from sprachbund.nn.moe import has_experts
 from sprachbund.nn.shared_private import is_split
 from sprachbund.training.activations import keep_layers, recompute_layers
@@ -28,6 +32,7 @@ from sprachbund.training.memory import keep_freed_memory
 from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.progress import Meter, Progress
+from sprachbund.util.distributed import joined_processes
 
 
 def train(
@@ -56,20 +61,21 @@ def train(
         stop_after: stop, resumable, after this many steps in all.
 
     Raises:
-        SprachbundError: when the options want a score and there is none.
+        SprachbundError: when the options want a score and there is none, or another process of the run failed.
     """
     if options.judge == "score" and score is None:
         raise SprachbundError('training.judge is "score", but nothing scores here; set it to "loss"')
     keep_freed_memory()
-    run = _Run(model, corpus, options, directory, dev, report)
-    run.score = score if options.judge == "score" else None
-    run.tell_size()
-    run.resume()
-    if options.recompute:
-        recompute_layers(model)
-    run.go_on(min(options.steps, stop_after or options.steps))
-    keep_layers(model)
-    return run.finish()
+    with joined_processes():
+        run = _Run(model, corpus, options, directory, dev, report)
+        run.score = score if options.judge == "score" else None
+        run.tell_size()
+        run.resume()
+        if options.recompute:
+            recompute_layers(model)
+        run.go_on(min(options.steps, stop_after or options.steps))
+        keep_layers(model)
+        return run.finish()
 
 
 class _Run:
@@ -84,11 +90,12 @@ class _Run:
         dev: Supply | None,
         report: Callable[[str], None],
     ) -> None:
+        partly = model if isinstance(model, PartlyTrained) else None
         # A branch whose languages are absent from a process's share of a batch has no gradient there, and no more
         # has an expert that nobody chose.
-        rests = getattr(model, "some_parts_rest", False)
+        has_unused = partly is not None and partly.has_unused_parameters
         absent = DistributedDataParallelKwargs(
-            find_unused_parameters=rests or is_split(model) or has_experts(model)
+            find_unused_parameters=has_unused or is_split(model) or has_experts(model)
         )
         self.accelerator = Accelerator(
             kwargs_handlers=[absent],
@@ -107,8 +114,12 @@ class _Run:
         freeze_others(model, options.trainable)
         # Wrappers get the loss; weights, names and states are those of the model itself.
         self.plain_model, self.loss_of = model, _LossOf(model, options)
+        optimizers = make_optimizers(model, options)
+        # Frozen behind the optimizers, which skip what has no gradient: their states keep the layout of earlier runs.
+        for part in () if partly is None else partly.untrained:
+            part.requires_grad_(False)
         self.model = self.accelerator.prepare(self.loss_of)
-        self.optimizers: list[Any] = [self.accelerator.prepare(o) for o in make_optimizers(model, options)]
+        self.optimizers: list[Any] = [self.accelerator.prepare(one) for one in optimizers]
         self.best = BestCheckpoints(directory / "best", options.keep_best)
         self.step = self.epoch = self.batch = 0
         self.judgements = Judgements(patience=options.patience)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sprachbund.data.batch import Batch
 from sprachbund.runtime.measure import peak_mib
+from sprachbund.util.distributed import of_all_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,28 @@ class Progress:
         )
 
 
+@dataclass(kw_only=True)
+class _Sums:
+    """What was counted since the last line, by name; `kinds` are losses and their tokens."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    kinds: dict[str, tuple[float, int]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: "_Sums") -> None:
+        """Add what another process counted."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        for name, value in other.parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+        for name, (value, tokens) in other.kinds.items():
+            total, known = self.kinds.get(name, (0.0, 0))
+            self.kinds[name] = total + value, known + tokens
+        for name, count in other.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+
+
 class Meter:
     """Adds up what happened since the last progress line; a second of speech is `frames_per_s` frames."""
 
@@ -56,15 +79,15 @@ class Meter:
     def reset(self) -> None:
         """Begin the next line."""
         self.began = time.monotonic()
-        self.sums: dict[str, float] = {}
-        self.parts: dict[str, float] = {}
-        self.kinds: dict[str, tuple[float, int]] = {}
-        self.counts: dict[str, int] = {}
+        self.sums = _Sums()
         self.norm = self.rate = 0.0
         self.steps = 0
 
     def add(self, batch: Batch, loss: Any, norm: float, rate: float) -> None:
         """Count a step: its batch and loss, the norm of its gradient, its learning rate."""
+        self.norm, self.rate, self.steps = norm, rate, self.steps + 1
+        if batch.is_placeholder:
+            return
         seen = {
             "attention": float(loss.attention.detach()),
             "ctc": float(loss.ctc.detach()),
@@ -75,21 +98,17 @@ class Meter:
             "frames": float(batch.num_frames.sum()),
             "padded": batch.features.shape[0] * batch.features.shape[1],
         }
-        for key, value in seen.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-        for name, part in loss.parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + float(part)
-        for name, count in loss.counts.items():
-            self.counts[name] = self.counts.get(name, 0) + count
-        if batch.kind:
-            total, tokens = self.kinds.get(batch.kind, (0.0, 0))
-            self.kinds[batch.kind] = total + seen["attention"], tokens + loss.num_tokens
-        self.norm, self.rate, self.steps = norm, rate, self.steps + 1
+        kinds = {batch.kind: (seen["attention"], loss.num_tokens)} if batch.kind else {}
+        parts = {name: float(part) for name, part in loss.parts.items()}
+        self.sums.add(_Sums(sums=seen, parts=parts, kinds=kinds, counts=dict(loss.counts)))
 
     def progress(self, step: int, steps: int, epoch: int) -> Progress:
-        """The line after a step, and the beginning of the next one."""
+        """The line after a step, of all processes together, and the beginning of the next one."""
         took = time.monotonic() - self.began
-        sums = self.sums
+        everything = _Sums()
+        for own in of_all_ranks(self.sums):
+            everything.add(own)
+        sums = everything.sums
         progress = Progress(
             step=step,
             steps=steps,
@@ -104,9 +123,11 @@ class Meter:
             padding=1 - sums["frames"] / sums["padded"],
             memory_gib=peak_mib() / 2**10,
             left_s=(steps - step) * took / self.steps,
-            parts={name: value / max(sums["tokens"], 1) for name, value in self.parts.items()},
-            kinds={kind: total / max(tokens, 1) for kind, (total, tokens) in sorted(self.kinds.items())},
-            counts=self.counts,
+            parts={name: value / max(sums["tokens"], 1) for name, value in everything.parts.items()},
+            kinds={
+                kind: total / max(tokens, 1) for kind, (total, tokens) in sorted(everything.kinds.items())
+            },
+            counts=everything.counts,
         )
         self.reset()
         return progress

@@ -47,6 +47,7 @@ class Conformer(nn.Module):
     end_token = END
     max_window_s = 15.0  # as long as the longest speech of its training
     frame_s = 0.08
+    has_unused_parameters = False
 
     def __init__(
         self, config: ConformerConfig, tokenizer: Tokenizer, transcript_tokenizer: Tokenizer
@@ -82,6 +83,18 @@ class Conformer(nn.Module):
         """Whether it is a transducer that is not told which language to write."""
         part = self.config.transducer
         return self.writes_by_frames and part is not None and not part.prompted
+
+    @property
+    def untrained(self) -> list[nn.Module]:
+        """Parts that have no weight in its loss."""
+        decoder = [self.decoder] if self.writes_by_frames else []
+        return [*self._heads_without_weight(), *decoder]
+
+    @property
+    def untrained_with_decoder(self) -> list[nn.Module]:
+        """The same where another loss trains its decoder, beside which `with_heads` adds those of the heads."""
+        transducer = [] if self.config.transducer is None else [self.transducer]
+        return [*self._heads_without_weight(), *transducer]
 
     @property
     def front_end(self) -> StreamedNormalisation:
@@ -216,6 +229,9 @@ class Conformer(nn.Module):
             language=language,
             num_transcript=int(batch.num_transcript.sum()),
         )
+
+    def _heads_without_weight(self) -> list[nn.Module]:
+        return [self.ctc_head] if self.config.ctc_weight == 0 else []
 
     def _encode(self, features: Features, route: Route | None) -> Memory:
         states, num_frames = self.encoder(features.values, features.num_frames, route)

@@ -25,6 +25,7 @@ from sprachbund.models.speech_llm.encoders import SpeechEncoder
 from sprachbund.models.speech_llm.projector import SpeechTokens
 from sprachbund.models.speech_llm.spans import token_languages
 from sprachbund.nn.moe import balance_loss, language_losses
+from sprachbund.util.distributed import sum_over_ranks
 
 if TYPE_CHECKING:
     from sprachbund.models.speech_llm.model import SpeechLLM
@@ -39,7 +40,9 @@ def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
     """The losses of a batch, on the scale of target tokens.
 
     An utterance's L_lang counts as often as it has target tokens, so that parts of a batch add up; L_bal is of the
-    frames that are seen together, and counts as often as the batch has. Of a batch of several data (`sides`), each has
+    frames that are seen together, and counts as often as the batch has. Processes that share a batch each balance
+    their own frames: with L_bal, and with nothing else, their gradient is close to that of one process, not the same.
+    Of a batch of several data (`sides`), each has
     losses of its own, whose means per target token are added by their weights.
     """
     if batch.sides is not None:
@@ -65,19 +68,22 @@ def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
 def _by_side(model: SpeechLLM, batch: Batch) -> Loss:
     """The weighted sum of the sides' losses per target token, on the scale of the batch's target tokens."""
     assert batch.sides is not None
-    num_tokens = int(batch.num_targets.sum())
+    num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
+    sides = F.one_hot(batch.sides, len(batch.side_weights))
+    # A process may hold utterances of one side alone; what each counts is decided by the whole batch.
+    of_sides: list[int] = sum_over_ranks((num_tokens[:, None] * sides).sum(0)).tolist()
     scaled = []
     for side, weight in enumerate(batch.side_weights):
         own = (batch.sides == side).nonzero().flatten()
         if len(own):  # one that counts nothing too: a process may hold no other
             loss = speech_llm_loss(model, replace(batch.select(own), sides=None))
-            scaled.append((weight * num_tokens / max(1, loss.num_tokens), loss))
+            scaled.append((weight * sum(of_sides) / max(1, of_sides[side]), loss))
     return Loss(
         total=torch.stack([scale * loss.total for scale, loss in scaled]).sum(),
         attention=torch.stack([scale * loss.attention for scale, loss in scaled]).sum(),
         ctc=scaled[0][1].ctc,
         language=torch.stack([loss.language for _, loss in scaled]).sum(),
-        num_tokens=num_tokens,
+        num_tokens=int(num_tokens.sum()),
         num_transcript=0,
         parts={
             name: torch.stack([scale * loss.parts[name] for scale, loss in scaled]).sum() for name in _PARTS

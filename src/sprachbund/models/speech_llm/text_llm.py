@@ -119,7 +119,8 @@ class TextLLM(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of every token of the rows behind the first: instruction, what was said, what is wanted."""
-        rows = [row for row in self._rows(batch) if len(row) > 1]
+        # A batch, or a process's share of one, may have no row that counts; its loss is 0 and has a graph.
+        rows = [row for row in self._rows(batch) if len(row) > 1] or [batch.targets.new_full((2,), _IGNORED)]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_IGNORED)
         logits = self.llm(input_ids=padded[:, :-1].clamp(min=0), use_cache=False).logits.float()
         wanted = padded[:, 1:]

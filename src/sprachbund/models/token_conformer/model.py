@@ -41,7 +41,6 @@ class TokenConformer(ReadsTokens):
     """
 
     name = "token_conformer"
-    some_parts_rest = True  # text trains no CTC on transcripts; read by the training loop
 
     def __init__(self, config: TokenConfig, reader: Reader) -> None:
         super().__init__(config, reader)
@@ -69,6 +68,16 @@ class TokenConformer(ReadsTokens):
         if config.source_ctc_weight:
             self.source_ctc_head = nn.Linear(config.width, size)
         self.language_head = nn.Linear(config.width, len(self.source_languages))
+
+    @property
+    def untrained(self) -> list[nn.Module]:
+        """None: a loss of weight 0 still reaches its head, or the head is not built."""
+        return []
+
+    @property
+    def has_unused_parameters(self) -> bool:
+        """Text trains no CTC on transcripts, and with an encoder of its own nothing of that of speech."""
+        return self.config.source_ctc_weight > 0 or self.config.soft_sharing
 
     @property
     def writes_by_frames(self) -> bool:

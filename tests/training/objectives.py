@@ -1,0 +1,222 @@
+"""Every objective that the loop trains, small: what one process and several of them are compared on.
+
+Shapes are tiny and nothing is drawn at random but what a batch shares, so that gradients can be compared.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprachbund.compression.distillation import Distillation, DistillationOptions
+from sprachbund.data.bitext import read_bitext
+from sprachbund.data.loading import Corpus, ExampleOptions
+from sprachbund.data.manifest import Manifest
+from sprachbund.models import whisper
+from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
+from sprachbund.models.dual_scale import DualScaleOptions
+from sprachbund.models.seamless.objective import SeamlessExamples
+from sprachbund.models.speech_llm import STAGES, PromptOptions
+from sprachbund.models.speech_llm.config import LossWeights
+from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.prompts import Prompts
+from sprachbund.models.speech_llm.stages import enter
+from sprachbund.models.speech_llm.text_llm import (
+    TextExamples,
+    TextLLM,
+    TextLLMOptions,
+    fit_tokenizer,
+    make_text_llm,
+)
+from sprachbund.models.token_mbart import MbartConfig
+from sprachbund.models.whisper.extension import set_prompt
+from sprachbund.models.whisper.objective import WhisperExamples
+from sprachbund.training.draft import DraftOptions, DraftStudent, make_network
+from sprachbund.training.dual_scale import make_dual_scale
+from sprachbund.training.transition import Transition
+from sprachbund.units.reader import UnitReader
+from sprachbund.units.sentences import Spoken, Written
+from sprachbund.units.supply import Mixing, Supply
+from sprachbund.units.text_start import start_from_mbart, units_with_mbart
+from tests.models.seamless.support import make_checkpoint
+from tests.models.speech_llm_support import make_model as make_speech_llm
+from tests.recipes import owned
+from tests.training import made, made_split
+from tests.units import translators
+from tests.units.made import words
+from tests.units.mbart import write_mbart
+
+PLAIN: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
+LANGUAGES = made.LANGUAGES
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is trained, and on what."""
+
+    model: Any
+    corpus: Any
+
+
+def conformer(**changes: Any) -> Conformer:
+    plain = made.make_model()
+    torch.manual_seed(0)
+    config = plain.config.model_copy(update=changes)
+    return Conformer(config, plain.tokenizer, plain.transcript_tokenizer)
+
+
+def on_tones(root: Path, model: Any) -> Objective:
+    return Objective(model, made.make_training_data(root / "data", **PLAIN))
+
+
+def transducer(weight: float, **changes: Any) -> dict[str, Any]:
+    sizes = {"prediction_width": 24, "prediction_layers": 1, "joint_width": 32}
+    return {"transducer": TransducerPart(**sizes, weight=weight), **changes}
+
+
+STREAMING = {"streaming": StreamingPart(left_context=16, right_contexts=(6, 3, 1, 0), stem_channels=8)}
+
+
+def of_whisper(root: Path, build: Callable[[Any], Any] = lambda model: model, **drawn: Any) -> Objective:
+    if not (root / "whisper").exists():
+        owned.make_whisper(root / "whisper")
+        owned.make_tones(root / "tones", silence=1)
+    model = set_prompt(whisper.load(root / "whisper"), "wanted-only", ["en", "de"])
+    options = ExampleOptions(**{"rows_per_utterance": 2, **PLAIN, **drawn})
+    corpus = Corpus([(Manifest(root / "tones"), 1.0)], WhisperExamples(model, LANGUAGES), options)
+    return Objective(build(model), corpus)
+
+
+def of_seamless(root: Path) -> Objective:
+    from sprachbund.models import seamless
+
+    still = dict.fromkeys(
+        ("dropout", "attention_dropout", "activation_dropout", "speech_encoder_dropout", "adaptor_dropout"),
+        0.0,
+    )
+    make_checkpoint(root / "seamless", "seamless_m4t_v2", speech_encoder_layerdrop=0.0, **still)
+    model = seamless.load(root / "seamless")
+    options = ExampleOptions(rows_per_utterance=1, **PLAIN)
+    english = Manifest(root / "data", {"de": 0.0})
+    return Objective(model, Corpus([(english, 1.0)], SeamlessExamples(model, ["en"]), options))
+
+
+def of_speech_llm(root: Path, *, mixed: bool) -> Objective:
+    model = make_speech_llm(
+        projector={"groups": (("en",), ("de",)), "spliced_frames": 1},
+        target_languages=LANGUAGES,
+        losses=LossWeights(balance=0.0),
+    )
+    enter(model, STAGES[2])
+    options = ExampleOptions(rows_per_utterance=2, max_tokens=24, mixed=True, **PLAIN)
+    sides = [
+        Corpus([(Manifest(root / name), 1.0)], SpeechLLMExamples(model, LANGUAGES), options)
+        for name in ("data", "other")
+    ]
+    return Objective(model, Transition(*sides, steps=3, seed=3) if mixed else sides[0])
+
+
+def of_text_llm(root: Path) -> Objective:
+    sizes = TextLLMOptions(
+        width=16, num_layers=1, num_heads=2, inner_width=24, vocabulary_size=300, context=128
+    )
+    tokenizer = fit_tokenizer([" ".join(w) for w in made.WORDS.values()], LANGUAGES, PromptOptions(), 300)
+    prompts = Prompts(tokenizer, PromptOptions(), len(tokenizer))
+    torch.manual_seed(0)
+    model = TextLLM(make_text_llm(sizes, tokenizer), prompts, LANGUAGES, LANGUAGES)
+    options = ExampleOptions(rows_per_utterance=2, spoken=True, **PLAIN)
+    examples = TextExamples(prompts, LANGUAGES, LANGUAGES, 64)
+    return Objective(model, Corpus([(Manifest(root / "data"), 1.0)], examples, options))
+
+
+def _spoken(root: Path) -> translators.Spoken:
+    if not _SPOKEN:
+        _SPOKEN.append(translators.speak(root / "units"))
+        lines = [f"{word}\t{word.upper()}" for word in words(6, seed=9)]
+        (root / "pairs.tsv").write_text("\n".join(["de\tfr", *lines]) + "\n")
+    return _SPOKEN[0]
+
+
+_SPOKEN: list[translators.Spoken] = []
+
+
+def of_tokens(root: Path, *, text: bool = True, **changes: Any) -> Objective:
+    spoken = _spoken(root)
+    model = translators.model_of(spoken.units, **changes)
+    parts: list[Any] = [Spoken(spoken.encoded, translators.PAIRS)]
+    if text:
+        parts += [
+            Spoken(spoken.encoded, translators.PAIRS, as_text=True),
+            Written(read_bitext([root / "pairs.tsv"], "de", "fr")),
+        ]
+    reader = UnitReader(spoken.units, model.config.ratio)
+    return Objective(model, Supply(parts, model.config, reader, Mixing(text=text, sampling=0.0)))
+
+
+def of_mbart(root: Path) -> Objective:
+    spoken = _spoken(root)
+    parts = [Spoken(spoken.encoded, translators.PAIRS)]
+    checkpoint = write_mbart(root / "mbart")
+    units = units_with_mbart(spoken.units, checkpoint, parts, ["de", "en", "fr"], root / "mbart-units")
+    given = {"pairs": translators.PAIRS, "ratio": 2.0}
+    model = start_from_mbart(
+        units, checkpoint, lambda shape: MbartConfig(**{**shape.model_dump(), "dropout": 0.0, **given})
+    )
+    supply = Supply(parts, model.config, UnitReader(units, 2.0), Mixing(text=False, sampling=0.0))
+    return Objective(model, supply)
+
+
+def of_draft(root: Path, kind: Any) -> Objective:
+    model = conformer(num_decoder_layers=2)
+    options = DraftOptions(kind=kind, blocks=2, heads=2)
+    torch.manual_seed(1)
+    return on_tones(root, DraftStudent(model, make_network(model, options), options))
+
+
+def of_distillation(root: Path, **changes: Any) -> Objective:
+    torch.manual_seed(1)
+    teacher = conformer(num_decoder_layers=2)
+    return on_tones(root, Distillation(conformer(**changes), teacher, DistillationOptions()))
+
+
+def of_dual_scale(root: Path, **changes: Any) -> Objective:
+    given = {"text_layers": 1, "blocks": 1, "whole_layers": 1, "gate_decay": 0.5, **changes}
+    options = DualScaleOptions(same_language=0.3, **given)
+
+    def build(model: Any) -> Any:
+        torch.manual_seed(1)
+        return make_dual_scale(model, options)
+
+    return of_whisper(root, build, same_language=0.3, spoken=True, rows_per_utterance=1)
+
+
+OBJECTIVES: Mapping[str, Callable[[Path], Objective]] = {
+    "attention and CTC": lambda root: on_tones(root, conformer()),
+    "attention without CTC": lambda root: on_tones(root, conformer(ctc_weight=0.0)),
+    "streaming transducer": lambda root: on_tones(root, conformer(**transducer(1.0, **STREAMING))),
+    "streaming transducer without CTC": lambda root: on_tones(
+        root, conformer(**transducer(1.0, ctc_weight=0.0, **STREAMING))
+    ),
+    "transducer and attention": lambda root: on_tones(root, conformer(**transducer(0.25))),
+    "split by language": lambda root: on_tones(root, made_split.make_split_model()),
+    "whisper": of_whisper,
+    "seamless": of_seamless,
+    "speech LLM": lambda root: of_speech_llm(root, mixed=False),
+    "speech LLM, two kinds of data": lambda root: of_speech_llm(root, mixed=True),
+    "text LLM": of_text_llm,
+    "tokens by attention": lambda root: of_tokens(root, head="attention", source_ctc_weight=0.0),
+    "tokens by CTC and attention": lambda root: of_tokens(root, head="ctc_attention"),
+    "tokens by CTC": lambda root: of_tokens(root, head="ctc"),
+    "tokens by transducer": lambda root: of_tokens(root, head="transducer"),
+    "tokens, encoders apart": lambda root: of_tokens(root, head="attention", soft_sharing=True),
+    "mBART": of_mbart,
+    "parasite draft": lambda root: of_draft(root, "parasite"),
+    "Medusa draft": lambda root: of_draft(root, "medusa"),
+    "distillation": of_distillation,
+    "distillation without CTC": lambda root: of_distillation(root, ctc_weight=0.0, **transducer(0.25)),
+    "dual scale": of_dual_scale,
+    "dual scale, no gate": lambda root: of_dual_scale(root, gate=False, draft="medusa"),
+}
+"""By name."""
