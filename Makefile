@@ -25,6 +25,7 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.dev
 	-scripts/browser.sh   # the tests of the page are skipped without it
+	-scripts/strace.sh    # nor is the network watched without it
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

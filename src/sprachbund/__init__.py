@@ -7,6 +7,8 @@ when they are first used, so that `import sprachbund` costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sprachbund.util import telemetry
+
 if TYPE_CHECKING:
     from sprachbund.api import Model, load
     from sprachbund.decoding.options import DecodingOptions
@@ -34,6 +36,8 @@ _HOMES = {
     "Word": "sprachbund.decoding.result",
     "load": "sprachbund.api",
 }
+
+telemetry.switch_off()  # here, since all that imports those libraries for this package does so later
 
 
 def __getattr__(name: str) -> Any:

@@ -126,3 +126,24 @@ def test_a_model_that_cannot_be_had(package, monkeypatch):
     monkeypatch.setattr(package, "download_model", fail)
     with pytest.raises(SprachbundError, match=r"not supported by COMET.*name its directory"):
         Comet("some/model")
+
+
+def test_offline_a_name_is_looked_up_on_disk_only(package, monkeypatch, on_disk, tmp_path):
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append((name, options["local_files_only"]))
+        return str(on_disk)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    Comet("Unbabel/wmt22-comet-da", offline=True)
+    assert set(asked) == {("Unbabel/wmt22-comet-da", True)}
+    assert package.loaded == [(str(on_disk / "checkpoints" / "model.ckpt"), True)]
+    assert not package.downloaded
+
+
+def test_offline_a_model_that_was_never_downloaded(package, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SprachbundError, match="offline, and it was not downloaded before"):
+        Comet("nobody/comet", offline=True)
+    assert not package.downloaded

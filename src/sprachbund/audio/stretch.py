@@ -100,7 +100,7 @@ def _world() -> Any:
     package = importlib.util.find_spec("pyworld")
     if package is None or not package.submodule_search_locations:
         raise SprachbundError(
-            "re-voicing needs pyworld, which is not installed: pip install 'sprachbund[phrasebook]'"
+            "re-voicing needs pyworld, which is not installed: pip install 'sprachbund[train]'"
         )
     spec = PathFinder.find_spec("pyworld", package.submodule_search_locations)
     if spec is None or spec.loader is None:

@@ -15,6 +15,7 @@ import typer
 
 from sprachbund.errors import SprachbundError
 from sprachbund.runtime.extension import lacks_memory
+from sprachbund.util.extras import missing_package
 
 DELAY_S = 2.0
 """Work shorter than this shows no progress bar."""
@@ -85,6 +86,8 @@ def error_line(error: BaseException) -> str:
         parts = [
             f"there is not enough memory for this ({parts[0]}); end other programs, or ask for less at once"
         ]
+    elif isinstance(error, ImportError) and (missing := missing_package(error)):
+        parts = [missing]
     elif not isinstance(error, SprachbundError):
         parts = [f"unexpected {type(error).__name__}: {parts[0]} (--debug shows the traceback)"]
     return "; ".join([*parts, *getattr(error, "__notes__", [])])

@@ -277,6 +277,6 @@ def _installed() -> tuple[str, str]:
         import espeakng_loader
     except ImportError as error:
         raise SprachbundError(
-            "speech synthesis needs espeak-ng, which is not installed: pip install 'sprachbund[phrasebook]'"
+            "speech synthesis needs espeak-ng, which is not installed: pip install 'sprachbund[train]'"
         ) from error
     return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())

@@ -24,16 +24,22 @@ class Comet:
     Args:
         model: directory as downloaded from the hub (`hparams.yaml`, `checkpoints/model.ckpt`), the checkpoint
             in one, or a name on the hub.
+        offline: never use the network; a name is found if it was downloaded before.
 
     Raises:
         SprachbundError: the package is not installed, or its model cannot be had.
     """
 
-    def __init__(self, model: str = MODEL) -> None:
+    def __init__(self, model: str = MODEL, *, offline: bool = False) -> None:
         self.signature = comet_signature(model)
         package = _package()
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its tips would stand in the progress
         local = _on_disk(model)
+        if local is None and offline:
+            # the package goes on to an older server where the hub has nothing, even when told to stay on the disk
+            from sprachbund.models.directory import locate
+
+            local = _on_disk(str(locate(model, offline=True)))
         try:
             path = str(local or package.download_model(model))
             # Its encoder's settings are looked up by name: without the network, they have to be in the hub's cache.

@@ -68,7 +68,17 @@ def commit() -> str | None:
             ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changes = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no", "--", str(here.parent)],
+            [
+                "git",
+                "--no-optional-locks",
+                "-C",
+                str(here),
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                "--",
+                str(here.parent),
+            ],
             capture_output=True,
             text=True,
             check=True,

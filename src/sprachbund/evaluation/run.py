@@ -97,7 +97,8 @@ def evaluate(
         comet_signature(options.comet)  # a package that is not there is told before models are loaded
     family, options = _ready(model, options, offline)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
-    scoring = Scoring({target for plan in plans for job in plan.jobs for target in job.targets}, options)
+    targets = {target for plan in plans for job in plan.jobs for target in job.targets}
+    scoring = Scoring(targets, options, offline=offline)
     total, watch = sum(plan.num_lines for plan in plans), Stopwatch()
     with LineWriter(out / HYPOTHESES_FILE) if out else _Nowhere() as writer:
         for done, line in enumerate(watch.watch(_translate(family, manifests, plans, options)), start=1):

@@ -32,12 +32,13 @@ class Scoring:
     Args:
         targets: all target languages to come.
         options: of the evaluation.
+        offline: never use the network, even for a COMET model that is not on disk.
 
     Attributes:
         so_far: the mean chrF of translations scored so far, in words; empty without any.
     """
 
-    def __init__(self, targets: Iterable[str], options: EvaluationOptions) -> None:
+    def __init__(self, targets: Iterable[str], options: EvaluationOptions, *, offline: bool = False) -> None:
         self._options, self._guarded = options, options.decoding.guard.enabled
         self._judge = FailureJudge(targets)
         self._waiting: list[Line] = []
@@ -46,7 +47,7 @@ class Scoring:
         self._unguarded = Tally(groupings=False)
         self._behind, self._before = RateCounts(), RateCounts()
         self._switching = {guard: SwitchTally() for guard in (True, False)}
-        self._comet = CometTally(options.comet) if options.comet else None
+        self._comet = CometTally(options.comet, offline=offline) if options.comet else None
 
     def add(self, line: Line) -> None:
         """Add a line, of speech or not."""
@@ -120,10 +121,11 @@ class CometTally:
 
     Args:
         model: as of `Comet`; loaded at once, so that what is wrong with it is said before the work.
+        offline: as of `Comet`.
     """
 
-    def __init__(self, model: str) -> None:
-        self._comet = Comet(model)
+    def __init__(self, model: str, *, offline: bool = False) -> None:
+        self._comet = Comet(model, offline=offline)
         self._lines: list[Line] = []
 
     def add(self, lines: Iterable[Line]) -> None:
