@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import overload
 
 from sprachbund.audio.activity import VoiceActivity
-from sprachbund.audio.load import AudioInput
+from sprachbund.audio.load import AudioInput, AudioSource
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pairs import TRANSCRIBE
 from sprachbund.decoding.result import Translation
@@ -61,7 +61,7 @@ class Model:
     @overload
     def translate(
         self,
-        audio: AudioInput,
+        audio: AudioInput | AudioSource,
         to: str,
         *,
         source: str | None = None,
@@ -73,7 +73,7 @@ class Model:
     @overload
     def translate(
         self,
-        audio: AudioInput,
+        audio: AudioInput | AudioSource,
         to: list[str] | tuple[str, ...],
         *,
         source: str | None = None,
@@ -84,7 +84,7 @@ class Model:
 
     def translate(
         self,
-        audio: AudioInput,
+        audio: AudioInput | AudioSource,
         to: str | list[str] | tuple[str, ...],
         *,
         source: str | None = None,
@@ -95,7 +95,8 @@ class Model:
         """Translate a whole recording.
 
         Args:
-            audio: path, binary file object, or samples (N,) or (N, channels) with `sample_rate`.
+            audio: path, binary file object, or samples (N,) or (N, channels) with `sample_rate`; or what
+                `sprachbund.audio.load.open_audio` gives, which also opens recordings of strangers (`untrusted`).
             to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's
                 work.
             source: language spoken; None identifies it.
@@ -124,7 +125,7 @@ class Model:
 
     def transcribe(
         self,
-        audio: AudioInput,
+        audio: AudioInput | AudioSource,
         *,
         source: str | None = None,
         languages: Sequence[str] | None = None,
@@ -138,7 +139,7 @@ class Model:
 
     def stream(
         self,
-        audio: AudioInput,
+        audio: AudioInput | AudioSource,
         to: str | Sequence[str],
         *,
         source: str | None = None,

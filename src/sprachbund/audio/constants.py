@@ -29,3 +29,6 @@ VAD_WINDOW = 512
 
 VAD_WINDOW_S = VAD_WINDOW / SAMPLE_RATE
 """Seconds per voice activity probability."""
+
+MAX_CHANNELS = 64
+"""Most channels of a recording: decoded sound of a chunk takes memory by their number."""

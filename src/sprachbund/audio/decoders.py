@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
 
+from .constants import MAX_CHANNELS
+
 Samples = NDArray[np.float32]
 
 CHUNK_FRAMES = 1 << 16
@@ -24,6 +26,17 @@ _ENDLESS = 1 << 60  # libsndfile says "unknown length" with a huge number
 _LARGEST_OGG_PAGE, _OGG_HEADER, _OGG_LAST = 65_307, 27, 0x04
 _TOLERANCE_S = 0.5  # headers round; less than this missing is no damage
 _MICROSECONDS = 1_000_000
+_UNKNOWN_BYTES = 0x7F000000  # a writer that cannot go back states a length from here on, or none
+
+# FFmpeg also knows formats that are lists of other files and addresses (HLS, concat, DASH, SDP, image sequences), or
+# that open a device. Only these, which hold their sound themselves, are read.
+_CONTAINERS = (
+    "mov", "mp4", "m4a", "3gp", "3g2", "matroska", "webm", "ogg", "avi", "asf", "flv", "mpegts", "mpeg", "mxf", "nut",
+    "rm", "dv", "mp3", "aac", "loas", "ac3", "eac3", "ac4", "dts", "dtshd", "truehd", "mlp", "flac", "wav", "w64",
+    "aiff", "caf", "au", "amr", "amrnb", "amrwb", "wv", "ape", "tta", "tak", "mpc", "mpc8", "voc", "dsf", "iff", "qcp",
+    "oma", "gsm", "nistsphere", "ircam", "pvf", "paf", "sox", "avr", "xwma",
+)  # fmt: skip
+_NO_PROTOCOL = "none"  # FFmpeg has no protocol of this name
 
 
 @runtime_checkable
@@ -46,14 +59,20 @@ class Decoder(Protocol):
         ...
 
 
-def open_decoder(file: IO[bytes], name: str, *, seekable: bool) -> Decoder:
+def open_decoder(file: IO[bytes], name: str, *, seekable: bool, max_channels: int = MAX_CHANNELS) -> Decoder:
     """Choose the engine for an open binary file positioned at its start.
 
+    Args:
+        file: the recording; its own name, if it has one, is not looked at.
+        name: what errors and warnings call it.
+        seekable: whether it can be read again from its start.
+        max_channels: most channels of the sound.
+
     Raises:
-        SprachbundError: no engine knows the content, or there is no audio in it.
+        SprachbundError: no engine knows the content, there is no audio in it, or it has too many channels.
     """
-    if not seekable:
-        return FfmpegDecoder(file, name, has_length=False)
+    if not seekable:  # FFmpeg then knows a length only where the header states one
+        return FfmpegDecoder(file, name, has_length=True, max_channels=max_channels)
     start = file.tell()
     head = file.read(1 << 16)
     file.seek(start)
@@ -62,10 +81,11 @@ def open_decoder(file: IO[bytes], name: str, *, seekable: bool) -> Decoder:
 
         whole = _is_ended(file) if head.startswith(b"OggS") else True
         try:
-            return SndfileDecoder(file, name, missing_s=_missing_in_riff(file, head), whole=whole)
+            missing_s = _missing_in_riff(file, head)
+            return SndfileDecoder(file, name, missing_s=missing_s, whole=whole, max_channels=max_channels)
         except (soundfile.LibsndfileError, TypeError):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
             file.seek(start)
-    return FfmpegDecoder(file, name, has_length=_states_its_length(head))
+    return FfmpegDecoder(file, name, has_length=_states_its_length(head), max_channels=max_channels)
 
 
 def _missing_in_riff(file: IO[bytes], head: bytes) -> float:
@@ -128,20 +148,49 @@ def _own_handle(file: IO[bytes]) -> IO[bytes] | int:
 
     libsndfile reads Python's files through callbacks, in which a Ctrl-C would be swallowed.
     """
-    name = getattr(file, "name", None)
-    if not isinstance(file, io.BufferedReader) or not isinstance(name, str) or file.tell() != 0:
+    if not isinstance(file, io.BufferedReader) or not isinstance(file.raw, io.FileIO) or file.tell() != 0:
         return file
-    return os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:  # not by the name, which may stand for another file by now, or be that of standard input
+        return os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
+    except OSError:  # not Linux, or the file of another user
+        descriptor = os.dup(file.fileno())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+
+def _check_channels(name: str, channels: int, most: int) -> None:
+    if channels > most:
+        raise SprachbundError(f"{name} has {channels} channels, and {most} are the most; mix it down first")
+
+
+class _Nameless:
+    """A file without its name, from which FFmpeg would guess a format."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seek, self.tell, self.seekable = file.read, file.seek, file.tell, file.seekable
 
 
 class SndfileDecoder:
     """WAV, FLAC, Ogg, AIFF, CAF, AU through libsndfile; seeks to the sample."""
 
-    def __init__(self, file: IO[bytes], name: str, missing_s: float = 0.0, *, whole: bool = True) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        name: str,
+        missing_s: float = 0.0,
+        *,
+        whole: bool = True,
+        max_channels: int = MAX_CHANNELS,
+    ) -> None:
         import soundfile
 
         self._name = name
         self._file: Any = soundfile.SoundFile(_own_handle(file))
+        try:
+            _check_channels(name, self._file.channels, max_channels)
+        except SprachbundError:
+            self.close()
+            raise
         self._rate: int = self._file.samplerate
         self.warnings: list[str] = []
         known = self._file.frames < _ENDLESS
@@ -191,32 +240,50 @@ class SndfileDecoder:
 class FfmpegDecoder:
     """Every other container through the FFmpeg libraries in PyAV; decodes from the start."""
 
-    def __init__(self, file: IO[bytes], name: str, *, has_length: bool) -> None:
+    def __init__(
+        self, file: IO[bytes], name: str, *, has_length: bool, max_channels: int = MAX_CHANNELS
+    ) -> None:
         import av
 
-        self._name = name
+        self._name, self._max_channels = name, max_channels
         self.warnings: list[str] = []
+        options = {"protocol_whitelist": _NO_PROTOCOL, "format_whitelist": ",".join(_CONTAINERS)}
         try:
-            # an open file, not a path: FFmpeg then cannot be led to other files or to the network
-            self._container: Any = av.open(file, mode="r", metadata_errors="replace")
+            # An open file alone keeps FFmpeg from nothing: a playlist would lead it to other files and to the network.
+            self._container: Any = av.open(
+                _Nameless(file), mode="r", container_options=options, metadata_errors="replace"
+            )
         except (av.error.FFmpegError, ValueError) as error:
             raise SprachbundError(f"{name} {_undecodable(file)}") from error
         kinds = [stream.type for stream in self._container.streams]
         self._stream: Any = self._container.streams.best("audio")
-        if self._stream is None or self._stream.codec_context is None:
-            text = self._container.format.name == "tty"  # FFmpeg would show any text as a picture
+        if not isinstance(self._stream, av.AudioStream) or self._stream.codec_context is None:
             self.close()
-            if text or "audio" in kinds:
+            if "audio" in kinds:
                 raise SprachbundError(f"{name} {_undecodable(file)}")
             held = ", ".join(kinds) or "nothing"
             raise SprachbundError(f"{name} has no audio stream (it holds: {held}); give a file with sound")
+        try:
+            self._check_channels(self._stream.codec_context.layout.nb_channels)
+        except SprachbundError:
+            self.close()
+            raise
+        self._stream.codec_context.thread_count = 1  # a confined process may start none
         self.duration_s: float | None = self._stated_duration()
         self._promised_s = self.duration_s if has_length and set(kinds) == {"audio"} else None
 
+    def _check_channels(self, channels: int) -> None:
+        _check_channels(self._name, channels, self._max_channels)
+
     def _stated_duration(self) -> float | None:
         if self._stream.duration is not None and self._stream.time_base is not None:
-            return float(self._stream.duration * self._stream.time_base)
-        return None if self._container.duration is None else self._container.duration / _MICROSECONDS
+            stated_s = float(self._stream.duration * self._stream.time_base)
+        elif self._container.duration is not None:
+            stated_s = self._container.duration / _MICROSECONDS
+        else:
+            return None
+        stated_bytes = stated_s * (self._stream.codec_context.bit_rate or 0) / 8
+        return None if stated_s < 0 or stated_bytes >= _UNKNOWN_BYTES else stated_s
 
     def seek(self, sample_rate_out: int, start_s: float) -> float:
         """Stay at the start: FFmpeg's seeks land on packets, whose times many containers only estimate."""
@@ -228,6 +295,7 @@ class FfmpegDecoder:
         damaged: list[float] = []
         try:
             for frame in self._frames(damaged):
+                self._check_channels(frame.layout.nb_channels)  # they may change on the way
                 if decoded_s == 0.0:
                     for lead in self._lead_in(frame):
                         decoded_s += len(lead) / frame.sample_rate

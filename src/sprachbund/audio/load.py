@@ -3,16 +3,19 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
 
-from .constants import SAMPLE_RATE, WINDOW_S
+from .constants import MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
 from .decoders import CHUNK_FRAMES, Decoder, Samples, open_decoder
+from .isolated import IsolatedDecoder
+from .sandbox import DecodingLimits
 
 AudioInput = str | os.PathLike[str] | IO[bytes] | NDArray[Any]
 """A path, an open binary file (seekable or not), or samples of shape (N,) or (N, channels) with a rate."""
@@ -21,7 +24,6 @@ _MIN_RATE, _MAX_RATE = (
     1_000,
     1_000_000,
 )  # outside of these a header is broken, and resampling would fill the memory
-_MAX_CHANNELS = 64
 _MARGIN_S = (
     0.25  # resampled before a start in the middle, so that the filter has settled; it rings for about 0.01 s
 )
@@ -88,25 +90,40 @@ class AudioSource:
         self.warnings += [warning for warning in decoder.warnings if warning not in self.warnings]
 
 
-def open_audio(source: AudioInput, sample_rate: int | None = None) -> AudioSource:
+def open_audio(
+    source: AudioInput,
+    sample_rate: int | None = None,
+    *,
+    name: str | None = None,
+    untrusted: bool = False,
+    limits: DecodingLimits | None = None,
+) -> AudioSource:
     """Open audio of any container, or samples with their rate, without decoding it yet.
 
     Args:
         source: path, binary file object, or array (N,) or (N, channels); integers are scaled to [-1, 1].
         sample_rate: rate of an array in Hz; not used for files, which state their own.
+        name: what errors and warnings call a file object; its own name if not given.
+        untrusted: whether a file comes from somebody who may mean harm: it is then decoded in a process that can do
+            nothing else (see `isolated`), with the same samples as result. Nothing is decoded of an array.
+        limits: of the decoding of an untrusted file; those of `DecodingLimits` if not given.
 
     Raises:
-        SprachbundError: missing, a directory, not permitted, empty, not audio, without an audio stream.
+        SprachbundError: missing, a directory, not permitted, empty, not audio, without an audio stream, of too many
+            channels; beyond `limits`, or untrusted where no process can be confined (Windows).
     """
     if isinstance(source, np.ndarray):
         return _array_source(source, sample_rate)
+    decode: Decode = open_decoder
+    if untrusted:
+        decode = partial(IsolatedDecoder, limits=limits or DecodingLimits())
     if isinstance(source, str | os.PathLike):
-        return _probed(os.fspath(source), lambda: _open_path(Path(source)))
-    name = str(getattr(source, "name", "audio stream"))
+        return _probed(os.fspath(source), lambda: _open_path(Path(source), decode))
+    name = name or str(getattr(source, "name", "audio stream"))
     if not source.seekable():
-        return AudioSource(name, None, _once(lambda: open_decoder(source, name, seekable=False), name))
+        return AudioSource(name, None, _once(lambda: decode(source, name, seekable=False), name))
     start = source.tell()
-    return _probed(name, lambda: _open_stream(source, name, start))
+    return _probed(name, lambda: _open_stream(source, name, start, decode))
 
 
 def load(
@@ -140,6 +157,14 @@ def load(
     return np.concatenate(taken)
 
 
+class Decode(Protocol):
+    """How an open file becomes a decoder: here, or in a process of its own."""
+
+    def __call__(self, file: IO[bytes], name: str, *, seekable: bool) -> Decoder:
+        """Open it; see `open_decoder`."""
+        ...
+
+
 def _probed(name: str, opener: Callable[[], Decoder]) -> AudioSource:
     """Open once to find faults and the duration now rather than at the first block."""
     with closing(opener()) as decoder:
@@ -161,7 +186,7 @@ class _OwnedFile:
         self._file.close()
 
 
-def _open_path(path: Path) -> Decoder:
+def _open_path(path: Path, decode: Decode) -> Decoder:
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -173,19 +198,19 @@ def _open_path(path: Path) -> Decoder:
     except (OSError, ValueError) as error:
         raise SprachbundError(f"{path} cannot be opened ({error}); check the name") from error
     try:
-        return _OwnedFile(_open_stream(file, str(path), 0), file)
+        return _OwnedFile(_open_stream(file, str(path), 0, decode), file)
     except BaseException:
         file.close()
         raise
 
 
-def _open_stream(file: IO[bytes], name: str, start: int) -> Decoder:
+def _open_stream(file: IO[bytes], name: str, start: int, decode: Decode) -> Decoder:
     if not file.seekable():  # a named pipe or device given as a path
-        return open_decoder(file, name, seekable=False)
+        return decode(file, name, seekable=False)
     if file.seek(0, 2) == start:
         raise SprachbundError(f"{name} is empty (0 bytes); record or copy it again")
     file.seek(start)
-    return open_decoder(file, name, seekable=True)
+    return decode(file, name, seekable=True)
 
 
 def _once(opener: Callable[[], Decoder], name: str) -> Callable[[], Decoder]:
@@ -277,7 +302,7 @@ def _array_source(samples: NDArray[Any], sample_rate: int | None) -> AudioSource
     name = "the array of samples"
     if sample_rate is None:
         raise SprachbundError(f"{name} comes without a sample rate; give sample_rate in Hz")
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= _MAX_CHANNELS):
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MAX_CHANNELS):
         raise SprachbundError(f"{name} has shape {samples.shape}; give (samples,) or (samples, channels)")
     if samples.dtype.kind not in "iuf":
         raise SprachbundError(f"{name} is of type {samples.dtype}; give integers or floats")

@@ -72,6 +72,7 @@ def _checks(model: str) -> Iterator[Check]:
     yield _synthesis()
     yield _new_voices()
     yield _tried("audio", _try_audio, "pip install --force-reinstall soundfile av soxr")
+    yield _untrusted_sound()
     yield _tried("voice activity", _try_activity, "pip install --force-reinstall onnxruntime")
     fix = "pip install --force-reinstall sprachbund" if model == "bundled" else "copy the model again"
     yield _tried(f"model {model}", lambda: _try_model(model), fix)
@@ -179,6 +180,20 @@ def _try_audio() -> str:
         if abs(num_samples - 16_000) > 2500:
             raise SprachbundError(f"a second of {container} became {num_samples} samples at 16 kHz")
     return "reads flac and mp3"
+
+
+def _untrusted_sound() -> Check:
+    """How far the decoding of uploads, and of what `--untrusted` names, is confined here."""
+    from sprachbund.audio.isolated import sandbox
+
+    name = "untrusted sound"
+    try:
+        found = sandbox()
+    except SprachbundError as error:
+        return Check(
+            name=name, status="problem", found=str(error), fix="start Python from a folder that it may read"
+        )
+    return Check(name=name, status="ok" if found.whole else "note", found=str(found))
 
 
 def _try_activity() -> str:

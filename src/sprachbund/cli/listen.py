@@ -89,6 +89,7 @@ def listen(
     as_json: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object.")] = False,
     model: given.ModelName = "bundled",
     no_guard: given.NoGuard = False,
+    untrusted: given.Untrusted = False,
     offline: given.Offline = False,
     threads: given.Threads = None,
     engine: given.EngineName = "torch",
@@ -123,7 +124,7 @@ def listen(
     )
     live, session = _open(job, options, tuple(listed(languages)) or None)
     captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
-    moments = _shown(_moments(live, session, source_file, device, fast), captions)
+    moments = _shown(_moments(live, session, source_file, device, fast, untrusted), captions)
     if log is not None:
         _write_log(log, moments, session, source_file or "microphone")
     if session.error:
@@ -154,7 +155,12 @@ def _open(job: Job, options: Any, allowed: tuple[str, ...] | None) -> "tuple[Liv
 
 
 def _moments(
-    engine: "LiveEngine", session: "LiveSession", source_file: str | None, device: str | None, fast: bool
+    engine: "LiveEngine",
+    session: "LiveSession",
+    source_file: str | None,
+    device: str | None,
+    fast: bool,
+    untrusted: bool,
 ) -> "Iterator[Moment]":
     """Everything that the session says, of whatever it listens to."""
     from sprachbund.audio.load import open_audio
@@ -163,7 +169,7 @@ def _moments(
     from sprachbund.streaming.live import BLOCK_S, follow, play
 
     if source_file not in (None, STDIN):
-        audio = open_audio(str(source_file))
+        audio = open_audio(str(source_file), untrusted=untrusted)
         clock = SimulatedClock() if fast else WallClock()
         with _stopping() as stopped:
             yield from play(engine, session, _until(stopped, audio.blocks(BLOCK_S)), clock)

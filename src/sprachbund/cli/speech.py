@@ -54,6 +54,7 @@ class Job:
         engine: see `sprachbund.load`.
         decoding: fields of `DecodingOptions`.
         guard: whether the guard may drop segments.
+        untrusted: whether the recordings are decoded in a process that can do nothing else.
     """
 
     files: Sequence[str]
@@ -72,6 +73,7 @@ class Job:
     engine: str = "torch"
     decoding: dict[str, Any] = field(default_factory=dict)
     guard: bool = True
+    untrusted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,12 +224,14 @@ def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str,
 
 
 def _one_file(ready: _Ready, file: str) -> None:
+    from sprachbund.audio.load import open_audio
+
     job = ready.job
-    audio = sys.stdin.buffer if file == STDIN else file
     paths = output_paths(job, file, ready.targets)
     for path in paths.values():
         if path.exists() and not job.overwrite:
             raise SprachbundError(f"{path} is there already; --overwrite replaces it, --out writes elsewhere")
+    audio = open_audio(sys.stdin.buffer if file == STDIN else file, untrusted=job.untrusted)
     work = ready.model.stream(audio, ready.targets, source=job.source, options=ready.options)
     segments: dict[str, list[Segment]] = {target: [] for target in work.targets}
     with ExitStack() as stack:

@@ -42,6 +42,13 @@ Words = Annotated[bool, typer.Option("--words", help="Times for every word (json
 NoGuard = Annotated[
     bool, typer.Option("--no-guard", help="Keep text even where there seems to be no speech.")
 ]
+Untrusted = Annotated[
+    bool,
+    typer.Option(
+        "--untrusted",
+        help="Decode recordings of strangers in a process without files, network and programs (Linux).",
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Draft = Annotated[
     str,
@@ -124,6 +131,7 @@ def translate(
     draft: Draft = "auto",
     guesses: Guesses = None,
     accept: AcceptName = "exact",
+    untrusted: Untrusted = False,
     offline: Offline = False,
     threads: Threads = None,
     engine: EngineName = "torch",
@@ -162,6 +170,7 @@ def translate(
             "accept": accept,
         },
         guard=not no_guard,
+        untrusted=untrusted,
     )
     if text or texts:
         return translate_text(job, text or (), texts or ())

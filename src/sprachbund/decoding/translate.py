@@ -135,7 +135,7 @@ class LongForm(Iterator[Segment]):
 
 def translate_file(
     model: Family,
-    audio: AudioInput,
+    audio: AudioInput | AudioSource,
     targets: Sequence[str],
     source: str | None = None,
     options: DecodingOptions | None = None,
@@ -147,7 +147,7 @@ def translate_file(
 
     Args:
         model: any family.
-        audio: path, binary file object, or samples (N,) with `sample_rate`.
+        audio: path, binary file object, or samples (N,) with `sample_rate`; or an `AudioSource`.
         targets: languages wanted, as tags or names; "transcribe" is the language spoken.
         source: the language spoken; None identifies it span by span.
         options: how to decode.
@@ -163,7 +163,7 @@ def translate_file(
 
 def translate(
     model: Family,
-    audio: AudioInput,
+    audio: AudioInput | AudioSource,
     targets: Sequence[str],
     source: str | None = None,
     options: DecodingOptions | None = None,

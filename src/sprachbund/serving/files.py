@@ -10,6 +10,7 @@ from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
 from sprachbund.audio.decoders import Samples
 from sprachbund.audio.load import AudioSource, open_audio
+from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.decoding.translate import LongForm, finish_translation
@@ -24,6 +25,8 @@ class AbandonedError(Exception):
 
 class BoundedAudio(AudioSource):
     """Audio that ends with an error when it turns out longer than allowed, whatever its header said.
+
+    It is decoded in a process that can do nothing else: see `sprachbund.audio.isolated`.
 
     Args:
         upload: the recording.
@@ -43,7 +46,11 @@ class BoundedAudio(AudioSource):
         abandoned: threading.Event,
         count: Callable[[float], None],
     ) -> None:
-        self._whole = open_audio(upload)  # a binary file by its methods
+        most_s = (
+            max_duration_s + 2 * WINDOW_S
+        )  # what goes a little over is refused here, with the right status
+        limits = DecodingLimits(duration_s=most_s)
+        self._whole = open_audio(upload.file, name=upload.name, untrusted=True, limits=limits)
         self.name, self.duration_s, self.warnings = upload.name, self._whole.duration_s, self._whole.warnings
         self._most_s, self._abandoned, self._count = max_duration_s, abandoned, count
         if self.duration_s is not None and self.duration_s > max_duration_s:

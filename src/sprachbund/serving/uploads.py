@@ -5,7 +5,8 @@ The name of the file is for messages only: it is never opened, and nothing is wr
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -20,17 +21,24 @@ MAX_FIELD_BYTES = 64 * 1024
 _LONGEST_NAME = 100
 
 
+@dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A recording that was sent: a seekable binary file whose `name` may stand in messages."""
+    """A recording that was sent.
 
-    def __init__(self, file: UploadFile) -> None:
-        self._file = file.file
-        last = (file.filename or "").replace("\\", "/").rpartition("/")[2]
+    Attributes:
+        file: a seekable binary file, which carries no name that the client chose.
+        name: what messages may call it; of no other use, since the client chose it.
+    """
+
+    file: BinaryIO
+    name: str
+
+    @classmethod
+    def of(cls, sent: UploadFile) -> "Upload":
+        """The file of a form, with what is printable of the last part of its name."""
+        last = (sent.filename or "").replace("\\", "/").rpartition("/")[2]
         printable = "".join(c for c in last if c.isprintable()).strip()
-        self.name = printable[:_LONGEST_NAME] or "the file"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+        return cls(file=sent.file, name=printable[:_LONGEST_NAME] or "the file")
 
 
 @asynccontextmanager
@@ -46,7 +54,7 @@ async def read_form(request: Request, form: type[Form]) -> AsyncIterator[tuple[F
         file = data.get("file")
         if not isinstance(file, UploadFile):
             raise RefusalError(400, "there is no file; send the recording as 'file'", param="file")
-        yield checked(form, _fields(data)), Upload(file)
+        yield checked(form, _fields(data)), Upload.of(file)
 
 
 def checked(form: type[Form], values: Any) -> Form:
