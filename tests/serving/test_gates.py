@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client import Gauge
 
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.admission import Places, Rates
+from sprachbund.serving.admission import Intake, Places, Rates, network_of
 from sprachbund.serving.keys import Keys, bearer
 from sprachbund.serving.refusals import RefusalError, refusal_of
 from sprachbund.serving.settings import Limits, Settings, Timeouts
@@ -89,7 +89,7 @@ def test_places_are_taken_in_turn_and_the_queue_has_an_end():
         async def one():
             nonlocal most, now
             try:
-                async with places.admitted(), places.working():
+                async with places.working("a"):
                     now += 1
                     most = max(most, now)
                     await asyncio.sleep(0.01)
@@ -105,6 +105,118 @@ def test_places_are_taken_in_turn_and_the_queue_has_an_end():
         await one()
 
     asyncio.run(scenario())
+
+
+def test_a_client_holds_its_share_of_the_places_and_the_next_goes_to_who_holds_fewest():
+    async def scenario():
+        limits = Limits(max_working=2, max_waiting=8, max_share=0.5)
+        places, order, refused = Places(limits, Gauge("g", "g", registry=None)), [], []
+        end = asyncio.Event()
+
+        async def one(client, number):
+            try:
+                async with places.working(client):
+                    order.append((client, number))
+                    await end.wait()
+            except RefusalError as refusal:
+                refused.append((client, refusal.code))
+
+        tasks = [asyncio.create_task(one("greedy", n)) for n in range(8)]
+        await asyncio.sleep(0)
+        tasks += [asyncio.create_task(one(client, n)) for n in range(2) for client in ("b", "c")]
+        await asyncio.sleep(0)
+        assert order == [("greedy", 0), ("b", 0)]  # half of the places, whoever comes first
+        assert refused == [("greedy", "share_used_up")] * 3  # half of those that wait
+        assert places.taken == 2 + 4 + 3
+        tasks[1].cancel()  # one that waits goes away
+        end.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert order[2:4] in ([("c", 0), ("greedy", 2)], [("greedy", 2), ("c", 0)])
+        assert sorted(order) == sorted(
+            [("greedy", n) for n in (0, 2, 3, 4)] + [(client, n) for client in "bc" for n in range(2)]
+        )
+        assert order.index(("b", 1)) < order.index(("greedy", 3))
+        assert places.taken == 0
+
+    asyncio.run(scenario())
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40),
+    st.integers(1, 4),
+    st.floats(0.1, 1),
+)
+def test_places_are_never_too_many_and_none_gets_lost(steps, working, max_share):
+    """Whoever comes, goes or is cut off, and in whatever order."""
+
+    async def scenario():
+        limits = Limits(max_working=working, max_waiting=5, max_share=max_share)
+        places, tasks, at_work = Places(limits, Gauge("g", "g", registry=None)), [], []
+
+        async def one(client):
+            with contextlib.suppress(RefusalError):
+                async with places.working(client):
+                    at_work.append(client)
+                    try:
+                        await asyncio.sleep(3600)
+                    finally:
+                        at_work.remove(client)
+
+        for client, comes in steps:
+            if comes or not tasks:
+                tasks.append(asyncio.create_task(one(client)))
+            else:
+                tasks.pop(len(tasks) // 2).cancel()
+            for _ in range(2 if comes else 1):  # after a cancellation, before it has been noticed everywhere
+                await asyncio.sleep(0)
+            assert len(at_work) <= working
+            assert all(at_work.count(c) <= limits.share(working) for c in "abc")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert places.taken == 0
+        async with places.working("a"):
+            assert places.taken == 1
+
+    asyncio.run(scenario())
+
+
+def test_bodies_on_their_way_and_their_bytes_are_shared_too():
+    intake = Intake(Limits(max_receiving=4, max_stored_bytes=100, max_share=0.5))
+    with contextlib.ExitStack() as stack:
+        for client in "aa":
+            stack.enter_context(intake.receiving(client))
+        with pytest.raises(RefusalError, match="one client's share"), intake.receiving("a"):
+            pass
+        for client in "bb":
+            stack.enter_context(intake.receiving(client))
+        for client, code in (("a", "queue_full"), ("c", "queue_full")):
+            with pytest.raises(RefusalError, match="come again") as caught, intake.receiving(client):
+                pass
+            assert (caught.value.status, caught.value.code) == (429, code)
+    assert intake.coming == 0
+    intake.store("a", 50)
+    intake.store("b", 30)
+    for client, num_bytes in (("a", 1), ("b", 21), ("c", 21)):
+        with pytest.raises(RefusalError, match="bytes of recordings"):
+            intake.store(client, num_bytes)
+    intake.release("a", 50)
+    intake.store("c", 50)
+    assert intake.stored_bytes == 80
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("not an address", "not an address"),
+    ],
+)
+def test_who_counts_as_one_client(address, network):
+    assert network_of(address) == network
 
 
 def test_errors_of_ours_say_nothing_of_their_inside():
@@ -123,6 +235,8 @@ def test_errors_of_ours_say_nothing_of_their_inside():
         lambda: Limits(max_live=0),
         lambda: Limits(max_duration_s=float("nan")),
         lambda: Limits(max_waiting=-1),
+        lambda: Limits(max_share=1.5),
+        lambda: Limits(max_share=0),
         lambda: Timeouts(resume_s=-1),
     ],
 )

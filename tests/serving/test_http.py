@@ -20,7 +20,7 @@ from .support import as_speech, noise, serving, tiny_model, wait_for, wav
 
 KEY = "correct-horse-battery"
 AUDIO = wav(noise(1.0))
-LIMITS = Limits(max_upload_bytes=400_000, max_duration_s=5.0, max_working=2, max_waiting=6)
+LIMITS = Limits(max_upload_bytes=400_000, max_duration_s=5.0, max_working=2, max_waiting=6, max_share=1.0)
 FIELDS = {"model": "tiny", "language": "en"}
 
 

@@ -1,6 +1,6 @@
 """The app: routes around one service, every error in one form."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ def create_app(
     *,
     loader: Callable[[str], Model] | None = None,
     engine_for: Callable[[Model], Any] | None = None,
+    names: Collection[str] | None = None,
 ) -> FastAPI:
     """An app that serves speech translation.
 
@@ -31,6 +32,7 @@ def create_app(
         settings: of the service; its address is for whoever runs the app.
         loader: gives a model by its name; by default `sprachbund.load` as the settings say.
         engine_for: gives what steps a model's live sessions; by default a `LiveEngine`.
+        names: hosts that requests may be sent to; None is any.
 
     Raises:
         SprachbundError: keys that cannot be read, or models of the same name.
@@ -52,7 +54,7 @@ def create_app(
         openapi_url="/v1/openapi.json",
     )
     app.state.service = service
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(Gate, service=service, names=names)
     app.add_exception_handler(SprachbundError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_http)

@@ -1,4 +1,5 @@
-"""What every request passes: an id, a log line, counters, a limit on the body and on how slowly it may come."""
+"""What every request passes: whom it is from, an id, a log line, counters, limits on the body and on how slowly it may
+come."""
 
 import asyncio
 import json
@@ -6,14 +7,18 @@ import logging
 import re
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
+from sprachbund.serving.admission import network_of
+from sprachbund.serving.origin import check_origin
 from sprachbund.serving.refusals import RefusalError, refusal_of
 from sprachbund.serving.service import Service
 
@@ -21,24 +26,45 @@ log = logging.getLogger("sprachbund.serving")
 ID_HEADER = "x-request-id"
 MAX_JSON_BYTES = 2_000_000
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_CHARSET = re.compile(r'charset\s*=\s*"?([^;"\s]*)', re.IGNORECASE)
 _GONE, _TOO_SLOW = 499, 408
 _LINGER_S = 10.0
 
 
 class Gate:
-    """Middleware around the app of a service."""
+    """Middleware around the app of a service.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
+    Args:
+        app: to be guarded.
+        service: of the app.
+        names: that requests may be sent to; None is any.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, names: Collection[str] | None = None) -> None:
+        self._app, self._service, self._names = app, service, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through."""
-        if scope["type"] != "http":
+        """Let a request or a WebSocket through."""
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            check_origin(Headers(scope=scope), self._names)
+        except RefusalError as refusal:  # before it is accepted: the client gets a 403
+            log.info(json.dumps({"client": _host(scope), "path": scope["path"], "refused": refusal.message}))
+            await WebSocketClose()(scope, receive, send)
             return
+        await self._app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._service.requests += 1
         try:
-            await _Passage(self._service, scope, receive, send).run(self._app)
+            await _Passage(self._service, scope, receive, send).run(self._app, self._names)
         finally:
             self._service.requests -= 1
 
@@ -56,10 +82,14 @@ class _Passage:
         form = headers.get("content-type", "").startswith("multipart/form-data")
         self._most_bytes = service.settings.limits.max_upload_bytes if form else MAX_JSON_BYTES
         self._stated = headers.get("content-length", "")
+        self._stored_bytes, self._receiving, self._receiving_begun = 0, ExitStack(), False
         scope.setdefault("state", {})["request_id"] = self._id
 
-    async def run(self, app: ASGIApp) -> None:
+    async def run(self, app: ASGIApp, names: Collection[str] | None) -> None:
         try:
+            headers = Headers(scope=self._scope)
+            check_origin(headers, names)
+            _check_charset(headers)
             await app(self._scope, self._take, self._give)
         except ClientDisconnect:
             self._status = _GONE
@@ -72,6 +102,8 @@ class _Passage:
             response = JSONResponse(refusal.body(), refusal.status, refusal.headers())
             await response(self._scope, self._take, self._give)
         finally:
+            self._receiving.close()
+            self._service.intake.release(self._client, self._stored_bytes)
             self._write_down()
 
     async def _take(self) -> Message:
@@ -80,6 +112,10 @@ class _Passage:
             return await self._receive()
         if self._stated.isdecimal() and int(self._stated[:20]) > self._most_bytes:
             raise self._too_big(int(self._stated[:20]))
+        intake = self._service.intake
+        if self._has_body and not self._receiving_begun:
+            self._receiving.enter_context(intake.receiving(self._client))
+            self._receiving_begun = True
         timeouts = self._service.settings.timeouts
         allowed_s = timeouts.upload_grace_s + self._body_bytes / timeouts.upload_bytes_per_s
         try:
@@ -91,10 +127,15 @@ class _Passage:
                 f"{self._body_bytes} bytes came in {allowed_s:.0f} s, which is too slow",
                 code="too_slow",
             ) from None
-        self._body_bytes += len(message.get("body", b""))
+        num_bytes = len(message.get("body", b""))
+        self._body_bytes += num_bytes
         self._complete = message["type"] != "http.request" or not message.get("more_body", False)
         if self._body_bytes > self._most_bytes:
             raise self._too_big(self._body_bytes)
+        intake.store(self._client, num_bytes)
+        self._stored_bytes += num_bytes
+        if self._complete:
+            self._receiving.close()
         return message
 
     def _too_big(self, num_bytes: int) -> RefusalError:
@@ -125,6 +166,12 @@ class _Passage:
                     message = await self._receive()
 
     @property
+    def _client(self) -> str:
+        """Whose share the body is of."""
+        owner: str | None = self._scope["state"].get("owner")
+        return owner or network_of(_host(self._scope) or "unknown")
+
+    @property
     def _has_body(self) -> bool:
         return self._stated not in ("", "0") or "transfer-encoding" in Headers(scope=self._scope)
 
@@ -133,10 +180,9 @@ class _Passage:
         route = getattr(self._scope.get("route"), "path", "none")
         self._service.meters.requests.labels(route, str(self._status)).inc()
         self._service.meters.request_s.labels(route).observe(took_s)
-        client: Any = self._scope.get("client")
         line = {
             "request": self._id,
-            "client": client[0] if client else None,
+            "client": _host(self._scope),
             "key": self._scope["state"].get("owner") if self._service.keys.wanted else None,
             "method": self._scope["method"],
             "path": self._scope["path"],
@@ -145,3 +191,17 @@ class _Passage:
             "bytes_in": self._body_bytes,
         }
         log.info(json.dumps(line))
+
+
+def _check_charset(headers: Headers) -> None:
+    """Refuse forms in another encoding: Python would decode by any codec named, also by those that are none of text."""
+    for charset in _CHARSET.findall(headers.get("content-type", "")):
+        if charset.lower() not in ("utf-8", "utf8"):
+            raise RefusalError(
+                415, f"the charset of the body is {charset[:100]!a}; send UTF-8", code="wrong_content_type"
+            )
+
+
+def _host(scope: Scope) -> str | None:
+    client: Any = scope.get("client")
+    return client[0] if client else None

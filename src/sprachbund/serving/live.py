@@ -5,6 +5,7 @@ import json
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -47,7 +48,7 @@ class LiveRoom:
         self._holders: dict[str, asyncio.Task[None]] = {}
         self._left_s: dict[str, float] = {}
         self._leases: dict[str, AsyncExitStack] = {}
-        self._opening = 0
+        self._opening: Counter[str] = Counter()
         self.closing = False
 
     @property
@@ -127,7 +128,8 @@ class LiveRoom:
 
     def _taken_up(self, resume: Resume, owner: str) -> Seat:
         seat = self._seats.get(resume.session)
-        if seat is None or not secrets.compare_digest(seat.owner, owner):
+        # As bytes: an address that a proxy tells may hold any letters, which are not compared as text.
+        if seat is None or not secrets.compare_digest(seat.owner.encode(), owner.encode()):
             raise RefusalError(
                 404, "there is no such session any more; start a new one", code="session_not_found"
             )
@@ -139,9 +141,9 @@ class LiveRoom:
         return seat
 
     async def _open(self, start: Start, owner: str) -> Seat:
-        self._check_room(start)
+        self._check_room(start, owner)
         options = live_options(start)
-        self._opening += 1
+        self._opening[owner] += 1
         try:
             lease = AsyncExitStack()
             worker = await lease.enter_async_context(self._store.lease(start.model or self._store.default))
@@ -156,7 +158,8 @@ class LiveRoom:
                 await lease.aclose()
                 raise
         finally:
-            self._opening -= 1
+            self._opening[owner] -= 1
+            self._opening += Counter()  # drops those at 0
         seat = Seat(
             secrets.token_urlsafe(24),
             owner,
@@ -172,11 +175,18 @@ class LiveRoom:
         worker.join_live(seat)
         return seat
 
-    def _check_room(self, start: Start) -> None:
+    def _check_room(self, start: Start, owner: str) -> None:
         limits = self._settings.limits
         if self.closing:
             raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
-        if self.count + self._opening >= limits.max_live:
+        own = sum(seat.owner == owner and not seat.over for seat in self._seats.values())
+        if own + self._opening[owner] >= (share := limits.share(limits.max_live)):
+            raise RefusalError(
+                429,
+                f"you have {own} live sessions open, and {share} are one client's share; stop one",
+                code="share_used_up",
+            )
+        if self.count + self._opening.total() >= limits.max_live:
             raise RefusalError(
                 429, f"{self.count} live sessions are open, which is all there is room for; come again later"
             )

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from sprachbund.api import Model
 from sprachbund.audio.activity import VoiceActivity
-from sprachbund.serving.admission import Places, Rates
+from sprachbund.serving.admission import Intake, Places, Rates, network_of
 from sprachbund.serving.keys import Keys, bearer
 from sprachbund.serving.live import LiveRoom
 from sprachbund.serving.meters import Meters
@@ -49,6 +49,7 @@ class Service:
         self.settings, self.meters = settings, Meters()
         self.keys = Keys.read(settings.key_file)
         self.rates = Rates(settings.limits.requests_per_minute)
+        self.intake = Intake(settings.limits)
         self.places = Places(settings.limits, self.meters.in_progress)
         self.store = ModelStore(settings, self.meters, loader=loader, engine_for=engine_for)
         self.room = LiveRoom(settings, self.store, self.meters)
@@ -73,7 +74,7 @@ class Service:
         """
         if self.draining:
             raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
-        address = connection.client.host if connection.client else "unknown"
+        address = network_of(connection.client.host) if connection.client else "unknown"
         try:
             owner = self.keys.check(bearer(connection.headers.get("authorization")) or key)
         except RefusalError:

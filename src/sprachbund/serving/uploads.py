@@ -47,14 +47,32 @@ async def read_form(request: Request, form: type[Form]) -> AsyncIterator[tuple[F
 
     Raises:
         RefusalError: 400 for another kind of body, a field that is missing, unknown, doubled or wrong; 415 for a
-            body that is no form.
+            body that is no form; 507 where there is no room to store it.
     """
     _check_content_type(request, "multipart/form-data")
-    async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as data:
+    async with _stored(request) as data:
         file = data.get("file")
         if not isinstance(file, UploadFile):
             raise RefusalError(400, "there is no file; send the recording as 'file'", param="file")
         yield checked(form, _fields(data)), Upload.of(file)
+
+
+@asynccontextmanager
+async def _stored(request: Request) -> AsyncIterator[FormData]:
+    """A body, its file on disk. Raises RefusalError: 507, where there is no room for it, or no descriptor."""
+    try:
+        data = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+    except OSError as error:
+        raise RefusalError(
+            507,
+            f"the recording cannot be stored here ({error.strerror or error}); come again later",
+            code="no_storage",
+            retry_after_s=30,
+        ) from error
+    try:
+        yield data
+    finally:
+        await data.close()
 
 
 def checked(form: type[Form], values: Any) -> Form:

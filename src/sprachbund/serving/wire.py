@@ -6,12 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
 from sprachbund.serving.refusals import RefusalError
 
 Encoding = Literal["pcm_s16le", "pcm_f32le"]
 _LOUDEST = 100.0
 """Of a sample; floating-point sound beyond this is something else than sound."""
+
+_MOST = {
+    "max_open_s": WINDOW_S,
+    "border_s": WINDOW_S,
+    "max_behind_s": 600.0,
+    "max_waiting_s": 600.0,
+    "right_context": 1000,
+    "agreement": 100,
+    "wait_k": 1000,
+    "mask_words": 1000,
+}
+"""Of the settings of a session in a service: what an attempt costs, and what a session may keep, grows with them."""
 
 
 class _Message(BaseModel):
@@ -50,7 +62,7 @@ class Resume(_Message):
 
     type: Literal["resume"]
     session: str
-    after: Annotated[int, Field(ge=0)] = 0
+    after: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
     key: str | None = None
 
 
@@ -82,7 +94,11 @@ def parse_message(text: str) -> Start | Resume | Stop:
 
 
 def live_options(start: Start) -> Any:
-    """The `LiveOptions` that a first message asks for. Raises RefusalError: 400, for settings unknown or wrong."""
+    """The `LiveOptions` that a first message asks for.
+
+    Raises:
+        RefusalError: 400, for settings that are unknown, wrong, or would let one session work for all.
+    """
     from sprachbund.streaming.options import LiveOptions
 
     values = dict(start.settings) | ({} if start.policy is None else {"policy": start.policy})
@@ -94,11 +110,18 @@ def live_options(start: Start) -> Any:
             code="bad_settings",
         )
     try:
-        return TypeAdapter(LiveOptions).validate_python(values)
+        options = TypeAdapter(LiveOptions).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RefusalError(400, f"settings: {place}: {first['msg']}", code="bad_settings") from error
+        raise RefusalError(400, f"settings: {place}: {first['msg']}"[:500], code="bad_settings") from error
+    for name, most in _MOST.items():
+        value = getattr(options, name)
+        if value is not None and value > most:
+            raise RefusalError(
+                400, f"settings: {name} is {value:.10g}; {most:g} is the most here", code="bad_settings"
+            )
+    return options
 
 
 class SoundDecoder:

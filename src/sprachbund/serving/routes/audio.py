@@ -60,7 +60,8 @@ async def _begun(
     request: Request, service: Service, kind: type[TranscriptionForm], stack: AsyncExitStack
 ) -> tuple[FileJob, TranscriptionForm]:
     """The request read, checked and at work; `stack` ends it."""
-    await stack.enter_async_context(service.places.admitted())
+    client: str = request.state.owner
+    service.places.check(client)  # who would be refused after sending a recording is told so before
     form, upload = await stack.enter_async_context(read_form(request, kind))
     if form.stream and form.response_format not in (JSON, VERBOSE):
         raise RefusalError(
@@ -71,7 +72,7 @@ async def _begun(
     if form.words and form.response_format != VERBOSE:
         raise RefusalError(400, "times of words come in verbose_json only", param="response_format")
     worker = await stack.enter_async_context(service.store.lease(form.model))
-    await stack.enter_async_context(service.places.working())
+    await stack.enter_async_context(service.places.working(client))
     job = FileJob(
         worker,
         upload,

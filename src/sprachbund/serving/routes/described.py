@@ -25,6 +25,7 @@ _REFUSAL = {
 _REASONS = {
     400: "A field is wrong, a language or pair is not known, or the file is not audio.",
     401: "A key is needed, or is wrong.",
+    403: "A page of another site asks.",
     404: "There is no such model.",
     408: "The request came too slowly.",
     413: "The recording is too big or too long.",
@@ -32,6 +33,7 @@ _REASONS = {
     429: "Too many requests; Retry-After says when to come again.",
     501: "The model does not do this.",
     503: "The service is being stopped, or the model cannot be loaded.",
+    507: "There is no room to store the recording.",
 }
 
 
@@ -45,7 +47,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {**known, "4XX": {"description": "Refused; the message says why.", "content": content}}
 
 
-REFUSALS = refusals(400, 401, 404, 408, 413, 415, 429, 503)
+REFUSALS = refusals(400, 401, 403, 404, 408, 413, 415, 429, 503)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text, in the form that was asked for.",
@@ -58,6 +60,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         },
     },
     **REFUSALS,
+    **refusals(507),
 }
 
 

@@ -1,20 +1,26 @@
 """Text to text, by models that also translate text."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 
-from sprachbund.decoding.texts import ReadsText, translate_texts
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.texts import ReadsText, TranslatedText, translate_texts
 from sprachbund.serving.bodies import TextForm
 from sprachbund.serving.refusals import RefusalError
 from sprachbund.serving.routes.access import ADMITTED, ServiceOf
 from sprachbund.serving.routes.described import REFUSALS, refusals, text_body
 from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import checked_json
+from sprachbund.serving.worker import ModelWorker
 from sprachbund.text.languages import parse_language
 
 router = APIRouter(prefix="/v1/text", tags=["texts"], dependencies=[ADMITTED])
+_AT_ONCE = DecodingOptions().batch_size
+"""Texts that go through the model together; live sessions and recordings have their turn after each."""
 
 
 @router.post("/translations", responses=REFUSALS | refusals(501), openapi_extra=text_body())
@@ -24,16 +30,35 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
     most = service.settings.limits.max_texts
     if not 0 < len(form.texts) <= most:
         raise RefusalError(400, f"{len(form.texts)} texts; send 1 to {most}", param="input")
-    async with service.places.admitted(), service.store.lease(form.model) as worker:
+    most_chars = service.settings.limits.max_text_chars
+    if (
+        longest := max(map(len, form.texts))
+    ) > most_chars:  # none is cut, and a row's cost grows with its square
+        raise RefusalError(
+            400,
+            f"a text of {longest} characters; {most_chars} are the most, send its sentences",
+            param="input",
+        )
+    async with service.places.working(request.state.owner), service.store.lease(form.model) as worker:
         if not isinstance(worker.model.family, ReadsText):
             raise _not_offered(form.model, service)
         known = {tag for pair in worker.model.pairs for tag in pair}
         target = parse_language(form.target_language, known)
         source = parse_language(form.source_language, known) if form.source_language else None
-        call = worker.call(lambda: list(translate_texts(worker.model.family, form.texts, [target], source)))
-        found = await asyncio.wrap_future(call)
+        found: list[list[TranslatedText]] = []
+        for start in range(0, len(form.texts), _AT_ONCE):
+            part = form.texts[start : start + _AT_ONCE]
+            call = worker.call(partial(_translated, worker, part, target, source))
+            rows = await asyncio.wrap_future(call)
+            found += rows
     data = [{"index": number, "text": row[0].text} for number, row in enumerate(found)]
     return {"object": "list", "model": form.model, "target_language": target, "data": data}
+
+
+def _translated(
+    worker: ModelWorker, texts: Sequence[str], target: str, source: str | None
+) -> list[list[TranslatedText]]:
+    return list(translate_texts(worker.model.family, texts, [target], source))
 
 
 def _not_offered(model: str, service: Service) -> RefusalError:
