@@ -36,7 +36,14 @@ def write(
     return path
 
 
-def write_ffmpeg(path: Path, *, video: bool = False, audio: bool = True, audio_from_s: float = 0.0) -> Path:
+def write_ffmpeg(
+    path: Path,
+    *,
+    video: bool = False,
+    audio: bool = True,
+    audio_from_s: float = 0.0,
+    duration_s: float = DURATION_S,
+) -> Path:
     codec, rate = FFMPEG_CODECS.get(path.suffix[1:], ("aac", 44_100))
     with av.open(str(path), "w") as container:
         picture = (
@@ -44,12 +51,12 @@ def write_ffmpeg(path: Path, *, video: bool = False, audio: bool = True, audio_f
         )
         sound = container.add_stream(codec, rate=rate, layout="mono") if audio else None
         if picture is not None:
-            for _ in range(int(DURATION_S * 10)):
+            for _ in range(int(duration_s * 10)):
                 black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
                 container.mux(picture.encode(black))
             container.mux(picture.encode())
         if sound is not None:
-            frame = av.AudioFrame.from_ndarray(melody(rate)[None], format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(melody(rate, duration_s)[None], format="fltp", layout="mono")
             frame.sample_rate, frame.time_base, frame.pts = (
                 rate,
                 Fraction(1, rate),

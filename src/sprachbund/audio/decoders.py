@@ -4,9 +4,11 @@ Both give mono float32 chunks at the rate of the file, hold one chunk at a time,
 to leave out instead of hiding it.
 """
 
+import errno
 import io
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -23,7 +25,9 @@ CHUNK_FRAMES = 1 << 16
 _FLAC_CHUNK_FRAMES = 1 << 13  # damage costs the whole chunk it is in: here about 0.2 s
 _SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd")
 _ENDLESS = 1 << 60  # libsndfile says "unknown length" with a huge number
-_LARGEST_OGG_PAGE, _OGG_HEADER, _OGG_LAST = 65_307, 27, 0x04
+_OGG_TAIL, _OGG_HEADER, _OGG_LAST = 2 * 65_307, 27, 0x04  # the largest pages have 65,307 bytes
+_HEAD = 1 << 16
+_OGG_CUT = "cut off: its last page is missing; what comes before is used"
 _TOLERANCE_S = 0.5  # headers round; less than this missing is no damage
 _MICROSECONDS = 1_000_000
 _UNKNOWN_BYTES = 0x7F000000  # a writer that cannot go back states a length from here on, or none
@@ -74,25 +78,25 @@ def open_decoder(file: IO[bytes], name: str, *, seekable: bool, max_channels: in
     if not seekable:  # FFmpeg then knows a length only where the header states one
         return FfmpegDecoder(file, name, has_length=True, max_channels=max_channels)
     start = file.tell()
-    head = file.read(1 << 16)
+    head = file.read(_HEAD)
     file.seek(start)
     if head.startswith(_SNDFILE_MAGIC) and not (head[:4] == b"OggS" and b"video" in head[:64]):
         import soundfile
 
-        whole = _is_ended(file) if head.startswith(b"OggS") else True
+        whole = _is_ended(_tail(file)) if head.startswith(b"OggS") else True
         try:
-            missing_s = _missing_in_riff(file, head)
+            missing_s = _missing_in_riff(_size(file), head)
             return SndfileDecoder(file, name, missing_s=missing_s, whole=whole, max_channels=max_channels)
         except (soundfile.LibsndfileError, TypeError):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
             file.seek(start)
     return FfmpegDecoder(file, name, has_length=_states_its_length(head), max_channels=max_channels)
 
 
-def _missing_in_riff(file: IO[bytes], head: bytes) -> float:
-    """Seconds of audio that the header of a WAV file promises and the file lacks."""
+def _riff_data(head: bytes) -> tuple[int, int, int] | None:
+    """Where the sound of a WAV file begins, its bytes as the header states them, bytes per second; None if unknown."""
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return 0.0
-    start, position, bytes_per_s = file.tell(), 12, 0
+        return None
+    position, bytes_per_s = 12, 0
     while position + 8 <= len(head):
         chunk, size = (
             head[position : position + 4],
@@ -101,22 +105,39 @@ def _missing_in_riff(file: IO[bytes], head: bytes) -> float:
         if chunk == b"fmt ":
             bytes_per_s = int.from_bytes(head[position + 16 : position + 20], "little")
         if chunk == b"data":
-            there = file.seek(0, 2) - start - position - 8
-            file.seek(start)
             unknown = (
                 size in (0, 0xFFFFFFFF) or size >= 0x7FFFF000
             )  # written to a pipe, length never filled in
-            return 0.0 if unknown or bytes_per_s == 0 else max(0, size - there) / bytes_per_s
+            return None if unknown or bytes_per_s == 0 else (position + 8, size, bytes_per_s)
         position += 8 + size + size % 2
-    return 0.0
+    return None
 
 
-def _is_ended(file: IO[bytes]) -> bool:
-    """Tell whether the last page of an Ogg file is whole and says that it is the last (RFC 3533, section 6)."""
+def _missing_in_riff(num_bytes: int, head: bytes) -> float:
+    """Seconds of audio that the header of a WAV file promises and its `num_bytes` lack."""
+    data = _riff_data(head)
+    return 0.0 if data is None else max(0, data[0] + data[1] - num_bytes) / data[2]
+
+
+def _size(file: IO[bytes]) -> int:
+    """Bytes from where the file stands to its end."""
+    start = file.tell()
+    size = file.seek(0, 2) - start
+    file.seek(start)
+    return size
+
+
+def _tail(file: IO[bytes]) -> bytes:
+    """The last bytes of a file, enough for a page of Ogg."""
     start, size = file.tell(), file.seek(0, 2)
-    file.seek(max(start, size - 2 * _LARGEST_OGG_PAGE))
+    file.seek(max(start, size - _OGG_TAIL))
     tail = file.read()
     file.seek(start)
+    return tail
+
+
+def _is_ended(tail: bytes) -> bool:
+    """Tell whether the last page of an Ogg file is whole and says that it is the last (RFC 3533, section 6)."""
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < _OGG_HEADER or len(page) < _OGG_HEADER + page[26]:
         return False
@@ -143,13 +164,25 @@ def shortfall(decoded_s: float, promised_s: float | None) -> str | None:
     )
 
 
-def _own_handle(file: IO[bytes]) -> IO[bytes] | int:
-    """A descriptor of its own for a file on disk, which libsndfile closes; anything else as it is.
+class _Forgiving:
+    """A file for libsndfile's callbacks, in which an exception would be printed: a seek that cannot be does nothing."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> None:
+        with suppress(ValueError, OSError):
+            self._file.seek(offset, whence)
+
+
+def _own_handle(file: IO[bytes]) -> _Forgiving | int:
+    """A descriptor of its own for a file on disk, which libsndfile closes; anything else by its methods.
 
     libsndfile reads Python's files through callbacks, in which a Ctrl-C would be swallowed.
     """
     if not isinstance(file, io.BufferedReader) or not isinstance(file.raw, io.FileIO) or file.tell() != 0:
-        return file
+        return _Forgiving(file)
     try:  # not by the name, which may stand for another file by now, or be that of standard input
         return os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
     except OSError:  # not Linux, or the file of another user
@@ -163,11 +196,37 @@ def _check_channels(name: str, channels: int, most: int) -> None:
         raise SprachbundError(f"{name} has {channels} channels, and {most} are the most; mix it down first")
 
 
-class _Nameless:
-    """A file without its name, from which FFmpeg would guess a format."""
+class _Unnamed:
+    """A file without its name, of which FFmpeg would guess a format; of a pipe, with what tells whether it was cut."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.read, self.seek, self.tell, self.seekable = file.read, file.seek, file.tell, file.seekable
+        self._file, self._is_pipe = file, not file.seekable()
+        self._num_bytes, self._head, self._tail = 0, b"", b""
+        self.tell, self.seekable = file.tell, file.seekable
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (
+            OSError,
+            ValueError,
+        ):  # before the start; PyAV would raise this error later, in FFmpeg's place
+            return -errno.EINVAL
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        if self._is_pipe:
+            self._num_bytes += len(content)
+            self._head += content[: _HEAD - len(self._head)]
+            if self._head.startswith(b"OggS"):
+                self._tail = (self._tail + content)[-_OGG_TAIL:]
+        return content
+
+    def damage(self, decoded_s: float) -> str | None:
+        """What a pipe that has been read to its end lacks, where FFmpeg does not see it."""
+        if self._tail and not _is_ended(self._tail):
+            return _OGG_CUT
+        return shortfall(decoded_s, decoded_s + _missing_in_riff(self._num_bytes, self._head))
 
 
 class SndfileDecoder:
@@ -198,7 +257,7 @@ class SndfileDecoder:
         if self.duration_s is not None and missing_s > 0.0:
             self._warn(shortfall(self.duration_s, self.duration_s + missing_s))
         if not whole:
-            self._warn("cut off: its last page is missing; what comes before is used")
+            self._warn(_OGG_CUT)
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None:
@@ -224,7 +283,9 @@ class SndfileDecoder:
         try:
             while len(chunk := self._file.read(size, dtype="float32", always_2d=True)):
                 position += len(chunk)
-                yield self._rate, chunk.mean(axis=1, dtype=np.float32)
+                with np.errstate(invalid="ignore"):  # what is not finite is told by the reader
+                    mono = chunk.mean(axis=1, dtype=np.float32)
+                yield self._rate, mono
         except soundfile.LibsndfileError:
             self._warn(f"damaged at {position / self._rate:.2f} s; only what comes before is used")
         else:
@@ -248,13 +309,18 @@ class FfmpegDecoder:
         self._name, self._max_channels = name, max_channels
         self.warnings: list[str] = []
         options = {"protocol_whitelist": _NO_PROTOCOL, "format_whitelist": ",".join(_CONTAINERS)}
+        self._file = _Unnamed(file)
         try:
             # An open file alone keeps FFmpeg from nothing: a playlist would lead it to other files and to the network.
             self._container: Any = av.open(
-                _Nameless(file), mode="r", container_options=options, metadata_errors="replace"
+                self._file, mode="r", container_options=options, metadata_errors="replace"
             )
+        except MemoryError as error:
+            raise SprachbundError(f"{name} asks for more memory than there is; convert it to wav or flac") from error
         except (av.error.FFmpegError, ValueError) as error:
             raise SprachbundError(f"{name} {_undecodable(file)}") from error
+        except OSError as error:
+            raise SprachbundError(_unreadable(name, error)) from error
         kinds = [stream.type for stream in self._container.streams]
         self._stream: Any = self._container.streams.best("audio")
         if not isinstance(self._stream, av.AudioStream) or self._stream.codec_context is None:
@@ -296,11 +362,15 @@ class FfmpegDecoder:
         try:
             for frame in self._frames(damaged):
                 self._check_channels(frame.layout.nb_channels)  # they may change on the way
+                if frame.sample_rate < 1:
+                    raise SprachbundError(
+                        f"{self._name} states a sample rate of {frame.sample_rate} Hz; export it again"
+                    )
                 if decoded_s == 0.0:
                     for lead in self._lead_in(frame):
                         decoded_s += len(lead) / frame.sample_rate
                         yield frame.sample_rate, lead
-                mono = _mono(frame)
+                mono = self._mono(frame)
                 decoded_s += len(mono) / frame.sample_rate
                 yield frame.sample_rate, mono
         finally:
@@ -313,7 +383,7 @@ class FfmpegDecoder:
             self.warnings.append(
                 f"{self._name}: {len(damaged)} damaged packets left out, the first at {damaged[0]:.2f} s"
             )
-        missing = shortfall(decoded_s, self._promised_s)
+        missing = shortfall(decoded_s, self._promised_s) or self._file.damage(decoded_s)
         if missing is not None:
             self.warnings.append(f"{self._name}: {missing}")
 
@@ -334,6 +404,22 @@ class FfmpegDecoder:
                     yield frame
         except av.error.FFmpegError:  # the container itself breaks off
             damaged.append(reached_s)
+        except OSError as error:
+            raise SprachbundError(_unreadable(self._name, error)) from error
+
+    def _mono(self, frame: Any) -> Samples:
+        import av
+
+        try:
+            return _mono(frame)
+        except (
+            av.error.FFmpegError,
+            ValueError,
+            IndexError,
+        ) as error:  # a format or layout that cannot be converted
+            raise SprachbundError(
+                f"{self._name} has sound that cannot be converted ({error}); export it again"
+            ) from error
 
     def _lead_in(self, frame: Any) -> Iterator[Samples]:
         """Silence before the first sound, in pieces: a file of a kilobyte may say that it lasts for hours."""
@@ -346,6 +432,10 @@ class FfmpegDecoder:
     def close(self) -> None:
         """Release the container; the file stays open for its owner."""
         self._container.close()
+
+
+def _unreadable(name: str, error: OSError) -> str:
+    return f"{name} cannot be read to its end ({error.strerror or error}); check the disk or the connection"
 
 
 def _undecodable(file: IO[bytes]) -> str:
@@ -364,6 +454,11 @@ def _mono(frame: Any) -> Samples:
     """Mean of the channels of a PyAV frame of any sample format."""
     import av
 
-    if frame.format.name != "fltp":
-        frame = av.AudioResampler(format="fltp").resample(frame)[0]
-    return np.asarray(frame.to_ndarray().mean(axis=0, dtype=np.float32))
+    channels = frame.layout.nb_channels
+    # PyAV reads beyond the list of planes where there are eight or more, as in 7.1 surround, and crashes.
+    wanted = "fltp" if channels < 8 else "flt"
+    if frame.format.name != wanted:
+        frame = av.AudioResampler(format=wanted).resample(frame)[0]
+    planes = frame.to_ndarray().reshape(-1, channels).T if wanted == "flt" else frame.to_ndarray()
+    with np.errstate(invalid="ignore"):  # what is not finite is told by the reader
+        return np.asarray(planes.mean(axis=0, dtype=np.float32))
