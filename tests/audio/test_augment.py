@@ -312,7 +312,7 @@ def test_revoicing_changes_pitch_formant_and_tempo_independently() -> None:
 def test_missing_pyworld_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     stretch._world.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SprachbundError, match=r"pip install 'sprachbund\[phrasebook\]'"):
+    with pytest.raises(SprachbundError, match=r"pip install 'sprachbund\[train\]'"):
         revoice(vowel(), 1.2)
 
 

@@ -3,7 +3,9 @@
 import json
 import os
 import struct
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from sprachbund.runtime import packed_cache
 from sprachbund.runtime.packed_cache import fingerprint, packed_for, tidy
-from sprachbund.runtime.packed_file import VERSION, Packed
+from sprachbund.runtime.packed_file import VERSION, Packed, read_packed
 from sprachbund.runtime.packed_source import content_hash
 
 from .test_packed_file import example
@@ -94,6 +96,43 @@ def test_files_are_read_once_when_they_have_settled(
     for _ in range(2):
         fingerprint(model, cache)
     assert len(reads) == 3
+
+
+def test_threads_that_load_one_model_pack_it_once(model: Path, tmp_path: Path) -> None:
+    start, calls = threading.Barrier(6), list[int]()
+
+    def load(number: int) -> tuple[str, ...]:
+        def pack() -> Packed:
+            calls.append(number)
+            time.sleep(0.05)
+            return example("memory")
+
+        start.wait(20)
+        return packed_for(model, pack, tmp_path / "cache")[1]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(load, range(6))) == [()] * 6
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("when", ["before it is read", "after it was written"])
+def test_a_file_that_another_process_tidied_away_is_no_fault(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    packer, cache, reads = Packer(), tmp_path / "cache", list[Path]()
+    if when == "before it is read":
+        packed_for(model, packer, cache)
+
+    def read_too_late(path: Path, *args: str) -> Packed:
+        reads.append(path)
+        if len(reads) == 1:
+            path.unlink()
+        return read_packed(path, *args)
+
+    monkeypatch.setattr("sprachbund.runtime.packed_cache.read_packed", read_too_late)
+    packed, notes = packed_for(model, packer, cache)
+    assert notes == ()
+    assert torch.equal(packed.arrays["decoder.values"], example().arrays["decoder.values"])
 
 
 def test_the_hash_is_of_the_content(model: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ ALL: dict[str, list[str]] = SUITE | {
     "translate, ONNX graphs": ["translate talk.wav --to de --model graphs --no-guard --offline"],
     "translate, speech LLM": ["translate talk.wav --to es --model llm --no-guard --offline"],
     "latency": ["latency log.jsonl --references references.jsonl"],
-    "router": ["router talk.wav --model llm --out router.png"],
+    "router": ["router talk.wav --model llm --to de --out router.png"],
     "share": [
         "share analyse tiny book/train --out gradients.npz --utterances 8 --offline",
         "share plan gradients.npz --out plan.json",

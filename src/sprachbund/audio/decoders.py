@@ -316,7 +316,9 @@ class FfmpegDecoder:
                 self._file, mode="r", container_options=options, metadata_errors="replace"
             )
         except MemoryError as error:
-            raise SprachbundError(f"{name} asks for more memory than there is; convert it to wav or flac") from error
+            raise SprachbundError(
+                f"{name} asks for more memory than there is; convert it to wav or flac"
+            ) from error
         except (av.error.FFmpegError, ValueError) as error:
             raise SprachbundError(f"{name} {_undecodable(file)}") from error
         except OSError as error:

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +29,12 @@ _DAY_S = 24 * 3600  # a half-written file of that age is nobody's any more
 _REMEMBERED = 200  # entries of the index; models in temporary places come and go
 _RESOLUTION_NS = 2 * 10**9  # of files' times: FAT's is two seconds, and most are finer
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "sharing_plan.json")
+
+
+_NOT_KEPT, _AGAIN = "packed weights could not be kept", "each start will pack them again"
+_TURNS: dict[Path, threading.Lock] = {}
+if sys.platform != "win32":  # it forks nothing
+    os.register_at_fork(after_in_child=_TURNS.clear)  # whoever held one is not in the child
 
 
 def default_cache() -> Path:
@@ -73,23 +81,28 @@ def packed_for(
     cache, notes = cache or default_cache(), list[str]()
     source = fingerprint(directory, cache)
     path = cache / f"{source[:_NAME]}-{VERSION}{_KIND[weights]}{_SUFFIX}"
-    for there in filter(Path.exists, (directory / _beside(weights), path)):
+    with _turn(path):
+        for there in filter(Path.exists, (directory / _beside(weights), path)):
+            try:
+                packed = read_packed(there, source, weights)
+            except PackedFileError as error:
+                if there.exists():  # else another process tidied it away just now, which is no fault
+                    advice = "" if there == path else " into the cache; delete it"
+                    notes.append(f"{error}; it was packed again{advice}")
+                continue
+            with suppress(OSError):
+                os.utime(there)  # the time of its last use, for `tidy`
+            return packed, tuple(notes)
+        packed = replace(pack(), source=source)
         try:
-            packed = read_packed(there, source, weights)
+            write_packed(path, packed)
+            tidy(cache, path)
+            return read_packed(path, source, weights), tuple(notes)
         except PackedFileError as error:
-            advice = "" if there == path else " into the cache; delete it"
-            notes.append(f"{error}; it was packed again{advice}")
-            continue
-        with suppress(OSError):
-            os.utime(there)  # the time of its last use, for `tidy`
-        return packed, tuple(notes)
-    packed = replace(pack(), source=source)
-    try:
-        write_packed(path, packed)
-        tidy(cache, path)
-        return read_packed(path, source, weights), tuple(notes)
-    except (OSError, PackedFileError) as error:
-        notes.append(f"packed weights could not be kept ({error}); each start will pack them again")
+            if path.exists():
+                notes.append(f"{_NOT_KEPT} ({error}); {_AGAIN}")
+        except OSError as error:
+            notes.append(f"{_NOT_KEPT} ({error}); {_AGAIN}")
         return packed, tuple(notes)
 
 
@@ -118,6 +131,13 @@ def tidy(cache: Path, in_use: Path, limit_bytes: int = LIMIT_BYTES) -> None:
             if _outdated(path, in_use) or total > limit_bytes:
                 path.unlink(missing_ok=True)
                 total -= files[path].st_size
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Threads that want one file take turns: the first packs, and the others find what it wrote."""
+    with _TURNS.setdefault(path, threading.Lock()):
+        yield
 
 
 def _beside(weights: WeightNumbers) -> str:
