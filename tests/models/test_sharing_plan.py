@@ -126,7 +126,7 @@ def test_files_that_are_no_plan(tmp_path: Path) -> None:
         SharingPlan.read(path)
     for text, message in (
         ("{", "not JSON"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"version": 2}', "version 2, known here is 1"),
         ('{"version": "one"}', "version 'one'"),
     ):
@@ -134,7 +134,7 @@ def test_files_that_are_no_plan(tmp_path: Path) -> None:
         with pytest.raises(SprachbundError, match=message):
             SharingPlan.read(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SprachbundError, match="not JSON"):
+    with pytest.raises(SprachbundError, match="not UTF-8"):
         SharingPlan.read(path)
     twice = {"splits": [split().model_dump(mode="json")] * 2}
     path.write_text(json.dumps(twice))

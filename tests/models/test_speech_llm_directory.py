@@ -170,7 +170,7 @@ def test_what_is_wrong_is_said(parts: tuple[Path, Path], tmp_path: Path) -> None
         load(tmp_path / "model")
     entry["config"]["projector"]["hidden_width"] = 99
     path.write_text(json.dumps(entry))
-    with pytest.raises(SprachbundError, match=r"experts\.branches.* another shape"):
+    with pytest.raises(SprachbundError, match=r"experts\.branches.* has shape"):
         load(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(SprachbundError, match=r"has no model\.safetensors"):

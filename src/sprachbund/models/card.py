@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from sprachbund.errors import SprachbundError
-from sprachbund.util.files import write_json
+from sprachbund.util.files import read_model, write_json
 
 CARD_FILE = "card.json"
 
@@ -44,13 +43,7 @@ class Card(BaseModel):
     def read(cls, directory: Path) -> "Card | None":
         """The card in a model directory, None when there is none. Raises SprachbundError for a broken one."""
         path = directory / CARD_FILE
-        if not path.exists():
-            return None
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise SprachbundError(f"{path}: {first['loc']}: {first['msg']}; mend or delete it") from error
+        return read_model(path, cls, advice="mend or delete it") if path.exists() else None
 
     def write(self, directory: Path) -> None:
         """Write the card into a model directory."""

@@ -1,6 +1,5 @@
 """Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
-import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.family import Family
+from sprachbund.util.files import read_object
 
 BUNDLED = "bundled"
 
@@ -102,19 +102,18 @@ def save(family: Family, directory: Path, **options: Any) -> None:
 def family_of(directory: Path) -> str:
     """Name of the family of a model directory. Raises SprachbundError when that cannot be told."""
     path = directory / "config.json"
-    if not path.exists():
+    if directory.is_dir() and not path.exists():
         raise SprachbundError(
             f"{directory} has no config.json, so it is not a model directory; check the path"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        family = config.get("family") or config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise SprachbundError(f"{path} is not JSON ({error}); copy it again") from error
+    config = read_object(path)
+    family = config.get("family") or config.get("model_type")
     if family == "nemotron_asr_streaming":
         raise SprachbundError(
             f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
         )
-    if family not in FAMILIES:
-        raise SprachbundError(f"{path} names the family {family!r}; known here: {', '.join(FAMILIES)}")
-    return str(family)
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise SprachbundError(
+            f"{path} names the family {repr(family)[:60]}; known here: {', '.join(FAMILIES)}"
+        )
+    return family

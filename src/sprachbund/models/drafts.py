@@ -6,14 +6,15 @@ file, so that weights and description cannot be parted, and a foreign model's `c
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.tensors import save_tensors
+from sprachbund.nn.limits import WIDTH, Layers, Vocabulary, Weight
+from sprachbund.util.tensors import load_tensors, save_tensors
 
 DRAFT_FILE = "draft.safetensors"
 _PATTERN = "draft*.safetensors"
@@ -36,11 +37,11 @@ class DraftCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    vocabulary_size: int
-    num_layers: int = 0
-    width: int = 0
+    vocabulary_size: Vocabulary
+    num_layers: Layers = 0
+    width: Annotated[int, Field(strict=True, ge=0, le=WIDTH.most)] = 0
     shape: dict[str, Any] = {}
-    acceptance: dict[str, float] = {}
+    acceptance: dict[str, Weight] = {}
     training: dict[str, Any] = {}
 
 
@@ -65,9 +66,7 @@ def read_card(path: Path) -> DraftCard:
 
 def read_draft(path: Path) -> tuple[DraftCard, dict[str, Tensor]]:
     """Description and arrays of a draft's file. Raises SprachbundError for a file that is none."""
-    card = read_card(path)
-    with safe_open(path, "pt") as file:
-        return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    return read_card(path), load_tensors(path)
 
 
 def find_drafts(directory: Path) -> dict[str, Path]:

@@ -1,17 +1,18 @@
 """Linear layers that a model directory holds packed: what config.json says of them, and room for them in a model."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.weights import is_packed
 from sprachbund.nn.block_linear import PACKED, linear_names, make_room, packed_layers
 from sprachbund.nn.block_quantization import BlockBits
+from sprachbund.nn.limits import WIDTH, Flag
+from sprachbund.util.files import read_object, validate
 
 KEY = "packed"
 """Of config.json."""
@@ -29,8 +30,14 @@ class PackedLinears(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bits: BlockBits
-    block: int = 32
-    symmetric: bool = False
+    block: int = Field(default=32, strict=True, ge=8, le=WIDTH.most)
+    symmetric: Flag = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.block % 8:
+            raise ValueError(f"block is {self.block}, which is no multiple of 8")
+        return self
 
 
 def packed_linears(model: nn.Module) -> PackedLinears | None:
@@ -49,13 +56,14 @@ def packed_linears(model: nn.Module) -> PackedLinears | None:
 
 
 def read_packed_linears(directory: Path) -> PackedLinears | None:
-    """What the config.json of a model directory says; None for one without packed layers."""
-    try:
-        config: Any = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        return PackedLinears.model_validate(config[KEY]) if config.get(KEY) else None
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise SprachbundError(f"{directory / 'config.json'}: {KEY}: {reason}; copy it again") from error
+    """What the config.json of a model directory says; None for one without packed layers.
+
+    Raises:
+        SprachbundError: it is not JSON, or says what cannot be.
+    """
+    path = directory / "config.json"
+    said = read_object(path).get(KEY)
+    return None if said is None else validate(PackedLinears, said, f"{path}: {KEY}")
 
 
 def make_packed_room(model: nn.Module, packed: PackedLinears, weights: Mapping[str, Tensor]) -> None:

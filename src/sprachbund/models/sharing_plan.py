@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_object, validate, write_text
 
 FILE = "sharing_plan.json"
 VERSION: Final = 1
+_ADVICE = "mend it or plan again"
 
 Side = Literal["source", "target", "pair"]
 Start = Literal["neuron", "svd", "random"]
@@ -111,10 +112,10 @@ class Split(BaseModel):
     module: str = Field(min_length=1)
     side: Side = "source"
     groups: Grouping = Field(min_length=1)
-    shared_ratio: float = Field(ge=0, lt=1)
+    shared_ratio: float = Field(strict=True, ge=0, lt=1)
     private_shares: tuple[float, ...] = ()
     start: Start = "neuron"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, strict=True, ge=0, lt=2**63)
     evidence: Evidence | None = None
 
     @model_validator(mode="before")
@@ -217,19 +218,15 @@ class SharingPlan(BaseModel):
             SprachbundError: when there is none, or it is broken or of a version unknown here.
         """
         path = path / FILE if path.is_dir() else path
-        data = _read_json(path)
+        if not path.exists():
+            raise SprachbundError(f"{path} does not exist; check the path, or make a plan with `share plan`")
+        data = read_object(path, advice=_ADVICE)
         if data.get("version", VERSION) != VERSION:
             raise SprachbundError(
                 f"{path} is a sharing plan of version {data['version']!r}, known here is {VERSION}; "
                 "use the release it was written by, or plan again"
             )
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the plan"
-            message = first["msg"].removeprefix("Value error, ")
-            raise SprachbundError(f"{path}: {where}: {message}; mend it or plan again") from error
+        return validate(cls, data, str(path), advice=_ADVICE)
 
     def write(self, path: Path) -> None:
         """Write the plan, into a file or under its name into an existing directory; whole or not at all."""
@@ -246,15 +243,3 @@ def as_text(value: Any, indent: str = "") -> str:
     if isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
         return "[\n" + ",\n".join(deeper + as_text(part, deeper) for part in value) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise SprachbundError(f"{path} does not exist; check the path, or make a plan with `share plan`")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SprachbundError(f"{path} is not JSON ({error}); mend it or plan again") from error
-    if not isinstance(data, dict):
-        raise SprachbundError(f"{path} holds no JSON object, so it is not a sharing plan; check the path")
-    return data

@@ -5,21 +5,25 @@ In 8 bits a matrix is stored as signed integers with one fp32 scale per output r
 (`sprachbund.nn.block_linear`) is stored as it is held, whatever the bits of the others.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.nn.block_linear import PACKED
-from sprachbund.util.tensors import save_tensors
+from sprachbund.util.tensors import load_tensors, save_tensors
 
 Bits = Literal[8, 16, 32]
 SCALE = ".scale"
+_FLOATING = (torch.float32, torch.float16, torch.bfloat16)
+COUNTER = "num_batches_tracked"
+"""Ends the name of the one whole number that a model holds: batches that a norm has seen in training."""
+_ADVICE = "copy the model again"
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,21 +67,109 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """fp32 weights of a file written by `write_weights`, and those that are packed as they are held.
 
     Raises:
-        SprachbundError: when the file is missing or not a whole safetensors file.
+        SprachbundError: the file is missing, not a whole safetensors file, or not the one that was written; or a
+            tensor is of a type that is not written, holds what is no number, or has not the scales that it needs.
     """
     if not path.exists():
         raise SprachbundError(f"{path.parent} has no {path.name}; a model directory needs its weights")
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise SprachbundError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
-    return {name: _read(name, value, stored) for name, value in stored.items() if not name.endswith(SCALE)}
+    stored = load_tensors(path)
+    for name, value in stored.items():
+        _check_stored(name, value, stored, path)
+    return {name: _read(name, value, stored) for name, value in stored.items() if not _is_scale(name, stored)}
+
+
+def check_weights(
+    weights: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    ignored: Iterable[str] = (),
+) -> None:
+    """See that weights are those that a configuration asks for: none missing or surplus, all of its shapes and types.
+
+    Args:
+        weights: as read.
+        wanted: those of the model that was built, on any device.
+        source: that the weights come from, for the message.
+        ignored: regular expressions of names that may be there all the same, since nothing is computed with them.
+
+    Raises:
+        SprachbundError: naming the first that differ.
+    """
+    check_names(weights, wanted, source, ignored=ignored)
+    for name, value in wanted.items():
+        if weights[name].shape != value.shape:
+            seen, need = tuple(weights[name].shape), tuple(value.shape)
+            raise SprachbundError(
+                f"{source}: {name} has shape {seen}, config.json asks for {need}; they do not fit, {_ADVICE}"
+            )
+        if weights[name].dtype != value.dtype:
+            raise SprachbundError(f"{source}: {name} is {weights[name].dtype}, not {value.dtype}; {_ADVICE}")
+
+
+def check_names(
+    found: Iterable[str], wanted: Iterable[str], source: str | Path, *, ignored: Iterable[str] = ()
+) -> None:
+    """See that names of weights are those wanted; arguments and errors as of `check_weights`."""
+    found, wanted = set(found), set(wanted)
+    if missing := sorted(wanted - found):
+        raise SprachbundError(
+            f"{source} lacks {len(missing)} weights that config.json asks for ({some(missing)}); {_ADVICE}"
+        )
+    pattern = re.compile("|".join(ignored) or r"(?!)")
+    if surplus := sorted(name for name in found - wanted if not pattern.search(name)):
+        raise SprachbundError(
+            f"{source} holds {len(surplus)} weights that config.json has no place for ({some(surplus)}); {_ADVICE}"
+        )
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise a SprachbundError that names a tensor with a value that is no finite number."""
+    for name, value in weights.items():
+        if not _is_finite(value):
+            raise SprachbundError(f"{source}: {name} holds values that are not finite numbers; {_ADVICE}")
+
+
+def some(names: list[str]) -> str:
+    """The first of some names."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def is_packed(name: str, weights: Mapping[str, Tensor]) -> bool:
     """Whether a tensor is of a packed linear layer, by its name and those beside it."""
     layer, _, what = name.rpartition(".")
     return what in PACKED and f"{layer}.{PACKED[0]}" in weights
+
+
+def _is_scale(name: str, stored: Mapping[str, Tensor]) -> bool:
+    return name.endswith(SCALE) and name.removesuffix(SCALE) in stored
+
+
+def _is_finite(value: Tensor) -> bool:
+    # A sum is finite only if all that was added is. It reads the values once; `isfinite` makes a tensor of answers.
+    if not value.is_floating_point() or value.is_meta:
+        return True
+    return bool(value.sum(dtype=torch.float32).isfinite()) or bool(value.isfinite().all())
+
+
+def _check_stored(name: str, value: Tensor, stored: Mapping[str, Tensor], path: Path) -> None:
+    """See that a tensor is one that `write_weights` writes."""
+    if name.rpartition(".")[2] in PACKED:
+        return  # `packed_linears` knows what they hold
+    if _is_scale(name, stored):
+        matrix = stored[name.removesuffix(SCALE)]
+        fits = value.dtype == torch.float32 and value.shape == matrix.shape[:1] and matrix.dtype == torch.int8
+        if not fits or not bool((value.isfinite() & (value > 0)).all()):
+            raise SprachbundError(
+                f"{path}: {name} is not a finite scale above 0 for each row of a matrix in 8 bits; {_ADVICE}"
+            )
+    elif value.dtype == torch.int8:
+        if name + SCALE not in stored or value.ndim < 2:
+            raise SprachbundError(f"{path}: {name} is in 8 bits and has no {name + SCALE}; {_ADVICE}")
+    elif value.dtype not in _FLOATING and not name.endswith(COUNTER):
+        raise SprachbundError(f"{path}: {name} is of the type {value.dtype}, which no weight has; {_ADVICE}")
+    elif not _is_finite(value):
+        raise SprachbundError(f"{path}: {name} holds values that are not finite numbers; {_ADVICE}")
 
 
 def _read(name: str, value: Tensor, stored: Mapping[str, Tensor]) -> Tensor:

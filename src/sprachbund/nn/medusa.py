@@ -6,12 +6,15 @@ same way. Shapes: K heads, D width, V vocabulary.
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.limits import Heads, SomeLayers, Width
 
 PARASITE_BLOCK_SQUARES = 14
 """Squares of D in the matrices of a parasite's block: two of attention, four crossing, eight feeding forward."""
@@ -27,9 +30,11 @@ class MedusaShape:
         num_blocks: residual blocks of a head, D^2 weights each.
     """
 
-    width: int
-    num_heads: int
-    num_blocks: int
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    width: Width
+    num_heads: Heads
+    num_blocks: SomeLayers
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.num_blocks < 1:

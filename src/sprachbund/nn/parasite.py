@@ -8,14 +8,16 @@ positions, G layers of a group, T frames, D width, H heads, L layers, N blocks, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from sprachbund.nn.attention import MultiHeadAttention, attend
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Activation, FeedForward
+from sprachbund.nn.limits import Flag, Heads, InnerWidth, SomeLayers, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +34,15 @@ class ParasiteShape:
         pre_ln_q: normalise what queries are made from. As printed, the equation does not.
     """
 
-    width: int
-    num_heads: int
-    num_layers: int
-    num_blocks: int = 3
-    feed_forward_width: int
-    memory_width: int
-    pre_ln_q: bool = False
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    width: Width
+    num_heads: Heads
+    num_layers: SomeLayers
+    num_blocks: SomeLayers = 3
+    feed_forward_width: InnerWidth
+    memory_width: Width
+    pre_ln_q: Flag = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_blocks <= self.num_layers:

@@ -110,7 +110,7 @@ def read_packed(path: Path, source: str | None = None, weights: WeightNumbers | 
         data = np.frombuffer(mapped, np.uint8, offset=_HEAD + length)
         arrays = {name: _array(data, *place) for name, place in head["arrays"].items()}
         packed = Packed(source=head["source"], shapes=head["shapes"], arrays=arrays, weights=head["weights"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise PackedFileError(f"{path} has another head than packed weights have ({error})") from error
     if source is not None and packed.source != source:
         raise PackedFileError(f"{path} is of another model ({packed.source})")

@@ -5,12 +5,16 @@ The token of a language doubles as the start of a row: it says which language th
 
 import io
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import write_bytes
 
 BLANK, END, UNKNOWN = 0, 1, 2
+_UNKNOWN_TYPE = 2  # of SentencePiece's types of pieces
+_MOST_PIECES = 2**21
 
 
 def language_token(language: str) -> str:
@@ -25,11 +29,13 @@ class Tokenizer:
     """
 
     def __init__(self, model: bytes, languages: Sequence[str]) -> None:
-        import sentencepiece
-
         self.model = model
         self.languages = tuple(languages)
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._pieces = read_pieces(model)
+        if len(self._pieces) <= UNKNOWN:
+            raise SprachbundError(
+                f"the tokenizer has {len(self._pieces)} pieces, too few for a model; copy it again"
+            )
         self._language_tokens = {tag: self._pieces.piece_to_id(language_token(tag)) for tag in languages}
         missing = [tag for tag, token in self._language_tokens.items() if token == UNKNOWN]
         if missing:
@@ -61,8 +67,21 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path, languages: Sequence[str]) -> "Tokenizer":
-        """Read a model file written by `save`."""
-        return cls(path.read_bytes(), languages)
+        """Read a model file written by `save`. Raises SprachbundError: it is missing, or no such file."""
+        try:
+            model = path.read_bytes()
+        except FileNotFoundError:
+            raise SprachbundError(
+                f"{path.parent} has no {path.name}; copy it from where the model came from"
+            ) from None
+        except OSError as error:
+            raise SprachbundError(
+                f"{path} cannot be read ({error.strerror}); copy the model again"
+            ) from error
+        try:
+            return cls(model, languages)
+        except SprachbundError as error:
+            raise SprachbundError(f"{path}: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write the SentencePiece model file."""
@@ -92,3 +111,33 @@ class Tokenizer:
     def piece(self, token: int) -> str:
         """The written form of one token, with a leading U+2581 where a word begins."""
         return self._pieces.id_to_piece(token)
+
+
+def read_pieces(model: bytes) -> Any:
+    """A SentencePiece processor of a model, which is looked through first: native code would read past its ends.
+
+    Raises:
+        SprachbundError: it is no whole SentencePiece model.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    described: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    try:
+        parsed = described.ModelProto.FromString(model)
+        # What is not UTF-8 protobuf gives as bytes.
+        names = [piece.piece for piece in parsed.pieces if isinstance(piece.piece, str)]
+        sound = (
+            0 < len(names) == len(parsed.pieces) <= _MOST_PIECES
+            and all(names)
+            and all(isfinite(piece.score) for piece in parsed.pieces)
+            and sum(piece.type == _UNKNOWN_TYPE for piece in parsed.pieces) == 1
+        )
+        if not sound:
+            raise ValueError(
+                "it has pieces that are empty or without a score, or none or two for the unknown"
+            )
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except Exception as error:  # protobuf's and SentencePiece's own kinds differ by version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
+        raise SprachbundError(f"it is not a whole SentencePiece model ({reason}); copy it again") from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.text.tokenizer import language_token
+from sprachbund.text.tokenizer import language_token, read_pieces
 from sprachbund.units.sampling import PieceSampler
 from sprachbund.units.strings import holds_units
 from sprachbund.units.training import marked
@@ -41,11 +41,12 @@ class JointVocabulary:
     """
 
     def __init__(self, models: Mapping[str, bytes], clusters: int, languages: Sequence[str] = ()) -> None:
-        import sentencepiece
-
-        loaded = {
-            name: sentencepiece.SentencePieceProcessor(model_proto=model) for name, model in models.items()
-        }
+        loaded = {name: read_pieces(model) for name, model in models.items()}
+        if "joint" not in loaded and not {"text", "units"} <= loaded.keys():
+            raise SprachbundError(
+                f"the units have the vocabularies {', '.join(loaded) or 'none'}, not joint, or text and units; "
+                "copy their directory again, whole"
+            )
         self.clusters, self.languages = clusters, tuple(languages)
         self.form = "single" if "joint" in loaded else "union"
         self._text: Any = loaded.get("joint") or loaded["text"]

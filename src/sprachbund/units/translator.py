@@ -8,11 +8,12 @@ import torch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.directory import family_of
 from sprachbund.models.token_conformer import ReadsTokens, ReadTokens, TokenConfig, TokenConformer
-from sprachbund.models.token_conformer.directory import UNITS, WEIGHTS_FILE, read_config
+from sprachbund.models.token_conformer.directory import CONFIG_FILE, UNITS, WEIGHTS_FILE, read_config
 from sprachbund.models.token_mbart import MbartConfig, TokenMbart
-from sprachbund.models.weights import read_weights
+from sprachbund.models.weights import check_weights, read_weights
 from sprachbund.units.directory import Identity, Units
 from sprachbund.units.reader import UnitReader
+from sprachbund.util.files import validate
 
 C = TypeVar("C", bound=ReadTokens)
 FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
@@ -49,7 +50,7 @@ def load(directory: Path) -> ReadsTokens:
     """
     kind, family = FAMILIES[family_of(directory)]
     config, units = read_config(directory, kind), Units(directory / UNITS)
-    trained = Identity.model_validate(config.units)
+    trained = validate(Identity, config.units, f"{directory / CONFIG_FILE}: config.units")
     if found := trained.difference(units.identity):
         raise SprachbundError(
             f"{units.directory} is of {found} than the model was trained with; copy the model's directory again, whole"
@@ -57,11 +58,6 @@ def load(directory: Path) -> ReadsTokens:
     with torch.device("meta"):
         model: ReadsTokens = family(config, reader_for(config, units))
     weights = read_weights(directory / WEIGHTS_FILE)
-    for name, value in model.state_dict().items():
-        if name not in weights or weights[name].shape != value.shape:
-            seen = tuple(weights[name].shape) if name in weights else "missing"
-            raise SprachbundError(
-                f"{directory}: {name} is {seen}, config.json asks for {tuple(value.shape)}; copy the model again"
-            )
-    model.load_state_dict({name: weights[name] for name in model.state_dict()}, assign=True)
+    check_weights(weights, model.state_dict(), directory)
+    model.load_state_dict(weights, assign=True)
     return model.eval()

@@ -98,9 +98,23 @@ def load_tensors(path: Path, *, advice: str = "copy it again") -> dict[str, Tens
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise SprachbundError(f"{path} is not a whole safetensors file ({error}); {advice}") from error
+    _check(path, wanted, advice)
+    return tensors
+
+
+def check_tensors(path: Path, *, advice: str = "copy it again") -> None:
+    """See that a file that something else reads is the one that was written. Arguments and errors as `load_tensors`."""
+    try:
+        with safe_open(path, "pt") as file:
+            wanted = (file.metadata() or {}).get(CHECKSUM)
+    except (SafetensorError, OSError) as error:
+        raise SprachbundError(f"{path} is not a whole safetensors file ({error}); {advice}") from error
+    _check(path, wanted, advice)
+
+
+def _check(path: Path, wanted: str | None, advice: str) -> None:
     if wanted is not None and (seen := data_checksum(path)) != wanted:
         raise SprachbundError(f"{path} is damaged (its checksum is {seen[:12]}, not {wanted[:12]}); {advice}")
-    return tensors
 
 
 def data_checksum(path: Path) -> str:

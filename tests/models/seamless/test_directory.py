@@ -211,7 +211,7 @@ def refused(directory: Path, message: str) -> None:
 def test_broken_files_are_named(copied: Path) -> None:
     good = (copied / "model.safetensors").read_bytes()
     (copied / "model.safetensors").write_bytes(good[:1000])
-    refused(copied, "cannot be read .*copy it again")
+    refused(copied, "not a whole safetensors file .*copy it again")
     (copied / "model.safetensors").write_bytes(good)
     (copied / "sentencepiece.bpe.model").write_bytes(b"nothing")
     refused(copied, "tokenizer_config.json cannot be read")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from pydantic import RootModel
 from torch import Tensor, nn
 
 from sprachbund.decoding.draft import Integers, RowsSoFar, StatelessRun, no_guesses, torch_decoder
@@ -13,6 +14,7 @@ from sprachbund.decoding.rules import likeliest
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.medusa import MedusaHeads, MedusaShape
+from sprachbund.util.files import validate
 
 KIND = "medusa"
 
@@ -27,7 +29,7 @@ class MedusaDraft(NetworkDraft):
     @staticmethod
     def build(shape: dict[str, Any]) -> MedusaHeads:
         """Untrained heads from what `sizes` gave."""
-        return MedusaHeads(MedusaShape(**shape))
+        return MedusaHeads(validate(RootModel[MedusaShape], shape, "shape").root)
 
     @staticmethod
     def sizes(network: MedusaHeads) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sprachbund.decoding.draft import DraftRun, check_vocabulary, torch_decoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import DraftCard, read_draft, write_draft
 from sprachbund.models.family import Family, Memory, Target
+from sprachbund.models.weights import check_finite, check_weights
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.runtime.torch_linear import Precision, keep, recast
 
@@ -43,7 +44,7 @@ class NetworkDraft(ABC):
     @staticmethod
     @abstractmethod
     def build(shape: dict[str, Any]) -> nn.Module:
-        """An untrained network from what `sizes` gave. Raises TypeError or ValueError for anything else."""
+        """An untrained network from what `sizes` gave. Raises SprachbundError for anything else."""
 
     @staticmethod
     @abstractmethod
@@ -72,9 +73,13 @@ class NetworkDraft(ABC):
         """Read a file written by `save`. Raises SprachbundError when it does not hold what its head says."""
         card, arrays = read_draft(path)
         try:
-            network = cls.build(dict(card.shape))
-            network.load_state_dict({name: array.float() for name, array in arrays.items()})
-        except (TypeError, ValueError, RuntimeError) as error:
+            with torch.device("meta"):
+                network = cls.build(dict(card.shape))
+            weights = {name: array.float() for name, array in arrays.items() if array.is_floating_point()}
+            check_weights(weights, network.state_dict(), path)
+            check_finite(weights, path)
+            network.load_state_dict(weights, assign=True)
+        except (SprachbundError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SprachbundError(f"{path} does not hold the {cls.title} it describes: {reason}") from error
         return cls(network, card)

@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import RootModel
 from torch import Tensor
 
 from sprachbund.decoding.draft import RowsSoFar, StatelessRun, check_cache, torch_decoder
 from sprachbund.decoding.drafts.network import NetworkDraft
 from sprachbund.decoding.rules import likeliest
+from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import TextDecoder, allowed_frames
+from sprachbund.nn.feed_forward import ACTIVATIONS
 from sprachbund.nn.parasite import CrossCache, Parasite, ParasiteShape
+from sprachbund.util.files import validate
 
 KIND = "parasite"
 
@@ -32,7 +36,11 @@ class ParasiteDraft(NetworkDraft):
     def build(shape: dict[str, Any]) -> Parasite:
         """An untrained parasite from what `sizes` gave."""
         activation = shape.pop("activation", "gelu")
-        return Parasite(ParasiteShape(**shape), activation)
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise SprachbundError(
+                f"activation is {repr(activation)[:60]}; known here: {', '.join(ACTIVATIONS)}"
+            )
+        return Parasite(validate(RootModel[ParasiteShape], shape, "shape").root, activation)
 
     @staticmethod
     def sizes(network: Parasite) -> dict[str, Any]:

@@ -6,20 +6,33 @@ numbers in one sorted array per order, so that a map is read from its file witho
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sprachbund.decoding.draft import NO_GUESS, RowsSoFar, StatelessRun, check_vocabulary
 from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import DraftCard, read_draft, write_draft
 from sprachbund.models.family import Family, Memory, Target
+from sprachbund.models.weights import check_names
+from sprachbund.util.files import validate
 
 KIND = "token-map"
 ORDERS = (3, 2, 1)
 """Tokens of a context, longest first: the longest that was seen decides."""
+
+
+class _MapShape(BaseModel):
+    """What a file says of its map."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    languages: tuple[str, ...]
+    orders: tuple[Annotated[int, Field(strict=True, ge=1, le=16)], ...] = Field(min_length=1)
 
 
 class TokenMap:
@@ -123,16 +136,22 @@ class TokenMapDraft:
     def load(cls, path: Path) -> "TokenMapDraft":
         """Read a file written by `save`. Raises SprachbundError when it does not hold what its head says."""
         card, arrays = read_draft(path)
-        try:
-            tables = {
-                int(n): (arrays[f"contexts.{n}"].numpy(), arrays[f"followers.{n}"].numpy())
-                for n in card.shape["orders"]
-            }
-            return cls(TokenMap(card.shape["languages"], card.vocabulary_size, tables), card)
-        except KeyError as error:
-            raise SprachbundError(
-                f"{path} lacks {error} of the token map it describes; copy it again"
-            ) from error
+        shape = validate(_MapShape, card.shape, f"{path}: shape")
+        wanted = [f"{what}.{n}" for n in shape.orders for what in ("contexts", "followers")]
+        check_names(arrays, wanted, path)
+        tables = {n: (arrays[f"contexts.{n}"], arrays[f"followers.{n}"]) for n in shape.orders}
+        for n, (contexts, followers) in tables.items():
+            sound = (
+                (contexts.dtype, followers.dtype) == (torch.int64, torch.int32)
+                and contexts.ndim == 1
+                and contexts.shape == followers.shape
+                and bool((contexts[1:] > contexts[:-1]).all())
+                and bool(((followers >= 0) & (followers < card.vocabulary_size)).all())
+            )
+            if not sound:
+                raise SprachbundError(f"{path}: the contexts of {n} tokens are damaged; copy it again")
+        as_arrays = {n: (contexts.numpy(), followers.numpy()) for n, (contexts, followers) in tables.items()}
+        return cls(TokenMap(shape.languages, card.vocabulary_size, as_arrays), card)
 
     def save(self, path: Path) -> None:
         """Write the map."""

@@ -3,11 +3,12 @@
 One that is split by language also has its sharing_plan.json.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
@@ -21,9 +22,9 @@ from sprachbund.models.packed_linears import (
     read_packed_linears,
 )
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
-from sprachbund.models.weights import Bits, read_weights, write_weights
+from sprachbund.models.weights import Bits, check_weights, read_metadata, read_weights, write_weights
 from sprachbund.text.tokenizer import Tokenizer
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_object, validate, write_text
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
@@ -37,8 +38,9 @@ def load(directory: Path) -> Conformer:
         SprachbundError: naming what is missing or does not fit.
     """
     config = read_config(directory)
-    tokenizer = _read_tokenizer(directory / TOKENIZER_FILE, config.target_languages)
-    transcript_tokenizer = _read_tokenizer(directory / TRANSCRIPT_TOKENIZER_FILE, ())
+    said = read_metadata(directory / WEIGHTS_FILE)
+    tokenizer = _read_tokenizer(directory / TOKENIZER_FILE, config.target_languages, said)
+    transcript_tokenizer = _read_tokenizer(directory / TRANSCRIPT_TOKENIZER_FILE, (), said)
     with torch.device("meta"):
         model = Conformer(config, tokenizer, transcript_tokenizer)
     plan = read_plan(directory, directory / WEIGHTS_FILE)
@@ -48,22 +50,8 @@ def load(directory: Path) -> Conformer:
     if (packed := read_packed_linears(directory)) is not None:
         make_packed_room(model, packed, weights)
         check_packed(weights, directory)
-    wanted = model.state_dict()
-    if missing := sorted(wanted.keys() - weights.keys()):
-        raise SprachbundError(
-            f"{directory} lacks {len(missing)} weights ({', '.join(missing[:3])} ...); copy it again"
-        )
-    for name, value in wanted.items():
-        if weights[name].shape != value.shape:
-            seen, need = tuple(weights[name].shape), tuple(value.shape)
-            raise SprachbundError(
-                f"{directory}: {name} has shape {seen}, config.json asks for {need}; they do not fit"
-            )
-        if weights[name].dtype != value.dtype:
-            raise SprachbundError(
-                f"{directory}: {name} is {weights[name].dtype}, not {value.dtype}; copy it again"
-            )
-    model.load_state_dict({name: weights[name] for name in wanted}, assign=True)
+    check_weights(weights, model.state_dict(), directory)
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
@@ -79,22 +67,30 @@ def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | Non
     model.transcript_tokenizer.save(directory / TRANSCRIPT_TOKENIZER_FILE)
     if card is not None:
         card.model_copy(update={"bits": bits if packed is None else packed.bits}).write(directory)
-    write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits, write_plan(model, directory))
+    pieces = {
+        TOKENIZER_FILE: _digest(model.tokenizer),
+        TRANSCRIPT_TOKENIZER_FILE: _digest(model.transcript_tokenizer),
+    }
+    write_weights(
+        directory / WEIGHTS_FILE, model.state_dict(), bits, {**write_plan(model, directory), **pieces}
+    )
 
 
-def _read_tokenizer(path: Path, languages: tuple[str, ...]) -> Tokenizer:
-    if not path.exists():
-        raise SprachbundError(f"{path.parent} has no {path.name}; copy it from where the model came from")
-    return Tokenizer.load(path, languages)
+def _read_tokenizer(path: Path, languages: tuple[str, ...], said: Mapping[str, str]) -> Tokenizer:
+    """A tokenizer that is the one that the head of the weights names, if it names one: older ones do not."""
+    tokenizer = Tokenizer.load(path, languages)
+    if said.get(path.name, _digest(tokenizer)) != _digest(tokenizer):
+        raise SprachbundError(
+            f"{path} is not the tokenizer that these weights were saved with; copy the model again"
+        )
+    return tokenizer
+
+
+def _digest(tokenizer: Tokenizer) -> str:
+    return hashlib.sha256(tokenizer.model).hexdigest()
 
 
 def read_config(directory: Path) -> ConformerConfig:
     """Shape and languages of a model, without its weights. Raises SprachbundError for what is no configuration."""
     path = directory / "config.json"
-    try:
-        return ConformerConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (json.JSONDecodeError, KeyError) as error:
-        raise SprachbundError(f"{path} is not a model's configuration ({error!r}); copy it again") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SprachbundError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return validate(ConformerConfig, read_object(path).get("config"), f"{path}: config")

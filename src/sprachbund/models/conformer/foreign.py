@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
@@ -80,7 +81,11 @@ def assemble(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conform
         with torch.device("meta"):
             model = Conformer(_config(checkpoint, languages), tokenizer, tokenizer)
     except ValueError as error:
-        reason = " ".join(str(error).split())
+        field, reason = "", str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            field, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        reason = " ".join([field, *reason.split()]).strip()
         raise SprachbundError(f"{checkpoint.place}: its sizes make no model: {reason}") from error
     weights = _with_own_vocabulary(checkpoint.weights, places, len(tokenizer))
     if (of_tokens := weights.pop("transducer.joint.prediction.bias", None)) is not None:

@@ -1,8 +1,24 @@
 """What a conformer model is made of: sizes, heads, weights of the losses, languages."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.audio.mel_stream import StreamedNormalisation
+from sprachbund.nn.limits import (
+    Flag,
+    Frames,
+    Heads,
+    InnerWidth,
+    Kernel,
+    Layers,
+    MelBins,
+    Positions,
+    Share,
+    SomeLayers,
+    Weight,
+    Width,
+)
 from sprachbund.nn.streaming_encoder import Tier
 from sprachbund.nn.transducer import JointActivation
 
@@ -21,11 +37,16 @@ class StreamingPart(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    left_context: int = 70
-    right_contexts: tuple[int, ...] = Field(default=(13, 6, 1, 0), min_length=1)
-    stem_channels: int = 256
-    scale_input: bool = False
+    left_context: Frames = 70
+    right_contexts: tuple[Frames, ...] = Field(default=(13, 6, 1, 0), min_length=1)
+    stem_channels: Width = 256
+    scale_input: Flag = False
     front_end: StreamedNormalisation = "fixed"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.tiers()
+        return self
 
     def tiers(self) -> list[Tier]:
         """The same as the encoder wants it."""
@@ -47,14 +68,14 @@ class TransducerPart(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prediction_width: int = 640
-    prediction_layers: int = 2
-    joint_width: int = 640
+    prediction_width: Width = 640
+    prediction_layers: SomeLayers = 2
+    joint_width: Width = 640
     activation: JointActivation = "tanh"
-    prompted: bool = True
-    weight: float = Field(default=1.0, gt=0.0, le=1.0)
-    fast_emit: float = 0.005
-    frames_at_once: int | None = None
+    prompted: Flag = True
+    weight: float = Field(default=1.0, strict=True, gt=0.0, le=1.0)
+    fast_emit: Weight = 0.005
+    frames_at_once: Positions | None = None
 
 
 class ConformerShape(BaseModel):
@@ -74,18 +95,18 @@ class ConformerShape(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_mel_bins: int = 80
-    width: int = 256
-    num_heads: int = 4
-    num_encoder_layers: int = 8
-    num_decoder_layers: int = 3
-    feed_forward_width: int = 512
-    kernel_size: int = 15
-    max_tokens: int = 128
-    dropout: float = 0.0
-    ctc_weight: float = 0.5
-    language_weight: float = 1.0
-    label_smoothing: float = 0.1
+    num_mel_bins: MelBins = 80
+    width: Width = 256
+    num_heads: Heads = 4
+    num_encoder_layers: Layers = 8
+    num_decoder_layers: Layers = 3
+    feed_forward_width: InnerWidth = 512
+    kernel_size: Kernel = 15
+    max_tokens: Positions = 128
+    dropout: Share = 0.0
+    ctc_weight: Weight = 0.5
+    language_weight: Weight = 1.0
+    label_smoothing: Share = 0.1
     streaming: StreamingPart | None = None
     transducer: TransducerPart | None = None
 
@@ -105,3 +126,11 @@ class ConformerConfig(ConformerShape):
 
     source_languages: tuple[str, ...]
     target_languages: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+        if self.streaming is None and self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; the convolutions need a centre")
+        return self

@@ -28,7 +28,7 @@ from sprachbund.models.seamless.reading import (
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.teaching import stored
-from sprachbund.models.weights import Bits, read_weights
+from sprachbund.models.weights import COUNTER, Bits, check_weights, read_weights
 from sprachbund.models.whisper.hub import find
 from sprachbund.util.files import atomic_files, write_json
 from sprachbund.util.tensors import save_tensors
@@ -60,7 +60,8 @@ def load(
     with torch.device("meta"):
         model = Seamless(foreign, tokens=tokens, extractor=extractor)
     split_feed_forwards(model, plan)
-    weights = {name: weight.to(dtype) for name, weight in read_weights(directory / SAFETENSORS).items()}
+    stored = read_weights(directory / SAFETENSORS)
+    weights = {n: weight.long() if n.endswith(COUNTER) else weight.to(dtype) for n, weight in stored.items()}
     return _filled(model, weights, str(directory)).eval()
 
 
@@ -126,11 +127,9 @@ def _write_weights(model: Seamless, directory: Path, own: dict[str, Tensor]) -> 
 
 def _filled(model: Seamless, weights: dict[str, Tensor], source: str) -> Seamless:
     """The model with these weights, under our names, in place of those on the meta device."""
-    for name, wanted in model.state_dict().items():
-        if name not in weights or weights[name].shape != wanted.shape:
-            raise SprachbundError(
-                f"{source}: {name} is missing or of another shape than config.json asks for; copy it again"
-            )
+    dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
+    wanted = {n: v.to(dtype) if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    check_weights(weights, wanted, source)
     model.load_state_dict(weights, assign=True)
     table = model.decoder.positions.to(model.decoder.embedding.weight.dtype)
     model.decoder.register_buffer("positions", table, persistent=False)

@@ -7,13 +7,21 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
     model_validator,
 )
 
 from sprachbund.errors import SprachbundError
+from sprachbund.nn.limits import (
+    LAYERS,
+    Experts,
+    Flag,
+    InnerWidth,
+    Layers,
+    Positions,
+    SomeLayers,
+    Weight,
+    Width,
+)
 
 Part = Literal["text", "speech"]
 
@@ -39,12 +47,12 @@ class ProjectorOptions(Options):
     """
 
     groups: tuple[tuple[str, ...], ...]
-    group_size: PositiveInt = 4
-    num_chosen: PositiveInt = 2
-    hidden_width: PositiveInt = 2048
-    num_layers: PositiveInt = 2
-    spliced_frames: PositiveInt = 5
-    encoder_layers: tuple[NonNegativeInt, ...] = ()
+    group_size: Experts = 4
+    num_chosen: Experts = 2
+    hidden_width: InnerWidth = 2048
+    num_layers: SomeLayers = 2
+    spliced_frames: int = Field(default=5, strict=True, ge=1, le=1000)
+    encoder_layers: tuple[Layers, ...] = Field(default=(), max_length=LAYERS.most)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -90,8 +98,8 @@ class LoraOptions(Options):
         llm: of the language model.
     """
 
-    rank: PositiveInt = 8
-    alpha: PositiveInt = 32
+    rank: Width = 8
+    alpha: Width = 32
     encoder: tuple[str, ...] | None = None
     llm: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -109,7 +117,7 @@ class PromptOptions(Options):
     transcribe: str = "Transcribe the speech."
     translate: str = "Translate the speech into {language}."
     order: tuple[Part, Part] = ("text", "speech")
-    chat: bool | None = None
+    chat: Flag | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -138,9 +146,9 @@ class LossWeights(Options):
         by_frame: take the language of each frame from the spans, where a batch has them, not the utterance's set.
     """
 
-    language: NonNegativeFloat = 0.1
-    balance: NonNegativeFloat = 0.01
-    by_frame: bool = False
+    language: Weight = 0.1
+    balance: Weight = 0.01
+    by_frame: Flag = False
 
 
 class SpeechLLMConfig(Options):
@@ -160,4 +168,4 @@ class SpeechLLMConfig(Options):
     lora: LoraOptions = LoraOptions()
     prompts: PromptOptions = PromptOptions()
     losses: LossWeights = LossWeights()
-    max_new_tokens: PositiveInt = 256
+    max_new_tokens: Positions = 256

@@ -5,17 +5,17 @@ Hugging Face layout, an encoder of this project among the other weights. model.s
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.speech_llm.config import Options, SpeechLLMConfig
-from sprachbund.models.speech_llm.encoders import SeamlessSpeech, build, of_family
+from sprachbund.models.speech_llm.encoders import SeamlessSpeech, SpeechEncoder, build, of_family
 from sprachbund.models.speech_llm.foreign import (
     ADAPTED,
     ForeignSpeech,
@@ -27,9 +27,10 @@ from sprachbund.models.speech_llm.foreign import (
     write_part,
 )
 from sprachbund.models.speech_llm.model import SpeechLLM
-from sprachbund.models.weights import Bits, read_metadata, read_weights, write_weights
+from sprachbund.models.speech_llm.projector import Projector
+from sprachbund.models.weights import Bits, check_weights, read_metadata, read_weights, write_weights
 from sprachbund.models.whisper.hub import find
-from sprachbund.util.files import atomic_files, write_json
+from sprachbund.util.files import atomic_files, parse_json, read_model, read_object, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LLM, ENCODER = "llm", "encoder"
@@ -140,20 +141,23 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
         SprachbundError: naming what is missing, broken, or does not fit.
     """
     place = Path(directory)
-    entry = _read_entry(place / CONFIG)
+    entry = read_model(place / CONFIG, Entry, advice="mend it, or copy the model again")
     _check_order(entry.config, place)
     named = entry.encoder.source
+    llm_place = _part(place, LLM) if entry.llm is None else find(entry.llm, offline=offline)
+    weights = read_weights(place / WEIGHTS)
     if named is not None:
         encoder = read_encoder(find(named, offline=offline), dtype)
     elif entry.encoder.kind == ForeignSpeech.kind:
         encoder = read_speech(_part(place, ENCODER), dtype)
     else:
-        encoder = build(entry.encoder.kind, entry.encoder.settings)
-    llm = read_llm(_part(place, LLM) if entry.llm is None else find(entry.llm, offline=offline), dtype)
+        encoder = _built(entry.encoder, weights, place)
+    llm = read_llm(llm_place, dtype)
+    _check_projector(entry.config, encoder, llm, weights, place)
     model = SpeechLLM(encoder, llm, entry.config, tokenizer=read_tokenizer(place))
     if named is not None and entry.llm is not None:
         model.sources = {ENCODER: named, LLM: entry.llm}
-    _fill(model, read_weights(place / WEIGHTS), inside=named is None, source=place)
+    _fill(model, weights, inside=named is None, source=place)
     return model.eval()
 
 
@@ -162,7 +166,7 @@ def read_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     from sprachbund.models.directory import load as load_family
 
     path = directory / CONFIG
-    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    kind = read_object(path).get("model_type") if path.is_file() else None
     return read_speech(directory, dtype) if kind in ADAPTED else of_family(load_family(directory))
 
 
@@ -193,13 +197,10 @@ def _save_parts(model: SpeechLLM, place: Path) -> None:
 
 
 def _fill(model: SpeechLLM, weights: dict[str, Tensor], *, inside: bool, source: Path) -> None:
-    """Put the stored weights into a model. Raises SprachbundError when some are missing or do not fit."""
+    """Put the stored weights into a model. Raises SprachbundError when some are missing, too many or do not fit."""
     wanted = _own_weights(model, inside)
-    for name, value in wanted.items():
-        if name not in weights or weights[name].shape != value.shape:
-            raise SprachbundError(
-                f"{source / WEIGHTS}: {name} is missing or of another shape than config.json asks for; copy it again"
-            )
+    # Adapters have the precision of what they are on, and are stored in single precision.
+    check_weights(weights, {n: v.float() for n, v in wanted.items()}, source / WEIGHTS)
     with torch.no_grad():
         for name, value in wanted.items():  # views of the model's own weights
             value.copy_(weights[name])
@@ -211,7 +212,12 @@ def _check_order(config: SpeechLLMConfig, place: Path) -> None:
     if trained is None:  # written before the order was
         return
     try:
-        config.prompts.check_order(json.loads(trained))
+        order = parse_json(trained, f"{place / WEIGHTS}: {_ORDER}")
+        if not isinstance(order, list) or not all(isinstance(part, str) for part in order):
+            raise SprachbundError(
+                f"{_ORDER} in {WEIGHTS} is {trained[:60]}, not an order of prompts; copy it again"
+            )
+        config.prompts.check_order(order)
     except SprachbundError as error:
         raise SprachbundError(f"{place / CONFIG}: {error}") from error
 
@@ -228,12 +234,34 @@ def _name(path_or_id: str | Path) -> str:
     return str(Path(path_or_id).resolve()) if Path(path_or_id).is_dir() else str(path_or_id)
 
 
-def _read_entry(path: Path) -> Entry:
+def _built(entry: EncoderEntry, weights: Mapping[str, Tensor], place: Path) -> SpeechEncoder:
+    """An encoder of this project, made when its stored weights are seen to be those of its settings."""
     try:
-        return Entry.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SprachbundError(f"{path} cannot be read ({error}); copy it again") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise SprachbundError(f"{path}: {field}: {said}; mend it, or copy the model again") from error
+        with torch.device("meta"):
+            wanted = build(entry.kind, entry.settings).state_dict()
+        _check_part(weights, {f"{ENCODER}.{name}": value for name, value in wanted.items()}, ENCODER, place)
+        return build(entry.kind, entry.settings)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SprachbundError(f"{place / CONFIG}: encoder.settings: {reason}; copy it again") from error
+
+
+def _check_projector(
+    config: SpeechLLMConfig, encoder: Any, llm: Any, weights: Mapping[str, Tensor], place: Path
+) -> None:
+    """See that the stored projector is that of the configuration, before one is made."""
+    layers = config.projector.encoder_layers
+    width = llm.config.get_text_config().hidden_size
+    with torch.device("meta"):
+        wanted = Projector((1 + len(layers)) * encoder.width, width, config.projector).state_dict()
+    _check_part(weights, {f"projector.{name}": value for name, value in wanted.items()}, "projector", place)
+    ranks = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
+    if ranks - {config.lora.rank}:
+        raise SprachbundError(
+            f"{place / CONFIG}: lora.rank is {config.lora.rank}, the stored adapters have {max(ranks)}; copy it again"
+        )
+
+
+def _check_part(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], part: str, place: Path) -> None:
+    own = {n: v for n, v in weights.items() if n.startswith(part + ".") and not is_adapter(n)}
+    check_weights(own, wanted, place / WEIGHTS)

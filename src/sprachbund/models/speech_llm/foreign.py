@@ -19,6 +19,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.seamless.objective import stacked_log_mel
 from sprachbund.models.speech_llm.config import LoraOptions
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
+from sprachbund.models.transformers_files import check_config, one_line, read_model
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.util.files import atomic_files
 
@@ -32,6 +33,12 @@ ADAPTED: dict[str, tuple[str, ...]] = {
 }
 """Model types of transformers whose encoders are taken, and the linear layers that adapters go on."""
 _SHORTEST_S = 0.04
+_LLM_SURPLUS = (r"rotary_emb\.inv_freq$", r"attn\.(masked_)?bias$", r"^lm_head\.weight$")
+"""Of checkpoints of language models: tables that were stored once, and an output matrix that is tied."""
+_SPEECH_SURPLUS = (
+    r"^(lm_head|quantizer|project_q|project_hid|final_proj|label_embs_concat|classifier|projector|layer_weights)\b",
+)
+"""Of checkpoints of speech encoders: heads that they were trained with."""
 _FULL_ATTENTION = {"full_attention", "sliding_attention"}
 
 
@@ -174,14 +181,30 @@ def plain_weights(module: nn.Module) -> dict[str, Tensor]:
 
 def read_llm(directory: Path, dtype: torch.dtype) -> Any:
     """The language model in a directory of the Hugging Face layout. Raises SprachbundError when it cannot be read."""
-    auto = library().AutoModelForCausalLM
-    return read_part(auto, directory, dtype=dtype)
+    return _read_model(library().AutoModelForCausalLM, directory, _LLM_SURPLUS, dtype)
 
 
 def read_speech(directory: Path, dtype: torch.dtype) -> ForeignSpeech:
     """A speech encoder of transformers in a directory. Raises SprachbundError when it cannot be read."""
     extractor = read_part(library().AutoFeatureExtractor, directory)
-    return ForeignSpeech(read_part(library().AutoModel, directory, dtype=dtype), extractor)
+    model = _read_model(library().AutoModel, directory, _SPEECH_SURPLUS, dtype)
+    with one_line(directory):
+        return ForeignSpeech(model, extractor)
+
+
+def _read_model(auto: Any, directory: Path, surplus: Sequence[str], dtype: torch.dtype) -> Any:
+    if (directory / "config.json").is_file():
+        check_config(directory / "config.json")
+    config = read_part(library().AutoConfig, directory)
+    return read_model(
+        auto,
+        directory,
+        config,
+        build=auto.from_config,
+        surplus=surplus,
+        lacking=(r"masked_spec_embed$",),
+        dtype=dtype,
+    )
 
 
 def read_tokenizer(directory: Path) -> Any:
@@ -201,12 +224,8 @@ def write_part(part: Any, directory: Path) -> None:
 
 def read_part(kind: Any, directory: Path, **options: Any) -> Any:
     """Whatever a class of transformers reads of a directory. Raises SprachbundError when it cannot."""
-    try:
-        with _quiet():
-            return kind.from_pretrained(directory, local_files_only=True, **options)
-    except Exception as error:  # of many libraries below; none documents what it raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SprachbundError(f"{directory} cannot be read ({reason}); copy it again") from error
+    with one_line(directory), _quiet():
+        return kind.from_pretrained(directory, local_files_only=True, **options)
 
 
 @contextmanager

@@ -3,24 +3,37 @@
 Whoever runs the graphs without this package needs no more than this file, the graphs and the tokenizer.
 """
 
-import json
+import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.shape import ConformerConfig
 from sprachbund.models.packed_linears import PackedLinears, packed_linears
+from sprachbund.nn.limits import VOCABULARY, Frames
 from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder
-from sprachbund.util.files import write_json
+from sprachbund.util.files import read_object, validate, write_json
 
 FAMILY = "streaming_onnx"
-ENCODER, PROJECTION, PREDICTION, JOINT, LANGUAGE = "encoder", "projection", "prediction", "joint", "language"
+GRAPHS = ENCODER, PROJECTION, PREDICTION, JOINT, LANGUAGE = (
+    "encoder",
+    "projection",
+    "prediction",
+    "joint",
+    "language",
+)
 STATE = ("stem.0", "stem.1", "stem.2", "keys", "values", "convolution", "num_past")
 """Tensors of the encoder's state, in the order in which they go in and out."""
+
+
+_Name = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*$", max_length=255)]
+"""Of a file in the model's directory."""
+_Token = Annotated[int, Field(strict=True, ge=0, lt=VOCABULARY.most)]
+_Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 
 
 class _Strict(BaseModel):
@@ -38,13 +51,13 @@ class Value(_Strict):
 
     name: str
     type: Literal["float32", "int64"] = "float32"
-    shape: tuple[int | str, ...]
+    shape: tuple[_Size | str, ...]
 
 
 class Graph(_Strict):
     """A file and what goes in and out, in order; a state that goes in is named as what comes out, with `next.`."""
 
-    file: str
+    file: _Name
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 
@@ -52,11 +65,11 @@ class Graph(_Strict):
 class TierDescribed(_Strict):
     """A chunk of `chunk` frames of 80 ms takes `num_mel` mel frames; text is at most `latency_ms` behind."""
 
-    right_context: int
-    chunk: int
-    num_mel: int
-    past: int
-    latency_ms: int
+    right_context: Frames
+    chunk: Frames
+    num_mel: _Size
+    past: Frames
+    latency_ms: _Size
 
 
 class Description(_Strict):
@@ -71,15 +84,47 @@ class Description(_Strict):
             the model writes what is spoken.
         tokenizer: file of its SentencePiece model.
         packed: how linear layers of the encoder are packed, where they are.
+        sha256: of the files beside this one, by name; older directories have none.
     """
 
     config: ConformerConfig
     tiers: tuple[TierDescribed, ...]
     graphs: dict[str, Graph]
-    blank: int
-    language_tokens: dict[str, int]
-    tokenizer: str = "tokenizer.model"
+    blank: _Token
+    language_tokens: dict[str, _Token]
+    tokenizer: _Name = "tokenizer.model"
     packed: PackedLinears | None = None
+    sha256: dict[_Name, str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.config.streaming is None or self.config.transducer is None:
+            raise ValueError("config is not that of a streaming transducer")
+        if missing := [name for name in GRAPHS if name not in self.graphs]:
+            raise ValueError(f"graphs lacks {missing[0]}")
+        return self
+
+    def check_files(self, directory: Path) -> None:
+        """Raise SprachbundError for a file that is not the one that was written."""
+        for name, wanted in self.sha256.items():
+            path = directory / name
+            if not path.exists():
+                raise SprachbundError(f"{directory} has no {name}; export the model again")
+            try:
+                seen = file_digest(path)
+            except OSError as error:
+                raise SprachbundError(f"{path} cannot be read ({error.strerror}); copy it again") from error
+            if seen != wanted:
+                raise SprachbundError(
+                    f"{path} is damaged (its checksum is {seen[:12]}, not {wanted[:12]}); copy it again, or export the "
+                    "model again"
+                )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(model: Conformer) -> Description:
@@ -108,21 +153,20 @@ def describe(model: Conformer) -> Description:
 
 
 def write_description(description: Description, directory: Path) -> None:
-    """Write config.json."""
+    """Write config.json, with the checksums of the files that it names."""
+    beside = [p.name for p in directory.glob("*.onnx.data")]
+    names = [description.tokenizer, *(graph.file for graph in description.graphs.values()), *beside]
+    digests = {name: file_digest(directory / name) for name in sorted(names) if (directory / name).is_file()}
+    description = description.model_copy(update={"sha256": digests})
     write_json(directory / "config.json", {"family": FAMILY, **description.model_dump(mode="json")})
 
 
 def read_description(directory: Path) -> Description:
     """Read config.json. Raises SprachbundError for one that is broken."""
-    path = directory / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values.pop("family", None)
-        return Description.model_validate(values)
-    except (OSError, ValueError, AttributeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(map(str, first["loc"]))
-        raise SprachbundError(f"{path}: {where}: {first['msg']}; export the model again") from error
+    path, advice = directory / "config.json", "export the model again"
+    values = read_object(path, advice=advice)
+    values.pop("family", None)
+    return validate(Description, values, str(path), advice=advice)
 
 
 def _graphs(model: Conformer, encoder: StreamingEncoder) -> dict[str, Graph]:

@@ -63,7 +63,13 @@ class Session:
         self._inputs = [each.name for each in graph.inputs]
         self._outputs = [each.name for each in graph.outputs]
         there = {each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if there != {*self._inputs, *self._outputs}:
+        described = {each.name: each.shape for each in (*graph.inputs, *graph.outputs)}
+        found = {
+            each.name: each.shape for each in (*self._session.get_inputs(), *self._session.get_outputs())
+        }
+        if there != {*self._inputs, *self._outputs} or not all(
+            _fits(described[name], found[name]) for name in there
+        ):
             raise SprachbundError(
                 f"{path} is not the graph that config.json describes; export the model again"
             )
@@ -80,6 +86,13 @@ class Session:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 2**20))
             return torch.tensor(list(hashlib.sha256(file.read()).digest()), dtype=torch.uint8)
+
+
+def _fits(described: Sequence[int | str], found: Sequence[object]) -> bool:
+    """Whether a graph's sizes are those described, where both are numbers."""
+    return len(described) == len(found) and all(
+        isinstance(a, str) or not isinstance(b, int) or a == b for a, b in zip(described, found, strict=True)
+    )
 
 
 class OnnxEncoder(StreamingEncoder):
@@ -214,8 +227,14 @@ def load(directory: Path, threads: int | None = None) -> OnnxStreamingTransducer
         SprachbundError: naming what is missing or does not fit.
     """
     description = read_description(directory)
+    description.check_files(directory)
     path = directory / description.tokenizer
-    if not path.exists():
-        raise SprachbundError(f"{directory} has no {path.name}; export the model again")
     tokenizer = Tokenizer.load(path, description.config.target_languages)
+    for name, size in ((JOINT, len(tokenizer)), (LANGUAGE, len(description.config.source_languages))):
+        shape = description.graphs[name].outputs[0].shape if description.graphs[name].outputs else ()
+        if shape[-1:] != (size,):
+            raise SprachbundError(
+                f"{directory / 'config.json'}: graphs.{name} gives {list(shape)}, and tokenizer and languages ask for "
+                f"{size} numbers; export the model again"
+            )
     return OnnxStreamingTransducer(description, tokenizer, directory, threads).eval()

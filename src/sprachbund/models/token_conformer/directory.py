@@ -9,13 +9,12 @@ import shutil
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.token_conformer.reads_tokens import ReadsTokens
 from sprachbund.models.weights import Bits, write_weights
-from sprachbund.util.files import atomic_directory, write_text
+from sprachbund.util.files import atomic_directory, read_object, validate, write_text
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNITS = "units"
@@ -40,10 +39,4 @@ def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | N
 def read_config(directory: Path, kind: type[C]) -> C:
     """The configuration, of some kind, in a model directory. Raises SprachbundError for one that is broken."""
     path = directory / CONFIG_FILE
-    try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (json.JSONDecodeError, KeyError) as error:
-        raise SprachbundError(f"{path} is not a model's configuration ({error!r}); copy it again") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SprachbundError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return validate(kind, read_object(path).get("config"), f"{path}: config")

@@ -1,9 +1,21 @@
 """What a conformer with token input is built from: sizes, its head, the weights of its losses, languages."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sprachbund.nn.limits import (
+    Flag,
+    Heads,
+    InnerWidth,
+    Kernel,
+    Layers,
+    Positions,
+    Share,
+    SomeLayers,
+    Weight,
+    Width,
+)
 from sprachbund.nn.token_encoder import Block
 
 Head = Literal["attention", "ctc", "transducer", "ctc_attention"]
@@ -47,30 +59,38 @@ class TokenShape(BaseModel):
 
     head: Head = "attention"
     block: Block = "e_branchformer"
-    embedding_width: int = 512
-    width: int = 256
-    num_heads: int = 4
-    num_lower: int = Field(default=12, ge=0)
-    num_upper: int = Field(default=6, ge=0)
-    num_decoder_layers: int = Field(default=6, ge=1)
-    feed_forward_width: int = 1024
-    decoder_feed_forward_width: int = 2048
-    kernel_size: int = 31
-    strides: int = Field(default=1, ge=0, le=3)
-    tied: bool = True
-    max_tokens: int = 256
-    prediction_width: int = 512
-    joint_width: int = 640
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    time_masks: int = Field(default=5, ge=0)
-    max_mask_share: float = Field(default=0.05, ge=0, le=1)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    ctc_weight: float = Field(default=0.3, ge=0, lt=1)
-    source_ctc_weight: float = Field(default=0.3, ge=0, lt=1)
-    language_weight: float = Field(default=0.1, ge=0)
-    decoding_ctc_weight: float = Field(default=0.3, ge=0, le=1)
-    soft_sharing: bool = False
-    frames_at_once: int | None = None
+    embedding_width: Width = 512
+    width: Width = 256
+    num_heads: Heads = 4
+    num_lower: Layers = 12
+    num_upper: Layers = 6
+    num_decoder_layers: SomeLayers = 6
+    feed_forward_width: InnerWidth = 1024
+    decoder_feed_forward_width: InnerWidth = 2048
+    kernel_size: Kernel = 31
+    strides: int = Field(default=1, strict=True, ge=0, le=3)
+    tied: Flag = True
+    max_tokens: Positions = 256
+    prediction_width: Width = 512
+    joint_width: Width = 640
+    dropout: Share = 0.1
+    time_masks: int = Field(default=5, strict=True, ge=0, le=1000)
+    max_mask_share: float = Field(default=0.05, strict=True, ge=0, le=1)
+    label_smoothing: Share = 0.1
+    ctc_weight: Share = 0.3
+    source_ctc_weight: Share = 0.3
+    language_weight: Weight = 0.1
+    decoding_ctc_weight: float = Field(default=0.3, strict=True, ge=0, le=1)
+    soft_sharing: Flag = False
+    frames_at_once: Positions | None = None
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; the convolutions need a centre")
+        return self
 
     @property
     def has_decoder(self) -> bool:
@@ -94,11 +114,11 @@ class ReadTokens(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pairs: tuple[tuple[str, str], ...] = Field(min_length=1)
-    ratio: float = 4.0
-    mark_repeats: bool = False
-    keep_repeats: bool = False
-    max_window_s: float = 15.0
-    frame_s: float = 0.02
+    ratio: float = Field(default=4.0, strict=True, allow_inf_nan=False)  # the reader knows which
+    mark_repeats: Flag = False
+    keep_repeats: Flag = False
+    max_window_s: float = Field(default=15.0, strict=True, gt=0, le=3600)
+    frame_s: float = Field(default=0.02, strict=True, gt=0, le=60)
     units: dict[str, str | int] = {}
 
     @property

@@ -1,9 +1,12 @@
 """Sizes of an mBART that reads tokens, and the languages and units that it was trained with."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.models.token_conformer.shape import Head, ReadTokens
 from sprachbund.nn.feed_forward import Activation
+from sprachbund.nn.limits import POSITIONS, Flag, Heads, InnerWidth, Layers, Share, SomeLayers, Weight, Width
 
 
 class MbartShape(BaseModel):
@@ -27,19 +30,26 @@ class MbartShape(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = 1024
-    num_encoder_heads: int = 16
-    num_decoder_heads: int = 16
-    num_encoder_layers: int = 12
-    num_decoder_layers: int = 12
-    encoder_feed_forward_width: int = 4096
-    decoder_feed_forward_width: int = 4096
+    width: Width = 1024
+    num_encoder_heads: Heads = 16
+    num_decoder_heads: Heads = 16
+    num_encoder_layers: Layers = 12
+    num_decoder_layers: SomeLayers = 12
+    encoder_feed_forward_width: InnerWidth = 4096
+    decoder_feed_forward_width: InnerWidth = 4096
     activation: Activation = "relu"
-    scaled: bool = True
-    positions: int = Field(default=1024, ge=2)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    language_weight: float = Field(default=0.1, ge=0)
+    scaled: Flag = True
+    positions: int = Field(default=1024, strict=True, ge=2, le=POSITIONS.most)
+    dropout: Share = 0.1
+    label_smoothing: Share = 0.1
+    language_weight: Weight = 0.1
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        for name, heads in (("encoder", self.num_encoder_heads), ("decoder", self.num_decoder_heads)):
+            if self.width % heads:
+                raise ValueError(f"num_{name}_heads {heads} does not divide width {self.width}")
+        return self
 
 
 MBART_50, MBART_50_TOKENS = MbartShape(), 250_054

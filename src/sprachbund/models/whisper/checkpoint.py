@@ -4,18 +4,17 @@ One table says how names differ; it is read forwards for saving and, over the na
 loading. Files: safetensors or pytorch_model.bin, in one piece or sharded with an index.
 """
 
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.weights import check_finite, some
 from sprachbund.models.whisper.model import Whisper
+from sprachbund.util.files import read_object
+from sprachbund.util.tensors import load_tensors
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
@@ -73,6 +72,11 @@ def from_foreign(weights: Mapping[str, Tensor], model: Whisper, *, source: str) 
                 f"{source}: {foreign} has shape {_sizes(weights[foreign])}, config.json asks for "
                 f"{_sizes(shapes[name])}; the two files belong to different models"
             )
+        if not weights[foreign].is_floating_point():
+            raise SprachbundError(
+                f"{source}: {foreign} is of the type {weights[foreign].dtype}; download it again"
+            )
+    check_finite({foreign: weights[foreign] for foreign in wanted}, source)
     _check_tied(weights, source)
     return {name: weights[foreign] for foreign, name in wanted.items()}
 
@@ -101,10 +105,14 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise SprachbundError(f"{index} is not an index of weight shards; download it again") from None
+    listed = read_object(index, advice="download it again").get("weight_map")
+    if (
+        not isinstance(listed, dict)
+        or not listed
+        or not all(isinstance(name, str) for name in listed.values())
+    ):
+        raise SprachbundError(f"{index} is not an index of weight shards; download it again")
+    names = sorted(set(listed.values()))
     paths = [index.parent / str(name) for name in names]
     for path in paths:
         if not path.is_file() or path.parent != index.parent:
@@ -113,12 +121,12 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_tensors(path, advice="download it again")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # what damaged pickles raise has no common base
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise SprachbundError(f"{path} cannot be read ({reason}); download it again") from error
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise SprachbundError(f"{path} holds no table of tensors; it is not a Hugging Face checkpoint")
@@ -128,12 +136,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _check_names(found: set[str], wanted: set[str], source: str) -> None:
     if missing := sorted(wanted - found):
         raise SprachbundError(
-            f"{source} lacks {len(missing)} tensors that config.json asks for: {_first(missing)}; "
+            f"{source} lacks {len(missing)} tensors that config.json asks for: {some(missing)}; "
             "the checkpoint is incomplete or belongs to another config.json"
         )
     if extra := sorted(found - wanted):
         raise SprachbundError(
-            f"{source} holds {len(extra)} tensors that config.json has no place for: {_first(extra)}; "
+            f"{source} holds {len(extra)} tensors that config.json has no place for: {some(extra)}; "
             "the weights belong to another config.json"
         )
 
@@ -144,10 +152,6 @@ def _check_tied(weights: Mapping[str, Tensor], source: str) -> None:
         raise SprachbundError(
             f"{source}: {_OUTPUT} differs from the embedding; Whisper ties the two, only that is supported"
         )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _sizes(tensor: Tensor) -> str:

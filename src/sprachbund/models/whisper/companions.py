@@ -1,6 +1,5 @@
 """The files beside the weights of a checkpoint: configuration, tokenizer, feature extractor and others."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.transformers_files import one_line
+from sprachbund.util.files import parse_json
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -56,11 +57,14 @@ class Companions:
             raise SprachbundError(f"{directory} has no {CONFIG}; it is not a model directory") from None
         except OSError as error:
             raise SprachbundError(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
-        return cls(
+        found = cls(
             config=_parse(config, directory / CONFIG),
-            generation=_parse(generation or b"{}", directory / GENERATION),
+            generation=_parse(b"{}" if generation is None else generation, directory / GENERATION),
             files=files,
         )
+        _check_generation(found.config, directory / CONFIG)
+        _check_generation(found.generation, directory / GENERATION)
+        return found
 
     def listed_tokens(self, key: str) -> list[int]:
         """A list of tokens in the generation settings; older checkpoints keep them in `config.json`."""
@@ -75,20 +79,16 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         SprachbundError: neither is there, or it cannot be read.
     """
     if (directory / TOKENIZER).is_file():
-        try:
+        with one_line(directory / TOKENIZER):
             return Tokenizer.from_file(str(directory / TOKENIZER))
-        except Exception as error:  # the library raises bare Exception
-            raise SprachbundError(f"{directory / TOKENIZER} cannot be read ({error}); restore it") from error
     if not all((directory / name).is_file() for name in _SLOW_TOKENIZER):
         raise SprachbundError(
             f"{directory} has no tokenizer: neither {TOKENIZER} nor {' and '.join(_SLOW_TOKENIZER)}; add one"
         )
     from transformers import WhisperTokenizer  # slow to import, and rarely needed
 
-    try:
+    with one_line(directory / _SLOW_TOKENIZER[0]):
         return WhisperTokenizer.from_pretrained(str(directory), local_files_only=True).backend_tokenizer
-    except (OSError, ValueError, KeyError) as error:
-        raise SprachbundError(f"the tokenizer files of {directory} cannot be read ({error})") from error
 
 
 def _read_if_there(path: Path) -> bytes | None:
@@ -96,10 +96,29 @@ def _read_if_there(path: Path) -> bytes | None:
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content)
-    except ValueError as error:
-        raise SprachbundError(f"{path} is not JSON ({error}); restore it") from error
+    parsed = parse_json(content, str(path), advice="restore it")
     if not isinstance(parsed, dict):
         raise SprachbundError(f"{path} holds no JSON object; restore it")
     return parsed
+
+
+def _check_generation(values: dict[str, Any], path: Path) -> None:
+    """See that settings of generation that are used are what they should be."""
+    for key in ("suppress_tokens", "begin_suppress_tokens"):
+        if not (values.get(key) is None or _are_tokens(values[key])):
+            raise _unusable(path, key, values[key], "a list of tokens")
+    heads = values.get("alignment_heads")
+    if heads is not None and not (
+        isinstance(heads, list) and all(_are_tokens(pair) and len(pair) == 2 for pair in heads)
+    ):
+        raise _unusable(path, "alignment_heads", heads, "a list of layers with their heads")
+    if not isinstance(values.get("is_multilingual"), bool | None):
+        raise _unusable(path, "is_multilingual", values["is_multilingual"], "true or false")
+
+
+def _are_tokens(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and abs(item) < 2**31 for item in value)
+
+
+def _unusable(path: Path, key: str, value: object, wanted: str) -> SprachbundError:
+    return SprachbundError(f"{path}: {key} is {repr(value)[:60]}, not {wanted}; restore it")

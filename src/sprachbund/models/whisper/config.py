@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sprachbund.errors import SprachbundError
+from sprachbund.nn.limits import HEADS, INNER_WIDTH, LAYERS, MEL_BINS, POSITIONS, VOCABULARY, WIDTH, Limit
 
 FIRST_MULTILINGUAL_VOCABULARY = 51_865
 """Published English-only checkpoints have one token less than this, multilingual ones at least as many."""
@@ -24,6 +25,19 @@ _FOREIGN_NAMES = {
     "dropout": "dropout",
 }
 _OPTIONAL = {"max_frames", "max_tokens", "dropout"}
+_LIMITS = {
+    "vocabulary_size": VOCABULARY,
+    "width": Limit(4, WIDTH.most),  # positions are sines and cosines
+    "num_mel_bins": MEL_BINS,
+    "encoder_layers": Limit(1, LAYERS.most),
+    "encoder_heads": HEADS,
+    "encoder_feed_forward_width": INNER_WIDTH,
+    "decoder_layers": Limit(1, LAYERS.most),
+    "decoder_heads": HEADS,
+    "decoder_feed_forward_width": INNER_WIDTH,
+    "max_frames": POSITIONS,
+    "max_tokens": POSITIONS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +81,23 @@ class WhisperConfig:
         """
         if values.get("model_type") != "whisper":
             raise SprachbundError(
-                f"{source} describes a model of type {values.get('model_type')!r}, not 'whisper'; "
+                f"{source} describes a model of type {repr(values.get('model_type'))[:60]}, not 'whisper'; "
                 "give a Whisper or Distil-Whisper directory"
             )
         if values.get("activation_function", "gelu") != "gelu":
             raise SprachbundError(
-                f"{source} asks for the activation {values['activation_function']!r}; only 'gelu' is known"
+                f"{source} asks for the activation {repr(values['activation_function'])[:60]}; only 'gelu' is known"
             )
         ours = {name: values[key] for name, key in _FOREIGN_NAMES.items() if values.get(key) is not None}
         missing = [key for name, key in _FOREIGN_NAMES.items() if name not in ours and name not in _OPTIONAL]
-        wrong = [_FOREIGN_NAMES[name] for name, value in ours.items() if not _is_number(name, value)]
-        if missing or wrong:
-            raise SprachbundError(
-                f"{source} has no usable value for {', '.join(missing + wrong)}; restore the file"
-            )
+        if missing:
+            raise SprachbundError(f"{source} has no usable value for {', '.join(missing)}; restore the file")
+        for name, value in ours.items():
+            if reason := _why_not(name, value):
+                raise SprachbundError(
+                    f"{source} has no usable value for {_FOREIGN_NAMES[name]}: it is {repr(value)[:60]}, not {reason}; "
+                    "restore the file"
+                )
         config = cls(**ours)
         for side, heads in (("encoder", config.encoder_heads), ("decoder", config.decoder_heads)):
             if config.width % heads:
@@ -103,9 +120,12 @@ class WhisperConfig:
         }
 
 
-def _is_number(name: str, value: object) -> bool:
-    kind = (int, float) if name == "dropout" else int
-    return isinstance(value, kind) and not isinstance(value, bool) and (name == "dropout" or value > 0)
+def _why_not(name: str, value: object) -> str | None:
+    """What a value should be; None when it is."""
+    if name == "dropout":
+        is_share = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+        return None if is_share else "a number from 0 to less than 1"
+    return None if _LIMITS[name].holds(value) else str(_LIMITS[name])
 
 
 def _published(width: int, layers: int, *, decoder_layers: int | None = None, **more: int) -> WhisperConfig:

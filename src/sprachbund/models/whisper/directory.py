@@ -18,7 +18,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.teaching import stored
-from sprachbund.models.weights import Bits, write_weights
+from sprachbund.models.weights import Bits, check_weights, write_weights
 from sprachbund.models.weights import read_weights as read_own_weights
 from sprachbund.models.whisper.checkpoint import SAFETENSORS, from_foreign, read_weights, to_foreign
 from sprachbund.models.whisper.companions import (
@@ -125,12 +125,7 @@ def _companions(directory: Path) -> tuple[Companions, bool]:
 def _own_weights(path: Path, model: Whisper) -> dict[str, torch.Tensor]:
     """The weights of a model in our own layout."""
     weights = read_own_weights(path)
-    for name, wanted in model.state_dict().items():
-        if name not in weights or weights[name].shape != wanted.shape:
-            raise SprachbundError(
-                f"{path}: {name} is missing or of another shape than config.json and the sharing plan ask for; "
-                "copy the directory again"
-            )
+    check_weights(weights, model.state_dict(), path)
     return weights
 
 

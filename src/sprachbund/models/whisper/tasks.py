@@ -135,12 +135,14 @@ def _context(text: str, tokens: WhisperTokens, max_tokens: int) -> list[int]:
 
 
 def _listed(listed: object, tokens: WhisperTokens) -> Pairs:
-    try:
-        pairs = frozenset((str(source), str(target)) for source, target in listed)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    if not isinstance(listed, list | tuple) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(tag, str) for tag in pair)
+        for pair in listed
+    ):
         raise SprachbundError(
-            f"'pairs' in config.json has to be a list of [source, target], not {listed!r}"
-        ) from None
+            f"'pairs' in config.json has to be a list of [source, target], not {repr(listed)[:60]}"
+        )
+    pairs = frozenset((source, target) for source, target in listed)
     unknown = sorted({tag for pair in pairs for tag in pair} - set(tokens.languages))
     if unknown or not pairs:
         raise SprachbundError(

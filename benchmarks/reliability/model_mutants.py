@@ -1,0 +1,72 @@
+"""What becomes of damaged model directories: every family, every kind of damage, loaded under limits.
+
+`python -m benchmarks.reliability.model_mutants` writes docs/results/reliability/model_mutants.json. See
+`tests.models.mutants` for what is damaged and how it is judged.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.models.mutants import FAMILIES, MEMORY_BYTES, OWN, TIME_S, Found, try_all
+
+_OUT = Path(__file__).parents[2] / "docs/results/reliability/model_mutants.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("families", nargs="*", help="of " + ", ".join(FAMILIES))
+    parser.add_argument("--count", type=int, help="mutants of each family; all by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=_OUT)
+    options = parser.parse_args()
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for family in options.families or FAMILIES:
+            found = try_all(family, options.seed, options.count, Path(work))
+            rows[family] = _row(found)
+            print(family, json.dumps(rows[family]), file=sys.stderr)
+            for fault in found.faults:
+                print(f"  {fault}", file=sys.stderr)
+    total = {key: sum(row[key] for row in rows.values()) for key in rows[next(iter(rows))]}
+    total["largest_memory_mib"] = max(row["largest_memory_mib"] for row in rows.values())
+    report = {
+        "seed": options.seed,
+        "limits": {"address_space_gib": MEMORY_BYTES / 2**30, "seconds": TIME_S},
+        "processor": _processor(),
+        "with_checksums": [family for family in rows if family in OWN],
+        "total": total,
+        "families": rows,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _row(found: Found) -> dict[str, int]:
+    seen = found.outcomes
+    return {
+        "mutants": found.num_mutants,
+        "refused": seen["refused"],
+        "loaded": seen["loaded"],
+        "loaded_with_other_weights": seen["silent"],
+        "raw_errors": seen["raw"],
+        "errors_of_many_lines": seen["many lines"],
+        "crashes": seen["crash"],
+        "hangs": seen["hang"],
+        "largest_memory_mib": round(found.memory_bytes / 2**20),
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
