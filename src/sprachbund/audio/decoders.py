@@ -35,7 +35,7 @@ _UNKNOWN_BYTES = 0x7F000000  # a writer that cannot go back states a length from
 # FFmpeg also knows formats that are lists of other files and addresses (HLS, concat, DASH, SDP, image sequences), or
 # that open a device. Only these, which hold their sound themselves, are read.
 _CONTAINERS = (
-    "mov", "mp4", "m4a", "3gp", "3g2", "matroska", "webm", "ogg", "avi", "asf", "flv", "mpegts", "mpeg", "mxf", "nut",
+    "mov", "mp4", "3gp", "3g2", "matroska", "webm", "ogg", "avi", "asf", "flv", "mpegts", "mpeg", "mxf", "nut",
     "rm", "dv", "mp3", "aac", "loas", "ac3", "eac3", "ac4", "dts", "dtshd", "truehd", "mlp", "flac", "wav", "w64",
     "aiff", "caf", "au", "amr", "amrnb", "amrwb", "wv", "ape", "tta", "tak", "mpc", "mpc8", "voc", "dsf", "iff", "qcp",
     "oma", "gsm", "nistsphere", "ircam", "pvf", "paf", "sox", "avr", "xwma",

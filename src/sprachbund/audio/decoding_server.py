@@ -180,6 +180,12 @@ def _answer(channel: socket.socket, recording: int) -> None:
     except MemoryError:
         most = f"{limits.memory_bytes >> 20} MiB of memory"
         _refuse(channel, f"{name} needs more than {most} to decode; convert it to wav or flac")
+    except ConnectionError:  # the reader has enough
+        pass
+    except Exception as error:
+        _refuse(
+            channel, f"{name} cannot be decoded ({type(error).__name__}: {error}); convert it to wav or flac"
+        )
 
 
 def _refuse(channel: socket.socket, reason: str) -> None:
