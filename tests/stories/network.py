@@ -73,17 +73,17 @@ ALL: dict[str, list[str]] = SUITE | {
     "latency": ["latency log.jsonl --references references.jsonl"],
     "router": ["router talk.wav --model llm --to de --out router.png"],
     "share": [
-        "share analyse tiny book/train --out gradients.npz --utterances 8 --offline",
+        "share analyse tiny study_data/train --out gradients.npz --utterances 8 --batch 2 --accumulate 2 --offline",
         "share plan gradients.npz --out plan.json",
         "share show plan.json --out plan.html",
     ],
     "units": [
         f"units fit units_model tones --out units {UNITS}",
         "units encode units tones --out encoded",
-        "units show units --out units.html",
+        "units show units",
     ],
     "compress": [
-        "compress quantize run/model --out small",
+        "compress quantize streaming --encoder-bits 8 --out small",
         "compress pseudo-label tiny own --from en --to de --out labels",
     ],
     "recipe": ["recipe gradient_sharing --size tiny --data study_data --out recipe --threads 1"],

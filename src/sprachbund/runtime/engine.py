@@ -6,6 +6,7 @@ and torch-int8, the model with its decoder rearranged for speed, in that precisi
 """
 
 import os
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +33,20 @@ _TORCH: dict[EngineChoice, tuple[Precision, str]] = {
     "torch-bf16": ("bf16", "weights and computation in bf16"),
     "torch-int8": ("int8", "weights in 8 bits, attention in bf16"),
 }
+
+
+def _compute_alone() -> None:
+    """In a forked process: torch computes with one thread, as it does in the workers of a DataLoader.
+
+    OpenMP's threads are not there after a fork, and the first computation that shares its work would wait for them
+    for ever.
+    """
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if sys.platform != "win32":  # it forks nothing
+    os.register_at_fork(after_in_child=_compute_alone)
 
 
 @dataclass(frozen=True, kw_only=True)

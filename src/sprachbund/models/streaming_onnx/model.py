@@ -3,9 +3,14 @@
 Shapes: B rows, T frames, C frames of a chunk, M mel bins, D width, J width of the joint network, V vocabulary.
 """
 
+import ctypes
 import hashlib
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -32,6 +37,17 @@ from sprachbund.nn.streaming_layers import empty_state
 from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState
 from sprachbund.text.tokenizer import Tokenizer
 
+_SESSIONS: "WeakSet[Session]" = WeakSet()
+
+
+def _leave_sessions_behind() -> None:
+    for session in _SESSIONS:
+        session.leave_behind()
+
+
+if sys.platform != "win32":  # it forks nothing
+    os.register_at_fork(after_in_child=_leave_sessions_behind)
+
 
 class Session:
     """A graph that was loaded; tensors in and out.
@@ -46,20 +62,13 @@ class Session:
     """
 
     def __init__(self, directory: Path, graph: Graph, threads: int | None = None) -> None:
-        import onnxruntime
-
         self.path = path = directory / graph.file
+        self._threads = threads or torch.get_num_threads()
         if not path.exists():
             raise SprachbundError(f"{directory} has no {graph.file}; export the model again")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's own kinds have no common base
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise SprachbundError(f"{path} cannot be run ({reason[:120]}); export the model again") from error
+        self._session = self._start()
+        self._process = os.getpid()
+        _SESSIONS.add(self)
         self._inputs = [each.name for each in graph.inputs]
         self._outputs = [each.name for each in graph.outputs]
         there = {each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())}
@@ -76,8 +85,27 @@ class Session:
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Outputs for inputs, in the order of the description."""
+        if self._process != os.getpid():
+            self._session, self._process = self._start(), os.getpid()
         given = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._inputs, inputs, strict=True)}
         return [torch.from_numpy(found) for found in self._session.run(self._outputs, given)]
+
+    def _start(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        try:
+            return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own kinds have no common base
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise SprachbundError(
+                f"{self.path} cannot be run ({reason[:120]}); export the model again"
+            ) from error
+
+    def leave_behind(self) -> None:
+        """In a forked process: never take the session down, which would wait for threads that are not there."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
     def digest(self) -> Tensor:
         """Bytes (32,) that tell the graph from others: of the end of the file in which its weights are."""

@@ -1,5 +1,5 @@
 // Threads that work on one call together: woken once per call, in step with each other by barriers, asleep between
-// calls. The caller is one of them.
+// calls. The caller is one of them. A forked process has the object but not the threads: it starts its own.
 #pragma once
 #include <unistd.h>
 
@@ -9,8 +9,10 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -35,18 +37,12 @@ class Team {
   public:
     explicit Team(int size) : size_(size), owner_(getpid()) {
         if (size < 1) throw std::invalid_argument("a team needs one thread at least");
-        try {
-            for (int i = 1; i < size; i++) threads_.emplace_back([this, i] { wait_for_work(i); });
-        } catch (...) {  // the system gives no more threads; those there are must not be left running
-            stop();
-            throw;
-        }
+        start();
     }
 
     ~Team() {
-        if (getpid() != owner_) {  // a forked child has the object but not the threads
-            for (auto& thread : threads_) thread.detach();
-            (void)wake_.release();  // destroying it would wait for those threads
+        if (getpid() != owner_) {
+            leave_behind();
             return;
         }
         stop();
@@ -59,11 +55,8 @@ class Team {
 
     // Calls work(i) for i of 0 .. size - 1, each in its thread; returns when all are done. One call at a time.
     void run(const std::function<void(int)>& work) {
+        if (getpid() != owner_) start_again();
         std::lock_guard<std::mutex> one_call(calls_);
-        if (size_ > 1 && getpid() != owner_) {
-            throw std::runtime_error(
-                "the model was loaded before this process was forked; load it in the process that uses it");
-        }
         {
             std::lock_guard<std::mutex> lock(mutex_);
             work_ = &work;
@@ -98,6 +91,49 @@ class Team {
   private:
     static constexpr int kSpins = 2000;
 
+    static constexpr pid_t kStarting = -1;
+
+    void start() {
+        try {
+            for (int i = 1; i < size_; i++) threads_.emplace_back([this, i] { wait_for_work(i); });
+        } catch (...) {  // the system gives no more threads; those there are must not be left running
+            stop();
+            throw;
+        }
+    }
+
+    // In a forked process, by the first thread that works; the others wait for it.
+    void start_again() {
+        pid_t before = owner_.load();
+        if (before == kStarting || before == getpid() || !owner_.compare_exchange_strong(before, kStarting)) {
+            while (owner_.load() != getpid()) std::this_thread::yield();
+            return;
+        }
+        leave_behind();
+        new (&calls_) std::mutex;  // whoever held these is not in this process
+        new (&mutex_) std::mutex;
+        wake_ = std::make_unique<std::condition_variable>();
+        round_ = phase_ = 0;
+        arrived_ = 0;
+        try {
+            start();
+        } catch (...) {
+            threads_.clear();
+            stopping_ = false;
+            owner_ = before;
+            throw;
+        }
+        owner_ = getpid();
+    }
+
+    // Lets go of the threads of the process that this one was forked from. They are not detached: other threads may
+    // have got their places since. So a list of a few bytes is never freed.
+    void leave_behind() {
+        (void)new std::vector<std::thread>(std::move(threads_));
+        threads_.clear();
+        (void)wake_.release();  // destroying it would wait for those threads
+    }
+
     void stop() {
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -127,7 +163,7 @@ class Team {
     }
 
     const int size_;
-    const pid_t owner_;
+    std::atomic<pid_t> owner_;
     std::vector<std::thread> threads_;
     std::mutex calls_, mutex_;
     std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();

@@ -82,8 +82,8 @@ INLINE F16 exponential(F16 x) {
     p = p * f + 0.5f;
     p = p * f + 1.0f;
     p = p * f + 1.0f;
-    I16 exponent = bits<I16>(shifted) - 0x4B400000;
-    return bits<F16>(bits<I16>(p) + (exponent << 23));
+    U16 exponent = bits<U16>(shifted) - 0x4B400000u;  // unsigned: negative ones and those of NaN wrap around
+    return bits<F16>(bits<U16>(p) + (exponent << 23));
 }
 
 // x * Phi(x), the exact GELU; erf within 1.5e-7 by Abramowitz and Stegun, 7.1.26.
