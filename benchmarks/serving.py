@@ -37,6 +37,7 @@ from sprachbund.evaluation.hashes import commit
 
 ROOT = Path(__file__).parents[1]
 RATE, BLOCK_S = 16_000, 0.1
+ONE_CLIENT = ("--max-share", "1", "--max-per-address", "1000")
 EXAMPLES = sorted((ROOT / "examples" / "recordings").iterdir())
 
 
@@ -156,7 +157,9 @@ def trial(count: int, shared: bool, options: argparse.Namespace) -> dict[str, An
         own = ["--threads", "1"] if not shared else []
         number = 1 if shared else count
         services = [
-            stack.enter_context(service("--max-live", str(count), "--engine", options.engine, *own))
+            stack.enter_context(
+                service("--max-live", str(count), *ONE_CLIENT, "--engine", options.engine, *own)
+            )
             for _ in range(number)
         ]
 

@@ -89,8 +89,20 @@ def test_the_defaults_of_the_options_are_those_of_the_settings():
     defaults = {name: parameter.default for name, parameter in inspect.signature(serve).parameters.items()}
     limits, timeouts, settings = Limits(), Timeouts(), Settings()
     assert defaults["max_upload_mb"] * 1e6 == limits.max_upload_bytes
-    for name in ("max_duration_s", "max_working", "max_waiting", "max_live", "max_loaded"):
+    for name in (
+        "max_duration_s",
+        "max_working",
+        "max_waiting",
+        "max_live",
+        "max_share",
+        "max_connections",
+        "max_receiving",
+        "max_loaded",
+    ):
         assert defaults[name] == getattr(limits, name)
+    assert defaults["max_per_address"] == limits.max_connections_per_address
+    assert defaults["max_stored_mb"] * 1e6 == limits.max_stored_bytes
+    assert defaults["header_s"] == timeouts.header_s
     assert defaults["max_per_minute"] == limits.requests_per_minute
     assert (defaults["unload_s"], defaults["stop_s"]) == (timeouts.unload_s, timeouts.stop_s)
     assert (defaults["host"], defaults["port"], defaults["engine"]) == (

@@ -235,6 +235,10 @@ def test_who_has_too_many_requests_at_work_is_refused_in_one_line(served):
             "2 connections of 127.0.0.1 are open"
             in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
         )
+        big = post(
+            running, file=wav(noise(60.0))
+        )  # still on its way when it is refused, and told why all the same
+        assert (big.status_code, big.json()["error"]["code"]) == (429, "too_many_connections")
         for number, status in ((2, b"200"), (3, b"200"), (4, b"200")):  # idle ones make room for each other
             with socket.create_connection(
                 ("127.0.0.1", running.port), source_address=(f"127.0.0.{number}", 0)

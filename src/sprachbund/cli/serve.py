@@ -57,6 +57,28 @@ def serve(
         int, typer.Option("--max-waiting", metavar="N", help="Recordings that wait; the next is refused.")
     ] = 64,
     max_live: Annotated[int, typer.Option("--max-live", metavar="N", help="Live sessions at a time.")] = 16,
+    max_share: Annotated[
+        float,
+        typer.Option(
+            "--max-share", metavar="PART", help="Of those places that one key or address may hold; 1 is all."
+        ),
+    ] = 0.75,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", metavar="N", help="Open at a time.")
+    ] = 1000,
+    max_per_address: Annotated[
+        int,
+        typer.Option(
+            "--max-per-address", metavar="N", help="Connections of one address; raise it behind a proxy."
+        ),
+    ] = 128,
+    max_receiving: Annotated[
+        int, typer.Option("--max-receiving", metavar="N", help="Recordings being sent at a time.")
+    ] = 128,
+    max_stored_mb: Annotated[
+        float,
+        typer.Option("--max-stored-mb", metavar="MB", help="Of all recordings that are here at a time."),
+    ] = 8000,
     max_per_minute: Annotated[
         float, typer.Option("--max-per-minute", metavar="N", help="Requests of one key or address.")
     ] = 600,
@@ -66,6 +88,9 @@ def serve(
     unload_s: Annotated[
         float, typer.Option("--unload-s", metavar="S", help="Unload a model that is not used for so long.")
     ] = 600,
+    header_s: Annotated[
+        float, typer.Option("--header-s", metavar="S", help="Time for the head of a request to come.")
+    ] = 10,
     stop_s: Annotated[
         float, typer.Option("--stop-s", metavar="S", help="Time to finish what was begun when stopped.")
     ] = 60,
@@ -94,10 +119,15 @@ def serve(
                 max_working=max_working,
                 max_waiting=max_waiting,
                 max_live=max_live,
+                max_share=max_share,
+                max_connections=max_connections,
+                max_connections_per_address=max_per_address,
+                max_receiving=max_receiving,
+                max_stored_bytes=round(max_stored_mb * 1e6),
                 max_loaded=max_loaded,
                 requests_per_minute=max_per_minute,
             ),
-            timeouts=Timeouts(unload_s=unload_s, stop_s=stop_s),
+            timeouts=Timeouts(header_s=header_s, unload_s=unload_s, stop_s=stop_s),
         )
         _check_reach(settings, no_key=no_key)
     _run(settings)

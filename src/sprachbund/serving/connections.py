@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 import time
+from collections import deque
 from typing import Any
 
 import h11
@@ -25,6 +26,8 @@ _WANTED_DESCRIPTORS = 65_536
 _OTHER_DESCRIPTORS = 64
 """Kept for models, logs and uploads; of what is beyond, a quarter is left to uploads too."""
 _FEWEST_CONNECTIONS = 8
+_FEWEST_LINGERING, _LINGER_S = 4, 2.0
+"""Refused connections that may still be read from, beside an eighth of the others, and for how long."""
 _MOST_FRAGMENTS = 4096
 
 
@@ -115,12 +118,14 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
         timeouts: for heads and answers.
         num_connections: how many in all.
     """
+    lingering: deque[Any] = deque()  # refused, the first of them first
     refused, without_request, not_taken = _Tally(), _Tally(), _Tally()
 
     class Bounded(H11Protocol):
         _head_timer: asyncio.TimerHandle | None = None
         _answer_timer: asyncio.TimerHandle | None = None
         _idle_since = 0.0
+        _refused = False
 
         def connection_made(self, transport: Any) -> None:
             transport.set_write_buffer_limits(high=0)  # so that all that waits to be sent is noticed
@@ -128,13 +133,13 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
             self._idle_since = self.loop.time()
             refusal = self._make_room()
             if refusal is not None:
-                refused.add("refused a connection", why=refusal.message)
-                transport.write(_whole_answer(refusal))
-                transport.close()
+                self._refuse(refusal)
             else:
                 self._watch_head()
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             super().data_received(data)
             self._watch_head()
 
@@ -150,6 +155,8 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timers()
+            if self._refused and self in lingering:
+                lingering.remove(self)
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
@@ -172,7 +179,9 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
 
         def _make_room(self) -> RefusalError | None:
             """Close the connection that has been idle for longest, where there are too many; a refusal if none is."""
-            others: list[Any] = [c for c in self.connections if c is not self]
+            others: list[Any] = [
+                c for c in self.connections if c is not self and not (isinstance(c, Bounded) and c._refused)
+            ]
             network = network_of(self.client[0]) if self.client else None
             same = [c for c in others if c.client and network_of(c.client[0]) == network]
             if network is not None and len(same) >= limits.max_connections_per_address:
@@ -184,8 +193,24 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
             idle = [c for c in crowd if isinstance(c, Bounded) and c._is_idle()]
             if not idle:
                 return refusal
-            min(idle, key=lambda c: c._idle_since).transport.close()
+            longest = min(idle, key=lambda c: c._idle_since)
+            if longest.cycle is None or longest.conn.trailing_data[0]:  # its head may be on its way
+                longest._refuse(refusal)
+            else:
+                longest.transport.close()
             return None
+
+        def _refuse(self, refusal: RefusalError) -> None:
+            """Say why, and throw away what still comes: closed upon it, the connection would lose the answer."""
+            self._refused = True
+            refused.add("refused a connection", why=refusal.message)
+            self._stop_timers()
+            self.transport.write(_whole_answer(refusal))
+            self.transport.write_eof()
+            self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
+            lingering.append(self)
+            if len(lingering) > max(_FEWEST_LINGERING, num_connections // 8):
+                lingering.popleft().transport.close()
 
         def _is_idle(self) -> bool:
             """Whether no request is at work, and no answer on its way."""

@@ -121,6 +121,8 @@ class Service:
     async def _preload(self) -> None:
         try:
             async with self.store.lease(self.store.default):
+                # In a thread: the first recording would otherwise hold up all connections while it loads.
+                await asyncio.to_thread(lambda: self.activity)
                 self.ready = True
         except RefusalError as error:
             log.error(json.dumps({"event": "the first model cannot be loaded", "error": error.message}))

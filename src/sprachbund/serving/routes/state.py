@@ -13,14 +13,15 @@ from sprachbund.serving.routes.described import refusals
 router = APIRouter(tags=["state"])
 
 
+# Not in a thread, as plain functions are: they answer also while all threads are busy with uploads.
 @router.get("/health")
-def health(service: ServiceOf) -> dict[str, Any]:
+async def health(service: ServiceOf) -> dict[str, Any]:
     """The process is alive."""
     return {"status": "stopping" if service.draining else "ok"}
 
 
 @router.get("/ready", responses=refusals(503))
-def ready(service: ServiceOf) -> dict[str, Any]:
+async def ready(service: ServiceOf) -> dict[str, Any]:
     """Requests may be sent."""
     if service.draining or not service.ready:
         state = "being stopped" if service.draining else "loading its model"
