@@ -61,6 +61,8 @@ feed_forward_width = 32
 kernel_size = 9
 streaming = { stem_channels = 8 }
 transducer = { prediction_width = 32, prediction_layers = 1, joint_width = 32 }
+[examples]
+time_masks = 0
 [pretraining]
 steps = 2
 batch_s = 20

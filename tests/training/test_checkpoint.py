@@ -60,6 +60,6 @@ def test_equal_states_are_equal_bytes(tmp_path: Path) -> None:
     assert read is not None
     assert read["optimizers"] == state["optimizers"]
     read["optimizers"][0]["state"][1] = {"".join(["s", "tep"]): 2}
-    read["optimizers"][0]["groups"][1] = {"betas": tuple(list(betas))}
+    read["optimizers"][0]["groups"][1] = {"betas": (betas[0], betas[1])}
     save_resume(tmp_path / "second", read)
     assert (tmp_path / "first" / RESUME_FILE).read_bytes() == (tmp_path / "second" / RESUME_FILE).read_bytes()
