@@ -1,6 +1,7 @@
 """What a run needs to go on, and what it keeps: written whole or not at all."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,22 @@ RESUME_FILE = "resume.pt"
 def save_resume(directory: Path, state: Mapping[str, Any]) -> None:
     """Write the state of a run; the old one stays until the new one is whole on disk."""
     with atomic_path(directory / RESUME_FILE) as partial, partial.open("wb") as file:
-        torch.save(dict(state), file)
+        torch.save(_apart(dict(state)), file)
+
+
+def _apart(value: Any) -> Any:
+    """The same value without an object that is met twice, and with every text met twice.
+
+    Pickle writes an object that it has met before as a reference. Which equal objects are one object depends on whether
+    the run was resumed; the bytes of the file must not.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_apart(key): _apart(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_apart, value))
+    return value
 
 
 def load_resume(directory: Path) -> dict[str, Any] | None:

@@ -112,6 +112,7 @@ def make_units(fit: Fit, tell: Tell = lambda label, done, total: None) -> Units:
     """
     check_begun(fit.out, _settings(fit))
     if (fit.out / CONFIG).exists():
+        shutil.rmtree(fit.out / PARTS, ignore_errors=True)  # a run that was killed amid this has left some
         return Units(fit.out)
     frames, lengths = _features(fit, tell)
     tell("clustering", 0, 0)

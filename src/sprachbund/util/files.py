@@ -299,7 +299,10 @@ def _runs(process: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
-    return True
+    try:  # one that was killed, and whose parent has not asked how it ended, does not run either
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (OSError, UnicodeDecodeError):
+        return True
 
 
 def _escaped(name: str) -> str:

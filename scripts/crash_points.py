@@ -1,0 +1,50 @@
+"""Kills every resumable command at every change of its output, runs it again, and compares; writes what came out.
+
+Run from the root of the repository: `python -m scripts.crash_points [--most N] [--folder DIR] [COMMAND ...]`. All
+places of all commands take hours; `--most` takes so many of each, spread evenly. Results of commands that are not named
+stay.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from tests.reliability.cases import CASES
+from tests.reliability.crash_points import Machine, explore
+
+from sprachbund.evaluation.hashes import commit, machine
+from sprachbund.util.files import read_object, write_json
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "reliability" / "crash_points.json"
+
+
+def main() -> int:
+    """The command; 1 where a rerun failed or left something else."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "commands", nargs="*", metavar="COMMAND", help=f"of {', '.join(CASES)}; all by default"
+    )
+    parser.add_argument("--most", type=int, help="places of each command")
+    parser.add_argument("--folder", type=Path, help="to work in; a temporary one by default")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    known = read_object(options.out)["commands"] if options.out.exists() else {}
+    faults = 0
+    with tempfile.TemporaryDirectory() as temporary, Machine(options.folder or Path(temporary)) as runner:
+        for name in options.commands or CASES:
+            found = explore(CASES[name], runner, options.most, tell=print)
+            faults += len(found.faults)
+            print(
+                f"{name}: {found.kills} kills, {len(found.faults)} faults",
+                *found.faults,
+                sep="\n  ",
+                flush=True,
+            )
+            known[name] = {**vars(found), "commit": commit(), "machine": machine()}
+            del known[name]["command"]
+            write_json(options.out, {"commands": known})
+    return int(faults > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
