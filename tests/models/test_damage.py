@@ -200,7 +200,7 @@ def test_places_where_nobody_may_look(directory: Path) -> None:
     try:
         with (
             _as_nobody(directory.parent, True),
-            pytest.raises(SprachbundError, match="cannot be read|no directory"),
+            pytest.raises(SprachbundError, match=r"cannot be read|no directory"),
         ):
             load(directory, offline=True)
         with _as_nobody(directory.parent, True), pytest.raises(SprachbundError, match="cannot be read"):
