@@ -227,11 +227,21 @@ def test_damaged_directories(plain, tmp_path):
     place = plain[1]
     with pytest.raises(SprachbundError, match=r"has no joint.onnx"):
         load(damaged(place, tmp_path, joint=None))
-    with pytest.raises(SprachbundError, match=r"joint.onnx cannot be run"):
-        load(damaged(place, tmp_path, joint=b"nothing of the kind"))
     other = (place / "prediction.onnx").read_bytes()
-    with pytest.raises(SprachbundError, match=r"not the graph that config.json describes"):
+    with pytest.raises(SprachbundError, match=r"joint.onnx is damaged \(its checksum"):
         load(damaged(place, tmp_path, joint=other))
+    described = json.loads((place / "config.json").read_text())
+    old = json.dumps({key: value for key, value in described.items() if key != "sha256"}).encode()
+    with pytest.raises(SprachbundError, match=r"joint.onnx cannot be run"):
+        load(damaged(place, tmp_path, config=old, joint=b"nothing of the kind"))
+    with pytest.raises(SprachbundError, match=r"not the graph that config.json describes"):
+        load(damaged(place, tmp_path, config=old, joint=other))
+    assert load(damaged(place, tmp_path, config=old)).name == "streaming_onnx"  # as it was exported before
+    described["config"]["num_encoder_layers"] = 10**9
+    with pytest.raises(
+        SprachbundError, match=r"config.json: config.num_encoder_layers: .*than or equal to 512"
+    ):
+        load(damaged(place, tmp_path, config=json.dumps(described).encode()))
     broken = (place / "config.json").read_bytes().replace(b'"blank": 0', b'"blanc": 0')
     with pytest.raises(SprachbundError, match=r"config.json: blank: Field required"):
         load(damaged(place, tmp_path, config=broken))

@@ -1,5 +1,6 @@
 """Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -102,7 +103,7 @@ def save(family: Family, directory: Path, **options: Any) -> None:
 def family_of(directory: Path) -> str:
     """Name of the family of a model directory. Raises SprachbundError when that cannot be told."""
     path = directory / "config.json"
-    if directory.is_dir() and not path.exists():
+    if os.path.isdir(directory) and os.access(directory, os.X_OK) and not os.path.exists(path):
         raise SprachbundError(
             f"{directory} has no config.json, so it is not a model directory; check the path"
         )

@@ -119,9 +119,17 @@ class Units:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.config = read_json(self.directory / CONFIG, UnitsConfig, MADE_BY)
+        if KMEANS not in self.config.files:
+            raise SprachbundError(
+                f"{self.directory / CONFIG}: files lacks {KMEANS}; copy the directory again, whole"
+            )
         for name, wanted in self.config.files.items():
             path = self.directory / name
-            if not path.is_file() or file_hash(path) != wanted:
+            try:
+                same = path.is_file() and file_hash(path) == wanted
+            except OSError as error:
+                raise SprachbundError(f"{path} cannot be read ({error.strerror}); mend that") from error
+            if not same:
                 what = (
                     "is missing" if not path.is_file() else "is not the file that was made with these units"
                 )

@@ -81,11 +81,8 @@ def assemble(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conform
         with torch.device("meta"):
             model = Conformer(_config(checkpoint, languages), tokenizer, tokenizer)
     except ValueError as error:
-        field, reason = "", str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            field, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        reason = " ".join([field, *reason.split()]).strip()
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = " ".join(said.removeprefix("Value error, ").split())
         raise SprachbundError(f"{checkpoint.place}: its sizes make no model: {reason}") from error
     weights = _with_own_vocabulary(checkpoint.weights, places, len(tokenizer))
     if (of_tokens := weights.pop("transducer.joint.prediction.bias", None)) is not None:

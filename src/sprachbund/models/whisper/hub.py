@@ -22,14 +22,15 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
         SprachbundError: no such directory, or the model cannot be had from the hub.
     """
     path = Path(path_or_id)
-    if path.is_dir():
+    # Unlike pathlib's, these raise nothing for names that are too long or lie where nobody may look.
+    if os.path.isdir(path):
         return path
     name = str(path_or_id)
-    if path.suffix == ".nemo" and path.exists():
+    if path.suffix == ".nemo" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
         )
-    if path.exists():
+    if os.path.exists(path):
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):
         raise SprachbundError(f"there is no directory {name}; check the path")
