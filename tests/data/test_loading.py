@@ -68,6 +68,23 @@ def test_processes_share_each_batch(corpus):
         torch.testing.assert_close(first.features, batch.features[0::2, :length])
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_process_without_utterances_of_a_batch_gets_one_that_does_not_count(corpus, count):
+    options = PlanOptions(max_utterances=3)
+    whole = list(batches(corpus, options, epoch=1))
+    parts = [list(batches(corpus, options, epoch=1, share=(rank, count))) for rank in range(count)]
+    assert all(len(part) == len(whole) for part in parts)
+    for number, batch in enumerate(whole):
+        shares = [part[number] for part in parts]
+        real = [share for share in shares if not share.is_placeholder]
+        assert len(real) == min(count, batch.num_utterances)
+        assert sum(share.num_utterances for share in real) == batch.num_utterances
+        assert sum(int(share.num_targets.sum()) for share in shares) == int(batch.num_targets.sum())
+        for share in shares[len(real) :]:
+            assert (share.weight, share.num_utterances) == (0.0, 1)
+            assert share.num_frames[0] == batch.num_frames[0]
+
+
 def test_spec_augment_masks_within_its_limits():
     features = torch.arange(200 * 80, dtype=torch.float32).reshape(200, 80)
     options = ExampleOptions(time_masks=1, max_time_mask_s=0.3, frequency_masks=1, max_frequency_mask=10)

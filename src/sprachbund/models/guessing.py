@@ -111,6 +111,6 @@ def _medusa(heads: MedusaHeads, decoder: TextDecoder, lesson: Lesson, seen: Pass
         ahead = k + 1
         chosen = counted[:, :-ahead] & counted[:, ahead:]
         logits = decoder.outputs(stack(seen.hidden[:, :-ahead][chosen]))
-        places = F.pad(chosen, (ahead, 0))[:, : counted.shape[1]]  # rows may be shorter than the distance
+        places = F.pad(chosen, (ahead, 0))[:, : counted.shape[1]]  # a row may be shorter than that
         found.append(Guess(logits=logits, places=places, weight=_LATER**k))
     return found
