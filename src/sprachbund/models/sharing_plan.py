@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import read_json
 
 FILE = "sharing_plan.json"
 VERSION: Final = 1
@@ -253,10 +254,7 @@ def as_text(value: Any, indent: str = "") -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise SprachbundError(f"{path} does not exist; check the path, or make a plan with `share plan`")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SprachbundError(f"{path} is not JSON ({error}); mend it or plan again") from error
+    data = read_json(path, advice="mend it or plan again")
     if not isinstance(data, dict):
         raise SprachbundError(f"{path} holds no JSON object, so it is not a sharing plan; check the path")
     return data

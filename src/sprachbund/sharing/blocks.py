@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import load_arrays
+from sprachbund.util.files import read_object
 
 SETTINGS = "settings.json"
 
@@ -45,15 +46,9 @@ class Block:
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays. Raises SprachbundError when they are not there or broken."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise SprachbundError(f"{self.path} is missing; run the command again, it goes on") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise SprachbundError(
-                f"{self.path} is broken ({error}); delete it, run the command again"
-            ) from error
+        if not self.made:
+            raise SprachbundError(f"{self.path} is missing; run the command again, it goes on")
+        return load_arrays(self.path, advice="it is broken: delete it, run the command again")
 
 
 def divide(keys: Sequence[str], num_vectors: int, size: int, directory: Path) -> Iterator[Block]:
@@ -74,7 +69,8 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     """
     path = directory / SETTINGS
     wanted = json.loads(json.dumps(settings))
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    advice = f"delete {directory} or name another --out"
+    known = read_object(path, advice=advice) if path.exists() else wanted
     for name, value in wanted.items():
         if known.get(name) != value:
             raise SprachbundError(

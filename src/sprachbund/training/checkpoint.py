@@ -4,13 +4,16 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import Field, RootModel
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import read_model
+from sprachbund.util.tensors import load_tensors
 
 RESUME_FILE = "resume.pt"
 
@@ -37,9 +40,16 @@ def load_resume(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SprachbundError(f"cannot resume from {path} ({error}); delete it to start anew") from error
+    except Exception as error:  # pickle and zip raise a dozen kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise SprachbundError(f"cannot resume from {path} ({reason}); delete it to start anew") from error
+    if not isinstance(state, dict):
+        raise SprachbundError(f"cannot resume from {path} (it holds no state); delete it to start anew")
     return state
+
+
+class _Losses(RootModel[dict[Annotated[str, Field(pattern=r"^best\.\d+\.safetensors$")], float]]):
+    """File of weights to its loss."""
 
 
 class BestCheckpoints:
@@ -51,7 +61,8 @@ class BestCheckpoints:
         self._index = directory / "best.json"
         self.losses: dict[str, float] = {}
         if self._index.exists():
-            self.losses = json.loads(self._index.read_text())
+            advice = f"delete it and the best.*.safetensors in {directory}, and the next judgements are kept"
+            self.losses = read_model(self._index, _Losses, advice=advice).root
 
     def offer(self, step: int, loss: float, weights: Mapping[str, Tensor]) -> bool:
         """Keep these weights if they are among the best; says whether they were."""
@@ -80,6 +91,7 @@ class BestCheckpoints:
             raise SprachbundError(f"no checkpoint in {self.directory} to average; train past one evaluation")
         total: dict[str, Tensor] = {}
         for name in self.losses:
-            for key, value in load_file(self.directory / name).items():
+            advice = f"delete it and {self._index}, and train on to the next judgement"
+            for key, value in load_tensors(self.directory / name, advice=advice).items():
                 total[key] = total.get(key, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         return {key: (value / len(self.losses)).float() for key, value in total.items()}

@@ -15,6 +15,7 @@ from sprachbund.units.files import file_hash, read_json, write_array, write_json
 from sprachbund.units.options import FitOptions
 from sprachbund.units.pieces import JointVocabulary
 from sprachbund.units.sources import SourceInfo
+from sprachbund.util.arrays import load_array
 
 CONFIG, KMEANS, MODEL = "units.json", "kmeans.npy", ".model"
 MADE_BY = "sprachbund units fit"
@@ -117,6 +118,10 @@ class Units:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.config = read_json(self.directory / CONFIG, UnitsConfig, MADE_BY)
+        if KMEANS not in self.config.files:
+            raise SprachbundError(
+                f"{self.directory / CONFIG}: files: {KMEANS} is missing; copy the directory again"
+            )
         for name, wanted in self.config.files.items():
             path = self.directory / name
             if not path.is_file() or file_hash(path) != wanted:
@@ -128,7 +133,14 @@ class Units:
     @cached_property
     def centroids(self) -> np.ndarray:
         """(K, D) float32."""
-        return np.load(self.directory / KMEANS, allow_pickle=False)
+        path, advice = self.directory / KMEANS, "copy the directory again, whole"
+        found = load_array(path, advice=advice)
+        wanted = (self.num_clusters, self.config.source.width)
+        if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
+            raise SprachbundError(
+                f"{path} holds {found.dtype} {found.shape}, not {wanted} finite numbers of float32; {advice}"
+            )
+        return found
 
     @cached_property
     def vocabulary(self) -> JointVocabulary:
