@@ -1,11 +1,15 @@
 """Manifests: what is written is read back, by us and by lhotse, and a broken-off writing goes on."""
 
+import hashlib
 import json
+import multiprocessing
+import pickle
 
 import numpy as np
 import pytest
 
-from sprachbund.data.manifest import Manifest, ManifestWriter
+from sprachbund.cli import main
+from sprachbund.data.manifest import Manifest, ManifestWriter, read_info
 from sprachbund.errors import SprachbundError
 
 
@@ -82,3 +86,178 @@ def test_shares_are_nested_and_near_what_was_asked_for(tmp_path):
     assert all((m.languages == "en").sum() == 500 for m in found.values())
     with pytest.raises(SprachbundError, match="holds no speech in fr"):
         Manifest(tmp_path, {"fr": 0.5})
+
+
+def _old(directory):
+    """As versions before checksums wrote it."""
+    writer, _ = _write(directory, 6)
+    writer.close()
+    for path in directory.glob("*.sha256"):
+        path.unlink()
+    return directory
+
+
+def test_checksums_are_those_that_sha256sum_reads(tmp_path):
+    writer, _ = _write(tmp_path, 6)
+    writer.close()
+    lines = [
+        line for path in sorted(tmp_path.glob("shard.*.sha256")) for line in path.read_text().splitlines()
+    ]
+    assert [line.split("  ")[1] for line in lines] == [
+        "audio.00000.wav",
+        "cuts.00000.jsonl",
+        "audio.00001.wav",
+        "cuts.00001.jsonl",
+    ]
+    for line in lines:
+        digest, name = line.split("  ")
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    assert Manifest(tmp_path).check() == 2
+    assert Manifest(_old(tmp_path / "old")).check() == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.99])
+def test_sound_that_is_cut_off_is_refused_when_the_corpus_is_opened(tmp_path, share):
+    path = _old(tmp_path) / "audio.00000.wav"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    wanted = r"audio.00000.wav is (not a WAV|\d\.\d+ s long, not 0\.260 s as its head says)"
+    with pytest.raises(SprachbundError, match=wanted) as caught:
+        Manifest(tmp_path)
+    assert "copy the corpus again" in str(caught.value)
+
+
+def test_sound_that_is_cut_off_after_it_was_opened_is_refused_when_it_is_read(tmp_path):
+    manifest = Manifest(_old(tmp_path))
+    path = tmp_path / "audio.00000.wav"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(SprachbundError, match=r"audio.00000.wav: utterance 'u3' .*copy the corpus again"):
+        manifest.samples(3)
+    path.unlink()
+    with pytest.raises(SprachbundError, match=r"utterance 'u3' cannot be read"):
+        manifest.samples(3)
+
+
+def test_a_changed_byte_of_sound_or_text_is_told_from_the_checksum(tmp_path):
+    writer, _ = _write(tmp_path, 6)
+    writer.close()
+    path = tmp_path / "audio.00001.wav"
+    sound = bytearray(path.read_bytes())
+    sound[100] ^= 1
+    path.write_bytes(sound)
+    manifest = Manifest(tmp_path)
+    manifest.samples(0)
+    with pytest.raises(SprachbundError, match=r"audio.00001.wav is damaged \(its checksum"):
+        manifest.samples(5)
+    with pytest.raises(SprachbundError, match=r"audio.00001.wav is damaged"):
+        Manifest(tmp_path).check()
+    cuts = tmp_path / "cuts.00000.jsonl"
+    cuts.write_text(cuts.read_text().replace("text 2", "text 7"))
+    with pytest.raises(
+        SprachbundError, match=r"cuts.00000.jsonl is damaged.*delete shard.00000.sha256 if you"
+    ):
+        Manifest(tmp_path)
+    (tmp_path / "shard.00000.sha256").unlink()
+    assert Manifest(tmp_path)[2].text == "text 7"
+
+
+def _changed(field, value):
+    def change(lines):
+        cut = json.loads(lines[1])
+        if value is None:
+            del cut[field]
+        else:
+            cut[field] = value
+        lines[1] = json.dumps(cut)
+
+    return change
+
+
+def _cut_off(lines):
+    lines[1] = lines[1][:80]
+
+
+def _twice(lines):
+    lines.insert(1, lines[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (_changed("start", float("nan")), "line 2: start is nan"),
+        (_changed("start", -0.5), "line 2: start is -0.5"),
+        (_changed("duration", 1e300), r"line 2: duration is 1e\+300"),
+        (_changed("duration", "1"), "line 2: duration is '1'"),
+        (_changed("start", 100.0), "line 2: utterance 'u1' ends at 100.06"),
+        (_changed("start", 0.0), "starts inside"),
+        (_changed("id", "u0"), "line 2: id 'u0' is there already"),
+        (_changed("id", None), "line 2: id is None"),
+        (_changed("supervisions", []), r"line 2: supervisions is \[\]"),
+        (_changed("supervisions", [{"text": 3}]), "line 2: supervisions.0.text is 3"),
+        (_changed("supervisions", [{"text": "\ud800"}]), "line 2: supervisions.0.text"),
+        (_cut_off, "line 2 is not JSON"),
+        (_twice, "line 2: id 'u0' is there already"),
+        (lambda lines: lines.clear(), "is empty"),
+    ],
+)
+def test_a_line_that_is_no_cut_is_named(tmp_path, change, wanted):
+    path = _old(tmp_path) / "cuts.00000.jsonl"
+    lines = path.read_text().splitlines()
+    change(lines)
+    path.write_text("".join(line + "\n" for line in lines))
+    with pytest.raises(SprachbundError, match=rf"cuts.00000.jsonl.*{wanted}") as caught:
+        Manifest(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_corpus_is_checked_by_command(tmp_path, capsys):
+    writer, _ = _write(tmp_path / "a", 6)
+    writer.close()
+    _old(tmp_path / "b")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "a  6 utterances in 2 shards are whole\n" in out
+    assert "b  6 utterances in 2 shards are whole; 2 shards have no checksums" in out
+    sound = tmp_path / "a" / "audio.00000.wav"
+    sound.write_bytes(sound.read_bytes()[:-2] + b"\1\1")
+    assert main(["data", "check", str(tmp_path)]) != 0
+    assert "audio.00000.wav is damaged" in capsys.readouterr().err
+
+
+def test_one_of_several_processes_compares_a_checksum(tmp_path, monkeypatch):
+    writer, _ = _write(tmp_path, 6)
+    writer.close()
+    manifest, compared = Manifest(tmp_path), []
+    monkeypatch.setattr(
+        "sprachbund.data.manifest.check_sound", lambda folder, number: compared.append(number)
+    )
+    process = multiprocessing.get_context("fork").Process(target=manifest.samples, args=(0,))
+    process.start()
+    process.join()
+    for index in range(6):
+        manifest.samples(index)
+        manifest.only([index]).samples(0)
+    assert compared == [1]  # shard 0 was compared by the other process
+    assert len(pickle.loads(pickle.dumps(manifest)).samples(0)) == 800
+
+
+def test_a_name_that_is_no_shard_is_told(tmp_path):
+    _old(tmp_path)
+    (tmp_path / "cuts.00000 (1).jsonl").write_text("")
+    with pytest.raises(SprachbundError, match=r"cuts.00000 \(1\).jsonl is no shard"):
+        Manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "a list"),
+        ('{"hours": -1}', "hours"),
+        ('{"languages": [3]}', "languages.0"),
+    ],
+)
+def test_what_is_said_of_a_corpus_is_checked(tmp_path, text, wanted):
+    (_old(tmp_path) / "dataset.json").write_text(text)
+    with pytest.raises(SprachbundError, match=rf"dataset.json.*{wanted}.*copy it again, or delete it"):
+        read_info(tmp_path)

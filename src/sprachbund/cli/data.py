@@ -12,7 +12,7 @@ import typer
 from sprachbund.cli import data_show
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
 from sprachbund.cli.data_corpora import CorpusGroup, overview
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_object, write_text
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the corpus.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
@@ -77,6 +77,7 @@ def register(app: typer.Typer) -> None:
     data.add_typer(prepare, name="prepare")
     data.add_typer(make, name="make")
     data.command("show", help="What a corpus holds.")(data_show.show)
+    data.command("check", help="Whether a corpus is whole, by its checksums.")(data_show.check)
     app.add_typer(data, name="data")
 
 
@@ -282,7 +283,8 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """See that a folder that is taken up again was made with the same settings, so that corpora never mix."""
     path = out / MADE
     wanted = json.loads(json.dumps(settings))
-    known = _BEFORE | json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    advice = "delete it if the corpus there was begun with this command, or name a new folder"
+    known = _BEFORE | read_object(path, advice=advice) if path.exists() else wanted
     for key, value in wanted.items():
         if key in known and known[key] != value:
             raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")
@@ -313,7 +315,12 @@ def _tell_parts(out: Path) -> None:
     """Name every part written, with its size and languages."""
     infos = {path: data_show.info(path) for path in data_show.parts(out)}
     rows = [
-        [str(path), f"{info['utterances']}", f"{info['hours']:.2f}", " ".join(info.get("languages", []))]
+        [
+            str(path),
+            f"{info.get('utterances', 0)}",
+            f"{info.get('hours', 0):.2f}",
+            " ".join(info.get("languages", [])),
+        ]
         for path, info in infos.items()
     ]
     typer.echo(table(rows, ["corpus", "utterances", "hours", "texts in"]))

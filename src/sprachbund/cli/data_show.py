@@ -1,17 +1,15 @@
 """`sprachbund data show DIR`: how much a corpus holds, of what, whose it is, and a few of its utterances."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import print_json, table
+from sprachbund.cli.console import Bar, print_json, table
 
 if TYPE_CHECKING:
     from sprachbund.data.manifest import Manifest
-
-INFO = "dataset.json"
 
 
 def show(
@@ -30,6 +28,26 @@ def show(
             typer.echo(_text(description) + "\n")
 
 
+def check(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A corpus, or a folder of several.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per corpus.")] = False,
+) -> None:
+    """Read all of a corpus and compare it with its checksums."""
+    from sprachbund.data.manifest import Manifest
+
+    for path in parts(directory) or [directory]:
+        manifest = Manifest(path)
+        with Bar(f"checking {path}") as bar:
+            known = manifest.check(bar.update)
+        found = {"utterances": len(manifest), "shards": manifest.num_shards, "with_checksums": known}
+        if as_json:
+            print_json({"directory": str(path), **found})
+        else:
+            without = manifest.num_shards - known
+            told = f"; {without} shards have no checksums, only their lengths were checked" if without else ""
+            typer.echo(f"{path}  {len(manifest)} utterances in {manifest.num_shards} shards are whole{told}")
+
+
 def parts(directory: Path) -> list[Path]:
     """The corpora in a folder: itself, or those directly under it."""
     found = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
@@ -38,8 +56,9 @@ def parts(directory: Path) -> list[Path]:
 
 def info(directory: Path) -> dict[str, Any]:
     """What `dataset.json` says of a corpus; nothing for one without, whose making was broken off."""
-    path = directory / INFO
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    from sprachbund.data.manifest import read_info
+
+    return read_info(directory)
 
 
 def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
@@ -68,11 +87,8 @@ def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
 
 def _text(description: dict[str, Any]) -> str:
     lines = [f"{description['directory']}  {description.get('name', '')}".rstrip()]
-    if licence := description.get("licence"):
-        lines.append(f"licence      {licence if isinstance(licence, str) else ', '.join(licence)}")
-    if attribution := description.get("attribution"):
-        names = attribution if isinstance(attribution, str) else "; ".join(sorted(set(attribution.values())))
-        lines.append(f"attribution  {names}")
+    told = {name: dict.fromkeys(_texts(description.get(name))) for name in ("licence", "attribution")}
+    lines += [f"{name:11}  {'; '.join(texts)}" for name, texts in told.items() if texts]
     rows = [
         [tag or "(no speech)", f"{values['utterances']}", f"{values['hours']:.2f}"]
         for tag, values in description["per_language"].items()
@@ -88,6 +104,17 @@ def _text(description: dict[str, Any]) -> str:
         lines += [
             f"{span['start_s']:14.2f} to {span['end_s']:.2f} s  {span['language']}  {span.get('text', '')}".rstrip()
             for span in example.get("spans", ())
-            if "start_s" in span
+            if span.get("start_s") is not None and span.get("end_s") is not None
         ]
     return "\n".join(lines)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of `dataset.json`: one, several, or by speaker."""
+    if isinstance(value, dict):
+        yield from sorted(text for part in value.values() for text in _texts(part))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif value:
+        yield str(value)

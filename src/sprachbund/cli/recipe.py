@@ -97,9 +97,9 @@ def recipe(
 
 
 def _print(path: Path, as_json: bool) -> None:
-    import json
+    from sprachbund.evaluation.tables import read_rows
 
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    rows = read_rows(path, advice="delete it, and the same command writes it again")
     if as_json:
         return print_json({"table": str(path), "rows": rows})
     header = list(rows[0])

@@ -8,6 +8,7 @@ import typer
 from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, resumable, say
 from sprachbund.cli.study_telling import tell_study
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import read_json
 
 if TYPE_CHECKING:
     from sprachbund.recipes.encoder_transfer import EncoderTransferRecipe
@@ -74,8 +75,6 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
     """Say what a study has found so far, and write tables, report and figure into its folder."""
-    import json
-
     from sprachbund.studies import power_law
     from sprachbund.studies.whole import make_report, write_report
 
@@ -87,7 +86,7 @@ def report(
         found = make_report(recipe.grid, out, by=how)
         path = write_report(found, out, at or ())
     if as_json:
-        print_json(json.loads(path.read_text(encoding="utf-8")))
+        print_json(read_json(path))
     else:
         tell_study(found, at or ())
     say(f"tables, figure and report are in {out}")

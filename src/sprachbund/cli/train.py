@@ -1,6 +1,5 @@
 """`sprachbund train RECIPE.toml --out DIR`: run a recipe, or take it up where it stopped."""
 
-import tomllib
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from sprachbund.cli.console import Bar, as_usage, say
+from sprachbund.errors import SprachbundError
+from sprachbund.util.files import read_toml
 
 
 def register(app: typer.Typer) -> None:
@@ -56,8 +57,8 @@ def train(
 def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:
     """The kind of recipe that a file holds, and what runs it; one that cannot be read is refused by the reader."""
     keys: Collection[str] = ()
-    with suppress(OSError, ValueError):
-        keys = tomllib.loads(path.read_text(encoding="utf-8")).keys()
+    with suppress(SprachbundError):
+        keys = read_toml(path).keys()
     if "units" in keys:
         from sprachbund.recipes import unit_translator
 

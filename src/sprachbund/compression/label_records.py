@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from sprachbund.compression.filters import kind_of
 from sprachbund.compression.speech import Source
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import write_json
+from sprachbund.util.files import read_model, read_object, write_json
 
 SETTINGS = "pseudo_labels.json"
 """What a corpus of labels was begun with; the same command goes on only with the same."""
@@ -62,12 +64,29 @@ class Record:
         write_json(path, vars(self))
 
 
+class _Written(BaseModel):
+    """A record as its file holds it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    utterances: int = Field(ge=0)
+    left_out: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    dropped: list[dict[str, str]]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `Record.write` wrote. Raises SprachbundError, naming the field, for what is none."""
+    advice = "delete it and the shard's cuts, and the shard is labelled again"
+    return read_model(path, _Written, advice=advice).model_dump()
+
+
 def claim(out: Path, settings: dict[str, Any]) -> None:
     """Make `out` ours, or see that it was begun with the same settings, so that labels never mix."""
     wanted = json.loads(json.dumps(settings))
     path = out / SETTINGS
     if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_object(path, advice="delete it if the labels there were begun so, or name a new folder")
         changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))
         if changed:
             raise SprachbundError(

@@ -4,7 +4,6 @@ The work goes shard by shard, and a shard that is finished is never done again. 
 dropped and why, so that nothing vanishes unseen. Idea and name: arXiv 2311.00430, section 3.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -23,6 +22,7 @@ from sprachbund.compression.label_records import (
     Record,
     claim,
     close,
+    read_record,
 )
 from sprachbund.compression.speech import Source, Spoken
 from sprachbund.data.manifest import ManifestWriter
@@ -285,8 +285,7 @@ def _shard(work: _Work, out: Path, number: int, pieces: Sequence[_Piece], *, man
         work.label(spoken, record, writer)
         writer.flush()
         record.write(path)
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_record(path)
 
 
 def _shards(sources: Sequence[Source]) -> Iterator[list[_Piece]]:

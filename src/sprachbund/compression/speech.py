@@ -3,7 +3,6 @@
 Long recordings are cut at pauses into pieces that a teacher takes at once.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.spans import SpanOptions, iter_speech_spans
-from sprachbund.data.manifest import INFO_FILE, Manifest, shard_numbers
+from sprachbund.data.manifest import Manifest, read_info, shard_numbers
 from sprachbund.data.own_sources import AUDIO_SUFFIXES
 from sprachbund.errors import SprachbundError
 
@@ -127,9 +126,7 @@ class CorpusSource:
     @property
     def info(self) -> dict[str, Any]:
         """What its `dataset.json` says."""
-        path = self.path / INFO_FILE
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return {"name": self.path.name, **found}
+        return {"name": self.path.name, **read_info(self.path)}
 
     def read(self, piece: int) -> Iterator[Spoken]:
         """The utterance with its texts."""

@@ -109,7 +109,7 @@ def make_edition(
 ) -> None:
     """Render an edition into `directory/train`, `dev` and `test`; what is already there stays.
 
-    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard fails thrice.
+    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard cannot be made.
     """
     sizes: dict[Part, int] = {
         "dev": edition.heldout_sentences * len(edition.languages),

@@ -48,7 +48,7 @@ class LiveEdition:
         Of several processes that ask, one renders and the others wait.
 
         Raises:
-            SprachbundError: a synthesiser that cannot speak, or a shard that fails thrice.
+            SprachbundError: a synthesiser that cannot speak, or a shard that cannot be made.
         """
         with self._alone():
             there = [path for path in sorted(self.directory.glob("epoch-*")) if (path / INFO_FILE).exists()]

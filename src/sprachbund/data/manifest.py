@@ -2,28 +2,48 @@
 
 A shard is `cuts.00000.jsonl` (one lhotse MonoCut per line) beside `audio.00000.wav` (16 kHz, 16 bit, mono, the
 shard's utterances back to back), so that a corpus of any size is a few files, every utterance is one seek away,
-and copying it is copying a directory. `dataset.json` says what it is, whose, and how much. A shard appears
-under its final name only when it is whole, so writing can be broken off and taken up again.
+and copying it is copying a directory. `shard.00000.sha256` has the checksums of both, as `sha256sum` writes them.
+`dataset.json` says what it is, whose, and how much. A shard appears under its final name only when it is whole, so
+writing can be broken off and taken up again.
+
+Damage is an error and never silence: what is cheap to see is seen when a corpus is opened (every line, the checksum of
+the lines, the length of the sound), the checksum of a shard's sound when it is first read.
 """
 
 import copy
 import hashlib
 import json
+import mmap
+import re
 import wave
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import atomic_path, write_json, write_text
+from sprachbund.util.files import (
+    atomic_path,
+    parse_json,
+    read_object,
+    read_text,
+    validate,
+    write_json,
+    write_text,
+)
 
 INFO_FILE = "dataset.json"
 """What a corpus is, whose, and how much; it is written last."""
+_ADVICE = "copy the corpus again, or delete the shard and make it again"
+_SLACK = 160
+"""Samples by which utterances may overlap or leave the sound: other programs round times to 10 ms."""
+_LONGEST_S = 1e8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +121,12 @@ class ManifestWriter:
         """Write what has been added as a whole shard."""
         if not self._lines:
             return
-        audio = self.directory / f"audio.{self.shard:05d}.wav"
-        with atomic_path(audio) as partial, wave.open(str(partial), "wb") as file:
-            file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-            file.writeframes(np.concatenate(self._sound).tobytes())
+        audio = audio_path(self.directory, self.shard)
+        with atomic_path(audio) as partial:
+            with wave.open(str(partial), "wb") as file:
+                file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+                file.writeframes(np.concatenate(self._sound).tobytes())
+            sound_sum = _sum_of(partial)
         recording = {
             "id": audio.stem,
             "sources": [{"type": "file", "channels": [0], "source": audio.name}],
@@ -113,8 +135,12 @@ class ManifestWriter:
             "duration": self._num_samples / SAMPLE_RATE,
             "channel_ids": [0],
         }
-        cuts = self.directory / f"cuts.{self.shard:05d}.jsonl"
-        write_text(cuts, "".join(_cut_line(line, recording) for line in self._lines))
+        cuts = cuts_path(self.directory, self.shard)
+        lines = "".join(_cut_line(line, recording) for line in self._lines)
+        lines_sum = hashlib.sha256(lines.encode()).hexdigest()
+        sums = f"{sound_sum}  {audio.name}\n{lines_sum}  {cuts.name}\n"
+        write_text(checksums_path(self.directory, self.shard), sums)
+        write_text(cuts, lines)  # last: it stands for the shard being whole
         self.shard += 1
         self._lines, self._sound, self._num_samples = [], [], 0
 
@@ -122,7 +148,8 @@ class ManifestWriter:
         """Write the last shard and `dataset.json`: `info` plus counts and hours, in all and per language."""
         self.flush()
         manifest = Manifest(self.directory)
-        write_json(self.directory / INFO_FILE, {**(info or {}), **manifest.summary()})
+        summary = {**(info or {}), **manifest.summary()}
+        write_json(self.directory / INFO_FILE, summary)
 
     def __enter__(self) -> "ManifestWriter":
         return self
@@ -143,7 +170,8 @@ class Manifest:
             whole. Utterances are chosen by their id, so a smaller share is part of a larger one.
 
     Raises:
-        SprachbundError: no corpus there, or a share of a language that it does not hold.
+        SprachbundError: no corpus there, or a damaged one ; a share of a language that it does not
+            hold.
 
     Attributes:
         durations_s: (N,) length of every utterance.
@@ -157,27 +185,27 @@ class Manifest:
             raise SprachbundError(
                 f"{self.directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"
             )
-        places: list[tuple[int, int, int]] = []
+        places: list[tuple[int, int, int, int]] = []
         durations: list[float] = []
         languages: list[str] = []
         seen: set[str] = set()
+        ids: set[str] = set()
         for number in numbers:
-            offset = 0
-            for line in self._cuts_path(number).read_bytes().splitlines(keepends=True):
-                cut = json.loads(line)
-                language = cut["supervisions"][0].get("language", "")
+            for offset, start, num_samples, cut in _read_shard(self.directory, number, ids):
+                language = cut["supervisions"][0].get("language") or ""
                 seen.add(language)
                 if shares is None or language not in shares or _place_of(cut["id"]) < shares[language]:
-                    places.append((number, offset, round(cut["start"] * SAMPLE_RATE)))
+                    places.append((number, offset, start, num_samples))
                     durations.append(cut["duration"])
                     languages.append(language)
-                offset += len(line)
         if unknown := sorted(set(shares or {}) - seen):
             raise SprachbundError(
                 f"{self.directory} holds no speech in {', '.join(unknown)}, of which a share is wanted; "
                 f"it holds {', '.join(sorted(seen))}"
             )
-        self._places = np.array(places, dtype=np.int64).reshape(-1, 3)
+        self._places = np.array(places, dtype=np.int64).reshape(-1, 4)
+        self._shards = {number: place for place, number in enumerate(numbers)}
+        self._heard = _Flags(len(numbers))
         self.durations_s = np.array(durations, dtype=np.float32)
         self.languages = np.array(languages)
 
@@ -185,19 +213,24 @@ class Manifest:
         return len(self.durations_s)
 
     def __getitem__(self, index: int) -> Utterance:
-        number, offset, _ = self._places[index]
-        with self._cuts_path(number).open("rb") as file:
-            file.seek(offset)
-            cut = json.loads(file.readline())
+        number, offset, _, _ = self._places[index].tolist()
+        path = cuts_path(self.directory, number)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                line = file.readline()
+        except OSError as error:
+            raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
+        cut = _parse_cut(line, f"{path}, byte {offset}")
         said = cut["supervisions"][0]
         custom = dict(said.get("custom") or {})
         return Utterance(
             id=cut["id"],
             duration_s=cut["duration"],
-            text=said["text"],
+            text=said.get("text") or "",
             language=said.get("language") or "",
             speaker=said.get("speaker") or "",
-            translations=custom.pop("translations", {}),
+            translations=custom.pop("translations", None) or {},
             custom=custom,
         )
 
@@ -216,19 +249,60 @@ class Manifest:
         return self
 
     def samples(self, index: int) -> np.ndarray:
-        """Sound of an utterance, (num_samples,) float32 at 16 kHz."""
-        number, _, start = self._places[index]
-        num_samples = round(float(self.durations_s[index]) * SAMPLE_RATE)
-        with wave.open(str(self.directory / f"audio.{number:05d}.wav"), "rb") as file:
-            file.setpos(int(start))
-            pcm = np.frombuffer(file.readframes(num_samples), dtype=np.int16)
+        """Sound of an utterance, (num_samples,) float32 at 16 kHz.
+
+        Raises:
+            SprachbundError: the sound is not there in full, or the shard is another than its checksum says.
+        """
+        number, _, start, num_samples = self._places[index].tolist()
+        path = audio_path(self.directory, number)
+        if not self._heard.is_set(self._shards[number]):
+            check_sound(self.directory, number)
+            self._heard.set(self._shards[number])
+        try:
+            with path.open("rb") as stream, wave.open(stream) as file:
+                file.setpos(start)
+                pcm = np.frombuffer(file.readframes(num_samples), dtype=np.int16)
+        except (OSError, EOFError, ValueError, wave.Error) as error:
+            raise SprachbundError(
+                f"{path}: utterance {self[index].id!r} cannot be read ({error}); {_ADVICE}"
+            ) from error
+        if len(pcm) != num_samples:
+            raise SprachbundError(
+                f"{path}: utterance {self[index].id!r} is {len(pcm) / SAMPLE_RATE:.3f} s long, not "
+                f"{num_samples / SAMPLE_RATE:.3f} s; {_ADVICE}"
+            )
         return pcm.astype(np.float32) / 32767
+
+    def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Compare the sound of all shards with their checksums; their lines were compared when it was opened.
+
+        Args:
+            progress: called with shards done and shards in all.
+
+        Returns:
+            How many shards have checksums; of the others, made by earlier versions, only the lengths are known to fit.
+
+        Raises:
+            SprachbundError: a shard is not what it was when it was written.
+        """
+        known = 0
+        for done, number in enumerate(self._shards):
+            progress(done, len(self._shards))
+            known += check_sound(self.directory, number)
+        progress(len(self._shards), len(self._shards))
+        return known
+
+    @property
+    def num_shards(self) -> int:
+        """Shards in the directory."""
+        return len(self._shards)
 
     def cuts(self) -> Any:
         """The corpus as a lazy lhotse CutSet whose recordings resolve from anywhere."""
         from lhotse import CutSet, combine
 
-        shards = [CutSet.from_jsonl_lazy(self._cuts_path(n)) for n in shard_numbers(self.directory)]
+        shards = [CutSet.from_jsonl_lazy(cuts_path(self.directory, n)) for n in shard_numbers(self.directory)]
         cuts = shards[0] if len(shards) == 1 else combine(*shards)
         return cuts.with_recording_path_prefix(self.directory)
 
@@ -244,9 +318,6 @@ class Manifest:
         hours = round(float(self.durations_s.sum()) / 3600, 3)
         return {"utterances": len(self), "hours": hours, "per_language": per_language}
 
-    def _cuts_path(self, number: int) -> Path:
-        return self.directory / f"cuts.{number:05d}.jsonl"
-
 
 def _place_of(utterance_id: str) -> float:
     """A number in [0, 1) that is the utterance's for ever."""
@@ -254,8 +325,271 @@ def _place_of(utterance_id: str) -> float:
 
 
 def shard_numbers(directory: Path) -> Sequence[int]:
-    """Numbers of the whole shards in a directory, in order."""
-    return sorted(int(path.name.split(".")[1]) for path in directory.glob("cuts.*.jsonl"))
+    """Numbers of the whole shards in a directory, in order. Raises SprachbundError for a name without a number."""
+    numbers = []
+    for path in directory.glob("cuts.*.jsonl"):
+        found = re.fullmatch(r"cuts\.(\d{5,9})\.jsonl", path.name, re.ASCII)
+        if found is None or path != cuts_path(directory, int(found[1])):
+            raise SprachbundError(f"{path} is no shard, which are called cuts.00000.jsonl; move it elsewhere")
+        numbers.append(int(found[1]))
+    return sorted(numbers)
+
+
+def cuts_path(directory: Path, number: int) -> Path:
+    """Where the lines of a shard are."""
+    return directory / f"cuts.{number:05d}.jsonl"
+
+
+def audio_path(directory: Path, number: int) -> Path:
+    """Where the sound of a shard is."""
+    return directory / f"audio.{number:05d}.wav"
+
+
+def checksums_path(directory: Path, number: int) -> Path:
+    """Where the checksums of a shard are; corpora of earlier versions have none."""
+    return directory / f"shard.{number:05d}.sha256"
+
+
+def read_info(directory: Path) -> dict[str, Any]:
+    """What `dataset.json` says of a corpus; nothing for one without, whose making was broken off.
+
+    Raises:
+        SprachbundError: it is not JSON, or `name`, `utterances`, `hours` or `languages` are of another kind.
+    """
+    path = directory / INFO_FILE
+    if not path.exists():
+        return {}
+    advice = "copy it again, or delete it and give the command that made the corpus again"
+    return validate(_Info, read_object(path, advice=advice), str(path), advice=advice).model_dump(
+        exclude_unset=True
+    )
+
+
+def check_sound(directory: Path, number: int) -> bool:
+    """Compare the sound of a shard with its checksum; whether it has one.
+
+    Raises:
+        SprachbundError: it is another.
+    """
+    path = audio_path(directory, number)
+    wanted = _checksums(directory, number).get(path.name)
+    if wanted is None:
+        return False
+    try:
+        found = _sum_of(path)
+    except OSError as error:
+        raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
+    _compare(found, wanted, path, number)
+    return True
+
+
+class _Info(BaseModel):
+    """What is known to stand in `dataset.json`; the rest is kept as it is."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    name: str = ""
+    utterances: int = Field(0, ge=0)
+    hours: float = Field(0.0, ge=0)
+    languages: list[str] = []
+
+
+class _Flags:
+    """Shards whose checksum was compared, in memory that forked workers share, so that one of them does it."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._flags = mmap.mmap(-1, count)
+
+    def is_set(self, number: int) -> bool:
+        return self._flags[number] != 0
+
+    def set(self, number: int) -> None:
+        self._flags[number] = 1
+
+    def __reduce__(self) -> tuple[type["_Flags"], tuple[int]]:
+        """Memory cannot be sent to another process; there, all are compared again."""
+        return _Flags, (self._count,)
+
+
+def _read_shard(
+    directory: Path, number: int, ids: set[str]
+) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
+    """Every cut of a shard with the place of its line, of its first sample, and how many samples it has.
+
+    Args:
+        directory: of the corpus.
+        number: of the shard.
+        ids: of utterances read before; those read here are added.
+
+    Raises:
+        SprachbundError: the lines are not those of the checksum; one is no cut, its id is taken, or its sound
+            overlaps with another's or lies behind the end of the sound.
+    """
+    path = cuts_path(directory, number)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
+    held = _num_samples(audio_path(directory, number))
+    found: list[tuple[int, int, int, dict[str, Any]]] = []
+    offset = 0
+    for index, line in enumerate(content.splitlines(keepends=True), start=1):
+        where = f"{path}, line {index}"
+        cut = _parse_cut(line, where)
+        start, num_samples = round(cut["start"] * SAMPLE_RATE), round(cut["duration"] * SAMPLE_RATE)
+        if cut["id"] in ids:
+            raise SprachbundError(f"{where}: id {cut['id']!r} is there already; {_ADVICE}")
+        if start + num_samples > held + _SLACK:
+            raise SprachbundError(
+                f"{where}: utterance {cut['id']!r} ends at {(start + num_samples) / SAMPLE_RATE:.3f} s, but "
+                f"{audio_path(directory, number).name} is {held / SAMPLE_RATE:.3f} s long; {_ADVICE}"
+            )
+        ids.add(cut["id"])
+        start = min(start, held)
+        found.append((offset, start, min(num_samples, held - start), cut))
+        offset += len(line)
+    if not found:
+        raise SprachbundError(f"{path} is empty; {_ADVICE}")
+    ordered = sorted(range(len(found)), key=lambda index: found[index][1])
+    for before, after in pairwise(ordered):
+        if found[after][1] < found[before][1] + found[before][2] - _SLACK:
+            raise SprachbundError(
+                f"{path}, line {after + 1}: utterance {found[after][3]['id']!r} starts inside "
+                f"{found[before][3]['id']!r}; {_ADVICE}"
+            )
+    if wanted := _checksums(directory, number).get(path.name):  # last, since the faults above say more
+        _compare(hashlib.sha256(content).hexdigest(), wanted, path, number)
+    yield from found
+
+
+def _parse_cut(line: bytes, where: str) -> dict[str, Any]:
+    """A line as lhotse's MonoCut, with all that is read of it checked. Raises SprachbundError with the place."""
+    cut = parse_json(line, where, advice=_ADVICE)
+    try:
+        _check_cut(cut)
+    except ValueError as error:
+        raise SprachbundError(f"{where}: {error}; {_ADVICE}") from None
+    return dict(cut)
+
+
+def _check_cut(cut: Any) -> None:
+    """Raise ValueError, naming the field, for a cut that cannot be used."""
+    _expect(isinstance(cut, dict), "the line", cut, "an object")
+    _expect(bool(cut.get("id")) and _is_text(cut["id"]), "id", cut.get("id"), "a text")
+    for name in ("start", "duration"):
+        _expect(_is_time(cut.get(name)), name, cut.get(name), f"a number of seconds, 0 to {_LONGEST_S:.0e}")
+    supervisions = cut.get("supervisions")
+    _expect(
+        isinstance(supervisions, list) and bool(supervisions), "supervisions", supervisions, "a list of one"
+    )
+    said = supervisions[0]
+    _expect(isinstance(said, dict), "supervisions.0", said, "an object")
+    for name in ("text", "language", "speaker"):
+        value = said.get(name)
+        _expect(value is None or _is_text(value), f"supervisions.0.{name}", value, "a text")
+    custom = said.get("custom")
+    if custom is None:
+        return
+    _expect(isinstance(custom, dict), "custom", custom, "an object")
+    translations = custom.get("translations")
+    if translations is not None:
+        good = isinstance(translations, dict) and all(map(_is_text, (*translations, *translations.values())))
+        _expect(good, "custom.translations", translations, "texts by language")
+    languages = custom.get("languages")
+    if languages is not None:
+        good = isinstance(languages, list) and all(map(_is_text, languages))
+        _expect(good, "custom.languages", languages, "a list of language tags")
+    spans = custom.get("spans")
+    if spans is not None:
+        _expect(isinstance(spans, list), "custom.spans", spans, "a list")
+        for span in spans:
+            good = isinstance(span, dict) and _is_text(span.get("language"))
+            good = good and all(
+                span.get(n) is None or _is_time(span[n], slack=True) for n in ("start_s", "end_s")
+            )
+            good = good and (span.get("text") is None or _is_text(span["text"]))
+            _expect(good, "custom.spans", span, "an object with language, start_s and end_s")
+
+
+def _expect(good: bool, field: str, value: Any, wanted: str) -> None:
+    if not good:
+        shown = repr(value)
+        raise ValueError(f"{field} is {shown if len(shown) <= 60 else shown[:57] + '...'}, not {wanted}")
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that can be written as UTF-8; half a surrogate pair, as JSON may name it, cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_time(value: Any, *, slack: bool = False) -> bool:
+    """Whether it is a sensible number of seconds; not NaN, of which no comparison is true."""
+    least = -1.0 if slack else 0.0
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _LONGEST_S
+
+
+def _num_samples(path: Path) -> int:
+    """Samples that a shard's sound holds, by its header and its size. Raises SprachbundError if it is no such sound."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream, wave.open(stream) as file:
+            kind = file.getframerate(), file.getnchannels(), file.getsampwidth()
+            promised, held = (
+                file.getnframes(),
+                (size - stream.tell()) // 2,
+            )  # the reader stops where samples begin
+    except FileNotFoundError:
+        raise SprachbundError(f"{path} does not exist; {_ADVICE}") from None
+    except (OSError, EOFError, ValueError, wave.Error) as error:
+        reason = str(error) or "it ends in its head"
+        raise SprachbundError(f"{path} is not a WAV file ({reason}); {_ADVICE}") from error
+    if kind != (SAMPLE_RATE, 1, 2):
+        raise SprachbundError(
+            f"{path} has {kind[1]} channels of {8 * kind[2]} bit at {kind[0]} Hz, not one of 16 bit at "
+            f"{SAMPLE_RATE} Hz; {_ADVICE}"
+        )
+    if held < promised:
+        raise SprachbundError(
+            f"{path} is {held / SAMPLE_RATE:.3f} s long, not {promised / SAMPLE_RATE:.3f} s as its head says; {_ADVICE}"
+        )
+    return promised
+
+
+def _checksums(directory: Path, number: int) -> dict[str, str]:
+    """SHA-256 by name of file, of a shard; none for those of earlier versions."""
+    path = checksums_path(directory, number)
+    if not path.exists():
+        return {}
+    advice = f"copy it again, or delete it if {cuts_path(directory, number).name} and its sound are good"
+    sums = {}
+    for index, line in enumerate(read_text(path, advice=advice).splitlines(), start=1):
+        if not (found := re.fullmatch(r"([0-9a-f]{64})  (\S+)", line)):
+            raise SprachbundError(f"{path}, line {index} is not a checksum and a name; {advice}")
+        sums[found[2]] = found[1]
+    for name in (cuts_path(directory, number).name, audio_path(directory, number).name):
+        if name not in sums:
+            raise SprachbundError(f"{path} does not name {name}; {advice}")
+    return sums
+
+
+def _compare(found: str, wanted: str, path: Path, number: int) -> None:
+    if found != wanted:
+        raise SprachbundError(
+            f"{path} is damaged (its checksum is {found[:12]}, not {wanted[:12]}); copy the corpus again, or delete "
+            f"{checksums_path(path.parent, number).name} if you changed it yourself"
+        )
+
+
+def _sum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cut_line(line: Mapping[str, Any], recording: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def make_mixed(
         progress: called with the part, shards done, shards in all.
 
     Raises:
-        SprachbundError: a shard that fails thrice; recordings that are not there, or of languages without any.
+        SprachbundError: a shard that cannot be made; recordings that are not there, or of languages without any.
     """
     held_out = options.heldout_utterances
     sizes: tuple[tuple[Part, int, int], ...] = (

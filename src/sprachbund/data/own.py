@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import RootModel
 
-from sprachbund.data.manifest import INFO_FILE, ManifestWriter, shard_numbers
+from sprachbund.data.manifest import ManifestWriter, read_info, shard_numbers
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_model, read_text, write_text
 
 SHARD_SIZE = 500
 SKIPPED = "skipped.tsv"
@@ -56,6 +57,10 @@ class Fault:
 
     def __str__(self) -> str:
         return self.reason if self.reason.startswith(self.where) else f"{self.where}: {self.reason}"
+
+
+class _Faults(RootModel[list[Fault]]):
+    """Faults of a shard, as they are remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +169,7 @@ def _claim(out: Path, recordings: Sequence[Recording], options: OwnOptions) -> N
     text = json.dumps([what, options.dev_share], ensure_ascii=False, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = out / _FINGERPRINT
-    known = path.read_text(encoding="utf-8").strip() if path.exists() else None
+    known = read_text(path).strip() if path.exists() else None
     if known == digest:
         return
     if any(out.rglob("cuts.*.jsonl")):
@@ -197,8 +202,9 @@ def _make_shard(
     """Decode and write one shard, if it is not there; its faults, also those of an earlier run."""
     remembered = directory / f".skipped.{shard:05d}.json"
     if shard in shard_numbers(directory):
-        known = json.loads(remembered.read_text(encoding="utf-8")) if remembered.exists() else []
-        return list(_checked([Fault(**values) for values in known], options))
+        advice = "delete it and the shard's cuts, and the shard is made again"
+        known = read_model(remembered, _Faults, advice=advice).root if remembered.exists() else []
+        return list(_checked(known, options))
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
     faults: list[Fault] = []
     for number, recording in enumerate(recordings):
@@ -255,5 +261,4 @@ def _write_skipped(path: Path, faults: Sequence[Fault]) -> None:
 
 
 def _count(directory: Path) -> int:
-    info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
-    return int(info["utterances"])
+    return int(read_info(directory)["utterances"])

@@ -5,11 +5,13 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from sprachbund.errors import SprachbundError
 
 _POLL_S = 0.2
+_LONGEST_MESSAGE = 4000  # far less than a pipe holds, so that no failing process waits for a reader
 
 Share = tuple[int, int]
 """Which of how many."""
@@ -42,7 +44,13 @@ def run_processes(
             running[process] = ours
         while running:
             for process in [p for p in running if not p.is_alive()]:
-                _raise_failure(running.pop(process), process.exitcode)
+                told = failure_told(running.pop(process))
+                if told is not None:
+                    raise SprachbundError(told)
+                if process.exitcode:
+                    raise SprachbundError(
+                        f"a process {how_it_ended(process.exitcode)}; the same command goes on, try fewer --workers"
+                    )
             watch()
             for process in running:
                 process.join(_POLL_S / len(running))
@@ -50,6 +58,34 @@ def run_processes(
         for process in running:
             process.terminate()
             process.join()
+
+
+def tell_failure(failures: Connection, error: Exception) -> None:
+    """Send an exception to the parent as the one line that a user is to see."""
+    line = str(error) if isinstance(error, SprachbundError) else _place_of(error)
+    failures.send(line[:_LONGEST_MESSAGE])
+
+
+def failure_told(failures: Connection) -> str | None:
+    """What a process that has ended told with `tell_failure`; None when it told nothing."""
+    try:
+        return str(failures.recv()) if failures.poll() else None
+    except (EOFError, OSError):  # it was killed while it told
+        return None
+    finally:
+        failures.close()
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code of `multiprocessing` in words, with the signal's name."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    often = ", as a system short of memory does" if name == "SIGKILL" else ""
+    return f"was killed by {name}{often}"
 
 
 def _work(work: Callable[[Share, Progress], None], share: Share, failures: Connection, parent: int) -> None:
@@ -61,17 +97,17 @@ def _work(work: Callable[[Share, Progress], None], share: Share, failures: Conne
 
     try:
         work(share, leave_if_alone)
-    except SprachbundError as error:
-        failures.send(str(error))
+    except Exception as error:  # of any kind: its line is told here, not its traceback
+        tell_failure(failures, error)
 
 
-def _raise_failure(failures: Connection, code: int | None) -> None:
-    if failures.poll():
-        try:
-            raise SprachbundError(failures.recv())
-        except EOFError:
-            pass
-    if code:
-        raise SprachbundError(
-            f"a process ended with code {code}; the same command goes on, try fewer --workers"
-        )
+def _place_of(error: Exception) -> str:
+    """An exception that nobody foresaw: its kind, its first line, and the line of code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MemoryError):
+        return f"a process found no memory{where}; the same command goes on, try fewer --workers"
+    return f"a process ended with {type(error).__name__}: {first}{where}; the same command goes on from there"

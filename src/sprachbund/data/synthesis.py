@@ -9,6 +9,7 @@ afresh (``exact``, the default).
 import _ctypes
 import ctypes
 import random
+import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,27 @@ import numpy as np
 import numpy.typing as npt
 
 from sprachbund.errors import SprachbundError
+
+CRASHES = {
+    -number
+    for number in signal.Signals
+    if number.name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+}
+"""Exit codes of a process that a fault of native code ended."""
+
+
+class SynthesisError(SprachbundError):
+    """A synthesiser fails on a text.
+
+    Args:
+        message: one line for people.
+        killed: its program was ended from outside, so the same text may well be spoken another time.
+    """
+
+    def __init__(self, message: str, *, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
+
 
 FloatArray = npt.NDArray[np.float32]
 Split = Literal["train", "dev", "test"]
@@ -145,7 +167,7 @@ def speak_with_words(
     with _LOCK:
         raw, events = _engine(exact).speak(text, voice)
     if not len(raw) or not raw.any():
-        raise SprachbundError(f"espeak-ng says nothing for {text!r} in '{voice.language}': check the text")
+        raise SynthesisError(f"espeak-ng says nothing for {text!r} in '{voice.language}': check the text")
     begin, end = voiced_part(raw, ESPEAK_RATE_HZ)
     samples = raw[begin:end].astype(np.float32) / 32768.0
     words = [(character, max(0, sample - begin) / ESPEAK_RATE_HZ) for character, sample in events]
@@ -231,7 +253,7 @@ class _Engine:
         encoded = text.encode()
         failed = self.library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
         if failed:
-            raise SprachbundError(f"espeak-ng failed with code {failed} on {text!r}")
+            raise SynthesisError(f"espeak-ng failed with code {failed} on {text!r}")
         return np.frombuffer(b"".join(self.chunks), np.int16), self.events
 
     def _choose(self, voice: Voice) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sprachbund.data.synthesis import CRASHES, SynthesisError
 from sprachbund.errors import SprachbundError
 
 Pcm = npt.NDArray[np.int16]
@@ -64,7 +65,7 @@ def say(text: str, voice: InstalledVoice) -> tuple[Pcm, int]:
         except soundfile.LibsndfileError:
             samples, rate_hz = np.zeros(0, np.int16), 0
     if not samples.any():
-        raise SprachbundError(f"{voice.program} says nothing for {text!r} as '{voice.name}': check the text")
+        raise SynthesisError(f"{voice.program} says nothing for {text!r} as '{voice.name}': check the text")
     return samples, rate_hz
 
 
@@ -72,7 +73,7 @@ def _encoded(text: str, voice: InstalledVoice) -> bytes:
     """The text as the voice reads it; accents that its language does not have are dropped, as people do."""
     flat = " ".join(text.split())
     if not flat:
-        raise SprachbundError(f"{voice.program} says nothing for {text!r}: check the text")
+        raise SynthesisError(f"{voice.program} says nothing for {text!r}: check the text")
     try:
         return flat.encode(voice.coding)
     except UnicodeEncodeError:
@@ -80,7 +81,7 @@ def _encoded(text: str, voice: InstalledVoice) -> bytes:
     try:
         return "".join(letters).encode(voice.coding)
     except UnicodeEncodeError as error:
-        raise SprachbundError(
+        raise SynthesisError(
             f"voice '{voice.name}' of {voice.program} cannot read {text!r}: it knows {voice.coding} only"
         ) from error
 
@@ -92,11 +93,18 @@ def _run(program: str, *arguments: str | bytes) -> str:
     except FileNotFoundError as error:
         raise _missing(program) from error
     except subprocess.TimeoutExpired as error:
-        raise SprachbundError(f"{program} took over {PATIENCE_S:.0f} s: run it by hand to see why") from error
+        raise SynthesisError(
+            f"{program} took over {PATIENCE_S:.0f} s: run it by hand to see why", killed=True
+        ) from error
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise SprachbundError(f"{program} ended with status {done.returncode}: {last or 'it says no more'}")
+        raise _ended(program, done.returncode, last or "it says no more")
     return done.stdout.decode(errors="replace")
+
+
+def _ended(program: str, status: int, last: str) -> SynthesisError:
+    killed = status < 0 and status not in CRASHES
+    return SynthesisError(f"{program} ended with status {status}: {last}", killed=killed)
 
 
 def _missing(program: str) -> SprachbundError:
@@ -175,7 +183,7 @@ class _Festival:
         finally:
             timer.cancel()
         status = self.process.wait()
-        raise SprachbundError(f"festival ended with status {status}: {last.decode(errors='replace')}")
+        raise _ended("festival", status, last.decode(errors="replace"))
 
 
 _LOCK = threading.Lock()

@@ -82,7 +82,7 @@ def make_telephone(
 ) -> None:
     """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays.
 
-    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard fails thrice.
+    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard cannot be made.
     """
     check_synthesizers(options.synthesizers, options.languages)
     sounds = _Sounds.load(source, directory, options)

@@ -4,7 +4,6 @@ An utterance is one window here, as it was cut by the corpus; long form has its 
 like length share a batch, but lines come in the order of the corpus, as soon as a stretch of it is done.
 """
 
-import json
 import math
 import wave
 from collections import Counter
@@ -18,7 +17,7 @@ import torch
 
 from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.spans import iter_speech_spans
-from sprachbund.data.manifest import INFO_FILE, Manifest, Utterance
+from sprachbund.data.manifest import Manifest, Utterance, read_info
 from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.guard import compression_ratio, judge, repetition
 from sprachbund.decoding.language import UNDETERMINED, identify
@@ -275,10 +274,7 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, 
 
 def corpus_name(directory: Path) -> str:
     """Name in a corpus directory's `dataset.json`; the directory's own where there is none."""
-    try:
-        return str(json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return directory.name
+    return str(read_info(directory).get("name") or directory.name)
 
 
 def one_line(text: str) -> str:

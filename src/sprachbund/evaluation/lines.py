@@ -232,6 +232,10 @@ def json_object(raw: bytes) -> dict[str, Any]:
         value = json.loads(raw.decode("utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON: {error.msg} (character {error.pos + 1})") from error
+    except RecursionError:
+        raise ValueError("no JSON: nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no UTF-8 (byte 0x{error.object[error.start]:02x})") from None
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
     return value

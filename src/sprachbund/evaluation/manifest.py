@@ -183,7 +183,7 @@ def manifest_path(path: Path) -> Path:
 def read_values(path: Path) -> Any:
     """The JSON of a manifest. Raises SprachbundError, naming file and line, for what is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
         if text.startswith("\ufeff"):
             raise SprachbundError(f"{path}:1: begins with a byte order mark; save it as UTF-8 without one")
         return json.loads(text)
@@ -193,6 +193,11 @@ def read_values(path: Path) -> Any:
         raise SprachbundError(f"{path}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
     except UnicodeDecodeError as error:
         raise SprachbundError(f"{path}: not UTF-8 text ({error.reason}); restore the file") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
+        reason = next(iter(str(error).splitlines()), "")[:100]
+        raise SprachbundError(f"{path}: not JSON ({reason}); restore the file") from None
+    except OSError as error:
+        raise SprachbundError(f"{path}: {error.strerror or error}; check the path") from error
 
 
 def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:

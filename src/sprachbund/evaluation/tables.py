@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.code_switch import MEASURES
@@ -25,7 +26,7 @@ from sprachbund.evaluation.present import (
     switching_table,
 )
 from sprachbund.evaluation.quality import CODE_SWITCHED, MONOLINGUAL, SWITCHING, TRANSCRIPTION, TRANSLATION
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_object, read_text, write_text
 
 _BLOCK = re.compile(
     r"(?P<open><!-- table: (?P<name>[\w-]+) from (?P<paths>[^>]+?) -->\n).*?(?P<close><!-- end -->)",
@@ -110,15 +111,29 @@ BENCHMARK = "benchmark"
 
 def benchmark_table(path: Path) -> str:
     """The rows that a script of `benchmarks/` wrote, in Markdown. Raises SprachbundError for other files."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        header = list(rows[0])
-        cells = [[_cell(row[name]) for name in header] for row in rows]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SprachbundError(
-            f"{path} holds no rows of a benchmark ({error}); run the benchmark again"
-        ) from error
+    rows = read_rows(path, advice="run the benchmark again")
+    header = list(rows[0])
+    cells = [[_cell(row[name]) for name in header] for row in rows]
     return Table(title=BENCHMARK, header=[name.replace("_", " ") for name in header], rows=cells).markdown()
+
+
+def read_rows(path: Path, *, advice: str) -> list[dict[str, Any]]:
+    """The `rows` of a JSON file, one or more, all with the keys of the first.
+
+    Raises:
+        SprachbundError: naming file and row, for one that has none, ending in the advice.
+    """
+    rows = read_object(path, advice=advice).get("rows")
+    if not isinstance(rows, list) or not rows:
+        raise SprachbundError(f"{path} holds no rows of a benchmark or recipe; {advice}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not row or row.keys() != rows[0].keys():
+            raise SprachbundError(f"{path}: rows.{number} has not the columns of the first; {advice}")
+    try:
+        json.dumps(rows, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise SprachbundError(f"{path}: rows hold half a character, as \\ud800; {advice}") from None
+    return rows
 
 
 def _cell(value: object) -> str:
@@ -172,7 +187,7 @@ def update(path: Path, *, check: bool = False) -> bool:
     Raises:
         SprachbundError: as `fill`, with the file's name.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, advice="check the path")
     try:
         new = fill(text, path.parent)
     except SprachbundError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sprachbund.data.loading import Corpus, ExampleOptions
-from sprachbund.data.manifest import INFO_FILE, Manifest
+from sprachbund.data.manifest import Manifest, read_info
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
@@ -113,8 +113,8 @@ def run_stage(
 def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:
     """What is known of a model after a stage; of the data of the last one alone."""
     sides = corpus.sides if isinstance(corpus, Transition) else (corpus,)
-    infos = [manifest.directory / INFO_FILE for side in sides for manifest in side.manifests]
-    data = [json.loads(path.read_text(encoding="utf-8")) for path in infos if path.exists()]
+    infos = [read_info(manifest.directory) for side in sides for manifest in side.manifests]
+    data = [info for info in infos if info]
     told = ("name", "licence", "attribution", "hours", "utterances")
     return Card(
         name=f"code-switch, {stage.name}",

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from sprachbund.util.files import write_text
+from pydantic import BaseModel, ConfigDict, Field
+
+from sprachbund.util.files import read_model, write_text
 
 COST_FILE = "cost.json"
 
@@ -28,7 +30,17 @@ def counted(folder: Path, stored_bytes: int) -> Iterator[None]:
         write_text(folder / COST_FILE, json.dumps(cost) + "\n")
 
 
+class _Cost(BaseModel):
+    """What the file holds."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    cpu_s: float = Field(ge=0)
+    stored_bytes: float = Field(ge=0)
+
+
 def read_cost(folder: Path) -> Mapping[str, float]:
     """`cpu_s` and `stored_bytes`."""
-    found: dict[str, float] = json.loads((folder / COST_FILE).read_text(encoding="utf-8"))
-    return found
+    advice = "delete it, and the work is counted from here on"
+    found = read_model(folder / COST_FILE, _Cost, advice=advice)
+    return {"cpu_s": found.cpu_s, "stored_bytes": found.stored_bytes}

@@ -1,13 +1,12 @@
 """The figure of the comparison of discrete units: what text adds, over how much speech there is."""
 
-import json
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from sprachbund.sharing.drawing import ACCENT, INK, MUTED, new_figure, plain_axes
-from sprachbund.util.files import atomic_path
+from sprachbund.util.files import atomic_path, read_object
 
 _COUNTED = {"all": "as many steps", "speech": "as much speech"}
 _LINES = ((INK, "o-"), (MUTED, "s--"), (ACCENT, "D-"))
@@ -39,7 +38,7 @@ def draw_curve(tables: Sequence[Path], path: Path) -> Path:
 
 def _lines(table: Path) -> list[tuple[str, list[float], list[float]]]:
     """Name, hours and chrF of each kind of data, in the order of the table."""
-    values: dict[str, Any] = json.loads(table.read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_object(table, advice="run the recipe again")
     counted = _COUNTED[values["recipe"]["steps_of"]]
     found = []
     for data in dict.fromkeys(row["data"] for row in values["rows"]):

@@ -54,7 +54,7 @@ class Arm(Strict):
     text_weight: float | None = None
     speech_only_share: float | None = None
     keep_repeats: bool = False
-    unit_pieces: int | None = None
+    unit_pieces: int | None = Field(default=None, ge=0)
     form: Form | None = None
     source_ctc: bool = True
     soft_sharing: bool = False
@@ -101,11 +101,11 @@ class UnitsPart(Strict):
     """
 
     encoder: str = "bundled"
-    layer: int = 2
-    share: float = 0.1
+    layer: int = Field(default=2, ge=1)
+    share: float = Field(default=0.1, gt=0, le=1)
     kmeans: KMeansOptions = KMeansOptions()
     unit_pieces: int = 4000
-    text_pieces: int = 4000
+    text_pieces: int = Field(default=4000, ge=1)
     form: Form = "union"
 
 
@@ -119,7 +119,7 @@ class LogMelPart(Strict):
     """
 
     model: ConformerShape
-    vocabulary_size: int
+    vocabulary_size: int = Field(ge=1)
     training: TrainingOptions
 
 
@@ -172,14 +172,14 @@ class DiscreteUnitsRecipe(Strict):
     hours: tuple[float, ...] = ()
     log_mel: LogMelPart | None = None
     bitext: tuple[Path, ...] = ()
-    external_pairs: int = 0
+    external_pairs: int = Field(default=0, ge=0)
     mixing: Mixing = Mixing()
     steps_of: StepsOf = "all"
     model: TokenShape = TokenShape()
     training: TrainingOptions
     text_training: TrainingOptions
-    beam_size: int = 10
-    test_utterances: int | None = None
+    beam_size: int = Field(default=10, ge=1)
+    test_utterances: int | None = Field(default=None, ge=1)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:

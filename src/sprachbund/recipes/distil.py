@@ -1,6 +1,5 @@
 """The recipe of a student: a teacher, a smaller model and speech with texts in, the smaller model taught out."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_object, write_text
 
 RECIPE_FILE = "recipe.json"
 MODEL = "model"
@@ -134,7 +133,9 @@ def _claim(recipe: DistilRecipe, directory: Path) -> None:
     path = directory / RECIPE_FILE
     wanted = recipe.model_dump(mode="json")
     if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_object(
+            path, advice="delete it if the run there is of this recipe, or choose another --out"
+        )
         changed = [key for key in wanted if key != "training" and wanted[key] != known.get(key)]
         if changed:
             raise SprachbundError(

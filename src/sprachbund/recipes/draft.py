@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
@@ -54,7 +54,7 @@ class DraftRecipe(Strict):
     dev: tuple[DataPart, ...] = ()
     network: DraftOptions = DraftOptions()
     orders: tuple[int, ...] = ORDERS
-    min_count: int = 1
+    min_count: int = Field(default=1, ge=1)
     examples: ExampleRecipe = ExampleRecipe()
     training: TrainingOptions | None = None
 

@@ -1,6 +1,5 @@
 """The figure of the comparison: how much faster than its own base a draft makes a model, over how often it is right."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from sprachbund.recipes.dual_scale_options import MAIN
 from sprachbund.sharing.drawing import ACCENT, INK, MUTED, new_figure, plain_axes
-from sprachbund.util.files import atomic_path
+from sprachbund.util.files import atomic_path, read_object
 
 _EXACT = (MAIN, "token map", "draft model", "medusa")
 
@@ -19,7 +18,7 @@ def draw_speed(table: Path, path: Path) -> Path:
     The upper line counts layers, (1 + p) N_l / (N_l + N_g) at acceptance p (arXiv 2508.11189, section 3); the lower one
     goes by what rounds cost on this machine.
     """
-    values = json.loads(table.read_text(encoding="utf-8"))
+    values = read_object(table, advice="run the recipe again")
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     plain_axes(axes, "y")

@@ -47,13 +47,13 @@ class WhisperShape(Strict):
         vocabulary_size: tokens of text, at most.
     """
 
-    width: int = 192
-    num_heads: int = 3
-    encoder_layers: int = 4
-    decoder_layers: int = 12
-    max_window_s: float = 10.0
-    max_tokens: int = 96
-    vocabulary_size: int = 1200
+    width: int = Field(default=192, ge=1)
+    num_heads: int = Field(default=3, ge=1)
+    encoder_layers: int = Field(default=4, ge=1)
+    decoder_layers: int = Field(default=12, ge=1)
+    max_window_s: float = Field(default=10.0, gt=0)
+    max_tokens: int = Field(default=96, ge=1)
+    vocabulary_size: int = Field(default=1200, ge=1)
 
     def config(self, vocabulary_size: int) -> WhisperConfig:
         """As a Whisper's configuration, with so many tokens of all kinds."""
@@ -136,7 +136,7 @@ class DualScaleRecipe(Strict):
     prune_only_layers: PositiveInt = 8
     draft_layers: PositiveInt = 2
     examples: ExampleRecipe = ExampleRecipe(rows_per_utterance=1)
-    test_utterances: int | None = None
+    test_utterances: int | None = Field(default=None, ge=1)
     timing: Timing = Timing()
     checked_tokens: PositiveInt = 128
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import NONE, DecodingOptions
@@ -27,7 +26,7 @@ from sprachbund.models.directory import load
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.recipes.dual_scale_options import DualScaleRecipe, Timing
 from sprachbund.recipes.dual_scale_systems import System, systems_of
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_model, write_text
 
 SPEED_FILE = "speed.json"
 Texts = list[tuple[int, ...]]
@@ -54,7 +53,7 @@ class Speed(BaseModel):
     seed: int
     batch: int
     pair: str
-    ms_per_token: tuple[float, ...]
+    ms_per_token: tuple[float, ...] = Field(min_length=1)
     guesses: tuple[int, int]
     predicted_gain: float | None
     changed: int
@@ -215,10 +214,15 @@ def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plai
     )
 
 
+class _Speeds(BaseModel):
+    """What the file holds."""
+
+    speeds: list[Speed]
+
+
 def read_speeds(directory: Path) -> list[Speed]:
     """What `measure_speed` wrote."""
-    values: dict[str, Any] = json.loads((directory / SPEED_FILE).read_text(encoding="utf-8"))
-    return [Speed.model_validate(value) for value in values["speeds"]]
+    return read_model(directory / SPEED_FILE, _Speeds, advice="delete it, and it is measured again").speeds
 
 
 def mean_ms(speeds: Sequence[Speed]) -> float:

@@ -23,9 +23,11 @@ from sprachbund.recipes.encoder_transfer_checkpoints import check_checkpoints
 from sprachbund.recipes.encoder_transfer_needs import needs
 from sprachbund.recipes.encoder_transfer_options import EncoderTransferRecipe
 from sprachbund.recipes.encoder_transfer_starts import make_starts
-from sprachbund.studies.run import Study, read_study, remember
+from sprachbund.recipes.options import check_numbers
+from sprachbund.studies.run import STUDY_FILE, Study, read_study, remember
 from sprachbund.studies.whole import TABLES, make_report, write_report
 from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.files import validate
 
 __all__ = ["EncoderTransferRecipe", "needs", "read", "run", "run_cells"]
 
@@ -105,4 +107,11 @@ def _check_hours(recipe: EncoderTransferRecipe, manifest: Manifest) -> None:
 
 def read(directory: Path) -> EncoderTransferRecipe:
     """The recipe of a study that was begun. Raises SprachbundError when there is none."""
-    return EncoderTransferRecipe.model_validate(read_study(directory))
+    values = read_study(directory)
+    check_numbers(values, f"{directory / STUDY_FILE}: ")
+    return validate(
+        EncoderTransferRecipe,
+        values,
+        str(directory / STUDY_FILE),
+        advice="give the recipe again, or begin the study in another folder",
+    )

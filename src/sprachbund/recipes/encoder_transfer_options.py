@@ -91,18 +91,18 @@ class EncoderTransferRecipe(Strict):
     head: Literal["transducer", "attention"] = "transducer"
     metric: Literal["WER", "CER", "chrF"] | None = None
     model: ConformerShape
-    attention_layers: int = 2
-    vocabulary_size: int = 1000
-    transcript_vocabulary_size: int = 300
-    tokenizer_texts: int = 100_000
+    attention_layers: int = Field(default=2, ge=0)
+    vocabulary_size: int = Field(default=1000, ge=1)
+    transcript_vocabulary_size: int = Field(default=300, ge=1)
+    tokenizer_texts: int = Field(default=100_000, ge=1)
     examples: ExampleRecipe
     pretraining: TrainingOptions
     tuning: TrainingOptions
     epochs: float = Field(default=30, gt=0)
     least_steps: int = Field(default=1, ge=1)
     judgements: int = Field(default=30, ge=1)
-    dev_utterances: int = 100
-    test_utterances: int | None = None
+    dev_utterances: int = Field(default=100, ge=1)
+    test_utterances: int | None = Field(default=None, ge=1)
     symmetric: bool = False
     data_seed: int = 0
     workers: int = Field(default=1, ge=1)

@@ -4,7 +4,6 @@ All starts have decoder, joint network and tokenizer of one model, to the last b
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import RootModel
 from torch import Tensor
 
 from sprachbund.data.manifest import Manifest
@@ -34,7 +34,7 @@ from sprachbund.studies.run import Tasks
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.options import TrainingOptions
 from sprachbund.units import work
-from sprachbund.util.files import copy_file, write_json
+from sprachbund.util.files import copy_file, read_object, validate, write_json
 
 PARTS_FILE = "parts.json"
 _SEED_OF_RANDOM = 0
@@ -112,10 +112,15 @@ def start_model(out: Path, name: str) -> Path:
     return out / "starts" / name
 
 
+class _Parts(RootModel[dict[str, str]]):
+    """Part of a model to its digest."""
+
+
 def start_parts(out: Path, name: str) -> dict[str, str]:
     """What a start is made of, by digests."""
-    found: dict[str, str] = json.loads((start_model(out, name) / PARTS_FILE).read_text(encoding="utf-8"))
-    return found
+    path = start_model(out, name) / PARTS_FILE
+    advice = f"delete {path.parent}, and the same command makes the start again"
+    return validate(_Parts, read_object(path, advice=advice), str(path), advice=advice).root
 
 
 def fit_tokenizers(recipe: EncoderTransferRecipe, out: Path) -> None:

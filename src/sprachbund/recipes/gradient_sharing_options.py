@@ -56,10 +56,10 @@ class Analysis(Strict):
     """What gradients are taken on; see `sharing.collect_options.CollectOptions`."""
 
     modules: tuple[str, ...] = ()
-    utterances: int = 320
-    batch: int = 4
-    accumulate: int = 4
-    dimensions: int = 512
+    utterances: int = Field(default=320, ge=1)
+    batch: int = Field(default=4, ge=1)
+    accumulate: int = Field(default=4, ge=1)
+    dimensions: int = Field(default=512, ge=1)
 
 
 class GradientSharingRecipe(Strict):
@@ -94,8 +94,8 @@ class GradientSharingRecipe(Strict):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     first_seed: int | None = None
     arms: tuple[str, ...] = tuple(ARMS)
-    vocabulary_size: int = 1000
-    transcript_vocabulary_size: int = 300
+    vocabulary_size: int = Field(default=1000, ge=1)
+    transcript_vocabulary_size: int = Field(default=300, ge=1)
     model: ConformerShape = ConformerShape()
     start: str | None = None
     fine_tuning: FineTuning = FineTuning()
@@ -104,10 +104,10 @@ class GradientSharingRecipe(Strict):
     first: TrainingOptions
     second: TrainingOptions
     second_repeats: dict[str, float] = Field(default_factory=dict)
-    private_rate: float = 2.5
+    private_rate: float = Field(default=2.5, gt=0)
     analysis: Analysis = Analysis()
-    num_modules: int = 1
-    test_utterances: int | None = None
+    num_modules: int = Field(default=1, ge=1)
+    test_utterances: int | None = Field(default=None, ge=1)
 
     @field_validator("arms")
     @classmethod

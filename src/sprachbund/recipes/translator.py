@@ -4,19 +4,18 @@ A new conformer, any of its languages to any other, as the bundled model is one;
 conformer, a Whisper or a Seamless checkpoint, trained on through the same data, loop and options.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from sprachbund.data.editions import Edition, edition
 from sprachbund.data.live import LiveEdition
 from sprachbund.data.loading import Corpus, ExampleOptions, Source
-from sprachbund.data.manifest import INFO_FILE, Manifest
+from sprachbund.data.manifest import Manifest, read_info
 from sprachbund.data.nested import nested
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
@@ -46,7 +45,7 @@ NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.
 class Strict(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataPart(Strict):
@@ -59,8 +58,8 @@ class DataPart(Strict):
     """
 
     path: Path
-    repeats: float = 1.0
-    shares: dict[str, float] = {}
+    repeats: float = Field(default=1.0, ge=0)
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
 
 
 class Scale(Strict):
@@ -104,15 +103,15 @@ class LivePart(Strict):
 class ExampleRecipe(Strict):
     """See `sprachbund.data.loading.ExampleOptions`."""
 
-    rows_per_utterance: int = 3
+    rows_per_utterance: int = Field(default=3, ge=1)
     targets: tuple[str, ...] = ()
-    same_language: float | None = None
-    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
-    time_masks: int = 2
-    max_time_mask_s: float = 0.3
-    max_time_mask_share: float | None = None
-    frequency_masks: int = 2
-    max_frequency_mask: int = 15
+    same_language: float | None = Field(default=None, ge=0, le=1)
+    speeds: tuple[PositiveFloat, ...] = Field(default=(0.9, 1.0, 1.1), min_length=1)
+    time_masks: int = Field(default=2, ge=0)
+    max_time_mask_s: float = Field(default=0.3, ge=0)
+    max_time_mask_share: float | None = Field(default=None, ge=0, le=1)
+    frequency_masks: int = Field(default=2, ge=0)
+    max_frequency_mask: int = Field(default=15, ge=0)
 
 
 class LoraRecipe(Strict):
@@ -126,7 +125,7 @@ class LoraRecipe(Strict):
     """
 
     modules: tuple[str, ...]
-    rank: int = 8
+    rank: int = Field(default=8, ge=1)
     scale: float = 2.0
     whole: tuple[str, ...] = ()
 
@@ -187,9 +186,9 @@ class TranslatorRecipe(Strict):
     live: tuple[LivePart, ...] = ()
     scale: Scale | None = None
     dev: tuple[DataPart, ...]
-    vocabulary_size: int = 2000
-    transcript_vocabulary_size: int = 400
-    tokenizer_texts: int = 200_000
+    vocabulary_size: int = Field(default=2000, ge=1)
+    transcript_vocabulary_size: int = Field(default=400, ge=1)
+    tokenizer_texts: int = Field(default=200_000, ge=1)
     start: Path | str | None = None
     fine_tuning: FineTuning = FineTuning()
     lora: LoraRecipe | None = None
@@ -328,14 +327,9 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], 
 
 
 def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
-    data = []
+    data: list[dict[str, Any]] = []
     for manifest in corpus.manifests:
-        path = manifest.directory / INFO_FILE
-        info = (
-            json.loads(path.read_text(encoding="utf-8"))
-            if path.exists()
-            else {"name": str(manifest.directory)}
-        )
+        info: dict[str, Any] = read_info(manifest.directory) or {"name": str(manifest.directory)}
         data.append(
             {
                 key: info[key]

@@ -1,7 +1,6 @@
 """Finished vectors on disk, block by block: what makes a collection survive being killed or shared out."""
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.arrays import write_arrays
-from sprachbund.util.files import write_text
+from sprachbund.util.arrays import load_arrays, write_arrays
+from sprachbund.util.files import read_object, write_text
 
 SETTINGS = "settings.json"
 
@@ -41,15 +40,9 @@ class Block:
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays. Raises SprachbundError when they are not there or broken."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise SprachbundError(f"{self.path} is missing; run the command again, it goes on") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise SprachbundError(
-                f"{self.path} is broken ({error}); delete it, run the command again"
-            ) from error
+        if not self.made:
+            raise SprachbundError(f"{self.path} is missing; run the command again, it goes on")
+        return load_arrays(self.path, advice="it is broken: delete it, run the command again")
 
 
 def divide(keys: Sequence[str], num_vectors: int, size: int, directory: Path) -> Iterator[Block]:
@@ -70,7 +63,8 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     """
     path = directory / SETTINGS
     wanted = json.loads(json.dumps(settings))
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    advice = f"delete {directory} or name another --out"
+    known = read_object(path, advice=advice) if path.exists() else wanted
     for name, value in wanted.items():
         if known.get(name) != value:
             raise SprachbundError(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.arrays import write_arrays
+from sprachbund.util.arrays import load_arrays, write_arrays
 
 INFO = "info"
 SEPARATOR = "|"
@@ -96,20 +96,13 @@ def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise SprachbundError(
             f"{path} is not an .npz file; name one with arrays called module|language, as numpy.savez writes"
         )
-    with np.load(path, allow_pickle=False) as file:
-        for name in file.files:
-            try:
-                yield name, file[name]
-            except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-                raise SprachbundError(
-                    f"{path}: array {name!r} cannot be read ({error}); write it as plain float32 numbers"
-                ) from error
+    yield from load_arrays(path, advice="write it as plain float32 numbers").items()
 
 
 def _info(path: Path, array: np.ndarray) -> dict[str, Any]:
     try:
         info = json.loads(str(array.item()))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SprachbundError(
             f"{path}: array 'info' must be one string that holds a JSON object ({error}); mend or leave it out"
         ) from error

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import hashes
 from sprachbund.evaluation.metrics import Counts, metric
 from sprachbund.studies.grid import Cell, Strict, StudyGrid
 from sprachbund.studies.results import ENCODER, PARTS
-from sprachbund.util.arrays import write_arrays
-from sprachbund.util.files import write_json
+from sprachbund.util.arrays import load_arrays, write_arrays
+from sprachbund.util.files import read_model, write_json
 
 CELL_FILE = "cell.json"
 COUNTS_FILE = "counts.npz"
@@ -135,25 +135,21 @@ def read_cell(folder: Path) -> CellManifest | None:
     path = folder / CELL_FILE
     if not path.exists():
         return None
-    try:
-        return CellManifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SprachbundError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; delete it, and the cell is made again"
-        ) from error
+    return read_model(path, CellManifest, advice="delete it, and the cell is made again")
 
 
 def read_counts(folder: Path) -> tuple[Counts, list[str]]:
     """Counts (C, Q, N, K) and ids (N) of a finished cell. Raises SprachbundError when they cannot be read."""
     path = folder / COUNTS_FILE
-    try:
-        with np.load(path) as file:
-            return file["counts"], file["ids"].tolist()
-    except (OSError, ValueError, KeyError) as error:
+    advice = f"delete {folder / CELL_FILE}, and the cell is made again"
+    found = load_arrays(path, advice=advice)
+    if found.keys() != {"counts", "ids"} or found["counts"].ndim != 4 or found["ids"].ndim != 1:
+        raise SprachbundError(f"{path} does not hold counts and ids; {advice}")
+    if found["counts"].shape[2] != len(found["ids"]) or found["counts"].dtype.kind not in "fiu":
         raise SprachbundError(
-            f"{path} cannot be read ({error}); delete {folder / CELL_FILE}, and the cell is made again"
-        ) from error
+            f"{path} has counts {found['counts'].shape} of {len(found['ids'])} utterances; {advice}"
+        )
+    return found["counts"], found["ids"].tolist()
 
 
 def finished_cells(grid: StudyGrid, out: Path) -> list[CellManifest]:

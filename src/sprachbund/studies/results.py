@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import read_text
 
 Better = Literal["lower", "higher"]
 START, VALUE = "start", "value"
@@ -135,21 +136,25 @@ def read_results(path: Path, options: ReadOptions | None = None) -> Grid:
 
 def _rows(path: Path, options: ReadOptions) -> Iterator[tuple[int, _Row]]:
     """Line number and cells of every row."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SprachbundError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    lines = text.splitlines()
+    lines = read_text(path, advice="save it as UTF-8").removeprefix("\ufeff").splitlines()
     head = lines[0] if lines else ""
     reader = csv.DictReader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
     _check_columns(path, [name.strip() for name in reader.fieldnames or ()], options)
     reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-    for row in reader:
+    for row in _whole_rows(path, reader):
         if None in row or None in row.values():
             raise SprachbundError(
                 f"{path}:{reader.line_num}: not {len(reader.fieldnames)} cells as in the head; mend the line"
             )
         yield reader.line_num, {name: cell.strip() for name, cell in row.items()}
+
+
+def _whole_rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[_Row]:
+    """Rows; what csv cannot read is said with its line."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise SprachbundError(f"{path}:{reader.line_num}: {error}; mend the line") from error
 
 
 def _check_columns(path: Path, columns: Sequence[str], options: ReadOptions) -> None:
@@ -235,7 +240,7 @@ def _hours(path: Path, line: int, row: _Row) -> float:
 def _bits(path: Path, line: int, row: _Row) -> float:
     """32, fp32, int4, 4.25."""
     found = re.fullmatch(r"[A-Za-z]*(\d+(?:\.\d+)?)", row["bits"])
-    if found is None:
+    if found is None or not 0 < float(found[1]) <= 64:
         raise SprachbundError(f"{path}:{line}: bits is {row['bits']!r}; give a number such as 4 or 32")
     return float(found[1])
 

@@ -7,7 +7,6 @@ manifests whenever a cell is finished.
 
 import csv
 import io
-import json
 import multiprocessing
 import os
 import threading
@@ -32,7 +31,7 @@ from sprachbund.studies.cells import (
 )
 from sprachbund.studies.grid import Cell, StudyGrid
 from sprachbund.units import work
-from sprachbund.util.files import write_json, write_text
+from sprachbund.util.files import read_object, write_json, write_text
 
 STUDY_FILE = "study.json"
 RESULTS_FILE = "results.csv"
@@ -227,13 +226,9 @@ def _with_defaults(values: dict[str, Any], kind: type[BaseModel]) -> dict[str, A
 def read_study(out: Path) -> dict[str, Any]:
     """What `remember` wrote. Raises SprachbundError when there is no study."""
     path = out / STUDY_FILE
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return values
-    except FileNotFoundError as error:
-        raise SprachbundError(f"{out} holds no study; begin one with `sprachbund study run`") from error
-    except ValueError as error:
-        raise SprachbundError(f"{path} is not JSON ({error}); begin the study in another folder") from error
+    if not path.exists():
+        raise SprachbundError(f"{out} holds no study; begin one with `sprachbund study run`")
+    return read_object(path, advice="begin the study in another folder")
 
 
 def _first_difference(key: str, before: Any, now: Any) -> str:

@@ -4,15 +4,15 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors.torch import load_file
+from pydantic import Field, RootModel
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import atomic_path, write_text
-from sprachbund.util.tensors import save_tensors
+from sprachbund.util.files import atomic_path, read_model, write_text
+from sprachbund.util.tensors import load_tensors, save_tensors
 
 RESUME_FILE = "resume.pt"
 
@@ -49,9 +49,16 @@ def load_resume(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SprachbundError(f"cannot resume from {path} ({error}); delete it to start anew") from error
+    except Exception as error:  # pickle and zip raise a dozen kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise SprachbundError(f"cannot resume from {path} ({reason}); delete it to start anew") from error
+    if not isinstance(state, dict):
+        raise SprachbundError(f"cannot resume from {path} (it holds no state); delete it to start anew")
     return state
+
+
+class _Losses(RootModel[dict[Annotated[str, Field(pattern=r"^best\.\d+\.safetensors$")], float]]):
+    """File of weights to its loss."""
 
 
 class BestCheckpoints:
@@ -63,7 +70,8 @@ class BestCheckpoints:
         self._index = directory / "best.json"
         self.losses: dict[str, float] = {}
         if self._index.exists():
-            self.losses = json.loads(self._index.read_text())
+            advice = f"delete it and the best.*.safetensors in {directory}, and the next judgements are kept"
+            self.losses = read_model(self._index, _Losses, advice=advice).root
 
     def offer(self, step: int, loss: float, weights: Mapping[str, Tensor]) -> bool:
         """Keep these weights if they are among the best; says whether they were."""
@@ -92,6 +100,7 @@ class BestCheckpoints:
             raise SprachbundError(f"no checkpoint in {self.directory} to average; train past one evaluation")
         total: dict[str, Tensor] = {}
         for name in self.losses:
-            for key, value in load_file(self.directory / name).items():
+            advice = f"delete it and {self._index}, and train on to the next judgement"
+            for key, value in load_tensors(self.directory / name, advice=advice).items():
                 total[key] = total.get(key, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         return {key: (value / len(self.losses)).float() for key, value in total.items()}

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from sprachbund.errors import SprachbundError
-from sprachbund.util.files import write_text
+from pydantic import RootModel
+
+from sprachbund.util.files import read_model, write_text
 
 CONVERGENCE_FILE = "convergence.json"
 
@@ -108,12 +109,9 @@ class Convergence:
     def read(cls, directory: Path) -> Self:
         """What `write` wrote. Raises SprachbundError when there is none, or it is broken."""
         path = directory / CONVERGENCE_FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            best = values.pop("best")
-            made = tuple(Judgement(**one) for one in values.pop("judgements"))
-            return cls(**values, best=Judgement(**best) if best else None, judgements=made)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise SprachbundError(
-                f"{path} does not say where a run converged ({error}); train it to its end"
-            ) from error
+        found = read_model(path, _File, advice="it says where a run converged; train the run to its end").root
+        return cls(**vars(found))
+
+
+class _File(RootModel[Convergence]):
+    """What the file holds."""

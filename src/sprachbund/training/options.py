@@ -48,31 +48,31 @@ class TrainingOptions(BaseModel):
         seed: of weights, order, augmentation and dropout.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     muon_ratio: float = Field(default=2.5, gt=0)
-    warmup_steps: int = 500
+    warmup_steps: int = Field(default=500, ge=0)
     decay_share: float = Field(default=0.3, ge=0, le=1)
     decay: Decay = "linear"
     final_rate: float = Field(default=0.0, ge=0)
     final_share: float = Field(default=0.0, ge=0, lt=1)
     mask_fade_share: float = Field(default=0.0, ge=0, le=1)
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
     precision: Literal["no", "bf16"] = "bf16"
     recompute: bool = False
-    batch_s: float = 160.0
-    max_utterances: int = 128
-    max_duration_s: float = 20.0
-    num_workers: int = 1
-    log_every: int = 50
-    evaluate_every: int = 500
-    save_every: int = 500
+    batch_s: float = Field(default=160.0, gt=0)
+    max_utterances: int = Field(default=128, ge=1)
+    max_duration_s: float = Field(default=20.0, gt=0)
+    num_workers: int = Field(default=1, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    evaluate_every: int = Field(default=500, ge=1)
+    save_every: int = Field(default=500, ge=1)
     judge: Literal["loss", "score"] = "loss"
-    keep_best: int = 3
+    keep_best: int = Field(default=3, ge=0)
     trainable: tuple[str, ...] = ()
     rates: dict[str, PositiveFloat] = {}
     patience: int = Field(default=0, ge=0)

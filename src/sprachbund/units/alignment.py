@@ -4,6 +4,7 @@ Spreading a transcript over its frames is a crude guess: it keeps the order of t
 lengths. What is measured against it is a lower bound.
 """
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,8 @@ class Phones:
     def _read(self, line: str, where: str) -> None:
         try:
             name, start_s, end_s, phone = line.split("\t")
+            if not 0 <= float(start_s) <= float(end_s) < math.inf:
+                raise ValueError("the times are none")
             span = (float(start_s), float(end_s), self.labels.number(phone))
         except ValueError as error:
             raise SprachbundError(f"{where}: {line!r} is not {', '.join(COLUMNS)}; mend the line") from error

@@ -15,7 +15,7 @@ from sprachbund.units.files import file_hash, read_json
 from sprachbund.units.options import FitOptions
 from sprachbund.units.pieces import JointVocabulary
 from sprachbund.units.sources import SourceInfo
-from sprachbund.util.arrays import write_array
+from sprachbund.util.arrays import load_array, write_array
 from sprachbund.util.files import write_bytes, write_json
 
 CONFIG, KMEANS, MODEL = "units.json", "kmeans.npy", ".model"
@@ -138,7 +138,14 @@ class Units:
     @cached_property
     def centroids(self) -> np.ndarray:
         """(K, D) float32."""
-        return np.load(self.directory / KMEANS, allow_pickle=False)
+        path, advice = self.directory / KMEANS, "copy the directory again, whole"
+        found = load_array(path, advice=advice)
+        wanted = (self.num_clusters, self.config.source.width)
+        if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
+            raise SprachbundError(
+                f"{path} holds {found.dtype} {found.shape}, not {wanted} finite numbers of float32; {advice}"
+            )
+        return found
 
     @cached_property
     def vocabulary(self) -> JointVocabulary:

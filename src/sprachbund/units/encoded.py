@@ -1,21 +1,24 @@
 """Utterances as units on disk, read at random: lines of JSON in shards, and a manifest."""
 
-import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import CorpusInfo, Identity, Units
 from sprachbund.units.files import file_hash, read_json
 from sprachbund.units.strings import expand, to_string, to_units
+from sprachbund.util.files import parse_json, validate
 
 MANIFEST = "manifest.json"
 MADE_BY = "sprachbund units encode"
+_FRAMES_PER_S = 1000
+"""More than any encoder gives; what is above comes from damage, and would fill the memory."""
 
 
 class Shard(BaseModel):
@@ -59,10 +62,10 @@ class EncodedInfo(BaseModel):
 
     format: Literal[1] = 1
     identity: Identity
-    clusters: int
-    frame_s: float
+    clusters: int = Field(ge=1)
+    frame_s: float = Field(gt=0, allow_inf_nan=False)
     corpus: CorpusInfo
-    speed: float
+    speed: float = Field(gt=0, allow_inf_nan=False)
     utterances: int
     units: int
     frames: int
@@ -130,6 +133,10 @@ class Encoded:
                 raise SprachbundError(f"{path} {what}; copy the directory again, or make it with `{MADE_BY}`")
             with path.open("rb") as file:
                 lengths = [len(line) for line in file]
+            if len(lengths) != shard.utterances:
+                raise SprachbundError(
+                    f"{path} has {len(lengths)} lines, {MANIFEST} says {shard.utterances}; copy the directory again"
+                )
             places += [(number, start) for start in np.cumsum([0, *lengths])[:-1].tolist()]
         self._places = np.array(places, np.int64).reshape(-1, 2)
 
@@ -140,7 +147,7 @@ class Encoded:
         shard, start = self._places[index].tolist()
         with (self.directory / self.info.shards[shard].file).open("rb") as file:
             file.seek(start)
-            return _parsed(file.readline())
+            return _parsed(file.readline(), f"{file.name}, byte {start}")
 
     def __iter__(self) -> Iterator[UnitUtterance]:
         for shard in self.info.shards:
@@ -150,10 +157,28 @@ class Encoded:
 def read_lines(path: Path) -> Iterator[UnitUtterance]:
     """The utterances of a shard, one after the other."""
     with path.open("rb") as file:
-        for line in file:
-            yield _parsed(line)
+        for number, line in enumerate(file, start=1):
+            yield _parsed(line, f"{path}, line {number}")
 
 
-def _parsed(line: bytes) -> UnitUtterance:
-    values: dict[str, Any] = json.loads(line)
-    return UnitUtterance(**{**values, "durations": tuple(values["durations"])})
+class _Line(RootModel[UnitUtterance]):
+    """What a line holds."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        said = self.root
+        if len(said.units) != len(said.durations) or min(said.durations, default=1) < 1:
+            raise ValueError(
+                f"{len(said.units)} units have {len(said.durations)} durations, of 1 frame or more"
+            )
+        if not 0 <= said.duration_s < math.inf:
+            raise ValueError(f"duration_s is {said.duration_s}")
+        if sum(said.durations) > _FRAMES_PER_S * (said.duration_s + 1):
+            raise ValueError(f"{sum(said.durations)} frames are too many for {said.duration_s:g} s")
+        to_units(said.units)
+        return self
+
+
+def _parsed(line: bytes, where: str) -> UnitUtterance:
+    advice = f"copy the directory again, or make it with `{MADE_BY}`"
+    return validate(_Line, parse_json(line, where, advice=advice), where, advice=advice).root

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import write_json
+from sprachbund.util.files import read_model, read_object, write_json
 
 SETTINGS = "settings.json"
 _MODEL_FILES = (
@@ -48,14 +48,10 @@ def corpus_hash(directory: Path) -> str:
 
 
 def read_json(path: Path, kind: type[_Read], made_by: str) -> _Read:
-    """A JSON file. Raises SprachbundError when it is not there or something else."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise SprachbundError(f"there is no {path}; make it with `{made_by}`") from None
-    except (ValidationError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise SprachbundError(f"{path} cannot be read ({first}); make it again with `{made_by}`") from error
+    """A file that `write_json` wrote. Raises SprachbundError when it is not there or something else."""
+    if not path.exists():
+        raise SprachbundError(f"there is no {path}; make it with `{made_by}`")
+    return read_model(path, kind, advice=f"make it again with `{made_by}`")
 
 
 def begin(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -71,7 +67,8 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
 def check_begun(directory: Path, settings: Mapping[str, Any]) -> None:
     """Raises SprachbundError when a folder was begun with other settings."""
     path = directory / SETTINGS
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    advice = f"delete {directory}, and it is made anew, or name another --out"
+    known = read_object(path, advice=advice) if path.exists() else None
     for name, value in _flat(settings).items():
         if known is not None and known.get(name) != value:
             raise SprachbundError(

@@ -35,7 +35,7 @@ from sprachbund.units.pieces import JointVocabulary
 from sprachbund.units.strings import collapse, to_string
 from sprachbund.units.training import train_models
 from sprachbund.units.work import run
-from sprachbund.util.arrays import write_array, write_arrays
+from sprachbund.util.arrays import load_array, load_arrays, write_array, write_arrays
 from sprachbund.util.files import atomic_path
 
 PARTS = "parts"
@@ -181,26 +181,38 @@ def _features(fit: Fit, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
             progress=lambda done, total: tell("extracting features", done, total),
         )
         _gather(parts, [path for path, _ in job.files], fit.extraction.info.width)
-    return np.load(parts / _FRAMES, mmap_mode="r"), np.load(parts / _LENGTHS)
+    advice = f"delete {parts}, and the features are extracted again"
+    frames = load_array(parts / _FRAMES, mapped=True, advice=advice)
+    lengths = load_array(parts / _LENGTHS, advice=advice)
+    if frames.ndim != 2 or lengths.ndim != 1 or lengths.sum() != len(frames):
+        raise SprachbundError(
+            f"{parts / _FRAMES} has shape {frames.shape}, {_LENGTHS} sums to {lengths.sum()}; {advice}"
+        )
+    return frames, lengths
 
 
 def _gather(parts: Path, blocks: Sequence[Path], width: int) -> None:
     """Put the features of all blocks into one file, a block at a time, and remove the blocks."""
-    lengths = []
-    for path in blocks:
-        with np.load(path) as block:
-            lengths.append(block["lengths"])
+    lengths = [_block(path)["lengths"] for path in blocks]
     write_array(parts / _LENGTHS, np.concatenate(lengths))
     place, shape = 0, (int(sum(each.sum() for each in lengths)), width)
     with atomic_path(parts / _FRAMES) as partial:
         gathered = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
         for path, each in zip(blocks, lengths, strict=True):
-            with np.load(path) as block:
-                gathered[place : place + each.sum()] = block["frames"]
+            gathered[place : place + each.sum()] = _block(path)["frames"]
             place += int(each.sum())
         gathered.flush()
     for path in blocks:
         path.unlink()
+
+
+def _block(path: Path) -> dict[str, np.ndarray]:
+    """The features of a block, `frames` (N, D) and `lengths`."""
+    advice = "delete it, and it is extracted again"
+    found = load_arrays(path, advice=advice)
+    if found.keys() != {"frames", "lengths"} or len(found["frames"]) != found["lengths"].sum():
+        raise SprachbundError(f"{path} does not hold a block of features; {advice}")
+    return found
 
 
 def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
@@ -210,8 +222,11 @@ def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
     if not path.exists():
         found = fit_kmeans(frames, fit.options.kmeans, threads=fit.computing.threads)
         write_arrays(path, {"centroids": found.centroids, "num_steps": np.array(found.num_steps)})
-    with np.load(path) as known:
-        return known["centroids"], int(known["num_steps"])
+    advice = "delete it, and the clusters are sought again"
+    known = load_arrays(path, advice=advice)
+    if known.keys() != {"centroids", "num_steps"} or known["centroids"].shape[1:] != frames.shape[1:]:
+        raise SprachbundError(f"{path} holds no centroids of these features; {advice}")
+    return known["centroids"], int(known["num_steps"])
 
 
 def _labels(frames: np.ndarray, lengths: np.ndarray, centroids: np.ndarray, tell: Tell) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Features of speech encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R and their like."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.quiet import quiet_transformers
 from sprachbund.units.sources import Cut, placed
+from sprachbund.util.files import read_object
 
 _WINDOW_S = 30.0
 """Attention costs the square of the length; their training saw about half of this."""
@@ -21,15 +21,12 @@ _WINDOW_S = 30.0
 def model_type(directory: Path) -> str:
     """The family that a model directory names. Raises SprachbundError when there is no such thing."""
     path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return str(config.get("family") or config["model_type"])
-    except FileNotFoundError:
-        raise SprachbundError(
-            f"{directory} has no config.json, so it is not a model; check the path"
-        ) from None
-    except (ValueError, KeyError, AttributeError) as error:
-        raise SprachbundError(f"{path} does not name a model ({error}); copy it again") from error
+    if not path.exists():
+        raise SprachbundError(f"{directory} has no config.json, so it is not a model; check the path")
+    config = read_object(path, advice="copy it again")
+    if not (name := config.get("family") or config.get("model_type")):
+        raise SprachbundError(f"{path} does not name a model; copy it again")
+    return str(name)
 
 
 class ForeignEncoder:

@@ -7,14 +7,16 @@ published tables speak of one or the other.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from sprachbund.data.corpora.items import Item
+from sprachbund.util.files import read_model
 
 _HOURS_ROUNDED = 0.02
 """Published hours are rounded, and some count pauses that others do not: a whole corpus is this near."""
-
-_LISTED = "listed"
 
 
 @dataclass(kw_only=True)
@@ -63,10 +65,29 @@ class Counts:
         return dict(vars(self))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Counts":
-        """From what `as_dict` gave."""
-        counters = {k: Counter(v) for k, v in data.items() if k not in ("written", _LISTED)}
-        return cls(written=data["written"], listed=data[_LISTED], **counters)
+    def read(cls, path: Path) -> "Counts":
+        """From a JSON file of what `as_dict` gave. Raises SprachbundError, naming the field, for what is none."""
+        advice = "delete it, and its shard is written again"
+        found = read_model(path, _Written, advice=advice)
+        return cls(
+            written=found.written,
+            found=Counter(found.found),
+            seconds=Counter(found.seconds),
+            left_out=Counter(found.left_out),
+            listed=found.listed,
+        )
+
+
+class _Written(BaseModel):
+    """Counts as a file holds them."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    written: int = Field(ge=0)
+    found: dict[str, int]
+    seconds: dict[str, float]
+    left_out: dict[str, int]
+    listed: list[list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def _row(where: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
         missing = [name for name in _FIELDS if row.get(name) is None]
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise SprachbundError(f"{where}: not a line of JSON ({error}); copy the table again") from error
     if missing:
         raise SprachbundError(f"{where}: no {', '.join(missing)}; copy the table again")

@@ -52,10 +52,21 @@ def _part(split: str, files: Sequence[Path]) -> Part:
 def _entries(split: str, files: Sequence[Path]) -> Iterator[Entry]:
     for path in files:
         row = 0
-        for batch in _open(path).iter_batches(_ROWS, columns=list(_COLUMNS)):
-            for said in batch.to_pylist():
+        for rows in _batches(path):
+            for said in rows:
                 row += 1
                 yield _entry(f"{path}, row {row}", f"{split}-{path.stem}-{row:05d}", said)
+
+
+def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Rows, some at a time. Raises SprachbundError where the file is damaged, which its head does not tell."""
+    from pyarrow import ArrowException
+
+    try:
+        for batch in _open(path).iter_batches(_ROWS, columns=list(_COLUMNS)):
+            yield batch.to_pylist()
+    except (ArrowException, OSError, ValueError) as error:
+        raise SprachbundError(f"{path} is damaged ({error}); get it again from {HOMEPAGE}") from error
 
 
 def _entry(where: str, utterance_id: str, row: dict[str, Any]) -> Entry:

@@ -54,13 +54,14 @@ def read_table(
     """
     lines: Iterable[str] = (line + "\n" for line in read_lines(path))
     rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, escapechar=escape)
-    names = [name.strip() for name in next(rows, [])] if header else list(columns)
+    sound = _sound_rows(path, rows)
+    names = [name.strip() for name in next(sound, [])] if header else list(columns)
     if missing := [name for name in columns if name not in names]:
         raise SprachbundError(
             f"{path}:1: no column {', '.join(map(repr, missing))} (there are {', '.join(names) or 'none'}); "
             "copy the table again"
         )
-    for row in _sound_rows(path, rows):
+    for row in sound:
         where = f"{path}:{rows.line_num}"
         if len(row) != len(names):
             raise SprachbundError(f"{where}: {len(row)} fields, not {len(names)}; copy the table again")

@@ -6,6 +6,7 @@ Multilingual TEDx names them .wav and stores them as .flac. Segments that severa
 together.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -100,7 +101,10 @@ def _segment(line: str, where: str) -> dict[str, str]:
 
 def _number(segment: dict[str, str], name: str, where: str) -> float:
     try:
-        return float(segment[name])
+        seconds = float(segment[name])
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{seconds} is no time")
+        return seconds
     except ValueError:
         raise SprachbundError(
             f"{where}: {name} is {segment[name]!r}, not seconds; copy the list again"

@@ -16,7 +16,7 @@ from sprachbund.data.corpora.items import CorpusOptions, Cut, Entry, Item, LeftO
 from sprachbund.data.corpora.sound import Recordings
 from sprachbund.data.manifest import ManifestWriter, shard_numbers
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import write_json, write_text
+from sprachbund.util.files import read_object, write_json, write_text
 
 SHARD_SIZE = 250
 """Entries of the corpus in a shard: its sound is in memory while it is written."""
@@ -36,7 +36,7 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(begun_with))
     holds_some = any(out.rglob("cuts.*.jsonl")) if out.exists() else False
     if holds_some and path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_object(path, advice="name a new folder")
         for key, value in wanted.items():
             if known.get(key) != value:
                 raise SprachbundError(
@@ -109,7 +109,7 @@ def _shard(
     if remembered.exists():
         for _ in entries:
             pass
-        return Counts.from_dict(json.loads(remembered.read_text(encoding="utf-8")))
+        return Counts.read(remembered)
     counts = Counts()
     writer = ManifestWriter(directory, shard_size=1 << 30, shard=shard)
     for entry in entries:

@@ -19,6 +19,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.family import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.runtime.restricted import CHECK_EVERY, bytes_of_a_token, output_rows
+from sprachbund.util.files import read_text
 
 KIND = "text"
 SUFFIX = ".txt"
@@ -77,10 +78,7 @@ class TextDraft:
     @classmethod
     def read(cls, family: Family, path: Path) -> "TextDraft":
         """From a file in UTF-8. Raises SprachbundError for anything else."""
-        try:
-            return cls(family, path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise SprachbundError(f"{path} is not text in UTF-8; save it as that") from None
+        return cls(family, read_text(path, advice="give a text in UTF-8"))
 
     @cached_property
     def rows(self) -> ListedRows:
