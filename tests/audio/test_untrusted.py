@@ -1,5 +1,6 @@
 """Recordings of strangers: what they cannot do, and what is said when they try."""
 
+import errno
 import gzip
 import io
 import os
@@ -341,6 +342,22 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
         list(blocks)
     assert len(samples(path, untrusted=True)) == 60 * 16_000
     assert process.returncode == -signal.SIGKILL
+
+
+def test_no_descriptor_left_is_one_line_and_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.wav")
+    server = isolated._server()
+
+    def none_left(*args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socketpair", none_left)
+        assert "no process could be started (Too many open files)" in refused(path)
+    assert isolated._server() is server
+    assert len(samples(path, untrusted=True)) == len(samples(path))
 
 
 def test_several_threads_at_once_and_nothing_is_left(tmp_path: Path) -> None:

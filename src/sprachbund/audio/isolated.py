@@ -89,8 +89,13 @@ class IsolatedDecoder:
         self._name, self._limits = name, limits
         self._waits_s = limits.stall_s if seekable else None
         self._waited_s, self._given_s = 0.0, 0.0
-        with _described(file) as (descriptor, start):
-            self._channel, self._lifeline = _begin(descriptor)
+        try:
+            with _described(file) as (descriptor, start):
+                self._channel, self._lifeline = _begin(descriptor)
+        except OSError as error:  # too many open files, a full disk
+            raise SprachbundError(
+                f"{name} was not decoded: no process could be started ({error.strerror or error}); try again"
+            ) from error
         try:
             request = {"name": name, "seekable": seekable, "start": start, "limits": asdict(limits)}
             self._tell(OPEN, request)
@@ -343,7 +348,7 @@ def _begin(descriptor: int) -> tuple[socket.socket, socket.socket]:
     server = _server()
     try:
         return server.begin(descriptor)
-    except OSError:
+    except ConnectionError:
         _replace(server)
         return _server().begin(descriptor)
 
