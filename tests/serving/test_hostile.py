@@ -1,7 +1,9 @@
 """Clients that mean harm: over raw sockets, one after the other, while a good client has to be answered."""
 
 import asyncio
+import asyncio.selector_events
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -245,6 +247,18 @@ def test_who_has_too_many_requests_at_work_is_refused_in_one_line(served):
             ) as sock:
                 sock.sendall(HEALTH)
                 assert received(sock)[9:12] == status
+
+
+def test_a_client_that_breaks_off_while_it_is_refused_is_no_error(served, caplog, monkeypatch):
+    def broken(transport):
+        raise OSError(errno.ENOTCONN, "not connected")
+
+    monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "write_eof", broken)
+    limits = Limits(max_connections_per_address=3)
+    with served(limits) as running, connections(running, 20, b"GET /h"):
+        wait_for(lambda: len(running.server.server_state.connections) == 3)
+        assert httpx.get(f"{running.url}/health").status_code == 200
+    assert not failures(caplog)
 
 
 def test_an_answer_that_nobody_takes_is_given_up(served):

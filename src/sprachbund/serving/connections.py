@@ -26,7 +26,7 @@ _WANTED_DESCRIPTORS = 65_536
 _OTHER_DESCRIPTORS = 64
 """Kept for models, logs and uploads; of what is beyond, a quarter is left to uploads too."""
 _FEWEST_CONNECTIONS = 8
-_FEWEST_LINGERING, _LINGER_S = 4, 2.0
+_FEWEST_LINGERING, _LINGER_S = 4, 10.0
 """Refused connections that may still be read from, beside an eighth of the others, and for how long."""
 _MOST_FRAGMENTS = 4096
 
@@ -206,7 +206,11 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
             refused.add("refused a connection", why=refusal.message)
             self._stop_timers()
             self.transport.write(_whole_answer(refusal))
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # the client has just broken off, which is not known here yet
+                self.transport.abort()
+                return
             self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
             lingering.append(self)
             if len(lingering) > max(_FEWEST_LINGERING, num_connections // 8):
@@ -215,7 +219,9 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
         def _is_idle(self) -> bool:
             """Whether no request is at work, and no answer on its way."""
             answered = self.cycle is None or self.cycle.response_complete
-            return answered and self.transport.get_write_buffer_size() == 0
+            return (
+                answered and not self.transport.is_closing() and self.transport.get_write_buffer_size() == 0
+            )
 
         def _watch_head(self) -> None:
             """Let the timer run while a head is awaited: the first, or a later one of which something has come."""
