@@ -84,7 +84,6 @@ ALL: dict[str, list[str]] = SUITE | {
     ],
     "compress": [
         "compress quantize streaming --encoder-bits 8 --out small",
-        "compress pseudo-label tiny own --from en --to de --out labels",
     ],
     "recipe": ["recipe gradient_sharing --size tiny --data study_data --out recipe --threads 1"],
     "study": [f"study run study.toml --data study_data --out study {STUDY}"],

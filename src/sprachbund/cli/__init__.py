@@ -16,7 +16,7 @@ import typer
 
 import sprachbund
 from sprachbund.cli.console import UsageError, error_line, in_one_process, say, set_debug, trace
-from sprachbund.cli.startup import wait_briefly
+from sprachbund.cli.startup import open_closed_streams, wait_briefly
 
 VERBS = (
     "translate",
@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: what stands after the command's name; None takes it from the process.
     """
+    open_closed_streams()
     args, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     set_debug(debug)
     if not debug:

@@ -1,5 +1,6 @@
 """What all verbs share in talking to people: error lines, progress bars, lists given with commas."""
 
+import errno
 import json
 import os
 import sys
@@ -81,7 +82,8 @@ def error_line(error: BaseException) -> str:
     parts = [" ".join(str(error).split())]
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        parts = [f"{where}{error.strerror or error}"]
+        closed = "stdin or stdout is closed; open it, or let it be /dev/null"
+        parts = [closed if error.errno == errno.EBADF else f"{where}{error.strerror or error}"]
     elif lacks_memory(error):
         parts = [
             f"there is not enough memory for this ({parts[0]}); end other programs, or ask for less at once"

@@ -1,10 +1,11 @@
-"""What has to be said before torch is imported: how its threads wait; no collecting of garbage meanwhile.
+"""What comes first: standard streams that are open; how torch's threads wait; no garbage collected meanwhile.
 
-For the command alone: in a library, both would be decided over its user's head.
+For the command alone: in a library, all this would be decided over its user's head.
 """
 
 import atexit
 import gc
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,25 @@ from contextlib import contextmanager
 
 SPINS = "5000"
 """How often a thread of torch looks for the others before it sleeps; measured by benchmarks/waiting.py."""
+
+
+def open_closed_streams() -> None:
+    """Put something in the place of standard streams that were closed (`sprachbund … >&-`).
+
+    Python has none there, and the first file opened would take the number of a closed one: what a library prints would
+    stand in it. As with GNU's tools, reading from a closed stdin and printing to a closed stdout fail with "bad file
+    descriptor", for these are opened the wrong way round. What a closed stderr would have said is lost.
+    """
+    if sys.stdin is None:
+        unreadable = io.FileIO(os.open(os.devnull, os.O_WRONLY), "r")
+        unreadable.name = "<stdin>"
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(unreadable), encoding="utf-8")
+    if sys.stdout is None:
+        unwritable = io.FileIO(os.open(os.devnull, os.O_RDONLY), "w")
+        # unbuffered, so that nothing is left that would fail again at the end
+        sys.stdout = io.TextIOWrapper(unwritable, encoding="utf-8", write_through=True)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process
 
 
 def wait_briefly() -> None:
