@@ -38,12 +38,12 @@ def test_a_damaged_file_is_read_or_refused_by_one_line(name: str) -> None:
     kind = next(kind for kind in harness.KINDS if kind.name == name)
     found = harness.run_kind(kind, _PER_KIND)
     assert found.faults == []
-    assert found.counts["refused"]
+    assert found.counts["refused"] or kind.form == "text"  # almost any line is a text
 
 
 def test_the_harness_tells_faults(tmp_path: Path) -> None:
     def make(folder: Path) -> Path:
-        (folder / "a.json").write_text('{"a": 1}')
+        (folder / "a.json").write_text('{"a": 12345678901}')
         return folder / "a.json"
 
     def read(path: Path) -> None:
