@@ -272,7 +272,7 @@ def test_missing_and_broken_blocks_are_named(corpus, tmp_path):
         collection.sketches()
     collection.run()
     collection.blocks[1].path.write_bytes(b"PK\x03\x04 not whole")
-    with pytest.raises(SprachbundError, match=r"block\.000001\.npz is broken"):
+    with pytest.raises(SprachbundError, match=r"block\.000001\.npz is not a whole \.npz file .*delete it"):
         collection.sketches()
 
 

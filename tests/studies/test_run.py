@@ -188,10 +188,10 @@ def test_broken_files_of_a_cell_are_named(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cells/de/1h/ml-seed-0"
     (folder / "counts.npz").write_bytes(b"nothing")
     grid = planted.grid(**few)
-    with pytest.raises(SprachbundError, match=r"counts\.npz cannot be read"):
+    with pytest.raises(SprachbundError, match=r"counts\.npz is not a whole \.npz file .*delete .*cell\.json"):
         cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32)
     (folder / CELL_FILE).write_text("{}")
-    with pytest.raises(SprachbundError, match=r"cell\.json: cell: Field required; delete it"):
+    with pytest.raises(SprachbundError, match=r"cell\.json: cell: Field required .*; delete it"):
         study(tmp_path, **few).run(report=quiet)
 
 

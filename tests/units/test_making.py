@@ -300,7 +300,9 @@ def test_files_that_changed_are_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(SprachbundError, match=r"units.00001.jsonl has changed"):
         Encoded(copy)
     (copy / "manifest.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(SprachbundError, match=r"manifest.json cannot be read"):
+    with pytest.raises(
+        SprachbundError, match=r"manifest.json: format: Input should be 1 \(it is 2\); make it again"
+    ):
         Encoded(copy)
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import wave
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -32,12 +31,11 @@ class Sounds:
         self._places: dict[tuple[str, str], tuple[Manifest, int]] = {}
         for directory in directories:
             try:
-                manifest = Manifest(directory)
+                manifest, name = Manifest(directory), corpus_name(directory)
             except SprachbundError:
                 if needed:
                     raise
                 continue  # a report without sound is still a report
-            name = corpus_name(directory)
             self._places |= {(name, u.id): (manifest, index) for index, u in enumerate(manifest)}
 
     def player(self, line: Line) -> str:
@@ -50,11 +48,9 @@ class Sounds:
         manifest, index = self._places[line.corpus, line.id]
         try:
             samples = manifest.samples(index)
-        except (OSError, EOFError, ValueError, wave.Error) as error:
+        except SprachbundError:
             if self._needed:
-                raise SprachbundError(
-                    f"{manifest.directory}: no sound for utterance {line.id!r} ({error}); copy its audio.*.wav again"
-                ) from error
+                raise
             return _NO_SOUND
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")

@@ -5,7 +5,6 @@ like length share a batch, but lines come in the order of the corpus, as soon as
 """
 
 import math
-import wave
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -155,7 +154,7 @@ def translate_plan(
         done: dict[int, list[Line]] = {}
         for batch in _batches(jobs, batch_size):
             utterances = [manifest[job.index] for job in batch]
-            sounds = [_samples(manifest, job) for job in batch]
+            sounds = [manifest.samples(job.index) for job in batch]
             rows = decoder.decode(sounds, [job.targets for job in batch], [job.source for job in batch])
             for job, utterance, row in zip(batch, utterances, rows, strict=True):
                 done[job.index] = [
@@ -304,23 +303,6 @@ def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
         group = list(same)
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
-
-
-def _samples(manifest: Manifest, job: Job) -> np.ndarray:
-    try:
-        samples = manifest.samples(job.index)
-    except (OSError, EOFError, ValueError, wave.Error) as error:
-        name = manifest[job.index].id
-        raise SprachbundError(
-            f"{manifest.directory}: no sound for utterance {name!r} ({error}); copy its audio.*.wav again"
-        ) from error
-    missing_s = job.duration_s - len(samples) / 16_000
-    if missing_s > 0.01:
-        raise SprachbundError(
-            f"{manifest.directory}: the sound of {manifest[job.index].id!r} ends {missing_s:.2f} s early; "
-            "copy the audio.*.wav files again"
-        )
-    return samples
 
 
 def _nothing_left(manifest: Manifest, plan: Plan, wanted: tuple[str, ...]) -> str:

@@ -42,7 +42,7 @@ class Block:
         """The arrays. Raises SprachbundError when they are not there or broken."""
         if not self.made:
             raise SprachbundError(f"{self.path} is missing; run the command again, it goes on")
-        return load_arrays(self.path, advice="it is broken: delete it, run the command again")
+        return load_arrays(self.path, advice="delete it, and run the command again")
 
 
 def divide(keys: Sequence[str], num_vectors: int, size: int, directory: Path) -> Iterator[Block]:
