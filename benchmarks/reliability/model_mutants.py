@@ -1,7 +1,7 @@
 """What becomes of damaged model directories: every family, every kind of damage, loaded under limits.
 
 `python -m benchmarks.reliability.model_mutants` writes docs/results/reliability/model_mutants.json. See
-`tests.models.mutants` for what is damaged and how it is judged.
+`tests.models.mutants` for what is damaged and how it is judged. Named families are added to what is there.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from typing import Any
 
 from tests.models.mutants import FAMILIES, MEMORY_BYTES, OWN, TIME_S, Found, try_all
 
+from sprachbund.util.files import write_json
+
 _OUT = Path(__file__).parents[2] / "docs/results/reliability/model_mutants.json"
 
 
@@ -25,6 +27,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=_OUT)
     options = parser.parse_args()
     rows: dict[str, Any] = {}
+    if options.families and options.out.exists():
+        rows = json.loads(options.out.read_text(encoding="utf-8"))["families"]
     with tempfile.TemporaryDirectory() as work:
         for family in options.families or FAMILIES:
             found = try_all(family, options.seed, options.count, Path(work))
@@ -32,18 +36,21 @@ def main() -> None:
             print(family, json.dumps(rows[family]), file=sys.stderr)
             for fault in found.faults:
                 print(f"  {fault}", file=sys.stderr)
+            _write(options.out, options.seed, rows)
+
+
+def _write(path: Path, seed: int, rows: dict[str, Any]) -> None:
     total = {key: sum(row[key] for row in rows.values()) for key in rows[next(iter(rows))]}
     total["largest_memory_mib"] = max(row["largest_memory_mib"] for row in rows.values())
     report = {
-        "seed": options.seed,
+        "seed": seed,
         "limits": {"address_space_gib": MEMORY_BYTES / 2**30, "seconds": TIME_S},
         "processor": _processor(),
         "with_checksums": [family for family in rows if family in OWN],
         "total": total,
         "families": rows,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(path, report)
 
 
 def _row(found: Found) -> dict[str, int]:

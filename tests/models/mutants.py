@@ -203,6 +203,7 @@ def _byte_mutants(name: str, content: bytes, rng: random.Random, *, own: bool) -
     # Parts of transformers inside have no checksum; of other files than weights it stands in those, or in config.json.
     strict = own and data and (b'"sha256"' in content[:4096] or not name.endswith(".safetensors"))
     cut = rng.randrange(1, len(content))
+    needed = name.endswith(".safetensors") and not name.startswith("draft")
     wholes = {
         "empty": b"",
         "one byte less": content[:-1],
@@ -216,7 +217,10 @@ def _byte_mutants(name: str, content: bytes, rng: random.Random, *, own: bool) -
     for what, changed in wholes.items():
         yield Mutant(name, what, _writes(name, changed), must_be_refused=strict)
     yield Mutant(
-        name, "is missing", lambda d: (d / name).unlink(), must_be_refused=name.endswith(".safetensors")
+        name,
+        "is missing",
+        lambda d: (d / name).unlink(),
+        must_be_refused=needed,
     )
     yield Mutant(name, "is a folder", _as_folder(name), must_be_refused=data)
     yield Mutant(name, "unreadable", lambda d: (d / name).chmod(0), must_be_refused=data)

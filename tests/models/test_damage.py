@@ -266,6 +266,9 @@ def test_a_seamless_checkpoint_with_other_layers_or_no_numbers(tmp_path: Path) -
     rewrite(tmp_path / WEIGHTS, **{"text_decoder.layer_norm.bias": torch.full((32,), torch.nan)})
     refused(tmp_path, "text_decoder.layer_norm.bias holds values that are not finite")
     (tmp_path / WEIGHTS).write_bytes(weights)
+    rewrite(tmp_path / WEIGHTS, **{"text_decoder.layer_norm.bias": torch.ones(32, dtype=torch.int8)})
+    refused(tmp_path, "text_decoder.layer_norm.bias is of the type I8, which no weight has")
+    (tmp_path / WEIGHTS).write_bytes(weights)
     load(tmp_path)
 
 

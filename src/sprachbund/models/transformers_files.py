@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.quiet import quiet_transformers
-from sprachbund.models.weights import check_finite, some
+from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import read_object
 from sprachbund.util.tensors import check_tensors
@@ -33,6 +34,7 @@ _SIZES: tuple[tuple[str, Limit], ...] = (
     (r"max_position_embeddings|max_target_positions|n_positions", Limit(0, 2**27)),
 )
 """Names in config.json, and what they may be."""
+_FLOATING = ("F64", "F32", "F16", "BF16")
 _ANYTHING = Limit(-(2**53), 2**53)
 _SPARE = 2**24
 """Weights that a checkpoint may lack on purpose, such as what hides frames in training."""
@@ -103,6 +105,8 @@ def read_model(
     """
     for path in sorted(directory.glob("*.safetensors")):
         check_tensors(path)
+        if getattr(config, "quantization_config", None) is None:
+            _check_types(path, surplus)
     with one_line(directory), quiet_transformers():
         _check_fits(config, build, directory)
         model, report = kind.from_pretrained(
@@ -121,6 +125,16 @@ def read_model(
         )
     check_finite(model.state_dict(), directory)
     return model
+
+
+def _check_types(path: Path, surplus: Sequence[str]) -> None:
+    """See that weights are stored as floating-point numbers: transformers takes others for such without a word."""
+    with safe_open(path, "pt") as file:
+        for name in _others(list(file.keys()), (*surplus, rf"{COUNTER}$", r"position_ids$")):
+            if (kind := file.get_slice(name).get_dtype()) not in _FLOATING:
+                raise SprachbundError(
+                    f"{path}: {name} is of the type {kind}, which no weight has; copy it again"
+                )
 
 
 def _check_size(name: str, value: object, path: Path) -> None:

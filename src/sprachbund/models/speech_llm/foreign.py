@@ -209,7 +209,14 @@ def _read_model(auto: Any, directory: Path, surplus: Sequence[str], dtype: torch
 
 def read_tokenizer(directory: Path) -> Any:
     """The tokenizer in a directory. Raises SprachbundError when there is none."""
-    return read_part(library().AutoTokenizer, directory)
+    tokenizer = read_part(library().AutoTokenizer, directory)
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        raise SprachbundError(
+            f"{directory / 'tokenizer_config.json'}: model_max_length is {repr(longest)[:60]}, not a number; "
+            "copy it again"
+        )
+    return tokenizer
 
 
 def write_part(part: Any, directory: Path) -> None:
