@@ -1,8 +1,11 @@
-"""Writes the two lock files from what is installed: what translating needs, and what developing adds.
+"""Writes the lock files from what is installed: what translating needs, and what the service and developing add.
 
-Run it in an environment that has everything: `.venv/bin/python scripts/lock.py`.
+Each package stands there with the SHA-256 of all its files, for every system and Python, which uv reads from the index.
+Run it in an environment that has everything, with uv (`pip install uv`): `.venv/bin/python scripts/lock.py`.
+What builds the package (requirements-build.lock) is installed nowhere, so uv chooses its versions.
 """
 
+import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -38,18 +41,37 @@ def closure(requirements: list[str], own_extras: dict[str, list[str]]) -> dict[s
     return found
 
 
+def write_lock(path: Path, requirements: list[str], *options: str) -> None:
+    """Write requirements with the hashes of their files."""
+    command = [
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        *options,
+        "-",
+    ]
+    text = "\n".join(requirements)
+    ran = subprocess.run(command, input=text, text=True, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    path.write_text(HEADER + ran.stdout)
+    print(f"{path.name}: {ran.stdout.count('==')} packages, {ran.stdout.count('--hash')} files")
+
+
 def main() -> None:
-    """Write requirements.lock and requirements-dev.lock."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    """Write all of them."""
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = written["project"]
     extras = project["optional-dependencies"]
     torch_needs = [text for text in distribution("torch").requires or [] if "extra" not in text]
     core = closure([*project["dependencies"], *torch_needs], extras)
     everything = closure(extras["dev"], extras)
-    added = {name: version for name, version in everything.items() if name not in core}
-    for path, packages in (("requirements.lock", core), ("requirements-dev.lock", added)):
-        lines = [f"{name}=={version}\n" for name, version in sorted(packages.items())]
-        (ROOT / path).write_text(HEADER + "".join(lines))
-        print(f"{path}: {len(lines)} packages")
+    for name, packages in (("", core), ("-serve", closure(extras["serve"], extras)), ("-dev", everything)):
+        pinned = [f"{p}=={version}" for p, version in sorted(packages.items()) if not name or p not in core]
+        write_lock(ROOT / f"requirements{name}.lock", pinned, "--no-deps")
+    write_lock(ROOT / "requirements-build.lock", written["build-system"]["requires"], "--python-version=3.11")
 
 
 if __name__ == "__main__":

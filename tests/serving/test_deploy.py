@@ -20,8 +20,34 @@ def test_the_container_starts_the_verb_with_options_it_has():
     assert (program, verb) == ("sprachbund", "serve")
     command = typer.main.get_command(build_app()).commands["serve"]
     command.make_context("serve", arguments)
-    for copied in re.search(r"^COPY (.*) /source/$", text, re.MULTILINE)[1].split():
-        assert (DEPLOY.parent / copied).exists()
+    for line in re.findall(r"^COPY (.*) /source/$", text, re.MULTILINE):
+        for copied in line.split():
+            assert (DEPLOY.parent / copied).exists()
+
+
+def test_all_but_torch_is_installed_by_hash():
+    """In the container and by make: what a lock file does not know cannot come in."""
+    files = {name: (DEPLOY.parent / name).read_text() for name in ("deploy/Dockerfile", "Makefile")}
+    locked = set[str]()
+    for text in files.values():
+        for command in re.findall(r"pip install (?:\\\n|.)*", text):
+            assert re.search(r"--require-hashes --no-deps|torch==|\$\(TORCH\)|--no-deps", command), command
+            locked |= set(re.findall(r"requirements[\w-]*\.lock", command))
+    assert locked == {path.name for path in DEPLOY.parent.glob("requirements*.lock")}
+    torch = {re.search(r"torch==([\d.]+)", text)[1] for text in files.values()}
+    assert len(torch) == 1
+
+
+@pytest.mark.parametrize("name", ["", "-serve", "-dev", "-build"])
+def test_every_package_of_a_lock_file_has_hashes(name):
+    text = (DEPLOY.parent / f"requirements{name}.lock").read_text()
+    packages = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert packages
+    for package in packages:
+        assert re.fullmatch(r"[\w.-]+==\S+(?: ; .*)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n", package), (
+            package
+        )
+    assert "://" not in text  # an index is the installing machine's own
 
 
 def test_the_configuration_of_ray_is_one():
