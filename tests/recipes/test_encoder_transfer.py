@@ -256,7 +256,7 @@ def test_the_published_shape_and_the_published_schedule() -> None:
             "no tier '200 ms'; the model is trained for 80 ms, 160 ms, 560 ms, 1120 ms",
         ),
         ("grid.bits=[2]", "grid.bits has 2; there are 3, 4, 5, 6, 8, 32"),
-        ("grid.hours=[1, -1]", "-1 hours are no amount of data"),
+        ("grid.hours=[1, -1]", "grid.hours is -1; give a number from 0"),
         ('shared="fr"', "shared has 'fr'; there are ml, en"),
         ('starts.half="en:0-4"', "names layer 2; the encoder has layers 0 to 1"),
         ('grid.languages=["fr"]', "holds no speech in fr"),
