@@ -1,5 +1,6 @@
 """Recordings sent to do harm: the service reads nothing for them, opens nothing, and goes on."""
 
+import errno
 import os
 import socket
 import sys
@@ -89,6 +90,19 @@ def test_eight_hanging_decoders_are_ended(small, monkeypatch):
     assert all("was stopped" in answer.json()["error"]["message"] for answer in answers)
     good(small)
     isolated.stop()
+
+
+def test_a_decoder_that_cannot_be_started_is_the_services_fault(small, monkeypatch):
+    def none_left(descriptor):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(isolated, "_begin", none_left)
+        answer = post(small, "a.wav", wav(noise(1.0)))
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "no_decoder"
+    assert answer.headers["retry-after"] == "5"
+    good(small)
 
 
 def test_a_channel_flood_is_refused_with_its_number(small):

@@ -52,6 +52,10 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL"
 _ADVICE = "convert it to wav or flac on a machine that may fail, and try again"
 
 
+class DecoderUnavailableError(SprachbundError):
+    """No process can be started to decode untrusted sound: a fault of this machine, not of the recording."""
+
+
 def sandbox() -> Sandbox:
     """The walls around the decoding of untrusted sound on this machine; the first call starts the server."""
     if sys.platform == "win32":
@@ -79,13 +83,13 @@ class IsolatedDecoder:
         limits: of the decoding.
 
     Raises:
-        SprachbundError: as for `open_decoder`, for a limit passed, a child that crashed, and on a system that cannot
-            confine one (Windows).
+        DecoderUnavailableError: no child could be started, or the system cannot confine one (Windows).
+        SprachbundError: as for `open_decoder`, for a limit passed, and a child that crashed.
     """
 
     def __init__(self, file: IO[bytes], name: str, *, seekable: bool, limits: DecodingLimits) -> None:
         if sys.platform == "win32":
-            raise SprachbundError(f"{name} comes from a stranger, which is {sandbox()}; use Linux")
+            raise DecoderUnavailableError(f"{name} comes from a stranger, which is {sandbox()}; use Linux")
         self._name, self._limits = name, limits
         self._waits_s = limits.stall_s if seekable else None
         self._waited_s, self._given_s = 0.0, 0.0
@@ -93,7 +97,7 @@ class IsolatedDecoder:
             with _described(file) as (descriptor, start):
                 self._channel, self._lifeline = _begin(descriptor)
         except OSError as error:  # too many open files, a full disk
-            raise SprachbundError(
+            raise DecoderUnavailableError(
                 f"{name} was not decoded: no process could be started ({error.strerror or error}); try again"
             ) from error
         try:
@@ -288,7 +292,7 @@ class _Server:
                 errors.seek(0)
                 told = errors.read()[-_MAX_TEXT:].decode("utf-8", "replace").split("\n")
                 reason = next((line for line in reversed(told) if line.strip()), str(error))
-                raise SprachbundError(
+                raise DecoderUnavailableError(
                     f"the process that decodes untrusted sound did not start ({_line(reason)}); try: sprachbund doctor"
                 ) from error
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sprachbund.audio.isolated import DecoderUnavailableError
 from sprachbund.errors import SprachbundError
 
 _TYPES = {
@@ -10,6 +11,8 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+
+_RETRY_S = 5.0  # after which a process can perhaps be started
 
 
 class RefusalError(SprachbundError):
@@ -57,6 +60,8 @@ def refusal_of(error: BaseException) -> RefusalError:
     """What an error means to a client: its own fault where it is one of ours, else ours, without the details."""
     if isinstance(error, RefusalError):
         return error
+    if isinstance(error, DecoderUnavailableError):
+        return RefusalError(503, str(error), code="no_decoder", retry_after_s=_RETRY_S)
     if isinstance(error, SprachbundError):
         return RefusalError(400, str(error))
     return RefusalError(
