@@ -171,6 +171,17 @@ def rows(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
 
 
+def test_tests_that_are_named_exist() -> None:
+    """Security and reliability name the test of each promise."""
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("security.md", "reliability.md"))
+    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    names = set(re.findall(r"`(test_\w+)`", text))
+    paths = set(re.findall(r"`((?:tests|benchmarks|scripts)/[\w/]+\.py)`", text))
+    assert len(names) > 20
+    assert {name for name in names if f"def {name}(" not in written} == set()
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+
+
 def test_translate_page_names_every_field_format_and_threshold() -> None:
     text = (ROOT / "docs/translate.md").read_text()
     told = set(re.findall(r"`(\w+)`", text))
