@@ -153,10 +153,10 @@ def test_a_save_that_fails_leaves_the_old_model_and_nothing_else(
     model = whisper.load(checkpoint)
     before = {p.name: p.read_bytes() for p in checkpoint.iterdir()}
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(directory, "_write_json", full)
+    monkeypatch.setattr(directory, "write_json", full)
     with pytest.raises(SprachbundError, match="No space left on device"):
         whisper.save(model, checkpoint)
     with pytest.raises(SprachbundError, match="could not be written"):

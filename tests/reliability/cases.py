@@ -11,6 +11,7 @@ from tests.reliability.crash_points import Case
 Run = Callable[..., None]
 _TRAIN = """languages = ["en", "de"]
 vocabulary_size = 150
+bits = 32
 [[train]]
 path = "{book}/train"
 [[dev]]
@@ -231,11 +232,6 @@ def evaluate(folder: Path, run: Run) -> Sequence[str | Path]:
     return ["evaluate", data, "--model", _trained(run, folder), *options, "--out", folder / "out" / "scores"]
 
 
-def quantize(folder: Path, run: Run) -> Sequence[str | Path]:
-    """A smaller model."""
-    return ["compress", "quantize", _trained(run, folder), "--out", folder / "out" / "small"]
-
-
 def recipe(name: str) -> Callable[[Path, Run], Sequence[str | Path]]:
     """A published system at the size tiny."""
 
@@ -265,13 +261,19 @@ CASES = {
         Case(name="train", prepare=train),
         Case(name="evaluate", prepare=evaluate, clocks={"*/scores.json": ("created", "measured")}),
         Case(name="compress pseudo-label", prepare=label),
-        Case(name="compress quantize", prepare=quantize),
         Case(name="units fit", prepare=units_fit),
         Case(name="units encode", prepare=units_encode),
         Case(name="share analyse", prepare=share_analyse, clocks={"gradients.npz": ("seconds",)}),
         Case(name="share plan", prepare=share_plan),
         Case(name="study run", prepare=study, clocks={"*/cell.json": ("created", "took_s")}),
-        Case(name="recipe gradient_sharing", prepare=recipe("gradient_sharing")),
-        Case(name="recipe dual_scale", prepare=recipe("dual_scale")),
+        Case(
+            name="recipe gradient_sharing",
+            prepare=recipe("gradient_sharing"),
+            clocks={
+                "*.npz": ("seconds",),
+                "*plan*.json": ("seconds",),
+                "*/scores.json": ("created", "measured"),
+            },
+        ),
     )
 }

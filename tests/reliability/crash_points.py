@@ -22,8 +22,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-MAY_DIFFER = ("events.out.tfevents.*",)
-"""Files that name the time, which two undisturbed runs write differently: TensorBoard's."""
+MAY_DIFFER = ("events.out.tfevents.*", "log.txt")
+"""Files that name the time, which two undisturbed runs write differently: TensorBoard's, and what trainings tell."""
 _LEFT_OVER = ("*.partial", ".tmp*")
 
 

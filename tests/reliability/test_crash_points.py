@@ -30,7 +30,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     ("name", "files"),
     [
         ("data make", ("made.json", "train/audio.00000.wav", "test/dataset.json")),
-        ("train", ("best.json", "transcript_tokenizer.model", "model/card.json")),
+        ("train", ("best.json", "transcript_tokenizer.model")),
     ],
 )
 def test_a_command_that_is_killed_and_run_again_leaves_the_same(

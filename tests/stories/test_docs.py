@@ -173,7 +173,9 @@ def rows(page: str) -> list[list[str]]:
 
 def test_tests_that_are_named_exist() -> None:
     """Security and reliability name the test of each promise."""
-    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("security.md", "reliability.md"))
+    text = "".join(
+        (ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("security.md", "reliability.md")
+    )
     written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     names = set(re.findall(r"`(test_\w+)`", text))
     paths = set(re.findall(r"`((?:tests|benchmarks|scripts)/[\w/]+\.py)`", text))

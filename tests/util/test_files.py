@@ -154,3 +154,10 @@ def test_files_are_moved_into_a_folder_with_the_last_one_last(
     assert moved[-1] == "a.safetensors"
     names = {"a.safetensors", "config.json", "sub/z.json"}
     assert _folder(tmp_path) == {"mine": "stays"} | {name: name for name in names}
+
+
+def test_a_folder_with_leftovers_alone_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "settings.json.host-12-0.partial").touch()
+    assert files.is_empty(tmp_path)
+    (tmp_path / "talk.srt.partial").touch()  # the finished part of an interrupted translation
+    assert not files.is_empty(tmp_path)

@@ -13,7 +13,7 @@ from sprachbund.compression.filters import kind_of
 from sprachbund.compression.speech import Source
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import read_model, read_object, write_json
+from sprachbund.util.files import is_empty, read_model, read_object, write_json
 
 SETTINGS = "pseudo_labels.json"
 """What a corpus of labels was begun with; the same command goes on only with the same."""
@@ -93,7 +93,7 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
                 f"{out} was begun with another {', '.join(changed)} ({SETTINGS} there says which); name a new folder"
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise SprachbundError(f"{out} is there already and is no corpus of labels; name a new folder")
     write_json(path, wanted)
 

@@ -11,12 +11,12 @@ from sprachbund.models.card import Card
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.packed_linears import read_packed_linears
 from sprachbund.models.weights import Bits
-from sprachbund.util.files import atomic_directory, copy_file
+from sprachbund.util.files import atomic_directory, copy_file, is_empty
 
 
 def check_new(out: Path) -> None:
     """Raise a SprachbundError for a place that is taken."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise SprachbundError(f"{out} is there already; choose another --out")
 
 

@@ -30,6 +30,7 @@ PARTIAL = ".partial"
 _FORGOTTEN_S = 24 * 3600.0
 _NUMBERS = count()  # so that two threads that write one file do not share a temporary one
 _HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32] or "host"
+_WRITER = re.compile(r"(\w+)-(\d+)-\d+")
 _IN_USE = set[Path]()  # temporary names of this process
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
@@ -152,7 +153,7 @@ def remove_stale(path: Path) -> None:
     """
     with suppress(OSError):  # the folder may be unreadable; then the writer that follows says so
         for partial in path.parent.glob(f"{_escaped(path.name)}.*{PARTIAL}"):
-            writer = re.fullmatch(r"(\w+)-(\d+)-\d+", partial.name[len(path.name) + 1 : -len(PARTIAL)])
+            writer = _WRITER.fullmatch(partial.name[len(path.name) + 1 : -len(PARTIAL)])
             if writer is None:  # the finished part of somebody's interrupted translation
                 continue
             old = time() - partial.stat().st_mtime > _FORGOTTEN_S
@@ -160,6 +161,15 @@ def remove_stale(path: Path) -> None:
             # in a container that is started again, the new process has the id of the one that was killed
             if old or (writer[1] == _HOST and gone and partial not in _IN_USE):
                 _remove(partial)
+
+
+def is_empty(directory: Path) -> bool:
+    """Whether a folder holds nothing but temporary files, which the next writers remove."""
+    names = (path.name for path in directory.iterdir())
+    return all(
+        name.endswith(PARTIAL) and _WRITER.fullmatch(name[: -len(PARTIAL)].rpartition(".")[2])
+        for name in names
+    )
 
 
 def read_text(path: Path, *, advice: str = "copy or make it again") -> str:

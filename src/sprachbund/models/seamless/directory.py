@@ -30,7 +30,7 @@ from sprachbund.models.splitting import read_plan, split_feed_forwards, write_pl
 from sprachbund.models.teaching import stored
 from sprachbund.models.weights import COUNTER, Bits, check_weights, read_weights
 from sprachbund.models.whisper.hub import find
-from sprachbund.util.files import atomic_files, write_json
+from sprachbund.util.files import atomic_files, is_empty, write_json
 from sprachbund.util.tensors import save_tensors
 
 _EMBEDDING = "decoder.embedding.weight"
@@ -91,7 +91,7 @@ def save(
         SprachbundError: the place is taken by something else, or cannot be written.
     """
     final = Path(directory)
-    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or not any(final.iterdir()))):
+    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
         raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
     try:
         final.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ from sprachbund.models.whisper.hub import find
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tasks import CONFIG_KEY
 from sprachbund.models.whisper.tokens import WhisperTokens
-from sprachbund.util.files import atomic_directory, write_bytes, write_json, write_text
+from sprachbund.util.files import atomic_directory, is_empty, write_bytes, write_json, write_text
 from sprachbund.util.tensors import save_tensors
 
 REAL_LENGTH = "real_length"
@@ -130,7 +130,7 @@ def _own_weights(path: Path, model: Whisper) -> dict[str, torch.Tensor]:
 
 
 def _is_replaceable(path: Path) -> bool:
-    return path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))
+    return path.is_dir() and ((path / CONFIG).is_file() or is_empty(path))
 
 
 def _write(model: Whisper, directory: Path, bits: Bits) -> None:
