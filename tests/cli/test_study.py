@@ -77,4 +77,7 @@ def test_bad_input_is_one_line(results: Path, arguments: list[str], code: int, w
 
 def test_a_file_that_is_not_there() -> None:
     ran = command("study", "fit", "nowhere.csv")
-    assert (ran.code, ran.error_lines) == (1, ["sprachbund: error: nowhere.csv: No such file or directory"])
+    assert (ran.code, ran.error_lines) == (
+        1,
+        ["sprachbund: error: nowhere.csv does not exist; check the path, and save it as UTF-8"],
+    )

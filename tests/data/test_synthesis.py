@@ -169,6 +169,6 @@ def test_errors_name_the_value() -> None:
 def test_missing_espeak_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     synthesis._installed.cache_clear()
-    with pytest.raises(SprachbundError, match=r"pip install 'sprachbund\[phrasebook\]'"):
+    with pytest.raises(SprachbundError, match=r"pip install 'sprachbund\[train\]'"):
         speak("Hello.", Voice(language="en"))
     synthesis._installed.cache_clear()

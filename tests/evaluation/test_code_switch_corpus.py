@@ -151,7 +151,7 @@ def test_quality_is_split(manifest, lines):
 def test_comet_is_split(lines, monkeypatch):
     values = [10.0, 20.0, 30.0, 40.0, 80.0]
     comet = SimpleNamespace(signature="made", scores=lambda *texts: [values.pop(0) for _ in texts[0]])
-    monkeypatch.setattr(scoring, "Comet", lambda model: comet)
+    monkeypatch.setattr(scoring, "Comet", lambda model, *, offline: comet)
     tally = CometTally("some/model")
     for some in (lines[:2], lines[2:]):
         tally.add(some)

@@ -60,7 +60,8 @@ def watch_writes(root: Path) -> list[str]:
         if (writes or event in ("os.mkdir", "os.rename", "os.remove")) and str(given[0]).startswith(
             str(root)
         ):
-            seen.append(str(given[0]))
+            # of a renaming the new name: files are written under a temporary one
+            seen.append(str(given[1] if event == "os.rename" else given[0]))
 
     sys.addaudithook(note)
     return seen

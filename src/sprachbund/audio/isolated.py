@@ -47,8 +47,18 @@ _SERVER = "sprachbund.audio.decoding_server"
 _MAX_FRAME_BYTES = 1 << 26  # the largest packet of any codec decodes to less
 _MAX_TEXT, _MAX_WARNINGS = 2000, 100
 _START_S, _END_S = 60.0, 5.0
-# No more of the environment goes to the server: it may hold keys.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONHOME", "TMPDIR")
+# No more of the environment goes to the server: it may hold keys. Without HOME, Python would ask the system for it,
+# through a socket.
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "LANG",
+    "LC_ALL",
+    "PYTHONHOME",
+    "TMPDIR",
+)
 _ADVICE = "convert it to wav or flac on a machine that may fail, and try again"
 
 

@@ -103,7 +103,8 @@ def save(family: Family, directory: Path, **options: Any) -> None:
 def family_of(directory: Path) -> str:
     """Name of the family of a model directory. Raises SprachbundError when that cannot be told."""
     path = directory / "config.json"
-    if os.path.isdir(directory) and os.access(directory, os.X_OK) and not os.path.exists(path):
+    # what a directory that may not be entered holds is not known; reading it says so
+    if not os.path.exists(path) and (not os.path.isdir(directory) or os.access(directory, os.X_OK)):
         raise SprachbundError(
             f"{directory} has no config.json, so it is not a model directory; check the path"
         )

@@ -136,7 +136,7 @@ def read_results(path: Path, options: ReadOptions | None = None) -> Grid:
 
 def _rows(path: Path, options: ReadOptions) -> Iterator[tuple[int, _Row]]:
     """Line number and cells of every row."""
-    lines = read_text(path, advice="save it as UTF-8").removeprefix("\ufeff").splitlines()
+    lines = read_text(path, advice="check the path, and save it as UTF-8").removeprefix("\ufeff").splitlines()
     head = lines[0] if lines else ""
     reader = csv.DictReader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
     _check_columns(path, [name.strip() for name in reader.fieldnames or ()], options)
