@@ -1,6 +1,5 @@
 """Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
-import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -103,11 +102,14 @@ def save(family: Family, directory: Path, **options: Any) -> None:
 def family_of(directory: Path) -> str:
     """Name of the family of a model directory. Raises SprachbundError when that cannot be told."""
     path = directory / "config.json"
-    # what a directory that may not be entered holds is not known; reading it says so
-    if not os.path.exists(path) and (not os.path.isdir(directory) or os.access(directory, os.X_OK)):
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise SprachbundError(
             f"{directory} has no config.json, so it is not a model directory; check the path"
-        )
+        ) from None
+    except (OSError, ValueError):
+        pass  # what a directory that may not be entered holds is not known; reading it says so
     config = read_object(path)
     family = config.get("family") or config.get("model_type")
     if family == "nemotron_asr_streaming":
