@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/watch_network.py [VERB ...]
 
-The tests watch some of the verbs (tests/stories/test_network.py); this watches all, and each for longer. It ends with
-code 1 if there was any host, or any file in a place that was not given.
+The tests watch the verbs in one process (tests/stories/test_network.py); here each has its own, and is watched for
+longer. It ends with code 1 if there was any host, or any file in a place that was not given.
 """
 
 import sys
@@ -22,10 +22,10 @@ def main() -> int:
     """Watch the verbs named, or all; write the table if all were watched."""
     sys.path.insert(0, str(ROOT))
     from tests.stories.network import (
-        ALL,
+        VERBS,
         Seen,
         homely,
-        prepare_all,
+        prepare,
         upload,
         watched,
         watched_service,
@@ -37,11 +37,11 @@ def main() -> int:
     if why_not():
         print(why_not(), file=sys.stderr)
         return 2
-    wanted = sys.argv[1:] or [*ALL, "serve"]
+    wanted = sys.argv[1:] or [*VERBS, "serve"]
     table: dict[str, Any] = {}
     with TemporaryDirectory(prefix="watch-") as folder:
         place = Path(folder) / "here"
-        prepare_all(place)
+        prepare(place)
         for verb in wanted:
             if verb == "serve":
                 found: list[Seen] = []
@@ -49,7 +49,7 @@ def main() -> int:
                     upload(address, place / "talk.wav")
                 seen = found[0]
             else:
-                seen = watched(place, ALL[verb], linger_s=LINGER_S, timeout_s=900)
+                seen = watched(place, VERBS[verb], linger_s=LINGER_S, timeout_s=900)
             table[verb] = {**asdict(seen), "in_home": homely(place)}
             print(f"{verb}: {table[verb]}", flush=True)
     if not sys.argv[1:]:

@@ -39,7 +39,7 @@ time.sleep(float(sys.argv[2]))
 UNITS = "--clusters 8 --unit-pieces 24 --text-pieces 30 --share 1 --kmeans-batch 64 --n-init 2 --layer 2"
 STUDY = '--set grid.languages=["de"] --set grid.hours=[0.005,0.02]'
 
-SUITE: dict[str, list[str]] = {
+VERBS: dict[str, list[str]] = {
     "translate": [
         "translate talk.wav --to de --model tiny --no-guard --offline",
         "translate talk.wav --to de --engine native --offline",
@@ -60,10 +60,6 @@ SUITE: dict[str, list[str]] = {
     "compare": ["compare scores same=scores --draws 20"],
     "report": ["report scores --out report.html"],
     "replay": ["replay scores --offline"],
-}
-"""The verbs that the tests watch in one process, in their order, as later ones use what earlier ones wrote."""
-
-ALL: dict[str, list[str]] = SUITE | {
     "bench": ["bench --model tiny --repeats 1 --engine torch,native --offline"],
     "data prepare": ["data prepare folder own --language en --licence CC0-1.0 --out mine"],
     "convert": ["convert x.nemo --out converted --language en --offline"],
@@ -88,7 +84,7 @@ ALL: dict[str, list[str]] = SUITE | {
     "recipe": ["recipe gradient_sharing --size tiny --data study_data --out recipe --threads 1"],
     "study": [f"study run study.toml --data study_data --out study {STUDY}"],
 }
-"""Every verb but `serve`, which is watched by `watched_service`."""
+"""Every verb but `serve`, which `watched_service` watches; in their order, as later ones use what earlier ones wrote."""
 
 _RECIPE = """
 languages = ["en", "de"]
@@ -152,18 +148,7 @@ def why_not() -> str:
 
 
 def prepare(place: Path) -> None:
-    """Write what the verbs of `SUITE` read."""
-    from tests.stories.support import speech, write_tiny_model, write_wav
-
-    for folder in ("home", "tmp"):
-        (place / folder).mkdir(parents=True)
-    write_tiny_model(place / "tiny")
-    write_wav(place / "talk.wav", speech())
-    (place / "recipe.toml").write_text(_RECIPE)
-
-
-def prepare_all(place: Path) -> None:
-    """Write what the verbs of `ALL` read."""
+    """Write what the verbs read."""
     from sprachbund.data.editions import edition, make_edition
     from sprachbund.models.directory import save
     from sprachbund.models.speech_llm import save as save_speech_llm
@@ -178,11 +163,15 @@ def prepare_all(place: Path) -> None:
         write_nemo,
     )
     from tests.models.speech_llm_support import make_model
-    from tests.stories.support import speech, write_wav
+    from tests.stories.support import speech, write_tiny_model, write_wav
     from tests.streaming.test_by_frames import tiny_transducer
     from tests.units.made import conformer, write_corpus
 
-    prepare(place)
+    for folder in ("home", "tmp"):
+        (place / folder).mkdir(parents=True)
+    write_tiny_model(place / "tiny")
+    write_wav(place / "talk.wav", speech())
+    (place / "recipe.toml").write_text(_RECIPE)
     theirs = made_model()
     write_nemo(place / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
     save(tiny_transducer(), place / "streaming")

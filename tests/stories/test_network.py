@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.stories.network import (
-    SUITE,
+    VERBS,
     Seen,
     homely,
     prepare,
@@ -39,7 +39,7 @@ def seen(place: Path) -> tuple[Seen, Seen]:
     with watched_service(place, found) as address:
         answered = time.monotonic()
         assert isinstance(upload(address, place / "talk.wav"), str)
-        verbs = watched(place, [command for commands in SUITE.values() for command in commands])
+        verbs = watched(place, [command for commands in VERBS.values() for command in commands])
         time.sleep(max(0.0, answered + LATE_S - time.monotonic()))
     return verbs, found[0]
 
