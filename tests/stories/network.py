@@ -84,7 +84,7 @@ VERBS: dict[str, list[str]] = {
     "recipe": ["recipe gradient_sharing --size tiny --data study_data --out recipe --threads 1"],
     "study": [f"study run study.toml --data study_data --out study {STUDY}"],
 }
-"""Every verb but `serve`, which `watched_service` watches; in their order, as later ones use what earlier ones wrote."""
+"""Every verb but `serve`, which `watched_service` watches; in their order, for later ones use what others wrote."""
 
 _RECIPE = """
 languages = ["en", "de"]
