@@ -1,6 +1,6 @@
 """Damages one small example of every kind of file that sprachbund writes and reads, and counts what comes of it.
 
-    python benchmarks/reliability/file_mutants.py [--per-kind N] [--kinds NAME,...] [--out FILE]
+    python -m benchmarks.reliability.file_mutants [--per-kind N] [--kinds NAME,...] [--out FILE]
 
 Every example is made by the package itself in a temporary folder, then read by the function that a command reaches.
 A mutant is "refused" when the reader raises one SprachbundError of one line, and "read" when it raises nothing.
@@ -631,11 +631,11 @@ def _centroids(folder: Path) -> Path:
 
 def _centroids_unhashed(path: Path) -> None:
     """As if the hash had been made of the damaged file."""
-    from sprachbund.units.files import file_hash
+    from sprachbund.util.files import file_sha256
 
     config = path.parent / "units.json"
     values = json.loads(config.read_text())
-    values["files"]["kmeans.npy"] = file_hash(path)
+    values["files"]["kmeans.npy"] = file_sha256(path)
     config.write_text(json.dumps(values))
     _read_units(config)
 
@@ -643,7 +643,7 @@ def _centroids_unhashed(path: Path) -> None:
 def _encoded(folder: Path) -> Path:
     from sprachbund.units.directory import CorpusInfo, Identity
     from sprachbund.units.encoded import MANIFEST, EncodedInfo, Shard
-    from sprachbund.units.files import file_hash, write_json
+    from sprachbund.util.files import file_sha256, write_json
 
     rows = [
         {
@@ -671,7 +671,7 @@ def _encoded(folder: Path) -> Path:
         frames=6,
         hours=0.1,
         skipped=(),
-        shards=(Shard(file=shard.name, hash=file_hash(shard), utterances=2),),
+        shards=(Shard(file=shard.name, hash=file_sha256(shard), utterances=2),),
     )
     write_json(folder / MANIFEST, info)
     return folder / MANIFEST

@@ -3,7 +3,7 @@
 Good clients send short recordings with a key of their own and come again when they are told to. Hostile ones, from the
 same address, send half heads, second heads, bodies byte by byte, whole recordings without end, foreign origins, broken
 hosts and bytes at random. Counted are the requests of the good clients: answered, refused with their reasons, lost (no
-answer, or one that is neither). Run: python benchmarks/reliability/service.py
+answer, or one that is neither). Run: python -m benchmarks.reliability.service
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Rows of the tables in docs/security.md and docs/reliability.md, out of what the scripts of this folder measured.
 
-    python benchmarks/reliability/tables.py
+    python -m benchmarks.reliability.tables
 
 Reads docs/results/reliability/*.json and writes docs/results/reliability/tables/*.json. Then
 `python -m sprachbund.evaluation.tables docs/security.md docs/reliability.md` fills the pages.

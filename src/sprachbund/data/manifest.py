@@ -30,6 +30,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import (
     atomic_path,
+    file_sha256,
     parse_json,
     read_object,
     read_text,
@@ -126,7 +127,7 @@ class ManifestWriter:
             with wave.open(str(partial), "wb") as file:
                 file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
                 file.writeframes(np.concatenate(self._sound).tobytes())
-            sound_sum = _sum_of(partial)
+            sound_sum = file_sha256(partial)
         recording = {
             "id": audio.stem,
             "sources": [{"type": "file", "channels": [0], "source": audio.name}],
@@ -170,8 +171,7 @@ class Manifest:
             whole. Utterances are chosen by their id, so a smaller share is part of a larger one.
 
     Raises:
-        SprachbundError: no corpus there, or a damaged one ; a share of a language that it does not
-            hold.
+        SprachbundError: no corpus there, or a damaged one; a share of a language that it does not hold.
 
     Attributes:
         durations_s: (N,) length of every utterance.
@@ -376,7 +376,7 @@ def check_sound(directory: Path, number: int) -> bool:
     if wanted is None:
         return False
     try:
-        found = _sum_of(path)
+        found = file_sha256(path)
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
     _compare(found, wanted, path, number)
@@ -585,11 +585,6 @@ def _compare(found: str, wanted: str, path: Path, number: int) -> None:
             f"{path} is damaged (its checksum is {found[:12]}, not {wanted[:12]}); copy the corpus again, or delete "
             f"{checksums_path(path.parent, number).name} if you changed it yourself"
         )
-
-
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cut_line(line: Mapping[str, Any], recording: Mapping[str, Any]) -> str:

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.files import file_hash, read_json
+from sprachbund.units.files import read_json
 from sprachbund.units.options import FitOptions
 from sprachbund.units.pieces import JointVocabulary
 from sprachbund.units.sources import SourceInfo
 from sprachbund.util.arrays import load_array, write_array
-from sprachbund.util.files import write_bytes, write_json
+from sprachbund.util.files import file_sha256, write_bytes, write_json
 
 CONFIG, KMEANS, MODEL = "units.json", "kmeans.npy", ".model"
 MADE_BY = "sprachbund units fit"
@@ -126,7 +126,7 @@ class Units:
         for name, wanted in self.config.files.items():
             path = self.directory / name
             try:
-                same = path.is_file() and file_hash(path) == wanted
+                same = path.is_file() and file_sha256(path) == wanted
             except OSError as error:
                 raise SprachbundError(f"{path} cannot be read ({error.strerror}); mend that") from error
             if not same:
@@ -184,7 +184,7 @@ def write_units(
     for name, model in models.items():
         write_bytes(directory / (name + MODEL), model)
     names = [KMEANS, *(name + MODEL for name in models)]
-    hashes = {name: file_hash(directory / name) for name in names}
+    hashes = {name: file_sha256(directory / name) for name in names}
     write_json(directory / CONFIG, config.model_copy(update={"files": hashes}))
     return Units(directory)
 

@@ -10,10 +10,10 @@ from sprachbund.errors import SprachbundError
 from sprachbund.units.corpora import Chosen
 from sprachbund.units.directory import CorpusInfo, Units
 from sprachbund.units.encoded import MANIFEST, Encoded, EncodedInfo, Shard, Skipped, read_lines
-from sprachbund.units.files import begin, check_begun, corpus_hash, file_hash
+from sprachbund.units.files import begin, check_begun, corpus_hash
 from sprachbund.units.jobs import Computing, EncodeJob, Extraction, at_speed
 from sprachbund.units.work import run
-from sprachbund.util.files import write_json
+from sprachbund.util.files import file_sha256, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def _info(job: EncodeJob, encoding: Encoding, units: Units, skipped: list[Skippe
         )
         totals += counts
         seconds += sum(u.duration_s for u in lines)
-        shards.append(Shard(file=path.name, hash=file_hash(path), utterances=int(counts[0])))
+        shards.append(Shard(file=path.name, hash=file_sha256(path), utterances=int(counts[0])))
     return EncodedInfo(
         identity=units.identity,
         clusters=units.num_clusters,

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import CorpusInfo, Identity, Units
-from sprachbund.units.files import file_hash, read_json
+from sprachbund.units.files import read_json
 from sprachbund.units.strings import expand, to_string, to_units
-from sprachbund.util.files import parse_json, validate
+from sprachbund.util.files import file_sha256, parse_json, validate
 
 MANIFEST = "manifest.json"
 MADE_BY = "sprachbund units encode"
@@ -128,7 +128,7 @@ class Encoded:
         places: list[tuple[int, int]] = []
         for number, shard in enumerate(self.info.shards):
             path = self.directory / shard.file
-            if not path.is_file() or file_hash(path) != shard.hash:
+            if not path.is_file() or file_sha256(path) != shard.hash:
                 what = "is missing" if not path.is_file() else "has changed since it was made"
                 raise SprachbundError(f"{path} {what}; copy the directory again, or make it with `{MADE_BY}`")
             with path.open("rb") as file:

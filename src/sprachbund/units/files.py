@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import read_model, read_object, write_json
+from sprachbund.util.files import file_sha256, read_model, read_object, write_json
 
 SETTINGS = "settings.json"
 _MODEL_FILES = (
@@ -23,17 +23,11 @@ _MODEL_FILES = (
 _Read = TypeVar("_Read", bound=BaseModel)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def files_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents, in the order of names."""
     digest = hashlib.sha256()
     for path in sorted(set(paths), key=lambda path: path.name):
-        digest.update(f"{path.name}\0{file_hash(path)}\n".encode())
+        digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

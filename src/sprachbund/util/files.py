@@ -7,6 +7,7 @@ next writer of the same name. The same goes for folders.
 """
 
 import ctypes
+import hashlib
 import json
 import os
 import platform
@@ -143,6 +144,12 @@ def copy_file(source: Path, path: Path) -> None:
     """Copy a file's content atomically; see `atomic_path`."""
     with atomic_path(path) as partial:
         shutil.copyfile(source, partial)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal. Raises OSError: the file is missing or cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_stale(path: Path) -> None:

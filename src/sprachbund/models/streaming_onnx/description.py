@@ -3,7 +3,6 @@
 Whoever runs the graphs without this package needs no more than this file, the graphs and the tokenizer.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,7 +15,7 @@ from sprachbund.models.conformer.shape import ConformerConfig
 from sprachbund.models.packed_linears import PackedLinears, packed_linears
 from sprachbund.nn.limits import VOCABULARY, Frames
 from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder
-from sprachbund.util.files import read_object, validate, write_json
+from sprachbund.util.files import file_sha256, read_object, validate, write_json
 
 FAMILY = "streaming_onnx"
 GRAPHS = ENCODER, PROJECTION, PREDICTION, JOINT, LANGUAGE = (
@@ -111,7 +110,7 @@ class Description(_Strict):
             if not path.exists():
                 raise SprachbundError(f"{directory} has no {name}; export the model again")
             try:
-                seen = file_digest(path)
+                seen = file_sha256(path)
             except OSError as error:
                 raise SprachbundError(f"{path} cannot be read ({error.strerror}); copy it again") from error
             if seen != wanted:
@@ -119,12 +118,6 @@ class Description(_Strict):
                     f"{path} is damaged (its checksum is {seen[:12]}, not {wanted[:12]}); copy it again, or export the "
                     "model again"
                 )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(model: Conformer) -> Description:
@@ -156,7 +149,7 @@ def write_description(description: Description, directory: Path) -> None:
     """Write config.json, with the checksums of the files that it names."""
     beside = [p.name for p in directory.glob("*.onnx.data")]
     names = [description.tokenizer, *(graph.file for graph in description.graphs.values()), *beside]
-    digests = {name: file_digest(directory / name) for name in sorted(names) if (directory / name).is_file()}
+    digests = {name: file_sha256(directory / name) for name in sorted(names) if (directory / name).is_file()}
     description = description.model_copy(update={"sha256": digests})
     write_json(directory / "config.json", {"family": FAMILY, **description.model_dump(mode="json")})
 
