@@ -73,3 +73,51 @@ def test_a_forked_process_computes_with_onnx_runtime(tmp_path: Path) -> None:
 
 def value(name: str) -> Value:
     return Value(name=name, shape=("n", 512))
+
+
+WITHOUT_THREADS = """
+import os, resource, signal, sys, threading
+import torch
+import sprachbund
+from sprachbund.audio.load import load
+
+torch.set_num_threads(1)
+model = sprachbund.load(sys.argv[1], engine="native", threads=2, offline=True)
+samples = load(sys.argv[2])
+expected = model.translate(samples, to="de", sample_rate=16000).text
+if (child := os.fork()) == 0:
+    signal.alarm(60)  # ends a child that hangs
+    before = resource.getrlimit(resource.RLIMIT_NPROC)
+    begin, outcomes = threading.Barrier(2), []
+
+    def translate():
+        begin.wait()
+        try:
+            outcomes.append(model.translate(samples, to="de", sample_rate=16000).text)
+        except RuntimeError:
+            outcomes.append(None)
+
+    callers = [threading.Thread(target=translate)]
+    callers[0].start()
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, before[1]))
+    os.setuid(65534)  # the limit does not hold for the superuser
+    translate()
+    callers[0].join()
+    resource.setrlimit(resource.RLIMIT_NPROC, before)
+    again = model.translate(samples, to="de", sample_rate=16000).text
+    sys.exit(outcomes != [None, None] or again != expected)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert code == 0, f"the child ended with code {code}"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on threads is Linux's")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() != 0, reason="needs to become another user")
+def test_threads_that_the_system_refuses_a_forked_process_end_in_errors_and_can_be_had_later(
+    tmp_path: Path,
+) -> None:
+    """Two callers at once: neither may wait for ever for the threads that the other was refused."""
+    talk, model = write_wav(tmp_path / "talk.wav", speech()), write_tiny_model(tmp_path / "model")
+    arguments = [sys.executable, "-c", WITHOUT_THREADS, str(model), str(talk)]
+    ran = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr[-2000:]

@@ -91,8 +91,6 @@ class Team {
   private:
     static constexpr int kSpins = 2000;
 
-    static constexpr pid_t kStarting = -1;
-
     void start() {
         try {
             for (int i = 1; i < size_; i++) threads_.emplace_back([this, i] { wait_for_work(i); });
@@ -102,12 +100,15 @@ class Team {
         }
     }
 
-    // In a forked process, by the first thread that works; the others wait for it.
+    // In a forked process, by the first thread that works. The others wait for it, and each tries by itself where the
+    // system gave it no threads: so all of them end with threads, or with the error.
     void start_again() {
-        pid_t before = owner_.load();
-        if (before == kStarting || before == getpid() || !owner_.compare_exchange_strong(before, kStarting)) {
-            while (owner_.load() != getpid()) std::this_thread::yield();
-            return;
+        const pid_t here = getpid(), starting = -here;
+        while (true) {
+            pid_t before = owner_.load();
+            if (before == here) return;
+            if (before != starting && owner_.compare_exchange_strong(before, starting)) break;
+            std::this_thread::yield();
         }
         leave_behind();
         new (&calls_) std::mutex;  // whoever held these is not in this process
@@ -120,10 +121,10 @@ class Team {
         } catch (...) {
             threads_.clear();
             stopping_ = false;
-            owner_ = before;
+            owner_ = 0;  // no process: the next thread that works tries again
             throw;
         }
-        owner_ = getpid();
+        owner_ = here;
     }
 
     // Lets go of the threads of the process that this one was forked from. They are not detached: other threads may
@@ -163,7 +164,7 @@ class Team {
     }
 
     const int size_;
-    std::atomic<pid_t> owner_;
+    std::atomic<pid_t> owner_;  // the process that has the threads; its negative while they are started; 0 for none
     std::vector<std::thread> threads_;
     std::mutex calls_, mutex_;
     std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();
