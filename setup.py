@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-NATIVE = Path("src/sprachbund/runtime/native")
+NATIVE = Path("src/sprachbund/engines/native")
 FLAGS = [
     "-std=c++17",
     "-O2",
@@ -31,7 +31,7 @@ def extensions() -> list[Extension]:
     home = Path(nanobind.include_dir()).parent
     return [
         Extension(
-            "sprachbund.runtime._native",
+            "sprachbund.engines._native",
             sources=sorted(map(str, NATIVE.glob("*.cpp"))),
             depends=sorted(str(path) for path in NATIVE.iterdir() if path.suffix in (".hpp", ".inl")),
             include_dirs=[

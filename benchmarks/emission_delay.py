@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.progress import track
 from rows import keep
 
-from sprachbund.audio.activity import VoiceActivity
-from sprachbund.audio.spans import SpanOptions, speech_spans
+from sprachbund.audio.spans import SpanOptions, VoiceActivity, speech_spans
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emission_delay import SpokenWord, emission_delay
-from sprachbund.evaluation.hashes import machine
-from sprachbund.models.directory import load
-from sprachbund.models.family import Target
+from sprachbund.evaluation.provenance import machine
+from sprachbund.models.base import Target
+from sprachbund.models.io import load
 
 HERE = Path(__file__).parent
 Speech = list[tuple[np.ndarray, list[SpokenWord]]]

@@ -13,13 +13,13 @@ from typing import Any
 from rich.progress import track
 from rows import keep
 
+from sprachbund.engines.choice import CHOICES
 from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.failures import DEFINITIONS
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, read_lines
 from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
-from sprachbund.runtime.engine import CHOICES
 
 METRICS = ("chrF", "BLEU")
 

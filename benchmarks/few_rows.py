@@ -19,7 +19,7 @@ from rich.progress import track
 from rows import keep
 from torch import Tensor, nn
 
-from sprachbund.runtime.torch_linear import Int8Linear, PackedLinear, plain_linear
+from sprachbund.engines.torch_layers import Int8Linear, PackedLinear, plain_linear
 
 SHAPES = {
     "recipe, 160 to 640": (160, 640),

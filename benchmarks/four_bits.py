@@ -21,11 +21,11 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from sprachbund.models.family import Features
+from sprachbund.engines.extension import choose_instruction_set, native
+from sprachbund.engines.native_engine import exchanged, pack
+from sprachbund.engines.packing import NativeOptions, WeightNumbers
+from sprachbund.models.base import Features
 from sprachbund.models.whisper import PRESETS, Whisper
-from sprachbund.runtime.extension import choose_instruction_set, native
-from sprachbund.runtime.native_model import exchanged, pack
-from sprachbund.runtime.native_options import NativeOptions, WeightNumbers
 
 Clock = Callable[[], float]
 KINDS: tuple[WeightNumbers, ...] = get_args(WeightNumbers)

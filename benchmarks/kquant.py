@@ -20,16 +20,15 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from sprachbund.compression.kquant import KQuantOptions, bits_per_weight, quantize_linears
+from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_linears
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
-from sprachbund.models.directory import load
-from sprachbund.models.family import Family, Features, Target
-from sprachbund.nn.block_linear import linear_names
-from sprachbund.nn.block_quantization import BlockBits, BlockMethod
-from sprachbund.runtime.engine import engine_for
-from sprachbund.runtime.native_options import NativeOptions, WeightNumbers
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.packing import NativeOptions, WeightNumbers
+from sprachbund.models.base import Family, Features, Target
+from sprachbund.models.io import load
+from sprachbund.nn.quantized import BlockBits, BlockMethod, linear_names
 
 BATCH = 10
 

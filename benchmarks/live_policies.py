@@ -22,12 +22,10 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
 from sprachbund.evaluation.emissions import ReferenceSegment
 from sprachbund.evaluation.latency import TalkLatency, score_talk
-from sprachbund.sharing.drawing import ACCENT, INK, MUTED, new_figure, plain_axes
-from sprachbund.streaming.clock import SimulatedClock
 from sprachbund.streaming.engine import LiveEngine
-from sprachbund.streaming.live import in_blocks, play
-from sprachbund.streaming.log import emission_logs
+from sprachbund.streaming.live import SimulatedClock, emission_logs, in_blocks, play
 from sprachbund.streaming.options import LiveOptions
+from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
 ROOT = Path(__file__).parents[1]
 TALK = "talk"

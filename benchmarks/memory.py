@@ -40,9 +40,9 @@ def start(folder: Path, threads: int) -> Steps:
         steps["torch"] = held_mib()
         from sprachbund.decoding.options import DecodingOptions
         from sprachbund.decoding.search import search
-        from sprachbund.models.family import Target
-        from sprachbund.models.whisper.directory import load
-        from sprachbund.runtime.engine import engine_for
+        from sprachbund.engines.choice import engine_for
+        from sprachbund.models.base import Target
+        from sprachbund.models.whisper.io import load
     torch.set_num_threads(threads)
     steps["other modules"] = held_mib()
     audio = np.load(folder / "audio.npy")

@@ -20,7 +20,7 @@ import torch
 from rows import keep
 from torch import Tensor
 
-from sprachbund.evaluation.hashes import machine
+from sprachbund.evaluation.provenance import machine
 from sprachbund.nn.feed_forward import Branch
 from sprachbund.nn.moe import Experts, Router
 

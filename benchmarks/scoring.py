@@ -18,10 +18,10 @@ from pathlib import Path
 
 from rows import keep
 
-from sprachbund.evaluation.hashes import machine
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, LineWriter, read_lines
 from sprachbund.evaluation.manifest import ModelUsed
 from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.provenance import machine
 from sprachbund.evaluation.scoring import Scoring
 
 LANGUAGES = ("en", "de", "es", "fr", "it")

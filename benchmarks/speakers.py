@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation
-from sprachbund.data.editions import edition, make_edition
+from sprachbund.corpora.editions import edition, make_edition
+from sprachbund.corpora.telephone import HELD_OUT_KINDS, Telephone, make_telephone
 from sprachbund.data.synthesisers import DEFAULT_SYNTHESIZERS, SYNTHESIZERS
-from sprachbund.data.telephone import HELD_OUT_KINDS, Telephone, make_telephone
 from sprachbund.models.conformer import ConformerShape
-from sprachbund.recipes.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
 from sprachbund.training.options import TrainingOptions
+from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT.parent / "docs" / "results" / "speakers"

@@ -30,9 +30,9 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
+from sprachbund.engines.choice import CHOICES
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family, Memory, Target
-from sprachbund.runtime.engine import CHOICES
+from sprachbund.models.base import Family, Memory, Target
 
 PLAIN, ALL = "none", "all"
 COARSE = ("torch-bf16", "torch-int8")

@@ -22,20 +22,19 @@ from rich.progress import track
 from rows import keep
 from torch import Tensor
 
-from sprachbund.decoding.draft import RowsSoFar
-from sprachbund.decoding.drafts.parasite import ParasiteDraft, ParasiteRun
+from sprachbund.decoding.drafts.base import RowsSoFar
+from sprachbund.decoding.drafts.network import ParasiteDraft, ParasiteRun
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.round_costs import timed
-from sprachbund.decoding.rows import whole_prompt
 from sprachbund.decoding.search import search
-from sprachbund.decoding.speculation import Speculation
-from sprachbund.models.directory import load
-from sprachbund.models.family import Family, Memory, Target
+from sprachbund.decoding.speculation import Speculation, timed
+from sprachbund.decoding.state import whole_prompt
+from sprachbund.engines.choice import engine_for
+from sprachbund.models.base import Family, Memory, Target
+from sprachbund.models.io import load
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.whisper import PRESETS, WhisperConfig
-from sprachbund.models.whisper.fresh import fit_tokenizer, new_whisper
-from sprachbund.nn.parasite import Parasite, ParasiteShape
-from sprachbund.runtime.engine import engine_for
+from sprachbund.nn.drafts import Parasite, ParasiteShape
+from sprachbund.research.dual_scale.recipe import fit_tokenizer, new_whisper
 
 RECIPE = WhisperConfig(
     vocabulary_size=1000,

@@ -27,16 +27,15 @@ from rows import keep
 from torch import Tensor
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
-from sprachbund.compression.kquant import KQuantOptions, bits_per_weight, quantize_encoder
 from sprachbund.compression.onnx_export import export
-from sprachbund.decoding.by_frames import start_by_frames
-from sprachbund.decoding.transducer_greedy import transducer_greedy
-from sprachbund.evaluation.hashes import machine
+from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_encoder
+from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
+from sprachbund.evaluation.provenance import machine
+from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart
-from sprachbund.models.directory import load
-from sprachbund.models.family import Target
-from sprachbund.nn.block_linear import packed_layers
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, Tier
+from sprachbund.models.io import load
+from sprachbund.nn.quantized import packed_layers
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, Tier
 from sprachbund.text.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent

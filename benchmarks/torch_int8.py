@@ -17,9 +17,8 @@ from rows import keep
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sprachbund.runtime import torch_parts
-from sprachbund.runtime.torch_linear import Int8Linear, _seven_bits
-from sprachbund.runtime.torch_parts import attend_in_bf16
+from sprachbund.engines import torch_layers as torch_parts
+from sprachbund.engines.torch_layers import Int8Linear, _seven_bits, attend_in_bf16
 
 HERE = Path(__file__).parent
 HEADS, WIDTH, FRAMES = 12, 64, 1500

@@ -72,11 +72,11 @@ def ours(folder: Path, batch: int, *, real_length: bool) -> Iterator[Counts]:
     """One optimizer step after the other of our loop."""
     from sprachbund.data.loading import Corpus, ExampleOptions
     from sprachbund.data.manifest import Manifest
-    from sprachbund.models.whisper.directory import load
-    from sprachbund.models.whisper.objective import WhisperExamples
+    from sprachbund.models.whisper.io import load
+    from sprachbund.models.whisper.model import WhisperExamples
     from sprachbund.training.loop import _Run
-    from sprachbund.training.memory import keep_freed_memory
     from sprachbund.training.options import TrainingOptions
+    from sprachbund.util.memory import keep_freed_memory
 
     keep_freed_memory()
     model = load(folder / "transformers", offline=True, real_length=real_length)
@@ -111,8 +111,8 @@ def transformers_examples(folder: Path) -> list[dict[str, Any]]:
     from transformers import WhisperFeatureExtractor
 
     from sprachbund.data.manifest import Manifest
-    from sprachbund.models.family import Target
-    from sprachbund.models.whisper.directory import load
+    from sprachbund.models.base import Target
+    from sprachbund.models.whisper.io import load
 
     ours = load(folder / "transformers", offline=True)  # its tokens, so that both write the same
     prompt = ours.prompt(Target(language="en", source="en"))[

@@ -24,9 +24,9 @@ from rows import keep
 from torch import Tensor
 from torch.nn import functional as F
 
-from sprachbund.evaluation.hashes import machine
-from sprachbund.nn import transducer_loss
-from sprachbund.nn.transducer_loss import joint_transducer_loss
+from sprachbund.evaluation.provenance import machine
+from sprachbund.nn import transducer as transducer_loss
+from sprachbund.nn.transducer import joint_transducer_loss
 
 SHORT = ((4, 60, 15, 500), (8, 100, 25, 1000))
 FULL = (*SHORT, (8, 250, 50, 1000), (4, 250, 50, 4000))

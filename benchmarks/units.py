@@ -23,13 +23,12 @@ import torch
 from rows import keep
 
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.evaluation.hashes import machine
-from sprachbund.models.directory import bundled_directory
-from sprachbund.runtime.measure import peak_mib
-from sprachbund.units.encode import Encoding, encode
+from sprachbund.engines.benchmark import peak_mib
+from sprachbund.evaluation.provenance import machine
+from sprachbund.models.io import bundled_directory
+from sprachbund.units.encoded import Computing, Encoding, Extraction, encode
 from sprachbund.units.files import encoder_hash
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.jobs import Computing, Extraction
 from sprachbund.units.options import FitOptions, KMeansOptions, VocabularyOptions
 
 LAYER = 5

@@ -22,9 +22,9 @@ from rich.table import Table
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from sprachbund.models.family import Features
+from sprachbund.models.base import Features
 from sprachbund.models.whisper import PRESETS, Whisper, WhisperConfig
-from sprachbund.models.whisper.checkpoint import from_foreign
+from sprachbund.models.whisper.io import from_foreign
 
 T = TypeVar("T")
 PROMPT = [50258, 50259, 50359, 50363]  # start, English, transcribe, no timestamps

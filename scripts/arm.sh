@@ -3,7 +3,7 @@
 #     apt-get install g++-aarch64-linux-gnu qemu-user-static
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-native=$root/src/sprachbund/runtime/native
+native=$root/src/sprachbund/engines/native
 compiler=${COMPILER:-aarch64-linux-gnu-g++}
 emulator=${EMULATOR:-qemu-aarch64-static}
 work=$(mktemp -d)

@@ -8,12 +8,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 cp -r "$root/src" "$root/setup.py" "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$work"
-rm -f "$work"/src/sprachbund/runtime/_native*
+rm -f "$work"/src/sprachbund/engines/_native*
 flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 cd "$work"
 "$python" -m pip install --quiet --disable-pip-version-check --target "$work/build" nanobind  # pip has it while it builds only
 PYTHONPATH="$work/build" CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" setup.py --quiet build_ext --inplace
-ls src/sprachbund/runtime/_native*.so > /dev/null  # the extension is optional, here it is not
+ls src/sprachbund/engines/_native*.so > /dev/null  # the extension is optional, here it is not
 
 cd "$root"
 preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"

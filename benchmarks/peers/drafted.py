@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.draft import RowsSoFar
+from sprachbund.decoding.drafts.base import RowsSoFar
 from sprachbund.decoding.drafts.model import ModelDraft, ModelRun
-from sprachbund.decoding.rows import whole_prompt
-from sprachbund.models.family import Family, Memory, Target
+from sprachbund.decoding.state import whole_prompt
+from sprachbund.models.base import Family, Memory, Target
 
 
 class LuckyDraft(ModelDraft):

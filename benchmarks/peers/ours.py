@@ -15,13 +15,13 @@ with undisturbed():  # as the command imports it
     from drafted import LuckyDraft
 
     from sprachbund.decoding.options import DecodingOptions
-    from sprachbund.decoding.rows import Hypothesis
     from sprachbund.decoding.search import search
     from sprachbund.decoding.speculation import Speculation
-    from sprachbund.models.family import Family, Memory, Target
+    from sprachbund.decoding.state import Hypothesis
+    from sprachbund.engines.choice import beside, engine_for
+    from sprachbund.models.base import Family, Memory, Target
     from sprachbund.models.pruning import prune_decoder
-    from sprachbund.models.whisper.directory import load
-    from sprachbund.runtime.engine import beside, engine_for
+    from sprachbund.models.whisper.io import load
 
 WINDOW_S = 30
 DRAFTED = ", draft "

@@ -225,7 +225,8 @@ def _corpus(folder: Path, *, sums: bool = False) -> Path:
 
 
 def _read_corpus(folder: Path) -> None:
-    from sprachbund.cli.data_show import _text, describe
+    from sprachbund.cli.data import _as_text as _text
+    from sprachbund.cli.data import describe
     from sprachbund.data.language_spans import languages_in, timed_spans
     from sprachbund.data.manifest import Manifest
 
@@ -240,8 +241,8 @@ def _read_corpus(folder: Path) -> None:
 
 
 def _evaluated(path: Path) -> None:
-    from sprachbund.evaluation.corpus import open_corpus
     from sprachbund.evaluation.hypotheses import corpus_name
+    from sprachbund.evaluation.run import open_corpus
 
     manifest = open_corpus(path.parent)
     corpus_name(path.parent)
@@ -302,7 +303,7 @@ def _read_resume(path: Path) -> None:
 
 
 def _convergence(folder: Path) -> Path:
-    from sprachbund.training.judging import CONVERGENCE_FILE, Convergence, Judgement
+    from sprachbund.training.loop import CONVERGENCE_FILE, Convergence, Judgement
 
     made = tuple(Judgement(step=step, epoch=step / 10, value=1.0 / step) for step in (1, 2))
     Convergence(judge="loss", steps=9, stopped_early=False, best=made[1], judgements=made).write(folder)
@@ -310,19 +311,19 @@ def _convergence(folder: Path) -> Path:
 
 
 def _read_convergence(path: Path) -> None:
-    from sprachbund.training.judging import Convergence
+    from sprachbund.training.loop import Convergence
 
     str(Convergence.read(path.parent))
 
 
 def _recipe(name: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        import sprachbund.recipes
+        import sprachbund.research
 
         if name == "bundled":
             source = Path(__file__).parents[2] / "recipes" / "bundled.toml"
         else:
-            source = Path(sprachbund.recipes.__path__[0]) / "sizes" / f"{name}.tiny.toml"
+            source = Path(sprachbund.research.__path__[0]) / "sizes" / f"{name}.tiny.toml"
         return Path(shutil.copy(source, folder / "recipe.toml"))
 
     return make
@@ -330,7 +331,7 @@ def _recipe(name: str) -> Callable[[Path], Path]:
 
 def _read_translator(path: Path) -> None:
     from sprachbund.cli.train import _recipe_of
-    from sprachbund.recipes.options import read_recipe
+    from sprachbund.training.options import read_recipe
 
     kind, _ = _recipe_of(path)
     recipe = read_recipe(kind, path)
@@ -344,10 +345,10 @@ def _read_recipe(name: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         from importlib import import_module
 
-        from sprachbund.cli.recipe import RECIPES
-        from sprachbund.recipes.options import read_recipe
+        from sprachbund.cli.train import RECIPES
+        from sprachbund.training.options import read_recipe
 
-        module = import_module(f"sprachbund.recipes.{name}")
+        module = import_module(f"sprachbund.research.{name}.recipe")
         read_recipe(getattr(module, RECIPES[name]), path, [f'data="{path.parent}"']).model_dump_json()
 
     return read
@@ -360,8 +361,8 @@ def _overrides(folder: Path) -> Path:
 
 
 def _read_overrides(path: Path) -> None:
-    from sprachbund.recipes.options import read_recipe
-    from sprachbund.recipes.translator import TranslatorRecipe
+    from sprachbund.training.options import read_recipe
+    from sprachbund.training.translator import TranslatorRecipe
 
     recipe = _recipe("bundled")(path.parent)
     read_recipe(TranslatorRecipe, recipe, path.read_bytes().decode("utf-8", "surrogateescape").splitlines())
@@ -459,7 +460,7 @@ def _texts(folder: Path) -> Path:
 
 
 def _read_texts(path: Path) -> None:
-    from sprachbund.evaluation.textfiles import read_texts
+    from sprachbund.evaluation.lines import read_texts
 
     read_texts(path, allow_empty=False)
 
@@ -479,7 +480,7 @@ def _read_plan(path: Path) -> None:
 
 
 def _sketches(folder: Path) -> Path:
-    from sprachbund.sharing.sketches import Sketches, write_sketches
+    from sprachbund.research.gradient_sharing.sketches import Sketches, write_sketches
 
     rng = np.random.default_rng(0)
     vectors = {"a": {tag: rng.normal(size=(3, 4)).astype(np.float32) for tag in ("de", "en")}}
@@ -488,26 +489,26 @@ def _sketches(folder: Path) -> Path:
 
 
 def _read_sketches(path: Path) -> None:
-    from sprachbund.sharing.sketches import read_sketches
+    from sprachbund.research.gradient_sharing.sketches import read_sketches
 
     read_sketches(path)
 
 
 def _blocks(folder: Path) -> Path:
-    from sprachbund.sharing.blocks import SETTINGS, begin
+    from sprachbund.research.gradient_sharing.collect import SETTINGS, begin
 
     begin(folder, _SETTINGS)
     return folder / SETTINGS
 
 
 def _read_blocks(path: Path) -> None:
-    from sprachbund.sharing.blocks import begin
+    from sprachbund.research.gradient_sharing.collect import begin
 
     begin(path.parent, _SETTINGS)
 
 
 def _block(folder: Path) -> Path:
-    from sprachbund.sharing.blocks import Block
+    from sprachbund.research.gradient_sharing.collect import Block
 
     path = folder / "block.000000.npz"
     Block(key="de", vectors=range(2), path=path).write({"a": np.ones((2, 3), np.float32)})
@@ -515,15 +516,15 @@ def _block(folder: Path) -> Path:
 
 
 def _read_block(path: Path) -> None:
-    from sprachbund.sharing.blocks import Block
+    from sprachbund.research.gradient_sharing.collect import Block
 
     Block(key="de", vectors=range(2), path=path).read()
 
 
 def _study(folder: Path) -> Path:
-    from sprachbund.recipes.encoder_transfer import EncoderTransferRecipe
-    from sprachbund.recipes.options import read_recipe
-    from sprachbund.studies.run import STUDY_FILE, remember
+    from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe
+    from sprachbund.research.tasks import STUDY_FILE, remember
+    from sprachbund.training.options import read_recipe
 
     toml = _recipe("encoder_transfer")(folder)
     remember(folder, read_recipe(EncoderTransferRecipe, toml, ['data="d"']), may_change=())
@@ -531,13 +532,13 @@ def _study(folder: Path) -> Path:
 
 
 def _read_study(path: Path) -> None:
-    from sprachbund.recipes.encoder_transfer import read
+    from sprachbund.research.encoder_transfer.recipe import read
 
     read(path.parent)
 
 
 def _cell(folder: Path) -> Path:
-    from sprachbund.studies.cells import CELL_FILE, CellScores, write_cell
+    from sprachbund.research.encoder_transfer.results import CELL_FILE, CellScores, write_cell
 
     grid, cell = _grid()
     found = CellScores(counts=np.ones((1, 1, 3, 2)), ids=["a", "b", "c"], metric="WER", training={"steps": 3})
@@ -546,21 +547,21 @@ def _cell(folder: Path) -> Path:
 
 
 def _counts(folder: Path) -> Path:
-    from sprachbund.studies.cells import COUNTS_FILE
+    from sprachbund.research.encoder_transfer.results import COUNTS_FILE
 
     _cell(folder)
     return folder / COUNTS_FILE
 
 
 def _grid() -> tuple[Any, Any]:
-    from sprachbund.studies.grid import StudyGrid
+    from sprachbund.research.encoder_transfer.grid import StudyGrid
 
     grid = StudyGrid(starts=("a", "b"), languages=("de",), hours=(1.0,))
     return grid, grid.cells()[0]
 
 
 def _read_cell(path: Path) -> None:
-    from sprachbund.studies.cells import is_whole, read_cell, read_counts
+    from sprachbund.research.encoder_transfer.results import is_whole, read_cell, read_counts
 
     manifest = read_cell(path.parent)
     assert manifest is not None
@@ -578,7 +579,7 @@ def _results(folder: Path) -> Path:
 
 
 def _read_results(path: Path) -> None:
-    from sprachbund.studies.results import ReadOptions, read_results
+    from sprachbund.research.encoder_transfer.results import ReadOptions, read_results
 
     read_results(path, ReadOptions(metric="score"))
 
@@ -719,26 +720,26 @@ def _phones(folder: Path) -> Path:
 
 
 def _read_phones(path: Path) -> None:
-    from sprachbund.units.alignment import Phones
+    from sprachbund.units.measures import Phones
 
     Phones(path, 0.02)
 
 
 def _labels(folder: Path) -> Path:
-    from sprachbund.compression.label_records import SETTINGS, claim
+    from sprachbund.compression.pseudo_labels import SETTINGS, claim
 
     claim(folder / "out", _SETTINGS)
     return folder / "out" / SETTINGS
 
 
 def _read_labels(path: Path) -> None:
-    from sprachbund.compression.label_records import claim
+    from sprachbund.compression.pseudo_labels import claim
 
     claim(path.parent, _SETTINGS)
 
 
 def _label_record(folder: Path) -> Path:
-    from sprachbund.compression.label_records import Record
+    from sprachbund.compression.pseudo_labels import Record
 
     record = Record()
     record.count("de", "kept")
@@ -751,16 +752,14 @@ def _label_record(folder: Path) -> Path:
 
 
 def _read_label_record(path: Path) -> None:
-    from sprachbund.compression.label_records import close
-    from sprachbund.compression.pseudo_labels import _shard
-    from sprachbund.compression.speech import CorpusSource
+    from sprachbund.compression.pseudo_labels import CorpusSource, _shard, close
 
     record = _shard(None, path.parent, 0, (), many=False)  # type: ignore[arg-type]
     close(path.parent, [CorpusSource(path.parent)], [record], "teacher", ["de"])
 
 
 def _prepared(folder: Path) -> Path:
-    from sprachbund.data.corpora.writing import claim
+    from sprachbund.corpora.public.preparation import claim
 
     claim(folder, _SETTINGS)
     _corpus(folder)
@@ -768,13 +767,13 @@ def _prepared(folder: Path) -> Path:
 
 
 def _read_prepared(path: Path) -> None:
-    from sprachbund.data.corpora.writing import claim
+    from sprachbund.corpora.public.preparation import claim
 
     claim(path.parent, _SETTINGS)
 
 
 def _corpus_counts(folder: Path) -> Path:
-    from sprachbund.data.corpora.counts import Counts
+    from sprachbund.corpora.public.items import Counts
 
     counts = Counts(written=2)
     counts.found.update(["", "de"])
@@ -786,8 +785,8 @@ def _corpus_counts(folder: Path) -> Path:
 
 
 def _read_corpus_counts(path: Path) -> None:
-    from sprachbund.data.corpora.counts import Counts
-    from sprachbund.data.corpora.writing import _list_left_out, _shard
+    from sprachbund.corpora.public.items import Counts
+    from sprachbund.corpora.public.preparation import _list_left_out, _shard
 
     total = Counts()
     total += _shard(path.parent, 0, iter(()), None, None)  # type: ignore[arg-type]
@@ -821,13 +820,13 @@ def _read_benchmark(path: Path) -> None:
 
 
 def _read_table(path: Path) -> None:
-    from sprachbund.cli.recipe import _print
+    from sprachbund.cli.train import _print
 
     _print(path, as_json=False)
 
 
 def _speed(folder: Path) -> Path:
-    from sprachbund.recipes.dual_scale_speed import SPEED_FILE
+    from sprachbund.research.dual_scale.speed import SPEED_FILE
 
     row = {
         "name": "a",
@@ -845,27 +844,27 @@ def _speed(folder: Path) -> Path:
 
 
 def _read_speed(path: Path) -> None:
-    from sprachbund.recipes.dual_scale_speed import mean_ms, read_speeds
+    from sprachbund.research.dual_scale.speed import mean_ms, read_speeds
 
     mean_ms(read_speeds(path.parent))
 
 
 def _cost(folder: Path) -> Path:
-    from sprachbund.recipes.discrete_units_cost import COST_FILE
+    from sprachbund.research.discrete_units.report import COST_FILE
 
     (folder / COST_FILE).write_text(json.dumps({"cpu_s": 3.5, "stored_bytes": 7}))
     return folder / COST_FILE
 
 
 def _read_cost(path: Path) -> None:
-    from sprachbund.recipes.discrete_units_cost import read_cost
+    from sprachbund.research.discrete_units.report import read_cost
 
     found = read_cost(path.parent)
     _ = found["cpu_s"] + 1.0, found["stored_bytes"] + 1.0
 
 
 def _parts_of_start(folder: Path) -> Path:
-    from sprachbund.recipes.encoder_transfer_starts import PARTS_FILE, start_model
+    from sprachbund.research.encoder_transfer.starts import PARTS_FILE, start_model
 
     path = start_model(folder, "a") / PARTS_FILE
     path.parent.mkdir(parents=True)
@@ -874,21 +873,21 @@ def _parts_of_start(folder: Path) -> Path:
 
 
 def _read_parts_of_start(path: Path) -> None:
-    from sprachbund.recipes.encoder_transfer_starts import start_parts
+    from sprachbund.research.encoder_transfer.starts import start_parts
 
     found = start_parts(path.parents[2], "a")
     assert all(isinstance(one, str) for one in found.values()), "not texts"
 
 
 def _distilled(folder: Path) -> Path:
-    from sprachbund.recipes.distil import RECIPE_FILE, _claim
+    from sprachbund.compression.distillation import RECIPE_FILE, _claim
 
     _claim(_distil_recipe(), folder)
     return folder / RECIPE_FILE
 
 
 def _distil_recipe() -> Any:
-    from sprachbund.recipes.distil import DistilRecipe
+    from sprachbund.compression.distillation import DistilRecipe
 
     return DistilRecipe.model_validate(
         {
@@ -903,7 +902,7 @@ def _distil_recipe() -> Any:
 
 
 def _read_distilled(path: Path) -> None:
-    from sprachbund.recipes.distil import _claim
+    from sprachbund.compression.distillation import _claim
 
     _claim(_distil_recipe(), path.parent)
 
@@ -912,9 +911,9 @@ def _info_of_training(path: Path) -> None:
     """`dataset.json` as training and labelling read it."""
     from types import SimpleNamespace
 
-    from sprachbund.compression.speech import CorpusSource
+    from sprachbund.compression.pseudo_labels import CorpusSource
     from sprachbund.data.manifest import Manifest
-    from sprachbund.recipes.translator import CardRecipe, _card
+    from sprachbund.training.translator import CardRecipe, _card
 
     source = CorpusSource(path.parent)
     str(source.info["name"])

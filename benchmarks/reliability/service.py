@@ -32,7 +32,7 @@ import psutil
 import soundfile
 
 from sprachbund.audio.load import load
-from sprachbund.evaluation.hashes import commit, machine, versions
+from sprachbund.evaluation.provenance import commit, machine, versions
 from sprachbund.util.files import write_json
 
 ROOT = Path(__file__).parents[2]

@@ -10,19 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import overload
 
-from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.load import AudioInput, AudioSource
+from sprachbund.audio.spans import VoiceActivity
+from sprachbund.decoding.languages import TRANSCRIBE
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pairs import TRANSCRIBE
+from sprachbund.decoding.pipeline import LongForm, translate, translate_file
 from sprachbund.decoding.result import Translation
-from sprachbund.decoding.translate import LongForm, translate, translate_file
+from sprachbund.engines.choice import Engine, EngineChoice, check_choice, engine_for, pooled
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family
 from sprachbund.models.card import Card
-from sprachbund.models.directory import BUNDLED, locate
-from sprachbund.models.directory import load as load_family
-from sprachbund.models.family import Family
-from sprachbund.runtime.engine import Engine, EngineChoice, check_choice, engine_for
-from sprachbund.runtime.pooling import pooled
+from sprachbund.models.io import BUNDLED, locate
+from sprachbund.models.io import load as load_family
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import Listener
 from sprachbund.streaming.options import LiveOptions

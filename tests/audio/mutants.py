@@ -10,8 +10,7 @@ import soundfile
 
 from sprachbund.audio.load import open_audio
 from sprachbund.errors import SprachbundError
-
-from .support import melody, write_ffmpeg
+from tests.audio.support import melody, write_ffmpeg
 
 RATE, DURATION_S = 16_000, 0.4
 LONGEST_S = 600.0  # what is read of a mutant whose header says that it goes on

@@ -5,9 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from sprachbund.audio.activity import VoiceActivity
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
-from sprachbund.audio.spans import iter_speech_spans, speech_spans
+from sprachbund.audio.spans import VoiceActivity, iter_speech_spans, speech_spans
 
 Samples = NDArray[np.float32]
 VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (570, 840, 2410), (530, 1840, 2480), (300, 870, 2240))

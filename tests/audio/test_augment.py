@@ -11,29 +11,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.audio import stretch
+from sprachbund.audio import augment as stretch
 from sprachbund.audio.augment import (
     CLEAN,
-    TELEPHONE,
-    TRAIN,
-    Augmentation,
-    augment,
-    overload,
-    set_level,
-    surround,
-)
-from sprachbund.audio.codecs import CODECS, TELEPHONE_CODECS, telephone, transcode
-from sprachbund.audio.noise import (
+    CODECS,
     NO_SPEECH_KINDS,
     NOISE_KINDS,
+    TELEPHONE,
+    TELEPHONE_CODECS,
+    TRAIN,
+    Augmentation,
     add_noise,
+    augment,
+    change_tempo,
+    change_voice,
     make_babble,
     make_noise,
     no_speech,
+    overload,
+    reverberate,
+    revoice,
     rms,
+    room_response,
+    set_level,
+    surround,
+    telephone,
+    transcode,
 )
-from sprachbund.audio.rooms import reverberate, room_response
-from sprachbund.audio.stretch import change_tempo, change_voice, revoice
 from sprachbund.errors import SprachbundError
 
 RATE = 16_000

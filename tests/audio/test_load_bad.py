@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import load, open_audio
 from sprachbund.errors import SprachbundError
-
-from .support import DURATION_S, melody, write, write_ffmpeg
+from tests.audio.support import DURATION_S, melody, write, write_ffmpeg
 
 
 def refused(source: object, message: str) -> None:

@@ -6,7 +6,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW, WINDOW_FRAMES, WINDOW_S
-from sprachbund.audio.logmel import log_mel, mel_filters, num_frames
+from sprachbund.audio.features import log_mel, mel_filters, num_frames
 
 TOLERANCE = 1e-4
 

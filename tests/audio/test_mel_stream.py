@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from sprachbund.audio.logmel import log_mel
-from sprachbund.audio.mel_stream import LogMelStream
+from sprachbund.audio.features import LogMelStream, log_mel
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .mutants import KINDS, mutants, outcome, seed
+from tests.audio.mutants import KINDS, mutants, outcome, seed
 
 
 @pytest.mark.parametrize("kind", KINDS)

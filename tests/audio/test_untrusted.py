@@ -26,8 +26,7 @@ from sprachbund.audio.decoders import _CONTAINERS
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.sandbox import DecodingLimits, Sandbox
 from sprachbund.errors import SprachbundError
-
-from .support import FFMPEG_CODECS, melody, write, write_ffmpeg
+from tests.audio.support import FFMPEG_CODECS, melody, write, write_ffmpeg
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no child can be confined there")
 LIMITS = DecodingLimits(memory_bytes=300 << 20, cpu_s=20, stall_s=1.0)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from sprachbund.cli.console import error_line
-from sprachbund.models.directory import save
+from sprachbund.models.io import save
 from sprachbund.util import extras
+from tests.research.encoder_transfer.made import TIERS, rows, write
 from tests.stories.support import speech, write_tiny_model, write_wav
 from tests.streaming.test_by_frames import tiny_transducer
-from tests.studies.made import TIERS, rows, write
 from tests.units.made import write_corpus
 
 SCORE = "score hypotheses.txt references.txt --language de"

@@ -8,7 +8,7 @@ import pytest
 
 from sprachbund.cli import main
 from sprachbund.data.manifest import ManifestWriter
-from sprachbund.evaluation.router_figure import Labelled, RouterPicture, draw_router
+from sprachbund.evaluation.figures import Labelled, RouterPicture, draw_router
 from sprachbund.models.speech_llm import save
 from tests.models.speech_llm_support import make_model, speech
 from tests.stories.support import speech as spoken

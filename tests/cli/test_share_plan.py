@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.sharing.made import as_groups, planted_groups, planted_rows
+from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows
 from tests.stories.support import Ran, command
 
 PARTS = (1, 3)

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from sprachbund.cli.startup import SPINS, undisturbed
-
-from ..runtime.support import needs_native
+from tests.engines.support import needs_native
 
 
 @pytest.fixture

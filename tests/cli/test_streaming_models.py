@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sprachbund.models.directory import load, save
-
-from ..models.foreign_support import (
+from sprachbund.models.io import load, save
+from tests.models.foreign_support import (
     made_model,
     nemo_config,
     nemo_weights,
@@ -17,8 +16,8 @@ from ..models.foreign_support import (
     write_nemo,
     write_transformers,
 )
-from ..stories.support import command, speech, write_wav
-from ..streaming.test_by_frames import tiny_transducer
+from tests.stories.support import command, speech, write_wav
+from tests.streaming.test_by_frames import tiny_transducer
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.research.encoder_transfer.made import TIERS, rows, write
 from tests.stories.support import command
-from tests.studies.made import TIERS, rows, write
 
 
 @pytest.fixture

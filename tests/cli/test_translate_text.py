@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sprachbund.cli import main
-from sprachbund.models.directory import save
+from sprachbund.models.io import save
 from tests.stories.support import command, speech, write_tiny_model, write_wav
 from tests.units.translators import model_of, speak, talkative
 

@@ -22,18 +22,17 @@ from sprachbund.data.loading import Corpus, ExampleOptions, collate
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models import whisper
+from sprachbund.models.base import Features
 from sprachbund.models.conformer import Conformer, ConformerConfig
-from sprachbund.models.family import Features
 from sprachbund.models.pruning import with_layers
-from sprachbund.models.seamless.objective import SeamlessExamples
+from sprachbund.models.seamless.model import SeamlessExamples
 from sprachbund.models.whisper.extension import set_prompt
-from sprachbund.models.whisper.objective import WhisperExamples
+from sprachbund.models.whisper.model import WhisperExamples
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.loop import train
 from tests.models import split_support
 from tests.models.seamless.support import make_pair
-from tests.recipes import owned
-from tests.training import made
+from tests.training import made, owned
 
 
 def conformer(**sizes: Any) -> Conformer:

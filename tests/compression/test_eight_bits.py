@@ -12,21 +12,16 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from sprachbund.compression.eight_bits import (
-    check_packable,
-    check_quantizable,
-    pack_beside,
-    stored_size,
-)
+from sprachbund.compression.quantization import check_packable, check_quantizable, pack_beside, stored_size
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.extension import missing_because
+from sprachbund.engines.packed_cache import PACKED_FILE
 from sprachbund.errors import SprachbundError
 from sprachbund.models import whisper
-from sprachbund.models.conformer.directory import save as save_conformer
-from sprachbund.models.directory import family_of, load
+from sprachbund.models.conformer.io import save as save_conformer
+from sprachbund.models.io import family_of, load
 from sprachbund.models.seamless import Seamless
 from sprachbund.models.splitting import split_feed_forwards
-from sprachbund.runtime.engine import engine_for
-from sprachbund.runtime.extension import missing_because
-from sprachbund.runtime.packed_cache import PACKED_FILE
 from tests.models import split_support
 from tests.models.test_splitting import whisper_plan
 from tests.models.whisper_support import TINY, make_directory

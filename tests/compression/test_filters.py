@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprachbund.compression.filters import FilterOptions, kind_of, length_ratio, why_dropped
+from sprachbund.compression.pseudo_labels import FilterOptions, kind_of, length_ratio, why_dropped
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import Evidence

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sprachbund.compression.kquant import (
+from sprachbund.compression.quantization import (
     KQuantOptions,
     bits_per_weight,
     quantize_linears,
@@ -14,9 +14,8 @@ from sprachbund.compression.kquant import (
 )
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.directory import load
-from sprachbund.nn.block_linear import BlockLinear, linear_names
-from sprachbund.nn.block_quantization import quantize_blocks
+from sprachbund.models.io import load
+from sprachbund.nn.quantized import BlockLinear, linear_names, quantize_blocks
 
 
 @pytest.fixture(scope="module")

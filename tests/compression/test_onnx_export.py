@@ -13,26 +13,29 @@ import torch
 from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.compression.kquant import KQuantOptions, quantize_encoder
 from sprachbund.compression.onnx_export import check_exportable, export
-from sprachbund.decoding.by_frames import start_by_frames
+from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
-from sprachbund.decoding.transducer_greedy import transducer_greedy
+from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.conformer.foreign import assemble
-from sprachbund.models.conformer.nemo_file import read_nemo
-from sprachbund.models.directory import load
-from sprachbund.models.family import Target
-from sprachbund.models.streaming_onnx.model import OnnxStreamingTransducer
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamState
+from sprachbund.models.conformer.checkpoints import assemble, read_nemo
+from sprachbund.models.io import load
+from sprachbund.models.streaming_onnx import OnnxStreamingTransducer
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState
 from sprachbund.streaming.by_frames import FrameWriter
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.options import LiveOptions
-
-from ..models.foreign_support import made_model, nemo_config, nemo_weights, sentencepiece_model, write_nemo
-from ..streaming.test_by_frames import OPEN, SPEECH, TARGETS, Loudness, hear, recording, tiny_transducer
+from tests.models.foreign_support import (
+    made_model,
+    nemo_config,
+    nemo_weights,
+    sentencepiece_model,
+    write_nemo,
+)
+from tests.streaming.test_by_frames import OPEN, SPEECH, TARGETS, Loudness, hear, recording, tiny_transducer
 
 Pair = tuple[Conformer, Path]
 pytestmark = pytest.mark.slow  # an export is traced for some ten seconds, whatever the size of the model

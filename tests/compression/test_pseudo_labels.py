@@ -11,10 +11,15 @@ import soundfile
 import torch
 
 from sprachbund.compression import pseudo_labels
-from sprachbund.compression.filters import FilterOptions
-from sprachbund.compression.label_records import KEPT, THERE, UNKNOWN_PAIR
-from sprachbund.compression.pseudo_labels import LabelOptions, pseudo_label
-from sprachbund.compression.speech import open_source
+from sprachbund.compression.pseudo_labels import (
+    KEPT,
+    THERE,
+    UNKNOWN_PAIR,
+    FilterOptions,
+    LabelOptions,
+    open_source,
+    pseudo_label,
+)
 from sprachbund.data.loading import collate
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import Voice, speak

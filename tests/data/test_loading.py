@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from sprachbund.data.batch import NO_LANGUAGE
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import ExampleOptions, batches, collate, spec_augment
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.data.plan import PlanOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import END
 from tests.training import made

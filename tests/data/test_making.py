@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sprachbund.data.editions import edition, make_part
+from sprachbund.corpora.editions import edition, make_part
 from sprachbund.data.making import MAX_KILLS, make_shards
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import SynthesisError

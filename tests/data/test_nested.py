@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sprachbund.data.batching import nested
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.data.nested import nested
 from sprachbund.errors import SprachbundError
 
 HOUR = 3600.0

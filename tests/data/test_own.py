@@ -7,8 +7,7 @@ import soundfile
 
 from sprachbund.data import own
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.own import OwnOptions, Prepared, prepare_own
-from sprachbund.data.own_sources import read_folder, read_table
+from sprachbund.data.own import OwnOptions, Prepared, prepare_own, read_folder, read_table
 from sprachbund.errors import SprachbundError
 
 NAMED = OwnOptions(name="mine", licence="CC0-1.0", attribution="me")

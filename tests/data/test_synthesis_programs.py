@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sprachbund.data import synthesis_programs
-from sprachbund.data.synthesis_programs import PROGRAMS, InstalledVoice, installed_voices, say
+from sprachbund.data import synthesisers as synthesis_programs
+from sprachbund.data.synthesisers import PROGRAMS, InstalledVoice, installed_voices, say
 from sprachbund.errors import SprachbundError
-
-from .synthesis_standins import asked, put_standins
+from tests.data.synthesis_standins import asked, put_standins
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts")
 

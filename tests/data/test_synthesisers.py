@@ -13,25 +13,25 @@ import pytest
 
 from sprachbund.audio.augment import CLEAN
 from sprachbund.cli import main
-from sprachbund.data.asterisk.packages import SPEAKERS
-from sprachbund.data.editions import Edition, edition, make_edition
+from sprachbund.corpora.asterisk.packages import SPEAKERS
+from sprachbund.corpora.editions import Edition, edition, make_edition
+from sprachbund.corpora.telephone import Telephone, make_telephone
 from sprachbund.data.manifest import Manifest
 from sprachbund.data.synthesis import Split, Voice, draw_voice
-from sprachbund.data.synthesis_programs import InstalledVoice, installed_voices
 from sprachbund.data.synthesisers import (
     SYNTHESIZERS,
+    InstalledVoice,
     ProgramVoice,
     check_synthesizers,
     draw_any_voice,
+    installed_voices,
     speak_as,
     split_of_voice,
 )
-from sprachbund.data.telephone import Telephone, make_telephone
 from sprachbund.errors import SprachbundError
+from tests.corpora.asterisk_tree import write_tree
+from tests.data.synthesis_standins import put_standins
 from tests.stories.test_telephone import NUMBERS
-
-from .asterisk_tree import write_tree
-from .synthesis_standins import put_standins
 
 pytest.importorskip("espeakng_loader")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts")
@@ -176,7 +176,7 @@ def test_edition_with_others_counts_who_spoke_and_comes_out_the_same_twice(
 def test_shard_is_drawn_again_when_a_program_crashes(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sprachbund.data.editions.render", lambda meaning, tag, rng: "this fails once")
+    monkeypatch.setattr("sprachbund.corpora.editions.render", lambda meaning, tag, rng: "this fails once")
     crashing = Edition(
         name="once",
         seed=1,

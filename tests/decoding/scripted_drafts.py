@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.draft import NO_GUESS, RowsSoFar, StatelessRun
-from sprachbund.decoding.rows import Hypothesis, whole_prompt
-from sprachbund.models.family import Family, Memory, Target
+from sprachbund.decoding.drafts.base import NO_GUESS, RowsSoFar, StatelessRun
+from sprachbund.decoding.state import Hypothesis, whole_prompt
+from sprachbund.models.base import Family, Memory, Target
 
 Guess = Callable[[int, int], int]
 """Row at the start, and place behind the prompt, to a guess."""

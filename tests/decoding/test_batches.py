@@ -8,14 +8,12 @@ from hypothesis import strategies as st
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span
-from sprachbund.decoding.batches import RecordedSpan, Recording, translate_spans
-from sprachbund.decoding.language import LanguageTracker
+from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pairs import read_request
+from sprachbund.decoding.pipeline import RecordedSpan, Recording, translate_spans
 from sprachbund.decoding.search import search
-
-from .test_translate import LENIENT, recording
-from .tiny_family import TinyFamily
+from tests.decoding.test_translate import LENIENT, recording
+from tests.decoding.tiny_family import TinyFamily
 
 FAMILY = TinyFamily(seed=3)
 PLAIN = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, draft="none")
@@ -101,7 +99,7 @@ def test_recordings_share_a_search_only_with_the_draft_they_share(monkeypatch):
         groups.append((len(asked), speculation))
         return search(model, memory, asked, options, durations_s)
 
-    monkeypatch.setattr("sprachbund.decoding.batches.search", recorded_search)
+    monkeypatch.setattr("sprachbund.decoding.pipeline.search", recorded_search)
     shared, own = object(), object()
     recordings = [asked(["de"], "en"), asked(["fr"], "en"), asked(["de"], "en")]
     for one, speculation in zip(recordings, (shared, shared, own), strict=True):

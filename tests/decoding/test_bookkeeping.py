@@ -9,11 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
-from sprachbund.models.family import Target
-
-from .scripted_drafts import ScriptedDraft
-from .test_speculative import PLAIN
-from .tiny_family import TinyFamily, random_memory
+from sprachbund.models.base import Target
+from tests.decoding.scripted_drafts import ScriptedDraft
+from tests.decoding.test_speculative import PLAIN
+from tests.decoding.tiny_family import TinyFamily, random_memory
 
 ASKING = ("item", "_local_scalar_dense", "is_nonzero", "nonzero")
 """Operations that wait for the device."""

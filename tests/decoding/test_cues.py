@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprachbund.decoding.cues import (
+from sprachbund.decoding.formats import (
     LEAST_CUE_S,
     MAX_LINE_CHARACTERS,
     MAX_LINES,

@@ -10,17 +10,15 @@ import torch
 from sprachbund.api import Model
 from sprachbund.audio.spans import Span
 from sprachbund.cli import main
-from sprachbund.decoding.batches import RecordedSpan, Recording, translate_spans
-from sprachbund.decoding.encoding import encode
-from sprachbund.decoding.language import LanguageTracker
+from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pairs import read_request
+from sprachbund.decoding.pipeline import RecordedSpan, Recording, encode, translate_spans
 from sprachbund.decoding.result import Segment
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import Decoder
 from sprachbund.models.speech_llm import SpeechLLM, save
-from sprachbund.models.speech_llm.spans import RoutedMemory
-from sprachbund.serving.bodies import segment_values
+from sprachbund.models.speech_llm.objective import RoutedMemory
+from sprachbund.serving.schemas import segment_values
 from tests.models.speech_llm_support import make_model, speech
 from tests.stories.support import speech as spoken
 from tests.stories.support import write_wav

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.joint import CtcPrefixes
+from sprachbund.decoding.ctc import CtcPrefixes
 from tests.decoding.test_ctc_search import all_texts
 from tests.nn.test_ctc import lattice
 

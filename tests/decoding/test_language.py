@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprachbund.decoding.language import UNDETERMINED, LanguageTracker, identify, language_posterior
+from sprachbund.decoding.languages import UNDETERMINED, LanguageTracker, identify, language_posterior
 
 TAGS = ("de", "en", "es", "fr")
 

@@ -11,19 +11,18 @@ from hypothesis import strategies as st
 from sprachbund.decoding.drafts import listed, load_draft
 from sprachbund.decoding.drafts.listed import ListedRows, TextDraft, TextRun
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import start_rows
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import speculation_for
 from sprachbund.decoding.speculative import Guessing, speculative_search
+from sprachbund.decoding.state import start_rows
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.extension import missing_because
+from sprachbund.engines.native_engine import exchanged, pack
+from sprachbund.engines.torch_layers import TorchDecoder
 from sprachbund.errors import SprachbundError
-from sprachbund.models.directory import load
-from sprachbund.models.family import Family, Target
-from sprachbund.runtime.engine import engine_for
-from sprachbund.runtime.extension import missing_because
-from sprachbund.runtime.native_model import exchanged, pack
-from sprachbund.runtime.torch_parts import TorchDecoder
-
-from .tiny_family import TinyFamily, random_memory
+from sprachbund.models.base import Family, Target
+from sprachbund.models.io import load
+from tests.decoding.tiny_family import TinyFamily, random_memory
 
 ENGINES = ["torch", "torch-int8", *([] if missing_because() else ["native"])]
 FRAMES = [6, 9, 4]
@@ -39,7 +38,7 @@ def family_on(engine: str, **more: Any) -> Any:
     if engine == "torch-int8":
         family.decoder = TorchDecoder(family.decoder, "int8")
     if engine == "native":
-        from sprachbund.runtime.extension import choose_instruction_set, native
+        from sprachbund.engines.extension import choose_instruction_set, native
 
         family = exchanged(family, pack(family), native().Team(1), choose_instruction_set())
     return family

@@ -9,11 +9,10 @@ from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.words import attended_s
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Target
-
-from .scripted_drafts import ScriptedDraft, knowing
-from .test_words import PlantedFamily
-from .tiny_family import TinyFamily, random_memory
+from sprachbund.models.base import Target
+from tests.decoding.scripted_drafts import ScriptedDraft, knowing
+from tests.decoding.test_words import PlantedFamily
+from tests.decoding.tiny_family import TinyFamily, random_memory
 
 FRAMES = [5, 9, 3, 12]
 PLAIN = DecodingOptions(draft="none", max_tokens=12)

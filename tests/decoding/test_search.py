@@ -6,14 +6,13 @@ import math
 import pytest
 import torch
 
-from sprachbund.decoding.beam import beam_search, length_normalised
+from sprachbund.decoding.autoregressive import beam_search, length_normalised
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import PROMPT_CHUNK, start_rows
 from sprachbund.decoding.search import search
+from sprachbund.decoding.state import PROMPT_CHUNK, start_rows
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Memory, Target
-
-from .tiny_family import TinyFamily, one_memory, random_memory
+from sprachbund.models.base import Memory, Target
+from tests.decoding.tiny_family import TinyFamily, one_memory, random_memory
 
 GERMAN = Target(language="de")
 FRAMES = [5, 9, 3, 12, 7, 7, 2, 8]

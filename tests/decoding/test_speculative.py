@@ -10,17 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.decoding.draft import NO_GUESS, RowsSoFar
+from sprachbund.decoding.drafts.base import NO_GUESS, RowsSoFar
+from sprachbund.decoding.logits_process import likeliest
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import Hypothesis
-from sprachbund.decoding.rules import likeliest
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.speculative import stands
-from sprachbund.models.family import Memory, Target
-
-from .scripted_drafts import ScriptedDraft, knowing, wrong
-from .tiny_family import TinyFamily, one_memory, random_memory
+from sprachbund.decoding.state import Hypothesis
+from sprachbund.models.base import Memory, Target
+from tests.decoding.scripted_drafts import ScriptedDraft, knowing, wrong
+from tests.decoding.tiny_family import TinyFamily, one_memory, random_memory
 
 FRAMES = [5, 9, 3, 12, 7, 7, 2, 8]
 PLAIN = DecodingOptions(draft="none")

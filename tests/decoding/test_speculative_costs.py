@@ -7,17 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sprachbund.decoding.greedy import greedy_search
+from sprachbund.decoding.autoregressive import greedy_search
 from sprachbund.decoding.options import MAX_GUESSES
-from sprachbund.decoding.round_costs import RoundCosts, measure_rounds, tokens_per_round
-from sprachbund.decoding.rows import start_rows, whole_prompt
 from sprachbund.decoding.search import search
-from sprachbund.decoding.speculation import Speculation
-from sprachbund.models.family import Target
-
-from .scripted_drafts import ScriptedDraft, knowing
-from .test_speculative import PLAIN, assert_same, flat
-from .tiny_family import TinyFamily, random_memory
+from sprachbund.decoding.speculation import RoundCosts, Speculation, measure_rounds, tokens_per_round
+from sprachbund.decoding.state import start_rows, whole_prompt
+from sprachbund.models.base import Target
+from tests.decoding.scripted_drafts import ScriptedDraft, knowing
+from tests.decoding.test_speculative import PLAIN, assert_same, flat
+from tests.decoding.tiny_family import TinyFamily, random_memory
 
 FLAT = RoundCosts(plain_s=1.0, drafted_s=(1.0,) * 8)
 

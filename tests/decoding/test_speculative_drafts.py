@@ -10,25 +10,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.decoding.draft import NO_GUESS, Draft
 from sprachbund.decoding.drafts import load_draft
-from sprachbund.decoding.drafts.medusa import MedusaDraft
+from sprachbund.decoding.drafts.base import NO_GUESS, Draft
 from sprachbund.decoding.drafts.model import ModelDraft
-from sprachbund.decoding.drafts.parasite import ParasiteDraft
+from sprachbund.decoding.drafts.network import MedusaDraft, ParasiteDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
+from sprachbund.decoding.logits_process import Suppressed
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rules import Suppressed
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.drafts import DraftCard, find_drafts, write_draft
-from sprachbund.models.family import Target
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.medusa import MedusaHeads, MedusaShape
-from sprachbund.nn.parasite import Parasite, ParasiteShape
-
-from .test_speculative import FRAMES, PLAIN, assert_same, flat, targets_for
-from .tiny_family import TinyFamily, random_memory
+from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
+from tests.decoding.test_speculative import FRAMES, PLAIN, assert_same, flat, targets_for
+from tests.decoding.tiny_family import TinyFamily, random_memory
 
 FAMILY = TinyFamily(seed=5)
 
@@ -215,7 +212,7 @@ def test_a_cache_of_another_shape_is_named() -> None:
     memory, targets = random_memory([4], 1), [Target(language="de")]
     run = draft.start(FAMILY, memory, targets, 10)
     other = TextDecoder(vocabulary_size=17, max_tokens=24, width=16, num_heads=4, num_layers=2)
-    from sprachbund.decoding.draft import RowsSoFar
+    from sprachbund.decoding.drafts.base import RowsSoFar
 
     rows = RowsSoFar(
         cache=other.start(memory.states, memory.num_frames),

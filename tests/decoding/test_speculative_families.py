@@ -8,30 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from sprachbund.decoding.draft import Draft
 from sprachbund.decoding.drafts import load_draft
-from sprachbund.decoding.drafts.medusa import MedusaDraft
+from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.model import ModelDraft
-from sprachbund.decoding.drafts.parasite import ParasiteDraft
+from sprachbund.decoding.drafts.network import MedusaDraft, ParasiteDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
-from sprachbund.decoding.translate import translate
+from sprachbund.engines.choice import EngineChoice, engine_for, why_not_native
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.drafts import find_drafts
-from sprachbund.models.family import Target
 from sprachbund.models.whisper import load
-from sprachbund.nn.medusa import MedusaHeads, MedusaShape
-from sprachbund.nn.parasite import Parasite, ParasiteShape
-from sprachbund.runtime.engine import EngineChoice, engine_for, why_not_native
+from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
+from tests.decoding.test_speculative import assert_same, flat
+from tests.decoding.test_translate import Loudness, recording
+from tests.decoding.tiny_family import TinyFamily
 from tests.models.seamless.support import make_pair
 from tests.models.whisper_support import make_directory
 from tests.training.made import make_model
-
-from .test_speculative import assert_same, flat
-from .test_translate import Loudness, recording
-from .tiny_family import TinyFamily
 
 
 @pytest.fixture(scope="module", params=["conformer", "whisper", "seamless"])

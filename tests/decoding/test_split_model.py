@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from sprachbund.audio.spans import Span
-from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pipeline import LongForm, encode, encode_again
 from sprachbund.decoding.search import search
-from sprachbund.decoding.translate import LongForm
 from sprachbund.decoding.words import align
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
 from tests.models import split_support as made
 from tests.models.split_support import LANGUAGES
 

@@ -7,17 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.search import search
-from sprachbund.decoding.timestamps import (
+from sprachbund.decoding.logits_process import (
     TimestampTokens,
     cut_by_timestamps,
     forbid_timestamps,
     timestamp_tokens,
 )
-from sprachbund.models.family import Target
-
-from .tiny_family import TinyFamily, random_memory
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.search import search
+from sprachbund.models.base import Target
+from tests.decoding.tiny_family import TinyFamily, random_memory
 
 END, FIRST, VOCABULARY = 18, 20, 121  # as in Whisper, text comes before the end token
 TIMES = TimestampTokens(first=FIRST, step_s=0.1)

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sprachbund.decoding.transducer_beam import Beam, transducer_beam
-from sprachbund.decoding.transducer_greedy import TransducerHypothesis, transducer_greedy
+from sprachbund.decoding.transducer import Beam, TransducerHypothesis, transducer_beam, transducer_greedy
 from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState
 
 

@@ -7,11 +7,10 @@ import soundfile
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.audio.spans import SpanOptions
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.translate import translate, translate_file
+from sprachbund.decoding.pipeline import translate, translate_file
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family
-
-from .tiny_family import TinyFamily
+from sprachbund.models.base import Family
+from tests.decoding.tiny_family import TinyFamily
 
 LENIENT = GuardOptions(hopeless_mean_log_probability=-1e9, max_characters_per_s=1e9, max_repetition=1.0)
 OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)

@@ -7,13 +7,12 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
-from sprachbund.decoding.translate import translate
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
 from sprachbund.models.whisper import load
+from tests.decoding.test_translate import Loudness, recording
 from tests.models.whisper_support import make_directory
-
-from .test_translate import Loudness, recording
 
 SUPPRESSED, BEGIN_SUPPRESSED = [5, 17, 40], [220, 256]
 

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.decoding.words import AlignedTokens, align, median_filter, split_words, timed_words, warp
-from sprachbund.models.family import Target
-
-from .tiny_family import TinyFamily, one_memory, random_memory
+from sprachbund.models.base import Target
+from tests.decoding.tiny_family import TinyFamily, one_memory, random_memory
 
 
 def cheapest(cost: np.ndarray) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Features, Memory, Target
+from sprachbund.models.base import Features, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
 LANGUAGES = ("de", "en", "fr")

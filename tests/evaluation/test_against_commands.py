@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sprachbund.cli import compare, score
+from sprachbund.cli import evaluate as compare
+from sprachbund.cli import evaluate as score
 from tests.evaluation.made import made_texts
 from tests.evaluation.test_commands import run
 

@@ -1,7 +1,7 @@
 import pytest
 
 from sprachbund.evaluation.code_switch import switch_points, switch_scores, switching_scores
-from sprachbund.evaluation.embedded import EmbeddedSpan
+from sprachbund.evaluation.lines import EmbeddedSpan
 from tests.evaluation.made import line
 
 # "voy a la meeting room mañana" into English; said in English: "meeting room"

@@ -12,16 +12,21 @@ import sacrebleu
 from sprachbund.data.manifest import Manifest, ManifestWriter, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import scoring
-from sprachbund.evaluation.embedded import embedded_spans, is_code_switched
 from sprachbund.evaluation.hypotheses import make_line
-from sprachbund.evaluation.lines import Evidence, Line, LineWriter, read_lines
+from sprachbund.evaluation.lines import (
+    Evidence,
+    Line,
+    LineWriter,
+    embedded_spans,
+    is_code_switched,
+    read_lines,
+)
 from sprachbund.evaluation.manifest import DataUsed, ModelUsed, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions
-from sprachbund.evaluation.present import as_text
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, rescore
 from sprachbund.evaluation.scoring import CometTally, summarise
-from sprachbund.evaluation.tables import docs_table
+from sprachbund.evaluation.tables import as_text, docs_table
 
 TIMES = [
     {"start_s": 0.0, "end_s": 0.6, "language": "de"},

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.comet import Comet
+from sprachbund.evaluation.metrics import Comet
 
 SCORES = {"h": 0.5, "i": 0.75}
 

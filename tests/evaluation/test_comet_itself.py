@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.comet import Comet
 from sprachbund.evaluation.manifest import DataUsed, ModelUsed
+from sprachbund.evaluation.metrics import Comet
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate, rescore, write_texts
 from sprachbund.evaluation.scoring import summarise

@@ -5,7 +5,11 @@ import json
 import pytest
 import typer
 
-from sprachbund.cli import compare, evaluate, replay, report, score
+from sprachbund.cli import evaluate
+from sprachbund.cli import evaluate as compare
+from sprachbund.cli import evaluate as replay
+from sprachbund.cli import evaluate as report
+from sprachbund.cli import evaluate as score
 from sprachbund.errors import SprachbundError
 
 

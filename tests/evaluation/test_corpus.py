@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.corpus import open_corpus
+from sprachbund.evaluation.run import open_corpus
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ from sprachbund.cli import main
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.lines import Line, read_lines
+from sprachbund.evaluation.lines import Line, read_lines, routed_s
 from sprachbund.evaluation.manifest import read_manifest
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.replay import replay
-from sprachbund.evaluation.routes import routed_s
 from sprachbund.evaluation.run import evaluate
 from sprachbund.models.speech_llm import save
 from tests.models.speech_llm_support import make_model, speech

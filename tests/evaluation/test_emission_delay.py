@@ -5,17 +5,15 @@ import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.mel_stream import LogMelStream
-from sprachbund.decoding.by_frames import start_by_frames
-from sprachbund.decoding.transducer_greedy import TransducerHypothesis, transducer_greedy
+from sprachbund.audio.features import LogMelStream
+from sprachbund.decoding.transducer import TransducerHypothesis, start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import emission_delay as module
 from sprachbund.evaluation.emission_delay import SpokenWord, chunk_latency_s, emission_delay
-from sprachbund.models.directory import load
-from sprachbund.models.family import Target
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder
-
-from ..streaming.test_by_frames import tiny_transducer
+from sprachbund.models.base import Target
+from sprachbund.models.io import load
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder
+from tests.streaming.test_by_frames import tiny_transducer
 
 TARGET = Target(language="de")
 SILENCE = np.zeros(4 * SAMPLE_RATE, np.float32)

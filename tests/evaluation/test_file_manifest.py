@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from sprachbund.cli import compare, replay, score
+from sprachbund.cli import evaluate as compare
+from sprachbund.cli import evaluate as replay
+from sprachbund.cli import evaluate as score
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.file_manifest import row_differences
+from sprachbund.evaluation.compare import row_differences
 from sprachbund.evaluation.replay import replay as run_again
 from tests.evaluation.made import made_texts
 from tests.evaluation.test_commands import run

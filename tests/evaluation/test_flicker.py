@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.evaluation.flicker import erasure, normalized_erasure
+from sprachbund.evaluation.latency import erasure, normalized_erasure
 
 
 def test_erasure_by_hand() -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sprachbund.evaluation.gather import gather
 from sprachbund.evaluation.lines import CHUNK
 from sprachbund.evaluation.metrics import chrf
+from sprachbund.evaluation.report import gather
 from tests.evaluation.made import line, made_lines
 
 PAIRS = (("en", "de"), ("fr", "de"), ("de", "fr"))

@@ -7,7 +7,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import make_plan, translate_manifest
-from sprachbund.models.directory import load
+from sprachbund.models.io import load
 
 OPTIONS = DecodingOptions(max_tokens=10)
 

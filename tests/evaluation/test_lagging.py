@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.evaluation.lagging import SCORES, Passage, latency
+from sprachbund.evaluation.latency import SCORES, Passage, latency
 
 
 def passage(*delays_s: float, source_s=3.0, num_reference=4, recording_s=None, audio_s=None) -> Passage:

@@ -7,8 +7,15 @@ import pytest
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emissions import Emission, EmissionLog, ReferenceSegment
-from sprachbund.evaluation.latency import CLOCKS, FLICKER, LATENCY_SCORES, QUALITY, means, score_talk
-from sprachbund.evaluation.latency_table import latency_table
+from sprachbund.evaluation.latency import (
+    CLOCKS,
+    FLICKER,
+    LATENCY_SCORES,
+    QUALITY,
+    latency_table,
+    means,
+    score_talk,
+)
 from tests.evaluation.made_talks import log_of, made_log, made_references, shown
 
 

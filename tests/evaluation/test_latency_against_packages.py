@@ -9,9 +9,15 @@ from statistics import fmean
 import pytest
 
 from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment, text_units
-from sprachbund.evaluation.lagging import latency
-from sprachbund.evaluation.latency import CLOCKS, Written, score_talk, text_quality
-from sprachbund.evaluation.resegment import by_likeness, by_word_errors
+from sprachbund.evaluation.latency import (
+    CLOCKS,
+    Written,
+    by_likeness,
+    by_word_errors,
+    latency,
+    score_talk,
+    text_quality,
+)
 from tests.evaluation.made_talks import log_of, made_log, made_references
 
 

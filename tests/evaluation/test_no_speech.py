@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sprachbund.audio.activity import VoiceActivity
+from sprachbund.audio.spans import VoiceActivity
 from sprachbund.evaluation.no_speech import KINDS, no_speech_set
 
 

@@ -10,11 +10,10 @@ import soundfile
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.examples import Sounds, marked
 from sprachbund.evaluation.figures import bins_by
 from sprachbund.evaluation.metrics import metric
 from sprachbund.evaluation.options import EvaluationOptions
-from sprachbund.evaluation.report import write_report
+from sprachbund.evaluation.report import Sounds, marked, write_report
 from sprachbund.evaluation.scoring import summarise
 from tests.evaluation.made import line
 

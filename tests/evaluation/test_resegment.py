@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import resegment
-from sprachbund.evaluation.resegment import by_likeness, by_word_errors
+from sprachbund.evaluation import latency as resegment
+from sprachbund.evaluation.latency import by_likeness, by_word_errors
 from tests.evaluation.made_talks import WORDS
 
 words = st.lists(st.sampled_from("abc"), max_size=6)

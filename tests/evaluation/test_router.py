@@ -8,22 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprachbund.cli import score
+from sprachbund.cli import evaluate as score
 from sprachbund.data.manifest import ManifestWriter, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run
-from sprachbund.evaluation.embedded import EmbeddedSpan, SpokenSpan, spoken_spans
-from sprachbund.evaluation.lines import Evidence, read_lines
+from sprachbund.evaluation.lines import (
+    EmbeddedSpan,
+    Evidence,
+    Route,
+    SpokenSpan,
+    joined,
+    read_lines,
+    routed_s,
+    spoken_spans,
+)
 from sprachbund.evaluation.manifest import DataUsed, ModelUsed, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions
-from sprachbund.evaluation.present import as_text
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
-from sprachbund.evaluation.routes import Route, joined, routed_s
 from sprachbund.evaluation.run import evaluate, rescore
 from sprachbund.evaluation.scoring import summarise
-from sprachbund.models.directory import load
+from sprachbund.evaluation.tables import as_text
+from sprachbund.models.io import load
 from tests.evaluation.made import line
 from tests.evaluation.test_commands import run as command
 

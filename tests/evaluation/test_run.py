@@ -11,10 +11,10 @@ import pytest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
-from sprachbund.evaluation.hashes import data_hash, model_hash
 from sprachbund.evaluation.lines import read_lines
 from sprachbund.evaluation.manifest import read_manifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
+from sprachbund.evaluation.provenance import data_hash, model_hash
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, race_models, rescore

@@ -2,11 +2,11 @@
 
 import torch
 
-from sprachbund.decoding.encoding import encode
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.pipeline import encode
 from sprachbund.decoding.search import search
 from sprachbund.evaluation.hypotheses import Decoder
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
 from tests.models import split_support as made
 
 SOUNDS = made.make_sounds(6, seed=5)

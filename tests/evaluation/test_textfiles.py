@@ -1,7 +1,7 @@
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.textfiles import read_ids, read_parallel, read_texts
+from sprachbund.evaluation.lines import read_ids, read_parallel, read_texts
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from sprachbund.data.manifest import ManifestWriter
-from sprachbund.models.conformer.directory import save
+from sprachbund.models.conformer.config import ConformerConfig
+from sprachbund.models.conformer.io import save
 from sprachbund.models.conformer.model import Conformer
-from sprachbund.models.conformer.shape import ConformerConfig
 from sprachbund.text.tokenizer import Tokenizer
 
 LANGUAGES = ("de", "en", "ru")

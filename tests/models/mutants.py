@@ -452,7 +452,7 @@ def _say(value: dict[str, Any]) -> None:
 
 def _conformer(directory: Path, **options: Any) -> Any:
     from sprachbund.models.card import Card
-    from sprachbund.models.conformer.directory import save
+    from sprachbund.models.conformer.io import save
     from tests.models.split_support import make_model
 
     model = make_model()
@@ -461,8 +461,8 @@ def _conformer(directory: Path, **options: Any) -> Any:
 
 
 def _packed(directory: Path) -> None:
-    from sprachbund.compression.kquant import KQuantOptions, quantize_encoder
-    from sprachbund.models.conformer.directory import save
+    from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
+    from sprachbund.models.conformer.io import save
 
     model = _streaming_model()
     quantize_encoder(model, KQuantOptions())
@@ -480,7 +480,7 @@ def _streaming_model() -> Any:
 
 
 def _streaming(directory: Path) -> None:
-    from sprachbund.models.conformer.directory import save
+    from sprachbund.models.conformer.io import save
 
     save(_streaming_model(), directory)
 
@@ -492,7 +492,7 @@ def _onnx(directory: Path) -> None:
 
 
 def _split(directory: Path) -> None:
-    from sprachbund.models.conformer.directory import save
+    from sprachbund.models.conformer.io import save
     from tests.models.split_support import DECODER, make_split, make_split_model
 
     save(make_split_model(make_split(), make_split(DECODER, side="target")), directory)
@@ -554,7 +554,7 @@ def _speech_llm(encoder: str) -> Callable[[Path], None]:
 
 
 def _token_conformer(directory: Path) -> None:
-    from sprachbund.models.directory import save
+    from sprachbund.models.io import save
     from tests.units.translators import model_of, speak
 
     with tempfile.TemporaryDirectory() as place:
@@ -562,9 +562,9 @@ def _token_conformer(directory: Path) -> None:
 
 
 def _token_mbart(directory: Path) -> None:
-    from sprachbund.models.directory import save
-    from sprachbund.models.token_mbart import MbartConfig, TokenMbart
-    from sprachbund.units.translator import named, reader_for
+    from sprachbund.models.io import save
+    from sprachbund.models.tokens import MbartConfig, TokenMbart
+    from sprachbund.units.reader import named, reader_for
     from tests.units.translators import PAIRS, speak
 
     with tempfile.TemporaryDirectory() as place:
@@ -578,8 +578,7 @@ def _token_mbart(directory: Path) -> None:
 def _draft(kind: str) -> Callable[[Path], None]:
     def made(directory: Path) -> None:
         from sprachbund.decoding.drafts import TokenMapDraft, draft_around
-        from sprachbund.nn.medusa import MedusaHeads, MedusaShape
-        from sprachbund.nn.parasite import Parasite, ParasiteShape
+        from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
 
         model = _conformer(directory)
         if kind == "token-map":

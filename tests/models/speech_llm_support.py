@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from sprachbund.data.batch import Batch
 from sprachbund.models.conformer import ConformerConfig
 from sprachbund.models.speech_llm import ProjectorOptions, SpeechLLM, SpeechLLMConfig
+from sprachbund.models.speech_llm.checkpoints import ForeignSpeech
 from sprachbund.models.speech_llm.encoders import ConformerSpeech, WhisperSpeech
-from sprachbund.models.speech_llm.foreign import ForeignSpeech
 from sprachbund.models.whisper.config import WhisperConfig
 
 START, END, PAD = "<s>", "</s>", "<pad>"

@@ -8,9 +8,9 @@ import torch
 
 from sprachbund.data.loading import collate
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.directory import load, save
-from sprachbund.models.directory import load as load_any
-from sprachbund.models.family import Family, Features, Target
+from sprachbund.models.base import Family, Features, Target
+from sprachbund.models.conformer.io import load, save
+from sprachbund.models.io import load as load_any
 from sprachbund.models.weights import dequantize_rows, quantize_rows
 from tests.training import made
 

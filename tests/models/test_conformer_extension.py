@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerShape, StreamingPart, TransducerPart
-from sprachbund.models.conformer.directory import load, save
 from sprachbund.models.conformer.extension import add_languages, only_losses, tell_language, with_losses
-from sprachbund.models.family import Target
+from sprachbund.models.conformer.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan
 from tests.training import made
 

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprachbund.decoding.drafts import TokenMapDraft, draft_around, load_draft
+from sprachbund.engines.packed_cache import _FIXED, _HEAD, MAGIC, VERSION, PackedFileError, read_packed
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.conformer.directory import save
-from sprachbund.models.directory import family_of, load
+from sprachbund.models.conformer.io import save
+from sprachbund.models.io import family_of, load
 from sprachbund.models.whisper import WhisperConfig
-from sprachbund.nn.parasite import Parasite, ParasiteShape
-from sprachbund.runtime.packed_file import _FIXED, _HEAD, MAGIC, VERSION, PackedFileError, read_packed
+from sprachbund.nn.drafts import Parasite, ParasiteShape
 from sprachbund.text.tokenizer import Tokenizer
 from tests.models.mutants import _as_nobody, try_some
 from tests.models.seamless.support import make_checkpoint

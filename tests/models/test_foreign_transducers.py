@@ -8,20 +8,21 @@ import sentencepiece
 import torch
 from transformers import NemotronAsrStreamingFeatureExtractor
 
-from sprachbund.audio.logmel import log_mel
-from sprachbund.audio.mel_stream import LogMelStream
-from sprachbund.decoding.transducer_greedy import transducer_greedy
+from sprachbund.audio.features import LogMelStream, log_mel
+from sprachbund.decoding.transducer import transducer_greedy
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.conformer.foreign import assemble
-from sprachbund.models.conformer.foreign_pieces import from_merges, own_tokenizer
-from sprachbund.models.conformer.nemo_file import read_nemo
-from sprachbund.models.conformer.transformers_directory import read_transformers
-from sprachbund.models.directory import load, save
-from sprachbund.models.family import Target
-from sprachbund.nn.streaming_encoder import StreamingEncoder
-
-from .foreign_support import (
+from sprachbund.models.conformer.checkpoints import (
+    assemble,
+    from_merges,
+    own_tokenizer,
+    read_nemo,
+    read_transformers,
+)
+from sprachbund.models.io import load, save
+from sprachbund.nn.streaming_conformer import StreamingEncoder
+from tests.models.foreign_support import (
     NUM_PIECES,
     RIGHT,
     TEXTS,

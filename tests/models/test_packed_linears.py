@@ -8,15 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sprachbund.compression.kquant import KQuantOptions, bits_per_weight, quantize_encoder, quantize_linears
+from sprachbund.compression.quantization import (
+    KQuantOptions,
+    bits_per_weight,
+    quantize_encoder,
+    quantize_linears,
+)
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.directory import load, save
-from sprachbund.models.packed_linears import packed_linears
-from sprachbund.nn.block_linear import linear_names, num_weights, packed_layers
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder
-
-from ..streaming.test_by_frames import tiny_transducer
+from sprachbund.models.io import load, save
+from sprachbund.models.weights import packed_linears
+from sprachbund.nn.quantized import linear_names, num_weights, packed_layers
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder
+from tests.streaming.test_by_frames import tiny_transducer
 
 WEIGHTS = "model.safetensors"
 
@@ -96,7 +100,7 @@ def test_large_layers_are_unpacked_in_parts(monkeypatch):
     model, x = nn.Sequential(nn.Linear(40, 33)), torch.randn(3, 40)
     quantize_linears(model, ["0"])
     whole = model(x)
-    monkeypatch.setattr("sprachbund.nn.block_linear._AT_ONCE", 40 * 5)
+    monkeypatch.setattr("sprachbund.nn.quantized._AT_ONCE", 40 * 5)
     assert torch.allclose(model(x), whole, atol=1e-6)
 
 

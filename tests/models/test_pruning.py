@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from transformers import WhisperForConditionalGeneration
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.directory import load as load_conformer
-from sprachbund.models.conformer.directory import save as save_conformer
-from sprachbund.models.directory import load as load_any
+from sprachbund.models.conformer.io import load as load_conformer
+from sprachbund.models.conformer.io import save as save_conformer
+from sprachbund.models.io import load as load_any
 from sprachbund.models.pruning import kept_layers, prune_decoder, prune_encoder, with_layers
-from sprachbund.models.seamless.directory import save as save_seamless
+from sprachbund.models.seamless.io import save as save_seamless
 from sprachbund.models.whisper import PRESETS, Whisper, WhisperConfig, num_parameters, save
 from tests.models import split_support
 from tests.models.seamless.support import make_pair

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
 from tests.models import split_support as made
 from tests.models.split_support import DECODER, EARLY, ENCODER, LANGUAGES
 
@@ -172,7 +172,7 @@ def test_the_loss_of_a_split_decoder_is_that_of_its_steps(split) -> None:
 
 
 def encode_batch(model, batch):
-    from sprachbund.models.family import Features
+    from sprachbund.models.base import Features
 
     return model.encode(
         Features(values=batch.features, num_frames=batch.num_frames, source_language=batch.source_language)

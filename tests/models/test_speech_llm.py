@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
-from sprachbund.models.family import Family, Target
+from sprachbund.models.base import Family, Target
 from sprachbund.models.speech_llm import SpeechLLM
-from sprachbund.models.speech_llm.spans import RoutedMemory
+from sprachbund.models.speech_llm.objective import RoutedMemory
 from tests.models.speech_llm_support import (
     LLMS,
     make_batch,

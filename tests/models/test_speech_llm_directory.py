@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models import directory as directories
+from sprachbund.models import io as directories
 from sprachbund.models.card import Card
 from sprachbund.models.speech_llm import SpeechLLM, assemble, load, save
 from tests.models.seamless.support import VERSIONS, make_checkpoint

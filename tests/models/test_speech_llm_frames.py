@@ -10,7 +10,7 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, ExampleOptions, collate
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Features
+from sprachbund.models.base import Features
 from sprachbund.models.speech_llm import LossWeights, SpeechLLM, load, save
 from sprachbund.models.speech_llm.objective import LANGUAGE, SpeechLLMExamples
 from tests.models.speech_llm_support import make_encoder, make_model, speech

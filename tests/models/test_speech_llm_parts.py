@@ -11,22 +11,20 @@ from hypothesis import strategies as st
 
 from sprachbund.audio.spans import Span
 from sprachbund.data.language_spans import check_spans
-from sprachbund.decoding.batches import RecordedSpan, Recording, translate_spans
-from sprachbund.decoding.language import LanguageTracker
+from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pairs import Request
+from sprachbund.decoding.pipeline import RecordedSpan, Recording, translate_spans
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.routes import joined, routed_s
+from sprachbund.evaluation.lines import joined, routed_s
 from sprachbund.models.speech_llm import (
     LossWeights,
     ProjectorOptions,
     dense,
     plain_mixture,
 )
-from sprachbund.models.speech_llm.foreign import is_adapter
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.checkpoints import is_adapter
+from sprachbund.models.speech_llm.objective import SpeechLLMExamples, smoothed, stretches, token_languages
 from sprachbund.models.speech_llm.projector import Projector
-from sprachbund.models.speech_llm.spans import smoothed, stretches, token_languages
 from sprachbund.nn.moe import language_losses
 from tests.models.speech_llm_support import (
     ENCODERS,

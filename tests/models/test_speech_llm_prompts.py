@@ -5,10 +5,10 @@ import torch
 from pydantic import ValidationError
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
 from sprachbund.models.speech_llm import LoraOptions, ProjectorOptions, PromptOptions, SpeechLLM
 from sprachbund.models.speech_llm.encoders import of_family
-from sprachbund.models.speech_llm.prompts import Prompts
+from sprachbund.models.speech_llm.llm import Prompts
 from tests.models.speech_llm_support import (
     VOCABULARY,
     make_config,

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sprachbund.corpora.mixed import Mixing, make_mixed
 from sprachbund.data.language_spans import timed_spans
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.mixed import Mixing, make_mixed
-from sprachbund.models import directory
+from sprachbund.models import io as directory
 from sprachbund.models.speech_llm import ProjectorOptions
 from sprachbund.models.speech_llm.encoders import of_family
 from sprachbund.models.speech_llm.projector import Projector

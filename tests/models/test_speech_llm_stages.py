@@ -8,7 +8,6 @@ import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.speech_llm import STAGES, ProjectorOptions, SpeechLLM, Stage
-from sprachbund.models.speech_llm.sizes import paper_shape, sizes_of
 from sprachbund.models.speech_llm.stages import (
     enter,
     frozen_digest,
@@ -18,7 +17,8 @@ from sprachbund.models.speech_llm.stages import (
     transition_side,
     transition_weights,
 )
-from sprachbund.training.optimizers import freeze_others
+from sprachbund.research.code_switch.needs import paper_shape, sizes_of
+from sprachbund.training.lora import freeze_others
 from tests.models.speech_llm_support import make_batch, make_model, move_adapters
 
 

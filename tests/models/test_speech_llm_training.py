@@ -10,8 +10,8 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.models.speech_llm import STAGES, SpeechLLM
 from sprachbund.models.speech_llm.objective import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter, frozen_digest
-from sprachbund.training.activations import keep_layers, recompute_layers
 from sprachbund.training.loop import train
+from sprachbund.training.memory import keep_layers, recompute_layers
 from tests.models.speech_llm_support import make_batch, make_model, move_adapters
 from tests.training.made import LANGUAGES, make_corpus, options
 

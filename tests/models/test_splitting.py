@@ -12,12 +12,12 @@ from transformers import AutoConfig
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models import whisper
-from sprachbund.models.conformer.directory import load, save
-from sprachbund.models.directory import load as load_any
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
+from sprachbund.models.conformer.io import load, save
+from sprachbund.models.io import load as load_any
 from sprachbund.models.sharing_plan import FILE, SharingPlan
 from sprachbund.models.splitting import mapping_digest, split_feed_forwards, target_languages
-from sprachbund.nn.shared_private import SplitFeedForward
+from sprachbund.nn.feed_forward import SplitFeedForward
 from tests.models import split_support as made
 from tests.models.whisper_support import TINY, make_directory
 

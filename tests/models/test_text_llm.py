@@ -8,11 +8,11 @@ import torch
 
 from sprachbund.data.loading import Corpus, ExampleOptions, collate
 from sprachbund.data.manifest import Manifest
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
 from sprachbund.models.speech_llm import PromptOptions
-from sprachbund.models.speech_llm.foreign import read_llm, read_tokenizer, write_part
-from sprachbund.models.speech_llm.prompts import Prompts
-from sprachbund.models.speech_llm.text_llm import (
+from sprachbund.models.speech_llm.checkpoints import read_llm, read_tokenizer, write_part
+from sprachbund.models.speech_llm.llm import (
+    Prompts,
     TextExamples,
     TextLLM,
     TextLLMOptions,

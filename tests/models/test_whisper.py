@@ -8,7 +8,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models import whisper
-from sprachbund.models.family import Family, Features, Target
+from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.whisper import PRESETS, Whisper, WhisperConfig
 from tests.models.whisper_support import LANGUAGES, TINY, make_foreign, transplanted, with_tokens
 

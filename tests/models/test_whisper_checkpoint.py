@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models import whisper
-from sprachbund.models.family import Features, Target
-from sprachbund.models.whisper import Whisper, WhisperTokens, directory, hub
-from sprachbund.models.whisper.checkpoint import foreign_name
+from sprachbund.models import hub, whisper
+from sprachbund.models.base import Features, Target
+from sprachbund.models.whisper import Whisper, WhisperTokens
+from sprachbund.models.whisper import io as directory
+from sprachbund.models.whisper.io import foreign_name
 from tests.models.whisper_support import TINY, make_directory, make_foreign, make_tokenizer, special_names
 
 MEL = torch.randn(2, TINY.num_mel_bins, 2 * TINY.max_frames, generator=torch.Generator().manual_seed(5))

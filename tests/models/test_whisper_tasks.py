@@ -7,7 +7,7 @@ import torch
 from transformers import WhisperTokenizer
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Memory, Target
+from sprachbund.models.base import Memory, Target
 from sprachbund.models.whisper import Whisper, WhisperTokens
 from tests.models.whisper_support import LANGUAGES, TINY, make_tokenizer, special_names, with_tokens
 

@@ -13,10 +13,10 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Example, collate
 from sprachbund.errors import SprachbundError
 from sprachbund.models import whisper
-from sprachbund.models.family import Target
+from sprachbund.models.base import Target
 from sprachbund.models.whisper import Whisper
 from sprachbund.models.whisper.extension import add_languages, set_prompt, set_real_length
-from sprachbund.models.whisper.objective import WhisperExamples
+from sprachbund.models.whisper.model import WhisperExamples
 from tests.models.whisper_support import TINY, make_directory, make_tokenizer, special_names
 
 SOUNDS = [0.1 * np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in (9_000, 24_000)]

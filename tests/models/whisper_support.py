@@ -9,7 +9,7 @@ from transformers import WhisperConfig as ForeignConfig
 from transformers import WhisperForConditionalGeneration
 
 from sprachbund.models.whisper import Companions, Whisper, WhisperConfig, WhisperTokens
-from sprachbund.models.whisper.checkpoint import from_foreign
+from sprachbund.models.whisper.io import from_foreign
 
 LANGUAGES = ("en", "zh", "de", "es", "ru", "fr", "it", "iw", "jw", "yue")
 """Tags as Whisper writes them; Hebrew and Javanese by their withdrawn codes."""

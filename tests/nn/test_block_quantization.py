@@ -8,14 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.nn.block_quantization import (
-    SCALE,
-    BlockWeights,
-    from_bits,
-    importance,
-    quantize_blocks,
-    to_bits,
-)
+from sprachbund.nn.quantized import SCALE, BlockWeights, from_bits, importance, quantize_blocks, to_bits
 
 BITS = (3, 4, 5, 6, 8)
 every_bits = st.sampled_from(BITS)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.special import erf, expit, softmax
 
-from sprachbund.nn.e_branchformer import EBranchformerLayer
+from sprachbund.nn.token_encoder import EBranchformerLayer
 
 WIDTH, HEADS, HIDDEN, KERNEL = 8, 2, 12, 3
 Weights = dict[str, np.ndarray]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.medusa import MedusaHeads, MedusaShape
+from sprachbund.nn.drafts import MedusaHeads, MedusaShape
 
 
 def test_heads_cost_what_a_parasite_costs() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
-from sprachbund.nn.parasite import Parasite, ParasiteShape, read_visible
+from sprachbund.nn.drafts import Parasite, ParasiteShape, read_visible
 
 V, D, U, L = 40, 32, 20, 4
 

@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
-from sprachbund.nn.feed_forward import FeedForward, Route
-from sprachbund.nn.shared_private import UNPLANNED, SplitFeedForward, is_split, run_layers, splits_in
+from sprachbund.nn.feed_forward import (
+    UNPLANNED,
+    FeedForward,
+    Route,
+    SplitFeedForward,
+    is_split,
+    run_layers,
+    splits_in,
+)
 
 D = 8
 TABLE = torch.tensor([0, 1, 0, 2, UNPLANNED])  # five languages, the last one without a group

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from sprachbund.nn.streaming_encoder import (
+from sprachbund.nn.streaming_conformer import (
     SUBSAMPLING,
     RelativeAttention,
     StreamingEncoder,

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.text_encoder import TextEncoder
+from sprachbund.nn.encoder import TextEncoder
 
 V, D, S = 30, 32, 12
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from sprachbund.decoding.transducer_greedy import transducer_greedy
-from sprachbund.nn import transducer_loss
+from sprachbund.decoding.transducer import transducer_greedy
+from sprachbund.nn import transducer as transducer_loss
 from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState
 
 SHAPE = TransducerShape(

@@ -25,7 +25,7 @@ for name in (
     "torch.utils.tensorboard",
     "transformers",
     "sprachbund.evaluation.run",
-    "sprachbund.recipes.translator",
+    "sprachbund.training.translator",
     "sprachbund.units.fit",
 ):
     import_module(name)  # what commands need is imported once

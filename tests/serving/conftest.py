@@ -8,8 +8,7 @@ import pytest
 import sprachbund
 from sprachbund.audio.load import load
 from sprachbund.serving.settings import Limits, Settings, Timeouts
-
-from .support import Running, serving, wav
+from tests.serving.support import Running, serving, wav
 
 SPOKEN_S = 6.0
 RECORDINGS = Path(__file__).parents[2] / "examples" / "recordings"

@@ -1,6 +1,6 @@
 """What the tests of live captions share."""
 
-from .support import Client, talking
+from tests.serving.support import Client, talking
 
 SPAN = {"targets": ["de"], "source": "es", "policy": "span"}
 

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from sprachbund.api import Model
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.models.family import Features
+from sprachbund.models.base import Features
 from sprachbund.serving.server import Server, make_server
 from sprachbund.serving.settings import Settings
 from tests.decoding.tiny_family import TinyFamily

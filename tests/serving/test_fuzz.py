@@ -13,8 +13,7 @@ from schemathesis.specs.openapi.checks import (
 
 from sprachbund.serving.openapi import described
 from sprachbund.serving.settings import Limits, Settings
-
-from .support import as_speech, serving, tiny_model
+from tests.serving.support import as_speech, serving, tiny_model
 
 
 def _model(name: str):

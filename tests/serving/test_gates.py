@@ -11,8 +11,8 @@ from prometheus_client import Gauge
 
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.admission import Intake, Places, Rates, network_of
-from sprachbund.serving.keys import Keys, bearer
-from sprachbund.serving.refusals import RefusalError, refusal_of
+from sprachbund.serving.schemas import RefusalError, refusal_of
+from sprachbund.serving.service import Keys, bearer
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 
 KEY = "correct-horse-battery"
@@ -36,7 +36,7 @@ def test_only_known_keys_pass_and_have_a_name_that_is_not_the_key(tmp_path):
 def test_all_keys_are_compared_by_a_comparison_that_takes_no_short_cut(monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "sprachbund.serving.keys.hmac.compare_digest",
+        "sprachbund.serving.service.hmac.compare_digest",
         lambda a, b: compared.append((len(a), len(b))) or a == b,
     )
     Keys((KEY, "second-long-enough-key")).check(KEY)

@@ -21,12 +21,11 @@ import numpy as np
 import psutil
 import pytest
 
-from sprachbund.serving.refusals import RefusalError
+from sprachbund.serving.live import Start, live_options, parse_message
+from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Limits, Settings, Timeouts
-from sprachbund.serving.wire import Start, live_options, parse_message
-
-from .live_support import SPAN
-from .support import as_speech, noise, serving, talking, tiny_model, wait_for, wav
+from tests.serving.live_support import SPAN
+from tests.serving.support import as_speech, noise, serving, talking, tiny_model, wait_for, wav
 
 GREEDY, GOOD = "a-greedy-clients-key", "a-good-clients-own-key"
 AUDIO = wav(noise(0.5))

@@ -13,10 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from sprachbund.decoding.texts import translate_texts
+from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.serving.settings import Limits, Settings, Timeouts
-
-from .support import as_speech, noise, serving, tiny_model, wait_for, wav
+from tests.serving.support import as_speech, noise, serving, tiny_model, wait_for, wav
 
 KEY = "correct-horse-battery"
 AUDIO = wav(noise(1.0))

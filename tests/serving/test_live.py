@@ -12,15 +12,13 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from sprachbund.serving.meters import Meters
-from sprachbund.serving.refusals import RefusalError
-from sprachbund.serving.seat import Seat
-from sprachbund.serving.wire import SoundDecoder
+from sprachbund.serving.live import Seat, SoundDecoder
+from sprachbund.serving.metrics import Meters
+from sprachbund.serving.schemas import RefusalError
 from sprachbund.streaming.engine import LiveEngine
-
-from .conftest import SPOKEN_S
-from .live_support import SPAN, said, text_of, whole
-from .support import noise, pcm, talking, wait_for
+from tests.serving.conftest import SPOKEN_S
+from tests.serving.live_support import SPAN, said, text_of, whole
+from tests.serving.support import noise, pcm, talking, wait_for
 
 
 def test_text_that_waits_for_the_end_of_speech_is_that_of_the_recording(running, bundled, spoken):

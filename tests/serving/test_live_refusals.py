@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from .live_support import SPAN
-from .support import talking
+from tests.serving.live_support import SPAN
+from tests.serving.support import talking
 
 
 async def refused(running, *sent, first=SPAN, status, code, says):

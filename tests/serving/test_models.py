@@ -5,12 +5,11 @@ import asyncio
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.meters import Meters
+from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore, described_model, identifier
-from sprachbund.serving.refusals import RefusalError
+from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Limits, Settings, Timeouts
-
-from .support import tiny_model
+from tests.serving.support import tiny_model
 
 
 def store_of(*names, loads=None, **options):

@@ -8,8 +8,7 @@ import pytest
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.ray_serve import build, ongoing, settings_from
 from sprachbund.serving.settings import Limits
-
-from .support import wait_for
+from tests.serving.support import wait_for
 
 
 def test_plain_values_become_settings():

@@ -15,8 +15,7 @@ import pytest
 from sprachbund.audio import isolated
 from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.serving.settings import Limits, Settings
-
-from .support import noise, serving, tiny_model, wav
+from tests.serving.support import noise, serving, tiny_model, wav
 
 FIELDS = {"model": "tiny", "language": "en"}
 
@@ -82,7 +81,9 @@ def test_a_decoder_gone_wrong_is_one_refusal_and_the_service_goes_on(small, monk
 def test_eight_hanging_decoders_are_ended(small, monkeypatch):
     isolated.stop()
     monkeypatch.setattr(isolated, "_SERVER", "tests.audio.misbehaving")
-    monkeypatch.setattr("sprachbund.serving.files.DecodingLimits", partial(DecodingLimits, stall_s=1.0))
+    monkeypatch.setattr(
+        "sprachbund.serving.routes.audio.DecodingLimits", partial(DecodingLimits, stall_s=1.0)
+    )
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: post(small, "hang.wav", wav(noise(1.0)), timeout_s=60.0), range(8)))

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.refusals import RefusalError
-from sprachbund.serving.wire import Resume, SoundDecoder, Start, Stop, live_options, parse_message
-
-from .support import noise
+from sprachbund.serving.live import Resume, SoundDecoder, Start, Stop, live_options, parse_message
+from sprachbund.serving.schemas import RefusalError
+from tests.serving.support import noise
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

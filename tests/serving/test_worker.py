@@ -9,13 +9,12 @@ import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.translate import LongForm, finish_translation
+from sprachbund.decoding.pipeline import LongForm, finish_translation
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.meters import Meters
+from sprachbund.serving.metrics import Meters
 from sprachbund.serving.worker import ModelWorker
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
-
-from .support import tiny_model, wait_for
+from tests.serving.support import tiny_model, wait_for
 
 OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)
 

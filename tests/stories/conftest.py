@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .support import speech, write_tiny_model, write_wav
+from tests.stories.support import speech, write_tiny_model, write_wav
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -149,10 +149,10 @@ def why_not() -> str:
 
 def prepare(place: Path) -> None:
     """Write what the verbs read."""
-    from sprachbund.data.editions import edition, make_edition
-    from sprachbund.models.directory import save
+    from sprachbund.corpora.editions import edition, make_edition
+    from sprachbund.models.io import save
     from sprachbund.models.speech_llm import save as save_speech_llm
-    from sprachbund.recipes import sizes
+    from sprachbund.research import sizes
     from tests.evaluation.made_talks import write_lines
     from tests.evaluation.test_emissions import LOG, REFERENCE
     from tests.models.foreign_support import (

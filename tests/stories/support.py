@@ -14,7 +14,7 @@ from sprachbund.cli import main
 from sprachbund.data.synthesis import Voice, speak
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer, ConformerConfig
-from sprachbund.models.conformer.directory import save
+from sprachbund.models.conformer.io import save
 from sprachbund.text.tokenizer import Tokenizer
 
 LANGUAGES = ("de", "en", "fr")

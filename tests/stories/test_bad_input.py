@@ -17,8 +17,7 @@ import pytest
 import soundfile
 
 from tests.models.whisper_support import make_directory
-
-from .support import command, speech, write_tiny_model, write_wav
+from tests.stories.support import command, speech, write_tiny_model, write_wav
 
 KEEP = ("--no-guard", "--model")
 

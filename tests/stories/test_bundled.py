@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sprachbund
-from sprachbund.audio.noise import NO_SPEECH_KINDS, no_speech
+from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
 
 RECORDINGS = Path(__file__).parents[2] / "examples" / "recordings"
 

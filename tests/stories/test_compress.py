@@ -10,18 +10,17 @@ import typer
 
 from sprachbund.cli import build_app
 from sprachbund.compression.distillation import DistillationOptions
-from sprachbund.compression.filters import FilterOptions
+from sprachbund.compression.pseudo_labels import FilterOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.models import whisper
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.conformer.directory import save
-from sprachbund.models.directory import load
+from sprachbund.models.conformer.io import save
+from sprachbund.models.io import load
 from tests.models.seamless.support import make_checkpoint
 from tests.models.whisper_support import TINY, make_directory
+from tests.stories.support import Ran, command, speech, write_tiny_model, write_wav
 from tests.training import made
-
-from .support import Ran, command, speech, write_tiny_model, write_wav
 
 ANYTHING = (
     *("--min-log-probability", "-100", "--max-repetition", "1", "--max-compression", "100"),

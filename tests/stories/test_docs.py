@@ -13,23 +13,22 @@ import soundfile
 import typer
 
 from sprachbund.cli import build_app
-from sprachbund.data.asterisk.packages import SPEAKERS
-from sprachbund.data.asterisk.transcripts import RULES
-from sprachbund.data.corpora import PREPARATIONS
-from sprachbund.data.editions import EDITIONS
-from sprachbund.data.phrasebook import KINDS
-from sprachbund.data.phrasebook.sentences import phrases, templates
+from sprachbund.corpora.asterisk.packages import SPEAKERS
+from sprachbund.corpora.asterisk.transcripts import RULES
+from sprachbund.corpora.editions import EDITIONS
+from sprachbund.corpora.phrasebook import KINDS
+from sprachbund.corpora.phrasebook.sentences import phrases, templates
+from sprachbund.corpora.public import PREPARATIONS
 from sprachbund.data.synthesis import DEV_VARIANTS, TEST_VARIANTS, VARIANTS
 from sprachbund.decoding.formats import FORMATS
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.result import Segment, Translation
+from sprachbund.engines.extension import missing_because
 from sprachbund.evaluation import tables
-from sprachbund.runtime.extension import missing_because
 from sprachbund.training.loop import Progress
 from sprachbund.training.options import TrainingOptions
 from tests.models.whisper_support import make_directory
-
-from .support import command, speech, write_wav
+from tests.stories.support import command, speech, write_wav
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,7 +94,7 @@ def here(material: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / source.name).symlink_to(source)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.setattr("sprachbund.models.directory.bundled_directory", lambda: tiny_model)
+    monkeypatch.setattr("sprachbund.models.io.bundled_directory", lambda: tiny_model)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # packed weights are kept there
     monkeypatch.chdir(tmp_path)
     return tmp_path

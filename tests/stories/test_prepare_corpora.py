@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sprachbund.data.corpora import PREPARATIONS
-from sprachbund.data.corpora.counts import Published
-from tests.data.corpora.trees import melody, table
-
-from .support import command
+from sprachbund.corpora.public import PREPARATIONS
+from sprachbund.corpora.public.items import Published
+from tests.corpora.public.trees import melody, table
+from tests.stories.support import command
 
 
 @pytest.fixture

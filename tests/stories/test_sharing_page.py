@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sprachbund.models.sharing_plan import SharingPlan, Split
-
-from .support import command
+from tests.stories.support import command
 
 PAGE = Path(__file__).parents[2] / "docs" / "sharing.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -14,10 +14,9 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from sprachbund.cli.result_table import ResultTable, short_names
+from sprachbund.cli.speech import ResultTable, short_names
 from sprachbund.decoding.result import Segment, Translation
-
-from .support import command, write_wav
+from tests.stories.support import command, write_wav
 
 
 def translation(text: str, target: str, source: str | None = "en", duration_s: float = 2.0) -> Translation:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sprachbund.data.asterisk.packages import SPEAKERS
+from sprachbund.corpora.asterisk.packages import SPEAKERS
 from sprachbund.data.manifest import Manifest, Utterance
-from tests.data.asterisk_tree import write_tree
-
-from .support import Ran, command
+from tests.corpora.asterisk_tree import write_tree
+from tests.stories.support import Ran, command
 
 NUMBERS = {
     "en": [

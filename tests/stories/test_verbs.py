@@ -13,12 +13,11 @@ import pytest
 import torch
 
 import sprachbund
-from sprachbund.data.asterisk.packages import SPEAKERS
-from sprachbund.models.conformer import directory as conformer
-from tests.data.asterisk_tree import write_tree
+from sprachbund.corpora.asterisk.packages import SPEAKERS
+from sprachbund.models.conformer import io as conformer
+from tests.corpora.asterisk_tree import write_tree
 from tests.models.whisper_support import make_directory
-
-from .support import LANGUAGES, command
+from tests.stories.support import LANGUAGES, command
 
 RECIPE = """
 languages = ["en", "de"]

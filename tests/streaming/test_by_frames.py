@@ -8,19 +8,18 @@ import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.languages import TRANSCRIBE
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pairs import TRANSCRIBE
-from sprachbund.decoding.translate import translate
+from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart
-from sprachbund.models.directory import load, save
+from sprachbund.models.io import load, save
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.tokenizer import Tokenizer
-
-from ..decoding.test_translate import Loudness, recording
-from ..evaluation.tiny_model import LANGUAGES, SENTENCES
+from tests.decoding.test_translate import Loudness, recording
+from tests.evaluation.tiny_model import LANGUAGES, SENTENCES
 
 SPEECH = [(1.0, 4.5), (6.0, 7.0), (9.0, 16.0)]
 OPEN = DecodingOptions(guard=GuardOptions(enabled=False))
@@ -174,7 +173,7 @@ def test_what_cannot_be_is_said_when_a_session_opens(options, targets, told):
 
 
 def test_an_attention_model_has_no_frames():
-    from ..decoding.tiny_family import TinyFamily
+    from tests.decoding.tiny_family import TinyFamily
 
     with pytest.raises(SprachbundError, match="local-agreement"):
         LiveEngine(TinyFamily(), activity=Loudness()).open(["de"], options=LiveOptions(policy="frames"))

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sprachbund.streaming.clock import SimulatedClock, WallClock
+from sprachbund.streaming.live import SimulatedClock, WallClock
 
 
 def test_a_simulated_clock_jumps_and_never_goes_back():

@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import SpanOptions
+from sprachbund.decoding.languages import TRANSCRIBE
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pairs import TRANSCRIBE
-from sprachbund.decoding.translate import translate
+from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
 from sprachbund.streaming.live import in_blocks, play
 from sprachbund.streaming.options import POLICIES, LiveOptions
 from sprachbund.streaming.session import LiveSession, OverloadError
-
-from ..decoding.test_translate import LENIENT, SPEECH, Loudness, recording
-from ..decoding.tiny_family import TinyFamily
+from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
+from tests.decoding.tiny_family import TinyFamily
 
 OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)
 TARGETS = ["de", "en"]

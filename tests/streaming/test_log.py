@@ -1,8 +1,7 @@
 """The log of what was written when."""
 
 from sprachbund.streaming.events import LiveNotice, LiveText
-from sprachbund.streaming.live import Moment
-from sprachbund.streaming.log import emission_logs
+from sprachbund.streaming.live import Moment, emission_logs
 
 
 def text(segment: int, committed: str, tentative: str, audio_s: float, target: str = "de") -> LiveText:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.options import POLICIES, LiveOptions
-from sprachbund.streaming.policies import (
+from sprachbund.streaming.session import Line
+from sprachbund.streaming.writing import (
     Attempt,
     alignatt,
     local_agreement,
@@ -15,9 +16,7 @@ from sprachbund.streaming.policies import (
     wait_k,
     words_behind,
 )
-from sprachbund.streaming.stretch import Line
-
-from ..decoding.tiny_family import TinyFamily
+from tests.decoding.tiny_family import TinyFamily
 
 
 def attempt(words: str, **changes: object) -> Attempt:

@@ -3,17 +3,15 @@
 import pytest
 import torch
 
-from sprachbund.compression.kquant import quantize_encoder
-from sprachbund.decoding.by_frames import start_by_frames
-from sprachbund.decoding.transducer_greedy import transducer_greedy
+from sprachbund.compression.quantization import quantize_encoder
+from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.family import Target
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamState, Tier
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 from sprachbund.streaming.saved_stream import load_stream, save_stream
-
-from .test_by_frames import tiny_transducer
+from tests.streaming.test_by_frames import tiny_transducer
 
 States = tuple[StreamState, TransducerState]
 

@@ -19,7 +19,7 @@ from sprachbund.evaluation.latency import CLOCKS, MeanLatency, means, score_talk
 
 pytest.importorskip("simuleval")
 ROOT = Path(__file__).parents[2]
-AGENT = ROOT / "src/sprachbund/streaming/simuleval_agent.py"
+AGENT = ROOT / "src/sprachbund/serving/simuleval_agent.py"
 SCORES = ["AL", "LAAL", "AP", "DAL", "ATD"]
 REFERENCES = [
     "Beim Ton ist es genau acht Uhr; bitte geben Sie die Nummer der Konferenz ein.",
@@ -117,7 +117,7 @@ def test_times_of_the_log_are_simulevals(ran: Path) -> None:
 
 def agent(*options: str) -> Any:
     """The agent as the command would make it, without the command."""
-    kind = pytest.importorskip("sprachbund.streaming.simuleval_agent").LiveAgent
+    kind = pytest.importorskip("sprachbund.serving.simuleval_agent").LiveAgent
     parser = ArgumentParser()
     kind.add_args(parser)
     return kind.from_args(parser.parse_args(["--to", "de", "--spoken", "en", *options]))

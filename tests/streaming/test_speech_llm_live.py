@@ -12,8 +12,8 @@ import pytest
 from sprachbund.api import Model
 from sprachbund.cli import main
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import Segment
-from sprachbund.decoding.translate import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.speech_llm import SpeechLLM, save
 from sprachbund.serving.settings import Settings

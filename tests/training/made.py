@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sprachbund.data.examples import PieceExamples
-from sprachbund.data.loading import Corpus, ExampleOptions
+from sprachbund.data.loading import Corpus, ExampleOptions, PieceExamples
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.text.tokenizer import Tokenizer

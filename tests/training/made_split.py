@@ -7,7 +7,7 @@ import torch
 
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.sharing.surgery import apply_plan
+from sprachbund.research.gradient_sharing.surgery import apply_plan
 from sprachbund.training.loop import train
 from tests.training import made
 

@@ -16,34 +16,31 @@ from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
 from sprachbund.models import whisper
 from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
-from sprachbund.models.dual_scale import DualScaleOptions
-from sprachbund.models.seamless.objective import SeamlessExamples
+from sprachbund.models.seamless.model import SeamlessExamples
 from sprachbund.models.speech_llm import STAGES, PromptOptions
 from sprachbund.models.speech_llm.config import LossWeights
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples
-from sprachbund.models.speech_llm.prompts import Prompts
-from sprachbund.models.speech_llm.stages import enter
-from sprachbund.models.speech_llm.text_llm import (
+from sprachbund.models.speech_llm.llm import (
+    Prompts,
     TextExamples,
     TextLLM,
     TextLLMOptions,
     fit_tokenizer,
     make_text_llm,
 )
-from sprachbund.models.token_mbart import MbartConfig
+from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.stages import enter
+from sprachbund.models.tokens import MbartConfig
 from sprachbund.models.whisper.extension import set_prompt
-from sprachbund.models.whisper.objective import WhisperExamples
+from sprachbund.models.whisper.model import WhisperExamples
+from sprachbund.research.code_switch.transition import Transition
 from sprachbund.training.draft import DraftOptions, DraftStudent, make_network
-from sprachbund.training.dual_scale import make_dual_scale
-from sprachbund.training.transition import Transition
+from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
+from sprachbund.units.dataset import Mixing, Spoken, Supply, Written
+from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from sprachbund.units.reader import UnitReader
-from sprachbund.units.sentences import Spoken, Written
-from sprachbund.units.supply import Mixing, Supply
-from sprachbund.units.text_start import start_from_mbart, units_with_mbart
 from tests.models.seamless.support import make_checkpoint
 from tests.models.speech_llm_support import make_model as make_speech_llm
-from tests.recipes import owned
-from tests.training import made, made_split
+from tests.training import made, made_split, owned
 from tests.units import translators
 from tests.units.made import words
 from tests.units.mbart import write_mbart

@@ -5,16 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import Corpus, ExampleOptions, batches
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.plan import PlanOptions
 from sprachbund.decoding.drafts import load_draft
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.guessing import read
+from sprachbund.models.drafts import read
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.medusa import MedusaHeads
-from sprachbund.nn.parasite import Parasite
+from sprachbund.nn.drafts import MedusaHeads, Parasite
 from sprachbund.training.draft import DraftOptions, DraftStudent, make_network, train_draft
 from tests.training.made import make_corpus, make_model, make_training_data, options
 
@@ -127,8 +126,8 @@ def test_more_blocks_than_the_decoder_has_layers_are_named(model: Conformer) -> 
 
 def test_whisper_is_taught_under_its_prompts(tmp_path: Path) -> None:
     from sprachbund.models.whisper import load
-    from sprachbund.models.whisper.objective import WhisperExamples, row_prompts
-    from tests.recipes.owned import make_tones, make_whisper
+    from sprachbund.models.whisper.model import WhisperExamples, row_prompts
+    from tests.training.owned import make_tones, make_whisper
 
     data, model = make_tones(tmp_path / "data"), load(make_whisper(tmp_path / "whisper"))
     examples = WhisperExamples(model, ["en", "de"])

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.dual_scale import DualScaleOptions
 from sprachbund.models.whisper import PRESETS, Whisper
-from sprachbund.nn.parasite import Parasite
-from sprachbund.training.dual_scale import make_dual_scale
+from sprachbund.nn.drafts import Parasite
+from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
 from sprachbund.training.lora import merge_lora
 from tests.models.whisper_support import TINY, make_directory
 

@@ -9,11 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import batches
-from sprachbund.data.plan import PlanOptions
-from sprachbund.training.activations import Kept, keep_layers, measure_kept, recompute_layers
-from sprachbund.training.footprint import Footprint, measure, memory_of
 from sprachbund.training.loop import train
+from sprachbund.training.memory import (
+    Footprint,
+    Kept,
+    keep_layers,
+    measure,
+    measure_kept,
+    memory_of,
+    recompute_layers,
+)
 from tests.training import made
 
 PLAN = PlanOptions(batch_s=6.0)

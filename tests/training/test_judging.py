@@ -8,14 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import ExampleOptions, batches, spec_augment
-from sprachbund.data.plan import PlanOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.training.judging import Convergence
-from sprachbund.training.loop import train
+from sprachbund.training.loop import Convergence, train
 from sprachbund.training.options import TrainingOptions
-
-from . import made
+from tests.training import made
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import resource, torch
-from sprachbund.training.memory import keep_freed_memory
+from sprachbund.util.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 def faults():
@@ -34,7 +34,7 @@ def test_large_blocks_are_reused():
 PIECES = """
 import torch
 from pathlib import Path
-from sprachbund.training.memory import give_back_freed_memory
+from sprachbund.util.memory import give_back_freed_memory
 def held_mib():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024

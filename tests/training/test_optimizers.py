@@ -7,7 +7,7 @@ import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training.loop import train
-from sprachbund.training.optimizers import RATIO, freeze_others, make_optimizers, set_rates
+from sprachbund.training.lora import RATIO, freeze_others, make_optimizers, set_rates
 from tests.training import made
 
 LAST = "encoder.layers.1.*"

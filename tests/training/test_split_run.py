@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sprachbund.data.plan import PlanOptions
+from sprachbund.data.batching import PlanOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.directory import load, save
+from sprachbund.models.conformer.io import load, save
 from sprachbund.models.sharing_plan import FILE, SharingPlan
 from sprachbund.models.splitting import split_feed_forwards
-from sprachbund.recipes.translator import TranslatorRecipe, run
+from sprachbund.training.translator import TranslatorRecipe, run
 from tests.training import made, made_split
 
 ROOT = Path(__file__).parents[2]

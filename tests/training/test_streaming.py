@@ -7,10 +7,9 @@ import torch
 
 from sprachbund.data.loading import Corpus, collate
 from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
-from sprachbund.nn.transducer_loss import transducer_loss
+from sprachbund.nn.transducer import transducer_loss
 from sprachbund.training.loop import train
-
-from . import made
+from tests.training import made
 
 
 def streaming_model(weight: float = 1.0) -> Conformer:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import Corpus, ExampleOptions, batches
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.plan import PlanOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.speech_llm import STAGES, SpeechLLM
 from sprachbund.models.speech_llm.objective import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter, per_token, transition_loss, transition_side
+from sprachbund.research.code_switch.transition import Form, Transition
 from sprachbund.training.loop import train
-from sprachbund.training.transition import Form, Transition
 from tests.models.speech_llm_support import make_model
 from tests.training.made import LANGUAGES, make_corpus, options
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from sprachbund.data.manifest import ManifestWriter
+from sprachbund.units.encoded import Computing, Extraction
 from sprachbund.units.files import encoder_hash
-from sprachbund.units.jobs import Computing, Extraction
 from sprachbund.units.options import FitOptions, KMeansOptions, VocabularyOptions
 from tests.stories.support import write_tiny_model
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sprachbund.decoding.beam import beam_search
-from sprachbund.decoding.joint import CtcPrefixes, join_ctc
+from sprachbund.decoding.autoregressive import beam_search
+from sprachbund.decoding.ctc import CtcPrefixes, join_ctc
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import start_rows
 from sprachbund.decoding.search import search
+from sprachbund.decoding.state import start_rows
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Memory, Target
-from sprachbund.models.token_conformer import TokenConformer
+from sprachbund.models.base import Memory, Target
+from sprachbund.models.tokens import TokenConformer
 from tests.units.translators import model_of, speak, talkative
 
 TARGET = Target(language="fr")

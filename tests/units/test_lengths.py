@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.lengths import (
+from sprachbund.units.strings import (
     ctc_places,
     downsample,
     mean_length_ratio,

@@ -13,14 +13,12 @@ import pytest
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
-from sprachbund.units import work
 from sprachbund.units.directory import Identity, Units
-from sprachbund.units.encode import Encoding, encode
-from sprachbund.units.encoded import Encoded
+from sprachbund.units.encoded import Encoded, Encoding, FeatureJob, encode
 from sprachbund.units.fit import Fit, make_units, needs
-from sprachbund.units.jobs import FeatureJob
 from sprachbund.units.sources import open_source
 from sprachbund.units.strings import to_units
+from sprachbund.util import jobs as work
 from tests.units.made import computing, conformer, extraction, options, tones, wav2vec, write_corpus
 
 

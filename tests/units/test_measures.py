@@ -8,13 +8,22 @@ from hypothesis import strategies as st
 from sklearn.metrics import homogeneity_score
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.alignment import NOTHING, Characters, Phones, letters, shuffled
 from sprachbund.units.directory import Units
-from sprachbund.units.drawing import draw, ordered
-from sprachbund.units.encode import Encoding, encode
-from sprachbund.units.encoded import Encoded, UnitUtterance
+from sprachbund.units.encoded import Encoded, Encoding, UnitUtterance, encode
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.measures import Measured, Measuring, agreement, measure
+from sprachbund.units.measures import (
+    NOTHING,
+    Characters,
+    Measured,
+    Measuring,
+    Phones,
+    agreement,
+    draw,
+    letters,
+    measure,
+    ordered,
+    shuffled,
+)
 from sprachbund.units.strings import collapse, expand, to_string, to_units
 from tests.units.made import TONE_S, computing, extraction, options, wav2vec, write_corpus
 

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
 from sprachbund.units.options import VocabularyOptions, checked
-from sprachbund.units.pieces import BLANK, UNKNOWN, JointVocabulary
+from sprachbund.units.pieces import BLANK, UNKNOWN, JointVocabulary, train_models
 from sprachbund.units.strings import to_string
-from sprachbund.units.training import train_models
 
 K = 30
 TEXTS = ["guten tag wie geht es", "hello how are you my friend", "bonjour comment allez vous", "ça va"] * 3

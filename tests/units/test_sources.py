@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.directory import load
+from sprachbund.models.io import load
 from sprachbund.nn.conformer import sinusoids, valid_frames
 from sprachbund.units.sources import Source, open_source
 from tests.models.whisper_support import make_directory

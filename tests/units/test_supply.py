@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import batches
-from sprachbund.data.plan import PlanOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.units.dataset import Mixing, Spoken, Supply, Written, first_epoch_behind
 from sprachbund.units.encoded import Encoded
-from sprachbund.units.lengths import downsample, mean_length_ratio
 from sprachbund.units.reader import UnitReader
-from sprachbund.units.sentences import Spoken, Written
-from sprachbund.units.supply import Mixing, Supply, first_epoch_behind
+from sprachbund.units.strings import downsample, mean_length_ratio
 from tests.units.made import words
 from tests.units.translators import PAIRS, config, speak
 from tests.units.translators import Spoken as Made

@@ -10,24 +10,23 @@ import sentencepiece
 import torch
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import batches
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.plan import PlanOptions
 from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.decoding.search import search
-from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError
-from sprachbund.models.directory import load, save
-from sprachbund.models.family import Family, Features, Target
-from sprachbund.models.token_mbart import MBART_50, MbartConfig, TokenMbart
-from sprachbund.models.token_mbart.foreign import language_code, new_rows
-from sprachbund.models.token_mbart.parts import MbartDecoder, MbartEncoder
-from sprachbund.models.token_mbart.shape import MBART_50_TOKENS
+from sprachbund.models.base import Family, Features, Target
+from sprachbund.models.io import load, save
+from sprachbund.models.tokens import MBART_50, MbartConfig, TokenMbart
+from sprachbund.models.tokens.config import MBART_50_TOKENS
+from sprachbund.models.tokens.mbart import MbartDecoder, MbartEncoder, language_code, new_rows
+from sprachbund.units.dataset import Mixing, Supply
+from sprachbund.units.dataset import Spoken as SpokenSentences
 from sprachbund.units.directory import Units
+from sprachbund.units.mbart import kept_rows, start_from_mbart, texts_of, units_with_mbart
 from sprachbund.units.reader import UnitReader
-from sprachbund.units.sentences import Spoken as SpokenSentences
-from sprachbund.units.supply import Mixing, Supply
-from sprachbund.units.text_start import kept_rows, start_from_mbart, texts_of, units_with_mbart
 from tests.units.made import words
 from tests.units.mbart import write_mbart
 from tests.units.translators import PAIRS, Spoken, speak

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.texts import translate_texts
+from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.errors import SprachbundError
-from sprachbund.models.token_conformer import TokenConformer
+from sprachbund.models.tokens import TokenConformer
 from tests.decoding.tiny_family import TinyFamily
 from tests.units.translators import Spoken, model_of, speak, talkative
 

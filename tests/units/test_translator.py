@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import batches
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.plan import PlanOptions
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
+from sprachbund.engines.choice import on_torch
+from sprachbund.engines.native_engine import why_not_family
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family, Target
 from sprachbund.models.card import Card
-from sprachbund.models.directory import load, save
-from sprachbund.models.family import Family, Target
-from sprachbund.models.token_conformer import HEADS, TokenConformer
-from sprachbund.runtime.native_model import why_not_family
-from sprachbund.runtime.torch_model import on_torch
+from sprachbund.models.io import load, save
+from sprachbund.models.tokens import HEADS, TokenConformer
+from sprachbund.units.dataset import Mixing, Supply
+from sprachbund.units.dataset import Spoken as SpokenSentences
 from sprachbund.units.pieces import REPEAT
 from sprachbund.units.reader import UnitReader
-from sprachbund.units.sentences import Spoken as SpokenSentences
-from sprachbund.units.supply import Mixing, Supply
 from tests.units.made import conformer, tones
 from tests.units.translators import PAIRS, Spoken, model_of, speak, talkative
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from sprachbund.models.token_conformer import TokenConfig, TokenConformer
+from sprachbund.models.tokens import TokenConfig, TokenConformer
 from sprachbund.units.directory import Units
-from sprachbund.units.encode import Encoding, encode
-from sprachbund.units.encoded import Encoded
+from sprachbund.units.encoded import Encoded, Encoding, encode
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.translator import make
+from sprachbund.units.reader import make
 from tests.units.made import computing, conformer, extraction, options, wav2vec, write_corpus
 
 PAIRS = (("de", "fr"), ("en", "fr"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.arrays import load_array, load_arrays
+from sprachbund.util.tensors import load_array, load_arrays
 
 FOUND = np.arange(6, dtype=np.float32).reshape(2, 3)
 

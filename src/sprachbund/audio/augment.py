@@ -4,20 +4,432 @@ All functions are pure: the same samples, generator state and options give the s
 float32 mono at 16 kHz.
 """
 
-from collections.abc import Sequence
+import importlib.util
+import io
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from functools import cache
+from importlib.machinery import PathFinder
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sprachbund.audio.codecs import CODECS, TELEPHONE_CODECS, telephone, transcode
-from sprachbund.audio.noise import NOISE_KINDS, SAMPLE_RATE, add_noise, make_babble, make_noise, rms
-from sprachbund.audio.rooms import reverberate, room_response
-from sprachbund.audio.stretch import change_voice
 from sprachbund.errors import SprachbundError
 
+# Lossy channels: what telephones and low bit rates leave of a voice, by real encoders through libsndfile.
+
 FloatArray = npt.NDArray[np.float32]
+TELEPHONE_RATE = 8_000
+TELEPHONE_BAND_HZ = (300.0, 3400.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """A container and encoding of libsndfile; ``sample_rate`` is what the encoder works at."""
+
+    container: str
+    subtype: str
+    sample_rate: int = TELEPHONE_RATE
+    compression_level: float | None = None
+
+
+CODECS = {
+    "mu-law": Codec(container="WAV", subtype="ULAW"),
+    "a-law": Codec(container="WAV", subtype="ALAW"),
+    "gsm": Codec(container="WAV", subtype="GSM610"),
+    "ima-adpcm": Codec(container="WAV", subtype="IMA_ADPCM"),
+    "g721": Codec(container="AU", subtype="G721_32"),
+    "g723-24": Codec(container="AU", subtype="G723_24"),
+    "mp3": Codec(container="MP3", subtype="MPEG_LAYER_III", sample_rate=16_000, compression_level=0.9),
+    "opus": Codec(container="OGG", subtype="OPUS", sample_rate=16_000, compression_level=0.95),
+}
+TELEPHONE_CODECS = tuple(name for name, codec in CODECS.items() if codec.sample_rate == TELEPHONE_RATE)
+
+
+def transcode(samples: FloatArray, codec: str, sample_rate: int = 16_000) -> FloatArray:
+    """``samples`` after the encoder and decoder ``codec`` (a key of `CODECS`): as many samples, same rate.
+
+    Raises `SprachbundError` for an unknown codec.
+    """
+    if codec not in CODECS:
+        raise SprachbundError(f"unknown codec '{codec}': choose from {', '.join(CODECS)}")
+    chosen = CODECS[codec]
+    narrow = _resample(samples, sample_rate, chosen.sample_rate)
+    return _fit(_resample(_round_trip(narrow, chosen), chosen.sample_rate, sample_rate), len(samples))
+
+
+def telephone(samples: FloatArray, codec: str | None = None, sample_rate: int = 16_000) -> FloatArray:
+    """``samples`` over a telephone line: 300 to 3,400 Hz at 8 kHz, then optionally one of `TELEPHONE_CODECS`.
+
+    Raises `SprachbundError` for another codec.
+    """
+    if codec is not None and codec not in TELEPHONE_CODECS:
+        raise SprachbundError(f"'{codec}' is no telephone codec: choose from {', '.join(TELEPHONE_CODECS)}")
+    from scipy.signal import sosfilt
+
+    narrow = _resample(samples, sample_rate, TELEPHONE_RATE)
+    line: FloatArray = sosfilt(_telephone_filter(), narrow).astype(np.float32)
+    if codec is not None:
+        line = _round_trip(line, CODECS[codec])
+    return _fit(_resample(line, TELEPHONE_RATE, sample_rate), len(samples))
+
+
+@cache
+def _telephone_filter() -> npt.NDArray[np.float64]:
+    from scipy.signal import butter
+
+    sections: npt.NDArray[np.float64] = butter(
+        3, TELEPHONE_BAND_HZ, "bandpass", fs=TELEPHONE_RATE, output="sos"
+    )
+    return sections
+
+
+def _round_trip(samples: FloatArray, codec: Codec) -> FloatArray:
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(
+        file,
+        samples.clip(-1.0, 1.0),
+        codec.sample_rate,
+        format=codec.container,
+        subtype=codec.subtype,
+        compression_level=codec.compression_level,
+    )
+    file.seek(0)
+    decoded: FloatArray = soundfile.read(file, dtype="float32")[0]
+    return decoded
+
+
+def _resample(samples: FloatArray, from_rate: int, to_rate: int) -> FloatArray:
+    import soxr
+
+    return samples if from_rate == to_rate else soxr.resample(samples, from_rate, to_rate)
+
+
+def _fit(samples: FloatArray, num_samples: int) -> FloatArray:
+    """Encoders pad to whole blocks, resamplers round: back to the length of the original."""
+    if len(samples) >= num_samples:
+        return samples[:num_samples]
+    return np.pad(samples, (0, num_samples - len(samples)))
+
+
+# Changes of tempo and voice, so that few speakers stand for many.
+
+SAMPLE_RATE = 16_000
+_HOP = 256  # 16 ms; a frame is two hops and holds at least one period of any voice
+_SEARCH = 160  # samples either way: half a period of 50 Hz
+_COARSE = 4  # the search compares every fourth sample: alignment within 0.25 ms is inaudible
+_PERIOD_MS = 5.0  # analysis step of WORLD
+
+
+def change_tempo(samples: FloatArray, tempo: float) -> FloatArray:
+    """``samples`` spoken ``tempo`` times as fast at the same pitch: ``round(len(samples) / tempo)`` samples.
+
+    Overlap-add of frames shifted to where they fit best (WSOLA). Raises `SprachbundError` unless 0.25 <=
+    tempo <= 4.
+    """
+    if not 0.25 <= tempo <= 4.0:
+        raise SprachbundError(f"tempo is {tempo}: choose 0.25 to 4")
+    num_out = round(len(samples) / tempo)
+    if tempo == 1.0 or num_out == 0:
+        return samples.copy()
+    num_frames = math.ceil(num_out / _HOP) + 1
+    source = np.pad(samples, (_HOP + _SEARCH, 4 * _HOP + 2 * _SEARCH + int(_HOP * tempo)))
+    starts = _best_starts(source, tempo, num_frames)
+    window = np.hanning(2 * _HOP + 1)[:-1].astype(np.float32)
+    frames = source[starts[:, None] + np.arange(2 * _HOP)] * window
+    out = np.zeros((num_frames + 1) * _HOP, np.float32)
+    out[: num_frames * _HOP] += frames[:, :_HOP].reshape(-1)
+    out[_HOP:] += frames[:, _HOP:].reshape(-1)
+    return out[_HOP : _HOP + num_out]
+
+
+def _best_starts(source: FloatArray, tempo: float, num_frames: int) -> npt.NDArray[np.int64]:
+    """Where each output frame is taken from: near its time, shifted to continue the frame before it."""
+    starts = np.empty(num_frames, np.int64)
+    coarse = [np.ascontiguousarray(source[phase::_COARSE]) for phase in range(_COARSE)]
+    length, num_shifts = _HOP // _COARSE, 2 * _SEARCH // _COARSE
+    energy = np.concatenate(([0.0], np.cumsum(np.square(coarse[0], dtype=np.float64))))
+    starts[0] = _SEARCH
+    for frame in range(1, num_frames):
+        natural = int(starts[frame - 1]) + _HOP
+        template = coarse[natural % _COARSE][natural // _COARSE : natural // _COARSE + length]
+        first = round(frame * _HOP * tempo) // _COARSE  # _SEARCH before the frame's own time
+        products = np.correlate(coarse[0][first : first + num_shifts + length - 1], template, "valid")
+        powers = energy[first + length : first + length + num_shifts] - energy[first : first + num_shifts]
+        starts[frame] = (first + int(np.argmax(products / np.sqrt(powers + 1e-6)))) * _COARSE
+    return starts
+
+
+def change_voice(samples: FloatArray, ratio: float, tempo: float = 1.0) -> FloatArray:
+    """Pitch and formants times ``ratio`` (above 1: a smaller speaker), spoken ``tempo`` times as fast."""
+    if ratio == 1.0:
+        return change_tempo(samples, tempo)
+    import soxr
+
+    resampled: FloatArray = soxr.resample(samples, SAMPLE_RATE * ratio, SAMPLE_RATE)
+    return change_tempo(resampled, tempo / ratio)
+
+
+def revoice(
+    samples: FloatArray, f0_ratio: float = 1.0, formant_ratio: float = 1.0, tempo: float = 1.0
+) -> FloatArray:
+    """``samples`` from another throat: pitch, formants and tempo changed independently by the WORLD vocoder.
+
+    Takes some 20 ms per second of speech on one core. Raises `SprachbundError` if pyworld is not installed.
+    """
+    world = _world()
+    wide = samples.astype(np.float64)
+    f0, times_s = world.dio(wide, SAMPLE_RATE, frame_period=_PERIOD_MS)
+    f0 = world.stonemask(wide, f0, times_s, SAMPLE_RATE)
+    envelope = world.cheaptrick(wide, f0, times_s, SAMPLE_RATE)
+    aperiodicity = world.d4c(wide, f0, times_s, SAMPLE_RATE)
+    voiced = world.synthesize(
+        f0 * f0_ratio,
+        _warp(envelope, formant_ratio),
+        _warp(aperiodicity, formant_ratio),
+        SAMPLE_RATE,
+        _PERIOD_MS / tempo,
+    )
+    num_out = round(len(samples) / tempo)
+    out = np.zeros(num_out, np.float32)
+    out[: min(num_out, len(voiced))] = voiced[:num_out]
+    return out
+
+
+@cache
+def _world() -> Any:
+    """The compiled part of pyworld. Its package asks for pkg_resources, which setuptools dropped."""
+    package = importlib.util.find_spec("pyworld")
+    if package is None or not package.submodule_search_locations:
+        raise SprachbundError(
+            "re-voicing needs pyworld, which is not installed: pip install 'sprachbund[train]'"
+        )
+    spec = PathFinder.find_spec("pyworld", package.submodule_search_locations)
+    if spec is None or spec.loader is None:
+        raise SprachbundError(
+            "pyworld is installed without its compiled part: pip install --force-reinstall pyworld"
+        )
+    world = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(world)
+    return world
+
+
+def _warp(spectra: npt.NDArray[np.float64], ratio: float) -> npt.NDArray[np.float64]:
+    """Rows of ``spectra`` (T, frequencies) with every frequency times ``ratio``."""
+    if ratio == 1.0:
+        return spectra
+    num_bins = spectra.shape[1]
+    position = np.minimum(np.arange(num_bins) / ratio, num_bins - 1.0)
+    low = np.minimum(position.astype(np.int64), num_bins - 2)
+    weight = position - low
+    return np.ascontiguousarray(spectra[:, low] * (1.0 - weight) + spectra[:, low + 1] * weight)
+
+
+# Noise to put under speech, and sound without speech: a recogniser must learn to answer neither.
+
+_SPECTRAL_SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}  # exponent of the amplitude over frequency
+NOISE_KINDS = (*_SPECTRAL_SLOPES, "hum")
+_LOWEST_NOISE_HZ = 20.0
+
+
+def rms(samples: FloatArray) -> float:
+    """Root mean square of ``samples``; 0 for none."""
+    return float(np.sqrt(np.dot(samples, samples) / len(samples))) if len(samples) else 0.0
+
+
+def make_noise(kind: str, num_samples: int, rng: np.random.Generator) -> FloatArray:
+    """Noise of one of `NOISE_KINDS` at an RMS of 1. Hum is mains hum at 50 or 60 Hz with harmonics.
+
+    Raises `SprachbundError` for other kinds.
+    """
+    if kind == "hum":
+        return _unit(_hum(num_samples, rng))
+    if kind not in _SPECTRAL_SLOPES:
+        raise SprachbundError(f"unknown noise '{kind}': choose from {', '.join(NOISE_KINDS)}")
+    white = rng.standard_normal(num_samples, dtype=np.float32)
+    slope = _SPECTRAL_SLOPES[kind]
+    if slope:
+        white = _shape(white, lambda hz: np.power(np.maximum(hz, _LOWEST_NOISE_HZ), slope, dtype=np.float32))
+    return _unit(white)
+
+
+def make_babble(others: Sequence[FloatArray], num_samples: int, rng: np.random.Generator) -> FloatArray:
+    """Three to six of the utterances ``others`` talking at once, at an RMS of 1."""
+    if not len(others):
+        raise SprachbundError("babble needs other utterances and got none: pass others=[...]")
+    babble = np.zeros(num_samples, np.float32)
+    for index in rng.integers(len(others), size=int(rng.integers(3, 7))):
+        voice = _unit(others[index])
+        repeated = np.resize(voice, num_samples + len(voice))
+        start = int(rng.integers(max(1, len(voice))))
+        babble += repeated[start : start + num_samples]
+    return _unit(babble)
+
+
+def add_noise(samples: FloatArray, noise: FloatArray, snr_db: float) -> FloatArray:
+    """``samples`` with ``noise`` (same length) ``snr_db`` below them, by overall RMS. Silence stays."""
+    level = rms(noise)
+    if level == 0.0:
+        return samples
+    return samples + noise * np.float32(rms(samples) / level * 10.0 ** (-snr_db / 20.0))
+
+
+def no_speech(kind: str, duration_s: float, rng: np.random.Generator) -> FloatArray:
+    """Sound without words at a random level: one of `NO_SPEECH_KINDS`, float32 mono at 16 kHz.
+
+    Raises `SprachbundError` for other kinds.
+    """
+    makers: dict[str, Callable[[int, np.random.Generator], FloatArray]] = {
+        "silence": _almost_silence,
+        "tones": _chords,
+        "clicks": _clicks,
+        "murmur": _murmur,
+    }
+    num_samples = round(duration_s * SAMPLE_RATE)
+    if kind in makers:
+        sound = makers[kind](num_samples, rng)
+    elif kind in NOISE_KINDS:
+        sound = make_noise(kind, num_samples, rng)
+    else:
+        raise SprachbundError(f"unknown kind '{kind}': choose from {', '.join(NO_SPEECH_KINDS)}")
+    peak = float(np.abs(sound).max(initial=0.0))
+    wanted = 10.0 ** rng.uniform(-2.0, -0.1)
+    return sound if kind == "silence" or peak == 0.0 else sound * np.float32(wanted / peak)
+
+
+NO_SPEECH_KINDS = ("silence", *NOISE_KINDS, "tones", "clicks", "murmur")
+"""Kinds for `no_speech`. "silence" is digital silence or noise of a few least significant bits."""
+
+
+def _unit(samples: FloatArray) -> FloatArray:
+    level = rms(samples)
+    return samples * np.float32(1.0 / level) if level > 0.0 else samples
+
+
+def _shape(samples: FloatArray, gain: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    """``samples`` through a zero-phase filter given as amplitude over frequency in Hz."""
+    from scipy import fft
+
+    num_samples = len(samples)
+    size = fft.next_fast_len(num_samples, real=True)
+    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, size // 2 + 1, dtype=np.float32)
+    shaped: FloatArray = fft.irfft(fft.rfft(samples, size) * gain(frequencies), size)[:num_samples]
+    return shaped.astype(np.float32, copy=False)
+
+
+def _times_s(num_samples: int) -> FloatArray:
+    return np.arange(num_samples, dtype=np.float32) * np.float32(1.0 / SAMPLE_RATE)
+
+
+def _hum(num_samples: int, rng: np.random.Generator) -> FloatArray:
+    mains_hz = 50.0 if rng.random() < 0.5 else 60.0
+    angle = _times_s(num_samples) * np.float32(2.0 * np.pi * mains_hz)
+    hum = np.zeros(num_samples, np.float32)
+    for harmonic in range(1, 8):
+        strength = np.float32(rng.uniform(0.2, 1.0) / harmonic)
+        hum += strength * np.sin(angle * harmonic + np.float32(rng.uniform(0.0, 2.0 * np.pi)))
+    return hum
+
+
+def _almost_silence(num_samples: int, rng: np.random.Generator) -> FloatArray:
+    if rng.random() < 0.5:
+        return np.zeros(num_samples, np.float32)
+    return rng.standard_normal(num_samples, dtype=np.float32) * np.float32(10.0 ** rng.uniform(-4.5, -3.0))
+
+
+def _chords(num_samples: int, rng: np.random.Generator) -> FloatArray:
+    """Music-like: chords of three harmonic tones with attack and decay, 0.2 to 0.8 s each."""
+    sound = np.zeros(num_samples, np.float32)
+    start = 0
+    while start < num_samples:
+        length = min(num_samples - start, int(rng.uniform(0.2, 0.8) * SAMPLE_RATE))
+        times_s = _times_s(length)
+        root_hz = 110.0 * 2.0 ** (rng.integers(0, 24) / 12.0)
+        chord = np.zeros(length, np.float32)
+        for semitones in (0, int(rng.choice((3, 4))), 7):
+            angle = times_s * np.float32(2.0 * np.pi * root_hz * 2.0 ** (semitones / 12.0))
+            for harmonic in (1, 2, 3, 5):
+                chord += np.sin(angle * harmonic) / np.float32(harmonic)
+        envelope = np.minimum(times_s / 0.02, 1.0) * np.exp(-times_s * np.float32(rng.uniform(1.0, 8.0)))
+        sound[start : start + length] = chord * envelope
+        start += length
+    return sound
+
+
+def _clicks(num_samples: int, rng: np.random.Generator) -> FloatArray:
+    """Short resonant knocks at random times, as of keys, switches and line faults."""
+    sound = np.zeros(num_samples, np.float32)
+    num_clicks = 1 + int(rng.poisson(3.0 * num_samples / SAMPLE_RATE))
+    for start in rng.integers(max(1, num_samples), size=num_clicks):
+        times_s = _times_s(min(num_samples - int(start), SAMPLE_RATE // 20))
+        knock = np.sin(times_s * np.float32(2.0 * np.pi * rng.uniform(200.0, 5000.0)))
+        sound[start : start + len(times_s)] += knock * np.exp(
+            -times_s * np.float32(rng.uniform(100.0, 800.0))
+        )
+    return sound
+
+
+def _murmur(num_samples: int, rng: np.random.Generator) -> FloatArray:
+    """Noise with the spectrum and the syllable rhythm of distant speech but without words."""
+    low_hz, high_hz = rng.uniform(120.0, 300.0), rng.uniform(700.0, 2500.0)
+    band = _shape(
+        rng.standard_normal(num_samples, dtype=np.float32),
+        lambda hz: (1.0 / (1.0 + (low_hz / np.maximum(hz, 1.0)) ** 4 + (hz / high_hz) ** 4)).astype(
+            np.float32
+        ),
+    )
+    num_points = max(2, int(num_samples / SAMPLE_RATE * rng.uniform(3.0, 6.0)) + 2)
+    points = rng.gamma(1.5, 1.0, size=num_points)
+    rhythm = np.interp(np.linspace(0.0, num_points - 1.0, num_samples), np.arange(num_points), points)
+    return band * rhythm.astype(np.float32)
+
+
+# Synthetic rooms: what walls do to a voice, without recorded impulse responses.
+
+
+def room_response(
+    rt60_s: float,
+    rng: np.random.Generator,
+    *,
+    direct_to_reverberant_db: float = 3.0,
+    sample_rate: int = 16_000,
+) -> FloatArray:
+    """Impulse response of a room whose sound falls by 60 dB in ``rt60_s``.
+
+    The direct sound at sample 0, six early reflections in the first 40 ms and a tail of noise with
+    exponential decay; ``direct_to_reverberant_db`` is the energy of the first against the rest (near speaker:
+    high).
+    """
+    num_samples = max(2, int(rt60_s * sample_rate))
+    times_s = np.arange(num_samples, dtype=np.float32) / sample_rate
+    decay = np.exp(times_s * np.float32(-3.0 * np.log(10.0) / rt60_s))
+    tail = rng.standard_normal(num_samples, dtype=np.float32) * decay
+    reflections = rng.integers(sample_rate // 1000, max(sample_rate // 25, 17), size=6)
+    reflections = reflections[reflections < num_samples]
+    tail[reflections] += rng.choice((-4.0, 4.0), size=len(reflections)) * decay[reflections]
+    tail[0] = 0.0
+    energy = float(np.dot(tail, tail))
+    response = tail * np.float32(np.sqrt(10.0 ** (-direct_to_reverberant_db / 10.0) / max(energy, 1e-12)))
+    response[0] = 1.0
+    return response
+
+
+def reverberate(samples: FloatArray, response: FloatArray) -> FloatArray:
+    """``samples`` heard in the room: as many samples, same level; the tail after the end is cut off."""
+    from scipy import fft
+
+    num_samples = len(samples)
+    size = fft.next_fast_len(num_samples + len(response) - 1, real=True)
+    wet = fft.irfft(fft.rfft(samples, size) * fft.rfft(response, size), size)[:num_samples]
+    level = rms(wet)
+    scaled: FloatArray = (wet * (rms(samples) / level if level > 0.0 else 1.0)).astype(np.float32)
+    return scaled
+
+
 Range = tuple[float, float]
 Chosen = TypeVar("Chosen")
 _SILENCE_RMS = 1e-3

@@ -15,9 +15,8 @@ from typing import IO, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from sprachbund.audio.constants import MAX_CHANNELS
 from sprachbund.errors import SprachbundError
-
-from .constants import MAX_CHANNELS
 
 Samples = NDArray[np.float32]
 

@@ -10,12 +10,11 @@ from typing import IO, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sprachbund.audio.constants import MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
+from sprachbund.audio.decoders import CHUNK_FRAMES, Decoder, Samples, open_decoder
+from sprachbund.audio.isolated import IsolatedDecoder
+from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.errors import SprachbundError
-
-from .constants import MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
-from .decoders import CHUNK_FRAMES, Decoder, Samples, open_decoder
-from .isolated import IsolatedDecoder
-from .sandbox import DecodingLimits
 
 AudioInput = str | os.PathLike[str] | IO[bytes] | NDArray[Any]
 """A path, an open binary file (seekable or not), or samples of shape (N,) or (N, channels) with a rate."""

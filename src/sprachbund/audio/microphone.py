@@ -12,9 +12,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
-
-from .constants import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 

@@ -18,31 +18,22 @@ import sprachbund
 from sprachbund.cli.console import UsageError, error_line, in_one_process, say, set_debug, trace
 from sprachbund.cli.startup import open_closed_streams, wait_briefly
 
-VERBS = (
+MODULES = (
     "translate",
-    "transcribe",
     "listen",
     "serve",
     "models",
     "doctor",
-    "bench",
     "data",
     "train",
-    "recipe",
     "share",
     "units",
     "compress",
     "convert",
-    "export",
     "evaluate",
-    "compare",
-    "score",
-    "latency",
-    "report",
-    "router",
-    "replay",
     "study",
 )
+"""Each adds its verbs, in this order."""
 SHARED_VERBS = ("train", "share")
 """Those whose work processes of torchrun share (of share: analyse); the others would write the same files twice."""
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
@@ -60,9 +51,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_common)
-    for verb in VERBS:
-        if find_spec(f"{__name__}.{verb}") is not None:
-            import_module(f"{__name__}.{verb}").register(app)
+    for module in MODULES:
+        if find_spec(f"{__name__}.{module}") is not None:
+            import_module(f"{__name__}.{module}").register(app)
     return app
 
 

@@ -1,13 +1,748 @@
 """`sprachbund compress`: smaller models of larger ones, each measured beside the one it was made from."""
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sprachbund.cli.compress_distil import distil
-from sprachbund.cli.compress_prune import prune
-from sprachbund.cli.compress_pseudo_label import pseudo_label
-from sprachbund.cli.compress_quantize import quantize
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size, table
+from sprachbund.util.files import write_json
+
+if TYPE_CHECKING:
+    from sprachbund.compression.before_after import Measured, Measurement, Verdict
+    from sprachbund.compression.distillation import DistilRecipe
+    from sprachbund.compression.pseudo_labels import Labelled, LabelOptions
+
+
+# What every way of compressing prints and writes: the model before and after on the same data.
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes; a new folder.")]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option("--data", metavar="DIR", help="Corpus to measure both models on; may be repeated."),
+]
+To = Annotated[
+    list[str] | None,
+    typer.Option("--to", metavar="LANG,…", help="Languages to measure; all with references by default."),
+]
+Limit = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, help="Most utterances of a corpus, spread over it.")
+]
+NoSpeech = Annotated[
+    int, typer.Option("--no-speech", metavar="N", min=0, help="Sounds of each kind without speech.")
+]
+Rounds = Annotated[
+    int, typer.Option("--rounds", metavar="N", min=0, help="In which both are timed in turn; 0 for none.")
+]
+Engine = Annotated[
+    Literal["auto", "native", "torch"], typer.Option("--engine", help="What computes the models.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+LIMIT, NO_SPEECH, ROUNDS = 200, 4, 3
+
+
+def set_threads(threads: int | None) -> None:
+    """Compute with so many threads."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def measure_and_tell(
+    before: str | Path,
+    after: Path,
+    data: Sequence[Path] | None,
+    *,
+    what: dict[str, Any],
+    to: Sequence[str] | None,
+    limit: int,
+    no_speech: int,
+    rounds: int,
+    engine: Any,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Measure both models, write `compression.json` into the new one's directory, and print it.
+
+    Args:
+        before: the model that there was.
+        after: directory of what was made of it.
+        data: corpora.
+        what: was done, as JSON values.
+        to: languages wanted.
+        limit: utterances of a corpus.
+        no_speech: sounds of each kind.
+        rounds: of timing.
+        engine: that computes both.
+        offline: never use the network.
+        as_json: print JSON.
+    """
+    from sprachbund.compression.before_after import MeasureOptions, judge_tasks, measure_both
+    from sprachbund.evaluation import provenance as hashes
+
+    options = MeasureOptions(
+        targets=tuple(listed(to)) or None,
+        limit=limit,
+        no_speech_per_kind=no_speech,
+        rounds=rounds,
+        engine=engine,
+    )
+    with Bar("measuring") as bar:
+        found = measure_both(
+            before,
+            after,
+            data or [],
+            options,
+            offline=offline,
+            progress=lambda stage, done, total: bar.update(done, total, f"measuring {stage}"),
+        )
+    verdict = judge_tasks(found)
+    where = {"machine": hashes.machine(), "versions": hashes.versions(), "commit": hashes.commit()}
+    values = {**what, **found.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **where}
+    path = after / hashes.COMPRESSION_FILE
+    write_json(path, values)
+    if as_json:
+        return print_json(values)
+    typer.echo(as_text(found, verdict))
+    say(f"the model is in {after}; these numbers are in {path.name} there")
+
+
+def as_text(found: "Measurement", verdict: "Verdict") -> str:
+    """All numbers of both models, and what became of the tasks."""
+    parts = [_sizes(found)]
+    if found.data:
+        parts += [_scores(found), _failures(found)]
+    named = {"lost": verdict.lost, "worse": verdict.worse, "not measured": verdict.not_measured}
+    lines = [f"{label}: {task}" for label, tasks in named.items() for task in tasks]
+    if found.data and not verdict.lost and not verdict.worse:
+        lines.insert(0, "no task that was measured is lost or worse")
+    return "\n\n".join([*parts, "\n".join(lines)]).rstrip()
+
+
+def _sizes(found: "Measurement") -> str:
+    before, after = found.before, found.after
+    rows = [
+        [
+            "parameters",
+            f"{before.parameters:,}",
+            f"{after.parameters:,}",
+            _ratio(before, after, "parameters"),
+        ],
+        [
+            "weights on disk",
+            size(before.bytes_on_disk),
+            size(after.bytes_on_disk),
+            _ratio(before, after, "bytes_on_disk"),
+        ],
+        ["bits of a matrix", str(before.bits or "mixed"), str(after.bits or "mixed"), ""],
+    ]
+    text = table(rows, ["", "before", "after", "of before"])
+    if not found.speed:
+        return text
+    old, new = found.speed
+    conditions = found.conditions
+    return (
+        f"{text}\ntime of the same work: {new['time_ratio']} of before ({new['lowest_ratio']} to "
+        f"{new['highest_ratio']} in {conditions['rounds']} rounds, in turn); {old['tokens_per_s']} tokens/s before, "
+        f"{new['tokens_per_s']} after; engine {conditions['engine']}, batch {conditions['batch_size']}, "
+        f"{conditions['threads']} thread{'s' * (conditions['threads'] != 1)}"
+    )
+
+
+def _ratio(before: "Measured", after: "Measured", name: str) -> str:
+    return f"{100 * getattr(after, name) / max(1, getattr(before, name)):.0f} %"
+
+
+def _scores(found: "Measurement") -> str:
+    from sprachbund.compression.before_after import pair_metric
+
+    before, after = found.before.scores, found.after.scores
+    rows = []
+    for pair in sorted(before, key=lambda pair: (pair_metric(before[pair]), pair)):
+        metric = pair_metric(before[pair])
+        new = after.get(pair, {}).get(metric)
+        change = "lost" if new is None else f"{new - before[pair][metric]:+.1f}"
+        rows.append(
+            [pair, metric, f"{before[pair][metric]:.1f}", "-" if new is None else f"{new:.1f}", change]
+        )
+    told = found.after.languages
+    for tag, old in found.before.languages.items():
+        now = told.get(tag)
+        change = "lost" if now is None else f"{now.percent - old.percent:+.1f}"
+        rows.append(
+            [tag, "told right %", f"{old.percent:.1f}", "-" if now is None else f"{now.percent:.1f}", change]
+        )
+    return table(rows, ["pair", "metric", "before", "after", "change"]) + _times(found)
+
+
+def _times(found: "Measurement") -> str:
+    old, new = found.before.times, found.after.times
+    if old is None:
+        return ""
+    now = "none" if new is None else f"{new.ended} of {new.judged} rows, {new.end_error_s:.2f} s off"
+    return f"\ntimestamps at the end: {old.ended} of {old.judged} rows, {old.end_error_s:.2f} s off before; {now} after"
+
+
+def _failures(found: "Measurement") -> str:
+    after = {rate.failure: rate for rate in found.after.failures}
+    rows = [
+        [
+            rate.failure,
+            f"{rate.percent:.1f} %",
+            f"{after[rate.failure].percent:.1f} %" if rate.failure in after else "-",
+            str(rate.judged),
+        ]
+        for rate in found.before.failures
+    ]
+    return table(rows, ["failure", "before", "after", "of lines"])
+
+
+# `sprachbund compress prune MODEL --out DIR`: a model with fewer layers.
+
+_Kept = Annotated[
+    int | None,
+    typer.Option("--decoder", metavar="K", help="Decoder layers that stay: first, last, and evenly between."),
+]
+_EncoderKept = Annotated[int | None, typer.Option("--encoder", metavar="K", help="Encoder layers that stay.")]
+_Named = Annotated[
+    list[str] | None,
+    typer.Option("--decoder-layers", metavar="N,…", help="Decoder layers that stay, from 0, by name."),
+]
+_EncoderNamed = Annotated[
+    list[str] | None,
+    typer.Option("--encoder-layers", metavar="N,…", help="Encoder layers that stay, from 0, by name."),
+]
+
+
+def prune(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+    ],
+    out: Out,
+    decoder: _Kept = None,
+    encoder: _EncoderKept = None,
+    decoder_layers: _Named = None,
+    encoder_layers: _EncoderNamed = None,
+    data: Data = None,
+    to: To = None,
+    limit: Limit = LIMIT,
+    no_speech: NoSpeech = NO_SPEECH,
+    rounds: Rounds = ROUNDS,
+    engine: Engine = "torch",
+    threads: Threads = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model of some of another's layers, and measure both; what stays has the bits that it had."""
+    set_threads(threads)
+    with as_usage(), Bar("pruning"):
+        from sprachbund.compression.smaller import bits_of, check_new, save_smaller
+        from sprachbund.models.io import load, locate
+        from sprachbund.models.pruning import kept_layers, num_layers, with_layers
+
+        check_new(out)
+        if not any(x is not None for x in (decoder, encoder)) and not (decoder_layers or encoder_layers):
+            raise UsageError("say what stays: --decoder K, --encoder K, --decoder-layers or --encoder-layers")
+        source = locate(model, offline=offline)
+        family: Any = load(source, offline=True)
+        kept = {
+            side: _layers(side, count, named, num_layers(family, side), kept_layers)  # type: ignore[arg-type]
+            for side, count, named in (
+                ("encoder", encoder, encoder_layers),
+                ("decoder", decoder, decoder_layers),
+            )
+        }
+        smaller = with_layers(family, **kept)
+        how = {"by": "prune", **{side: list(layers) for side, layers in kept.items() if layers is not None}}
+        save_smaller(smaller, source, out, bits_of(source), how)
+    _tell_left_behind(family)
+    measure_and_tell(
+        model,
+        out,
+        data,
+        what={"verb": "prune", "layers": {k: v for k, v in how.items() if k != "by"}},
+        to=to,
+        limit=limit,
+        no_speech=no_speech,
+        rounds=rounds,
+        engine=engine,
+        offline=offline,
+        as_json=as_json,
+    )
+
+
+def _layers(side: str, count: int | None, named: list[str] | None, total: int, rule: Any) -> Any:
+    """Layers of a side that stay; None for all."""
+    if count is not None and named:
+        raise UsageError(f"give --{side} or --{side}-layers, not both")
+    if named:
+        numbers = listed(named)
+        if wrong := [number for number in numbers if not number.isdecimal()]:
+            raise UsageError(f"--{side}-layers takes numbers from 0 to {total - 1}, not {wrong[0]!r}")
+        return tuple(int(number) for number in numbers)
+    return None if count is None else rule(total, count)
+
+
+def _tell_left_behind(family: Any) -> None:
+    drafts: dict[str, Path] = getattr(family, "drafts", {})
+    if drafts:
+        say(f"left behind, since drafts fit one depth only: {', '.join(drafts)}; train them anew")
+
+
+# `sprachbund compress quantize MODEL --out DIR`: the same model in weights of 8 bits, or its encoder in 3
+# to 8.
+
+
+def quantize(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+    ],
+    out: Out,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Write what the native engine maps beside it: it starts at once.")
+    ] = False,
+    encoder_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--encoder-bits", metavar="BITS", help="Pack a streaming encoder in 8, 6, 5, 4 or 3; no more."
+        ),
+    ] = None,
+    method: Annotated[
+        Literal["k-quant", "round"], typer.Option("--method", help="How --encoder-bits chooses its numbers.")
+    ] = "k-quant",
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="With --encoder-bits: no zero points are stored.")
+    ] = False,
+    data: Data = None,
+    to: To = None,
+    limit: Limit = LIMIT,
+    no_speech: NoSpeech = NO_SPEECH,
+    rounds: Rounds = ROUNDS,
+    engine: Engine = "torch",
+    threads: Threads = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model with a signed byte for every weight of a matrix and a scale for each of its rows; measure both.
+
+    With --encoder-bits only the linear layers of a streaming encoder change: blocks of 32 weights share a scale, and
+    the model computes from them as they are packed.
+    """
+    if encoder_bits is None and (symmetric or method != "k-quant"):
+        raise UsageError("--method and --symmetric are for --encoder-bits; give it too")
+    if encoder_bits is not None and packed:
+        raise UsageError("--packed is for the native engine, which has no streaming encoders; leave it out")
+    set_threads(threads)
+    with as_usage(), Bar("quantizing"):
+        from sprachbund.compression.smaller import check_new, copy_drafts
+        from sprachbund.models.io import load, locate
+
+        check_new(out)
+        source = locate(model, offline=offline)
+        family: Any = load(source, offline=True)
+        if encoder_bits is None:
+            what = _eight_bits(family, source, out, packed=packed)
+        else:
+            what = _encoder_bits(family, source, out, encoder_bits, method, symmetric)
+        copy_drafts(source, out)
+        if packed:
+            from sprachbund.compression.quantization import pack_beside
+
+            pack_beside(load(out, offline=True), out)
+    files = sorted(str(path.relative_to(out)) for path in Path(out).iterdir())
+    measure_and_tell(
+        model,
+        out,
+        data,
+        what={"verb": "quantize", **what, "files": files},
+        to=to,
+        limit=limit,
+        no_speech=no_speech,
+        rounds=rounds,
+        engine=engine,
+        offline=offline,
+        as_json=as_json,
+    )
+
+
+def _eight_bits(family: Any, source: Path, out: Path, *, packed: bool) -> dict[str, Any]:
+    """All matrices in 8 bits; nothing to add to what is told."""
+    from sprachbund.compression.quantization import check_packable, check_quantizable
+    from sprachbund.compression.smaller import bits_of, save_smaller
+
+    check_quantizable(family)
+    if packed:
+        check_packable(family)
+    elif bits_of(source) == 8:
+        raise UsageError(
+            f"{source} has 8 bits already; with --packed a copy gets the native engine's file too"
+        )
+    save_smaller(family, source, out, 8, {"by": "quantize", "bits": 8})
+    return {}
+
+
+def _encoder_bits(
+    family: Any, source: Path, out: Path, bits: int, method: Literal["k-quant", "round"], symmetric: bool
+) -> dict[str, Any]:
+    """The encoder's linear layers packed; what was done to them."""
+    from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_encoder
+    from sprachbund.compression.smaller import bits_of, save_smaller
+
+    layers = quantize_encoder(family, KQuantOptions(bits=bits, method=method, symmetric=symmetric))
+    told = {"encoder_bits": bits, "method": method, "symmetric": symmetric}
+    save_smaller(family, source, out, bits_of(source), {"by": "quantize", **told})
+    mean = sum(layer.weighted_error * layer.num_weights for layer in layers)
+    num_weights = sum(layer.num_weights for layer in layers)
+    return {
+        **told,
+        "layers": len(layers),
+        "bits_per_weight": bits_per_weight(layers),
+        "weighted_error": mean / num_weights,
+    }
+
+
+# `sprachbund compress pseudo-label TEACHER DATA…`: speech and what a model writes for it, as a corpus.
+
+Teacher = Annotated[
+    str, typer.Argument(metavar="TEACHER", help="bundled, a model directory, or a Hugging Face id.")
+]
+Speech = Annotated[
+    list[Path],
+    typer.Argument(metavar="DATA", help="Corpora, folders of recordings, recordings; texts are not needed."),
+]
+Targets = Annotated[
+    list[str], typer.Option("--to", metavar="LANG,…", help="Languages to label in, beside transcripts.")
+]
+Spoken = Annotated[
+    str | None,
+    typer.Option("--from", metavar="LANG", help="Spoken in the recordings; the teacher tells if not given."),
+]
+
+
+_Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus, as `train` reads it.")]
+_Replace = Annotated[bool, typer.Option("--replace", help="Write anew also what the data have a text for.")]
+_Beam = Annotated[int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept.")]
+_MinSpeech = Annotated[
+    float, typer.Option("--min-speech", metavar="P", help="Least voice activity of the speech.")
+]
+_MaxNoSpeech = Annotated[
+    float,
+    typer.Option("--max-no-speech", metavar="P", help="Most of the teacher's doubt, where it is unsure too."),
+]
+_MinLogProbability = Annotated[
+    float,
+    typer.Option("--min-log-probability", metavar="X", help="Least mean per token, natural logarithm."),
+]
+_MaxCompression = Annotated[
+    float, typer.Option("--max-compression", metavar="X", help="Most bytes over bytes after zlib.")
+]
+_MaxRepetition = Annotated[
+    float, typer.Option("--max-repetition", metavar="P", help="Largest share of a text in loops.")
+]
+_MaxCharactersPerS = Annotated[
+    float, typer.Option("--max-characters-per-s", metavar="X", help="More than anyone can say.")
+]
+_MaxLengthRatio = Annotated[
+    float, typer.Option("--max-length-ratio", metavar="X", help="Of transcript and translation.")
+]
+_MaxOtherLanguage = Annotated[
+    float,
+    typer.Option(
+        "--max-other-language", metavar="P", help="Most probability of another language, by letters."
+    ),
+]
+_MinLanguage = Annotated[
+    float,
+    typer.Option("--min-language", metavar="P", help="Least probability of the language spoken."),
+]
+_BatchSize = Annotated[
+    int,
+    typer.Option("--batch-size", metavar="N", min=1, help="Utterances at a time; changes no label."),
+]
+
+
+def pseudo_label(
+    teacher: Teacher,
+    data: Speech,
+    to: Targets,
+    out: _Out,
+    spoken: Spoken = None,
+    replace: _Replace = False,
+    beam: _Beam = 1,
+    min_speech: _MinSpeech = 0.5,
+    max_no_speech: _MaxNoSpeech = 0.6,
+    min_log_probability: _MinLogProbability = -1.0,
+    max_compression: _MaxCompression = 2.4,
+    max_repetition: _MaxRepetition = 0.3,
+    max_characters_per_s: _MaxCharactersPerS = 60.0,
+    max_length_ratio: _MaxLengthRatio = 3.0,
+    max_other_language: _MaxOtherLanguage = 0.95,
+    min_language: _MinLanguage = 0.5,
+    batch_size: _BatchSize = 16,
+    engine: Engine = "torch",
+    threads: Threads = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Label speech; doubtful labels are dropped and counted by reason. The same command goes on where it stopped."""
+    set_threads(threads)
+    with as_usage(), Bar("starting"):
+        from sprachbund.compression.pseudo_labels import FilterOptions, LabelOptions
+        from sprachbund.decoding.options import GuardOptions
+
+        filters = FilterOptions(
+            guard=GuardOptions(
+                min_speech_probability=min_speech,
+                max_no_speech_probability=max_no_speech,
+                min_mean_log_probability=min_log_probability,
+                hopeless_mean_log_probability=min_log_probability,
+                max_compression_ratio=max_compression,
+                max_repetition=max_repetition,
+                max_characters_per_s=max_characters_per_s,
+            ),
+            max_length_ratio=max_length_ratio,
+            max_other_language=max_other_language,
+            min_language_probability=min_language,
+        )
+        options = LabelOptions(
+            targets=tuple(listed(to)), replace=replace, batch_size=batch_size, filters=filters
+        )
+    done = run_labels(teacher, data, out, options, spoken=spoken, beam=beam, engine=engine, offline=offline)
+    if as_json:
+        from dataclasses import asdict
+
+        return print_json({**asdict(done), "out": str(out)})
+    typer.echo(corpus_as_text(done))
+    say(f"the corpus is in {out}; labels.*.json there lists what was dropped")
+
+
+def run_labels(
+    teacher: str,
+    data: Sequence[Path],
+    out: Path,
+    options: "LabelOptions",
+    *,
+    spoken: str | None,
+    beam: int = 1,
+    engine: Any = "torch",
+    offline: bool = False,
+) -> "Labelled":
+    """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`."""
+    from dataclasses import replace
+
+    from sprachbund.compression.pseudo_labels import check_targets, open_source, pseudo_label
+    from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
+    from sprachbund.engines.choice import engine_for
+    from sprachbund.evaluation.failures import identifier_for
+    from sprachbund.evaluation.hypotheses import Decoder
+    from sprachbund.evaluation.provenance import model_hash
+    from sprachbund.models.card import Card
+    from sprachbund.models.io import load, locate
+    from sprachbund.text.languages import parse_language
+
+    with as_usage(), Bar("loading the teacher"):
+        directory = locate(teacher, offline=offline)
+        family = engine_for(load(directory, offline=True), engine, directory=directory).family
+        written = {target for _, target in family.pairs()}
+        options = replace(options, targets=tuple(parse_language(t, written) for t in options.targets))
+        language = None if spoken is None else parse_language(spoken, family.source_languages)
+        sources = [open_source(path, language, family.max_window_s) for path in data]
+        check_targets(family, sources, options.targets)
+    decoding = DecodingOptions(beam_size=beam, draft=NONE, guard=GuardOptions(enabled=False))
+    card = Card.read(directory)
+    with resumable(out), Bar("labelling", seconds=True) as bar:
+        return pseudo_label(
+            family,
+            Decoder(family, decoding),
+            sources,
+            out,
+            options,
+            identifier=identifier_for({*options.targets, *family.source_languages}),
+            name=card.name if card else directory.name,
+            settings={"teacher": model_hash(directory), "spoken": language, "beam": beam, "engine": engine},
+            progress=bar.update,
+        )
+
+
+def default_labels(to: Sequence[str]) -> "LabelOptions":
+    """Every text written anew, filtered as by default."""
+    from sprachbund.compression.pseudo_labels import LabelOptions
+
+    return LabelOptions(targets=tuple(listed(to)), replace=True)
+
+
+def corpus_as_text(done: "Labelled") -> str:
+    """A row for each language: how many labels were kept, and how many dropped for what."""
+    from sprachbund.compression.pseudo_labels import KEPT
+
+    kinds = sorted({kind for counts in done.counts.values() for kind in counts} - {KEPT})
+    rows = [
+        [tag, *(str(counts.get(kind, 0)) for kind in (KEPT, *kinds))] for tag, counts in done.counts.items()
+    ]
+    left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left_out.items()))
+    parts = [
+        table(rows, ["language", KEPT, *kinds]),
+        f"{done.utterances} utterances in the corpus; left out: {left_out or 'none'}",
+    ]
+    return "\n".join(parts)
+
+
+# `sprachbund compress distil TEACHER DATA… --student MODEL --out DIR`: a small model learns what a large
+# one does.
+
+LABELS = "labels"
+"""Folder of the teacher's texts in that of a run."""
+
+
+_Student = Annotated[
+    str, typer.Option("--student", metavar="MODEL", help="What learns; `compress prune` makes one.")
+]
+_StudentOut = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")
+]
+_Steps = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Of training.")]
+_LearningRate = Annotated[float, typer.Option("--learning-rate", metavar="X", min=0, help="The highest.")]
+_Temperature = Annotated[
+    float, typer.Option("--temperature", metavar="T", help="At which distributions are compared.")
+]
+_KlWeight = Annotated[
+    float, typer.Option("--kl-weight", metavar="X", min=0, help="Of what else the teacher might write.")
+]
+_LabelWeight = Annotated[float, typer.Option("--label-weight", metavar="X", min=0, help="Of the texts.")]
+_LanguageWeight = Annotated[
+    float, typer.Option("--language-weight", metavar="X", min=0, help="Of the language spoken.")
+]
+_Texts = Annotated[
+    Literal["teacher", "data"],
+    typer.Option("--texts", help="What is learned: the teacher's, or those in the corpora as they stand."),
+]
+_Dev = Annotated[
+    list[Path] | None,
+    typer.Option("--dev", metavar="DIR", help="Corpus that ranks the checkpoints; may be repeated."),
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
+]
+_StopAfter = Annotated[
+    int | None,
+    typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all."),
+]
+_Measured = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Corpus to measure both models on; what was learned from if not given.",
+    ),
+]
+
+
+def distil(
+    teacher: Teacher,
+    data: Speech,
+    student: _Student,
+    to: Targets,
+    out: _StudentOut,
+    steps: _Steps = 2000,
+    learning_rate: _LearningRate = 2e-4,
+    temperature: _Temperature = 2.0,
+    kl_weight: _KlWeight = 1.0,
+    label_weight: _LabelWeight = 1.0,
+    language_weight: _LanguageWeight = 1.0,
+    texts: _Texts = "teacher",
+    spoken: Spoken = None,
+    dev: _Dev = None,
+    overrides: _Overrides = None,
+    stop_after: _StopAfter = None,
+    measured: _Measured = None,
+    limit: Limit = LIMIT,
+    no_speech: NoSpeech = NO_SPEECH,
+    rounds: Rounds = ROUNDS,
+    engine: Engine = "torch",
+    threads: Threads = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Teach a student by its teacher's texts and by KL, from speech alone; both are then measured side by side."""
+    set_threads(threads)
+    learned = [out / LABELS] if texts == "teacher" else data
+    values: dict[str, Any] = {
+        "teacher": teacher,
+        "student": student,
+        "languages": listed(to),
+        "train": [{"path": path} for path in learned],
+        "dev": [{"path": path} for path in dev or ()],
+        "objective": {
+            "temperature": temperature,
+            "kl_weight": kl_weight,
+            "label_weight": label_weight,
+            "language_weight": language_weight,
+        },
+        "training": {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "warmup_steps": min(500, steps // 10),
+        },
+    }
+    with as_usage(), Bar("starting"):
+        from sprachbund.compression import distillation as recipes
+        from sprachbund.training.options import make_recipe
+
+        recipe = make_recipe(recipes.DistilRecipe, values, overrides or ())
+        _check_out(out)
+        recipes.check_models(recipe, offline=offline)
+    if texts == "teacher":
+        labelled = run_labels(
+            teacher, data, out / LABELS, default_labels(to), spoken=spoken, engine=engine, offline=offline
+        )
+        typer.echo(corpus_as_text(labelled), err=as_json)
+    recipe = _with_spoken(recipe)
+    with resumable(out):
+        model = recipes.run(
+            recipe, out, report=lambda line: typer.echo(line, err=as_json), stop_after=stop_after
+        )
+    if stop_after is not None and stop_after < recipe.training.steps:
+        return say(f"stopped at step {stop_after}; the same command without --stop-after goes on")
+    if not measured and texts == "teacher":
+        say("measured on the teacher's own texts, by which it is faultless; name a corpus with --data")
+    measure_and_tell(
+        teacher,
+        model,
+        measured or learned,
+        what={"verb": "distil", "recipe": recipe.model_dump(mode="json")},
+        to=to,
+        limit=limit,
+        no_speech=no_speech,
+        rounds=rounds,
+        engine=engine,
+        offline=offline,
+        as_json=as_json,
+    )
+
+
+def _check_out(out: Path) -> None:
+    from sprachbund.compression.distillation import RECIPE_FILE
+    from sprachbund.compression.smaller import check_new
+
+    if not ((out / RECIPE_FILE).exists() or (out / LABELS).exists()):
+        check_new(out)
+
+
+def _with_spoken(recipe: "DistilRecipe") -> "DistilRecipe":
+    """The recipe with the languages that are spoken in what is learned."""
+    from sprachbund.data.manifest import Manifest
+
+    spoken: Sequence[str] = [
+        tag for part in recipe.train for tag in sorted(set(Manifest(part.path).languages.tolist())) if tag
+    ]
+    return recipe.model_copy(update={"languages": tuple(dict.fromkeys([*recipe.languages, *spoken]))})
 
 
 def register(app: typer.Typer) -> None:

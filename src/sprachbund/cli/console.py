@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import typer
 
+from sprachbund.engines.extension import lacks_memory
 from sprachbund.errors import SprachbundError
-from sprachbund.runtime.extension import lacks_memory
 from sprachbund.util.extras import missing_package
 
 DELAY_S = 2.0

@@ -1,14 +1,14 @@
 """`sprachbund convert CHECKPOINT --out DIR --language TAG`: a public streaming checkpoint as a model directory."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, size, table
 
 
-def register(app: typer.Typer) -> None:
+def _register_convert(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(help="Make a model of a public streaming checkpoint.")(convert)
 
@@ -33,8 +33,8 @@ def convert(
 ) -> None:
     """Read a cache-aware FastConformer transducer and write it in our form; nothing in the file is run."""
     with as_usage(), Bar("converting"):
-        from sprachbund.nn.block_linear import num_weights
-        from sprachbund.recipes.converted import convert as convert_checkpoint
+        from sprachbund.compression.smaller import convert as convert_checkpoint
+        from sprachbund.nn.quantized import num_weights
 
         tags = [_tag(value) for value in listed(language)]
         model = convert_checkpoint(checkpoint, out, tags, licence=licence, offline=offline)
@@ -59,3 +59,50 @@ def _tag(value: str) -> str:
     if not langcodes.tag_is_valid(value):
         raise UsageError(f"{value!r} is no language tag; give BCP-47, such as en or pt-BR")
     return langcodes.standardize_tag(value)
+
+
+# `sprachbund export MODEL --out DIR`: a streaming transducer as ONNX graphs with their state going in and
+# out.
+
+
+def _register_export(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Write a streaming model as ONNX graphs.")(export)
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A model directory with a streaming encoder and transducer."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the graphs go; a new folder.")],
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write encoder, prediction network and joint network as graphs; packed layers of 4 or 8 bits stay packed."""
+    with as_usage(), Bar("exporting"):
+        from sprachbund.compression.onnx_export import check_exportable
+        from sprachbund.compression.onnx_export import export as write
+        from sprachbund.compression.smaller import card_of, check_new, write_whole
+        from sprachbund.models.io import load, locate
+        from sprachbund.models.streaming_onnx import read_description
+
+        check_new(out)
+        source = locate(model, offline=offline)
+        family: Any = load(source, offline=True)
+        check_exportable(family)
+        card = card_of(family, source, out.name, {"by": "export"})
+        write_whole(out, lambda draft: write(family, draft, card))
+        told = read_description(out)
+    if as_json:
+        return print_json({"out": str(out), **told.model_dump(mode="json")})
+    files = [out / graph.file for graph in told.graphs.values()]
+    typer.echo(table([[path.name, size(path.stat().st_size)] for path in files], ["graph", "size"]))
+    tiers = ", ".join(f"{tier.right_context} ({tier.latency_ms} ms)" for tier in told.tiers)
+    say(f"frames ahead: {tiers}; what goes in and out is in {out / 'config.json'}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs between forms of models."""
+    for add in (_register_convert, _register_export):
+        add(app)

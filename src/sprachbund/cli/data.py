@@ -1,18 +1,258 @@
 """`sprachbund data`: make and prepare corpora, and look at them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from sprachbund.cli import data_show
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
-from sprachbund.cli.data_corpora import CorpusGroup, overview
 from sprachbund.util.files import read_object, write_text
+
+if TYPE_CHECKING:
+    from sprachbund.corpora.public import Preparation, Summary
+    from sprachbund.data.manifest import Manifest
+
+
+# `sprachbund data show DIR`: how much a corpus holds, of what, whose it is, and a few of its utterances.
+
+
+def show(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A corpus, or a folder of several.")],
+    examples: Annotated[int, typer.Option("--examples", metavar="N", min=0, help="Utterances shown.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per corpus.")] = False,
+) -> None:
+    """Show what a corpus holds."""
+    from sprachbund.data.manifest import Manifest
+
+    for path in parts(directory) or [directory]:
+        description = describe(Manifest(path), examples)
+        if as_json:
+            print_json(description)
+        else:
+            typer.echo(_as_text(description) + "\n")
+
+
+def check(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A corpus, or a folder of several.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per corpus.")] = False,
+) -> None:
+    """Read all of a corpus and compare it with its checksums."""
+    from sprachbund.data.manifest import Manifest
+
+    for path in parts(directory) or [directory]:
+        manifest = Manifest(path)
+        with Bar(f"checking {path}") as bar:
+            known = manifest.check(bar.update)
+        found = {"utterances": len(manifest), "shards": manifest.num_shards, "with_checksums": known}
+        if as_json:
+            print_json({"directory": str(path), **found})
+        else:
+            without = manifest.num_shards - known
+            told = f"; {without} shards have no checksums, only their lengths were checked" if without else ""
+            typer.echo(f"{path}  {len(manifest)} utterances in {manifest.num_shards} shards are whole{told}")
+
+
+def parts(directory: Path) -> list[Path]:
+    """The corpora in a folder: itself, or those directly under it."""
+    found = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
+    return [path for path in found if any(path.glob("cuts.*.jsonl"))]
+
+
+def info(directory: Path) -> dict[str, Any]:
+    """What `dataset.json` says of a corpus; nothing for one without, whose making was broken off."""
+    from sprachbund.data.manifest import read_info
+
+    return read_info(directory)
+
+
+def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
+    """What is in `dataset.json`, and utterances from all over the corpus."""
+    shown = min(num_examples, len(manifest))
+    chosen = [i * len(manifest) // shown for i in range(shown)]
+    examples = [
+        {
+            "id": u.id,
+            "duration_s": round(u.duration_s, 2),
+            "language": u.language,
+            "speaker": u.speaker,
+            "text": u.text,
+            "translations": dict(u.translations),
+            **({"spans": u.custom["spans"]} if u.custom.get("spans") else {}),
+        }
+        for u in (manifest[i] for i in chosen)
+    ]
+    return {
+        "directory": str(manifest.directory),
+        **info(manifest.directory),
+        **manifest.summary(),
+        "examples": examples,
+    }
+
+
+def _as_text(description: dict[str, Any]) -> str:
+    lines = [f"{description['directory']}  {description.get('name', '')}".rstrip()]
+    told = {name: dict.fromkeys(_texts(description.get(name))) for name in ("licence", "attribution")}
+    lines += [f"{name:11}  {'; '.join(texts)}" for name, texts in told.items() if texts]
+    rows = [
+        [tag or "(no speech)", f"{values['utterances']}", f"{values['hours']:.2f}"]
+        for tag, values in description["per_language"].items()
+    ]
+    rows.append(["all", f"{description['utterances']}", f"{description['hours']:.2f}"])
+    lines += ["", table(rows, ["language", "utterances", "hours"])]
+    if "switches" in description:
+        lines.append(f"switches     {description['switches']}")
+    for example in description["examples"]:
+        lines += ["", f"{example['id']}  {example['duration_s']} s  {example['speaker']}".rstrip()]
+        texts = {example["language"] or "-": example["text"], **example["translations"]}
+        lines += [f"  {tag:5} {text}" for tag, text in texts.items() if text]
+        lines += [
+            f"{span['start_s']:14.2f} to {span['end_s']:.2f} s  {span['language']}  {span.get('text', '')}".rstrip()
+            for span in example.get("spans", ())
+            if span.get("start_s") is not None and span.get("end_s") is not None
+        ]
+    return "\n".join(lines)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of `dataset.json`: one, several, or by speaker."""
+    if isinstance(value, dict):
+        yield from sorted(text for part in value.values() for text in _texts(part))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif value:
+        yield str(value)
+
+
+# `sprachbund data prepare NAME SOURCE`: public corpora, one command for each entry of `PREPARATIONS`.
+#
+# They become commands only when one is asked for, so that the other verbs, `doctor` above all, start
+# without what reading corpora needs.
+
+
+class CorpusGroup(TyperGroup):
+    """The commands under `data prepare`: those written out, and the public corpora."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name not in self.commands:
+            self.commands.update(_commands())
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands, then the corpora with licence and homepage."""
+        from sprachbund.corpora.public import PREPARATIONS
+
+        super().format_commands(ctx, formatter)
+        with formatter.section("Public corpora (data prepare NAME SOURCE)"):
+            formatter.write_dl(
+                [(p.name, f"{p.summary}; {p.licence}; {p.homepage}") for p in PREPARATIONS.values()]
+            )
+
+
+def overview(
+    context: typer.Context,
+    wanted: Annotated[bool, typer.Option("--list", help="Name the public corpora and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: print a JSON array.")] = False,
+) -> None:
+    """What stands under `data prepare`, or the public corpora alone."""
+    from sprachbund.corpora.public import PREPARATIONS
+
+    if context.invoked_subcommand is not None:
+        if wanted or as_json:
+            raise UsageError("--list stands alone; options of a corpus follow its name")
+        return
+    if not wanted:
+        raise UsageError("no corpus named; --list names the public ones, --help all commands")
+    corpora = [
+        {"name": p.name, "summary": p.summary, "licence": p.licence, "homepage": p.homepage}
+        for p in PREPARATIONS.values()
+    ]
+    if as_json:
+        return print_json(corpora)
+    for corpus in corpora:
+        typer.echo(f"{corpus['name']}: {corpus['summary']}")
+        typer.echo(f"  {corpus['licence']}; {corpus['homepage']}")
+
+
+def prepare_corpus(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus as downloaded and unpacked.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets a folder for each split.")],
+    languages: Annotated[
+        list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Spoken; all if not given.")
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--targets", metavar="LANG,…", help="Of translations; all if not given."),
+    ] = None,
+    splits: Annotated[
+        list[str] | None, typer.Option("--splits", metavar="NAME,…", help="Parts; all if not given.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave recordings out that cannot be read, and list them.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Write a public corpus as manifests, a folder for each split."""
+    from sprachbund.corpora.public import PREPARATIONS, CorpusOptions
+
+    preparation = PREPARATIONS[str(context.info_name)]
+    with resumable(out), Bar(preparation.name) as bar:
+        options = CorpusOptions(
+            languages=listed(languages),
+            targets=listed(targets),
+            splits=listed(splits),
+            skip_bad=skip_bad,
+            progress=lambda part, done, total: bar.update(done, total, f"utterances of {part}"),
+        )
+        summary = preparation.prepare(source, out, options)
+    if as_json:
+        print_json(_json(summary))
+    else:
+        typer.echo(_text(summary, preparation, out))
+
+
+def _commands() -> dict[str, Any]:
+    """A command for each public corpus; hidden, since the group's help lists them by itself."""
+    from sprachbund.corpora.public import PREPARATIONS
+
+    commands = {}
+    for preparation in PREPARATIONS.values():
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        help_text = f"{preparation.summary}.\n\n{preparation.licence}; {preparation.homepage}"
+        app.command(preparation.name, help=help_text, hidden=True)(prepare_corpus)
+        commands[preparation.name] = typer.main.get_command(app)
+    return commands
+
+
+def _text(summary: "Summary", preparation: "Preparation", out: Path) -> str:
+    """Sizes, how they compare with the published ones, and what was left out, for people."""
+    rows = []
+    for name, part in summary.parts.items():
+        languages = " ".join(info(out / name).get("languages", []))
+        rows.append([str(out / name), f"{part.utterances}", f"{part.hours:.2f}", languages])
+    lines = [table(rows, ["corpus", "utterances", "hours", "texts in"])]
+    lines += ["", f"licence: {preparation.licence} ({preparation.homepage})"]
+    lines += summary.checks or ["its makers state no sizes that these parts could be compared with"]
+    if summary.left_out:
+        left_out = [[reason, f"{count}"] for reason, count in sorted(summary.left_out.items())]
+        lines += ["", table(left_out, ["left out, listed in left_out.tsv", "entries"])]
+    return "\n".join(lines)
+
+
+def _json(summary: "Summary") -> dict[str, Any]:
+    parts = {
+        name: {"utterances": part.utterances, "hours": part.hours, "left_out": dict(part.left_out)}
+        for name, part in summary.parts.items()
+    }
+    return {"name": summary.name, "parts": parts, "checks": list(summary.checks)}
+
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the corpus.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
@@ -76,15 +316,15 @@ def register(app: typer.Typer) -> None:
     make.command("mixed", help="Phrases that mix two languages, with the time of every switch.")(mixed)
     data.add_typer(prepare, name="prepare")
     data.add_typer(make, name="make")
-    data.command("show", help="What a corpus holds.")(data_show.show)
-    data.command("check", help="Whether a corpus is whole, by its checksums.")(data_show.check)
+    data.command("show", help="What a corpus holds.")(show)
+    data.command("check", help="Whether a corpus is whole, by its checksums.")(check)
     app.add_typer(data, name="data")
 
 
 def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_json: AsJson = False) -> None:
     """Write the recorded prompts as train, dev, test and unheard."""
-    from sprachbund.data.asterisk.packages import LANGUAGES
-    from sprachbund.data.asterisk.writing import cleaning_table, prepare
+    from sprachbund.corpora.asterisk.packages import LANGUAGES
+    from sprachbund.corpora.asterisk.writing import cleaning_table, prepare
 
     number = count(1)
     with Bar("preparing prompts") as bar:
@@ -108,8 +348,7 @@ def folder(
     as_json: AsJson = False,
 ) -> None:
     """Write audio files and the texts beside them as a corpus."""
-    from sprachbund.data.own import OwnOptions
-    from sprachbund.data.own_sources import read_folder
+    from sprachbund.data.own import OwnOptions, read_folder
 
     with as_usage():
         options = OwnOptions(
@@ -139,8 +378,7 @@ def tsv(
     as_json: AsJson = False,
 ) -> None:
     """Write the recordings of a table as a corpus."""
-    from sprachbund.data.own import OwnOptions
-    from sprachbund.data.own_sources import read_table
+    from sprachbund.data.own import OwnOptions, read_table
 
     with as_usage():
         options = OwnOptions(
@@ -172,7 +410,7 @@ def phrasebook(
     workers: Workers = 2,
 ) -> None:
     """Render an edition of the phrasebook; changed values make it an edition of your own."""
-    from sprachbund.data.editions import edition, make_edition
+    from sprachbund.corpora.editions import edition, make_edition
     from sprachbund.data.synthesisers import check_synthesizers
 
     if utterances is None and hours is not None:
@@ -211,8 +449,8 @@ def telephone(
     workers: Workers = 2,
 ) -> None:
     """Compose utterances from the recorded prompts."""
+    from sprachbund.corpora.telephone import Telephone, make_telephone
     from sprachbund.data.synthesisers import check_synthesizers
-    from sprachbund.data.telephone import Telephone, make_telephone
 
     changes = {
         "train_utterances": utterances,
@@ -257,7 +495,7 @@ def mixed(
     workers: Workers = 2,
 ) -> None:
     """Render code-switched sentences and their monolingual part."""
-    from sprachbund.data.mixed import Mixing, make_mixed, read_pair
+    from sprachbund.corpora.mixed import Mixing, make_mixed, read_pair
 
     if source is not None and spliced is None:
         raise UsageError(
@@ -288,7 +526,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     for key, value in wanted.items():
         if key in known and known[key] != value:
             raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")
-    if not path.exists() and not data_show.parts(out):
+    if not path.exists() and not parts(out):
         write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
@@ -313,7 +551,7 @@ def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool
 
 def _tell_parts(out: Path) -> None:
     """Name every part written, with its size and languages."""
-    infos = {path: data_show.info(path) for path in data_show.parts(out)}
+    infos = {path: info(path) for path in parts(out)}
     rows = [
         [
             str(path),

@@ -1,20 +1,184 @@
 """`sprachbund evaluate DATA…`: how good a model is on corpora, and how it fails."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sprachbund.cli import scoring_options as given
-from sprachbund.cli.console import Bar, as_usage, listed, print_json
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
 from sprachbund.cli.translate import Allowed, EngineName
+from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from sprachbund.data.manifest import Utterance
+    from sprachbund.engines.choice import EngineChoice
+    from sprachbund.evaluation.figures import Labelled, RouterPicture
     from sprachbund.evaluation.manifest import ResultManifest
     from sprachbund.evaluation.run import Evaluation
-    from sprachbund.runtime.engine import EngineChoice
+
+
+# `sprachbund router FILE`: a picture of where a model with experts by language sent each moment of speech.
+
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def _register_router(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Draw where a model with experts by language sends speech.")(router)
+
+
+def router(
+    audio: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recording; or a corpus, with --utterance.")
+    ],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A speech LLM: its directory.")],
+    utterance: Annotated[
+        str | None,
+        typer.Option("--utterance", metavar="ID", help="Of the corpus; its words stand under the picture."),
+    ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--languages", metavar="LANG,…", help="That may be spoken; all if not given."),
+    ] = None,
+    to: Annotated[
+        str, typer.Option("--to", metavar="LANG", help="Language of the words under a recording.")
+    ] = "transcribe",
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture: png, svg or pdf.")] = Path(
+        "router.png"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the spans as a JSON object.")] = False,
+) -> None:
+    """Draw groups by frames, with the words under them."""
+    from sprachbund.evaluation.figures import draw_router
+
+    with as_usage():
+        if out.suffix.lower() not in _FORMATS:
+            raise SprachbundError(f"--out {out} is no picture; end it with {', '.join(_FORMATS)}")
+        samples, told, title = _read(audio, utterance)
+    with Bar(f"loading {model}"):
+        picture = _routed(model, samples, told, title, listed(languages), to)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_router(picture, out)
+    rows = [[f"{s.start_s:.2f}", f"{s.end_s:.2f}", s.language] for s in picture.heard]
+    if as_json:
+        spans = [{"start_s": s.start_s, "end_s": s.end_s, "language": s.language} for s in picture.heard]
+        return print_json({"picture": str(out), "spans": spans})
+    typer.echo(table(rows, ["from", "to", "heard"]))
+    say(f"the picture is in {out}")
+
+
+def _read(audio: Path, utterance: str | None) -> "tuple[np.ndarray, list[Labelled], str]":
+    """Samples, what is known to be said in them, and a title."""
+    from sprachbund.audio.load import open_audio
+    from sprachbund.data.manifest import Manifest
+
+    if not audio.is_dir():
+        if utterance is not None:
+            raise SprachbundError(
+                f"--utterance {utterance} is of a corpus, and {audio} is none; leave it out"
+            )
+        import numpy as np
+
+        return np.concatenate(list(open_audio(str(audio)).blocks())), [], audio.name
+    manifest = Manifest(audio)
+    if utterance is None:
+        raise SprachbundError(
+            f"{audio} is a corpus; name one of its {len(manifest)} with --utterance, as {manifest[0].id}"
+        )
+    found = next((i for i in range(len(manifest)) if manifest[i].id == utterance), None)
+    if found is None:
+        raise SprachbundError(
+            f"{audio} has no utterance {utterance!r}; `sprachbund data show {audio}` lists some"
+        )
+    return manifest.samples(found), _said(manifest[found]), utterance
+
+
+def _said(utterance: "Utterance") -> "list[Labelled]":
+    """The spans of an utterance with their words; the whole where it has none."""
+    from sprachbund.data.language_spans import timed_spans
+    from sprachbund.evaluation.figures import Labelled
+
+    spans: list[dict[str, Any]] = list(utterance.custom.get("spans") or [])
+    if not timed_spans(utterance):
+        return [
+            Labelled(
+                start_s=0.0, end_s=utterance.duration_s, language=utterance.language, text=utterance.text
+            )
+        ]
+    return [
+        Labelled(start_s=s["start_s"], end_s=s["end_s"], language=s["language"], text=s.get("text", ""))
+        for s in spans
+    ]
+
+
+def _routed(
+    name: str, samples: "np.ndarray", told: "list[Labelled]", title: str, languages: list[str], to: str
+) -> "RouterPicture":
+    import torch
+
+    from sprachbund.api import load
+    from sprachbund.audio.constants import SAMPLE_RATE
+    from sprachbund.decoding.languages import read_request
+    from sprachbund.decoding.pipeline import encode
+    from sprachbund.evaluation.figures import Labelled, RouterPicture
+    from sprachbund.models.speech_llm import RoutedMemory, SpeechLLM
+
+    model = load(name)
+    family = model.family
+    if not isinstance(family, SpeechLLM):
+        raise SprachbundError(
+            f"{name} is of the family {family.name!r}, which has no experts by language; name a speech LLM"
+        )
+    duration_s = len(samples) / SAMPLE_RATE
+    request = read_request(family, source=None, targets=[to], allowed=languages or None)
+    with torch.inference_mode():
+        memory = encode(family, family.features([samples]), [None], [request.allowed])
+    assert isinstance(memory, RoutedMemory)
+    if not told:
+        found = model.translate(samples, to, languages=languages or None, sample_rate=SAMPLE_RATE)
+        told = [
+            Labelled(start_s=s.start_s, end_s=s.end_s, language=s.target_language, text=s.text)
+            for s in found.segments
+        ]
+    heard = [
+        Labelled(start_s=a, end_s=b, language=tag) for a, b, tag in family.spans(memory, [duration_s])[0]
+    ]
+    return RouterPicture(
+        mass=memory.group_probs[0].float().numpy(),
+        groups=["+".join(tags) for tags in family.config.projector.groups],
+        frame_s=family.frame_s,
+        duration_s=duration_s,
+        heard=heard,
+        told=told,
+        title=title,
+    )
+
+
+# Options that the verbs of evaluation share, so that each is called and explained the same everywhere.
+
+Model = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Manifest = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE.json", help="Write the numbers as a manifest that `replay` reads."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metrics", metavar="NAME,…", help="Of chrF, chrF++, BLEU, TER, WER, CER, exact."),
+]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option("--data", metavar="DIR", help="Where a corpus is now; may be repeated."),
+]
+
 
 _Data = Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")]
 _To = Annotated[
@@ -55,14 +219,14 @@ _Threads = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def _register_evaluate(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(help="Measure how good a model is on corpora, and how it fails.")(evaluate)
 
 
 def evaluate(
     data: _Data,
-    model: given.Model = "bundled",
+    model: Model = "bundled",
     to: _To = None,
     languages: Allowed = None,
     limit: _Limit = None,
@@ -76,9 +240,9 @@ def evaluate(
     engine: EngineName = "torch",
     comet: _Comet = None,
     against: _Against = None,
-    offline: given.Offline = False,
+    offline: Offline = False,
     threads: _Threads = None,
-    as_json: given.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Measure how good a model is on corpora, and how it fails."""
     with as_usage():
@@ -86,11 +250,11 @@ def evaluate(
             import torch
 
             from sprachbund.decoding.options import DecodingOptions, GuardOptions
+            from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import options as opts
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
-            from sprachbund.models.directory import locate
-            from sprachbund.runtime.engine import check_choice
+            from sprachbund.models.io import locate
         options = opts.EvaluationOptions(
             targets=tuple(listed(to)) or None,
             limit=limit,
@@ -139,7 +303,7 @@ def _write_report(result: "Evaluation", path: Path | None) -> None:
 
 
 def _print(manifest: "ResultManifest", out: Path | None, *, as_json: bool) -> None:
-    from sprachbund.evaluation import present
+    from sprachbund.evaluation import tables as present
 
     if as_json:
         print_json(manifest.model_dump(mode="json"))
@@ -147,3 +311,291 @@ def _print(manifest: "ResultManifest", out: Path | None, *, as_json: bool) -> No
     typer.echo(present.as_text(manifest))
     if out is not None:
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")
+
+
+# `sprachbund compare A B…`: is one system better than another, and what may be claimed.
+
+_TESTS = {
+    "bs": "bootstrap",
+    "ar": "randomization",
+    "bootstrap": "bootstrap",
+    "randomization": "randomization",
+}
+
+
+def _register_compare(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Compare systems with intervals and significance; the first is the baseline.")(compare)
+
+
+def compare(
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH…",
+            help="Folders that `evaluate --out` wrote, or text files; NAME=A,B are runs of different seeds.",
+        ),
+    ],
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="FILE", help="References of text files.")
+    ] = None,
+    metrics: Metrics = None,
+    test: Annotated[str, typer.Option("--test", help="bootstrap or randomization.")] = "bootstrap",
+    draws: Annotated[int | None, typer.Option("--draws", metavar="N", min=10)] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 12345,
+    out: Manifest = None,
+    as_json: Json = False,
+) -> None:
+    """Compare systems with intervals and significance; the first is the baseline."""
+    from sprachbund.evaluation import compare as comparing
+    from sprachbund.evaluation import compare as files
+
+    if test not in _TESTS:
+        raise UsageError(f"no test {test!r}; there are bootstrap and randomization")
+    chosen: Any = _TESTS[test]
+    with as_usage(), Bar("comparing") as bar:
+        parsed = [comparing.parse_system(spec, reference) for spec in systems]
+        comparing.check_names([name for name, _ in parsed])
+        options = files.CompareOptions(
+            systems={name: list(map(str, paths)) for name, paths in parsed},
+            reference=None if reference is None else str(reference),
+            metrics=listed(metrics) or ["chrF", "BLEU"],
+            test=chosen,
+            draws=draws,
+            seed=seed,
+        )
+        found = files.compare_files(options, progress=lambda what, done: bar.update(done, label=what))
+    if out is not None:
+        files.manifest_of_comparison(options, found).write(out)
+    if as_json:
+        print_json(files.comparison_values(found))
+        return
+    for shown in comparing.tables(found):
+        typer.echo(shown.text())
+    for name, scorer in found.metrics.items():
+        typer.echo(f"{name}: {scorer.signature}")
+    typer.echo("\n" + "\n".join(comparing.claims(found)))
+
+
+# `sprachbund score HYPOTHESES REFERENCES`: scores of text files, with signatures; of a folder that
+# `evaluate` wrote, all of its scores again.
+
+
+def _register_score(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Score texts against references, or what `evaluate` wrote again.")(score)
+
+
+def score(
+    hypotheses: Annotated[
+        Path,
+        typer.Argument(
+            metavar="HYPOTHESES", help="One text per line, UTF-8; or a folder that `evaluate --out` wrote."
+        ),
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Argument(metavar="REFERENCES", help="One text per line, UTF-8; not with a folder."),
+    ] = None,
+    language: Annotated[
+        str, typer.Option("--language", metavar="LANG", help="Of the texts: decides BLEU's words and case.")
+    ] = "",
+    metrics: Metrics = None,
+    ids: Annotated[
+        Path | None, typer.Option("--ids", metavar="FILE", help="Ids of the lines; none may occur twice.")
+    ] = None,
+    out: Manifest = None,
+    as_json: Json = False,
+) -> None:
+    """Score a file of texts against a file of references, raw and normalized; or the hypotheses in a folder of
+    results, as `evaluate` does, without the model."""
+    if references is None:
+        for_files = {"--language": language, "--metrics": metrics, "--ids": ids}
+        given_too = [name for name, value in for_files.items() if value]
+        _score_folder(hypotheses, given_too, out, as_json=as_json)
+        return
+    from sprachbund.data.own import check_tag
+    from sprachbund.evaluation import compare as files
+    from sprachbund.evaluation.metrics import METRICS
+
+    with as_usage():
+        options = files.ScoreOptions(
+            hypotheses=str(hypotheses),
+            references=str(references),
+            language=check_tag(language, "--language") if language else "",
+            metrics=listed(metrics) or list(METRICS),
+            ids=None if ids is None else str(ids),
+        )
+        rows, count = files.score_files(options)
+    if out is not None:
+        files.manifest_of_scores(options, rows).write(out)
+    if as_json:
+        print_json(rows)
+        return
+    cells = [
+        [row["metric"], f"{row['raw']:.2f}", f"{row['normalized']:.2f}", row["signature"]] for row in rows
+    ]
+    typer.echo(table(cells, ["metric", "raw", "normalized", "signature"]))
+    typer.echo(f"{count} texts")
+
+
+def _score_folder(folder: Path, given_too: list[str], out: Path | None, *, as_json: bool) -> None:
+    """Score the written hypotheses again, and say whether the written scores are theirs."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder of results; give a file of references too")
+    if given_too:
+        raise UsageError(
+            f"{', '.join(given_too)} go with text files; a folder's scores are those of `evaluate`"
+        )
+    with Bar("scoring") as bar:
+        from sprachbund.evaluation import tables as present
+        from sprachbund.evaluation.manifest import MANIFEST_FILE, differences, read_manifest
+        from sprachbund.evaluation.run import rescore
+
+        written = read_manifest(folder)
+        found = rescore(folder, written, progress=lambda done: bar.update(done))
+    different = differences(written, found)
+    if out is not None:
+        found.write(out)
+    if as_json:
+        print_json({**found.model_dump(mode="json"), "different": list(different)})
+        return
+    typer.echo(present.as_text(found))
+    count = len(written.numbers) + len(written.failures)
+    told = f"{len(different)} of {count} numbers differ from" if different else "the same as"
+    typer.echo("\n".join([f"{told} {folder / MANIFEST_FILE}", *(f"  {line}" for line in different[:20])]))
+
+
+# `sprachbund latency LOG… --references REFS`: how long live translation keeps people waiting.
+
+
+def _register_latency(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Score when live translation wrote its words: lagging, flicker, quality.")(latency)
+
+
+def latency(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(metavar="LOG…", help="What was written when; a JSON object a line."),
+    ],
+    references: Annotated[
+        Path,
+        typer.Option(
+            "--references", metavar="FILE", help="Lines with talk, target, start_s, end_s and text."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Score logs of live translation against the segments of their talks, by the ideal clock and with
+    computation."""
+    from sprachbund.evaluation.emissions import read_logs, read_references
+    from sprachbund.evaluation.latency import latency_table, means, score_talk
+
+    wanted = read_references(references)
+    found, talks = read_logs(logs), []
+    with Bar("scoring", len(found)) as bar:
+        for number, log in enumerate(found, start=1):
+            talks.append(score_talk(log, wanted.get((log.talk, log.target), [])))
+            bar.update(number)
+    over_talks = means(talks)
+    without_log = sorted(wanted.keys() - {(talk.talk, talk.target) for talk in talks})
+    if as_json:
+        print_json(
+            {
+                "talks": [talk.to_dict() for talk in talks],
+                "means": [mean.to_dict() for mean in over_talks],
+                "without_log": [{"talk": talk, "target": target} for talk, target in without_log],
+            }
+        )
+    else:
+        typer.echo(latency_table(talks, over_talks).text(), nl=False)
+    _tell("not scored, as no log has them", without_log)
+    silent = [(talk.talk, talk.target) for talk in talks if not talk.num_units]
+    _tell("nothing was written, so there is no latency and means are without", silent)
+
+
+def _tell(what: str, talks: Sequence[tuple[str, str]]) -> None:
+    """Say of which talks something is so; nothing if it is of none."""
+    if talks:
+        say(f"{what}: {', '.join(f'{talk} into {target}' for talk, target in talks)}")
+
+
+# `sprachbund report RESULTS --out FILE.html`: what an evaluation found, as one page to look at.
+
+
+def _register_report(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Write what an evaluation found as one HTML page.")(report)
+
+
+def report(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `evaluate --out` wrote.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
+    data: Data = None,
+    examples: Annotated[
+        int, typer.Option("--examples", metavar="N", min=0, help="Worst and random examples each.")
+    ] = 12,
+) -> None:
+    """Write what an evaluation found as one HTML page, with sound."""
+    with Bar("drawing"):
+        from sprachbund.evaluation.lines import HYPOTHESES_FILE, read_lines
+        from sprachbund.evaluation.manifest import read_manifest
+        from sprachbund.evaluation.report import write_report
+
+        manifest = read_manifest(results)
+        lines = read_lines(results / HYPOTHESES_FILE)
+        write_report(lines, manifest, out, data=data or None, num_examples=examples)
+    say(f"the report is in {out}")
+
+
+# `sprachbund replay MANIFEST`: measure it again, and say whether it came out the same.
+
+
+def _register_replay(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(help="Measure a result manifest again, and say whether it came out the same.")(replay)
+
+
+def replay(
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="scores.json, or the folder it is in.")
+    ],
+    data: Data = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="Where the model is now.")
+    ] = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a result manifest again, and say whether it came out the same; exit code 1 when not."""
+    with Bar("starting") as bar:
+        from sprachbund.evaluation.replay import replay as run
+
+        found = run(
+            manifest,
+            data=data or (),
+            model=model,
+            offline=offline,
+            progress=lambda what, done, total: bar.update(done, total, what),
+        )
+    if as_json:
+        print_json({"same": found.same, "different": list(found.different), "changed": list(found.changed)})
+    else:
+        typer.echo(found.in_words())
+    if not found.same:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of evaluation."""
+    for add in (
+        _register_evaluate,
+        _register_compare,
+        _register_score,
+        _register_latency,
+        _register_report,
+        _register_router,
+        _register_replay,
+    ):
+        add(app)

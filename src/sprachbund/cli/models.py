@@ -37,7 +37,7 @@ def models(
 
 def _places() -> dict[str, Path]:
     """Name, as `--model` takes it, to directory."""
-    from sprachbund.models.directory import BUNDLED, FAMILIES, bundled_directory, family_of
+    from sprachbund.models.io import BUNDLED, FAMILIES, bundled_directory, family_of
 
     places = {BUNDLED: bundled_directory(), **_downloaded()}
     for config in sorted(
@@ -55,7 +55,7 @@ def _downloaded() -> dict[str, Path]:
     """Whisper models in the Hugging Face cache, the newest snapshot of each."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
-    from sprachbund.models.directory import family_of
+    from sprachbund.models.io import family_of
 
     try:
         repos = scan_cache_dir().repos
@@ -113,7 +113,7 @@ def _bits(directory: Path) -> int | None:
     """Of a stored weight, as most of the weights in the directory have it; of packed ones where there are any."""
     from safetensors import safe_open
 
-    from sprachbund.models.packed_linears import read_packed_linears
+    from sprachbund.models.weights import read_packed_linears
 
     if (packed := read_packed_linears(directory)) is not None:
         return packed.bits

@@ -11,7 +11,7 @@ from sprachbund.cli.console import Bar, UsageError, as_usage, listed, say
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
-    from sprachbund.runtime.engine import EngineChoice
+    from sprachbund.engines.choice import EngineChoice
     from sprachbund.serving.server import Server
     from sprachbund.serving.settings import Settings
 
@@ -157,8 +157,8 @@ def _check_reach(settings: "Settings", *, no_key: bool) -> None:
 
 def _run(settings: "Settings") -> None:
     with Bar("starting"):
-        from sprachbund.models.directory import locate
-        from sprachbund.runtime.engine import check_choice
+        from sprachbund.engines.choice import check_choice
+        from sprachbund.models.io import locate
         from sprachbund.serving.server import make_server
 
         check_choice(cast("EngineChoice", settings.engine), settings.threads)

@@ -1,20 +1,389 @@
 """`sprachbund share`: what languages should share inside a model, decided by their gradients."""
 
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sprachbund.cli import share_analyse, share_apply
-from sprachbund.cli.console import Bar, UsageError, as_usage, in_one_process, listed, print_json, say, table
+from sprachbund.cli.console import (
+    Bar,
+    UsageError,
+    as_usage,
+    in_one_process,
+    listed,
+    print_json,
+    resumable,
+    say,
+    size,
+    table,
+)
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sprachbund.models.sharing_plan import SharingPlan
-    from sprachbund.sharing.planning import PlanOptions
-    from sprachbund.sharing.report import Block
+    from sprachbund.research.gradient_sharing.collect import Collection, Job
+    from sprachbund.research.gradient_sharing.planning import PlanOptions
+    from sprachbund.research.gradient_sharing.report import Block
+    from sprachbund.research.gradient_sharing.surgery import Importance
+
+
+# `sprachbund share analyse MODEL DATA… --out FILE.npz`: what every language asks of a model's weights.
+
+PARTS = ".parts"
+"""Added to the file's name: the folder that keeps finished vectors until all are there."""
+
+
+def register_analyse(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("analyse", help="Collect the gradients of every language, for `share plan`.")(analyse)
+
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+]
+Data = Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")]
+SketchesOut = Annotated[Path, typer.Option("--out", metavar="FILE.npz", help="Where the gradients go.")]
+SketchedModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--modules",
+        metavar="PATTERN",
+        help="Names of modules, * for anything between dots; may be repeated. "
+        "If not given: the second feed-forward of every encoder layer.",
+    ),
+]
+WholeLayers = Annotated[bool, typer.Option("--whole-layers", help="Whole layers instead.")]
+By = Annotated[
+    Literal["source", "target", "pair"],
+    typer.Option("--by", help="Compare languages spoken, languages written (in the decoder), or pairs."),
+]
+Languages = Annotated[
+    list[str] | None,
+    typer.Option("--languages", metavar="LANG,…", help="Compare only these (pairs as de>fr)."),
+]
+To = Annotated[
+    list[str] | None, typer.Option("--to", metavar="LANG,…", help="Languages written; all if not given.")
+]
+Utterances = Annotated[int, typer.Option("--utterances", metavar="N", help="Of each language.")]
+Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Utterances of a pass.")]
+Accumulate = Annotated[int, typer.Option("--accumulate", metavar="N", help="Passes of a vector.")]
+Dimensions = Annotated[int, typer.Option("--dimensions", metavar="N", help="Of a sketch.")]
+Projection = Annotated[
+    Literal["count", "gaussian"],
+    typer.Option("--projection", help="How gradients are made short; count is much faster."),
+]
+ProjectionSeed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Of the utterances chosen and the projection.")
+]
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of each process.")
+]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+AnalysisAsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+
+
+def analyse(
+    model: Model,
+    data: Data,
+    out: SketchesOut,
+    modules: SketchedModules = None,
+    whole_layers: WholeLayers = False,
+    by: By = "source",
+    languages: Languages = None,
+    to: To = None,
+    utterances: Utterances = 800,
+    batch: Batch = 4,
+    accumulate: Accumulate = 4,
+    dimensions: Dimensions = 128,
+    projection: Projection = "count",
+    seed: ProjectionSeed = 0,
+    workers: Workers = 1,
+    threads: Threads = None,
+    device: Device = "cpu",
+    offline: Offline = False,
+    as_json: AnalysisAsJson = False,
+) -> None:
+    """Collect the gradients of every language; the same command again goes on where it stopped."""
+    if out.suffix != ".npz":
+        raise UsageError(f"--out {out} has to end in .npz")
+    with as_usage(), Bar("starting"):
+        from sprachbund.research.gradient_sharing.sketches import CollectOptions
+
+        options = CollectOptions(
+            modules=tuple(modules or ()),
+            whole_layers=whole_layers,
+            by=by,
+            languages=tuple(listed(languages)),
+            targets=tuple(listed(to)),
+            utterances=utterances,
+            batch=batch,
+            accumulate=accumulate,
+            dimensions=dimensions,
+            projection=projection,
+            seed=seed,
+        )
+        job = _job(
+            model, data, options, out, device=device, offline=offline, threads=threads, workers=workers
+        )
+    done = _collect(job, model, out, workers)
+    if done is not None:
+        print_json(done) if as_json else _print_collection(done)
+
+
+def _job(
+    model: str,
+    data: list[Path],
+    options: Any,
+    out: Path,
+    *,
+    device: str,
+    offline: bool,
+    threads: int | None,
+    workers: int,
+) -> "Job":
+    import torch
+
+    from sprachbund.evaluation.provenance import model_hash
+    from sprachbund.models.io import locate
+    from sprachbund.research.gradient_sharing.collect import Job
+
+    directory = locate(model, offline=offline)
+    return Job(
+        model=str(directory),
+        data=tuple(data),
+        options=options,
+        parts=out.with_name(out.name + PARTS),
+        identity={"model_hash": model_hash(directory)},
+        device=device,
+        threads=threads or max(1, torch.get_num_threads() // workers),
+    )
+
+
+def _collect(job: "Job", model: str, out: Path, workers: int) -> dict[str, Any] | None:
+    """What was done; None in a process that leaves the telling to the first one."""
+    from sprachbund.research.gradient_sharing.collect import run_job, shared
+    from sprachbund.research.gradient_sharing.sketches import write_sketches
+
+    with resumable(job.parts), shared() as share:
+        with Bar("preparing"):
+            collection = job.prepare()
+        if share.rank == 0:
+            _announce(collection, workers * share.count)
+        with Bar("collecting", collection.passes, enabled=share.rank == 0) as bar:
+            if workers > 1:
+                run_job(job, collection, workers, bar.update, share=(share.rank, share.count))
+            else:
+                collection.run((share.rank, share.count), progress=bar.update)
+        share.wait()
+        if share.rank > 0:
+            return None
+        sketches = collection.sketches({"model": model})
+        write_sketches(out, sketches)
+    shutil.rmtree(job.parts)
+    return {"file": str(out), "bytes": out.stat().st_size, **sketches.info}
+
+
+def _announce(collection: "Collection", processes: int) -> None:
+    """The cost, before it is incurred."""
+    with Bar("timing a pass"):
+        cost = collection.cost()
+    if passed := ", ".join(f"{key} {count}" for key, count in collection.passed_over.items() if count):
+        say(f"passed over, having no text or being longer than the model takes: {passed}")
+    there = cost.passes - cost.passes_left
+    again = f", {there} of them made before" if there else ""
+    by_processes = f" by {processes} processes" if processes > 1 else ""
+    say(
+        f"{len(collection.rows)} languages x {collection.options.vectors} vectors of {len(collection.modules)} modules "
+        f"({cost.parameters / 1e6:.2f} M parameters): {cost.passes} passes{again}, about "
+        f"{_time(cost.seconds / processes)}{by_processes}; {size(cost.memory_bytes)} for gradients, "
+        f"{size(cost.file_bytes)} on disk"
+    )
+
+
+def _print_collection(done: dict[str, Any]) -> None:
+    from sprachbund.research.gradient_sharing.gradients import cosine_error
+
+    cost = done["cost"]
+    counts = ", ".join(f"{key} {count}" for key, count in done["num_utterances"].items())
+    typer.echo(f"utterances: {counts}")
+    typer.echo(f"languages written: {', '.join(done['targets'])}")
+    typer.echo(
+        f"{cost['passes']} passes in {_time(cost['seconds'])} of one process; cosines within "
+        f"{cosine_error(done['dimensions']):.3f} of the exact ones (one standard deviation)"
+    )
+    typer.echo(f"{done['file']}: {size(done['bytes'])}; next: sprachbund share plan {done['file']}")
+
+
+def _time(seconds: float) -> str:
+    """Roughly: 15 s, 12 min, 3.5 h."""
+    if seconds < 120:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+# `sprachbund share apply MODEL PLAN --out DIR`: a plan carried out, as a model directory to train on from.
+
+
+def register_apply(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("apply", help="Split a model as a plan says; training goes on from there.")(apply)
+
+
+def apply(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+    ],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="As `share plan` writes it.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Corpus to measure hidden units on, for the start neuron; repeatable.",
+        ),
+    ] = None,
+    start: Annotated[
+        Literal["neuron", "svd", "random"] | None,
+        typer.Option("--start", help="First weights of the branches; what the plan says if not given."),
+    ] = None,
+    utterances: Annotated[
+        int, typer.Option("--utterances", metavar="N", min=1, help="Of each language, to measure on.")
+    ] = 64,
+    bits: Annotated[
+        Literal["8", "16", "32"], typer.Option("--bits", help="Of the weights written, where a family can.")
+    ] = "32",
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Apply a plan that was made for another model.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Split a model's feed-forwards by language; every language's branch is written into the model directory."""
+    in_one_process("sprachbund share apply")
+    with as_usage(), Bar("loading the model"):
+        from sprachbund.models.io import load, locate
+        from sprachbund.models.sharing_plan import SharingPlan
+        from sprachbund.research.gradient_sharing.surgery import apply_plan
+
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} is there already; choose another --out")
+        wanted = _started(SharingPlan.read(plan), start)
+        source = locate(model, offline=offline)
+        _check(wanted, plan, source, data or [], any_model)
+        family: Any = load(source, offline=True)
+        before = _num_parameters(family)
+    importance = _importance(family, wanted, data or [], utterances)
+    apply_plan(family, wanted, importance=importance)
+    _save(family, source, out, int(bits))
+    done = {**_described(family, wanted), "parameters_before": before, "model": str(out)}
+    print_json(done) if as_json else _print_applied(done)
+
+
+def _started(plan: "SharingPlan", start: Any) -> "SharingPlan":
+    if start is None:
+        return plan
+    splits = tuple(split.model_copy(update={"start": start}) for split in plan.splits)
+    return plan.model_copy(update={"splits": splits})
+
+
+def _check(plan: "SharingPlan", path: Path, source: Path, data: list[Path], any_model: bool) -> None:
+    from sprachbund.evaluation.provenance import model_hash
+
+    if not plan.splits:
+        raise UsageError(f"{path} splits nothing; plan again with other thresholds, or name a module in it")
+    if not any_model and plan.model_hash not in (None, model_hash(source)):
+        raise UsageError(
+            f"{path} was made from the gradients of another model than {source}; "
+            "analyse this one, or apply it all the same with --any-model"
+        )
+    if not data and any(split.start == "neuron" for split in plan.splits):
+        raise UsageError(
+            "the start neuron measures hidden units on data; name some with --data, or take --start svd"
+        )
+
+
+def _importance(family: Any, plan: "SharingPlan", data: list[Path], utterances: int) -> "Importance":
+    """Of the hidden units of every module that starts by neuron, for each of its languages or pairs."""
+    from sprachbund.data.manifest import Manifest
+    from sprachbund.research.gradient_sharing.surgery import measure_importance
+
+    if not any(split.start == "neuron" for split in plan.splits):
+        return {}
+    manifests = [Manifest(path) for path in data]
+    with Bar("measuring hidden units", 1) as bar:
+        return measure_importance(family, plan, manifests, utterances, progress=bar.update)
+
+
+def _save(family: Any, source: Path, out: Path, bits: int) -> None:
+    from sprachbund.models.io import save
+
+    if family.name == "conformer":
+        from sprachbund.models.card import Card
+
+        card = Card.read(source)
+        # What was measured, was measured before.
+        save(family, out, bits=bits, card=card and card.model_copy(update={"scores": []}))
+    elif bits == 32:
+        save(family, out)
+    else:
+        raise UsageError(f"the family {family.name} is written in the bits it has; leave out --bits")
+
+
+def _described(family: Any, plan: "SharingPlan") -> dict[str, Any]:
+    from sprachbund.models.splitting import target_languages
+
+    splits = []
+    for split in plan.splits:
+        module = family.get_submodule(split.module)
+        sides = {"source": family.source_languages, "target": target_languages(family), "pair": ()}
+        grouped = {tag for group in split.groups for tag in group}
+        splits.append(
+            {
+                "module": split.module,
+                "side": split.side,
+                "start": split.start,
+                "groups": [list(group) for group in split.groups],
+                "shared_width": module.shared.expand.out_features,
+                "private_widths": [branch.expand.out_features for branch in module.private],
+                "without_group": sorted(set(sides[split.side]) - grouped),
+            }
+        )
+    return {"splits": splits, "parameters": _num_parameters(family)}
+
+
+def _num_parameters(family: Any) -> int:
+    return sum(parameter.numel() for parameter in family.parameters())
+
+
+def _print_applied(done: dict[str, Any]) -> None:
+    rows = [
+        [
+            split["module"],
+            split["side"],
+            split["start"],
+            str(split["shared_width"]),
+            ", ".join(
+                f"{w} {'+'.join(g)}" for w, g in zip(split["private_widths"], split["groups"], strict=True)
+            ),
+        ]
+        for split in done["splits"]
+    ]
+    typer.echo(table(rows, ["module", "by", "start", "shared", "private"]))
+    typer.echo(f"parameters  {done['parameters_before']:,} before, {done['parameters']:,} now")
+    for split in done["splits"]:
+        if split["without_group"]:
+            tags = ", ".join(split["without_group"])
+            say(f"{split['module']} has no group for {tags}, so the model refuses them; add them to the plan")
+    say(
+        f'the model is in {done["model"]}; train it on from there with `start = "{done["model"]}"` in a recipe'
+    )
+
 
 GRADIENTS, PLAN = ".npz", ".json"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -27,10 +396,10 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    share_analyse.register(share)
+    register_analyse(share)
     share.command("plan", help="Decide from gradients what to split, for which groups, how wide.")(plan)
     share.command("show", help="Say and draw which languages fight, where, and how sure that is.")(show)
-    share_apply.register(share)
+    register_apply(share)
     share.command("diff", help="Say what differs between two plans.")(diff)
     app.add_typer(share, name="share")
 
@@ -81,8 +450,8 @@ def plan(
 ) -> None:
     """Decide what to split; without --out, only tell."""
     in_one_process("sprachbund share plan")
-    from sprachbund.sharing.planning import PlanOptions
-    from sprachbund.sharing.report import numbers, plan_blocks
+    from sprachbund.research.gradient_sharing.planning import PlanOptions
+    from sprachbund.research.gradient_sharing.report import numbers, plan_blocks
 
     if out is not None and not out.is_dir() and out.suffix != PLAN:
         raise UsageError(f"--out is {out}; name a {PLAN} file, or a model directory to keep the plan in")
@@ -121,8 +490,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Say which languages fight, where, how sure that is, and how it changed; draw it."""
-    from sprachbund.sharing.page import check_ending, write_report
-    from sprachbund.sharing.report import changes, numbers, show_blocks
+    from sprachbund.research.gradient_sharing.page import check_ending, write_report
+    from sprachbund.research.gradient_sharing.report import changes, numbers, show_blocks
 
     if out is not None:
         with as_usage():
@@ -152,7 +521,7 @@ def diff(
 ) -> None:
     """Say what differs between two plans."""
     from sprachbund.models.sharing_plan import SharingPlan
-    from sprachbund.sharing.diff import compare, diff_lines
+    from sprachbund.research.gradient_sharing.report import compare, diff_lines
 
     difference = compare(SharingPlan.read(one), SharingPlan.read(other))
     if as_json:
@@ -167,8 +536,8 @@ def _plan(file: Path, options: "PlanOptions | None" = None) -> "SharingPlan":
     if options is None and file.suffix != GRADIENTS:
         return SharingPlan.read(file)
     with Bar("reading gradients") as bar:
-        from sprachbund.sharing.planning import make_plan
-        from sprachbund.sharing.sketches import read_sketches
+        from sprachbund.research.gradient_sharing.planning import make_plan
+        from sprachbund.research.gradient_sharing.sketches import read_sketches
 
         sketches = read_sketches(file)
         return make_plan(

@@ -9,22 +9,332 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import typer
 
-from sprachbund.cli.console import DELAY_S, Bar, UsageError, as_usage, error_line, say, trace
-from sprachbund.cli.outputs import JsonOutput, Output, PrintOutput, WrittenFiles
-from sprachbund.cli.result_table import ResultTable, TableOutput
+from sprachbund.cli.console import (
+    DELAY_S,
+    Bar,
+    UsageError,
+    as_usage,
+    duration,
+    error_line,
+    print_json,
+    say,
+    trace,
+)
 from sprachbund.cli.startup import undisturbed
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sprachbund.api import Model
     from sprachbund.decoding.options import DecodingOptions
+    from sprachbund.decoding.pipeline import LongForm
     from sprachbund.decoding.result import Segment, Translation
-    from sprachbund.decoding.translate import LongForm
-    from sprachbund.runtime.engine import EngineChoice
+    from sprachbund.engines.choice import EngineChoice
+
+
+# Where segments go while a file is being worked on: lines on the screen, files, or one JSON object.
+
+
+class Output(Protocol):
+    """One way out; used in a `with` statement, and finished only when all went well."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End; with an error, keep what is finished."""
+        ...
+
+    def segment(self, target: str, segment: "Segment") -> None:
+        """Take one segment."""
+        ...
+
+    def finish(self, translations: "dict[str, Translation]") -> None:
+        """Take the whole."""
+        ...
+
+
+class PrintOutput:
+    """A line on stdout for each segment that the guard kept, at once.
+
+    Args:
+        title: printed first; None for a single file.
+        several: whether each line names its language.
+    """
+
+    def __init__(self, *, title: str | None, several: bool) -> None:
+        self._title, self._several = title, several
+
+    def __enter__(self) -> Self:
+        if self._title is not None:
+            self._print(f"{self._title}:")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def segment(self, target: str, segment: "Segment") -> None:
+        """Print it."""
+        if segment.dropped is None:
+            language = f" {segment.target_language}" if self._several else ""
+            times = f"[{duration(segment.start_s)} → {duration(segment.end_s)}]"
+            self._print(f"{times}{language} {' '.join(segment.text.split())}")
+
+    def finish(self, translations: "dict[str, Translation]") -> None:
+        """All is printed already."""
+
+    def _print(self, line: str) -> None:
+        typer.echo(line)
+        sys.stdout.flush()
+
+
+class WrittenFiles:
+    """One file for each target and format, under its final name only when whole.
+
+    Args:
+        paths: by (target, format); the folder is made.
+        tell: called with each file that has been written.
+    """
+
+    def __init__(self, paths: dict[tuple[str, str], Path], tell: Callable[[Path], None]) -> None:
+        self._paths, self._tell = paths, tell
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        from sprachbund.decoding.formats import SegmentWriter
+
+        for folder in {path.parent for path in self._paths.values()}:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SprachbundError(
+                    f"{folder} cannot be made ({error.strerror}); name another --out"
+                ) from error
+        with ExitStack() as stack:
+            self._writers = {
+                key: stack.enter_context(SegmentWriter(path, key[1])) for key, path in self._paths.items()
+            }
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def segment(self, target: str, segment: "Segment") -> None:
+        """Write it to the files of its target."""
+        for (wanted, _), writer in self._writers.items():
+            if wanted == target:
+                writer.write(segment)
+
+    def finish(self, translations: "dict[str, Translation]") -> None:
+        """Give the files their names."""
+        for (target, _), writer in self._writers.items():
+            self._tell(writer.finish(translations[target]))
+
+
+class JsonOutput:
+    """One JSON object on stdout when the file is done; after Ctrl-C, of what was finished.
+
+    It has `file` and `translations` (by target: the fields of a `Translation`), and with one target these
+    fields at the top too.
+
+    Args:
+        file: as it was named.
+        so_far: the translations of the segments that are finished.
+    """
+
+    def __init__(self, file: str, so_far: "Callable[[], dict[str, Translation]]") -> None:
+        self._file, self._so_far = file, so_far
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            print_json({**self._object(self._so_far()), "error": "interrupted"})
+
+    def segment(self, target: str, segment: "Segment") -> None:
+        """Wait for the whole."""
+
+    def finish(self, translations: "dict[str, Translation]") -> None:
+        """Print the object."""
+        print_json(self._object(translations))
+
+    def _object(self, translations: "dict[str, Translation]") -> dict[str, Any]:
+        by_target = {target: found.to_dict() for target, found in translations.items()}
+        top = next(iter(by_target.values())) if len(by_target) == 1 else {}
+        return {"file": self._file, **top, "translations": by_target}
+
+    @staticmethod
+    def failed(file: str, line: str) -> None:
+        """Print the object of a file that gave nothing."""
+        print_json({"file": file, "error": line})
+
+
+# The table of `--table`: every recording with the language spoken and its text in every target, and the
+# speed.
+#
+# Drawn on a terminal; elsewhere the same as plain lines, which programs and logs can read.
+
+NO_TEXT = "–"
+"""Stands where there is no text: no speech, or the guard dropped it all."""
+
+_NAME_SHARE = 4  # of the terminal's width, a fourth
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """A recording that is finished; a text has a line for each segment."""
+
+    name: str
+    spoken: str
+    texts: dict[str, list[str]]
+    duration_s: float
+
+
+class ResultTable:
+    """Collects recordings and prints them when all are done; its clock starts when it is made.
+
+    Args:
+        files: all that are to come.
+    """
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._names = short_names(files)
+        self._done: list[_Done] = []
+        self._written: list[Path] = []
+        self._began, self._work_s = time.monotonic(), 0.0
+
+    def add(self, file: str, translations: "dict[str, Translation]") -> None:
+        """Take a finished recording; one entry per target."""
+        self._work_s = time.monotonic() - self._began
+        spoken = next((t.source_language for t in translations.values() if t.source_language), NO_TEXT)
+        texts = {_tag(t, spoken): _lines(t) for t in translations.values()}
+        duration_s = next(iter(translations.values())).duration_s
+        self._done.append(_Done(name=self._names[file], spoken=spoken, texts=texts, duration_s=duration_s))
+
+    def add_file(self, path: Path) -> None:
+        """Take the name of a file that has been written."""
+        self._written.append(path)
+
+    def print(self) -> None:
+        """Print what has come; nothing if nothing has."""
+        if not self._done:
+            return
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            self.draw(Console(highlight=False))
+        else:
+            typer.echo(self.plain())
+        for line in self.closing_lines():
+            typer.echo(line)
+        sys.stdout.flush()
+
+    def draw(self, console: "Console") -> None:
+        """Draw the table alone."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        drawn.add_column("recording", overflow="fold", max_width=console.width // _NAME_SHARE)
+        drawn.add_column("spoken", no_wrap=True)
+        drawn.add_column("in", no_wrap=True)
+        drawn.add_column("text", overflow="fold", ratio=1)
+        for recording in self._done:
+            first = (recording.name, recording.spoken)
+            for target, lines in recording.texts.items():
+                style = "bold" if target == recording.spoken else ""
+                drawn.add_row(*map(Text, (*first, target)), Text("\n".join(lines), style=style))
+                first = ("", "")
+            drawn.add_section()
+        console.print(drawn)
+
+    def plain(self) -> str:
+        """The table as lines: one with the recording and its language, then the segments of each target."""
+        printed = []
+        for recording in self._done:
+            printed.append(f"{recording.name} ({recording.spoken})")
+            width = max(map(len, recording.texts))
+            for target, lines in recording.texts.items():
+                heads = [target, *[""] * (len(lines) - 1)]
+                printed += [f"  {h.ljust(width)}  {line}" for h, line in zip(heads, lines, strict=True)]
+        return "\n".join(printed)
+
+    def closing_lines(self) -> list[str]:
+        """How much sound took how long, and how many files were written."""
+        sound_s = sum(recording.duration_s for recording in self._done)
+        count = f"{len(self._done)} recording{'s' if len(self._done) > 1 else ''}"
+        factor = f"{self._work_s / sound_s:.2f}" if sound_s else "unknown"
+        speed = (
+            f"{count}: {sound_s:.1f} s of sound in {self._work_s:.1f} s of work, real-time factor {factor}"
+        )
+        if not self._written:
+            return [speed]
+        kinds = ", ".join(sorted({path.suffix[1:] for path in self._written}))
+        return [speed, f"{len(self._written)} files written ({kinds}) in {self._written[0].parent}/"]
+
+
+class TableOutput:
+    """Hands one recording to the table, also when Ctrl-C breaks it off.
+
+    Args:
+        table: of all recordings.
+        file: as it was named.
+        so_far: the translations of the segments that are finished.
+    """
+
+    def __init__(self, table: ResultTable, file: str, so_far: "Callable[[], dict[str, Translation]]") -> None:
+        self._table, self._file, self._so_far = table, file, so_far
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self._table.add(self._file, self._so_far())
+
+    def segment(self, target: str, segment: "Segment") -> None:
+        """Wait for the whole."""
+
+    def finish(self, translations: "dict[str, Translation]") -> None:
+        """Hand it on."""
+        self._table.add(self._file, translations)
+
+
+def short_names(files: Sequence[str]) -> dict[str, str]:
+    """File names without their folders, where that leaves them different."""
+    names = [Path(file).name for file in dict.fromkeys(files)]
+    return {file: Path(file).name if names.count(Path(file).name) == 1 else file for file in files}
+
+
+def _lines(translation: "Translation") -> list[str]:
+    return [" ".join(segment.text.split()) for segment in translation.segments] or [NO_TEXT]
+
+
+def _tag(translation: "Translation", spoken: str) -> str:
+    from sprachbund.decoding.languages import TRANSCRIBE
+
+    return spoken if translation.target_language == TRANSCRIBE else translation.target_language
+
 
 STDIN = "-"
 
@@ -148,7 +458,7 @@ def load_model(job: Job) -> "Model":
             import torch
 
             from sprachbund.api import load
-            from sprachbund.runtime.engine import choose_threads
+            from sprachbund.engines.choice import choose_threads
 
         if job.num_threads is not None:
             with as_usage():
@@ -186,7 +496,7 @@ def _check_paths(job: Job) -> None:
 
 
 def _check_languages(model: "Model", job: Job, options: "DecodingOptions") -> tuple[str, ...]:
-    from sprachbund.decoding.pairs import read_request
+    from sprachbund.decoding.languages import read_request
 
     request = read_request(
         model.family, source=job.source, targets=job.targets, allowed=options.allowed_languages
@@ -216,7 +526,7 @@ def _check_collisions(job: Job, targets: Sequence[str]) -> None:
 
 def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
     """The file of every (target, format); transcripts carry no language in their name."""
-    from sprachbund.decoding.pairs import TRANSCRIBE
+    from sprachbund.decoding.languages import TRANSCRIBE
 
     stem = "stdin" if file == STDIN else Path(file).stem
     names = {target: stem if target == TRANSCRIBE else f"{stem}.{target}" for target in targets}
@@ -299,7 +609,7 @@ def _teller(ready: _Ready) -> Callable[[Path], None]:
 
 
 def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[str, Translation]":
-    from sprachbund.decoding.translate import finish_translation
+    from sprachbund.decoding.pipeline import finish_translation
 
     return {target: finish_translation(work, target, found) for target, found in segments.items()}
 

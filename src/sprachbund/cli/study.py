@@ -1,17 +1,185 @@
 """`sprachbund study`: what a start, an amount of data, a latency and a number of bits are worth."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say
-from sprachbund.cli.study_run import check_hours, one_of, report, resume, run
-from sprachbund.cli.study_telling import tell
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import read_json
 
 if TYPE_CHECKING:
-    from sprachbund.studies.results import ReadOptions
+    from sprachbund.research.encoder_transfer.analysis import Analysis
+    from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe
+    from sprachbund.research.encoder_transfer.report import StudyReport, Table
+    from sprachbund.research.encoder_transfer.results import ReadOptions
+
+
+# What `study fit` and `study report` print.
+
+
+def tell(found: "Analysis", at: Sequence[float]) -> None:
+    """The report of a table as text, a paragraph for each question."""
+    _print([*_findings(found), _decisions(found, at)])
+
+
+def tell_study(found: "StudyReport", at: Sequence[float]) -> None:
+    """The report of a study: that of its table, and what its cells know."""
+    from sprachbund.research.encoder_transfer import report as whole
+
+    tables = [
+        (
+            f"{found.manifests[0].metric} of every start, mean over languages, seeds and tiers",
+            whole.start_rows(found),
+        ),
+        ("gap of every cell; 95% over utterances", whole.cell_rows(found)),
+        ("how soon runs were at their best", whole.sooner_rows(found)),
+    ]
+    told = [f"{head}\n{_columns(whole.as_table(rows))}" for head, rows in tables if rows]
+    _print([found.missing, *_findings(found.analysis), *told, _decisions(found.analysis, at)])
+
+
+def _findings(found: "Analysis") -> list[str]:
+    from sprachbund.research.encoder_transfer import report
+
+    parts = [f"{report.heading(found)}\n{_columns(report.gap_table(found))}"]
+    parts.append("\n".join(report.law_lines(found.fitted)))
+    if found.by_tier and found.fitted.law:
+        parts.append(_columns(report.tier_table(found)))
+    parts.append(report.latency_line(found))
+    if found.bit_costs:
+        parts.append(_columns(report.bit_table(found)))
+    return parts
+
+
+def _decisions(found: "Analysis", at: Sequence[float]) -> str:
+    from sprachbund.research.encoder_transfer import report
+
+    return "\n".join(decision.sentence for decision in report.decisions(found, at))
+
+
+def _columns(made: "Table") -> str:
+    head, rows = made
+    return table(rows, head)
+
+
+def _print(parts: Sequence[str]) -> None:
+    typer.echo("\n\n".join(part for part in parts if part))
+
+
+# `sprachbund study run | resume | report`: a grid of trainings, from a file to a decision.
+
+Out = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the study.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", min=1, help="Trainings at a time, one thread each.")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Of a Ray cluster that shares the folders; local for one here."
+    ),
+]
+At = Annotated[list[float] | None, typer.Option("--at", metavar="HOURS", help="Decide for so much data.")]
+By = Annotated[
+    str,
+    typer.Option("--by", help="Least squares of: log, ln(gap) as published; gaps, which bears more noise."),
+]
+
+
+def run(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="GRID.toml", help="Options as those of `recipe encoder_transfer`, with a [grid]."
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="DIR", help="Corpus with train, dev and test, as `data make` writes it."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the study.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the file; may be repeated."),
+    ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
+) -> None:
+    """Run a study: its grid of trainings, what tells most first; the same command again makes what is missing."""
+    from sprachbund.training.options import read_recipe
+
+    with as_usage(), Bar("starting"):
+        from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe
+
+        recipe = read_recipe(EncoderTransferRecipe, file, [f'data="{data}"', *(overrides or ())])
+    _go_on(recipe, out, workers, ray)
+
+
+def resume(out: Out, workers: Workers = None, ray: Ray = None) -> None:
+    """Go on with a study that was broken off; it remembers what it is."""
+    with as_usage():
+        recipe = _remembered(out)
+    _go_on(recipe, out, workers, ray)
+
+
+def report(
+    out: Out,
+    at: At = None,
+    by: By = "log",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """Say what a study has found so far, and write tables, report and figure into its folder."""
+    from sprachbund.research.encoder_transfer import power_law
+    from sprachbund.research.encoder_transfer.report import make_report, write_report
+
+    with as_usage():
+        how: Any = one_of("--by", by, get_args(power_law.By))
+        check_hours(at)
+        recipe = _remembered(out)
+    with Bar("fitting"):
+        found = make_report(recipe.grid, out, by=how)
+        path = write_report(found, out, at or ())
+    if as_json:
+        print_json(read_json(path))
+    else:
+        tell_study(found, at or ())
+    say(f"tables, figure and report are in {out}")
+    if found.analysis.fitted.law is None:
+        raise SprachbundError("; ".join(found.analysis.fitted.doubts))
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    """The value of an option. Raises UsageError for one that is not known."""
+    if value not in known:
+        raise UsageError(f"{option} is {value!r}; give {' or '.join(known)}")
+    return value
+
+
+def check_hours(at: list[float] | None) -> None:
+    """See that hours are hours. Raises UsageError."""
+    for hours in at or ():
+        if not 0 < hours < float("inf"):
+            raise UsageError(f"--at is {hours:g}; give hours above 0")
+
+
+def _remembered(out: Path) -> "EncoderTransferRecipe":
+    from sprachbund.research.encoder_transfer.recipe import read
+
+    return read(out)
+
+
+def _go_on(recipe: "EncoderTransferRecipe", out: Path, workers: int | None, ray: str | None) -> None:
+    from sprachbund.research.encoder_transfer.recipe import run_cells
+
+    if workers is not None:
+        recipe = recipe.model_copy(update={"workers": workers})
+    with resumable(out):
+        results = run_cells(recipe, out, ray_address=ray, report=say)
+    say(f"results are in {results}; `sprachbund study report {out}` says what they mean")
 
 
 def register(app: typer.Typer) -> None:
@@ -70,10 +238,10 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
     """Fit the law of a gap between two starts to a table of results, and say what to do."""
-    from sprachbund.studies import analysis, power_law
-    from sprachbund.studies import figure as drawing
-    from sprachbund.studies.report import as_values
-    from sprachbund.studies.results import read_results
+    from sprachbund.research.encoder_transfer import analysis, power_law
+    from sprachbund.research.encoder_transfer import report as drawing
+    from sprachbund.research.encoder_transfer.report import as_values
+    from sprachbund.research.encoder_transfer.results import read_results
 
     with as_usage():
         options = _read_options(metric, better, arms, where, ignore, uneven_seeds=uneven_seeds)
@@ -105,7 +273,7 @@ def _read_options(
     *,
     uneven_seeds: bool,
 ) -> "ReadOptions":
-    from sprachbund.studies.results import Better, ReadOptions
+    from sprachbund.research.encoder_transfer.results import Better, ReadOptions
 
     direction: Any = one_of("--better", better, get_args(Better))
     two = listed([arms]) if arms else []

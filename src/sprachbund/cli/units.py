@@ -5,13 +5,110 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sprachbund.cli import units_telling
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size
 
 if TYPE_CHECKING:
     from sprachbund.units.directory import Units
-    from sprachbund.units.jobs import Extraction
+    from sprachbund.units.encoded import Encoded, Extraction
     from sprachbund.units.measures import Measured
+
+
+# What `sprachbund units` prints of units, of corpora as units, and of measurements.
+
+
+def fitted(units: "Units") -> dict[str, Any]:
+    """What is known of units, as JSON."""
+    return {
+        "directory": str(units.directory),
+        "vocabulary_size": len(units.vocabulary),
+        "unit_pieces": int(units.vocabulary.is_unit.sum()),
+        "identity": units.identity.model_dump(),
+        **units.config.model_dump(mode="json"),
+    }
+
+
+def tell_units(units: "Units") -> None:
+    """What units are made of."""
+    config, vocabulary = units.config, units.vocabulary
+    source, kmeans = config.source, config.options.kmeans
+    typer.echo(
+        f"features    layer {source.layer} of {source.num_layers} of {source.name} ({source.family}), "
+        f"{source.width} wide, {1 / source.frame_s:g} a second"
+    )
+    hash_of = ", ".join(f"{data.utterances} utterances of {data.directory}" for data in config.data)
+    typer.echo(f"data        {hash_of}")
+    typer.echo(
+        f"k-means     {kmeans.clusters} clusters from {config.num_frames} frames in {config.num_steps} steps, "
+        f"{config.explained:.1%} of the variance explained"
+    )
+    typer.echo(
+        f"vocabulary  {vocabulary.form}: {len(vocabulary)} ids, {int(vocabulary.is_unit.sum())} of them pieces of "
+        f"units; tokens for {', '.join(config.languages) or 'no language'}"
+    )
+    if config.mean_length_ratio is not None:
+        typer.echo(f"lengths     {config.mean_length_ratio} pieces of units for each of transcript")
+    if config.no_frames:
+        typer.echo(f"too short   {len(config.no_frames)} utterances, the first is {config.no_frames[0]}")
+    typer.echo(f"{units.directory}; next: sprachbund units encode {units.directory} DATA --out DIR")
+
+
+def tell_encoded(encoded: "Encoded", out: Path) -> None:
+    """What was written."""
+    info = encoded.info
+    typer.echo(
+        f"{info.utterances} utterances, {info.hours:.2f} h: {info.frames} frames, {info.units} units without repeats, "
+        f"in {len(info.shards)} shards"
+    )
+    if info.skipped:
+        typer.echo(
+            f"{len(info.skipped)} left out, the first is {info.skipped[0].id}: {info.skipped[0].reason}"
+        )
+    typer.echo(f"{out}; next: sprachbund units show UNITS {out}")
+
+
+def tell_measured(measured: "Measured") -> None:
+    """What units stand for, and how small they are."""
+    numbers = measured.as_json()
+    found, chance, sizes = measured.agreement, measured.by_chance, measured.sizes
+    typer.echo(f"measured against {measured.against}; {measured.unlabelled} frames without a label")
+    typer.echo(
+        f"clusters    {numbers['clusters_used']} of {numbers['clusters']} used, as evenly as "
+        f"{numbers['perplexity']:.0f} equal ones"
+    )
+    for name, label in (
+        ("label_purity", "label purity"),
+        ("cluster_purity", "cluster purity"),
+        ("pnmi", "PNMI"),
+    ):
+        typer.echo(f"{label:<15}{getattr(found, name):.3f}, {getattr(chance, name):.3f} by chance")
+    typer.echo(
+        f"per second  {sizes.units_per_s:.1f} units of {sizes.bits_per_s:.0f} bits in all ({sizes.flat_bits_per_s:.0f} "
+        f"if all were equally frequent), {sizes.pieces_per_s:.1f} pieces of {sizes.piece_bits_per_s:.0f} bits"
+    )
+    typer.echo(
+        f"stored      {size(sizes.stored_bytes)} of units; log-mel would be {size(sizes.log_mel_bytes)}, "
+        f"{sizes.log_mel_ratio:.0f} times as much ({sizes.log_mel_file_ratio:.0f} times the shards with durations "
+        "and texts)"
+    )
+    if measured.lengths is not None:
+        lengths = measured.lengths
+        typer.echo(
+            f"lengths     {lengths.unit_pieces:.1f} pieces of units, {lengths.text_pieces:.1f} of transcript made "
+            f"{lengths.ratio:g} times as long: {lengths.off:+.0%}"
+        )
+    _tell_ctc(measured)
+
+
+def _tell_ctc(measured: "Measured") -> None:
+    for language, count in measured.too_long.items():
+        texts = f"{count} of {measured.targets[language]} texts in {language}"
+        typer.echo(f"too long    {texts} for CTC at stride {measured.stride}")
+    if measured.too_long_examples:
+        first = measured.too_long_examples[0]
+        typer.echo(
+            f"            the first is {first.name}: {first.needed} places wanted, {first.available} there"
+        )
+
 
 PICTURE = ".png"
 
@@ -114,8 +211,8 @@ def fit(
 ) -> None:
     """Find units; the same command again goes on where it stopped."""
     with as_usage(), Bar("starting"):
+        from sprachbund.units.encoded import Computing
         from sprachbund.units.fit import Fit, make_units, needs
-        from sprachbund.units.jobs import Computing
         from sprachbund.units.options import checked
 
         options = checked(
@@ -150,7 +247,7 @@ def fit(
     )
     with resumable(out), _Steps() as steps:
         units = make_units(wanted, steps.tell)
-    print_json(units_telling.fitted(units)) if as_json else units_telling.tell_units(units)
+    print_json(fitted(units)) if as_json else tell_units(units)
 
 
 def encode(
@@ -179,9 +276,8 @@ def encode(
     """Write a corpus as units; the same command again goes on where it stopped."""
     with Bar("starting"):
         from sprachbund.units.directory import Units
-        from sprachbund.units.encode import Encoding
-        from sprachbund.units.encode import encode as encode_corpus
-        from sprachbund.units.jobs import Computing
+        from sprachbund.units.encoded import Computing, Encoding
+        from sprachbund.units.encoded import encode as encode_corpus
 
         source = Units(units).config.source
     with Bar("loading the model"):
@@ -201,7 +297,7 @@ def encode(
         )
     with resumable(out), Bar("encoding") as bar:
         encoded = encode_corpus(encoding, bar.update)
-    print_json(encoded.info.model_dump(mode="json")) if as_json else units_telling.tell_encoded(encoded, out)
+    print_json(encoded.info.model_dump(mode="json")) if as_json else tell_encoded(encoded, out)
 
 
 def show(
@@ -241,11 +337,11 @@ def show(
 
         read = Units(units)
     if encoded is None:
-        return print_json(units_telling.fitted(read)) if as_json else units_telling.tell_units(read)
+        return print_json(fitted(read)) if as_json else tell_units(read)
     measured = _measured(read, encoded, phones, ratio, stride)
     if out is not None:
         with Bar("drawing"):
-            from sprachbund.units.drawing import draw
+            from sprachbund.units.measures import draw
 
             source = read.config.source
             draw(
@@ -253,7 +349,7 @@ def show(
                 out,
                 f"{read.num_clusters} units of layer {source.layer} of {Path(source.name).name}",
             )
-    print_json(measured.as_json()) if as_json else units_telling.tell_measured(measured)
+    print_json(measured.as_json()) if as_json else tell_measured(measured)
     if out is not None:
         say(f"the picture is in {out}")
 
@@ -279,9 +375,9 @@ class _Steps:
 
 
 def _extraction(model: str, layer: int, *, device: str, batch_s: float, offline: bool) -> "Extraction":
-    from sprachbund.models.directory import locate
+    from sprachbund.models.io import locate
+    from sprachbund.units.encoded import Extraction
     from sprachbund.units.files import encoder_hash
-    from sprachbund.units.jobs import Extraction
 
     directory = locate(model, offline=offline).resolve()
     name = str(directory) if Path(model).is_dir() else model
@@ -298,9 +394,8 @@ def _extraction(model: str, layer: int, *, device: str, batch_s: float, offline:
 def _measured(
     units: "Units", directory: Path, phones: Path | None, ratio: float | None, stride: int
 ) -> "Measured":
-    from sprachbund.units.alignment import Characters, Phones
     from sprachbund.units.encoded import Encoded
-    from sprachbund.units.measures import measure
+    from sprachbund.units.measures import Characters, Phones, measure
 
     encoded = Encoded(directory, units)
     aligner = Characters() if phones is None else Phones(phones, encoded.info.frame_s)

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.packed_linears import packed_linears
-from sprachbund.models.streaming_onnx.description import (
+from sprachbund.models.streaming_onnx import (
     ENCODER,
     JOINT,
     LANGUAGE,
@@ -35,9 +34,10 @@ from sprachbund.models.streaming_onnx.description import (
     describe,
     write_description,
 )
-from sprachbund.nn.block_linear import BlockLinear, packed_layers
-from sprachbund.nn.shared_private import is_split
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamState
+from sprachbund.models.weights import packed_linears
+from sprachbund.nn.feed_forward import is_split
+from sprachbund.nn.quantized import BlockLinear, packed_layers
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState
 from sprachbund.nn.transducer import Transducer
 from sprachbund.util.files import atomic_files
 

@@ -4,32 +4,480 @@ The work goes shard by shard, and a shard that is finished is never done again. 
 dropped and why, so that nothing vanishes unseen. Idea and name: arXiv 2311.00430, section 3.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
-from sprachbund.compression.filters import FilterOptions, LabelEvidence, why_dropped
-from sprachbund.compression.label_records import (
-    KEPT,
-    THERE,
-    UNKNOWN_PAIR,
-    Labelled,
-    Record,
-    claim,
-    close,
-    read_record,
-)
-from sprachbund.compression.speech import Source, Spoken
-from sprachbund.data.manifest import ManifestWriter
-from sprachbund.decoding.language import UNDETERMINED, identify
+from sprachbund.audio.load import open_audio
+from sprachbund.audio.spans import SpanOptions, VoiceActivity, iter_speech_spans
+from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
+from sprachbund.data.own import AUDIO_SUFFIXES
+from sprachbund.decoding.guard import judge
+from sprachbund.decoding.languages import UNDETERMINED, identify
+from sprachbund.decoding.options import GuardOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family
+from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
+from sprachbund.util.files import is_empty, read_model, read_object, write_json
+
+# Which of a teacher's labels are taught: a student repeats its teacher's failures, so failures are dropped
+# by name.
+#
+# What the guard keeps off a screen must not be learned either; to that come signs that only the pair of
+# texts gives.
+
+MIN_LETTERS = 12
+"""A shorter text is not asked which language it is in."""
+_FIXED_PART = 5  # of a text's length, so that short texts may differ more: "ja" and "c'est ça"
+_WIDE = "WF"
+
+
+class LabelEvidence(Protocol):
+    """What decoding says of a label; `sprachbund.evaluation.lines.Evidence` has it all."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the teacher ended the row itself."""
+        ...
+
+    @property
+    def mean_log_probability(self) -> float:
+        """Natural logarithm per token."""
+        ...
+
+    @property
+    def speech_probability(self) -> float:
+        """Mean voice activity over the spans of speech."""
+        ...
+
+    @property
+    def no_speech_probability(self) -> float | None:
+        """The teacher's own doubt; None when it has none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """Thresholds.
+
+    Attributes:
+        guard: those of decoding; a label may be less of a guess than a caption.
+        max_length_ratio: of the longer to the shorter of transcript and translation; see `length_ratio`.
+        max_other_language: probability of another language than the one asked for, by character n-grams.
+        min_language_probability: of the language that the teacher hears, where the data do not tell it.
+    """
+
+    guard: GuardOptions = field(
+        default_factory=lambda: GuardOptions(hopeless_mean_log_probability=-1.0, max_repetition=0.3)
+    )
+    max_length_ratio: float = 3.0
+    max_other_language: float = 0.95
+    min_language_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.max_length_ratio < 1:
+            raise SprachbundError(f"max_length_ratio is {self.max_length_ratio}; it must be at least 1")
+        for name in ("max_other_language", "min_language_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SprachbundError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+
+
+def why_dropped(
+    text: str,
+    evidence: LabelEvidence,
+    *,
+    source: str,
+    target: str,
+    transcript: str,
+    duration_s: float,
+    identifier: LanguageIdentifier,
+    options: FilterOptions,
+) -> str | None:
+    """Why a label is not to be taught, as "kind: what was seen"; None when it is.
+
+    Args:
+        text: the label.
+        evidence: of its decoding.
+        source: the language spoken.
+        target: the language asked for.
+        transcript: what is said; empty where that is not known.
+        duration_s: of the speech.
+        identifier: knows languages by their texts.
+        options: thresholds.
+    """
+    found = judge(
+        text,
+        duration_s=duration_s,
+        speech_probability=evidence.speech_probability,
+        no_speech_probability=evidence.no_speech_probability,
+        mean_log_probability=evidence.mean_log_probability,
+        options=options.guard,
+    )
+    if found is not None:
+        return found
+    if not evidence.finished:
+        return "cut off: the row reached the limit of tokens"
+    if target != source and transcript:
+        ratio = length_ratio(text, transcript)
+        if ratio > options.max_length_ratio:
+            return f"length: {ratio:.1f} times that of the transcript, or of it"
+    return _in_other_language(text, target, identifier, options.max_other_language)
+
+
+def kind_of(reason: str) -> str:
+    """The kind of a reason, by which it is counted."""
+    return reason.partition(":")[0]
+
+
+def length_ratio(first: str, second: str) -> float:
+    """The longer text's length over the shorter's, at least 1.
+
+    Lengths are counted in columns, in which a character of Chinese, Japanese or Korean is two wide.
+    """
+    short, long = sorted(_FIXED_PART + _columns(text) for text in (first, second))
+    return long / short
+
+
+def _columns(text: str) -> int:
+    return sum(1 + (unicodedata.east_asian_width(c) in _WIDE) for c in text if c.isalnum())
+
+
+def _in_other_language(
+    text: str, target: str, identifier: LanguageIdentifier, threshold: float
+) -> str | None:
+    if sum(c.isalpha() for c in text) < MIN_LETTERS or target not in identifier.languages:
+        return None
+    others: Mapping[str, float] = {
+        tag: probability
+        for tag, probability in identifier.identify(text).probabilities.items()
+        if _primary(tag) != _primary(target)  # pt and pt-BR cannot be told apart by letters
+    }
+    likeliest = max(others, key=lambda tag: others[tag], default=target)
+    if others.get(likeliest, 0.0) < threshold:
+        return None
+    return f"wrong language: reads as {likeliest} ({others[likeliest]:.2f})"
+
+
+def _primary(tag: str) -> str:
+    return tag.partition("-")[0]
+
+
+# Speech to be labelled, from wherever it lies: a corpus, a folder of recordings, a recording; texts or
+# none.
+#
+# Long recordings are cut at pauses into pieces that a teacher takes at once.
+
+_UNKNOWN_S = 60.0  # a recording whose header does not tell its length counts as so long
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """One utterance, whatever is known of it.
+
+    Attributes:
+        id: unique within its source.
+        samples: (num_samples,) float32 at 16 kHz.
+        language: BCP-47 tag of the speech; None where it is to be found out, "" where nobody speaks.
+        text: transcript, if there is one.
+        speaker: if known.
+        translations: language to text.
+        custom: whatever else is said of it.
+    """
+
+    id: str
+    samples: np.ndarray
+    language: str | None
+    text: str = ""
+    speaker: str = ""
+    translations: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / 16_000
+
+
+class Source(Protocol):
+    """Speech in pieces that can be read one by one, in any order."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """BCP-47 tags of what is spoken, as far as that is known."""
+        ...
+
+    @property
+    def durations_s(self) -> list[float]:
+        """Seconds of every piece."""
+        ...
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is said of it as a whole: name, licence, attribution."""
+        ...
+
+    def read(self, piece: int) -> Iterator[Spoken]:
+        """The utterances of a piece."""
+        ...
+
+
+def open_source(path: Path, language: str | None, max_s: float) -> Source:
+    """A corpus directory, a folder of recordings, or one recording.
+
+    Args:
+        path: of it.
+        language: spoken in recordings; None where it is to be found out. A corpus tells its own.
+        max_s: longest piece that a recording is cut into.
+
+    Raises:
+        SprachbundError: nothing there, no audio in it, a folder of corpora, or a language given for a corpus.
+    """
+    if path.is_dir() and shard_numbers(path):
+        if language is not None:
+            raise SprachbundError(
+                f"{path} is a corpus, which says itself what is spoken; leave {language} out, or label the "
+                "recordings by themselves"
+            )
+        return CorpusSource(path)
+    if not path.exists():
+        raise SprachbundError(f"{path} is not there; name a corpus, a folder of recordings or a recording")
+    if parts := sorted({str(cuts.parent) for cuts in path.glob("*/cuts.*.jsonl")}):
+        raise SprachbundError(f"{path} holds the corpora {', '.join(parts)}; name one of them")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    audio = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".")]
+    if not audio:
+        raise SprachbundError(f"{path} holds no audio ({len(files)} files); name a folder of recordings")
+    return FolderSource(path, audio, language, max_s)
+
+
+class CorpusSource:
+    """The utterances of a corpus; see `Source`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._manifest = Manifest(path)
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Languages spoken."""
+        return frozenset(self._manifest.languages.tolist()) - {""}
+
+    @property
+    def durations_s(self) -> list[float]:
+        """Seconds of every utterance."""
+        return [float(s) for s in self._manifest.durations_s]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What its `dataset.json` says."""
+        return {"name": self.path.name, **read_info(self.path)}
+
+    def read(self, piece: int) -> Iterator[Spoken]:
+        """The utterance with its texts."""
+        said = self._manifest[piece]
+        yield Spoken(
+            id=said.id,
+            samples=self._manifest.samples(piece),
+            language=said.language,
+            text=said.text,
+            speaker=said.speaker,
+            translations=said.translations,
+            custom=said.custom,
+        )
+
+
+class FolderSource:
+    """Recordings without texts, cut at pauses; see `Source`."""
+
+    def __init__(self, path: Path, files: list[Path], language: str | None, max_s: float) -> None:
+        self.path = path
+        self._files, self._language = files, language
+        self._spans = SpanOptions(max_span_s=min(SpanOptions.max_span_s, max_s))
+        self._activity = VoiceActivity()
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """The language that was given."""
+        return frozenset({self._language} if self._language else ())
+
+    @cached_property
+    def durations_s(self) -> list[float]:
+        """Seconds of every recording, as its header says."""
+        return [_duration_s(path) for path in self._files]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Its name."""
+        return {"name": self.path.name}
+
+    def read(self, piece: int) -> Iterator[Spoken]:
+        """The stretches of speech in a recording, named by their first millisecond."""
+        path = self._files[piece]
+        root = self.path if self.path.is_dir() else self.path.parent
+        name = path.relative_to(root).as_posix().replace("/", "-")
+        for span, samples in iter_speech_spans(
+            open_audio(path).blocks(), self._spans, activity=self._activity
+        ):
+            yield Spoken(
+                id=f"{name}-{round(1000 * span.start_s):08d}",
+                samples=samples,
+                language=self._language,
+                custom={"source": str(path), "start_s": round(span.start_s, 3)},
+            )
+
+
+def _duration_s(path: Path) -> float:
+    """What a header says; reading tells what is wrong with a file that has none."""
+    try:
+        return open_audio(path).duration_s or _UNKNOWN_S
+    except SprachbundError:
+        return _UNKNOWN_S
+
+
+# Pseudo-labels on disk: what was dropped and why, settings that may not change, and the corpus when it is
+# whole.
+
+SETTINGS = "pseudo_labels.json"
+"""What a corpus of labels was begun with; the same command goes on only with the same."""
+KEPT, THERE, UNKNOWN_PAIR = "kept", "there before", "pair unknown to the teacher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """What has come of the labels.
+
+    Attributes:
+        utterances: in the corpus.
+        left_out: utterances that it does not hold, by reason.
+        counts: target language to what became of its labels: `KEPT`, `THERE`, `UNKNOWN_PAIR`, or a kind of reason for
+            which they were dropped.
+    """
+
+    utterances: int
+    left_out: dict[str, int]
+    counts: dict[str, dict[str, int]]
+
+
+class Record:
+    """What became of a shard's labels; its file stands for the shard being finished."""
+
+    def __init__(self) -> None:
+        self.utterances = 0
+        self.left_out: Counter[str] = Counter()
+        self.counts: dict[str, Counter[str]] = {}
+        self.dropped: list[dict[str, str]] = []
+
+    def count(self, target: str, what: str) -> None:
+        """A label in `target` that came to `what`."""
+        self.counts.setdefault(target, Counter())[what] += 1
+
+    def drop(self, job_id: str, target: str, text: str, reason: str) -> None:
+        """A label that is not to be taught."""
+        self.count(target, kind_of(reason))
+        self.dropped.append({"id": job_id, "target": target, "text": text, "reason": reason})
+
+    def leave_out(self, job_id: str, reason: str) -> None:
+        """An utterance, or a file, that the corpus does not hold."""
+        self.left_out[kind_of(reason)] += 1
+        self.dropped.append({"id": job_id, "target": "", "text": "", "reason": reason})
+
+    def write(self, path: Path) -> None:
+        """Write it; the file appears whole or not at all."""
+        write_json(path, vars(self))
+
+
+class _Written(BaseModel):
+    """A record as its file holds it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    utterances: int = Field(ge=0)
+    left_out: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    dropped: list[dict[str, str]]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `Record.write` wrote. Raises SprachbundError, naming the field, for what is none."""
+    advice = "delete it and the shard's cuts, and the shard is labelled again"
+    return read_model(path, _Written, advice=advice).model_dump()
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Make `out` ours, or see that it was begun with the same settings, so that labels never mix."""
+    wanted = json.loads(json.dumps(settings))
+    path = out / SETTINGS
+    if path.exists():
+        known = read_object(path, advice="delete it if the labels there were begun so, or name a new folder")
+        changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))
+        if changed:
+            raise SprachbundError(
+                f"{out} was begun with another {', '.join(changed)} ({SETTINGS} there says which); name a new folder"
+            )
+        return
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
+        raise SprachbundError(f"{out} is there already and is no corpus of labels; name a new folder")
+    write_json(path, wanted)
+
+
+def close(
+    out: Path, sources: Sequence[Source], records: Sequence[dict[str, Any]], name: str, targets: Sequence[str]
+) -> Labelled:
+    """Describe the corpus and add up the records of its shards.
+
+    Args:
+        out: the corpus.
+        sources: of its speech.
+        records: as they were written, one for each shard.
+        name: of the teacher.
+        targets: languages wanted.
+
+    Raises:
+        SprachbundError: nothing was kept.
+    """
+    left_out, counts = Counter[str](), dict[str, Counter[str]]()
+    for record in records:
+        left_out.update(record["left_out"])
+        for target, found in record["counts"].items():
+            counts.setdefault(target, Counter()).update(found)
+    if not any(record["utterances"] for record in records):
+        why = ", ".join(f"{n} {what}" for what, n in (left_out + sum(counts.values(), Counter())).items())
+        raise SprachbundError(
+            f"no utterance of {', '.join(str(s.path) for s in sources)} is left ({why}); "
+            "if these labels are good, loosen the thresholds of `sprachbund compress pseudo-label`"
+        )
+    infos = [source.info for source in sources]
+    info: dict[str, Any] = {
+        "name": f"{' + '.join(dict.fromkeys(str(i['name']) for i in infos))}, labelled by {name}",
+        "version": "1",
+        "languages": sorted(counts),
+        "pseudo_labels": {"teacher": name, "targets": list(targets)},
+    }
+    for key in ("licence", "attribution"):
+        found_values = [i[key] for i in infos if i.get(key)]
+        info[key] = found_values[0] if len(found_values) == 1 else found_values or ""
+    ManifestWriter(out).close(info)
+    return Labelled(
+        utterances=sum(record["utterances"] for record in records),
+        left_out=dict(left_out),
+        counts={target: dict(found) for target, found in sorted(counts.items())},
+    )
+
 
 _SHARD_S = 1800.0  # of speech in a shard: what is lost at most when the work is broken off
 

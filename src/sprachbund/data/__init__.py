@@ -1,1 +1,1 @@
-"""Manifests, corpora, the phrasebook generator and batching."""
+"""Manifests and batches: the one form of a corpus on disk, and what training reads of it."""

@@ -4,11 +4,13 @@ An utterance's languages are those named in `languages`, or else those of its `s
 times are estimated (`spans_estimated`), or that have none, say which languages occur and not where.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
+from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
 
 Stretch = tuple[float, float, str]
 """Start and end in seconds from the start of the utterance, and the BCP-47 tag."""
@@ -72,3 +74,82 @@ def check_spans(spans: Sequence[Stretch], duration_s: float, *, slack_s: float =
                 "spans have to follow each other"
             )
         before_s = end_s
+
+
+# Where the words of a span stand in a text: counted while a text is put together, or held between words
+# that stand in both texts; never guessed.
+#
+# A place is [first word, behind the last] in normalized words, characters in scripts without spaces.
+
+Place = tuple[int, int]
+
+
+def split_words(text: str, language: str) -> list[str]:
+    """Normalized words, one for each word of the text (character in scripts without spaces), so that places
+    in it stay."""
+    units = spaced_characters(text) if has_no_spaces(language) else text
+    return [normalize(word, language).replace(" ", "-") or word for word in units.split()]
+
+
+def only_place(said: Sequence[str], words: Sequence[str]) -> Place | None:
+    """Where a run of words stands, if it does so exactly once."""
+    size = len(said)
+    found = [i for i in range(len(words) - size + 1) if size and list(words[i : i + size]) == list(said)]
+    return (found[0], found[0] + size) if len(found) == 1 else None
+
+
+def places_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[Place | None]:
+    """Where each piece of a text stands in it; None for a piece without words.
+
+    Empty when the pieces are not cut between words, so that their places cannot be counted.
+    """
+    split = [split_words(piece, language) for piece in pieces]
+    if [word for words in split for word in words] != split_words(whole, language):
+        return []
+    places: list[Place | None] = []
+    begun = 0
+    for words in split:
+        places.append((begun, begun + len(words)) if words else None)
+        begun += len(words)
+    return places
+
+
+def marked_places(pieces: Sequence[tuple[str, bool]], whole: str, language: str) -> dict[str, object]:
+    """Where the marked ones of a transcript's pieces stand in it, for a corpus's `custom`, as
+    `foreign_places`: one for each of its `foreign_words`. Nothing where they cannot be counted."""
+    places = places_of_pieces([piece for piece, _ in pieces], whole, language)
+    marked = [place for place, (_, foreign) in zip(places, pieces, strict=False) if foreign and place]
+    return {"foreign_places": {language: [list(place) for place in marked]}} if marked else {}
+
+
+def places_between(runs: Sequence[tuple[str, str]], reference: str, language: str) -> list[Place | None]:
+    """Where runs of speech are translated, as far as the runs in the reference's own language tell.
+
+    A run in that language holds where its words stand exactly once in the reference; a run in another one
+    where both neighbours (or the text's ends) hold, in the order said, and words are left between.
+
+    Args:
+        runs: language and words of each, in the order said; neighbours differ in language.
+        reference: the translation.
+        language: of the reference.
+    """
+    words = split_words(reference, language)
+    held = [only_place(split_words(said, code), words) if code == language else None for code, said in runs]
+    if not _in_order(place for place in held if place):
+        return [None] * len(runs)
+    return [place or _gap(held, number, len(words), runs, language) for number, place in enumerate(held)]
+
+
+def _gap(
+    held: Sequence[Place | None], number: int, num_words: int, runs: Sequence[tuple[str, str]], language: str
+) -> Place | None:
+    """The words between the neighbours of a run in another language."""
+    before = held[number - 1] if number else (0, 0)
+    behind = held[number + 1] if number + 1 < len(held) else (num_words, num_words)
+    if runs[number][0] == language or before is None or behind is None or len(runs) == 1:
+        return None
+    return (before[1], behind[0]) if before[1] < behind[0] else None
+
+
+def _in_order(places: Iterable[Place]) -> bool:
+    return all(one[1] <= other[0] for one, other in pairwise(places))

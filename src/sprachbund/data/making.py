@@ -20,9 +20,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from sprachbund.data.manifest import ManifestWriter, shard_numbers
-from sprachbund.data.processes import failure_told, how_it_ended, tell_failure
 from sprachbund.data.synthesis import CRASHES, SynthesisError
 from sprachbund.errors import SprachbundError
+from sprachbund.util.jobs import failure_told, how_it_ended, tell_failure
 
 MAX_TRIES = 3
 """Attempts with other content, on each of which the synthesiser fails twice."""

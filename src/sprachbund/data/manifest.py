@@ -245,7 +245,7 @@ class Manifest:
         return part
 
     def at(self, epoch: int | None = None) -> "Manifest":
-        """What an epoch of training goes through: always the same here, see `sprachbund.data.live` for another."""
+        """What an epoch of training goes through: always the same here; see `LiveEdition` for another."""
         return self
 
     def samples(self, index: int) -> np.ndarray:

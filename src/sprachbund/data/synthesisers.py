@@ -4,20 +4,255 @@ espeak-ng speaks every language and is the default. Others speak some: where one
 a part, espeak-ng stands in, and `spoken_by` counts who spoke in the end.
 """
 
+import os
 import random
+import subprocess
+import tempfile
+import threading
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from sprachbund.audio.stretch import SAMPLE_RATE, change_voice
+from sprachbund.audio.augment import SAMPLE_RATE, change_voice
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.synthesis import FloatArray, Split, Voice, draw_tempo, draw_voice, speak, voiced_part
-from sprachbund.data.synthesis_programs import PROGRAMS, InstalledVoice, installed_voices, say
+from sprachbund.data.synthesis import (
+    CRASHES,
+    FloatArray,
+    Split,
+    SynthesisError,
+    Voice,
+    draw_tempo,
+    draw_voice,
+    speak,
+    voiced_part,
+)
 from sprachbund.errors import SprachbundError
+
+# festival and flite, for more variety than one synthesiser has: their voices were cut from recordings of
+# people.
+#
+# Neither is ever needed. The programs are asked themselves which voices they have, and what they say is
+# read from the file they write. flite starts in milliseconds, so it is run for every sentence; festival is
+# not, so one runs for as long as the process that asks it, and gives the same samples whatever it said
+# before.
+
+Pcm = npt.NDArray[np.int16]
+
+PATIENCE_S = 60.0
+"""A program that takes longer for one sentence hangs."""
+
+# kal16 in telephone quality; nothing but times of day
+_FLITE_LEFT_OUT = ("kal", "awb_time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstalledVoice:
+    """A voice of a program: its name there, the BCP-47 tag of its language, and the coding of its texts."""
+
+    program: str
+    name: str
+    language: str
+    coding: str = "ascii"
+
+
+@cache
+def installed_voices(program: str) -> tuple[InstalledVoice, ...]:
+    """The voices that a program of `PROGRAMS` has on this machine, by name.
+
+    Raises `SprachbundError` if the program is not installed or does not answer.
+    """
+    return tuple(sorted(PROGRAMS[program].voices(), key=lambda voice: voice.name))
+
+
+def say(text: str, voice: InstalledVoice) -> tuple[Pcm, int]:
+    """``text`` as the program renders it: 16-bit mono samples, and their rate in Hz.
+
+    Raises `SprachbundError` if the program is missing, crashes, hangs, or says nothing.
+    """
+    import soundfile
+
+    spoken = _encoded(text, voice)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "said.wav"
+        PROGRAMS[voice.program].say(spoken, voice, path)
+        try:
+            samples, rate_hz = soundfile.read(path, dtype="int16")
+        except soundfile.LibsndfileError:
+            samples, rate_hz = np.zeros(0, np.int16), 0
+    if not samples.any():
+        raise SynthesisError(f"{voice.program} says nothing for {text!r} as '{voice.name}': check the text")
+    return samples, rate_hz
+
+
+def _encoded(text: str, voice: InstalledVoice) -> bytes:
+    """The text as the voice reads it; accents that its language does not have are dropped, as people do."""
+    flat = " ".join(text.split())
+    if not flat:
+        raise SynthesisError(f"{voice.program} says nothing for {text!r}: check the text")
+    try:
+        return flat.encode(voice.coding)
+    except UnicodeEncodeError:
+        letters = (c for c in unicodedata.normalize("NFKD", flat) if not unicodedata.combining(c))
+    try:
+        return "".join(letters).encode(voice.coding)
+    except UnicodeEncodeError as error:
+        raise SynthesisError(
+            f"voice '{voice.name}' of {voice.program} cannot read {text!r}: it knows {voice.coding} only"
+        ) from error
+
+
+def _run(program: str, *arguments: str | bytes) -> str:
+    """Run a program to its end; what it printed."""
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, timeout=PATIENCE_S, check=False)
+    except FileNotFoundError as error:
+        raise _missing(program) from error
+    except subprocess.TimeoutExpired as error:
+        raise SynthesisError(
+            f"{program} took over {PATIENCE_S:.0f} s: run it by hand to see why", killed=True
+        ) from error
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise _ended(program, done.returncode, last or "it says no more")
+    return done.stdout.decode(errors="replace")
+
+
+def _ended(program: str, status: int, last: str) -> SynthesisError:
+    killed = status < 0 and status not in CRASHES
+    return SynthesisError(f"{program} ended with status {status}: {last}", killed=killed)
+
+
+def _missing(program: str) -> SprachbundError:
+    return SprachbundError(f"{program} is not installed: apt-get install {program}")
+
+
+def _flite_voices() -> list[InstalledVoice]:
+    """From a line like "Voices available: kal slt"; those built in are all English."""
+    names = _run("flite", "-lv").partition(":")[2].split()
+    return [
+        InstalledVoice(program="flite", name=name, language="en")
+        for name in names
+        if name not in _FLITE_LEFT_OUT
+    ]
+
+
+def _say_with_flite(text: bytes, voice: InstalledVoice, path: Path) -> None:
+    _run("flite", "-voice", voice.name, "-t", text, "-o", str(path))
+
+
+_LIST_VOICES = r"""(mapcar
+ (lambda (voice)
+  (let ((facts (cadr (voice.description voice))))
+   (format t "%s\t%s\t%s\n" voice (cadr (assoc 'language facts)) (cadr (assoc 'coding facts)))))
+ (voice.list))"""
+
+
+def _festival_voices() -> list[InstalledVoice]:
+    """Those whose description names a language; most, not all, also name their coding."""
+    from babel import Locale
+
+    tags = {name.lower(): tag for tag, name in Locale("en").languages.items()}
+    rows = [line.split("\t") for line in _run("festival", "-b", _LIST_VOICES).splitlines()]
+    return [
+        InstalledVoice(
+            program="festival",
+            name=row[0],
+            language=tags[row[1]],
+            coding="ascii" if row[2] == "nil" else row[2],
+        )
+        for row in rows
+        if len(row) == 3 and row[1] in tags
+    ]
+
+
+class _Festival:
+    """A running festival, which reads Scheme from a pipe; it ends when the pipe does, or at an error."""
+
+    def __init__(self) -> None:
+        try:
+            self.process = subprocess.Popen(
+                ["festival", "--pipe"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except FileNotFoundError as error:
+            raise _missing("festival") from error
+
+    def run(self, command: bytes) -> None:
+        """Have one command carried out."""
+        assert self.process.stdin
+        assert self.process.stdout
+        timer = threading.Timer(PATIENCE_S, self.process.kill)
+        timer.start()
+        last = b"it says no more"
+        try:
+            self.process.stdin.write(command + b'\n(format t "\\nready\\n")\n(fflush nil)\n')
+            self.process.stdin.flush()
+            for line in self.process.stdout:
+                if line == b"ready\n":
+                    return
+                last = line.strip() or last
+        except BrokenPipeError:
+            pass
+        finally:
+            timer.cancel()
+        status = self.process.wait()
+        raise _ended("festival", status, last.decode(errors="replace"))
+
+
+_LOCK = threading.Lock()
+_running: dict[int, _Festival] = {}  # by process: one that was forked must not use its parent's pipe
+
+
+def _say_with_festival(text: bytes, voice: InstalledVoice, path: Path) -> None:
+    command = b'(voice.select \'%s) (utt.save.wave (utt.synth (Utterance Text "%s")) "%s" \'riff)' % (
+        voice.name.encode(),
+        _escaped(text),
+        _escaped(os.fsencode(path)),
+    )
+    with _LOCK:
+        here = _running.get(os.getpid())
+        if here is None or here.process.poll() is not None:
+            here = _running[os.getpid()] = _Festival()
+        here.run(command)
+
+
+def _escaped(text: bytes) -> bytes:
+    return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """How to use a program, and what to install where it has no voice for a language.
+
+    Attributes:
+        voices: lists what is installed.
+        say: writes encoded text, spoken by a voice, as a sound file.
+        packages: Debian's package with a voice, by language; no others have one.
+    """
+
+    voices: Callable[[], list[InstalledVoice]]
+    say: Callable[[bytes, InstalledVoice, Path], None]
+    packages: dict[str, str]
+
+
+PROGRAMS = {
+    "festival": Program(
+        voices=_festival_voices,
+        say=_say_with_festival,
+        packages={"en": "festvox-kallpc16k", "it": "festvox-itapc16k", "ru": "festvox-ru"},
+    ),
+    "flite": Program(voices=_flite_voices, say=_say_with_flite, packages={"en": "flite"}),
+}
+
 
 ESPEAK = "espeak-ng"
 SYNTHESIZERS = (ESPEAK, *PROGRAMS)

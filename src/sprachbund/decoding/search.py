@@ -4,18 +4,15 @@ from collections.abc import Sequence
 
 import torch
 
-from sprachbund.decoding.beam import beam_search
-from sprachbund.decoding.by_frames import search_by_frames, writes_by_frames
-from sprachbund.decoding.ctc import search_by_ctc, writes_by_ctc
-from sprachbund.decoding.greedy import greedy_search
-from sprachbund.decoding.joint import join_ctc, joint_weight
+from sprachbund.decoding.autoregressive import beam_search, greedy_search
+from sprachbund.decoding.ctc import join_ctc, joint_weight, search_by_ctc, writes_by_ctc
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import Hypothesis, Rows, start_rows
 from sprachbund.decoding.speculation import Speculation, speculation_for
-from sprachbund.decoding.speculative import Guessing, speculative_search
-from sprachbund.decoding.speculative_beam import DraftedRows
-from sprachbund.models.family import Family, Memory, Target
-from sprachbund.runtime.native_parts import one_torch_thread_beside
+from sprachbund.decoding.speculative import DraftedRows, Guessing, speculative_search
+from sprachbund.decoding.state import Hypothesis, Rows, start_rows
+from sprachbund.decoding.transducer import search_by_frames, writes_by_frames
+from sprachbund.engines.native_engine import one_torch_thread_beside
+from sprachbund.models.base import Family, Memory, Target
 
 
 @torch.inference_mode()

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.decoding.result import Word
-from sprachbund.decoding.rows import whole_prompt
-from sprachbund.models.family import Family, Memory, Target
+from sprachbund.decoding.state import whole_prompt
+from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.text.languages import writes_spaces
 

@@ -19,11 +19,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sprachbund.data.corpora.spans import split_words
-from sprachbund.evaluation.embedded import EmbeddedSpan, same_language
-from sprachbund.evaluation.failures import Rate, in_wrong_language
-from sprachbund.evaluation.identifier import identifier_for
-from sprachbund.evaluation.lines import Line
+from sprachbund.data.language_spans import split_words
+from sprachbund.evaluation.failures import Rate, identifier_for, in_wrong_language
+from sprachbund.evaluation.lines import EmbeddedSpan, Line, same_language
 from sprachbund.evaluation.quality import (
     ALL,
     CODE_SWITCHED,

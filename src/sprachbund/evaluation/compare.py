@@ -1,16 +1,30 @@
 """Compares systems on the same lines, and says in words what may be claimed."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, read_lines
-from sprachbund.evaluation.metrics import Metric, metric
-from sprachbund.evaluation.present import Table
+from sprachbund.evaluation import provenance as hashes
+from sprachbund.evaluation.lines import (
+    HYPOTHESES_FILE,
+    Evidence,
+    Line,
+    by_pair,
+    in_chunks,
+    read_ids,
+    read_lines,
+    read_parallel,
+)
+from sprachbund.evaluation.manifest import MANIFEST_FILE, Strict, read_manifest, validated, write_rows
+from sprachbund.evaluation.metrics import Counts, Metric, corpus_score, metric
 from sprachbund.evaluation.quality import pair_name
-from sprachbund.evaluation.run_counts import RunCounts, aligned, read_counts
 from sprachbund.evaluation.significance import (
     DRAWS,
     SEED,
@@ -21,7 +35,106 @@ from sprachbund.evaluation.significance import (
     holm,
     paired_test,
 )
-from sprachbund.evaluation.textfiles import read_parallel
+from sprachbund.evaluation.tables import Table
+from sprachbund.text.normalize import normalize
+
+# The counts of a run's lines, which stand for its texts when systems are compared.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairCounts:
+    """Of N lines of one pair.
+
+    Attributes:
+        keys: (corpus, id) to row.
+        references: a hash of each row's reference, N.
+        counts: metric to counts (N, K).
+    """
+
+    keys: Mapping[tuple[str, str], int]
+    references: Sequence[int]
+    counts: Mapping[str, Counts]
+
+
+RunCounts = Mapping[tuple[str, str], PairCounts]
+"""(source, target) to its counts, in the order of the tags."""
+
+
+def read_counts(
+    lines: Iterable[Line], metrics: Sequence[str], progress: Callable[[int], None] = lambda done: None
+) -> RunCounts:
+    """Go through a run once. Raises SprachbundError when there is no line of speech in it."""
+    pairs: dict[tuple[str, str], _Growing] = {}
+    done = 0
+    for some in in_chunks(lines):
+        for pair, found in by_pair(some).items():
+            if pair not in pairs:
+                pairs[pair] = _Growing([metric(name, pair[1]) for name in metrics])
+            pairs[pair].add(found)
+        done += len(some)
+        progress(done)
+    if not pairs:
+        raise SprachbundError("a run holds no hypotheses of speech to compare; evaluate it on a corpus")
+    return {pair: growing.whole() for pair, growing in sorted(pairs.items())}
+
+
+def aligned(first: RunCounts, other: RunCounts, name: str) -> RunCounts:
+    """The counts of another run in the order of the first one's rows.
+
+    Raises:
+        SprachbundError: when they are not of the same texts, naming one that differs.
+    """
+    wanted = {(*key, target) for (_, target), pair in first.items() for key in pair.keys}
+    there = {(*key, target) for (_, target), pair in other.items() for key in pair.keys}
+    if missing := wanted ^ there:
+        corpus, line_id, target = min(missing)
+        which = "lacks" if (corpus, line_id, target) in wanted else "alone has"
+        raise SprachbundError(
+            f"{name} {which} {line_id!r} of {corpus!r} into {target!r}, and {len(missing) - 1} more lines "
+            "differ; evaluate all systems on the same data and languages"
+        )
+    return {pair: _in_order(counts, other.get(pair), pair, name) for pair, counts in first.items()}
+
+
+def _in_order(wanted: PairCounts, there: PairCounts | None, pair: tuple[str, str], name: str) -> PairCounts:
+    if there is None or there.keys.keys() != wanted.keys.keys():
+        raise SprachbundError(
+            f"{name} has other languages spoken than the first system for texts into {pair[1]}; same data?"
+        )
+    rows = [there.keys[key] for key in wanted.keys]
+    for key, row in zip(wanted.keys, rows, strict=True):
+        if there.references[row] != wanted.references[wanted.keys[key]]:
+            raise SprachbundError(
+                f"{name}: the reference of {key[1]!r} differs from the first system's; same data?"
+            )
+    return PairCounts(
+        keys=wanted.keys,
+        references=wanted.references,
+        counts={metric_name: counts[rows] for metric_name, counts in there.counts.items()},
+    )
+
+
+class _Growing:
+    """Counts of a pair while its lines come."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+        self._keys: dict[tuple[str, str], int] = {}
+        self._references: list[int] = []
+        self._counts: dict[str, list[Counts]] = {scorer.name: [] for scorer in metrics}
+
+    def add(self, lines: Sequence[Line]) -> None:
+        hypotheses, references = [x.hypothesis for x in lines], [x.reference for x in lines]
+        for line in lines:
+            self._keys[line.corpus, line.id] = len(self._keys)
+        self._references += map(hash, references)
+        for scorer in self._metrics:
+            self._counts[scorer.name].append(scorer.statistics(hypotheses, references))
+
+    def whole(self) -> PairCounts:
+        counts = {name: np.concatenate(parts) for name, parts in self._counts.items()}
+        return PairCounts(keys=self._keys, references=self._references, counts=counts)
+
 
 LEVEL = 0.05
 _ENOUGH_SEEDS = 5
@@ -275,3 +388,222 @@ def _run_ranges(systems: Sequence[System]) -> list[tuple[int, int]]:
         ranges.append((start, start + len(system.runs)))
         start += len(system.runs)
     return ranges
+
+
+# Result manifests of `score` and `compare`, whose numbers are of files and need no model: what was scored,
+# how, and what came out, to be written down and run again.
+
+Rows = list[dict[str, Any]]
+
+
+class FileUsed(Strict):
+    """A file that was read, its hash, and, beside hypotheses of a model, the model's."""
+
+    path: str
+    sha256: str
+    model_sha256: str | None = None
+
+
+class ScoreOptions(Strict):
+    """What `score` does: two files of texts, the language that decides words and case, metrics, a file of ids."""
+
+    hypotheses: str
+    references: str
+    language: str = ""
+    metrics: list[str]
+    ids: str | None = None
+
+
+class CompareOptions(Strict):
+    """What `compare` does: system to its runs, the baseline first; references of text files; the test."""
+
+    systems: dict[str, list[str]]
+    reference: str | None = None
+    metrics: list[str]
+    test: Test = "bootstrap"
+    draws: int | None = None
+    seed: int = SEED
+
+
+class FileManifest(Strict):
+    """Numbers of files, with all that decided them; `numbers` are rows as `--json` prints them."""
+
+    format: Literal[1] = 1
+    kind: Literal["score", "compare"]
+    numbers: Rows
+    files: list[FileUsed]
+    configuration: ScoreOptions | CompareOptions
+    seed: int | None = None
+    commit: str | None = Field(default_factory=hashes.commit)
+    machine: dict[str, str | int] = Field(default_factory=hashes.machine)
+    versions: dict[str, str] = Field(default_factory=hashes.versions)
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def write(self, path: Path) -> None:
+        """Write it; the file appears whole or not at all."""
+        write_rows(self.model_dump(mode="json"), path)
+
+
+def read_file_manifest(values: Any, path: Path) -> FileManifest:
+    """From the JSON of a file. Raises SprachbundError for what is none."""
+    return validated(FileManifest, values, path)
+
+
+def score_files(options: ScoreOptions) -> tuple[Rows, int]:
+    """Every metric on the texts of a file, raw and normalized, and the number of texts.
+
+    Raises:
+        SprachbundError: for files that cannot be scored whole, naming file and line.
+    """
+    scorers = [metric(name, options.language) for name in options.metrics]
+    texts = read_parallel(Path(options.hypotheses), Path(options.references))
+    if options.ids is not None:
+        read_ids(Path(options.ids), len(texts[0]))
+    hypotheses, references = ([normalize(text, options.language) for text in some] for some in texts)
+    for line, text in enumerate(references, start=1):
+        if not text:
+            raise SprachbundError(f"{options.references}:{line}: the reference has nothing but punctuation")
+    rows = [
+        {
+            "metric": scorer.name,
+            "raw": corpus_score(scorer, *texts),
+            "normalized": corpus_score(scorer, hypotheses, references),
+            "signature": scorer.signature,
+        }
+        for scorer in scorers
+    ]
+    return rows, len(texts[0])
+
+
+def compare_files(options: CompareOptions, **progress: Any) -> Comparison:
+    """Compare systems on disk; arguments and errors as of `compare`."""
+    reference = None if options.reference is None else Path(options.reference)
+    systems = [
+        System(name=name, runs=[RunFile(Path(path), reference) for path in paths])
+        for name, paths in options.systems.items()
+    ]
+    return compare(
+        systems, options.metrics, test=options.test, draws=options.draws, seed=options.seed, **progress
+    )
+
+
+def comparison_rows(found: Comparison) -> Rows:
+    """Every number of a comparison: means, pairs."""
+    means = [{"metric": m, "system": s, **asdict(value)} for (m, s), value in found.means.items()]
+    pairs = [
+        {"metric": m, "pair": pair, "system": name, **asdict(value), "interval": _finite(value.interval)}
+        for (m, pair), values in found.by_pair.items()
+        for name, value in zip(found.names, values, strict=True)
+    ]
+    return [*means, *pairs]
+
+
+def comparison_values(found: Comparison) -> dict[str, Any]:
+    """A comparison as plain values, with what may be claimed."""
+    rows = comparison_rows(found)
+    return {
+        "systems": list(found.names),
+        "num_lines": found.num_lines,
+        "test": found.test,
+        "draws": found.draws,
+        "seed": found.seed,
+        "signatures": _signatures(found),
+        "means": [row for row in rows if "pair" not in row],
+        "pairs": [row for row in rows if "pair" in row],
+        "claims": claims(found),
+    }
+
+
+def manifest_of_scores(options: ScoreOptions, rows: Rows) -> FileManifest:
+    """What `score` found, to be written."""
+    return FileManifest(kind="score", numbers=rows, files=list(_used(options)), configuration=options)
+
+
+def manifest_of_comparison(options: CompareOptions, found: Comparison) -> FileManifest:
+    """What `compare` found, to be written; every row with its metric's signature."""
+    signatures = _signatures(found)
+    rows = [{**row, "signature": signatures[row["metric"]]} for row in comparison_rows(found)]
+    return FileManifest(
+        kind="compare", numbers=rows, files=list(_used(options)), configuration=options, seed=options.seed
+    )
+
+
+def run_again(old: FileManifest, path: Path, **progress: Any) -> FileManifest:
+    """Score or compare the same files again: where they were, or beside the manifest.
+
+    Raises:
+        SprachbundError: when a file is not there or not the one that was read.
+    """
+    options = _placed(old.configuration, path.parent)
+    files = list(_used(options))
+    for before, now in zip(old.files, files, strict=True):
+        if before.sha256 != now.sha256:
+            raise SprachbundError(
+                f"{now.path} has hash {now.sha256[:12]}, the manifest was measured with {before.sha256[:12]}; "
+                "put that file back"
+            )
+    if isinstance(options, ScoreOptions):
+        return manifest_of_scores(options, score_files(options)[0])
+    return manifest_of_comparison(options, compare_files(options, **progress))
+
+
+def row_differences(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every number of `old` that `new` does not give again, in words."""
+    again = {_label(row): row for row in new}
+    found = []
+    for row in old:
+        now = again.get(_label(row), {})
+        for name, value in row.items():
+            if not _same(value, now.get(name)):
+                found.append(f"{_label(row)} {name}: was {value}, is {now.get(name, 'not measured now')}")
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    return abs(one - other) <= 1e-9 if numbers else one == other
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return " ".join(str(row[name]) for name in ("metric", "pair", "system") if name in row)
+
+
+def _signatures(found: Comparison) -> dict[str, str]:
+    return {name: scorer.signature for name, scorer in found.metrics.items()}
+
+
+def _finite(interval: tuple[float, float]) -> list[float] | None:
+    return None if interval[0] != interval[0] else list(interval)
+
+
+def _used(options: ScoreOptions | CompareOptions) -> Iterator[FileUsed]:
+    if isinstance(options, ScoreOptions):
+        paths = [options.hypotheses, options.references, options.ids]
+    else:
+        paths = [*(path for runs in options.systems.values() for path in runs), options.reference]
+    for path in map(Path, filter(None, paths)):
+        file = path / HYPOTHESES_FILE if path.is_dir() else path
+        if not file.is_file():
+            raise SprachbundError(f"{file} does not exist; put it back where it was, or beside the manifest")
+        scores = path / MANIFEST_FILE
+        model = read_manifest(scores).model.sha256 if scores.is_file() else None
+        yield FileUsed(path=str(file), sha256=hashes.hash_files([file]), model_sha256=model)
+
+
+def _placed(options: ScoreOptions | CompareOptions, folder: Path) -> ScoreOptions | CompareOptions:
+    """The options with paths that are not there looked for beside the manifest."""
+
+    def placed(path: str | None) -> str | None:
+        there = path is None or Path(path).exists() or not (folder / path).exists()
+        return path if there else str(folder / str(path))
+
+    if isinstance(options, ScoreOptions):
+        changed: dict[str, Any] = {
+            name: placed(getattr(options, name)) for name in ("hypotheses", "references", "ids")
+        }
+    else:
+        runs = {name: list(map(placed, paths)) for name, paths in options.systems.items()}
+        changed = {"systems": runs, "reference": placed(options.reference)}
+    return options.model_copy(update=changed)

@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
-from sprachbund.decoding.by_frames import start_by_frames
-from sprachbund.decoding.transducer_greedy import TransducerHypothesis, transducer_greedy
+from sprachbund.decoding.transducer import TransducerHypothesis, start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Target
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, Tier
+from sprachbund.models.base import Target
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, Tier
 
 _WORD_BEGINS = "\u2581"
 _AHEAD_S = WINDOW / 2 / SAMPLE_RATE  # of a mel frame's centre

@@ -14,20 +14,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sprachbund.audio.activity import VoiceActivity
-from sprachbund.audio.spans import iter_speech_spans
+from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.data.manifest import Manifest, Utterance, read_info
-from sprachbund.decoding.encoding import encode, encode_again
 from sprachbund.decoding.guard import compression_ratio, judge, repetition
-from sprachbund.decoding.language import UNDETERMINED, identify
+from sprachbund.decoding.languages import UNDETERMINED, identify
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.rows import Hypothesis
+from sprachbund.decoding.pipeline import encode, encode_again
 from sprachbund.decoding.search import search
+from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.embedded import embedded_spans, is_code_switched, spoken_spans
-from sprachbund.evaluation.lines import Evidence, Line
-from sprachbund.evaluation.routes import Route, joined
-from sprachbund.models.family import Family, Memory, Target
+from sprachbund.evaluation.lines import (
+    Evidence,
+    Line,
+    Route,
+    embedded_spans,
+    is_code_switched,
+    joined,
+    spoken_spans,
+)
+from sprachbund.models.base import Family, Memory, Target
 from sprachbund.text.languages import parse_language
 
 BATCH_SIZE = 16

@@ -4,9 +4,10 @@ Everything that is scored later comes from this file, so a score can be computed
 """
 
 import json
+import math
 import os
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import islice
@@ -14,11 +15,350 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from sprachbund.data.language_spans import Place, only_place, spans_in, split_words
+from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.embedded import EmbeddedSpan, SpokenSpan
-from sprachbund.evaluation.routes import Route
+
+# Reads texts to be scored from plain files; refuses what would silently be scored on a subset.
+
+_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_SEPARATORS = {"\u2028": "U+2028", "\u2029": "U+2029", "\x85": "U+0085", "\x0b": "U+000B", "\x0c": "U+000C"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The lines of a file, without their ends."""
+
+    path: Path
+    lines: Sequence[str]
+
+
+def read_texts(path: Path, *, allow_empty: bool) -> Texts:
+    """Read a UTF-8 file of one text per line.
+
+    Args:
+        path: the file.
+        allow_empty: whether a line may be empty; references may not.
+
+    Raises:
+        SprachbundError: naming file and line, for a missing or empty file, a byte order mark, other
+            encodings, line ends of more than one kind, characters that other programs take for line ends,
+            empty lines.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SprachbundError(f"{path}: {error.strerror or error}; check the path") from error
+    if not raw:
+        raise SprachbundError(f"{path} is empty; there is nothing to score")
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if raw.startswith(mark):
+            raise SprachbundError(
+                f"{path}:1: begins with a {encoding} byte order mark; save it as UTF-8 without one"
+            )
+    check_line_ends(path, raw)
+    body = raw.replace(b"\r\n", b"\n")
+    lines = [_decoded(path, n, line) for n, line in enumerate(body.removesuffix(b"\n").split(b"\n"), start=1)]
+    for number, line in enumerate(lines, start=1):
+        if not allow_empty and not line.strip():
+            raise SprachbundError(
+                f"{path}:{number}: the reference is empty; add it, or remove the line in all files"
+            )
+    return Texts(path=path, lines=lines)
+
+
+def read_parallel(hypotheses: Path, references: Path) -> tuple[Sequence[str], Sequence[str]]:
+    """As many hypotheses as references. Raises SprachbundError as `read_texts`, and for different numbers."""
+    reference = read_texts(references, allow_empty=False)
+    hypothesis = read_texts(hypotheses, allow_empty=True)
+    if len(hypothesis.lines) != len(reference.lines):
+        shorter = min((hypothesis, reference), key=lambda texts: len(texts.lines))
+        raise SprachbundError(
+            f"{hypotheses} has {len(hypothesis.lines)} lines and {references} {len(reference.lines)}; "
+            f"{shorter.path} ends after line {len(shorter.lines)}; nothing is scored on a part"
+        )
+    return hypothesis.lines, reference.lines
+
+
+def read_ids(path: Path, count: int) -> Sequence[str]:
+    """Ids, one per line. Raises SprachbundError for one that occurs twice, and for another number of them."""
+    ids = read_texts(path, allow_empty=False).lines
+    seen: dict[str, int] = {}
+    for number, name in enumerate(ids, start=1):
+        if name in seen:
+            raise SprachbundError(f"{path}:{number}: id {name!r} stands on line {seen[name]} already")
+        seen[name] = number
+    if len(ids) != count:
+        raise SprachbundError(f"{path} has {len(ids)} ids for {count} texts; give one for each")
+    return ids
+
+
+def check_line_ends(path: Path, raw: bytes) -> None:
+    """Raises SprachbundError, naming file and line, for line ends of more than one kind, and for CR alone."""
+    windows = raw.count(b"\r\n")
+    kinds = {
+        "CR LF": windows,
+        "LF": raw.count(b"\n") - windows,
+        "CR": raw.count(b"\r") - windows,
+    }
+    there = {kind: count for kind, count in kinds.items() if count}
+    if len(there) > 1 or "CR" in there:
+        counts = ", ".join(f"{count} {kind}" for kind, count in there.items())
+        odd = min(there, key=lambda kind: there[kind])
+        end = {"CR LF": b"\r\n", "LF": b"\n", "CR": b"\r"}[odd]
+        number = _line_of(raw, end)
+        if there.keys() == {"CR"}:
+            raise SprachbundError(
+                f"{path}:{number}: its lines end in CR alone, so that most programs see one line; save it with LF"
+            )
+        raise SprachbundError(
+            f"{path}:{number}: mixed line ends ({counts}), so that programs count its lines differently; "
+            "save it with one kind, LF or CR LF"
+        )
+
+
+def _line_of(raw: bytes, end: bytes) -> int:
+    """Number of the first line that ends so, LF and CR LF counted."""
+    start = 0
+    while (found := raw.find(end, start)) >= 0:
+        part_of_windows = (end == b"\n" and raw[found - 1 : found] == b"\r") or (
+            end == b"\r" and raw[found + 1 : found + 2] == b"\n"
+        )
+        if not part_of_windows:
+            return raw.count(b"\n", 0, found) + 1
+        start = found + 1
+    return 1
+
+
+def _decoded(path: Path, number: int, line: bytes) -> str:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SprachbundError(
+            f"{path}:{number}: not UTF-8 at byte {error.start + 1} of the line; convert the file"
+        ) from error
+    for character, name in _SEPARATORS.items():
+        if character in text:
+            raise SprachbundError(
+                f"{path}:{number}: holds {name}, a line end to some programs; replace it by a space"
+            )
+    return text
+
+
+# What a corpus says of languages mixed in an utterance, as lines of hypotheses carry it.
+#
+# An utterance is code-switched when its `custom` says so (`code_switched`) or has `spans` of more than one
+# language. Embedded is what is said in another language than its main one: `custom["main_language"]`, or
+# its language. Of an embedded span the scores need two things, and each may be missing:
+#
+# - its words: `text` of the span, or else `custom["foreign_words"]` where `custom["languages"]` are two; -
+# the place of its translation in the reference: `places` of the span (of the words: `foreign_places`),
+# target to [first word, behind the last], or the one place where the reference has the span's words as
+# they were said, looked for only where they have to stand there (the span is in the target language
+# already, or the reference is the transcript).
+#
+# No other place is guessed. Spans of times alone have neither. Their times (`start_s`, `end_s`) say when
+# they are heard, which is what a router is judged by; times marked as estimated (`spans_estimated`) do
+# not.
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedSpan:
+    """Words of the embedded language in an utterance.
+
+    Attributes:
+        language: BCP-47 tag of it.
+        said: the words, in the embedded language; empty when the corpus does not tell them.
+        start: first word of their translation in the reference; None when the place is not known.
+        end: behind the last word of their translation in the reference; None with `start`.
+    """
+
+    language: str
+    said: str = ""
+    start: int | None = None
+    end: int | None = None
+
+    @property
+    def place(self) -> Place | None:
+        """(start, end) when the place is known."""
+        return None if self.start is None or self.end is None else (self.start, self.end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenSpan:
+    """A span of speech, of the main language or embedded, and when it is heard.
+
+    Attributes:
+        language: BCP-47 tag of it.
+        start_s: from the beginning of the utterance; None when the corpus does not tell.
+        end_s: its end; None with `start_s`.
+        embedded: whether it is in another language than the main one.
+
+    Raises:
+        ValueError: for one time without the other, and for times that are none.
+    """
+
+    language: str
+    start_s: float | None = None
+    end_s: float | None = None
+    embedded: bool = False
+
+    def __post_init__(self) -> None:
+        start_s, end_s = self.start_s, self.end_s
+        whole = start_s is not None and end_s is not None and 0 <= start_s <= end_s < math.inf
+        if not whole and (start_s, end_s) != (None, None):
+            raise ValueError(f"a span from {start_s} to {end_s} s")
+
+
+def is_code_switched(utterance: Utterance) -> bool:
+    """Whether the corpus says that several languages are spoken in it."""
+    marked = utterance.custom.get("code_switched") is True
+    return marked or len({span["language"] for span in spans_in(utterance)}) > 1
+
+
+def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...]:
+    """The embedded spans of a code-switched utterance, with their places in the reference of a target.
+
+    Raises:
+        SprachbundError: for spans without a language, and places that the reference does not have.
+    """
+    if not is_code_switched(utterance):
+        return ()
+    words = split_words(utterance.text_in(target) or "", target)
+    return tuple(_embedded(row, utterance, target, words) for row in _rows(utterance))
+
+
+def spoken_spans(utterance: Utterance) -> tuple[SpokenSpan, ...]:
+    """All spans of an utterance, in the order they are said; empty when the corpus has none.
+
+    Raises:
+        SprachbundError: for spans without a language, and for times that are none.
+    """
+    estimated = utterance.custom.get("spans_estimated") is True
+    return tuple(_spoken(span, utterance, estimated=estimated) for span in spans_in(utterance))
+
+
+def same_language(one: str, other: str) -> bool:
+    """Whether two tags are of one language, whatever its region or script."""
+    return one.split("-")[0] == other.split("-")[0]
+
+
+def _main_language(utterance: Utterance) -> str:
+    return str(utterance.custom.get("main_language") or utterance.language)
+
+
+def _spoken(span: Mapping[str, Any], utterance: Utterance, *, estimated: bool) -> SpokenSpan:
+    times = {} if estimated else {name: span.get(name) for name in ("start_s", "end_s")}
+    language = str(span["language"])
+    try:
+        return SpokenSpan(language=language, embedded=language != _main_language(utterance), **times)
+    except (TypeError, ValueError) as error:
+        raise SprachbundError(f"{utterance.id}: {error}; prepare the corpus again") from error
+
+
+def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
+    """Embedded spans as the corpus has them."""
+    main = _main_language(utterance)
+    rows = [span for span in spans_in(utterance) if span["language"] != main]
+    words = utterance.custom.get("foreign_words") or []
+    others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]
+    if words and len(others) == 1 and not any(row.get("text") for row in rows):
+        return [_told(others[0], said, number, utterance) for number, said in enumerate(words)]
+    return rows
+
+
+def _told(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
+    """The words of an embedded span as a row, with the places told for all of them."""
+    places = utterance.custom.get("foreign_places") or {}
+    size = len(utterance.custom["foreign_words"])
+    known = {target: found[number] for target, found in places.items() if len(found) == size}
+    return {"language": language, "text": said, "places": known}
+
+
+def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: list[str]) -> EmbeddedSpan:
+    said, language = str(row.get("text") or ""), str(row["language"])
+    given = (row.get("places") or {}).get(target)
+    place: Place | None = None
+    if given is not None:
+        place = _checked(given, utterance, target, len(words))
+    elif same_language(language, target) or target == utterance.language:
+        place = only_place(split_words(said, language), words)
+    start, end = place or (None, None)
+    return EmbeddedSpan(language=language, said=said, start=start, end=end)
+
+
+def _checked(place: Any, utterance: Utterance, target: str, num_words: int) -> Place:
+    try:
+        start, end = map(int, place)
+    except (TypeError, ValueError):
+        start, end = 0, 0
+    if not 0 <= start < end <= num_words:
+        raise SprachbundError(
+            f"{utterance.id}: a span's place {place} is not in its reference into {target} of "
+            f"{num_words} words; prepare the corpus again"
+        )
+    return start, end
+
+
+# Where a model's router sent the sound, for models whose experts belong to languages (arXiv 2511.10670).
+#
+# A router decides for each frame or window; what is kept is the stretch of time and the language of the
+# experts that it chose there. The stretches may leave gaps and overlap.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A stretch of sound and the language whose experts worked on it.
+
+    Attributes:
+        start_s: from the beginning of the utterance.
+        end_s: its end.
+        language: BCP-47 tag; anything else is no language spoken, and never right.
+
+    Raises:
+        ValueError: for a stretch that ends before it begins, or begins before the sound.
+    """
+
+    start_s: float
+    end_s: float
+    language: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_s <= self.end_s < float("inf"):
+            raise ValueError(f"a route from {self.start_s} to {self.end_s} s")
+
+
+def joined(stretches: Iterable[tuple[float, float, str]]) -> tuple[Route, ...]:
+    """Routes of (start_s, end_s, language), those of one language that follow each other as one."""
+    routes: list[Route] = []
+    for start_s, end_s, language in stretches:
+        route = Route(start_s=round(start_s, 4), end_s=round(end_s, 4), language=language)
+        if routes and (routes[-1].language, routes[-1].end_s) == (language, route.start_s):
+            routes[-1] = replace(routes[-1], end_s=route.end_s)
+        else:
+            routes.append(route)
+    return tuple(routes)
+
+
+def routed_s(start_s: float, end_s: float, language: str, routes: Sequence[Route]) -> float:
+    """Seconds of a span that went to its language.
+
+    Routes that overlap share the time evenly, so that naming every language gains nothing; a gap is nobody's.
+    """
+    there = [route for route in routes if route.start_s < end_s and route.end_s > start_s]
+    if not there:
+        return 0.0
+    begins = np.array([max(route.start_s, start_s) for route in there])
+    ends = np.array([min(route.end_s, end_s) for route in there])
+    right = np.array([same_language(route.language, language) for route in there])
+    edges = np.unique(np.concatenate([begins, ends]))
+    working = (begins[:, None] <= edges[:-1]) & (ends[:, None] >= edges[1:])  # (routes, stretches)
+    share = working[right].sum(0) / np.maximum(1, working.sum(0))
+    return float((share * np.diff(edges)).sum())
+
 
 HYPOTHESES_FILE = "hypotheses.jsonl"
 CHUNK = 256  # lines scored at a time: enough for the libraries' loops, few enough to see results come

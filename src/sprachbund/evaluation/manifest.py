@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import hashes
+from sprachbund.evaluation import provenance as hashes
 from sprachbund.util.files import write_text
 
 MANIFEST_FILE = "scores.json"

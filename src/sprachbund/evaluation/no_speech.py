@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sprachbund.audio.noise import NO_SPEECH_KINDS, SAMPLE_RATE, no_speech
+from sprachbund.audio.augment import NO_SPEECH_KINDS, SAMPLE_RATE, no_speech
 
 FloatArray = npt.NDArray[np.float32]
 KINDS = (*NO_SPEECH_KINDS, "babble")

@@ -9,10 +9,10 @@ import torch
 
 from sprachbund.audio.spans import SpanOptions
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.engines.choice import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import BATCH_SIZE
 from sprachbund.evaluation.no_speech import PER_KIND, SEED
-from sprachbund.runtime.engine import EngineChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class EvaluationOptions:
         decoding: how to decode; its guard is applied to what is scored.
         no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
-        engine: what computes the model, see `sprachbund.runtime.engine`.
+        engine: what computes the model, see `sprachbund.engines.choice`.
         comet: name of a COMET model to score with as well; None leaves it out.
         seed: of the no-speech set.
     """

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import hashes
-from sprachbund.evaluation.file_manifest import FileManifest, read_file_manifest, row_differences, run_again
+from sprachbund.evaluation import provenance as hashes
+from sprachbund.evaluation.compare import FileManifest, read_file_manifest, row_differences, run_again
 from sprachbund.evaluation.manifest import (
     ResultManifest,
     differences,
@@ -18,7 +18,7 @@ from sprachbund.evaluation.manifest import (
 )
 from sprachbund.evaluation.options import options_from
 from sprachbund.evaluation.run import Progress, evaluate
-from sprachbund.models.directory import BUNDLED, locate
+from sprachbund.models.io import BUNDLED, locate
 
 
 @dataclass(frozen=True, kw_only=True)

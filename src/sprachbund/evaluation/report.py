@@ -1,19 +1,206 @@
 """One self-contained HTML page of an evaluation: to be looked at and listened to rather than read."""
 
+import base64
+import io
+import random
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import nsmallest
 from html import escape
+from operator import itemgetter
 from pathlib import Path
 
-from sprachbund.evaluation import figures, present
-from sprachbund.evaluation.examples import Sounds, examples
-from sprachbund.evaluation.failures import DEFINITIONS
-from sprachbund.evaluation.gather import Gathered, gather
-from sprachbund.evaluation.lines import Line
+import numpy as np
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import figures
+from sprachbund.evaluation import tables as present
+from sprachbund.evaluation.failures import DEFINITIONS, FailureJudge
+from sprachbund.evaluation.hypotheses import corpus_name
+from sprachbund.evaluation.lines import Line, in_chunks
 from sprachbund.evaluation.manifest import ResultManifest
-from sprachbund.evaluation.metrics import chrf
-from sprachbund.evaluation.present import has_guard
+from sprachbund.evaluation.metrics import Counts, chrf
 from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
+from sprachbund.evaluation.tables import has_guard
+from sprachbund.text.normalize import has_no_spaces, spaced_characters
 from sprachbund.util.files import write_text
+
+# What a report needs of the hypotheses, taken from them in one pass: counts of all, texts of the few it
+# shows.
+
+_SEED = 5
+
+
+@dataclass(kw_only=True)
+class Gathered:
+    """Of N lines of speech.
+
+    Attributes:
+        counts: chrF's (N, K).
+        durations_s: of the sound, N.
+        lengths: words in the reference (characters in scripts without spaces), N.
+        worst: lowest sentence chrF, one target of an utterance, pairs in turn so that one bad pair is not all.
+        random: drawn with the same chance each.
+    """
+
+    counts: Counts = field(default_factory=lambda: np.zeros((0, 0)))
+    durations_s: list[float] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    worst: Sequence[Line] = ()
+    random: list[Line] = field(default_factory=list)
+
+
+def gather(lines: Iterable[Line], num_examples: int, *, guarded: bool) -> Gathered:
+    """One pass over the lines of an evaluation; those without speech are passed over.
+
+    Args:
+        lines: as the model wrote them.
+        num_examples: worst and random ones to keep, each.
+        guarded: whether to count what the guard lets pass, or all.
+    """
+    scorer, rng, found = chrf(), random.Random(_SEED), Gathered()
+    counts: list[Counts] = []
+    worst: dict[tuple[str, str], list[tuple[float, Line]]] = {}
+    for some in in_chunks(line for line in lines if line.source):
+        seen = [line.behind_guard().hypothesis if guarded else line.hypothesis for line in some]
+        counts.append(scorer.statistics(seen, [line.reference for line in some]))
+        _keep_random(found.random, some, len(found.durations_s), num_examples, rng)
+        found.durations_s += [line.duration_s for line in some]
+        found.lengths += [float(len(units(line.reference, line.target))) for line in some]
+        for row, line, text in zip(counts[-1], some, seen, strict=True):
+            if text != line.reference:
+                worst.setdefault(line.pair, []).append((float(scorer.score(row)), line))
+        # Half of them may be of utterances that another pair shows.
+        worst = {pair: nsmallest(2 * num_examples, kept, key=itemgetter(0)) for pair, kept in worst.items()}
+    found.counts = np.concatenate(counts) if counts else found.counts
+    found.worst = _in_turn([worst[pair] for pair in sorted(worst)], num_examples)
+    return found
+
+
+def units(text: str, language: str) -> list[str]:
+    """Words as people see them; characters in scripts without spaces."""
+    return spaced_characters(text).split() if has_no_spaces(language) else text.split()
+
+
+def _keep_random(kept: list[Line], some: Sequence[Line], passed: int, size: int, rng: random.Random) -> None:
+    """Reservoir sampling: every line passed so far has the same chance to be among the kept."""
+    for number, line in enumerate(some, start=passed):
+        place = number if number < size else rng.randrange(number + 1)
+        if number < size:
+            kept.append(line)
+        elif place < size:
+            kept[place] = line
+
+
+def _in_turn(queues: Sequence[Sequence[tuple[float, Line]]], count: int) -> list[Line]:
+    chosen: list[Line] = []
+    taken: set[tuple[str, str]] = set()
+    for place in range(max(map(len, queues), default=0)):
+        there = [queue[place] for queue in queues if place < len(queue)]
+        for _, line in sorted(there, key=itemgetter(0)):
+            if len(chosen) < count and (line.corpus, line.id) not in taken:
+                taken.add((line.corpus, line.id))
+                chosen.append(line)
+    return chosen
+
+
+# Examples in a report: one utterance each, to be listened to, with the words marked that do not agree.
+
+_NO_SOUND = '<span class="muted">no sound here</span>'
+
+
+class Sounds:
+    """Sound of lines, looked up in their corpora.
+
+    Args:
+        directories: of the corpora.
+        needed: whether one that is not there is an error, or its lines just stay without sound.
+    """
+
+    def __init__(self, directories: Sequence[Path], *, needed: bool = False) -> None:
+        self._needed = needed
+        self._places: dict[tuple[str, str], tuple[Manifest, int]] = {}
+        for directory in directories:
+            try:
+                manifest, name = Manifest(directory), corpus_name(directory)
+            except SprachbundError:
+                if needed:
+                    raise
+                continue  # a report without sound is still a report
+            self._places |= {(name, u.id): (manifest, index) for index, u in enumerate(manifest)}
+
+    def player(self, line: Line) -> str:
+        """An audio element that holds the sound; words when it is not there. Raises SprachbundError when it is
+        needed and cannot be read."""
+        import soundfile
+
+        if (line.corpus, line.id) not in self._places:
+            return _NO_SOUND
+        manifest, index = self._places[line.corpus, line.id]
+        try:
+            samples = manifest.samples(index)
+        except SprachbundError:
+            if self._needed:
+                raise
+            return _NO_SOUND
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        coded = base64.b64encode(buffer.getvalue()).decode()
+        return f'<audio controls preload="metadata" src="data:audio/flac;base64,{coded}"></audio>'
+
+
+def examples(lines: Sequence[Line], sounds: Sounds, *, guarded: bool) -> str:
+    """One card for each line, with what the guard made of it; empty without lines."""
+    judge = FailureJudge({line.target for line in lines}) if lines else None
+    rows = []
+    for written in lines:
+        line = written.behind_guard() if guarded else written
+        failed = [name for name, is_so in judge.judge(line).items() if is_so] if judge else []
+        tags = "".join(f'<span class="tag">{escape(name)}</span>' for name in failed)
+        if line.evidence.dropped:
+            tags += f'<span class="tag">guard: {escape(line.evidence.dropped)}</span>'
+        wrong, right = marked(line)
+        about = [line.corpus, line.kind, line.speaker, f"{line.duration_s:.1f} s", line.id]
+        rows.append(
+            f"<article><header><b>{escape(line.source)} → {escape(line.target)}</b> "
+            f'<span class="muted">{escape(" · ".join(filter(None, about)))}</span>{tags}</header>'
+            f"{sounds.player(line)}"
+            f'<p class="said" lang="{escape(line.source)}">{escape(line.transcript)}</p>'
+            f'<p lang="{escape(line.target)}"><i>wrote</i> {wrong}</p>'
+            f"{_dropped(written) if line.evidence.dropped else ''}"
+            f'<p lang="{escape(line.target)}"><i>should be</i> {right}</p></article>'
+        )
+    return f'<div class="examples">{"".join(rows)}</div>' if rows else ""
+
+
+def marked(line: Line) -> tuple[str, str]:
+    """Hypothesis and reference as HTML, with the words marked that do not agree."""
+    import jiwer
+
+    hypothesis, reference = (units(text, line.target) for text in (line.hypothesis, line.reference))
+    joint = "" if has_no_spaces(line.target) else " "
+    if not hypothesis or not reference:
+        nothing = '<span class="muted">nothing</span>'
+        return _mark(hypothesis, "del", joint) or nothing, _mark(reference, "ins", joint) or nothing
+    chunks = jiwer.process_words(" ".join(reference), " ".join(hypothesis)).alignments[0]
+    left, right = [], []
+    for c in chunks:
+        tags = ("", "") if c.type == "equal" else ("del", "ins")
+        left.append(_mark(hypothesis[c.hyp_start_idx : c.hyp_end_idx], tags[0], joint))
+        right.append(_mark(reference[c.ref_start_idx : c.ref_end_idx], tags[1], joint))
+    return joint.join(filter(None, left)), joint.join(filter(None, right))
+
+
+def _dropped(line: Line) -> str:
+    return f'<p class="muted"><i>dropped</i> {escape(line.hypothesis)}</p>' if line.hypothesis else ""
+
+
+def _mark(words: Sequence[str], tag: str, joint: str) -> str:
+    text = escape(joint.join(words))
+    return f"<{tag}>{text}</{tag}>" if tag and text else text
+
 
 _MAX_BARS = 20
 _STYLE = Path(__file__).parent / "assets" / "report.css.txt"

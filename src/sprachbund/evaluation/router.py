@@ -9,9 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sprachbund.evaluation.embedded import SpokenSpan
-from sprachbund.evaluation.lines import Line
-from sprachbund.evaluation.routes import routed_s
+from sprachbund.evaluation.lines import Line, SpokenSpan, routed_s
 
 SPANS, EMBEDDED, TIME = "router accuracy", "router accuracy, embedded", "router accuracy by time"
 NAMES = (SPANS, EMBEDDED, TIME)

@@ -6,10 +6,10 @@ from statistics import mean
 from typing import Any
 
 from sprachbund.evaluation.code_switch import WRONG_LANGUAGE, SwitchTally
-from sprachbund.evaluation.comet import Comet
 from sprachbund.evaluation.failures import FailureJudge, RateCounts
 from sprachbund.evaluation.lines import CHUNK, Line, by_pair
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, Number, ResultManifest
+from sprachbund.evaluation.metrics import Comet
 from sprachbund.evaluation.options import EvaluationOptions, configuration
 from sprachbund.evaluation.quality import (
     ALL,

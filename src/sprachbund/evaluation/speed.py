@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from sprachbund.audio.activity import VoiceActivity
+from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.translate import translate_file
+from sprachbund.decoding.pipeline import translate_file
+from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import Line
-from sprachbund.models.family import Family
-from sprachbund.runtime.measure import peak_mib
+from sprachbund.models.base import Family
 
 SAMPLE_RATE = 16_000
 

@@ -141,7 +141,7 @@ def _shrink_conformer(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
 
 def _shrink_whisper(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
     from sprachbund.models.whisper.model import alignment_heads
-    from sprachbund.models.whisper.tasks import CONFIG_KEY
+    from sprachbund.models.whisper.tokens import CONFIG_KEY
 
     model.config = replace(
         model.config, encoder_layers=len(kept["encoder"]), decoder_layers=len(kept["decoder"])

@@ -13,13 +13,10 @@ from torch.nn import functional as F
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Memory
-from sprachbund.models.loss import Loss
-from sprachbund.models.routing import decoder_route
-from sprachbund.models.splitting import target_languages
+from sprachbund.models.base import Loss, Memory
+from sprachbund.models.splitting import decoder_route, target_languages
 from sprachbund.models.weights import Bits
-from sprachbund.nn.feed_forward import Route
-from sprachbund.nn.shared_private import is_split
+from sprachbund.nn.feed_forward import Route, is_split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.feed_forward import FeedForward, Route
-from sprachbund.nn.shared_private import run_layers
+from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
 
 
 def valid_frames(num_frames: Tensor, length: int) -> Tensor:

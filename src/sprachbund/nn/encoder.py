@@ -1,9 +1,13 @@
 """One pre-norm transformer encoder layer, the plain kind that Whisper's encoder is made of."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.decoder import TextDecoder, allowed_frames
 from sprachbund.nn.feed_forward import Activation, FeedForward, Route
 
 
@@ -41,3 +45,94 @@ class EncoderLayer(nn.Module):
         normed = self.self_norm(x)
         x = x + self.self_attention(normed, *self.self_attention.keys_values(normed), allowed)
         return x + F.dropout(self.feed_forward(x, route), self.dropout, self.training)
+
+
+# A text encoder that stands in for the speech encoder while a model is trained (arXiv 2508.11189, section
+# 2.1).
+#
+# It reads what was said and feeds the same decoder: the easier task shows the decoder what to say of the
+# speech. Shapes: B utterances, S transcript tokens, D width, H heads.
+
+
+class TextEncoder(nn.Module):
+    """Pre-norm layers without a causal mask, positions of its own and a last norm; the token embedding is passed in.
+
+    Args:
+        max_tokens: longest transcript, S.
+        width: D.
+        num_heads: H.
+        num_layers: of the encoder.
+        feed_forward_width: of every layer.
+        activation: of the feed-forwards.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_tokens: int,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        feed_forward_width: int,
+        activation: Activation = "gelu",
+    ) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.empty(max_tokens, width))
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, num_heads, feed_forward_width, activation=activation)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        if not self.positions.is_meta:
+            nn.init.normal_(self.positions, std=0.02)
+
+    @classmethod
+    def like(cls, decoder: TextDecoder, num_layers: int) -> "TextEncoder":
+        """One whose layers have the shape of a decoder's, and start from its first ones.
+
+        Raises:
+            ValueError: more layers than the decoder has, or none.
+        """
+        if not 1 <= num_layers <= len(decoder.layers):
+            raise ValueError(
+                f"{num_layers} text layers cannot start from {len(decoder.layers)} decoder layers; "
+                f"give 1 to {len(decoder.layers)}"
+            )
+        layer: Any = decoder.layers[0]
+        width = decoder.embedding.embedding_dim
+        expand = getattr(layer.feed_forward, "expand", None)
+        encoder = cls(
+            max_tokens=decoder.max_tokens,
+            width=width,
+            num_heads=layer.self_attention.num_heads,
+            num_layers=num_layers,
+            # One that is split by language has no width of its own.
+            feed_forward_width=expand.out_features if expand is not None else 4 * width,
+            activation=getattr(layer.feed_forward, "activation", "gelu"),
+        )
+        encoder.start_from(decoder)
+        return encoder
+
+    @torch.no_grad()
+    def start_from(self, decoder: TextDecoder) -> None:
+        """Copy self-attention and feed-forward of the decoder's first layers, and its positions; the norm is new."""
+        for own, theirs in zip(self._layers(), list(decoder.layers), strict=False):
+            layer: Any = theirs
+            own.self_norm.load_state_dict(layer.self_norm.state_dict())
+            # Some decoders have a bias on the keys, which changes nothing behind the softmax.
+            own.self_attention.load_state_dict(layer.self_attention.state_dict(), strict=False)
+            if type(layer.feed_forward) is FeedForward:
+                own.feed_forward.load_state_dict(layer.feed_forward.state_dict())
+        self.positions.copy_(decoder.positions)
+
+    def forward(self, embedding: nn.Embedding, tokens: Tensor, num_tokens: Tensor) -> Tensor:
+        """States (B, S, D) of transcripts `tokens` (B, S) of which the first `num_tokens` (B,) are valid."""
+        x = embedding(tokens) + self.positions[: tokens.shape[1]]
+        allowed = allowed_frames(x, num_tokens)
+        for layer in self._layers():
+            x = layer(x, allowed)
+        states: Tensor = self.norm(x)
+        return states
+
+    def _layers(self) -> list[EncoderLayer]:
+        return list(self.layers)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from prometheus_client import Gauge
 
-from sprachbund.serving.refusals import RefusalError
+from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Limits
 
 _MOST_CLIENTS = 10_000

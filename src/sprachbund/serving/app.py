@@ -12,9 +12,10 @@ from starlette.exceptions import HTTPException
 from sprachbund import __version__
 from sprachbund.api import Model
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.gate import Gate
-from sprachbund.serving.refusals import RefusalError, refusal_of
-from sprachbund.serving.routes import audio, live, models, page, state, text
+from sprachbund.serving.middleware import Gate
+from sprachbund.serving.routes import audio, text
+from sprachbund.serving.routes.service import live_router, models_router, mount, router
+from sprachbund.serving.schemas import RefusalError, refusal_of
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import Settings
 
@@ -58,9 +59,9 @@ def create_app(
     app.add_exception_handler(SprachbundError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_http)
-    for part in (audio, text, models, live, state):
-        app.include_router(part.router)
-    page.mount(app)
+    for part in (audio.router, text.router, models_router, live_router, router):
+        app.include_router(part)
+    mount(app)
     return app
 
 

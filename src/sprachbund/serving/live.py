@@ -4,20 +4,393 @@ import asyncio
 import json
 import logging
 import secrets
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from sprachbund.serving.meters import Meters
+from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
+from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
-from sprachbund.serving.refusals import RefusalError, refusal_of
-from sprachbund.serving.seat import Seat
+from sprachbund.serving.schemas import RefusalError, refusal_of
 from sprachbund.serving.settings import Settings
-from sprachbund.serving.wire import Resume, SoundDecoder, Start, Stop, live_options, parse_message
+
+# What a client may send over /v1/live, parsed before anything acts on it; sound to samples.
+
+Encoding = Literal["pcm_s16le", "pcm_f32le"]
+_LOUDEST = 100.0
+"""Of a sample; floating-point sound beyond this is something else than sound."""
+
+_MOST = {
+    "max_open_s": WINDOW_S,
+    "border_s": WINDOW_S,
+    "max_behind_s": 600.0,
+    "max_waiting_s": 600.0,
+    "right_context": 1000,
+    "agreement": 100,
+    "wait_k": 1000,
+    "mask_words": 1000,
+}
+"""Of the settings of a session in a service: what an attempt costs, and what a session may keep, grows with them."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Start(_Message):
+    """Begin a session.
+
+    Attributes:
+        model: id of a model; None is the service's first.
+        targets: languages wanted.
+        source: language spoken; None identifies it.
+        languages: those that may be spoken, when it is identified.
+        policy: when text is written; None is the default of `LiveOptions`.
+        settings: other fields of `LiveOptions`.
+        encoding: of the sound.
+        sample_rate: of the sound, in Hz.
+        key: where one is needed and cannot be sent as a header, as from a browser.
+    """
+
+    type: Literal["start"]
+    model: str | None = None
+    targets: Annotated[list[str], Field(min_length=1)]
+    source: str | None = None
+    languages: list[str] | None = None
+    policy: str | None = None
+    settings: dict[str, float | int | str] = {}
+    encoding: Encoding = "pcm_s16le"
+    sample_rate: Annotated[int, Field(ge=8_000, le=192_000)] = SAMPLE_RATE
+    key: str | None = None
+
+
+class Resume(_Message):
+    """Go on with a session after a break; messages up to number `after` were seen."""
+
+    type: Literal["resume"]
+    session: str
+    after: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+    key: str | None = None
+
+
+class Stop(_Message):
+    """No more sound."""
+
+    type: Literal["stop"]
+
+
+_MESSAGES: TypeAdapter[Start | Resume | Stop] = TypeAdapter(
+    Annotated[Start | Resume | Stop, Field(discriminator="type")]
+)
+
+
+def parse_message(text: str) -> Start | Resume | Stop:
+    """A text message. Raises RefusalError: 400, which names what is wrong with it."""
+    try:
+        return _MESSAGES.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = (
+            f"{place}: {first['msg']}"
+            if place
+            else f"{first['msg']}; text messages are JSON, sound is binary"
+        )
+        message = f"the message cannot be read: {said}"
+        raise RefusalError(400, message[:500], code="bad_message") from error
+
+
+def live_options(start: Start) -> Any:
+    """The `LiveOptions` that a first message asks for.
+
+    Raises:
+        RefusalError: 400, for settings that are unknown, wrong, or would let one session work for all.
+    """
+    from sprachbund.streaming.options import LiveOptions
+
+    values = dict(start.settings) | ({} if start.policy is None else {"policy": start.policy})
+    known = LiveOptions.__dataclass_fields__
+    if unknown := sorted(values.keys() - known.keys()):
+        raise RefusalError(
+            400,
+            f"settings: {unknown[0][:100]!r} is not known; there are {', '.join(known)}",
+            code="bad_settings",
+        )
+    try:
+        options = TypeAdapter(LiveOptions).validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RefusalError(400, f"settings: {place}: {first['msg']}"[:500], code="bad_settings") from error
+    for name, most in _MOST.items():
+        value = getattr(options, name)
+        if value is not None and value > most:
+            raise RefusalError(
+                400, f"settings: {name} is {value:.10g}; {most:g} is the most here", code="bad_settings"
+            )
+    return options
+
+
+class SoundDecoder:
+    """Binary messages of a session to 16 kHz samples (N,); a sample may be cut between two messages.
+
+    Attributes:
+        received_s: seconds of sound that came, in whole samples.
+    """
+
+    def __init__(self, encoding: Encoding, sample_rate: int) -> None:
+        import soxr
+
+        self._type = np.dtype("<i2" if encoding == "pcm_s16le" else "<f4")
+        self._rate, self._rest, self._num_samples = sample_rate, b"", 0
+        self._resampler: Any = None
+        if sample_rate != SAMPLE_RATE:
+            self._resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+    @property
+    def received_s(self) -> float:
+        """Seconds of sound that came, in whole samples."""
+        return self._num_samples / self._rate
+
+    def forget_rest(self) -> None:
+        """Drop half a sample: after a break, the client sends it again."""
+        self._rest = b""
+
+    def decode(self, data: bytes) -> NDArray[np.float32]:
+        """The samples of a message. Raises RefusalError: 415, for numbers that are no sound."""
+        data = self._rest + data
+        whole = len(data) // self._type.itemsize * self._type.itemsize
+        self._rest = data[whole:]
+        samples = np.frombuffer(data[:whole], self._type)
+        if samples.dtype.kind == "i":
+            floats = samples.astype(np.float32) / np.float32(32768)
+        else:
+            floats = samples.astype(np.float32)
+            if not (np.abs(floats) <= _LOUDEST).all():  # also where it is not a number
+                raise RefusalError(
+                    415,
+                    "a sample is not a number or far from -1 to 1; send pcm_f32le or say the encoding",
+                    code="bad_sound",
+                )
+        self._num_samples += len(floats)
+        return self._resampled(floats, last=False)
+
+    def finish(self) -> NDArray[np.float32]:
+        """What the resampler still holds."""
+        return self._resampled(np.zeros(0, np.float32), last=True)
+
+    def _resampled(self, samples: NDArray[np.float32], *, last: bool) -> NDArray[np.float32]:
+        if self._resampler is None:
+            return samples
+        return np.asarray(self._resampler.resample_chunk(samples, last=last), np.float32)
+
+
+# A live session with what a connection may lose: sound that waits to be taken in, and messages that may
+# have to be said again. The connection's side and the model's thread meet here and nowhere else.
+
+Samples = NDArray[np.float32]
+_PIECE = SAMPLE_RATE // 2
+"""Samples given to a session at once, so that its limits hold whatever the size of a message."""
+_ROUNDING_S = 1e-6
+_KINDS = {"LiveText": "text", "LiveNotice": "notice"}
+
+
+class Seat:
+    """A live session, whoever is connected to it.
+
+    Args:
+        name: its id, which nobody can guess.
+        owner: who opened it, and alone may take it up again.
+        model: id of its model.
+        session: steps in the model's thread.
+        sound: decodes what the client sends.
+        nudge: tells the model's thread that there is something new.
+        keep_s: messages are kept for so long to be said again.
+        meters: of the service.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        owner: str,
+        model: str,
+        session: Any,
+        sound: SoundDecoder,
+        nudge: Callable[[], None],
+        *,
+        keep_s: float,
+        meters: Meters,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.owner, self.model, self.session, self.sound = name, owner, model, session, sound
+        self.changed = asyncio.Event()
+        self.error: RefusalError | None = None
+        self._nudge, self._keep_s, self._meters, self._clock = nudge, keep_s, meters, clock
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._sound_waiting: deque[Samples] = deque()
+        self._arrivals: deque[tuple[float, float]] = deque()  # seconds of sound there, and when they were
+        self._log: deque[tuple[int, float, str]] = deque()
+        self._said, self._last_seq, self._forgotten = 0, 0, 0
+        self._came_s, self._waiting_s, self._behind_s = 0.0, 0.0, 0.0
+        self._ending, self._finish_called, self._done, self._dropped = False, False, False, False
+        options = session.options
+        refuses = options.overload == "refuse"
+        self._most_behind_s = options.max_behind_s if refuses else options.max_waiting_s
+
+    # The connection's side.
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of sound that came and were not computed yet."""
+        return self._waiting_s + self._behind_s
+
+    @property
+    def most_waiting_s(self) -> float:
+        """As much as the session lets wait."""
+        return self._most_behind_s
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more sound may come."""
+        return self._ending
+
+    @property
+    def done(self) -> bool:
+        """Whether all text is there."""
+        return self._done
+
+    def add(self, samples: Samples) -> None:
+        """Sound (N,) at 16 kHz that has come."""
+        duration_s = len(samples) / SAMPLE_RATE
+        with self._lock:
+            self._came_s += duration_s
+            self._waiting_s += duration_s
+            self._sound_waiting += [samples[i : i + _PIECE] for i in range(0, len(samples), _PIECE)]
+            self._arrivals.append((self._came_s, self._clock()))
+        self._meters.audio_s.labels("live").inc(duration_s)
+        self._nudge()
+
+    def end(self) -> None:
+        """No more sound comes; may be said twice."""
+        if not self._ending:
+            self.add(self.sound.finish())
+            self._ending = True
+            self._nudge()
+
+    def drop(self) -> None:
+        """Nobody will come back for it."""
+        self._dropped = True
+        self._nudge()
+
+    def since(self, seq: int) -> list[tuple[int, str]]:
+        """Messages after number `seq`. Raises RefusalError: 410, when some of them are gone."""
+        with self._lock:
+            if seq < self._forgotten or seq > self._last_seq:
+                raise RefusalError(
+                    410,
+                    f"messages after {seq} were asked for; those kept are {self._forgotten + 1} to {self._last_seq}",
+                    code="messages_gone",
+                )
+            return [(number, text) for number, _, text in self._log if number > seq]
+
+    def was_said(self, seq: int) -> None:
+        """Messages up to `seq` went out; those that are old enough are not kept."""
+        with self._lock:
+            self._said = max(self._said, seq)
+            while self._log and self._log[0][0] <= self._said and self._is_old(self._log[0][1]):
+                self._forgotten = self._log.popleft()[0]
+
+    def _is_old(self, when: float) -> bool:
+        return self._clock() - when > self._keep_s
+
+    # The model's thread.
+
+    @property
+    def over(self) -> bool:
+        """Whether the model's thread may forget it."""
+        return self._done or self._dropped or self.error is not None
+
+    def advance(self) -> bool:
+        """Give the sound that came to the session; whether there is anything to compute."""
+        with self._lock:
+            ending = self._ending
+        while self._sound_waiting and self._has_room(len(self._sound_waiting[0]) / SAMPLE_RATE):
+            piece = self._sound_waiting.popleft()
+            self.session.push(piece)
+            with self._lock:
+                self._waiting_s -= len(piece) / SAMPLE_RATE
+        if ending and not self._sound_waiting and not self._finish_called:
+            self._finish_called = True
+            self.session.finish()
+        self._behind_s = self.session.behind_s
+        self._forget_arrivals(self.session.audio_s)
+        if self.session.finished:
+            self._finish()
+            return False
+        return bool(self.session.due)
+
+    def _has_room(self, more_s: float) -> bool:
+        """Whether the session takes more in; one that has nothing to do is given it in any case."""
+        return not self.session.due or self.session.behind_s + more_s <= self._most_behind_s
+
+    def emit(self, events: Sequence[Any]) -> None:
+        """What a step gave."""
+        for event in events:
+            self._say(_KINDS[type(event).__name__], asdict(event))
+        self._behind_s = self.session.behind_s
+        if self.session.finished:
+            self._finish()
+        else:
+            self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come."""
+        self.error = refusal_of(error)
+        self._wake()
+
+    def _finish(self) -> None:
+        if self.session.error is not None:
+            self.fail(RefusalError(400, self.session.error))
+        elif not self._done:
+            self._say("done", {"audio_s": round(self.session.audio_s, 3)})
+            self._done = True
+            self._wake()
+
+    def _say(self, kind: str, values: dict[str, Any]) -> None:
+        now = self._clock()
+        if kind == "text":
+            values["delay_s"] = round(self._delay_s(values["audio_s"], now), 3)
+            self._meters.live_delay_s.observe(values["delay_s"])
+        elif values.get("kind") == "overload":
+            self._meters.overloads.inc()
+        with self._lock:
+            self._last_seq += 1
+            text = json.dumps({"type": kind, "seq": self._last_seq, **values}, ensure_ascii=False)
+            self._log.append((self._last_seq, now, text))
+
+    def _delay_s(self, audio_s: float, now: float) -> float:
+        """Since the sound up to `audio_s` was there."""
+        self._forget_arrivals(audio_s)
+        return max(0.0, now - self._arrivals[0][1]) if self._arrivals else 0.0
+
+    def _forget_arrivals(self, audio_s: float) -> None:
+        """Those of sound before `audio_s`, after which no text was decided."""
+        while len(self._arrivals) > 1 and self._arrivals[0][0] < audio_s - _ROUNDING_S:
+            self._arrivals.popleft()
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self.changed.set)
+
 
 log = logging.getLogger("sprachbund.serving")
 PATH = "/v1/live"

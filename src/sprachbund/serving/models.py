@@ -12,9 +12,9 @@ from sprachbund.api import Model, load
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.directory import locate
-from sprachbund.serving.meters import Meters
-from sprachbund.serving.refusals import RefusalError
+from sprachbund.models.io import locate
+from sprachbund.serving.metrics import Meters
+from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Settings
 from sprachbund.serving.worker import ModelWorker
 from sprachbund.text.languages import language_name

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.directory import BUNDLED
+from sprachbund.models.io import BUNDLED
 
 LOOPBACK = "127.0.0.1"
 

@@ -12,7 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from sprachbund.serving.refusals import RefusalError
+from sprachbund.serving.schemas import RefusalError
 
 Form = TypeVar("Form", bound=BaseModel)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from sprachbund.api import Model
-from sprachbund.decoding.batches import RecordedSpan, translate_spans
 from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pipeline import RecordedSpan, translate_spans
 from sprachbund.decoding.result import Segment
 from sprachbund.decoding.speculation import Speculation, speculation_for
-from sprachbund.serving.meters import Meters
+from sprachbund.serving.metrics import Meters
 
 T = TypeVar("T")
 Answer = tuple[str, Segment]

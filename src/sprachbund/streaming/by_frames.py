@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, VAD_WINDOW, WINDOW
-from sprachbund.audio.mel_stream import LogMelStream
-from sprachbund.decoding.by_frames import start_by_frames
-from sprachbund.decoding.language import IdentifiedLanguage, identify
-from sprachbund.decoding.transducer_greedy import transducer_greedy
+from sprachbund.audio.features import LogMelStream
+from sprachbund.decoding.languages import IdentifiedLanguage, identify
+from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family, Memory, Target
-from sprachbund.nn.streaming_encoder import SUBSAMPLING, StreamingEncoder, StreamState, Tier
+from sprachbund.models.base import Family, Memory, Target
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions

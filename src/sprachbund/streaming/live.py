@@ -3,17 +3,89 @@
 The same loop plays a recording in real time, or without waiting on a simulated clock, and follows a microphone.
 """
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.streaming.clock import Clock, SimulatedClock
+from sprachbund.evaluation.emissions import EmissionLog, EmissionRecorder
 from sprachbund.streaming.engine import LiveEngine
-from sprachbund.streaming.events import LiveEvent
-from sprachbund.streaming.session import LiveSession
-from sprachbund.streaming.stretch import Samples
+from sprachbund.streaming.events import LiveEvent, LiveText
+from sprachbund.streaming.session import LiveSession, Samples
+
+# When things happen in a live session: by the wall, or simulated so that a talk need not be sat through.
+#
+# A simulated clock moves by the audio that has been spoken; whether computing takes time on it is the
+# difference between ideal and computation-aware latency.
+
+
+class Clock(Protocol):
+    """Seconds since the talk began."""
+
+    def now_s(self) -> float:
+        """The time."""
+        ...
+
+    def wait_until(self, second: float) -> None:
+        """Let the time pass, if it has not."""
+        ...
+
+    def working(self) -> AbstractContextManager[None]:
+        """Around computation."""
+        ...
+
+
+class WallClock:
+    """Real time."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def now_s(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._began
+
+    def wait_until(self, second: float) -> None:
+        """Sleep."""
+        time.sleep(max(0.0, second - self.now_s()))
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Time passes by itself."""
+        yield
+
+
+class SimulatedClock:
+    """Time that passes only where it has to.
+
+    Attributes:
+        computing: whether the seconds that computation takes are counted; without them a run is deterministic.
+    """
+
+    def __init__(self, *, computing: bool = False) -> None:
+        self.computing = computing
+        self._now_s = 0.0
+
+    def now_s(self) -> float:
+        """The time."""
+        return self._now_s
+
+    def wait_until(self, second: float) -> None:
+        """Jump there."""
+        self._now_s = max(self._now_s, second)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count what it takes, if that is to be counted."""
+        began = time.perf_counter()
+        yield
+        if self.computing:
+            self._now_s += time.perf_counter() - began
+
 
 BLOCK_S = 0.1
 """Audio that is heard at once when a recording is played."""
@@ -121,3 +193,25 @@ def stepped(engine: LiveEngine, session: LiveSession, clock: Clock) -> list[Mome
         events = engine.step([session])[0]
     now_s = clock.now_s()
     return [Moment(event=event, second=now_s) for event in events]
+
+
+# The log of a live session, that latency is computed from.
+
+
+def emission_logs(
+    moments: Iterable[Moment], targets: Iterable[str], *, talk: str, duration_s: float
+) -> list[EmissionLog]:
+    """What was written when, one log per target.
+
+    Args:
+        moments: of a whole talk, in order.
+        targets: of the session.
+        talk: its name.
+        duration_s: of the talk.
+    """
+    recorders: dict[str, EmissionRecorder] = {}
+    for moment in moments:
+        if isinstance(event := moment.event, LiveText):
+            recorder = recorders.setdefault(event.target, EmissionRecorder(talk, event.target_language))
+            recorder.add(event.segment, event.committed, event.tentative, event.audio_s, moment.second)
+    return [recorders.get(t, EmissionRecorder(talk, t)).log(duration_s) for t in targets]

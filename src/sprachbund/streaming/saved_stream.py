@@ -16,8 +16,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.packed_linears import packed_linears
-from sprachbund.nn.streaming_encoder import StreamingEncoder, StreamState, Tier
+from sprachbund.models.weights import packed_linears
+from sprachbund.nn.streaming_conformer import StreamingEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 
 _ENCODER, _TRANSDUCER = "encoder.", "transducer."

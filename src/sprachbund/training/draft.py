@@ -1,6 +1,6 @@
 """Training a draft that reads inside a model: a parasite (arXiv 2508.11189) or Medusa heads, the model frozen.
 
-What the model is taught with is what the draft is taught with, see `sprachbund.models.guessing`; so this is the same
+What the model is taught with is what the draft is taught with, see `sprachbund.models.drafts`; so this is the same
 for every family.
 """
 
@@ -19,21 +19,19 @@ from torch.nn import functional as F
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus
-from sprachbund.decoding.draft import Draft, torch_decoder
 from sprachbund.decoding.drafts import draft_around
+from sprachbund.decoding.drafts.base import Draft, torch_decoder
 from sprachbund.decoding.drafts.network import NetworkDraft
 from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family, Target
-from sprachbund.models.guessing import Guess, Guesser, Pass, guess, read
-from sprachbund.models.loss import Loss
+from sprachbund.models.base import Family, Loss, Target
+from sprachbund.models.drafts import Guess, Guesser, Pass, guess, read
 from sprachbund.models.teaching import Lesson
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
 from sprachbund.nn.feed_forward import Activation
-from sprachbund.nn.medusa import MedusaHeads, MedusaShape
-from sprachbund.nn.parasite import Parasite, ParasiteShape
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 
@@ -47,7 +45,7 @@ class DraftOptions(BaseModel):
         kind: parasite or Medusa heads.
         blocks: of the parasite. Medusa heads get as many weights as a parasite of so many blocks.
         heads: Medusa heads, tokens guessed ahead.
-        pre_ln_q: see `sprachbund.nn.parasite.ParasiteShape`.
+        pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
         label_weight: of the cross-entropy of the texts (2 in arXiv 2508.11189, equation 5).
         kl_weight: of KL(model || draft) (0.5 there): what makes a draft guess as the model does, right or wrong.
     """

@@ -1,13 +1,265 @@
 """From a model to what is trained in its place by arXiv 2508.11189, and from that to what is kept."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Literal
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.dual_scale import DualScale, DualScaleOptions
+from sprachbund.models.base import Loss, Memory
+from sprachbund.models.conformer import Conformer
+from sprachbund.models.drafts import Guess, Guesser, guess, read
 from sprachbund.models.pruning import prune_decoder
-from sprachbund.nn.text_encoder import TextEncoder
+from sprachbund.models.teaching import Lesson
+from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.encoder import TextEncoder
 from sprachbund.training.draft import DraftOptions, make_network
 from sprachbund.training.lora import add_lora
+from sprachbund.util.distributed import sum_over_ranks
+
+# A translator, a text encoder that feeds the same decoder, and a small network that guesses ahead: one
+# training.
+#
+# arXiv 2508.11189, section 2. What comes out is the translator with its guesser; the text encoder has done
+# its work by then. Shapes: B utterances, R rows, U tokens of a row, N tokens that count, V vocabulary.
+
+
+class DualScaleOptions(BaseModel):
+    """What is built around a model and what it learns by.
+
+    Attributes:
+        decoder_layers: that are kept, by the rule of `sprachbund.models.pruning`; all if None.
+        text_layers: of the text encoder; 0 leaves the text branch out.
+        draft: what guesses ahead.
+        blocks: of the parasite; Medusa heads get as many weights as a parasite of so many blocks.
+        heads: of Medusa, tokens guessed ahead.
+        pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
+        detach_kv: keep the parasite's gradients from the decoder's keys and values.
+        whole_layers: of the encoder, the upper ones, that are trained wholly; those below by adapters.
+        lora_rank: of the adapters.
+        lora_alpha: their product is multiplied by alpha / rank.
+        speech_weight: of the cross-entropy on speech (equation 5).
+        text_weight: of the cross-entropy on transcripts.
+        kl_weight: of KL(text || speech).
+        draft_weight: of the guesser's loss, which has the same three parts.
+        gate: add no divergence before the running loss on transcripts is below that on speech; then for good.
+        gate_decay: of the two running means.
+        same_language: share of the utterances that are to be transcribed in place of translated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decoder_layers: PositiveInt | None = None
+    text_layers: int = Field(default=6, ge=0)
+    draft: Literal["parasite", "medusa", "none"] = "parasite"
+    blocks: PositiveInt = 3
+    heads: PositiveInt = 1
+    pre_ln_q: bool = False
+    detach_kv: bool = False
+    whole_layers: int = Field(default=4, ge=0)
+    lora_rank: PositiveInt = 64
+    lora_alpha: PositiveInt = 64
+    speech_weight: float = Field(default=2.0, ge=0)
+    text_weight: float = Field(default=1.0, ge=0)
+    kl_weight: float = Field(default=0.5, ge=0)
+    draft_weight: float = Field(default=0.2, ge=0)
+    gate: bool = True
+    gate_decay: float = Field(default=0.99, ge=0, lt=1)
+    same_language: float = Field(default=0.0, ge=0, le=1)
+
+
+class Gate(nn.Module):
+    """Opens once one running mean lies below another, and stays open.
+
+    Means count when they have seen about as much as they average over: the first batch alone would decide otherwise.
+    It is state of the training, saved with it.
+    """
+
+    means: Tensor
+    num_seen: Tensor
+    opened: Tensor
+
+    def __init__(self, decay: float, *, is_open: bool = False) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("means", torch.zeros(2))
+        self.register_buffer("num_seen", torch.tensor(0))
+        # A number: not every way for processes to talk can send a boolean.
+        self.register_buffer("opened", torch.tensor(int(is_open)))
+
+    @property
+    def is_open(self) -> bool:
+        """By what was seen so far."""
+        return bool(self.opened)
+
+    @torch.no_grad()
+    def see(self, lower: Tensor, upper: Tensor) -> None:
+        """Take in a batch's two means; `lower` is the one that has to come to lie below."""
+        self.num_seen += 1
+        seen = torch.stack([lower, upper]).float()
+        # Weights of an average over all that was seen, until that is as long as the decay's memory.
+        keep = torch.clamp(1 - 1 / self.num_seen, max=self.decay)
+        self.means.mul_(keep).add_(seen * (1 - keep))
+        ripe = self.num_seen * (1 - self.decay) >= 1 - 1e-6
+        self.opened |= (ripe & (self.means[0] < self.means[1])).long()
+
+
+class DualScale(nn.Module):
+    """What is trained: `loss(batch)` as a family has it.
+
+    Args:
+        base: a family's module, its decoder pruned.
+        text_encoder: None leaves the text branch out, and with it the divergence.
+        guesser: made for the base's decoder, or None.
+        options: weights of the losses, and the gate.
+    """
+
+    has_unused_parameters = False
+
+    def __init__(
+        self, base: Any, text_encoder: TextEncoder | None, guesser: Guesser | None, options: DualScaleOptions
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.text_encoder = text_encoder
+        self.guesser = guesser
+        self.options = options
+        self.gate = Gate(options.gate_decay, is_open=not options.gate)
+
+    @property
+    def untrained(self) -> Sequence[nn.Module]:
+        """Parts of the base that have no weight in the loss."""
+        return self.base.untrained_with_decoder if isinstance(self.base, Conformer) else ()
+
+    @property
+    def encoder(self) -> Any:
+        """Where the training loop looks for layers."""
+        return self.base.encoder
+
+    @property
+    def decoder(self) -> Any:
+        """Where the training loop looks for layers: all but the encoder's."""
+        text = [] if self.text_encoder is None else list(self.text_encoder.layers)
+        return SimpleNamespace(layers=[*self.base.decoder.layers, *text, *_blocks(self.guesser)])
+
+    def loss(self, batch: Batch) -> Loss:
+        """L_base + w L_draft, each of them cross-entropy on speech and on transcripts and their divergence.
+
+        `attention` is the base's cross-entropy on speech, by which checkpoints are ranked. Heads that the base's
+        family has beside its decoder are weighted as the cross-entropy on speech.
+
+        Raises:
+            ValueError: a batch without transcripts, where there is a text branch.
+        """
+        speech: Lesson = self.base.lesson(batch)
+        lessons = {"speech": speech}
+        if self.text_encoder is not None:
+            lessons["text"] = self._of_text(speech, batch)
+        seen = {name: read(self._decoder, lesson) for name, lesson in lessons.items()}
+        own = {
+            name: [Guess(logits=seen[name].logits(self._decoder, lesson.counted), places=lesson.counted)]
+            for name, lesson in lessons.items()
+        }
+        parts = self._parts(own, lessons)
+        total = self._weighted(parts)
+        attention = parts["speech"]
+        parts = {name: part for name, part in parts.items() if name != "speech"}
+        if self.guesser is not None:
+            guesses = {name: self._guess(lesson, seen[name]) for name, lesson in lessons.items()}
+            ahead = self._parts(guesses, lessons)
+            total = total + self.options.draft_weight * self._weighted(ahead)
+            parts |= {f"draft-{name}": part for name, part in ahead.items()}
+        if self.training and "text" in parts:
+            self._watch(parts["text"], attention, lessons)
+        return self._with_heads(total, attention, parts, batch, speech)
+
+    @property
+    def _decoder(self) -> TextDecoder:
+        decoder: TextDecoder = self.base.decoder
+        return decoder
+
+    def _of_text(self, speech: Lesson, batch: Batch) -> Lesson:
+        """The same rows over what the text encoder makes of the transcripts; rows without one do not count."""
+        if self.text_encoder is None or batch.spoken is None or batch.num_spoken is None:
+            raise ValueError("the text branch needs a batch with transcripts; ask the corpus for `spoken`")
+        there = batch.num_spoken.repeat_interleave(batch.rows_per_utterance) > 0
+        lengths = batch.num_spoken.clamp(min=1)
+        states = self.text_encoder(self._decoder.embedding, batch.spoken, lengths)
+        memory = Memory(states=states, num_frames=lengths)
+        return replace(speech, memory=memory, counted=speech.counted & there[:, None])
+
+    def _guess(self, lesson: Lesson, seen: Any) -> list[Guess]:
+        assert self.guesser is not None
+        return guess(self.guesser, self._decoder, lesson, seen, detach_kv=self.options.detach_kv)
+
+    def _parts(self, said: Mapping[str, list[Guess]], lessons: Mapping[str, Lesson]) -> dict[str, Tensor]:
+        """Cross-entropy by name of lesson and, where the gate is open, "kl"; sums over tokens."""
+        log_probs = {name: [g.logits.float().log_softmax(-1) for g in found] for name, found in said.items()}
+        parts = {
+            name: sum(
+                (
+                    g.weight * F.nll_loss(one, lessons[name].wanted[g.places], reduction="sum")
+                    for g, one in zip(found, log_probs[name], strict=True)
+                ),
+                start=torch.zeros((), device=found[0].logits.device),
+            )
+            for name, found in said.items()
+        }
+        if "text" in said and self.gate.is_open and self.options.kl_weight > 0:
+            parts["kl"] = sum(
+                (
+                    text.weight * divergence(log_text, log_speech[text.places[speech.places]])
+                    for text, speech, log_text, log_speech in zip(
+                        said["text"], said["speech"], log_probs["text"], log_probs["speech"], strict=True
+                    )
+                ),
+                start=torch.zeros_like(parts["text"]),
+            )
+        return parts
+
+    def _weighted(self, parts: Mapping[str, Tensor]) -> Tensor:
+        options = self.options
+        weights = {"speech": options.speech_weight, "text": options.text_weight, "kl": options.kl_weight}
+        return sum(
+            (weights[name] * part for name, part in parts.items()), start=parts["speech"].new_zeros(())
+        )
+
+    def _watch(self, text: Tensor, speech: Tensor, lessons: Mapping[str, Lesson]) -> None:
+        """Show the gate the means over tokens, of all processes; a batch without transcripts shows nothing."""
+        counts = [lessons[name].counted.sum() for name in ("text", "speech")]
+        sums = torch.stack([text.detach(), speech.detach(), *(count.to(text) for count in counts)])
+        text_sum, speech_sum, num_text, num_speech = sum_over_ranks(sums).unbind()
+        if bool(num_text):
+            self.gate.see(text_sum / num_text, speech_sum / num_speech)
+
+    def _with_heads(
+        self, total: Tensor, attention: Tensor, parts: dict[str, Tensor], batch: Batch, lesson: Lesson
+    ) -> Loss:
+        loss = Loss.of_text(
+            attention.detach().new_zeros(()),
+            int(lesson.counted.sum()),
+            attention=attention,
+            parts={name: part.detach() for name, part in parts.items()},
+        )
+        if hasattr(self.base, "with_heads"):
+            loss = self.base.with_heads(loss, batch, lesson.memory)
+        return replace(loss, total=total + self.options.speech_weight * loss.total)
+
+
+def divergence(log_text: Tensor, log_speech: Tensor) -> Tensor:
+    """KL(text || speech) of log-probabilities (N, V), summed; the text's are a fixed aim (equation 4)."""
+    return F.kl_div(log_speech, log_text.detach(), reduction="sum", log_target=True)
+
+
+def _blocks(guesser: Guesser | None) -> Iterator[nn.Module]:
+    if guesser is not None:
+        yield from getattr(guesser, "blocks", None) or guesser.stacks  # type: ignore[misc]
 
 
 def make_dual_scale(model: Any, options: DualScaleOptions) -> DualScale:

@@ -9,30 +9,268 @@ together, so that the gradient is that of one process on the whole batch, whatev
 draws of dropout, the balance loss of a mixture of experts and the running means of batch norms (docs/train.md).
 """
 
-from collections.abc import Callable, Iterator
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from pydantic import RootModel
 from torch import nn
 
 from sprachbund.data.batch import Batch
+from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import Supply, batches
-from sprachbund.data.plan import PlanOptions
+from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
-from sprachbund.models.loss import PartlyTrained
+from sprachbund.models.base import PartlyTrained
+from sprachbund.nn.feed_forward import is_split
 from sprachbund.nn.moe import has_experts
-from sprachbund.nn.shared_private import is_split
-from sprachbund.training.activations import keep_layers, recompute_layers
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
-from sprachbund.training.footprint import measure
-from sprachbund.training.judging import Convergence, Judgement, Judgements
-from sprachbund.training.memory import keep_freed_memory
-from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
+from sprachbund.training.lora import freeze_others, make_optimizers, set_rates
+from sprachbund.training.memory import keep_layers, measure, recompute_layers
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.progress import Meter, Progress
-from sprachbund.util.distributed import joined_processes
+from sprachbund.util.distributed import joined_processes, of_all_ranks
+from sprachbund.util.files import read_model, write_text
+from sprachbund.util.memory import keep_freed_memory
+
+# What a run says of itself while it runs: one line for every so many steps.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One line of the log: what the last `log_every` steps did.
+
+    Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language); `kinds`
+    holds the first of them for each kind of data.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    attention: float
+    ctc: float
+    language: float
+    learning_rate: float
+    gradient_norm: float
+    utterances_per_s: float
+    real_time: float
+    padding: float
+    memory_gib: float
+    left_s: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    kinds: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        left = f"{int(self.left_s // 3600)}:{int(self.left_s // 60 % 60):02d}:{int(self.left_s % 60):02d}"
+        parts = "".join(f"{name} {value:.3f} " for name, value in {**self.kinds, **self.parts}.items())
+        counts = "".join(f"{name} {count} | " for name, count in self.counts.items() if count)
+        return (
+            f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} {parts}ctc {self.ctc:.3f} "
+            f"lang {self.language:.3f} rate {self.learning_rate:.2e} norm {self.gradient_norm:.2f} | "
+            f"{counts}{self.utterances_per_s:.0f} utt/s {self.real_time:.0f}x real time | padding {self.padding:.1%} | "
+            f"{self.memory_gib:.1f} GiB | {left} left"
+        )
+
+
+@dataclass(kw_only=True)
+class _Sums:
+    """What was counted since the last line, by name; `kinds` are losses and their tokens."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    kinds: dict[str, tuple[float, int]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: "_Sums") -> None:
+        """Add what another process counted."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        for name, value in other.parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+        for name, (value, tokens) in other.kinds.items():
+            total, known = self.kinds.get(name, (0.0, 0))
+            self.kinds[name] = total + value, known + tokens
+        for name, count in other.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+
+
+class Meter:
+    """Adds up what happened since the last progress line; a second of speech is `frames_per_s` frames."""
+
+    def __init__(self, frames_per_s: int) -> None:
+        self.frames_per_s = frames_per_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin the next line."""
+        self.began = time.monotonic()
+        self.sums = _Sums()
+        self.norm = self.rate = 0.0
+        self.steps = 0
+
+    def add(self, batch: Batch, loss: Any, norm: float, rate: float) -> None:
+        """Count a step: its batch and loss, the norm of its gradient, its learning rate."""
+        self.norm, self.rate, self.steps = norm, rate, self.steps + 1
+        if batch.is_placeholder:
+            return
+        seen = {
+            "attention": float(loss.attention.detach()),
+            "ctc": float(loss.ctc.detach()),
+            "language": float(loss.language.detach()),
+            "tokens": loss.num_tokens,
+            "transcript": loss.num_transcript,
+            "utterances": batch.num_utterances,
+            "frames": float(batch.num_frames.sum()),
+            "padded": batch.features.shape[0] * batch.features.shape[1],
+        }
+        kinds = {batch.kind: (seen["attention"], loss.num_tokens)} if batch.kind else {}
+        parts = {name: float(part) for name, part in loss.parts.items()}
+        self.sums.add(_Sums(sums=seen, parts=parts, kinds=kinds, counts=dict(loss.counts)))
+
+    def progress(self, step: int, steps: int, epoch: int) -> Progress:
+        """The line after a step, of all processes together, and the beginning of the next one."""
+        took = time.monotonic() - self.began
+        everything = _Sums()
+        for own in of_all_ranks(self.sums):
+            everything.add(own)
+        sums = everything.sums
+        progress = Progress(
+            step=step,
+            steps=steps,
+            epoch=epoch,
+            attention=sums["attention"] / max(sums["tokens"], 1),
+            ctc=sums["ctc"] / max(sums["transcript"], 1),
+            language=sums["language"] / max(sums["utterances"], 1),
+            learning_rate=self.rate,
+            gradient_norm=self.norm,
+            utterances_per_s=sums["utterances"] / took,
+            real_time=sums["frames"] / self.frames_per_s / took,
+            padding=1 - sums["frames"] / sums["padded"],
+            memory_gib=peak_mib() / 2**10,
+            left_s=(steps - step) * took / self.steps,
+            parts={name: value / max(sums["tokens"], 1) for name, value in everything.parts.items()},
+            kinds={
+                kind: total / max(tokens, 1) for kind, (total, tokens) in sorted(everything.kinds.items())
+            },
+            counts=everything.counts,
+        )
+        self.reset()
+        return progress
+
+
+# When a run was at its best: judgements on the dev data, the patience that they end, and where the run
+# converged.
+#
+# They are part of what a run resumes from, so a run that patience stopped stays stopped, and its
+# convergence point is that of a run that was never broken off.
+
+CONVERGENCE_FILE = "convergence.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A judgement; less is better.
+
+    Attributes:
+        step: after so many steps.
+        epoch: passes through the training data by then.
+        value: loss or score.
+    """
+
+    step: int
+    epoch: float
+    value: float
+
+
+@dataclass(kw_only=True)
+class Judgements:
+    """All judgements of a run, in order.
+
+    Attributes:
+        patience: so many judgements without a better one end the run; 0 never does.
+        made: so far.
+        lowest: value so far.
+        num_worse: judgements since the lowest one.
+    """
+
+    patience: int = 0
+    made: list[Judgement] = field(default_factory=list)
+    lowest: float = math.inf
+    num_worse: int = 0
+
+    @property
+    def at_an_end(self) -> bool:
+        """Whether patience is."""
+        return 0 < self.patience <= self.num_worse
+
+    @property
+    def best(self) -> Judgement | None:
+        """The first of the lowest ones."""
+        return min(self.made, key=lambda one: one.value, default=None)
+
+    def add(self, judgement: Judgement) -> None:
+        """Count a judgement."""
+        self.num_worse = 0 if judgement.value < self.lowest else self.num_worse + 1
+        self.lowest = min(self.lowest, judgement.value)
+        self.made.append(judgement)
+
+    def state(self) -> dict[str, Any]:
+        """What a run resumes from."""
+        made = [[one.step, one.epoch, one.value] for one in self.made]
+        return {"lowest": self.lowest, "num_worse": self.num_worse, "judgements": made}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.lowest, self.num_worse = state.get("lowest", math.inf), state.get("num_worse", 0)
+        rows = state.get("judgements", [])
+        self.made = [Judgement(step=step, epoch=epoch, value=value) for step, epoch, value in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convergence:
+    """Where a finished run was best.
+
+    Attributes:
+        judge: "loss" or "score".
+        steps: made in all.
+        stopped_early: whether patience ended it.
+        best: the judgement that was best, None where there was none.
+        judgements: all of them.
+    """
+
+    judge: str
+    steps: int
+    stopped_early: bool
+    best: Judgement | None
+    judgements: tuple[Judgement, ...]
+
+    def __str__(self) -> str:
+        done = f"{'stopped early' if self.stopped_early else 'done'} after {self.steps} steps"
+        if self.best is None:
+            return done
+        best = self.best
+        return f"{done}; best dev {self.judge} {best.value:.4f} at step {best.step}, epoch {best.epoch:.1f}"
+
+    def write(self, directory: Path) -> None:
+        """Write it beside the run."""
+        write_text(directory / CONVERGENCE_FILE, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """What `write` wrote. Raises SprachbundError when there is none, or it is broken."""
+        path = directory / CONVERGENCE_FILE
+        found = read_model(path, _File, advice="it says where a run converged: train it to its end").root
+        return cls(**vars(found))
+
+
+class _File(RootModel[Convergence]):
+    """What the file holds."""
 
 
 def train(

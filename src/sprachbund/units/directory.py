@@ -15,8 +15,8 @@ from sprachbund.units.files import read_json
 from sprachbund.units.options import FitOptions
 from sprachbund.units.pieces import JointVocabulary
 from sprachbund.units.sources import SourceInfo
-from sprachbund.util.arrays import load_array, write_array
 from sprachbund.util.files import file_sha256, write_bytes, write_json
+from sprachbund.util.tensors import load_array, write_array
 
 CONFIG, KMEANS, MODEL = "units.json", "kmeans.npy", ".model"
 MADE_BY = "sprachbund units fit"

@@ -1,19 +1,27 @@
 """Utterances as units on disk, read at random: lines of JSON in shards, and a manifest."""
 
+import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import CorpusInfo, Identity, Units
-from sprachbund.units.files import read_json
-from sprachbund.units.strings import expand, to_string, to_units
-from sprachbund.util.files import file_sha256, parse_json, validate
+from sprachbund.units.files import begin, check_begun, corpus_hash, read_json
+from sprachbund.units.kmeans import nearest
+from sprachbund.units.sources import Source, SourceInfo, open_source
+from sprachbund.units.strings import collapse, expand, to_string, to_units
+from sprachbund.util.files import file_sha256, parse_json, validate, write_json, write_text
+from sprachbund.util.jobs import run
+from sprachbund.util.tensors import write_arrays
 
 MANIFEST = "manifest.json"
 MADE_BY = "sprachbund units encode"
@@ -182,3 +190,393 @@ class _Line(RootModel[UnitUtterance]):
 def _parsed(line: bytes, where: str) -> UnitUtterance:
     advice = f"copy the directory again, or make it with `{MADE_BY}`"
     return validate(_Line, parse_json(line, where, advice=advice), where, advice=advice).root
+
+
+# Utterances of several corpora as one list, chosen by their ids, cut into blocks that are made one by one.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which utterances of which corpora; a value that any process can open.
+
+    Attributes:
+        data: directories of corpora.
+        share: of each corpus's utterances; a smaller share is part of a larger one.
+        languages: of the speech; all if empty.
+    """
+
+    data: tuple[Path, ...]
+    share: float = 1.0
+    languages: tuple[str, ...] = ()
+
+    @cached_property
+    def manifests(self) -> list[Manifest]:
+        """The corpora, of each the share. Raises SprachbundError for one that is not there or lacks a language."""
+        return [self._open(path) for path in self.data]
+
+    @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """Corpus and number of every utterance."""
+        return [(c, i) for c, manifest in enumerate(self.manifests) for i in range(len(manifest))]
+
+    @property
+    def num_samples(self) -> np.ndarray:
+        """Length of every utterance (N,)."""
+        seconds = np.concatenate([manifest.durations_s for manifest in self.manifests]).astype(np.float64)
+        return np.round(seconds * SAMPLE_RATE).astype(np.int64)
+
+    @property
+    def hours(self) -> float:
+        """Of all utterances."""
+        return float(sum(manifest.durations_s.sum(dtype=np.float64) for manifest in self.manifests)) / 3600
+
+    def utterance(self, number: int) -> Utterance:
+        """One of them, without its sound."""
+        corpus, index = self.places[number]
+        return self.manifests[corpus][index]
+
+    def samples(self, number: int) -> np.ndarray:
+        """Sound of one of them, (num_samples,) float32 at 16 kHz."""
+        corpus, index = self.places[number]
+        return self.manifests[corpus].samples(index)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Only what was given: other processes open the corpora for themselves."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    def _open(self, path: Path) -> Manifest:
+        manifest = Manifest(path)
+        known = set(manifest.languages.tolist())
+        if unknown := sorted(set(self.languages) - known):
+            raise SprachbundError(
+                f"{path} holds no speech in {', '.join(unknown)}; it holds {', '.join(sorted(known))}"
+            )
+        if self.share == 1 and not self.languages:
+            return manifest
+        wanted = set(self.languages) or known
+        return Manifest(path, shares={tag: self.share if tag in wanted else 0.0 for tag in known})
+
+
+def blocks(num_utterances: int, size: int) -> Sequence[range]:
+    """Numbers of utterances that are made together."""
+    return [range(start, min(start + size, num_utterances)) for start in range(0, num_utterances, size)]
+
+
+# The two jobs of this room that processes share: features of a share of the data, and units of all of it.
+
+_AT_ONCE = 16
+"""Utterances whose sound is held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """How work is shared out.
+
+    Attributes:
+        workers: processes at a time.
+        threads: of each process; another number can change the last bits of features.
+        ray: address of a Ray cluster, "local" for one here; None for plain processes.
+        block: utterances of a file.
+    """
+
+    workers: int = 1
+    threads: int = 1
+    ray: str | None = None
+    block: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """Which features are wanted.
+
+    Attributes:
+        directory: of the model.
+        layer: of its encoder, 1 the first.
+        name: of the model, to be written down.
+        hash: of the model, see `files.encoder_hash`.
+        device: to compute on, as torch names it.
+        batch_s: seconds of speech computed at once.
+    """
+
+    directory: Path
+    layer: int
+    name: str
+    hash: str
+    device: str = "cpu"
+    batch_s: float = 60.0
+
+    @cached_property
+    def info(self) -> SourceInfo:
+        """What is to be known of the features; loads the model once."""
+        return self.open().info
+
+    def open(self) -> Source:
+        """Load the model."""
+        return open_source(
+            self.directory,
+            self.layer,
+            name=self.name,
+            device=self.device,
+            batch_s=self.batch_s,
+            model_hash=self.hash,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureJob:
+    """Features of chosen utterances, a file for each block: `frames` (N, D) and `lengths` of its utterances."""
+
+    extraction: Extraction
+    chosen: Chosen
+    out: Path
+    computing: Computing
+
+    @property
+    def threads(self) -> int:
+        """Of each process."""
+        return self.computing.threads
+
+    @property
+    def files(self) -> Sequence[tuple[Path, int]]:
+        """Each file, and how many utterances it holds."""
+        cut = blocks(len(self.chosen.places), self.computing.block)
+        return [(self.out / f"frames.{n:05d}.npz", len(block)) for n, block in enumerate(cut)]
+
+    def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
+        """Load the model."""
+        source = self.extraction.open()
+        cut = blocks(len(self.chosen.places), self.computing.block)
+
+        def make(number: int, progress: Callable[[int], None]) -> None:
+            found = list(_features(source, self.chosen, cut[number], progress))
+            lengths = np.array([len(frames) for frames in found])
+            path = self.files[number][0]
+            write_arrays(path, {"frames": np.concatenate(found), "lengths": lengths})
+
+        return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeJob:
+    """Units of all utterances of a corpus, a file of lines for each block."""
+
+    extraction: Extraction
+    chosen: Chosen
+    units: Path
+    out: Path
+    computing: Computing
+    speed: float = 1.0
+
+    @property
+    def threads(self) -> int:
+        """Of each process."""
+        return self.computing.threads
+
+    @property
+    def files(self) -> Sequence[tuple[Path, int]]:
+        """Each file, and how many utterances are to be in it."""
+        cut = blocks(len(self.chosen.places), self.computing.block)
+        return [(self.out / f"units.{n:05d}.jsonl", len(block)) for n, block in enumerate(cut)]
+
+    def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
+        """Load the model and the centroids."""
+        source, centroids = self.extraction.open(), Units(self.units).centroids
+        cut = blocks(len(self.chosen.places), self.computing.block)
+
+        def make(number: int, progress: Callable[[int], None]) -> None:
+            block = cut[number]
+            features = _features(source, self.chosen, block, progress, self.speed)
+            lines = [
+                encoded_line(self.chosen.utterance(place), nearest(frames, centroids), self.speed)
+                for place, frames in zip(block, features, strict=True)
+                if len(frames)
+            ]
+            write_text(self.files[number][0], "".join(lines))
+
+        return make
+
+
+def encoded_line(utterance: Utterance, labels: np.ndarray, speed: float) -> str:
+    """A line of JSON: the units of an utterance as characters, how many frames each lasts, and what was said."""
+    units, durations = collapse(labels)
+    values = {
+        "id": utterance.id,
+        "units": to_string(units),
+        "durations": durations.tolist(),
+        "duration_s": round(utterance.duration_s / speed, 6),
+        "language": utterance.language,
+        "speaker": utterance.speaker,
+        "text": utterance.text,
+        "translations": dict(utterance.translations),
+    }
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def at_speed(num_samples: int, speed: float) -> int:
+    """Samples that are left of so many at another speed."""
+    return round(num_samples / speed)
+
+
+def _features(
+    source: Source, chosen: Chosen, block: range, progress: Callable[[int], None], speed: float = 1.0
+) -> Any:
+    """Features of a block's utterances, one after the other, a few of them in memory."""
+    for start in range(block.start, block.stop, _AT_ONCE):
+        numbers = range(start, min(start + _AT_ONCE, block.stop))
+        samples = [_faster(chosen.samples(number), speed) for number in numbers]
+        for each, frames in zip(samples, source.features(samples), strict=True):
+            if len(frames) != source.num_frames(len(each)):
+                raise SprachbundError(
+                    f"{len(each)} samples gave {len(frames)} frames, not {source.num_frames(len(each))}; "
+                    "this encoder's length is not known here, name another"
+                )
+            yield frames
+        progress(numbers.stop - block.start)
+
+
+def _faster(samples: np.ndarray, speed: float) -> np.ndarray:
+    """Speech at another speed, and pitch."""
+    if speed == 1.0:
+        return samples
+    import soxr
+
+    wanted = at_speed(len(samples), speed)
+    changed = soxr.resample(samples, SAMPLE_RATE * speed, SAMPLE_RATE)[:wanted]
+    return np.pad(changed, (0, wanted - len(changed)))
+
+
+# A corpus as units: shards of lines, and a manifest that names everything they were made with by hash.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Units to be found in a corpus.
+
+    Attributes:
+        units: directory of the units.
+        extraction: the model that they are made of.
+        data: the corpus.
+        out: directory of what is found.
+        languages: of the speech taken; all if none is named.
+        speed: of the speech, against its own; units are found anew at each (arXiv 2309.15826 trains on 0.9, 1, 1.1).
+        skip_bad: leave out, and name, utterances of no frames instead of ending.
+        computing: see `Computing`.
+    """
+
+    units: Path
+    extraction: Extraction
+    data: Path
+    out: Path
+    languages: tuple[str, ...] = ()
+    speed: float = 1.0
+    skip_bad: bool = False
+    computing: Computing = field(default_factory=Computing)
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.speed <= 2:
+            raise SprachbundError(f"the speed is {self.speed}; give 0.5 to 2")
+
+    @property
+    def job(self) -> EncodeJob:
+        """The files that are wanted."""
+        return EncodeJob(
+            extraction=self.extraction,
+            chosen=Chosen(data=(self.data,), languages=self.languages),
+            units=self.units,
+            out=self.out,
+            computing=self.computing,
+            speed=self.speed,
+        )
+
+
+def encode(encoding: Encoding, progress: Callable[[int, int], None] = lambda done, total: None) -> Encoded:
+    """Find the units of a corpus; the same call again goes on where it stopped, and gives the same files.
+
+    Raises:
+        SprachbundError: another model than the units were made of, utterances of no frames that are not to be
+            skipped, or `out` begun with other settings.
+    """
+    units = Units(encoding.units)
+    check_source(units, encoding.extraction)
+    check_begun(encoding.out, _settings(encoding, units))
+    if (encoding.out / MANIFEST).exists():
+        return Encoded(encoding.out)
+    job = encoding.job
+    skipped = _without_frames(job, encoding)
+    begin(encoding.out, _settings(encoding, units))
+    run(job, workers=encoding.computing.workers, ray_address=encoding.computing.ray, progress=progress)
+    write_json(encoding.out / MANIFEST, _info(job, encoding, units, skipped))
+    return Encoded(encoding.out)
+
+
+def check_source(units: Units, extraction: Extraction) -> None:
+    """Raises SprachbundError unless features are of the model and layer that the units were made of."""
+    source = units.config.source
+    if extraction.hash != source.hash:
+        raise SprachbundError(
+            f"{extraction.directory} is not the model that {units.directory} was made of ({source.name}, "
+            f"{source.hash[:12]}; this one is {extraction.hash[:12]}); name that one"
+        )
+    if extraction.layer != source.layer:
+        raise SprachbundError(f"{units.directory} was made of layer {source.layer}, not {extraction.layer}")
+
+
+def _settings(encoding: Encoding, units: Units) -> dict[str, object]:
+    return {
+        **units.identity.model_dump(),
+        "data": corpus_hash(encoding.data),
+        "languages": encoding.languages or None,
+        "speed": encoding.speed,
+        "device": encoding.extraction.device,
+        "batch_s": encoding.extraction.batch_s,
+        "threads": encoding.computing.threads,
+        "block": encoding.computing.block,
+    }
+
+
+def _without_frames(job: EncodeJob, encoding: Encoding) -> list[Skipped]:
+    """Utterances that are too short, before anything is computed."""
+    source = encoding.extraction.open()
+    lengths = [at_speed(int(num), encoding.speed) for num in job.chosen.num_samples]
+    short = [place for place, length in enumerate(lengths) if not source.num_frames(length)]
+    found = [
+        Skipped(
+            id=job.chosen.utterance(place).id, reason=f"{lengths[place]} samples are no frame of the encoder"
+        )
+        for place in short
+    ]
+    if found and not encoding.skip_bad:
+        raise SprachbundError(
+            f"{len(found)} of {len(lengths)} utterances of {encoding.data} have no frames, the first is "
+            f"{found[0].id}: {found[0].reason}; give longer ones, or leave them out with --skip-bad"
+        )
+    return found
+
+
+def _info(job: EncodeJob, encoding: Encoding, units: Units, skipped: list[Skipped]) -> EncodedInfo:
+    shards, totals, seconds = [], np.zeros(3, np.int64), 0.0
+    for path, _ in job.files:
+        lines = list(read_lines(path))
+        counts = np.array(
+            [len(lines), sum(len(u.units) for u in lines), sum(sum(u.durations) for u in lines)]
+        )
+        totals += counts
+        seconds += sum(u.duration_s for u in lines)
+        shards.append(Shard(file=path.name, hash=file_sha256(path), utterances=int(counts[0])))
+    return EncodedInfo(
+        identity=units.identity,
+        clusters=units.num_clusters,
+        frame_s=units.config.source.frame_s,
+        corpus=CorpusInfo(
+            directory=str(encoding.data),
+            hash=corpus_hash(encoding.data),
+            utterances=len(job.chosen.places),
+        ),
+        speed=encoding.speed,
+        utterances=int(totals[0]),
+        units=int(totals[1]),
+        frames=int(totals[2]),
+        hours=round(seconds / 3600, 6),
+        skipped=tuple(skipped),
+        shards=tuple(shards),
+    )

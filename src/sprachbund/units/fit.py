@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.corpora import Chosen
 from sprachbund.units.directory import (
     CONFIG,
     CorpusInfo,
@@ -21,22 +20,20 @@ from sprachbund.units.directory import (
     UnitsConfig,
     write_units,
 )
+from sprachbund.units.encoded import Chosen, Computing, Extraction, FeatureJob
 from sprachbund.units.files import (
     begin,
     check_begun,
     corpus_hash,
     files_hash,
 )
-from sprachbund.units.jobs import Computing, Extraction, FeatureJob
 from sprachbund.units.kmeans import explained, fit_kmeans, nearest
-from sprachbund.units.lengths import mean_length_ratio
 from sprachbund.units.options import FitOptions
-from sprachbund.units.pieces import JointVocabulary
-from sprachbund.units.strings import collapse, to_string
-from sprachbund.units.training import train_models
-from sprachbund.units.work import run
-from sprachbund.util.arrays import load_array, load_arrays, write_array, write_arrays
+from sprachbund.units.pieces import JointVocabulary, train_models
+from sprachbund.units.strings import collapse, mean_length_ratio, to_string
 from sprachbund.util.files import atomic_path
+from sprachbund.util.jobs import run
+from sprachbund.util.tensors import load_array, load_arrays, write_array, write_arrays
 
 PARTS = "parts"
 """Folder of what is not finished; gone when the units are whole."""

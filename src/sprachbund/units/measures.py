@@ -4,17 +4,129 @@ Purity and normalised mutual information as arXiv 2106.07447, section 5.1, has t
 arXiv 2102.01192. Shapes: K clusters, Y labels (phones or characters).
 """
 
-from dataclasses import asdict, dataclass
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
-from sprachbund.units.alignment import NOTHING, Aligner, shuffled
+from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import Units
 from sprachbund.units.encoded import Encoded, UnitUtterance
-from sprachbund.units.lengths import TooLong, check_ratio, ctc_places, subsampled
-from sprachbund.units.strings import expand, to_units
+from sprachbund.units.strings import TooLong, check_ratio, ctc_places, expand, subsampled, to_units
+from sprachbund.util.files import atomic_path
+
+# What is said in each frame: phones from a file, or, where there is none, characters spread evenly over
+# the speech.
+#
+# Spreading a transcript over its frames is a crude guess: it keeps the order of the letters and knows
+# nothing of their lengths. What is measured against it is a lower bound.
+
+NOTHING = -1
+"""Of frames in which nothing is known to be said."""
+COLUMNS = ("id", "start_s", "end_s", "phone")
+
+
+@dataclass
+class Labels:
+    """Names as numbers, in the order in which they appear."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, name: str) -> int:
+        """Of a name, a new one if need be."""
+        return self.numbers.setdefault(name, len(self.numbers))
+
+
+def letters(text: str) -> list[str]:
+    """Letters and digits of a text, in lower case; marks stay with their letter."""
+    kept = "".join(
+        c for c in unicodedata.normalize("NFC", text.casefold()) if unicodedata.category(c)[0] in "LNM"
+    )
+    found: list[str] = []
+    for character in kept:
+        if unicodedata.category(character)[0] == "M" and found:
+            found[-1] += character
+        else:
+            found.append(character)
+    return found
+
+
+class Characters:
+    """Letters of the transcript, spread evenly over the frames."""
+
+    kind = "characters, spread evenly over the frames"
+
+    def __init__(self) -> None:
+        self.labels = Labels()
+
+    def align(self, utterance: UnitUtterance) -> np.ndarray:
+        """Number of the letter of each frame (T,)."""
+        num_frames = sum(utterance.durations)
+        found = [self.labels.number(letter) for letter in letters(utterance.text)]
+        if not found:
+            return np.full(num_frames, NOTHING)
+        places = ((np.arange(num_frames) + 0.5) * len(found) / num_frames).astype(np.int64)
+        return np.array(found)[places]
+
+
+class Phones:
+    """Phones from a table with the columns id, start_s, end_s and phone, separated by tabs.
+
+    Args:
+        path: of the table.
+        frame_s: seconds of a frame.
+
+    Raises:
+        SprachbundError: no such file, another header, or a line that is not understood.
+    """
+
+    kind = "phones"
+
+    def __init__(self, path: Path, frame_s: float) -> None:
+        self.labels, self._frame_s = Labels(), frame_s
+        self._spans: dict[str, list[tuple[float, float, int]]] = {}
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SprachbundError(f"{path} cannot be read ({error}); check the path") from error
+        if not lines or tuple(lines[0].split("\t")) != COLUMNS:
+            raise SprachbundError(f"{path}:1: the columns have to be {', '.join(COLUMNS)}, separated by tabs")
+        for number, line in enumerate(lines[1:], start=2):
+            self._read(line, f"{path}:{number}")
+
+    def align(self, utterance: UnitUtterance) -> np.ndarray:
+        """Number of the phone at the middle of each frame (T,); `NOTHING` where none is."""
+        middles = (np.arange(sum(utterance.durations)) + 0.5) * self._frame_s
+        found = np.full(len(middles), NOTHING)
+        for start_s, end_s, phone in self._spans.get(utterance.id, ()):
+            found[(middles >= start_s) & (middles < end_s)] = phone
+        return found
+
+    def _read(self, line: str, where: str) -> None:
+        try:
+            name, start_s, end_s, phone = line.split("\t")
+            if not 0 <= float(start_s) <= float(end_s) < math.inf:
+                raise ValueError("the times are none")
+            span = (float(start_s), float(end_s), self.labels.number(phone))
+        except ValueError as error:
+            raise SprachbundError(f"{where}: {line!r} is not {', '.join(COLUMNS)}; mend the line") from error
+        self._spans.setdefault(name, []).append(span)
+
+
+Aligner = Characters | Phones
+
+
+def shuffled(aligned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same labels (T,) in another order: what would be found by chance, as runs of equal ones stay together."""
+    starts = np.flatnonzero(np.diff(aligned, prepend=NOTHING - 1)) if len(aligned) else np.zeros(0, np.int64)
+    runs: Sequence[np.ndarray] = np.split(aligned, starts[1:])
+    return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+
 
 MEL_BINS = 80
 _BYTES = 4  # of float32
@@ -310,3 +422,94 @@ def _rounded(values: Any) -> dict[str, Any]:
     return {
         name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(values).items()
     }
+
+
+# A picture of units: which letters or phones they stand for, how often each is used, how long each lasts.
+
+_INK, _MUTED, _ACCENT = "#1c2b33", "#6c7a80", "#1f6f8b"
+_RAMP = ("#ffffff", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
+_MOST_LABELS = 48
+_MOST_RUN = 12
+_DOTS_PER_INCH = 150
+
+
+def draw(measured: Measured, path: Path, title: str) -> None:
+    """Write a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 8), layout="constrained", facecolor="white")
+    grid = figure.add_gridspec(2, 2, height_ratios=[2.4, 1])
+    _heat_map(figure.add_subplot(grid[0, :]), measured)
+    _usage(figure.add_subplot(grid[1, 0]), measured)
+    _runs(figure.add_subplot(grid[1, 1]), measured)
+    figure.suptitle(title, color=_INK, fontsize=12)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=_DOTS_PER_INCH, format=path.suffix[1:].lower())
+
+
+def ordered(counts: np.ndarray, most_labels: int = _MOST_LABELS) -> tuple[np.ndarray, np.ndarray]:
+    """Labels by how many frames they have, the most frequent ones, and used clusters by their most likely label."""
+    labels = np.argsort(-counts.sum(0), kind="stable")[:most_labels]
+    share = _shares(counts[:, labels])
+    used = np.flatnonzero(share.sum(1) > 0)
+    best = share[used].argmax(1)
+    return labels, used[np.lexsort((-share[used, best], best))]
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Probability of each label, given the cluster (K, Y)."""
+    return counts / np.maximum(1, counts.sum(1, keepdims=True))
+
+
+def _heat_map(axes: Any, measured: Measured) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    labels, clusters = ordered(measured.counts)
+    shares = _shares(measured.counts)[np.ix_(clusters, labels)].T
+    colours = LinearSegmentedColormap.from_list("units", _RAMP)
+    image = axes.imshow(
+        shares,
+        aspect="auto",
+        cmap=colours,
+        vmin=0,
+        vmax=max(0.01, shares.max(initial=0)),
+        interpolation="nearest",
+    )
+    axes.set_yticks(range(len(labels)), [measured.labels[i] for i in labels], fontsize=7)
+    left = len(measured.labels) - len(labels)
+    more = f"; the {left} rarest are not shown" if left else ""
+    axes.set_xlabel(f"{len(clusters)} units, by their most likely label{more}", color=_INK)
+    axes.set_title(f"share of a unit's frames: {measured.against}", fontsize=10, color=_INK)
+    _plain(axes)
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=7, colors=_MUTED)
+
+
+def _usage(axes: Any, measured: Measured) -> None:
+    shares = np.sort(measured.frames)[::-1] / max(1, measured.frames.sum())
+    axes.plot(np.arange(1, len(shares) + 1), shares * 100, color=_ACCENT)
+    axes.axhline(100 / len(shares), color=_MUTED, linewidth=0.8, linestyle=":")
+    axes.text(len(shares), 100 / len(shares), "equal", ha="right", va="bottom", color=_MUTED, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("units, the most frequent first", color=_INK)
+    axes.set_ylabel("% of frames", color=_INK)
+    _plain(axes)
+
+
+def _runs(axes: Any, measured: Measured) -> None:
+    runs = measured.runs[:_MOST_RUN].copy()
+    if len(measured.runs) > _MOST_RUN:
+        runs[-1] += measured.runs[_MOST_RUN:].sum()
+    names = [str(n) for n in range(1, len(runs) + 1)]
+    if len(measured.runs) > _MOST_RUN:
+        names[-1] += "+"
+    axes.bar(names, 100 * runs / max(1, runs.sum()), color=_ACCENT)
+    axes.set_xlabel("frames that a unit lasts", color=_INK)
+    axes.set_ylabel("% of units", color=_INK)
+    _plain(axes)
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=7, colors=_MUTED)

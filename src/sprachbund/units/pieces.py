@@ -4,16 +4,180 @@ Of two SentencePiece models (`union`) or of one over both (`single`); users see 
 ids lie. Shapes: V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import language_token, read_pieces
-from sprachbund.units.sampling import PieceSampler
-from sprachbund.units.strings import holds_units
-from sprachbund.units.training import marked
+from sprachbund.units.options import VocabularyOptions
+from sprachbund.units.strings import holds_units, to_string
+
+# Drawing among the segmentations of a unigram SentencePiece model (arXiv 1804.10959, section 3.2).
+#
+# SentencePiece draws them too, but a seed means something else to it in every process, so that a run that
+# was taken up would not see what it would have seen. Shapes: N characters.
+
+_UNKNOWN = 0
+_BELOW_ALL = 10.0
+"""An unknown character scores so much less than the worst piece, as in SentencePiece."""
+
+
+class PieceSampler:
+    """Draws with probability proportional to P(segmentation) ** alpha, of all there are.
+
+    Args:
+        model: a SentencePiece processor, whose unknown piece is 0.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        special = (model.is_control, model.is_unknown, model.is_unused)
+        numbers = [n for n in range(len(model)) if not any(is_one(n) for is_one in special)]
+        self._pieces = {model.id_to_piece(n): (n, model.get_score(n)) for n in numbers}
+        self._longest = max(map(len, self._pieces))
+        self._unknown_score = min(score for _, score in self._pieces.values()) - _BELOW_ALL
+
+    def draw(self, string: str, rng: np.random.Generator, alpha: float) -> list[int]:
+        """Pieces of a string, drawn with nothing but `rng`; neighbouring unknown characters are one piece."""
+        normal = self.model.normalize(string)
+        ways = self._ways(normal, alpha)
+        chances, end, found = rng.random(len(normal)).tolist(), len(normal), []
+        while end:
+            start, piece = _choose(ways[end], chances[end - 1])
+            found.append(piece)
+            end = start
+        unmerged = groupby(reversed(found), lambda piece: piece == _UNKNOWN)
+        return [piece for unknown, run in unmerged for piece in ([_UNKNOWN] if unknown else run)]
+
+    def _ways(self, string: str, alpha: float) -> list[list[tuple[float, int, int]]]:
+        """For each end, 0 to N, the pieces there: weight of all ways that end in it, its start, and its number."""
+        sums, ways = [0.0], [list[tuple[float, int, int]]()]
+        for end in range(1, len(string) + 1):
+            found = []
+            for start in range(max(0, end - self._longest), end):
+                known = self._pieces.get(string[start:end])
+                if known is not None:
+                    found.append((sums[start] + alpha * known[1], start, known[0]))
+            if string[end - 1] not in self._pieces:
+                found.append((sums[end - 1] + alpha * self._unknown_score, end - 1, _UNKNOWN))
+            highest = max(found)[0]
+            ways.append([(math.exp(log - highest), start, piece) for log, start, piece in found])
+            sums.append(highest + math.log(sum(weight for weight, _, _ in ways[-1])))
+        return ways
+
+
+def _choose(found: list[tuple[float, int, int]], chance: float) -> tuple[int, int]:
+    """Start and number of the piece that a chance, 0 to 1, falls on."""
+    left = chance * sum(weight for weight, _, _ in found)
+    for weight, start, piece in found:
+        left -= weight
+        if left < 0:
+            return start, piece
+    return found[-1][1:]
+
+
+# SentencePiece models over texts and over strings of units (arXiv 1804.10959), the same bits every time.
+
+_LONGEST_BYTES = 1 << 24
+"""Of a text; what is longer SentencePiece would leave out without a word."""
+_AT_ONCE = 100
+"""Units of a line: SentencePiece adds up in single precision, and finds hardly a piece in lines of thousands."""
+
+
+def marked(text: str) -> str:
+    """A text as its pieces are looked for: white space single, one space before the first word."""
+    return " " + " ".join(text.split())
+
+
+def train_models(
+    texts: Iterable[str],
+    strings: Sequence[str],
+    clusters: int,
+    options: VocabularyOptions,
+    languages: Sequence[str] = (),
+) -> dict[str, bytes]:
+    """The models of a vocabulary by name: `text` and `units`, or `joint` where it is one.
+
+    Args:
+        texts: of all languages that are read or written.
+        strings: units as characters.
+        clusters: K; every unit gets a piece, whether it was seen or not.
+        options: see `VocabularyOptions`.
+        languages: BCP-47 tags that get a token.
+
+    Raises:
+        SprachbundError: no texts or units, sizes that cannot be, or, for one model, texts whose characters stand
+            for units.
+    """
+    options.check(clusters)
+    lines = [marked(text) for text in texts if text.strip()]
+    if not lines or not any(strings):
+        what = "texts" if not lines else "units"
+        raise SprachbundError(f"there are no {what} to make a vocabulary of; name data that hold some")
+    tokens = [language_token(tag) for tag in languages]
+    units = [string[i : i + _AT_ONCE] for string in strings for i in range(0, len(string), _AT_ONCE)]
+    if options.form == "single":
+        _refuse_unit_characters(lines, clusters)
+        both = [*lines, *units, *each_unit(clusters)]
+        return {"joint": _train(both, options.unit_pieces + options.text_pieces, control_symbols=tokens)}
+    seen = [] if not options.unit_pieces else units
+    kind = "unigram" if options.unit_pieces else "char"
+    return {
+        "text": _train(lines, options.text_pieces, control_symbols=tokens),
+        "units": _train([*seen, *each_unit(clusters)], options.unit_pieces or clusters + 1, model_type=kind),
+    }
+
+
+def each_unit(clusters: int) -> Iterator[str]:
+    """A string for each unit: what is seen gets a piece."""
+    return (to_string([unit]) for unit in range(clusters))
+
+
+def _refuse_unit_characters(texts: Sequence[str], clusters: int) -> None:
+    held = [text for text in texts if holds_units(text, clusters)]
+    if held:
+        raise SprachbundError(
+            f"{len(held)} of {len(texts)} texts hold characters that stand for units, the first is "
+            f"{held[0].strip()!r}; one vocabulary for both cannot tell them apart, give --form union"
+        )
+
+
+def _train(lines: Sequence[str], size: int, *, model_type: str = "unigram", **options: Any) -> bytes:
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=size,
+            model_type=model_type,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            hard_vocab_limit=False,
+            max_sentence_length=_LONGEST_BYTES,
+            num_threads=1,  # several add up in any order
+            minloglevel=2,
+            **options,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise SprachbundError(
+            f"SentencePiece cannot make {size} pieces ({reason}); ask for another number"
+        ) from error
+    return model.getvalue()
+
 
 BLANK, UNKNOWN = 0, 1
 REPEAT = BLANK

@@ -6,16 +6,22 @@ Shapes: T frames, D width.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio import features as logmel
+from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Features
+from sprachbund.models.hub import quiet_transformers
+from sprachbund.models.io import load
+from sprachbund.nn.feed_forward import is_split
 from sprachbund.units.files import encoder_hash
+from sprachbund.util.files import read_object
 
 
 class SourceInfo(BaseModel):
@@ -166,9 +172,7 @@ def open_source(
     Raises:
         SprachbundError: not a speech encoder, no such layer, speech of another sampling rate, or no such device.
     """
-    from sprachbund.models.directory import FAMILIES
-    from sprachbund.units.foreign import ForeignEncoder, model_type
-    from sprachbund.units.own import OwnEncoder
+    from sprachbund.models.io import FAMILIES
 
     kind = OwnEncoder if model_type(directory) in FAMILIES else ForeignEncoder
     encoder: Encoder = kind(directory, layer, device)
@@ -193,3 +197,148 @@ def placed(module: nn.Module, device: str) -> nn.Module:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise SprachbundError(f"device {device!r} cannot be used ({reason}); try cpu") from error
+
+
+# Features of our own models: the families conformer and whisper, the bundled model among them.
+
+_KNOWN = ("conformer", "whisper")
+
+
+class OwnEncoder:
+    """The encoder of one of our models, cut off after a layer; satisfies `sprachbund.units.sources.Encoder`.
+
+    Raises:
+        SprachbundError: another family, an encoder that is split by language, no such layer or device.
+    """
+
+    only_equal_lengths = False
+
+    def __init__(self, directory: Path, layer: int, device: str) -> None:
+        self._model = cast(Any, load(directory, offline=True))
+        self.family: str = self._model.name
+        if self.family not in _KNOWN:
+            raise SprachbundError(
+                f"{directory} is of the family {self.family}; units are made of {' or '.join(_KNOWN)} models, "
+                "or of speech encoders such as WavLM"
+            )
+        if is_split(self._model.encoder):
+            raise SprachbundError(
+                f"the encoder of {directory} is split by language, and units are to be the same for all; "
+                "name the model that it was split from"
+            )
+        placed(self._model, device)
+        self._device = device
+        self._cut = Cut(self._model.encoder, layer, str(directory))
+        self.num_layers = self._cut.num_layers
+        self.width: int = self._model.config.width
+        self.frame_s: float = self._model.frame_s
+        self.window_s: float = self._model.max_window_s
+        self._stride = round(self.frame_s * SAMPLE_RATE / HOP)
+        self._whole_windows = not getattr(self._model, "real_length", True)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Log-mel frames, divided by the encoder's stride and rounded up."""
+        return -(-logmel.num_frames(num_samples) // self._stride)
+
+    def padded(self, num_samples: int) -> int:
+        """A whole window for models that were trained on those."""
+        return round(self.window_s * SAMPLE_RATE) if self._whole_windows else num_samples
+
+    def states(self, samples: Sequence[np.ndarray]) -> Tensor:
+        """The layer's output (B, T, D)."""
+        features: Features = self._model.features(samples)
+        self._model.encode(
+            Features(values=features.values.to(self._device), num_frames=features.num_frames.to(self._device))
+        )
+        return self._cut.output
+
+
+# Features of speech encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R and
+# their like.
+
+_WINDOW_S = 30.0
+"""Attention costs the square of the length; their training saw about half of this."""
+
+
+def model_type(directory: Path) -> str:
+    """The family that a model directory names. Raises SprachbundError when there is no such thing."""
+    path = directory / "config.json"
+    if not path.exists():
+        raise SprachbundError(f"{directory} has no config.json, so it is not a model; check the path")
+    config = read_object(path, advice="copy it again")
+    if not (name := config.get("family") or config.get("model_type")):
+        raise SprachbundError(f"{path} does not name a model; copy it again")
+    return str(name)
+
+
+class ForeignEncoder:
+    """A speech encoder of transformers, cut off after a layer; satisfies `sprachbund.units.sources.Encoder`.
+
+    Raises:
+        SprachbundError: transformers or the checkpoint cannot be read, the model does not read samples of 16 kHz,
+            no such layer or device.
+    """
+
+    window_s = _WINDOW_S
+
+    def __init__(self, directory: Path, layer: int, device: str) -> None:
+        self.family = model_type(directory)
+        self._extractor, model = _load(directory)
+        if getattr(model, "main_input_name", "") != "input_values" or not hasattr(
+            getattr(model, "encoder", None), "layers"
+        ):
+            raise SprachbundError(
+                f"{directory} holds a {self.family} model, which is no encoder of samples; name a WavLM, HuBERT, "
+                "wav2vec 2.0 or XLS-R checkpoint, or a Whisper"
+            )
+        if (rate := self._extractor.sampling_rate) != SAMPLE_RATE:
+            raise SprachbundError(
+                f"{directory} takes speech of {rate} Hz, corpora are of {SAMPLE_RATE} Hz; name another model"
+            )
+        placed(model, device)
+        self._model, self._device = model, device
+        self._cut = Cut(model.encoder, layer, str(directory))
+        self.num_layers = self._cut.num_layers
+        self.width: int = model.config.hidden_size
+        self.frame_s: float = model.config.inputs_to_logits_ratio / SAMPLE_RATE
+        # A norm over time sees padding, and such models were trained without masks.
+        self.only_equal_lengths = model.config.feat_extract_norm == "group"
+
+    def num_frames(self, num_samples: int) -> int:
+        """What the convolutions leave; none where there are fewer samples than they see at once."""
+        for kernel, stride in zip(
+            self._model.config.conv_kernel, self._model.config.conv_stride, strict=True
+        ):
+            num_samples = max(0, (num_samples - kernel) // stride + 1)
+        return num_samples
+
+    def padded(self, num_samples: int) -> int:
+        """The samples themselves."""
+        return num_samples
+
+    def states(self, samples: Sequence[np.ndarray]) -> Tensor:
+        """The layer's output (B, T, D)."""
+        given = self._extractor(
+            [np.asarray(each) for each in samples],
+            sampling_rate=SAMPLE_RATE,
+            padding=True,
+            return_attention_mask=not self.only_equal_lengths,
+            return_tensors="pt",
+        )
+        self._model(**{name: value.to(self._device) for name, value in given.items()})
+        return self._cut.output
+
+
+def _load(directory: Path) -> tuple[Any, Any]:
+    try:
+        from transformers import AutoFeatureExtractor, AutoModel
+    except ImportError as error:
+        raise SprachbundError("speech encoders need transformers; pip install transformers") from error
+    try:
+        with quiet_transformers():
+            extractor = AutoFeatureExtractor.from_pretrained(directory, local_files_only=True)
+            model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SprachbundError(f"{directory} cannot be read as a speech encoder ({reason})") from error
+    return extractor, model

@@ -15,10 +15,10 @@ import transformers
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models import directory as any_directory
-from sprachbund.models.family import Family, Features, Target
+from sprachbund.models import io as any_directory
+from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.seamless import Seamless, from_foreign, load, save
-from sprachbund.models.seamless.foreign import foreign_name
+from sprachbund.models.seamless.checkpoints import foreign_name
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import split_feed_forwards

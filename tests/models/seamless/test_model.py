@@ -15,9 +15,9 @@ from sprachbund.data.batch import Batch
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family, Features, Target
+from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.seamless import Seamless
-from sprachbund.sharing.gradients import Spoken, choose_modules, decoder_loss
+from sprachbund.research.gradient_sharing.gradients import Spoken, choose_modules, decoder_loss
 
 Pair = tuple[Any, Seamless]
 LENGTHS = (61, 8, 7, 33, 1, 40, 57, 16)  # version 2 of `support` sees chunks of 16 frames and one to the left

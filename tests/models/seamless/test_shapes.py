@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from sprachbund.models.seamless import Seamless, num_parameters
-from sprachbund.models.seamless.foreign import preset, speech_to_text
+from sprachbund.models.seamless.checkpoints import preset, speech_to_text
 
 
 @pytest.mark.parametrize(

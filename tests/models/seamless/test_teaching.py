@@ -9,9 +9,8 @@ import torch
 from sprachbund.data.loading import Example, ExampleOptions, collate, spec_augment
 from sprachbund.errors import SprachbundError
 from sprachbund.models import seamless
-from sprachbund.models.seamless.objective import SeamlessExamples
-
-from .support import VERSIONS, make_checkpoint, make_pair
+from sprachbund.models.seamless.model import SeamlessExamples
+from tests.models.seamless.support import VERSIONS, make_checkpoint, make_pair
 
 SOUNDS = [0.1 * np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in (9_000, 16_000)]
 

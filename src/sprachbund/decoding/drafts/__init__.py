@@ -7,21 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from sprachbund.decoding.draft import Draft
+from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.listed import SUFFIX, TextDraft
-from sprachbund.decoding.drafts.medusa import MedusaDraft
 from sprachbund.decoding.drafts.model import ModelDraft
-from sprachbund.decoding.drafts.network import NetworkDraft
-from sprachbund.decoding.drafts.parasite import ParasiteDraft
+from sprachbund.decoding.drafts.network import MedusaDraft, NetworkDraft, ParasiteDraft
 from sprachbund.decoding.drafts.token_map import TokenMapDraft
 from sprachbund.decoding.options import AUTO, NONE
+from sprachbund.engines.choice import beside
 from sprachbund.errors import SprachbundError
-from sprachbund.models.directory import load as load_family
+from sprachbund.models.base import Family
 from sprachbund.models.drafts import read_card
-from sprachbund.models.family import Family
+from sprachbund.models.io import load as load_family
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.parasite import Parasite
-from sprachbund.runtime.engine import beside
+from sprachbund.nn.drafts import Parasite
 
 KINDS: dict[str, Callable[[Path], Draft]] = {
     "parasite": ParasiteDraft.load,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.draft import (
+from sprachbund.decoding.drafts.base import (
     RowsSoFar,
     StatelessRun,
     check_vocabulary,
@@ -20,10 +20,10 @@ from sprachbund.decoding.draft import (
     vocabulary_size_of,
 )
 from sprachbund.decoding.drafts.listed import ListedRows
-from sprachbund.decoding.rows import PROMPT_CHUNK
-from sprachbund.decoding.rules import likeliest
+from sprachbund.decoding.logits_process import likeliest
+from sprachbund.decoding.state import PROMPT_CHUNK
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Family, Memory, Target
+from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
 KIND = "model"

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from sprachbund.decoding.draft import NO_GUESS, RowsSoFar, StatelessRun, check_vocabulary
+from sprachbund.decoding.drafts.base import NO_GUESS, RowsSoFar, StatelessRun, check_vocabulary
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.drafts import DraftCard, read_draft, write_draft
-from sprachbund.models.family import Family, Memory, Target
 from sprachbund.models.weights import check_names
 from sprachbund.util.files import validate
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.foreign_pieces import CONTROL, empty_pieces
+from sprachbund.models.conformer.checkpoints import CONTROL, empty_pieces
+from sprachbund.models.conformer.config import ConformerConfig, ConformerShape, TransducerPart
 from sprachbund.models.conformer.model import Conformer
-from sprachbund.models.conformer.shape import ConformerConfig, ConformerShape, TransducerPart
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.text.tokenizer import Tokenizer, language_token
 

@@ -13,28 +13,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.audio.logmel import log_mel
-from sprachbund.audio.mel_stream import StreamedNormalisation
+from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer.shape import ConformerConfig, TransducerPart
-from sprachbund.models.family import Features, Memory, Target
-from sprachbund.models.loss import Loss
-from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
+from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.conformer.config import ConformerConfig, TransducerPart
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.models.splitting import target_languages
+from sprachbund.models.splitting import (
+    decoder_route,
+    encode_routed,
+    source_route,
+    start_route,
+    target_languages,
+)
 from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
-from sprachbund.nn.feed_forward import Route
-from sprachbund.nn.shared_private import is_split
-from sprachbund.nn.streaming_encoder import StreamingEncoder, StreamingShape
+from sprachbund.nn.feed_forward import Route, is_split
+from sprachbund.nn.streaming_conformer import StreamingEncoder, StreamingShape
 from sprachbund.nn.transducer import Transducer, TransducerShape
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
 
 
 class Conformer(nn.Module):
-    """Speech translator of the conformer family; satisfies `sprachbund.models.family.Family`.
+    """Speech translator of the conformer family; satisfies `sprachbund.models.base.Family`.
 
     Args:
         config: shape and languages.

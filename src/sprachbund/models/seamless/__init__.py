@@ -1,6 +1,6 @@
 """The Seamless family: the speech-to-text part of SeamlessM4T, versions 1 and 2, through transformers."""
 
-from sprachbund.models.seamless.directory import from_foreign, load, save
+from sprachbund.models.seamless.io import from_foreign, load, save
 from sprachbund.models.seamless.model import Seamless, num_parameters
 from sprachbund.models.seamless.tokens import SeamlessTokens
 

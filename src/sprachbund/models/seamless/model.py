@@ -5,6 +5,8 @@ T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width,
 U tokens of a row, V vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -15,20 +17,88 @@ from torch import Tensor, nn
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
+from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Features, Memory, Target
-from sprachbund.models.loss import Loss
-from sprachbund.models.routing import encode_routed, source_route, start_route
-from sprachbund.models.seamless.decoder import SeamlessDecoder
-from sprachbund.models.seamless.encoder import SeamlessEncoder
-from sprachbund.models.seamless.foreign import library, preset, speech_to_text
-from sprachbund.models.seamless.languages import SPOKEN, to_bcp47
-from sprachbund.models.seamless.objective import stacked_log_mel
-from sprachbund.models.seamless.tokens import SeamlessTokens
+from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
+from sprachbund.models.seamless.layers import SeamlessDecoder, SeamlessEncoder
+from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens, to_bcp47
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.models.splitting import encode_routed, source_route, start_route
 from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
+
+# What a Seamless model is taught with: features and rows of an utterance.
+#
+# Shapes: T frames of 20 ms, M stacked mel bins.
+
+_MIN_SAMPLES = 1040  # five frames of 25 ms every 10 ms: normalising needs more than one
+_STACKED = 2
+
+
+def stacked_log_mel(extractor: Any, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Features (B, T, M) of 16 kHz samples and their lengths (B,), by transformers' extractor."""
+    padded = [np.pad(s, (0, max(0, _MIN_SAMPLES - len(s)))) for s in samples]
+    found = extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    # A last frame without a second to be stacked with counts as padding, as it does in transformers.
+    lengths = found["attention_mask"].sum(1)
+    return found["input_features"][:, : int(lengths.max())].float(), lengths
+
+
+class SeamlessExamples:
+    """`sprachbund.data.loading.Examples` of a Seamless model.
+
+    Args:
+        model: whose tokens and features are used.
+        languages: spoken in the data and, where the model writes them, drawn as targets.
+
+    Raises:
+        SprachbundError: a language that the model does not hear, or none that it writes.
+    """
+
+    frames_per_s = 50
+    whole_windows = False
+
+    def __init__(self, model: Seamless, languages: Sequence[str]) -> None:
+        if unknown := sorted(set(languages) - set(model.source_languages)):
+            raise SprachbundError(
+                f"the model does not hear {', '.join(unknown)}; add to the recipe fine_tuning.new_languages = "
+                f'{{{unknown[0]} = "mean"}}'
+            )
+        self.tokens = model.tokens
+        self.extractor = model.extractor
+        self.source_languages = list(languages)
+        self.target_languages = [tag for tag in languages if tag in model.tokens.languages.tags]
+        if not self.target_languages:
+            raise SprachbundError(
+                f"the model writes none of {', '.join(languages)}; add to the recipe's languages one that it writes, "
+                f"such as {', '.join(model.tokens.languages.tags[:5])}"
+            )
+        self.max_tokens = model.max_tokens - 1  # the prompt has two, the end is not given
+        self.max_window_s: float | None = model.max_window_s
+        self._numbers = {tag: i for i, tag in enumerate(model.source_languages)}
+
+    def number(self, language: str) -> int:
+        """Place of a source language among the model's."""
+        return self._numbers[language]
+
+    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
+        """Stacked log-mel (T, M) and T; it is augmented before frames are stacked."""
+        values, _ = stacked_log_mel(self.extractor, [samples])
+        frames = augment(values[0].unflatten(1, (_STACKED, -1)).flatten(0, 1))
+        features = frames.unflatten(0, (-1, _STACKED)).flatten(1)
+        return features, features.shape[0]
+
+    def transcript(self, text: str) -> list[int]:
+        """None: Seamless has no CTC head."""
+        return []
+
+    def row(self, text: str, source: str | None, target: str) -> Row:
+        """Language token and the text's tokens; where nobody speaks the row ends at once."""
+        tokens = self.tokens
+        return tokens.language_token(target), [*tokens.text_to_tokens(text.strip()), tokens.end]
+
 
 CONFIG_KEY = "sprachbund"
 """Our own key of `config.json`; transformers carries it along untouched."""
@@ -38,7 +108,7 @@ _FEATURE_FRAME_S = 0.02
 
 
 class Seamless(nn.Module):
-    """A SeamlessM4T model, either version; satisfies `sprachbund.models.family.Family` once it has its tokens.
+    """A SeamlessM4T model, either version; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
         foreign: the speech-to-text model of transformers, whose encoder becomes part of this; on the meta device
@@ -79,7 +149,7 @@ class Seamless(nn.Module):
         self.source_languages = () if tokens is None else _sources(config, tokens)
 
     @classmethod
-    def shape(cls, name: str) -> "Seamless":
+    def shape(cls, name: str) -> Seamless:
         """A published shape ("medium", "large", "large-v2") on the meta device: every shape, no memory."""
         with torch.device("meta"):
             return cls(speech_to_text(preset(name)))

@@ -9,9 +9,9 @@ from sprachbund.models.speech_llm.config import (
     dense,
     plain_mixture,
 )
-from sprachbund.models.speech_llm.directory import assemble, load, save
+from sprachbund.models.speech_llm.io import assemble, load, save
 from sprachbund.models.speech_llm.model import SpeechLLM
-from sprachbund.models.speech_llm.spans import RoutedMemory
+from sprachbund.models.speech_llm.objective import RoutedMemory
 from sprachbund.models.speech_llm.stages import STAGES, Stage
 
 __all__ = [

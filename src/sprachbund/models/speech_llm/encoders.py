@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE
-from sprachbund.audio.logmel import log_mel, num_frames
+from sprachbund.audio.features import log_mel, num_frames
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, ConformerConfig
-from sprachbund.models.seamless.model import Seamless
-from sprachbund.models.seamless.objective import stacked_log_mel
+from sprachbund.models.seamless.model import Seamless, stacked_log_mel
 from sprachbund.models.whisper.config import WhisperConfig
-from sprachbund.models.whisper.encoder import WhisperEncoder, memory_frames
+from sprachbund.models.whisper.model import WhisperEncoder, memory_frames
 
 _STRIDE = 2  # of Whisper's second convolution
 

@@ -18,16 +18,13 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Features, Memory, Target
-from sprachbund.models.loss import Loss
+from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
-from sprachbund.models.speech_llm.foreign import adapt
-from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache
-from sprachbund.models.speech_llm.objective import speech_llm_loss
+from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache, Prompts
+from sprachbund.models.speech_llm.objective import RoutedMemory, smoothed, speech_llm_loss, stretches
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
-from sprachbund.models.speech_llm.prompts import Prompts
-from sprachbund.models.speech_llm.spans import RoutedMemory, smoothed, stretches
 from sprachbund.text.languages import described
 
 _SPAN_S = 0.3
@@ -36,7 +33,7 @@ _LEAST_S = 1.0
 
 
 class SpeechLLM(nn.Module):
-    """A speech translator around a language model; satisfies `sprachbund.models.family.Family` with its tokenizer.
+    """A speech translator around a language model; satisfies `sprachbund.models.base.Family` with its tokenizer.
 
     Args:
         encoder: see `encoders`; becomes part of this, frozen but for new adapters.

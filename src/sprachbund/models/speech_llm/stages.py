@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.loss import Loss
+from sprachbund.models.base import Loss
 from sprachbund.models.speech_llm.config import LossWeights, Options
 
 Trained = Literal["projector", "encoder adapters", "llm adapters"]

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.splitting import split_feed_forwards
-from sprachbund.models.whisper.companions import TOKENIZER, Companions
-from sprachbund.models.whisper.directory import REAL_LENGTH
+from sprachbund.models.whisper.files import TOKENIZER, Companions
+from sprachbund.models.whisper.io import REAL_LENGTH
 from sprachbund.models.whisper.model import Whisper
-from sprachbund.models.whisper.tasks import CONFIG_KEY, ENGLISH
-from sprachbund.models.whisper.tokens import WhisperTokens, language_name, with_languages
+from sprachbund.models.whisper.tokens import CONFIG_KEY, ENGLISH, WhisperTokens, language_name, with_languages
 
 MEAN = "mean"
 """In place of a related language: the mean of all."""

@@ -4,37 +4,217 @@ Shapes: B utterances, T log-mel frames, S memory frames, M mel bins, D width, R 
 U tokens of a row, V vocabulary.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
-from sprachbund.audio.logmel import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_mel, num_frames
+from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
+from sprachbund.audio.features import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_mel, num_frames
 from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.family import Features, Memory, Target
-from sprachbund.models.loss import Loss
-from sprachbund.models.routing import decoder_route, encode_routed, source_route, start_route
+from sprachbund.models.base import Features, Loss, Memory, Target
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
-from sprachbund.models.whisper.companions import Companions
 from sprachbund.models.whisper.config import WhisperConfig
-from sprachbund.models.whisper.encoder import WhisperEncoder, memory_frames
-from sprachbund.models.whisper.objective import row_language, row_prompts
-from sprachbund.models.whisper.tasks import Tasks
-from sprachbund.models.whisper.tokens import WhisperTokens
+from sprachbund.models.whisper.files import Companions
+from sprachbund.models.whisper.tokens import Tasks, WhisperTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
-from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.feed_forward import Route, run_layers
+from sprachbund.text.languages import writes_spaces
+
+if TYPE_CHECKING:
+    from sprachbund.models.whisper.tokens import WhisperTokens
+
+
+# Whisper's audio encoder, and what has to be masked so that short utterances in a batch do not see
+# padding.
+#
+# Shapes: B utterances, T log-mel frames, S memory frames (half of T, rounded up), M mel bins, D width.
+
+_MAX_TIMESCALE = 10_000.0
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Whisper's fixed positions (length, D): sines in the first half of the width, cosines in the second."""
+    steps = math.log(_MAX_TIMESCALE) / (width // 2 - 1)
+    rates = torch.exp(-steps * torch.arange(width // 2))
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def memory_frames(num_frames: Tensor) -> Tensor:
+    """How many memory frames `num_frames` log-mel frames give: the second convolution has stride two."""
+    return (num_frames + 1) // 2
+
+
+class WhisperEncoder(nn.Module):
+    """Two convolutions, positions, pre-norm layers (arXiv 2212.04356, section 2.2)."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(config.num_mel_bins, config.width, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(config.width, config.width, kernel_size=3, stride=2, padding=1)
+        # Not learned, but stored by checkpoints and free to differ there. Computing them on the meta device would
+        # import torch's compiler: a second at every start.
+        positions = torch.empty(config.max_frames, config.width)
+        if not positions.is_meta:
+            positions = sinusoids(config.max_frames, config.width)
+        self.positions = nn.Parameter(positions, requires_grad=False)
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                config.width,
+                config.encoder_heads,
+                config.encoder_feed_forward_width,
+                dropout=config.dropout,
+            )
+            for _ in range(config.encoder_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(
+        self, features: Tensor, num_frames: Tensor | None = None, route: Route | None = None
+    ) -> Tensor:
+        """Encode log-mel features (B, T, M) into (B, S, D).
+
+        With `num_frames` (B,), frames after it are kept out of the convolutions and of the attention, so a
+        row gives what it would give alone. Rows of a whole window, as Whisper was trained, need none.
+        A route of n B rows gives the states under n routes, (n B, S, D); see `run_layers`.
+        """
+        x = _silence_padding(features.transpose(1, 2), num_frames)
+        x = _silence_padding(F.gelu(self.conv1(x)), num_frames)
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        x = x + self.positions[: x.shape[1]]
+        allowed = None
+        if num_frames is not None:
+            allowed = _valid(memory_frames(num_frames), x.shape[1])[:, None, None, :]
+        return self.norm(run_layers(self.layers, x, allowed, route))
+
+
+def _valid(lengths: Tensor, length: int) -> Tensor:
+    return torch.arange(length, device=lengths.device) < lengths[:, None]
+
+
+def _silence_padding(x: Tensor, num_frames: Tensor | None) -> Tensor:
+    """Zero the frames after the end of each row of x (B, D, T): what a convolution sees beyond an edge."""
+    if num_frames is None:
+        return x
+    return x * _valid(num_frames, x.shape[2])[:, None, :].to(x.dtype)
+
+
+# What a Whisper model is taught with: features and rows of an utterance, and the prompts of a batch's
+# rows.
+#
+# Where nobody speaks a row is <|startoftranscript|> <|nospeech|> <|endoftext|> (arXiv 2212.04356, section
+# 2.3).
+
+_LONGEST_PROMPT = 4  # start, language, task, no timestamps
+
+
+def target_tokens(model: Whisper, text: str, language: str) -> list[int]:
+    """Tokens that are to follow the prompt for `language`, the end included."""
+    return _text_tokens(model.tokens, text, language)
+
+
+def row_language(tokens: WhisperTokens, language: str) -> int:
+    """The token that stands for a target language in a batch; English-only models have none of their own."""
+    return tokens.languages.get(language, tokens.start)
+
+
+def row_prompts(model: Whisper, batch: Batch) -> list[list[int]]:
+    """Prompts of the R rows of a batch, by its languages; rows without speech, or that do not count, get the start."""
+    named = {row_language(model.tokens, target): target for _, target in model.pairs()}
+    sources = batch.source_language.repeat_interleave(batch.rows_per_utterance).tolist()
+    asked = list(zip(sources, batch.target_language.tolist(), batch.num_targets.tolist(), strict=True))
+    known: dict[tuple[int, int], list[int]] = {}
+    for source, token, _ in {row for row in asked if row[0] != NO_LANGUAGE and row[2]}:
+        target = Target(language=named[token], source=model.source_languages[source])
+        known[source, token] = model.prompt(target)
+    return [known.get((source, token), [model.tokens.start]) for source, token, _ in asked]
+
+
+class WhisperExamples:
+    """`sprachbund.data.loading.Examples` of a Whisper model.
+
+    Args:
+        model: whose tokens, prompts and window are used.
+        languages: spoken in the data and drawn as targets.
+
+    Raises:
+        SprachbundError: a language that the model does not know.
+    """
+
+    frames_per_s = FRAMES_PER_S
+
+    def __init__(self, model: Whisper, languages: Sequence[str]) -> None:
+        known = model.source_languages
+        if unknown := sorted(set(languages) - set(known)):
+            raise SprachbundError(
+                f"the model has no token for {', '.join(unknown)}; give it one with "
+                f'fine_tuning.new_languages = {{{unknown[0]} = "mean"}}'
+            )
+        self.tokens = model.tokens
+        self.source_languages = list(languages)
+        self.target_languages = sorted({t for s, t in model.pairs() if s in languages and t in languages})
+        self.max_tokens = model.max_tokens - _LONGEST_PROMPT + 1
+        self.max_window_s = model.max_window_s
+        self.whole_windows = not model.real_length
+        self.num_mel_bins = model.config.num_mel_bins
+        self._pairs = model.pairs()
+        self._numbers = {tag: i for i, tag in enumerate(known)}
+
+    def number(self, language: str) -> int:
+        """Place of a source language among the model's."""
+        return self._numbers[language]
+
+    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
+        """Log-mel (T, M) as `Whisper.features` gives it, the utterance augmented and the silence after it not."""
+        if not self.whole_windows:
+            samples = np.pad(samples, (0, max(0, WINDOW - len(samples))))
+        pad_to_s = self.max_window_s if self.whole_windows else None
+        features = log_mel(samples, self.num_mel_bins, pad_to_s=pad_to_s).T
+        own = num_frames(len(samples))
+        return torch.cat([augment(features[:own]), features[own:]]), own
+
+    def transcript(self, text: str) -> list[int]:
+        """None: Whisper has no CTC head."""
+        return []
+
+    def row(self, text: str, source: str | None, target: str) -> Row | None:
+        """The text's tokens, None for a pair that the model does not know."""
+        tokens = self.tokens
+        if source is None:
+            if tokens.no_speech is None:
+                raise SprachbundError(
+                    "the data hold recordings without speech, and the model has no <|nospeech|> token; leave them out"
+                )
+            return tokens.start, [tokens.no_speech, tokens.end]
+        if (source, target) not in self._pairs:
+            return None
+        return row_language(tokens, target), _text_tokens(tokens, text, target)
+
+
+def _text_tokens(tokens: WhisperTokens, text: str, language: str) -> list[int]:
+    """Whisper begins a text with a space where the language separates words by one."""
+    space = " " if writes_spaces(language) else ""
+    return [*tokens.text_to_tokens(space + text.strip()), tokens.end]
+
 
 _FRAMES_PER_STATE = 2  # stride of the encoder's convolutions
 
 
 class Whisper(nn.Module):
-    """A Whisper model; satisfies `sprachbund.models.family.Family` once it has its tokens.
+    """A Whisper model; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
         config: sizes.
@@ -79,7 +259,7 @@ class Whisper(nn.Module):
         self.alignment_heads = alignment_heads(config, self.companions.generation)
 
     @classmethod
-    def shape(cls, config: WhisperConfig) -> "Whisper":
+    def shape(cls, config: WhisperConfig) -> Whisper:
         """The model on the meta device: every shape, no memory."""
         with torch.device("meta"):
             return cls(config)

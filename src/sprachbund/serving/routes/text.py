@@ -8,11 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.texts import ReadsText, TranslatedText, translate_texts
-from sprachbund.serving.bodies import TextForm
-from sprachbund.serving.refusals import RefusalError
-from sprachbund.serving.routes.access import ADMITTED, ServiceOf
-from sprachbund.serving.routes.described import REFUSALS, refusals, text_body
+from sprachbund.decoding.pipeline import ReadsText, TranslatedText, translate_texts
+from sprachbund.serving.routes.access import ADMITTED, REFUSALS, ServiceOf, refusals, text_body
+from sprachbund.serving.schemas import RefusalError, TextForm
 from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import checked_json
 from sprachbund.serving.worker import ModelWorker

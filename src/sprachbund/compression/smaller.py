@@ -1,0 +1,117 @@
+"""A smaller model on disk: saved whole or not at all, with a card that says where it comes from."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from sprachbund.compression.quantization import stored_size
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.conformer import Conformer
+from sprachbund.models.conformer.checkpoints import MODEL_TYPE, assemble, read_nemo, read_transformers
+from sprachbund.models.conformer.io import save
+from sprachbund.models.drafts import find_drafts
+from sprachbund.models.io import locate
+from sprachbund.models.weights import Bits, read_packed_linears
+from sprachbund.util.files import atomic_directory, copy_file, is_empty
+
+
+def check_new(out: Path) -> None:
+    """Raise a SprachbundError for a place that is taken."""
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
+        raise SprachbundError(f"{out} is there already; choose another --out")
+
+
+def bits_of(directory: Path) -> Bits:
+    """Bits that a model's matrices are stored in, packed ones aside; 32 where they differ."""
+    if read_packed_linears(directory) is not None:
+        return 32
+    found = stored_size(directory).bits
+    return cast("Bits", found) if found in (8, 16) else 32
+
+
+def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:
+    """The card of what was made from the model in `source`; its scores were those of another model."""
+    old = Card.read(source) or Card(
+        name=source.name,
+        source_languages=sorted({s for s, _ in family.pairs()}),
+        target_languages=sorted({t for _, t in family.pairs()}),
+    )
+    training = {**old.training, "made_from": {"model": old.name, **how}}
+    return old.model_copy(update={"name": name, "scores": [], "training": training})
+
+
+def save_smaller(family: Any, source: Path, out: Path, bits: Bits, how: dict[str, Any]) -> None:
+    """Write a model that was made from the one in `source` into a new directory.
+
+    Args:
+        family: the smaller model.
+        source: directory of the larger one.
+        out: is to hold it.
+        bits: of a weight.
+        how: for the card.
+
+    Raises:
+        SprachbundError: the place is taken, or the family has no place for so few bits.
+    """
+    save = import_module(f"{type(family).__module__.rpartition('.')[0]}.io").save
+    card = card_of(family, source, out.name, how)
+    write_whole(out, lambda draft: save(family, draft, bits=bits, card=card))
+
+
+def write_whole(out: Path, write: Callable[[Path], None]) -> None:
+    """Let a new directory be written, which is there whole or not at all.
+
+    Raises:
+        SprachbundError: the place is taken.
+    """
+    check_new(out)
+    with atomic_directory(out) as draft:
+        write(draft)
+
+
+def copy_drafts(source: Path, out: Path) -> list[str]:
+    """Copy the drafts beside a model to one of the same depth and vocabulary; their names."""
+    drafts = find_drafts(source)
+    for path in drafts.values():
+        copy_file(path, out / path.name)
+    return list(drafts)
+
+
+# Public streaming checkpoints made into model directories, with a card that says where they come from.
+
+
+def convert(
+    checkpoint: str, out: Path, languages: Sequence[str], *, licence: str = "", offline: bool = False
+) -> Conformer:
+    """Write a model directory of a checkpoint.
+
+    Args:
+        checkpoint: a `.nemo` file, or a directory or Hugging Face id in transformers' form (`nemotron_asr_streaming`).
+        out: is to hold the model.
+        languages: BCP-47 tags that the checkpoint hears and writes; its files do not say.
+        licence: of the weights, for the card.
+        offline: never use the network.
+
+    Raises:
+        SprachbundError: the place is taken, or the checkpoint cannot be read.
+    """
+    check_new(out)
+    if not languages:
+        raise SprachbundError(f"{checkpoint} does not say which languages it hears; name them")
+    path = Path(checkpoint)
+    is_file = path.suffix == ".nemo" or path.is_file()
+    read = read_nemo(path) if is_file else read_transformers(locate(checkpoint, offline=offline))
+    model = assemble(read, languages)
+    kind = "NeMo" if is_file else f"transformers, {MODEL_TYPE}"
+    card = Card(
+        name=path.stem if is_file else path.name,
+        description=f"A cache-aware FastConformer transducer, converted from a checkpoint ({kind}).",
+        licence=licence,
+        source_languages=list(languages),
+        target_languages=list(languages),
+        training={"made_from": {"model": path.name, "by": "convert"}},
+    )
+    write_whole(out, lambda draft: save(model, draft, card=card))
+    return model

@@ -1,0 +1,1 @@
+"""Corpora: readers of public ones, the phrasebook in sound, and recorded prompts."""

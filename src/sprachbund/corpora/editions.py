@@ -1,0 +1,332 @@
+"""Editions of the phrasebook in sound: which languages, how many sentences, which voices, which channels.
+
+`phrasebook/standard` is the fixed edition that every small experiment uses, so that their tables compare. Each
+shard is drawn from (edition, part, shard, attempt) alone.
+"""
+
+import fcntl
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sprachbund.audio.augment import CLEAN, NO_SPEECH_KINDS, TRAIN, Augmentation, augment, no_speech
+from sprachbund.corpora.phrasebook import Meaning, draw, draw_kind, render, split_of
+from sprachbund.data.making import make_shards
+from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter
+from sprachbund.data.synthesisers import (
+    DEFAULT_SYNTHESIZERS,
+    AnyVoice,
+    check_synthesizers,
+    draw_any_voice,
+    speak_as,
+    synthesis_info,
+)
+from sprachbund.errors import SprachbundError
+
+Part = Literal["train", "dev", "test"]
+SHARD_SIZE = 500
+NUM_BABBLERS = 12
+MAX_DURATION_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edition:
+    """One fixed drawing from the phrasebook.
+
+    Attributes:
+        name: as it is asked for.
+        seed: of everything drawn.
+        languages: spoken and written.
+        train_utterances: size of the training part.
+        heldout_sentences: sentences of dev and of test for each spoken language.
+        augmentation: of the training part; dev and test stay clean.
+        no_speech_share: share of the training part without speech, and with empty texts.
+        exact: render the same samples on every machine, at half the speed; otherwise only nearly the same.
+        kinds: of the meanings, equally often (see `phrasebook.draw.KINDS`); all by their weights if empty.
+        synthesizers: that speak, equally often where they can (see `sprachbund.data.synthesisers`).
+        spoken: languages spoken; all of `languages` if empty.
+    """
+
+    name: str
+    seed: int
+    languages: tuple[str, ...]
+    train_utterances: int
+    heldout_sentences: int = 500
+    augmentation: Augmentation = TRAIN
+    no_speech_share: float = 0.02
+    exact: bool = True
+    kinds: tuple[str, ...] = ()
+    synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
+    spoken: tuple[str, ...] = ()
+
+
+EDITIONS = {
+    edition.name: edition
+    for edition in (
+        Edition(
+            name="standard",
+            seed=1,
+            languages=("en", "es", "fr", "it", "de", "ru", "pt", "nl"),
+            train_utterances=64_000,
+        ),
+        Edition(
+            name="bundled",
+            seed=2,
+            languages=("en", "es", "fr", "it", "de", "ru"),
+            train_utterances=80_000,
+            exact=False,
+        ),
+        Edition(
+            name="tiny",
+            seed=3,
+            languages=("en", "de"),
+            train_utterances=200,
+            heldout_sentences=20,
+            augmentation=CLEAN,
+        ),
+    )
+}
+
+
+def edition(name: str, **changes: Any) -> Edition:
+    """An edition by name, with some of its fields changed. Raises SprachbundError for an unknown name."""
+    if name not in EDITIONS:
+        raise SprachbundError(f"no edition {name!r} of the phrasebook; there are {', '.join(EDITIONS)}")
+    return replace(EDITIONS[name], **changes)
+
+
+def make_edition(
+    directory: Path,
+    edition: Edition,
+    *,
+    workers: int = 2,
+    progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+) -> None:
+    """Render an edition into `directory/train`, `dev` and `test`; what is already there stays.
+
+    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard cannot be made.
+    """
+    sizes: dict[Part, int] = {
+        "dev": edition.heldout_sentences * len(edition.languages),
+        "test": edition.heldout_sentences * len(edition.languages),
+        "train": edition.train_utterances,
+    }
+    for part, count in sizes.items():
+        make_part(directory / part, edition, part, count, workers=workers, progress=partial(progress, part))
+
+
+def make_part(
+    directory: Path,
+    edition: Edition,
+    part: Part,
+    count: int,
+    *,
+    workers: int = 2,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Render `count` utterances of one part of an edition into a directory; what is already there stays.
+
+    Raises SprachbundError as `make_edition` does.
+    """
+    check_synthesizers(edition.synthesizers, edition.languages)
+    make = partial(_make_shard, edition, part, count)
+    make_shards(directory, -(-count // SHARD_SIZE), make, workers=workers, progress=progress)
+    spoken = synthesis_info(directory, edition.synthesizers)
+    info = {
+        "name": f"phrasebook/{edition.name}/{part}",
+        "version": "1",
+        "seed": edition.seed,
+        "languages": list(edition.languages),
+        "licence": "CC0-1.0",
+        "attribution": "generated by sprachbund; voices by "
+        + ", ".join(spoken.get("spoken_by", edition.synthesizers)),
+        **spoken,
+    }
+    ManifestWriter(directory).close(info)
+
+
+def draw_meaning(part: Part, rng: random.Random, kinds: Sequence[str] = ()) -> Meaning:
+    """A meaning that belongs to a part, of any kind or of one of `kinds`."""
+    while True:
+        meaning = draw_kind(rng.choice(kinds), rng) if kinds else draw(rng)
+        if split_of(meaning) == part:
+            return meaning
+
+
+def _make_shard(
+    edition: Edition, part: Part, count: int, shard: int, attempt: int, writer: ManifestWriter
+) -> None:
+    rng = random.Random(f"{edition.name}/{edition.seed}/{part}/{shard}/{attempt}")
+    numbers = range(shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE))
+    spoken = edition.spoken or edition.languages
+    recent: list[np.ndarray] = []
+    for number in numbers:
+        utterance_id = f"{edition.name}-{part}-{number:07d}"
+        if part == "train" and rng.random() < edition.no_speech_share:
+            add_no_speech(writer, utterance_id, rng)
+            continue
+        # Held-out parts give every language the same number of sentences.
+        language = spoken[number % len(spoken)]
+        _add_sentence(edition, part, language, utterance_id, rng, recent, writer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """What is said in which words by whom.
+
+    Attributes:
+        language: spoken.
+        meaning: of the texts.
+        texts: language to text, in all languages of the edition.
+        voice: that speaks.
+    """
+
+    language: str
+    meaning: Meaning
+    texts: Mapping[str, str]
+    voice: AnyVoice
+
+    def fields(self, edition: Edition) -> dict[str, Any]:
+        """As a manifest holds it."""
+        custom = {"kind": self.meaning.kind, "meaning": self.meaning.key}
+        return {
+            "text": self.texts[self.language],
+            "language": self.language,
+            "speaker": self.voice.name,
+            "translations": {tag: text for tag, text in self.texts.items() if tag != self.language},
+            "custom": {**custom, "corpus": f"phrasebook/{edition.name}"},
+        }
+
+
+def draw_sentence(edition: Edition, part: Part, language: str, rng: random.Random) -> Sentence:
+    """A sentence of a part that is spoken in a language."""
+    meaning = draw_meaning(part, rng, edition.kinds)
+    texts = {tag: render(meaning, tag, rng if tag == language else None) for tag in edition.languages}
+    voice = draw_any_voice(language, rng, part, edition.synthesizers)
+    return Sentence(language=language, meaning=meaning, texts=texts, voice=voice)
+
+
+def _add_sentence(
+    edition: Edition,
+    part: Part,
+    language: str,
+    utterance_id: str,
+    rng: random.Random,
+    recent: list[np.ndarray],
+    writer: ManifestWriter,
+) -> None:
+    while True:
+        sentence = draw_sentence(edition, part, language, rng)
+        samples = speak_as(sentence.texts[language], sentence.voice, exact=edition.exact)
+        if len(samples) <= MAX_DURATION_S * 16_000:
+            break
+    samples = vary(samples, rng, edition.augmentation if part == "train" else CLEAN, recent)
+    writer.add(samples, utterance_id=utterance_id, **sentence.fields(edition))
+
+
+def vary(
+    samples: np.ndarray, rng: random.Random, augmentation: Augmentation, recent: list[np.ndarray]
+) -> np.ndarray:
+    """Augment an utterance with the last ones as babble, and remember it."""
+    varied = augment(samples, np.random.default_rng(rng.getrandbits(63)), augmentation, recent)
+    recent.append(samples)
+    del recent[:-NUM_BABBLERS]
+    return varied
+
+
+def add_no_speech(writer: ManifestWriter, utterance_id: str, rng: random.Random) -> None:
+    """Add a sound without speech, whose text is empty in every language."""
+    kind = rng.choice(NO_SPEECH_KINDS)
+    samples = no_speech(kind, rng.uniform(0.5, 5.0), np.random.default_rng(rng.getrandbits(63)))
+    writer.add(
+        samples,
+        text="",
+        language="",
+        speaker="",
+        utterance_id=utterance_id,
+        custom={"kind": f"no-speech/{kind}", "corpus": "no-speech"},
+    )
+
+
+def texts_of(manifests: Sequence[Manifest], limit: int) -> list[str]:
+    """Up to `limit` distinct texts of all languages, to fit a tokenizer on."""
+    texts: dict[str, None] = {}
+    for manifest in manifests:
+        step = max(1, len(manifest) * len(manifests) * 6 // limit)
+        for i in range(0, len(manifest), step):
+            utterance = manifest[i]
+            texts.update(dict.fromkeys([utterance.text, *utterance.translations.values()]))
+    texts.pop("", None)
+    return list(texts)
+
+
+# Editions of the phrasebook that are spoken while a model trains on them: every epoch hears other
+# utterances.
+#
+# An epoch's utterances are rendered when it begins and deleted when the next one is there, so a run of any
+# length needs the space of one epoch. They are drawn from (edition, seed, epoch) alone: a run that is
+# taken up finds them, or makes the same again where the edition is exact.
+
+_LOCK = "lock"
+
+
+class LiveEdition:
+    """The training part of an edition, drawn anew for every epoch; stands where a `Manifest` stands.
+
+    Args:
+        edition: what is drawn and how it sounds; an epoch has `train_utterances`.
+        directory: where the epoch's utterances lie.
+        workers: processes that render; every core if None.
+        report: told before an epoch is rendered.
+    """
+
+    def __init__(
+        self,
+        edition: Edition,
+        directory: str | Path,
+        *,
+        workers: int | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.edition = edition
+        self.directory = Path(directory)
+        self.workers = workers or os.cpu_count() or 1
+        self.report = report
+
+    def at(self, epoch: int | None = None) -> Manifest:
+        """The utterances of an epoch, rendered if they are not there; of any that is there, or the first, if None.
+
+        Of several processes that ask, one renders and the others wait.
+
+        Raises:
+            SprachbundError: a synthesiser that cannot speak, or a shard that cannot be made.
+        """
+        with self._alone():
+            there = [path for path in sorted(self.directory.glob("epoch-*")) if (path / INFO_FILE).exists()]
+            if epoch is None and there:
+                return Manifest(there[-1])
+            path = self.directory / f"epoch-{epoch or 0:06d}"
+            if path not in there:
+                edition = replace(self.edition, name=f"{self.edition.name}-{path.name}")
+                count = edition.train_utterances
+                self.report(f"epoch {epoch or 0}: rendering {count} utterances of {self.edition.name}")
+                make_part(path, edition, "train", count, workers=self.workers)
+            for other in self.directory.glob("epoch-*"):
+                if other != path:
+                    shutil.rmtree(other)
+            return Manifest(path)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

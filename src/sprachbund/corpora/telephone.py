@@ -1,0 +1,279 @@
+"""Human speech for training and testing: recorded telephone prompts, alone and composed, and their wording spoken
+by the synthesiser.
+
+Parts, each a manifest directory:
+
+- `train`: recorded prompts, composed utterances and synthesised prompts in every channel
+- `dev`: like `composed`, of other meanings, to choose checkpoints by
+- `composed`: new numbers, dates, times and sequences composed from the training speakers' recordings
+- `known`: recorded prompts whose wording is in `train`, but not in this recording
+- `unheard`: utterances like `composed` by speakers that are not in `train` at all
+- `unseen`: recorded prompts whose wording is in no other part
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation
+from sprachbund.corpora.asterisk.compose import ComposedUtterance, composed_utterances
+from sprachbund.corpora.asterisk.prompts import Clips, Prompt, PromptSet, is_clip, load_clips, load_prompt_set
+from sprachbund.corpora.editions import add_no_speech, vary
+from sprachbund.data.making import make_shards
+from sprachbund.data.manifest import ManifestWriter
+from sprachbund.data.synthesisers import (
+    DEFAULT_SYNTHESIZERS,
+    check_synthesizers,
+    draw_any_voice,
+    speak_as,
+    synthesis_info,
+)
+
+Part = Literal["train", "dev", "composed", "known", "unheard", "unseen"]
+SHARD_SIZE = 500
+MAX_DURATION_S = 15.0
+KNOWN_SHARE = 0.25
+# What all speakers say in the same words; carriers of the speakers never heard are not transcribed.
+HELD_OUT_KINDS = ("digits", "number", "ordinal", "date", "time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telephone:
+    """What is drawn for the parts.
+
+    Attributes:
+        seed: of everything drawn.
+        languages: of the texts; recordings exist for those of the prompt packages.
+        train_utterances: size of `train`.
+        heldout_utterances: sizes of `composed` and `unheard`; `dev` is half of that.
+        shares: of recorded prompts, composed utterances and synthesised prompts in `train`.
+        augmentation: of `train`.
+        leave_out: speakers kept out of `train` besides those that always are.
+        kinds: of the composed utterances of `train`; any, and joined prompts, if empty.
+        synthesizers: of the prompts' wording in `train`, equally often where they can speak.
+    """
+
+    seed: int = 4
+    languages: tuple[str, ...] = ("en", "es", "fr", "it", "de", "ru")
+    train_utterances: int = 70_000
+    heldout_utterances: int = 1000
+    shares: tuple[float, float, float] = (0.28, 0.4, 0.32)
+    augmentation: Augmentation = field(default=TRAIN)
+    leave_out: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
+
+
+def make_telephone(
+    directory: Path,
+    options: Telephone,
+    *,
+    source: Path | None = None,
+    workers: int = 2,
+    progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+) -> None:
+    """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays.
+
+    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard cannot be made.
+    """
+    check_synthesizers(options.synthesizers, options.languages)
+    sounds = _Sounds.load(source, directory, options)
+    sizes: dict[Part, int] = {
+        "known": len(sounds.known),
+        "unseen": len(sounds.unseen),
+        "dev": options.heldout_utterances // 2,
+        "composed": options.heldout_utterances,
+        "unheard": options.heldout_utterances,
+        "train": options.train_utterances,
+    }
+    for part, count in sizes.items():
+        make = partial(_make_shard, sounds, part, count)
+        make_shards(
+            directory / part,
+            -(-count // SHARD_SIZE),
+            make,
+            workers=workers,
+            progress=partial(progress, part),
+        )
+        info = _info(part, options, sounds) | synthesis_info(directory / part, options.synthesizers)
+        ManifestWriter(directory / part).close(info)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sounds:
+    """The recordings, sorted by what they may be used for."""
+
+    options: Telephone
+    prompts: PromptSet
+    train: list[Prompt]
+    known: list[Prompt]
+    unseen: list[Prompt]
+    clips: Mapping[str, Clips]
+    unheard_clips: Mapping[str, Clips]
+    texts: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def load(cls, source: Path | None, directory: Path, options: Telephone) -> "_Sounds":
+        prompts = load_prompt_set(source, cache=directory / ".packages")
+        in_training = [p for p in prompts.prompts if not p.held_out and p.speaker not in options.leave_out]
+        sentences = [p for p in in_training if not is_clip(p.name) and p.duration_s <= MAX_DURATION_S]
+        wording = {p.name: prompts.split_of_prompt(p.name) for p in sentences}
+        known = [p for p in sentences if wording[p.name] == "train" and is_known_only_in_text(p)]
+        withheld_prompts = set(known)
+        usable = [p for p in in_training if p not in withheld_prompts]
+        others = [p for p in prompts.prompts if p.held_out or p.speaker in options.leave_out]
+        return cls(
+            options=options,
+            prompts=prompts,
+            train=[p for p in sentences if p not in withheld_prompts and wording[p.name] == "train"],
+            known=known,
+            unseen=[p for p in sentences if wording[p.name] == "test"],
+            clips=load_clips(usable),
+            unheard_clips={k: replace(c, held_out=False) for k, c in load_clips(others).items()},
+            texts={name: by for name, by in prompts.texts.items() if wording.get(name) == "train"},
+        )
+
+
+def is_known_only_in_text(prompt: Prompt) -> bool:
+    """Whether this recording, though not its wording, is kept out of training: a fixed quarter, by hash."""
+    digest = hashlib.sha256(f"{prompt.name}/{prompt.speaker}".encode()).digest()
+    return digest[0] / 256 < KNOWN_SHARE
+
+
+def _make_shard(
+    sounds: _Sounds, part: Part, count: int, shard: int, attempt: int, writer: ManifestWriter
+) -> None:
+    options = sounds.options
+    rng = random.Random(f"telephone/{options.seed}/{part}/{shard}/{attempt}")
+    first, last = shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE)
+    if part in ("known", "unseen"):
+        for prompt in getattr(sounds, part)[first:last]:
+            _add_prompt(sounds, prompt, f"{part}-{prompt.speaker}-{prompt.name}", CLEAN, rng, [], writer)
+        return
+    adder = _Adder(sounds, part, rng, writer)
+    for number in range(first, last):
+        adder.add(f"{part}-{number:07d}")
+
+
+class _Adder:
+    """Adds drawn utterances of one shard."""
+
+    def __init__(self, sounds: _Sounds, part: Part, rng: random.Random, writer: ManifestWriter) -> None:
+        self.sounds, self.part, self.rng, self.writer = sounds, part, rng, writer
+        self.recent: list[np.ndarray] = []
+        clips = sounds.unheard_clips if part == "unheard" else sounds.clips
+        # Sentences of whole prompts count as known wording, so held-out parts hold composed meanings only.
+        kinds = sounds.options.kinds if part == "train" else HELD_OUT_KINDS
+        self.composed = composed_utterances(
+            clips,
+            rng,
+            part if part in ("train", "dev") else "test",
+            prompts=None if kinds else sounds.prompts,
+            kinds=kinds or None,
+        )
+        self.names = sorted(sounds.texts)
+        self.seen: set[tuple[str, str]] = set()
+
+    def add(self, utterance_id: str) -> None:
+        options, rng = self.sounds.options, self.rng
+        if self.part != "train":
+            return self._add_composed(utterance_id, CLEAN)
+        if rng.random() < 0.01:
+            return add_no_speech(self.writer, utterance_id, rng)
+        way = rng.choices(("recorded", "composed", "spoken"), options.shares)[0]
+        if way == "recorded":
+            prompt = rng.choice(self.sounds.train)
+            return _add_prompt(
+                self.sounds, prompt, utterance_id, options.augmentation, rng, self.recent, self.writer
+            )
+        if way == "composed":
+            return self._add_composed(utterance_id, options.augmentation)
+        return self._add_spoken(utterance_id)
+
+    def _add_composed(self, utterance_id: str, augmentation: Augmentation) -> None:
+        made = next(m for m in islice(self.composed, 1000) if self._fits(m))
+        self.seen.add((made.speaker, made.text))
+        self.writer.add(
+            vary(made.samples, self.rng, augmentation, self.recent),
+            text=made.text,
+            language=made.language,
+            speaker=made.speaker,
+            utterance_id=utterance_id,
+            translations=_wanted(made.translations, self.sounds.options.languages),
+            custom={"kind": f"composed/{made.kind}", "corpus": "telephone"},
+        )
+
+    def _fits(self, made: ComposedUtterance) -> bool:
+        """Short enough, and in a held-out part nothing twice: few numbers are held out, and they come often."""
+        new = self.part == "train" or (made.speaker, made.text) not in self.seen
+        return new and len(made.samples) <= MAX_DURATION_S * 16_000
+
+    def _add_spoken(self, utterance_id: str) -> None:
+        """A prompt's wording spoken by the synthesiser."""
+        rng = self.rng
+        texts = self.sounds.texts[rng.choice(self.names)]
+        language = rng.choice([tag for tag in texts if tag in self.sounds.options.languages])
+        voice = draw_any_voice(language, rng, "train", self.sounds.options.synthesizers)
+        samples = speak_as(texts[language], voice, exact=False)[: int(MAX_DURATION_S * 16_000)]
+        self.writer.add(
+            vary(samples, rng, self.sounds.options.augmentation, self.recent),
+            text=texts[language],
+            language=language,
+            speaker=voice.name,
+            utterance_id=utterance_id,
+            translations=_wanted(
+                {tag: text for tag, text in texts.items() if tag != language}, self.sounds.options.languages
+            ),
+            custom={"kind": "prompt/spoken", "corpus": "telephone"},
+        )
+
+
+def _add_prompt(
+    sounds: _Sounds,
+    prompt: Prompt,
+    utterance_id: str,
+    augmentation: Augmentation,
+    rng: random.Random,
+    recent: list[np.ndarray],
+    writer: ManifestWriter,
+) -> None:
+    samples = sounds.clips[prompt.speaker].samples.get(prompt.name) if augmentation is not CLEAN else None
+    samples = prompt.load() if samples is None else samples
+    writer.add(
+        vary(samples, rng, augmentation, recent),
+        text=prompt.text,
+        language=prompt.language,
+        speaker=prompt.speaker,
+        utterance_id=utterance_id,
+        translations=_wanted(
+            sounds.prompts.translations(prompt.name, prompt.language), sounds.options.languages
+        ),
+        custom={"kind": "prompt/recorded", "prompt": prompt.name, "corpus": "telephone"},
+    )
+
+
+def _wanted(texts: Mapping[str, str], languages: Iterable[str]) -> dict[str, str]:
+    return {tag: texts[tag] for tag in languages if tag in texts}
+
+
+def _info(part: Part, options: Telephone, sounds: _Sounds) -> dict[str, object]:
+    from sprachbund.corpora.asterisk.packages import SPEAKERS
+
+    clips = sounds.unheard_clips if part == "unheard" else sounds.clips
+    speakers = [s for s in SPEAKERS if s.tag in clips]
+    return {
+        "name": f"telephone/{part}",
+        "version": "1",
+        "seed": options.seed,
+        "languages": list(options.languages),
+        "licence": sorted({s.licence for s in speakers}),
+        "attribution": {s.tag: s.attribution for s in speakers},
+        "left_out_speakers": list(options.leave_out),
+    }

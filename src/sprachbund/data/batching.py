@@ -1,0 +1,128 @@
+"""Which utterances make up which batch: a pure function of lengths, seed and epoch.
+
+Nothing is remembered but (epoch, batch number), so taking up a run again costs the same after a minute as after
+a month.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """How an epoch is cut into batches.
+
+    Attributes:
+        batch_s: longest padded length of a batch in seconds of speech.
+        max_utterances: most utterances in a batch.
+        pool_batches: batches are sorted by length within pools of about this many.
+        max_duration_s: longer utterances are left out, and counted.
+        seed: of the order.
+    """
+
+    batch_s: float = 160.0
+    max_utterances: int = 128
+    pool_batches: int = 50
+    max_duration_s: float = 20.0
+    seed: int = 0
+
+
+def epoch_indices(counts: Sequence[int], repeats: Sequence[float], seed: int, epoch: int) -> np.ndarray:
+    """Global indices of one epoch over several corpora laid end to end, each repeated so many times.
+
+    A repeat of 2.5 means every utterance twice and a random half of them once more.
+    """
+    rng = np.random.default_rng([seed, epoch, 0])
+    chosen = []
+    offset = 0
+    for count, repeat in zip(counts, repeats, strict=True):
+        whole, rest = int(repeat), repeat - int(repeat)
+        chosen.append(np.tile(np.arange(count), whole) + offset)
+        chosen.append(rng.permutation(count)[: round(rest * count)] + offset)
+        offset += count
+    return rng.permutation(np.concatenate(chosen))
+
+
+def plan_epoch(
+    durations_s: np.ndarray, indices: np.ndarray, options: PlanOptions, epoch: int
+) -> list[np.ndarray]:
+    """Batches of indices with little padding, in random order.
+
+    Args:
+        durations_s: length of every utterance, addressed by `indices`.
+        indices: the epoch's utterances in random order.
+        options: see `PlanOptions`.
+        epoch: changes the order of the batches.
+    """
+    indices = indices[durations_s[indices] <= options.max_duration_s]
+    mean_s = float(durations_s[indices].mean()) if len(indices) else 1.0
+    pool = max(1, int(options.pool_batches * min(options.batch_s / mean_s, options.max_utterances)))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(indices), pool):
+        members = indices[start : start + pool]
+        members = members[np.argsort(durations_s[members], kind="stable")]
+        batches += _cut(members, durations_s, options)
+    order = np.random.default_rng([options.seed, epoch, 1]).permutation(len(batches))
+    return [batches[i] for i in order]
+
+
+def _cut(members: np.ndarray, durations_s: np.ndarray, options: PlanOptions) -> list[np.ndarray]:
+    """Cut utterances in order of length into batches whose padded length stays under `batch_s`."""
+    batches = []
+    start = 0
+    for end in range(1, len(members) + 1):
+        size = end - start + 1
+        full = end == len(members) or size > options.max_utterances
+        if full or durations_s[members[end]] * size > options.batch_s:
+            batches.append(members[start:end])
+            start = end
+    return batches
+
+
+# Less and less of the same data: parts that contain each other, so that scales differ in nothing but their
+# size.
+#
+# Every corpus is shuffled once by a seed, and of each as much is taken from the front as its share of all
+# hours asks for (arXiv 2606.24169, section 3).
+
+
+def nested(manifests: Sequence[Manifest], hours: float, seed: int = 0) -> list[Manifest]:
+    """So many hours of several corpora together, in proportion to their own; fewer hours are part of more.
+
+    A corpus gives the utterances that end within its part, so all together are at most `hours`, and less than that by
+    at most one utterance of each.
+
+    Args:
+        manifests: the corpora.
+        hours: wanted, above 0 and at most what there is.
+        seed: of the order; the same for all scales that are to be nested.
+
+    Raises:
+        SprachbundError: for hours that there are not, or so few that nothing is left of a corpus.
+    """
+    own = [float(manifest.durations_s.astype(np.float64).sum()) / 3600 for manifest in manifests]
+    whole = sum(own)
+    if not 0 < hours <= whole * (1 + 1e-9):
+        names = ", ".join(str(manifest.directory) for manifest in manifests)
+        raise SprachbundError(f"{hours:g} hours are wanted of {names}; give more than 0, at most {whole:.3f}")
+    return [
+        _front(manifest, 3600 * hours * part / whole, seed)
+        for manifest, part in zip(manifests, own, strict=True)
+    ]
+
+
+def _front(manifest: Manifest, seconds: float, seed: int) -> Manifest:
+    """The first utterances in the shuffled order, as many as fit."""
+    order = np.random.default_rng([seed, len(manifest)]).permutation(len(manifest))
+    ends_s = np.cumsum(manifest.durations_s[order].astype(np.float64))
+    chosen = order[ends_s <= seconds * (1 + 1e-9)]
+    if not len(chosen) and len(manifest):
+        raise SprachbundError(
+            f"{manifest.directory} has no utterance as short as {seconds:.1f} s to begin with; ask for more hours"
+        )
+    return manifest.only(chosen)

@@ -1,0 +1,218 @@
+"""Greedy search: the likeliest token of every row at every step. The default, because it is fast and
+deterministic.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprachbund.decoding.logits_process import best_tokens, likeliest
+from sprachbund.decoding.state import Hypothesis, Rows, rows_left, worth_dropping
+from sprachbund.models.base import Family
+
+
+def greedy_search(family: Family, rows: Rows) -> list[Hypothesis]:
+    """Finish all `rows` (R); one hypothesis per row, in their order."""
+    return GreedySearch(rows).finish(family)
+
+
+class GreedySearch:
+    """The rows still under way and the token chosen for each."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        device, num_rows = rows.tokens.device, rows.cache.num_rows
+        self.original, self.limits = list(range(num_rows)), rows.rules.limits.tolist()
+        self.sums = torch.zeros(num_rows, device=device, dtype=torch.float64)
+        self.finished = np.zeros(num_rows, np.bool_)
+        self.done: list[Hypothesis | None] = [None] * num_rows
+
+    def finish(self, family: Family) -> list[Hypothesis]:
+        """Go on until every row has ended or reached its limit."""
+        tokens = self.choose()
+        while not self.finished.all():
+            kept = self._drop_finished()
+            tokens = self.round(family, tokens if kept is None else tokens[kept])
+        return [hypothesis for hypothesis in self.done if hypothesis is not None]
+
+    def round(self, family: Family, tokens: Tensor) -> Tensor:
+        """Read `tokens` (R,) and choose those after them."""
+        self.rows.advance(family, tokens, self.finished)
+        return self.choose()
+
+    def choose(self) -> Tensor:
+        """The next token (R,) of every row; those that end are taken down."""
+        rows = self.rows
+        log_probs = rows.rules.log_probs(rows.logits, rows.tokens)
+        tokens = likeliest(log_probs)
+        self.sums = self.sums + log_probs.gather(1, tokens[:, None])[:, 0]
+        length = rows.tokens.shape[1] + 1
+        # The tokens are all that has to come back from the device at each step.
+        for row, token in enumerate(tokens.tolist()):
+            ended = token == rows.rules.end_token
+            if not self.finished[row] and (ended or length >= self.limits[row]):
+                self._finish_row(row, token, ended)
+        return tokens
+
+    def _finish_row(self, row: int, token: int, ended: bool) -> None:
+        index, total = self.original[row], float(self.sums[row])
+        self.finished[row] = True
+        self.done[index] = Hypothesis(
+            tokens=(*self.rows.tokens[row].tolist(), *([] if ended else [token])),
+            log_probability=total,
+            finished=ended,
+            no_speech_log_probability=self.rows.no_speech[index],
+            score=total,
+        )
+
+    def _drop_finished(self) -> Tensor | None:
+        """Drop memories whose rows are all finished, when that pays; the rows left, None where all are."""
+        left = rows_left(self.finished, self.rows.num_memories, self.rows.tokens.device)
+        if left is None:
+            return None
+        memories, rows = left
+        self.rows.keep(memories)
+        self.sums, order = self.sums[rows], rows.tolist()
+        self.finished = self.finished[order]
+        self.original, self.limits = [self.original[r] for r in order], [self.limits[r] for r in order]
+        return rows
+
+
+# Beam search: several hypotheses per row, ranked by length-normalised log-probability.
+#
+# G groups (one per memory and target) of K hypotheses stand as neighbouring rows in one cache. A group is
+# finished when K hypotheses have ended within the best K candidates of their step; with K = 1 this is
+# greedy search.
+
+
+def length_normalised(log_probability: float, num_tokens: int, penalty: float) -> float:
+    """log-probability / ((5 + n) / 6) ** p, arXiv 1609.08144, equation 14; n counts the end token."""
+    return float(log_probability / ((5 + num_tokens) / 6) ** penalty)
+
+
+@dataclass(kw_only=True)
+class _Group:
+    """One memory and target: its ended hypotheses."""
+
+    no_speech: float | None
+    limit: int
+    ended: list[Hypothesis] = field(default_factory=list)
+
+
+def beam_search(
+    family: Family, rows: Rows, *, beam_size: int, length_penalty: float
+) -> list[list[Hypothesis]]:
+    """Finish all `rows` (G); for each, its ended hypotheses, best first."""
+    limits = rows.rules.limits.tolist()
+    groups = [_Group(no_speech=n, limit=int(u)) for n, u in zip(rows.no_speech, limits, strict=True)]
+    rows.repeat(beam_size)
+    search = _Beam(rows=rows, groups=groups, beam_size=beam_size, length_penalty=length_penalty)
+    while search.choose():
+        search.drop_finished()
+        search.advance(family)
+    return [sorted(group.ended, key=lambda h: -h.score) for group in groups]
+
+
+class _Beam:
+    """The groups still under way and the tokens chosen for their rows."""
+
+    def __init__(self, *, rows: Rows, groups: list[_Group], beam_size: int, length_penalty: float) -> None:
+        self.rows = rows
+        self.live = groups
+        self.size = beam_size
+        self.penalty = length_penalty
+        device = rows.tokens.device
+        self.sums = torch.full((len(groups), beam_size), -torch.inf, dtype=torch.float64, device=device)
+        self.sums[:, 0] = 0.0
+        self.parents = torch.zeros(len(groups), beam_size, dtype=torch.long, device=device)
+        self.tokens = torch.zeros_like(self.parents)
+        self.done = torch.zeros(len(groups), dtype=torch.bool, device=device)
+
+    def choose(self) -> bool:
+        """Pick the next token of every live hypothesis; False when all groups are finished."""
+        log_probs = self.rows.rules.log_probs(self.rows.logits, self.rows.tokens)
+        # The best of a group are among the best of its rows.
+        best, tokens = best_tokens(log_probs, 2 * self.size)
+        each = best.shape[1]
+        sums = (self.sums[..., None] + best.view(len(self.live), self.size, each)).flatten(1)
+        scores, index = sums.topk(min(2 * self.size, sums.shape[1]), dim=1)
+        words = tokens.view(len(self.live), -1).gather(1, index)
+        choices = zip(scores.tolist(), (index // each).tolist(), words.tolist(), strict=True)
+        picked = []
+        for g, found in enumerate(choices):
+            candidates = [c for c in zip(*found, strict=True) if c[0] > -torch.inf]
+            picked.append([] if bool(self.done[g]) else self._split(g, candidates))
+        self._set_choice(picked)
+        return not bool(self.done.all())
+
+    def _split(self, g: int, candidates: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+        """Move ended candidates of group g to its list; return those to go on with, at most K."""
+        group, going = self.live[g], list[tuple[float, int, int]]()
+        length = self.rows.tokens.shape[1]
+        for rank, (score, parent, token) in enumerate(candidates):
+            if token != self.rows.rules.end_token:
+                going.append((score, parent, token))
+            elif rank < self.size and len(group.ended) < self.size:
+                group.ended.append(self._hypothesis(g, score, parent, None))
+        going = going[: self.size]
+        if length + 1 >= group.limit:
+            for score, parent, token in going[: self.size - len(group.ended)]:
+                group.ended.append(self._hypothesis(g, score, parent, token))
+            going = []
+        self.done[g] = len(group.ended) >= self.size or not going
+        return going
+
+    def _hypothesis(self, g: int, total: float, parent: int, token: int | None) -> Hypothesis:
+        tokens = self.rows.tokens[g * self.size + parent].tolist() + ([] if token is None else [token])
+        counted = len(tokens) + (token is None)
+        return Hypothesis(
+            tokens=tuple(tokens),
+            log_probability=total,
+            finished=token is None,
+            no_speech_log_probability=self.live[g].no_speech,
+            score=length_normalised(total, counted, self.penalty),
+        )
+
+    def _set_choice(self, picked: list[list[tuple[float, int, int]]]) -> None:
+        """Fill sums, parents and tokens; places without a hypothesis get -inf and can never be chosen."""
+        padded = [self._at_home(p) for p in picked]
+        device = self.sums.device
+        self.sums = torch.tensor([[c[0] for c in p] for p in padded], dtype=torch.float64, device=device)
+        self.parents = torch.tensor([[c[1] for c in p] for p in padded], device=device)
+        self.tokens = torch.tensor([[c[2] for c in p] for p in padded], device=device)
+
+    def _at_home(self, picked: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+        """One hypothesis for each place, in that of its parent where it can be: the fewer move, the less is copied."""
+        places: dict[int, tuple[float, int, int]] = {}
+        for choice in picked:
+            places.setdefault(choice[1], choice)
+        others = [choice for choice in picked if places[choice[1]] is not choice]
+        for place in range(self.size):
+            if place not in places:
+                nobody = (-torch.inf, place, self.rows.rules.end_token)
+                places[place] = others.pop() if others else nobody
+        return [places[place] for place in range(self.size)]
+
+    def drop_finished(self) -> None:
+        """Drop memories whose groups are all finished, when that pays."""
+        per_memory = self.done.view(self.rows.num_memories, -1)
+        if not worth_dropping(per_memory.all(1)):
+            return
+        left = (~per_memory.all(1)).nonzero().flatten()
+        each = per_memory.shape[1]
+        groups = (left[:, None] * each + torch.arange(each, device=left.device)).flatten()
+        self.rows.keep(left)
+        self.live = [self.live[g] for g in groups.tolist()]
+        self.sums, self.parents = self.sums[groups], self.parents[groups]
+        self.tokens, self.done = self.tokens[groups], self.done[groups]
+
+    def advance(self, family: Family) -> None:
+        """Follow the chosen parents and step with the chosen tokens."""
+        first = torch.arange(len(self.live), device=self.sums.device)[:, None] * self.size
+        order = (first + self.parents).flatten()
+        if not torch.equal(order, torch.arange(order.shape[0], device=order.device)):
+            self.rows.reorder(order)
+        finished: Tensor = self.done.repeat_interleave(self.size)
+        self.rows.advance(family, self.tokens.flatten(), finished.numpy(force=True))

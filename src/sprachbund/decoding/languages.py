@@ -1,0 +1,205 @@
+"""Which language is spoken: one model's opinion on several windows, within the languages the caller
+allows.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family
+from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.text.languages import described, parse_language
+
+UNDETERMINED = "und"
+"""BCP-47 tag for speech in a language that the model cannot tell."""
+
+DECISIVE = 0.9
+"""Posterior from which one window alone decides."""
+
+_EVEN = 1e-4  # a posterior this close to uniform says that the model has learned nothing about the language
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifiedLanguage:
+    """A language and its probability among the allowed ones."""
+
+    language: str
+    probability: float
+
+
+def language_posterior(log_probs: Tensor, languages: Sequence[str], allowed: Sequence[str] | None) -> Tensor:
+    """Average log-probabilities (W, L) over windows and renormalise over the allowed languages; (L,), 0
+    elsewhere.
+
+    Args:
+        log_probs: one row per window, one column per entry of `languages`.
+        languages: BCP-47 tags of the columns.
+        allowed: those to choose from; None allows all.
+    """
+    wanted = torch.tensor([allowed is None or language in allowed for language in languages])
+    mean = log_probs.double().cpu().mean(0).masked_fill(~wanted, -torch.inf)
+    return mean.softmax(0)
+
+
+def identify(
+    log_probs: Tensor, languages: Sequence[str], allowed: Sequence[str] | None
+) -> IdentifiedLanguage:
+    """The likeliest allowed language over the windows `log_probs` (W, L).
+
+    `UNDETERMINED` when the model gives all of several languages the same probability.
+    """
+    posterior = language_posterior(log_probs, languages, allowed)
+    best = int(posterior.argmax())
+    num_allowed = int((posterior > 0).sum())
+    if num_allowed > 1 and float(posterior[best]) < 1 / num_allowed + _EVEN:
+        return IdentifiedLanguage(language=UNDETERMINED, probability=float(posterior[best]))
+    return IdentifiedLanguage(language=languages[best], probability=float(posterior[best]))
+
+
+class LanguageTracker:
+    """Identifies span after span of one recording.
+
+    A span that is decisive by itself is believed, so that a change of language is followed at once; any other
+    is judged together with the spans before it. The answer does not depend on how spans are batched.
+    """
+
+    def __init__(self, languages: Sequence[str], allowed: Sequence[str] | None, num_windows: int) -> None:
+        self._languages, self._allowed = languages, allowed
+        self._recent: deque[Tensor] = deque(maxlen=num_windows)
+
+    def push(self, log_probs: Tensor) -> IdentifiedLanguage:
+        """Language of the next span from its log-probabilities (L,)."""
+        found = self.peek(log_probs)
+        self._recent.append(log_probs)
+        return found
+
+    def peek(self, log_probs: Tensor) -> IdentifiedLanguage:
+        """The same of a span that has not ended, which later ones are not to be judged by."""
+        alone = identify(log_probs[None], self._languages, self._allowed)
+        if alone.probability >= DECISIVE:
+            return alone
+        recent = deque([*self._recent, log_probs], maxlen=self._recent.maxlen)
+        return identify(torch.stack(list(recent)), self._languages, self._allowed)
+
+
+# Which source and target languages a request means for a model; refuses what the model does not know.
+
+TRANSCRIBE = "transcribe"
+"""In place of a target language: text in the language spoken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Languages of a request in the model's own tags.
+
+    Attributes:
+        source: the language spoken; None when it is to be identified.
+        targets: languages wanted, or `TRANSCRIBE`; no two alike.
+        allowed: languages that identification chooses from; None allows all.
+    """
+
+    source: str | None
+    targets: tuple[str, ...]
+    allowed: tuple[str, ...] | None
+
+    def target_language(self, target: str, source: str) -> str:
+        """The language that `target` means for speech in `source`."""
+        return source if target == TRANSCRIBE else target
+
+
+def read_request(
+    model: Family, *, source: str | None, targets: Sequence[str], allowed: Sequence[str] | None
+) -> Request:
+    """Bring language names and tags to the model's tags, and check the pairs.
+
+    Raises:
+        SprachbundError: a language the model does not know (names the nearest and the list), a pair it
+            does not know (lists those it does), or a language that its sharing plan has no group for.
+    """
+    if isinstance(targets, str):
+        targets = [targets]
+    if not targets:
+        raise SprachbundError("no target language given; name at least one, or 'transcribe'")
+    written = {target for _, target in model.pairs()}
+    tags = tuple(dict.fromkeys(t if t == TRANSCRIBE else parse_language(t, written) for t in targets))
+    spoken = None if source is None else parse_language(source, model.source_languages)
+    choices = declared_languages(model, allowed)
+    _check_branches(model, sources=[*([spoken] if spoken else []), *(choices or ())], targets=tags)
+    request = Request(source=spoken, targets=tags, allowed=choices)
+    for target in tags:
+        if spoken is not None:
+            check_pair(model, spoken, request.target_language(target, spoken))
+        elif target != TRANSCRIBE:
+            _check_reachable(model, target)
+    return request
+
+
+def declared_languages(model: Family, tags: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Languages that may be spoken, in the model's tags, each once; None where any may.
+
+    Raises:
+        SprachbundError: a language that the model does not hear, or has no experts for.
+    """
+    return None if tags is None else tuple(dict.fromkeys(_declared(model, tag) for tag in tags))
+
+
+def _declared(model: Family, tag: str) -> str:
+    """A language that may be spoken, in the model's tag."""
+    try:
+        return parse_language(tag, model.source_languages)
+    except SprachbundError:
+        if hasattr(model, "allowed_groups"):
+            model.allowed_groups([tag])  # says which languages have experts
+        raise
+
+
+def _check_branches(model: Family, *, sources: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse languages without a branch, in a model that is split by language."""
+    plan: SharingPlan | None = getattr(model, "sharing_plan", None)
+    asked = {"source": sources, "target": [tag for tag in targets if tag != TRANSCRIBE]}
+    for split in plan.splits if plan else ():
+        for tag in asked.get(split.side, ()):
+            split.group_of(tag)
+
+
+def knows_pair(model: Family, source: str, target: str) -> bool:
+    """Whether the model can write `target` for speech in `source`; speech of unknown language may be any."""
+    if source == UNDETERMINED:
+        return any(t == target for _, t in model.pairs())
+    return (source, target) in model.pairs()
+
+
+def check_pair(model: Family, source: str, target: str) -> None:
+    """Refuse a pair the model does not know; there is no falling back to another language.
+
+    Raises:
+        SprachbundError: lists the pairs the model does know.
+    """
+    if not knows_pair(model, source, target):
+        raise SprachbundError(
+            f"the model {model.name} does not know the pair {source} to {target}; "
+            f"{known_pairs(model, source, target)}"
+        )
+
+
+def known_pairs(model: Family, source: str, target: str) -> str:
+    """What the model does know from `source` and into `target`, for messages."""
+    from_source = [t for s, t in model.pairs() if s == source]
+    into_target = [s for s, t in model.pairs() if t == target]
+    return f"from {source} it knows {described(from_source)}; into {target} it knows {described(into_target)}"
+
+
+def _check_reachable(model: Family, target: str) -> None:
+    """Without a source, a target that only its own language leads to would be transcription under another
+    name."""
+    sources = {s for s, t in model.pairs() if t == target}
+    if sources == {target} and len(model.source_languages) > 1:
+        raise SprachbundError(
+            f"the model {model.name} writes {target} only for speech in {target}; "
+            f"give {target} as the source, or choose from "
+            f"{described({t for s, t in model.pairs() if s != t})}"
+        )

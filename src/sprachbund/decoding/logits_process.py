@@ -1,0 +1,240 @@
+"""What a row may emit next, and the likeliest of it.
+
+A vocabulary has tens of thousands of tokens and a step of a small model takes a millisecond, so every pass over the
+logits counts: nothing here makes more of them than it has to. Shapes: R rows, U tokens so far, K tokens wanted, V
+vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sprachbund.models.base import Family
+
+# Timestamp tokens: which may come next, and how they cut a row of tokens into segments.
+#
+# Rules of the Whisper decoder (arXiv 2212.04356, section 2.3 and 4.5): timestamps come in pairs around
+# each segment's text, never run backwards, and the first lies within the first second. Ours adds that none
+# lies behind the audio.
+
+MAX_INITIAL_S = 1.0
+"""Latest first timestamp; a later one tends to skip speech."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimestampTokens:
+    """The part of a vocabulary that means times: token `first + n` is n * `step_s` seconds."""
+
+    first: int
+    step_s: float
+
+    def seconds(self, token: int) -> float:
+        """Time that a timestamp token stands for."""
+        return (token - self.first) * self.step_s
+
+    def last_within(self, duration_s: float) -> int:
+        """Token of the latest time inside `duration_s`."""
+        return self.first + int(duration_s / self.step_s + 1e-6)
+
+
+def timestamp_tokens(family: Family) -> TimestampTokens | None:
+    """The timestamp tokens of a family; None when it has none.
+
+    A family that has them offers, besides the protocol, `tokens.timestamps`: a range with one token per
+    memory frame. One that has them and was not taught to write them says so by `has_timestamps`.
+    """
+    if not getattr(family, "has_timestamps", True):
+        return None
+    tokens = getattr(getattr(family, "tokens", None), "timestamps", None)
+    return TimestampTokens(first=tokens[0], step_s=family.frame_s) if tokens else None
+
+
+def forbid_timestamps(
+    logits: Tensor, tokens: Tensor, *, times: TimestampTokens, latest: Tensor, end_token: int
+) -> Tensor:
+    """Logits (R, V), in which everything was set to -inf that the rules forbid after `tokens` (R, U).
+
+    Args:
+        logits: (R, V), other rules already applied; they are written to.
+        tokens: (R, U) emitted so far.
+        times: the timestamp tokens; they end the vocabulary.
+        latest: (R,) last timestamp token allowed; a row with a value below `times.first` is without
+            timestamps.
+        end_token: id of the end token.
+    """
+    text, stamps = logits[:, : times.first], logits[:, times.first :]
+    ids = torch.arange(times.first, logits.shape[1], device=logits.device)
+    state = _PairState(tokens, times.first)
+    bad = (ids < state.earliest(times.first)[:, None]) | (ids > latest[:, None]) | state.text_due[:, None]
+    if tokens.shape[1] == 0:
+        bad = bad | (ids > times.last_within(MAX_INITIAL_S))
+    stamps.masked_fill_(bad, -torch.inf)
+    timed = latest >= times.first
+    no_text = timed & (state.opening | state.time_or_end_due)
+    ends = logits[:, end_token].masked_fill(no_text & ~state.time_or_end_due, -torch.inf)
+    _forbid(text, no_text)
+    logits[:, end_token] = ends
+    # Text is forbidden too where all timestamps together are likelier than the likeliest text token.
+    _forbid(text, timed & (stamps.logsumexp(-1) > text.amax(-1)))
+    return logits
+
+
+def _forbid(logits: Tensor, rows: Tensor) -> None:
+    if bool(rows.any()):  # most steps have none, and a pass over all logits is dear
+        logits.masked_fill_(rows[:, None], -torch.inf)
+
+
+class _PairState:
+    """Where each row stands within its timestamp pairs."""
+
+    def __init__(self, tokens: Tensor, first: int) -> None:
+        num_rows, length = tokens.shape
+        yes = torch.ones(num_rows, dtype=torch.bool, device=tokens.device)
+        last = tokens[:, -1] >= first if length else ~yes
+        second_last = tokens[:, -2] >= first if length > 1 else yes
+        self.opening = yes if length == 0 else ~yes
+        self.text_due = last & second_last
+        self.time_or_end_due = last & ~second_last
+        self._tokens = tokens
+
+    def earliest(self, first: int) -> Tensor:
+        """First timestamp (R,) that does not run backwards; segments are never empty."""
+        if self._tokens.shape[1] == 0:
+            return torch.full((self._tokens.shape[0],), first, device=self._tokens.device)
+        latest_seen = self._tokens.clamp(min=first - 1).amax(1)
+        return (latest_seen + (~self.time_or_end_due).long()).clamp(min=first)
+
+
+def cut_by_timestamps(
+    tokens: Sequence[int], times: TimestampTokens, duration_s: float
+) -> list[tuple[float, float, list[int]]]:
+    """Pieces (start_s, end_s, text tokens) of a row, in order, inside [0, `duration_s`], not overlapping.
+
+    Text without a closing timestamp lasts to `duration_s`; text without an opening one starts where the last
+    ended.
+    """
+    pieces: list[tuple[float, float, list[int]]] = []
+    start_s, text = 0.0, list[int]()
+    for token in tokens:
+        if token < times.first:
+            text.append(token)
+            continue
+        time_s = min(max(times.seconds(token), start_s), duration_s)
+        if text:
+            pieces.append((start_s, time_s, text))
+            text = []
+        start_s = time_s
+    if text:
+        pieces.append((start_s, duration_s, text))
+    return pieces
+
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suppressed:
+    """Tokens never to be emitted; rows that want the same share a mask.
+
+    Attributes:
+        masks: boolean (M, V).
+        mask_of: (R,) the mask of each row.
+        ids: what a single mask holds, for that is quicker to write; None where there are several masks.
+    """
+
+    masks: Tensor
+    mask_of: Tensor
+    ids: Tensor | None
+
+    @classmethod
+    def of(cls, masks: Sequence[Tensor], device: torch.device) -> "Suppressed":
+        """From one mask (V,) for each row; equal ones are the same tensor."""
+        distinct = list({id(mask): mask for mask in masks}.values())
+        place = {id(mask): i for i, mask in enumerate(distinct)}
+        stacked = torch.stack(distinct).to(device)
+        return cls(
+            masks=stacked,
+            mask_of=torch.tensor([place[id(mask)] for mask in masks], device=device),
+            ids=stacked[0].nonzero().flatten() if len(distinct) == 1 else None,
+        )
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """A copy of logits (R, ..., V) without these tokens."""
+        if self.ids is not None:
+            return logits.index_fill(-1, self.ids, -torch.inf)
+        return logits.masked_fill(self.each()[(slice(None), *[None] * (logits.ndim - 2))], -torch.inf)
+
+    def take(self, rows: Tensor) -> "Suppressed":
+        """Those of the rows at the indices `rows` (r,)."""
+        return Suppressed(masks=self.masks, mask_of=self.mask_of[rows], ids=self.ids)
+
+    def each(self) -> Tensor:
+        """One mask for every row, (R, V)."""
+        return self.masks[self.mask_of]
+
+
+@dataclass(kw_only=True)
+class Rules:
+    """What a row may emit next.
+
+    Attributes:
+        suppressed: tokens never to be emitted.
+        begin_suppressed: (V,) tokens not to be emitted first; None in families without such a list.
+        begun: (R,) rows whose first token is not their text's first, for it goes on from a prefix.
+        limits: (R,) most tokens.
+        latest: (R,) last timestamp allowed; -1 in rows without timestamps.
+        times: the timestamp tokens; None when no row has any.
+        end_token: what ends a row.
+        min_tokens: the end token is forbidden before.
+    """
+
+    suppressed: Suppressed
+    begin_suppressed: Tensor | None
+    begun: Tensor
+    limits: Tensor
+    latest: Tensor
+    times: TimestampTokens | None
+    end_token: int
+    min_tokens: int
+
+    def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities (R, V) over the allowed tokens, from logits (R, V) after `tokens` (R, U)."""
+        logits = self.suppressed(logits.float())  # a copy, so that it may be written to
+        if tokens.shape[1] < self.min_tokens:
+            logits[:, self.end_token] = -torch.inf
+        if tokens.shape[1] == 0 and self.begin_suppressed is not None:
+            logits.masked_fill_(self.begin_suppressed & ~self.begun[:, None], -torch.inf)
+        if self.times is not None:
+            forbid_timestamps(logits, tokens, times=self.times, latest=self.latest, end_token=self.end_token)
+        return logits.log_softmax(-1)
+
+    def take(self, rows: Tensor) -> None:
+        """Replace every row r by row `rows[r]`."""
+        self.suppressed, self.limits = self.suppressed.take(rows), self.limits[rows]
+        self.latest, self.begun = self.latest[rows], self.begun[rows]
+
+
+def likeliest(scores: Tensor) -> Tensor:
+    """The best token (...) of scores (..., V); the first of several that are equal."""
+    if scores.device.type != "cpu":
+        return scores.argmax(-1)
+    return torch.from_numpy(scores.numpy().argmax(-1))  # a tenth of the time of torch's
+
+
+def best_tokens(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best `count` scores of every row of (R, V), best first, and their tokens; both (R, K).
+
+    On CPUs only those chunks are sorted that hold the greatest maxima: all of the best are in them.
+    """
+    whole = scores.shape[1] // _CHUNK * _CHUNK
+    if scores.device.type != "cpu" or whole < 4 * _CHUNK * count:
+        found = scores.topk(min(count, scores.shape[1]))
+        return found.values, found.indices
+    chunks = scores[:, :whole].unflatten(1, (-1, _CHUNK)).amax(-1).topk(count).indices
+    places = (chunks[..., None] * _CHUNK + torch.arange(_CHUNK)).flatten(1)
+    rest = torch.arange(whole, scores.shape[1]).expand(len(scores), -1)
+    places = torch.cat([places, rest], dim=1)
+    found = scores.gather(1, places).topk(count)
+    return found.values, places.gather(1, found.indices)

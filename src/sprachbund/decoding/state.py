@@ -1,0 +1,224 @@
+"""The rows that a search works on: their prompts, the rules on their next token, and what a finished row
+holds.
+
+Shared by greedy and beam search. Shapes: B memories, R rows, U tokens so far, V vocabulary. Rows of one
+memory stand together, and rows of one target within it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sprachbund.decoding.logits_process import Rules, Suppressed, timestamp_tokens
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family, Memory, Target
+from sprachbund.nn.decoder import DecoderCache
+
+PROMPT_CHUNK = 16
+"""Prompt tokens per step: logits of a whole long prompt over a large vocabulary would fill the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A finished row.
+
+    Attributes:
+        tokens: without prompt, the target's prefix and end token.
+        log_probability: sum over the tokens and the end token, over what the rules allowed.
+        finished: whether the row ended by itself; False when the limit on tokens cut it.
+        no_speech_log_probability: of the memory, as seen at the first step; None in families without.
+        score: what a beam ranks by.
+    """
+
+    tokens: tuple[int, ...]
+    log_probability: float
+    finished: bool
+    no_speech_log_probability: float | None
+    score: float
+
+    @property
+    def mean_log_probability(self) -> float:
+        """Per token, the end token included when there is one."""
+        return self.log_probability / max(1, len(self.tokens) + self.finished)
+
+
+@dataclass(kw_only=True)
+class Rows:
+    """Rows under way: one per memory and target, or several after `repeat`.
+
+    Attributes:
+        cache: holds the prompts and, from the second step on, the tokens.
+        logits: (R, V) after the last token; after `reorder` and `keep` not before the next `advance`.
+        tokens: (R, U) emitted so far.
+        rules: what may come next.
+        no_speech: one entry per row at the start.
+        num_memories: those not yet dropped.
+    """
+
+    cache: DecoderCache
+    logits: Tensor
+    tokens: Tensor
+    rules: Rules
+    no_speech: list[float | None]
+    num_memories: int
+
+    def advance(self, family: Family, tokens: Tensor, finished: NDArray[np.bool_]) -> None:
+        """Append `tokens` (R,) and step; rows marked in `finished` (R,) stay where they are in the cache."""
+        self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
+        self.logits = family.step(tokens[:, None], self.cache)[:, -1]
+        if finished.any():
+            self.cache.rewind(self.cache.lengths - torch.from_numpy(finished).to(self.tokens.device).long())
+
+    def repeat(self, times: int) -> None:
+        """Make `times` neighbouring rows of every row."""
+        if times > 1:
+            rows = torch.arange(self.cache.num_rows, device=self.tokens.device).repeat_interleave(times)
+            self.reorder(rows)
+            self.logits = self.logits[rows]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Replace row r by row `rows[r]`; rows may only come from the same memory."""
+        self.cache.reorder(rows)
+        self._take(rows)
+
+    def keep(self, memories: Tensor) -> None:
+        """Drop every memory that is not among the indices `memories` (b,), with its rows."""
+        group = self.cache.num_rows // self.num_memories
+        rows = (memories[:, None] * group + torch.arange(group, device=memories.device)).flatten()
+        self.cache.keep(memories)
+        self.num_memories = len(memories)
+        self._take(rows)
+
+    def _take(self, rows: Tensor) -> None:
+        self.tokens = self.tokens[rows]
+        self.rules.take(rows)
+
+
+def whole_prompt(family: Family, target: Target) -> list[int]:
+    """Tokens that come before the first new one: the family's prompt, and the prefix of the text."""
+    return [*family.prompt(target), *target.prefix]
+
+
+def worth_dropping(finished: Tensor | NDArray[np.bool_]) -> bool:
+    """Whether so many memories (B,) are finished that copying the others costs less than carrying them
+    along."""
+    return int(finished.sum()) * 4 >= finished.shape[0]
+
+
+def rows_left(
+    finished: NDArray[np.bool_], num_memories: int, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """Memories (b,) with an unfinished row, and their rows (r,); None where dropping the others does not pay."""
+    memories = finished.reshape(num_memories, -1)
+    gone = np.asarray(memories.all(1))
+    if not worth_dropping(gone):
+        return None
+    left = (~gone).nonzero()[0]
+    rows = np.arange(finished.size).reshape(memories.shape)[left].flatten()
+    return torch.from_numpy(left).to(device), torch.from_numpy(rows).to(device)
+
+
+def start_rows(
+    family: Family,
+    memory: Memory,
+    targets: Sequence[Sequence[Target]],
+    options: DecodingOptions,
+    durations_s: Sequence[float] | None,
+) -> Rows:
+    """Run the prompts of `targets` (B lists of equal length) over `memory`; one row per memory and target."""
+    flat = [target for group in targets for target in group]
+    num_targets = len(targets[0])
+    prompts = [whole_prompt(family, target) for target in flat]
+    limits = [_token_limit(family, prompt, options) for prompt in prompts]
+    capacity = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
+    cache = family.start(memory, rows_per_memory=num_targets, capacity=capacity, targets=flat)
+    device = memory.states.device
+    own = [
+        len(family.prompt(_without_context(t))) + len(t.prefix) if t.context else len(p)
+        for t, p in zip(flat, prompts, strict=True)
+    ]
+    firsts = [len(prompt) - n for prompt, n in zip(prompts, own, strict=True)]
+    logits, first_logits = _run_prompts(family, cache, prompts, firsts)
+    no_speech = family.no_speech_log_prob(first_logits)
+    seconds = [
+        durations_s[i // num_targets] if durations_s else family.max_window_s for i in range(len(flat))
+    ]
+    return Rows(
+        cache=cache,
+        logits=logits,
+        tokens=torch.zeros(len(flat), 0, dtype=torch.long, device=device),
+        rules=_rules(family, flat, limits, seconds, options, device),
+        no_speech=[None] * len(flat) if no_speech is None else no_speech.tolist(),
+        num_memories=len(targets),
+    )
+
+
+def _rules(
+    family: Family,
+    targets: Sequence[Target],
+    limits: Sequence[int],
+    seconds: Sequence[float],
+    options: DecodingOptions,
+    device: torch.device,
+) -> Rules:
+    masks = {target: family.suppressed(target) for target in set(targets)}
+    times = timestamp_tokens(family) if any(target.timestamps for target in targets) else None
+    latest = [
+        times.last_within(duration_s) if times and target.timestamps else -1
+        for target, duration_s in zip(targets, seconds, strict=True)
+    ]
+    begin: Tensor | None = getattr(family, "begin_suppressed", None)
+    return Rules(
+        begin_suppressed=None if begin is None else begin.to(device),
+        begun=torch.tensor([bool(target.prefix) for target in targets], device=device),
+        suppressed=Suppressed.of([masks[target] for target in targets], device),
+        limits=torch.tensor(limits, device=device),
+        latest=torch.tensor(latest, device=device),
+        times=times,
+        end_token=family.end_token,
+        min_tokens=options.min_tokens,
+    )
+
+
+def _run_prompts(
+    family: Family, cache: DecoderCache, prompts: Sequence[Sequence[int]], firsts: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Logits (R, V) after each row's prompt, and after the token at index `firsts[r]` of it.
+
+    Prompts of different lengths run together, padded on the right; what the padding wrote is rewound.
+    """
+    device = cache.lengths.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(list(p)) for p in prompts], batch_first=True).to(
+        device
+    )
+    wanted = {"last": lengths - 1, "first": torch.tensor(list(firsts), device=device)}
+    found: dict[str, Tensor] = {}
+    for begin in range(0, padded.shape[1], PROMPT_CHUNK):
+        logits = family.step(padded[:, begin : begin + PROMPT_CHUNK], cache)
+        for name, positions in wanted.items():
+            inside = (positions >= begin) & (positions < begin + logits.shape[1])
+            index = (positions - begin).clamp(0, logits.shape[1] - 1)
+            here = logits[torch.arange(len(prompts), device=device), index]
+            found[name] = torch.where(inside[:, None], here, found.get(name, here))
+    cache.rewind(lengths)
+    return found["last"], found["first"]
+
+
+def _token_limit(family: Family, prompt: Sequence[int], options: DecodingOptions) -> int:
+    room = family.max_tokens - len(prompt)
+    if room < max(1, options.min_tokens):
+        raise SprachbundError(
+            f"the prompt takes {len(prompt)} of the model's {family.max_tokens} tokens and leaves {room}; "
+            "shorten the prompt or lower min_tokens"
+        )
+    return room if options.max_tokens is None else min(room, options.max_tokens)
+
+
+def _without_context(target: Target) -> Target:
+    return Target(language=target.language, source=target.source, timestamps=target.timestamps)

@@ -1,0 +1,473 @@
+"""Search in models that write frame by frame: a transducer head in the place of an attention decoder.
+
+Shapes: B memories, R rows (n for each memory).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprachbund.decoding.options import AUTO, NONE, DecodingOptions
+from sprachbund.decoding.state import Hypothesis
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family, Memory, Target
+from sprachbund.nn.transducer import Transducer, TransducerState
+
+# Greedy search of a transducer: at every frame the likeliest tokens until the blank is likelier than any.
+#
+# Each row walks at its own pace, so a batch takes as many steps as its slowest row, not the sum over
+# frames; and since most frames hold a blank, a step looks at several at once. Shapes: B rows, T frames, D
+# width of the encoder, J width of the joint network, K frames looked at in a step, V vocabulary.
+
+MAX_SYMBOLS = 10
+"""Most tokens at one frame: a model that never chooses the blank must not hold up the stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransducerHypothesis:
+    """What was found in a chunk, or in all chunks so far.
+
+    Attributes:
+        tokens: without blanks.
+        frames: at which each token came, counted from the start of the stream.
+        score: log-probability, blanks included: of the one path of greedy search, of all paths kept in a beam.
+    """
+
+    tokens: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
+    score: float = 0.0
+
+    def then(self, later: "TransducerHypothesis") -> "TransducerHypothesis":
+        """This chunk and the one behind it."""
+        return TransducerHypothesis(
+            tokens=self.tokens + later.tokens,
+            frames=self.frames + later.frames,
+            score=self.score + later.score,
+        )
+
+
+@torch.no_grad()
+def transducer_greedy(
+    transducer: Transducer,
+    encoded: Tensor,
+    num_frames: Tensor,
+    state: TransducerState | None = None,
+    *,
+    max_symbols: int = MAX_SYMBOLS,
+    frames_at_once: int = 4,
+) -> tuple[list[TransducerHypothesis], TransducerState]:
+    """Tokens of every row in this chunk, and the state from which the next chunk goes on.
+
+    Chunks of any sizes, one after another, give what the whole gives at once.
+
+    Args:
+        transducer: the part behind the encoder.
+        encoded: (B, T, D), the encoder's frames of this chunk.
+        num_frames: (B,), 0 to T: how many of them are real.
+        state: what the chunk before returned; None at the start of streams.
+        max_symbols: most tokens at one frame, 1 or more.
+        frames_at_once: K; changes the speed, not the result.
+
+    Raises:
+        ValueError: for a state of another model, or numbers out of range.
+    """
+    check_chunk(encoded, num_frames, max_symbols)
+    state = transducer.start(len(encoded)) if state is None else state
+    transducer.check_state(state, len(encoded))
+    walk = _Walk(transducer, encoded, num_frames.to(encoded.device), state, max_symbols)
+    while walk.under_way():
+        walk.step(frames_at_once)
+    return walk.hypotheses(), walk.end()
+
+
+class _Walk:
+    """Rows on their way through a chunk."""
+
+    def __init__(
+        self,
+        transducer: Transducer,
+        encoded: Tensor,
+        length: Tensor,
+        state: TransducerState,
+        max_symbols: int,
+    ) -> None:
+        self.transducer, self.state, self.length = transducer, state, length
+        self.max_symbols = max_symbols
+        self.encoded = transducer.joint.encoder(encoded)
+        self.place = torch.zeros_like(length)
+        self.symbols = torch.zeros_like(length)
+        self.scores = torch.zeros(len(length), dtype=torch.float64, device=length.device)
+        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def under_way(self) -> bool:
+        """Whether any row has frames left."""
+        return bool((self.place < self.length).any())
+
+    def step(self, frames_at_once: int) -> None:
+        """Move every row to its next token, or past the frames looked at."""
+        ahead = torch.arange(frames_at_once, device=self.place.device)
+        places = self.place[:, None] + ahead
+        real = places < self.length[:, None]
+        index = places.clamp(max=self.encoded.shape[1] - 1)[..., None]
+        frames = self.encoded.gather(1, index.expand(-1, -1, self.encoded.shape[2]))
+        logits = self.transducer.joint(frames, self.state.predicted[:, None])
+        best, tokens = logits.float().log_softmax(-1).max(-1)
+        is_token = (tokens != self.transducer.shape.blank) & real
+        emits = is_token.any(1)
+        first = torch.where(emits, is_token.int().argmax(1), real.sum(1))
+        self.scores += torch.where(real & (ahead <= first[:, None]), best.double(), 0.0).sum(1)
+        self._move(first, emits, tokens.gather(1, first.clamp(max=frames_at_once - 1)[:, None])[:, 0])
+
+    def _move(self, first: Tensor, emits: Tensor, tokens: Tensor) -> None:
+        frame = self.place + first
+        self.symbols = torch.where(emits, torch.where(first > 0, 1, self.symbols + 1), 0)
+        full = self.symbols >= self.max_symbols
+        self.place = frame + full
+        self.symbols = torch.where(full, 0, self.symbols)
+        if not emits.any():
+            return
+        self.found.append((emits, tokens, self.state.num_frames + frame))
+        rows = emits.nonzero()[:, 0]
+        moved = self.transducer.advance(tokens[rows], self.state.take(rows))
+        kept = self.state.tensors()
+        self.state = TransducerState(
+            **{name: kept[name].index_copy(0, rows, tensor) for name, tensor in moved.tensors().items()}
+        )
+
+    def hypotheses(self) -> list[TransducerHypothesis]:
+        """What every row found, brought back from the device at once."""
+        if not self.found:
+            return [TransducerHypothesis(score=score) for score in self.scores.tolist()]
+        emits, tokens, frames = (torch.stack(column, dim=1).cpu() for column in zip(*self.found, strict=True))
+        return [
+            TransducerHypothesis(
+                tokens=tuple(tokens[row][emits[row]].tolist()),
+                frames=tuple(frames[row][emits[row]].tolist()),
+                score=score,
+            )
+            for row, score in enumerate(self.scores.tolist())
+        ]
+
+    def end(self) -> TransducerState:
+        """The state behind the chunk."""
+        return replace(self.state, num_frames=self.state.num_frames + self.length)
+
+
+def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
+    """See that a chunk is one.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    if encoded.ndim != 3 or num_frames.shape != encoded.shape[:1]:
+        raise ValueError(
+            f"frames are {tuple(encoded.shape)} and num_frames {tuple(num_frames.shape)}; give (B, T, D) and (B,)"
+        )
+    lengths: Sequence[int] = num_frames.tolist()
+    for length in lengths:
+        if not 0 <= length <= encoded.shape[1]:
+            raise ValueError(f"num_frames holds {length}; the chunk has {encoded.shape[1]} frames")
+    if max_symbols < 1:
+        raise ValueError(f"max_symbols is {max_symbols}; give 1 or more")
+
+
+# Beam search of a transducer, frame by frame, in which paths that wrote the same tokens are one
+# hypothesis.
+#
+# Time-synchronous: at every frame each hypothesis may write tokens, one after another, before the blank
+# takes it to the next frame; there the probabilities of equal token sequences are added (arXiv 1211.3711,
+# section 2.6, with the order of steps of time-synchronous decoding). With a beam that nothing falls out
+# of, a score is the exact log-probability of its tokens. Shapes: B rows, T frames, D width of the encoder,
+# H hypotheses of all rows, V vocabulary.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam:
+    """Hypotheses of one stream, best first.
+
+    Attributes:
+        hypotheses: over all chunks so far.
+        path_scores: log-probability of the likeliest path of each, the one that its frames are of.
+        state: one row for each of them.
+    """
+
+    hypotheses: tuple[TransducerHypothesis, ...]
+    path_scores: tuple[float, ...]
+    state: TransducerState
+
+    @property
+    def best(self) -> TransducerHypothesis:
+        """The likeliest."""
+        return self.hypotheses[0]
+
+    def settle(self) -> tuple[TransducerHypothesis, "Beam"]:
+        """What all hypotheses begin with, and the beam without it: a stream of any length in flat memory.
+
+        The search goes on as it would have: what all share decides nothing between them. Scores stay with the beam.
+        """
+        together = zip(*(hypothesis.tokens for hypothesis in self.hypotheses), strict=False)
+        shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, together))
+        settled = TransducerHypothesis(tokens=self.best.tokens[:shared], frames=self.best.frames[:shared])
+        left = tuple(replace(h, tokens=h.tokens[shared:], frames=h.frames[shared:]) for h in self.hypotheses)
+        return settled, replace(self, hypotheses=left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Path:
+    """A hypothesis within a frame: whose it is, which row of the state holds it, the score of its likeliest path."""
+
+    row: int
+    place: int
+    first_frame: int
+    found: TransducerHypothesis
+    path_score: float
+
+
+_Merged = dict[int, dict[tuple[int, ...], _Path]]
+"""For each row, the one path of each token sequence."""
+
+
+@torch.no_grad()
+def transducer_beam(
+    transducer: Transducer,
+    encoded: Tensor,
+    num_frames: Tensor,
+    beams: Sequence[Beam] | None = None,
+    *,
+    beam_size: int = 8,
+    max_symbols: int = MAX_SYMBOLS,
+) -> list[Beam]:
+    """The best hypotheses of every row after this chunk; give them back with the next one.
+
+    Frames of tokens are those of the likeliest path kept. Chunks of any sizes give what the whole gives at once.
+
+    Args:
+        transducer: the part behind the encoder.
+        encoded: (B, T, D), the encoder's frames of this chunk.
+        num_frames: (B,), 0 to T: how many of them are real.
+        beams: what the chunk before returned, one for each row; None at the start of streams.
+        beam_size: hypotheses kept for each row, 1 or more.
+        max_symbols: most tokens at one frame, 1 or more.
+
+    Raises:
+        ValueError: for states of another model, or numbers out of range.
+    """
+    check_chunk(encoded, num_frames, max_symbols)
+    if beam_size < 1:
+        raise ValueError(f"beam_size is {beam_size}; give 1 or more")
+    beams = _started(transducer, len(encoded)) if beams is None else beams
+    if len(beams) != len(encoded):
+        raise ValueError(f"{len(beams)} beams for {len(encoded)} rows; give one for each")
+    for beam in beams:
+        transducer.check_state(beam.state, len(beam.hypotheses))
+    state = TransducerState.stack([beam.state for beam in beams])
+    search = _Frames(transducer, encoded, state, beam_size, max_symbols)
+    paths = _paths(beams)
+    lengths = num_frames.tolist()
+    for t in range(max(lengths, default=0)):
+        paths = search.step(t, paths, [length > t for length in lengths])
+    return _beams(paths, search.state, num_frames.to(encoded.device))
+
+
+class _Frames:
+    """Takes all hypotheses of all rows through one frame at a time."""
+
+    def __init__(
+        self,
+        transducer: Transducer,
+        encoded: Tensor,
+        state: TransducerState,
+        beam_size: int,
+        max_symbols: int,
+    ) -> None:
+        self.transducer, self.state = transducer, state
+        self.encoded = transducer.joint.encoder(encoded)
+        self.size, self.max_symbols = beam_size, max_symbols
+
+    def step(self, t: int, paths: list[_Path], live: Sequence[bool]) -> list[_Path]:
+        """Paths behind frame t; those of rows that are not `live` stay as they are."""
+        done = [path for path in paths if not live[path.row]]
+        current = [path for path in paths if live[path.row]]
+        merged: _Merged = {path.row: {} for path in current}
+        states, offset = [self.state], 0
+        for symbols in range(self.max_symbols + 1):
+            here = states[-1].take(self._indices(path.place - offset for path in current))
+            log_probs = self._log_probs(t, current, here)
+            _take_blank(merged, current, log_probs[:, self.transducer.shape.blank].tolist())
+            parents, current = self._write(t, current, log_probs, merged)
+            if not current or symbols == self.max_symbols:
+                break
+            offset += len(states[-1].num_frames)
+            current = [replace(path, place=offset + i) for i, path in enumerate(current)]
+            tokens = self._indices(path.found.tokens[-1] for path in current)
+            states.append(self.transducer.advance(tokens, here.take(self._indices(parents))))
+        kept = done + [path for row in merged.values() for path in _best(row, self.size)]
+        self.state = TransducerState.stack(states).take(self._indices(path.place for path in kept))
+        return [replace(path, place=i) for i, path in enumerate(kept)]
+
+    def _indices(self, values: Iterable[int]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.long, device=self.encoded.device)
+
+    def _log_probs(self, t: int, paths: list[_Path], here: TransducerState) -> Tensor:
+        """(H, V) of what may come next at frame t."""
+        rows = self._indices(path.row for path in paths)
+        return self.transducer.joint(self.encoded[rows, t], here.predicted).float().log_softmax(-1).double()
+
+    def _write(
+        self, t: int, paths: list[_Path], log_probs: Tensor, merged: _Merged
+    ) -> tuple[list[int], list[_Path]]:
+        """The best continuations of each row by one token, and which of `paths` they continue."""
+        log_probs[:, self.transducer.shape.blank] = -math.inf
+        best, tokens = log_probs.topk(min(self.size, log_probs.shape[1]), dim=1)
+        candidates: dict[int, list[tuple[float, int, int]]] = {row: [] for row in merged}
+        for i, (path, gains, words) in enumerate(zip(paths, best.tolist(), tokens.tolist(), strict=True)):
+            candidates[path.row] += [(gain, i, word) for gain, word in zip(gains, words, strict=True)]
+        parents, written = [], []
+        for row, found in candidates.items():
+            # What is below the last of a full beam can only fall further.
+            ahead = _best(merged[row], self.size)
+            floor = ahead[-1].found.score if len(ahead) == self.size else -math.inf
+            found.sort(key=lambda c: -(paths[c[1]].found.score + c[0]))
+            for gain, i, word in found[: self.size]:
+                path = _written(paths[i], word, t, gain)
+                if path.found.score > floor:
+                    parents.append(i)
+                    written.append(path)
+        return parents, written
+
+
+def _written(path: _Path, token: int, t: int, gain: float) -> _Path:
+    later = TransducerHypothesis(tokens=(token,), frames=(path.first_frame + t,), score=gain)
+    return replace(path, found=path.found.then(later), path_score=path.path_score + gain)
+
+
+def _best(merged: dict[tuple[int, ...], _Path], size: int) -> list[_Path]:
+    return sorted(merged.values(), key=lambda path: -path.found.score)[:size]
+
+
+def _take_blank(merged: _Merged, paths: list[_Path], blanks: Sequence[float]) -> None:
+    """Move paths to the next frame, adding the probabilities of those that wrote the same."""
+    for path, blank in zip(paths, blanks, strict=True):
+        moved = replace(
+            path,
+            found=replace(path.found, score=path.found.score + blank),
+            path_score=path.path_score + blank,
+        )
+        own = merged[path.row]
+        other = own.get(path.found.tokens, moved)
+        if other is not moved:
+            likelier = max(moved, other, key=lambda each: each.path_score)
+            total = float(np.logaddexp(moved.found.score, other.found.score))
+            moved = replace(likelier, found=replace(likelier.found, score=total))
+        own[path.found.tokens] = moved
+
+
+def _started(transducer: Transducer, num_rows: int) -> list[Beam]:
+    state = transducer.start(1)
+    return [Beam(hypotheses=(TransducerHypothesis(),), path_scores=(0.0,), state=state)] * num_rows
+
+
+def _paths(beams: Sequence[Beam]) -> list[_Path]:
+    paths: list[_Path] = []
+    for row, beam in enumerate(beams):
+        first = int(beam.state.num_frames[0])
+        for found, score in zip(beam.hypotheses, beam.path_scores, strict=True):
+            paths.append(_Path(row=row, place=len(paths), first_frame=first, found=found, path_score=score))
+    return paths
+
+
+def _beams(paths: Sequence[_Path], state: TransducerState, num_frames: Tensor) -> list[Beam]:
+    beams = []
+    for row in range(len(num_frames)):
+        own = sorted((path for path in paths if path.row == row), key=lambda path: -path.found.score)
+        kept = state.take(torch.tensor([path.place for path in own], device=num_frames.device))
+        beams.append(
+            Beam(
+                hypotheses=tuple(path.found for path in own),
+                path_scores=tuple(path.path_score for path in own),
+                state=replace(kept, num_frames=kept.num_frames + num_frames[row]),
+            )
+        )
+    return beams
+
+
+def writes_by_frames(family: Family) -> bool:
+    """Whether a family's text comes from a transducer."""
+    return bool(getattr(family, "writes_by_frames", False))
+
+
+def start_by_frames(family: Family, targets: Sequence[Target]) -> TransducerState:
+    """The state of rows (R,) in front of their first frame, their prompts read."""
+    transducer = _transducer(family)
+    state = transducer.start(len(targets))
+    prompts = torch.tensor([family.prompt(target) for target in targets], device=state.num_frames.device)
+    for tokens in prompts.T:
+        state = transducer.advance(tokens, state)
+    return state
+
+
+@torch.inference_mode()
+def search_by_frames(
+    family: Family, memory: Memory, targets: Sequence[Sequence[Target]], options: DecodingOptions
+) -> list[list[Hypothesis]]:
+    """As `search`, which hands over to this.
+
+    Raises:
+        SprachbundError: options that only an attention decoder has.
+    """
+    refuse_options(family, options, "frame by frame")
+    flat = [target for group in targets for target in group]
+    each = len(targets[0])
+    assert memory.num_frames is not None
+    states = memory.states.repeat_interleave(each, 0)
+    num_frames = memory.num_frames.repeat_interleave(each, 0)
+    start = start_by_frames(family, flat)
+    if options.beam_size == 1:
+        found, _ = transducer_greedy(_transducer(family), states, num_frames, start)
+    else:
+        rows = range(len(flat))
+        empty = TransducerHypothesis()
+        beams = [
+            Beam(hypotheses=(empty,), path_scores=(0.0,), state=start.take(torch.tensor([r]))) for r in rows
+        ]
+        ended = transducer_beam(_transducer(family), states, num_frames, beams, beam_size=options.beam_size)
+        found = [beam.best for beam in ended]
+    best = [_hypothesis(one, options.max_tokens) for one in found]
+    return [best[i : i + each] for i in range(0, len(best), each)]
+
+
+def _hypothesis(found: TransducerHypothesis, max_tokens: int | None) -> Hypothesis:
+    tokens = found.tokens[:max_tokens]
+    return Hypothesis(
+        tokens=tokens,
+        log_probability=found.score,
+        finished=len(tokens) == len(found.tokens),
+        no_speech_log_probability=None,
+        score=found.score,
+    )
+
+
+def _transducer(family: Family) -> Transducer:
+    known: Any = family
+    return known.transducer
+
+
+def refuse_options(family: Family, options: DecodingOptions, how: str) -> None:
+    """Raises SprachbundError for options that only an attention decoder has; `how` the family writes instead."""
+    refused = {
+        f"a draft ({options.draft})": options.draft not in (AUTO, NONE),
+        "words with times": options.word_timestamps,
+        f"min_tokens ({options.min_tokens})": options.min_tokens > 0,
+        "a prompt": bool(options.prompt),
+    }
+    for what, asked in refused.items():
+        if asked:
+            raise SprachbundError(
+                f"the model {family.name} writes {how}, which has no place for {what}; leave it out"
+            )

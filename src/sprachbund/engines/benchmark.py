@@ -1,0 +1,327 @@
+"""How fast an engine computes a model here, beside what the machine's memory allows at most.
+
+A step of the decoder on one row reads every weight and all keys and values of the memory once and does little with
+them, so the time of that reading is the bound on a token; where all of it fits into the processor's cache, a token can
+take less. An encoder computes more than it reads: its bound is the processor's speed in products of 8 bits. Shapes: B
+memories, T frames, V vocabulary.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.extension import choose_instruction_set, missing_because, native
+from sprachbund.engines.native_engine import NativeDecoder
+from sprachbund.engines.packing import pack_matrix
+from sprachbund.engines.torch_layers import TorchDecoder
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family, Features
+from sprachbund.models.io import load, locate
+from sprachbund.models.whisper import PRESETS, Whisper
+from sprachbund.nn.decoder import DecoderCache
+
+# What this machine allows at most: how fast it reads memory, and how fast it multiplies numbers of 8 bits.
+#
+# A token of a single row is bound by the first, an encoder by the second.
+
+_READ_BYTES = 2**29  # far more than any cache holds
+_READS = 6
+_TOKENS, _ROWS, _INPUTS = 480, 512, 512  # 0.5 MB in all: they stay in the caches next to a core
+_PRODUCTS = 400  # a tenth of a second where a core does a million million operations a second
+_TRIALS = 3
+
+
+def read_gb_per_s(num_bytes: int = _READ_BYTES) -> float:
+    """The fastest of some sums over memory that no cache holds, with the threads torch has now."""
+    x = torch.ones(num_bytes // 4)  # zeros would all be one page
+    return max(num_bytes / _seconds(lambda: x.dot(x)) for _ in range(_READS)) / 1e9
+
+
+def int8_gops_per_s(threads: int, products: int = _PRODUCTS) -> float | None:
+    """Billions of operations a second, two for a product and its sum, of the best kernel on so many threads.
+
+    The fastest of some trials with operands that stay in the cache; None without the compiled part.
+    """
+    if missing_because():
+        return None
+    isa, module = choose_instruction_set(), native()
+    matrix = {name: a.contiguous() for name, a in pack_matrix("matrix", torch.ones(_ROWS, _INPUTS)).items()}
+
+    def work(_: int) -> None:
+        values, scale = torch.full((_TOKENS, _INPUTS), 129, dtype=torch.uint8), torch.ones(_TOKENS)
+        out = torch.empty(_TOKENS, _ROWS)
+        for _ in range(products):
+            module.product(isa, values, scale, matrix, _ROWS, out, "keep")
+
+    operations = 2 * _TOKENS * _ROWS * _INPUTS * products * threads
+    with ThreadPoolExecutor(threads) as pool:
+        return (
+            max(operations / _seconds(lambda: list(pool.map(work, range(threads)))) for _ in range(_TRIALS))
+            / 1e9
+        )
+
+
+@torch.inference_mode()
+def encoder_gops(family: Family, features: Features) -> float:
+    """Billions of operations of the products, convolutions and attention in an encoder that torch computes."""
+    # Torch's fused attention on CPUs is not among what the counter knows.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        family.encode(features)
+    return counter.get_total_flops() / 1e9
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+EngineName = Literal["native", "torch-int8", "torch-bf16", "torch", "native-int4"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)[:-1]
+"""Measured by default: the compiled engine; torch with weights of 8 bits, in bf16, and as the model has them."""
+_PROMPT_TOKENS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedJob:
+    """What is measured.
+
+    Attributes:
+        engine: one of ENGINES, or native-int4.
+        model: a model directory, name or id; not with `shape`.
+        shape: a published Whisper shape, to be filled with random weights.
+        threads: to compute with.
+        repeats: that count; one more warms up.
+        window_s: seconds of the long recording, or the model's window if that is shorter.
+        window_tokens: decoded from it.
+        clip_s: seconds of the short recording, encoded at its real length.
+        clip_tokens: decoded from it.
+        offline: never use the network.
+    """
+
+    engine: EngineName
+    model: str | None = None
+    shape: str | None = None
+    threads: int = 1
+    repeats: int = 5
+    window_s: float = 30.0
+    window_tokens: int = 100
+    clip_s: float = 5.0
+    clip_tokens: int = 20
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.engine not in (offered := get_args(EngineName)):
+            raise SprachbundError(f"there is no engine {self.engine!r}; choose from {', '.join(offered)}")
+        if (self.model is None) == (self.shape is None):
+            raise SprachbundError("both a model and a shape were named, or neither; name one of them")
+        if self.shape is not None and self.shape not in PRESETS:
+            raise SprachbundError(f"there is no shape {self.shape!r}; choose from {', '.join(PRESETS)}")
+        for name in ("repeats", "threads", "window_tokens", "clip_tokens"):
+            if getattr(self, name) < 1:
+                raise SprachbundError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """Medians over the repeats of one recording's parts, in milliseconds.
+
+    Attributes:
+        features_ms: log-mel.
+        encoder_ms: of the encoder.
+        prompt_ms: keys and values of the memory, and the prompt.
+        token_ms: of one token.
+        whole_ms: of all.
+        spread_ms: slowest less fastest whole call.
+    """
+
+    features_ms: float
+    encoder_ms: float
+    prompt_ms: float
+    token_ms: float
+    whole_ms: float
+    spread_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What came out.
+
+    Attributes:
+        engine: as asked for.
+        why: what computed.
+        window: the long recording.
+        clip: the short one.
+        bytes_per_token: weights, and keys and values of the long recording's memory, read at each token.
+        read_gb_per_s: the machine's reading, with as many threads.
+        encoder_gops: billions of operations of the encoder on the long recording.
+        int8_gops_per_s: billions of operations on 8 bits that the machine does in a second, with as many threads; None
+            without the compiled part.
+        peak_mib: the most memory this process has held, weights as loaded and what is done for bounds not counted.
+    """
+
+    engine: str
+    why: str
+    window: Call
+    clip: Call
+    bytes_per_token: int
+    read_gb_per_s: float
+    encoder_gops: float
+    int8_gops_per_s: float | None
+    peak_mib: float
+
+    @property
+    def bound_ms(self) -> float:
+        """Milliseconds a token takes at least."""
+        return self.bytes_per_token / self.read_gb_per_s / 1e6
+
+    @property
+    def encoder_bound_ms(self) -> float | None:
+        """Milliseconds the encoder takes at least in 8 bits; None where the machine's speed is not known."""
+        return None if self.int8_gops_per_s is None else 1000 * self.encoder_gops / self.int8_gops_per_s
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, the bound among them."""
+        return {
+            **asdict(self),
+            "bound_ms": self.bound_ms,
+            "share_of_bound": self.bound_ms / self.window.token_ms,
+            "encoder_bound_ms": self.encoder_bound_ms,
+            "encoder_share_of_bound": self.encoder_bound_ms
+            and self.encoder_bound_ms / self.window.encoder_ms,
+        }
+
+
+@torch.inference_mode()
+def measure_speed(job: SpeedJob) -> Speed:
+    """Load or make the model and time it; meant for a fresh process, which peak memory is then of.
+
+    Raises:
+        SprachbundError: there is no such model, or the engine cannot run it.
+    """
+    torch.set_num_threads(job.threads)
+    family, why = _family(job)
+    window = _measure(family, job, min(job.window_s, family.max_window_s), job.window_tokens)
+    cache = family.start(family.encode(_features(family, min(job.window_s, family.max_window_s))))
+    num_bytes = bytes_per_token(family, cache)
+    if hasattr(family, "real_length"):
+        family.real_length = True
+    clip = _measure(family, job, job.clip_s, job.clip_tokens)
+    peak = peak_mib()
+    return Speed(
+        engine=job.engine,
+        why=why,
+        window=window,
+        clip=clip,
+        bytes_per_token=num_bytes,
+        read_gb_per_s=read_gb_per_s(),
+        encoder_gops=encoder_gops(*_plain(job)),
+        int8_gops_per_s=int8_gops_per_s(job.threads),
+        peak_mib=peak,
+    )
+
+
+def random_whisper(shape: str, *, seed: int = 0) -> Whisper:
+    """A Whisper of a published shape with random weights and no vocabulary."""
+    torch.manual_seed(seed)
+    return Whisper(PRESETS[shape]).eval()
+
+
+def bytes_per_token(family: Family, cache: DecoderCache) -> int:
+    """Bytes that a step of one token reads: the decoder's weights and the memory's keys and values.
+
+    Keys and values of earlier tokens, about a hundredth of that, are not counted.
+    """
+    decoder: Any = getattr(family, "decoder")  # noqa: B009 - no part of the protocol
+    memory = sum(x.nbytes for x in (*cache.cross_keys, *cache.cross_values))
+    if isinstance(decoder, NativeDecoder | TorchDecoder):
+        return decoder.step_bytes + memory
+    only_at_start = ("positions", "cross_attention.key.", "cross_attention.value.")
+    weights = (p for name, p in decoder.named_parameters() if not any(part in name for part in only_at_start))
+    return sum(p.nbytes for p in weights) + memory
+
+
+def peak_mib() -> float:
+    """The most memory this process has held, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says includes the process that started this one
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _made(job: SpeedJob) -> tuple[Any, Path | None]:
+    """The model as torch has it, and where it lies."""
+    if job.model is None:
+        return random_whisper(job.shape or ""), None
+    directory = locate(job.model, offline=job.offline)
+    return load(directory, offline=job.offline), directory
+
+
+def _plain(job: SpeedJob) -> tuple[Family, Features]:
+    family, _ = _made(job)
+    return family, _features(family, min(job.window_s, family.max_window_s))
+
+
+def _family(job: SpeedJob) -> tuple[Family, str]:
+    family, directory = _made(job)
+    engine = engine_for(family, job.engine, threads=job.threads, directory=directory)
+    dtype = str(next(family.parameters()).dtype).removeprefix("torch.")
+    return engine.family, f"torch, weights in {dtype}" if engine.name == "torch" else engine.why
+
+
+def _features(family: Family, duration_s: float) -> Features:
+    noise = np.random.default_rng(0).standard_normal(round(duration_s * SAMPLE_RATE))
+    return family.features([noise.astype(np.float32) * 0.1])
+
+
+def _measure(family: Family, job: SpeedJob, duration_s: float, num_tokens: int) -> Call:
+    num_tokens = min(num_tokens, family.max_tokens - _PROMPT_TOKENS)
+    runs = [_run(family, duration_s, num_tokens) for _ in range(job.repeats + 1)][1:]
+    whole = [sum(run) for run in runs]
+    features, encoder, prompt, tokens = (1000 * median(part) for part in zip(*runs, strict=True))
+    return Call(
+        features_ms=features,
+        encoder_ms=encoder,
+        prompt_ms=prompt,
+        token_ms=tokens / num_tokens,
+        whole_ms=1000 * median(whole),
+        spread_ms=1000 * (max(whole) - min(whole)),
+    )
+
+
+def _run(family: Family, duration_s: float, num_tokens: int) -> tuple[float, float, float, float]:
+    """Seconds of features, encoder, prompt and all tokens of one call."""
+    times = [time.perf_counter()]
+    features = _features(family, duration_s)
+    times.append(time.perf_counter())
+    memory = family.encode(features)
+    times.append(time.perf_counter())
+    cache = family.start(memory, capacity=_PROMPT_TOKENS + num_tokens)
+    logits = family.step(torch.zeros(1, _PROMPT_TOKENS, dtype=torch.long), cache)
+    times.append(time.perf_counter())
+    for _ in range(num_tokens):
+        logits = family.step(_likeliest(logits), cache)
+    times.append(time.perf_counter())
+    first, second, third, fourth = (b - a for a, b in pairwise(times))
+    return first, second, third, fourth
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits[:, -1:].argmax(-1)

@@ -1,0 +1,78 @@
+"""The compiled part, if it was built and fits this processor; and if not, why not, in a sentence for users."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from sprachbund.errors import SprachbundError
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in Python's or torch's words."""
+    in_torch = isinstance(error, RuntimeError) and (
+        "allocate memory" in str(error) or "out of memory" in str(error)
+    )
+    return in_torch or isinstance(error, MemoryError)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """What runs out of memory inside is an error for users."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise SprachbundError(
+            "there is not enough memory for this; give fewer or shorter recordings at once, or a smaller beam"
+        ) from error
+
+
+@cache
+def _loaded() -> ModuleType | str:
+    try:
+        return import_module("sprachbund.engines._native")
+    except ModuleNotFoundError:
+        return (
+            "it was not compiled when sprachbund was installed; install again where there is a C++ compiler"
+        )
+    except ImportError as error:
+        return f"its compiled file does not load ({error}); install sprachbund again"
+
+
+def missing_because() -> str | None:
+    """Why there is no compiled part; None when there is one."""
+    found = _loaded()
+    return found if isinstance(found, str) else None
+
+
+def native() -> ModuleType:
+    """The compiled module. Raises SprachbundError when there is none."""
+    found = _loaded()
+    if isinstance(found, str):
+        raise SprachbundError(f"there is no native engine: {found}, or use the torch engine")
+    return found
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Names of the kernels that run on this processor, best first; none without the compiled part."""
+    return () if missing_because() else tuple(native().instruction_sets())
+
+
+def choose_instruction_set(wanted: str | None = None) -> str:
+    """The best set of kernels here, or the one wanted.
+
+    Raises:
+        SprachbundError: no compiled part, or a processor without the instructions asked for.
+    """
+    native()
+    known = instruction_sets()
+    if wanted is None:
+        return known[0]
+    if wanted not in known:
+        raise SprachbundError(
+            f"no kernels named {wanted!r} run on this processor; choose from {', '.join(known)}"
+        )
+    return wanted

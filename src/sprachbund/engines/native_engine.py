@@ -1,0 +1,449 @@
+"""A family whose decoder, and encoder layers where that is possible, compute in the native kernels."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sprachbund.engines.extension import enough_memory, native
+from sprachbund.engines.packed_cache import Packed
+from sprachbund.engines.packing import (
+    BLOCK,
+    Arrays,
+    DecoderShape,
+    EncoderShape,
+    NativeOptions,
+    StemShape,
+    WeightNumbers,
+    decoder_shape,
+    encoder_shape,
+    pack_decoder,
+    pack_encoder,
+    pack_stem,
+    pad,
+    stem_of,
+    stem_shape,
+    why_not,
+    why_not_encoder,
+)
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family
+from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
+from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.feed_forward import Route
+
+# Decoder and encoder layers that compute in the native kernels and take the places of the torch ones.
+#
+# They have the same methods, so a model whose parts were exchanged is still the same model to every
+# search. Shapes: B memories, R rows (row r reads memory r // (R/B)), Q tokens per step, L layers, H heads,
+# C blocks of 16 positions, W width of a head padded to 16, T frames, D width, V vocabulary.
+
+
+class NativeCache(DecoderCache):
+    """What `DecoderCache` is, with keys and values in bf16 as the kernels lay them out.
+
+    Attributes:
+        own: (L, 2, R, H, C, 16 W) keys and values of the rows, bf16 in 16-bit integers.
+        cross: (L, 2, B, H, C, 16 W) keys and values of the memories, bf16 or 8-bit integers.
+        scales: (L, 3, B, H, 16 C) of keys, offsets of keys, of values in 8 bits; None in bf16.
+        frames: (B,) valid frames.
+        num_frames: T.
+        limit: tokens a row can hold.
+    """
+
+    def __init__(
+        self,
+        own: Tensor,
+        cross: Tensor,
+        scales: Tensor | None,
+        frames: Tensor,
+        *,
+        num_frames: int,
+        limit: int,
+        route: Route | None,
+    ) -> None:
+        self.own, self.cross, self.scales, self.frames = own, cross, scales, frames
+        self.num_frames, self.limit, self.route = num_frames, limit, route
+        self.memory_allowed = None
+        self.lengths = torch.zeros(own.shape[2], dtype=torch.long)
+
+    @property
+    def self_keys(self) -> list[Tensor]:  # type: ignore[override]
+        """One (R, H, C, 16 W) per layer, in the kernels' order."""
+        return list(self.own[:, 0])
+
+    @property
+    def self_values(self) -> list[Tensor]:  # type: ignore[override]
+        """As `self_keys`."""
+        return list(self.own[:, 1])
+
+    @property
+    def cross_keys(self) -> list[Tensor]:  # type: ignore[override]
+        """One (B, H, C, 16 W) per layer, in the kernels' order."""
+        return list(self.cross[:, 0])
+
+    @property
+    def cross_values(self) -> list[Tensor]:  # type: ignore[override]
+        """As `cross_keys`."""
+        return list(self.cross[:, 1])
+
+    @property
+    def capacity(self) -> int:
+        """The number of tokens a row can hold."""
+        return self.limit
+
+    def reorder(self, rows: Tensor) -> None:
+        """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
+        used = -(-self.used // BLOCK)
+        moved = (rows != torch.arange(len(rows))).nonzero().flatten() if len(rows) == self.num_rows else None
+        if moved is None:
+            before, self.own = (
+                self.own,
+                self.own.new_zeros(*self.own.shape[:2], len(rows), *self.own.shape[3:]),
+            )
+            self.own[..., :used, :] = before[:, :, rows, :, :used]
+        else:
+            self.own[:, :, moved, :, :used] = self.own[:, :, rows[moved], :, :used]
+        self.rewind(self.lengths[rows])
+        self.route = None if self.route is None else self.route.take(rows)
+
+    def keep(self, memories: Tensor) -> None:
+        """Drop every memory, with its rows, that is not among the indices `memories` (b,)."""
+        group = self.num_rows // len(self.frames)
+        self.reorder((memories[:, None] * group + torch.arange(group)).flatten())
+        self.cross, self.frames = self.cross[:, :, memories], self.frames[memories]
+        self.scales = None if self.scales is None else self.scales[:, :, memories]
+
+
+@contextmanager
+def one_torch_thread_beside(decoder: Any) -> Iterator[None]:
+    """Torch computes with one thread while native threads step a decoder.
+
+    Between two steps they wait actively, for microseconds; torch would wake threads of its own to choose a token, which
+    then wait for a core: with two cores that cost more than the step. Nothing changes for other decoders.
+    """
+    before = torch.get_num_threads()
+    if before == 1 or not isinstance(decoder, NativeDecoder):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class NativeDecoder(nn.Module):
+    """Stands for a `TextDecoder` when rows are stepped; it has no gradient.
+
+    Args:
+        shape: sizes.
+        arrays: packed weights; they may be mapped from a file.
+        team: threads.
+        instruction_set: name of the kernels.
+        options: what may be less exact.
+
+    Attributes:
+        team, instruction_set: as given, for another model that is to compute beside this one.
+        vocabulary: the packed output matrix.
+        step_bytes: of weights that each step reads.
+    """
+
+    def __init__(
+        self,
+        shape: DecoderShape,
+        arrays: Arrays,
+        team: Any,
+        instruction_set: str,
+        options: NativeOptions | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.options = shape, options or NativeOptions()
+        self.team, self.instruction_set = team, instruction_set
+        self.positions = arrays["positions"]
+        self.vocabulary = {
+            name.removeprefix("vocabulary."): a
+            for name, a in arrays.items()
+            if name.startswith("vocabulary.")
+        }
+        at_start_only = ("positions", "cross_memory.")
+        self.step_bytes = sum(
+            a.nbytes for name, a in arrays.items() if not any(p in name for p in at_start_only)
+        )
+        self._native = native().Decoder(arrays, instruction_set, team, **shape.sizes())
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row the positions allow."""
+        return self.shape.max_tokens
+
+    @enough_memory()
+    def start(
+        self,
+        memory: Tensor,
+        num_frames: Tensor | None,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        route: Route | None = None,
+    ) -> NativeCache:
+        """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid."""
+        shape, (num_memories, length, _) = self.shape, memory.shape
+        limit = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
+        head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
+        own_shape = (
+            shape.num_layers,
+            2,
+            num_memories * rows_per_memory,
+            shape.heads,
+            -(-limit // BLOCK),
+            head,
+        )
+        eight, blocks = self.options.memory == "int8", -(-length // BLOCK)
+        sizes = (num_memories, shape.heads, blocks)
+        cross = torch.empty(shape.num_layers, 2, *sizes, head, dtype=torch.int8 if eight else torch.int16)
+        cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
+        scales = torch.zeros(shape.num_layers, 3, *sizes[:-1], blocks * BLOCK) if eight else None
+        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross, scales)
+        frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()
+        own = torch.zeros(own_shape, dtype=torch.int16)
+        return NativeCache(own, cross, scales, frames, num_frames=length, limit=limit, route=route)
+
+    @enough_memory()
+    def step(self, tokens: Tensor, cache: NativeCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q), which follow what the cache holds.
+
+        As `TextDecoder.step`: when `weights` is a list, each layer's cross-attention weights (B, H, R/B * Q, T) are
+        appended.
+
+        Raises:
+            ValueError: when a row would hold more tokens than the cache can.
+        """
+        logits = torch.empty(*tokens.shape, self.shape.vocabulary_size)
+        self._step(tokens, cache, logits, self._attention(tokens, cache, weights), None)
+        return logits
+
+    @enough_memory()
+    def states(self, tokens: Tensor, cache: NativeCache) -> Tensor:
+        """A step that stops before the last norm: (R, Q, D padded to 16), for `logits`. Errors as for `step`."""
+        states = torch.empty(*tokens.shape, -(-self.shape.width // BLOCK) * BLOCK)
+        self._step(tokens, cache, None, None, states)
+        return states
+
+    @enough_memory()
+    def logits(self, states: Tensor, matrix: Arrays | None = None, num_rows: int = 0) -> Tensor:
+        """Logits (R, Q, V) of states (R, Q, D padded), or (R, Q, `num_rows`) of another packed "matrix"."""
+        num_rows = self.shape.vocabulary_size if matrix is None else num_rows
+        logits = torch.empty(*states.shape[:2], num_rows)
+        self._native.logits(states.flatten(0, 1), logits.flatten(0, 1), matrix)
+        return logits
+
+    def _attention(self, tokens: Tensor, cache: NativeCache, weights: list[Tensor] | None) -> Tensor | None:
+        """Room for what is appended to `weights`."""
+        if weights is None:
+            return None
+        num_memories = len(cache.frames)
+        group = tokens.numel() // num_memories
+        room = torch.empty(self.shape.num_layers, num_memories, self.shape.heads, group, cache.num_frames)
+        weights.extend(room)
+        return room
+
+    def _step(
+        self,
+        tokens: Tensor,
+        cache: NativeCache,
+        logits: Tensor | None,
+        attention: Tensor | None,
+        states: Tensor | None,
+    ) -> None:
+        used = cache.used + tokens.shape[1]
+        if used > cache.capacity:
+            raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
+        self._native.step(
+            tokens.contiguous(),
+            cache.lengths,
+            cache.own,
+            cache.cross,
+            cache.scales,
+            cache.frames,
+            logits,
+            attention,
+            states,
+        )
+        cache.grow(tokens.shape[1])
+
+
+class NativeStem(nn.Module):
+    """Stands for a conformer's `Subsampling`, and for the convolutions before Whisper's layers; it has no gradient."""
+
+    def __init__(self, shape: StemShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self._native = native().Stem(arrays, instruction_set, team, **shape.sizes())
+
+    @enough_memory()
+    def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, M) with `num_frames` (B,) valid ones to the shorter sequence (B, T', D) and its valid lengths (B,)."""
+        x = pad(features.detach().float(), 2, BLOCK).contiguous()
+        length, shorter = torch.tensor(features.shape[1]), num_frames
+        for stride in self.shape.strides:
+            length, shorter = (-(-n // stride) for n in (length, shorter))
+        out = torch.zeros(len(x), int(length), -(-self.shape.width // BLOCK) * BLOCK)
+        for b, (before, after) in enumerate(zip(num_frames.tolist(), shorter.tolist(), strict=True)):
+            self._native.run(x[b, :before], out[b, :after])
+        return out[..., : self.shape.width].to(features.dtype), shorter
+
+
+class NativeLayers(nn.Module):
+    """Stands for all layers of an encoder, and the norm behind a transformer's; it has no gradient."""
+
+    def __init__(self, shape: EncoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self._native = native().Encoder(arrays, instruction_set, team, **shape.sizes())
+
+    @enough_memory()
+    def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
+        """x (B, T, D) after all layers.
+
+        `allowed` is boolean (B, 1, 1, T), or (B, T) as conformers want it: False on padding, which becomes zero.
+        """
+        num_frames = [x.shape[1]] * len(x) if allowed is None else allowed.flatten(1).sum(1).tolist()
+        out = pad(x.detach().float(), 2, BLOCK).clone(memory_format=torch.contiguous_format)
+        for b, count in enumerate(num_frames):
+            self._native.encode(out[b, :count])
+            out[b, count:] = 0
+        return out[..., : x.shape[2]].to(x.dtype)
+
+
+class NativeWhisperEncoder(nn.Module):
+    """Stands for Whisper's encoder: convolutions, positions, layers; it has no gradient."""
+
+    def __init__(self, stem: NativeStem, positions: Tensor, layers: NativeLayers) -> None:
+        super().__init__()
+        self.stem, self.positions, self.layers = stem, positions, layers
+
+    def forward(
+        self, features: Tensor, num_frames: Tensor | None = None, route: Route | None = None
+    ) -> Tensor:
+        """Log-mel (B, T, M) of which the first `num_frames` (B,) frames are valid to (B, T/2, D)."""
+        if num_frames is None:
+            num_frames = torch.full((len(features),), features.shape[1])
+        x, num_frames = self.stem(features, num_frames)
+        x = x + self.positions[: x.shape[1]]
+        states: Tensor = self.layers(x, torch.arange(x.shape[1]) < num_frames[:, None])
+        return states
+
+
+_Owner = TypeVar("_Owner")
+
+
+def why_not_family(family: Family) -> str | None:
+    """Why the kernels cannot run a family's decoder, without which they run nothing; None when they can."""
+    decoder = getattr(family, "decoder", None)
+    if type(decoder) is not TextDecoder:
+        return f"its decoder is of the kind {type(decoder).__name__}"
+    if decoder.output_head is not None:
+        return "its decoder has an output matrix of its own"
+    if decoder.positions.device.type != "cpu":
+        return f"it is on the device {decoder.positions.device}"
+    return why_not(list(decoder.layers), DecoderLayer)
+
+
+def native_parts_of(family: Family) -> str:
+    """What of a family the kernels run, in words for users."""
+    reason = why_not_encoder(getattr(family, "encoder", None))
+    return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
+
+
+def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
+    """Packed weights of what the kernels compute of a family, in memory.
+
+    Raises:
+        SprachbundError: weights that are not finite, which 4 bits cannot hold.
+    """
+    parts = {"decoder": pack_decoder(_part(family, "decoder"), weights)[1]}
+    if layers := _layers(family):
+        behind = _part(family, "encoder").norm if isinstance(layers[0], EncoderLayer) else None
+        parts["encoder"] = pack_encoder(layers, behind, weights)[1]
+        parts["stem"] = pack_stem(stem_of(_part(family, "encoder")))
+    return Packed(
+        source="memory",
+        shapes=shapes_of(family),
+        arrays={f"{name}.{key}": array for name, arrays in parts.items() for key, array in arrays.items()},
+        weights=weights,
+    )
+
+
+def shapes_of(family: Family) -> dict[str, dict[str, Any]]:
+    """Sizes of the parts that `pack` packs."""
+    shapes = {"decoder": decoder_shape(_part(family, "decoder")).sizes()}
+    if layers := _layers(family):
+        shapes["encoder"] = encoder_shape(layers).sizes()
+        shapes["stem"] = stem_shape(stem_of(_part(family, "encoder"))).sizes()
+    return shapes
+
+
+def exchanged(
+    family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None = None
+) -> Family:
+    """The family with what is packed computed in the kernels by a team of threads; the rest is shared with it.
+
+    Raises:
+        SprachbundError: packed weights of another shape than the model, or in other numbers than asked for.
+    """
+    if (wanted := (options or NativeOptions()).weights) != packed.weights:
+        raise SprachbundError(
+            f"the packed weights are in {packed.weights}, asked for are {wanted}; pack again"
+        )
+    if packed.shapes != shapes_of(family):
+        raise SprachbundError("the packed weights have other shapes than the model; delete their file")
+    try:
+        return _exchanged(family, packed, team, kernels, options)
+    except ValueError as error:  # the kernels check every array
+        raise SprachbundError(
+            f"the packed weights do not fit the model ({error}); delete their file"
+        ) from error
+
+
+def _exchanged(
+    family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None
+) -> Family:
+    sizes = DecoderShape(**packed.shapes["decoder"])
+    decoder = NativeDecoder(sizes, packed.part("decoder"), team, kernels, options)
+    parts: dict[str, Any] = {"decoder": decoder}
+    if "encoder" in packed.shapes:
+        layers = NativeLayers(EncoderShape(**packed.shapes["encoder"]), packed.part("encoder"), team, kernels)
+        stem = NativeStem(StemShape(**packed.shapes["stem"]), packed.part("stem"), team, kernels)
+        parts["encoder"] = _encoder(_part(family, "encoder"), stem, layers)
+    return _with(family, **parts)
+
+
+def _encoder(encoder: nn.Module, stem: NativeStem, layers: NativeLayers) -> nn.Module:
+    if layers.shape.kernel_size == 0:
+        # A view of them would keep the file of the weights mapped, of which nothing else is read.
+        return NativeWhisperEncoder(stem, _part(encoder, "positions").detach().clone(), layers)
+    return _with(encoder, subsampling=stem, layers=nn.ModuleList([layers]))
+
+
+def _layers(family: Family) -> list[nn.Module]:
+    """The encoder's layers where the kernels can run them, else none."""
+    encoder = getattr(family, "encoder", None)
+    return [] if why_not_encoder(encoder) else list(_part(encoder, "layers"))
+
+
+def _with(owner: _Owner, **parts: Any) -> _Owner:
+    """A copy that shares everything with its original but these parts."""
+    copied = copy.copy(owner)
+    if isinstance(copied, nn.Module):
+        copied._modules = dict(copied._modules)
+    for name, part in parts.items():
+        setattr(copied, name, part)
+    return copied
+
+
+def _part(owner: Any, name: str) -> Any:
+    return getattr(owner, name)

@@ -1,0 +1,387 @@
+"""Packed weights of model directories: beside the weights they are of, or else in the user's cache directory."""
+
+import hashlib
+import json
+import mmap
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprachbund.engines.packing import WeightNumbers
+from sprachbund.errors import SprachbundError
+from sprachbund.util.files import atomic_path, write_text
+
+# Packed weights in a file that is checked whole and then mapped, so that a model starts without being
+# packed again.
+#
+# Layout: eight bytes of magic, version and length of the head (32 bits each, little endian), the SHA-256
+# of all else in the file, the head as JSON, and the arrays, each at a multiple of 64 bytes. The head names
+# the model they came from, the numbers that its weights are in, the sizes of its parts, and of each array
+# its type, shape and place.
+
+MAGIC = b"sbpacked"
+VERSION = 5
+_FIXED = struct.Struct("<8sII")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_HEAD = _FIXED.size + _DIGEST_BYTES
+_ALIGNMENT = 64
+_TYPES = {
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "float32": torch.float32,
+}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+
+
+class PackedFileError(SprachbundError):
+    """A packed file that cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Packed weights of a model.
+
+    Attributes:
+        source: what says which model they are of, such as a hash of its weights.
+        shapes: sizes of each part ("decoder", "encoder").
+        arrays: of all parts, named PART.NAME.
+        weights: numbers of the linear layers.
+    """
+
+    source: str
+    shapes: dict[str, dict[str, Any]]
+    arrays: dict[str, Tensor]
+    weights: WeightNumbers = "int8"
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The arrays of a part, by their own names."""
+        return {
+            key.removeprefix(name + "."): a for key, a in self.arrays.items() if key.startswith(name + ".")
+        }
+
+
+def write_packed(path: Path, packed: Packed) -> None:
+    """Write a file that appears whole or not at all. Raises OSError where that is not possible."""
+    places, size = dict[str, Any](), 0
+    for name, array in packed.arrays.items():
+        places[name] = [_NAMES[array.dtype], list(array.shape), size]
+        size = _aligned(size + array.numel() * array.element_size())
+    head = {"source": packed.source, "weights": packed.weights, "shapes": packed.shapes, "arrays": places}
+    content = json.dumps(head).encode()
+    content += b" " * (-(_HEAD + len(content)) % _ALIGNMENT)
+    fixed = _FIXED.pack(MAGIC, VERSION, len(content))
+    digest = hashlib.sha256(fixed + content)
+    for piece in _pieces(packed):
+        digest.update(piece)
+    with atomic_path(path) as draft, draft.open("wb") as file:
+        file.write(fixed + digest.digest() + content)
+        for piece in _pieces(packed):
+            file.write(piece)
+
+
+def read_packed(path: Path, source: str | None = None, weights: WeightNumbers | None = None) -> Packed:
+    """Check a file and map its arrays, which must not be written to.
+
+    Args:
+        path: of the file.
+        source: what the file must say it came from; None takes any.
+        weights: numbers that it must hold; None takes any.
+
+    Raises:
+        PackedFileError: missing, foreign, of another version, another model or other numbers, cut short or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            length = _head_length(file.read(_FIXED.size), path)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise PackedFileError(f"{path} cannot be read ({error})") from error
+    digest = hashlib.sha256(mapped[: _FIXED.size])
+    digest.update(memoryview(mapped)[_HEAD:])
+    if digest.digest() != mapped[_FIXED.size : _HEAD]:
+        raise PackedFileError(f"{path} is damaged or cut short (its checksum differs)")
+    try:
+        head = json.loads(mapped[_HEAD : _HEAD + length])
+        data = np.frombuffer(mapped, np.uint8, offset=_HEAD + length)
+        arrays = {name: _array(data, *place) for name, place in head["arrays"].items()}
+        packed = Packed(source=head["source"], shapes=head["shapes"], arrays=arrays, weights=head["weights"])
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise PackedFileError(f"{path} has another head than packed weights have ({error})") from error
+    if source is not None and packed.source != source:
+        raise PackedFileError(f"{path} is of another model ({packed.source})")
+    if weights is not None and packed.weights != weights:
+        raise PackedFileError(f"{path} holds weights in {packed.weights}, asked for are {weights}")
+    return packed
+
+
+def _head_length(fixed: bytes, path: Path) -> int:
+    if len(fixed) < _FIXED.size or not fixed.startswith(MAGIC):
+        raise PackedFileError(f"{path} is not a file of packed weights")
+    _, version, length = _FIXED.unpack(fixed)
+    if version != VERSION:
+        raise PackedFileError(f"{path} is of version {version}, this is version {VERSION}")
+    return int(length)
+
+
+def _array(data: np.ndarray, type_name: str, shape: list[int], offset: int) -> Tensor:
+    dtype = _TYPES[type_name]
+    size = prod(shape) * dtype.itemsize
+    if min([offset, *shape]) < 0 or offset % _ALIGNMENT or offset + size > len(data):
+        raise ValueError("an array lies outside or between")
+    return torch.from_numpy(data[offset : offset + size]).view(dtype).view(shape)
+
+
+def _pieces(packed: Packed) -> Any:
+    """The bytes of all arrays with what lies between them."""
+    for array in packed.arrays.values():
+        raw = array.contiguous().numpy()
+        yield raw.reshape(-1).view(np.uint8).data
+        yield b"\0" * (_aligned(raw.nbytes) - raw.nbytes)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+# What a model is, as one hash: its tensors, configuration and plan, however the files that hold them were
+# written.
+
+_LENGTH = struct.Struct("<Q")
+_CHUNK = 2**22
+
+
+def content_hash(files: Iterable[Path]) -> str:
+    """SHA-256 of files of weights and configuration under their names.
+
+    Of safetensors it is the metadata and the tensors by name, of JSON the values, so that neither order nor layout
+    matters; of anything else, and of what is damaged, the bytes.
+    """
+    total = hashlib.sha256()
+    for path in files:
+        total.update(path.name.encode() + _of_file(path))
+    return total.hexdigest()
+
+
+def _of_file(path: Path) -> bytes:
+    try:
+        if path.suffix == ".safetensors":
+            return _of_tensors(path)
+        if path.suffix == ".json":
+            return hashlib.sha256(_canonical(json.loads(path.read_bytes()))).digest()
+    except (ValueError, KeyError, TypeError, struct.error):
+        pass  # whoever loads the model says what is wrong with it
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _of_tensors(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+        if length > path.stat().st_size:
+            raise ValueError("its head is longer than the file")
+        head = json.loads(file.read(length))
+        digest.update(_canonical(head.pop("__metadata__", {})))
+        for name, tensor in sorted(head.items()):
+            begin, end = tensor.pop("data_offsets")
+            digest.update(_canonical([name, tensor, end - begin]))
+            _add(digest, file, _LENGTH.size + length + begin, end - begin)
+    return digest.digest()
+
+
+def _add(digest: "hashlib._Hash", file: BinaryIO, place: int, size: int) -> None:
+    file.seek(place)
+    while size > 0:
+        piece = file.read(min(size, _CHUNK))
+        if not piece:
+            raise ValueError("it is cut short")
+        digest.update(piece)
+        size -= len(piece)
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+PACKED_FILE = "model.sbpacked"
+"""Packed weights that came with a model directory; used as long as they are those of its weights."""
+LIMIT_BYTES = 4 * 2**30
+"""The cache keeps at most so much: what was used last, and always what is in use."""
+_SUFFIX = Path(PACKED_FILE).suffix
+_KIND: dict[WeightNumbers, str] = {"int8": "", "int4": "-int4"}
+_INDEX = "sources.json"
+_NAME = 32  # digits of the hash in a file's name
+_DAY_S = 24 * 3600  # a half-written file of that age is nobody's any more
+_REMEMBERED = 200  # entries of the index; models in temporary places come and go
+_RESOLUTION_NS = 2 * 10**9  # of files' times: FAT's is two seconds, and most are finer
+_WEIGHTS = ("*.safetensors", "*.bin", "config.json", "sharing_plan.json")
+
+
+_NOT_KEPT, _AGAIN = "packed weights could not be kept", "each start will pack them again"
+_TURNS: dict[Path, threading.Lock] = {}
+if sys.platform != "win32":  # it forks nothing
+    os.register_at_fork(after_in_child=_TURNS.clear)  # whoever held one is not in the child
+
+
+def default_cache() -> Path:
+    """Where packed weights are kept unless told otherwise."""
+    return Path.home() / ".cache" / "sprachbund" / "packed"
+
+
+def fingerprint(directory: Path, cache: Path) -> str:
+    """SHA-256 of a model's weights and configuration; see `content_hash`.
+
+    Reading them whole takes a second for a gigabyte, so the cache remembers it by all that changes when a file is
+    replaced or written to: its place on the disk (inode), size and times. The time of modification alone does not
+    tell, for rsync, tar and container images set it; nobody can set the time of the last change (ctime).
+    """
+    files = _weight_files(directory)
+    now, before = time.time_ns(), _states(files)
+    known = _read_index(cache / _INDEX)
+    key = hashlib.sha256(json.dumps(before).encode()).hexdigest()
+    if key in known:
+        return known[key]
+    found = content_hash(files)
+    # A file that is written to again within the resolution of its times looks the same as before.
+    settled = all(state.changed_ns < now - _RESOLUTION_NS for state in before)
+    if settled and _states(files) == before:
+        _write_index(cache / _INDEX, {**known, key: found})
+    return found
+
+
+def packed_for(
+    directory: Path, pack: Callable[[], Packed], cache: Path | None = None, weights: WeightNumbers = "int8"
+) -> tuple[Packed, tuple[str, ...]]:
+    """Packed weights of a model directory, mapped from there or the cache, or packed and written into the cache.
+
+    Args:
+        directory: of the model.
+        pack: gives the weights in the numbers asked for.
+        cache: where they are kept; the user's cache directory by default.
+        weights: numbers asked for; files of others are left alone.
+
+    Returns:
+        The weights, and sentences for the user where something was not as it should be: a file that had to be packed
+        again, or a cache that cannot be written.
+    """
+    cache, notes = cache or default_cache(), list[str]()
+    source = fingerprint(directory, cache)
+    path = cache / f"{source[:_NAME]}-{VERSION}{_KIND[weights]}{_SUFFIX}"
+    with _turn(path):
+        for there in filter(Path.exists, (directory / _beside(weights), path)):
+            try:
+                packed = read_packed(there, source, weights)
+            except PackedFileError as error:
+                if there.exists():  # else another process tidied it away just now, which is no fault
+                    advice = "" if there == path else " into the cache; delete it"
+                    notes.append(f"{error}; it was packed again{advice}")
+                continue
+            with suppress(OSError):
+                os.utime(there)  # the time of its last use, for `tidy`
+            return packed, tuple(notes)
+        packed = replace(pack(), source=source)
+        try:
+            write_packed(path, packed)
+            tidy(cache, path)
+            return read_packed(path, source, weights), tuple(notes)
+        except PackedFileError as error:
+            if path.exists():
+                notes.append(f"{_NOT_KEPT} ({error}); {_AGAIN}")
+        except OSError as error:
+            notes.append(f"{_NOT_KEPT} ({error}); {_AGAIN}")
+        return packed, tuple(notes)
+
+
+def write_beside(directory: Path, pack: Callable[[], Packed]) -> Path:
+    """Pack a model and keep that in its own directory; the file's path. Raises OSError where that is not possible."""
+    packed = pack()
+    path = directory / _beside(packed.weights)
+    write_packed(path, replace(packed, source=content_hash(_weight_files(directory))))
+    return path
+
+
+def tidy(cache: Path, in_use: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+    """Delete what a cache needs no more.
+
+    That is: other versions of the model in use, other versions of any that were not used for a month, what was left
+    half-written, and, while all together is larger than `limit_bytes`, the file whose last use is longest ago. Whoever
+    has mapped a deleted file keeps it until the end.
+    """
+    with suppress(OSError):
+        for draft in cache.glob("*.partial"):
+            if time.time() - draft.stat().st_mtime > _DAY_S:
+                draft.unlink(missing_ok=True)
+        files = {path: path.stat() for path in cache.glob(f"*{_SUFFIX}") if path != in_use}
+        total = in_use.stat().st_size + sum(state.st_size for state in files.values())
+        for path in sorted(files, key=lambda path: (not _outdated(path, in_use), files[path].st_mtime)):
+            if _outdated(path, in_use) or total > limit_bytes:
+                path.unlink(missing_ok=True)
+                total -= files[path].st_size
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Threads that want one file take turns: the first packs, and the others find what it wrote."""
+    with _TURNS.setdefault(path, threading.Lock()):
+        yield
+
+
+def _beside(weights: WeightNumbers) -> str:
+    return f"{Path(PACKED_FILE).stem}{_KIND[weights]}{_SUFFIX}"
+
+
+def _outdated(path: Path, in_use: Path) -> bool:
+    if path.name.endswith(tuple(f"-{VERSION}{kind}{_SUFFIX}" for kind in _KIND.values())):
+        return False
+    return path.name[:_NAME] == in_use.name[:_NAME] or time.time() - path.stat().st_mtime > 30 * _DAY_S
+
+
+class _State(NamedTuple):
+    """What is another when a file is another."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+def _states(files: Iterable[Path]) -> list[_State]:
+    found = ((str(path.resolve()), path.stat()) for path in files)
+    return [
+        _State(path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # those of a link's target
+        for path, s in found
+    ]
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    return sorted(path for pattern in _WEIGHTS for path in directory.glob(pattern))
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _write_index(path: Path, known: dict[str, str]) -> None:
+    """Remember, if the place can be written; nothing is lost but time if not."""
+    with suppress(OSError):
+        write_text(path, json.dumps(dict(list(known.items())[-_REMEMBERED:])))

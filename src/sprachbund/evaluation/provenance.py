@@ -1,0 +1,118 @@
+"""What a number was measured on and with: hashes of data and model, the machine, the versions, the commit."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.io import family_of
+from sprachbund.util.files import PARTIAL
+
+LIBRARIES = (
+    "sprachbund",
+    "torch",
+    "numpy",
+    "sacrebleu",
+    "jiwer",
+    "transformers",
+    "sentencepiece",
+    "onnxruntime",
+)
+_BLOCK = 1 << 20
+COMPRESSION_FILE = "compression.json"
+"""What a model was before and after it was made smaller, in its directory."""
+_NOT_MODEL = {"card.json", "README.md", COMPRESSION_FILE}
+"""What is said of a model is not the model: scores are written there."""
+
+
+def data_hash(directory: Path) -> str:
+    """SHA-256 over the names and bytes of a corpus's cuts and sound; not of what is said about it."""
+    files = [*directory.glob("cuts.*.jsonl"), *directory.glob("audio.*.wav")]
+    if not files:
+        raise SprachbundError(f"{directory} holds no cuts.*.jsonl, so it is not a corpus; check the path")
+    return hash_files(files)
+
+
+def model_hash(directory: Path) -> str:
+    """SHA-256 over the names and bytes of a model directory, its card left out.
+
+    Raises:
+        SprachbundError: when it is not the directory of a model.
+    """
+    family_of(directory)
+    names = (path for path in directory.iterdir() if path.name not in _NOT_MODEL)
+    files = [path for path in names if path.is_file() and not path.name.endswith(PARTIAL)]
+    return hash_files(files)
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """SHA-256 over names and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.name):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def commit() -> str | None:
+    """Commit of the source tree this package runs from, with "+changes" when files differ from it."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            [
+                "git",
+                "--no-optional-locks",
+                "-C",
+                str(here),
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                "--",
+                str(here.parent),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{found}+changes" if changes else found
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, cores that may be used, memory and system."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can move a number."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

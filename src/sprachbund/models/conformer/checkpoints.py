@@ -1,0 +1,666 @@
+"""Public cache-aware FastConformer transducers made into models of ours: what a checkpoint is, and how it is assembled.
+
+`nemo_file` and `transformers_directory` read checkpoints; both hand over the same value. Blank, end of row and the
+languages get the places that our models have for them, so vocabulary-sized weights are put in another order; nothing
+else is changed. Shapes: V vocabulary, D width, J width of the joint network, P of the prediction network.
+"""
+
+import io
+import json
+import pickle
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.config import ConformerConfig, StreamingPart, TransducerPart
+from sprachbund.models.conformer.model import Conformer
+from sprachbund.nn.transducer import JointActivation
+from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer, language_token
+
+# What NeMo and transformers call the parts of a cache-aware FastConformer transducer, and what we call
+# them.
+
+_LAYER = "encoder.layers.N."
+
+
+def _layer(parts: Mapping[str, str]) -> dict[str, str]:
+    return {_LAYER + theirs: _LAYER + ours for theirs, ours in parts.items()}
+
+
+_BOTH = _layer(
+    {
+        "norm_feed_forward1": "feed_forward_in.norm",
+        "feed_forward1.linear1": "feed_forward_in.expand",
+        "feed_forward1.linear2": "feed_forward_in.contract",
+        "norm_self_att": "attention_norm",
+        "norm_conv": "convolution.norm",
+        "conv.pointwise_conv1": "convolution.gate",
+        "conv.depthwise_conv": "convolution.depthwise",
+        "conv.pointwise_conv2": "convolution.out",
+        "norm_feed_forward2": "feed_forward_out.norm",
+        "feed_forward2.linear1": "feed_forward_out.expand",
+        "feed_forward2.linear2": "feed_forward_out.contract",
+        "norm_out": "norm",
+    }
+)
+NEMO = {
+    **_BOTH,
+    **_layer(
+        {
+            "self_attn.linear_q": "attention.query",
+            "self_attn.linear_k": "attention.key",
+            "self_attn.linear_v": "attention.value",
+            "self_attn.linear_out": "attention.out",
+            "self_attn.linear_pos": "attention.distance",
+            "self_attn.pos_bias_u": "attention.content_bias",
+            "self_attn.pos_bias_v": "attention.distance_bias",
+            "conv.batch_norm": "convolution.inner_norm",
+        }
+    ),
+    "encoder.pre_encode.conv.0": "encoder.stem.first",
+    "encoder.pre_encode.conv.2": "encoder.stem.depthwise.0",
+    "encoder.pre_encode.conv.3": "encoder.stem.pointwise.0",
+    "encoder.pre_encode.conv.5": "encoder.stem.depthwise.1",
+    "encoder.pre_encode.conv.6": "encoder.stem.pointwise.1",
+    "encoder.pre_encode.out": "encoder.stem.out",
+    "decoder.prediction.embed": "transducer.prediction.embedding",
+    "decoder.prediction.dec_rnn.lstm": "transducer.prediction.lstm",
+    "joint.enc": "transducer.joint.encoder",
+    "joint.pred": "transducer.joint.prediction",
+    "joint.joint_net.1": "transducer.joint.out",  # trained without dropout
+    "joint.joint_net.2": "transducer.joint.out",
+    "ctc_decoder.decoder_layers.0": "ctc_head",
+}
+"""https://github.com/NVIDIA/NeMo: ConformerEncoder, RNNTDecoder, RNNTJoint, and the CTC head of hybrids."""
+
+TRANSFORMERS = {
+    **_BOTH,
+    **_layer(
+        {
+            "self_attn.q_proj": "attention.query",
+            "self_attn.k_proj": "attention.key",
+            "self_attn.v_proj": "attention.value",
+            "self_attn.o_proj": "attention.out",
+            "self_attn.relative_k_proj": "attention.distance",
+            "self_attn.bias_u": "attention.content_bias",
+            "self_attn.bias_v": "attention.distance_bias",
+            "conv.norm": "convolution.inner_norm",
+        }
+    ),
+    "encoder.subsampling.conv_in": "encoder.stem.first",
+    "encoder.subsampling.layers.0.depthwise_conv": "encoder.stem.depthwise.0",
+    "encoder.subsampling.layers.0.pointwise_conv": "encoder.stem.pointwise.0",
+    "encoder.subsampling.layers.1.depthwise_conv": "encoder.stem.depthwise.1",
+    "encoder.subsampling.layers.1.pointwise_conv": "encoder.stem.pointwise.1",
+    "encoder.subsampling.linear": "encoder.stem.out",
+    "encoder_projector": "transducer.joint.encoder",
+    "decoder.embedding": "transducer.prediction.embedding",
+    "decoder.lstm": "transducer.prediction.lstm",
+    "decoder.decoder_projector": "transducer.joint.prediction",
+    "joint.head": "transducer.joint.out",
+}
+"""transformers' `nemotron_asr_streaming`."""
+
+
+def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights under our names in single precision, and the names of those that are not known."""
+    found, unknown = {}, []
+    for name, value in weights.items():
+        own = _own_name(name, names)
+        if own is None:
+            unknown.append(name)
+        else:
+            found[own] = _plain(own, value.float())
+    return found, unknown
+
+
+def _own_name(name: str, names: Mapping[str, str]) -> str | None:
+    layer = re.match(r"encoder\.layers\.(\d+)\.", name)
+    general = name if layer is None else _LAYER + name[layer.end() :]
+    module, _, parameter = general.rpartition(".")
+    own = names.get(general) or (f"{names[module]}.{parameter}" if module in names else None)
+    return own if own is None or layer is None else own.replace(_LAYER, layer.group(), 1)
+
+
+def _plain(name: str, value: Tensor) -> Tensor:
+    """Pointwise convolutions (O, I, 1) as the matrices that they are; depthwise ones stay."""
+    return value[..., 0] if value.ndim == 3 and "depthwise" not in name else value
+
+
+# Tokens of a foreign checkpoint as a tokenizer of ours: blank, end, unknown and languages first, then
+# theirs.
+
+_NORMAL, _UNKNOWN, CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
+_BPE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignPieces:
+    """Pieces in the order of a checkpoint's tokens.
+
+    Attributes:
+        model: SentencePiece's description (a protobuf of its class ModelProto), whose pieces are theirs.
+    """
+
+    model: Any
+
+    def __len__(self) -> int:
+        return len(self.model.pieces)
+
+
+def read_sentencepiece(data: bytes, place: str) -> ForeignPieces:
+    """Of a SentencePiece model file. Raises SprachbundError for what is none."""
+    model = empty_pieces()
+    try:
+        model.ParseFromString(data)
+    except Exception as error:  # protobuf's own kinds differ by version
+        raise SprachbundError(f"{place} holds no SentencePiece model; copy it again") from error
+    if not model.pieces:
+        raise SprachbundError(f"{place} holds a SentencePiece model without pieces; copy it again")
+    return ForeignPieces(model=model)
+
+
+def from_merges(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], count: int) -> ForeignPieces:
+    """Of a byte-pair tokenizer in the form of the package tokenizers: the first `count` tokens.
+
+    SentencePiece joins the pair whose piece has the best score, so a piece's score is minus the rank of its merge.
+
+    Raises:
+        SprachbundError: numbers without a piece.
+    """
+    by_number = {number: piece for piece, number in vocabulary.items()}
+    if missing := [number for number in range(count) if number not in by_number]:
+        raise SprachbundError(
+            f"the tokenizer has no piece number {missing[0]}; the model has {count} and a blank"
+        )
+    ranks = {"".join(pair): rank for rank, pair in enumerate(merges)}
+    model = empty_pieces()
+    model.trainer_spec.model_type = _BPE
+    model.normalizer_spec.name = "identity"
+    for number in range(count):
+        piece = by_number[number]
+        kind = _kind(piece, ranks)
+        score = -float(ranks.get(piece, len(ranks))) if kind == _NORMAL else 0.0
+        model.pieces.add(piece=piece, score=score, type=kind)
+    model.trainer_spec.byte_fallback = any(piece.type == _BYTE for piece in model.pieces)
+    return ForeignPieces(model=model)
+
+
+def _kind(piece: str, ranks: Mapping[str, int]) -> int:
+    if piece == "<unk>":
+        return _UNKNOWN
+    if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+        return _BYTE
+    special = piece.startswith("<") and piece.endswith(">") and piece not in ranks
+    return CONTROL if special and len(piece) > 2 else _NORMAL
+
+
+def own_tokenizer(pieces: ForeignPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
+    """A tokenizer of ours that has all their pieces, and the place in it of each of theirs."""
+    model = empty_pieces()
+    model.CopyFrom(pieces.model)
+    del model.pieces[:]
+    own = ["<pad>", "</s>", "<unk>", *map(language_token, languages)]
+    for number, name in enumerate(own):
+        model.pieces.add(piece=name, score=0.0, type=_UNKNOWN if number == UNKNOWN else CONTROL)
+    places = []
+    for piece in pieces.model.pieces:
+        if piece.type == _UNKNOWN:
+            places.append(UNKNOWN)
+            continue
+        places.append(len(model.pieces))
+        # A control token of theirs may have the name of one of ours; nobody asks for theirs by name.
+        name = piece.piece + "*" * (piece.piece in own)
+        model.pieces.add(piece=name, score=piece.score, type=piece.type)
+    spec = model.trainer_spec
+    spec.pad_id, spec.eos_id, spec.unk_id, spec.bos_id = BLANK, END, UNKNOWN, -1
+    spec.pad_piece, spec.eos_piece, spec.unk_piece = own[:3]
+    spec.vocab_size = len(model.pieces)
+    return Tokenizer(model.SerializeToString(), languages), places
+
+
+def empty_pieces() -> Any:
+    """A SentencePiece description (ModelProto) of nothing. Raises SprachbundError where protobuf is not installed."""
+    try:
+        from sentencepiece import sentencepiece_model_pb2 as described
+    except ImportError as error:
+        raise SprachbundError(
+            "taking a tokenizer apart needs the package protobuf; run: pip install protobuf"
+        ) from error
+    made: Any = described  # its classes are made when it is imported
+    return made.ModelProto()
+
+
+NEVER = -1e4
+"""Bias of tokens that a checkpoint has not got: never written, and small enough for half precision."""
+
+_MAX_TOKENS = 512
+"""Of a row in training: more than anyone says in 20 s, in pieces of any tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignShape:
+    """Sizes of a checkpoint, in our terms; see `StreamingShape` and `TransducerShape`."""
+
+    num_mel_bins: int
+    width: int
+    num_heads: int
+    num_layers: int
+    feed_forward_width: int
+    kernel_size: int
+    stem_channels: int
+    scale_input: bool
+    left_context: int
+    right_contexts: tuple[int, ...]
+    prediction_width: int
+    prediction_layers: int
+    joint_width: int
+    activation: JointActivation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignCheckpoint:
+    """What is read of a checkpoint.
+
+    Attributes:
+        place: for messages.
+        shape: its sizes.
+        weights: under our names, where they differ by name alone; `transducer.prediction.embedding.weight` (V, P),
+            `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has not
+            got are left out; `transducer.joint.prediction.bias` (J,) is one that ours have not got.
+        pieces: its tokens, without the blank.
+    """
+
+    place: str
+    shape: ForeignShape
+    weights: Mapping[str, Tensor]
+    pieces: ForeignPieces
+
+
+def assemble(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conformer:
+    """A model of ours with the weights of a checkpoint.
+
+    Args:
+        checkpoint: as read.
+        languages: BCP-47 tags that it hears, and writes.
+
+    Raises:
+        SprachbundError: weights missing, too many or of another size.
+    """
+    tokenizer, places = own_tokenizer(checkpoint.pieces, languages)
+    places = [*places, BLANK]  # the blank is the last of theirs
+    try:
+        with torch.device("meta"):
+            model = Conformer(_config(checkpoint, languages), tokenizer, tokenizer)
+    except ValueError as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = " ".join(said.removeprefix("Value error, ").split())
+        raise SprachbundError(f"{checkpoint.place}: its sizes make no model: {reason}") from error
+    weights = _with_own_vocabulary(checkpoint.weights, places, len(tokenizer))
+    if (of_tokens := weights.pop("transducer.joint.prediction.bias", None)) is not None:
+        # It is added to every sum that the bias of the frames is added to.
+        of_frames = weights.get("transducer.joint.encoder.bias", torch.zeros(()))
+        weights["transducer.joint.encoder.bias"] = of_frames + of_tokens
+    filled = {
+        name: _filled(name, like, weights, checkpoint.place) for name, like in model.state_dict().items()
+    }
+    if unknown := sorted(weights.keys() - filled.keys()):
+        raise SprachbundError(
+            f"{checkpoint.place} holds weights of {len(unknown)} parts that the model has not got "
+            f"({', '.join(unknown[:3])}); its configuration says something else"
+        )
+    model.load_state_dict(filled, assign=True)
+    return model.eval()
+
+
+def _config(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> ConformerConfig:
+    shape = checkpoint.shape
+    return ConformerConfig(
+        num_mel_bins=shape.num_mel_bins,
+        width=shape.width,
+        num_heads=shape.num_heads,
+        num_encoder_layers=shape.num_layers,
+        num_decoder_layers=0,
+        max_tokens=_MAX_TOKENS,
+        feed_forward_width=shape.feed_forward_width,
+        kernel_size=shape.kernel_size,
+        ctc_weight=0.5 if "ctc_head.weight" in checkpoint.weights else 0.0,
+        streaming=StreamingPart(
+            left_context=shape.left_context,
+            right_contexts=shape.right_contexts,
+            stem_channels=shape.stem_channels,
+            scale_input=shape.scale_input,
+            front_end="nemo",
+        ),
+        transducer=TransducerPart(
+            prediction_width=shape.prediction_width,
+            prediction_layers=shape.prediction_layers,
+            joint_width=shape.joint_width,
+            activation=shape.activation,
+            prompted=False,
+        ),
+        source_languages=tuple(languages),
+        target_languages=tuple(languages),
+    )
+
+
+_BY_TOKEN = ("transducer.prediction.embedding.", "transducer.joint.out.", "ctc_head.")
+
+
+def _with_own_vocabulary(
+    weights: Mapping[str, Tensor], places: Sequence[int], size: int
+) -> dict[str, Tensor]:
+    """Weights with a row for each of our tokens: theirs at `places`, and for others zeros, which are never written."""
+    index = torch.tensor(places)
+    found = dict(weights)
+    for name, value in weights.items():
+        if name.startswith(_BY_TOKEN):
+            if len(value) != len(index):
+                raise SprachbundError(
+                    f"{name} has {len(value)} rows, the tokenizer {len(index)} tokens with the blank; "
+                    "they are not of the same checkpoint"
+                )
+            fill = NEVER if name.endswith(".bias") else 0.0
+            found[name] = value.new_full((size, *value.shape[1:]), fill).index_copy(0, index, value)
+    return found
+
+
+_OWN_PARTS = ("decoder.", "language_head.", "ctc_head.")
+"""What a checkpoint has not got, or not always; nothing is computed with it then."""
+
+
+def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], place: str) -> Tensor:
+    value = weights.get(name)
+    if value is None:
+        if not name.endswith(".bias") and not name.startswith(_OWN_PARTS):
+            raise SprachbundError(f"{place} has no weight for {name}; it is damaged, or of another kind")
+        return torch.zeros(like.shape)  # a layer without a bias is one whose bias is nought
+    if value.shape != like.shape:
+        raise SprachbundError(
+            f"{place}: {name} has shape {tuple(value.shape)}, its configuration asks for {tuple(like.shape)}"
+        )
+    return value.contiguous()
+
+
+# NeMo's files of cache-aware FastConformer transducers: a tar of a configuration, weights and a tokenizer.
+#
+# The layout is that of https://github.com/NVIDIA/NeMo (EncDecRNNTBPEModel, ConformerEncoder with
+# dw_striding and causal convolutions, RNNTDecoder, RNNTJoint; hybrids with a CTC head too). Weights are
+# read as plain tensors; whatever else a file asks to be run is refused.
+
+CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
+
+_IGNORED = re.compile(r"preprocessor\.|encoder\.pos_enc\.|spec_augment|loss\.|(ctc_)?wer\.")
+
+_SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
+    ("preprocessor", "sample_rate"): (16_000,),
+    ("preprocessor", "normalize"): ("NA", None, "None"),
+    ("preprocessor", "window_size"): (0.025,),
+    ("preprocessor", "window_stride"): (0.01,),
+    ("preprocessor", "window"): ("hann",),
+    ("preprocessor", "n_fft"): (512,),
+    ("encoder", "subsampling"): ("dw_striding",),
+    ("encoder", "subsampling_factor"): (8,),
+    ("encoder", "causal_downsampling"): (True,),
+    ("encoder", "self_attention_model"): ("rel_pos",),
+    ("encoder", "att_context_style"): ("chunked_limited",),
+    ("encoder", "conv_context_size"): ("causal",),
+    ("encoder", "conv_norm_type"): ("layer_norm",),
+    ("encoder", "untie_biases"): (True,),
+    ("tokenizer", "type"): ("bpe",),
+}
+"""What of a configuration has to have one of these values, for our encoder to compute the same."""
+
+
+def read_nemo(path: Path) -> ForeignCheckpoint:
+    """Read a `.nemo` file.
+
+    Raises:
+        SprachbundError: no such archive, something missing or damaged, or a model of another kind.
+    """
+    place = str(path)
+    members = _members(path)
+    config = _configuration(members, place)
+    _check_supported(config, place)
+    try:
+        shape = _nemo_shape(config, place)
+    except (TypeError, ValueError, IndexError) as error:
+        raise SprachbundError(
+            f"{place}: {CONFIG} holds sizes that are none ({error}); copy it again"
+        ) from error
+    weights, others = renamed(_nemo_tensors(members[WEIGHTS], place), NEMO)
+    if unknown := [name for name in others if not _IGNORED.match(name)]:
+        raise SprachbundError(
+            f"{place} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
+            "only cache-aware FastConformer transducers can be read"
+        )
+    return ForeignCheckpoint(
+        place=place,
+        shape=shape,
+        weights=weights,
+        pieces=_nemo_pieces(config, members, place),
+    )
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """Files of the archive, by name without folders."""
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            files = [(member, archive.extractfile(member)) for member in archive if member.isfile()]
+            found = {Path(member.name).name: file.read() for member, file in files if file is not None}
+    except FileNotFoundError:
+        raise SprachbundError(f"there is no file {path}; check the path") from None
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise SprachbundError(f"{path} is not a whole .nemo archive; copy it again") from error
+    for name in (CONFIG, WEIGHTS):
+        if name not in found:
+            raise SprachbundError(f"{path} has no {name}, so it is no .nemo file of a model; copy it again")
+    return found
+
+
+def _configuration(members: Mapping[str, bytes], place: str) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        config = yaml.safe_load(members[CONFIG])
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SprachbundError(f"{place}: {CONFIG} is not YAML; copy it again") from error
+    if not isinstance(config, Mapping):
+        raise SprachbundError(f"{place}: {CONFIG} holds no configuration; copy it again")
+    return config
+
+
+def _nemo_tensors(data: bytes, place: str) -> dict[str, Tensor]:
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SprachbundError(
+            f"{place}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise SprachbundError(f"{place}: {WEIGHTS} holds something else than weights; copy it again")
+    return found
+
+
+def _value(config: Mapping[str, Any], keys: Sequence[str], place: str) -> Any:
+    found: Any = config
+    for key in keys:
+        if not isinstance(found, Mapping) or key not in found:
+            raise SprachbundError(f"{place}: {CONFIG} lacks {'.'.join(keys)}; it is of another kind of model")
+        found = found[key]
+    return found
+
+
+def _check_supported(config: Mapping[str, Any], place: str) -> None:
+    if extra := (config.get("joint") or {}).get("num_extra_outputs"):
+        raise SprachbundError(
+            f"{place} writes durations too ({extra}); only transducers without them can be read"
+        )
+    for keys, values in _SUPPORTED.items():
+        value = _value(config, keys, place)
+        if value not in values:
+            raise SprachbundError(f"{place}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
+
+
+def _nemo_shape(config: Mapping[str, Any], place: str) -> ForeignShape:
+    def of(*keys: str) -> Any:
+        return _value(config, keys, place)
+
+    contexts = of("encoder", "att_context_size")
+    contexts = contexts if isinstance(contexts[0], Sequence) else [contexts]
+    if len({left for left, _ in contexts}) > 1:
+        raise SprachbundError(f"{place}: att_context_size is {contexts}; all have to look equally far back")
+    width, activation = int(of("encoder", "d_model")), of("joint", "jointnet", "activation")
+    if activation not in ("relu", "tanh"):
+        raise SprachbundError(
+            f"{place}: joint.jointnet.activation is {activation!r}; relu or tanh can be read"
+        )
+    channels = int(of("encoder", "subsampling_conv_channels"))
+    return ForeignShape(
+        num_mel_bins=int(of("preprocessor", "features")),
+        width=width,
+        num_heads=int(of("encoder", "n_heads")),
+        num_layers=int(of("encoder", "n_layers")),
+        feed_forward_width=width * int(of("encoder", "ff_expansion_factor")),
+        kernel_size=int(of("encoder", "conv_kernel_size")),
+        stem_channels=channels if channels > 0 else width,  # -1 says so
+        scale_input=bool(of("encoder", "xscaling")),
+        left_context=int(contexts[0][0]),
+        right_contexts=tuple(int(right) for _, right in contexts),
+        prediction_width=int(of("decoder", "prednet", "pred_hidden")),
+        prediction_layers=int(of("decoder", "prednet", "pred_rnn_layers")),
+        joint_width=int(of("joint", "jointnet", "joint_hidden")),
+        activation=activation,
+    )
+
+
+def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], place: str) -> ForeignPieces:
+    named = str(_value(config, ("tokenizer", "model_path"), place)).removeprefix("nemo:")
+    data = members.get(Path(named).name)
+    if data is None:
+        raise SprachbundError(f"{place} has no {Path(named).name}, its tokenizer; copy it again")
+    return read_sentencepiece(data, f"{place}: {Path(named).name}")
+
+
+# Directories of transformers' `nemotron_asr_streaming`: the same models as NeMo's, under other names.
+#
+# Nothing of transformers is needed to read them: config.json, safetensors, tokenizer.json.
+
+MODEL_TYPE = "nemotron_asr_streaming"
+RIGHT_CONTEXTS = (13, 6, 1, 0)
+"""Frames ahead that the published ones were trained with; used where processor_config.json does not say."""
+
+
+def read_transformers(directory: Path) -> ForeignCheckpoint:
+    """Read a directory in transformers' form.
+
+    Raises:
+        SprachbundError: something missing or damaged, or a model of another kind.
+    """
+    config = _json(directory / "config.json")
+    try:
+        shape = _transformers_shape(directory, config)
+        num_pieces = int(config["blank_token_id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SprachbundError(
+            f"{directory / 'config.json'}: {error!r}; it is no {MODEL_TYPE} configuration"
+        ) from error
+    stored = _transformers_tensors(directory)
+    weights, unknown = renamed(stored, TRANSFORMERS)
+    if unknown:
+        raise SprachbundError(f"{directory} holds weights not known here ({', '.join(sorted(unknown)[:3])})")
+    return ForeignCheckpoint(
+        place=str(directory), shape=shape, weights=weights, pieces=_transformers_pieces(directory, num_pieces)
+    )
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SprachbundError(
+            f"{path.parent} has no {path.name}; copy it from where the model came from"
+        ) from None
+    except ValueError as error:
+        raise SprachbundError(f"{path} is not JSON ({error}); copy it again") from error
+    if not isinstance(found, dict):
+        raise SprachbundError(f"{path} holds no object; copy it again")
+    return found
+
+
+def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> ForeignShape:
+    if config.get("model_type") != MODEL_TYPE:
+        raise SprachbundError(
+            f"{directory / 'config.json'} names the model {config.get('model_type')!r}; only {MODEL_TYPE} can be read"
+        )
+    encoder = config["encoder_config"]
+    for key, wanted in (
+        ("subsampling_factor", 8),
+        ("subsampling_conv_kernel_size", 3),
+        ("hidden_act", "silu"),
+    ):
+        if encoder.get(key, wanted) != wanted:
+            raise SprachbundError(
+                f"{directory / 'config.json'}: encoder_config.{key} is {encoder[key]!r}; only {wanted!r} can be read"
+            )
+    return ForeignShape(
+        num_mel_bins=encoder["num_mel_bins"],
+        width=encoder["hidden_size"],
+        num_heads=encoder["num_attention_heads"],
+        num_layers=encoder["num_hidden_layers"],
+        feed_forward_width=encoder["intermediate_size"],
+        kernel_size=encoder["conv_kernel_size"],
+        stem_channels=encoder["subsampling_conv_channels"],
+        scale_input=encoder["scale_input"],
+        left_context=encoder["sliding_window"] - 1,
+        right_contexts=_right_contexts(directory),
+        prediction_width=config["decoder_hidden_size"],
+        prediction_layers=config["num_decoder_layers"],
+        joint_width=config["decoder_hidden_size"],
+        activation=config.get("hidden_act", "relu"),
+    )
+
+
+def _right_contexts(directory: Path) -> tuple[int, ...]:
+    path = directory / "processor_config.json"
+    told = _json(path).get("supported_num_lookahead_tokens") if path.exists() else None
+    return tuple(told) if told else RIGHT_CONTEXTS
+
+
+def _transformers_tensors(directory: Path) -> dict[str, Tensor]:
+    paths = sorted(directory.glob("model*.safetensors"))
+    if not paths:
+        raise SprachbundError(f"{directory} has no model.safetensors; copy it from where the model came from")
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            found |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise SprachbundError(
+                f"{path} is not a whole safetensors file ({error}); copy it again"
+            ) from error
+    return found
+
+
+def _transformers_pieces(directory: Path, count: int) -> ForeignPieces:
+    path = directory / "tokenizer.json"
+    described = _json(path)
+    model = described.get("model") or {}
+    if model.get("type") != "BPE":
+        raise SprachbundError(
+            f"{path} holds a tokenizer of the type {model.get('type')!r}; only BPE can be read"
+        )
+    added = {token["content"]: token["id"] for token in described.get("added_tokens", ())}
+    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    return from_merges({**model["vocab"], **added}, merges, count)

@@ -1,0 +1,136 @@
+"""What a conformer model is made of: sizes, heads, weights of the losses, languages."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sprachbund.audio.features import StreamedNormalisation
+from sprachbund.nn.limits import (
+    Flag,
+    Frames,
+    Heads,
+    InnerWidth,
+    Kernel,
+    Layers,
+    MelBins,
+    Positions,
+    Share,
+    SomeLayers,
+    Weight,
+    Width,
+)
+from sprachbund.nn.streaming_conformer import Tier
+from sprachbund.nn.transducer import JointActivation
+
+
+class StreamingPart(BaseModel):
+    """What makes the encoder one that streams: causal, chunk-masked, cached (arXiv 2312.17279).
+
+    Attributes:
+        left_context: frames of 80 ms behind a chunk.
+        right_contexts: frames ahead that it is trained for, one drawn for every batch; the first is the one of whole
+            recordings.
+        stem_channels: of the subsampling.
+        scale_input: as NeMo's checkpoints have it.
+        front_end: normalisation of the log-mel features, see `sprachbund.audio.features.log_mel`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    left_context: Frames = 70
+    right_contexts: tuple[Frames, ...] = Field(default=(13, 6, 1, 0), min_length=1)
+    stem_channels: Width = 256
+    scale_input: Flag = False
+    front_end: StreamedNormalisation = "fixed"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.tiers()
+        return self
+
+    def tiers(self) -> list[Tier]:
+        """The same as the encoder wants it."""
+        return [Tier(left=self.left_context, right=right) for right in self.right_contexts]
+
+
+class TransducerPart(BaseModel):
+    """A transducer head, which writes frame by frame (arXiv 1211.3711).
+
+    Attributes:
+        prediction_width: of the LSTM over the text so far.
+        joint_width: where frames and text meet.
+        weight: of its loss beside that of the attention decoder, 1 for none of the latter.
+        fast_emit: weight of FastEmit (arXiv 2010.11148).
+        activation: of the joint network.
+        prompted: whether it reads the language wanted before it begins; one that does not writes what is spoken.
+        frames_at_once: logits of so many frames are held at a time in training; all if None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prediction_width: Width = 640
+    prediction_layers: SomeLayers = 2
+    joint_width: Width = 640
+    activation: JointActivation = "tanh"
+    prompted: Flag = True
+    weight: float = Field(default=1.0, strict=True, gt=0.0, le=1.0)
+    fast_emit: Weight = 0.005
+    frames_at_once: Positions | None = None
+
+
+class ConformerShape(BaseModel):
+    """Sizes of a model, and the weights of its losses.
+
+    Attributes:
+        width: D of encoder and decoder.
+        feed_forward_width: of each of an encoder layer's two feed-forwards; the decoder's is 4 D.
+        kernel_size: of the encoder's depthwise convolutions, in frames of 80 ms.
+        max_tokens: longest row, its language token included.
+        ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
+        language_weight: weight of the loss of the language head.
+        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
+        streaming: an encoder that streams, in place of one that hears all at once.
+        transducer: a head that writes frame by frame; where its loss has all the weight, it writes the text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_mel_bins: MelBins = 80
+    width: Width = 256
+    num_heads: Heads = 4
+    num_encoder_layers: Layers = 8
+    num_decoder_layers: Layers = 3
+    feed_forward_width: InnerWidth = 512
+    kernel_size: Kernel = 15
+    max_tokens: Positions = 128
+    dropout: Share = 0.0
+    ctc_weight: Weight = 0.5
+    language_weight: Weight = 1.0
+    label_smoothing: Share = 0.1
+    streaming: StreamingPart | None = None
+    transducer: TransducerPart | None = None
+
+    @property
+    def writes_by_frames(self) -> bool:
+        """Whether text comes from the transducer head, not from the attention decoder."""
+        return self.transducer is not None and self.transducer.weight == 1.0
+
+
+class ConformerConfig(ConformerShape):
+    """Shape and languages of a model.
+
+    Attributes:
+        source_languages: languages it hears.
+        target_languages: languages it writes.
+    """
+
+    source_languages: tuple[str, ...]
+    target_languages: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+        if self.streaming is None and self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; the convolutions need a centre")
+        return self

@@ -1,0 +1,240 @@
+"""Where a model named by the user is: a directory, or the Hugging Face hub if the network may be used."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.weights import COUNTER, check_finite, some
+from sprachbund.nn.limits import Limit
+from sprachbund.util.files import read_object
+from sprachbund.util.tensors import check_tensors
+
+_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# Other formats of the same weights lie beside these on the hub; they would double the download.
+_DESCRIPTIONS = ["*.json", "merges.txt", "sentencepiece.bpe.model"]
+_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
+_PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
+
+
+def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
+    """The directory of a model, downloaded first when `path_or_id` names one on the hub.
+
+    Offline, a model that was downloaded before is still found.
+
+    Raises:
+        SprachbundError: no such directory, or the model cannot be had from the hub.
+    """
+    path = Path(path_or_id)
+    # Unlike pathlib's, these raise nothing for names that are too long or lie where nobody may look.
+    if os.path.isdir(path):
+        return path
+    name = str(path_or_id)
+    if path.suffix == ".nemo" and os.path.exists(path):
+        raise SprachbundError(
+            f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
+        )
+    if os.path.exists(path):
+        raise SprachbundError(f"{name} is a file; give the directory it is in")
+    if not _ID.fullmatch(name):
+        raise SprachbundError(f"there is no directory {name}; check the path")
+    directory = _download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline)
+    if not any(directory.glob("model*.safetensors")):
+        directory = _download(name, _DESCRIPTIONS + _PICKLED, offline=offline)
+    return directory
+
+
+def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
+    except LocalEntryNotFoundError as error:
+        why = "offline, and it was not downloaded before" if offline else "the hub cannot be reached"
+        raise SprachbundError(
+            f"{name} is not a directory here ({why}); give a directory on this disk"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SprachbundError(
+            f"{name} is neither a directory nor to be had from the hub ({reason})"
+        ) from error
+
+
+# Reading with transformers, without its bars and warnings: what is left of a checkpoint is left on
+# purpose.
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no warnings of transformers inside; as before behind it."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+# Model directories of transformers: read with its own classes, and checked around them.
+#
+# transformers draws what a checkpoint lacks and drops what it has too much, with no more than a warning.
+# Here both are errors, and so are sizes that nobody could hold, before anything is built of them.
+
+_SIZES: tuple[tuple[str, Limit], ...] = (
+    (r"\w*layers|n_layer", Limit(0, 512)),
+    (r"\w*heads|n_head", Limit(0, 4096)),
+    (
+        r"\w*(hidden_size|d_model|n_embd|embed_dim|head_dim|input_dim|ffn_dim|intermediate_size)",
+        Limit(0, 2**20),
+    ),
+    (r"\w*vocab_size", Limit(0, 2**22)),
+    (r"\w*source_positions", Limit(0, 65_536)),  # tables of them are computed, whatever the weights hold
+    (r"max_position_embeddings|max_target_positions|n_positions", Limit(0, 2**27)),
+)
+"""Names in config.json, and what they may be."""
+_FLOATING = ("F64", "F32", "F16", "BF16")
+_ANYTHING = Limit(-(2**53), 2**53)
+_SPARE = 2**24
+"""Weights that a checkpoint may lack on purpose, such as what hides frames in training."""
+_MOST_BUFFERS = 2**28
+
+
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Turn what transformers and the libraries below it raise over files into one line; none says what it raises."""
+    try:
+        yield
+    except SprachbundError:
+        raise
+    except BaseException as error:
+        # Panics of libraries in Rust, such as tokenizers, are no `Exception`, and their class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise SprachbundError(f"{path} cannot be read ({reason}); copy it again") from error
+
+
+def check_config(path: Path) -> dict[str, Any]:
+    """The values of a config.json of transformers.
+
+    Raises:
+        SprachbundError: no JSON object, or a number that is out of all bounds.
+    """
+    values = read_object(path)
+    left: list[tuple[str, Any]] = [("", values)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            left += [(name, inner) for inner in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise SprachbundError(f"{path}: {name} is {value}, which is no finite number; copy it again")
+        else:
+            _check_size(name, value, path)
+    return values
+
+
+def read_model(
+    kind: Any,
+    directory: Path,
+    config: Any,
+    *,
+    build: Callable[[Any], nn.Module],
+    surplus: Sequence[str],
+    lacking: Sequence[str] = (),
+    parts: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Any:
+    """A model of transformers with all its weights.
+
+    Args:
+        kind: class whose `from_pretrained` reads it.
+        directory: in the Hugging Face layout.
+        config: its configuration, in transformers' class; its file passed `check_config`.
+        build: makes the model without weights, to see its size.
+        surplus: regular expressions of weights that a checkpoint may have and this model has no use for.
+        lacking: of weights that it may lack, since they are used in training alone.
+        parts: beginnings of names to what to say where weights so named are missing.
+        options: of `from_pretrained`.
+
+    Raises:
+        SprachbundError: weights are missing, too many, damaged, not finite, or far fewer than asked for.
+    """
+    for path in sorted(directory.glob("*.safetensors")):
+        check_tensors(path)
+        if getattr(config, "quantization_config", None) is None:
+            _check_types(path, surplus)
+    with one_line(directory), quiet_transformers():
+        _check_fits(config, build, directory)
+        model, report = kind.from_pretrained(
+            directory, config=config, local_files_only=True, output_loading_info=True, **options
+        )
+    if missing := _others(report["missing_keys"], lacking):
+        what = f"{len(missing)} tensors that config.json asks for, such as {missing[0]}; copy it again"
+        for begin, said in (parts or {}).items():
+            if any(name.startswith(begin) for name in missing):
+                what = f"{said} ({len(missing)} tensors are missing, such as {missing[0]})"
+        raise SprachbundError(f"{directory} lacks {what}")
+    if unknown := _others(report["unexpected_keys"], surplus):
+        raise SprachbundError(
+            f"{directory} holds {len(unknown)} tensors that config.json has no place for ({some(unknown)}); "
+            "copy it again"
+        )
+    check_finite(model.state_dict(), directory)
+    return model
+
+
+def _check_types(path: Path, surplus: Sequence[str]) -> None:
+    """See that weights are stored as floating-point numbers: transformers takes others for such without a word."""
+    with safe_open(path, "pt") as file:
+        for name in _others(list(file.keys()), (*surplus, rf"{COUNTER}$", r"position_ids$")):
+            if (kind := file.get_slice(name).get_dtype()) not in _FLOATING:
+                raise SprachbundError(
+                    f"{path}: {name} is of the type {kind}, which no weight has; copy it again"
+                )
+
+
+def _check_size(name: str, value: object, path: Path) -> None:
+    last = name.rpartition(".")[2]
+    limit = next((limit for pattern, limit in _SIZES if re.fullmatch(pattern, last)), None)
+    if limit is None:
+        wrong = isinstance(value, int) and not _ANYTHING.holds(int(value))
+        limit = _ANYTHING
+    else:
+        wrong = value is not None and not limit.holds(value)
+    if wrong:
+        raise SprachbundError(f"{path}: {name} is {repr(value)[:60]}, not {limit}; copy it again")
+
+
+def _check_fits(config: Any, build: Callable[[Any], nn.Module], directory: Path) -> None:
+    """See that a configuration asks for no more than the files can hold, before memory is taken for it."""
+    stored = sum(p.stat().st_size for pattern in ("*.safetensors", "*.bin") for p in directory.glob(pattern))
+    with torch.device("meta"):
+        model = build(config)
+    wanted = sum(p.numel() for p in model.parameters())
+    computed = sum(b.numel() for b in model.buffers())
+    if wanted > stored + _SPARE or computed > stored + _MOST_BUFFERS:  # a weight takes a byte at least
+        raise SprachbundError(
+            f"{directory / 'config.json'} asks for {wanted + computed} weights and its files have {stored} bytes; "
+            "they do not belong together, copy the model again"
+        )
+
+
+def _others(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    return sorted(name for name in names if not any(re.search(pattern, name) for pattern in known))

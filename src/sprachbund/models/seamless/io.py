@@ -1,0 +1,257 @@
+"""Seamless models as directories in the Hugging Face layout, with speech-to-text alone in what is written.
+
+That layout has no place for feed-forwards that are split by language: a split model is written with its weights
+under our own names, a sharing plan, and a model type that transformers does not take for one of its own.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.hub import check_config, find, one_line, quiet_transformers, read_model
+from sprachbund.models.seamless.checkpoints import VERSIONS, foreign_name, library, speech_to_text, to_foreign
+from sprachbund.models.seamless.model import Seamless
+from sprachbund.models.seamless.tokens import SeamlessTokens
+from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
+from sprachbund.models.teaching import stored
+from sprachbund.models.weights import COUNTER, Bits, check_weights, read_weights
+from sprachbund.nn.limits import FRAMES, POSITIONS, Limit
+from sprachbund.util.files import atomic_files, is_empty, write_json
+from sprachbund.util.tensors import save_tensors
+
+# The files of a Seamless directory, read through transformers, with errors that a person can act on.
+
+CONFIG = "config.json"
+SAFETENSORS = "model.safetensors"
+SPLIT_TYPE = "sprachbund-seamless"
+"""`model_type` of a model that is split by language, which transformers cannot hold; `family` has its version."""
+
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model")
+_GENERATION = "generation_config.json"
+_EXTRACTOR = "preprocessor_config.json"
+_CODES = "text_decoder_lang_to_code_id"  # in the settings of generation
+_OTHER_PARTS = (r"^t2u_model\.", r"^vocoder\.", r"^text_encoder\.", r"^lm_head\.")
+"""Of a whole SeamlessM4T model, which makes speech and reads text too; the last is tied."""
+_NEEDED = {
+    "speech_encoder.": "the speech encoder; a text-to-text checkpoint cannot hear, take the whole SeamlessM4T model "
+    "or its speech-to-text part"
+}
+_SIZES = {
+    "max_position_embeddings": POSITIONS,
+    "pad_token_id": FRAMES,
+    "adaptor_kernel_size": Limit(1, 64),
+    "adaptor_stride": Limit(1, 64),
+    "num_adapter_layers": Limit(1, 16),
+    "conv_depthwise_kernel_size": Limit(1, 4096),
+}
+"""Of numbers in config.json that this package computes with, beside those of `transformers_files`."""
+
+
+def check_files(directory: Path) -> None:
+    """Raise SprachbundError when a file is missing, or the directory holds another kind of model."""
+    from sprachbund.models.io import family_of
+
+    kind = family_of(directory)
+    if kind not in VERSIONS:
+        raise SprachbundError(
+            f"{directory / CONFIG} describes a model of type {kind!r}, not Seamless; give a SeamlessM4T directory"
+        )
+    if not any(path for pattern in _WEIGHTS for path in directory.glob(pattern)):
+        raise SprachbundError(f"{directory} has no weights, such as {SAFETENSORS}; add them")
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        raise SprachbundError(f"{directory} has no tokenizer: neither {' nor '.join(_TOKENIZERS)}; add one")
+
+
+def read_foreign(directory: Path, dtype: torch.dtype) -> Any:
+    """The speech-to-text model of transformers in a directory, with its weights; text-to-unit is not even read.
+
+    Raises:
+        SprachbundError: a file cannot be read, weights are missing, or there is no speech encoder.
+    """
+    config = _config(directory)
+    foreign = read_model(
+        getattr(library(), VERSIONS[config.model_type][1]),
+        directory,
+        config,
+        build=speech_to_text,
+        surplus=_OTHER_PARTS,
+        parts=_NEEDED,
+        dtype=dtype,
+        attn_implementation="sdpa",
+    )
+    foreign.generation_config = _generation(directory) or foreign.generation_config
+    return foreign
+
+
+def empty_foreign(directory: Path) -> Any:
+    """The same without weights, on the meta device but for the tables that are never stored."""
+    config = _config(directory)
+    with one_line(directory), quiet_transformers():
+        with torch.device("meta"):
+            foreign: Any = speech_to_text(config)
+        foreign.generation_config = _generation(directory) or foreign.generation_config
+        conformer = foreign.speech_encoder.encoder
+        if getattr(conformer, "embed_positions", None) is not None:
+            conformer.embed_positions = type(conformer.embed_positions)(config)
+    return foreign
+
+
+def read_tokens(directory: Path, foreign: Any) -> SeamlessTokens:
+    """The vocabulary beside a model. Raises SprachbundError for files that are broken or of another model."""
+    codes = getattr(foreign.generation_config, _CODES, None)
+    if codes is not None and not (isinstance(codes, dict) and all(type(n) is int for n in codes.values())):
+        raise SprachbundError(
+            f"{directory / _GENERATION}: {_CODES} is {repr(codes)[:60]}, not languages with their tokens; copy it again"
+        )
+    with one_line(directory / "tokenizer_config.json"), quiet_transformers():
+        tokenizer = library().SeamlessM4TTokenizer.from_pretrained(directory, local_files_only=True)
+        return SeamlessTokens(tokenizer, codes, foreign.config.vocab_size)
+
+
+def read_extractor(directory: Path) -> Any:
+    """The feature extractor of a directory; None when it has no file for it."""
+    path = directory / _EXTRACTOR
+    if not path.is_file():
+        return None
+    with one_line(path), quiet_transformers():
+        return library().SeamlessM4TFeatureExtractor.from_pretrained(directory, local_files_only=True)
+
+
+def _config(directory: Path) -> Any:
+    path = directory / CONFIG
+    values = check_config(path)
+    for name, limit in _SIZES.items():
+        if name in values and not limit.holds(values[name]):
+            raise SprachbundError(f"{path}: {name} is {repr(values[name])[:60]}, not {limit}; copy it again")
+    version = values.pop("family", None) or values["model_type"]
+    with one_line(path), quiet_transformers():
+        config = getattr(library(), VERSIONS[version][0]).from_dict({**values, "model_type": version})
+        for heads, width in (
+            (config.decoder_attention_heads, config.hidden_size),
+            (config.speech_encoder_attention_heads, config.hidden_size),
+        ):
+            if width % heads:
+                raise SprachbundError(
+                    f"{path}: {heads} heads do not divide hidden_size {width}; copy it again"
+                )
+    return config
+
+
+def _generation(directory: Path) -> Any:
+    """The settings of generation, None without their file. transformers itself drops the language codes from a file
+    that says it was made from the model's configuration."""
+    path = directory / _GENERATION
+    if not path.is_file():
+        return None
+    values = check_config(path)
+    with one_line(path):
+        return library().GenerationConfig.from_dict({**values, "_from_model_config": False})
+
+
+_EMBEDDING = "decoder.embedding.weight"
+
+
+def load(
+    path_or_id: str | os.PathLike[str], *, offline: bool = False, dtype: torch.dtype = torch.float32
+) -> Seamless:
+    """Load the speech-to-text part of a SeamlessM4T model of either version, for inference, on the CPU.
+
+    Args:
+        path_or_id: a directory, or the name of a model on the Hugging Face hub.
+        offline: never use the network.
+        dtype: of the weights.
+
+    Raises:
+        SprachbundError: transformers is not installed, files are missing or broken, or it is another model.
+    """
+    directory = find(path_or_id, offline=offline)
+    library()
+    check_files(directory)
+    plan = read_plan(directory, directory / SAFETENSORS)
+    foreign = read_foreign(directory, dtype) if plan is None else empty_foreign(directory)
+    tokens, extractor = read_tokens(directory, foreign), read_extractor(directory)
+    if plan is None:
+        return from_foreign(foreign, tokens=tokens, extractor=extractor).eval()
+    with torch.device("meta"):
+        model = Seamless(foreign, tokens=tokens, extractor=extractor)
+    split_feed_forwards(model, plan)
+    stored = read_weights(directory / SAFETENSORS)
+    weights = {n: weight.long() if n.endswith(COUNTER) else weight.to(dtype) for n, weight in stored.items()}
+    return _filled(model, weights, str(directory)).eval()
+
+
+def from_foreign(foreign: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> Seamless:
+    """Our model with the weights of a speech-to-text model of transformers; they are shared, not copied."""
+    weights: dict[str, Tensor] = foreign.state_dict()
+    with torch.device("meta"):
+        model = Seamless(foreign, tokens=tokens, extractor=extractor)
+    return _filled(model, {name: weights[foreign_name(name)] for name in model.state_dict()}, "the model")
+
+
+def save(
+    model: Seamless, directory: str | os.PathLike[str], *, bits: Bits = 32, card: Card | None = None
+) -> None:
+    """Write a model in the Hugging Face layout; transformers loads it as speech-to-text.
+
+    A model that is split by language is written in our own layout, which only `load` reads. The weights come last,
+    so a broken-off writing is not taken for a model.
+
+    Args:
+        model: with its tokens.
+        directory: to be written.
+        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
+        card: to lie beside the weights.
+
+    Raises:
+        SprachbundError: the place is taken by something else, or cannot be written.
+    """
+    final = Path(directory)
+    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
+        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
+    try:
+        final.mkdir(parents=True, exist_ok=True)
+        for old in final.glob("*.safetensors*"):
+            old.unlink()
+        with atomic_files(final, last="config.json") as draft:
+            for part in (model.generation, model.tokens.tokenizer, model.extractor):
+                part.save_pretrained(draft)
+        own = stored(model.state_dict(), bits)
+        if card is not None:
+            card.model_copy(update={"bits": bits}).write(final)
+        _write_config(model, final / CONFIG, own[_EMBEDDING].dtype)
+        _write_weights(model, final, own)
+    except OSError as error:
+        raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
+
+
+def _write_config(model: Seamless, path: Path, dtype: torch.dtype) -> None:
+    version = model.config.model_type
+    values = {**model.config.to_dict(), "architectures": [VERSIONS[version][1]]}
+    values["dtype"] = str(dtype).removeprefix("torch.")
+    if model.sharing_plan is not None:
+        del values["architectures"]
+        values |= {"family": version, "model_type": SPLIT_TYPE}
+    write_json(path, values, indent=2)
+
+
+def _write_weights(model: Seamless, directory: Path, own: dict[str, Tensor]) -> None:
+    metadata = {"format": "pt", **write_plan(model, directory)}
+    weights = to_foreign(own) if model.sharing_plan is None else own
+    save_tensors(directory / SAFETENSORS, weights, metadata)
+
+
+def _filled(model: Seamless, weights: dict[str, Tensor], source: str) -> Seamless:
+    """The model with these weights, under our names, in place of those on the meta device."""
+    dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
+    wanted = {n: v.to(dtype) if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    check_weights(weights, wanted, source)
+    model.load_state_dict(weights, assign=True)
+    table = model.decoder.positions.to(model.decoder.embedding.weight.dtype)
+    model.decoder.register_buffer("positions", table, persistent=False)
+    return model

@@ -1,0 +1,214 @@
+"""The speech encoder of Seamless: attention and convolution of transformers, feed-forwards and order our own.
+
+The feed-forwards are ours so that they can be measured and split by language like those of any family; the order
+is ours so that padding stays out of the adaptor's convolutions: with transformers a row's text can depend on the
+rows beside it. Shapes: B utterances, T frames of 20 ms, S memory frames, M stacked mel bins, D width.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.errors import SprachbundError
+from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.conformer import sinusoids, valid_frames
+from sprachbund.nn.decoder import DecoderLayer, TextDecoder
+from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
+
+
+class SeamlessLayer(nn.Module):
+    """One conformer layer (arXiv 2005.08100) around the attention and the convolution of `foreign`.
+
+    Args:
+        foreign: a conformer layer of transformers, of either version of Seamless.
+        embed_positions: what tells the attention of version 1 about distances; all layers share it.
+        config: of the checkpoint.
+    """
+
+    def __init__(self, foreign: Any, embed_positions: nn.Module | None, config: Any) -> None:
+        super().__init__()
+        width, inner_width = config.hidden_size, config.speech_encoder_intermediate_size
+        self.feed_forward_in = FeedForward(width, inner_width)
+        self.self_attn_layer_norm = foreign.self_attn_layer_norm
+        self.self_attn = foreign.self_attn
+        self.conv_module = foreign.conv_module
+        self.feed_forward_out = FeedForward(width, inner_width)
+        self.final_layer_norm = foreign.final_layer_norm
+        self.embed_positions = embed_positions
+        self.dropout = config.speech_encoder_dropout
+
+    def forward(self, x: Tensor, allowed: Tensor, route: Route | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D); `allowed` is boolean (B, 1, T, T), `route` the languages of the rows."""
+        positions = {}
+        if self.embed_positions is not None:
+            positions["relative_position_embeddings"] = self.embed_positions(x)
+        valid = allowed[:, 0].diagonal(dim1=1, dim2=2)  # every frame that is not padding sees itself
+        x = x + 0.5 * self._dropped(self.feed_forward_in(x, route))
+        attended, _ = self.self_attn(self.self_attn_layer_norm(x), attention_mask=allowed, **positions)
+        x = x + self._dropped(attended)
+        x = x + self.conv_module(x, attention_mask=valid)
+        x = x + 0.5 * self._dropped(self.feed_forward_out(x, route))
+        return self.final_layer_norm(x)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class SeamlessEncoder(nn.Module):
+    """Stacked log-mel in, memory out: conformer layers, then an adaptor with one state for every eight frames.
+
+    Args:
+        foreign: the speech encoder of transformers, of either version; its parts become parts of this.
+
+    Raises:
+        SprachbundError: a configuration that no published checkpoint has.
+    """
+
+    def __init__(self, foreign: Any) -> None:
+        super().__init__()
+        config = foreign.config
+        _check(config)
+        self.chunk = getattr(config, "speech_encoder_chunk_size", None)
+        self.num_left_chunks = getattr(config, "speech_encoder_left_chunk_num", -1)
+        self.feature_projection = foreign.feature_projection
+        embed_positions = getattr(foreign.encoder, "embed_positions", None)
+        self.layers = nn.ModuleList(SeamlessLayer(f, embed_positions, config) for f in foreign.encoder.layers)
+        self.norm = foreign.encoder.layer_norm
+        self.intermediate_ffn = foreign.intermediate_ffn
+        self.adapter = foreign.adapter
+        self.inner_layer_norm = foreign.inner_layer_norm
+
+    def forward(
+        self, values: Tensor, num_frames: Tensor, route: Route | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """States (B, S, D) and valid states (B,) of features (B, T, M) with `num_frames` (B,) valid frames.
+
+        A route of n B rows gives the states under n routes, (n B, S, D); see `run_layers`.
+        """
+        valid = valid_frames(num_frames, values.shape[1])
+        x = self.feature_projection(values).masked_fill(~valid[..., None], 0.0)
+        x = self.norm(run_layers(self.layers, x, self._allowed(valid), route))
+        x = x + 0.5 * self.intermediate_ffn(x)
+        num_frames = num_frames.repeat(x.shape[0] // num_frames.shape[0])
+        for layer in self.adapter.layers:
+            x, num_frames = _adapt(layer, x, num_frames)
+        return self.inner_layer_norm(x), num_frames
+
+    def _allowed(self, valid: Tensor) -> Tensor:
+        """(B, 1, T, T): frames seen from frames. Version 2 sees its own chunk and some to the left."""
+        length = valid.shape[1]
+        seen = valid[:, None, None, :].expand(-1, 1, length, -1)
+        if self.chunk is None:
+            return seen
+        chunks = torch.arange(length, device=valid.device) // self.chunk
+        back = chunks[:, None] - chunks
+        near = back >= 0 if self.num_left_chunks < 0 else (back >= 0) & (back <= self.num_left_chunks)
+        return seen & near
+
+
+def _adapt(layer: Any, x: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+    """An adaptor layer of transformers on x (B, T, D), padding kept out; (B, S, D) and valid states (B,)."""
+    valid = valid_frames(num_frames, x.shape[1])
+    residual = _shortened(layer.residual_conv, layer.residual_layer_norm(x), valid)
+    x = _shortened(layer.self_attn_conv, layer.self_attn_layer_norm(x), valid)
+    conv = layer.residual_conv
+    num_states = (num_frames + 2 * conv.padding[0] - conv.kernel_size[0]) // conv.stride[0] + 1
+    allowed = valid_frames(num_states, x.shape[1])[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+    attended, _ = layer.self_attn(x, attention_mask=allowed)
+    x = residual + layer.self_attn_dropout(attended)
+    return x + layer.ffn(layer.ffn_layer_norm(x)), num_states
+
+
+def _shortened(conv: nn.Conv1d, x: Tensor, valid: Tensor) -> Tensor:
+    x = x.masked_fill(~valid[..., None], 0.0)
+    return F.glu(conv(x.transpose(1, 2)), dim=1).transpose(1, 2)
+
+
+def _check(config: Any) -> None:
+    wanted = {
+        "speech_encoder_hidden_act": ("swish", "silu"),
+        "position_embeddings_type": ("relative", "relative_key"),
+        "add_adapter": (True,),
+        "activation_function": ("relu",),
+    }
+    for key, values in wanted.items():
+        if getattr(config, key) not in values:
+            raise SprachbundError(
+                f"config.json has {key} = {getattr(config, key)!r}; only {values[0]!r} is known, "
+                "which all published Seamless checkpoints have"
+            )
+
+
+# The text decoder of Seamless (that of NLLB) on our own decoder, so that every search works on it.
+#
+# It differs from `sprachbund.nn.decoder.TextDecoder` in fixed sinusoidal positions, scaled embeddings,
+# ReLU, and a bias on the keys.
+
+
+class ScaledEmbedding(nn.Embedding):
+    """An embedding whose rows are multiplied by `scale` where they are read, not where they are tied."""
+
+    def __init__(self, num_embeddings: int, width: int, scale: float) -> None:
+        super().__init__(num_embeddings, width)
+        self.scale = scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Rows (..., D) of `tokens` (...)."""
+        return super().forward(tokens) * self.scale
+
+
+class SeamlessDecoderLayer(DecoderLayer):
+    """Pre-norm self-attention, cross-attention and feed-forward with ReLU (arXiv 2308.11596, section 4)."""
+
+    def __init__(self, width: int, num_heads: int, feed_forward_width: int, *, dropout: float) -> None:
+        with torch.device("meta"):  # what is replaced below
+            super().__init__(width, num_heads, feed_forward_width, memory_width=width, dropout=dropout)
+        self.self_norm, self.cross_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attention = MultiHeadAttention(width, num_heads, key_bias=True)
+        self.cross_attention = MultiHeadAttention(width, num_heads, key_bias=True)
+        self.feed_forward = FeedForward(width, feed_forward_width, "relu")
+
+
+class SeamlessDecoder(TextDecoder):
+    """Tokens and a memory in, logits out; output matrix tied to the embedding.
+
+    Args:
+        vocabulary_size: V.
+        max_tokens: longest row, U.
+        width: D.
+        num_heads: H.
+        num_layers: L.
+        feed_forward_width: of every layer.
+        first_position: row of the table of sinusoids that the first token gets; padding has those before.
+        scaled: whether embeddings are multiplied by the root of D.
+        dropout: after each feed-forward, in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        max_tokens: int,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        feed_forward_width: int,
+        first_position: int,
+        scaled: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__(
+            vocabulary_size=0, max_tokens=0, width=width, num_heads=num_heads, num_layers=0, dropout=dropout
+        )
+        del self.positions
+        with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
+            table = sinusoids(first_position + max_tokens, width)[first_position:]
+        self.register_buffer("positions", table, persistent=False)
+        self.embedding = ScaledEmbedding(vocabulary_size, width, math.sqrt(width) if scaled else 1.0)
+        self.layers = nn.ModuleList(
+            SeamlessDecoderLayer(width, num_heads, feed_forward_width, dropout=dropout)
+            for _ in range(num_layers)
+        )

@@ -1,0 +1,221 @@
+"""What a conformer with token input is built from: sizes, its head, the weights of its losses, languages."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sprachbund.nn.feed_forward import Activation
+from sprachbund.nn.limits import (
+    POSITIONS,
+    Flag,
+    Heads,
+    InnerWidth,
+    Kernel,
+    Layers,
+    Positions,
+    Share,
+    SomeLayers,
+    Weight,
+    Width,
+)
+from sprachbund.nn.token_encoder import Block
+
+Head = Literal["attention", "ctc", "transducer", "ctc_attention"]
+HEADS: tuple[Head, ...] = ("attention", "ctc", "transducer", "ctc_attention")
+
+
+class TokenShape(BaseModel):
+    """Sizes of a model, its head, and the weights of its losses; the published ones as defaults (arXiv 2309.15826).
+
+    Attributes:
+        head: what writes the text.
+        block: kind of the encoder's layers.
+        embedding_width: E of the tokens read.
+        width: D of encoder and decoder.
+        num_heads: H.
+        num_lower: encoder layers below the source CTC.
+        num_upper: encoder layers above it.
+        num_decoder_layers: of the heads that have an attention decoder.
+        feed_forward_width: of each encoder layer's feed-forwards and gated branch.
+        decoder_feed_forward_width: of each decoder layer.
+        kernel_size: of the depthwise convolutions.
+        strides: convolutions of stride 2 in front; 0 leaves a frame for every token.
+        tied: whether an attention decoder's embedding is its output matrix too, or that is one of its own.
+        max_tokens: longest row, its language token included.
+        prediction_width: of a transducer's LSTM.
+        joint_width: where a transducer's frames and text meet.
+        dropout: of every layer.
+        time_masks: stretches of the embedded tokens that are hidden in training.
+        max_mask_share: longest of them, as a share of the row.
+        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
+        ctc_weight: of the CTC on the target, beside the transducer's loss or the decoder's.
+        source_ctc_weight: of the CTC on the transcript, where there is one; 0 leaves it out.
+        language_weight: of the loss of the head that names the source language, as of one token.
+        decoding_ctc_weight: of the CTC prefix score beside the decoder's in joint search.
+        soft_sharing: text goes through an encoder of its own, and only what writes is shared: what the published
+            model is compared with.
+        frames_at_once: logits of so many frames of a transducer are held at a time in training; all if None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: Head = "attention"
+    block: Block = "e_branchformer"
+    embedding_width: Width = 512
+    width: Width = 256
+    num_heads: Heads = 4
+    num_lower: Layers = 12
+    num_upper: Layers = 6
+    num_decoder_layers: SomeLayers = 6
+    feed_forward_width: InnerWidth = 1024
+    decoder_feed_forward_width: InnerWidth = 2048
+    kernel_size: Kernel = 31
+    strides: int = Field(default=1, strict=True, ge=0, le=3)
+    tied: Flag = True
+    max_tokens: Positions = 256
+    prediction_width: Width = 512
+    joint_width: Width = 640
+    dropout: Share = 0.1
+    time_masks: int = Field(default=5, strict=True, ge=0, le=1000)
+    max_mask_share: float = Field(default=0.05, strict=True, ge=0, le=1)
+    label_smoothing: Share = 0.1
+    ctc_weight: Share = 0.3
+    source_ctc_weight: Share = 0.3
+    language_weight: Weight = 0.1
+    decoding_ctc_weight: float = Field(default=0.3, strict=True, ge=0, le=1)
+    soft_sharing: Flag = False
+    frames_at_once: Positions | None = None
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; the convolutions need a centre")
+        return self
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether an attention decoder is among its parts."""
+        return self.head in ("attention", "ctc_attention")
+
+
+class ReadTokens(BaseModel):
+    """Languages and units of a model that reads tokens, whatever its shape.
+
+    Attributes:
+        pairs: (source, target) languages that it was trained on, of speech or of text.
+        ratio: how many times each piece of a source text is repeated.
+        mark_repeats: whether each piece of a source text is followed by marks in the place of its repetitions.
+        keep_repeats: whether it reads a unit for every frame of speech.
+        max_window_s: longest speech it takes at once.
+        frame_s: seconds of a frame of the features that units are made of.
+        units: hashes of k-means and vocabulary, and the sampling rate; see `sprachbund.units.directory.Identity`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pairs: tuple[tuple[str, str], ...] = Field(min_length=1)
+    ratio: float = Field(default=4.0, strict=True, allow_inf_nan=False)  # the reader knows which
+    mark_repeats: Flag = False
+    keep_repeats: Flag = False
+    max_window_s: float = Field(default=15.0, strict=True, gt=0, le=3600)
+    frame_s: float = Field(default=0.02, strict=True, gt=0, le=60)
+    units: dict[str, str | int] = {}
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """Heard or read."""
+        return tuple(sorted({source for source, _ in self.pairs}))
+
+    @property
+    def target_languages(self) -> tuple[str, ...]:
+        """Written."""
+        return tuple(sorted({target for _, target in self.pairs}))
+
+
+class TokenConfig(TokenShape, ReadTokens):
+    """Shape, languages and units of a model."""
+
+    @property
+    def max_source_tokens(self) -> None:
+        """It has no positions, and reads rows of any length."""
+
+
+# Sizes of an mBART that reads tokens, and the languages and units that it was trained with.
+
+
+class MbartShape(BaseModel):
+    """Sizes; the defaults are those of mBART-50 (arXiv 2008.00401).
+
+    Attributes:
+        width: D of encoder and decoder.
+        num_encoder_heads: H of the encoder.
+        num_decoder_heads: H of the decoder.
+        num_encoder_layers: of the encoder.
+        num_decoder_layers: of the decoder.
+        encoder_feed_forward_width: of each encoder layer.
+        decoder_feed_forward_width: of each decoder layer.
+        activation: of the feed-forwards.
+        scaled: whether embeddings are multiplied by the root of D.
+        positions: longest row of tokens, on either side.
+        dropout: after each feed-forward, in training.
+        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
+        language_weight: of the loss of the head that names the source language, as of one token.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: Width = 1024
+    num_encoder_heads: Heads = 16
+    num_decoder_heads: Heads = 16
+    num_encoder_layers: Layers = 12
+    num_decoder_layers: SomeLayers = 12
+    encoder_feed_forward_width: InnerWidth = 4096
+    decoder_feed_forward_width: InnerWidth = 4096
+    activation: Activation = "relu"
+    scaled: Flag = True
+    positions: int = Field(default=1024, strict=True, ge=2, le=POSITIONS.most)
+    dropout: Share = 0.1
+    label_smoothing: Share = 0.1
+    language_weight: Weight = 0.1
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        for name, heads in (("encoder", self.num_encoder_heads), ("decoder", self.num_decoder_heads)):
+            if self.width % heads:
+                raise ValueError(f"num_{name}_heads {heads} does not divide width {self.width}")
+        return self
+
+
+MBART_50, MBART_50_TOKENS = MbartShape(), 250_054
+"""The published shape, and the size of its vocabulary."""
+
+
+class MbartConfig(MbartShape, ReadTokens):
+    """Shape, languages and units of a model."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row that it writes: one less than its positions, for its prompt has two tokens."""
+        return self.positions - 1
+
+    @property
+    def max_source_tokens(self) -> int:
+        """Longest row that it reads, the end included, behind the language's token."""
+        return self.positions - 1
+
+    @property
+    def head(self) -> Head:
+        """What writes the text."""
+        return "attention"
+
+    @property
+    def source_ctc_weight(self) -> float:
+        """It has no CTC."""
+        return 0.0
+
+    @property
+    def strides(self) -> int:
+        """It keeps a state for every token."""
+        return 0

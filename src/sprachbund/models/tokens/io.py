@@ -1,0 +1,45 @@
+"""Conformers with token input as directories: config.json, model.safetensors, card.json, and their units in `units`.
+
+The speech encoder that the units are made of is named by hash and not copied, for it may be large; text is translated
+without it.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from sprachbund.models.card import Card
+from sprachbund.models.tokens.text_input import ReadsTokens
+from sprachbund.models.weights import Bits, write_weights
+from sprachbund.util.files import atomic_directory, read_object, validate, write_text
+
+__all__ = ["read_config", "save"]
+
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+UNITS = "units"
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
+    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model."""
+    directory.mkdir(parents=True, exist_ok=True)
+    units = directory / UNITS
+    if units.resolve() != model.reader.directory.resolve():
+        with atomic_directory(units) as draft:
+            shutil.copytree(model.reader.directory, draft, dirs_exist_ok=True)
+    config = {"family": model.name, "config": model.config.model_dump(mode="json")}
+    write_text(directory / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
+    if card is not None:
+        card.model_copy(update={"bits": bits}).write(directory)
+    write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits)
+
+
+def read_config(directory: Path, kind: type[C]) -> C:
+    """The configuration, of some kind, in a model directory. Raises SprachbundError for one that is broken."""
+    path = directory / CONFIG_FILE
+    return validate(kind, read_object(path).get("config"), f"{path}: config")

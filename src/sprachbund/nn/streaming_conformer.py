@@ -1,0 +1,472 @@
+"""FastConformer encoder that streams: chunk-masked attention, causal convolutions, and caches for all that is past.
+
+With the caches, chunk after chunk gives what one pass over the whole gives under the same mask (arXiv 2312.17279;
+FastConformer: 2305.05084); nothing is computed twice. Keys and values are cached rather than the layers' inputs: with
+chunks of one frame and 70 frames behind them, projecting the inputs again would be most of the work.
+
+Shapes: B rows, T frames, C frames of a chunk, M mel bins, D width, H heads, L layers, K kernel size, P frames of the
+past.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.nn.conformer import valid_frames
+from sprachbund.nn.feed_forward import FeedForward, Route
+from sprachbund.util.distributed import of_first_rank
+
+__all__ = [
+    "SUBSAMPLING",
+    "CausalStem",
+    "LayerPast",
+    "RelativeAttention",
+    "StreamState",
+    "StreamingEncoder",
+    "StreamingLayer",
+    "StreamingShape",
+    "Tier",
+    "distance_signals",
+]
+
+
+# What a stream remembers between chunks, and how far its frames see: values without arithmetic.
+#
+# Shapes: B rows, L layers, H heads, P frames of the past, D width, K kernel size, c channels, m bins.
+
+SUBSAMPLING = 8
+"""Mel frames of a frame."""
+
+NUM_HALVINGS = 3
+MARGIN = 2  # input frames that a convolution of kernel 3 sees before its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """How far a frame sees (arXiv 2312.17279, section 3.2).
+
+    Attributes:
+        left: frames of the past, at most.
+        right: frames after it in its chunk; the first of a chunk sees all of these, the last none.
+    """
+
+    left: int = 70
+    right: int = 13
+
+    def __post_init__(self) -> None:
+        if self.right < 0 or self.left < self.chunk:
+            raise ValueError(
+                f"a tier of {self.left} frames back and {self.right} ahead; back needs a whole chunk"
+            )
+
+    @property
+    def chunk(self) -> int:
+        """Frames of a chunk."""
+        return self.right + 1
+
+    @property
+    def past(self) -> int:
+        """Frames of the past that are kept: whole chunks."""
+        return self.left // self.chunk * self.chunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPast:
+    """Keys and values (B, H, P, D/H) and convolution inputs (B, D, K - 1) of one layer."""
+
+    keys: Tensor
+    values: Tensor
+    convolution: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamState:
+    """What rows remember of their streams. It is never changed in place.
+
+    Attributes:
+        stem: last two input frames of every convolution of the subsampling, each (B, c, 2, m).
+        keys: (B, L, H, P, D/H), the newest last.
+        values: (B, L, H, P, D/H).
+        convolution: (B, L, D, K - 1) inputs of the depthwise convolutions.
+        num_past: (B,) how many of the P are real.
+    """
+
+    stem: tuple[Tensor, ...]
+    keys: Tensor
+    values: Tensor
+    convolution: Tensor
+    num_past: Tensor
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows whose indices are given (b,), in that order."""
+        return self.from_tensors({name: tensor[rows] for name, tensor in self.tensors().items()})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return self.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, ready for `safetensors.torch.save`."""
+        stem = {f"stem.{n}": tensor for n, tensor in enumerate(self.stem)}
+        return {
+            **stem,
+            "keys": self.keys,
+            "values": self.values,
+            "convolution": self.convolution,
+            "num_past": self.num_past,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `tensors`.
+
+        Raises:
+            ValueError: naming what is missing or too much.
+        """
+        names = {f"stem.{n}" for n in range(NUM_HALVINGS)} | {"keys", "values", "convolution", "num_past"}
+        if different := names ^ set(tensors):
+            raise ValueError(f"{', '.join(sorted(different))}: too much or missing in an encoder's state")
+        others = {name: tensor for name, tensor in tensors.items() if not name.startswith("stem.")}
+        return cls(stem=tuple(tensors[f"stem.{n}"] for n in range(NUM_HALVINGS)), **others)
+
+    @classmethod
+    def stack(cls, states: Sequence["StreamState"]) -> Self:
+        """Rows of several streams as one batch, in order."""
+        parts = [state.tensors() for state in states]
+        return cls.from_tensors({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+# Attention by content and by distance, for chunks behind a past that is cached (arXiv 1901.02860, section
+# 3.3).
+#
+# Shapes: B rows, C frames of a chunk, P frames of the past, D width, H heads.
+
+
+class RelativeAttention(nn.Module):
+    """Attention by content and by distance (arXiv 1901.02860, section 3.3), over the past and a chunk."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.distance = nn.Linear(width, width, bias=False)
+        self.content_bias = nn.Parameter(torch.zeros(num_heads, width // num_heads))
+        self.distance_bias = nn.Parameter(torch.zeros(num_heads, width // num_heads))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, H, T, D/H)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, signals: Tensor, allowed: Tensor) -> Tensor:
+        """Attend from x (B, C, D) to keys and values (B, H, P + C, D/H), of which the last C are its own.
+
+        Args:
+            x: normed.
+            keys: of the past and of x.
+            values: of the past and of x.
+            signals: (P + 2 C - 1, D), of the distances from P + C - 1 down to 1 - C.
+            allowed: boolean, broadcastable to (B, 1, C, P + C).
+        """
+        query = self.split_heads(self.query(x))
+        by_distance = self.split_heads(self.distance(signals)[None])
+        scores = (query + self.distance_bias[:, None]) @ by_distance.transpose(-1, -2)
+        scores = _shifted(scores)[..., : keys.shape[2]] / math.sqrt(query.shape[-1])
+        bias = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        mixed = _attend_with(query + self.content_bias[:, None], keys, values, bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def _attend_with(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
+    return scores.softmax(-1) @ value
+
+
+def _shifted(scores: Tensor) -> Tensor:
+    """Row i (of C) moved left by C - 1 - i: scores by distance become scores by key."""
+    *head, num_queries, num_distances = scores.shape
+    padded = F.pad(scores, (1, 0)).view(*head, num_distances + 1, num_queries)
+    return padded[..., 1:, :].reshape(*head, num_queries, num_distances)
+
+
+def distance_signals(first: int, last: int, width: int) -> Tensor:
+    """Sines and cosines in turn (first - last + 1, D), of the distances from `first` down to `last`."""
+    distances = torch.arange(first, last - 1, -1.0)
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angles = distances[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+# The parts of a streaming FastConformer: its sizes, the subsampling, the causal convolution, the layer.
+#
+# Shapes: B rows, T frames, C frames of a chunk, M mel bins, D width, H heads, L layers, K kernel size, P
+# frames of the past.
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingShape:
+    """Sizes of the encoder.
+
+    Attributes:
+        width: D.
+        feed_forward_width: of each half-step feed-forward.
+        kernel_size: K of the depthwise convolutions.
+        stem_channels: of the subsampling.
+        scale_input: multiply what enters the first layer by the root of D, as NeMo's checkpoints want it.
+    """
+
+    num_mel_bins: int = 80
+    width: int = 256
+    num_heads: int = 4
+    num_layers: int = 8
+    feed_forward_width: int = 1024
+    kernel_size: int = 9
+    stem_channels: int = 256
+    scale_input: bool = False
+    dropout: float = 0.0
+
+
+class CausalStem(nn.Module):
+    """Three depthwise-separable convolutions of stride 2 over time and frequency (arXiv 2305.05084, section 2)."""
+
+    def __init__(self, shape: StreamingShape) -> None:
+        super().__init__()
+        channels = shape.stem_channels
+        self.first = nn.Conv2d(1, channels, 3, stride=2)
+        self.depthwise = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, groups=channels) for _ in range(NUM_HALVINGS - 1)
+        )
+        self.pointwise = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(NUM_HALVINGS - 1))
+        self.out = nn.Linear(channels * self.sizes(shape)[-1][1], shape.width)
+
+    @staticmethod
+    def sizes(shape: StreamingShape) -> list[tuple[int, int]]:
+        """Channels and bins before each convolution, and after the last."""
+        found = [(1, shape.num_mel_bins)]
+        for _ in range(NUM_HALVINGS):
+            found.append((shape.stem_channels, found[-1][1] // 2 + 1))
+        return found
+
+    def forward(self, mel: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
+        same for the next.
+        """
+        x, after = mel[:, None], []
+        for number, past in enumerate(before):
+            x = torch.cat([past, x], dim=2)
+            after.append(x[:, :, -MARGIN:])
+            x = F.pad(x, (MARGIN, 1))  # over frequencies, as NeMo's checkpoints do
+            if number == 0:
+                x = F.relu(self.first(x))
+            else:
+                x = F.relu(self.pointwise[number - 1](self.depthwise[number - 1](x)))
+        return self.out(x.transpose(1, 2).flatten(2)), tuple(after)
+
+
+class CausalConvolution(nn.Module):
+    """Gated pointwise, depthwise over the past, pointwise; layer norm in the place of batch norm."""
+
+    def __init__(self, width: int, kernel_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, kernel_size, groups=width)
+        self.inner_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, D) and the inputs (B, D, K - 1) before them; the same shapes."""
+        x = F.glu(self.gate(self.norm(x))).transpose(1, 2)
+        x = torch.cat([before, x], dim=2)
+        after = x[:, :, x.shape[2] - before.shape[2] :]
+        x = self.depthwise(x).transpose(1, 2)
+        return self.out(F.silu(self.inner_norm(x))), after
+
+
+class StreamingLayer(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, norm (arXiv 2005.08100, equation 1)."""
+
+    def __init__(self, shape: StreamingShape) -> None:
+        super().__init__()
+        self.feed_forward_in = FeedForward(shape.width, shape.feed_forward_width)
+        self.attention_norm = nn.LayerNorm(shape.width)
+        self.attention = RelativeAttention(shape.width, shape.num_heads)
+        self.convolution = CausalConvolution(shape.width, shape.kernel_size)
+        self.feed_forward_out = FeedForward(shape.width, shape.feed_forward_width)
+        self.norm = nn.LayerNorm(shape.width)
+        self.dropout = shape.dropout
+
+    def forward(
+        self, x: Tensor, past: LayerPast, signals: Tensor, allowed: Tensor, route: Route | None
+    ) -> tuple[Tensor, LayerPast]:
+        """(B, C, D) and what is past; the same of the chunk. For the other arguments see `RelativeAttention`."""
+        x = x + 0.5 * self._dropped(self.feed_forward_in(x, route))
+        normed = self.attention_norm(x)
+        keys = torch.cat([past.keys, self.attention.split_heads(self.attention.key(normed))], dim=2)
+        values = torch.cat([past.values, self.attention.split_heads(self.attention.value(normed))], dim=2)
+        x = x + self._dropped(self.attention(normed, keys, values, signals, allowed))
+        mixed, convolution = self.convolution(x, past.convolution)
+        x = x + self._dropped(mixed)
+        x = self.norm(x + 0.5 * self._dropped(self.feed_forward_out(x, route)))
+        return x, LayerPast(keys=keys, values=values, convolution=convolution)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+def empty_state(shape: StreamingShape, num_rows: int, past: int, like: Tensor) -> StreamState:
+    """The state of streams of which nothing was heard, with room for so much past; in dtype and device of `like`."""
+    heads = (shape.num_heads, past, shape.width // shape.num_heads)
+    sizes = CausalStem.sizes(shape)[:-1]
+    return StreamState(
+        stem=tuple(like.new_zeros(num_rows, channels, MARGIN, bins) for channels, bins in sizes),
+        keys=like.new_zeros(num_rows, shape.num_layers, *heads),
+        values=like.new_zeros(num_rows, shape.num_layers, *heads),
+        convolution=like.new_zeros(num_rows, shape.num_layers, shape.width, shape.kernel_size - 1),
+        num_past=torch.zeros(num_rows, dtype=torch.long, device=like.device),
+    )
+
+
+class StreamingEncoder(nn.Module):
+    """Log-mel to states, whole or chunk by chunk.
+
+    One pass over a whole utterance is a stream of one chunk, with a mask that hides what a stream would not have heard.
+
+    Args:
+        shape: its sizes.
+        tiers: one of them is drawn for every batch in training (arXiv 2312.17279, section 3.3).
+
+    Attributes:
+        tier: of whole utterances outside of training; the first of `tiers` unless set.
+    """
+
+    def __init__(self, shape: StreamingShape, tiers: Sequence[Tier] = (Tier(),)) -> None:
+        super().__init__()
+        self.shape, self.tiers, self.tier = shape, tuple(tiers), tiers[0]
+        self.stem = CausalStem(shape)
+        self.layers = nn.ModuleList(StreamingLayer(shape) for _ in range(shape.num_layers))
+
+    def forward(
+        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths."""
+        tier = tier or (self._drawn() if self.training else self.tier)
+        start = self.start(mel.shape[0], Tier(left=tier.left, right=tier.left - 1), keep=0).to(mel.device)
+        num_frames = _num_frames(num_mel)
+        length = -(-mel.shape[1] // SUBSAMPLING)
+        chunk = torch.arange(length, device=mel.device) // tier.chunk
+        behind = chunk[:, None] - chunk
+        visible = (behind >= 0) & (behind <= tier.past // tier.chunk)
+        allowed = visible & valid_frames(num_frames, length)[:, None]
+        states, _ = self._run(mel, start, allowed[:, None], route)
+        return states, num_frames
+
+    def _drawn(self) -> Tier:
+        # Processes that share a batch draw differently; the first one's tier is that of the whole batch.
+        return self.tiers[int(of_first_rank(torch.randint(len(self.tiers), ())))]
+
+    def start(self, num_rows: int, tier: Tier, *, keep: int | None = None) -> StreamState:
+        """The state of streams of which nothing was heard; of `keep` frames of the past, or the tier's."""
+        past = tier.past if keep is None else keep
+        return empty_state(self.shape, num_rows, past, self.stem.first.weight)
+
+    def stream(
+        self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier, route: Route | None = None
+    ) -> tuple[Tensor, Tensor, StreamState]:
+        """The next chunk of every row.
+
+        Args:
+            mel: (B, 8 C, M); padded in rows that end here.
+            num_mel: (B,) valid frames; fewer than 8 C only where a row's stream ends.
+            state: from `start` or from the chunk before. The tier may change where both keep as many frames of the
+                past, as the published ones do: a stream can become quicker or more exact while it runs.
+            tier: C = `tier.chunk`.
+            route: languages of the rows.
+
+        Returns:
+            States (B, C, D), how many of them are valid (B,), and the state for the next chunk.
+
+        Raises:
+            ValueError: for a chunk of another length, or a state of another model or length of the past.
+        """
+        self._check(mel, num_mel, state, tier)
+        return self.step(mel, num_mel, state, route)
+
+    def step(
+        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+    ) -> tuple[Tensor, Tensor, StreamState]:
+        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say."""
+        past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING
+        num_frames = _num_frames(num_mel)
+        real = torch.arange(past, device=mel.device) >= past - state.num_past[:, None]
+        allowed = torch.cat([real, valid_frames(num_frames, chunk)], dim=1)
+        states, after = self._run(mel, state, allowed[:, None, None], route)
+        num_past = (state.num_past + chunk).clamp(max=past)
+        return states, num_frames, _kept(after, past, num_past)
+
+    def _run(
+        self, mel: Tensor, state: StreamState, allowed: Tensor, route: Route | None
+    ) -> tuple[Tensor, StreamState]:
+        """All layers; the state holds all keys and values, the past's and the chunk's."""
+        x, stem = self.stem(mel, state.stem)
+        if self.shape.scale_input:
+            x = x * math.sqrt(self.shape.width)
+        x = F.dropout(x, self.shape.dropout, self.training)
+        past, chunk = state.keys.shape[3], x.shape[1]
+        signals = distance_signals(past + chunk - 1, 1 - chunk, self.shape.width).to(x)
+        after = []
+        for number, layer in enumerate(self.layers):
+            before = LayerPast(
+                keys=state.keys[:, number],
+                values=state.values[:, number],
+                convolution=state.convolution[:, number],
+            )
+            x, own = layer(x, before, signals, allowed, route)
+            after.append(own)
+        return x, StreamState(
+            stem=stem,
+            keys=torch.stack([own.keys for own in after], dim=1),
+            values=torch.stack([own.values for own in after], dim=1),
+            convolution=torch.stack([own.convolution for own in after], dim=1),
+            num_past=state.num_past,
+        )
+
+    def _check(self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier) -> None:
+        size = tier.chunk * SUBSAMPLING
+        if mel.shape[1] != size:
+            raise ValueError(f"a chunk of {mel.shape[1]} mel frames; this tier's have {size}: pad the last")
+        if num_mel.numel() and not 0 <= int(num_mel.min()) <= int(num_mel.max()) <= size:
+            raise ValueError(f"num_mel holds {num_mel.tolist()}; a chunk of this tier has 0 to {size}")
+        wanted = self.start(0, tier).tensors()
+        for name, tensor in state.tensors().items():
+            if tensor.shape[1:] != wanted[name].shape[1:]:
+                raise ValueError(
+                    f"the state's {name} are {tuple(tensor.shape[1:])} a row, this model's at this tier "
+                    f"{tuple(wanted[name].shape[1:])}: it is of another model, or keeps another past"
+                )
+        if mel.shape[0] != state.num_past.shape[0]:
+            raise ValueError(f"{mel.shape[0]} rows of mel frames and {state.num_past.shape[0]} of state")
+
+
+def _kept(state: StreamState, past: int, num_past: Tensor) -> StreamState:
+    first = state.keys.shape[3] - past
+    return StreamState(
+        stem=tuple(tensor.contiguous() for tensor in state.stem),
+        keys=state.keys[:, :, :, first:].contiguous(),
+        values=state.values[:, :, :, first:].contiguous(),
+        convolution=state.convolution.contiguous(),
+        num_past=num_past,
+    )
+
+
+def _num_frames(num_mel: Tensor) -> Tensor:
+    return (num_mel + SUBSAMPLING - 1) // SUBSAMPLING

@@ -1,1 +1,0 @@
-"""One file per system, read top to bottom."""

@@ -1,0 +1,1 @@
+"""The five published systems beside their baselines. Nothing but the command line imports this."""

@@ -1,0 +1,1 @@
+"""Code-switched speech translation with experts by language (arXiv 2511.10670)."""

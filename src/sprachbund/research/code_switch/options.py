@@ -1,0 +1,229 @@
+"""What the comparison of code-switched translation (arXiv 2511.10670) depends on: its arms, its stages, its sizes."""
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from sprachbund.models.speech_llm import (
+    LoraOptions,
+    LossWeights,
+    ProjectorOptions,
+    SpeechLLMConfig,
+    Stage,
+    dense,
+    plain_mixture,
+)
+from sprachbund.models.speech_llm.llm import TextLLMOptions
+from sprachbund.models.speech_llm.stages import Data, stages_without
+from sprachbund.research.code_switch.transition import Form
+from sprachbund.training.options import TrainingOptions, check_arms
+from sprachbund.training.translator import Strict
+
+BASELINE = "grouped experts"
+Projection = Literal["groups", "plain", "active", "total"]
+
+
+class Arm(Strict):
+    """One system of the comparison.
+
+    Attributes:
+        projector: experts in groups; as many without groups; one feed-forward of the active or of the total size.
+        language: weight of L_lang.
+        balance: weight of L_bal.
+        by_frame: L_lang of a frame is of its own language, where the data have spans; else of all of the utterance.
+        without: names of stages left out.
+    """
+
+    projector: Projection = "groups"
+    language: float = LossWeights().language
+    balance: float = LossWeights().balance
+    by_frame: bool = True
+    without: tuple[str, ...] = ()
+
+
+Chain = tuple[int, Arm, tuple[Stage, ...]]
+"""Seed, arm, and its stages up to one of them: what is trained in one folder."""
+
+ARMS: Mapping[str, Arm] = {
+    BASELINE: Arm(),
+    "dense, equal active size": Arm(projector="active"),
+    "dense, equal total size": Arm(projector="total"),
+    "plain mixture": Arm(projector="plain"),
+    "without language loss": Arm(language=0.0),
+    "without balance loss": Arm(balance=0.0),
+    "without transition": Arm(without=("transition",)),
+    "without stage 1": Arm(without=("align",)),
+    "without stage 2": Arm(without=("monolingual",)),
+    "languages of the utterance": Arm(by_frame=False),
+}
+
+
+class ProjectorSizes(Strict):
+    """See `sprachbund.models.speech_llm.ProjectorOptions`."""
+
+    group_size: PositiveInt = 4
+    num_chosen: PositiveInt = 2
+    hidden_width: PositiveInt = 2048
+    num_layers: PositiveInt = 2
+    spliced_frames: PositiveInt = 5
+    encoder_layers: tuple[NonNegativeInt, ...] = ()
+
+
+class CodeSwitchRecipe(Strict):
+    """Everything the comparison depends on.
+
+    Attributes:
+        data: folder that `data make mixed` wrote, or one laid out like it; a check needs none.
+        groups: languages of each group of experts.
+        targets: languages written.
+        seeds: of projector, adapters, data order and transition; one run of every arm each.
+        arms: names from `ARMS`; the first is always there.
+        encoder: "bundled", a model directory or a name on the Hugging Face hub.
+        llm: a causal language model of transformers, by path or name; one is trained on the data's texts if left out.
+        text_llm: sizes of that one.
+        text_training: how it is trained.
+        projector: sizes.
+        lora: adapters.
+        max_new_tokens: longest text.
+        training: what all stages share; each sets steps, rates, warm-up, clipping and what moves.
+        steps: of each stage, by name.
+        rate_factor: the stages' rates are so many times the ones of `STAGES`, which are those of large models.
+        warmup_steps: of each stage.
+        transition: the form of the loss in the third stage.
+        rows_per_utterance: languages wanted of an utterance, in translation.
+        transcribed: share of the utterances that the stages of translation are to transcribe: what is not asked for any
+            more is forgotten, and a model that has to transcribe mixed speech then translates it.
+        test_utterances: of each test part, evenly over it; all if None.
+        workers: stages, and then evaluations, at a time, each with one thread.
+    """
+
+    data: Path = Path()
+    groups: tuple[tuple[str, ...], ...] = (("es",), ("en",))
+    targets: tuple[str, ...] = ("en", "es", "de")
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    arms: tuple[str, ...] = tuple(ARMS)
+    encoder: str = "bundled"
+    llm: str | None = None
+    text_llm: TextLLMOptions = TextLLMOptions()
+    text_training: TrainingOptions
+    projector: ProjectorSizes = ProjectorSizes()
+    lora: LoraOptions = LoraOptions()
+    max_new_tokens: PositiveInt = 96
+    training: TrainingOptions
+    steps: dict[str, PositiveInt]
+    rate_factor: PositiveFloat = 1.0
+    warmup_steps: PositiveInt = 1000
+    transition: Form = "mixed"
+    rows_per_utterance: PositiveInt = 2
+    transcribed: float = Field(default=0.0, ge=0, lt=1)
+    test_utterances: PositiveInt | None = None
+    workers: PositiveInt = 1
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        check_arms(arms, ARMS)
+        return arms
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if missing := [stage.name for stage in stages_without(()) if stage.name not in self.steps]:
+            raise ValueError(f"steps has no number for the stage {missing[0]!r}")
+        if lost := [tag for group in self.groups for tag in group if tag not in self.targets]:
+            raise ValueError(f"targets lacks {lost[0]!r}, which the first stage transcribes")
+        return self
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint that a run of the published shape needs."""
+        return self.llm
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """Names of the arms, the baseline first."""
+        return tuple(dict.fromkeys((BASELINE, *self.arms)))
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Spoken."""
+        return tuple(tag for group in self.groups for tag in group)
+
+    def projector_of(self, arm: Arm) -> ProjectorOptions:
+        """An arm's projector."""
+        options = ProjectorOptions(groups=self.groups, **self.projector.model_dump())
+        if arm.projector == "plain":
+            return plain_mixture(options)
+        return options if arm.projector == "groups" else dense(options, arm.projector)
+
+    def config_of(self, arm: Arm) -> SpeechLLMConfig:
+        """An arm's model."""
+        return SpeechLLMConfig(
+            projector=self.projector_of(arm),
+            target_languages=self.targets,
+            lora=self.lora,
+            losses=self.losses_of(arm),
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def losses_of(self, arm: Arm) -> LossWeights:
+        """An arm's weights of losses."""
+        return LossWeights(language=arm.language, balance=arm.balance, by_frame=arm.by_frame)
+
+    def stages_of(self, arm: Arm) -> tuple[Stage, ...]:
+        """An arm's stages, with its losses."""
+        losses = self.losses_of(arm)
+        return tuple(stage.model_copy(update={"losses": losses}) for stage in stages_without(arm.without))
+
+    def chains(self, length: int) -> tuple[Chain, ...]:
+        """The beginnings of so many stages that arms have, those that several arms share once."""
+        found: dict[Path, Chain] = {}
+        for seed, name in product(self.seeds, self.all_arms):
+            stages = self.stages_of(ARMS[name])[:length]
+            if len(stages) == length:
+                found.setdefault(place(Path(), seed, ARMS[name], stages), (seed, ARMS[name], stages))
+        return tuple(found.values())
+
+    def options_of(self, stage: Stage, seed: int) -> TrainingOptions:
+        """How a stage is trained: warm-up, then half a cosine down to a tenth."""
+        steps, rate = self.steps[stage.name], self.rate_factor * stage.learning_rate
+        warmup = min(self.warmup_steps, steps)
+        changes: dict[str, Any] = {
+            "steps": steps,
+            "learning_rate": rate,
+            "warmup_steps": warmup,
+            "decay": "cosine",
+            "decay_share": 1 - warmup / steps,
+            "final_rate": rate / 10,
+            "clip_norm": stage.clip_norm,
+            "trainable": stage.patterns,
+            "seed": seed,
+        }
+        return TrainingOptions.model_validate({**self.training.model_dump(), **changes})
+
+
+PARTS: Mapping[Data, tuple[str, bool]] = {
+    "monolingual asr": ("monolingual-", True),
+    "monolingual st": ("monolingual-", False),
+    "code-switched st": ("", False),
+}
+"""Kind of data to the beginning of its parts' names, and whether all of its utterances are transcribed."""
+
+
+def variant(arm: Arm) -> str:
+    """What stands in the name of a folder for all that an arm's model and losses have of their own."""
+    losses = [name for name in ("language", "balance") if getattr(arm, name) == 0.0]
+    return "-".join([arm.projector, *(f"no-{name}" for name in losses)])
+
+
+def place(directory: Path, seed: int, arm: Arm, stages: tuple[Stage, ...]) -> Path:
+    """Folder of what stages, one after the other, made of an arm; arms that begin alike share their beginning."""
+    return directory / f"seed-{seed}" / variant(arm) / "+".join(map(_said, stages))
+
+
+def _said(stage: Stage) -> str:
+    """Its name; only mixed speech has frames of several languages, so only there the flag makes a difference."""
+    at_once = not stage.losses.by_frame and "code-switched st" in stage.data
+    return f"{stage.name}-by-utterance" if at_once else stage.name

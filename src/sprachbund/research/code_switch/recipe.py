@@ -1,0 +1,264 @@
+"""Code-switched translation with experts by language (arXiv 2511.10670) beside what it has to beat, from data to table.
+
+1. A small language model is trained on the texts of the data, unless one is named.
+2. Every arm goes through its stages: speech encoder and language model frozen, projector and adapters trained. First
+   stages are trained beside each other (`workers`), each with one thread, then second ones, and so on.
+3. All arms are scored on code-switched and monolingual speech, and on spliced recordings of people where there are
+   some, and compared with the first arm, over seeds, by paired bootstrap.
+
+The paper's formulas and nearly all its sizes are not public; those here are a reconstruction. What is finished is not
+done again, so a broken-off run goes on; arms whose first stages are the same share them.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprachbund.corpora.editions import texts_of
+from sprachbund.data.loading import Corpus, ExampleOptions
+from sprachbund.data.manifest import Manifest, read_info
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.manifest import MANIFEST_FILE
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.run import evaluate
+from sprachbund.models.card import Card
+from sprachbund.models.io import locate
+from sprachbund.models.speech_llm import PromptOptions, SpeechLLM, Stage, assemble, load, save
+from sprachbund.models.speech_llm.checkpoints import write_part
+from sprachbund.models.speech_llm.io import read_encoder
+from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit_tokenizer, make_text_llm
+from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
+from sprachbund.research.code_switch.needs import needs
+from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, place
+from sprachbund.research.code_switch.report import TESTS, scores_of, write_table
+from sprachbund.research.code_switch.transition import Transition
+from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
+from sprachbund.training.loop import train
+from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.files import atomic_files, write_text
+
+__all__ = ["CodeSwitchRecipe", "needs", "run"]
+
+
+# One stage of an arm of the code-switched comparison, and its scores: each in a folder of its own, taken
+# up again.
+#
+# What a process is to do is told by a number among all that there is, so that several can share the work.
+
+Report = Callable[[str], None]
+NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
+_DEV_SHARE = 0.25
+"""Of the dev parts, for the loss at the end of each of many short stages."""
+STAGE_FILE = "stage.json"
+"""Written last: what a stage trained, and the digest of what it did not."""
+Test = tuple[int, str, str]
+"""Seed, name of the arm, and folder of the scores."""
+
+
+def make_stage(
+    recipe: CodeSwitchRecipe, llm: Path, directory: Path, chains: Sequence[Chain], number: int
+) -> None:
+    """Train the last stage of a chain, or take it up; those before it are finished.
+
+    Args:
+        recipe: everything else.
+        llm: directory of the language model.
+        directory: of the comparison.
+        chains: what there is to do.
+        number: of the chain.
+
+    Raises:
+        SprachbundError: as `run_stage` does.
+    """
+    seed, arm, stages = chains[number]
+    here = place(directory, seed, arm, stages)
+    if len(stages) == 1:
+        torch.manual_seed(seed)
+        model = assemble(locate(recipe.encoder), llm, recipe.config_of(arm))
+    else:
+        model = load(place(directory, seed, arm, stages[:-1]) / "model")
+    here.mkdir(parents=True, exist_ok=True)
+    with run_log(here) as report:
+        run_stage(recipe, model, stages[-1], seed, here, report)
+    forget_run(here)
+
+
+def run_stage(
+    recipe: CodeSwitchRecipe,
+    model: SpeechLLM,
+    stage: Stage,
+    seed: int,
+    directory: Path,
+    report: Report,
+    *,
+    stop_after: int | None = None,
+) -> None:
+    """Train one stage, or take it up; its model and `stage.json` are written when it is over.
+
+    Args:
+        recipe: everything else.
+        model: as the stage before left it.
+        stage: what is trained on what.
+        seed: of order and transition.
+        directory: of the stage.
+        report: takes each progress line.
+        stop_after: stop, resumable, after this many steps.
+
+    Raises:
+        SprachbundError: what may not move has moved.
+    """
+    num_moving = enter(model, stage)
+    digest = frozen_digest(model, stage)
+    options = recipe.options_of(stage, seed)
+    following = corpus_of(recipe, model, stage.data, "train", seed)
+    corpus: Corpus | Transition = following
+    if stage.coming_from:
+        previous = corpus_of(recipe, model, stage.coming_from, "train", seed)
+        corpus = Transition(previous, following, steps=options.steps, form=recipe.transition, seed=seed)
+    dev = corpus_of(recipe, model, stage.data, "dev", seed)
+    train(model, corpus, options, directory, dev=dev, report=report, stop_after=stop_after)
+    if stop_after is not None and stop_after < options.steps:
+        return
+    if frozen_digest(model, stage) != digest:
+        raise SprachbundError(
+            f"the stage {stage.name!r} moved what it has to leave; this is a fault of the program"
+        )
+    save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus))
+    told = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
+    write_text(directory / STAGE_FILE, json.dumps(told, indent=1) + "\n")
+
+
+def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:
+    """What is known of a model after a stage; of the data of the last one alone."""
+    sides = corpus.sides if isinstance(corpus, Transition) else (corpus,)
+    infos = [read_info(manifest.directory) for side in sides for manifest in side.manifests]
+    data = [info for info in infos if info]
+    told = ("name", "licence", "attribution", "hours", "utterances")
+    return Card(
+        name=f"code-switch, {stage.name}",
+        source_languages=list(recipe.languages),
+        target_languages=list(recipe.targets),
+        data=[{key: info[key] for key in told if key in info} for info in data],
+        training={"encoder": recipe.encoder, "stage": stage.name, "steps": recipe.steps[stage.name]},
+    )
+
+
+def corpus_of(
+    recipe: CodeSwitchRecipe, model: SpeechLLM, kinds: Sequence[Data], part: str, seed: int
+) -> Corpus:
+    """The part of all kinds of data, end to end; a stage has none that is all transcribed beside one that is not."""
+    share = _DEV_SHARE if part == "dev" else 1.0
+    manifests = [(Manifest(recipe.data / f"{PARTS[kind][0]}{part}"), share) for kind in kinds]
+    transcribed = PARTS[kinds[0]][1]
+    examples = SpeechLLMExamples(model, recipe.languages, recipe.targets)
+    options = ExampleOptions(
+        rows_per_utterance=1 if transcribed else recipe.rows_per_utterance,
+        same_language=1.0 if transcribed else recipe.transcribed,
+        mixed=True,
+        seed=seed,
+        **NO_MASKS,
+    )
+    return Corpus(manifests, examples, options)
+
+
+def make_scores(recipe: CodeSwitchRecipe, directory: Path, tests: Sequence[Test], number: int) -> None:
+    """Evaluate an arm's last model on the parts of a test set that are there."""
+    seed, name, test = tests[number]
+    arm = ARMS[name]
+    options = EvaluationOptions(
+        targets=recipe.targets, limit=recipe.test_utterances, no_speech_per_kind=0, first_segments=0
+    )
+    model = place(directory, seed, arm, recipe.stages_of(arm)) / "model"
+    there = [recipe.data / part for part in TESTS[test] if (recipe.data / part).is_dir()]
+    evaluate(there, model, options, out=scores_of(directory, seed, name) / test)
+
+
+MAY_CHANGE = ("seeds", "arms", "workers", "data")
+"""What adds trainings, or changes no number: `data` may have moved."""
+_MOST_TEXTS = 60_000
+
+
+def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) -> Path:
+    """Run all arms over all seeds, or go on; the file with the table.
+
+    Raises:
+        SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models
+            that do not fit each other; a recipe that torchrun started several times.
+    """
+    refuse_several_processes("the recipe code_switch")
+    recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
+    _check_data(recipe.data)
+    read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
+    remember(directory, recipe, may_change=MAY_CHANGE)
+    llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
+    report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
+    for length in range(1, len(STAGES) + 1):
+        chains = recipe.chains(length)
+        paths = [place(directory, *chain) / STAGE_FILE for chain in chains]
+        _share(
+            recipe,
+            f"trainings, stage {length}",
+            paths,
+            partial(make_stage, recipe, llm, directory, chains),
+            report,
+        )
+    tests = _tests(recipe)
+    paths = [scores_of(directory, seed, name) / test / MANIFEST_FILE for seed, name, test in tests]
+    _share(recipe, "evaluations", paths, partial(make_scores, recipe, directory, tests), report)
+    return write_table(recipe, directory)
+
+
+def _share(
+    recipe: CodeSwitchRecipe, what: str, paths: Sequence[Path], make: Callable[[int], None], report: Report
+) -> None:
+    """Make files that do not need each other, by as many processes as there are workers."""
+    threads = torch.get_num_threads() if recipe.workers == 1 else 1
+    tasks = Tasks(paths=tuple(paths), make=make, threads=threads)
+    run_tasks(tasks, what, workers=recipe.workers, report=report)
+
+
+def _tests(recipe: CodeSwitchRecipe) -> tuple[Test, ...]:
+    """What is to be evaluated: every arm's last model on every test set of which there is a part."""
+    there = [test for test, parts in TESTS.items() if any((recipe.data / part).is_dir() for part in parts)]
+    return tuple((seed, name, test) for seed in recipe.seeds for name in recipe.all_arms for test in there)
+
+
+def _check_data(data: Path) -> None:
+    for part in ("train", "dev", "test", "monolingual-train", "monolingual-dev", "monolingual-test"):
+        if not (data / part).is_dir():
+            raise SprachbundError(
+                f"{data} has no part {part}; make it with `sprachbund data make mixed --out {data}`"
+            )
+
+
+def _text_llm(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Path:
+    """A language model trained on the texts of the training data, in a directory of the Hugging Face layout."""
+    place, options = directory / "model", recipe.text_training
+    if (place / "model.safetensors").exists():  # written last
+        return place
+    report("training a language model on the texts")
+    manifests = [Manifest(recipe.data / part) for part in ("monolingual-train", "train")]
+    said = PromptOptions()
+    tokenizer = fit_tokenizer(
+        texts_of(manifests, _MOST_TEXTS), recipe.targets, said, recipe.text_llm.vocabulary_size
+    )
+    torch.manual_seed(options.seed)
+    prompts = Prompts(tokenizer, said, len(tokenizer))
+    model = TextLLM(make_text_llm(recipe.text_llm, tokenizer), prompts, recipe.languages, recipe.targets)
+    examples = TextExamples(prompts, recipe.languages, recipe.targets, recipe.max_new_tokens)
+    chosen = ExampleOptions(rows_per_utterance=len(recipe.targets), spoken=True, **NO_MASKS)
+    dev = [Manifest(recipe.data / part) for part in ("monolingual-dev", "dev")]
+    corpora = [
+        Corpus([(manifest, 1.0) for manifest in found], examples, chosen) for found in (manifests, dev)
+    ]
+    train(model, corpora[0], options, directory, dev=corpora[1], report=report)
+    with atomic_files(place, last="tokenizer.json") as draft:
+        tokenizer.save_pretrained(draft)
+    write_part(model.llm, place)
+    return place

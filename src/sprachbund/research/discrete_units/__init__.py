@@ -1,0 +1,1 @@
+"""Discrete units with hard parameter sharing (arXiv 2309.15826)."""

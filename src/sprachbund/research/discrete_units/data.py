@@ -1,0 +1,165 @@
+"""Data of the comparison of discrete units: the corpus as units, and parallel text from outside."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from sprachbund.corpora.phrasebook import LANGUAGES, draw, render, split_of
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.models.io import locate
+from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe
+from sprachbund.training.unit_translator import BitextPart
+from sprachbund.units.dataset import within_hours
+from sprachbund.units.encoded import Computing, Encoded, Encoding, Extraction, encode
+from sprachbund.units.files import encoder_hash
+from sprachbund.units.fit import Fit, make_units
+from sprachbund.units.options import FitOptions, VocabularyOptions
+from sprachbund.util.files import write_text
+
+Report = Callable[[str], None]
+_PLAIN = Arm(head="attention", text="none")
+"""Has the recipe's own vocabulary."""
+
+
+def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
+    """All that models are trained on, made where it is not there yet: parallel text, units, the corpus as units.
+
+    Raises:
+        SprachbundError: data that are not there or do not fit, or parallel text or hours that there are not.
+    """
+    arms = recipe.all_arms.values()
+    if {"external", "start"} & {arm.text for arm in arms}:
+        bitext_parts(recipe, directory)
+    for arm in {units_directory(recipe, arm, directory): arm for arm in (_PLAIN, *arms)}.values():
+        _make_units(recipe, arm, directory, report)
+    train, _ = (_encode(recipe, part, directory, report) for part in ("train", "dev"))
+    for hours in {arm.hours for arm in arms}:
+        within_hours(train, recipe.sources, hours)
+
+
+def units_directory(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path) -> Path:
+    """Where units with the vocabulary of an arm are."""
+    vocabulary = vocabulary_of(recipe, arm)
+    return directory / "units" / f"{vocabulary.form}-{vocabulary.unit_pieces}"
+
+
+def encoded_directory(part: str, directory: Path) -> Path:
+    """Where a part of the corpus is as units; vocabularies do not change them."""
+    return directory / "encoded" / part
+
+
+def _make_units(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path, report: Report) -> None:
+    """Units with the vocabulary of an arm; k-means is the same for all."""
+    out, vocabulary = units_directory(recipe, arm, directory), vocabulary_of(recipe, arm)
+    if not (out / "units.json").exists():
+        report(f"units, {vocabulary.form}, {vocabulary.unit_pieces} pieces")
+    outside = {"external", "start"} & {one.text for one in recipe.all_arms.values()}
+    fit = Fit(
+        extraction=_extraction(recipe),
+        data=(recipe.data / "train",),
+        out=out,
+        options=FitOptions(
+            kmeans=recipe.units.kmeans,
+            vocabulary=vocabulary,
+            share=recipe.units.share,
+            languages=recipe.sources,
+            text_languages=tuple(sorted({*recipe.sources, recipe.target})),
+        ),
+        texts=bitext_files(recipe, directory) if outside else (),
+        computing=Computing(workers=recipe.workers),
+    )
+    make_units(fit)
+
+
+def vocabulary_of(recipe: DiscreteUnitsRecipe, arm: Arm) -> VocabularyOptions:
+    """The vocabulary of an arm. Raises SprachbundError for one that cannot hold the clusters."""
+    units = recipe.units
+    options = VocabularyOptions(
+        form=arm.form or units.form,
+        unit_pieces=units.unit_pieces if arm.unit_pieces is None else arm.unit_pieces,
+        text_pieces=units.text_pieces,
+    )
+    options.check(units.kmeans.clusters)
+    return options
+
+
+def _encode(recipe: DiscreteUnitsRecipe, part: str, directory: Path, report: Report) -> Encoded:
+    """A part of the corpus as units."""
+    out = encoded_directory(part, directory)
+    if not (out / "manifest.json").exists():
+        report(f"units of {recipe.data / part}")
+    return encode(
+        Encoding(
+            units=units_directory(recipe, _PLAIN, directory),
+            extraction=_extraction(recipe),
+            data=recipe.data / part,
+            out=out,
+            languages=recipe.sources,
+            computing=Computing(workers=recipe.workers),
+        )
+    )
+
+
+def scored_limit(recipe: DiscreteUnitsRecipe) -> int | None:
+    """Utterances of the test corpus, of all languages, among which there are as many of each source as are wanted."""
+    if recipe.test_utterances is None:
+        return None
+    languages = Manifest(recipe.data / "test").languages.tolist()
+    least = min(languages.count(source) for source in recipe.sources)
+    if not least:
+        raise SprachbundError(
+            f"{recipe.data / 'test'} holds no speech in some of {' '.join(recipe.sources)}; name other sources"
+        )
+    return -(-recipe.test_utterances * len(languages) // least)
+
+
+def bitext_files(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[Path, ...]:
+    """Tables of parallel text, one for each source language; drawn from the phrasebook where none are given."""
+    if recipe.bitext:
+        if len(recipe.bitext) != len(recipe.sources):
+            raise SprachbundError(
+                f"{len(recipe.bitext)} tables of parallel text for {len(recipe.sources)} source languages; name one "
+                "for each"
+            )
+        return recipe.bitext
+    paths = tuple(directory / "bitext" / f"{source}-{recipe.target}.tsv" for source in recipe.sources)
+    for path, source in zip(paths, recipe.sources, strict=True):
+        if not path.exists() and recipe.external_pairs:
+            write_text(path, phrases(source, recipe.target, recipe.external_pairs))
+    return paths if recipe.external_pairs else ()
+
+
+def bitext_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPart, ...]:
+    """The same as a run wants them."""
+    files = bitext_files(recipe, directory)
+    if not files:
+        raise SprachbundError("there is no parallel text: give bitext, or external_pairs to draw some")
+    return tuple(
+        BitextPart(paths=(path,), source=source, target=recipe.target)
+        for path, source in zip(files, recipe.sources, strict=True)
+    )
+
+
+def phrases(source: str, target: str, count: int) -> str:
+    """A table of so many distinct meanings of the phrasebook, none of them held out, in two languages."""
+    if unknown := sorted({source, target} - set(LANGUAGES)):
+        raise SprachbundError(
+            f"the phrasebook has no {', '.join(unknown)}; give parallel text with bitext, or take of "
+            f"{' '.join(LANGUAGES)}"
+        )
+    rng, seen = random.Random(f"bitext/{source}/{target}"), set[str]()
+    lines = [f"{source}\t{target}"]
+    while len(lines) <= count:
+        meaning = draw(rng)
+        pair = f"{render(meaning, source, rng)}\t{render(meaning, target, rng)}"
+        if split_of(meaning) == "train" and pair not in seen:
+            seen.add(pair)
+            lines.append(pair)
+    return "\n".join(lines) + "\n"
+
+
+def _extraction(recipe: DiscreteUnitsRecipe) -> Extraction:
+    directory = locate(recipe.units.encoder)
+    name = str(directory.resolve()) if Path(recipe.units.encoder).is_dir() else recipe.units.encoder
+    return Extraction(directory=directory, layer=recipe.units.layer, name=name, hash=encoder_hash(directory))

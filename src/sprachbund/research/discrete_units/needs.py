@@ -1,0 +1,213 @@
+"""What a size of the comparison of discrete units needs, told without running it: every head on the meta device.
+
+Shapes: S source tokens, T frames, U target tokens, W tokens that may be written.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, computed_field
+from torch import Tensor, nn
+
+from sprachbund.models.tokens import MBART_50, MbartConfig, TokenConfig, TokenConformer, TokenMbart
+from sprachbund.models.tokens.config import MBART_50_TOKENS
+from sprachbund.models.tokens.mbart import MbartDecoder
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.training.memory import kept_on_meta
+
+SOURCE_TOKENS, TARGET_TOKENS = 100, 25
+"""Of the published sentences: 6.3 s of speech, 18 words."""
+_FLOAT, _MOMENTS = 4, 2
+
+
+class Sized(BaseModel):
+    """Parts of a model.
+
+    Attributes:
+        parts: parameters of its parts.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    parts: dict[str, int]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def parameters(self) -> int:
+        """In all."""
+        return sum(self.parts.values())
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fixed_bytes(self) -> int:
+        """Weights, gradients and the moments of AdamW."""
+        return _FLOAT * (2 + _MOMENTS) * self.parameters
+
+
+class Training(Sized):
+    """One head.
+
+    Attributes:
+        head: its name.
+        kept_bytes: what a sentence keeps for the backward pass, in 32 bits, logits not among it.
+        logits_bytes: of its largest logits.
+    """
+
+    head: str
+    kept_bytes: int
+    logits_bytes: int
+
+
+class FromMbart(Sized):
+    """A model that starts from mBART-50.
+
+    Attributes:
+        tokens: of mBART-50.
+        whole: parameters of encoder and decoder with all of them.
+        kept: tokens that are kept, taken to be as many as may be written.
+        units: rows that are new.
+    """
+
+    tokens: int
+    whole: int
+    kept: int
+    units: int
+
+
+class Needs(BaseModel):
+    """What a size needs.
+
+    Attributes:
+        languages: of the pairs.
+        vocabulary: ids that are read.
+        written: ids that may be written.
+        heads: every head.
+        mbart: the start from mBART-50; None in sizes without a text start.
+        trainings: models that are trained over all seeds, equal arms once.
+        source_tokens: of the sentence that memory is told for.
+        target_tokens: of it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    languages: tuple[str, ...]
+    vocabulary: int
+    written: int
+    heads: tuple[Training, ...]
+    mbart: FromMbart | None
+    trainings: int
+    source_tokens: int = SOURCE_TOKENS
+    target_tokens: int = TARGET_TOKENS
+
+
+class PlannedVocabulary:
+    """A vocabulary of which only the sizes are known; satisfies `sprachbund.models.tokens.Vocabulary`."""
+
+    def __init__(self, text_pieces: int, unit_pieces: int, languages: Sequence[str]) -> None:
+        size = 1 + text_pieces + unit_pieces
+        self.end, self._languages = size, list(languages)
+        ids = np.arange(size + 1)
+        self.is_unit = (ids > text_pieces) & (ids < size)
+        self.suppressed = self.is_unit.copy()
+
+    def __len__(self) -> int:
+        return self.end + 1
+
+    def language_id(self, language: str) -> int:
+        """Language tokens follow the unknown."""
+        return 2 + self._languages.index(language)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """There is no text."""
+        raise NotImplementedError
+
+
+class PlannedReader:
+    """Reads nothing; satisfies `sprachbund.models.tokens.Reader`."""
+
+    directory = Path()
+
+    def __init__(self, vocabulary: PlannedVocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def speech(self, samples: Sequence[np.ndarray]) -> list[list[int]]:
+        """There is no encoder."""
+        raise NotImplementedError
+
+    def text(self, texts: Sequence[str]) -> list[list[int]]:
+        """There are no pieces."""
+        raise NotImplementedError
+
+
+def needs(recipe: DiscreteUnitsRecipe) -> Needs:
+    """What a recipe needs; every head is built."""
+    units = recipe.units
+    languages = tuple(sorted({*recipe.sources, recipe.target}))
+    vocabulary = PlannedVocabulary(units.text_pieces, units.unit_pieces or units.kmeans.clusters, languages)
+    models = {head: _planned(recipe, head, vocabulary) for head in recipe.heads}
+    from_text = any(arm.text == "start" for arm in recipe.all_arms.values())
+    return Needs(
+        languages=languages,
+        vocabulary=len(vocabulary),
+        written=len(next(iter(models.values())).written),
+        heads=tuple(_training(head, model) for head, model in models.items()),
+        mbart=_from_mbart(recipe, vocabulary) if from_text else None,
+        trainings=len(recipe.models()) + len(recipe.text_models()),
+    )
+
+
+def _planned(recipe: DiscreteUnitsRecipe, head: Any, vocabulary: PlannedVocabulary) -> TokenConformer:
+    shape = recipe.model.model_copy(update={"head": head})
+    with torch.device("meta"):
+        return TokenConformer(
+            TokenConfig(**shape.model_dump(), pairs=recipe.pairs), PlannedReader(vocabulary)
+        )
+
+
+def _from_mbart(recipe: DiscreteUnitsRecipe, vocabulary: PlannedVocabulary) -> FromMbart:
+    config = MbartConfig(**MBART_50.model_dump(), pairs=recipe.pairs)
+    with torch.device("meta"):
+        model = TokenMbart(config, PlannedReader(vocabulary))
+        whole = [model.encoder, MbartDecoder(MBART_50_TOKENS, MBART_50)]
+    return FromMbart(
+        tokens=MBART_50_TOKENS,
+        whole=sum(map(_parameters, whole)),
+        kept=len(model.written),
+        units=model.unit_embedding.num_embeddings,
+        parts={name: _parameters(part) for name, part in model.named_children()},
+    )
+
+
+def _parameters(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
+def _training(head: str, model: TokenConformer) -> Training:
+    model.train()
+    frames = -(-SOURCE_TOKENS // 2**model.config.strides)
+    places = {"attention": TARGET_TOKENS, "transducer": frames * TARGET_TOKENS}
+    largest = places.get(head, max(frames, TARGET_TOKENS))
+    return Training(
+        head=head,
+        parts={name: _parameters(part) for name, part in model.named_children()},
+        kept_bytes=kept_on_meta(model, lambda: _forward(model)),
+        logits_bytes=_FLOAT * largest * len(model.written),
+    )
+
+
+def _forward(model: TokenConformer) -> Tensor:
+    """The passes over one sentence, but for logits; masks would be drawn, which cannot be done on this device."""
+    model.encoder.time_masks = 0
+    with torch.device("meta"):
+        source = torch.zeros(1, SOURCE_TOKENS, dtype=torch.long)
+        encoded = model.encoder(source, torch.full((1,), SOURCE_TOKENS))
+        target = torch.zeros(1, TARGET_TOKENS, dtype=torch.long)
+        total: Tensor = encoded.states.sum()
+        if model.config.has_decoder:
+            total = total + model.decoder(target, encoded.states, None).sum()
+        if model.writes_by_frames:
+            total = total + model.transducer.prediction(target).sum()
+    return total

@@ -1,0 +1,287 @@
+"""What the comparison of discrete units (arXiv 2309.15826) depends on: its arms, its data, its sizes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from sprachbund.models.conformer import ConformerShape
+from sprachbund.models.io import BUNDLED
+from sprachbund.models.tokens import HEADS, TokenShape
+from sprachbund.models.tokens.config import Head
+from sprachbund.training.options import Decay, TrainingOptions
+from sprachbund.training.translator import Strict
+from sprachbund.training.unit_translator import StepsOf
+from sprachbund.units.dataset import Mixing
+from sprachbund.units.options import Form, KMeansOptions
+
+Text = Literal["none", "own", "external", "start"]
+"""What text is learned from beside the speech: none; that of the speech's own triples; sentences from outside too; and
+the same from a model that has learned text before."""
+NAMES: Mapping[Text, str] = {
+    "none": "ST only",
+    "own": "+ MT",
+    "external": "+ external MT",
+    "start": "+ text start",
+}
+
+
+class Arm(Strict):
+    """One model of the comparison.
+
+    Attributes:
+        head: what writes the text.
+        text: what is learned from beside the speech.
+        ratio: how many times as long source text is made; the corpus's mean if None.
+        mark_repeats: by marks behind its pieces, and not by repeating these.
+        text_weight: of the loss of text; the recipe's if None.
+        speech_only_share: last share of the steps, which see speech alone; the recipe's if None.
+        keep_repeats: read a unit for every frame.
+        unit_pieces: size of the units' vocabulary; the recipe's if None.
+        form: of the vocabulary; the recipe's if None.
+        source_ctc: whether the transcript is read off below.
+        soft_sharing: text goes through an encoder of its own.
+        tied: whether the decoder's embedding is its output matrix too.
+        decay: of the learning rate; the recipe's if None.
+        hours: of speech; the recipe's if None.
+    """
+
+    head: Head
+    text: Text
+    ratio: float | None = None
+    mark_repeats: bool = False
+    text_weight: float | None = None
+    speech_only_share: float | None = None
+    keep_repeats: bool = False
+    unit_pieces: int | None = Field(default=None, ge=0)
+    form: Form | None = None
+    source_ctc: bool = True
+    soft_sharing: bool = False
+    tied: bool = True
+    decay: Decay | None = None
+    hours: float | None = None
+
+    def mixing(self, given: Mixing) -> Mixing:
+        """A recipe's mixing as this arm has it."""
+        own = {"text_weight": self.text_weight, "speech_only_share": self.speech_only_share}
+        known = {name: value for name, value in own.items() if value is not None}
+        return given.model_copy(update={"text": self.text != "none", **known})
+
+    def model(self, given: TokenShape) -> TokenShape:
+        """A recipe's shape as this arm has it."""
+        weight = given.source_ctc_weight if self.source_ctc else 0.0
+        own = {"head": self.head, "soft_sharing": self.soft_sharing, "tied": self.tied}
+        return given.model_copy(update={**own, "source_ctc_weight": weight})
+
+    def training(self, given: TrainingOptions) -> TrainingOptions:
+        """A recipe's training as this arm has it."""
+        return given if self.decay is None else given.model_copy(update={"decay": self.decay})
+
+
+class Model(NamedTuple):
+    """One training of the comparison: its name, its seed, and its arm; None is the model on log-mel."""
+
+    name: str
+    seed: int
+    arm: Arm | None
+
+
+class UnitsPart(Strict):
+    """How units are made; see `sprachbund.units.options`.
+
+    Attributes:
+        encoder: a model of ours or a checkpoint of transformers, by path or name.
+        layer: of it.
+        share: of the speech that k-means sees.
+        kmeans: see `KMeansOptions`.
+        unit_pieces: size of the units' vocabulary; 0 makes every unit a piece.
+        text_pieces: size of the text's.
+        form: of both.
+    """
+
+    encoder: str = "bundled"
+    layer: int = Field(default=2, ge=1)
+    share: float = Field(default=0.1, gt=0, le=1)
+    kmeans: KMeansOptions = KMeansOptions()
+    unit_pieces: int = 4000
+    text_pieces: int = Field(default=4000, ge=1)
+    form: Form = "union"
+
+
+class LogMelPart(Strict):
+    """The same kind of model on log-mel features, to compare with.
+
+    Attributes:
+        model: its shape.
+        vocabulary_size: pieces of all languages together.
+        training: of it.
+    """
+
+    model: ConformerShape
+    vocabulary_size: int = Field(ge=1)
+    training: TrainingOptions
+
+
+class DiscreteUnitsRecipe(Strict):
+    """Everything the comparison depends on.
+
+    Attributes:
+        data: a corpus with train, dev and test.
+        text_start: for arms "+ text start": a model with token input and the same units; None trains one on the text
+            from outside first.
+        mbart: for those with the head "attention", in place of it: an mBART-50 checkpoint, by path or Hugging Face id.
+        sources: languages spoken.
+        target: language written.
+        units: how they are made.
+        seeds: of every arm but the ablations.
+        ablation_seeds: of the ablations and what they are compared with; all of `seeds` if empty.
+        workers: models trained at a time, each with one thread; changes no number.
+        heads: each with every one of `texts`.
+        texts: see `Text`; the first is what the others are compared with.
+        base: what `ablations` change one thing of; all heads and texts have its other values.
+        ablations: names in `ABLATIONS`.
+        hours: of speech, at each of which, and with all that there is, `base` is trained with and without its text.
+        log_mel: a model on log-mel to compare with; None leaves it out.
+        bitext: tables of parallel text, one for each source, with a column for each language; drawn from the phrasebook
+            where there are none.
+        external_pairs: of each source, to be drawn.
+        mixing: of speech and text.
+        steps_of: what `training` counts its steps by, as in `UnitTranslatorRecipe`. By "all", arms cost the same and
+            those with text see less speech; by "speech", all see as much speech.
+        model: shape of every model, but for what its arm changes.
+        training: of every model.
+        text_training: of a model that learns text first.
+        beam_size: of every search.
+        test_utterances: of each source language, about; all if None.
+    """
+
+    data: Path = Path()
+    text_start: Path | None = None
+    mbart: str | None = None
+    sources: tuple[str, ...] = Field(min_length=1)
+    target: str
+    units: UnitsPart
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    ablation_seeds: tuple[int, ...] = ()
+    workers: int = Field(default=1, ge=1)
+    heads: tuple[Head, ...] = HEADS
+    texts: tuple[Text, ...] = Field(default=("none", "own", "external", "start"), min_length=1)
+    base: Arm = Arm(head="ctc_attention", text="own")
+    ablations: tuple[str, ...] = ()
+    hours: tuple[float, ...] = ()
+    log_mel: LogMelPart | None = None
+    bitext: tuple[Path, ...] = ()
+    external_pairs: int = Field(default=0, ge=0)
+    mixing: Mixing = Mixing()
+    steps_of: StepsOf = "all"
+    model: TokenShape = TokenShape()
+    training: TrainingOptions
+    text_training: TrainingOptions
+    beam_size: int = Field(default=10, ge=1)
+    test_utterances: int | None = Field(default=None, ge=1)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Languages of the speech and of the text wanted."""
+        return tuple((source, self.target) for source in self.sources)
+
+    @property
+    def start(self) -> str | None:
+        """The speech encoder to start from; None where it is on the Hugging Face hub and has to be fetched first."""
+        encoder = self.units.encoder
+        return encoder if encoder == BUNDLED or Path(encoder).is_dir() else None
+
+    def from_mbart(self, arm: Arm) -> bool:
+        """Whether an arm starts from mBART-50, which has one head and one encoder."""
+        fits = arm.head == "attention" and not arm.soft_sharing
+        return self.mbart is not None and arm.text == "start" and fits
+
+    def main_arms(self) -> dict[str, Arm]:
+        """Heads times texts."""
+        return {
+            f"{head}, {NAMES[text]}": self.base.model_copy(update={"head": head, "text": text})
+            for head in self.heads
+            for text in self.texts
+        }
+
+    def ablation_arms(self) -> dict[str, Arm]:
+        """The base, and it with one thing changed."""
+        changed = {name: self.base.model_copy(update=ABLATIONS[name]) for name in self.ablations}
+        return {BASE: self.base, **changed} if changed else {}
+
+    def curve_arms(self) -> dict[str, Arm]:
+        """The base without and with its text, for each amount of speech, all of it the last."""
+        return {
+            f"{'all' if hours is None else f'{hours:g} h'}, {NAMES[text]}": self.base.model_copy(
+                update={"hours": hours, "text": text}
+            )
+            for hours in ((*self.hours, None) if self.hours else ())
+            for text in dict.fromkeys((*self.texts[:1], self.base.text))
+        }
+
+    def arms(self, seed: int) -> dict[str, Arm]:
+        """Those of a seed by name; some of them may be equal."""
+        changed = self.ablation_arms() if seed in self.seeds_of_ablations else {}
+        return {**self.main_arms(), **changed, **self.curve_arms()}
+
+    @property
+    def all_arms(self) -> dict[str, Arm]:
+        """Those of any seed."""
+        return {name: arm for seed in self.seeds for name, arm in self.arms(seed).items()}
+
+    @property
+    def seeds_of_ablations(self) -> tuple[int, ...]:
+        """See `ablation_seeds`."""
+        return self.ablation_seeds or self.seeds
+
+    def models(self) -> tuple[Model, ...]:
+        """What is trained and scored, equal arms once, under the first of their names."""
+        found = []
+        for seed in self.seeds:
+            first = {arm: name for name, arm in reversed(self.arms(seed).items())}
+            found += [Model(name, seed, arm) for name, arm in self.arms(seed).items() if first[arm] == name]
+            found += [Model(LOG_MEL, seed, None)] if self.log_mel is not None else []
+        return tuple(found)
+
+    def text_models(self) -> tuple[Model, ...]:
+        """What is trained on text first, for arms that begin with it: one for each of their heads."""
+        arms = [arm for arm in self.all_arms.values() if arm.text == "start" and not self.from_mbart(arm)]
+        heads = dict.fromkeys(arm.head for arm in arms) if self.text_start is None else {}
+        return tuple(
+            Model(f"text {head}", seed, self.base.model_copy(update={"head": head, "text": "start"}))
+            for seed in self.seeds
+            for head in heads
+        )
+
+
+BASE, LOG_MEL = "base", "log-mel"
+ABLATIONS: Mapping[str, Mapping[str, object]] = {
+    "r = 1": {"ratio": 1.0},
+    "r = 2": {"ratio": 2.0},
+    "r = 4": {"ratio": 4.0},
+    "r = 6": {"ratio": 6.0},
+    "repetitions marked": {"mark_repeats": True},
+    "weight of text 0.25": {"text_weight": 0.25},
+    "weight of text 1": {"text_weight": 1.0},
+    "speech alone at the end": {"speech_only_share": 0.2},
+    "repeats kept": {"keep_repeats": True},
+    "no unit vocabulary": {"unit_pieces": 0},
+    "3,000 unit pieces": {"unit_pieces": 3000},
+    "4,000 unit pieces": {"unit_pieces": 4000},
+    "500 unit pieces": {"unit_pieces": 500},
+    "1,000 unit pieces": {"unit_pieces": 1000},
+    "one vocabulary": {"form": "single"},
+    "no source CTC": {"source_ctc": False},
+    "soft sharing": {"soft_sharing": True},
+    "free embeddings": {"tied": False},
+    "inverse square root": {"decay": "inverse_sqrt"},
+    "linear decay": {"decay": "linear"},
+}
+"""Name of an ablation to what it changes. A vocabulary has to hold every cluster: none is as one of that size."""
+
+
+def place(directory: Path, seed: int, name: str) -> Path:
+    """Folder of an arm."""
+    kept = "".join(c if c.isalnum() else "-" for c in name.lower())
+    return directory / f"seed-{seed}" / "-".join(filter(None, kept.split("-")))

@@ -1,0 +1,244 @@
+"""Discrete units and hard parameter sharing (arXiv 2309.15826) beside what they have to beat, from data to table.
+
+1. Units are made of an encoder's features, and the corpus is written as units once.
+2. Every arm is a model trained on them: a head, with more and more text; the base with one thing changed; the base with
+   less and less speech, with and without text. Equal arms are trained once.
+3. Each is scored on the same recordings, and compared over seeds by paired bootstrap.
+4. The same kind of model on log-mel features, for what units cost and save.
+
+Models are trained beside each other (`workers`), each with one thread. What is finished is not done again, so a
+broken-off run goes on.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.evaluation.manifest import MANIFEST_FILE
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.run import evaluate
+from sprachbund.models.io import locate
+from sprachbund.models.tokens import TokenShape
+from sprachbund.models.tokens.io import WEIGHTS_FILE
+from sprachbund.research.discrete_units.data import (
+    bitext_parts,
+    encoded_directory,
+    make_data,
+    scored_limit,
+    units_directory,
+)
+from sprachbund.research.discrete_units.needs import needs
+from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe, Model, place
+from sprachbund.research.discrete_units.report import counted, write_tables
+from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
+from sprachbund.training.translator import run as train_translator
+from sprachbund.training.unit_translator import UnitTranslatorRecipe
+from sprachbund.training.unit_translator import run as train_units
+from sprachbund.units.dataset import Mixing
+from sprachbund.units.encoded import Encoded
+from sprachbund.units.reader import ENCODER
+from sprachbund.util.distributed import refuse_several_processes
+
+__all__ = ["DiscreteUnitsRecipe", "needs", "run"]
+
+
+# One model of the comparison of discrete units: trained and scored, each in a folder of its own.
+
+Report = Callable[[str], None]
+MBART_RATE, NEW_RATE = 3e-5, 3e-4
+"""Highest learning rates of what mBART-50 had, and of what is new."""
+
+
+def text_model(recipe: DiscreteUnitsRecipe, directory: Path, seed: int, head: str) -> Path:
+    """The model that has learned text: the one that is named, or one trained on the text from outside."""
+    return recipe.text_start or place(directory, seed, f"text {head}") / "model"
+
+
+def make_text_model(
+    recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int
+) -> None:
+    """Train the model that an arm "+ text start" begins with, on the text from outside."""
+    _, seed, arm = models[number]
+    assert arm is not None
+    folder = place(directory, seed, f"text {arm.head}")
+    changes = {
+        "train": (),
+        "pairs": (),
+        "mixing": Mixing(sampling=recipe.mixing.sampling),
+        "training": _seeded(recipe.text_training, seed),
+    }
+    given = _whole(recipe, seed, arm, directory).model_copy(update=changes)
+    with run_log(folder) as report:
+        train_units(given, folder, report=report)
+    forget_run(folder)
+
+
+def make_model(recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int) -> None:
+    """Train a model and score it; what is trained already is scored."""
+    name, seed, arm = models[number]
+    folder = place(directory, seed, name)
+    trained = folder / "run" / "model"
+    with run_log(folder) as report:
+        if not (trained / "model.safetensors").exists():
+            if arm is None:
+                _train_log_mel(recipe, seed, folder, report)
+            else:
+                _train_arm(recipe, seed, arm, directory, folder, report)
+        if arm is not None:
+            _link_encoder(recipe, trained)
+        _score(recipe, trained, folder / "scores")
+    forget_run(folder / "run")
+
+
+def _train_arm(
+    recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path, folder: Path, report: Report
+) -> None:
+    given = recipe_of(recipe, seed, arm, directory)
+    stored = sum(path.stat().st_size for path in Encoded(given.train[0]).directory.glob("*.jsonl"))
+    with counted(folder, stored):
+        train_units(given, folder / "run", report=report)
+
+
+def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path) -> UnitTranslatorRecipe:
+    """The run of an arm."""
+    whole = _whole(recipe, seed, arm, directory)
+    if arm.text != "start":
+        return whole
+    if recipe.from_mbart(arm):
+        changes = {"mbart": recipe.mbart, "model": TokenShape(), "training": mbart_training(whole.training)}
+        return whole.model_copy(update=changes)
+    return whole.model_copy(update={"start": text_model(recipe, directory, seed, arm.head)})
+
+
+def _whole(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path) -> UnitTranslatorRecipe:
+    """The run of an arm from nothing."""
+    external = arm.text in ("external", "start")
+    return UnitTranslatorRecipe(
+        units=units_directory(recipe, arm, directory),
+        train=(encoded_directory("train", directory),),
+        dev=(encoded_directory("dev", directory),),
+        pairs=recipe.pairs,
+        bitext=bitext_parts(recipe, directory) if external else (),
+        hours=arm.hours,
+        mixing=arm.mixing(recipe.mixing),
+        ratio=arm.ratio,
+        mark_repeats=arm.mark_repeats,
+        keep_repeats=arm.keep_repeats,
+        steps_of=recipe.steps_of,
+        model=arm.model(recipe.model),
+        training=_seeded(arm.training(recipe.training), seed),
+        card=CardRecipe(name="discrete-units"),
+    )
+
+
+def mbart_training(training: TrainingOptions) -> TrainingOptions:
+    """The training of a model that starts from mBART-50: what was there learns slowly, what is new faster."""
+    rates = {"unit_embedding.*": NEW_RATE, "language_head.*": NEW_RATE}
+    changes = {"optimizer": "adamw", "learning_rate": MBART_RATE, "final_rate": 0.0, "rates": rates}
+    return training.model_copy(update=changes)
+
+
+def _train_log_mel(recipe: DiscreteUnitsRecipe, seed: int, folder: Path, report: Report) -> None:
+    """Train the model on log-mel features."""
+    part, absent = recipe.log_mel, _absent(recipe, "train")
+    assert part is not None
+    given = TranslatorRecipe(
+        languages=tuple(dict.fromkeys((*recipe.sources, recipe.target))),
+        train=(DataPart(path=recipe.data / "train", shares=absent),),
+        dev=(DataPart(path=recipe.data / "dev", shares=_absent(recipe, "dev")),),
+        scale=None if recipe.base.hours is None else Scale(hours=recipe.base.hours),
+        vocabulary_size=part.vocabulary_size,
+        bits=32,
+        model=part.model,
+        examples=ExampleRecipe(targets=(recipe.target,), rows_per_utterance=1, speeds=(1.0,)),
+        training=_seeded(part.training, seed),
+        card=CardRecipe(name="log-mel"),
+    )
+    seconds = float(Manifest(recipe.data / "train", shares=absent).durations_s.sum())
+    with counted(
+        folder, round(seconds * 100) * part.model.num_mel_bins * 4
+    ):  # 100 frames a second in 32 bits
+        train_translator(given, folder / "run", report=report)
+
+
+def _absent(recipe: DiscreteUnitsRecipe, name: str) -> dict[str, float]:
+    """Shares of a part of the corpus that leave the source languages."""
+    return dict.fromkeys(set(Manifest(recipe.data / name).languages.tolist()) - set(recipe.sources), 0.0)
+
+
+def _link_encoder(recipe: DiscreteUnitsRecipe, model: Path) -> None:
+    """Where the model finds the encoder of its units, wherever its folder goes on this machine."""
+    link = model / ENCODER
+    if Path(recipe.units.encoder).is_dir() and not link.exists():
+        link.symlink_to(locate(recipe.units.encoder).resolve(), target_is_directory=True)
+
+
+def _score(recipe: DiscreteUnitsRecipe, model: Path, out: Path) -> None:
+    """Translate the test recordings; nothing is dropped by the guard, whose thresholds were found with other models."""
+    options = EvaluationOptions(
+        targets=(recipe.target,),
+        limit=scored_limit(recipe),
+        decoding=DecodingOptions(beam_size=recipe.beam_size, guard=GuardOptions(enabled=False)),
+        no_speech_per_kind=0,
+        first_segments=0,
+    )
+    evaluate([recipe.data / "test"], model, options, out=out)
+
+
+def _seeded(training: TrainingOptions, seed: int) -> TrainingOptions:
+    return training.model_copy(update={"seed": seed})
+
+
+MAY_CHANGE = ("seeds", "ablation_seeds", "heads", "ablations", "hours", "workers", "data")
+"""What adds models, or changes no number: `data` may have moved."""
+TEXT_MODEL, SCORES = Path("model") / WEIGHTS_FILE, Path("scores") / MANIFEST_FILE
+"""What a folder holds when its model is made."""
+
+
+def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print) -> Path:
+    """Run all arms over all seeds, or go on; the file with the main table.
+
+    Raises:
+        SprachbundError: data that are not there or do not fit, or a recipe that asks for what there is not; one that
+            torchrun started several times.
+    """
+    refuse_several_processes("the recipe discrete_units")
+    directory.mkdir(parents=True, exist_ok=True)
+    remember(directory, recipe, may_change=MAY_CHANGE)
+    make_data(recipe, directory, report)
+    report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
+    _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)
+    _train(recipe, directory, "models", recipe.models(), make_model, SCORES, report)
+    _link_equal(recipe, directory)
+    return write_tables(recipe, directory)
+
+
+def _train(
+    recipe: DiscreteUnitsRecipe,
+    directory: Path,
+    what: str,
+    models: tuple[Model, ...],
+    make: Callable[[DiscreteUnitsRecipe, Path, Sequence[Model], int], None],
+    file: Path,
+    report: Report,
+) -> None:
+    """Make models beside each other; one is made when a file of its folder is there."""
+    paths = tuple(place(directory, seed, name) / file for name, seed, _ in models)
+    tasks = Tasks(paths=paths, make=partial(make, recipe, directory, models))
+    if paths:
+        run_tasks(tasks, what, workers=recipe.workers, report=report)
+
+
+def _link_equal(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
+    """Arms that equal one of another name are found under their own too."""
+    first = {(seed, arm): name for name, seed, arm in recipe.models()}
+    for seed in recipe.seeds:
+        for name, arm in recipe.arms(seed).items():
+            target = place(directory, seed, name)
+            if not target.exists():
+                target.symlink_to(place(directory, seed, first[seed, arm]).name)

@@ -1,0 +1,212 @@
+"""What a size of the dual-scale comparison needs, told without running it: models of the true shape on the meta device.
+
+Parameters are counted on the very modules that would be trained, and what a backward pass keeps by making the forward
+pass on that device. Shapes: B utterances, R rows, U tokens of a row.
+"""
+
+from typing import Any, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, computed_field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.audio.constants import FRAMES_PER_S
+from sprachbund.models.base import Memory
+from sprachbund.models.conformer import Conformer, ConformerConfig
+from sprachbund.models.drafts import parasite_states, read
+from sprachbund.models.pruning import prune_decoder
+from sprachbund.models.teaching import Lesson
+from sprachbund.nn.drafts import MedusaHeads
+from sprachbund.research.dual_scale.options import DRAFT_MODEL, TEACHER, DualScaleRecipe
+from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
+from sprachbund.training.memory import kept_on_meta
+from sprachbund.training.options import TrainingOptions
+
+_MOMENTS = 2
+"""Of AdamW; Muon keeps one of matrices, so this is at most."""
+_FLOAT = 4
+_SPECIAL_TOKENS = 7
+"""Of a new Whisper's vocabulary, without the languages."""
+
+
+class Training(BaseModel):
+    """One training of the comparison.
+
+    Attributes:
+        name: of the arm.
+        translation: parameters of the translator that comes out, without fixed positions.
+        guesser: parameters of what guesses for it.
+        trained: parameters that are trained.
+        weights_bytes: of all weights while it is trained.
+        moments_bytes: gradients and the optimizer's moments.
+        kept_bytes: what an utterance keeps for the backward pass, in 32 bits.
+        utterances: in a batch, over all processes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    translation: int
+    guesser: int
+    trained: int
+    weights_bytes: int
+    moments_bytes: int
+    kept_bytes: int
+    utterances: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def bytes(self) -> int:
+        """Memory in all, where one process does it alone."""
+        return self.weights_bytes + self.moments_bytes + self.kept_bytes * self.utterances
+
+
+class Needs(BaseModel):
+    """What a size needs.
+
+    Attributes:
+        model: in words.
+        languages: of the recipe.
+        seeds: of the main arm.
+        parts: parameters of single parts.
+        trainings: the teacher's, the draft model's and every arm's.
+        tokens: of a row, for which memory is told.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    languages: tuple[str, ...]
+    seeds: int
+    parts: dict[str, int]
+    trainings: tuple[Training, ...]
+    tokens: int
+
+
+def needs(recipe: DualScaleRecipe) -> Needs:
+    """What a recipe needs; every arm is built.
+
+    Raises:
+        SprachbundError: more layers or blocks than there are, naming them.
+    """
+    with torch.device("meta"):
+        model = _shape(recipe)
+        arms = {
+            name: make_dual_scale(_shape(recipe), options) for name, options in recipe.trained_arms.items()
+        }
+        small = prune_decoder(next(iter(arms.values())).base, recipe.draft_layers)
+        small.encoder.requires_grad_(False)
+        plain = DualScaleOptions(text_layers=0, draft="none")
+        trainings = [_training(TEACHER, DualScale(model, None, None, plain), recipe.teacher, recipe)]
+        trainings += [_training(name, whole, recipe.training, recipe) for name, whole in arms.items()]
+        if DRAFT_MODEL in recipe.arms:
+            whole = DualScale(small, None, None, plain)
+            trainings.append(_training(DRAFT_MODEL, whole, recipe.drafting, recipe))
+    named = f"Whisper {recipe.whisper}" if recipe.whisper else model.name
+    return Needs(
+        model=named,
+        languages=recipe.languages,
+        seeds=len(recipe.seeds),
+        parts=_parts(next(iter(arms.values()))),
+        trainings=tuple(trainings),
+        tokens=recipe.checked_tokens,
+    )
+
+
+def _shape(recipe: DualScaleRecipe) -> Any:
+    """The recipe's model before it is pruned, without memory."""
+    if recipe.whisper is not None or recipe.conformer is None:
+        from sprachbund.models.whisper import PRESETS, Whisper
+
+        size = recipe.model.vocabulary_size + len(recipe.languages) + _SPECIAL_TOKENS
+        model = Whisper.shape(PRESETS[recipe.whisper] if recipe.whisper else recipe.model.config(size))
+        model.real_length = bool(recipe.fine_tuning.real_length)
+        return model
+    config = ConformerConfig(
+        source_languages=recipe.languages,
+        target_languages=recipe.languages,
+        **recipe.conformer.model_dump(),
+    )
+    sizes = (recipe.model.vocabulary_size, 400)  # of the tokenizers, the numbers of pieces decide
+    return Conformer(config, *(cast(Any, range(size)) for size in sizes))
+
+
+def _parts(whole: DualScale) -> dict[str, int]:
+    adapters = {name: p for name, p in whole.named_parameters() if "lora_" in name}
+    matrices = [] if whole.guesser is None else [p for p in whole.guesser.parameters() if p.ndim > 1]
+    return {
+        "decoder layer": _count(whole.base.decoder.layers[0]),
+        "guesser": _count(whole.guesser),
+        "guesser, matrices": sum(p.numel() for p in matrices),
+        "text encoder": _count(whole.text_encoder),
+        "adapters": sum(p.numel() for p in adapters.values()),
+    }
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def _translation(whole: DualScale) -> int:
+    """Parameters of the base, its adapters merged; fixed positions are no parameters."""
+    fixed = getattr(whole.base.encoder, "positions", None)
+    adapters = sum(p.numel() for name, p in whole.base.named_parameters() if "lora_" in name)
+    return _count(whole.base) - adapters - (0 if fixed is None else fixed.numel())
+
+
+def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: DualScaleRecipe) -> Training:
+    trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
+    seconds = min(options.max_duration_s, whole.base.max_window_s)
+    if not getattr(whole.base, "real_length", True):
+        seconds = whole.base.max_window_s
+    whole.train()
+    return Training(
+        name=name,
+        translation=_translation(whole),
+        guesser=_count(whole.guesser),
+        trained=trained,
+        weights_bytes=_FLOAT * _count(whole),
+        moments_bytes=_FLOAT * (1 + _MOMENTS) * trained,
+        kept_bytes=kept_on_meta(whole, lambda: _forward(whole, seconds, recipe)),
+        utterances=max(1, min(options.max_utterances, int(options.batch_s // seconds))),
+    )
+
+
+def _forward(whole: DualScale, seconds: float, recipe: DualScaleRecipe) -> Tensor:
+    """All passes of a training step over one utterance of so many seconds, and rows of the recipe's length."""
+    base, rows = whole.base, recipe.examples.rows_per_utterance
+    frames = torch.zeros(1, int(seconds * FRAMES_PER_S), base.config.num_mel_bins)
+    states = base.encoder(frames, torch.full((1,), frames.shape[1]))
+    states = states[0] if isinstance(states, tuple) else states
+    tokens = torch.zeros(rows, min(recipe.checked_tokens, base.max_tokens), dtype=torch.long)
+    everything = torch.ones_like(tokens, dtype=torch.bool)
+    memories = [states]
+    if whole.text_encoder is not None:
+        memories.append(
+            whole.text_encoder(base.decoder.embedding, tokens[:1], torch.full((1,), tokens.shape[1]))
+        )
+    total = torch.zeros(())
+    for memory in memories:
+        lesson = Lesson(
+            tokens=tokens,
+            wanted=tokens,
+            counted=everything,
+            prompts=torch.ones(rows),
+            memory=Memory(states=memory, num_frames=None),
+        )
+        total = total + _lesson(whole, lesson)
+    return total
+
+
+def _lesson(whole: DualScale, lesson: Lesson) -> Tensor:
+    """Cross-entropy of decoder and guesser at every place: on this device none can be chosen by its value."""
+    decoder, guesser = whole.base.decoder, whole.guesser
+    seen = read(decoder, lesson)
+    states = [seen.hidden]
+    if isinstance(guesser, MedusaHeads):
+        states += list(guesser(seen.hidden))
+    elif guesser is not None:
+        states.append(guesser.norm(parasite_states(guesser, decoder, lesson, seen)))
+    logits = decoder.outputs(torch.cat(states).flatten(0, 1))
+    return F.cross_entropy(logits, lesson.wanted.flatten().repeat(len(states)))

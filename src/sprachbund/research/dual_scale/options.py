@@ -1,0 +1,188 @@
+"""What the comparison of dual-scale training (arXiv 2508.11189) depends on: its arms, its stages, its sizes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from sprachbund.audio.constants import FRAMES_PER_S
+from sprachbund.models.conformer import ConformerShape
+from sprachbund.models.whisper.config import WhisperConfig
+from sprachbund.training.dual_scale import DualScaleOptions
+from sprachbund.training.options import TrainingOptions, check_arms
+from sprachbund.training.translator import ExampleRecipe, FineTuning, Strict
+
+TEACHER, MAIN = "teacher", "parasite"
+TOKEN_MAP, DRAFT_MODEL, PRUNE_ONLY = "token map", "draft model", "prune only"
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    MAIN: {},
+    "medusa": {"draft": "medusa"},
+    PRUNE_ONLY: {"draft": "none"},
+    "no divergence": {"kl_weight": 0.0},
+    "divergence from the start": {"gate": False},
+    "no text branch": {"text_layers": 0},
+    "1 block": {"blocks": 1},
+    "2 blocks": {"blocks": 2},
+    "3 blocks": {"blocks": 3},
+    "detached keys and values": {"detach_kv": True},
+    "norm before queries": {"pre_ln_q": True},
+}
+"""Name of an arm to what it changes in the main one; the prune-only arm has fewer layers besides."""
+OTHER_DRAFTS = (TOKEN_MAP, DRAFT_MODEL)
+"""Drafts for the main arm's model that are made after it."""
+
+
+class WhisperShape(Strict):
+    """Sizes of a new Whisper; heads are 64 wide or less, feed-forwards four times the width.
+
+    Attributes:
+        width: D.
+        num_heads: H.
+        encoder_layers: of the encoder.
+        decoder_layers: of the decoder, before it is pruned.
+        max_window_s: longest utterance.
+        max_tokens: longest row, prompt included.
+        vocabulary_size: tokens of text, at most.
+    """
+
+    width: int = Field(default=192, ge=1)
+    num_heads: int = Field(default=3, ge=1)
+    encoder_layers: int = Field(default=4, ge=1)
+    decoder_layers: int = Field(default=12, ge=1)
+    max_window_s: float = Field(default=10.0, gt=0)
+    max_tokens: int = Field(default=96, ge=1)
+    vocabulary_size: int = Field(default=1200, ge=1)
+
+    def config(self, vocabulary_size: int) -> WhisperConfig:
+        """As a Whisper's configuration, with so many tokens of all kinds."""
+        return WhisperConfig(
+            vocabulary_size=vocabulary_size,
+            width=self.width,
+            encoder_layers=self.encoder_layers,
+            encoder_heads=self.num_heads,
+            encoder_feed_forward_width=4 * self.width,
+            decoder_layers=self.decoder_layers,
+            decoder_heads=self.num_heads,
+            decoder_feed_forward_width=4 * self.width,
+            max_frames=round(self.max_window_s * FRAMES_PER_S / 2),
+            max_tokens=self.max_tokens,
+        )
+
+
+class Timing(Strict):
+    """What the speed is measured on; see `recipes.dual_scale_speed`.
+
+    Attributes:
+        utterances: of each pair, and as many as a batch holds at least.
+        batches: sizes of batches.
+        repeats: of every system, interleaved; one more warms up.
+        guesses: a pass, of every draft.
+    """
+
+    utterances: PositiveInt = 8
+    batches: tuple[PositiveInt, ...] = (1, 8)
+    repeats: PositiveInt = 3
+    guesses: PositiveInt = 1
+
+
+class DualScaleRecipe(Strict):
+    """Everything the comparison depends on.
+
+    Attributes:
+        data: folder with `train`, `dev` and `test`; a check needs none.
+        languages: spoken and written.
+        seeds: of weights and order; the main arm has one run each, the others have the first.
+        arms: names from `ARMS` and `OTHER_DRAFTS`; the main one is always there.
+        start: model directory or name on the Hugging Face hub, of any family, that every arm starts from. Without one
+            a new model is trained first, and all arms start from that.
+        whisper: the published Whisper shape that is checked; running it needs `start`.
+        model: shape of a new Whisper.
+        conformer: shape of a new model of our own family in its place.
+        fine_tuning: what is changed in the model that is started from.
+        shallow: training of a model with `shallow_layers` decoder layers, which a new teacher begins from, each layer
+            as often as it takes; the teacher begins from nothing if None.
+        shallow_layers: a divisor of the teacher's decoder layers.
+        shallow_examples: how an utterance becomes an example there; rows cost a shallow decoder little.
+        teacher: training of the unpruned model.
+        training: of every arm.
+        drafting: of the draft model.
+        dual_scale: the main arm.
+        prune_only_layers: decoder layers of the prune-only arm.
+        draft_layers: decoder layers of the draft model.
+        examples: how an utterance becomes an example.
+        test_utterances: scored, evenly over the test set; all if None.
+        timing: of the speed.
+        checked_tokens: tokens of a row for which memory is told in a check.
+    """
+
+    data: Path = Path()
+    languages: tuple[str, ...] = Field(min_length=2)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    arms: tuple[str, ...] = (*ARMS, *OTHER_DRAFTS)
+    start: str | None = None
+    whisper: Literal["tiny", "base", "small", "medium", "large-v2", "large-v3"] | None = None
+    model: WhisperShape = WhisperShape()
+    conformer: ConformerShape | None = None
+    fine_tuning: FineTuning = FineTuning()
+    shallow: TrainingOptions | None = None
+    shallow_layers: PositiveInt = 2
+    shallow_examples: ExampleRecipe = ExampleRecipe()
+    teacher: TrainingOptions
+    training: TrainingOptions
+    drafting: TrainingOptions
+    dual_scale: DualScaleOptions = DualScaleOptions()
+    prune_only_layers: PositiveInt = 8
+    draft_layers: PositiveInt = 2
+    examples: ExampleRecipe = ExampleRecipe(rows_per_utterance=1)
+    test_utterances: int | None = Field(default=None, ge=1)
+    timing: Timing = Timing()
+    checked_tokens: PositiveInt = 128
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        check_arms(arms, (*ARMS, *OTHER_DRAFTS))
+        return arms
+
+    @model_validator(mode="after")
+    def _grows(self) -> "DualScaleRecipe":
+        layers = self.new_decoder_layers
+        if self.shallow and not self.start and layers % self.shallow_layers:
+            raise ValueError(
+                f"shallow_layers {self.shallow_layers} do not divide the teacher's {layers} decoder layers"
+            )
+        return self
+
+    @property
+    def trained_arms(self) -> dict[str, DualScaleOptions]:
+        """Arms that are trained, the main one first, without those that are the main one by another name."""
+        found = {MAIN: self.dual_scale}
+        for name in self.arms:
+            if name in ARMS and (options := self.options_of(name)) not in found.values():
+                found[name] = options
+        return found
+
+    @property
+    def new_decoder_layers(self) -> int:
+        """Decoder layers of a teacher that is trained from nothing."""
+        return self.conformer.num_decoder_layers if self.conformer else self.model.decoder_layers
+
+    def with_decoder_layers(self, layers: int) -> "DualScaleRecipe":
+        """The same with a new model of another depth."""
+        if self.conformer:
+            shape = self.conformer.model_copy(update={"num_decoder_layers": layers})
+            return self.model_copy(update={"conformer": shape})
+        return self.model_copy(update={"model": self.model.model_copy(update={"decoder_layers": layers})})
+
+    def options_of(self, arm: str) -> DualScaleOptions:
+        """What an arm is trained by."""
+        changes = dict(ARMS[arm])
+        if arm == PRUNE_ONLY:
+            changes["decoder_layers"] = self.prune_only_layers
+        return self.dual_scale.model_copy(update=changes)
+
+
+def place(directory: Path, name: str, seed: int) -> Path:
+    """Folder of an arm's run."""
+    return directory / f"seed-{seed}" / name.replace(" ", "-")

@@ -1,0 +1,302 @@
+"""Dual-scale training (arXiv 2508.11189) beside what it has to beat, from data to table.
+
+1. A many-to-many model is trained, grown from a shallow one where that is asked for, or a checkpoint fine-tuned: the
+   teacher, unpruned.
+2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a guesser.
+3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
+4. All are scored on the same test sentences, and timed interleaved, with and without guesses.
+
+What is finished is not done again, so a broken-off run goes on.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+
+from sprachbund.corpora.editions import texts_of
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.options import NONE, DecodingOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.manifest import MANIFEST_FILE
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.run import evaluate
+from sprachbund.models.io import load, save
+from sprachbund.models.pruning import follow_depths, num_layers, prune_decoder
+from sprachbund.models.whisper.config import WhisperConfig
+from sprachbund.models.whisper.files import TOKENIZER, Companions
+from sprachbund.models.whisper.model import Whisper
+from sprachbund.models.whisper.tokens import WhisperTokens, language_name
+from sprachbund.nn.decoder import DecoderLayer
+from sprachbund.research.dual_scale.needs import needs
+from sprachbund.research.dual_scale.options import (
+    DRAFT_MODEL,
+    MAIN,
+    TEACHER,
+    TOKEN_MAP,
+    DualScaleRecipe,
+    WhisperShape,
+    place,
+)
+from sprachbund.research.dual_scale.report import draw_speed, write_table
+from sprachbund.research.dual_scale.speed import LOSSY, SPEED_FILE, measure_speed, models_of, systems_of
+from sprachbund.training.draft_recipe import DraftRecipe
+from sprachbund.training.draft_recipe import run as make_draft
+from sprachbund.training.dual_scale import DualScaleOptions
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.translator import CardRecipe, DataPart, TranslatorRecipe
+from sprachbund.training.translator import run as train_translator
+from sprachbund.util.distributed import refuse_several_processes
+
+__all__ = ["DualScaleRecipe", "needs", "run"]
+
+
+# Models with more decoder layers: a deep one that begins where a shallow one has come to.
+#
+# A deep decoder learns slowly from nothing, a shallow one soon; copies of its layers are a start from
+# which the deep one is there after a fraction of the steps (progressive stacking, Gong et al., ICML 2019).
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def grow_decoder(model: Model, layers: int) -> Model:
+    """A model whose decoder has `layers`: each old layer stands `layers / old` times in a row.
+
+    Every copy adds its part of what the layer added, so that what comes out hardly changes. Drafts are left behind:
+    they fit one depth only.
+
+    Raises:
+        SprachbundError: no multiple of the layers there are, a family unknown to pruning, or a model that is split by
+            languages, where a split belongs to one layer.
+    """
+    old = num_layers(model, "decoder")
+    if layers < old or layers % old:
+        raise SprachbundError(f"{old} decoder layers cannot become {layers}: give a multiple of {old}")
+    if getattr(model, "sharing_plan", None) is not None:
+        raise SprachbundError(
+            "a model that is split by languages does not grow: grow it first, then split it"
+        )
+    new: Any = copy.deepcopy(model)
+    times = layers // old
+    for layer in new.decoder.layers:
+        _divide(layer, times)
+    order = tuple(i // times for i in range(layers))
+    new.decoder.layers = nn.ModuleList(copy.deepcopy(new.decoder.layers[i]) for i in order)
+    new.__dict__.pop("drafts", None)
+    follow_depths(new, {"encoder": tuple(range(num_layers(new, "encoder"))), "decoder": order})
+    return new
+
+
+@torch.no_grad()
+def _divide(layer: DecoderLayer, times: int) -> None:
+    for last in (layer.self_attention.out, layer.cross_attention.out, layer.feed_forward.contract):
+        last.weight.div_(times)
+        last.bias.div_(times)
+
+
+Report = Callable[[str], None]
+WEIGHTS = "model.safetensors"
+FIGURE = "speed.png"
+_TEXTS = 50_000  # that a new vocabulary is fitted on, at most
+
+
+def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> Path:
+    """Run everything, or go on; the file with the table.
+
+    Raises:
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
+            torchrun started several times.
+    """
+    refuse_several_processes("the recipe dual_scale")
+    if recipe.whisper is not None and recipe.start is None:
+        raise SprachbundError(
+            f"Whisper {recipe.whisper} is not trained from nothing: name the checkpoint, as in "
+            f"--set start=openai/whisper-{recipe.whisper}"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    teacher = _teacher(recipe, directory, report)
+    start = recipe.start or teacher
+    for name, options in recipe.trained_arms.items():
+        for seed in recipe.seeds if name == MAIN else recipe.seeds[:1]:
+            _arm(recipe, name, seed, options, start, directory, report)
+    _other_drafts(recipe, directory, report)
+    _score(recipe, directory, report)
+    if not (directory / SPEED_FILE).exists():
+        measure_speed(recipe, directory, report)
+    table = write_table(recipe, directory)
+    draw_speed(table, directory / FIGURE)
+    return table
+
+
+def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:
+    # Speech in languages that the comparison leaves out is left out by a share of nothing.
+    changes.setdefault("examples", recipe.examples)
+    present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
+    absent = dict.fromkeys(sorted(present - set(recipe.languages)), 0.0)
+    return TranslatorRecipe(
+        languages=recipe.languages,
+        train=(DataPart(path=recipe.data / "train", shares=absent),),
+        dev=(DataPart(path=recipe.data / "dev", shares=absent),),
+        bits=32,
+        training=training,
+        card=CardRecipe(name="dual-scale"),
+        **changes,
+    )
+
+
+def _teacher(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
+    """The unpruned model, trained on the same data."""
+    folder = place(directory, TEACHER, recipe.seeds[0])
+    if not (folder / "model" / WEIGHTS).exists():
+        report(f"{TEACHER}: training")
+        training = _seeded(recipe, recipe.teacher)
+        if recipe.start:
+            begin = _checkpoint(recipe)
+        elif recipe.shallow:
+            begin = {"start": _grown(recipe, recipe.shallow, folder, report)}
+        else:
+            begin = _new_model(recipe, folder)
+        train_translator(_translator(recipe, training, **begin), folder, report=report)
+    return folder / "model"
+
+
+def _seeded(recipe: DualScaleRecipe, training: TrainingOptions) -> TrainingOptions:
+    return training.model_copy(update={"seed": recipe.seeds[0]})
+
+
+def _grown(recipe: DualScaleRecipe, training: TrainingOptions, folder: Path, report: Report) -> Path:
+    """A model as deep as the teacher, grown from a shallow one that is trained here."""
+    grown, shallow = folder / "grown", folder / "shallow"
+    if not (grown / WEIGHTS).exists():
+        report(f"{TEACHER}: training {recipe.shallow_layers} decoder layers first")
+        begin = _new_model(recipe.with_decoder_layers(recipe.shallow_layers), shallow)
+        begin["examples"] = recipe.shallow_examples
+        train_translator(_translator(recipe, _seeded(recipe, training), **begin), shallow, report=report)
+        deep: Any = grow_decoder(load(shallow / "model"), recipe.new_decoder_layers)  # type: ignore[type-var]
+        save(deep, grown, bits=32)
+    return grown
+
+
+def _checkpoint(recipe: DualScaleRecipe) -> dict[str, Any]:
+    return {"start": recipe.start, "fine_tuning": recipe.fine_tuning}
+
+
+def _new_model(recipe: DualScaleRecipe, folder: Path) -> dict[str, Any]:
+    """What the teacher begins from without a checkpoint: a Whisper of random weights, or a conformer's shape."""
+    if recipe.conformer is not None:
+        return {"model": recipe.conformer, "vocabulary_size": recipe.model.vocabulary_size}
+    new = folder / "new"
+    if not (new / WEIGHTS).exists():
+        _make_whisper(recipe.model, recipe.languages, Manifest(recipe.data / "train"), new)
+    return {"start": new, "fine_tuning": recipe.fine_tuning}
+
+
+def _make_whisper(shape: WhisperShape, languages: tuple[str, ...], data: Manifest, directory: Path) -> None:
+    from sprachbund.models import whisper
+
+    tokenizer = fit_tokenizer(
+        (f" {text}" for text in texts_of([data], _TEXTS)), languages, shape.vocabulary_size
+    )
+    config = shape.config(tokenizer.get_vocab_size(with_added_tokens=True))
+    whisper.save(new_whisper(config, tokenizer), directory)
+
+
+def _arm(
+    recipe: DualScaleRecipe,
+    name: str,
+    seed: int,
+    options: DualScaleOptions,
+    start: Path | str,
+    directory: Path,
+    report: Report,
+) -> None:
+    folder = place(directory, name, seed)
+    if (folder / "model" / WEIGHTS).exists():
+        return
+    report(f"{name}, seed {seed}: training")
+    training = recipe.training.model_copy(update={"seed": seed})
+    begin = _checkpoint(recipe) if recipe.start else {"start": start}
+    train_translator(_translator(recipe, training, **begin, dual_scale=options), folder, report=report)
+
+
+def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
+    """Drafts of other kinds for the first of the main models."""
+    seed = recipe.seeds[0]
+    base = place(directory, MAIN, seed) / "model"
+    folder = place(directory, TOKEN_MAP, seed)
+    if TOKEN_MAP in recipe.arms and not (folder / "model" / WEIGHTS).exists():
+        report(f"{TOKEN_MAP}: counting")
+        data = _translator(recipe, recipe.training)
+        wanted = DraftRecipe(
+            draft="token-map", model=base, languages=recipe.languages, train=data.train, dev=data.dev
+        )
+        make_draft(wanted, folder, report=report)
+    folder = place(directory, DRAFT_MODEL, seed)
+    if DRAFT_MODEL in recipe.arms and not (folder / "model" / WEIGHTS).exists():
+        report(f"{DRAFT_MODEL}: training")
+        small: Any = prune_decoder(load(base), recipe.draft_layers)  # type: ignore[type-var]
+        save(small, folder / "new", bits=32)
+        # The encoder is shared with the model that it guesses for, so it has to stay that one's.
+        training = recipe.drafting.model_copy(update={"seed": seed, "trainable": ("decoder.*",)})
+        train_translator(_translator(recipe, training, start=folder / "new"), folder, report=report)
+
+
+def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
+    """Score every model once without a draft, and once for each lossy way of accepting."""
+    asked = [(folder, DecodingOptions(draft=NONE), "scores") for folder in models_of(recipe, directory)]
+    for system in systems_of(recipe, directory):
+        if system.accept in LOSSY:
+            lossy = DecodingOptions(draft=system.draft, guesses=system.guesses, accept=system.accept)
+            asked.append((system.model.parent, lossy, system.scores))
+    for folder, decoding, name in asked:
+        if (folder / name / MANIFEST_FILE).exists():
+            continue
+        report(f"{folder.name}: scoring ({name})")
+        options = EvaluationOptions(
+            targets=recipe.languages,
+            limit=recipe.test_utterances,
+            decoding=decoding,
+            no_speech_per_kind=0,
+            first_segments=0,
+        )
+        evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)
+
+
+# A new Whisper of any size with a vocabulary of its own, for experiments that do not start from a
+# published one.
+
+_TASKS = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>")
+
+
+def fit_tokenizer(texts: Iterable[str], languages: Sequence[str], num_text_tokens: int) -> Tokenizer:
+    """Pairs of bytes (arXiv 1508.07909) fitted on texts, then the special tokens in Whisper's order, without times.
+
+    Args:
+        texts: as Whisper writes them, with a space at the beginning of a word.
+        languages: BCP-47 tags; each gets a token.
+        num_text_tokens: at most; 256 stand for single bytes.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=num_text_tokens,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    names = ["<|endoftext|>", "<|startoftranscript|>", *map(language_name, languages), *_TASKS]
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    return tokenizer
+
+
+def new_whisper(config: WhisperConfig, tokenizer: Tokenizer) -> Whisper:
+    """A Whisper of random weights; `config.vocabulary_size` has to be that of the tokenizer."""
+    companions = Companions(
+        generation={"is_multilingual": True}, files={TOKENIZER: tokenizer.to_str().encode()}
+    )
+    return Whisper(config, tokens=WhisperTokens(tokenizer, config.vocabulary_size), companions=companions)

@@ -1,0 +1,209 @@
+"""The table of the comparison: quality beside the teacher, acceptance, and speed over base and over teacher."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from sprachbund.evaluation.compare import RunFile, compare
+from sprachbund.evaluation.compare import System as Scored
+from sprachbund.evaluation.lines import Line
+from sprachbund.evaluation.significance import MeanComparison
+from sprachbund.models.io import load
+from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
+from sprachbund.research.dual_scale.speed import BASE, Speed, System, mean_ms, read_speeds, systems_of
+from sprachbund.util.files import atomic_path, read_object, write_text
+from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
+
+METRIC = "chrF"
+
+
+@dataclass(frozen=True)
+class _Translated:
+    """The lines of a run that are no transcription: not every arm is taught that."""
+
+    run: RunFile
+
+    def __iter__(self) -> Iterator[Line]:
+        return (line for line in self.run if line.source != line.target)
+
+
+def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
+    """One row for each system, and one for each pair of the main one."""
+    systems, speeds = systems_of(recipe, directory), read_speeds(directory)
+    quality = _quality(systems)
+    rows = []
+    for name in dict.fromkeys(system.name for system in systems):
+        own = [system for system in systems if system.name == name]
+        row: dict[str, Any] = {
+            "system": name,
+            "M parameters": _millions(own[0].model),
+            "seeds": len(own),
+            **quality[name],
+        }
+        rows.append(row | _speed_cells(name, speeds, recipe.timing.batches))
+    path = directory / "table.json"
+    values = {
+        "recipe": recipe.model_dump(mode="json"),
+        "rows": rows,
+        "pairs": _pairs(speeds, recipe.timing.batches[0]),
+    }
+    write_text(path, json.dumps(values, indent=1) + "\n")
+    return path
+
+
+def _quality(systems: Sequence[System]) -> dict[str, dict[str, Any]]:
+    """Mean over pairs and seeds, and difference from the teacher.
+
+    Every run is compared with the teacher's by paired bootstrap over texts; of several runs the outermost ends of their
+    intervals are told.
+    """
+    numbered = {f"{system.name} {system.seed}": system for system in systems}
+    runs = [
+        Scored(name=name, runs=[_Translated(RunFile(system.model.parent / system.scores))])
+        for name, system in numbered.items()
+    ]
+    found: dict[str, list[MeanComparison]] = {}
+    for (_, name), mean in compare(runs, [METRIC]).means.items():
+        found.setdefault(numbered[name].name, []).append(mean)
+    cells: dict[str, dict[str, Any]] = {
+        name: {
+            METRIC: float(np.mean([one.system for one in means])),
+            "difference": f"{np.mean([one.difference for one in means]):+.2f} "
+            f"({min(one.interval[0] for one in means):+.2f} to {max(one.interval[1] for one in means):+.2f})",
+        }
+        for name, means in found.items()
+    }
+    teacher = next(iter(found.values()))[0].baseline
+    return {TEACHER: {METRIC: teacher, "difference": ""}, **cells}
+
+
+def _millions(model: Path) -> float:
+    """Parameters of the translator, without what guesses for it and without fixed positions."""
+    family: Any = load(model)
+    return sum(p.numel() for p in family.parameters() if p.requires_grad) / 1e6
+
+
+def _speed_cells(name: str, speeds: Sequence[Speed], batches: Sequence[int]) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for batch in batches:
+        own = [s for s in speeds if s.name == name and s.batch == batch]
+        at = "" if len(batches) == 1 or batch == batches[0] else f" at {batch}"
+        if batch == batches[0]:
+            checked, accepted = (sum(s.guesses[i] for s in own) for i in (0, 1))
+            cells["acceptance"] = accepted / checked if checked else ""
+            predicted = [s.predicted_gain for s in own if s.predicted_gain is not None]
+            cells["predicted"] = float(np.mean(predicted)) if predicted else ""
+        cells[f"tokens/s{at}"] = 1000 / mean_ms(own)
+        cells[f"over base{at}"] = _ratio(speeds, BASE, own)
+        cells[f"over teacher{at}"] = _ratio(speeds, TEACHER, own)
+    changed, rows = (sum(getattr(s, key) for s in speeds if s.name == name) for key in ("changed", "rows"))
+    cells["texts changed"] = f"{changed} of {rows}"
+    return cells
+
+
+def _ratio(speeds: Sequence[Speed], other: str, own: Sequence[Speed]) -> float:
+    """Times as fast as another system: the median over repeats of the mean over pairs, taken within each repeat.
+
+    Of another system that has the same seeds, each run is compared with its own.
+    """
+    there = {(s.seed, s.pair): s for s in speeds if s.name == other and s.batch == own[0].batch}
+    first = min(seed for seed, _ in there)
+    pairs = [(there.get((s.seed, s.pair)) or there[first, s.pair], s) for s in own]
+    repeats = range(len(own[0].ms_per_token))
+    return median(
+        sum(a.ms_per_token[i] for a, _ in pairs) / sum(b.ms_per_token[i] for _, b in pairs) for i in repeats
+    )
+
+
+def _pairs(speeds: Sequence[Speed], batch: int) -> list[dict[str, Any]]:
+    """The main system pair by pair, all seeds together."""
+    rows = []
+    for pair in sorted({speed.pair for speed in speeds}):
+        base, own = (
+            [s for s in speeds if (s.name, s.batch, s.pair) == (name, batch, pair)] for name in (BASE, MAIN)
+        )
+        checked, accepted = (sum(s.guesses[i] for s in own) for i in (0, 1))
+        rows.append(
+            {
+                "pair": pair,
+                "acceptance": accepted / checked if checked else "",
+                "tokens/s": 1000 / mean_ms(own),
+                "base tokens/s": 1000 / mean_ms(base),
+                "gain": mean_ms(base) / mean_ms(own),
+                "predicted": float(np.mean([s.predicted_gain for s in own if s.predicted_gain] or [0.0])),
+            }
+        )
+    return rows
+
+
+# The figure of the comparison: how much faster than its own base a draft makes a model, over how often it
+# is right.
+
+_EXACT = (MAIN, "token map", "draft model", "medusa")
+
+
+def draw_speed(table: Path, path: Path) -> Path:
+    """Draw `table.json` of a run: every pair of the main system, the other drafts, and what is expected of them.
+
+    The upper line counts layers, (1 + p) N_l / (N_l + N_g) at acceptance p (arXiv 2508.11189, section 3); the lower one
+    goes by what rounds cost on this machine.
+    """
+    values = read_object(table, advice="run the recipe again")
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    plain_axes(axes, "y")
+    _expected(axes, values)
+    pairs = values["pairs"]
+    axes.scatter(
+        [p["acceptance"] for p in pairs],
+        [p["gain"] for p in pairs],
+        s=14,
+        color=ACCENT,
+        label=f"{MAIN}, by pair",
+    )
+    for row in _drafts(values["rows"]):
+        axes.scatter(row["acceptance"], row["over base"], s=45, color=INK, marker="D", zorder=3)
+        axes.annotate(
+            row["system"],
+            (row["acceptance"], row["over base"]),
+            (8, -14),
+            textcoords="offset points",
+            fontsize=9,
+        )
+    axes.axhline(1, color=MUTED, linewidth=0.8)
+    axes.set(xlabel="guesses accepted", ylabel="tokens per second over those without a draft", xlim=(0, 1))
+    axes.legend(loc="upper left", frameon=False)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix[1:].lower())
+    return path
+
+
+def _drafts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["system"] in _EXACT and row["acceptance"] != ""]
+
+
+def _expected(axes: Any, values: dict[str, Any]) -> None:
+    share = np.linspace(0, 1, 50)
+    options = values["recipe"]["dual_scale"]
+    layers, blocks = options["decoder_layers"], options["blocks"]
+    if layers:
+        counted = (1 + share) * layers / (layers + blocks)
+        axes.plot(share, counted, "--", color=MUTED, label=f"by layers, {layers} and {blocks}")
+    costs = [
+        p["predicted"] / (1 + p["acceptance"])
+        for p in values["pairs"]
+        if p["predicted"] and p["acceptance"] != ""
+    ]
+    if costs:
+        axes.plot(
+            share,
+            (1 + share) * float(np.mean(costs)),
+            ":",
+            color=ACCENT,
+            label="by rounds timed before",
+        )

@@ -1,0 +1,310 @@
+"""How fast each system of the comparison decodes, pair by pair, and how many guesses stand.
+
+As in arXiv 2508.11189, section 4, the time of the decoder counts and not that of the encoder. Every repeat lets all
+systems do a piece of work one after the other, so that a slow moment of the machine hits all of them.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.options import NONE, Accept, DecodingOptions
+from sprachbund.decoding.search import search
+from sprachbund.decoding.speculation import Speculation, speculation_for, timed
+from sprachbund.decoding.state import start_rows
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family, Memory, Target
+from sprachbund.models.drafts import DRAFT_FILE
+from sprachbund.models.io import load
+from sprachbund.research.dual_scale.options import (
+    DRAFT_MODEL,
+    MAIN,
+    PRUNE_ONLY,
+    TEACHER,
+    TOKEN_MAP,
+    DualScaleRecipe,
+    Timing,
+    place,
+)
+from sprachbund.util.files import read_model, write_text
+
+# What the comparison of dual-scale training measures: models, each with and without what guesses for it.
+
+BASE = "pruned, no draft"
+MEDUSA = "medusa"
+LOSSY: tuple[Accept, ...] = ("top-2", "top-3", "unchecked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A model with something that guesses for it, or nothing.
+
+    Attributes:
+        name: of its row.
+        seed: of its run.
+        model: directory.
+        draft: as `--draft` of `translate`.
+        guesses: a pass; None chooses by predicted gain.
+        accept: which guesses stand.
+    """
+
+    name: str
+    seed: int
+    model: Path
+    draft: str = NONE
+    guesses: int | None = None
+    accept: Accept = "exact"
+
+    @property
+    def scores(self) -> str:
+        """Name of the folder with its scores, beside the model; what is exact writes the same text."""
+        return "scores" if self.accept == "exact" else f"scores-{self.accept}"
+
+
+def models_of(recipe: DualScaleRecipe, directory: Path) -> list[Path]:
+    """Folders of the runs whose models are scored, the teacher's first."""
+    return list(dict.fromkeys(system.model.parent for system in systems_of(recipe, directory)))
+
+
+def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[System]:
+    """Everything that is measured, the teacher first."""
+    first, guesses = recipe.seeds[0], recipe.timing.guesses
+    found = [System(name=TEACHER, seed=first, model=place(directory, TEACHER, first) / "model")]
+    for seed in recipe.seeds:
+        model = place(directory, MAIN, seed) / "model"
+        found.append(System(name=BASE, seed=seed, model=model))
+        found.append(System(name=MAIN, seed=seed, model=model, draft=MAIN, guesses=guesses))
+    base = place(directory, MAIN, first) / "model"
+    found.append(System(name=f"{MAIN}, guesses chosen", seed=first, model=base, draft=MAIN))
+    found += _lossy(MAIN, first, base, LOSSY)
+    for name in (TOKEN_MAP, DRAFT_MODEL):
+        if name in recipe.arms:
+            folder = place(directory, name, first) / "model"
+            draft = folder / DRAFT_FILE if name == TOKEN_MAP else folder
+            found.append(System(name=name, seed=first, model=base, draft=str(draft), guesses=guesses))
+    for name, options in recipe.trained_arms.items():
+        model = place(directory, name, first) / "model"
+        if name == PRUNE_ONLY:
+            found.append(System(name=name, seed=first, model=model))
+        elif name != MAIN:
+            found.append(System(name=name, seed=first, model=model, draft=options.draft, guesses=guesses))
+        if name == MEDUSA:
+            found += _lossy(MEDUSA, first, model, ("unchecked",))
+    return found
+
+
+def _lossy(draft: str, seed: int, model: Path, ways: tuple[Accept, ...]) -> list[System]:
+    return [
+        System(name=f"{draft}, {how}", seed=seed, model=model, draft=draft, guesses=1, accept=how)
+        for how in ways
+    ]
+
+
+SPEED_FILE = "speed.json"
+Texts = list[tuple[int, ...]]
+
+
+class Speed(BaseModel):
+    """One system on one pair at one size of batch.
+
+    Attributes:
+        name: of the system.
+        seed: of its run.
+        batch: rows at a time.
+        pair: "source>target".
+        ms_per_token: decoder time of each repeat, by the tokens written with their ends.
+        guesses: checked and accepted; a pair of zeros without a draft.
+        predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
+        changed: rows whose tokens differ from those without a draft.
+        rows: in all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    seed: int
+    batch: int
+    pair: str
+    ms_per_token: tuple[float, ...] = Field(min_length=1)
+    guesses: tuple[int, int]
+    predicted_gain: float | None
+    changed: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Utterances of the test set in one source language, to be written in one target language."""
+
+    samples: Sequence[np.ndarray]
+    source: str
+    target: str
+
+    @property
+    def pair(self) -> str:
+        """As in the table."""
+        return f"{self.source}>{self.target}"
+
+    @property
+    def targets(self) -> list[Target]:
+        """One for each utterance."""
+        return [Target(language=self.target, source=self.source)] * len(self.samples)
+
+
+class _Runner:
+    """A system with its model and its draft, and what it did so far."""
+
+    def __init__(self, system: System, family: Family) -> None:
+        self.system, self.family = system, family
+        self.options = DecodingOptions(
+            draft=system.draft, guesses=system.guesses, accept=system.accept, timestamps=False
+        )
+        self.speculations: dict[str, Speculation | None] = {}
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.texts: dict[str, Texts] = defaultdict(list)
+
+    def speculation(self, pair: str) -> Speculation | None:
+        """Kept for each pair, so that its guesses are counted apart."""
+        if pair not in self.speculations:
+            self.speculations[pair] = speculation_for(self.family, self.options)
+        return self.speculations[pair]
+
+    def decode(self, work: Work, memory: Memory) -> tuple[Texts, float]:
+        """Tokens of every row, and seconds."""
+        found: Texts = []
+        speculation = self.speculation(work.pair)
+
+        def go() -> None:
+            asked = [[target] for target in work.targets]
+            rows = search(self.family, memory, asked, self.options, None, speculation)
+            found.extend(row[0].tokens for row in rows)
+
+        return found, timed(go, memory.states.device)
+
+    def predicted(self, work: Work, memory: Memory) -> float | None:
+        """Gain by what rounds cost here and now, and by what share of the pair's guesses stood."""
+        speculation = self.speculation(work.pair)
+        if speculation is None or not speculation.guesses:
+            return None
+        asked = [[target] for target in work.targets]
+        prompts = [self.family.prompt(target) for target in work.targets]
+        rows = start_rows(self.family, memory, asked, self.options, None)
+        costs = speculation.costs(self.family, memory, work.targets, rows, prompts)
+        return costs.gain(speculation.acceptance, speculation.guesses)
+
+
+def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[str], None]) -> Path:
+    """Time all systems on the test set; the file with the result."""
+    families: dict[Path, Family] = {}
+    systems = systems_of(recipe, directory)
+    for system in systems:
+        families.setdefault(system.model, load(system.model))
+    manifest = Manifest(recipe.data / "test")
+    speeds: list[Speed] = []
+    with torch.inference_mode():
+        for batch in recipe.timing.batches:
+            runners = [_Runner(system, families[system.model]) for system in systems]
+            utterances = max(batch, recipe.timing.utterances)
+            pieces = list(works(manifest, recipe.languages, utterances, batch))
+            report(f"speed: {len(systems)} systems, {len(pieces)} pieces of {batch}")
+            speeds += _time(runners, pieces, recipe.timing, batch)
+    path = directory / SPEED_FILE
+    values = [speed.model_dump() for speed in speeds]
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "speeds": values}
+    write_text(path, json.dumps(about, indent=1) + "\n")
+    return path
+
+
+def works(manifest: Manifest, languages: Sequence[str], utterances: int, batch: int) -> Iterator[Work]:
+    """The test set in pieces: from each language so many utterances, spread evenly, into each of the others.
+
+    Raises:
+        SprachbundError: a language without speech.
+    """
+    spoken = manifest.languages
+    for source in languages:
+        places = np.flatnonzero(spoken == source)
+        if not len(places):
+            raise SprachbundError(f"{manifest.directory} has no speech in {source}; name other data")
+        chosen = places[np.unique(np.linspace(0, len(places) - 1, min(utterances, len(places))).astype(int))]
+        for begin in range(0, len(chosen), batch):
+            samples = [manifest.samples(int(i)) for i in chosen[begin : begin + batch]]
+            for target in languages:
+                if target != source:
+                    yield Work(samples=samples, source=source, target=target)
+
+
+def _time(runners: Sequence[_Runner], pieces: Sequence[Work], timing: Timing, batch: int) -> list[Speed]:
+    """All repeats of all pieces; the first repeat warms up, and its tokens are kept."""
+    memories: dict[tuple[int, int], Memory] = {}
+    plain: dict[tuple[int, str], Texts] = defaultdict(list)
+    predicted: dict[tuple[int, str], float | None] = {}
+    for repeat in range(timing.repeats + 1):
+        taken: list[dict[str, float]] = [defaultdict(float) for _ in runners]
+        for index, work in enumerate(pieces):
+            for number, runner in enumerate(runners):
+                key = (id(runner.family), index)
+                if key not in memories:
+                    memories[key] = runner.family.encode(runner.family.features(work.samples))
+                    plain[key[0], work.pair] += _Runner(_plain(runner.system), runner.family).decode(
+                        work, memories[key]
+                    )[0]
+                texts, seconds = runner.decode(work, memories[key])
+                taken[number][work.pair] += seconds
+                if not repeat:
+                    runner.texts[work.pair] += texts
+                elif repeat == timing.repeats:
+                    predicted[number, work.pair] = runner.predicted(work, memories[key])
+        for runner, seconds_of in zip(runners, taken, strict=True):
+            for pair, seconds in seconds_of.items() if repeat else ():
+                runner.seconds[pair].append(seconds)
+    return [
+        _speed(runner, pair, batch, predicted[number, pair], plain[id(runner.family), pair])
+        for number, runner in enumerate(runners)
+        for pair in sorted(runner.texts)
+    ]
+
+
+def _plain(system: System) -> System:
+    return replace(system, draft=NONE, accept="exact")
+
+
+def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plain: Texts) -> Speed:
+    texts, speculation = runner.texts[pair], runner.speculations[pair]
+    tokens = sum(len(text) + 1 for text in texts)
+    reports = speculation.report() if speculation else ()
+    return Speed(
+        name=runner.system.name,
+        seed=runner.system.seed,
+        batch=batch,
+        pair=pair,
+        ms_per_token=tuple(1000 * s / tokens for s in runner.seconds[pair]),
+        guesses=(sum(r.checked for r in reports), sum(r.accepted for r in reports)),
+        predicted_gain=predicted,
+        changed=sum(a != b for a, b in zip(texts, plain, strict=True)),
+        rows=len(texts),
+    )
+
+
+class _Speeds(BaseModel):
+    """What the file holds."""
+
+    speeds: list[Speed]
+
+
+def read_speeds(directory: Path) -> list[Speed]:
+    """What `measure_speed` wrote."""
+    return read_model(directory / SPEED_FILE, _Speeds, advice="delete it, and it is measured again").speeds
+
+
+def mean_ms(speeds: Sequence[Speed]) -> float:
+    """Mean over pairs and seeds of the median over repeats."""
+    return float(np.mean([median(speed.ms_per_token) for speed in speeds]))

@@ -1,0 +1,405 @@
+"""All that a study says of a grid of results, worked out once for text, JSON and figure.
+
+Shapes: L languages, H scales, C tiers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.metrics import Counts, ErrorRate, Metric, metric
+from sprachbund.evaluation.significance import bootstrap_weights
+from sprachbund.research.encoder_transfer.grid import Cell, StudyGrid
+from sprachbund.research.encoder_transfer.power_law import (
+    DRAWS,
+    SEED,
+    UTTERANCE_DRAWS,
+    By,
+    Estimate,
+    PowerLaw,
+    Values,
+    estimate,
+    fit_power_law,
+    mean_over_languages,
+    paired_utterances,
+)
+from sprachbund.research.encoder_transfer.results import CellManifest, Grid, read_counts
+
+# Whether the gap between two starts depends on the latency: its range over the streaming tiers.
+#
+# LST(l, h) = max - min of the gap over tiers (arXiv 2606.24169). A range is never negative, so noise alone
+# makes one; what noise alone would make stands beside it. Shapes: L languages, H scales, C streaming
+# tiers, S seeds.
+
+OFFLINE = "offline"
+"""The tier that is not streaming."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySensitivity:
+    """Ranges of the gap over streaming tiers.
+
+    Attributes:
+        tiers: those compared.
+        cells: (L, H).
+        mean: over languages and scales, with intervals over languages.
+        by_noise: the mean that seed noise alone would make; None with one seed.
+    """
+
+    tiers: tuple[str, ...]
+    cells: Values
+    mean: Estimate
+    by_noise: float | None
+
+
+def latency_sensitivity(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> LatencySensitivity | None:
+    """LST at the most bits; None with fewer than two streaming tiers."""
+    streaming = [place for place, tier in enumerate(grid.tiers) if tier.lower() != OFFLINE]
+    if len(streaming) < 2:
+        return None
+    cells = np.ptp(grid.gaps[:, :, streaming, 0], axis=-1)
+    return LatencySensitivity(
+        tiers=tuple(grid.tiers[place] for place in streaming),
+        cells=cells,
+        mean=mean_over_languages(cells.mean(1), draws, seed),
+        by_noise=_range_of_noise(grid, streaming, seed),
+    )
+
+
+def _range_of_noise(grid: Grid, streaming: list[int], seed: int) -> float | None:
+    """Expected range over tiers of what differs between seeds, tier by tier.
+
+    A seed that is good or bad at all tiers does not count: a range over tiers does not see it.
+    """
+    values = grid.values[:, :, :, streaming, 0]  # (2, L, H, C, S)
+    whole = ~np.isnan(values).any(axis=3, keepdims=True)
+    num_seeds = whole.sum(-1, keepdims=True)
+    if not (num_seeds > 1).any():
+        return None
+    centred = np.where(whole, values - values.mean(axis=3, keepdims=True), 0.0)
+    left = np.where(whole, centred - centred.sum(-1, keepdims=True) / np.maximum(num_seeds, 1), 0.0)
+    freedom = (np.maximum(num_seeds - 1, 0) * (len(streaming) - 1)).sum()
+    variance = (left**2).sum() / freedom
+    # Of a gap: two arms, each a mean over seeds.
+    spread = np.sqrt(variance * (1 / np.maximum(num_seeds, 1)).sum(0)).mean()
+    normal = np.random.default_rng(seed).standard_normal((100_000, len(streaming)))
+    return float(spread * np.ptp(normal, axis=1).mean())
+
+
+# What fewer bits cost, and whether they cost one start more than the other (arXiv 2606.24169).
+#
+# Shapes: L languages, H scales, C tiers.
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitCost:
+    """What a bit width costs against the most bits; positive is worse.
+
+    Attributes:
+        bits: the width.
+        cells: (2, L, H, C) for both arms.
+        mean: pooled over all cells and both arms, intervals over languages.
+        median: over all cells and both arms.
+        difference: mean of the second arm's cost less the first's, paired cell by cell.
+    """
+
+    bits: float
+    cells: Values
+    mean: Estimate
+    median: float
+    difference: Estimate
+
+
+def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitCost, ...]:
+    """The cost of every width below the largest, most bits first."""
+    means = grid.sign * grid.means
+    found = []
+    for place, bits in enumerate(grid.bits[1:], start=1):
+        cells = means[..., place] - means[..., 0]
+        found.append(
+            BitCost(
+                bits=bits,
+                cells=cells,
+                mean=mean_over_languages(cells.mean(axis=(0, 2, 3)), draws, seed),
+                median=float(np.median(cells)),
+                difference=mean_over_languages((cells[1] - cells[0]).mean(axis=(1, 2)), draws, seed),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A law over some tiers, or why there is none.
+
+    Attributes:
+        tiers: that the gaps are means over.
+        gaps: (L, H).
+        means: over languages, one for each scale.
+        law: None where there is none.
+        doubts: why there is none, or why it is not to be trusted.
+    """
+
+    tiers: tuple[str, ...]
+    gaps: Values
+    means: tuple[Estimate, ...]
+    law: PowerLaw | None
+    doubts: tuple[str, ...]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there is a law that nothing speaks against."""
+        return self.law is not None and not self.doubts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What a study says.
+
+    Attributes:
+        grid: what of.
+        fitted: over all tiers, at the most bits.
+        by_tier: each tier by itself; empty with one tier.
+        latency: None with fewer than two streaming tiers.
+        bit_costs: empty with one bit width.
+    """
+
+    grid: Grid
+    fitted: Fitted
+    by_tier: tuple[Fitted, ...]
+    latency: LatencySensitivity | None
+    bit_costs: tuple[BitCost, ...]
+
+
+def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED) -> Analysis:
+    """Gaps, law, sensitivity to latency and costs of bits of a grid.
+
+    Args:
+        grid: of results.
+        by: what the law makes least, see `fit_power_law`.
+        draws: of languages.
+        seed: of the draws.
+    """
+    tiers = range(len(grid.tiers))
+    return Analysis(
+        grid=grid,
+        fitted=_fitted(grid, tiers, by, draws, seed),
+        by_tier=tuple(_fitted(grid, [tier], by, draws, seed) for tier in tiers if len(tiers) > 1),
+        latency=latency_sensitivity(grid, draws=draws, seed=seed),
+        bit_costs=bit_costs(grid, draws=draws, seed=seed),
+    )
+
+
+def _fitted(grid: Grid, tiers: Sequence[int], by: By, draws: int, seed: int) -> Fitted:
+    gaps = grid.gaps[:, :, list(tiers), 0].mean(-1)
+    law, doubts = None, tuple[str, ...]()
+    try:
+        law = fit_power_law(grid.hours, gaps, by=by, draws=draws, seed=seed)
+        doubts = law.doubts
+    except SprachbundError as error:
+        doubts = (str(error),)
+    return Fitted(
+        tiers=tuple(grid.tiers[tier] for tier in tiers),
+        gaps=gaps,
+        means=tuple(mean_over_languages(column, draws, seed) for column in np.transpose(gaps)),
+        law=law,
+        doubts=doubts,
+    )
+
+
+# Is the gap of a single cell more than luck? Utterances drawn anew, both starts on the same ones.
+#
+# The unit is the utterance: what it cost at all tiers, by all seeds, is drawn together. Shapes: C tiers, Q
+# bit widths, N utterances, K counts, S draws, R runs (seeds times tiers).
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellGap:
+    """By how much the first start is better in one cell.
+
+    Attributes:
+        language: of the cell.
+        hours: of the cell.
+        bits: of the weights.
+        values: scores of both starts, means over seeds and tiers.
+        gap: with its interval over utterances.
+        seeds: that both starts have.
+        utterances: N.
+    """
+
+    language: str
+    hours: float
+    bits: int
+    values: tuple[float, float]
+    gap: Estimate
+    seeds: tuple[int, ...]
+    utterances: int
+
+
+def cell_gaps(
+    grid: StudyGrid, manifests: Sequence[CellManifest], out: Path, *, bits: int, draws: int = UTTERANCE_DRAWS
+) -> list[CellGap]:
+    """Every language and scale at which both starts are finished with the same seed.
+
+    Args:
+        grid: of the study.
+        manifests: of finished cells.
+        out: folder of the study.
+        bits: at which.
+        draws: S.
+
+    Raises:
+        SprachbundError: for counts that cannot be read, or that are of different utterances.
+    """
+    return [
+        _gap(grid, pairs, out, bits, draws)
+        for language in grid.languages
+        for hours in grid.hours
+        if (pairs := finished_pairs(grid, manifests, language, hours))
+    ]
+
+
+_Pair = tuple[CellManifest, CellManifest]
+
+
+def finished_pairs(
+    grid: StudyGrid, manifests: Sequence[CellManifest], language: str, hours: float
+) -> list[_Pair]:
+    """Cells of the first two starts with the same seed, as far as both are finished."""
+    there = {one.cell: one for one in manifests}
+    found = (
+        [there.get(Cell(start=start, language=language, hours=hours, seed=seed)) for start in grid.starts[:2]]
+        for seed in grid.seeds
+    )
+    return [(one, other) for one, other in found if one is not None and other is not None]
+
+
+def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, draws: int) -> CellGap:
+    cell, at = pairs[0][0].cell, grid.bits.index(bits)
+    how = metric(pairs[0][0].metric, cell.language)
+    ids: set[tuple[str, ...]] = set()
+    sides: list[list[Counts]] = [[], []]
+    for pair in pairs:
+        for side, manifest in zip(sides, pair, strict=True):
+            counts, names = read_counts(manifest.cell.folder(out))
+            ids.add(tuple(names))
+            side.append(counts[:, at])
+    if len(ids) > 1:
+        raise SprachbundError(
+            f"{cell}: its starts and seeds were scored on different utterances; score the same"
+        )
+    first, second = (np.concatenate(side) for side in sides)
+    one, other = (float(np.mean([how.score(run.sum(0)) for run in side])) for side in (first, second))
+    return CellGap(
+        language=cell.language,
+        hours=cell.hours,
+        bits=bits,
+        values=(one, other),
+        gap=paired_counts(how, first, second, draws=draws),
+        seeds=tuple(pair[0].cell.seed for pair in pairs),
+        utterances=first.shape[1],
+    )
+
+
+def paired_counts(
+    how: Metric, first: Counts, second: Counts, *, draws: int = UTTERANCE_DRAWS, seed: int = SEED
+) -> Estimate:
+    """By how many points the first is better: the mean over runs of the difference of their scores.
+
+    Args:
+        how: the metric.
+        first: (R, N, K) counts of the first start's runs.
+        second: (R, N, K), of the second's, on the same utterances.
+        draws: S, of utterances.
+        seed: of the draws.
+    """
+    if isinstance(how, ErrorRate):
+        errors, others = first[..., 0].sum(0), second[..., 0].sum(0)
+        return paired_utterances(errors, others, first[..., 1].sum(0), draws=draws, seed=seed)
+    sign = 1.0 if how.higher_is_better else -1.0
+
+    def difference(weights: np.ndarray) -> float:
+        scores = ([how.score(weights @ run) for run in side] for side in (first, second))
+        one, other = (float(np.mean(values)) for values in scores)
+        return sign * (one - other)
+
+    count = first.shape[1]
+    drawn = [difference(row) for _, rows in bootstrap_weights(count, draws, seed) for row in rows]
+    return estimate(difference(np.ones(count)), np.array(drawn), count)
+
+
+# How soon runs were at their best, and how much sooner one start gets to where the other ends.
+
+CONVERGENCE = "convergence"
+"""What a cell function leaves under this name of `training`: "best" and "judgements", each with epoch, step, value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sooner:
+    """How soon the two starts converged at one scale; means over languages and seeds.
+
+    Attributes:
+        hours: the scale.
+        runs: pairs of runs that say so.
+        epochs: at which each start was judged best.
+        steps: the same in steps.
+        reached: pairs in which the first start was as good as the second's best.
+        at_epoch: when it was, mean over those; None without any.
+        sooner: epochs before the second start was at its best, mean over those.
+    """
+
+    hours: float
+    runs: int
+    epochs: tuple[float, float]
+    steps: tuple[float, float]
+    reached: int
+    at_epoch: float | None
+    sooner: float | None
+
+
+def convergence(grid: StudyGrid, manifests: Sequence[CellManifest]) -> list[Sooner]:
+    """One entry for each scale that both starts have runs of; none where cells do not say how they converged."""
+    return [found for hours in grid.hours if (found := _at(grid, manifests, hours)) is not None]
+
+
+def _at(grid: StudyGrid, manifests: Sequence[CellManifest], hours: float) -> Sooner | None:
+    pairs = [
+        (one, other)
+        for language in grid.languages
+        for a, b in finished_pairs(grid, manifests, language, hours)
+        if (one := a.training.get(CONVERGENCE)) and (other := b.training.get(CONVERGENCE))
+        if one["best"] and other["best"]
+    ]
+    if not pairs:
+        return None
+    caught = [
+        (at, other["best"]["epoch"]) for one, other in pairs if (at := _reaches(one, other)) is not None
+    ]
+    return Sooner(
+        hours=hours,
+        runs=len(pairs),
+        epochs=_means(pairs, "epoch"),
+        steps=_means(pairs, "step"),
+        reached=len(caught),
+        at_epoch=_mean([at for at, _ in caught]),
+        sooner=_mean([best - at for at, best in caught]),
+    )
+
+
+def _reaches(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+    """The first epoch at which a run was judged as good as the other ever was; less is better."""
+    good = (j["epoch"] for j in one["judgements"] if j["value"] <= other["best"]["value"])
+    return next(good, None)
+
+
+def _means(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], key: str) -> tuple[float, float]:
+    first, second = (sum(pair[side]["best"][key] for pair in pairs) / len(pairs) for side in (0, 1))
+    return first, second
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,359 @@
+"""The transfer study (arXiv 2606.24169): which encoder to start from, how much data, how little delay, how few bits.
+
+1. Models are trained first, or brought as checkpoints: one on several languages, one on English alone.
+2. Starts are spliced of them: decoder, joint network and tokenizer of one, encoder layers of either.
+3. Every cell of the grid learns one language from one start on so many hours, stops when it no longer gets better on
+   dev, and is scored at every tier and bit width.
+4. The study's report: gaps, law with interval, latency, cost of bits, convergence, a decision in words.
+
+`study run` with a file of these options and `recipe encoder_transfer` with a size are this function. What is finished
+is not done again, so a broken-off study goes on.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
+from sprachbund.data.batching import PlanOptions, nested, plan_epoch
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.search import search
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.metrics import Counts, metric
+from sprachbund.models.base import Features, Target
+from sprachbund.models.conformer import Conformer
+from sprachbund.models.conformer.extension import MEAN, only_losses
+from sprachbund.models.conformer.io import WEIGHTS_FILE, load, read_config
+from sprachbund.nn.streaming_conformer import StreamingEncoder, Tier
+from sprachbund.research.encoder_transfer.analysis import CONVERGENCE
+from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Cell
+from sprachbund.research.encoder_transfer.needs import check_checkpoints, needs
+from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransferRecipe
+from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
+from sprachbund.research.encoder_transfer.results import CellScores
+from sprachbund.research.encoder_transfer.starts import make_starts, start_model, start_parts, translator
+from sprachbund.research.tasks import STUDY_FILE, Study, read_study, remember
+from sprachbund.text.normalize import normalize
+from sprachbund.training.checkpoint import forget_run, run_log
+from sprachbund.training.loop import Convergence
+from sprachbund.training.options import TrainingOptions, check_numbers
+from sprachbund.training.translator import FineTuning, Scale
+from sprachbund.training.translator import run as train_translator
+from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.files import validate
+
+__all__ = ["EncoderTransferRecipe", "needs", "read", "run", "run_cells"]
+
+
+# A cell of the transfer study: one language learned from one start, then scored at every tier and bit
+# width.
+#
+# Shapes: C tiers, Q bit widths, N utterances, K counts of the metric.
+
+_BATCH = 32
+RAW = "chrF"
+"""The metric that is of texts as they are; error rates are of normalized ones."""
+
+
+def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path) -> CellScores:
+    """Train a cell, or take it up, and score it.
+
+    Args:
+        recipe: of the study.
+        out: folder of the study, where the starts are.
+        cell: which.
+        folder: of the cell.
+
+    Raises:
+        SprachbundError: hours that the language does not have.
+    """
+    model = _trained(recipe, out, cell, folder / "run")
+    speech = Speech.of(recipe, Manifest(recipe.data / "test"), cell.language, recipe.test_utterances)
+    data = _data(recipe, cell)
+    found = CellScores(
+        counts=_counts(recipe, model, speech),
+        ids=speech.ids,
+        metric=recipe.scored_by,
+        text="raw" if recipe.scored_by == RAW else "normalized",
+        parts=start_parts(out, cell.start),
+        training={
+            CONVERGENCE: asdict(Convergence.read(folder / "run")),
+            "hours": round(float(data.durations_s.sum()) / 3600, 4),
+            "utterances": len(data),
+        },
+    )
+    forget_run(folder / "run")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speech:
+    """Utterances of one language, with what is to be written.
+
+    Attributes:
+        language: spoken.
+        target: written.
+        metric: that scores them.
+        ids: N.
+        sounds: N, each (num_samples,) at 16 kHz.
+        references: N.
+    """
+
+    language: str
+    target: str
+    metric: str
+    ids: tuple[str, ...]
+    sounds: tuple[np.ndarray, ...]
+    references: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, recipe: EncoderTransferRecipe, manifest: Manifest, language: str, limit: int | None
+    ) -> "Speech":
+        """Utterances of a language that have a text, at most `limit`, evenly over the manifest.
+
+        Raises:
+            SprachbundError: when there is none.
+        """
+        target, how = recipe.target(language), recipe.scored_by
+        own = [int(place) for place in np.flatnonzero(manifest.languages == language)]
+        texts = {place: _comparable(manifest[place].text_in(target) or "", target, how) for place in own}
+        there = [place for place in own if texts[place]]
+        if not there:
+            raise SprachbundError(f"{manifest.directory} has no speech in {language} with a text in {target}")
+        count = min(limit or len(there), len(there))
+        chosen = [there[n * len(there) // count] for n in range(count)]
+        return cls(
+            language=language,
+            target=target,
+            metric=how,
+            ids=tuple(manifest[place].id for place in chosen),
+            sounds=tuple(manifest.samples(place) for place in chosen),
+            references=tuple(texts[place] for place in chosen),
+        )
+
+    def counts(self, model: Conformer, tier: Tier) -> Counts:
+        """(N, K) statistics of what a model writes at a tier."""
+        by_place: dict[int, str] = {}
+        for places, features in self._batches(model):
+            by_place |= dict(zip(places, self._written(model, features, tier), strict=True))
+        texts = [_comparable(by_place[place], self.target, self.metric) for place in range(len(self.ids))]
+        return metric(self.metric, self.target).statistics(texts, self.references)
+
+    @torch.inference_mode()
+    def _written(self, model: Conformer, features: Features, tier: Tier) -> list[str]:
+        encoder = model.encoder
+        assert isinstance(encoder, StreamingEncoder)
+        before, encoder.tier = encoder.tier, tier
+        try:
+            memory = model.encode(features)
+        finally:
+            encoder.tier = before
+        asked = Target(language=self.target, source=self.language)
+        found = search(model, memory, [[asked]] * len(features.num_frames))
+        return [model.decode_text(row[0].tokens) for row in found]
+
+    def _batches(self, model: Conformer) -> Iterator[tuple[list[int], Features]]:
+        """Of like length."""
+        order = sorted(range(len(self.sounds)), key=lambda place: len(self.sounds[place]))
+        for start in range(0, len(order), _BATCH):
+            places = order[start : start + _BATCH]
+            yield places, model.features([self.sounds[place] for place in places])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevScore:
+    """Judges a model on the way, as the study will: less is better."""
+
+    speech: Speech
+    tier: Tier
+
+    def __call__(self, model: Any) -> float:
+        """The score of a model as it stands, turned so that less is better."""
+        how = metric(self.speech.metric, self.speech.target)
+        value = how.score(self.speech.counts(model, self.tier).sum(0))
+        return -value if how.higher_is_better else value
+
+
+def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> TrainingOptions:
+    """Training of a cell: so many epochs of its data, as far as the recipe's steps allow.
+
+    Args:
+        recipe: of the study.
+        cell: which.
+        num_batches: of an epoch.
+    """
+    steps = max(recipe.least_steps, min(recipe.tuning.steps, round(recipe.epochs * num_batches)))
+    every = max(1, steps // recipe.judgements)
+    return recipe.tuning.model_copy(update={"steps": steps, "evaluate_every": every, "seed": cell.seed})
+
+
+def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[str, Any]:
+    """How a start is trained on, as changes of a `TranslatorRecipe`.
+
+    A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
+    and one that writes what is spoken is told the language of translations.
+    """
+    config, wanted = read_config(start), (cell.language, recipe.target(cell.language))
+    new = {tag: MEAN for tag in dict.fromkeys(wanted) if tag not in config.source_languages}
+    changes: dict[str, Any] = {"new_languages": new} if new else {}
+    part = config.transducer
+    if recipe.task == "translations" and part is not None and not part.prompted:
+        changes["prompt"] = "wanted"
+    return {"start": start, "model": only_losses(recipe.shape), "fine_tuning": FineTuning(**changes)}
+
+
+def quantized(recipe: EncoderTransferRecipe, model: Conformer, bits: int) -> Conformer:
+    """A copy with the linear layers of its encoder in so many bits; the model itself at 32."""
+    if bits == BITS_OF_FLOAT:
+        return model
+    made = copy.deepcopy(model)
+    options = KQuantOptions(bits=bits, symmetric=recipe.symmetric)
+    quantize_encoder(made, options)
+    return made
+
+
+def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path) -> Conformer:
+    if not (folder / "model" / WEIGHTS_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = tuning(recipe, cell, _num_batches(recipe, cell))
+        made = translator(
+            recipe,
+            [cell.language],
+            options,
+            known={cell.language, recipe.target(cell.language)},
+            scale=Scale(hours=cell.hours, seed=recipe.data_seed),
+            **from_start(recipe, cell, start_model(out, cell.start)),
+        )
+        dev = Speech.of(recipe, Manifest(recipe.data / "dev"), cell.language, recipe.dev_utterances)
+        with run_log(folder) as report:
+            train_translator(
+                made,
+                folder,
+                score=DevScore(speech=dev, tier=recipe.tier(OFFLINE)),
+                report=report,
+            )
+    return load(folder / "model")
+
+
+def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Manifest:
+    """What a cell is trained on."""
+    whole = Manifest(recipe.data / "train")
+    own = whole.only(np.flatnonzero(whole.languages == cell.language))
+    return nested([own], cell.hours, recipe.data_seed)[0]
+
+
+def _num_batches(recipe: EncoderTransferRecipe, cell: Cell) -> int:
+    manifest, options = _data(recipe, cell), recipe.tuning
+    plan = PlanOptions(
+        batch_s=options.batch_s, max_utterances=options.max_utterances, max_duration_s=options.max_duration_s
+    )
+    return len(plan_epoch(manifest.durations_s, np.arange(len(manifest)), plan, 0))
+
+
+def _counts(recipe: EncoderTransferRecipe, model: Conformer, speech: Speech) -> Counts:
+    """(C, Q, N, K); tiers that let a frame see the same are scored once."""
+    tiers = [recipe.tier(name) for name in recipe.grid.tiers]
+    widths: list[Sequence[Counts]] = []
+    for bits in recipe.grid.bits:
+        scored = quantized(recipe, model, bits)
+        found = {tier: speech.counts(scored, tier) for tier in dict.fromkeys(tiers)}
+        widths.append([found[tier] for tier in tiers])
+    return np.array(widths).swapaxes(0, 1)
+
+
+def _comparable(text: str, language: str, how: str) -> str:
+    """Error rates are of words without case and punctuation, as is usual."""
+    return text.strip() if how == RAW else normalize(text, language)
+
+
+MAY_CHANGE = ("grid", "workers", "data")
+"""What adds cells, or changes no number: `data` may have moved."""
+
+
+def run(recipe: EncoderTransferRecipe, directory: Path, *, report: Callable[[str], None] = print) -> Path:
+    """Run the study, or go on, and write its report; the file with the table of gaps.
+
+    Raises:
+        SprachbundError: as `run_cells` and `make_report` do.
+    """
+    run_cells(recipe, directory, report=report)
+    write_report(make_report(recipe.grid, directory), directory)
+    return directory / TABLES / "gaps.json"
+
+
+def run_cells(
+    recipe: EncoderTransferRecipe,
+    directory: Path,
+    *,
+    ray_address: str | None = None,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Make starts and all cells that are missing; the table of results.
+
+    Args:
+        recipe: of the study.
+        directory: of the study.
+        ray_address: of a Ray cluster that shares both folders, "local" for one here; None for plain processes.
+        report: is told how far it is.
+
+    Raises:
+        SprachbundError: a folder with another study, data or layers that there are not, a cell that failed; a study
+            that torchrun started several times.
+    """
+    refuse_several_processes("the transfer study")
+    recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
+    check_data(recipe)
+    check_checkpoints(recipe)
+    remember(directory, recipe, may_change=MAY_CHANGE)
+    make_starts(recipe, directory, ray_address=ray_address, report=report)
+    study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
+    return study.run(workers=recipe.workers, ray_address=ray_address, report=report)
+
+
+def check_data(recipe: EncoderTransferRecipe) -> None:
+    """See that the data hold what the study wants of them, before anything is trained.
+
+    Raises:
+        SprachbundError: naming the part, the language, and the hours that there are.
+    """
+    own = {tag for one in recipe.pretrained.values() if one.checkpoint is None for tag in one.languages}
+    learned = set(recipe.grid.languages)
+    for part, wanted in (("train", own | learned), ("dev", own | learned), ("test", learned)):
+        manifest = Manifest(recipe.data / part)
+        there = set(manifest.languages.tolist()) - {""}
+        if lacking := sorted(wanted - there):
+            raise SprachbundError(
+                f"{manifest.directory} holds no speech in {', '.join(lacking)}; it holds {', '.join(sorted(there))}"
+            )
+        if part == "train":
+            _check_hours(recipe, manifest)
+
+
+def _check_hours(recipe: EncoderTransferRecipe, manifest: Manifest) -> None:
+    most = max(recipe.grid.hours)
+    for language in recipe.grid.languages:
+        own = manifest.durations_s[manifest.languages == language]
+        hours = float(own.sum(dtype=np.float64)) / 3600
+        if most > hours:
+            raise SprachbundError(
+                f"grid.hours asks for {most:g} h of {language}; {manifest.directory} holds {hours:.4f} h"
+            )
+
+
+def read(directory: Path) -> EncoderTransferRecipe:
+    """The recipe of a study that was begun. Raises SprachbundError when there is none."""
+    values = read_study(directory)
+    check_numbers(values, f"{directory / STUDY_FILE}: ")
+    return validate(
+        EncoderTransferRecipe,
+        values,
+        str(directory / STUDY_FILE),
+        advice="give the recipe again, or begin the study in another folder",
+    )

@@ -1,0 +1,468 @@
+"""Results of a grid of runs, read from a table that anyone may have made: one row for each run.
+
+Strict, since a study speaks in differences between cells: a cell that is missing, there twice, or misspelt would change
+them without a word. Shapes: L languages, H scales of hours, C tiers, Q bit widths, S seeds.
+"""
+
+import csv
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import provenance as hashes
+from sprachbund.evaluation.metrics import Counts, metric
+from sprachbund.research.encoder_transfer.grid import Cell, Strict, StudyGrid
+from sprachbund.util.files import read_model, read_text, write_json
+from sprachbund.util.tensors import load_arrays, write_arrays
+
+Better = Literal["lower", "higher"]
+START, VALUE = "start", "value"
+AXES = ("language", "hours", "tier", "bits", "seed")
+PARTS = ("decoder", "joint", "tokenizer")
+"""What both arms have to share."""
+ENCODER = "encoder"
+_SHOWN = 5
+_Row = Mapping[str, str]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How a table is read.
+
+    Attributes:
+        metric: the column of the scores.
+        better: which scores are.
+        arms: the two starts, the one that is expected to be better first; None takes the only two that there are, the
+            better one by mean first.
+        where: column and value; only such rows are read. Of several values of one column any will do.
+        ignore: columns that are there and not to be looked at.
+        uneven_seeds: whether cells may have different seeds.
+    """
+
+    metric: str = VALUE
+    better: Better = "lower"
+    arms: tuple[str, str] | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+    uneven_seeds: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Scores of two arms in every cell.
+
+    Attributes:
+        arms: two starts; a gap is how much better the first is.
+        better: which scores are.
+        metric: what the scores are.
+        languages: L, sorted.
+        hours: H, ascending; (nan,) where the table has none.
+        tiers: C, in the table's order.
+        bits: Q, most first; (nan,) where the table has none.
+        seeds: S.
+        values: (2, L, H, C, Q, S); nan for seeds that a cell does not have.
+    """
+
+    arms: tuple[str, str]
+    better: Better
+    metric: str
+    languages: tuple[str, ...]
+    hours: tuple[float, ...]
+    tiers: tuple[str, ...]
+    bits: tuple[float, ...]
+    seeds: tuple[str, ...]
+    values: Values
+
+    @property
+    def unit(self) -> str:
+        """What gaps are counted in."""
+        return "points" if self.metric == VALUE else f"points of {self.metric}"
+
+    @property
+    def sign(self) -> float:
+        """Makes "worse" positive: 1 where lower scores are better, else -1."""
+        return 1.0 if self.better == "lower" else -1.0
+
+    @property
+    def means(self) -> Values:
+        """(2, L, H, C, Q), over seeds."""
+        return np.nanmean(self.values, axis=-1)
+
+    @property
+    def gaps(self) -> Values:
+        """(L, H, C, Q), positive where the first arm is better."""
+        first, second = self.means
+        return self.sign * (second - first)
+
+    @property
+    def seed_noise(self) -> float | None:
+        """Standard deviation over seeds of one run, pooled over cells; None with one seed."""
+        count = (~np.isnan(self.values)).sum(-1)
+        freedom = (count - 1).sum()
+        if freedom < 1:
+            return None
+        squares = np.nansum((self.values - self.means[..., None]) ** 2)
+        return float(np.sqrt(squares / freedom))
+
+
+def read_results(path: Path, options: ReadOptions | None = None) -> Grid:
+    """Read a table of results (CSV; separated by commas, semicolons or tabs).
+
+    Columns that are missing are constant: all runs are of one language, tier, bit width or seed.
+
+    Raises:
+        SprachbundError: naming line, column or cell, for what is not a whole grid of two arms.
+    """
+    options = options or ReadOptions()
+    rows = [(line, row) for line, row in _rows(path, options) if _wanted(row, options.where)]
+    if not rows:
+        told = ", ".join(f"{column}={value}" for column, value in options.where)
+        raise SprachbundError(f"{path}: no row has {told}" if told else f"{path}: no results; add rows")
+    arms = options.arms or _two_arms(path, rows, options)
+    for arm in arms:
+        if all(row[START] != arm for _, row in rows):
+            found = ", ".join(_distinct(rows, START))
+            raise SprachbundError(f"{path}: no start {arm!r}; there are {found}")
+    rows = [(line, row) for line, row in rows if row[START] in arms]
+    _check_parts(path, rows, arms)
+    return _grid(path, rows, arms, options)
+
+
+def _rows(path: Path, options: ReadOptions) -> Iterator[tuple[int, _Row]]:
+    """Line number and cells of every row."""
+    lines = read_text(path, advice="check the path, and save it as UTF-8").removeprefix("\ufeff").splitlines()
+    head = lines[0] if lines else ""
+    reader = csv.DictReader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+    _check_columns(path, [name.strip() for name in reader.fieldnames or ()], options)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    for row in _whole_rows(path, reader):
+        if None in row or None in row.values():
+            raise SprachbundError(
+                f"{path}:{reader.line_num}: not {len(reader.fieldnames)} cells as in the head; mend the line"
+            )
+        yield reader.line_num, {name: cell.strip() for name, cell in row.items()}
+
+
+def _whole_rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[_Row]:
+    """Rows; what csv cannot read is said with its line."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise SprachbundError(f"{path}:{reader.line_num}: {error}; mend the line") from error
+
+
+def _check_columns(path: Path, columns: Sequence[str], options: ReadOptions) -> None:
+    twice = [name for name in columns if columns.count(name) > 1]
+    if twice:
+        raise SprachbundError(f"{path}: column {twice[0]!r} is there twice; rename one")
+    for name in (START, options.metric, *options.ignore, *(column for column, _ in options.where)):
+        if name not in columns:
+            found = ", ".join(columns) or "none"
+            told = "; name the scores by --metric" if name == options.metric else ""
+            raise SprachbundError(f"{path}: no column {name!r}; there are: {found}{told}")
+    known = {START, *AXES, *PARTS, ENCODER, options.metric, *options.ignore}
+    for name in columns:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*AXES, *PARTS], n=1)
+            told = f"is it {near[0]!r}? Rename it" if near else "rename it"
+            raise SprachbundError(f"{path}: unknown column {name!r}; {told}, or give --ignore {name}")
+
+
+def _wanted(row: _Row, where: Iterable[tuple[str, str]]) -> bool:
+    wanted: dict[str, list[str]] = {}
+    for column, value in where:
+        wanted.setdefault(column, []).append(value)
+    return all(any(_same(row[column], value) for value in values) for column, values in wanted.items())
+
+
+def _same(cell: str, value: str) -> bool:
+    try:
+        return float(cell) == float(value)
+    except ValueError:
+        return cell == value
+
+
+def _distinct(rows: Sequence[tuple[int, _Row]], column: str) -> list[str]:
+    return list(dict.fromkeys(row.get(column, "") for _, row in rows))
+
+
+def _two_arms(path: Path, rows: Sequence[tuple[int, _Row]], options: ReadOptions) -> tuple[str, str]:
+    """The only two starts, the better one by mean first."""
+    starts = _distinct(rows, START)
+    if len(starts) < 2:
+        raise SprachbundError(
+            f"{path}: one start ({', '.join(starts)}); a gap is between two, add rows of another"
+        )
+    if len(starts) > 2:
+        raise SprachbundError(f"{path}: {len(starts)} starts ({', '.join(starts)}); choose two by --arms A,B")
+    means = {
+        start: np.mean([_number(path, at, row, options.metric) for at, row in rows if row[START] == start])
+        for start in starts
+    }
+    first, second = sorted(starts, key=lambda start: means[start], reverse=options.better == "higher")
+    return first, second
+
+
+def _check_parts(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str]) -> None:
+    for part in PARTS:
+        one, other = (set(_distinct([r for r in rows if r[1][START] == arm], part)) for arm in arms)
+        if one != other:
+            a, b = ("/".join(sorted(values)) for values in (one, other))
+            raise SprachbundError(
+                f"{path}: {arms[0]} and {arms[1]} differ in {part} ({a}, {b}), not in the encoder alone; "
+                "compare arms that share all else"
+            )
+
+
+def _number(path: Path, line: int, row: _Row, column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SprachbundError(f"{path}:{line}: {column} is {row[column]!r}; give a number")
+    return value
+
+
+def _hours(path: Path, line: int, row: _Row) -> float:
+    value = _number(path, line, row, "hours")
+    if value <= 0:
+        raise SprachbundError(f"{path}:{line}: hours is {row['hours']!r}; give more than 0")
+    return value
+
+
+def _bits(path: Path, line: int, row: _Row) -> float:
+    """32, fp32, int4, 4.25."""
+    found = re.fullmatch(r"[A-Za-z]*(\d+(?:\.\d+)?)", row["bits"])
+    if found is None or not 0 < float(found[1]) <= 64:
+        raise SprachbundError(f"{path}:{line}: bits is {row['bits']!r}; give a number such as 4 or 32")
+    return float(found[1])
+
+
+def _grid(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str], options: ReadOptions) -> Grid:
+    cells: dict[tuple[str | float, ...], tuple[int, float]] = {}
+    for line, row in rows:
+        hours = _hours(path, line, row) if "hours" in row else math.nan
+        bits = _bits(path, line, row) if "bits" in row else math.nan
+        texts = {axis: row.get(axis, "") for axis in AXES}
+        key = (row[START], texts["language"], hours, texts["tier"], bits, texts["seed"])
+        if key in cells:
+            raise SprachbundError(
+                f"{path}:{line}: {_cell_name(key)} is there already, in line {cells[key][0]}; keep one"
+            )
+        cells[key] = line, _number(path, line, row, options.metric)
+    axes = [list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True)]
+    axes[0] = list(arms)
+    axes[1].sort()
+    axes[2].sort()
+    axes[4].sort(reverse=True)
+    values = np.full([len(axis) for axis in axes], np.nan)
+    for place, key in zip(np.ndindex(*values.shape), itertools.product(*axes), strict=True):
+        values[place] = cells.get(key, (0, math.nan))[1]
+    _check_whole(path, axes, values, uneven_seeds=options.uneven_seeds)
+    names = [tuple(axis) for axis in axes[1:]]
+    fields = dict(zip(("languages", "hours", "tiers", "bits", "seeds"), names, strict=True))
+    return Grid(arms=arms, better=options.better, metric=options.metric, values=values, **fields)
+
+
+def _check_whole(
+    path: Path, axes: Sequence[Sequence[str | float]], values: Values, *, uneven_seeds: bool
+) -> None:
+    """See that no cell is missing."""
+    empty: NDArray[np.bool_] = np.isnan(values)
+    if uneven_seeds:
+        axes, empty = [*axes[:-1], [""]], np.all(empty, axis=-1, keepdims=True)
+    missing = [key for key, gone in zip(itertools.product(*axes), empty.ravel(), strict=True) if gone]
+    if not missing:
+        return
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    whole_cells = np.isnan(values).all(-1).any()
+    told = "" if uneven_seeds or whole_cells else ", or allow cells to have different seeds by --uneven-seeds"
+    raise SprachbundError(
+        f"{path}: {len(missing)} of {empty.size} cells are missing: "
+        f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, or read a part by --where{told}"
+    )
+
+
+def _cell_name(key: Sequence[str | float]) -> str:
+    """A cell in words, without axes that are constant because they have no column."""
+    start, language, hours, tier, bits, seed = key
+    parts = [start, language, f"{hours:g} h", tier, f"{bits:g} bits", f"seed {seed}" if seed else ""]
+    return " ".join(str(part) for part in parts if part and not str(part).startswith("nan"))
+
+
+# What a finished cell leaves behind: its scores with all that decided them, and counts of every utterance.
+#
+# A cell is finished when its manifest stands; the manifest is written last, and whole or not at all.
+# Shapes: C tiers, Q bit widths, N utterances, K counts of the metric.
+
+CELL_FILE = "cell.json"
+COUNTS_FILE = "counts.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellScores:
+    """What a cell function gives back.
+
+    Attributes:
+        counts: (C, Q, N, K) statistics of the metric for every utterance, tiers and bits in the order of the grid.
+        ids: N, of the utterances.
+        metric: as `sprachbund.evaluation.metrics` names it.
+        text: what it was given, "raw" or "normalized" texts.
+        parts: "encoder", "decoder", "joint", "tokenizer" to what tells one from another, of what the cell started from.
+        training: how its training went: where it converged, on how much data.
+    """
+
+    counts: Counts
+    ids: Sequence[str]
+    metric: str
+    text: str = "raw"
+    parts: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Score(Strict):
+    """The score of a cell at a tier and a bit width."""
+
+    tier: str
+    bits: int
+    value: float
+
+
+class CellManifest(Strict):
+    """A finished cell.
+
+    Attributes:
+        cell: which.
+        metric: its name.
+        better: which scores are, "lower" or "higher".
+        signature: all that decides the metric, and what texts it was given.
+        scores: at every tier and bit width.
+        parts: see `CellScores`.
+        training: see `CellScores`.
+        utterances: scored.
+        took_s: seconds.
+        commit: of the source tree.
+        machine: where it ran.
+        versions: of the libraries.
+        created: when, UTC.
+    """
+
+    cell: Cell
+    metric: str
+    better: str
+    signature: str
+    scores: tuple[Score, ...]
+    parts: dict[str, str]
+    training: dict[str, Any]
+    utterances: int
+    took_s: float
+    commit: str | None = Field(default_factory=hashes.commit)
+    machine: dict[str, str | int] = Field(default_factory=hashes.machine)
+    versions: dict[str, str] = Field(default_factory=hashes.versions)
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def value(self, tier: str, bits: int) -> float | None:
+        """The score there, None if it was not asked for."""
+        return next((s.value for s in self.scores if (s.tier, s.bits) == (tier, bits)), None)
+
+
+def write_cell(folder: Path, cell: Cell, grid: StudyGrid, found: CellScores, took_s: float) -> CellManifest:
+    """Write counts and manifest of a cell.
+
+    Raises:
+        SprachbundError: for counts that are not those of the grid.
+    """
+    wanted = (len(grid.tiers), len(grid.bits), len(found.ids))
+    if found.counts.shape[:3] != wanted or not found.ids:
+        raise SprachbundError(
+            f"{cell}: counts are {found.counts.shape[:3]}, the grid has {wanted} tiers, bit widths and utterances"
+        )
+    how = metric(found.metric, cell.language)
+    places = [(c, q) for c in range(len(grid.tiers)) for q in range(len(grid.bits))]
+    scores = tuple(
+        Score(tier=grid.tiers[c], bits=grid.bits[q], value=float(how.score(found.counts[c, q].sum(0))))
+        for c, q in places
+    )
+    manifest = CellManifest(
+        cell=cell,
+        metric=how.name,
+        better="higher" if how.higher_is_better else "lower",
+        signature=f"{how.signature}|text:{found.text}",
+        scores=scores,
+        parts=dict(found.parts),
+        training=dict(found.training),
+        utterances=len(found.ids),
+        took_s=round(took_s, 1),
+    )
+    counts = {"counts": found.counts, "ids": np.array(found.ids)}
+    write_arrays(folder / COUNTS_FILE, counts, compressed=True)
+    write_json(folder / CELL_FILE, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def read_cell(folder: Path) -> CellManifest | None:
+    """The manifest of a cell, None for one that is not finished.
+
+    Raises:
+        SprachbundError: for one that is broken.
+    """
+    path = folder / CELL_FILE
+    if not path.exists():
+        return None
+    return read_model(path, CellManifest, advice="delete it, and the cell is made again")
+
+
+def read_counts(folder: Path) -> tuple[Counts, list[str]]:
+    """Counts (C, Q, N, K) and ids (N) of a finished cell. Raises SprachbundError when they cannot be read."""
+    path = folder / COUNTS_FILE
+    advice = f"delete {folder / CELL_FILE}, and the cell is made again"
+    found = load_arrays(path, advice=advice)
+    if found.keys() != {"counts", "ids"} or found["counts"].ndim != 4 or found["ids"].ndim != 1:
+        raise SprachbundError(f"{path} does not hold counts and ids; {advice}")
+    if found["counts"].shape[2] != len(found["ids"]) or found["counts"].dtype.kind not in "fiu":
+        raise SprachbundError(
+            f"{path} has counts {found['counts'].shape} of {len(found['ids'])} utterances; {advice}"
+        )
+    return found["counts"], found["ids"].tolist()
+
+
+def finished_cells(grid: StudyGrid, out: Path) -> list[CellManifest]:
+    """Manifests of the grid's cells that are finished and scored at all its tiers and bits, in the grid's order."""
+    found = (read_cell(cell.folder(out)) for cell in grid.cells())
+    return [one for one in found if one is not None and is_whole(one, grid)]
+
+
+def is_whole(manifest: CellManifest, grid: StudyGrid) -> bool:
+    """Whether a cell was scored at every tier and bit width of a grid."""
+    return all(manifest.value(tier, bits) is not None for tier in grid.tiers for bits in grid.bits)
+
+
+def rows_of(manifests: Sequence[CellManifest], grid: StudyGrid) -> list[dict[str, Any]]:
+    """Rows of the table that `read_results` reads, one for each cell, tier and bit width."""
+    named = [name for name in (ENCODER, *PARTS) if all(name in one.parts for one in manifests)]
+    return [
+        {
+            **one.cell.model_dump(include={"start", "language", "hours"}),
+            "tier": tier,
+            "bits": bits,
+            "seed": one.cell.seed,
+            "value": one.value(tier, bits),
+            **{name: one.parts[name] for name in named},
+        }
+        for one in manifests
+        for tier in grid.tiers
+        for bits in grid.bits
+    ]

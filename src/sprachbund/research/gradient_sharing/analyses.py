@@ -1,0 +1,348 @@
+"""Analysis A of arXiv 2603.25836: which languages pull together, from the cosines of their mean gradients."""
+
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.sharing_plan import Evidence
+
+Clustering = Literal["ward", "kmeans"]
+Partition = tuple[tuple[int, ...], ...]
+"""Groups of indexes, each sorted, the groups by their first index."""
+
+FEW = 4
+"""Up to so many languages make two groups; a silhouette over fewer means little."""
+
+NUM_STARTS = 10
+_SAME = 1e-6
+_MAX_SEED = 2**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """How languages group in a module.
+
+    Attributes:
+        partition: the groups; a single one when the languages do not differ or the veto joined all.
+        before_veto: the groups as clustered.
+        silhouette: of the groups before the veto, None where it is not defined.
+        silhouettes: of every number of groups that was tried.
+        spread: mean distance between languages of different groups, before the veto.
+    """
+
+    partition: Partition
+    before_veto: Partition
+    silhouette: float | None
+    silhouettes: dict[int, float] = field(default_factory=dict)
+    spread: float
+
+    @property
+    def separation(self) -> float:
+        """Silhouette times spread; the spread alone where there is no silhouette, as with two languages."""
+        return (1.0 if self.silhouette is None else self.silhouette) * self.spread
+
+
+def find_groups(
+    means: np.ndarray,
+    similarity: np.ndarray,
+    *,
+    num_groups: int | None = None,
+    clustering: Clustering = "ward",
+    veto: float | None = None,
+    seed: int = 0,
+) -> Groups:
+    """Group languages.
+
+    Args:
+        means: (L, d) mean gradients, at least two.
+        similarity: (L, L) their cosines S; the distance is 1 - S.
+        num_groups: K; None takes 2 for up to four languages, else what has the best silhouette of 2 to L - 1.
+        clustering: Ward linkage on the distances, or k-means on the means.
+        veto: groups whose mean similarity is above are merged, the most similar ones first; None merges none.
+        seed: of k-means.
+
+    Languages that do not differ at all (every distance below 1e-6) are one group, whatever K.
+    """
+    count = len(means)
+    distances = 1 - similarity
+    if distances.max() < _SAME:
+        whole = (tuple(range(count)),)
+        return Groups(partition=whole, before_veto=whole, silhouette=None, spread=0.0)
+    tried = [num_groups] if num_groups else [2] if count <= FEW else range(2, count)
+    found = {k: cluster(means, distances, k, clustering, seed) for k in tried}
+    scores = {k: silhouette(distances, partition) for k, partition in found.items()}
+    best = max(found, key=lambda k: (-np.inf if scores[k] is None else round(scores[k], 9), -k))  # type: ignore[arg-type]
+    return Groups(
+        partition=merge_alike(found[best], similarity, veto),
+        before_veto=found[best],
+        silhouette=scores[best],
+        silhouettes={k: score for k, score in scores.items() if score is not None},
+        spread=spread(distances, found[best]),
+    )
+
+
+def cluster(
+    means: np.ndarray, distances: np.ndarray, num_groups: int, clustering: Clustering, seed: int
+) -> Partition:
+    """K groups by Ward linkage on the distances (L, L) or k-means on the means (L, d)."""
+    if clustering == "ward":
+        from scipy.cluster.hierarchy import cut_tree
+
+        return _partition(cut_tree(ward_tree(distances), n_clusters=num_groups).ravel())
+    from sklearn.cluster import KMeans
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer different means than groups: the groups say so themselves
+        kmeans = KMeans(n_clusters=num_groups, n_init=NUM_STARTS, random_state=seed % _MAX_SEED)
+        return _partition(kmeans.fit_predict(means))
+
+
+def ward_tree(distances: np.ndarray) -> np.ndarray:
+    """Ward linkage on distances (L, L), as scipy writes trees: (L - 1, 4)."""
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    tree: np.ndarray = linkage(squareform(distances, checks=False), "ward")
+    return tree
+
+
+def silhouette(distances: np.ndarray, partition: Partition) -> float | None:
+    """Mean silhouette of groups on distances (L, L); None for one group, or as many groups as languages."""
+    if not 2 <= len(partition) < len(distances):
+        return None
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(distances, labels(partition), metric="precomputed"))
+
+
+def spread(distances: np.ndarray, partition: Partition) -> float:
+    """Mean distance between languages of different groups; 0 for one group."""
+    group_of = labels(partition)
+    apart = group_of[:, None] != group_of[None, :]
+    return float(distances[apart].mean()) if apart.any() else 0.0
+
+
+def merge_alike(partition: Partition, similarity: np.ndarray, veto: float | None) -> Partition:
+    """The groups without pairs whose mean similarity is above the veto: the most similar are joined first."""
+    groups = [list(group) for group in partition]
+    while veto is not None and len(groups) > 1:
+        alike = {
+            (a, b): float(similarity[np.ix_(groups[a], groups[b])].mean())
+            for a, b in itertools.combinations(range(len(groups)), 2)
+        }
+        a, b = max(alike, key=lambda pair: alike[pair])
+        if alike[a, b] <= veto:
+            break
+        groups[a] += groups.pop(b)
+    return _sorted(groups)
+
+
+def agreement(one: Partition, other: Partition) -> float:
+    """Adjusted Rand index: 1 for the same groups, about 0 for unrelated ones."""
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(labels(one), labels(other)))
+
+
+def labels(partition: Partition) -> np.ndarray:
+    """Group index of each language: (L,)."""
+    found = np.empty(sum(map(len, partition)), dtype=int)
+    for index, group in enumerate(partition):
+        found[list(group)] = index
+    return found
+
+
+def _partition(labels: np.ndarray) -> Partition:
+    return _sorted([np.flatnonzero(labels == label).tolist() for label in np.unique(labels)])
+
+
+def _sorted(groups: Sequence[Sequence[int]]) -> Partition:
+    return tuple(sorted(tuple(sorted(group)) for group in groups))
+
+
+# How alike the gradients of languages are: cosines between their means, and between their single vectors.
+#
+# Notation of arXiv 2603.25836: L languages, N_l vectors of language l as unit rows of U_l (N_l, d).
+
+Rows = Sequence[np.ndarray]
+"""One float64 (N_l, d) of unit rows for each of L languages."""
+
+MIN_TO_HALVE = 4
+"""Vectors of a language that half samples need: a half must still hold a pair."""
+
+_VANISHES = 1e-9
+
+
+def ordered_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows in an order of their own, so that nothing depends on the order in the file, to the last bit."""
+    return rows[np.lexsort(rows.T[::-1])].astype(np.float64)
+
+
+def means(rows: Rows) -> np.ndarray:
+    """Mean gradient direction m_l of each language: (L, d)."""
+    return np.stack([unit.mean(0) for unit in rows])
+
+
+def similarity(means: np.ndarray, languages: Sequence[str], module: str) -> np.ndarray:
+    """S, cosines between the languages' mean gradients (L, d): (L, L), ones on the diagonal.
+
+    Raises:
+        SprachbundError: when the gradients of a language cancel out, so that they have no direction.
+    """
+    norms = np.linalg.norm(means, axis=1)
+    for language, norm in zip(languages, norms, strict=True):
+        if norm < _VANISHES:
+            raise SprachbundError(
+                f"the gradients of {language} in {module} cancel out, so their mean has no direction; "
+                "collect more utterances of it, or leave the module out"
+            )
+    directions = means / norms[:, None]
+    cosines = np.clip(directions @ directions.T, -1, 1)
+    np.fill_diagonal(cosines, 1)
+    return (cosines + cosines.T) / 2
+
+
+def mean_cosines(rows: Rows) -> np.ndarray:
+    """s_lk, mean cosine of rows of l with rows of k, (L, L); on the diagonal a row never meets itself.
+
+    Needs two rows of each language. With unit rows the sum over all pairs is the product of the two sums, and
+    each of the N pairs of a row with itself counts 1.
+    """
+    counts = np.array([len(unit) for unit in rows], dtype=float)
+    centres = means(rows)
+    cosines = centres @ centres.T
+    np.fill_diagonal(cosines, (np.diag(cosines) * counts**2 - counts) / (counts * (counts - 1)))
+    return np.clip(cosines, -1, 1)
+
+
+def half_samples(rows: Rows, draws: int, seed: int) -> Iterator[list[np.ndarray]]:
+    """Random halves of every language's rows, without replacement.
+
+    The spread of a mean over such halves around the full sample's mean is the standard error of the full sample;
+    drawing with replacement instead would pair rows with themselves.
+    """
+    random = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield [unit[random.permutation(len(unit))[: len(unit) // 2]] for unit in rows]
+
+
+# Analysis B of arXiv 2603.25836: how much of a module stays shared, and which module to split.
+
+THRESHOLDS = (0.05, 0.15)
+RATIOS = (0.75, 0.5, 0.25)
+ChooseBy = Literal["purity", "separation"]
+
+
+def self_and_cross(mean_cosines: np.ndarray) -> tuple[float, float]:
+    """S_self and S_cross: means of s_lk (L, L) on the diagonal and beside it."""
+    beside = ~np.eye(len(mean_cosines), dtype=bool)
+    return float(np.diag(mean_cosines).mean()), float(mean_cosines[beside].mean())
+
+
+def purities(mean_cosines: np.ndarray) -> np.ndarray:
+    """s_ll / (s_ll + mean over k of s_lk), (L,): 1/2 where a language is as near to others as to itself.
+
+    A cosine below 0 counts as 0, or the share would leave 0 to 1; where both are 0 nothing is said: 1/2.
+    """
+    count = len(mean_cosines)
+    own = np.diag(mean_cosines)
+    cross = np.maximum((mean_cosines.sum(1) - own) / (count - 1), 0)
+    own = np.maximum(own, 0)
+    total = own + cross
+    return np.where(total > 0, own / np.where(total > 0, total, 1), 0.5)
+
+
+def shared_ratio(
+    delta: float, thresholds: Sequence[float] = THRESHOLDS, ratios: Sequence[float] = RATIOS
+) -> float:
+    """rho for a conflict delta: the first ratio below the first threshold, the last one from the last on."""
+    return ratios[int(np.searchsorted(thresholds, delta, side="right"))]
+
+
+def ranked(modules: Mapping[str, Evidence], choose_by: ChooseBy) -> list[str]:
+    """Modules, the one to split first in front; of equals the one named first.
+
+    "purity", as published: lowest mean purity among those whose self similarity is above the median; the others
+    follow. A module in which all languages simply agree has a low purity too, hence "separation": the highest.
+    """
+    if choose_by == "separation":
+        return sorted(modules, key=lambda name: -modules[name].separation)
+    median = median_self_similarity(modules)
+    return sorted(modules, key=lambda name: (modules[name].self_similarity <= median, modules[name].purity))
+
+
+def median_self_similarity(modules: Mapping[str, Evidence]) -> float:
+    """Over all modules; the published choice looks only at those above."""
+    return float(np.median([evidence.self_similarity for evidence in modules.values()]))
+
+
+# Analysis C of arXiv 2603.25836: where the gradients' energy lies, and how far languages' subspaces turn
+# away.
+
+MAX_COMPONENTS = 30
+NUM_ENERGY_COMPONENTS = 10
+NUM_DIRECTIONS = 10
+RIDGE = 0.1
+
+
+def energies(rows: Rows) -> np.ndarray:
+    """E_l, energy of each language in the first 10 common directions, as shares that sum to 1: (L,).
+
+    All rows are stacked, not centred, and decomposed into min(30, N - 1, d) directions v_c; the energy of a
+    language on one is ||U_l v_c||^2 / N_l, so that a language with more vectors does not weigh more.
+    """
+    stacked = np.concatenate(rows)
+    count = min(MAX_COMPONENTS, len(stacked) - 1, stacked.shape[1])
+    directions = np.linalg.svd(stacked, full_matrices=False)[2][:count]
+    by_component = np.stack([np.square(unit @ directions.T).mean(0) for unit in rows])  # (L, components)
+    energy = by_component[:, :NUM_ENERGY_COMPONENTS].sum(1)
+    return energy / energy.sum()
+
+
+def principal_angles_deg(rows: Rows, num_directions: int = NUM_DIRECTIONS) -> np.ndarray:
+    """Mean principal angle between the languages' main subspaces in degrees, (L, L): 0 the same, 90 apart.
+
+    A language's subspace is spanned by its first right singular vectors: 10, or as many as the smallest language
+    has vectors, or dimensions there are. Rows of two languages need no pairing for this.
+    """
+    count = min(num_directions, *(min(unit.shape) for unit in rows))
+    bases = [np.linalg.svd(unit, full_matrices=False)[2][:count] for unit in rows]
+    angles = np.zeros((len(rows), len(rows)))
+    for one, other in zip(*np.triu_indices(len(rows), 1), strict=True):
+        cosines = np.linalg.svd(bases[one] @ bases[other].T, compute_uv=False)
+        angles[one, other] = angles[other, one] = np.degrees(np.arccos(np.clip(cosines, 0, 1))).mean()
+    return angles
+
+
+def canonical_correlations(rows: Rows, num_directions: int = NUM_DIRECTIONS) -> np.ndarray:
+    """Mean of the first ridge canonical correlations between languages, (L, L), ones on the diagonal.
+
+    Observations are rows, variables dimensions; the ridge added to a covariance C is 0.1 tr(C) / d. The i-th row
+    of one language is taken to belong to the i-th of the other, and what one has more is left out. That holds only
+    if both were collected on translations of each other in the same order; else these numbers are chance. With
+    fewer rows than dimensions the chance is close to 1, so they tell languages apart poorly: prefer the angles.
+
+    Whitening is done in the space of rows, where each language is a matrix of rank min(N, d), so that no
+    (d, d) covariance is made.
+    """
+    count = min(len(unit) for unit in rows)
+    whitened = [_whitened(unit[:count]) for unit in rows]
+    found = np.eye(len(rows))
+    for one, other in zip(*np.triu_indices(len(rows), 1), strict=True):
+        values = np.linalg.svd(whitened[one].T @ whitened[other], compute_uv=False)[:num_directions]
+        found[one, other] = found[other, one] = values.mean() if len(values) else 0.0
+    return found
+
+
+def _whitened(unit: np.ndarray) -> np.ndarray:
+    """Orthonormal row-space coordinates scaled by s / sqrt(s^2 + ridge): (N, rank)."""
+    left, values, _ = np.linalg.svd(unit - unit.mean(0), full_matrices=False)
+    variances = values**2 / len(unit)
+    ridge = RIDGE * variances.sum() / unit.shape[1]
+    total = variances + ridge
+    return left * np.sqrt(np.divide(variances, total, out=np.zeros_like(total), where=total > 0))

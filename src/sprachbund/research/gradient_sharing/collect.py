@@ -1,0 +1,407 @@
+"""Gradient sketches of a checkpoint, language by language: the evidence that everything in this room works on.
+
+The vectors are numbered, each a function of its number alone, and kept in blocks in a folder until all are there. So
+a collection that was killed goes on with the blocks that are missing, processes and machines share them out by
+number, and the vectors come out the same. Shapes: N vectors of a language, d dimensions of a sketch.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.models.io import load
+from sprachbund.research.gradient_sharing.gradients import (
+    Fits,
+    Granularity,
+    Objective,
+    Projection,
+    Row,
+    Spoken,
+    choose_modules,
+    choose_rows,
+    decoder_loss,
+    fits,
+    gradients,
+    make_projection,
+    normalised,
+    probing,
+)
+from sprachbund.research.gradient_sharing.sketches import CollectOptions, Cost, Sketches
+from sprachbund.util.files import read_object, write_text
+from sprachbund.util.jobs import Progress, run_processes
+from sprachbund.util.memory import keep_freed_memory
+from sprachbund.util.tensors import load_arrays, write_arrays
+
+# Finished vectors on disk, block by block: what makes a collection survive being killed or shared out.
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Vectors that are made together and kept in one file.
+
+    Attributes:
+        key: language or pair.
+        vectors: their numbers.
+        path: of the file, there when they are made.
+    """
+
+    key: str
+    vectors: range
+    path: Path
+
+    @property
+    def made(self) -> bool:
+        """Whether it is finished."""
+        return self.path.exists()
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays by name."""
+        write_arrays(self.path, arrays)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The arrays. Raises SprachbundError when they are not there or broken."""
+        if not self.made:
+            raise SprachbundError(f"{self.path} is missing; run the command again, it goes on")
+        return load_arrays(self.path, advice="delete it, and run the command again")
+
+
+def divide(keys: Sequence[str], num_vectors: int, size: int, directory: Path) -> Iterator[Block]:
+    """Blocks of at most `size` vectors, `num_vectors` for every key."""
+    number = 0
+    for key in keys:
+        for start in range(0, num_vectors, size):
+            vectors = range(start, min(start + size, num_vectors))
+            yield Block(key=key, vectors=vectors, path=directory / f"block.{number:06d}.npz")
+            number += 1
+
+
+def begin(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Make the folder, or see that it was begun with the same settings, so that two collections never mix.
+
+    Raises:
+        SprachbundError: begun with others; the first that differs is named.
+    """
+    path = directory / SETTINGS
+    wanted = json.loads(json.dumps(settings))
+    advice = f"delete {directory} or name another --out"
+    known = read_object(path, advice=advice) if path.exists() else wanted
+    for name, value in wanted.items():
+        if known.get(name) != value:
+            raise SprachbundError(
+                f"{directory} was begun with {name} {known.get(name)}, not {value}; delete it or name another --out"
+            )
+    write_text(path, json.dumps(wanted, indent=1))
+
+
+_SECONDS = "seconds"
+_PROBE = 1 << 16
+"""Coordinates that the projection is timed on."""
+
+
+class Collection:
+    """A collection of sketches, prepared.
+
+    Args:
+        model: satisfies the objective; the default one needs a family with a text decoder.
+        manifests: the data.
+        options: see `CollectOptions`.
+        parts: folder that keeps finished blocks.
+        identity: whatever else decides the result, such as the model's hash.
+        objective: the loss that is differentiated.
+        fits: whether the model takes an utterance.
+
+    Raises:
+        SprachbundError: a pattern without a module, a language with too few utterances or unknown, or a folder
+            begun with other settings.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        manifests: Sequence[Manifest],
+        options: CollectOptions,
+        parts: Path,
+        *,
+        identity: Mapping[str, Any] | None = None,
+        objective: Objective = decoder_loss,
+        fits: Fits = fits,
+    ) -> None:
+        self.model, self.manifests, self.options, self.parts = model, manifests, options, parts
+        self.objective, self.identity = objective, dict(identity or {})
+        side = "decoder" if options.by == "target" else "encoder"
+        self.modules = choose_modules(model, options.modules, whole_layers=options.whole_layers, side=side)
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for inside in self.modules.values() for name, parameter in inside.items()
+        }
+        self.num_coordinates = sum(p.numel() for p in self.parameters.values())
+        chosen = choose_rows(
+            model,
+            manifests,
+            by=options.by,
+            count=options.utterances,
+            seed=options.seed,
+            languages=options.languages,
+            targets=options.targets,
+            fits=fits,
+        )
+        self.rows, self.passed_over = chosen.rows, chosen.passed_over
+        self.projection: Projection = make_projection(options.projection, options.dimensions, options.seed)
+        size = self.projection.block(self.num_coordinates)
+        self.blocks = list(divide(list(self.rows), options.vectors, size, parts))
+        begin(parts, self._settings())
+
+    def cost(self) -> Cost:
+        """What is left to do; makes two passes to see how long one takes."""
+        options = self.options
+        left = sum(len(block.vectors) for block in self.blocks if not block.made)
+        vectors = len(self.rows) * options.vectors
+        block = len(self.blocks[0].vectors)
+        per_vector = options.accumulate * self._pass_s() + self._projection_s(block) if left else 0.0
+        return Cost(
+            passes=self.passes,
+            passes_left=left * options.accumulate,
+            parameters=self.num_coordinates,
+            seconds=left * per_vector,
+            file_bytes=4 * vectors * len(self.modules) * options.dimensions,
+            memory_bytes=4 * self.num_coordinates * (block + 2),
+        )
+
+    def run(
+        self,
+        share: tuple[int, int] = (0, 1),
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Make the blocks that are missing, of them every `share[1]`-th from number `share[0]` on.
+
+        Args:
+            share: rank and number of processes.
+            progress: called with passes made and passes in all, other processes' among them.
+
+        Raises:
+            SprachbundError: a gradient that is zero or not finite; the language and the module are named.
+        """
+        with probing(self.model, self.parameters.values()):
+            for block in self.blocks[share[0] :: share[1]]:
+                if not block.made:
+                    self._make(block, progress)
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward, in all."""
+        return len(self.rows) * self.options.vectors * self.options.accumulate
+
+    @property
+    def passes_made(self) -> int:
+        """By all processes, in finished blocks."""
+        return sum(len(block.vectors) for block in self.blocks if block.made) * self.options.accumulate
+
+    def sketches(self, info: Mapping[str, Any] | None = None) -> Sketches:
+        """All vectors, when all blocks are there, and how they were made.
+
+        Raises:
+            SprachbundError: a block is missing or broken.
+        """
+        found: dict[str, dict[str, list[np.ndarray]]] = {m: {k: [] for k in self.rows} for m in self.modules}
+        seconds = 0.0
+        for block in self.blocks:
+            arrays = block.read()
+            seconds += float(arrays.pop(_SECONDS))
+            for module, array in arrays.items():
+                found[module][block.key].append(array)
+        vectors = {m: {k: np.concatenate(parts) for k, parts in keys.items()} for m, keys in found.items()}
+        return Sketches(vectors=vectors, info={**self._info(seconds), **(info or {})})
+
+    def _settings(self) -> dict[str, Any]:
+        """All that decides the vectors."""
+        digest = hashlib.sha256()
+        for key, rows in self.rows.items():
+            for row in rows:
+                digest.update(f"{key}\0{row.id}\0{row.target}\n".encode())
+        chosen = {"modules": list(self.modules), "chosen": digest.hexdigest()}
+        return {**asdict(self.options), **self.identity, **chosen}
+
+    def _make(self, block: Block, progress: Callable[[int, int], None]) -> None:
+        began, made = time.monotonic(), self.passes_made
+        held: dict[str, dict[str, list[Tensor]]] = {m: {n: [] for n in p} for m, p in self.modules.items()}
+        for number, vector in enumerate(block.vectors, start=1):
+            batches = self._batches(block.key, vector)
+            gradient = gradients(self.model, batches, self.parameters, self.objective)
+            for module, waiting in held.items():
+                for name, tensor in normalised(gradient, waiting, f"{block.key}, {module}").items():
+                    waiting[name].append(tensor)
+            progress(made + number * self.options.accumulate, self.passes)
+        arrays = {module: self._project(waiting) for module, waiting in held.items()}
+        block.write({**arrays, _SECONDS: np.array(time.monotonic() - began)})
+
+    def _project(self, tensors: Mapping[str, Sequence[Tensor]]) -> np.ndarray:
+        """Sketches (N, d) of a module: the sum over its tensors' sketches, of length one."""
+        sketches = [self.projection.project(n, torch.stack(list(t)).numpy()) for n, t in tensors.items()]
+        summed = np.sum(sketches, axis=0)
+        sketch: np.ndarray = (summed / np.linalg.norm(summed, axis=1, keepdims=True)).astype(np.float32)
+        return sketch
+
+    def _batches(self, key: str, vector: int) -> Iterator[list[Spoken]]:
+        size, accumulate = self.options.batch, self.options.accumulate
+        for number in range(vector * accumulate, (vector + 1) * accumulate):
+            rows: Sequence[Row] = self.rows[key][number * size : (number + 1) * size]
+            yield [row.read(self.manifests) for row in rows]
+
+    def _pass_s(self) -> float:
+        batch = next(self._batches(next(iter(self.rows)), 0))
+        with probing(self.model, self.parameters.values()):
+            for _ in range(2):  # the first one warms up
+                began = time.monotonic()
+                gradients(self.model, [batch], self.parameters, self.objective)
+        return time.monotonic() - began
+
+    def _projection_s(self, block: int) -> float:
+        """Of a vector, from a few of its coordinates."""
+        probe = np.ones((block, min(_PROBE, self.num_coordinates)), np.float32)
+        self.projection.project("", probe[:, :1])
+        began = time.monotonic()
+        self.projection.project("", probe)
+        return (time.monotonic() - began) * self.num_coordinates / probe.shape[1] / block
+
+    def _info(self, seconds: float) -> dict[str, Any]:
+        options, modules = self.options, dict(self.model.named_modules())
+        widths = {
+            name: getattr(getattr(modules[name], "expand", None), "out_features", None)
+            for name in self.modules
+        }
+        cost = {"passes": self.passes, "seconds": round(seconds, 1), "parameters": self.num_coordinates}
+        return {
+            "seed": options.seed,
+            "granularity": "pair" if options.by == "pair" else "language",
+            "side": {name: _side(name, options.by) for name in self.modules},
+            "inner_width": {name: width for name, width in widths.items() if width is not None},
+            "num_utterances": {key: len(rows) for key, rows in self.rows.items()},
+            "passed_over": dict(self.passed_over),
+            "targets": sorted({row.target for rows in self.rows.values() for row in rows}),
+            "projection": options.projection,
+            "dimensions": options.dimensions,
+            "batch": options.batch,
+            "accumulate": options.accumulate,
+            "cost": cost,
+            **self.identity,
+        }
+
+
+def _side(module: str, by: Granularity) -> str:
+    if by != "pair":
+        return by
+    return "target" if module.split(".")[0] == "decoder" else "source"
+
+
+# Sharing a collection out among processes: of this machine, or those that torchrun started on several.
+#
+# Every process loads the model and makes the blocks whose numbers are its own; nothing is exchanged but
+# files, so machines need a common file system.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A collection that any process can prepare for itself.
+
+    Attributes:
+        model: path of a model directory, or its name.
+        data: corpora.
+        options: see `CollectOptions`.
+        parts: folder that keeps finished blocks.
+        identity: whatever else decides the result.
+        device: where to compute, as torch names it.
+        threads: to compute with in each process.
+    """
+
+    model: str
+    data: tuple[Path, ...]
+    options: CollectOptions
+    parts: Path
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 1
+
+    def prepare(self) -> Collection:
+        """Load what it needs. Raises SprachbundError as `Collection` does, or for a device that is not there."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        keep_freed_memory()
+        model: Any = load(self.model)
+        try:
+            model = model.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise SprachbundError(f"device {self.device!r} cannot be used ({reason}); try cpu") from error
+        manifests = [Manifest(path) for path in self.data]
+        return Collection(model, manifests, self.options, self.parts, identity=self.identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which of how many processes, started from outside, this one is."""
+
+    rank: int
+    count: int
+    wait: Callable[[], object]
+    """Return when all of them have come here."""
+
+
+@contextmanager
+def shared() -> Iterator[Share]:
+    """This process among those of torchrun; alone without it."""
+    from torch import distributed
+
+    if not distributed.is_torchelastic_launched():
+        yield Share(rank=0, count=1, wait=lambda: None)
+        return
+    distributed.init_process_group("gloo")
+    try:
+        yield Share(rank=distributed.get_rank(), count=distributed.get_world_size(), wait=distributed.barrier)
+    finally:
+        distributed.destroy_process_group()
+
+
+def run_job(
+    job: Job,
+    collection: Collection,
+    workers: int,
+    progress: Progress,
+    *,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Make all blocks of a job with so many processes.
+
+    Args:
+        job: what every process prepares.
+        collection: the same, prepared here, to watch.
+        workers: number of processes.
+        progress: called with passes made and passes in all.
+        share: rank and number of the processes that were started from outside.
+
+    Raises:
+        SprachbundError: what the first process to fail raised, or that one died.
+    """
+    rank, count = share
+    shares = [(rank * workers + number, count * workers) for number in range(workers)]
+    run_processes(
+        partial(_make_blocks, job), shares, lambda: progress(collection.passes_made, collection.passes)
+    )
+
+
+def _make_blocks(job: Job, share: tuple[int, int], progress: Progress) -> None:
+    job.prepare().run(share, progress=progress)

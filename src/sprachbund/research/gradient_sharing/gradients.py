@@ -1,0 +1,525 @@
+"""What a model's gradient is on given utterances, module by module: what languages are compared by.
+
+The loss is the decoder's cross-entropy alone, without label smoothing: smoothing, CTC and language heads pull all
+languages the same way. What the decoder is given (the language tag, a prompt) is never a target.
+Shapes: B utterances, U tokens of a row, V vocabulary.
+"""
+
+import difflib
+import hashlib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain, islice, zip_longest
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Features, Target
+from sprachbund.models.splitting import start_route
+
+FEED_FORWARDS = ("feed_forward_out", "feed_forward")
+"""Second feed-forward of a conformer's layers; the one feed-forward of plain layers."""
+NOISE = 1e-6
+"""A tensor whose gradient is so small beside the largest of its module holds rounding errors only: biases before a
+softmax, for one. Normalised it would count as much as any other, so it counts as zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """An utterance and what is to be written of it.
+
+    Attributes:
+        samples: (num_samples,) float32 at 16 kHz, mono.
+        text: in the language `target`.
+        source: BCP-47 tag of the speech.
+        target: BCP-47 tag of the text.
+    """
+
+    samples: np.ndarray
+    text: str
+    source: str
+    target: str
+
+
+class Objective(Protocol):
+    """The one thing a model has to have: a differentiable loss of utterances."""
+
+    def __call__(self, model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]:
+        """Loss summed over target tokens, and how many tokens were counted."""
+        ...
+
+
+def decoder_loss(model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]:
+    """`Objective` of the families with a text decoder: cross-entropy of what follows the prompt."""
+    targets = [Target(language=u.target, source=u.source) for u in utterances]
+    prompts = [model.prompt(target) for target in targets]
+    rows = [p + target_tokens(model, u.text, u.target) for p, u in zip(prompts, utterances, strict=True)]
+    memory = model.encode(_features(model, utterances))
+    device = memory.states.device
+    tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
+    places = torch.arange(1, tokens.shape[1], device=device)
+    first = torch.tensor([len(p) for p in prompts], device=device)[:, None]
+    end = torch.tensor([len(row) for row in rows], device=device)[:, None]
+    counted = (places >= first) & (places < end)
+    route = start_route(model, targets, device)
+    hidden = model.decoder(tokens[:, :-1], memory.states, memory.num_frames, route)
+    logits = model.decoder.logits(hidden[counted]).float()
+    return F.cross_entropy(logits, tokens[:, 1:][counted], reduction="sum"), int(counted.sum())
+
+
+def target_tokens(model: Any, text: str, language: str) -> list[int]:
+    """Tokens of a text as the model is taught to write it, the end included.
+
+    Raises:
+        SprachbundError: a family that has no such rows.
+    """
+    if model.name == "conformer":
+        return [*model.tokenizer.encode(text), model.end_token]
+    if model.name == "whisper":
+        from sprachbund.models.whisper.model import target_tokens as whisper_tokens
+
+        return whisper_tokens(model, text, language)
+    if hasattr(model, "target_tokens"):
+        return list(model.target_tokens(text))
+    raise SprachbundError(
+        f"family {model.name!r} does not say which tokens it is taught; give the collection an objective of your own"
+    )
+
+
+def _features(model: Any, utterances: Sequence[Spoken]) -> Features:
+    """Features of utterances whose languages are told, on the model's device."""
+    features: Features = model.features([u.samples for u in utterances])
+    heard = list(model.source_languages)
+    device = next(model.parameters()).device
+    return Features(
+        values=features.values.to(device),
+        num_frames=features.num_frames.to(device),
+        source_language=torch.tensor([heard.index(u.source) for u in utterances], device=device),
+    )
+
+
+def choose_modules(
+    model: nn.Module, patterns: Sequence[str] = (), *, whole_layers: bool = False, side: str = "encoder"
+) -> dict[str, dict[str, nn.Parameter]]:
+    """Module name to its trainable parameters under their full names, in the model's order.
+
+    Args:
+        model: any module.
+        patterns: of names as `named_modules` gives them; `*` stands for anything between two dots. None given:
+            the second feed-forward, or the only one, of every layer.
+        whole_layers: every layer as a whole, where no patterns are given.
+        side: "encoder" or "decoder", whose layers are meant where no patterns are given.
+
+    Raises:
+        SprachbundError: a pattern that no module with trainable parameters matches; the nearest are named.
+    """
+    modules = dict(model.named_modules())
+    if not patterns:
+        layers = f"{side}.layers.*"
+        choices = [layers] if whole_layers else [f"{layers}.{name}" for name in FEED_FORWARDS]
+        patterns = [p for p in choices if _matching(modules, p)][:1] or choices[:1]
+    found = {name: None for pattern in patterns for name in _matched(modules, pattern)}
+    return {name: _parameters(name, modules[name]) for name in modules if name in found}
+
+
+def _matched(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    found = _matching(modules, pattern)
+    if not found:
+        trained = (name for name, module in modules.items() if name and _parameters(name, module))
+        general = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in trained)
+        as_deep = [name for name in general if name.count(".") == pattern.count(".")]
+        nearest = difflib.get_close_matches(pattern, as_deep or list(general), n=5, cutoff=0.0)
+        raise SprachbundError(
+            f"no module with trainable parameters matches {pattern!r}; nearest: {', '.join(nearest)}"
+        )
+    return found
+
+
+def _matching(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    wanted = pattern.split(".")
+    return [
+        name
+        for name, module in modules.items()
+        if name
+        and len(parts := name.split(".")) == len(wanted)
+        and all(map(fnmatchcase, parts, wanted))
+        and _parameters(name, module)
+    ]
+
+
+def _parameters(name: str, module: nn.Module) -> dict[str, nn.Parameter]:
+    return {f"{name}.{inner}": p for inner, p in module.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def probing(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """The model without dropout, and nothing but `parameters` tracked; as it was before when left."""
+    trained, tracked = model.training, [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        model.requires_grad_(False).train(trained)
+        for parameter in tracked:
+            parameter.requires_grad_(True)
+
+
+def gradients(
+    model: nn.Module,
+    batches: Iterable[Sequence[Spoken]],
+    parameters: Mapping[str, nn.Parameter],
+    objective: Objective = decoder_loss,
+    *,
+    after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, Tensor]:
+    """Sum over batches of the gradient of the loss per target token, fp32, flat, on the CPU.
+
+    To be called within `probing`.
+    """
+    sums: dict[str, Tensor] = {}
+    for utterances in batches:
+        total, count = objective(model, utterances)
+        found = torch.autograd.grad(total / max(count, 1), list(parameters.values()), allow_unused=True)
+        for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
+            new = torch.zeros_like(parameter) if gradient is None else gradient
+            sums[name] = sums[name] + new.float() if name in sums else new.float()
+        after_batch()
+    return {name: value.flatten().cpu() for name, value in sums.items()}
+
+
+def normalised(gradient: Mapping[str, Tensor], names: Iterable[str], where: str) -> dict[str, Tensor]:
+    """A module's tensors, each of length one; those without a gradient are zero.
+
+    Args:
+        gradient: of all parameters.
+        names: of the module's parameters.
+        where: language and module, for messages.
+
+    Raises:
+        SprachbundError: a gradient is not finite, or all are zero.
+    """
+    norms = {name: float(torch.linalg.vector_norm(gradient[name].double())) for name in names}
+    if not all(map(np.isfinite, norms.values())):
+        raise SprachbundError(
+            f"{where}: a gradient is not finite; the checkpoint or an utterance is broken, "
+            "see whether its loss is finite"
+        )
+    if not (largest := max(norms.values(), default=0.0)):
+        raise SprachbundError(
+            f"{where}: all gradients are zero; the module plays no part for this language, "
+            "leave one of the two out (--modules, --languages)"
+        )
+    return {
+        name: gradient[name] / norm if norm > NOISE * largest else torch.zeros_like(gradient[name])
+        for name, norm in norms.items()
+    }
+
+
+def exact_cosines(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """Cosine of two gradients of a module, each tensor normalised, without any projection."""
+    one, other = (
+        torch.cat([tensor.double() for tensor in normalised(g, g, "exact cosine").values()])
+        for g in (first, second)
+    )
+    return float(one @ other / (one.norm() * other.norm()))
+
+
+# Random projections of gradients, of which no matrix is ever held.
+#
+# A projection is a function of seed, parameter name and coordinate alone: the same for every language,
+# device and process, and remade piece by piece whenever it is needed. Random bits are the raw output of
+# the counter-based generator Philox, which no release of numpy changes.
+#
+# Either kind keeps inner products of unit vectors x, y on average, and spreads them by a variance of at
+# most (1 + <x, y>^2) / d. Shapes: N vectors, P coordinates of a parameter, d dimensions of a sketch.
+
+Kind = Literal["count", "gaussian"]
+_WORDS = 1 << 18
+"""Random 64-bit words made at a time: 2 MiB."""
+_SHARE = 4
+"""A word gives so many draws of 16 bits."""
+
+
+class Projection(Protocol):
+    """A random linear map for every parameter."""
+
+    dimensions: int
+
+    def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
+        """(N, d) float64 from float32 `vectors` (N, P) of the parameter called `name`."""
+        ...
+
+    def block(self, num_coordinates: int) -> int:
+        """How many vectors of so many coordinates in all are best projected together."""
+        ...
+
+
+def cosine_error(dimensions: int, cosine: float = 0.0) -> float:
+    """Standard deviation of a sketch's cosine about the exact one: (1 - cosine^2) / sqrt(d), to first order."""
+    return (1 - cosine**2) / math.sqrt(dimensions)
+
+
+def make_projection(kind: Kind, dimensions: int, seed: int) -> Projection:
+    """The projection of that kind."""
+    kinds = {"count": CountSketch, "gaussian": Gaussian}
+    return kinds[kind](dimensions=dimensions, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountSketch:
+    """Every coordinate is added, with a random sign, to one random dimension (Charikar, Chen, Farach-Colton 2004).
+
+    P steps instead of d P, and by its second moments no worse than a Gaussian: the variance of an inner product is
+    (1 + <x, y>^2 - 2 sum x_i^2 y_i^2) / d.
+
+    Attributes:
+        dimensions: d, at most 4096 so that 16 bits fall evenly enough on 2 d places.
+        seed: of all parameters' maps.
+    """
+
+    dimensions: int
+    seed: int
+
+    def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
+        """See `Projection`."""
+        places = 2 * self.dimensions
+        sums = np.zeros((len(vectors), places))
+        random = _generator(self.seed, name)
+        for start in range(0, vectors.shape[1], _WORDS * _SHARE):
+            piece = vectors[:, start : start + _WORDS * _SHARE]
+            words = random.random_raw(-(-piece.shape[1] // _SHARE)).astype("<u8", copy=False)
+            place = (words.view("<u2")[: piece.shape[1]] % places).astype(np.intp)
+            for row, values in zip(sums, piece, strict=True):
+                row += np.bincount(place, weights=values, minlength=places)
+        return sums[:, : self.dimensions] - sums[:, self.dimensions :]
+
+    def block(self, num_coordinates: int) -> int:
+        """One: making the map anew costs less than adding up a vector."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """The published projection: a dense matrix of independent normal numbers of variance 1 / d.
+
+    Remaking the matrix is what costs, so as many vectors as memory allows share it.
+
+    Attributes:
+        dimensions: d.
+        seed: of all parameters' matrices.
+        memory_bytes: for the vectors that wait to be projected together.
+    """
+
+    dimensions: int
+    seed: int
+    memory_bytes: int = 1 << 30
+
+    def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
+        """See `Projection`."""
+        sums = np.zeros((len(vectors), self.dimensions))
+        normal = np.random.Generator(_generator(self.seed, name))
+        step = max(1, _WORDS // self.dimensions)
+        for start in range(0, vectors.shape[1], step):
+            piece = vectors[:, start : start + step]
+            sums += piece @ normal.standard_normal((piece.shape[1], self.dimensions), dtype=np.float32)
+        return sums / math.sqrt(self.dimensions)
+
+    def block(self, num_coordinates: int) -> int:
+        """As many as fit into `memory_bytes`, one at least."""
+        return max(1, self.memory_bytes // (4 * max(1, num_coordinates)))
+
+
+def _generator(seed: int, name: str) -> np.random.Philox:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
+
+
+# Which utterances the gradients of a language are taken on: the same ones in whatever order the data come.
+#
+# Utterances are ranked by a hash of seed and name, so a choice depends on nothing but the seed and which
+# utterances there are.
+
+Granularity = Literal["source", "target", "pair"]
+"""What is compared: languages spoken, languages written, or pairs of them."""
+PAIR = ">"
+"""Between the languages of a pair: "de>fr"."""
+
+Fits = Callable[[Any, Utterance, str], bool]
+"""Whether a model takes an utterance with its text in a language."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An utterance, by its number in one of the manifests and its name, and the languages it is used with."""
+
+    manifest: int
+    index: int
+    id: str
+    source: str
+    target: str
+
+    def read(self, manifests: Sequence[Manifest]) -> Spoken:
+        """Sound and text."""
+        manifest = manifests[self.manifest]
+        text = manifest[self.index].text_in(self.target)
+        assert text is not None
+        samples = manifest.samples(self.index)
+        return Spoken(samples=samples, text=text, source=self.source, target=self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What gradients are taken on.
+
+    Attributes:
+        rows: of every language or pair, in the order in which they are used.
+        passed_over: how many utterances were met that could not be used.
+    """
+
+    rows: Mapping[str, Sequence[Row]]
+    passed_over: Mapping[str, int]
+
+
+def fits(model: Any, utterance: Utterance, target: str) -> bool:
+    """Whether a family's window and longest row hold the utterance and its text."""
+    text = utterance.text_in(target)
+    if not text or not text.strip() or utterance.duration_s > model.max_window_s:
+        return False
+    prompt = model.prompt(Target(language=target, source=utterance.language))
+    return len(prompt) + len(target_tokens(model, text, target)) - 1 <= model.max_tokens
+
+
+def choose_rows(
+    model: Any,
+    manifests: Sequence[Manifest],
+    *,
+    by: Granularity,
+    count: int,
+    seed: int,
+    languages: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    fits: Fits = fits,
+) -> Chosen:
+    """The utterances of every language (or pair), none twice.
+
+    By source the languages written take turns, and by target those spoken, so that all languages are compared on
+    the same mixture.
+
+    Args:
+        model: knows its `pairs()`.
+        manifests: the data.
+        by: what is compared.
+        count: utterances of each.
+        seed: of the choice.
+        languages: compared; all in the data if none are given.
+        targets: written; all that the model knows if none are given.
+        fits: whether the model takes an utterance.
+
+    Raises:
+        SprachbundError: a language that the model or the data do not know, or with too few utterances.
+    """
+    choice = _Choice(model, manifests, seed, targets, fits)
+    rows, passed_over = {}, {}
+    for key, streams in choice.streams(by, languages).items():
+        before = choice.passed_over
+        found = list(islice(_taking_turns(streams), count))
+        if len(found) < count:
+            raise SprachbundError(
+                f"{key} has {len(found)} utterances that can be used, {count} are needed; "
+                f"take fewer (--utterances), more data, or leave {key} out (--languages)"
+            )
+        rows[key], passed_over[key] = found, choice.passed_over - before
+    return Chosen(rows=rows, passed_over=passed_over)
+
+
+class _Choice:
+    """The utterances of all languages spoken, ranked."""
+
+    def __init__(
+        self, model: Any, manifests: Sequence[Manifest], seed: int, targets: Sequence[str], fits: Fits
+    ) -> None:
+        self.model, self.manifests, self.fits = model, manifests, fits
+        self.passed_over = 0
+        self.pairs = sorted(pair for pair in model.pairs() if not targets or pair[1] in targets)
+        self.written: set[tuple[str, str]] = set()
+        ranked: dict[str, list[tuple[bytes, int, int]]] = defaultdict(list)
+        for number, manifest in enumerate(manifests):
+            for index, utterance in enumerate(manifest):
+                if utterance.language:
+                    rank = hashlib.sha256(f"{seed}:{utterance.id}".encode()).digest()
+                    ranked[utterance.language].append((rank, number, index))
+                    texts = {utterance.language, *utterance.translations}
+                    self.written |= {(utterance.language, text) for text in texts}
+        self.ranked = {language: sorted(found) for language, found in ranked.items()}
+        if unknown := sorted(set(targets) - {target for _, target in model.pairs()}):
+            raise SprachbundError(f"this model does not write {', '.join(unknown)}; leave it out of --to")
+
+    def streams(self, by: Granularity, languages: Sequence[str]) -> dict[str, list[Iterator[Row]]]:
+        """For every language or pair compared, streams of rows that take turns."""
+        if by == "source":
+            wanted = self._wanted(languages, self.ranked, {source for source, _ in self.pairs})
+            return {source: [self._in_turn(source)] for source in wanted}
+        pairs = [pair for pair in self.pairs if pair in self.written]
+        if by == "pair":
+            named = {f"{source}{PAIR}{target}": (source, target) for source, target in pairs}
+            wanted = self._wanted(languages, named, named)
+            return {key: [self._rows(*named[key])] for key in wanted}
+        by_target: dict[str, list[Iterator[Row]]] = defaultdict(list)
+        for source, target in pairs:
+            by_target[target].append(self._rows(source, target))
+        return {target: by_target[target] for target in self._wanted(languages, by_target, by_target)}
+
+    def _wanted(self, languages: Sequence[str], there: Any, known: Any) -> list[str]:
+        if missing := [language for language in languages if language not in there]:
+            raise SprachbundError(
+                f"the data hold nothing for {', '.join(missing)}; they hold {', '.join(sorted(there))}"
+            )
+        wanted = sorted(set(languages) or set(there))
+        if unknown := [language for language in wanted if language not in known]:
+            raise SprachbundError(
+                f"the model does not know {', '.join(unknown)}; name the languages to compare with --languages: "
+                f"{', '.join(sorted(set(there) & set(known))) or 'none of the data is known to it'}"
+            )
+        if not wanted:
+            raise SprachbundError("no language of the data is known to the model; check both")
+        return wanted
+
+    def _rows(self, source: str, target: str) -> Iterator[Row]:
+        for _, number, index in self.ranked[source]:
+            utterance = self.manifests[number][index]
+            if self.fits(self.model, utterance, target):
+                yield Row(manifest=number, index=index, id=utterance.id, source=source, target=target)
+            else:
+                self.passed_over += 1
+
+    def _in_turn(self, source: str) -> Iterator[Row]:
+        """Each utterance once, with the first language it can be written in from the one whose turn it is."""
+        targets = [target for spoken, target in self.pairs if spoken == source]
+        turn = 0
+        for _, number, index in self.ranked[source]:
+            utterance = self.manifests[number][index]
+            for step in range(len(targets)):
+                target = targets[(turn + step) % len(targets)]
+                if self.fits(self.model, utterance, target):
+                    yield Row(manifest=number, index=index, id=utterance.id, source=source, target=target)
+                    turn += 1
+                    break
+            else:
+                self.passed_over += 1
+
+
+def _taking_turns(streams: Sequence[Iterator[Row]]) -> Iterator[Row]:
+    return (row for row in chain.from_iterable(zip_longest(*streams)) if row is not None)

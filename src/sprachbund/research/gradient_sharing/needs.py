@@ -1,0 +1,260 @@
+"""What a size of the comparison needs, told without running it: models of the true shape on the meta device.
+
+Parameters are counted and plans are fitted on the very modules that would be trained; what a backward pass keeps is
+counted by making the forward pass on that device. Shapes: B utterances, T frames, M mel bins, U tokens of a row.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, computed_field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
+from sprachbund.models.sharing_plan import SharingPlan, Split
+from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.research.gradient_sharing.analyses import FEW, RATIOS
+from sprachbund.research.gradient_sharing.gradients import choose_modules, make_projection
+from sprachbund.research.gradient_sharing.options import (
+    ARMS,
+    ENCODER,
+    Arm,
+    GradientSharingRecipe,
+    last_layers,
+)
+from sprachbund.research.gradient_sharing.sketches import CollectOptions
+from sprachbund.training.lora import add_lora, rank_for
+from sprachbund.training.memory import kept_on_meta
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.translator import ExampleRecipe
+
+_MOMENTS = 2
+"""Of AdamW; Muon keeps one of matrices, so this is at most."""
+_FLOAT = 4
+_INPUT = {
+    "conformer": (100, ConformerShape().num_mel_bins, ExampleRecipe().rows_per_utterance),
+    "seamless": (50, 160, 1),
+}
+"""Family to frames a second, bins, and rows of an utterance."""
+
+
+class Training(BaseModel):
+    """One training of the comparison.
+
+    Attributes:
+        name: of the arm, or "first".
+        split: module to inner widths, shared and private; empty where nothing is split.
+        parameters: in all.
+        trained: of them.
+        weights_bytes: of all weights.
+        moments_bytes: gradients and the optimizer's moments of what is trained.
+        kept_bytes: what the longest batch keeps for its backward pass, in 32 bits and before the split, which keeps
+            less.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    split: dict[str, tuple[int, ...]]
+    parameters: int
+    trained: int
+    weights_bytes: int
+    moments_bytes: int
+    kept_bytes: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def bytes(self) -> int:
+        """Memory in all."""
+        return self.weights_bytes + self.moments_bytes + self.kept_bytes
+
+
+class Collecting(BaseModel):
+    """The analysis: passes forward and backward, and the memory of the gradients beside a training step's.
+
+    Attributes:
+        modules: looked at.
+        vectors: of each language.
+        passes: in all.
+        coordinates: of a gradient.
+        gradients_bytes: held at a time.
+        dense_bytes: of the projection matrix that is never made.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    modules: tuple[str, ...]
+    vectors: int
+    passes: int
+    coordinates: int
+    gradients_bytes: int
+    dense_bytes: int
+
+
+class Needs(BaseModel):
+    """What a size needs.
+
+    Attributes:
+        model: in words.
+        worst_case: the plans of arms that go by gradients are those that ask most of the shape.
+        languages: of the recipe.
+        seeds: how often everything is done.
+        trainings: the first one, then every arm.
+        collecting: the analysis, which a recipe with a plan leaves out.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    worst_case: bool
+    languages: tuple[str, ...]
+    seeds: int
+    trainings: tuple[Training, ...]
+    collecting: Collecting
+
+
+def needs(recipe: GradientSharingRecipe) -> Needs:
+    """What a recipe needs; every arm's plan is fitted to the shape.
+
+    Where the plan comes of gradients, the one that asks most of the shape stands for it: as many groups as could
+    be found, beside the largest shared branch.
+
+    Raises:
+        SprachbundError: a plan that does not fit, naming module and reason; a pattern that matches nothing.
+    """
+    model = _shape(recipe)
+    return Needs(
+        model=f"SeamlessM4T {recipe.seamless}" if recipe.seamless else "conformer",
+        worst_case=recipe.plan is None,
+        languages=recipe.languages,
+        seeds=len(recipe.seeds),
+        trainings=(
+            _training("first", model, recipe.first, recipe.first.trainable),
+            *(_arm(recipe, name, deepcopy(model)) for name in recipe.all_arms),
+        ),
+        collecting=_collecting(recipe, model),
+    )
+
+
+def _shape(recipe: GradientSharingRecipe) -> Any:
+    """The recipe's model, without memory."""
+    if recipe.seamless is None:
+        config = ConformerConfig(
+            source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
+        )
+        with torch.device("meta"):  # of the tokenizers, the numbers of pieces decide
+            vocabularies = (recipe.vocabulary_size, recipe.transcript_vocabulary_size)
+            return Conformer(config, *(cast(Any, range(size)) for size in vocabularies))
+    from sprachbund.models.seamless import Seamless
+
+    model = Seamless.shape(recipe.seamless).to("meta")
+    model.source_languages = recipe.languages
+    return model
+
+
+def _arm(recipe: GradientSharingRecipe, name: str, model: Any) -> Training:
+    arm = ARMS[name]
+    plan = _plan(recipe, arm, model)
+    layers = last_layers(len(model.encoder.layers))
+    moving = tuple(f"{module}.*" for module in (*layers, *(split.module for split in plan.splits)))
+    if arm.split == "lora":
+        size = sum(p.numel() for p in _set_trained(model, moving))
+        add_lora(model, ENCODER, rank_for(model, ENCODER, size))
+        moving = ("*lora_*",)
+    return _training(name, model, recipe.second, () if arm.whole else moving, plan)
+
+
+def _plan(recipe: GradientSharingRecipe, arm: Arm, model: nn.Module) -> SharingPlan:
+    if arm.split in ("none", "lora"):
+        return SharingPlan()
+    ratio = max(RATIOS) if arm.shared_ratio is None else arm.shared_ratio
+    if recipe.plan is not None:
+        splits = recipe.plan.splits
+        if arm.shared_ratio is not None:
+            splits = tuple(s.model_copy(update={"shared_ratio": ratio}) for s in splits)
+    else:
+        tags = recipe.languages
+        count = 2 if len(tags) <= FEW else len(tags) - 1
+        groups = (*((tag,) for tag in tags[: count - 1]), tags[count - 1 :])
+        modules = list(choose_modules(model, recipe.analysis.modules))[-recipe.num_modules :]
+        splits = tuple(Split(module=name, groups=groups, shared_ratio=ratio) for name in modules)
+    if arm.split == "languages":
+        alone = tuple((tag,) for tag in sorted(recipe.languages))
+        splits = tuple(Split(module=s.module, groups=alone, shared_ratio=s.shared_ratio) for s in splits)
+    return SharingPlan(splits=splits)
+
+
+def _training(
+    name: str,
+    model: Any,
+    options: TrainingOptions,
+    moving: Sequence[str],
+    plan: SharingPlan | None = None,
+) -> Training:
+    _set_trained(model, moving)
+    kept = _kept_bytes(model, options)
+    splits = plan.splits if plan else ()
+    if splits:
+        split_feed_forwards(model, SharingPlan(splits=splits))
+    trained = sum(parameter.numel() for parameter in _set_trained(model, moving))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Training(
+        name=name,
+        split={split.module: _widths(model.get_submodule(split.module)) for split in splits},
+        parameters=parameters,
+        trained=trained,
+        weights_bytes=_FLOAT * parameters,
+        moments_bytes=_FLOAT * (1 + _MOMENTS) * trained,
+        kept_bytes=kept,
+    )
+
+
+def _widths(module: Any) -> tuple[int, ...]:
+    return tuple(branch.expand.out_features for branch in (module.shared, *module.private))
+
+
+def _set_trained(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
+    """Track what matches, everything if there are no patterns, and nothing else."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not patterns or any(fnmatchcase(name, pattern) for pattern in patterns))
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _kept_bytes(model: Any, options: TrainingOptions) -> int:
+    """Of the longest utterances that a batch holds, with the longest rows, on the meta device."""
+    seconds = min(options.max_duration_s, model.max_window_s, options.batch_s)
+    count = min(options.max_utterances, int(options.batch_s // seconds))
+    model.train()
+    with torch.device("meta"):
+        return kept_on_meta(model, lambda: _forward(model, count, seconds))
+
+
+def _forward(model: Any, count: int, seconds: float) -> Tensor:
+    """The loss of `count` utterances with the longest rows."""
+    rate, bins, repeats = _INPUT[model.name]
+    length = int(seconds * rate)
+    states = model.encoder(torch.zeros(count, length, bins), torch.full((count,), length))
+    memory = [part.repeat_interleave(repeats, 0) for part in states]
+    rows = torch.zeros(count * repeats, model.max_tokens, dtype=torch.long)
+    logits = model.decoder.logits(model.decoder(rows, *memory)).float()
+    return F.cross_entropy(logits.flatten(0, 1), rows.flatten())
+
+
+def _collecting(recipe: GradientSharingRecipe, model: nn.Module) -> Collecting:
+    model.requires_grad_(True)
+    options = CollectOptions(languages=recipe.languages, **recipe.analysis.model_dump())
+    modules = choose_modules(model, options.modules)
+    size = sum(parameter.numel() for inside in modules.values() for parameter in inside.values())
+    block = min(make_projection(options.projection, options.dimensions, 0).block(size), options.vectors)
+    return Collecting(
+        modules=tuple(modules),
+        vectors=options.vectors,
+        passes=len(recipe.languages) * options.vectors * options.accumulate,
+        coordinates=size,
+        gradients_bytes=_FLOAT * size * (block + 2),
+        dense_bytes=_FLOAT * size * options.dimensions,
+    )

@@ -1,0 +1,130 @@
+"""What the comparison of gradient-driven sharing (arXiv 2603.25836) depends on: its arms, its stages, its sizes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from sprachbund.models.conformer import ConformerShape
+from sprachbund.models.sharing_plan import SharingPlan, Start
+from sprachbund.training.options import TrainingOptions, check_arms
+from sprachbund.training.translator import FineTuning, Strict
+
+BASELINE = "uft"
+ENCODER = ("encoder.layers.*",)
+NUM_LAST = 2
+"""Encoder layers that the second stage trains besides what is new."""
+
+
+class Arm(Strict):
+    """One way to go on from the uniformly trained model.
+
+    Attributes:
+        split: nothing; what the gradients say; a branch for every language; or adapters (LoRA) of the same size.
+        choose_by: which module is split, see `sharing.capacity.ranked`.
+        shared_ratio: in place of the one that the gradients give.
+        start: first weights of the branches.
+        whole: train every weight, not only the last two encoder layers and what is new.
+    """
+
+    split: Literal["none", "gradients", "languages", "lora"]
+    choose_by: Literal["purity", "separation"] = "purity"
+    shared_ratio: float | None = None
+    start: Start = "neuron"
+    whole: bool = False
+
+
+ARMS: Mapping[str, Arm] = {
+    BASELINE: Arm(split="none"),
+    "sharing": Arm(split="gradients"),
+    "sharing, by separation": Arm(split="gradients", choose_by="separation"),
+    "one branch a language": Arm(split="languages"),
+    "lora": Arm(split="lora"),
+    "sharing, random start": Arm(split="gradients", start="random"),
+    "sharing, svd start": Arm(split="gradients", start="svd"),
+    "sharing, rho .25": Arm(split="gradients", shared_ratio=0.25),
+    "sharing, rho .50": Arm(split="gradients", shared_ratio=0.5),
+    "sharing, rho .75": Arm(split="gradients", shared_ratio=0.75),
+    "uft, all weights": Arm(split="none", whole=True),
+    "sharing, all weights": Arm(split="gradients", whole=True),
+}
+
+
+class Analysis(Strict):
+    """What gradients are taken on; see `sharing.collect_options.CollectOptions`."""
+
+    modules: tuple[str, ...] = ()
+    utterances: int = Field(default=320, ge=1)
+    batch: int = Field(default=4, ge=1)
+    accumulate: int = Field(default=4, ge=1)
+    dimensions: int = Field(default=512, ge=1)
+
+
+class GradientSharingRecipe(Strict):
+    """Everything the comparison depends on.
+
+    Attributes:
+        data: folder with `train`, `dev` and `test`; a check needs none.
+        languages: spoken, and written where no targets are named.
+        targets: languages written, in training, analysis and test; all of `languages` if empty.
+        shares: language to the share of its training speech that is there; the starved ones.
+        seeds: of weights, data order, utterances and branches; one run each.
+        first_seed: of one training on all languages that every seed goes on from, as from a published checkpoint;
+            without it each seed trains its own.
+        arms: names from `ARMS`; the baseline is always there.
+        model: shape of a new model of our own family.
+        start: model directory or name on the Hugging Face hub, of any family, that is trained on in its place.
+        fine_tuning: what is changed in such a checkpoint first.
+        seamless: the published SeamlessM4T shape that is checked; running it needs `start`.
+        plan: what the arms that go by gradients split, with no analysis made.
+        first: training on all languages.
+        second: training of every arm, from where the first ended.
+        second_repeats: language to how often its speech is heard in an epoch of that.
+        private_rate: the private branches' rate beside that of the rest.
+        num_modules: split by the arms that go by gradients.
+        test_utterances: scored, evenly over the test set; all if None.
+    """
+
+    data: Path = Path()
+    languages: tuple[str, ...] = Field(min_length=2)
+    targets: tuple[str, ...] = ()
+    shares: dict[str, float] = Field(default_factory=dict)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    first_seed: int | None = None
+    arms: tuple[str, ...] = tuple(ARMS)
+    vocabulary_size: int = Field(default=1000, ge=1)
+    transcript_vocabulary_size: int = Field(default=300, ge=1)
+    model: ConformerShape = ConformerShape()
+    start: str | None = None
+    fine_tuning: FineTuning = FineTuning()
+    seamless: Literal["medium", "large", "large-v2"] | None = None
+    plan: SharingPlan | None = None
+    first: TrainingOptions
+    second: TrainingOptions
+    second_repeats: dict[str, float] = Field(default_factory=dict)
+    private_rate: float = Field(default=2.5, gt=0)
+    analysis: Analysis = Analysis()
+    num_modules: int = Field(default=1, ge=1)
+    test_utterances: int | None = Field(default=None, ge=1)
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        check_arms(arms, ARMS)
+        return arms
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """Names of the arms, the baseline first."""
+        return tuple(dict.fromkeys((BASELINE, *self.arms)))
+
+
+def last_layers(num_layers: int) -> tuple[str, ...]:
+    """Names of the encoder layers that the second stage trains."""
+    return tuple(f"encoder.layers.{n}" for n in range(max(0, num_layers - NUM_LAST), num_layers))
+
+
+def place(directory: Path, seed: int, name: str) -> Path:
+    """Folder of an arm's run."""
+    return directory / f"seed-{seed}" / name.replace(", ", "-").replace(" ", "-").replace(".", "")

@@ -1,0 +1,329 @@
+"""Gradient-driven sharing (arXiv 2603.25836) beside what it has to beat, from data to table.
+
+1. A model is trained on all languages at once, one of them starved of data (UFT, uniform fine-tuning).
+2. Its gradients, language by language, decide what to split (`sprachbund.research.gradient_sharing`).
+3. Every arm trains on from there for the same number of steps: the last two encoder layers and whatever is new.
+4. All arms are scored on the same test sentences and compared with UFT, over seeds, by paired bootstrap.
+
+What is finished is not done again, so a broken-off run goes on. Where the gradients lead two arms to the same plan, one
+is trained and stands for both.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.compare import RunFile, System, compare
+from sprachbund.evaluation.lines import Line
+from sprachbund.evaluation.manifest import MANIFEST_FILE
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.run import evaluate
+from sprachbund.models.io import load, save
+from sprachbund.models.sharing_plan import SharingPlan, Split
+from sprachbund.research.gradient_sharing.collect import Collection
+from sprachbund.research.gradient_sharing.needs import needs
+from sprachbund.research.gradient_sharing.options import (
+    ARMS,
+    BASELINE,
+    ENCODER,
+    Arm,
+    GradientSharingRecipe,
+    last_layers,
+    place,
+)
+from sprachbund.research.gradient_sharing.planning import PlanOptions, make_plan
+from sprachbund.research.gradient_sharing.sketches import (
+    CollectOptions,
+    Sketches,
+    read_sketches,
+    write_sketches,
+)
+from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
+from sprachbund.training.lora import rank_for
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.translator import (
+    CardRecipe,
+    DataPart,
+    ExampleRecipe,
+    FineTuning,
+    LoraRecipe,
+    TranslatorRecipe,
+)
+from sprachbund.training.translator import run as train_translator
+from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.files import write_text
+
+__all__ = ["GradientSharingRecipe", "needs", "run"]
+
+
+# The table of the comparison: every arm of the recipe beside its baseline, over seeds, by paired
+# bootstrap.
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """The lines of a run whose speech is in some languages."""
+
+    run: RunFile
+    languages: frozenset[str]
+
+    def __iter__(self) -> Iterator[Line]:
+        return (line for line in self.run if line.source in self.languages)
+
+
+def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
+    """Every arm beside the baseline: all languages, and the starved ones alone."""
+    names = recipe.all_arms
+    groups = {"all": frozenset(recipe.languages), "starved": frozenset(recipe.shares)}
+    rows: dict[str, dict[str, object]] = {name: {"arm": name} for name in names}
+    for group, languages in groups.items():
+        if not languages:
+            continue
+        systems = [
+            System(
+                name=name,
+                runs=[
+                    _Spoken(RunFile(place(directory, seed, name) / "scores"), languages)
+                    for seed in recipe.seeds
+                ],
+            )
+            for name in names
+        ]
+        for (_, name), found in compare(systems, ["chrF"]).means.items():
+            low, high = found.interval
+            rows[BASELINE][f"chrF {group}"] = found.baseline
+            rows[name] |= {
+                f"chrF {group}": found.system,
+                f"difference {group}": f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+                f"p {group}": found.p_value,
+            }
+    path = directory / "table.json"
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    table = [{key: row.get(key, "") for key in columns} for row in rows.values()]
+    write_text(path, json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n")
+    return path
+
+
+Report = Callable[[str], None]
+
+
+def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = print) -> Path:
+    """Run all arms over all seeds, or go on; the file with the table.
+
+    Raises:
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
+            torchrun started several times.
+    """
+    refuse_several_processes("the recipe gradient_sharing")
+    if recipe.seamless is not None and recipe.start is None:
+        raise SprachbundError(
+            f"SeamlessM4T {recipe.seamless} is not trained from nothing: name the checkpoint, as in "
+            "--set start=facebook/hf-seamless-m4t-medium"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed in recipe.seeds:
+        first = _first(recipe, seed, directory, report)
+        path = directory / f"seed-{seed}" / "gradients.npz"
+        sketches = None if recipe.plan else _analyse(recipe, seed, first, path, report)
+        alike: dict[object, str] = {}
+        for name in recipe.all_arms:
+            target = place(directory, seed, name)
+            same = alike.setdefault(_change(recipe, seed, ARMS[name], sketches), name)
+            if same == name or target.exists():
+                _arm(recipe, seed, name, first, sketches, target, report)
+            else:
+                report(f"seed {seed}: {name} is the same as {same}")
+                target.symlink_to(place(directory, seed, same).name)
+    return write_table(recipe, directory)
+
+
+def _translator(recipe: GradientSharingRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:
+    # Speech in languages that the comparison leaves out is left out by a share of nothing.
+    present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
+    absent = dict.fromkeys(sorted(present - set(recipe.languages)), 0.0)
+    return TranslatorRecipe(
+        languages=tuple(dict.fromkeys((*recipe.languages, *recipe.targets))),
+        train=(DataPart(path=recipe.data / "train", shares={**absent, **recipe.shares}),),
+        dev=(DataPart(path=recipe.data / "dev", shares=absent),),
+        bits=32,
+        examples=ExampleRecipe(targets=recipe.targets),
+        training=training,
+        card=CardRecipe(name="gradient-sharing"),
+        **changes,
+    )
+
+
+def _beginning(recipe: GradientSharingRecipe) -> dict[str, Any]:
+    """What the first training starts from: a checkpoint, or a new model."""
+    if recipe.start is not None:
+        return {"start": recipe.start, "fine_tuning": recipe.fine_tuning}
+    return {
+        "model": recipe.model,
+        "vocabulary_size": recipe.vocabulary_size,
+        "transcript_vocabulary_size": recipe.transcript_vocabulary_size,
+    }
+
+
+def _going_on(recipe: GradientSharingRecipe, start: Path) -> dict[str, Any]:
+    """What an arm starts from; a checkpoint has been changed by then."""
+    if recipe.start is None:
+        return {"start": start}
+    return {"start": start, "fine_tuning": FineTuning(label_smoothing=recipe.fine_tuning.label_smoothing)}
+
+
+def _first(recipe: GradientSharingRecipe, seed: int, directory: Path, report: Report) -> Path:
+    """The model trained on all languages: every seed's own, or one for all."""
+    if recipe.first_seed is None:
+        directory = directory / f"seed-{seed}" / "first"
+    else:
+        seed, directory = recipe.first_seed, directory / "first"
+    if not (directory / "model" / "model.safetensors").exists():
+        report(f"seed {seed}: training on all languages")
+        training = recipe.first.model_copy(update={"seed": seed})
+        train_translator(_translator(recipe, training, **_beginning(recipe)), directory, report=report)
+    return directory / "model"
+
+
+def _analyse(recipe: GradientSharingRecipe, seed: int, model: Path, path: Path, report: Report) -> Sketches:
+    """Its gradients, on the training speech."""
+    if not path.exists():
+        report(f"seed {seed}: gradients of {recipe.analysis.utterances} utterances of each language")
+        part = _translator(recipe, recipe.first).train[0]
+        options = CollectOptions(
+            languages=recipe.languages, targets=recipe.targets, seed=seed, **recipe.analysis.model_dump()
+        )
+        collection = Collection(
+            load(model), [Manifest(part.path, part.shares)], options, path.with_suffix(".parts")
+        )
+        collection.run()
+        write_sketches(path, collection.sketches())
+    return read_sketches(path)
+
+
+def _arm(
+    recipe: GradientSharingRecipe,
+    seed: int,
+    name: str,
+    first: Path,
+    sketches: Sketches | None,
+    directory: Path,
+    report: Report,
+) -> None:
+    """Change the model, train on, score."""
+    scores, trained = directory / "scores", directory / "run" / "model"
+    if (scores / MANIFEST_FILE).exists():
+        return
+    report(f"seed {seed}: {name}")
+    if not (trained / "model.safetensors").exists():
+        train_translator(
+            _second(recipe, seed, ARMS[name], first, sketches, directory), directory / "run", report=report
+        )
+    options = EvaluationOptions(
+        targets=recipe.targets or recipe.languages,
+        limit=recipe.test_utterances,
+        no_speech_per_kind=0,
+        first_segments=0,
+    )
+    evaluate([recipe.data / "test"], trained, options, out=scores)
+
+
+def _change(recipe: GradientSharingRecipe, seed: int, arm: Arm, sketches: Sketches | None) -> object:
+    """What an arm does to the model; arms that do the same are one."""
+    if arm.split in ("none", "lora"):
+        return arm.split, arm.whole
+    splits = _plan(recipe, arm, seed, sketches).splits
+    return arm.whole, tuple((s.module, s.groups, s.shared_ratio, s.start) for s in splits)
+
+
+def _second(
+    recipe: GradientSharingRecipe,
+    seed: int,
+    arm: Arm,
+    first: Path,
+    sketches: Sketches | None,
+    directory: Path,
+) -> TranslatorRecipe:
+    """How the arm is trained, from what, with everything but the data and the steps its own."""
+    plan = _plan(recipe, arm, seed, sketches)
+    model: Any = load(first)
+    modules = [split.module for split in plan.splits]
+    layers = last_layers(len(model.encoder.layers))
+    moving = tuple(f"{name}.*" for name in dict.fromkeys((*layers, *modules)))
+    training = recipe.second.model_copy(update={"seed": seed})
+    if arm.split == "lora":
+        size = sum(
+            p.numel()
+            for name, p in model.named_parameters()
+            if name.startswith(tuple(m[:-1] for m in moving))
+        )
+        lora = LoraRecipe(modules=ENCODER, rank=rank_for(model, ENCODER, size))
+        return _again(recipe, _translator(recipe, training, **_going_on(recipe, first), lora=lora))
+    if not arm.whole:
+        training = training.model_copy(update={"trainable": moving})
+    if arm.split == "none":
+        return _again(recipe, _translator(recipe, training, **_going_on(recipe, first)))
+    rates = {f"{name}.private.*": recipe.private_rate * training.learning_rate for name in modules}
+    training = training.model_copy(update={"rates": rates})
+    split = _split(recipe, plan, first, directory / "split")
+    return _again(recipe, _translator(recipe, training, **_going_on(recipe, split)))
+
+
+def _again(recipe: GradientSharingRecipe, translator: TranslatorRecipe) -> TranslatorRecipe:
+    """With the speech of some languages heard more often."""
+    main = translator.train[0]
+    others = dict.fromkeys(Manifest(main.path).languages.tolist(), 0.0)
+    more = [
+        DataPart(path=main.path, shares={**others, tag: recipe.shares.get(tag, 1.0)}, repeats=repeats - 1)
+        for tag, repeats in recipe.second_repeats.items()
+    ]
+    return translator.model_copy(update={"train": (main, *more)})
+
+
+def _plan(recipe: GradientSharingRecipe, arm: Arm, seed: int, sketches: Sketches | None) -> SharingPlan:
+    """What the arm splits. Groups are not merged, however much alike: every arm has to differ from the baseline."""
+    options = PlanOptions(
+        num_modules=recipe.num_modules,
+        choose_by=arm.choose_by,
+        shared_ratio=arm.shared_ratio,
+        start=arm.start,
+        veto=None,
+        seed=seed,
+    )
+    plan = _given(recipe.plan, arm) if sketches is None else make_plan(sketches, options)
+    if arm.split != "languages":
+        return plan
+    alone = tuple((tag,) for tag in sorted(recipe.languages))
+    splits = tuple(
+        Split(module=s.module, groups=alone, shared_ratio=s.shared_ratio, start=s.start, seed=seed)
+        for s in plan.splits
+    )
+    return plan.model_copy(update={"splits": splits})
+
+
+def _given(plan: SharingPlan | None, arm: Arm) -> SharingPlan:
+    """The recipe's plan, as the arm varies it."""
+    assert plan is not None
+    changes: dict[str, Any] = {"start": arm.start}
+    if arm.shared_ratio is not None:
+        changes["shared_ratio"] = arm.shared_ratio
+    return plan.model_copy(update={"splits": tuple(s.model_copy(update=changes) for s in plan.splits)})
+
+
+def _split(recipe: GradientSharingRecipe, plan: SharingPlan, first: Path, directory: Path) -> Path:
+    """The first model with the plan applied."""
+    model: Any = load(first)
+    part = _translator(recipe, recipe.first).train[0]
+    importance = measure_importance(
+        model,
+        plan,
+        [Manifest(part.path, part.shares)],
+        recipe.analysis.utterances,
+        targets=recipe.targets,
+    )
+    apply_plan(model, plan, importance=importance)
+    save(model, directory, bits=32)
+    return directory

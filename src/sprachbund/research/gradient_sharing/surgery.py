@@ -1,0 +1,308 @@
+"""A sharing plan carried out: feed-forwards split in place, their branches started from the weights that were there.
+
+Three starts, arXiv 2603.25836: the singular directions of the linear part ("svd", as published), the hidden units
+themselves ("neuron", ours), and drawn weights ("random", the ablation). Shapes: D width, F hidden width, G groups.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.models.sharing_plan import SharingPlan, Split
+from sprachbund.models.splitting import feed_forward_of, split_feed_forwards
+from sprachbund.nn.feed_forward import Branch, FeedForward, SplitFeedForward
+from sprachbund.research.gradient_sharing.gradients import Row, Spoken, choose_rows, decoder_loss
+
+Importance = Mapping[str, Mapping[str, Tensor]]
+"""Module to language (or pair) to the importance (F,) of its hidden units."""
+
+
+@torch.no_grad()
+def apply_plan(model: Any, plan: SharingPlan, *, importance: Importance | None = None) -> None:
+    """Split a model's feed-forwards as a plan says, in place; the same plan gives the same weights.
+
+    Norms are kept as they are. Nothing is changed when the plan does not fit.
+
+    Args:
+        model: any family whose feed-forwards the plan names.
+        plan: what to split.
+        importance: of the hidden units of every module that starts by "neuron"; see
+            `sprachbund.research.gradient_sharing.surgery`.
+
+    Raises:
+        SprachbundError: naming the module that does not fit and why, or whose importance is missing.
+    """
+    old = {split.module: feed_forward_of(model, split.module) for split in plan.splits}
+    if model.sharing_plan is not None:
+        raise SprachbundError("this model is split already; apply the plan to the model it was before")
+    ranked = {s.module: _ranked(s, old[s.module], importance) for s in plan.splits if s.start == "neuron"}
+    split_feed_forwards(model, plan)
+    for split in plan.splits:
+        new = model.get_submodule(split.module)
+        new.norm.load_state_dict(old[split.module].norm.state_dict())
+        if split.start == "neuron":
+            _start_by_neuron(new, old[split.module], *ranked[split.module])
+        elif split.start == "svd":
+            _start_by_svd(new, old[split.module], split)
+        else:
+            _start_at_random(new, split.seed)
+        new.train(model.training)
+
+
+def _ranked(split: Split, old: FeedForward, importance: Importance | None) -> tuple[Tensor, list[Tensor]]:
+    """Importance (F,) of the units for all languages together, and for each group.
+
+    Languages count alike: each one's importances are brought to sum 1.
+    """
+    found = (importance or {}).get(split.module, {})
+    missing = [tag for group in split.groups for tag in group if tag not in found]
+    if missing:
+        raise SprachbundError(
+            f"{split.module} starts by 'neuron', but how much its units matter to {', '.join(missing)} is not known; "
+            "give data to measure it on, or start by 'svd'"
+        )
+    width = old.expand.out_features
+    shares = {}
+    for tag in (tag for group in split.groups for tag in group):
+        value = found[tag].detach().double().cpu()
+        if value.shape != (width,) or not bool(value.isfinite().all()):
+            raise SprachbundError(
+                f"{split.module}: the importance for {tag} is not {width} finite numbers; measure it on this model"
+            )
+        shares[tag] = value / value.sum().clamp(min=torch.finfo(value.dtype).tiny)
+    groups = [torch.stack([shares[tag] for tag in group]).mean(0) for group in split.groups]
+    return torch.stack(list(shares.values())).mean(0), groups
+
+
+def _start_by_neuron(
+    new: SplitFeedForward, old: FeedForward, overall: Tensor, groups: Sequence[Tensor]
+) -> None:
+    """Units that matter most to all languages become the shared branch; each group gets the best of the rest.
+
+    What no group takes is lost, and what several take they all have. With one group nothing is lost: the function
+    stays what it was.
+    """
+    order = overall.argsort(descending=True, stable=True)
+    num_shared = new.shared.expand.out_features
+    _take_units(new.shared, old, order[:num_shared])
+    new.shared.contract.bias.copy_(old.contract.bias)
+    rest = order[num_shared:].sort().values
+    for branch, group in zip(_branches(new), groups, strict=True):
+        best = rest[group[rest].argsort(descending=True, stable=True)]
+        _take_units(branch, old, best[: branch.expand.out_features])
+        branch.contract.bias.zero_()
+
+
+def _take_units(branch: Branch, old: FeedForward, units: Tensor) -> None:
+    units = units.to(old.expand.weight.device)
+    branch.expand.weight.copy_(old.expand.weight[units])
+    branch.expand.bias.copy_(old.expand.bias[units])
+    branch.contract.weight.copy_(old.contract.weight[:, units])
+
+
+def _start_by_svd(new: SplitFeedForward, old: FeedForward, split: Split) -> None:
+    """W = (W2 W1)^T: its first int(D rho) directions are shared, the rest goes to every group by its energy.
+
+    Directions are split by the root of their singular values; what a branch is wider is zero, and so are its
+    biases but the shared output's. Published so; not function preserving, since an activation lies between the
+    matrices, and a unit that is zero on both sides stays zero in training.
+    """
+    equivalent = (old.contract.weight.double() @ old.expand.weight.double()).T
+    shares = split.private_shares
+    if split.evidence is not None and len(split.evidence.energy_shares) == len(split.groups):
+        shares = split.evidence.energy_shares
+    num_shared = int(equivalent.shape[0] * split.shared_ratio + 1e-9)
+    shared = _set_directions(new.shared, equivalent, num_shared)
+    new.shared.contract.bias.copy_(old.contract.bias)
+    for branch, share in zip(_branches(new), shares, strict=True):
+        _set_directions(branch, share * (equivalent - shared), branch.expand.out_features)
+
+
+def _set_directions(branch: Branch, equivalent: Tensor, count: int) -> Tensor:
+    """Give a branch the first `count` directions of a matrix (D, D), as many as it has units; what it now is."""
+    u, s, vh = torch.linalg.svd(equivalent)
+    count = min(count, branch.expand.out_features, len(s))
+    root = s[:count].sqrt()
+    for parameter in branch.parameters():
+        parameter.zero_()
+    branch.expand.weight[:count] = (u[:, :count] * root).T.to(branch.expand.weight.dtype)
+    branch.contract.weight[:, :count] = (vh[:count].T * root).to(branch.contract.weight.dtype)
+    return (u[:, :count] * s[:count]) @ vh[:count]
+
+
+def _start_at_random(new: SplitFeedForward, seed: int) -> None:
+    """Every branch as torch starts linear layers, drawn from the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for branch in (new.shared, *_branches(new)):
+        for layer in (branch.expand, branch.contract):
+            bound = max(1, layer.in_features) ** -0.5
+            for parameter in (layer.weight, layer.bias):
+                drawn = torch.rand(parameter.shape, generator=generator)
+                parameter.copy_((2 * drawn - 1) * bound)
+
+
+def _branches(split: SplitFeedForward) -> list[Branch]:
+    return [branch for branch in split.private if isinstance(branch, Branch)]
+
+
+# How much each hidden unit of a feed-forward matters to each language: mean |activation x gradient|.
+#
+# The first-order estimate of what the loss would change if the unit were gone (arXiv 1611.06440, equation
+# 8). Shapes: B utterances, T positions, F hidden width.
+
+Loss = Callable[[Any], Tensor]
+"""From a batch of one language to what is differentiated; a sum over target tokens, so that batches add up."""
+
+
+def collect_importance(
+    model: nn.Module,
+    batches: Mapping[str, Iterable[Any]],
+    modules: Sequence[str],
+    *,
+    loss: Loss | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, dict[str, Tensor]]:
+    """Importance (F,) of the hidden units, by module and language.
+
+    Sums of |activation x gradient| over all positions of all batches, in fp64; only the proportions within a
+    language mean something. The model runs without dropout and its weights get no gradients.
+
+    Args:
+        model: with feed-forwards of these names.
+        batches: of every language (or pair), each holding rows of that one only.
+        modules: names of the feed-forwards.
+        loss: of a batch; `model(batch).total` if not given.
+        progress: told how many batches are done.
+
+    Raises:
+        SprachbundError: a module that is no feed-forward, or a language without batches or whose gradient is zero
+            or not finite.
+    """
+    loss = loss or (lambda batch: model(batch).total)
+    feed_forwards = {name: feed_forward_of(model, name) for name in modules}
+    sums = {
+        name: {tag: _zeros(f.expand.out_features) for tag in batches} for name, f in feed_forwards.items()
+    }
+    done = 0
+    with _hidden(model, {name: f.contract for name, f in feed_forwards.items()}) as hidden:
+        for tag, own in batches.items():
+            for batch in own:
+                hidden.clear()
+                value = loss(batch)
+                found = torch.autograd.grad(value, list(hidden.values()), allow_unused=True)
+                for (name, activation), gradient in zip(hidden.items(), found, strict=True):
+                    if gradient is not None:
+                        each = (activation.detach() * gradient).abs().double()
+                        sums[name][tag] += each.flatten(0, -2).sum(0).cpu()
+                done += 1
+                progress(done)
+            _check(sums, tag)
+    return sums
+
+
+def _zeros(width: int) -> Tensor:
+    return torch.zeros(width, dtype=torch.float64)
+
+
+@contextmanager
+def _hidden(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """What goes into each of `layers` (B, T, F) in the passes made inside, with gradients but no others' cost."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            # A gradient can be asked for even where no weight before has one.
+            seen[name] = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+            return (seen[name],)
+
+        return hook
+
+    training, tracked = model.training, [p for p in model.parameters() if p.requires_grad]
+    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    model.eval().requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield seen
+    finally:
+        model.train(training)
+        for parameter in tracked:
+            parameter.requires_grad_(True)
+        for hook in hooks:
+            hook.remove()
+
+
+def _check(sums: Mapping[str, Mapping[str, Tensor]], tag: str) -> None:
+    for name, by_language in sums.items():
+        total = float(by_language[tag].sum())
+        if not 0 < total < float("inf"):
+            what = "no gradient reaches it" if total == 0 else "its gradients are not finite"
+            raise SprachbundError(
+                f"{name}: for {tag} {what}; give data in {tag} and a model whose loss on them is finite"
+            )
+
+
+# The importance of hidden units, for the modules and languages that a sharing plan asks about.
+
+BATCH = 8
+Key = tuple[str, tuple[str, ...], int]
+
+
+def measure_importance(
+    model: Any,
+    plan: SharingPlan,
+    manifests: Sequence[Manifest],
+    utterances: int,
+    *,
+    targets: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Importance:
+    """Importance (F,) of the hidden units, by module and language, of every module that starts by "neuron".
+
+    Args:
+        model: that the plan is for, not split yet.
+        plan: what will be split.
+        manifests: speech to measure on.
+        utterances: of each language, or pair.
+        targets: languages written; all that the model knows if none are given.
+        progress: told how many batches are done, and how many there are.
+
+    Raises:
+        SprachbundError: too few utterances of a language, or gradients that are zero or not finite.
+    """
+    alike: dict[Key, list[str]] = {}  # modules that are measured in the same passes
+    for split in plan.splits:
+        if split.start == "neuron":
+            languages = tuple(sorted(tag for group in split.groups for tag in group))
+            alike.setdefault((split.side, languages, split.seed), []).append(split.module)
+    total = sum(len(languages) for _, languages, _ in alike) * -(-utterances // BATCH)
+    found: dict[str, Any] = {}
+    done = 0
+    for (side, languages, seed), modules in alike.items():
+        chosen = choose_rows(
+            model,
+            manifests,
+            by=side,  # type: ignore[arg-type]
+            count=utterances,
+            seed=seed,
+            languages=languages,
+            targets=targets,
+        ).rows
+        found |= collect_importance(
+            model,
+            {tag: _batches(rows, manifests) for tag, rows in chosen.items()},
+            modules,
+            loss=lambda batch: decoder_loss(model, batch)[0],
+            progress=lambda batches, before=done: progress(before + batches, total),  # type: ignore[misc]
+        )
+        done += len(languages) * -(-utterances // BATCH)
+    return found
+
+
+def _batches(rows: Sequence[Row], manifests: Sequence[Manifest]) -> Iterator[list[Spoken]]:
+    for start in range(0, len(rows), BATCH):
+        yield [row.read(manifests) for row in rows[start : start + BATCH]]

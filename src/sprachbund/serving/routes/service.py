@@ -1,0 +1,124 @@
+"""How the service does: for machines that restart it, send it requests, or draw its curves."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.responses import FileResponse, PlainTextResponse
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
+
+from sprachbund.serving.live import PATH
+from sprachbund.serving.metrics import CONTENT_TYPE
+from sprachbund.serving.models import described_model, languages_of
+from sprachbund.serving.routes.access import ADMITTED, ServiceOf, refusals
+from sprachbund.serving.schemas import RefusalError
+from sprachbund.serving.service import service_of
+
+router = APIRouter(tags=["state"])
+
+
+# Not in a thread, as plain functions are: they answer also while all threads are busy with uploads.
+@router.get("/health")
+async def health(service: ServiceOf) -> dict[str, Any]:
+    """The process is alive."""
+    return {"status": "stopping" if service.draining else "ok"}
+
+
+@router.get("/ready", responses=refusals(503))
+async def ready(service: ServiceOf) -> dict[str, Any]:
+    """Requests may be sent."""
+    if service.draining or not service.ready:
+        state = "being stopped" if service.draining else "loading its model"
+        raise RefusalError(503, f"the service is {state}", retry_after_s=5)
+    return {"status": "ready", "models": service.store.loaded}
+
+
+@router.get(
+    "/metrics",
+    dependencies=[ADMITTED],
+    responses=refusals(401, 429, 503),
+    response_class=PlainTextResponse,
+)
+def metrics(service: ServiceOf) -> Response:
+    """Counters for Prometheus."""
+    return Response(service.meters.text(), headers={"content-type": CONTENT_TYPE})
+
+
+# Which models there are, and what they know.
+
+models_router = APIRouter(prefix="/v1", tags=["models"], dependencies=[ADMITTED])
+_REFUSALS = refusals(400, 401, 404, 429, 503)
+
+
+@models_router.get("/models", responses=refusals(401, 429, 503))
+def models(service: ServiceOf) -> dict[str, Any]:
+    """All models that requests may name."""
+    return {"object": "list", "data": [described_model(service.store, name) for name in service.store.ids]}
+
+
+@models_router.get("/models/{model:path}", responses=_REFUSALS)
+def model(model: str, service: ServiceOf) -> dict[str, Any]:
+    """One model."""
+    service.store.card(model)
+    return described_model(service.store, model)
+
+
+@models_router.get("/languages", responses=_REFUSALS)
+async def languages(service: ServiceOf, model: str | None = None) -> dict[str, Any]:
+    """What a model hears and writes; loads it if need be. Without a name, the first model."""
+    async with service.store.lease(model or service.store.default) as worker:
+        return languages_of(worker.model)
+
+
+# Live captions: the WebSocket's route. The messages are described in docs/serve.md.
+
+live_router = APIRouter()
+
+
+@live_router.websocket(PATH)
+async def live(socket: WebSocket) -> None:
+    """A live session, or one taken up again."""
+    await socket.accept()
+    service = service_of(socket)
+    await service.room.serve(socket, lambda key: service.admit(socket, key))
+
+
+# The page, and the files it consists of: all from here, nothing from another host.
+
+page_router = APIRouter(include_in_schema=False)
+FOLDER = Path(str(files("sprachbund.serving"))) / "page"
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "permissions-policy": "microphone=(self), camera=(), geolocation=()",
+    "cache-control": "no-cache",
+}
+
+
+class _Files(StaticFiles):
+    """With the page's headers."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers.update(HEADERS)
+        return response
+
+
+@page_router.get("/")
+def page() -> FileResponse:
+    """The page."""
+    index = FOLDER / "index.html"
+    if not index.exists():
+        raise RefusalError(404, "the page is not part of this installation; the service is under /v1")
+    return FileResponse(index, headers=HEADERS)
+
+
+def mount(app: FastAPI) -> None:
+    """Add the page to an app."""
+    app.include_router(page_router)
+    app.mount("/static", _Files(directory=FOLDER, check_dir=False), name="static")

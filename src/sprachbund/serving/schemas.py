@@ -1,0 +1,249 @@
+"""Answers in the forms that OpenAI's audio API has, and the forms of what is asked."""
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from sprachbund.audio.isolated import DecoderUnavailableError
+from sprachbund.decoding.formats import render
+from sprachbund.decoding.result import Segment, Translation
+from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import writes_spaces
+
+JSON, VERBOSE, TEXT = "json", "verbose_json", "text"
+ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
+MEDIA_TYPES = {TEXT: "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+
+
+class TranscriptionForm(BaseModel):
+    """What is asked of a recording."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(min_length=1, description="Id of a model, as GET /v1/models lists them.")]
+    language: Annotated[str | None, Field(description="Language spoken; identified if not given.")] = None
+    languages: Annotated[
+        list[str], Field(alias="languages[]", description="Languages that may be spoken, when identifying.")
+    ] = []
+    prompt: Annotated[
+        str | None, Field(description="Context or glossary, for models with room for it.", max_length=10_000)
+    ] = None
+    response_format: ResponseFormat = "json"
+    temperature: Annotated[float, Field(description="0 only: the search is deterministic.")] = 0.0
+    granularities: Annotated[
+        list[Literal["word", "segment"]],
+        Field(alias="timestamp_granularities[]", description="Times in verbose_json."),
+    ] = []
+    stream: Annotated[bool, Field(description="Server-sent events, for json and verbose_json.")] = False
+    allow_damaged: Annotated[
+        bool, Field(description="Take what can be read of a file that is cut off or damaged, with a warning.")
+    ] = False
+    chunking_strategy: Annotated[
+        Literal["auto"] | None, Field(description="Speech is always found by voice activity, which is auto.")
+    ] = None
+
+    @field_validator("temperature")
+    @classmethod
+    def _deterministic(cls, value: float) -> float:
+        if value != 0:
+            raise ValueError(f"{value:g} is not offered: the search is deterministic; leave it out or give 0")
+        return value
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @property
+    def words(self) -> bool:
+        """Whether words are to have times."""
+        return "word" in self.granularities
+
+
+class TranslationForm(TranscriptionForm):
+    """What is asked of a recording that is to be translated."""
+
+    target_language: Annotated[
+        str, Field(min_length=1, description="Language wanted, as a tag or a name.")
+    ] = "en"
+
+
+class TextForm(BaseModel):
+    """Texts to translate."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(min_length=1)]
+    input: str | list[str]
+    target_language: Annotated[str, Field(min_length=1)]
+    source_language: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """As a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str:
+    """A finished translation in the form that was asked for."""
+    if form.response_format == TEXT:
+        return translation.text + "\n"
+    if form.response_format in MEDIA_TYPES:
+        return render(translation, form.response_format)
+    values = {"text": translation.text, "usage": usage(translation.duration_s)}
+    if form.response_format == VERBOSE:
+        values |= _verbose(translation, form, task)
+    return as_json(values)
+
+
+def usage(duration_s: float) -> dict[str, Any]:
+    """What is charged elsewhere, and is only said here."""
+    return {"type": "duration", "seconds": round(duration_s, 3)}
+
+
+def segment_values(segment: Segment, number: int) -> dict[str, Any]:
+    """A segment in OpenAI's names, and what it lacks under ours."""
+    return {
+        "id": number,
+        "seek": round(segment.start_s * 100),
+        "start": round(segment.start_s, 3),
+        "end": round(segment.end_s, 3),
+        "text": segment.text,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(segment.mean_log_probability, 4),
+        "compression_ratio": round(segment.compression_ratio, 4),
+        "no_speech_prob": round(1 - segment.speech_probability, 4),
+        "source_language": segment.source_language,
+        "dropped": segment.dropped,
+        "spans": [
+            {"start": round(span.start_s, 3), "end": round(span.end_s, 3), "language": span.language}
+            for span in segment.spans
+        ],
+    }
+
+
+def _verbose(translation: Translation, form: TranscriptionForm, task: str) -> dict[str, Any]:
+    spoken = translation.source_language or "und"
+    values: dict[str, Any] = {
+        "task": task,
+        "language": spoken if task == "transcribe" else translation.target_language,
+        "source_language": spoken,
+        "duration": round(translation.duration_s, 3),
+        "segments": [segment_values(segment, n) for n, segment in enumerate(translation.segments)],
+        "dropped": [segment_values(segment, n) for n, segment in enumerate(translation.dropped)],
+        "warnings": list(translation.warnings),
+    }
+    if form.words:
+        words = (word for segment in translation.segments for word in segment.words)
+        values["words"] = [
+            {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+            for word in words
+        ]
+    return values
+
+
+class Events:
+    """Server-sent events of a recording whose segments come one by one; the deltas joined are the text."""
+
+    def __init__(self, form: TranscriptionForm) -> None:
+        self._verbose = form.response_format == VERBOSE
+        self._count, self._begun = 0, False
+
+    def of_segment(self, segment: Segment, duration_s: float | None) -> Iterable[str]:
+        """Its text, and in verbose_json its values; of one that the guard dropped only those, without the text."""
+        text = "" if segment.dropped else segment.text.strip()
+        if text:
+            space = " " if self._begun and writes_spaces(segment.target_language) else ""
+            yield event({"type": "transcript.text.delta", "delta": space + text})
+            self._begun = True
+        if self._verbose:
+            values = segment_values(segment, self._count) | {"text": text, "duration": duration_s}
+            yield event({"type": "transcript.text.segment", **values})
+            self._count += 1
+
+    def of_end(self, translation: Translation) -> Iterable[str]:
+        """The whole text."""
+        values: dict[str, Any] = {"text": translation.text, "usage": usage(translation.duration_s)}
+        if self._verbose:
+            values |= {"duration": round(translation.duration_s, 3), "warnings": list(translation.warnings)}
+        yield event({"type": "transcript.text.done", **values})
+        yield "data: [DONE]\n\n"
+
+
+def event(values: dict[str, Any]) -> str:
+    """One server-sent event."""
+    return f"data: {as_json(values)}\n\n"
+
+
+def as_json(values: Any) -> str:
+    """JSON text, letters outside ASCII as they are."""
+    return json.dumps(values, ensure_ascii=False)
+
+
+# Refusals: a status and one line that says why, in the error body that OpenAI's clients read.
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+_RETRY_S = 5.0  # after which a process can perhaps be started
+
+
+class RefusalError(SprachbundError):
+    """A request that is not answered.
+
+    Args:
+        status: of HTTP.
+        message: one line: the value seen, and what to do next.
+        code: a word for programs.
+        param: the field at fault.
+        retry_after_s: when to come again; None when it would not help.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.retry_after_s = status, code, param, retry_after_s
+
+    @property
+    def message(self) -> str:
+        """In one line."""
+        return " ".join(str(self).split())
+
+    def body(self) -> dict[str, Any]:
+        """The body of the answer."""
+        kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Beside the body."""
+        headers = (
+            {} if self.retry_after_s is None else {"retry-after": str(max(1, round(self.retry_after_s)))}
+        )
+        return headers | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def refusal_of(error: BaseException) -> RefusalError:
+    """What an error means to a client: its own fault where it is one of ours, else ours, without the details."""
+    if isinstance(error, RefusalError):
+        return error
+    if isinstance(error, DecoderUnavailableError):
+        return RefusalError(503, str(error), code="no_decoder", retry_after_s=_RETRY_S)
+    if isinstance(error, SprachbundError):
+        return RefusalError(400, str(error))
+    return RefusalError(
+        500, "an unexpected error on the server; its log has the details under the request's id"
+    )

@@ -1,1 +1,0 @@
-"""What languages should share inside a model: gradients compared, and feed-forwards split where they conflict."""

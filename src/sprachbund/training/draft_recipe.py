@@ -1,0 +1,178 @@
+"""The recipe of a draft: a model and data in, the same model with something that guesses ahead for it out.
+
+`draft = "parasite"`, "medusa" or "token-map" at the top of a TOML file makes it one of these recipes.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sprachbund.data.loading import Corpus, ExampleOptions
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.drafts.base import vocabulary_size_of
+from sprachbund.decoding.drafts.token_map import ORDERS, TokenMap, TokenMapDraft
+from sprachbund.errors import SprachbundError
+from sprachbund.models.drafts import DRAFT_FILE
+from sprachbund.models.io import load, locate
+from sprachbund.training.draft import DraftOptions, measure_acceptance, train_draft
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.translator import (
+    NO_MASKS,
+    CardRecipe,
+    DataPart,
+    ExampleRecipe,
+    Strict,
+    Student,
+    TranslatorRecipe,
+    make_student,
+)
+from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
+from sprachbund.util.files import copy_file, write_text
+
+
+class DraftRecipe(Strict):
+    """Everything a draft depends on.
+
+    Attributes:
+        draft: its kind.
+        model: directory, "bundled", or a name on the Hugging Face hub.
+        languages: of the data, heard and written.
+        train: what it learns from; the data that the model was trained on serve well.
+        dev: ranks the checkpoints and measures the acceptance.
+        network: of a parasite or Medusa heads; its `kind` is `draft`.
+        orders: of a token map, lengths of its contexts.
+        min_count: of a token map, how often what follows a context must have been seen.
+        examples: see `ExampleRecipe`.
+        training: of a parasite or Medusa heads.
+    """
+
+    draft: Literal["parasite", "medusa", "token-map"]
+    model: Path | str
+    languages: tuple[str, ...]
+    train: tuple[DataPart, ...]
+    dev: tuple[DataPart, ...] = ()
+    network: DraftOptions = DraftOptions()
+    orders: tuple[int, ...] = ORDERS
+    min_count: int = Field(default=1, ge=1)
+    examples: ExampleRecipe = ExampleRecipe()
+    training: TrainingOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("draft") in ("parasite", "medusa"):
+            values = {**values, "network": {**values.get("network", {}), "kind": values["draft"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _check_training(self) -> "DraftRecipe":
+        if self.draft != "token-map" and self.training is None:
+            raise SprachbundError(
+                f"a {self.draft} has to be trained: give [training] with its steps, as in steps = 2000"
+            )
+        return self
+
+
+def run(
+    recipe: DraftRecipe,
+    directory: Path,
+    *,
+    report: Callable[[str], None] = print,
+    stop_after: int | None = None,
+) -> Any:
+    """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded."""
+    with joined_processes():
+        return _run(recipe, directory, on_first_rank(report), stop_after)
+
+
+def _run(recipe: DraftRecipe, directory: Path, report: Callable[[str], None], stop_after: int | None) -> Any:
+    if is_first_rank():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    source = locate(str(recipe.model))
+    student = _student(recipe, source, directory)
+    corpus = _corpus(recipe, recipe.train, student, recipe.examples.model_dump())
+    dev = _corpus(recipe, recipe.dev, student, {**recipe.examples.model_dump(), **NO_MASKS})
+    if recipe.draft == "token-map":
+        draft: Any = _token_map(recipe, student, corpus, dev, report)
+    else:
+        assert recipe.training is not None
+        draft = train_draft(
+            student.model,
+            corpus,
+            recipe.network,
+            recipe.training,
+            directory,
+            dev=dev if recipe.dev else None,
+            report=report,
+            stop_after=stop_after,
+        )
+    if is_first_rank():
+        _install(source, directory / "model", draft)
+    wait_for_all_ranks()
+    return load(directory / "model")
+
+
+def texts_by_language(corpus: Corpus) -> Iterator[tuple[str, list[int]]]:
+    """(target language, tokens with their end) of every text that a model may be asked to write for the corpus."""
+    for manifest in corpus.manifests:
+        for index in range(len(manifest)):
+            utterance = manifest[index]
+            for target in corpus.examples.target_languages if utterance.language else ():
+                text = utterance.text_in(target)
+                row = None if text is None else corpus.examples.row(text, utterance.language, target)
+                if row is not None:
+                    yield target, row[1]
+
+
+def _student(recipe: DraftRecipe, source: Path, directory: Path) -> Student:
+    """The model and how its family makes examples."""
+    training = recipe.training or TrainingOptions(steps=1)
+    asked = TranslatorRecipe(
+        languages=recipe.languages,
+        train=recipe.train,
+        dev=recipe.dev,
+        start=source,
+        training=training,
+        card=CardRecipe(name="draft"),
+    )
+    return make_student(asked, directory, [])
+
+
+def _corpus(
+    recipe: DraftRecipe, parts: tuple[DataPart, ...], student: Student, options: dict[str, Any]
+) -> Corpus:
+    seed = recipe.training.seed if recipe.training else 0
+    manifests = [(Manifest(part.path, part.shares), part.repeats) for part in parts]
+    return Corpus(manifests, student.examples, ExampleOptions(**options, seed=seed))
+
+
+def _token_map(
+    recipe: DraftRecipe, student: Student, corpus: Corpus, dev: Corpus, report: Callable[[str], None]
+) -> TokenMapDraft:
+    texts: dict[str, list[list[int]]] = {}
+    for target, tokens in texts_by_language(corpus):
+        texts.setdefault(target, []).append(tokens)
+    size = vocabulary_size_of(student.model)
+    if size is None or not texts:
+        raise SprachbundError("the training data hold no text that this model could write; name other data")
+    token_map = TokenMap.fit(texts, size, orders=recipe.orders, min_count=recipe.min_count)
+    draft = TokenMapDraft(token_map)
+    report(f"{len(token_map)} contexts in {len(texts)} languages")
+    if recipe.dev:
+        draft.acceptance = measure_acceptance(student.model.eval(), draft, dev)
+        draft.card = draft.card.model_copy(update={"acceptance": draft.acceptance})
+        mean = sum(draft.acceptance.values()) / max(1, len(draft.acceptance))
+        report(f"acceptance on the dev data: {mean:.1%}")
+    return draft
+
+
+def _install(source: Path, directory: Path, draft: Any) -> None:
+    """The model's files and the draft's beside them; a draft that the model had is replaced."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.is_file() and path.name != DRAFT_FILE:
+            copy_file(path, directory / path.name)
+    draft.save(directory / DRAFT_FILE)

@@ -1,0 +1,685 @@
+"""Training a speech translator, from manifests to a model directory.
+
+A new conformer, any of its languages to any other, as the bundled model is one; or what one owns already: a
+conformer, a Whisper or a Seamless checkpoint, trained on through the same data, loop and options.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+
+from sprachbund.corpora.editions import Edition, LiveEdition, edition, texts_of
+from sprachbund.data.batching import nested
+from sprachbund.data.loading import Corpus, ExampleOptions, Examples, PieceExamples, Source
+from sprachbund.data.manifest import Manifest, read_info
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
+from sprachbund.models.conformer.extension import (
+    LOSSES,
+    LOSSES_OF_TRANSDUCER,
+    add_languages,
+    rebuilt,
+    tell_language,
+    with_losses,
+)
+from sprachbund.models.conformer.io import TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE, load, save
+from sprachbund.models.drafts import DRAFT_FILE
+from sprachbund.models.io import family_of, locate
+from sprachbund.models.io import load as load_model
+from sprachbund.models.io import save as save_model
+from sprachbund.models.weights import Bits, packed_linears
+from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.draft import finished_draft
+from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
+from sprachbund.training.loop import train
+from sprachbund.training.lora import add_lora, merge_lora
+from sprachbund.training.options import TrainingOptions
+from sprachbund.units.strings import ctc_places
+from sprachbund.util.distributed import (
+    first_rank_first,
+    is_first_rank,
+    joined_processes,
+    on_first_rank,
+    wait_for_all_ranks,
+)
+from sprachbund.util.files import write_text
+
+# What a recipe trains, by family: the model as it is before the first step, its examples, and how it is
+# saved.
+
+_OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
+_ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
+"""How texts are drawn for a model that writes what is spoken: it can be taught transcripts alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A model about to be trained.
+
+    Attributes:
+        model: of any family.
+        examples: how the family makes features and tokens.
+        save: writes the model into a directory, with a `card`.
+        drawn: what the model changes of how texts are drawn (`ExampleOptions`).
+        tokenizer: whose pieces may not be enough for a text; None where they always are.
+        ctc_frame_s: seconds of a frame that CTC aligns transcripts to; None without CTC.
+    """
+
+    model: Any
+    examples: Examples
+    save: Callable[..., None]
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    ctc_frame_s: float | None = None
+
+
+def make_student(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Student:
+    """The model that a recipe asks for: a new conformer, or what `recipe.start` names, of whatever family.
+
+    Args:
+        recipe: what is wanted.
+        directory: of the run; keeps the tokenizers of a new conformer.
+        manifests: training data; their texts make those tokenizers.
+
+    Raises:
+        SprachbundError: no such model, or one that cannot do what the recipe asks.
+    """
+    if recipe.start is None:
+        if changed := sorted(recipe.fine_tuning.model_fields_set):
+            raise SprachbundError(
+                f"fine_tuning.{changed[0]} is for models that are there already; give start, or leave it out"
+            )
+        return _conformer(recipe, _new_conformer(recipe, directory, manifests))
+    start = locate(str(recipe.start))
+    family = family_of(start)
+    if family == Conformer.name:
+        return _conformer(recipe, _started_conformer(recipe, load(start)))
+    if useless := sorted(_OF_NEW_MODELS & recipe.model_fields_set):
+        raise SprachbundError(
+            f"the recipe has {', '.join(useless)}, which a {family} checkpoint brings along; take it out of the recipe"
+        )
+    if recipe.bits == 8:
+        raise SprachbundError(
+            f"a {family} model is trained into weights of 16 or 32 bits, not 8; set bits = 16, and make 8 of them with "
+            "`sprachbund compress quantize` where the family can"
+        )
+    return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
+
+
+def _conformer(recipe: TranslatorRecipe, model: Conformer) -> Student:
+    only_spoken = model.writes_what_is_spoken
+    examples = PieceExamples(
+        model.tokenizer,
+        model.transcript_tokenizer,
+        recipe.languages,
+        known=model.source_languages,
+        num_mel_bins=model.config.num_mel_bins,
+        front_end=model.front_end,
+        max_tokens=model.config.max_tokens - 1,
+        only_spoken=only_spoken,
+    )
+    return Student(
+        model=model,
+        examples=examples,
+        save=partial(save, model, bits=recipe.bits or 8),
+        drawn=_ONLY_SPOKEN if only_spoken else {},
+        tokenizer=model.tokenizer,
+        ctc_frame_s=model.frame_s if model.config.ctc_weight else None,
+    )
+
+
+def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Conformer:
+    """With tokenizers that are fitted once."""
+    wanted = {
+        TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),
+        TRANSCRIPT_TOKENIZER_FILE: (recipe.transcript_vocabulary_size, ()),
+    }
+    if not all((directory / name).exists() for name in wanted):
+        texts = texts_of(manifests, recipe.tokenizer_texts)
+        for name, (size, languages) in wanted.items():
+            Tokenizer.train(texts, languages, size).save(directory / name)
+    written, transcripts = (
+        Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
+    )
+    config = ConformerConfig(
+        source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
+    )
+    return Conformer(config, written, transcripts)
+
+
+def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
+    """With the weights and the tokenizers of another; with its languages, and those that it is to learn."""
+    _check_start(recipe, start)
+    wanted = recipe.fine_tuning
+    model = add_languages(start, wanted.new_languages)
+    if unknown := sorted(set(recipe.languages) - set(model.config.source_languages)):
+        raise SprachbundError(
+            f"{recipe.start} knows {', '.join(model.config.source_languages)}, not {', '.join(unknown)}; to teach it a "
+            f'language, set fine_tuning.new_languages = {{{unknown[0]} = "mean"}}, or name one that it resembles'
+        )
+    if wanted.prompt is not None:
+        model = tell_language(model)
+    if "model" not in recipe.model_fields_set:
+        return rebuilt(model)
+    _check_sizes(model.config, recipe.model)
+    return rebuilt(model, config=with_losses(model.config, recipe.model))
+
+
+def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
+    if (packed := packed_linears(start)) is not None:
+        raise SprachbundError(
+            f"{recipe.start} has an encoder in {packed.bits} bits, which is not trained; start from the model that it "
+            "was made of"
+        )
+    wanted = recipe.fine_tuning
+    if changed := sorted(wanted.model_fields_set & {"label_smoothing", "real_length"}):
+        raise SprachbundError(
+            f"fine_tuning.{changed[0]} is for Whisper and Seamless checkpoints; a conformer has [model] for its losses"
+        )
+    if wanted.prompt not in (None, "wanted"):
+        raise SprachbundError(
+            f'fine_tuning.prompt is {wanted.prompt!r}; a conformer can be told the language "wanted" alone'
+        )
+
+
+def _check_sizes(config: ConformerConfig, shape: ConformerShape) -> None:
+    """See that what `[model]` gives beside losses is what the model to start from has."""
+    for key, own, given, free in (
+        ("model", config, shape, LOSSES | {"streaming", "transducer"}),
+        ("model.streaming", config.streaming, shape.streaming, frozenset()),
+        ("model.transducer", config.transducer, shape.transducer, LOSSES_OF_TRANSDUCER),
+    ):
+        for name in () if given is None else sorted(given.model_fields_set - free):
+            if (value := getattr(given, name)) != (seen := getattr(own, name, None)):
+                raise SprachbundError(
+                    f"{key}.{name} is {value}, the model to start from has {seen}; leave it out, it is taken from there"
+                )
+
+
+def _whisper(recipe: TranslatorRecipe, start: Path) -> Student:
+    from sprachbund.models import whisper
+    from sprachbund.models.whisper.extension import add_languages, set_prompt, set_real_length
+    from sprachbund.models.whisper.model import WhisperExamples
+
+    wanted = recipe.fine_tuning
+    model = add_languages(whisper.load(start), wanted.new_languages)
+    if wanted.prompt is not None:
+        model = set_prompt(model, wanted.prompt, recipe.languages)
+    if wanted.real_length is not None:
+        model = set_real_length(model, wanted.real_length)
+    model.label_smoothing = wanted.label_smoothing
+    examples = WhisperExamples(model, recipe.languages)
+    return Student(model=model, examples=examples, save=partial(whisper.save, model, bits=recipe.bits or 32))
+
+
+def _seamless(recipe: TranslatorRecipe, start: Path) -> Student:
+    from sprachbund.models import seamless
+    from sprachbund.models.seamless.model import SeamlessExamples
+
+    wanted = recipe.fine_tuning
+    if wanted.prompt is not None or wanted.real_length is not None:
+        raise SprachbundError(
+            "fine_tuning.prompt and fine_tuning.real_length are for Whisper; Seamless always names the language wanted "
+            "and takes utterances at their own length"
+        )
+    model = seamless.load(start)
+    model.hear(wanted.new_languages)
+    model.label_smoothing = wanted.label_smoothing
+    examples = SeamlessExamples(model, recipe.languages)
+    return Student(model=model, examples=examples, save=partial(seamless.save, model, bits=recipe.bits or 32))
+
+
+# What `[dual_scale]` in a recipe does to the model that is trained, and to what comes out (arXiv
+# 2508.11189).
+
+_NO_TRANSCRIPTION = "It was taught to translate, not to transcribe."
+
+
+def drawn_for(options: DualScaleOptions | None) -> dict[str, Any]:
+    """What examples have to hold besides; see `sprachbund.data.loading.ExampleOptions`."""
+    if options is None:
+        return {}
+    return {"same_language": options.same_language, "spoken": options.text_layers > 0}
+
+
+def dual_scale_student(student: Student, recipe: TranslatorRecipe, report: Callable[[str], None]) -> Student:
+    """The student with its decoder pruned, a text encoder and a guesser.
+
+    Raises:
+        SprachbundError: adapters that are asked for twice, or layers that are not there.
+    """
+    options = recipe.dual_scale
+    assert options is not None
+    if recipe.lora is not None:
+        raise SprachbundError(
+            "dual_scale has its own adapters (whole_layers, lora_rank); take lora out of the recipe"
+        )
+    if options.same_language == 0:
+        report("the result will not transcribe; dual_scale.same_language = 0.1 keeps that")
+    whole = make_dual_scale(student.model, options)
+    bits = recipe.bits or (8 if whole.base.name == "conformer" else 32)
+    return Student(model=whole, examples=student.examples, save=partial(_save, whole, bits))
+
+
+def save_guesser(
+    whole: DualScale, training: TrainingOptions, dev: Corpus, directory: Path, report: Callable[[str], None]
+) -> None:
+    """Put the guesser beside the saved model, with its acceptance on the dev data; nothing where there is none."""
+    if whole.guesser is None:
+        return
+    how = {"training": {"steps": training.steps, **whole.options.model_dump(mode="json")}}
+    # As it is saved: in fewer bits, perhaps, and without the pairs that it was not taught.
+    draft = finished_draft(load_model(directory), whole.guesser.eval(), dev, report, **how)
+    draft.save(directory / DRAFT_FILE)
+
+
+def _save(whole: DualScale, bits: Bits, directory: Path, *, card: Card) -> None:
+    base = whole.cpu().base
+    if whole.options.same_language == 0:
+        card = card.model_copy(update={"limits": [*card.limits, _NO_TRANSCRIPTION]})
+    if whole.options.same_language == 0 and base.name == "whisper":
+        from sprachbund.models.whisper.extension import without_transcription
+
+        base = without_transcription(base)
+    save_model(base, directory, bits=bits, card=card)
+
+
+# Texts that a model's tokenizer cannot write whole, or that are longer than the model takes or CTC can
+# align: counted, and said.
+#
+# A model that was trained on other languages keeps its tokenizer, since its weights know its pieces. What
+# a new language has beside them, a letter that the old ones lack, is learned as unknown, and a reader sees
+# "⁇" at most.
+
+_MOST = 20_000
+_SHOWN = 12
+_WORD_BEGINS = "\u2581"
+
+
+def texts_taught(corpus: Corpus) -> Iterator[str]:
+    """Texts that utterances of a corpus can be taught with: of all of them, or of 20,000 evenly over it."""
+    for manifest in corpus.manifests:
+        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
+        for index in range(0, len(manifest), step):
+            utterance = manifest[index]
+            for language in corpus.targets:
+                text = utterance.text_in(language) if utterance.language else None
+                if text and corpus.examples.row(text, utterance.language, language) is not None:
+                    yield text
+
+
+def too_long_for_frames(corpus: Corpus, frame_s: float) -> list[str]:
+    """What is to be said of transcripts that CTC cannot align: nothing where it can align all.
+
+    They are most of the speech where frames are long and pieces short, and the encoder then learns next to nothing.
+
+    Args:
+        corpus: all of its utterances are looked at, or 20,000 evenly over it.
+        frame_s: seconds of an encoder's frame.
+    """
+    count, found, first = 0, 0, ""
+    for manifest in corpus.manifests:
+        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
+        for index in range(0, len(manifest), step):
+            utterance = manifest[index]
+            needed = ctc_places(corpus.examples.transcript(utterance.text))
+            there = math.ceil(float(manifest.durations_s[index]) / frame_s)
+            count += needed > 0
+            if needed > there:
+                found += 1
+                first = first or f"{utterance.id}, {needed} places wanted and {there} there"
+    if not found:
+        return []
+    return [
+        f"{found} of {count} transcripts are longer than CTC can align in frames of {1000 * frame_s:g} ms (the first "
+        f"is {first}): it learns nothing from them; a larger transcript_vocabulary_size makes shorter ones"
+    ]
+
+
+def told(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -> list[str]:
+    """What is to be said of texts: nothing where all can be learned as they are.
+
+    Args:
+        texts: to be taught.
+        tokenizer: of the model.
+        max_tokens: most tokens of a text.
+    """
+    count, partly, too_long, lacking = 0, 0, 0, Counter[str]()
+    for text in texts:
+        count += 1
+        unknown = "".join(tokenizer.unknown(text))
+        lacking.update(unknown.replace(_WORD_BEGINS, ""))
+        partly += bool(unknown)
+        too_long += len(tokenizer.encode(text)) > max_tokens
+    lines = []
+    if partly:
+        most = " ".join(letter for letter, _ in lacking.most_common(_SHOWN)) + " …" * (len(lacking) > _SHOWN)
+        lines.append(
+            f"{partly} of {count} texts hold what the tokenizer has no piece for ({most}): it is learned as "
+            "unknown (⁇) and cannot be written"
+        )
+    if too_long:
+        lines.append(f"{too_long} of {count} texts are longer than {max_tokens} tokens: left out")
+    return lines
+
+
+_TRIED = 1000  # utterances that are looked at before training begins
+NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataPart(Strict):
+    """A manifest directory and how often an epoch goes through it.
+
+    Attributes:
+        path: of the directory.
+        repeats: passes of an epoch.
+        shares: language to the share of its utterances that is taken; see `sprachbund.data.manifest.Manifest`.
+    """
+
+    path: Path
+    repeats: float = Field(default=1.0, ge=0)
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+
+
+class Scale(Strict):
+    """How much of the training data is taken; see `sprachbund.data.batching`.
+
+    Attributes:
+        hours: of all [[train]] together.
+        seed: of the order that they are taken in.
+    """
+
+    hours: float = Field(gt=0)
+    seed: int = 0
+
+
+class LivePart(Strict):
+    """An edition of the phrasebook that every epoch hears anew; see `sprachbund.corpora.editions`.
+
+    Attributes:
+        edition: its name.
+        utterances: of an epoch.
+        languages: spoken and written; those of the edition if empty.
+        synthesizers: that speak; those of the edition if empty.
+        seed: of everything drawn; that of the edition if None.
+        exact: whether a run that is taken up hears the same again to the last bit, at half the speed.
+    """
+
+    edition: str = "bundled"
+    utterances: int = Field(default=20_000, ge=1)
+    languages: tuple[str, ...] = ()
+    synthesizers: tuple[str, ...] = ()
+    seed: int | None = None
+    exact: bool = True
+
+    def drawn(self) -> Edition:
+        """The edition to be rendered. Raises SprachbundError for an unknown name."""
+        given = {name: getattr(self, name) for name in ("languages", "synthesizers", "seed")}
+        changes = {name: value for name, value in given.items() if value not in ((), None)}
+        return edition(self.edition, train_utterances=self.utterances, exact=self.exact, **changes)
+
+
+class ExampleRecipe(Strict):
+    """See `sprachbund.data.loading.ExampleOptions`."""
+
+    rows_per_utterance: int = Field(default=3, ge=1)
+    targets: tuple[str, ...] = ()
+    same_language: float | None = Field(default=None, ge=0, le=1)
+    speeds: tuple[PositiveFloat, ...] = Field(default=(0.9, 1.0, 1.1), min_length=1)
+    time_masks: int = Field(default=2, ge=0)
+    max_time_mask_s: float = Field(default=0.3, ge=0)
+    max_time_mask_share: float | None = Field(default=None, ge=0, le=1)
+    frequency_masks: int = Field(default=2, ge=0)
+    max_frequency_mask: int = Field(default=15, ge=0)
+
+
+class LoraRecipe(Strict):
+    """Train low-rank adapters in place of the weights, and merge them at the end; see `training.lora`.
+
+    Attributes:
+        modules: patterns of the names of linear layers.
+        rank: of every adapter.
+        scale: what an adapter's product is multiplied by (alpha / rank).
+        whole: patterns of the names of parameters that are trained themselves, beside the adapters.
+    """
+
+    modules: tuple[str, ...]
+    rank: int = Field(default=8, ge=1)
+    scale: float = 2.0
+    whole: tuple[str, ...] = ()
+
+
+class FineTuning(Strict):
+    """What is changed in a model that is there already before it is trained on.
+
+    Attributes:
+        prompt: the language that Whisper's prompt names: the one "spoken" (transcription, and translation into
+            English), or the one "wanted" (any language of the recipe to any other); "wanted-only" names nothing else,
+            no task and no timestamps (arXiv 2508.11189). "wanted" also makes a transducer that writes what is spoken
+            one that is told the language. As the checkpoint has it if left out.
+        new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
+            token starts from, or "mean" for the mean of all. Seamless hears a new language without a token. Pieces of
+            the tokenizer stay as they are.
+        real_length: train Whisper, and use it ever after, on utterances at their own length instead of windows of
+            30 s; as the checkpoint has it if left out.
+        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
+    """
+
+    prompt: Literal["spoken", "wanted", "wanted-only"] | None = None
+    new_languages: dict[str, str] = {}
+    real_length: bool | None = None
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class CardRecipe(Strict):
+    """What the card says of the model besides what is known from the data."""
+
+    name: str
+    description: str = ""
+    licence: str = ""
+    limits: tuple[str, ...] = ()
+
+
+class TranslatorRecipe(Strict):
+    """Everything a run depends on.
+
+    Attributes:
+        languages: heard and written.
+        train: training data.
+        live: training data that are rendered while training.
+        scale: how much of `train` is taken; all if None.
+        dev: data whose loss ranks the checkpoints.
+        vocabulary_size: pieces of all languages together.
+        transcript_vocabulary_size: pieces of the transcripts, for CTC.
+        tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
+        start: a model directory or a name on the Hugging Face hub, of any family: weights and tokenizer to start
+            from.
+        fine_tuning: what is changed in the model to start from.
+        lora: train adapters only.
+        dual_scale: prune the decoder, and train it with a text branch and a network that guesses ahead.
+        bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
+    """
+
+    languages: tuple[str, ...]
+    train: tuple[DataPart, ...] = ()
+    live: tuple[LivePart, ...] = ()
+    scale: Scale | None = None
+    dev: tuple[DataPart, ...]
+    vocabulary_size: int = Field(default=2000, ge=1)
+    transcript_vocabulary_size: int = Field(default=400, ge=1)
+    tokenizer_texts: int = Field(default=200_000, ge=1)
+    start: Path | str | None = None
+    fine_tuning: FineTuning = FineTuning()
+    lora: LoraRecipe | None = None
+    dual_scale: DualScaleOptions | None = None
+    bits: Bits | None = None
+    model: ConformerShape = ConformerShape()
+    examples: ExampleRecipe = ExampleRecipe()
+    training: TrainingOptions
+    card: CardRecipe
+
+
+def run(
+    recipe: TranslatorRecipe,
+    directory: Path,
+    *,
+    score: Callable[[Any], float] | None = None,
+    report: Callable[[str], None] = print,
+    stop_after: int | None = None,
+) -> Any:
+    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+
+    Args:
+        recipe: what is trained, on what.
+        directory: of the run.
+        score: judges the model on the way, less is better, where `training.judge` is "score".
+        report: takes each line of progress.
+        stop_after: stop, resumable, after so many steps.
+    """
+    with joined_processes():
+        return _run(recipe, directory, score, on_first_rank(report), stop_after)
+
+
+def _run(
+    recipe: TranslatorRecipe,
+    directory: Path,
+    score: Callable[[Any], float] | None,
+    report: Callable[[str], None],
+    stop_after: int | None,
+) -> Any:
+    torch.manual_seed(recipe.training.seed)
+    if is_first_rank():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    with first_rank_first():  # which renders live data and fits tokenizers
+        parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
+        student = make_student(recipe, directory, [source.at() for source, _ in parts])
+    if recipe.dual_scale is not None:
+        student = dual_scale_student(student, recipe, report)
+    model = student.model
+    if recipe.lora is not None:
+        adapters = recipe.lora
+        add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
+    if student.drawn and recipe.examples.same_language != 1:
+        report(
+            'the model writes what is spoken, so it is taught transcripts; fine_tuning.prompt = "wanted" teaches it to '
+            "translate"
+        )
+    drawn = recipe.examples.model_dump() | dict(student.drawn) | drawn_for(recipe.dual_scale)
+    masks = {**drawn, **NO_MASKS}
+    corpus, dev = (
+        Corpus(data, student.examples, ExampleOptions(**options, seed=seed))
+        for data, options, seed in (
+            (parts, drawn, recipe.training.seed),
+            (dev_parts, masks, 0),
+        )
+    )
+    check_corpus(corpus, recipe.training.max_duration_s, report)
+    _tell_texts(student, corpus, report)
+    train(
+        model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after
+    )
+    merge_lora(model)
+    if is_first_rank():
+        student.save(directory / "model", card=_card(recipe, corpus))
+        if recipe.dual_scale is not None:
+            save_guesser(model, recipe.training, dev, directory / "model", report)
+    wait_for_all_ranks()
+    return load_model(directory / "model")
+
+
+def _tell_texts(student: Student, corpus: Corpus, report: Callable[[str], None]) -> None:
+    """Say which texts cannot be learned as they are."""
+    lines: list[str] = []
+    if student.tokenizer is not None:
+        lines += told(
+            texts_taught(corpus), student.tokenizer, corpus.examples.max_tokens - 1
+        )  # the end is one
+    if student.ctc_frame_s is not None:
+        lines += too_long_for_frames(corpus, student.ctc_frame_s)
+    for line in lines:
+        report(line)
+
+
+def _read(parts: Sequence[DataPart]) -> list[tuple[Source, float]]:
+    return [(Manifest(part.path, part.shares), part.repeats) for part in parts]
+
+
+def _training_data(
+    recipe: TranslatorRecipe, directory: Path, report: Callable[[str], None]
+) -> list[tuple[Source, float]]:
+    if not recipe.train and not recipe.live:
+        raise SprachbundError(
+            "the recipe has no training data; give it a [[train]] with a path, or a [[live]]"
+        )
+    live = [
+        LiveEdition(part.drawn(), directory / f"live-{n}", report=report)
+        for n, part in enumerate(recipe.live)
+    ]
+    manifests = [Manifest(part.path, part.shares) for part in recipe.train]
+    if recipe.scale is not None:
+        manifests = nested(manifests, recipe.scale.hours, recipe.scale.seed)
+    repeats = [part.repeats for part in recipe.train]
+    return [*zip(manifests, repeats, strict=True), *((part, 1.0) for part in live)]
+
+
+def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], None]) -> None:
+    """Say what is left out; refuse data of which nothing is left."""
+    longest_s, count = corpus.longest_s(max_duration_s), len(corpus.durations_s)
+    why = "" if longest_s == max_duration_s else ", which the model takes at once at the slowest speed"
+    too_long = int((corpus.durations_s > longest_s).sum())
+    if too_long:
+        report(f"{too_long} of {count} utterances are longer than {longest_s:g} s{why}: left out")
+    if too_long == count:
+        raise SprachbundError(
+            f"no utterance of the training data is left; cut them into pieces of at most {longest_s:g} s"
+        )
+    rng = np.random.default_rng(0)
+    tried = min(len(corpus.durations_s), _TRIED)
+    utterances = (corpus.utterance(i)[0] for i in range(tried))
+    if not any(corpus.rows(one, rng) for one in utterances if one.language):
+        raise SprachbundError(
+            f"none of the first {tried} utterances has a text that this model can be taught: it is to write "
+            f"{', '.join(corpus.targets)}; a Whisper that is to translate into other languages than English needs "
+            'fine_tuning.prompt = "wanted", and so does a transducer that writes what is spoken'
+        )
+
+
+def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
+    data: list[dict[str, Any]] = []
+    for manifest in corpus.manifests:
+        info: dict[str, Any] = read_info(manifest.directory) or {"name": str(manifest.directory)}
+        data.append(
+            {
+                key: info[key]
+                for key in ("name", "licence", "attribution", "hours", "utterances")
+                if key in info
+            }
+        )
+    training: dict[str, Any] = {"steps": recipe.training.steps, "batch_s": recipe.training.batch_s}
+    if recipe.start is not None:
+        training["start"] = str(recipe.start)
+    return Card(
+        **recipe.card.model_dump(),
+        source_languages=list(recipe.languages),
+        target_languages=list(corpus.targets),
+        data=data,
+        training=training,
+    )

@@ -1,0 +1,266 @@
+"""Training a model that reads units of speech and pieces of text alike, from encoded corpora to a model directory."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from sprachbund.data.batching import PlanOptions
+from sprachbund.data.bitext import read_bitext
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.io import load, save
+from sprachbund.models.tokens import MbartConfig, TokenConfig, TokenConformer, TokenMbart, TokenShape
+from sprachbund.models.weights import Bits
+from sprachbund.training.loop import train
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.translator import CardRecipe, Strict
+from sprachbund.units.dataset import Mixing, Sentences, Spoken, Supply, Written, first_epoch_behind
+from sprachbund.units.directory import Units
+from sprachbund.units.encoded import Encoded
+from sprachbund.units.mbart import start_from_mbart, units_with_mbart
+from sprachbund.units.reader import make
+from sprachbund.util.distributed import (
+    first_rank_first,
+    is_first_rank,
+    joined_processes,
+    on_first_rank,
+    wait_for_all_ranks,
+)
+from sprachbund.util.files import write_text
+
+Report = Callable[[str], None]
+StepsOf = Literal["all", "speech"]
+LIKELY_RATIO = 4.0
+"""Published; where the units were made without transcripts."""
+
+
+class BitextPart(Strict):
+    """Parallel text from outside; see `sprachbund.data.bitext.read_bitext`.
+
+    Attributes:
+        paths: a `.tsv` or `.tmx` file, or two Moses files, source first.
+        source: BCP-47 tag.
+        target: BCP-47 tag.
+        skip_bad: leave out, and count, pairs that cannot be used.
+    """
+
+    paths: tuple[Path, ...] = Field(min_length=1, max_length=2)
+    source: str
+    target: str
+    skip_bad: bool = False
+
+
+class UnitTranslatorRecipe(Strict):
+    """Everything a run depends on.
+
+    Attributes:
+        units: directory of the units.
+        train: corpora as units; none trains on text alone.
+        dev: corpora as units, whose loss ranks the checkpoints.
+        pairs: (source, target) languages of the speech and its own texts.
+        bitext: parallel text from outside.
+        hours: of speech taken from each corpus; all if None.
+        mixing: of speech and text.
+        ratio: how many times as long source text is made; the mean of the units' data if None.
+        mark_repeats: follow each piece of source text with marks in the place of its repetitions.
+        keep_repeats: read a unit for every frame.
+        start: a directory of a model with the same units, whose weights are the first ones where they fit in.
+        mbart: an mBART-50 checkpoint of transformers, by path or Hugging Face id, whose shape, weights and pieces of
+            text the model has; `model` and `start` are then left out.
+        bits: of the weights in the model directory.
+        steps_of: what `training` counts its steps and evaluations by: "all" batches, or those of "speech", so that text
+            comes on top of as much speech as a model without text would see.
+    """
+
+    units: Path
+    train: tuple[Path, ...] = ()
+    dev: tuple[Path, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    bitext: tuple[BitextPart, ...] = ()
+    hours: float | None = Field(default=None, gt=0)
+    mixing: Mixing = Mixing()
+    ratio: float | None = None
+    mark_repeats: bool = False
+    keep_repeats: bool = False
+    start: Path | None = None
+    mbart: str | None = None
+    bits: Bits = 32
+    steps_of: StepsOf = "all"
+    model: TokenShape = TokenShape()
+    training: TrainingOptions
+    card: CardRecipe
+
+    @property
+    def all_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Of speech and text."""
+        return tuple(sorted({*self.pairs, *((part.source, part.target) for part in self.bitext)}))
+
+
+def run(
+    recipe: UnitTranslatorRecipe,
+    directory: Path,
+    *,
+    report: Report = print,
+    stop_after: int | None = None,
+) -> Any:
+    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+
+    Raises:
+        SprachbundError: units of another k-means or sampling rate, utterances without units, parallel text of unequal
+            sides, a shape beside that of mBART, targets of which CTC can align none, or no data.
+    """
+    if not recipe.train and not recipe.bitext:
+        raise SprachbundError("the recipe has no training data; give it train = [DIR] or a [[bitext]]")
+    if recipe.mbart is not None and (recipe.start is not None or recipe.model != TokenShape()):
+        other = "start" if recipe.start is not None else "[model]"
+        raise SprachbundError(f"shape and weights are those of mbart ({recipe.mbart}); leave out {other}")
+    with joined_processes():
+        return _run(recipe, directory, on_first_rank(report), stop_after)
+
+
+def _run(recipe: UnitTranslatorRecipe, directory: Path, report: Report, stop_after: int | None) -> Any:
+    torch.manual_seed(recipe.training.seed)
+    if is_first_rank():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    with first_rank_first():  # which makes the units of an mBART
+        units, model = _made(recipe, directory, report)
+    corpus, dev, training = _supplies(recipe, units, model, report)
+    train(model, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)
+    if is_first_rank():
+        save(model, directory / "model", bits=recipe.bits, card=_card(recipe, corpus, training))
+    wait_for_all_ranks()
+    return load(directory / "model")
+
+
+def _made(
+    recipe: UnitTranslatorRecipe, directory: Path, report: Report
+) -> tuple[Units, TokenConformer | TokenMbart]:
+    """The units and the model before its first step."""
+    units = Units(recipe.units)
+    if recipe.mbart is not None:
+        return _from_mbart(recipe, recipe.mbart, units, directory / "units", report)
+    model = make(TokenConfig(**recipe.model.model_dump(), **_read(recipe, units)), units)
+    if recipe.start is not None:
+        _start_from(model, recipe.start, report)
+    return units, model
+
+
+def _from_mbart(
+    recipe: UnitTranslatorRecipe, checkpoint: str, units: Units, out: Path, report: Report
+) -> tuple[Units, TokenMbart]:
+    """Units with the pieces of a checkpoint that occur in the training texts, and a model with its weights."""
+    languages = sorted({tag for pair in recipe.all_pairs for tag in pair})
+    parts = _parts(recipe, units, lambda line: None)
+    with_mbart = units_with_mbart(units, checkpoint, parts, languages, out)
+    given = _read(recipe, with_mbart)
+    model = start_from_mbart(with_mbart, checkpoint, lambda shape: MbartConfig(**shape.model_dump(), **given))
+    report(
+        f"{checkpoint}: {len(model.written)} of its tokens are kept, "
+        f"{model.unit_embedding.num_embeddings} pieces of units are new"
+    )
+    return with_mbart, model
+
+
+def _read(recipe: UnitTranslatorRecipe, units: Units) -> dict[str, Any]:
+    """What a model reads; see `ReadTokens`."""
+    return {
+        "pairs": recipe.all_pairs,
+        "ratio": recipe.ratio or units.config.mean_length_ratio or LIKELY_RATIO,
+        "mark_repeats": recipe.mark_repeats,
+        "keep_repeats": recipe.keep_repeats,
+        "max_window_s": recipe.training.max_duration_s,
+    }
+
+
+def _supplies(
+    recipe: UnitTranslatorRecipe, units: Units, model: TokenConformer | TokenMbart, report: Report
+) -> tuple[Supply, Supply, TrainingOptions]:
+    """Training and dev data, everything told that is left out of them, and the training with all its steps counted."""
+    parts = _parts(recipe, units, report)
+    reader: Any = model.reader
+    corpus = Supply(parts, model.config, reader, recipe.mixing, seed=recipe.training.seed)
+    plan = PlanOptions(
+        batch_s=recipe.training.batch_s,
+        max_utterances=recipe.training.max_utterances,
+        max_duration_s=recipe.training.max_duration_s,
+        seed=recipe.training.seed,
+    )
+    training = recipe.training
+    if recipe.steps_of == "speech" and recipe.train:
+        training = _on_top(training, corpus.speech_share(plan))
+    if recipe.mixing.speech_only_share:
+        step = round((1 - recipe.mixing.speech_only_share) * training.steps)
+        corpus.speech_only_from = first_epoch_behind(corpus, plan, step)
+    encoded = [Encoded(path, units) for path in recipe.dev]
+    as_text = not recipe.train
+    held_out = [
+        Spoken(each, recipe.all_pairs, as_text=as_text, keep_repeats=recipe.keep_repeats) for each in encoded
+    ]
+    dev = Supply(held_out, model.config, reader, recipe.mixing, sample=False)
+    for name, supply in (("training", corpus), ("dev", dev)):
+        for line in supply.lines(training.max_duration_s):
+            report(f"{name}: {line}")
+    return corpus, dev, training
+
+
+def _on_top(training: TrainingOptions, speech_share: float) -> TrainingOptions:
+    """As many steps on speech, and evaluations, as without text, when only a share of all steps is on speech."""
+    counts = {name: round(getattr(training, name) / speech_share) for name in ("steps", "evaluate_every")}
+    return training.model_copy(update=counts)
+
+
+def _parts(recipe: UnitTranslatorRecipe, units: Units, report: Report) -> list[Sentences]:
+    parts: list[Sentences] = []
+    for path in recipe.train:
+        encoded = Encoded(path, units)
+        for skipped in encoded.info.skipped:
+            report(f"{path}: {skipped.id} has no units ({skipped.reason})")
+        forms = (False, True) if recipe.mixing.text else (False,)
+        parts += [
+            Spoken(
+                encoded, recipe.pairs, as_text=as_text, keep_repeats=recipe.keep_repeats, hours=recipe.hours
+            )
+            for as_text in forms
+        ]
+    for part in recipe.bitext:
+        bitext = read_bitext(part.paths, part.source, part.target, skip_bad=part.skip_bad)
+        if bitext.faults:
+            report(
+                f"{len(bitext.faults)} pairs of {part.paths[0]} cannot be used, the first: {bitext.faults[0]}: left out"
+            )
+        parts.append(Written(bitext))
+    return parts
+
+
+def _start_from(model: TokenConformer, directory: Path, report: Report) -> None:
+    """Take over the weights of a model with the same units, where they are of the same shape."""
+    start: Any = load(directory)
+    if getattr(start, "config", None) is None or start.name != TokenConformer.name:
+        raise SprachbundError(
+            f"{directory} is of the family {start.name}; start from a {TokenConformer.name} model"
+        )
+    if start.config.units != model.config.units:
+        raise SprachbundError(
+            f"{directory} reads other units than {model.reader.directory}; start from another"
+        )
+    own, theirs = model.state_dict(), start.state_dict()
+    fitting = {n: w for n, w in theirs.items() if n in own and own[n].shape == w.shape}
+    model.load_state_dict(fitting, strict=False)
+    if missing := sorted(own.keys() - fitting.keys()):
+        report(f"{len(missing)} of {len(own)} weights are new: {', '.join(missing[:3])} ...")
+
+
+def _card(recipe: UnitTranslatorRecipe, corpus: Supply, training: TrainingOptions) -> Card:
+    sources: Sequence[str] = sorted({source for source, _ in recipe.all_pairs})
+    start = {} if recipe.mbart is None else {"made_from": {"model": recipe.mbart, "by": "train"}}
+    return Card(
+        **recipe.card.model_dump(),
+        source_languages=list(sources),
+        target_languages=sorted({target for _, target in recipe.all_pairs}),
+        data=[{"name": kind, "utterances": count} for kind, count in corpus.counts().items()],
+        training={"steps": training.steps, "batch_s": training.batch_s, **start},
+    )

@@ -1,0 +1,226 @@
+"""Making files by several processes, of this machine or of a Ray cluster: the same files, whoever makes them.
+
+A job knows its files by number, and each is a function of its number alone. Nothing is exchanged but files, so
+machines need a common file system; a job that was killed goes on with the files that are missing.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from sprachbund.errors import SprachbundError
+from sprachbund.util.memory import give_back_freed_memory
+
+# One piece of work shared out among processes of this machine: watched, ended together, with one's failure
+# for all.
+
+_WATCH_S = 0.2
+_LONGEST_MESSAGE = 4000  # far less than a pipe holds, so that no failing process waits for a reader
+
+Share = tuple[int, int]
+"""Which of how many."""
+Progress = Callable[[int, int], None]
+"""Called with what is done, and with all that there is to do."""
+
+
+def run_processes(
+    work: Callable[[Share, Progress], None], shares: Sequence[Share], watch: Callable[[], None]
+) -> None:
+    """Do every share in a process of its own, and wait for all.
+
+    Args:
+        work: does a share; it has to be picklable, and to call its progress now and then: that is where a process
+            whose parent is gone ends.
+        shares: one for each process.
+        watch: called in between, here.
+
+    Raises:
+        SprachbundError: what the first process to fail raised, or that one died; the others are ended.
+    """
+    context = multiprocessing.get_context("spawn")
+    running: dict[Any, Connection] = {}
+    try:
+        for share in shares:
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(work, share, theirs, os.getpid()), daemon=True)
+            process.start()
+            theirs.close()
+            running[process] = ours
+        while running:
+            for process in [p for p in running if not p.is_alive()]:
+                told = failure_told(running.pop(process))
+                if told is not None:
+                    raise SprachbundError(told)
+                if process.exitcode:
+                    raise SprachbundError(
+                        f"a process {how_it_ended(process.exitcode)}; the same command goes on, try fewer --workers"
+                    )
+            watch()
+            for process in running:
+                process.join(_WATCH_S / len(running))
+    finally:
+        for process in running:
+            process.terminate()
+            process.join()
+
+
+def tell_failure(failures: Connection, error: Exception) -> None:
+    """Send an exception to the parent as the one line that a user is to see."""
+    line = str(error) if isinstance(error, SprachbundError) else _place_of(error)
+    failures.send(line[:_LONGEST_MESSAGE])
+
+
+def failure_told(failures: Connection) -> str | None:
+    """What a process that has ended told with `tell_failure`; None when it told nothing."""
+    try:
+        return str(failures.recv()) if failures.poll() else None
+    except (EOFError, OSError):  # it was killed while it told
+        return None
+    finally:
+        failures.close()
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code of `multiprocessing` in words, with the signal's name."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    often = ", as a system short of memory does" if name == "SIGKILL" else ""
+    return f"was killed by {name}{often}"
+
+
+def _work(work: Callable[[Share, Progress], None], share: Share, failures: Connection, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+    def leave_if_alone(done: int, total: int) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    try:
+        work(share, leave_if_alone)
+    except Exception as error:  # of any kind: its line is told here, not its traceback
+        tell_failure(failures, error)
+
+
+def _place_of(error: Exception) -> str:
+    """An exception that nobody foresaw: its kind, its first line, and the line of code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MemoryError):
+        return f"a process found no memory{where}; the same command goes on, try fewer --workers"
+    return f"a process ended with {type(error).__name__}: {first}{where}; the same command goes on from there"
+
+
+_POLL_S = 0.2
+
+
+class Job(Protocol):
+    """Files to be made; has to be picklable."""
+
+    @property
+    def threads(self) -> int:
+        """To compute with, in each process."""
+        ...
+
+    @property
+    def files(self) -> Sequence[tuple[Path, int]]:
+        """Each file, and how many utterances it holds."""
+        ...
+
+    def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
+        """Load what is needed: a function of the file's number and of one that is told utterances done in it."""
+        ...
+
+
+def nothing(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def done(job: Job) -> int:
+    """Utterances in files that are there."""
+    return sum(count for path, count in job.files if path.exists())
+
+
+def make(job: Job, share: tuple[int, int] = (0, 1), progress: Progress = nothing) -> None:
+    """Make the files that are missing, of them every `share[1]`-th from number `share[0]` on."""
+    import torch
+
+    missing = [number for number, (path, _) in enumerate(job.files) if not path.exists()]
+    mine = missing if share == (0, 1) else [number for number in missing if number % share[1] == share[0]]
+    if not mine:
+        return
+    torch.set_num_threads(job.threads)
+    make_file, total = job.prepare(), sum(count for _, count in job.files)
+    for number in mine:
+        before = done(job)
+        make_file(number, lambda inside, before=before: progress(before + inside, total))  # type: ignore[misc]
+        give_back_freed_memory()  # hours of utterances of ever other lengths
+
+
+def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress: Progress = nothing) -> None:
+    """Make all files of a job that are missing.
+
+    Args:
+        job: see `Job`.
+        workers: number of processes.
+        ray_address: of a Ray cluster, "local" for one on this machine; None for plain processes.
+        progress: called with utterances done and utterances in all.
+
+    Raises:
+        SprachbundError: what the first process to fail raised, or that one died, or that Ray is not there.
+    """
+    if ray_address is not None:
+        _run_on_ray(job, workers, ray_address, progress)
+    elif workers == 1:
+        make(job, progress=progress)
+    else:
+        total = sum(count for _, count in job.files)
+        shares = [(number, workers) for number in range(workers)]
+        run_processes(partial(make, job), shares, lambda: progress(done(job), total))
+
+
+def _run_on_ray(job: Job, workers: int, address: str, progress: Progress) -> None:
+    try:
+        import ray
+    except ImportError as error:
+        raise SprachbundError("there is no Ray here; pip install 'ray', or leave out --ray") from error
+    started = not ray.is_initialized()
+    if started:
+        _start_ray(address)
+    total = sum(count for _, count in job.files)
+    try:
+        remote: Any = ray.remote(num_cpus=job.threads)(make)
+        waiting = [remote.remote(job, (number, workers)) for number in range(workers)]
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=_POLL_S)
+            ray.get(ready)
+            progress(done(job), total)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, SprachbundError) else error from None
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _start_ray(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SprachbundError(
+            f"no Ray cluster at {address} ({reason}); start one, or say --ray local"
+        ) from error

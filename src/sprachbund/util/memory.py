@@ -1,0 +1,40 @@
+"""What becomes of freed memory: kept, so that training on CPUs spends its time computing, or given back.
+
+glibc gives large blocks back to the system as soon as they are freed, and a training step frees and asks for
+hundreds of them; the kernel then spends as much time clearing pages as we spend computing. It does not give back what
+lies below a block in use, so work on pieces of ever other lengths holds more and more.
+"""
+
+import ctypes
+import sys
+from typing import Any
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_KEEP_ALL = 2**31 - 1
+_TOP_PAD = 256 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to reuse freed blocks instead of returning them; says whether that was possible."""
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
+        return False
+    wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEEP_ALL), (_M_TOP_PAD, _TOP_PAD))
+    done = [mallopt(parameter, value) == 1 for parameter, value in wanted]
+    return all(done)
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system what is free between blocks in use, where glibc is the C library."""
+    if (trim := _of_glibc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library; None where that is another, musl for one."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None

@@ -1,0 +1,286 @@
+"""Every kernel of every instruction set that runs here, against torch; shapes from anywhere."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from sprachbund.engines.extension import instruction_sets, native
+from sprachbund.engines.packing import BLOCK, pack_convolution, pad
+from sprachbund.nn.conformer import ConvolutionModule
+from tests.engines.support import (
+    BF16_STEP,
+    attend,
+    attend_eight,
+    attend_reference,
+    gelu_reference,
+    needs_native,
+    on_every_set,
+    parts_of_a_product,
+    product,
+    product_reference,
+    quantize,
+    quantize_reference,
+)
+
+pytestmark = needs_native
+sizes = st.integers(1, 70)
+seeds = st.integers(0, 2**32 - 1)
+few = settings(max_examples=25, deadline=None)
+
+
+def randn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_tokens(seed: int, count: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    values = np.random.default_rng(seed).integers(0, 256, (count, width), np.uint8)
+    return torch.from_numpy(values), randn(seed, count).abs() + 0.01
+
+
+@on_every_set
+@few
+@given(count=st.integers(1, 9), width=sizes, seed=seeds, size=st.sampled_from([1e-6, 1.0, 1e6]))
+def test_quantizing_is_exactly_torch(isa: str, count: int, width: int, seed: int, size: float) -> None:
+    x = randn(seed, count, width) * size
+    x[0] = 0  # a silent token
+    values, scale = quantize(isa, x)
+    wanted, wanted_scale = quantize_reference(x)
+    assert torch.equal(values, wanted)
+    assert torch.equal(scale, wanted_scale)
+
+
+@on_every_set
+@few
+@given(count=st.integers(1, 5), width=sizes, seed=seeds, mean=st.sampled_from([0.0, 30.0]))
+def test_norm_and_quantizing_are_a_step_from_torch(
+    isa: str, count: int, width: int, seed: int, mean: float
+) -> None:
+    x, gain, bias = randn(seed, count, width) + mean, randn(seed + 1, width), randn(seed + 2, width)
+    values, scale = quantize(isa, x, gain, bias)
+    wanted = torch.nn.functional.layer_norm(x.double(), (width,), gain.double(), bias.double())
+    error = ((values.double() - 128) * scale[:, None] - wanted).abs()
+    slack = (
+        1e-4 * (1 + mean) * (1 + gain.abs().max() * width**0.5)
+    )  # of norms over nearly equal numbers in fp32
+    assert (error <= 0.501 * scale[:, None] + slack).all()
+
+
+@on_every_set
+@few
+@given(count=st.integers(1, 30), width=sizes, rows=sizes, seed=seeds)
+def test_product(isa: str, count: int, width: int, rows: int, seed: int) -> None:
+    values, scale = random_tokens(seed, count, width)
+    weight, bias = randn(seed + 1, rows, width), randn(seed + 2, rows)
+    wanted = product_reference(values, scale, weight, bias)
+    torch.testing.assert_close(
+        product(isa, values, scale, weight, bias).double(), wanted, rtol=2e-6, atol=2e-5
+    )
+
+
+@on_every_set
+def test_product_at_the_ends_of_the_range_does_not_saturate(isa: str) -> None:
+    """255 times -127, over and over: what an instruction with 16-bit sums in between gets wrong."""
+    values, scale = torch.full((3, 512), 255, dtype=torch.uint8), torch.ones(3)
+    for sign in (1.0, -1.0):
+        weight = torch.full((20, 512), sign)
+        out = product(isa, values, scale, weight)
+        torch.testing.assert_close(out, torch.full((3, 20), sign * 127 * 512), rtol=1e-6, atol=0)
+
+
+def test_integer_sums_are_the_same_on_every_instruction_set() -> None:
+    """With scales of powers of two nothing is rounded, so equal sums are equal bits."""
+    values, _ = random_tokens(0, 29, 301)
+    weight = torch.randint(-127, 128, (83, 301)).float()
+    weight[:, 0] = 127.0  # makes every scale one
+    scale = torch.full((29,), 0.25)
+    outs = [product(isa, values, scale, weight) for isa in instruction_sets()]
+    wanted = 0.25 * ((values.long() - 128) @ weight.long().T).float()
+    assert all(torch.equal(out, wanted) for out in outs)
+
+
+@on_every_set
+@few
+@given(first=st.integers(1, 14), second=st.integers(1, 14), rows=sizes, seed=seeds)
+def test_tokens_do_not_depend_on_their_neighbours(
+    isa: str, first: int, second: int, rows: int, seed: int
+) -> None:
+    values, scale = random_tokens(seed, first + second, 37)
+    weight = randn(seed + 1, rows, 37)
+    parts = parts_of_a_product(lambda v, s: product(isa, v, s, weight), values, scale, first, second)
+    assert torch.equal(product(isa, values, scale, weight), parts)
+
+
+@on_every_set
+def test_gelu_and_residual(isa: str) -> None:
+    values, scale = random_tokens(0, 7, 64)
+    scale = scale * 0.05
+    weight, bias, before = randn(1, 45, 64) / 8, randn(2, 45), randn(3, 7, 45)
+    y = product_reference(values, scale, weight, bias)
+    assert y.min() < -8
+    assert y.max() > 8
+    out = product(isa, values, scale, weight, bias, "gelu")
+    torch.testing.assert_close(out.double(), gelu_reference(y), rtol=2e-6, atol=3e-6)
+    out = product(isa, values, scale, weight, bias, "add", out=before)
+    torch.testing.assert_close(out.double(), before + y, rtol=2e-6, atol=2e-5)
+
+
+@on_every_set
+@pytest.mark.parametrize(("name", "reference"), [("silu", F.silu), ("relu", F.relu)])
+def test_other_activations(isa: str, name: str, reference: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    values, scale = random_tokens(0, 7, 64)
+    weight = randn(1, 45, 64)
+    y = product_reference(values, scale, weight)
+    assert y.min() < -90  # where the exponential of the other sign would overflow
+    assert y.max() > 90
+    out = product(isa, values, scale, weight, None, name)
+    torch.testing.assert_close(out.double(), reference(y), rtol=4e-6, atol=4e-6)
+
+
+@on_every_set
+@few
+@given(count=st.integers(1, 9), width=sizes, half=st.integers(0, 4), seed=seeds)
+def test_depthwise_convolution_norm_and_silu(isa: str, count: int, width: int, half: int, seed: int) -> None:
+    module = ConvolutionModule(width, 2 * half + 1).requires_grad_(False)
+    module.inner_norm.weight.copy_(randn(seed, width))
+    module.inner_norm.bias.copy_(randn(seed + 1, width))
+    x, padded = randn(seed + 2, count, width), -(-width // BLOCK) * BLOCK
+    around = pad(F.pad(x, (0, 0, half, half)), 1, BLOCK).contiguous()
+    arrays = {name: a for name, a in pack_convolution(module).items() if not name.startswith("gate")}
+    out = torch.full((count, padded), torch.nan)
+    native().depthwise(isa, around, width, arrays, 2 * half + 1, out)
+    convolved = module.depthwise(x.T).T
+    wanted = F.silu(module.inner_norm(convolved))
+    # A norm over few channels that are nearly equal enlarges what rounding left between them.
+    slack = 1e-5 * (1 + 1 / (convolved.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt())
+    assert ((out[:, :width] - wanted).abs() <= slack * (1 + module.inner_norm.weight.abs())).all()
+    assert (out[:, width:] == 0).all()
+
+
+@on_every_set
+def test_gate(isa: str) -> None:
+    halves = randn(0, 5, 2, 48) * 40
+    out = torch.full((5, 48), torch.nan)
+    native().gate(isa, halves.flatten(1), out)
+    torch.testing.assert_close(out.double(), F.glu(halves.double().flatten(1)), rtol=2e-6, atol=1e-6)
+
+
+@on_every_set
+@few
+@given(count=st.integers(1, 19), keys=sizes, width=st.integers(1, 80), seed=seeds, data=st.data())
+def test_attention(isa: str, count: int, keys: int, width: int, seed: int, data: st.DataObject) -> None:
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, keys), min_size=count, max_size=count)))
+    query, key, value = (
+        randn(seed, count, width) * 2,
+        randn(seed + 1, keys, width),
+        randn(seed + 2, keys, width),
+    )
+    out, weights = attend(isa, query, key, value, lengths, width**-0.5)
+    wanted, wanted_weights = attend_reference(query, key, value, lengths, width**-0.5)
+    torch.testing.assert_close(weights.double(), wanted_weights, rtol=1e-4, atol=1e-6)
+    assert (weights[torch.arange(keys) >= lengths[:, None]] == 0).all()
+    # Probabilities are rounded to bf16 before they mix the values.
+    bound = BF16_STEP * (wanted_weights @ value.to(torch.bfloat16).double().abs()) + 1e-5
+    assert ((out.double() - wanted).abs() <= bound).all()
+
+
+@on_every_set
+@few
+@given(first=st.integers(1, 9), second=st.integers(1, 9), keys=sizes, seed=seeds)
+def test_queries_do_not_depend_on_their_neighbours(
+    isa: str, first: int, second: int, keys: int, seed: int
+) -> None:
+    query, key, value = randn(seed, first + second, 24), randn(seed + 1, keys, 24), randn(seed + 2, keys, 24)
+    lengths = torch.randint(0, keys + 1, (first + second,), generator=torch.Generator().manual_seed(seed))
+    whole, _ = attend(isa, query, key, value, lengths, 0.2)
+    split = zip(query.split([first, second]), lengths.split([first, second]), strict=True)
+    parts = [attend(isa, q, key, value, n, 0.2)[0] for q, n in split]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def eight_bits(x: torch.Tensor) -> torch.Tensor:
+    values, scale = quantize_reference(x)
+    return (values.double() - 128) * scale[:, None].double()
+
+
+@on_every_set
+@few
+@given(
+    count=st.integers(1, 9), keys=st.integers(1, 150), width=st.integers(1, 80), seed=seeds, data=st.data()
+)
+def test_attention_in_8_bits(
+    isa: str, count: int, keys: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, keys), min_size=count, max_size=count)))
+    query, key, value = randn(seed, count, width), randn(seed + 1, keys, width), randn(seed + 2, keys, width)
+    value[0] = 0
+    out, weights = attend_eight(isa, query, key, value, lengths, width**-0.5)
+    queries = eight_bits(query.to(torch.bfloat16).float())
+    hidden = torch.arange(keys) >= lengths[:, None]
+    scores = (queries @ eight_bits(key).T * width**-0.5).masked_fill(hidden, -torch.inf)
+    wanted_weights = scores.softmax(-1).nan_to_num(0.0)
+    torch.testing.assert_close(weights.double(), wanted_weights, rtol=1e-4, atol=1e-6)
+    # Half a step of 1/255 of the largest product of probability and scale among 64 positions, at each of them.
+    share = F.pad(wanted_weights * value.abs().amax(1), (0, -keys % 64)).unflatten(1, (-1, 64))
+    bound = (share.amax(2) * 0.5 / 255 * (share > 0).sum(2)).sum(1) + 1e-5
+    error = (out.double() - wanted_weights @ eight_bits(value)).abs().amax(1)
+    assert (error <= bound * 1.01).all()
+
+
+@on_every_set
+def test_a_peak_does_not_hide_a_long_tail_in_8_bits(isa: str) -> None:
+    """A third of the weight on one frame, the rest on 1500: only the 63 that share its scale are lost."""
+    key, value = torch.zeros(1500, 32), torch.ones(1500, 32)
+    key[0, 0], value[0] = 1.0, -1.0
+    query = torch.zeros(1, 32)
+    query[0, 0] = np.log(750)
+    out, weights = attend_eight(isa, query, key, value, torch.tensor([1500]), 1.0)
+    assert 0.3 < weights[0, 0] < 0.36
+    torch.testing.assert_close(out, (1 - 2 * weights[:, :1]).expand(1, 32), rtol=0, atol=0.03)
+
+
+@on_every_set
+@few
+@given(first=st.integers(1, 6), second=st.integers(1, 6), keys=sizes, seed=seeds)
+def test_queries_do_not_depend_on_their_neighbours_in_8_bits(
+    isa: str, first: int, second: int, keys: int, seed: int
+) -> None:
+    query, key, value = randn(seed, first + second, 24), randn(seed + 1, keys, 24), randn(seed + 2, keys, 24)
+    lengths = torch.full((first + second,), keys)
+    whole, _ = attend_eight(isa, query, key, value, lengths, 0.2)
+    parts = [
+        attend_eight(isa, q, key, value, lengths[: len(q)], 0.2)[0] for q in query.split([first, second])
+    ]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_instruction_sets_agree_on_attention() -> None:
+    """bf16 products are exact in fp32; only the order and rounding of their sums differ."""
+    query, key, value = randn(0, 9, 64) * 3, randn(1, 100, 64), randn(2, 100, 64)
+    lengths = torch.arange(92, 101)
+    outs = [attend(isa, query, key, value, lengths, 0.125)[0] for isa in instruction_sets()]
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0], rtol=BF16_STEP, atol=BF16_STEP)
+
+
+@on_every_set
+def test_scores_far_apart_and_huge_give_no_nan(isa: str) -> None:
+    query, key = torch.full((1, 16), 100.0), torch.linspace(-100, 100, 33)[:, None].expand(33, 16)
+    out, weights = attend(isa, query, key, randn(0, 33, 16), torch.tensor([33]), 1.0)
+    assert torch.isfinite(out).all()
+    assert weights[0, -1] == 1
+    assert weights[0, :-1].sum() == 0 or weights[0, :-1].sum() < 1e-30
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    values, scale = random_tokens(0, 2, 8)
+    with pytest.raises(ValueError, match="scale is 1, not 2"):
+        product("portable", values, scale[:1], torch.ones(16, 8))
+    with pytest.raises(ValueError, match="no kernels named sse9"):
+        product("sse9", values, scale, torch.ones(16, 8))
+    with pytest.raises(TypeError):
+        native().product("portable", values.float(), scale, {}, 1, torch.zeros(2, 1), "keep")

@@ -1,0 +1,95 @@
+"""Packed files: written whole, checked whole, and never taken for what they are not."""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from sprachbund.engines.packed_cache import MAGIC, VERSION, Packed, PackedFileError, read_packed, write_packed
+
+
+def example(source: str = "a") -> Packed:
+    arrays = {
+        "decoder.values": torch.arange(-60, 60, dtype=torch.int8).view(2, 60),
+        "decoder.offset": torch.tensor([1, -(2**31), 2**31 - 1], dtype=torch.int32),
+        "encoder.scale": torch.tensor([[0.5, float("inf"), -0.0]]),
+        "encoder.none": torch.zeros(0),
+    }
+    return Packed(source=source, shapes={"decoder": {"width": 4}}, arrays=arrays)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "deep" / "model.sbpacked"
+    write_packed(path, example())
+    return path
+
+
+def test_what_is_read_is_what_was_written(path: Path) -> None:
+    found = read_packed(path, "a")
+    wanted = example()
+    assert found.shapes == wanted.shapes
+    assert list(found.arrays) == list(wanted.arrays)
+    for name, array in wanted.arrays.items():
+        assert found.arrays[name].dtype == array.dtype
+        assert torch.equal(found.arrays[name], array)
+        assert array.numel() == 0 or found.arrays[name].data_ptr() % 64 == 0
+    assert list(found.part("encoder")) == ["scale", "none"]
+    assert list(path.parent.iterdir()) == [path]  # nothing half-written stays
+
+
+def test_every_cut_and_every_changed_byte_is_noticed(path: Path) -> None:
+    content = path.read_bytes()
+    for size in range(0, len(content), 7):
+        path.write_bytes(content[:size])
+        with pytest.raises(PackedFileError):
+            read_packed(path)
+    for place in range(0, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x11]) + content[place + 1 :])
+        with pytest.raises(PackedFileError):
+            read_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04 a zip file, and certainly as long as a head", "not a file of packed weights"),
+        (MAGIC + struct.pack("<II", 99, 4) + b"-" * 32 + b"null", "version 99"),
+        (MAGIC + struct.pack("<II", VERSION, 2**31) + b"-" * 32 + b"{}", "checksum differs"),
+        (b"", "cannot be read|not a file"),
+    ],
+)
+def test_foreign_and_older_files_say_so(path: Path, content: bytes, words: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(PackedFileError, match=words):
+        read_packed(path)
+
+
+def test_the_file_of_another_model_is_refused(path: Path) -> None:
+    with pytest.raises(PackedFileError, match="of another model"):
+        read_packed(path, "b")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        None,
+        [],
+        {},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int8", [64], 10**9]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int8", [-1], 0]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int8", [4], -4]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["float32", [2], 1]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": ["int3", [4], 0]}},
+        {"source": "a", "shapes": {}, "arrays": {"x": "int8"}},
+    ],
+)
+def test_a_checksum_alone_makes_no_packed_file(path: Path, head: object) -> None:
+    content = json.dumps(head).encode()
+    fixed, rest = MAGIC + struct.pack("<II", VERSION, len(content)), content + bytes(100)
+    path.write_bytes(fixed + hashlib.sha256(fixed + rest).digest() + rest)
+    with pytest.raises(PackedFileError, match="another head"):
+        read_packed(path, "a")

@@ -1,0 +1,61 @@
+"""Averaged frames are the averages of what is valid, and whoever did not ask for them has all frames."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.search import search
+from sprachbund.decoding.words import align
+from sprachbund.engines.choice import pool, pooled
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
+from sprachbund.models.whisper import Whisper
+from tests.engines.test_engine import CLIPS
+from tests.models.whisper_support import TINY, make_foreign, transplanted
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 12), size=st.integers(1, 4), seed=st.integers(0, 99), data=st.data())
+def test_means_are_those_by_hand(length: int, size: int, seed: int, data: Any) -> None:
+    lengths = data.draw(st.lists(st.integers(1, length), min_size=1, max_size=3))
+    states = torch.randn(len(lengths), length, 3, generator=torch.Generator().manual_seed(seed))
+    found, counts = pool(states, torch.tensor(lengths), size)
+    assert counts is not None
+    for row, own, count, valid in zip(found, states, counts.tolist(), lengths, strict=True):
+        expected = [own[i : min(i + size, valid)].mean(0) for i in range(0, valid, size)]
+        assert count == len(expected)
+        torch.testing.assert_close(row[:count], torch.stack(expected))
+    whole, none = pool(states, None, size)
+    assert none is None
+    torch.testing.assert_close(whole, pool(states, torch.full((len(lengths),), length), size)[0])
+
+
+@pytest.mark.parametrize("real_length", [False, True])
+def test_a_pooled_model_decodes_and_aligns(real_length: bool) -> None:
+    model = transplanted(make_foreign(TINY), TINY, real_length=real_length)
+    family: Any = pooled(model, 2)
+    target = [[Target(language="en", source="de")]] * len(CLIPS)
+    with torch.inference_mode():
+        memory, whole = (f.encode(f.features(CLIPS)) for f in (family, model))
+        assert memory.states.shape[1] == (whole.states.shape[1] + 1) // 2
+        found = search(family, memory, target, DecodingOptions(max_tokens=5))
+        aligned = align(
+            family, memory, target, [[list(b"abc")]] * len(CLIPS), [len(c) / 16_000 for c in CLIPS]
+        )
+    assert all(len(row[0].tokens) <= 5 for row in found)
+    for row, clip in zip(aligned, CLIPS, strict=True):
+        assert max(row[0].starts_s) <= len(clip) / 16_000
+    assert type(model).encode is Whisper.encode
+    assert "encode" not in model.__dict__
+
+
+def test_sizes_out_of_range_are_refused() -> None:
+    model = Whisper.shape(TINY)
+    assert pooled(model, 1) is model
+    for size in (0, 5):
+        with pytest.raises(SprachbundError, match=f"{size} frames"):
+            pooled(model, size)

@@ -1,0 +1,295 @@
+"""A study runs once through, in order, whatever kills it; what it finds is what was planted."""
+
+import csv
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.metrics import metric
+from sprachbund.research.encoder_transfer.analysis import cell_gaps, paired_counts
+from sprachbund.research.encoder_transfer.power_law import paired_utterances
+from sprachbund.research.encoder_transfer.report import make_report, start_rows, write_report
+from sprachbund.research.encoder_transfer.results import (
+    CELL_FILE,
+    finished_cells,
+    read_counts,
+    read_results,
+    write_cell,
+)
+from sprachbund.research.tasks import Study, Tasks, read_study, remember
+from tests.research.encoder_transfer import planted
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+def study(out: Path, dies_in: str = "", **changes: object) -> Study:
+    grid = planted.grid(**changes)
+    return Study(grid=grid, make=planted.Planted(grid, dies_in), out=out)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study")
+    study(out).run(report=quiet)
+    return out
+
+
+def calls(out: Path) -> dict[str, list[int]]:
+    found = out.glob("cells/*/*/*/calls")
+    return {str(p.parent.relative_to(out)): [int(n) for n in p.read_text().split()] for p in found}
+
+
+def test_cells_are_made_once_in_their_order(whole: Path) -> None:
+    times = calls(whole)
+    folders = [str(cell.folder(whole).relative_to(whole)) for cell in planted.grid().cells()]
+    assert [len(times[name]) for name in folders] == [1] * len(folders)
+    assert sorted(folders, key=lambda name: times[name][0]) == folders
+
+
+def test_a_second_run_makes_nothing_and_another_scale_only_itself(whole: Path, tmp_path: Path) -> None:
+    few = {"languages": ("de",), "seeds": (0,)}
+    study(tmp_path, hours=(1, 2), **few).run(report=quiet)
+    before = calls(tmp_path)
+    study(tmp_path, hours=(1, 2), **few).run(report=quiet)
+    assert calls(tmp_path) == before
+    study(tmp_path, hours=(1, 2, 4), **few).run(report=quiet)
+    after = calls(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 6
+
+
+def test_a_new_tier_scores_cells_again(tmp_path: Path) -> None:
+    few = {"languages": ("de",), "seeds": (0,), "hours": (1,)}
+    study(tmp_path, tiers=("offline",), **few).run(report=quiet)
+    results = study(tmp_path, tiers=("offline", "160 ms"), **few).run(report=quiet)
+    assert {len(times) for times in calls(tmp_path).values()} == {2}
+    assert len(results.read_text().splitlines()) == 1 + 2 * 2 * 2
+
+
+def test_the_table_is_the_one_that_fit_reads(whole: Path) -> None:
+    with (whole / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 5 * 2 * 3 * 2
+    grid = read_results(whole / "results.csv")
+    assert grid.arms == ("ml", "en")
+    assert grid.values.shape == (2, 4, 5, 3, 2, 2)
+    for row in rows:
+        cell = next(
+            c for c in planted.grid().cells() if c.start == row["start"] and c.hours == float(row["hours"])
+        )
+        assert float(row["value"]) == pytest.approx(planted.wer(cell, int(row["bits"])), abs=5e-4)
+
+
+def test_a_killed_study_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    few = {"languages": ("de", "es"), "seeds": (0,), "hours": (1, 2)}
+    with pytest.raises(SprachbundError, match=r"was killed by SIGKILL.*the same command goes on"):
+        study(tmp_path, "en de 2 h seed 0", **few).run(workers=2, report=quiet)
+    finished = {path.parent for path in tmp_path.rglob(CELL_FILE)}
+    assert tmp_path / "cells/de/2h/en-seed-0" not in finished
+    before = {path: (path / CELL_FILE).stat().st_mtime_ns for path in finished}
+    said: list[str] = []
+    study(tmp_path, "en de 2 h seed 0", **few).run(report=said.append)
+    assert said[0] == f"{len(finished)} of 8 cells are finished"
+    assert {path: (path / CELL_FILE).stat().st_mtime_ns for path in finished} == before
+    assert len(finished_cells(planted.grid(**few), tmp_path)) == 8
+
+
+def test_ray_makes_the_same(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for Ray that runs what it is given at once."""
+
+    def remote(num_cpus: int) -> Any:
+        assert num_cpus == 1
+        return lambda function: SimpleNamespace(remote=lambda *given: function(*given))
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        remote=remote,
+        wait=lambda waiting, timeout: (waiting[:1], waiting[1:]),
+        get=lambda ready: ready,
+        exceptions=SimpleNamespace(RayTaskError=ZeroDivisionError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    results = study(tmp_path, seeds=(0,)).run(workers=2, ray_address="local", report=quiet)
+    lines = results.read_text().splitlines()
+    assert len(lines) == 1 + 2 * 4 * 5 * 3 * 2
+    assert set(lines) < set((whole / "results.csv").read_text().splitlines())
+
+
+def test_the_report_finds_what_was_planted(whole: Path) -> None:
+    found = make_report(planted.grid(), whole)
+    law = found.analysis.fitted.law
+    assert law is not None
+    assert (law.scale.value, law.exponent.value) == pytest.approx((planted.SCALE, planted.EXPONENT), rel=1e-3)
+    assert found.missing == ""
+    (cost,) = found.analysis.bit_costs
+    assert cost.mean.value == pytest.approx(planted.BITS_COST, abs=1e-3)
+    assert found.analysis.latency is not None
+    assert found.analysis.latency.mean.value == 0
+    assert found.analysis.grid.metric == "WER"
+    assert {one.signature.rpartition("|")[2] for one in found.manifests} == {"text:raw"}
+    assert len(found.cells) == 4 * 5
+    for cell in found.cells:
+        gap = planted.SCALE * (cell.hours / 100) ** -planted.EXPONENT
+        assert cell.gap.value == pytest.approx(gap, abs=1e-3)
+        assert cell.seeds == (0, 1)
+    for one in found.sooner:
+        assert (one.runs, one.epochs, one.reached) == (8, (4.0, 10.0), 8)
+        assert (one.at_epoch, one.sooner) == (3.0, 7.0)
+
+
+def test_the_report_is_written_with_tables_and_figure(whole: Path) -> None:
+    path = write_report(make_report(planted.grid(), whole), whole, [4.0])
+    values = json.loads(path.read_text())
+    assert values["fit"]["b"] == pytest.approx(planted.EXPONENT, rel=1e-3)
+    assert values["decision"][0]["hours"] == 4.0
+    assert values["missing"] == ""
+    assert (whole / "study.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("gaps", "starts", "cells", "bits", "convergence"):
+        assert json.loads((whole / "tables" / f"{name}.json").read_text())["rows"]
+
+
+def test_a_study_on_its_way_is_reported_as_far_as_it_is_whole(tmp_path: Path) -> None:
+    every = planted.grid(seeds=(0,))
+    for cell in every.cells()[: 3 * 8 + 3]:
+        folder = cell.folder(tmp_path)
+        folder.mkdir(parents=True)
+        write_cell(folder, cell, every, planted.Planted(every)(cell, folder), 1.0)
+    found = make_report(every, tmp_path)
+    assert found.analysis.grid.hours == (0.5, 2, 8)
+    assert found.left_out == (1, 4)
+    assert found.missing == "27 of 40 cells are finished; not whole yet and left out: 1 h, 4 h"
+    assert found.analysis.fitted.law is not None
+
+
+def test_further_starts_are_told_beside_the_gap(tmp_path: Path) -> None:
+    wanted = {"starts": ("ml", "en", "random"), "seeds": (0,), "hours": (1, 2, 4)}
+    study(tmp_path, **wanted).run(report=quiet)
+    rows = start_rows(make_report(planted.grid(**wanted), tmp_path))
+    assert [row["random"] for row in rows] == [planted.BASE + 40.0] * 3
+    assert [row["ml"] for row in rows] == [planted.BASE] * 3
+
+
+def test_no_scale_is_whole(tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match="no scale has both ml and en in all 4 languages; go on with"):
+        make_report(planted.grid(), tmp_path)
+
+
+def test_broken_files_of_a_cell_are_named(whole: Path, tmp_path: Path) -> None:
+    few = {"languages": ("de",), "seeds": (0,), "hours": (1,)}
+    study(tmp_path, **few).run(report=quiet)
+    folder = tmp_path / "cells/de/1h/ml-seed-0"
+    (folder / "counts.npz").write_bytes(b"nothing")
+    grid = planted.grid(**few)
+    with pytest.raises(SprachbundError, match=r"counts\.npz is not a whole \.npz file .*delete .*cell\.json"):
+        cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32)
+    (folder / CELL_FILE).write_text("{}")
+    with pytest.raises(SprachbundError, match=r"cell\.json: cell: Field required .*; delete it"):
+        study(tmp_path, **few).run(report=quiet)
+
+
+def test_starts_scored_on_different_utterances_are_not_compared(tmp_path: Path) -> None:
+    few = {"languages": ("de",), "seeds": (0,), "hours": (1,)}
+    study(tmp_path, **few).run(report=quiet)
+    folder = tmp_path / "cells/de/1h/ml-seed-0"
+    counts, ids = read_counts(folder)
+    np.savez(folder / "counts.npz", counts=counts, ids=np.array(ids[::-1]))
+    grid = planted.grid(**few)
+    with pytest.raises(SprachbundError, match="scored on different utterances"):
+        cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32)
+
+
+@pytest.mark.parametrize("name", ["WER", "chrF"])
+def test_a_cells_gap_is_the_difference_of_scores(name: str) -> None:
+    how = metric(name)
+    texts = [f"one two three {n} five" for n in range(30)]
+    worse = [text.replace("two", "too") if n % 2 else text for n, text in enumerate(texts)]
+    first, second = (how.statistics(given, texts)[None] for given in (texts, worse))
+    found = paired_counts(how, first, second, draws=200)
+    expected = abs(how.score(second[0].sum(0)) - how.score(first[0].sum(0)))
+    assert found.value == pytest.approx(expected)
+    assert found.interval[0] < expected < found.interval[1]
+    same = paired_counts(how, first, first, draws=50)
+    assert (same.value, same.interval) == (0.0, (0.0, 0.0))
+    if name == "WER":
+        plain = paired_utterances(first[0, :, 0], second[0, :, 0], first[0, :, 1], draws=200)
+        assert plain == found
+
+
+class Recipe(BaseModel):
+    """What a study might be."""
+
+    steps: int = 1
+    model: dict[str, int] = {"width": 1}
+    workers: int = 1
+
+
+def test_a_folder_holds_one_study(tmp_path: Path) -> None:
+    remember(tmp_path, Recipe(), may_change=("workers",))
+    remember(tmp_path, Recipe(workers=2), may_change=("workers",))
+    assert read_study(tmp_path)["workers"] == 2
+    with pytest.raises(SprachbundError, match=r"model\.width = 1, and this one has 2"):
+        remember(tmp_path, Recipe(model={"width": 2}), may_change=("workers",))
+    earlier = tmp_path / "study.json"
+    earlier.write_text('{"model": {"width": 1}, "workers": 1}')  # of before there were steps
+    remember(tmp_path, Recipe(), may_change=())
+    earlier.write_text('{"model": {"width": 1}, "workers": 1}')
+    with pytest.raises(SprachbundError, match="steps = 1, and this one has 2"):
+        remember(tmp_path, Recipe(steps=2), may_change=())
+    with pytest.raises(SprachbundError, match="holds no study"):
+        read_study(tmp_path / "elsewhere")
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(SprachbundError, match="is not JSON"):
+        read_study(tmp_path)
+
+
+def _middle(path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_orphan, args=(path,))
+    child.start()
+    time.sleep(60)
+
+
+def _orphan(path: Path) -> None:
+    Tasks(paths=(), make=print).prepare()
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_no_process_is_left_when_the_one_that_started_it_is_killed(tmp_path: Path) -> None:
+    """It would go on with a cell that the next run takes up too."""
+    middle = multiprocessing.get_context("fork").Process(target=_middle, args=(tmp_path / "pid",))
+    middle.start()
+    assert until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    orphan = int((tmp_path / "pid").read_text())
+    assert is_running(orphan)
+    middle.kill()
+    middle.join()
+    assert until(lambda: not is_running(orphan))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within half a minute."""
+    for _ in range(600):
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,316 @@
+"""The three analyses, against brute force, reference libraries, planted truths and the published figures."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.linalg
+from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.pairwise import cosine_similarity
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.sharing_plan import Evidence
+from sprachbund.research.gradient_sharing import analyses as capacity
+from sprachbund.research.gradient_sharing import analyses as groups
+from sprachbund.research.gradient_sharing import analyses as subspace
+from sprachbund.research.gradient_sharing.analyses import (
+    half_samples,
+    mean_cosines,
+    means,
+    ordered_rows,
+    similarity,
+)
+from sprachbund.research.gradient_sharing.planning import PlanOptions, measure
+from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows, sketches, unit
+
+MODULE = "encoder.layers.0.feed_forward_out"
+
+
+def rows_of(*counts: int, dimensions: int = 12) -> list[np.ndarray]:
+    random = np.random.default_rng(sum(counts))
+    return [unit(random.standard_normal((n, dimensions)) + 0.5) for n in counts]
+
+
+def test_similarity_is_the_cosine_of_the_means() -> None:
+    rows = rows_of(4, 7, 5)
+    centres = np.stack([unit_rows.mean(0) for unit_rows in rows])
+    np.testing.assert_allclose(similarity(means(rows), "abc", "m"), cosine_similarity(centres), atol=1e-12)
+
+
+def test_mean_cosines_leave_out_a_vector_with_itself() -> None:
+    rows = rows_of(4, 7, 2)
+    wanted = np.empty((3, 3))
+    for one, other in itertools.product(range(3), repeat=2):
+        cosines = [
+            a @ b
+            for i, a in enumerate(rows[one])
+            for j, b in enumerate(rows[other])
+            if one != other or i != j
+        ]
+        wanted[one, other] = np.mean(cosines)
+    np.testing.assert_allclose(mean_cosines(rows), wanted, atol=1e-12)
+
+
+def test_self_similarity_does_not_depend_on_how_many_vectors_there_are() -> None:
+    found = []
+    for num_vectors in (5, 400):
+        draws = [
+            mean_cosines([*planted_rows((1,), seed=s, num_vectors=num_vectors).values()])[0, 0]
+            for s in range(40)
+        ]
+        found.append(np.mean(draws))
+    assert abs(found[0] - found[1]) < 0.01
+    assert found[0] > 0.15
+
+
+def test_gradients_that_cancel_out_are_named() -> None:
+    row = np.eye(8)[:1]
+    rows = {"de": np.concatenate([row, -row]), "en": rows_of(2, dimensions=8)[0]}
+    with pytest.raises(SprachbundError, match=rf"of de in {MODULE} cancel out"):
+        measure(sketches(rows), MODULE)
+
+
+PLANTED = [(1, 3), (2, 2), (2, 2, 2), (3, 3), (4, 4, 4), (3, 3, 3, 3), (6, 6), (2, 3, 3, 4)]
+
+
+def found_groups(rows: dict[str, np.ndarray], clustering: groups.Clustering = "ward") -> set[frozenset[str]]:
+    tags = list(rows)
+    centres = means([rows[tag].astype(float) for tag in tags])
+    found = groups.find_groups(centres, similarity(centres, tags, "m"), clustering=clustering, veto=0.9)
+    return as_groups([[tags[index] for index in group] for group in found.partition])
+
+
+@pytest.mark.parametrize("clustering", ["ward", "kmeans"])
+@pytest.mark.parametrize("noise", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("parts", PLANTED)
+def test_planted_groups_and_their_number_are_found(
+    parts: tuple[int, ...], noise: float, clustering: groups.Clustering
+) -> None:
+    for seed in range(2):
+        rows = planted_rows(parts, noise=noise, seed=seed)
+        assert found_groups(rows, clustering) == planted_groups(parts, rows)
+
+
+def test_a_group_of_one_among_larger_ones_is_found_without_much_noise() -> None:
+    for seed in range(5):
+        rows = planted_rows((1, 5, 6), noise=2.0, seed=seed)
+        assert found_groups(rows) == planted_groups((1, 5, 6), rows)
+
+
+def test_two_languages_are_two_groups_without_a_silhouette() -> None:
+    evidence = measure(sketches(planted_rows((1, 1))), MODULE)
+    assert evidence.groups == (("aeb",), ("bem",))
+    assert evidence.silhouette is None
+    assert evidence.separation == evidence.spread == pytest.approx(1 - evidence.similarity[0][1], abs=2e-6)
+
+
+def test_languages_that_do_not_differ_are_one_group() -> None:
+    rows = planted_rows((1,))["aeb"]
+    evidence = measure(sketches(dict.fromkeys(("aeb", "bem", "cs", "de", "en"), rows)), MODULE)
+    assert evidence.groups == (("aeb", "bem", "cs", "de", "en"),)
+    assert evidence.separation == 0
+    assert evidence.merged == ()
+
+
+def test_up_to_four_languages_make_two_groups_and_more_are_tried() -> None:
+    assert measure(sketches(planted_rows((1, 1, 1, 1))), MODULE).silhouettes.keys() == {2}
+    assert measure(sketches(planted_rows((2, 2, 2))), MODULE).silhouettes.keys() == {2, 3, 4, 5}
+    by_hand = measure(sketches(planted_rows((2, 2, 2))), MODULE, PlanOptions(num_groups=6))
+    assert len(by_hand.groups) == 6
+    assert by_hand.silhouette is None
+
+
+def test_the_silhouette_is_the_textbook_one() -> None:
+    centres = means(rows_of(5, 5, 5, 5, 5))
+    distances = 1 - similarity(centres, "abcde", "m")
+    partition = ((0, 1), (2, 3, 4))
+    values = []
+    for index in range(5):
+        own, other = partition if index < 2 else partition[::-1]
+        near = distances[index, [k for k in own if k != index]].mean()
+        far = distances[index, list(other)].mean()
+        values.append((far - near) / max(far, near))
+    assert groups.silhouette(distances, partition) == pytest.approx(np.mean(values))
+    assert groups.spread(distances, partition) == pytest.approx(distances[:2, 2:].mean())
+
+
+def test_the_veto_joins_what_is_alike_most_alike_first() -> None:
+    alike = np.array([[1, 0.95, 0.2], [0.95, 1, 0.93], [0.2, 0.93, 1]])
+    apart = ((0,), (1,), (2,))
+    assert groups.merge_alike(apart, alike, 0.9) == ((0, 1), (2,))  # their mean to the third is .565
+    assert groups.merge_alike(apart, alike, 0.5) == ((0, 1, 2),)
+    assert groups.merge_alike(apart, alike, 0.95) == apart
+    assert groups.merge_alike(apart, alike, None) == apart
+
+
+def test_the_two_clusterings_agree_as_the_library_says() -> None:
+    one, other = ((0, 1), (2, 3), (4,)), ((0, 1, 2), (3, 4))
+    assert groups.agreement(one, other) == pytest.approx(
+        adjusted_rand_score([0, 0, 1, 1, 2], [0, 0, 0, 1, 1])
+    )
+    evidence = measure(sketches(planted_rows((3, 3))), MODULE)
+    assert evidence.agreement == 1
+
+
+def test_groups_are_stable_where_there_are_some_and_not_where_there_are_none() -> None:
+    assert measure(sketches(planted_rows((3, 3))), MODULE).stability == 1
+    blurred = [
+        measure(sketches(planted_rows((1,) * 6, noise=6.0, seed=seed)), MODULE).stability for seed in range(2)
+    ]
+    assert max(blurred) < 0.6
+
+
+def test_half_samples_spread_as_the_whole_errs() -> None:
+    """The margin of delta against the scatter of delta over fresh draws of everything but the directions."""
+    random = np.random.default_rng(2)
+    centres = [unit(random.standard_normal(32)) for _ in range(3)]
+
+    def draw() -> dict[str, np.ndarray]:
+        noise = [2 * unit(random.standard_normal((40, 32))) for _ in centres]
+        return {tag: unit(c + n).astype(np.float32) for tag, c, n in zip("abc", centres, noise, strict=True)}
+
+    found = [measure(sketches(draw()), MODULE) for _ in range(20)]
+    scatter = 1.96 * np.std([evidence.delta for evidence in found])
+    assert 0.6 < np.mean([evidence.delta_margin for evidence in found]) / scatter < 1.6
+    few = measure(sketches(planted_rows((2, 2), num_vectors=3)), MODULE)
+    assert few.delta_margin is None
+    assert few.stability is None
+
+
+def test_halves_are_halves_without_repetition() -> None:
+    rows = rows_of(6, 9)
+    for half in half_samples(rows, 5, seed=1):
+        assert [len(np.unique(part, axis=0)) for part in half] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("delta", "ratio"),
+    [(-0.2, 0.75), (0.0, 0.75), (0.049999, 0.75), (0.05, 0.5), (0.149999, 0.5), (0.15, 0.25), (2.0, 0.25)],
+)
+def test_the_shared_ratio_at_the_edges_of_its_table(delta: float, ratio: float) -> None:
+    assert capacity.shared_ratio(delta) == ratio
+
+
+def test_a_table_of_ones_own() -> None:
+    assert [capacity.shared_ratio(d, (0.1,), (0.9, 0.1)) for d in (0.09, 0.1)] == [0.9, 0.1]
+    assert capacity.shared_ratio(0.3, (), (0.6,)) == 0.6
+
+
+PUBLISHED_SELF = {10: (0.243, 0.231, 0.308, 0.224), 11: (0.444, 0.515, 0.456, 0.419)}
+PUBLISHED_PURITY = {10: (0.573, 0.602, 0.618, 0.583), 11: (0.531, 0.562, 0.540, 0.529)}
+PUBLISHED_TAGS = ("aeb", "bem", "est", "gle")
+
+
+def published_cosines(layer: int) -> np.ndarray:
+    """A matrix s_lk whose diagonal and row means are those that the published figures imply."""
+    own, purity = np.array(PUBLISHED_SELF[layer]), np.array(PUBLISHED_PURITY[layer])
+    cross = own * (1 / purity - 1)  # mean over k of s_lk, from purity = own / (own + cross)
+    pairs = list(itertools.combinations(range(4), 2))
+    equations = np.array([[1.0 if row in pair else 0.0 for pair in pairs] for row in range(4)])
+    values = np.linalg.lstsq(equations, 3 * cross, rcond=None)[0]
+    matrix = np.diag(own)
+    for (a, b), value in zip(pairs, values, strict=True):
+        matrix[a, b] = matrix[b, a] = value
+    return matrix
+
+
+def published_evidence(layer: int) -> Evidence:
+    cosines = published_cosines(layer)
+    own, cross = capacity.self_and_cross(cosines)
+    purity = capacity.purities(cosines)
+    return Evidence(
+        languages=PUBLISHED_TAGS,
+        num_vectors=dict.fromkeys(PUBLISHED_TAGS, 50),
+        similarity=tuple(map(tuple, np.eye(4))),
+        mean_cosines=tuple(map(tuple, cosines)),
+        self_similarity=own,
+        cross_similarity=cross,
+        delta=own - cross,
+        purity=purity.mean(),
+        purity_by_language=dict(zip(PUBLISHED_TAGS, purity, strict=True)),
+        groups=(("aeb", "est", "gle"), ("bem",)),
+        spread=1.0,
+        separation=0.5,
+        agreement=1.0,
+        energy_by_language=dict.fromkeys(PUBLISHED_TAGS, 0.25),
+        energy_shares=(0.7232, 0.2768),
+    )
+
+
+def test_published_purity_delta_ratio_and_layer() -> None:
+    for layer in (10, 11):
+        np.testing.assert_allclose(
+            capacity.purities(published_cosines(layer)), PUBLISHED_PURITY[layer], atol=5e-4
+        )
+    modules = {f"layers.{layer}": published_evidence(layer) for layer in (10, 11)}
+    delta = np.mean([evidence.delta for evidence in modules.values()])
+    assert round(delta, 3) == 0.075
+    assert capacity.shared_ratio(delta) == 0.5
+    assert capacity.ranked(modules, "purity") == ["layers.11", "layers.10"]
+
+
+def test_purity_stays_between_0_and_1() -> None:
+    cosines = np.array([[0.4, -0.3, -0.1], [-0.3, 0.2, 0.5], [-0.1, 0.5, -0.01]])
+    np.testing.assert_allclose(capacity.purities(cosines), [1.0, 0.2 / 0.3, 0.0])
+    assert capacity.purities(np.zeros((2, 2))).tolist() == [0.5, 0.5]
+
+
+def test_purity_is_lowest_above_the_median_and_separation_highest() -> None:
+    base = published_evidence(10)
+    values = {"a": (0.1, 0.51, 0.1), "b": (0.3, 0.6, 0.2), "c": (0.4, 0.7, 0.9), "d": (0.2, 0.52, 0.3)}
+    modules = {
+        name: base.model_copy(update={"self_similarity": own, "purity": purity, "separation": apart})
+        for name, (own, purity, apart) in values.items()
+    }
+    assert capacity.ranked(modules, "purity") == ["b", "c", "a", "d"]
+    assert capacity.ranked(modules, "separation") == ["c", "d", "b", "a"]
+    assert capacity.ranked({"a": modules["a"]}, "purity") == ["a"]
+
+
+@pytest.mark.parametrize(("counts", "dimensions"), [((20, 30, 25), 12), ((3, 4), 40), ((40, 40), 64)])
+def test_energies_by_the_covariance(counts: tuple[int, ...], dimensions: int) -> None:
+    rows = rows_of(*counts, dimensions=dimensions)
+    stacked = np.concatenate(rows)
+    vectors = np.linalg.eigh(stacked.T @ stacked)[1][:, ::-1]
+    kept = vectors[:, : min(10, 30, len(stacked) - 1, dimensions)]
+    wanted = np.array([sum(np.linalg.norm(u @ v) ** 2 for v in kept.T) / len(u) for u in rows])
+    np.testing.assert_allclose(subspace.energies(rows), wanted / wanted.sum(), atol=1e-9)
+
+
+def test_a_language_with_more_vectors_has_no_more_energy() -> None:
+    direction, other = np.eye(8)[0], np.eye(8)[1]
+    assert subspace.energies([np.tile(direction, (9, 1)), np.tile(other, (3, 1))]) == pytest.approx(
+        [0.5, 0.5]
+    )
+
+
+def test_principal_angles_by_scipy() -> None:
+    rows = rows_of(9, 14, 11, dimensions=40)
+    found = subspace.principal_angles_deg(rows, num_directions=4)
+    bases = [np.linalg.svd(r, full_matrices=False)[2][:4].T for r in rows]
+    for a, b in itertools.combinations(range(3), 2):
+        wanted = np.degrees(scipy.linalg.subspace_angles(bases[a], bases[b])).mean()
+        assert found[a, b] == found[b, a] == pytest.approx(wanted, abs=1e-6)
+    assert np.diag(found).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dimensions", [5, 30])
+def test_ridge_canonical_correlations_by_their_definition(dimensions: int) -> None:
+    one, other = rows_of(20, 23, dimensions=dimensions)
+    x, y = one - one.mean(0), other[:20] - other[:20].mean(0)
+
+    def inverse_root(values: np.ndarray) -> np.ndarray:
+        covariance = values.T @ values / 20
+        ridge = 0.1 * np.trace(covariance) / dimensions
+        return np.linalg.inv(scipy.linalg.sqrtm(covariance + ridge * np.eye(dimensions)).real)
+
+    wanted = np.linalg.svd(inverse_root(x) @ (x.T @ y / 20) @ inverse_root(y), compute_uv=False)
+    found = subspace.canonical_correlations([one, other])
+    assert found[0, 1] == pytest.approx(wanted[:10].mean(), abs=1e-9)
+
+
+def test_the_order_of_rows_is_their_own() -> None:
+    rows = rows_of(12)[0]
+    np.testing.assert_array_equal(
+        ordered_rows(rows), ordered_rows(rows[np.random.default_rng(0).permutation(12)])
+    )

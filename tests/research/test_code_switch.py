@@ -1,0 +1,260 @@
+"""The recipe from data to table on the tiny size, by the command: four stages, what they leave alone, going on."""
+
+import json
+import pickle
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.cli import main
+from sprachbund.corpora.mixed import Mixing, make_mixed
+from sprachbund.models.card import Card
+from sprachbund.models.io import load, locate
+from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
+from sprachbund.models.speech_llm import load as load_speech_llm
+from sprachbund.models.speech_llm.stages import Data, frozen_digest
+from sprachbund.research import sizes
+from sprachbund.research.code_switch.needs import needs
+from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, place
+from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, run_stage
+from sprachbund.training.checkpoint import LOG_FILE
+from sprachbund.training.options import read_recipe
+
+TINY = Path(sizes.__file__).parent / "code_switch.tiny.toml"
+NAMES = [
+    {"phrasebook/mixed/train"},
+    {"phrasebook/mixed/train"},
+    {"phrasebook/mixed/train", "mixed/train"},
+    {"mixed/train", "phrasebook/mixed/train"},
+]
+CHAIN = "align+monolingual+transition+code-switched"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("recipe")
+    make_mixed(directory / "data", Mixing(train_utterances=16, heldout_utterances=2), workers=1)
+    (directory / "data" / "spliced-test").symlink_to(directory / "data" / "test")
+    assert main(command(directory)) == 0
+    return directory
+
+
+def command(directory: Path) -> list[str]:
+    places = ["--data", str(directory / "data"), "--out", str(directory / "run"), "--threads", "1"]
+    return ["recipe", "code_switch", "--size", "tiny", *places]
+
+
+def test_every_arm_has_its_rows(run: Path) -> None:
+    rows = json.loads((run / "run" / "table.json").read_text())["rows"]
+    arms = [BASELINE, "dense, equal active size", "without transition"]
+    speech = ["code-switched", "monolingual", "mixed", "spliced people"]
+    assert [(row["speech"], row["arm"]) for row in rows] == [(s, arm) for s in speech for arm in arms]
+    first = rows[0]
+    assert {
+        "chrF",
+        "BLEU",
+        "WER",
+        "span recall %",
+        "errors near a switch %",
+        "router right %",
+        "router right, embedded %",
+        "router right, time %",
+        "wrong language %",
+    } <= first.keys()
+    assert first["chrF difference"] == ""
+    assert rows[1]["router right %"] == ""
+
+
+def test_stages_follow_each_other_and_leave_the_frozen_parts_alone(run: Path) -> None:
+    seed = run / "run" / "seed-0" / "groups"
+    recipe = read_recipe(CodeSwitchRecipe, TINY)
+    chain = [place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[:n]) for n in range(1, 5)]
+    assert chain[-1].name == CHAIN
+    models = [load_speech_llm(path / "model") for path in chain]
+    for number, (path, stage) in enumerate(zip(chain, STAGES, strict=True)):
+        told = json.loads((path / STAGE_FILE).read_text())
+        assert told["stage"]["name"] == stage.name
+        assert told["frozen_sha256"] == frozen_digest(models[number], stage)
+        card = Card.read(path / "model")
+        assert card is not None
+        assert {data["name"] for data in card.data} == NAMES[number]
+        assert told["trained"] == sum(
+            p.numel() for n, p in models[number].named_parameters() if _moves(n, stage.name)
+        )
+    assert not any(
+        _moves(n, "adapters") and p.abs().max() for n, p in _adapters(models[0]).items() if "lora_B" in n
+    )
+    assert any(p.abs().max() for n, p in _adapters(models[1]).items() if "lora_B" in n)
+    for one, other in pairwise(models):
+        assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert recipe.projector.group_size == 2
+    assert (seed / "align+monolingual+code-switched" / STAGE_FILE).exists(), "begins where the first arm did"
+
+
+@pytest.mark.parametrize(("kind", "share"), [("monolingual asr", 1.0), ("code-switched st", 0.5)])
+def test_stages_of_translation_transcribe_a_share(run: Path, kind: Data, share: float) -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, [f'data="{run / "data"}"', "transcribed=0.5"])
+    model = load_speech_llm(run / "run" / "seed-0" / "groups" / CHAIN / "model")
+    corpus, rng = corpus_of(recipe, model, [kind], "train", seed=0), np.random.default_rng(0)
+    utterances = [corpus.manifests[0][0]] * 300
+    drawn = [{recipe.targets[number] for number, _ in corpus.rows(u, rng)} for u in utterances]
+    assert np.mean([utterances[0].language in languages for languages in drawn]) == pytest.approx(
+        share, abs=0.1
+    )
+    without = recipe.model_copy(update={"transcribed": 0.0})
+    if share < 1:
+        corpus = corpus_of(without, model, [kind], "train", seed=0)
+        assert all(recipe.targets[n] != u.language for u in utterances for n, _ in corpus.rows(u, rng))
+
+
+def _moves(name: str, stage: str) -> bool:
+    return name.startswith("projector.") or (stage != "align" and ".lora_" in name)
+
+
+def _adapters(model: SpeechLLM) -> dict[str, torch.Tensor]:
+    return {name: p for name, p in model.named_parameters() if ".lora_" in name}
+
+
+def test_the_language_model_is_one_of_transformers(run: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = run / "run" / "llm" / "model"
+    tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place)
+    assert len(tokenizer) == model.config.vocab_size
+    assert tokenizer.decode(tokenizer.encode("zwölf Äpfel", add_special_tokens=False)) == "zwölf Äpfel"
+    loaded = load(run / "run" / "seed-0" / "groups" / CHAIN / "model")
+    assert isinstance(loaded, SpeechLLM)
+    for name, weight in model.state_dict().items():
+        own = dict(loaded.llm.model.named_parameters())
+        if found := [w for n, w in own.items() if n.replace(".base_layer.", ".") == name]:
+            assert torch.equal(found[0], weight)
+
+
+def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")}
+    assert main([*command(run), "--json"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")} == before
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)["rows"]) == 12
+    assert "step" not in printed.err
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_stage_that_was_interrupted_ends_with_the_same_bits(run: Path, number: int, tmp_path: Path) -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, [f'data="{run / "data"}"'])
+    whole = place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[: number + 1])
+    stage = recipe.stages_of(ARMS[BASELINE])[number]
+    lines: list[str] = []
+    for stop in (1, None):
+        model = begun(recipe, run, number)
+        run_stage(recipe, model, stage, 0, tmp_path, lines.append, stop_after=stop)
+        assert (tmp_path / STAGE_FILE).exists() == (stop is None)
+    assert "resumed at step 1" in lines
+    one, other = load_speech_llm(tmp_path / "model"), load_speech_llm(whole / "model")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_another_process_makes_the_same_stage(run: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, [f'data="{run / "data"}"'])
+    llm, chains = run / "run" / "llm" / "model", recipe.chains(1)
+    task = pickle.loads(pickle.dumps(partial(make_stage, recipe, llm, tmp_path, chains)))
+    task(0)
+    here, there = (place(directory, *chains[0]) for directory in (tmp_path, run / "run"))
+    one, other = load_speech_llm(here / "model"), load_speech_llm(there / "model")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert "step 2" in (here / LOG_FILE).read_text(encoding="utf-8")
+    assert not list(here.glob("resume*")), "what only a run that goes on needs is gone"
+
+
+def test_a_folder_with_another_comparison_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(run), "--set", "steps.align=3"]) != 0
+    assert "steps.align = 2, and this one has 3; give another --out" in capsys.readouterr().err
+
+
+def begun(recipe: CodeSwitchRecipe, run: Path, number: int) -> SpeechLLM:
+    """The model as the stage before left it."""
+    if number:
+        before = recipe.stages_of(ARMS[BASELINE])[:number]
+        return load_speech_llm(place(run / "run", 0, ARMS[BASELINE], before) / "model")
+    torch.manual_seed(0)
+    return assemble(locate(recipe.encoder), run / "run" / "llm" / "model", recipe.config_of(ARMS[BASELINE]))
+
+
+def test_arms_are_what_they_are_called() -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY)
+    groups, active, total, plain = (
+        recipe.projector_of(ARMS[name])
+        for name in (BASELINE, "dense, equal active size", "dense, equal total size", "plain mixture")
+    )
+    assert (groups.num_experts, plain.num_experts, len(plain.groups)) == (4, 4, 1)
+    assert (active.num_experts, active.hidden_width, total.hidden_width) == (1, 32, 64)
+    assert [s.losses.language for s in recipe.stages_of(ARMS["without language loss"])] == [0.0] * 4
+    assert [s.losses.balance for s in recipe.stages_of(ARMS["without balance loss"])] == [0.0] * 4
+    for name, missing in (("transition", "transition"), ("stage 1", "align"), ("stage 2", "monolingual")):
+        names = [stage.name for stage in recipe.stages_of(ARMS[f"without {name}"])]
+        assert names == [stage.name for stage in STAGES if stage.name != missing]
+    folders = {place(Path(), 0, arm, recipe.stages_of(arm)) for arm in ARMS.values()}
+    assert len(folders) == len(ARMS), "no two arms are the same"
+    at_once, plain = (recipe.stages_of(ARMS[name]) for name in ("languages of the utterance", BASELINE))
+    assert place(Path(), 0, ARMS["languages of the utterance"], at_once[:2]) == place(
+        Path(), 0, ARMS[BASELINE], plain[:2]
+    )
+    assert [stage.losses.by_frame for stage in (*plain, *at_once)] == [True] * 4 + [False] * 4
+
+
+def test_what_arms_share_is_trained_once() -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, ["seeds=[0, 1]"])
+    recipe = recipe.model_copy(update={"arms": tuple(ARMS)})
+    counts = []
+    for length in range(1, 5):
+        chains = recipe.chains(length)
+        folders = [place(Path(), *chain) for chain in chains]
+        assert len(set(folders)) == len(folders)
+        before = {place(Path(), *chain) for chain in recipe.chains(length - 1)} if length > 1 else set()
+        assert length == 1 or all(place(Path(), s, arm, st[:-1]) in before for s, arm, st in chains)
+        counts.append(len(chains))
+    assert counts == [2 * 7, 2 * 8, 2 * 10, 2 * 7]
+    ends = {place(Path(), s, arm, recipe.stages_of(arm)) for s in (0, 1) for arm in ARMS.values()}
+    every = {place(Path(), *chain) for length in range(1, 5) for chain in recipe.chains(length)}
+    assert ends <= every
+    assert needs(recipe).stages == sum(counts)
+
+
+def test_a_stage_has_the_rates_of_the_stages() -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY, ["warmup_steps=10", "steps.align=200", "rate_factor=3"])
+    options = recipe.options_of(STAGES[0], 1)
+    stage = STAGES[0].model_copy(update={"warmup_steps": 10, "learning_rate": 3 * STAGES[0].learning_rate})
+    for step in range(200):
+        assert options.rate(step) == pytest.approx(stage.rate(step, 200), rel=1e-6)
+
+
+def test_the_published_size_is_counted_and_asks_for_its_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "code_switch", "--size", "paper", "--check", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["encoder"], found["llm"]) == (636_968_960, 7_615_616_512)
+    by_name = {arm["name"]: arm for arm in found["arms"]}
+    assert by_name[BASELINE]["projector"] == by_name["plain mixture"]["projector"] == 257_984_000
+    assert by_name["dense, equal active size"]["projector"] == 81_698_304
+    assert main(["recipe", "code_switch", "--size", "paper", "--data", "x", "--out", "y"]) != 0
+    printed = capsys.readouterr()
+    assert "name it with --set llm=" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["arms=['ours']"], "no arm 'ours'; there are grouped experts"),
+        (["steps={align=1}"], "steps has no number for the stage 'monolingual'"),
+        (["groups=[['es'],['fr']]"], "targets lacks 'fr', which the first stage transcribes"),
+        ([], "has no part train; make it with `sprachbund data make mixed"),
+    ],
+)
+def test_bad_input(changes: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [word for change in changes for word in ("--set", change)]
+    places = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(["recipe", "code_switch", "--size", "tiny", *places, *sets]) != 0
+    assert said in capsys.readouterr().err

@@ -1,0 +1,209 @@
+"""The recipe from data to tables on the tiny size, by the command; and that a second run does nothing again."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sprachbund.cli import main
+from sprachbund.corpora.editions import edition, make_edition
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.models.io import load
+from sprachbund.models.tokens import TokenConformer
+from sprachbund.research import sizes
+from sprachbund.research.discrete_units.data import phrases, scored_limit, vocabulary_of
+from sprachbund.research.discrete_units.needs import needs
+from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, place
+from sprachbund.research.discrete_units.recipe import mbart_training, recipe_of
+from sprachbund.training.options import read_recipe
+from sprachbund.units.encoded import Encoded
+
+SIZES = Path(sizes.__file__).parent
+WEIGHTS = Path("run") / "model" / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("recipe")
+    make_edition(directory / "data", edition("tiny", train_utterances=60, heldout_sentences=4), workers=1)
+    assert main(command(directory)) == 0
+    return directory
+
+
+def command(directory: Path) -> list[str]:
+    where = ["--data", str(directory / "data"), "--out", str(directory / "run")]
+    return ["recipe", "discrete_units", "--size", "tiny", "--threads", "1", *where]
+
+
+def rows(run: Path, table: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads((run / "run" / f"{table}.json").read_text())["rows"]
+    assert all(row.keys() == found[0].keys() for row in found)
+    return found
+
+
+def test_every_arm_has_its_row(run: Path) -> None:
+    assert [(row["head"], row["data"]) for row in rows(run, "table")] == [
+        ("ctc_attention", "ST only"),
+        ("ctc_attention", "+ text start"),
+        ("ctc", "ST only"),
+        ("ctc", "+ text start"),
+    ]
+    assert [row["arm"] for row in rows(run, "ablations")] == [
+        "ctc_attention, + MT",
+        "r = 2",
+        "repetitions marked",
+        "free embeddings",
+        "soft sharing",
+    ]
+    all_hours = Encoded(run / "run" / "encoded" / "train").info.hours
+    assert [(row["hours"], row["data"]) for row in rows(run, "curve")] == [
+        (hours, data) for hours in (0.01, round(all_hours, 2)) for data in ("ST only", "+ MT")
+    ]
+    assert (run / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    log_mel = rows(run, "log-mel")
+    assert log_mel[0]["stored data"] == log_mel[0]["training time"] == 1.0
+    assert all(isinstance(row["stored data"], float) and row["stored data"] < 0.1 for row in log_mel[1:])
+
+
+def test_arms_are_what_they_are_called(run: Path) -> None:
+    def model(name: str) -> TokenConformer:
+        found = load(place(run / "run", 0, name) / "run" / "model")
+        assert isinstance(found, TokenConformer)
+        return found
+
+    assert model("ctc, ST only").config.head == "ctc"
+    assert model("r = 2").config.ratio == 2.0
+    assert model("soft sharing").config.soft_sharing
+    logged = json.loads((place(run / "run", 0, "0.01 h, + MT") / "run" / "recipe.json").read_text())
+    assert (logged["hours"], logged["mixing"]["text"]) == (0.01, True)
+    started = json.loads((place(run / "run", 0, "ctc, + text start") / "run" / "recipe.json").read_text())
+    assert started["start"].endswith("text-ctc/model")
+    assert started["bitext"]
+
+
+def test_a_second_run_does_nothing_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")}
+    assert main([*command(run), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
+    assert {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")} == before
+
+
+def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for made in ("units", "encoded", "bitext"):
+        (tmp_path / "run" / made).symlink_to(run / "run" / made)
+    (tmp_path / "data").symlink_to(run / "data")
+    less = ["workers=2", 'heads=["ctc"]', "ablations=[]", "hours=[]"]
+    assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0
+    for arm in ("ctc, ST only", "ctc, + text start", "log-mel"):
+        first, second = (load_file(place(at / "run", 0, arm) / WEIGHTS) for at in (run, tmp_path))
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+        assert "best dev loss" in (place(tmp_path / "run", 0, arm) / "log.txt").read_text()
+    assert not list((tmp_path / "run").rglob("resume.pt"))
+
+
+def test_a_folder_with_another_comparison_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(run), "--set", "training.steps=3"]) == 1
+    assert "holds a study with training.steps = 2, and this one has 3" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_arms_change_what_they_name() -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    arms, base = recipe.ablation_arms(), recipe.base
+    assert arms["weight of text 0.25"].mixing(recipe.mixing).text_weight == 0.25
+    assert arms["speech alone at the end"].mixing(recipe.mixing).speech_only_share == 0.2
+    assert base.mixing(recipe.mixing) == recipe.mixing
+    assert not arms["free embeddings"].model(recipe.model).tied
+    assert arms["no source CTC"].model(recipe.model).source_ctc_weight == 0
+    assert recipe.training.decay == "inverse_sqrt"
+    assert arms["linear decay"].training(recipe.training).decay == "linear"
+    assert recipe_of(
+        recipe.model_copy(update={"data": Path("data")}), 1, arms["repetitions marked"], Path("out")
+    ).mark_repeats
+
+
+def test_ablations_have_seeds_of_their_own_and_equal_arms_are_trained_once() -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.small.toml", ["ablation_seeds=[0, 2]"])
+    models = recipe.models()
+    assert len({(seed, arm) for _, seed, arm in models}) == len(models)
+    for name in recipe.ablations:
+        assert [seed for one, seed, _ in models if one == name] == [0, 2]
+    names = {name for name, _, _ in models}
+    assert "base" not in names  # it is one of the main table, and so is an hour of the curve
+    assert "1 h, ST only" not in names
+    assert {"all, ST only", "0.25 h, + MT"} <= names
+    assert [name for name, _, arm in models if arm is None] == ["log-mel"] * 3
+    assert len(recipe.text_models()) == len(recipe.heads) * len(recipe.seeds)
+
+
+def test_as_many_test_utterances_of_each_source_are_scored_as_are_wanted(run: Path) -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.tiny.toml", [f'data="{run / "data"}"'])
+    languages = Manifest(run / "data" / "test").languages.tolist()
+    assert 1 < languages.count("de") < len(languages)
+    fewer = recipe.model_copy(update={"test_utterances": languages.count("de") // 2})
+    assert scored_limit(fewer) == len(languages) / 2
+    assert scored_limit(recipe.model_copy(update={"test_utterances": None})) is None
+    with pytest.raises(SprachbundError, match="holds no speech in some of xx; name other sources"):
+        scored_limit(recipe.model_copy(update={"sources": ("xx",)}))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "paper"])
+def test_all_sizes_are_whole_and_fit(size: str) -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / f"discrete_units.{size}.toml")
+    assert set(recipe.ablations) <= set(ABLATIONS)
+    vocabularies = {vocabulary_of(recipe, arm) for arm in recipe.all_arms.values()}
+    assert len(vocabularies) >= (1 if size == "tiny" else 3)
+    found = needs(recipe)
+    assert {one.head for one in found.heads} == set(recipe.heads)
+    assert found.trainings >= len(recipe.heads) * len(recipe.texts) * len(recipe.seeds)
+
+
+def test_the_published_shape_has_the_published_parts() -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    found = needs(recipe)
+    assert found.vocabulary == 8002
+    assert found.written == 4002
+    attention = next(one for one in found.heads if one.head == "attention")
+    assert attention.parts["source_ctc_head"] == 4002 * 257
+    embedding, projection = 8002 * 512, 512 * 256 + 256
+    assert attention.parts["encoder"] > embedding + projection + 18 * 10 * 256 * 256
+
+
+def test_the_command_tells_what_the_published_size_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "discrete_units", "--size", "paper", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "8,002 ids are read, 4,002 may be written" in out
+    assert all(head in out for head in ("attention", "ctc", "transducer", "ctc_attention"))
+    assert "parameters with its 250,054 tokens; with 4,002 of them and 4,000 new rows" in out
+
+
+def test_the_head_attention_starts_from_mbart_where_one_is_named() -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    arms = [arm for arm in recipe.all_arms.values() if arm.text == "start"]
+    named = recipe.model_copy(update={"mbart": "facebook/mbart-large-50"})
+    assert [arm.head for arm in arms if named.from_mbart(arm)] == ["attention"]
+    assert not any(recipe.from_mbart(arm) for arm in arms)
+    alone, found = (needs(one.model_copy(update={"heads": ("attention",)})) for one in (recipe, named))
+    assert alone.trainings - found.trainings == len(recipe.seeds)
+    training = mbart_training(recipe.training)
+    assert (training.learning_rate, training.rates["unit_embedding.*"]) == (3e-5, 3e-4)
+    assert found.mbart is not None
+    # transformers' model has two rows of positions more on each side, and a bias on the keys of 36 attentions
+    assert found.mbart.whole == 610_879_488 - 4 * 1024 - 36 * 1024
+
+
+def test_drawn_text_is_parallel_distinct_and_not_held_out() -> None:
+    table = list(csv.reader(io.StringIO(phrases("es", "en", 50)), delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert table[0] == ["es", "en"]
+    assert len(table) == 51
+    assert len({tuple(row) for row in table}) == 51
+    assert phrases("es", "en", 20) == phrases("es", "en", 50)[: len(phrases("es", "en", 20))]
+    with pytest.raises(SprachbundError, match="the phrasebook has no xx"):
+        phrases("xx", "en", 1)

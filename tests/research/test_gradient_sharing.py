@@ -1,0 +1,166 @@
+"""The recipe from data to table on the tiny size, by the command; and that a second run does nothing again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sprachbund.cli import main
+from sprachbund.corpora.editions import edition, make_edition
+from sprachbund.models.card import Card
+from sprachbund.models.io import load
+from sprachbund.models.sharing_plan import SharingPlan
+from tests.models.seamless.support import make_checkpoint
+from tests.training.owned import make_tones
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("recipe")
+    make_edition(directory / "data", edition("tiny", heldout_sentences=8), workers=1)
+    assert main(command(directory)) == 0
+    return directory
+
+
+def command(directory: Path) -> list[str]:
+    return [
+        "recipe",
+        "gradient_sharing",
+        "--size",
+        "tiny",
+        "--data",
+        str(directory / "data"),
+        "--out",
+        str(directory / "run"),
+        "--threads",
+        "1",
+    ]
+
+
+def test_every_arm_has_its_row(run: Path) -> None:
+    rows = json.loads((run / "run" / "table.json").read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["uft", "sharing", "one branch a language", "lora"]
+    assert all({"chrF all", "chrF starved", "p all"} <= row.keys() for row in rows)
+
+
+def test_arms_are_what_they_are_called(run: Path) -> None:
+    seed = run / "run" / "seed-0"
+    plans = {
+        name: load(seed / name / "run" / "model").sharing_plan
+        for name in ("uft", "sharing", "one-branch-a-language", "lora")
+    }
+    assert plans["uft"] is None
+    assert plans["lora"] is None
+    for name in ("sharing", "one-branch-a-language"):
+        plan = plans[name]
+        assert isinstance(plan, SharingPlan)
+        assert sorted(tag for group in plan.splits[0].groups for tag in group) == ["de", "en"]
+    assert plans["one-branch-a-language"].splits[0].groups == (("de",), ("en",))
+
+
+def test_frozen_parts_did_not_move(run: Path) -> None:
+    """The second stage trains the last two encoder layers and what is new; adapters are merged into the encoder."""
+    seed = run / "run" / "seed-0"
+    first = load(seed / "first" / "model").state_dict()
+    for name, moving in (("uft", ("encoder.layers.1.", "encoder.layers.2.")), ("lora", ("encoder.layers.",))):
+        then = load(seed / name / "run" / "model").state_dict()
+        assert then.keys() == first.keys()
+        moved = {key for key in first if not first[key].equal(then[key])}
+        assert moved
+        assert all(key.startswith(moving) for key in moved), name
+
+
+def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("model.safetensors")}
+    assert main([*command(run), "--json"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("model.safetensors")} == before
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
+
+
+def test_a_seamless_checkpoint_goes_through_every_arm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As published: languages that the checkpoint never heard, and one language written."""
+    make_checkpoint(tmp_path / "start", "seamless_m4t")
+    for part in ("train", "dev", "test"):
+        make_tones(tmp_path / "data" / part, ("gsw", "en"))
+    changes = {
+        "start": f'"{tmp_path / "start"}"',
+        "languages": '["gsw", "en"]',
+        "targets": '["en"]',
+        "shares": "{}",
+        "analysis.utterances": "4",
+        "analysis.batch": "1",
+        "fine_tuning.new_languages": '{gsw="mean"}',
+        "first.max_duration_s": "0.9",
+        "second.max_duration_s": "0.9",
+    }
+    sets = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main(["recipe", "gradient_sharing", "--size", "tiny", *sets, *places, "--json"]) == 0
+    arms = [row["arm"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    assert arms == ["uft", "sharing", "one branch a language", "lora"]
+    seed = tmp_path / "run" / "seed-0"
+    shared, first = (load(seed / name / "model") for name in ("sharing/run", "first"))
+    plan = shared.sharing_plan
+    assert isinstance(plan, SharingPlan)
+    assert plan.splits[0].groups == (("en",), ("gsw",))
+    assert plan.splits[0].module.endswith("feed_forward_out")
+    assert {key for key in shared.state_dict() if ".private." in key}.isdisjoint(first.state_dict())
+    card = Card.read(seed / "first" / "model")
+    assert card is not None
+    assert card.target_languages == ["en"]
+
+
+def test_arms_with_the_same_plan_are_trained_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = run / "run" / "seed-0"
+    plan = load(seed / "sharing" / "run" / "model").sharing_plan
+    assert isinstance(plan, SharingPlan)
+    twin = f"sharing, rho .{plan.splits[0].shared_ratio * 100:.0f}"
+    arms = json.dumps(["uft", "sharing", twin])
+    assert main([*command(run), "--set", f"arms={arms}", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert f"{twin} is the same as sharing" in printed.err
+    _, one, other = json.loads(printed.out)["rows"]
+    assert {**one, "arm": ""} == {**other, "arm": ""}
+
+
+def test_the_published_size_asks_for_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(["recipe", "gradient_sharing", "--size", "paper", *places]) != 0
+    printed = capsys.readouterr()
+    assert "name it with --set start=" in printed.err
+    assert "821,351,744" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["recipe", "gradient"], "no recipe 'gradient'; there are gradient_sharing"),
+        (["recipe", "gradient_sharing", "--size", "huge"], "no size 'huge'; there are tiny, small"),
+        (["recipe", "gradient_sharing", "--set", "arm=1"], "unknown key arm; did you mean arms?"),
+        (["recipe", "gradient_sharing", "--size", "tiny"], "holds no cuts.*.jsonl"),
+    ],
+)
+def test_bad_input(changed: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*changed, "--data", str(tmp_path), "--out", str(tmp_path / "run")]) != 0
+    err = capsys.readouterr().err
+    assert said in err
+    assert len([line for line in err.splitlines() if "error" in line]) == 1
+
+
+def test_one_first_training_serves_all_seeds_and_a_language_is_heard_more_often(run: Path) -> None:
+    again = run / "again"
+    command_ = [*command(run), "--set", "first_seed=0", "--set", "seeds=[0, 1]", "--set", 'arms=["lora"]']
+    command_[command_.index("--out") + 1] = str(again)
+    assert main([*command_, "--set", "second_repeats={de=3}"]) == 0
+    assert (again / "first" / "model" / "model.safetensors").exists()
+    assert not list(again.glob("seed-*/first"))
+    for seed in (0, 1):
+        recipe = json.loads((again / f"seed-{seed}" / "uft" / "run" / "recipe.json").read_text())
+        assert recipe["start"] == str(again / "first" / "model")
+        main_part, more = recipe["train"]
+        assert (main_part["repeats"], more["repeats"]) == (1.0, 2.0)
+        assert {tag for tag, share in more["shares"].items() if share > 0} == {"de"}

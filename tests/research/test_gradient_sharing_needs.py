@@ -1,0 +1,101 @@
+"""What a size needs, against models that are really built; the published shape; plans that do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sprachbund.models.conformer import Conformer, ConformerConfig
+from sprachbund.research import sizes
+from sprachbund.research.gradient_sharing.needs import needs
+from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
+from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.options import read_recipe
+from tests.stories.support import command
+
+FOLDER = Path(sizes.__file__).parent
+
+
+def recipe(size: str, *overrides: str) -> GradientSharingRecipe:
+    return read_recipe(GradientSharingRecipe, FOLDER / f"gradient_sharing.{size}.toml", overrides)
+
+
+def test_numbers_are_those_of_a_real_model() -> None:
+    chosen = recipe("tiny")
+    found = {training.name: training for training in needs(chosen).trainings}
+    texts = ["eins zwei drei vier one two three four"] * 20
+    tokenizer = Tokenizer.train(texts, chosen.languages, 60)
+    config = ConformerConfig(
+        source_languages=chosen.languages, target_languages=chosen.languages, **chosen.model.model_dump()
+    )
+    model = Conformer(config, tokenizer, tokenizer)
+    pieces = chosen.vocabulary_size * 32 + chosen.transcript_vocabulary_size * 33 - len(tokenizer) * 65
+    total = sum(parameter.numel() for parameter in model.parameters()) + pieces
+    assert found["first"].parameters == found["first"].trained == total
+    last = sum(p.numel() for layer in model.encoder.layers[1:] for p in layer.parameters())
+    assert found["uft"].trained == last
+    assert found["uft"].moments_bytes == 12 * last
+    # Two branches more have two output biases more.
+    assert found["sharing"].parameters == total + 2 * 32
+    assert found["sharing"].split == {"encoder.layers.2.feed_forward_out": (24, 4, 4)}
+    assert found["lora"].trained == pytest.approx(last, rel=0.1)
+    assert found["uft"].kept_bytes < found["first"].kept_bytes
+
+
+def test_what_is_kept_is_what_a_real_pass_keeps() -> None:
+    """Nothing but the largest part is counted by hand: the logits and their softmax."""
+    small, large = (
+        needs(recipe("tiny", f"vocabulary_size={size}")).trainings[0].kept_bytes for size in (200, 1200)
+    )
+    rows = 3 * 128  # three rows of an utterance, 128 tokens at most
+    count = 20 // 15  # a batch of 20 s holds one utterance of 15 s
+    assert large - small == 4 * 1000 * rows * count
+
+
+def test_the_published_shape() -> None:
+    pytest.importorskip("transformers")
+    found = needs(recipe("paper", 'arms=["uft","sharing"]'))
+    assert not found.worst_case
+    first, uft, sharing = found.trainings
+    assert first.parameters == uft.parameters == 821_351_744
+    assert sharing.split == {"encoder.layers.11.feed_forward_out": (2048, 1024, 1024)}
+    assert sharing.parameters - uft.parameters == 8_395_776 - 8_393_728
+    assert found.collecting.coordinates == 2 * (8_393_728 + 2 * 1024)
+    assert (found.collecting.vectors, found.collecting.passes) == (50, 4 * 50 * 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.feed_forward_width=4"], "has an inner width of 4, too little for 2 private branches"),
+        (['analysis.modules=["encoder.layers.*.ff"]'], "matches 'encoder.layers.*.ff'"),
+        (['arms=["sharring"]'], "no arm 'sharring'; there are uft; sharing"),
+        (["analysis.utterances=3"], "do not divide into vectors"),
+    ],
+)
+def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
+    ran = command(
+        *("recipe", "gradient_sharing", "--size", "tiny", "--check"),
+        *(part for override in overrides for part in ("--set", override)),
+    )
+    assert ran.code == 2
+    assert said in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_a_given_plan_is_checked() -> None:
+    splits = '[{module="encoder.layers.9.feed_forward_out", groups=[["de"],["en"]], shared_ratio=0.5}]'
+    ran = command("recipe", "gradient_sharing", "--size", "tiny", "--check", "--set", f"plan.splits={splits}")
+    assert ran.code == 2
+    assert "no module 'encoder.layers.9.feed_forward_out'" in ran.err
+
+
+def test_by_the_command(tmp_path: Path) -> None:
+    ran = command("recipe", "gradient_sharing", "--size", "tiny", "--check", "--json")
+    assert json.loads(ran.out)["trainings"][0]["bytes"] > 0
+    assert "every plan fits" in command("recipe", "gradient_sharing", "--size", "tiny", "--check").out
+    without = command("recipe", "gradient_sharing", "--size", "tiny")
+    assert without.code == 2
+    assert "--data and --out" in without.err
+    assert torch.get_default_device() == torch.device("cpu")

@@ -1,0 +1,57 @@
+"""Recipes with numbers that cannot be are refused with the key, before anything is computed."""
+
+from pathlib import Path
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.training.options import read_recipe
+from sprachbund.training.translator import TranslatorRecipe
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "bundled.toml"
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("training.steps=-5", r"training\.steps is -5"),
+        ("training.steps=0", r"training\.steps"),
+        ("training.learning_rate=nan", r"training\.learning_rate is nan"),
+        ("training.learning_rate=1e400", r"training\.learning_rate is inf"),
+        ("training.batch_s=0", r"training\.batch_s"),
+        ("training.max_utterances=0", r"training\.max_utterances"),
+        ("training.log_every=0", r"training\.log_every"),
+        ("training.save_every=0", r"training\.save_every"),
+        ("training.num_workers=1000000000000", r"training\.num_workers is 1000000000000"),
+        ("model.width=1000000000000", r"model\.width is 1000000000000; give a number from 0 to 1e\+07"),
+        ("model.num_encoder_layers=1e12", r"model\.num_encoder_layers is 1000000000000"),
+        ("model.dropout=-0.1", r"model\.dropout is -0.1"),
+        ("vocabulary_size=0", "vocabulary_size"),
+        ("examples.speeds=[1.0, 0.0]", r"examples\.speeds\.1"),
+        ("examples.speeds=[]", r"examples\.speeds"),
+        ("examples.rows_per_utterance=0", r"examples\.rows_per_utterance"),
+        ("languages.x=3", "languages is .*which has no x; set languages itself"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_with_its_key(override: str, wanted: str) -> None:
+    with pytest.raises(SprachbundError, match=wanted) as caught:
+        read_recipe(TranslatorRecipe, RECIPE, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"\xff", "line 1: byte 0xff is not UTF-8"),
+        (b"a = [", "is not TOML"),
+        (b"a = " + b"[" * 9999, "not TOML"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes, wanted: str) -> None:
+    (tmp_path / "a.toml").write_bytes(content)
+    with pytest.raises(SprachbundError, match=wanted):
+        read_recipe(TranslatorRecipe, tmp_path / "a.toml")
+
+
+def test_a_seed_may_be_large() -> None:
+    assert read_recipe(TranslatorRecipe, RECIPE, ["training.seed=123456789012"]).training.seed == 123456789012
