@@ -1,0 +1,321 @@
+"""Measures how easy the package is to find one's way in: files, circles, probes, words, and files that journeys pass.
+
+python -m scripts.house [--root CHECKOUT] [--journeys] [--out FILE.json]
+
+The figures are a thermometer and not an aim: a merge that makes a file harder to read is a fault. With `--root`, the
+same is measured of another checkout, so that two versions can be laid side by side. Journeys run the command line of
+that checkout in a process of its own, and count the files of which a function was called, and how often the file
+changed from one call to the next.
+"""
+
+import argparse
+import ast
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CORE = ("models", "nn", "decoding", "engines", "runtime", "streaming")
+GLOSSARY = {
+    "guess": r"guess",
+    "rules, rows": r"^_?rules$|RowsSoFar|^Rows$",
+    "seat, stranger, nudge, gate": r"^_?seats?$|stranger|nudge|^Gate$",
+    "companions, foreign": r"companion|foreign",
+    "lesson, told, tell": r"lesson|^_?tells?$|^_?told$|_told$|^_?tell_",
+    "judge, weigh": r"judge|^_?weigh$",
+    "worth_dropping, exchanged, beside": r"worth_dropping|exchanged|_beside|^beside$|some_parts_rest",
+    "place": r"^_?places?$|^Place$",
+    "found": r"^found$",
+    "Needs": r"Needs$",
+    "Supply": r"^Supply$",
+}
+"""Words that the field has a standard term for, as patterns of names; upper and lower case are one."""
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted((root / "src" / "sprachbund").rglob("*.py")):
+        parts = path.relative_to(root / "src").with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(known: dict[str, Path], trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """Module to the modules of the package that it imports, at its top or anywhere else."""
+    graph: dict[str, set[str]] = {name: set() for name in known}
+    for name, tree in trees.items():
+        package = name if known[name].name == "__init__.py" else name.rpartition(".")[0]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names if alias.name in known}
+            elif isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                for alias in node.names:
+                    target = f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base
+                    if target in known and target != name:
+                        graph[name].add(target)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or by way of others (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            group = []
+            while not group or group[-1] != name:
+                group.append(stack.pop())
+            if len(group) > 1:
+                groups.append(sorted(group))
+
+    sys.setrecursionlimit(10_000)
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return groups
+
+
+def probes(trees: dict[str, ast.Module]) -> list[str]:
+    """Where a room of the core asks an object by name what it can do, or exchanges its class."""
+    found = []
+    for name, tree in trees.items():
+        if name.split(".")[1:2] and name.split(".")[1] not in CORE:
+            continue
+        for node in ast.walk(tree):
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if called in ("getattr", "hasattr") and isinstance(node, ast.Call):
+                asked = node.args[1]
+                if isinstance(asked, ast.Constant):
+                    found.append(f"{name}:{node.lineno} {called} {asked.value}")
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Attribute) and target.attr == "__class__":
+                        found.append(f"{name}:{node.lineno} __class__")
+    return found
+
+
+def undocumented(trees: dict[str, ast.Module]) -> list[str]:
+    """Public functions with three or more parameters whose docstring does not document them, in their class or here."""
+    found = []
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+                continue
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            named = [a.arg for a in arguments if a.arg not in ("self", "cls")]
+            overloaded = any(isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list)
+            if len(named) < 3 or overloaded:
+                continue
+            doc = ast.get_docstring(node) or ""
+            if not ("Args:" in doc or "rguments" in doc or all(re.search(rf"\b{n}\b", doc) for n in named)):
+                found.append(f"{name}.{node.name}")
+    return found
+
+
+def measure(root: Path) -> dict[str, Any]:
+    """All figures of a checkout that reading alone gives."""
+    known = modules(root)
+    texts = {name: path.read_text(encoding="utf-8") for name, path in known.items()}
+    trees = {name: ast.parse(text) for name, text in texts.items()}
+    graph = imports(known, trees)
+    importers: dict[str, set[str]] = defaultdict(set)
+    for name, targets in graph.items():
+        for target in targets:
+            importers[target].add(name)
+    lines = [line for text in texts.values() for line in text.splitlines()]
+    names = [n.id for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.Name)]
+    names += [n.arg for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.arg)]
+    names += [n.attr for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.Attribute)]
+    names += [
+        n.name
+        for t in trees.values()
+        for n in ast.walk(t)
+        if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    classes: dict[str, int] = defaultdict(int)
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes[node.name] += 1
+    return {
+        "files": len(known),
+        "lines": len(lines),
+        "comment_lines": sum(line.lstrip().startswith("#") for line in lines),
+        "single_importer_files": sorted(n for n, who in importers.items() if len(who) == 1),
+        "circles": circles(graph),
+        "core_probes": probes(trees),
+        "undocumented_functions": undocumented(trees),
+        "classes_defined_twice": sorted(n for n, count in classes.items() if count > 1),
+        "glossary": {
+            word: sum(bool(re.search(pattern, name, re.IGNORECASE)) for name in names)
+            for word, pattern in GLOSSARY.items()
+        },
+    }
+
+
+_TRACED = """
+import sys, threading
+from pathlib import Path
+import json
+PACKAGE, OUT = sys.argv[1], sys.argv[2]
+calls, last, changes, on = {}, [""], [0], [True]
+def profile(frame, event, argument):
+    if event == "call" and on[0] and (name := frame.f_code.co_filename).startswith(PACKAGE) and frame.f_code.co_name != "<module>":
+        calls[name] = calls.get(name, 0) + 1
+        if name != last[0]:
+            last[0] = name
+            changes[0] += 1
+def begin():
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+def end():
+    sys.setprofile(None)
+    Path(OUT).write_text(json.dumps({"files": sorted(name[len(PACKAGE) + 1:] for name in calls), "changes": changes[0]}))
+"""
+_COMMAND = (
+    _TRACED + "from sprachbund.cli import main\nbegin()\ncode = main(sys.argv[3:])\nend()\nsys.exit(code)\n"
+)
+_STEP = (
+    _TRACED
+    + """
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from sprachbund.cli import main
+steps = [0]
+on[0] = False
+def stepped(optimizer, arguments, keywords):
+    steps[0] += 1
+    on[0] = steps[0] == 2  # the calls between the second step and the third
+register_optimizer_step_post_hook(stepped)
+begin()
+code = main(sys.argv[3:])
+end()
+sys.exit(code)
+"""
+)
+_REQUEST = (
+    _TRACED
+    + """
+from starlette.testclient import TestClient
+from sprachbund.serving.app import create_app
+on[0] = False
+begin()
+with TestClient(create_app(), base_url="http://127.0.0.1") as client:
+    for turn in range(2):
+        on[0] = turn == 1  # the first request loads what the second does not need to
+        with open(sys.argv[3], "rb") as sound:
+            answer = client.post("/v1/audio/translations", files={"file": ("talk.wav", sound)}, data={"model": "bundled", "to": "de"})
+        assert answer.status_code == 200, answer.text
+    on[0] = False
+end()
+"""
+)
+_RECIPE = """languages = ["en", "de"]
+vocabulary_size = 150
+[[train]]
+path = "{corpus}/train"
+[[dev]]
+path = "{corpus}/dev"
+[model]
+width = 16
+num_heads = 2
+num_encoder_layers = 2
+num_decoder_layers = 1
+feed_forward_width = 16
+[training]
+steps = 4
+batch_s = 20
+precision = "no"
+num_workers = 0
+[card]
+name = "small"
+"""
+
+
+def journeys(root: Path) -> dict[str, dict[str, Any]]:
+    """Files that five journeys pass: a recording translated, captioned live, a training step, a request, an evaluation."""
+    package, talk = root / "src" / "sprachbund", ROOT / "examples" / "recordings" / "en.wav"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus, recipe, out = folder / "corpus", folder / "small.toml", folder / "out.json"
+
+        def run(program: str, *arguments: str) -> dict[str, Any]:
+            command = [sys.executable, "-c", program, str(package), str(out), *arguments]
+            environment = {"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin:/bin", "HOME": name}
+            ran = subprocess.run(
+                command, env=environment, cwd=folder, capture_output=True, text=True, timeout=600
+            )
+            if ran.returncode:
+                raise SystemExit(f"{' '.join(arguments)} failed: {ran.stderr[-600:]}")
+            passed: dict[str, Any] = json.loads(out.read_text())
+            return {"count": len(passed["files"]), **passed}
+
+        run(
+            _COMMAND,
+            "data",
+            "make",
+            "phrasebook",
+            "--out",
+            str(corpus),
+            "--edition",
+            "tiny",
+            "--utterances",
+            "48",
+            "--heldout",
+            "4",
+        )
+        recipe.write_text(_RECIPE.format(corpus=corpus))
+        return {
+            "translate": run(_COMMAND, "translate", str(talk), "--to", "de"),
+            "listen": run(_COMMAND, "listen", str(talk), "--to", "de"),
+            "training step": run(_STEP, "train", str(recipe), "--out", str(folder / "run")),
+            "request": run(_REQUEST, str(talk)),
+            "evaluate": run(
+                _COMMAND, "evaluate", str(corpus / "dev"), "--limit", "4", "--out", str(folder / "eval")
+            ),
+        }
+
+
+def main() -> None:
+    """Measure a checkout and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout; this one by default")
+    parser.add_argument("--journeys", action="store_true", help="run the five journeys too (minutes)")
+    parser.add_argument("--out", type=Path, help="all figures and names as JSON")
+    options = parser.parse_args()
+    root = options.root.resolve()
+    measured = measure(root)
+    if options.journeys:
+        measured["journeys"] = journeys(root)
+    for name, value in measured.items():
+        if name == "journeys":
+            for journey, passed in value.items():
+                print(f"{journey}: {passed['count']} files, {passed['changes']} changes of file")
+        elif name == "glossary":
+            print(f"glossary: {sum(value.values())} ({', '.join(f'{w} {n}' for w, n in value.items() if n)})")
+        else:
+            print(f"{name}: {len(value) if isinstance(value, list) else value}")
+    if options.out:
+        options.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
