@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rows import keep
 
-from sprachbund.audio.spans import SpanOptions, VoiceActivity, speech_spans
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import VoiceActivity, speech_spans
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emission_delay import SpokenWord, emission_delay

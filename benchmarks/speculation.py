@@ -30,7 +30,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
-from sprachbund.engines.choice import CHOICES
+from sprachbund.engines.packing import CHOICES
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 
@@ -116,7 +116,7 @@ def measure(family: Family, engine: str, args: argparse.Namespace) -> list[dict[
     kept = {
         s: (
             options := DecodingOptions(
-                draft=s.draft, guesses=s.guesses, accept=s.accept, beam_size=args.beam
+                draft=s.draft, num_draft_tokens=s.guesses, accept=s.accept, beam_size=args.beam
             ),
             speculation_for(family, options),
         )

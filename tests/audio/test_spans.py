@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW, VAD_WINDOW_S
-from sprachbund.audio.spans import Span, SpanFinder, SpanOptions, iter_speech_spans, speech_spans
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import Span, SpanFinder, iter_speech_spans, speech_spans
 from sprachbund.errors import SprachbundError
 
 TINY = 1e-9

@@ -67,7 +67,7 @@ def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
     ("arguments", "told"),
     [
         (["--policy", "wait"], "local-agreement, alignatt"),
-        (["--step", "0"], "step_s is 0"),
+        (["--step", "0"], "--step is 0"),
         (["--to", "Klingon"], "Klingon"),
         (["--fast"], "recordings"),
         (["x.wav", "--device", "hw:0"], "--device"),

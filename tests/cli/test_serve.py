@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from sprachbund.serving.settings import Limits, Settings, Timeouts
 from tests.stories.support import command
 
 
@@ -58,9 +57,9 @@ def test_it_says_where_it_is_and_what_the_weights_may_be_used_for_and_stops_when
     [
         (["--host", "0.0.0.0"], "give --key-file, or --no-key"),
         (["--key-file", "nowhere.txt"], "cannot be read"),
-        (["--port", "70000"], "port is 70000"),
-        (["--max-live", "0"], "max_live is 0"),
-        (["--max-duration-s", "-3"], "max_duration_s is -3"),
+        (["--port", "70000"], "--port is 70000"),
+        (["--max-live", "0"], "--max-live is 0"),
+        (["--max-duration-s", "-3"], "--max-duration-s is -3"),
         (["--host", "203.0.113.9", "--no-key"], "cannot listen at 203.0.113.9"),
         (["--engine", "abacus"], "abacus"),
         (["--model", "./nowhere", "--offline"], "nowhere"),
@@ -79,34 +78,3 @@ def test_a_port_that_is_taken_is_named():
     assert ran.code == 1
     assert "in use" in ran.err
     assert "choose another --port" in ran.err
-
-
-def test_the_defaults_of_the_options_are_those_of_the_settings():
-    import inspect
-
-    from sprachbund.cli.serve import serve
-
-    defaults = {name: parameter.default for name, parameter in inspect.signature(serve).parameters.items()}
-    limits, timeouts, settings = Limits(), Timeouts(), Settings()
-    assert defaults["max_upload_mb"] * 1e6 == limits.max_upload_bytes
-    for name in (
-        "max_duration_s",
-        "max_working",
-        "max_waiting",
-        "max_live",
-        "max_share",
-        "max_connections",
-        "max_receiving",
-        "max_loaded",
-    ):
-        assert defaults[name] == getattr(limits, name)
-    assert defaults["max_per_address"] == limits.max_connections_per_address
-    assert defaults["max_stored_mb"] * 1e6 == limits.max_stored_bytes
-    assert defaults["header_s"] == timeouts.header_s
-    assert defaults["max_per_minute"] == limits.requests_per_minute
-    assert (defaults["unload_s"], defaults["stop_s"]) == (timeouts.unload_s, timeouts.stop_s)
-    assert (defaults["host"], defaults["port"], defaults["engine"]) == (
-        settings.host,
-        settings.port,
-        settings.engine,
-    )

@@ -80,15 +80,16 @@ def corpus(directory: Path, **custom: Any) -> Corpus:
 def test_batches_carry_languages_and_spans(tmp_path: Path) -> None:
     data = corpus(tmp_path)
     batch = collate([data[0, i, 1.0] for i in range(3)], 2)
-    assert batch.languages is not None
-    assert batch.languages.tolist() == [[True, True], [True, False], [False, False]]
-    assert batch.spans == (((0.0, 0.6, 0), (0.6, 1.0, 1)), (), ())
+    assert batch.mixture is not None
+    assert batch.mixture.languages.tolist() == [[True, True], [True, False], [False, False]]
+    assert batch.mixture.spans == (((0.0, 0.6, 0), (0.6, 1.0, 1)), (), ())
     faster = data[0, 0, 1.25]
     assert [round(s[1], 6) for s in faster.spans] == [0.48, 0.8]
     assert faster.features.shape[0] == pytest.approx(0.8 * batch.num_frames[0], abs=1)
     chosen = batch.select(torch.tensor([2, 0]))
-    assert chosen.spans == ((), batch.spans[0])
-    assert torch.equal(chosen.languages, batch.languages[[2, 0]])  # type: ignore[arg-type]
+    assert chosen.mixture is not None
+    assert chosen.mixture.spans == ((), batch.mixture.spans[0])
+    assert torch.equal(chosen.mixture.languages, batch.mixture.languages[[2, 0]])
     assert torch.equal(chosen.targets, batch.targets[[4, 5, 0, 1]])
     assert torch.equal(chosen.features, batch.features[[2, 0]])
 
@@ -97,7 +98,7 @@ def test_nobody_gets_what_nobody_asked_for(tmp_path: Path) -> None:
     corpus(tmp_path)
     plain = made.make_training_data(tmp_path)
     batch = collate([plain[0, i, 1.0] for i in range(2)], 2)
-    assert (batch.languages, batch.spans) == (None, None)
+    assert (batch.mixture, batch.spoken, batch.sides) == (None, None, None)
 
 
 def test_a_language_inside_that_the_model_does_not_hear(tmp_path: Path) -> None:

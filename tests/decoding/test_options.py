@@ -11,7 +11,7 @@ from sprachbund.errors import SprachbundError
         ({"batch_size": -1}, "batch_size is -1"),
         ({"length_penalty": -0.5}, "length_penalty is -0.5"),
         ({"length_penalty": float("nan")}, "length_penalty is nan"),
-        ({"min_tokens": 9, "max_tokens": 5}, "max_tokens is 5; it must lie between 9"),
+        ({"min_tokens": 9, "max_tokens": 5}, "max_tokens is 5; give 9 or more"),
         ({"language_windows": 0}, "language_windows is 0"),
         ({"allowed_languages": ()}, "allowed_languages is empty"),
         ({"allowed_languages": "de"}, "give a tuple"),

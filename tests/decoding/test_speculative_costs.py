@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sprachbund.decoding.autoregressive import greedy_search
-from sprachbund.decoding.options import MAX_GUESSES
+from sprachbund.decoding.options import MAX_DRAFT_TOKENS
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import RoundCosts, Speculation, measure_rounds, tokens_per_round
 from sprachbund.decoding.state import start_rows, whole_prompt
@@ -39,11 +39,11 @@ def test_the_published_theory_comes_out() -> None:
 
 
 def test_more_guesses_pay_where_they_cost_nothing_and_fewer_where_they_do() -> None:
-    assert FLAT.best(0.9)[0] == MAX_GUESSES
+    assert FLAT.best(0.9)[0] == MAX_DRAFT_TOKENS
     steep = RoundCosts(plain_s=1.0, drafted_s=tuple(1.0 + 0.6 * k for k in range(1, 9)))
     guesses, gain = steep.best(0.9)
     assert gain == pytest.approx(max(steep.gain(0.9, k) for k in range(1, 9)))
-    assert guesses < MAX_GUESSES
+    assert guesses < MAX_DRAFT_TOKENS
     assert steep.best(0.1)[1] < 1
 
 
@@ -60,7 +60,7 @@ def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None) -> None:
     family.steps.clear()
     run = ScriptedDraft(guess=lambda row, place: 5).start(family, memory, targets, rows.cache.capacity)
     costs = measure_rounds(family, rows, run, prompts)
-    assert len(costs.drafted_s) == MAX_GUESSES
+    assert len(costs.drafted_s) == MAX_DRAFT_TOKENS
     assert min(costs.plain_s, *costs.drafted_s) > 0
     if max_tokens is None:
         assert {size for _, size in family.steps} == {1, 2, 3, 5, 9}

@@ -234,8 +234,8 @@ def test_a_decoder_without_an_inside_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"guesses": 0}, "guesses is 0; it must lie between 1 and 8"),
-        ({"guesses": 9}, "guesses is 9"),
+        ({"num_draft_tokens": 0}, "num_draft_tokens is 0; give 1 to 8"),
+        ({"num_draft_tokens": 9}, "num_draft_tokens is 9; give 1 to 8"),
         ({"accept": "unchecked"}, "changes the text, so the draft has to be named too; draft is 'auto'"),
         ({"accept": "top-2", "draft": "none"}, "draft is 'none'"),
         ({"accept": "top-9", "draft": "parasite"}, "choose one of exact, top-2, top-3, unchecked"),

@@ -17,7 +17,8 @@ from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
-from sprachbund.engines.choice import EngineChoice, engine_for, why_not_native
+from sprachbund.engines.choice import engine_for, why_not_native
+from sprachbund.engines.packing import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.drafts import find_drafts
@@ -119,7 +120,7 @@ def test_a_translation_says_how_many_guesses_were_accepted(tmp_path: Path) -> No
         tmp_path / "draft.safetensors"
     )
     family.drafts = find_drafts(tmp_path)  # type: ignore[attr-defined]
-    drafted = DecodingOptions(guard=options.guard, draft="token-map", guesses=2)
+    drafted = DecodingOptions(guard=options.guard, draft="token-map", num_draft_tokens=2)
     found = translate(family, audio, ["de"], "en", drafted, sample_rate=16_000, activity=Loudness())["de"]
     assert found.text == plain.text
     (report,) = json.loads(found.to_json())["speculation"]

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
-from sprachbund.audio.spans import SpanOptions
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate, translate_file
 from sprachbund.errors import SprachbundError

@@ -19,6 +19,7 @@ from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, race_models, rescore
 from sprachbund.evaluation.tables import docs_table, fill
+from sprachbund.util.options import RenamedWarning
 from tests.evaluation.tiny_model import save_tiny_model, write_corpus
 from tests.models.whisper_support import make_directory
 
@@ -78,6 +79,13 @@ def test_options_come_back_from_their_plain_form(tiny_options):
         options_from({**plain, "tempo": 3})
 
 
+def test_manifests_of_the_earlier_version_are_read(tiny_options):
+    plain = json.loads(json.dumps(configuration(tiny_options)))
+    plain["decoding"]["guesses"] = plain["decoding"].pop("num_draft_tokens")
+    with pytest.warns(RenamedWarning, match="guesses is called num_draft_tokens now"):
+        assert options_from(plain) == tiny_options
+
+
 def test_the_engine_is_recorded_and_replayed(
     evaluated, corpus, model_directory, tiny_options, tmp_path, monkeypatch
 ):
@@ -89,7 +97,7 @@ def test_the_engine_is_recorded_and_replayed(
         assert replay(out).same
     written = [line.hypothesis for line in read_lines(tmp_path / "torch-fp32" / "hypotheses.jsonl")]
     assert written == [line.hypothesis for line in evaluated[1].lines()]
-    with pytest.raises(SprachbundError, match="there is no engine 'fast'"):
+    with pytest.raises(SprachbundError, match="engine is 'fast'; choose one of auto"):
         evaluate([corpus], model_directory, replace(tiny_options, engine="fast"))
 
 

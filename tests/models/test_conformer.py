@@ -67,10 +67,16 @@ def test_loss_of_a_batch_is_the_sum_of_its_parts(model, tmp_path):
     with torch.no_grad():
         whole = model.loss(collate(examples, 2))
         parts = [model.loss(collate([example], 2)) for example in examples]
-    for name in ("total", "attention", "ctc", "language"):
-        torch.testing.assert_close(
-            getattr(whole, name), sum(getattr(part, name) for part in parts), atol=1e-3, rtol=1e-4
-        )
+    values = [
+        lambda loss: loss.total,
+        lambda loss: loss.attention,
+        lambda loss: loss.heads["ctc"].total,
+        lambda loss: loss.heads["language"].total,
+    ]
+    for value in values:
+        torch.testing.assert_close(value(whole), sum(map(value, parts)), atol=1e-3, rtol=1e-4)
+    assert whole.heads["ctc"].count == sum(part.heads["ctc"].count for part in parts)
+    assert whole.heads["language"].count == 8
     assert whole.num_tokens == sum(part.num_tokens for part in parts)
 
 

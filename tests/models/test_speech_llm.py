@@ -161,14 +161,13 @@ def test_the_loss_is_the_cross_entropy_of_transformers_and_the_rows_add_up() -> 
     assert loss.attention.item() == pytest.approx(total, rel=1e-4)
     assert loss.num_tokens == sum(len(t.encode()) + 1 for t in texts if t)
     mass = memory.group_probs  # the mean over layers; the loss is the mean of the layers' logarithms
-    assert 0 < loss.language.item() < 3 * 10
+    assert 0 < loss.heads["language"].total.item() < 3 * 10
     assert mass.sum(-1).max().item() == pytest.approx(1, abs=1e-5)
     weighted = loss.attention + 0.3 * loss.parts["router language"]
     assert loss.total.item() == pytest.approx(weighted.item(), rel=1e-6)
     parts = [model.loss(batch.select(torch.tensor(part))) for part in ([0], [1, 2])]
-    for name in ("total", "attention", "language"):
-        whole = getattr(loss, name).item()
-        assert sum(getattr(part, name).item() for part in parts) == pytest.approx(whole, rel=1e-5)
+    for value in (lambda one: one.total, lambda one: one.attention, lambda one: one.heads["language"].total):
+        assert sum(value(part).item() for part in parts) == pytest.approx(value(loss).item(), rel=1e-5)
 
 
 def test_padding_changes_nothing() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.audio.spans import Span
+from sprachbund.data.batch import Mixture
 from sprachbund.data.language_spans import check_spans
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
@@ -210,19 +211,22 @@ def test_mixed_batches_forgive_all_their_languages_and_frames_may_have_their_own
     model = make_model()
     plain = make_batch(model, [0, 3], ["hola", "a"], [0, 0], [1.3, 0.7])
     every = torch.ones(2, 4, dtype=torch.bool)
-    mixed = replace(plain, languages=every)
+    mixed = replace(plain, mixture=Mixture(every, ((), ())))
     assert model.loss(mixed).parts["router language"] == pytest.approx(0, abs=1e-4)
-    two = replace(plain, languages=torch.tensor([[True, False, False, True], [False, True, True, False]]))
-    own = model.loss(plain).language
+    pairs = torch.tensor([[True, False, False, True], [False, True, True, False]])
+    two = replace(plain, mixture=Mixture(pairs, ((), ())))
+    own = model.loss(plain).heads["language"].total
     assert model.loss(two).parts["router language"].item() > 0
     spans = (((0.0, 2.0, 0),), ((0.0, 1.0, 3),))  # what no span covers is forgiven as before
-    by_frame = replace(plain, languages=every, spans=spans)
-    assert model.loss(by_frame).language == pytest.approx(0, abs=1e-4)  # the flag is off
+    by_frame = replace(plain, mixture=Mixture(every, spans))
+    assert model.loss(by_frame).heads["language"].total == pytest.approx(0, abs=1e-4)  # the flag is off
     model.losses = LossWeights(by_frame=True)
-    assert model.loss(by_frame).language.item() == pytest.approx(own.item(), rel=1e-5)
+    assert model.loss(by_frame).heads["language"].total.item() == pytest.approx(own.item(), rel=1e-5)
     nobody = make_batch(model, [-1], ["a"], [0], [0.7])
-    assert model.loss(nobody).language == pytest.approx(0, abs=1e-5)
-    assert by_frame.to("cpu").spans == spans
+    assert model.loss(nobody).heads["language"].total == pytest.approx(0, abs=1e-5)
+    moved = by_frame.to("cpu").mixture
+    assert moved is not None
+    assert moved.spans == spans
 
 
 def test_spans_have_to_lie_in_the_audio_one_behind_the_other() -> None:

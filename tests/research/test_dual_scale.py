@@ -25,6 +25,7 @@ from sprachbund.research.dual_scale.options import DualScaleRecipe
 from sprachbund.training.options import read_recipe
 from sprachbund.training.translator import TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
+from sprachbund.util.options import RenamedWarning
 from tests.stories.support import command
 from tests.training.made import make_corpus, options
 from tests.training.owned import fine_tuning_recipe, make_tones, make_whisper
@@ -54,6 +55,11 @@ def quiet(line: str) -> None:
 
 def recipe(size: str, *overrides: str) -> DualScaleRecipe:
     return read_recipe(DualScaleRecipe, FOLDER / f"dual_scale.{size}.toml", overrides)
+
+
+def test_a_recipe_of_the_earlier_version_is_read() -> None:
+    with pytest.warns(RenamedWarning, match="timing: guesses is called num_draft_tokens now"):
+        assert recipe("tiny", "timing.guesses=3").timing.num_draft_tokens == 3
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +174,7 @@ def test_a_trained_model_translates_and_its_guesses_change_nothing(
     plain = search(model, memory, targets, DecodingOptions(draft="none"))
     said = [model.decode_text(row[0].tokens).strip() for row in plain]
     assert said == [u.text_in(other[u.language]) for u in utterances]
-    drafted = DecodingOptions(draft="parasite", guesses=guesses)
+    drafted = DecodingOptions(draft="parasite", num_draft_tokens=guesses)
     speculation = speculation_for(model, drafted)
     assert isinstance(speculation, Speculation)
     found = search(model, memory, targets, drafted, None, speculation)

@@ -195,8 +195,8 @@ def test_two_files_of_one_name(tiny_model: Path, talk: Path, here: Path) -> None
     ("arguments", "parts"),
     [
         (("--format", "doc"), ("'doc'", "txt, srt, vtt, json, jsonl, tsv")),
-        (("--beam", "0"), ("beam_size is 0",)),
-        (("--min-tokens", "9", "--max-tokens", "3"), ("max_tokens is 3",)),
+        (("--beam", "0"), ("--beam is 0",)),
+        (("--min-tokens", "9", "--max-tokens", "3"), ("--max-tokens is 3",)),
         (("--threads", "0"), ("--threads is 0",)),
         (("--threads", "100000"), ("100000 threads asked for; this machine has",)),
         (("--tp", "de"), ("--tp",)),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.spans import SpanOptions
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.decoding.languages import TRANSCRIBE
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import translate

@@ -56,8 +56,8 @@ def test_a_mixed_step_has_half_a_batch_of_each_and_its_loss_is_the_weighted_sum(
     for step in (0, 4, STEPS - 1):
         batch = made[step]
         assert batch.sides is not None
-        assert batch.side_weights == pytest.approx((1 - step / 8, step / 8))
-        own = [(batch.sides == side).nonzero().flatten() for side in (0, 1)]
+        assert batch.sides.weights == pytest.approx((1 - step / 8, step / 8))
+        own = [(batch.sides.index == side).nonzero().flatten() for side in (0, 1)]
         assert all(len(rows) for rows in own)
         losses = []
         for rows in own:

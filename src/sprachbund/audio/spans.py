@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW, VAD_WINDOW_S
-from sprachbund.errors import SprachbundError
+from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
+from sprachbund.audio.span_options import SpanOptions
 
 # How probably each 32 ms of audio is speech: the Silero network through onnxruntime, offline and
 # streaming.
@@ -96,67 +96,6 @@ class VoiceActivityStream:
 
 
 Samples = NDArray[np.float32]
-
-_MIN_SPLIT_WINDOWS = 4  # below this a maximum length leaves no choice of where to split
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpanOptions:
-    """What counts as a span of speech.
-
-    Attributes:
-        threshold: a span begins at the first window at least this probable.
-        release: it ends once probabilities stay below this for ``min_silence_s``.
-        min_speech_s: shorter spans, padding not counted, are noise and left out.
-        min_silence_s: shorter pauses do not end a span.
-        padding_s: audio kept before and after; at most half of ``min_silence_s``, so that spans cannot
-            overlap.
-        max_span_s: longer speech is split at its least probable window in the second half of this time.
-
-    Raises:
-        SprachbundError: values that contradict each other.
-    """
-
-    threshold: float = 0.5
-    release: float = 0.35
-    min_speech_s: float = 0.15
-    min_silence_s: float = 0.4
-    padding_s: float = 0.2
-    max_span_s: float = 28.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.release <= self.threshold <= 1.0:
-            raise SprachbundError(
-                f"threshold={self.threshold} and release={self.release}: need 0 < release <= threshold <= 1"
-            )
-        if min(self.min_speech_s, self.padding_s) < 0 or 2 * self.padding_s > self.min_silence_s:
-            raise SprachbundError(
-                f"padding_s={self.padding_s}, min_silence_s={self.min_silence_s}, "
-                f"min_speech_s={self.min_speech_s}: none may be negative, padding at most half the silence"
-            )
-        if self.max_windows < _MIN_SPLIT_WINDOWS:
-            least_s = 2 * self.padding_s + _MIN_SPLIT_WINDOWS * VAD_WINDOW_S
-            raise SprachbundError(f"max_span_s={self.max_span_s} is too short; give at least {least_s:.2f}")
-
-    @property
-    def padding(self) -> int:
-        """Samples kept on either side."""
-        return round(self.padding_s * SAMPLE_RATE)
-
-    @property
-    def min_speech_windows(self) -> int:
-        """Fewest windows in a span."""
-        return max(1, math.ceil(self.min_speech_s / VAD_WINDOW_S))
-
-    @property
-    def min_silence_windows(self) -> int:
-        """Windows below ``release`` that end a span."""
-        return max(1, math.ceil(self.min_silence_s / VAD_WINDOW_S))
-
-    @property
-    def max_windows(self) -> int:
-        """Most windows that fit a span together with its padding."""
-        return (int(self.max_span_s * SAMPLE_RATE) - 2 * self.padding) // VAD_WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)

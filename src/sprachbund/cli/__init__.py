@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import sprachbund
 from sprachbund.cli.console import UsageError, error_line, in_one_process, say, set_debug, trace
 from sprachbund.cli.startup import open_closed_streams, wait_briefly
+from sprachbund.util.options import RenamedWarning
 
 MODULES = (
     "translate",
@@ -40,8 +41,8 @@ FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"
 
 
-def build_app() -> typer.Typer:
-    """The application with every verb that there is."""
+def build_app(verbs: Sequence[str] = MODULES) -> typer.Typer:
+    """The application with every verb that there is, or with some of them."""
     app = typer.Typer(
         name="sprachbund",
         help="Speech in one language to text in another, on this machine.",
@@ -51,7 +52,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_common)
-    for module in MODULES:
+    for verb in verbs:
         if find_spec(f"{__name__}.{module}") is not None:
             import_module(f"{__name__}.{module}").register(app)
     return app
@@ -68,10 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_debug(debug)
     if not debug:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", RenamedWarning)
     try:
         wait_briefly()
         _prepare_streams()
-        command = typer.main.get_command(build_app())
+        warnings.showwarning = _show_warning
+        # The files of other verbs would only delay the one that is asked for.
+        verb = next((arg for arg in args if not arg.startswith("-")), None)
+        command = typer.main.get_command(build_app([verb] if verb in MODULES else MODULES))
         with command.make_context("sprachbund", args) as context:
             command.invoke(context)
         sys.stdout.flush()
@@ -87,6 +92,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         trace(error)
         return _report(error)
     return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: Any = None,
+) -> None:
+    """What a user has to change is said in a line; other warnings are shown with --debug, where they come from."""
+    if issubclass(category, RenamedWarning):
+        return say(f"warning: {message}")
+    typer.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size, table
-from sprachbund.util.files import write_json
 
 if TYPE_CHECKING:
     from sprachbund.compression.before_after import Measured, Measurement, Verdict
@@ -102,6 +101,8 @@ def measure_and_tell(
             offline=offline,
             progress=lambda stage, done, total: bar.update(done, total, f"measuring {stage}"),
         )
+    from sprachbund.util.files import write_json
+
     verdict = judge_tasks(found)
     where = {"machine": hashes.machine(), "versions": hashes.versions(), "commit": hashes.commit()}
     values = {**what, **found.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **where}

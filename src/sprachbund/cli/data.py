@@ -11,7 +11,6 @@ import typer
 from typer.core import TyperGroup
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
-from sprachbund.util.files import read_object, write_text
 
 if TYPE_CHECKING:
     from sprachbund.corpora.public import Preparation, Summary
@@ -519,6 +518,8 @@ def mixed(
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """See that a folder that is taken up again was made with the same settings, so that corpora never mix."""
+    from sprachbund.util.files import read_object, write_text
+
     path = out / MADE
     wanted = json.loads(json.dumps(settings))
     advice = "delete it if the corpus there was begun with this command, or name a new folder"

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
-from sprachbund.cli.translate import Allowed, EngineName
+from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
     import numpy as np
 
     from sprachbund.data.manifest import Utterance
-    from sprachbund.engines.choice import EngineChoice
     from sprachbund.evaluation.figures import Labelled, RouterPicture
     from sprachbund.evaluation.manifest import ResultManifest
     from sprachbund.evaluation.run import Evaluation
@@ -180,95 +180,59 @@ Data = Annotated[
 ]
 
 
-_Data = Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")]
-_To = Annotated[
-    list[str] | None,
-    typer.Option("--to", metavar="LANG,…", help="Languages wanted; all that have references if not given."),
-]
-_Limit = Annotated[
-    int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Most utterances of a corpus, spread over it."),
-]
-_Out = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder for hypotheses, texts by pair and scores.json."),
-]
-_Report = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE.html", help="Write a report to look at.")
-]
-_Beam = Annotated[int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept; 1 is greedy.")]
-_BatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", min=1, help="Utterances at a time; changes no score.")
-]
-_NoGuard = Annotated[
-    bool, typer.Option("--no-guard", help="Score all that the model writes, not what the guard lets pass.")
-]
-_NoSpeech = Annotated[
-    int, typer.Option("--no-speech", metavar="N", min=0, help="Sounds of each kind in the no-speech set.")
-]
-_Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the no-speech set.")]
-_Comet = Annotated[
-    str | None,
-    typer.Option("--comet", metavar="MODEL", help="Score with COMET too: its model's directory, or a name."),
-]
-_Against = Annotated[
-    str | None, typer.Option("--speed-against", metavar="MODEL", help="Time both models side by side.")
-]
-_Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
-]
+_OFFERED = (
+    "targets",
+    "limit",
+    "batch_size",
+    "decoding.beam_size",
+    "decoding.allowed_languages",
+    "decoding.guard.enabled",
+    "no_speech_per_kind",
+    "engine",
+    "comet",
+    "seed",
+)
 
 
 def _register_evaluate(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(help="Measure how good a model is on corpora, and how it fails.")(evaluate)
+    app.command(cls=VerbCommand, help="Measure how good a model is on corpora, and how it fails.")(
+        with_options(evaluate)
+    )
 
 
 def evaluate(
-    data: _Data,
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")],
     model: Model = "bundled",
-    to: _To = None,
-    languages: Allowed = None,
-    limit: _Limit = None,
-    out: _Out = None,
-    report: _Report = None,
-    beam: _Beam = 1,
-    batch_size: _BatchSize = 16,
-    no_guard: _NoGuard = False,
-    no_speech: _NoSpeech = 12,
-    seed: _Seed = 2024,
-    engine: EngineName = "torch",
-    comet: _Comet = None,
-    against: _Against = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for hypotheses, texts by pair and scores.json."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a report to look at.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--speed-against", metavar="MODEL", help="Time both models side by side.")
+    ] = None,
     offline: Offline = False,
-    threads: _Threads = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
+    ] = None,
     as_json: Json = False,
+    *,
+    options: Annotated[
+        EvaluationOptions, Panel("Measurement", only=_OFFERED, nested={"decoding": "Decoding"})
+    ],
 ) -> None:
     """Measure how good a model is on corpora, and how it fails."""
     with as_usage():
         with Bar("starting"):
             import torch
 
-            from sprachbund.decoding.options import DecodingOptions, GuardOptions
             from sprachbund.engines.choice import check_choice
-            from sprachbund.evaluation import options as opts
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
             from sprachbund.models.io import locate
-        options = opts.EvaluationOptions(
-            targets=tuple(listed(to)) or None,
-            limit=limit,
-            batch_size=batch_size,
-            decoding=DecodingOptions(
-                beam_size=beam,
-                allowed_languages=tuple(listed(languages)) or None,
-                guard=GuardOptions(enabled=not no_guard),
-            ),
-            no_speech_per_kind=no_speech,
-            engine=cast("EngineChoice", engine),
-            comet=comet,
-            seed=seed,
-        )
         check_choice(options.engine, threads)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -341,7 +305,10 @@ def compare(
     ] = None,
     metrics: Metrics = None,
     test: Annotated[str, typer.Option("--test", help="bootstrap or randomization.")] = "bootstrap",
-    draws: Annotated[int | None, typer.Option("--draws", metavar="N", min=10)] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option("--draws", metavar="N", min=10, help="Samples drawn; those of the test by default."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 12345,
     out: Manifest = None,
     as_json: Json = False,

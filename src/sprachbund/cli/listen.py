@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import typer
 
-from sprachbund.cli import translate as given
 from sprachbund.cli.console import UsageError, as_usage, duration, listed, say
-from sprachbund.cli.speech import STDIN, Job, load_model
+from sprachbund.cli.options import Panel, VerbCommand, with_options
+from sprachbund.cli.speech import STDIN, ModelOptions, load_model
+from sprachbund.cli.translate import Source, Untrusted
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.streaming.options import LiveOptions
 
 if TYPE_CHECKING:
     from sprachbund.streaming.engine import LiveEngine
@@ -139,14 +142,15 @@ class JsonLines:
         sys.stdout.flush()
 
 
-Step = Annotated[
-    float, typer.Option("--step", metavar="S", help="Seconds between two looks at the same speech.")
-]
+_Decoding = Annotated[DecodingOptions, Panel("Decoding", only=("allowed_languages", "guard.enabled"))]
+_Model = Annotated[ModelOptions, Panel("Model", only=("name", "engine", "threads", "real_length", "offline"))]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(help="Translate a microphone, or a recording as it is played, live.")(listen)
+    app.command(cls=VerbCommand, help="Translate a microphone, or a recording as it is played, live.")(
+        with_options(listen)
+    )
 
 
 def listen(
@@ -161,40 +165,7 @@ def listen(
         list[str] | None,
         typer.Option("--to", metavar="LANG,…", help="Languages wanted; the language spoken if not given."),
     ] = None,
-    source: given.Source = None,
-    languages: given.Allowed = None,
-    policy: Annotated[
-        str,
-        typer.Option(
-            "--policy",
-            metavar="NAME",
-            help="When text is written: auto, local-agreement, alignatt, wait-k, retranslation, span; frames.",
-        ),
-    ] = "auto",
-    tier: Annotated[
-        int | None,
-        typer.Option("--tier", metavar="N", help="frames: how many of 80 ms a chunk waits for."),
-    ] = None,
-    step_s: Step = 1.0,
-    agreement: Annotated[
-        int, typer.Option("--agreement", metavar="N", help="local-agreement: attempts that have to agree.")
-    ] = 2,
-    border_s: Annotated[
-        float, typer.Option("--border", metavar="S", help="alignatt: newest audio that text may not rest on.")
-    ] = 0.4,
-    wait_k: Annotated[
-        int, typer.Option("--wait-k", metavar="K", help="wait-k: steps heard before the first word.")
-    ] = 3,
-    mask_words: Annotated[
-        int, typer.Option("--mask-words", metavar="N", help="retranslation: last words that are not shown.")
-    ] = 0,
-    max_open_s: Annotated[
-        float, typer.Option("--max-open", metavar="S", help="Longer speech without a pause is cut.")
-    ] = 12.0,
-    overload: Annotated[
-        str,
-        typer.Option("--overload", metavar="HOW", help="When it cannot keep up: coarsen, drop, refuse."),
-    ] = "coarsen",
+    source: Source = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Microphone, as the system names it.")
     ] = None,
@@ -206,44 +177,21 @@ def listen(
         typer.Option("--log", metavar="FILE", help="Write what was written when, for `sprachbund latency`."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object.")] = False,
-    model: given.ModelName = "bundled",
-    no_guard: given.NoGuard = False,
-    untrusted: given.Untrusted = False,
-    offline: given.Offline = False,
-    threads: given.Threads = None,
-    engine: given.EngineName = "torch",
-    real_length: given.RealLength = False,
+    untrusted: Untrusted = False,
+    *,
+    live: Annotated[LiveOptions, Panel("Live text")],
+    decoding: _Decoding,
+    model: _Model,
 ) -> None:
     """Write down what is being said, in one or more languages, while it is said."""
-    from sprachbund.streaming.options import LiveOptions
-
     _check(source_file, device, fast, log)
-    values: dict[str, Any] = {"policy": policy, "overload": overload}
+    engine = _engine(model, decoding)
     with as_usage():
-        options = LiveOptions(
-            **values,
-            right_context=tier,
-            step_s=step_s,
-            agreement=agreement,
-            border_s=border_s,
-            wait_k=wait_k,
-            mask_words=mask_words,
-            max_open_s=max_open_s,
-        )
-    job = Job(
-        files=[],
-        targets=listed(to) or ["transcribe"],
-        source=source,
-        model=model,
-        offline=offline,
-        real_length=real_length,
-        num_threads=threads,
-        engine=engine,
-        guard=not no_guard,
-    )
-    live, session = _open(job, options, tuple(listed(languages)) or None)
+        session = engine.open(listed(to) or ["transcribe"], source, live)
+    for note in engine.notes:
+        say(f"note: {note}")
     captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
-    moments = _shown(_moments(live, session, source_file, device, fast, untrusted), captions)
+    moments = _shown(_moments(engine, session, source_file, device, fast, untrusted), captions)
     if log is not None:
         _write_log(log, moments, session, source_file or "microphone")
     if session.error:
@@ -259,18 +207,12 @@ def _check(source_file: str | None, device: str | None, fast: bool, log: Path | 
         raise UsageError(f"--log {log}: there is no folder {log.parent}; make it first")
 
 
-def _open(job: Job, options: Any, allowed: tuple[str, ...] | None) -> "tuple[LiveEngine, LiveSession]":
-    from sprachbund.decoding.options import DecodingOptions, GuardOptions
+def _engine(model: ModelOptions, decoding: DecodingOptions) -> "LiveEngine":
     from sprachbund.streaming.engine import LiveEngine
 
-    loaded = load_model(job)
+    loaded = load_model(model)
     with as_usage():
-        decoding = DecodingOptions(guard=GuardOptions(enabled=job.guard), allowed_languages=allowed)
-        engine = LiveEngine(loaded.family, decoding)
-        session = engine.open(job.targets, job.source, options)
-    for note in engine.notes:
-        say(f"note: {note}")
-    return engine, session
+        return LiveEngine(loaded.family, decoding)
 
 
 def _moments(

@@ -18,7 +18,9 @@ from sprachbund.cli.console import (
     size,
     table,
 )
+from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
+from sprachbund.research.gradient_sharing.sketches import CollectOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,95 +40,31 @@ PARTS = ".parts"
 
 def register_analyse(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("analyse", help="Collect the gradients of every language, for `share plan`.")(analyse)
-
-
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
-]
-Data = Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")]
-SketchesOut = Annotated[Path, typer.Option("--out", metavar="FILE.npz", help="Where the gradients go.")]
-SketchedModules = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--modules",
-        metavar="PATTERN",
-        help="Names of modules, * for anything between dots; may be repeated. "
-        "If not given: the second feed-forward of every encoder layer.",
-    ),
-]
-WholeLayers = Annotated[bool, typer.Option("--whole-layers", help="Whole layers instead.")]
-By = Annotated[
-    Literal["source", "target", "pair"],
-    typer.Option("--by", help="Compare languages spoken, languages written (in the decoder), or pairs."),
-]
-Languages = Annotated[
-    list[str] | None,
-    typer.Option("--languages", metavar="LANG,…", help="Compare only these (pairs as de>fr)."),
-]
-To = Annotated[
-    list[str] | None, typer.Option("--to", metavar="LANG,…", help="Languages written; all if not given.")
-]
-Utterances = Annotated[int, typer.Option("--utterances", metavar="N", help="Of each language.")]
-Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Utterances of a pass.")]
-Accumulate = Annotated[int, typer.Option("--accumulate", metavar="N", help="Passes of a vector.")]
-Dimensions = Annotated[int, typer.Option("--dimensions", metavar="N", help="Of a sketch.")]
-Projection = Annotated[
-    Literal["count", "gaussian"],
-    typer.Option("--projection", help="How gradients are made short; count is much faster."),
-]
-ProjectionSeed = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Of the utterances chosen and the projection.")
-]
-Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of each process.")
-]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
-AnalysisAsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+    app.command(
+        "analyse", cls=VerbCommand, help="Collect the gradients of every language, for `share plan`."
+    )(with_options(analyse))
 
 
 def analyse(
-    model: Model,
-    data: Data,
-    out: SketchesOut,
-    modules: SketchedModules = None,
-    whole_layers: WholeLayers = False,
-    by: By = "source",
-    languages: Languages = None,
-    to: To = None,
-    utterances: Utterances = 800,
-    batch: Batch = 4,
-    accumulate: Accumulate = 4,
-    dimensions: Dimensions = 128,
-    projection: Projection = "count",
-    seed: ProjectionSeed = 0,
-    workers: Workers = 1,
-    threads: Threads = None,
-    device: Device = "cpu",
-    offline: Offline = False,
-    as_json: AnalysisAsJson = False,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+    ],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.npz", help="Where the gradients go.")],
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of each process.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    *,
+    options: Annotated[CollectOptions, Panel("Gradients")],
 ) -> None:
     """Collect the gradients of every language; the same command again goes on where it stopped."""
     if out.suffix != ".npz":
         raise UsageError(f"--out {out} has to end in .npz")
     with as_usage(), Bar("starting"):
-        from sprachbund.research.gradient_sharing.sketches import CollectOptions
-
-        options = CollectOptions(
-            modules=tuple(modules or ()),
-            whole_layers=whole_layers,
-            by=by,
-            languages=tuple(listed(languages)),
-            targets=tuple(listed(to)),
-            utterances=utterances,
-            batch=batch,
-            accumulate=accumulate,
-            dimensions=dimensions,
-            projection=projection,
-            seed=seed,
-        )
         job = _job(
             model, data, options, out, device=device, offline=offline, threads=threads, workers=workers
         )
@@ -138,7 +76,7 @@ def analyse(
 def _job(
     model: str,
     data: list[Path],
-    options: Any,
+    options: CollectOptions,
     out: Path,
     *,
     device: str,

@@ -7,35 +7,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
 
 import typer
 
-from sprachbund.cli.console import (
-    DELAY_S,
-    Bar,
-    UsageError,
-    as_usage,
-    duration,
-    error_line,
-    print_json,
-    say,
-    trace,
-)
+from sprachbund.cli.console import DELAY_S, Bar, as_usage, duration, error_line, print_json, say, trace
 from sprachbund.cli.startup import undisturbed
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.util.options import Option, Range, check
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sprachbund.api import Model
-    from sprachbund.decoding.options import DecodingOptions
     from sprachbund.decoding.pipeline import LongForm
     from sprachbund.decoding.result import Segment, Translation
-    from sprachbund.engines.choice import EngineChoice
+    from sprachbund.engines.packing import EngineChoice
 
 
 # Where segments go while a file is being worked on: lines on the screen, files, or one JSON object.
@@ -344,6 +335,50 @@ class DamagedAudioError(SprachbundError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model, and what computes it; see `sprachbund.load`.
+
+    Attributes:
+        name: the model: bundled, a model directory, or a Hugging Face id.
+        engine: what computes: torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32,
+            torch-bf16, torch-int8.
+        threads: threads to compute with.
+        real_length: Whisper: encode speech at its own length, not as 30 s.
+        pool_frames: average so many frames of the encoder, 2 to 4: faster after long speech, changes the text.
+        offline: never use the network.
+    """
+
+    name: Annotated[str, Option("--model", metavar="MODEL")] = "bundled"
+    engine: Annotated[str, Option("--engine", metavar="NAME")] = "torch"
+    threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
+    real_length: Annotated[bool, Option("--real-length")] = False
+    pool_frames: Annotated[int, Option("--pool-frames", metavar="N")] = 1
+    offline: Annotated[bool, Option("--offline")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What becomes of the text.
+
+    Attributes:
+        formats: write files: txt, srt, vtt, json, jsonl, tsv; without, the segments are printed.
+        out: folder for the files.
+        overwrite: replace files that are there already.
+        as_json: print one JSON object per file, and nothing else.
+        as_table: print a table of all files and the speed when done, and nothing before.
+    """
+
+    formats: Annotated[tuple[str, ...], Option("--format", metavar="FMT,…")] = ()
+    out: Annotated[Path, Option("--out", metavar="DIR")] = Path()
+    overwrite: Annotated[bool, Option("--overwrite")] = False
+    as_json: Annotated[bool, Option("--json")] = False
+    as_table: Annotated[bool, Option("--table")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What the command line asks for.
 
@@ -351,38 +386,18 @@ class Job:
         files: paths, or "-" for stdin.
         targets: languages wanted, or "transcribe".
         source: language spoken; None identifies it.
-        model: "bundled", a directory, or a Hugging Face id.
-        formats: of the files to write; none prints the segments.
-        out: folder of the files written.
-        overwrite: whether files there may be replaced.
-        as_json: print one JSON object per file and nothing else.
-        as_table: print a table when all is done, and nothing before.
-        offline: never use the network.
-        real_length: see `sprachbund.load`.
-        pool_frames: see `sprachbund.load`.
-        num_threads: of the computation; None leaves it to torch.
-        engine: see `sprachbund.load`.
-        decoding: fields of `DecodingOptions`.
-        guard: whether the guard may drop segments.
+        model: which one, and what computes it.
+        output: what becomes of the text.
+        decoding: how to decode.
         untrusted: whether the recordings are decoded in a process that can do nothing else.
     """
 
     files: Sequence[str]
     targets: Sequence[str]
-    source: str | None = None
-    model: str = "bundled"
-    formats: Sequence[str] = ()
-    out: Path = Path()
-    overwrite: bool = False
-    as_json: bool = False
-    as_table: bool = False
-    offline: bool = False
-    real_length: bool = False
-    pool_frames: int = 1
-    num_threads: int | None = None
-    engine: str = "torch"
-    decoding: dict[str, Any] = field(default_factory=dict)
-    guard: bool = True
+    source: str | None
+    model: ModelOptions
+    output: OutputOptions
+    decoding: DecodingOptions
     untrusted: bool = False
 
 
@@ -393,7 +408,6 @@ class _Ready:
     Attributes:
         job: as it was asked for.
         model: of the job.
-        options: of decoding.
         targets: in the model's tags.
         table: collects the results, if one is wanted.
         began: when the work on the recordings began, on the monotonic clock.
@@ -401,7 +415,6 @@ class _Ready:
 
     job: Job
     model: "Model"
-    options: "DecodingOptions"
     targets: tuple[str, ...]
     table: ResultTable | None
     began: float
@@ -425,15 +438,14 @@ def run(job: Job) -> int:
 
 def _make_ready(job: Job) -> _Ready:
     with as_usage():
-        options = _options(job)
         _check_paths(job)
-    model = load_model(job)
+    model = load_model(job.model)
     with as_usage():
-        targets = _check_languages(model, job, options)
-        _check_draft(model, options)
+        targets = _check_languages(model, job)
+        _check_draft(model, job.decoding)
         _check_collisions(job, targets)
-    table = ResultTable(job.files) if job.as_table else None
-    return _Ready(job=job, model=model, options=options, targets=targets, table=table, began=time.monotonic())
+    table = ResultTable(job.files) if job.output.as_table else None
+    return _Ready(job=job, model=model, targets=targets, table=table, began=time.monotonic())
 
 
 def _succeeds(ready: _Ready, file: str) -> bool:
@@ -449,62 +461,55 @@ def _succeeds(ready: _Ready, file: str) -> bool:
     return True
 
 
-def load_model(job: Job) -> "Model":
-    """Load the job's model, with a bar for large ones."""
-    if job.num_threads is not None and job.num_threads < 1:
-        raise UsageError(f"--threads is {job.num_threads}; give 1 or more")
-    with Bar(f"loading {job.model}"):
+def load_model(options: ModelOptions) -> "Model":
+    """Load a model, with a bar for large ones."""
+    with Bar(f"loading {options.name}"):
         with undisturbed():
             import torch
 
             from sprachbund.api import load
             from sprachbund.engines.choice import choose_threads
 
-        if job.num_threads is not None:
+        if options.threads is not None:
             with as_usage():
-                torch.set_num_threads(choose_threads(job.num_threads))
+                torch.set_num_threads(choose_threads(options.threads))
         model = load(
-            job.model,
-            offline=job.offline,
-            real_length=job.real_length,
-            pool_frames=job.pool_frames,
-            engine=cast("EngineChoice", job.engine),
-            threads=job.num_threads,
+            options.name,
+            offline=options.offline,
+            real_length=options.real_length,
+            pool_frames=options.pool_frames,
+            engine=cast("EngineChoice", options.engine),
+            threads=options.threads,
         )
     for note in model.engine.notes if model.engine else ():
         say(f"note: {note}")
     return model
 
 
-def _options(job: Job) -> "DecodingOptions":
-    from sprachbund.decoding.options import DecodingOptions, GuardOptions
-
-    return DecodingOptions(**job.decoding, guard=GuardOptions(enabled=job.guard))
-
-
 def _check_paths(job: Job) -> None:
     from sprachbund.decoding.formats import check_format
 
-    for name in job.formats:
+    output = job.output
+    for name in output.formats:
         check_format(name)
     if list(job.files).count(STDIN) > 1:
         raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
-    if job.as_json and job.as_table:
+    if output.as_json and output.as_table:
         raise SprachbundError("--json prints nothing beside its objects; leave out --table")
-    if job.formats and job.out.exists() and not job.out.is_dir():
-        raise SprachbundError(f"--out {job.out} is a file; name a folder")
+    if output.formats and output.out.exists() and not output.out.is_dir():
+        raise SprachbundError(f"--out {output.out} is a file; name a folder")
 
 
-def _check_languages(model: "Model", job: Job, options: "DecodingOptions") -> tuple[str, ...]:
+def _check_languages(model: "Model", job: Job) -> tuple[str, ...]:
     from sprachbund.decoding.languages import read_request
 
     request = read_request(
-        model.family, source=job.source, targets=job.targets, allowed=options.allowed_languages
+        model.family, source=job.source, targets=job.targets, allowed=job.decoding.allowed_languages
     )
     return request.targets
 
 
-def _check_draft(model: "Model", options: "DecodingOptions") -> None:
+def _check_draft(model: "Model", options: DecodingOptions) -> None:
     """A draft that is not there, or not this model's, is found out before the first file."""
     from sprachbund.decoding.speculation import speculation_for
 
@@ -530,7 +535,7 @@ def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str,
 
     stem = "stdin" if file == STDIN else Path(file).stem
     names = {target: stem if target == TRANSCRIBE else f"{stem}.{target}" for target in targets}
-    return {(t, f): job.out / f"{names[t]}.{f}" for t in targets for f in job.formats}
+    return {(t, f): job.output.out / f"{names[t]}.{f}" for t in targets for f in job.output.formats}
 
 
 def _one_file(ready: _Ready, file: str) -> None:
@@ -539,10 +544,10 @@ def _one_file(ready: _Ready, file: str) -> None:
     job = ready.job
     paths = output_paths(job, file, ready.targets)
     for path in paths.values():
-        if path.exists() and not job.overwrite:
+        if path.exists() and not job.output.overwrite:
             raise SprachbundError(f"{path} is there already; --overwrite replaces it, --out writes elsewhere")
     audio = open_audio(sys.stdin.buffer if file == STDIN else file, untrusted=job.untrusted)
-    work = ready.model.stream(audio, ready.targets, source=job.source, options=ready.options)
+    work = ready.model.stream(audio, ready.targets, source=job.source, options=job.decoding)
     segments: dict[str, list[Segment]] = {target: [] for target in work.targets}
     with ExitStack() as stack:
         outputs = [stack.enter_context(output) for output in _outputs(ready, file, work, segments, paths)]
@@ -589,12 +594,14 @@ def _outputs(
     segments: "dict[str, list[Segment]]",
     paths: dict[tuple[str, str], Path],
 ) -> list[Output]:
-    job, outputs = ready.job, list[Output]()
-    if job.formats:
+    wanted, outputs = ready.job.output, list[Output]()
+    if wanted.formats:
         outputs.append(WrittenFiles(paths, _teller(ready)))
-    elif not job.as_json and not job.as_table:
-        outputs.append(PrintOutput(title=file if len(job.files) > 1 else None, several=len(segments) > 1))
-    if job.as_json:
+    elif not wanted.as_json and not wanted.as_table:
+        outputs.append(
+            PrintOutput(title=file if len(ready.job.files) > 1 else None, several=len(segments) > 1)
+        )
+    if wanted.as_json:
         outputs.append(JsonOutput(file, lambda: _finished(work, segments)))
     if ready.table is not None:
         outputs.append(TableOutput(ready.table, file, lambda: _finished(work, segments)))
@@ -605,7 +612,7 @@ def _teller(ready: _Ready) -> Callable[[Path], None]:
     """What is done with the name of a file that has been written."""
     if ready.table is not None:
         return ready.table.add_file
-    return (lambda path: None) if ready.job.as_json else (lambda path: typer.echo(str(path)))
+    return (lambda path: None) if ready.job.output.as_json else (lambda path: typer.echo(str(path)))
 
 
 def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[str, Translation]":
@@ -623,7 +630,7 @@ def _warn(file: str, translations: "dict[str, Translation]", told_later: Sequenc
 def _tell_failure(job: Job, file: str, error: Exception) -> None:
     line = _named(file, error_line(error))
     say(f"error: {line}")
-    if job.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be
+    if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be
         JsonOutput.failed(file, line)
 
 

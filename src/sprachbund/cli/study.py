@@ -8,7 +8,6 @@ import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import read_json
 
 if TYPE_CHECKING:
     from sprachbund.research.encoder_transfer.analysis import Analysis
@@ -144,6 +143,8 @@ def report(
         found = make_report(recipe.grid, out, by=how)
         path = write_report(found, out, at or ())
     if as_json:
+        from sprachbund.util.files import read_json
+
         print_json(read_json(path))
     else:
         tell_study(found, at or ())

@@ -10,7 +10,6 @@ import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, size, table
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import read_toml
 
 
 def _register_train(app: typer.Typer) -> None:
@@ -31,7 +30,9 @@ def train(
         int | None,
         typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all."),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
+    ] = None,
 ) -> None:
     """Train a model by a recipe; the same command again goes on where it stopped."""
     with as_usage():
@@ -57,6 +58,8 @@ def train(
 
 def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:
     """The kind of recipe that a file holds, and what runs it; one that cannot be read is refused by the reader."""
+    from sprachbund.util.files import read_toml
+
     keys: Collection[str] = ()
     with suppress(SprachbundError):
         keys = read_toml(path).keys()
@@ -242,7 +245,9 @@ def recipe(
     check: Annotated[
         bool, typer.Option("--check", help="Say what the size needs and whether its plans fit; run nothing.")
     ] = False,
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Run a recipe over its arms and seeds; the same command again goes on where it stopped."""

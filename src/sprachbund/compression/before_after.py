@@ -15,7 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.spans import SpanOptions, VoiceActivity, iter_speech_spans
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.compression.quantization import stored_size
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.languages import UNDETERMINED, identify
@@ -23,7 +24,8 @@ from sprachbund.decoding.logits_process import TimestampTokens, timestamp_tokens
 from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.pipeline import encode
 from sprachbund.decoding.search import search
-from sprachbund.engines.choice import EngineChoice, engine_for
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.packing import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import Job, Plan, make_plan, translate_plan
 from sprachbund.evaluation.lines import Line

@@ -19,7 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.audio.load import open_audio
-from sprachbund.audio.spans import SpanOptions, VoiceActivity, iter_speech_spans
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own import AUDIO_SUFFIXES
 from sprachbund.decoding.guard import judge

@@ -1,7 +1,8 @@
 """The batch: tensors with lengths, and the languages of every row, so nothing guesses them from a position.
 
 Shapes: B utterances, T frames, M mel bins, S transcript tokens, R target rows (R = G B, the G rows of utterance
-b are b G .. b G + G - 1), U target tokens, W tokens of the transcript.
+b are b G .. b G + G - 1), U target tokens, W tokens of the transcript as the model
+would write it, L languages.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -15,9 +16,73 @@ _BY_ROW = {"targets", "num_targets", "target_language"}
 """Fields that hold rows, not utterances."""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What was said as the model would write it, for models that read texts too.
+
+    Attributes:
+        tokens: (B, W), padded with 0.
+        num_tokens: valid tokens (B,).
+    """
+
+    tokens: Tensor
+    num_tokens: Tensor
+
+    def to(self, device: torch.device | str) -> "Spoken":
+        """The same on another device."""
+        return Spoken(self.tokens.to(device), self.num_tokens.to(device))
+
+    def select(self, utterances: Tensor) -> "Spoken":
+        """Of the utterances (b,) alone."""
+        return Spoken(self.tokens[utterances], self.num_tokens[utterances])
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The languages of mixed speech, for models with experts by language.
+
+    Attributes:
+        languages: boolean (B, L), the languages that occur, by their numbers among the model's, of which the last may
+            be missing.
+        spans: for each utterance its stretches (start_s, end_s, number of the language).
+    """
+
+    languages: Tensor
+    spans: tuple[tuple[tuple[float, float, int], ...], ...]
+
+    def to(self, device: torch.device | str) -> "Mixture":
+        """The same on another device."""
+        return Mixture(self.languages.to(device), self.spans)
+
+    def select(self, utterances: Tensor) -> "Mixture":
+        """Of the utterances (b,) alone."""
+        return Mixture(self.languages[utterances], tuple(self.spans[b] for b in utterances.tolist()))
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which data the utterances of a batch are from, where they are from several.
+
+    Attributes:
+        index: number (B,) of the data.
+        weights: what the loss of each of these counts.
+    """
+
+    index: Tensor
+    weights: tuple[float, ...]
+
+    def to(self, device: torch.device | str) -> "Sides":
+        """The same on another device."""
+        return Sides(self.index.to(device), self.weights)
+
+    def select(self, utterances: Tensor) -> "Sides":
+        """Of the utterances (b,) alone."""
+        return Sides(self.index[utterances], self.weights)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Speech with its transcripts and its translations.
+    """What all families learn from, and parts that some need besides.
 
     Attributes:
         features: log-mel (B, T, M); of a model that reads tokens, their ids (B, T).
@@ -28,15 +93,11 @@ class Batch:
         targets: tokens (R, U) of the rows wanted, each ended, padded with 0.
         num_targets: valid target tokens (R,); 0 for a row that does not count.
         target_language: language token (R,) each row starts with.
-        spoken: tokens (B, W) of what was said as the model would write it, padded with 0; none where nobody asked.
-        num_spoken: valid tokens (B,) of `spoken`.
         kind: of data that it is of, for the log; no model looks at it.
         weight: of its loss beside those of other batches; 0 for a placeholder.
-        languages: boolean (B, L), the languages that occur, by their numbers among the model's, of which the last may
-            be missing; None takes `source_language` alone.
-        spans: for each utterance its stretches (start_s, end_s, number of the language); None where nobody asked.
-        sides: number (B,) of the data that an utterance is from, in a batch of several; None in others.
-        side_weights: what the loss of each of these counts.
+        spoken: None where nobody asked.
+        mixture: None where nobody asked; then `source_language` alone occurs.
+        sides: None where all utterances are from the same data.
     """
 
     features: Tensor
@@ -47,14 +108,11 @@ class Batch:
     targets: Tensor
     num_targets: Tensor
     target_language: Tensor
-    spoken: Tensor | None = None
-    num_spoken: Tensor | None = None
     kind: str = ""
     weight: float = 1.0
-    languages: Tensor | None = None
-    spans: tuple[tuple[tuple[float, float, int], ...], ...] | None = None
-    sides: Tensor | None = None
-    side_weights: tuple[float, ...] = ()
+    spoken: Spoken | None = None
+    mixture: Mixture | None = None
+    sides: Sides | None = None
 
     @property
     def num_utterances(self) -> int:
@@ -86,20 +144,32 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors.items()}
+        return replace(
+            self,
+            **moved,
+            spoken=self.spoken and self.spoken.to(device),
+            mixture=self.mixture and self.mixture.to(device),
+            sides=self.sides and self.sides.to(device),
+        )
 
     def select(self, utterances: Tensor) -> "Batch":
         """The utterances (b,), with their rows."""
         each = self.rows_per_utterance
         rows = (utterances[:, None] * each + torch.arange(each, device=utterances.device)).flatten()
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen: dict[str, Any] = {
-            name: v[rows if name in _BY_ROW else utterances]
-            for name, v in values.items()
-            if isinstance(v, Tensor)
+            name: value[rows if name in _BY_ROW else utterances] for name, value in self._tensors.items()
         }
-        if self.spans is not None:
-            chosen["spans"] = tuple(self.spans[b] for b in utterances.tolist())
-        return replace(self, **chosen)
+        return replace(
+            self,
+            **chosen,
+            spoken=self.spoken and self.spoken.select(utterances),
+            mixture=self.mixture and self.mixture.select(utterances),
+            sides=self.sides and self.sides.select(utterances),
+        )
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors that every batch has."""
+        values = vars(self)
+        return {one.name: values[one.name] for one in fields(self) if isinstance(values[one.name], Tensor)}

@@ -5,7 +5,7 @@ and after a resume.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.audio.features import StreamedNormalisation, log_mel
-from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.batch import NO_LANGUAGE, Batch, Mixture, Spoken
 from sprachbund.data.batching import PlanOptions, epoch_indices, plan_epoch
 from sprachbund.data.language_spans import languages_in, timed_spans
 from sprachbund.data.manifest import Manifest, Utterance
@@ -195,8 +195,8 @@ class Example:
     """One utterance made ready: features (T, M), tokens of the transcript and of each row.
 
     `num_frames` of the features are the utterance's own; all of them if None. `spoken` is the transcript as the model
-    would write it, without its end. `languages` are the numbers of those that occur, and `spans` (start_s, end_s,
-    number) say where; None where nobody asked.
+    would write it, without its end; None where nobody asked. `languages` are the numbers of those that occur, and
+    `spans` (start_s, end_s, number) say where; None where nobody asked.
     """
 
     features: Tensor
@@ -204,7 +204,7 @@ class Example:
     transcript: list[int]
     rows: list[Row]
     num_frames: int | None = None
-    spoken: list[int] = field(default_factory=list)
+    spoken: list[int] | None = None
     languages: tuple[int, ...] | None = None
     spans: tuple[tuple[float, float, int], ...] = ()
 
@@ -337,16 +337,17 @@ class Corpus(Dataset[Example]):
         epoch, index, speed, *rest = place
         rng = np.random.default_rng([self.options.seed, epoch, index])
         utterance, samples = self.utterance(index)
-        spoken = self.spoken(utterance) if self.options.spoken else []
+        spoken = self.spoken(utterance) if self.options.spoken else None
+        too_long = self.options.spoken and spoken is None
         augment = partial(spec_augment, rng=rng, options=self.options, strength=rest[0] if rest else 1.0)
         features, num_frames = self.examples.features(_change_speed(samples, speed), augment)
         return Example(
             features=features,
             source_language=self.examples.number(utterance.language) if utterance.language else NO_LANGUAGE,
             transcript=self.examples.transcript(utterance.text),
-            rows=[] if spoken is None else self.rows(utterance, rng),
+            rows=[] if too_long else self.rows(utterance, rng),
             num_frames=num_frames,
-            spoken=spoken or [],
+            spoken=[] if too_long else spoken,
             **self._mixture(utterance, speed),
         )
 
@@ -438,21 +439,28 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
         targets=pad([tokens for _, tokens in rows]),
         num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
         target_language=torch.tensor([language for language, _ in rows]),
-        spoken=pad([e.spoken for e in examples]),
-        num_spoken=torch.tensor([len(e.spoken) for e in examples]),
-        **_mixtures(examples),
+        spoken=_spoken(examples),
+        mixture=_mixture(examples),
     )
 
 
-def _mixtures(examples: Sequence[Example]) -> dict[str, Any]:
+def _spoken(examples: Sequence[Example]) -> Spoken | None:
+    """Transcripts as the model would write them, where the examples have them."""
+    tokens = [e.spoken for e in examples if e.spoken is not None]
+    if len(tokens) < len(examples):
+        return None
+    return Spoken(pad(tokens), torch.tensor([len(row) for row in tokens]))
+
+
+def _mixture(examples: Sequence[Example]) -> Mixture | None:
     """Languages and spans of a batch, where the examples have them."""
     if any(e.languages is None for e in examples):
-        return {}
+        return None
     num_languages = 1 + max((number for e in examples for number in e.languages or ()), default=0)
     languages = torch.zeros(len(examples), num_languages, dtype=torch.bool)
     for row, example in zip(languages, examples, strict=True):
         row[list(example.languages or ())] = True
-    return {"languages": languages, "spans": tuple(e.spans for e in examples)}
+    return Mixture(languages, tuple(e.spans for e in examples))
 
 
 def batches(

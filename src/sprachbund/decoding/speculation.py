@@ -20,7 +20,7 @@ from sprachbund.decoding.drafts import drafts_beside, load_draft
 from sprachbund.decoding.drafts.base import Draft, DraftRun
 from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.languages import UNDETERMINED
-from sprachbund.decoding.options import AUTO, MAX_GUESSES, NONE, Accept, DecodingOptions
+from sprachbund.decoding.options import AUTO, MAX_DRAFT_TOKENS, NONE, Accept, DecodingOptions
 from sprachbund.decoding.result import SpeculationReport
 from sprachbund.decoding.speculative import Guessing, SpeculativeSearch
 from sprachbund.decoding.state import Rows, whole_prompt
@@ -36,7 +36,7 @@ from sprachbund.models.base import Family, Memory, Target
 # model's pass lies between; and rounds behind one of their own kind, since a search goes on in the way it
 # began. Shapes: R rows.
 
-MEASURED_GUESSES = (1, 2, 4, MAX_GUESSES)
+MEASURED_GUESSES = (1, 2, 4, MAX_DRAFT_TOKENS)
 _REPEATS = 3
 
 
@@ -60,7 +60,7 @@ class RoundCosts:
         """
         return tokens_per_round(acceptance, guesses) * self.plain_s / self.drafted_s[guesses - 1]
 
-    def best(self, acceptance: float, most: int = MAX_GUESSES) -> tuple[int, float]:
+    def best(self, acceptance: float, most: int = MAX_DRAFT_TOKENS) -> tuple[int, float]:
         """How many guesses gain most, and how much."""
         options = [(self.gain(acceptance, k), -k) for k in range(1, most + 1)]
         gain, guesses = max(options)
@@ -78,7 +78,7 @@ def measure_rounds(
     run: DraftRun,
     prompts: Sequence[Sequence[int]],
     accept: Accept = "exact",
-    most: int = MAX_GUESSES,
+    most: int = MAX_DRAFT_TOKENS,
 ) -> RoundCosts:
     """Seconds of the second rounds behind the prompts (R); the rows and their cache are left as they were.
 
@@ -270,11 +270,11 @@ def speculation_for(
             raise SprachbundError(
                 "a text as the draft is for greedy search, and changes nothing; leave it out"
             )
-        guesses = options.guesses or getattr(draft, "guesses", None)
+        guesses = options.num_draft_tokens or getattr(draft, "guesses", None)
         return Speculation(draft, guesses=guesses, accept=options.accept)
     for name in drafts_beside(family):
         try:
-            return Speculation(_kept(family, name), guesses=options.guesses, may_stop=True)
+            return Speculation(_kept(family, name), guesses=options.num_draft_tokens, may_stop=True)
         except SprachbundError as error:
             if notes is not None:
                 notes.append(f"the draft {name} beside the model is not used: {error}")

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from sprachbund.engines import packed_cache
 from sprachbund.engines.extension import choose_instruction_set, missing_because, native
 from sprachbund.engines.native_engine import NativeDecoder, exchanged, native_parts_of, pack, why_not_family
 from sprachbund.engines.packed_cache import packed_for
-from sprachbund.engines.packing import NativeOptions
+from sprachbund.engines.packing import CHOICES, EngineChoice, NativeOptions
 from sprachbund.engines.torch_layers import FusedEncoderLayer, Precision, TorchDecoder, recast
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Memory
@@ -220,8 +220,6 @@ def _first_in_bf16(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]
     return (read, *given[1:])
 
 
-EngineChoice = Literal["auto", "native", "native-int4", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
-CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
 _TORCH: dict[EngineChoice, tuple[Precision, str]] = {
     "torch-fp32": ("fp32", "weights as the model has them, decoder rearranged"),
     "torch-bf16": ("bf16", "weights and computation in bf16"),

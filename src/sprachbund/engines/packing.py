@@ -22,9 +22,11 @@ from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, SplitFeedForward
 from sprachbund.nn.quantized import quantize_blocks
 
-# What of the native engine's exactness may be given up for speed, each by its name; nothing unless asked
-# for.
+# The engines there are, and what of the native one's exactness may be given up for speed; nothing unless
+# asked for.
 
+EngineChoice = Literal["auto", "native", "native-int4", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
+CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
 MemoryNumbers = Literal["bf16", "int8"]
 WeightNumbers = Literal["int8", "int4"]
 

@@ -32,10 +32,10 @@ from sprachbund.evaluation.lines import (
     joined,
     spoken_spans,
 )
+from sprachbund.evaluation.options import BATCH_SIZE
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.text.languages import parse_language
 
-BATCH_SIZE = 16
 _STRETCH_BATCHES = (
     16  # batches sorted by length together: long enough for even lengths, short enough to stream
 )

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sprachbund.audio.augment import NO_SPEECH_KINDS, SAMPLE_RATE, no_speech
+from sprachbund.evaluation.options import PER_KIND, SEED
 
 FloatArray = npt.NDArray[np.float32]
 KINDS = (*NO_SPEECH_KINDS, "babble")
-SEED = 2024
-PER_KIND = 12
 _MIN_S, _MAX_S = 0.5, 10.0
 _VOICES = (5, 9)
 _FORMANTS_HZ = ((250, 900), (800, 2400), (2200, 3200))

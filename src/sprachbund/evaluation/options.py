@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-
-from sprachbund.audio.spans import SpanOptions
-from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.engines.choice import EngineChoice
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.engines.packing import EngineChoice
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import BATCH_SIZE
-from sprachbund.evaluation.no_speech import PER_KIND, SEED
+from sprachbund.util.options import Option, Range, check
+
+BATCH_SIZE, PER_KIND, SEED = 16, 12, 2024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,30 +18,35 @@ class EvaluationOptions:
     """What is evaluated and how.
 
     Attributes:
-        targets: languages wanted; None takes every language with references.
-        limit: most utterances of each corpus, spread evenly over it; None takes all.
+        targets: languages wanted; every language with references if not given.
+        limit: most utterances of each corpus, spread evenly over it; all if not given.
         batch_size: utterances in a batch; does not change the result.
         decoding: how to decode; its guard is applied to what is scored.
         no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
-        engine: what computes the model, see `sprachbund.engines.choice`.
-        comet: name of a COMET model to score with as well; None leaves it out.
-        seed: of the no-speech set.
+        engine: what computes the model: torch; native, native-int4; auto; torch-fp32, torch-bf16, torch-int8.
+        comet: a COMET model to score with as well: its directory, or a name.
+        seed: seed of the no-speech set.
     """
 
-    targets: tuple[str, ...] | None = None
-    limit: int | None = None
-    batch_size: int = BATCH_SIZE
+    targets: Annotated[tuple[str, ...] | None, Option("--to", metavar="LANG,…")] = None
+    limit: Annotated[int | None, Range(1), Option("--limit", metavar="N")] = None
+    batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = BATCH_SIZE
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    no_speech_per_kind: int = PER_KIND
-    first_segments: int = 5
-    engine: EngineChoice = "torch"
-    comet: str | None = None
-    seed: int = SEED
+    no_speech_per_kind: Annotated[int, Range(0), Option("--no-speech", metavar="N")] = PER_KIND
+    first_segments: Annotated[int, Range(0)] = 5
+    engine: Annotated[EngineChoice, Option("--engine", metavar="NAME")] = "torch"
+    comet: Annotated[str | None, Option("--comet", metavar="MODEL")] = None
+    seed: Annotated[int, Option("--seed", metavar="N")] = SEED
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def configuration(options: EvaluationOptions) -> dict[str, Any]:
     """Options as plain values, with what may decide last bits from outside: threads."""
+    import torch  # here, since the command line reads the options at its start
+
     return {**asdict(options), "num_threads": torch.get_num_threads()}
 
 
@@ -52,13 +55,8 @@ def options_from(values: dict[str, Any], path: Path | None = None) -> Evaluation
     manifest that they stand in, if any."""
     rest = {key: value for key, value in values.items() if key not in {"num_threads", "precision"}}
     try:
-        decoding = dict(rest.pop("decoding"))
-        guard, spans = GuardOptions(**decoding.pop("guard")), SpanOptions(**decoding.pop("spans"))
-        allowed = decoding.pop("allowed_languages")
-        return EvaluationOptions(
-            **{**rest, "targets": _tuple(rest["targets"])},
-            decoding=DecodingOptions(**decoding, allowed_languages=_tuple(allowed), guard=guard, spans=spans),
-        )
+        decoding = DecodingOptions.from_stored(rest.pop("decoding"), str(path or "a configuration"))
+        return EvaluationOptions(**{**rest, "targets": _tuple(rest["targets"])}, decoding=decoding)
     except (SprachbundError, TypeError, KeyError, ValueError) as error:
         known = ", ".join(f.name for f in fields(EvaluationOptions))
         raise SprachbundError(

@@ -169,6 +169,22 @@ class Family(Protocol):
 
 # What a family's loss gives back.
 
+CTC, LANGUAGE = "ctc", "language"
+"""Names of the heads that several families have."""
+
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """Loss of a head beside what writes the text.
+
+    Attributes:
+        total: the sum over what is counted, without a gradient.
+        count: of what the log's mean is over: transcript tokens of CTC, utterances of the language head.
+    """
+
+    total: Tensor
+    count: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -179,20 +195,16 @@ class Loss:
             brought to the same scale of a target token.
         attention: cross-entropy of what writes the text, summed over target tokens: of the decoder, or minus the
             log-probability that a transducer gives the text; by it checkpoints are ranked.
-        ctc: CTC loss summed over transcripts.
-        language: cross-entropy of the language head, summed over utterances with speech.
         num_tokens: target tokens counted.
-        num_transcript: transcript tokens counted.
+        heads: losses of the heads that the family has, by name.
         parts: other sums over target tokens, by the name that they have in the log.
         counts: of things that happened, by the name that they have in the log.
     """
 
     total: Tensor
     attention: Tensor
-    ctc: Tensor
-    language: Tensor
     num_tokens: int
-    num_transcript: int
+    heads: Mapping[str, HeadLoss] = field(default_factory=dict)
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -213,14 +225,10 @@ class Loss:
             attention: cross-entropy of what writes the text; the total if None.
             parts: other sums, by name.
         """
-        nothing = total.detach().new_zeros(())
         return cls(
             total=total,
             attention=total if attention is None else attention,
-            ctc=nothing,
-            language=nothing,
             num_tokens=num_tokens,
-            num_transcript=0,
             parts=parts or {},
         )
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.spans import Span, SpanOptions, SpanStream, VoiceActivity
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.events import LiveNotice

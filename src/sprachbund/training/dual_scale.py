@@ -186,11 +186,11 @@ class DualScale(nn.Module):
 
     def _of_text(self, speech: Lesson, batch: Batch) -> Lesson:
         """The same rows over what the text encoder makes of the transcripts; rows without one do not count."""
-        if self.text_encoder is None or batch.spoken is None or batch.num_spoken is None:
+        if self.text_encoder is None or batch.spoken is None:
             raise ValueError("the text branch needs a batch with transcripts; ask the corpus for `spoken`")
-        there = batch.num_spoken.repeat_interleave(batch.rows_per_utterance) > 0
-        lengths = batch.num_spoken.clamp(min=1)
-        states = self.text_encoder(self._decoder.embedding, batch.spoken, lengths)
+        there = batch.spoken.num_tokens.repeat_interleave(batch.rows_per_utterance) > 0
+        lengths = batch.spoken.num_tokens.clamp(min=1)
+        states = self.text_encoder(self._decoder.embedding, batch.spoken.tokens, lengths)
         memory = Memory(states=states, num_frames=lengths)
         return replace(speech, memory=memory, counted=speech.counted & there[:, None])
 

@@ -27,7 +27,7 @@ from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import Supply, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import PartlyTrained
+from sprachbund.models.base import CTC, LANGUAGE, Loss, PartlyTrained
 from sprachbund.nn.feed_forward import is_split
 from sprachbund.nn.moe import has_experts
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
@@ -45,8 +45,8 @@ from sprachbund.util.memory import keep_freed_memory
 class Progress:
     """One line of the log: what the last `log_every` steps did.
 
-    Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language); `kinds`
-    holds the first of them for each kind of data.
+    Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language), 0 where a
+    family has no such head; `kinds` holds the first of them for each kind of data.
     """
 
     step: int
@@ -80,10 +80,11 @@ class Progress:
 
 @dataclass(kw_only=True)
 class _Sums:
-    """What was counted since the last line, by name; `kinds` are losses and their tokens."""
+    """What was counted since the last line, by name; `heads` and `kinds` are losses and what they are means over."""
 
     sums: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
+    heads: dict[str, tuple[float, int]] = field(default_factory=dict)
     kinds: dict[str, tuple[float, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -93,9 +94,10 @@ class _Sums:
             self.sums[name] = self.sums.get(name, 0.0) + value
         for name, value in other.parts.items():
             self.parts[name] = self.parts.get(name, 0.0) + value
-        for name, (value, tokens) in other.kinds.items():
-            total, known = self.kinds.get(name, (0.0, 0))
-            self.kinds[name] = total + value, known + tokens
+        for mine, others in ((self.heads, other.heads), (self.kinds, other.kinds)):
+            for name, (value, number) in others.items():
+                total, known = mine.get(name, (0.0, 0))
+                mine[name] = total + value, known + number
         for name, count in other.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 
@@ -114,24 +116,22 @@ class Meter:
         self.norm = self.rate = 0.0
         self.steps = 0
 
-    def add(self, batch: Batch, loss: Any, norm: float, rate: float) -> None:
+    def add(self, batch: Batch, loss: Loss, norm: float, rate: float) -> None:
         """Count a step: its batch and loss, the norm of its gradient, its learning rate."""
         self.norm, self.rate, self.steps = norm, rate, self.steps + 1
         if batch.is_placeholder:
             return
         seen = {
             "attention": float(loss.attention.detach()),
-            "ctc": float(loss.ctc.detach()),
-            "language": float(loss.language.detach()),
             "tokens": loss.num_tokens,
-            "transcript": loss.num_transcript,
             "utterances": batch.num_utterances,
             "frames": float(batch.num_frames.sum()),
             "padded": batch.features.shape[0] * batch.features.shape[1],
         }
+        heads = {name: (float(head.total), head.count) for name, head in loss.heads.items()}
         kinds = {batch.kind: (seen["attention"], loss.num_tokens)} if batch.kind else {}
         parts = {name: float(part) for name, part in loss.parts.items()}
-        self.sums.add(_Sums(sums=seen, parts=parts, kinds=kinds, counts=dict(loss.counts)))
+        self.sums.add(_Sums(sums=seen, parts=parts, heads=heads, kinds=kinds, counts=dict(loss.counts)))
 
     def progress(self, step: int, steps: int, epoch: int) -> Progress:
         """The line after a step, of all processes together, and the beginning of the next one."""
@@ -140,13 +140,14 @@ class Meter:
         for own in of_all_ranks(self.sums):
             everything.add(own)
         sums = everything.sums
+        means = {name: total / max(number, 1) for name, (total, number) in everything.heads.items()}
         progress = Progress(
             step=step,
             steps=steps,
             epoch=epoch,
             attention=sums["attention"] / max(sums["tokens"], 1),
-            ctc=sums["ctc"] / max(sums["transcript"], 1),
-            language=sums["language"] / max(sums["utterances"], 1),
+            ctc=means.get(CTC, 0.0),
+            language=means.get(LANGUAGE, 0.0),
             learning_rate=self.rate,
             gradient_norm=self.norm,
             utterances_per_s=sums["utterances"] / took,

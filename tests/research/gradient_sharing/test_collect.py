@@ -306,8 +306,8 @@ def _fail():
     [
         ({"utterances": 17}, "17 utterances .* take 16 or 32"),
         ({"utterances": 3}, "take 16 or 32"),
-        ({"batch": 0}, "1 at least"),
-        ({"dimensions": 1}, "take 2 to 4096"),
+        ({"batch": 0}, "batch is 0; give 1 or more"),
+        ({"dimensions": 1}, "dimensions is 1; give 2 to 4096"),
     ],
 )
 def test_options_that_cannot_be(changes, said):

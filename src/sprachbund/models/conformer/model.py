@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.base import CTC, LANGUAGE, Features, HeadLoss, Loss, Memory, Target
 from sprachbund.models.conformer.config import ConformerConfig, TransducerPart
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import (
@@ -227,9 +227,10 @@ class Conformer(nn.Module):
         return replace(
             loss,
             total=loss.total + heads,
-            ctc=ctc,
-            language=language,
-            num_transcript=int(batch.num_transcript.sum()),
+            heads={
+                CTC: HeadLoss(ctc.detach(), int(batch.num_transcript.sum())),
+                LANGUAGE: HeadLoss(language.detach(), batch.num_utterances),
+            },
         )
 
     def _heads_without_weight(self) -> list[nn.Module]:

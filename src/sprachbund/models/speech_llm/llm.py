@@ -398,7 +398,6 @@ class TextLLM(nn.Module):
     def _rows(self, batch: Batch) -> list[Tensor]:
         """Whole rows (U,) of tokens; of one that does not count, nothing."""
         assert batch.spoken is not None
-        assert batch.num_spoken is not None
         each, rows = batch.rows_per_utterance, []
         for r, length in enumerate(batch.num_targets.tolist()):
             b = r // each
@@ -408,7 +407,7 @@ class TextLLM(nn.Module):
                 source=None if source == NO_LANGUAGE else self.heard[source],
             )
             before, behind = self.prompts.around(target)
-            said = batch.spoken[b, : int(batch.num_spoken[b])].tolist()
+            said = batch.spoken.tokens[b, : int(batch.spoken.num_tokens[b])].tolist()
             text = batch.targets[r, :length].tolist()
             tokens = [*before, *said, *behind, *text] if length else []
             rows.append(torch.tensor(tokens, dtype=torch.long, device=batch.targets.device))

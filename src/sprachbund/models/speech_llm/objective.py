@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.batch import NO_LANGUAGE, Batch, Sides
 from sprachbund.data.language_spans import Stretch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.base import LANGUAGE as LANGUAGE_HEAD
+from sprachbund.models.base import Features, HeadLoss, Loss, Memory, Target
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
 from sprachbund.models.speech_llm.projector import SpeechTokens
 from sprachbund.nn.moe import balance_loss, language_losses
@@ -107,7 +108,7 @@ def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
     losses of its own, whose means per target token are added by their weights.
     """
     if batch.sides is not None:
-        return _by_side(model, batch)
+        return _by_side(model, batch, batch.sides)
     tokens = model.hear(Features(values=batch.features, num_frames=batch.num_frames))
     text = _text_loss(model, batch, tokens)
     num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
@@ -118,34 +119,34 @@ def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
     return Loss(
         total=text + weights.language * language + weights.balance * balance,
         attention=text,
-        ctc=text.detach().new_zeros(()),
-        language=per_utterance.detach().sum(),
         num_tokens=int(num_tokens.sum()),
-        num_transcript=0,
+        heads={LANGUAGE_HEAD: HeadLoss(per_utterance.detach().sum(), batch.num_utterances)},
         parts={LANGUAGE: language.detach(), BALANCE: balance.detach()},
     )
 
 
-def _by_side(model: SpeechLLM, batch: Batch) -> Loss:
+def _by_side(model: SpeechLLM, batch: Batch, sides: Sides) -> Loss:
     """The weighted sum of the sides' losses per target token, on the scale of the batch's target tokens."""
-    assert batch.sides is not None
     num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
-    sides = F.one_hot(batch.sides, len(batch.side_weights))
+    of_side = F.one_hot(sides.index, len(sides.weights))
     # A process may hold utterances of one side alone; what each counts is decided by the whole batch.
-    of_sides: list[int] = sum_over_ranks((num_tokens[:, None] * sides).sum(0)).tolist()
+    of_sides: list[int] = sum_over_ranks((num_tokens[:, None] * of_side).sum(0)).tolist()
     scaled = []
-    for side, weight in enumerate(batch.side_weights):
-        own = (batch.sides == side).nonzero().flatten()
+    for side, weight in enumerate(sides.weights):
+        own = (sides.index == side).nonzero().flatten()
         if len(own):  # one that counts nothing too: a process may hold no other
             loss = speech_llm_loss(model, replace(batch.select(own), sides=None))
             scaled.append((weight * sum(of_sides) / max(1, of_sides[side]), loss))
     return Loss(
         total=torch.stack([scale * loss.total for scale, loss in scaled]).sum(),
         attention=torch.stack([scale * loss.attention for scale, loss in scaled]).sum(),
-        ctc=scaled[0][1].ctc,
-        language=torch.stack([loss.language for _, loss in scaled]).sum(),
         num_tokens=int(num_tokens.sum()),
-        num_transcript=0,
+        heads={
+            LANGUAGE_HEAD: HeadLoss(
+                torch.stack([loss.heads[LANGUAGE_HEAD].total for _, loss in scaled]).sum(),
+                batch.num_utterances,
+            )
+        },
         parts={
             name: torch.stack([scale * loss.parts[name] for scale, loss in scaled]).sum() for name in _PARTS
         },
@@ -209,17 +210,18 @@ def _groups_of_tokens(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> T
     onehot = F.one_hot(group_of, len(model.config.projector.groups)).bool()  # (S, G)
     numbers = torch.arange(len(group_of), device=group_of.device)
     present = batch.source_language[:, None] == numbers
-    if batch.languages is not None:
-        present = F.pad(batch.languages, (0, len(group_of) - batch.languages.shape[1]))
+    if batch.mixture is not None:
+        languages = batch.mixture.languages
+        present = F.pad(languages, (0, len(group_of) - languages.shape[1]))
     groups = (present[..., None] & onehot).any(1)
     groups = groups | ~groups.any(1, keepdim=True)
     rows = groups[tokens.utterance]
-    if batch.spans is None or not model.losses.by_frame:
+    if batch.mixture is None or not model.losses.by_frame:
         return rows
     lengths = tokens.num_tokens.tolist()
-    own = [token_languages(spans, n, model.frame_s) for spans, n in zip(batch.spans, lengths, strict=True)]
-    languages = torch.cat(own).to(rows.device)
-    return torch.where((languages >= 0)[:, None], onehot[languages.clamp(min=0)], rows)
+    every = zip(batch.mixture.spans, lengths, strict=True)
+    said = torch.cat([token_languages(spans, n, model.frame_s) for spans, n in every]).to(rows.device)
+    return torch.where((said >= 0)[:, None], onehot[said.clamp(min=0)], rows)
 
 
 class SpeechLLMExamples:

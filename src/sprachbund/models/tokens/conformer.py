@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.data.batch import Batch
-from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.base import CTC, LANGUAGE, Features, HeadLoss, Loss, Memory, Target
 from sprachbund.models.teaching import make_lesson
 from sprachbund.models.tokens.config import TokenConfig
 from sprachbund.models.tokens.text_input import Reader, ReadsTokens
@@ -65,10 +65,11 @@ def token_loss(model: "TokenConformer", batch: Batch) -> Loss:
     return Loss(
         total=total.sum() + config.language_weight * language,
         attention=head.main.sum(),
-        ctc=source.detach().sum(),
-        language=language.detach(),
         num_tokens=int(batch.num_targets[head.counted].sum()),
-        num_transcript=int(batch.num_transcript[reads].sum()),
+        heads={
+            CTC: HeadLoss(source.detach().sum(), int(batch.num_transcript[reads].sum())),
+            LANGUAGE: HeadLoss(language.detach(), batch.num_utterances),
+        },
         parts=head.parts,
         counts={"dropped": head.dropped + dropped},
     )

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.base import LANGUAGE, Features, HeadLoss, Loss, Memory, Target
 from sprachbund.models.seamless.layers import ScaledEmbedding
 from sprachbund.models.speech_llm.checkpoints import read_part
 from sprachbund.models.tokens.config import MbartConfig, MbartShape
@@ -179,10 +179,8 @@ class TokenMbart(ReadsTokens):
         return Loss(
             total=main + self.config.language_weight * language,
             attention=main,
-            ctc=main.new_zeros(()),
-            language=language.detach(),
             num_tokens=int(batch.num_targets.sum()),
-            num_transcript=0,
+            heads={LANGUAGE: HeadLoss(language.detach(), batch.num_utterances)},
         )
 
     def _encode(self, tokens: Tensor, num_tokens: Tensor, language: Tensor, log_probs: Tensor) -> Memory:

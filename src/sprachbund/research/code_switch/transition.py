@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from sprachbund.data.batch import Batch
+from sprachbund.data.batch import Batch, Sides
 from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import Corpus, Example, ExampleOptions, Place
 from sprachbund.errors import SprachbundError
@@ -125,5 +125,5 @@ class _Collate:
         batch = self.plain([example for example, _ in pairs])
         if not self.sided:
             return batch
-        sides = torch.tensor([entry.side for _, entry in pairs])
-        return replace(batch, sides=sides, side_weights=pairs[0][1].weights)
+        sides = Sides(torch.tensor([entry.side for _, entry in pairs]), pairs[0][1].weights)
+        return replace(batch, sides=sides)

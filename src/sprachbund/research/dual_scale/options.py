@@ -12,6 +12,7 @@ from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.training.dual_scale import DualScaleOptions
 from sprachbund.training.options import TrainingOptions, check_arms
 from sprachbund.training.translator import ExampleRecipe, FineTuning, Strict
+from sprachbund.util.options import renamed
 
 TEACHER, MAIN = "teacher", "parasite"
 TOKEN_MAP, DRAFT_MODEL, PRUNE_ONLY = "token map", "draft model", "prune only"
@@ -77,13 +78,20 @@ class Timing(Strict):
         utterances: of each pair, and as many as a batch holds at least.
         batches: sizes of batches.
         repeats: of every system, interleaved; one more warms up.
-        guesses: a pass, of every draft.
+        num_draft_tokens: tokens that every draft proposes at a time.
     """
 
     utterances: PositiveInt = 8
     batches: tuple[PositiveInt, ...] = (1, 8)
     repeats: PositiveInt = 3
-    guesses: PositiveInt = 1
+    num_draft_tokens: PositiveInt = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        return (
+            renamed(values, {"guesses": "num_draft_tokens"}, "timing") if isinstance(values, dict) else values
+        )
 
 
 class DualScaleRecipe(Strict):

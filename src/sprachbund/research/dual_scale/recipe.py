@@ -250,7 +250,7 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
     asked = [(folder, DecodingOptions(draft=NONE), "scores") for folder in models_of(recipe, directory)]
     for system in systems_of(recipe, directory):
         if system.accept in LOSSY:
-            lossy = DecodingOptions(draft=system.draft, guesses=system.guesses, accept=system.accept)
+            lossy = DecodingOptions(draft=system.draft, num_draft_tokens=system.guesses, accept=system.accept)
             asked.append((system.model.parent, lossy, system.scores))
     for folder, decoding, name in asked:
         if (folder / name / MANIFEST_FILE).exists():

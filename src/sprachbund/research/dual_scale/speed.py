@@ -76,7 +76,7 @@ def models_of(recipe: DualScaleRecipe, directory: Path) -> list[Path]:
 
 def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[System]:
     """Everything that is measured, the teacher first."""
-    first, guesses = recipe.seeds[0], recipe.timing.guesses
+    first, guesses = recipe.seeds[0], recipe.timing.num_draft_tokens
     found = [System(name=TEACHER, seed=first, model=place(directory, TEACHER, first) / "model")]
     for seed in recipe.seeds:
         model = place(directory, MAIN, seed) / "model"
@@ -165,7 +165,7 @@ class _Runner:
     def __init__(self, system: System, family: Family) -> None:
         self.system, self.family = system, family
         self.options = DecodingOptions(
-            draft=system.draft, guesses=system.guesses, accept=system.accept, timestamps=False
+            draft=system.draft, num_draft_tokens=system.guesses, accept=system.accept, timestamps=False
         )
         self.speculations: dict[str, Speculation | None] = {}
         self.seconds: dict[str, list[float]] = defaultdict(list)

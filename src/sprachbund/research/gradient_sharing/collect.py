@@ -24,7 +24,6 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.research.gradient_sharing.gradients import (
     Fits,
-    Granularity,
     Objective,
     Projection,
     Row,
@@ -38,7 +37,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     normalised,
     probing,
 )
-from sprachbund.research.gradient_sharing.sketches import CollectOptions, Cost, Sketches
+from sprachbund.research.gradient_sharing.sketches import CollectOptions, Cost, Granularity, Sketches
 from sprachbund.util.files import read_object, write_text
 from sprachbund.util.jobs import Progress, run_processes
 from sprachbund.util.memory import keep_freed_memory

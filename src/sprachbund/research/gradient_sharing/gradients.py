@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain, islice, zip_longest
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features, Target
 from sprachbund.models.splitting import start_route
+from sprachbund.research.gradient_sharing.sketches import Granularity, Kind
 
 FEED_FORWARDS = ("feed_forward_out", "feed_forward")
 """Second feed-forward of a conformer's layers; the one feed-forward of plain layers."""
@@ -246,7 +247,6 @@ def exact_cosines(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
 # Either kind keeps inner products of unit vectors x, y on average, and spreads them by a variance of at
 # most (1 + <x, y>^2) / d. Shapes: N vectors, P coordinates of a parameter, d dimensions of a sketch.
 
-Kind = Literal["count", "gaussian"]
 _WORDS = 1 << 18
 """Random 64-bit words made at a time: 2 MiB."""
 _SHARE = 4
@@ -352,7 +352,6 @@ def _generator(seed: int, name: str) -> np.random.Philox:
 # Utterances are ranked by a hash of seed and name, so a choice depends on nothing but the seed and which
 # utterances there are.
 
-Granularity = Literal["source", "target", "pair"]
 """What is compared: languages spoken, languages written, or pairs of them."""
 PAIR = ">"
 """Between the languages of a pair: "de>fr"."""

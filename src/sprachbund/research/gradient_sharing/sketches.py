@@ -10,12 +10,12 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.research.gradient_sharing.gradients import Granularity, Kind
+from sprachbund.util.options import Option, Range, check
 from sprachbund.util.tensors import load_arrays, write_arrays
 
 INFO = "info"
@@ -188,40 +188,43 @@ def _counting(name: str) -> list[tuple[bool, int, str]]:
 
 # What is collected, and what that costs.
 
+Granularity = Literal["source", "target", "pair"]
+Kind = Literal["count", "gaussian"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions:
     """What is collected.
 
     Attributes:
-        modules: patterns of module names; none for the default, see `choose_modules`.
-        whole_layers: whole layers in their place.
-        by: what is compared.
-        languages: compared; none for all in the data.
-        targets: languages written; none for all that the model knows.
-        utterances: of each language.
+        modules: names of modules, * for anything between dots; may be repeated. If not given: the second feed-forward
+            of every encoder layer.
+        whole_layers: whole layers in place of feed-forwards.
+        by: what is compared: source, languages spoken; target, languages written (in the decoder); or pair.
+        languages: languages compared (pairs as de>fr); all in the data if not given.
+        targets: languages written; all that the model knows if not given.
+        utterances: utterances of each language.
         batch: utterances of a backward pass.
         accumulate: passes whose gradients are added up to one vector.
-        dimensions: d of a sketch.
-        projection: "count" or "gaussian".
-        seed: of the choice of utterances and of the projection.
+        dimensions: dimensions of a sketch.
+        projection: how gradients are made short: count, which is much faster, or gaussian.
+        seed: seed of the choice of utterances and of the projection.
     """
 
-    modules: tuple[str, ...] = ()
-    whole_layers: bool = False
-    by: Granularity = "source"
-    languages: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    utterances: int = 800
-    batch: int = 4
-    accumulate: int = 4
-    dimensions: int = 128
-    projection: Kind = "count"
-    seed: int = 0
+    modules: Annotated[tuple[str, ...], Option("--modules", metavar="PATTERN")] = ()
+    whole_layers: Annotated[bool, Option("--whole-layers")] = False
+    by: Annotated[Granularity, Option("--by", metavar="WHAT")] = "source"
+    languages: Annotated[tuple[str, ...], Option("--languages", metavar="LANG,…")] = ()
+    targets: Annotated[tuple[str, ...], Option("--to", metavar="LANG,…")] = ()
+    utterances: Annotated[int, Range(1), Option("--utterances", metavar="N")] = 800
+    batch: Annotated[int, Range(1), Option("--batch", metavar="N")] = 4
+    accumulate: Annotated[int, Range(1), Option("--accumulate", metavar="N")] = 4
+    dimensions: Annotated[int, Range(2, 4096), Option("--dimensions", metavar="N")] = 128
+    projection: Annotated[Kind, Option("--projection", metavar="HOW")] = "count"
+    seed: Annotated[int, Option("--seed", metavar="N")] = 0
 
     def __post_init__(self) -> None:
-        if min(self.utterances, self.batch, self.accumulate) < 1:
-            raise SprachbundError("utterances, batch and accumulate have to be 1 at least")
+        check(self)
         each, rest = self.batch * self.accumulate, self.utterances % (self.batch * self.accumulate)
         if rest:
             near = max(each, self.utterances - rest)
@@ -229,8 +232,6 @@ class CollectOptions:
                 f"{self.utterances} utterances do not divide into vectors of {self.batch} x {self.accumulate}; "
                 f"take {near} or {near + each}, or change --batch or --accumulate"
             )
-        if not 2 <= self.dimensions <= 4096:
-            raise SprachbundError(f"{self.dimensions} dimensions; take 2 to 4096")
 
     @property
     def vectors(self) -> int:

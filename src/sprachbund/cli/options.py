@@ -1,0 +1,256 @@
+"""Options of a verb, made from the dataclasses that declare them (`sprachbund.util.options`).
+
+    def listen(file: File = None, *, live: Annotated[LiveOptions, Panel("When text is written")]) -> None: ...
+
+    app.command(cls=VerbCommand)(with_options(listen))
+
+The command then has an option for every field of `LiveOptions` that declares one, under that title in the help, and
+the verb gets the dataclass, made and checked. Its errors are those of the command line.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperOption
+
+from sprachbund.cli.console import UsageError, as_usage, listed, say
+from sprachbund.util.options import Declared, Option, OptionValueError, Range, declared, documented
+
+OWN_PANEL = "Options"
+"""Title of the options that a verb lists itself."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Where the options of a dataclass stand in the help.
+
+    Attributes:
+        title: above them.
+        only: fields that are offered, with dots for those of nested dataclasses; None offers all that can be.
+        nested: field to the title above the options of the dataclass in it; without, they stand under `title`.
+    """
+
+    title: str
+    only: tuple[str, ...] | None = None
+    nested: Mapping[str, str] = field(default_factory=dict)
+
+    def offers(self, path: tuple[str, ...]) -> bool:
+        """Whether a field is offered, by its path of names."""
+        return self.only is None or ".".join(path) in self.only
+
+
+class VerbCommand(TyperCommand):
+    """A command whose help has a section for every panel."""
+
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the sections in the order in which they first occur."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                title = param.rich_help_panel or OWN_PANEL if isinstance(param, TyperOption) else "Arguments"
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferedField:
+    """A field of a verb's dataclass that the command line offers.
+
+    Attributes:
+        path: the verb's parameter, then the names of fields down to this one.
+        declared: type and range of the field.
+        option: how it is given.
+        default: as the dataclass has it; `MISSING` for a field that has to be given.
+        help: of the option.
+        panel: title of its section.
+    """
+
+    path: tuple[str, ...]
+    declared: Declared
+    option: Option
+    default: Any
+    help: str
+    panel: str
+
+    @property
+    def key(self) -> str:
+        """Name of the command's parameter."""
+        return "__".join(self.path)
+
+    @property
+    def is_negated(self) -> bool:
+        """Whether the option switches the field off."""
+        return self.option.name.startswith("--no-") and self.declared.type is bool
+
+    def parameters(self) -> Iterator[inspect.Parameter]:
+        """The command's parameters: the option, and its former name, hidden."""
+        info = typer.Option(
+            self.option.name, metavar=self.option.metavar, help=self.help, rich_help_panel=self.panel
+        )
+        shown = self._shown_default()
+        kind = self._command_type()
+        if shown is None and kind is not bool:
+            kind = kind | None
+        yield _parameter(self.key, Annotated[kind, info], shown)
+        if self.option.old is not None:
+            info = typer.Option(self.option.old, hidden=True, help=f"Former name of {self.option.name}.")
+            yield _parameter(f"{self.key}__old", Annotated[self._command_type() | None, info], None)
+
+    def value(self, given: dict[str, Any]) -> Any:
+        """The field's value, of the command's parameters. Raises UsageError: given under both names."""
+        value = given.pop(self.key)
+        if self.option.old is not None and (old := given.pop(f"{self.key}__old")) is not None:
+            if value != self._shown_default():
+                raise UsageError(
+                    f"{self.option.old} is the former name of {self.option.name}; give one of them"
+                )
+            say(
+                f"warning: {self.option.old} is called {self.option.name} now; the next version no longer takes the "
+                "former name"
+            )
+            value = old
+        if self.is_negated:
+            return not value
+        if self._is_list():
+            return tuple(listed(value)) or self.default
+        if self.option.unit is not None:
+            number = value * self.option.unit
+            return round(number) if self.declared.type is int else number
+        return value
+
+    def _is_list(self) -> bool:
+        return get_origin(self.declared.type) is tuple
+
+    def _command_type(self) -> Any:
+        if self._is_list():
+            return list[str]
+        if self.declared.choices:
+            return str  # checked by the dataclass, whose message names them
+        return float if self.option.unit is not None else self.declared.type
+
+    def _shown_default(self) -> Any:
+        """The default as the command line has it; of lists, which may be given in parts, None."""
+        if self.default is MISSING:
+            return inspect.Parameter.empty
+        if self.is_negated:
+            return not self.default
+        if self._is_list():
+            return None
+        number = self.default
+        if self.option.unit is not None and number is not None:
+            number /= self.option.unit
+        # 600, not 600.0
+        return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def with_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb as a function for typer: in place of each parameter that is a dataclass, the options of its fields.
+
+    Args:
+        verb: parameters with a dataclass are annotated as `Annotated[Dataclass, Panel(...)]`.
+    """
+    signature, hints = inspect.signature(verb), get_type_hints(verb, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type[Any], list[OfferedField]]] = {}
+    for name, parameter in signature.parameters.items():
+        kind, *extras = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            parameters.append(_parameter(name, hints[name], parameter.default))
+            continue
+        [panel] = [extra for extra in extras if isinstance(extra, Panel)]
+        offered = list(offered_fields(kind, panel, (name,)))
+        groups[name] = (kind, offered)
+        parameters += [made for one in offered for made in one.parameters()]
+
+    def command(**given: Any) -> None:
+        made = {}
+        for name, (kind, offered) in groups.items():
+            values = {one.path[1:]: one.value(given) for one in offered}
+            with _named_by_option(offered):
+                made[name] = _made(kind, values)
+        verb(**given, **made)
+
+    command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+    # typer reads both
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+def offered_fields(
+    kind: type[Any], panel: Panel, path: tuple[str, ...], instance: Any = None
+) -> Iterator[OfferedField]:
+    """The fields of an options dataclass, and of those nested in it, that a panel offers.
+
+    Args:
+        kind: the dataclass.
+        panel: what is offered.
+        path: the verb's parameter, then the fields above.
+        instance: where nested defaults come from; None takes the defaults of `kind`.
+    """
+    texts = documented(kind)
+    for one, own_field in zip(declared(kind), fields(kind), strict=True):
+        here = (*path, one.name)
+        default = _default(own_field) if instance is None else vars(instance)[one.name]
+        if one.is_nested:
+            title = panel.nested.get(one.name, panel.title)
+            yield from offered_fields(one.type, replace(panel, title=title), here, default)
+        elif one.option is not None and panel.offers(here[1:]):
+            yield OfferedField(
+                path=here,
+                declared=one,
+                option=one.option,
+                default=default,
+                help=one.option.help or _sentence(texts.get(one.name, ""), one.range),
+                panel=panel.title,
+            )
+
+
+def _made(kind: type[Any], values: dict[tuple[str, ...], Any], instance: Any = None) -> Any:
+    """The dataclass with the values given, by path; the rest as in `instance`, or as by default."""
+    own: dict[str, Any] = {}
+    for one, own_field in zip(declared(kind), fields(kind), strict=True):
+        if one.is_nested:
+            below = {path[1:]: value for path, value in values.items() if path[0] == one.name}
+            default = _default(own_field) if instance is None else vars(instance)[one.name]
+            own[one.name] = _made(one.type, below, default)
+        elif (one.name,) in values:
+            own[one.name] = values[(one.name,)]
+    return kind(**own) if instance is None else replace(instance, **own)
+
+
+@contextmanager
+def _named_by_option(offered: Sequence[OfferedField]) -> Iterator[None]:
+    """Let errors about a value name the option that the user typed, and count in its unit."""
+    try:
+        with as_usage():
+            yield
+    except UsageError as error:
+        wrong = error.__cause__
+        if isinstance(wrong, OptionValueError):
+            for one in offered:
+                if one.path[-1] == wrong.field:
+                    value = wrong.value / one.option.unit if one.option.unit is not None else wrong.value
+                    raise UsageError(f"{one.option.name} is {value!r}; {wrong.advice}") from wrong
+        raise
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _sentence(text: str, allowed: Range | None) -> str:
+    """A field's documentation as a sentence, with the limits of its values if there are two."""
+    limits = f" ({allowed})" if allowed is not None and allowed.is_bounded else ""
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}{limits}." if text else ""
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,90 @@
+"""What options dataclasses declare: ranges, choices, documentation, former names."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.util.options import (
+    Option,
+    OptionValueError,
+    Range,
+    RenamedWarning,
+    check,
+    declared,
+    documented,
+    renamed,
+)
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Some:
+    """Options of a test.
+
+    Attributes:
+        count: how many; 1 is
+            the least: two lines.
+        how: one of two.
+        inner: more.
+
+    Raises:
+        Nothing: this is no attribute.
+    """
+
+    count: Annotated[int | None, Range(1, 8), Option("--count", metavar="N")] = None
+    how: Literal["this", "that"] = "this"
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def test_what_a_field_declares_is_read() -> None:
+    count, how, inner = declared(Some)
+    assert (count.name, count.type, count.range) == ("count", int, Range(1, 8))
+    assert count.option == Option("--count", metavar="N")
+    assert (how.choices, how.option, inner.is_nested) == (("this", "that"), None, True)
+    assert documented(Some) == {
+        "count": "how many; 1 is the least: two lines.",
+        "how": "one of two.",
+        "inner": "more.",
+    }
+
+
+def test_values_outside_are_named_with_what_to_give() -> None:
+    assert Some(count=8).count == 8
+    with pytest.raises(OptionValueError, match=r"^count is 9; give 1 to 8$"):
+        Some(count=9)
+    with pytest.raises(OptionValueError, match=r"^how is 'other'; choose one of this, that$"):
+        Some(how="other")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "inside", "outside", "words"),
+    [
+        (Range(1), (1, math.inf), (0.5, math.nan), "1 or more"),
+        (Range(high=0), (-math.inf, 0), (0.1, math.nan), "0 or less"),
+        (Range(0, 1), (0, 1), (-0.1, 1.1), "0 to 1"),
+        (Range(0, above=True), (1e-9, 1e9), (0, -1, math.inf, math.nan), "a number above 0"),
+        (Range(0, 1, above=True), (1e-9, 1), (0, 1.1), "a number above 0, up to 1"),
+    ],
+)
+def test_ranges(allowed: Range, inside: tuple[float, ...], outside: tuple[float, ...], words: str) -> None:
+    assert all(value in allowed for value in inside)
+    assert not any(value in allowed for value in outside)
+    assert str(allowed) == words
+
+
+def test_stored_values_come_under_the_names_of_today() -> None:
+    with pytest.warns(RenamedWarning, match="old is called new now"):
+        assert renamed({"old": 1, "other": 2}, {"old": "new"}, "run.json") == {"new": 1, "other": 2}
+    assert renamed({"new": 1}, {"old": "new"}, "run.json") == {"new": 1}
+    with pytest.raises(SprachbundError, match="old is the former name of new; keep new alone"):
+        renamed({"old": 1, "new": 2}, {"old": "new"}, "run.json")
