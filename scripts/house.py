@@ -107,9 +107,10 @@ def probes(trees: dict[str, ast.Module]) -> list[str]:
                 if isinstance(asked, ast.Constant):
                     found.append(f"{name}:{node.lineno} {called} {asked.value}")
             if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    if isinstance(target, ast.Attribute) and target.attr == "__class__":
-                        found.append(f"{name}:{node.lineno} __class__")
+                exchanged = [
+                    t for t in node.targets if isinstance(t, ast.Attribute) and t.attr == "__class__"
+                ]
+                found += [f"{name}:{node.lineno} __class__"] * len(exchanged)
     return found
 
 
@@ -179,7 +180,9 @@ import json
 PACKAGE, OUT = sys.argv[1], sys.argv[2]
 calls, last, changes, on = {}, [""], [0], [True]
 def profile(frame, event, argument):
-    if event == "call" and on[0] and (name := frame.f_code.co_filename).startswith(PACKAGE) and frame.f_code.co_name != "<module>":
+    if event != "call" or not on[0] or frame.f_code.co_name == "<module>":
+        return
+    if (name := frame.f_code.co_filename).startswith(PACKAGE):
         calls[name] = calls.get(name, 0) + 1
         if name != last[0]:
             last[0] = name
@@ -189,7 +192,8 @@ def begin():
     sys.setprofile(profile)
 def end():
     sys.setprofile(None)
-    Path(OUT).write_text(json.dumps({"files": sorted(name[len(PACKAGE) + 1:] for name in calls), "changes": changes[0]}))
+    files = sorted(name[len(PACKAGE) + 1:] for name in calls)
+    Path(OUT).write_text(json.dumps({"files": files, "changes": changes[0]}))
 """
 _COMMAND = (
     _TRACED + "from sprachbund.cli import main\nbegin()\ncode = main(sys.argv[3:])\nend()\nsys.exit(code)\n"
@@ -222,7 +226,8 @@ with TestClient(create_app(), base_url="http://127.0.0.1") as client:
     for turn in range(2):
         on[0] = turn == 1  # the first request loads what the second does not need to
         with open(sys.argv[3], "rb") as sound:
-            answer = client.post("/v1/audio/translations", files={"file": ("talk.wav", sound)}, data={"model": "bundled", "to": "de"})
+            given = {"model": "bundled", "target_language": "de"}
+            answer = client.post("/v1/audio/translations", files={"file": ("talk.wav", sound)}, data=given)
         assert answer.status_code == 200, answer.text
     on[0] = False
 end()
@@ -251,7 +256,7 @@ name = "small"
 
 
 def journeys(root: Path) -> dict[str, dict[str, Any]]:
-    """Files that five journeys pass: a recording translated, captioned live, a training step, a request, an evaluation."""
+    """Files passed by a recording translated, one captioned live, a training step, a request, an evaluation."""
     package, talk = root / "src" / "sprachbund", ROOT / "examples" / "recordings" / "en.wav"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

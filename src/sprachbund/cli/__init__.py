@@ -7,9 +7,8 @@ Exit codes: 0 all went well, 1 something failed, 2 the command was asked for som
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -19,29 +18,39 @@ from sprachbund.cli.console import UsageError, error_line, in_one_process, say, 
 from sprachbund.cli.startup import open_closed_streams, wait_briefly
 from sprachbund.util.options import RenamedWarning
 
-MODULES = (
-    "translate",
-    "listen",
-    "serve",
-    "models",
-    "doctor",
-    "data",
-    "train",
-    "share",
-    "units",
-    "compress",
-    "convert",
-    "evaluate",
-    "study",
-)
-"""Each adds its verbs, in this order."""
+VERBS = {
+    "translate": "translate",
+    "transcribe": "translate",
+    "listen": "listen",
+    "serve": "serve",
+    "models": "models",
+    "doctor": "doctor",
+    "bench": "doctor",
+    "data": "data",
+    "train": "train",
+    "recipe": "train",
+    "share": "share",
+    "units": "units",
+    "compress": "compress",
+    "convert": "convert",
+    "export": "convert",
+    "evaluate": "evaluate",
+    "compare": "evaluate",
+    "score": "evaluate",
+    "latency": "evaluate",
+    "report": "evaluate",
+    "router": "evaluate",
+    "replay": "evaluate",
+    "study": "study",
+}
+"""Each verb and the file that adds it, in the order of the help."""
 SHARED_VERBS = ("train", "share")
 """Those whose work processes of torchrun share (of share: analyse); the others would write the same files twice."""
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"
 
 
-def build_app(verbs: Sequence[str] = MODULES) -> typer.Typer:
+def build_app(verbs: Iterable[str] = VERBS) -> typer.Typer:
     """The application with every verb that there is, or with some of them."""
     app = typer.Typer(
         name="sprachbund",
@@ -52,9 +61,8 @@ def build_app(verbs: Sequence[str] = MODULES) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_common)
-    for verb in verbs:
-        if find_spec(f"{__name__}.{module}") is not None:
-            import_module(f"{__name__}.{module}").register(app)
+    for module in dict.fromkeys(VERBS[verb] for verb in verbs):
+        import_module(f"{__name__}.{module}").register(app)
     return app
 
 
@@ -76,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         # The files of other verbs would only delay the one that is asked for.
         verb = next((arg for arg in args if not arg.startswith("-")), None)
-        command = typer.main.get_command(build_app([verb] if verb in MODULES else MODULES))
+        command = typer.main.get_command(build_app([verb] if verb in VERBS else VERBS))
         with command.make_context("sprachbund", args) as context:
             command.invoke(context)
         sys.stdout.flush()
