@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import track
 from rows import keep
 
-from sprachbund.engines.packing import CHOICES
+from sprachbund.engines.options import CHOICES
 from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.failures import DEFINITIONS
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, read_lines

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sprachbund.engines.extension import choose_instruction_set, native
 from sprachbund.engines.native_engine import exchanged, pack
-from sprachbund.engines.packing import NativeOptions, WeightNumbers
+from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.models.base import Features
 from sprachbund.models.whisper import PRESETS, Whisper
 

@@ -25,7 +25,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
-from sprachbund.engines.packing import NativeOptions, WeightNumbers
+from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.io import load
 from sprachbund.nn.quantized import BlockBits, BlockMethod, linear_names

@@ -25,7 +25,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.evaluation.provenance import machine
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.research.gradient_sharing.collect import Collection
-from sprachbund.research.gradient_sharing.sketches import CollectOptions
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.text.tokenizer import Tokenizer
 
 TAGS = ("aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh")

@@ -30,7 +30,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
-from sprachbund.engines.packing import CHOICES
+from sprachbund.engines.options import CHOICES
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 

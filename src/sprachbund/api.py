@@ -17,7 +17,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import LongForm, translate, translate_file
 from sprachbund.decoding.result import Translation
 from sprachbund.engines.choice import Engine, check_choice, engine_for, pooled
-from sprachbund.engines.packing import EngineChoice
+from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.card import Card

@@ -23,7 +23,7 @@ from sprachbund.cli.speech import ModelOptions, OutputOptions
 from sprachbund.cli.translate import transcribe, translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.evaluation.options import EvaluationOptions
-from sprachbund.research.gradient_sharing.sketches import CollectOptions
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.training.draft_recipe import DraftRecipe

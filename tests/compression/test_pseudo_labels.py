@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import soundfile
 import torch
 
+from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
+from sprachbund.cli.compress import run_labels
 from sprachbund.compression import pseudo_labels
 from sprachbund.compression.pseudo_labels import (
     KEPT,
@@ -17,16 +20,24 @@ from sprachbund.compression.pseudo_labels import (
     UNKNOWN_PAIR,
     FilterOptions,
     LabelOptions,
+    claim,
     open_source,
     pseudo_label,
 )
 from sprachbund.data.loading import collate
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import Voice, speak
+from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
+from sprachbund.decoding.pipeline import translate
+from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.hypotheses import one_line
 from sprachbund.evaluation.lines import Evidence
 from sprachbund.models.conformer import Conformer
+from sprachbund.models.io import load
 from sprachbund.text.identify import LanguageIdentifier
+from tests.decoding.test_translate import Loudness
+from tests.models.whisper_support import make_directory
 from tests.training import made
 
 IDENTIFIER = LanguageIdentifier.train({"en": ["one two three four"], "de": ["eins zwei drei vier"]})
@@ -256,3 +267,46 @@ def test_sources_that_are_none_are_refused(
         make_corpus(tmp_path / "parent" / part, texts=True)
     with pytest.raises(SprachbundError, match=message):
         open_source(tmp_path / name, language, 15.0)
+
+
+def test_labels_are_the_texts_that_the_teacher_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the timestamps of a Whisper model, segments joined; the options are named in the corpus."""
+    monkeypatch.setattr("sprachbund.evaluation.hypotheses.VoiceActivity", Loudness)
+    make_directory(tmp_path / "teacher")
+    data = tmp_path / "data"
+    with ManifestWriter(data) as writer:
+        for seed in range(3):
+            noise = np.random.default_rng(seed).normal(size=40 * VAD_WINDOW) * 0.3
+            name = f"u{seed}"
+            writer.add(noise.astype(np.float32), text="", language="de", speaker="", utterance_id=name)
+    # Random weights write nothing that is worth teaching.
+    monkeypatch.setattr(pseudo_labels, "why_dropped", lambda *label, **around: None)
+    options = LabelOptions(targets=("en",), replace=True)
+    run_labels(str(tmp_path / "teacher"), [data], tmp_path / "out", options, spoken=None)
+    family = load(tmp_path / "teacher")
+    served = DecodingOptions(draft=NONE, guard=GuardOptions(enabled=False))
+    for number, utterance in enumerate(Manifest(tmp_path / "out")):
+        found = translate(
+            family,
+            Manifest(data).samples(number),
+            ["de", "en"],
+            "de",
+            served,
+            sample_rate=SAMPLE_RATE,
+            activity=Loudness(),
+        )
+        texts = {"de": utterance.text, **utterance.translations}
+        shown = {target: one.segments or one.dropped for target, one in found.items()}
+        assert texts == {target: one_line(joined_text(segments)) for target, segments in shown.items()}
+    settings = json.loads((tmp_path / "out" / "pseudo_labels.json").read_text())
+    assert settings["decoding"] == json.loads(json.dumps(asdict(served)))
+
+
+def test_labels_begun_before_the_options_were_named_go_on_where_they_are_the_same(tmp_path: Path) -> None:
+    named = {"teacher": "x", "decoding": {"beam_size": 1, "timestamps": False}}
+    claim(tmp_path / "out", {"teacher": "x"})
+    claim(tmp_path / "out", named)
+    with pytest.raises(SprachbundError, match="was begun with another decoding"):
+        claim(tmp_path / "out", {**named, "decoding": {"beam_size": 1, "timestamps": True}})

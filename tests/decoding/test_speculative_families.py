@@ -18,7 +18,7 @@ from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.engines.choice import engine_for, why_not_native
-from sprachbund.engines.packing import EngineChoice
+from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.drafts import find_drafts

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import instruction_sets, native
 from sprachbund.engines.native_engine import NativeDecoder, NativeLayers, exchanged, pack
+from sprachbund.engines.options import NativeOptions
 from sprachbund.engines.packed_cache import PackedFileError, read_packed, write_beside, write_packed
-from sprachbund.engines.packing import OFFSET, NativeOptions, pack_decoder, pack_encoder, pack_four, pad
+from sprachbund.engines.packing import OFFSET, pack_decoder, pack_encoder, pack_four, pad
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.nn.conformer import ConformerLayer

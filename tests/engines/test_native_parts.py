@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sprachbund.engines.extension import instruction_sets, missing_because, native
 from sprachbund.engines.native_engine import NativeDecoder
-from sprachbund.engines.packing import MemoryNumbers, NativeOptions, pack_decoder
+from sprachbund.engines.options import MemoryNumbers, NativeOptions
+from sprachbund.engines.packing import pack_decoder
 from sprachbund.errors import SprachbundError
 from sprachbund.nn.decoder import TextDecoder
 from tests.engines.support import (

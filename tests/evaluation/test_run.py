@@ -7,18 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from sprachbund.decoding.options import GuardOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
 from sprachbund.evaluation.lines import read_lines
-from sprachbund.evaluation.manifest import read_manifest
+from sprachbund.evaluation.manifest import differences, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
 from sprachbund.evaluation.provenance import data_hash, model_hash
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
-from sprachbund.evaluation.run import evaluate, race_models, rescore
+from sprachbund.evaluation.run import evaluate, race_models, rescore, translate_no_speech
 from sprachbund.evaluation.tables import docs_table, fill
+from sprachbund.models.io import load
 from sprachbund.util.options import RenamedWarning
 from tests.evaluation.tiny_model import save_tiny_model, write_corpus
 from tests.models.whisper_support import make_directory
@@ -163,7 +166,7 @@ def test_what_cannot_be_evaluated_is_said_at_once(corpus, model_directory, tmp_p
     [
         (lambda text: text[:400], r"scores\.json:\d+: not JSON"),
         (lambda text: text.replace('"seed": 2024', '"seed": "x"'), "seed: Input should be a valid integer"),
-        (lambda text: text.replace('"format": 1', '"format": 9'), "format: Input should be 1"),
+        (lambda text: text.replace('"format": 2', '"format": 9'), "format: Input should be 1 or 2"),
         (lambda text: "[]", "the whole: .* no result manifest"),
         (lambda text: "\ufeff" + text, r"scores\.json:1: begins with a byte order mark"),
         (lambda text: text.replace('"sha256"', '"sha"'), "Extra inputs|Field required"),
@@ -248,6 +251,43 @@ def test_whisper_models_transcribe_and_translate_where_they_can(corpus, tiny_opt
     silent = [line for line in lines if not line.source]
     assert len(silent) == 9
     assert all(line.target == line.evidence.language for line in silent)
+
+
+def test_numbers_of_a_whisper_model_are_replayed_under_the_options_they_were_measured_under(
+    corpus, tiny_options, tmp_path
+):
+    """Manifests of format 1 name `timestamps: true`, and rows were decoded without them."""
+    make_directory(tmp_path / "model")
+    decoding = replace(tiny_options.decoding, guard=GuardOptions(enabled=False))
+    timed = replace(tiny_options, decoding=decoding, no_speech_per_kind=0)
+    plain = replace(timed, decoding=replace(decoding, timestamps=False))
+    new = evaluate([corpus], tmp_path / "model", timed, out=tmp_path / "new").manifest
+    assert (new.format, new.configuration["decoding"]["timestamps"]) == (2, True)
+    assert replay(tmp_path / "new").same
+    evaluate([corpus], tmp_path / "model", plain, out=tmp_path / "old")
+    path = tmp_path / "old" / "scores.json"
+    text = path.read_text(encoding="utf-8").replace('"format": 2', '"format": 1')
+    path.write_text(text.replace('"timestamps": false', '"timestamps": true'), encoding="utf-8")
+    old = read_manifest(path)
+    assert old.configuration == new.configuration
+    assert differences(old, new)  # the two ways of decoding do not give the same numbers
+    assert replay(path).same
+    assert rescore(tmp_path / "old", old).numbers == old.numbers
+
+
+def test_a_model_that_cannot_tell_languages_is_measured_on_no_speech(
+    model_directory, tiny_options, monkeypatch
+):
+    model = load(model_directory)
+    monkeypatch.setattr(
+        model, "language_log_probs", lambda memory: torch.zeros(len(memory.states), 3).log_softmax(-1)
+    )
+    monkeypatch.setattr(model, "pairs", lambda: frozenset({("de", "de"), ("en", "en"), ("ru", "ru")}))
+    lines = list(translate_no_speech(model, tiny_options))
+    assert len(lines) == 9
+    assert {line.target for line in lines} == {"und"}
+    assert {line.evidence.dropped for line in lines} != {"unknown pair: und to und"}
+    assert all(line.evidence.num_tokens for line in lines)
 
 
 def test_models_race_on_what_both_can_do(corpus, model_directory, tiny_options, tmp_path, monkeypatch):

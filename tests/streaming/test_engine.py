@@ -271,3 +271,27 @@ def test_a_recording_played_on_a_simulated_clock_is_deterministic():
     assert found == once()
     assert [second for _, second in found] == sorted(second for _, second in found)
     assert all(second == pytest.approx(event.audio_s, abs=1e-6) for event, second in found)
+
+
+def test_transcription_in_a_language_that_the_model_cannot_tell_ends_the_session_as_it_refuses_a_recording():
+    own = engine()
+    own.model.language_log_probs = lambda memory: memory.states.new_zeros(len(memory.states), 3)
+    samples = recording(*SPEECH)
+    with pytest.raises(SprachbundError, match="cannot tell which language is spoken") as refused:
+        translate(
+            own.model, samples, [TRANSCRIBE], None, OPTIONS, sample_rate=SAMPLE_RATE, activity=Loudness()
+        )
+    other, session = own.open(["de"]), own.open([TRANSCRIBE])
+    for one in (other, session):
+        one.push(samples)
+        one.finish()
+    events: list[list[LiveEvent]] = [[], []]
+    for _ in range(100):
+        for found, new in zip(events, own.step([other, session]), strict=True):
+            found += new
+        if other.finished:
+            break
+    errors = [event for event in events[1] if isinstance(event, LiveNotice) and event.kind == "error"]
+    assert [event.message for event in errors] == [str(refused.value)]
+    assert session.error == str(refused.value)
+    assert written(events[0])["de"]

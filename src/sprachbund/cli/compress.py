@@ -535,9 +535,10 @@ def run_labels(
     offline: bool = False,
 ) -> "Labelled":
     """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`."""
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from sprachbund.compression.pseudo_labels import check_targets, open_source, pseudo_label
+    from sprachbund.decoding.logits_process import timestamp_tokens
     from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
     from sprachbund.engines.choice import engine_for
     from sprachbund.evaluation.failures import identifier_for
@@ -555,7 +556,11 @@ def run_labels(
         language = None if spoken is None else parse_language(spoken, family.source_languages)
         sources = [open_source(path, language, family.max_window_s) for path in data]
         check_targets(family, sources, options.targets)
-    decoding = DecodingOptions(beam_size=beam, draft=NONE, guard=GuardOptions(enabled=False))
+    # Named as they are served: a teacher without timestamps is not said to have been asked for them.
+    timed = timestamp_tokens(family) is not None
+    decoding = DecodingOptions(
+        beam_size=beam, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
+    )
     card = Card.read(directory)
     with resumable(out), Bar("labelling", seconds=True) as bar:
         return pseudo_label(
@@ -566,7 +571,13 @@ def run_labels(
             options,
             identifier=identifier_for({*options.targets, *family.source_languages}),
             name=card.name if card else directory.name,
-            settings={"teacher": model_hash(directory), "spoken": language, "beam": beam, "engine": engine},
+            settings={
+                "teacher": model_hash(directory),
+                "spoken": language,
+                "beam": beam,
+                "engine": engine,
+                "decoding": asdict(decoding),
+            },
             progress=bar.update,
         )
 

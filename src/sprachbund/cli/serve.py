@@ -12,7 +12,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.serving.settings import Settings
 
 if TYPE_CHECKING:
-    from sprachbund.engines.packing import EngineChoice
+    from sprachbund.engines.options import EngineChoice
     from sprachbund.serving.server import Server
 
 

@@ -20,7 +20,7 @@ from sprachbund.cli.console import (
 )
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
-from sprachbund.research.gradient_sharing.sketches import CollectOptions
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

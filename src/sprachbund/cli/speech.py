@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sprachbund.api import Model
     from sprachbund.decoding.pipeline import LongForm
     from sprachbund.decoding.result import Segment, Translation
-    from sprachbund.engines.packing import EngineChoice
+    from sprachbund.engines.options import EngineChoice
 
 
 # Where segments go while a file is being worked on: lines on the screen, files, or one JSON object.

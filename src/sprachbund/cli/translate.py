@@ -118,7 +118,7 @@ Untrusted = Annotated[
 ]
 Output = Annotated[OutputOptions, Panel("Output")]
 Decoding = Annotated[DecodingOptions, Panel("Decoding")]
-Model = Annotated[ModelOptions, Panel("Model")]
+Computing = Annotated[ModelOptions, Panel("Model")]
 
 
 def _register_translate(app: typer.Typer) -> None:
@@ -147,7 +147,7 @@ def translate(
     *,
     output: Output,
     decoding: Decoding,
-    model: Model,
+    model: Computing,
 ) -> None:
     """Translate recordings, or text, into one or more languages."""
     if not (targets := listed(to)):
@@ -186,7 +186,7 @@ def transcribe(
     *,
     output: Output,
     decoding: Decoding,
-    model: Model,
+    model: Computing,
 ) -> None:
     """Write down recordings in the language spoken."""
     translate(

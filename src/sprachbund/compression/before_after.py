@@ -25,7 +25,7 @@ from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.pipeline import encode
 from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
-from sprachbund.engines.packing import EngineChoice
+from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import Job, Plan, make_plan, translate_plan
 from sprachbund.evaluation.lines import Line

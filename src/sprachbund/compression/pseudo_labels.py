@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.audio.load import open_audio
@@ -24,8 +23,9 @@ from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own import AUDIO_SUFFIXES
 from sprachbund.decoding.guard import judge
-from sprachbund.decoding.languages import UNDETERMINED, identify
+from sprachbund.decoding.languages import UNDETERMINED, LanguageTracker
 from sprachbund.decoding.options import GuardOptions
+from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
@@ -45,6 +45,11 @@ _WIDE = "WF"
 
 class LabelEvidence(Protocol):
     """What decoding says of a label; `sprachbund.evaluation.lines.Evidence` has it all."""
+
+    @property
+    def kept(self) -> str | None:
+        """The text that the guard left, where it dropped a part of it; None where it dropped all or none."""
+        ...
 
     @property
     def finished(self) -> bool:
@@ -425,6 +430,9 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / SETTINGS
     if path.exists():
         known = read_object(path, advice="delete it if the labels there were begun so, or name a new folder")
+        if "decoding" in wanted and "decoding" not in known:
+            # Records of before named the width of the beam alone, and labels were decoded without timestamps.
+            known["decoding"] = {**wanted["decoding"], "timestamps": False}
         changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))
         if changed:
             raise SprachbundError(
@@ -646,13 +654,19 @@ class _Work:
                 record.count(target, UNKNOWN_PAIR)
         return tuple(wanted)
 
-    @torch.inference_mode()
     def _languages(self, unknown: Sequence[Spoken]) -> Iterator[tuple[str, float]]:
         """The language of each, and its probability."""
+        teacher = self._teacher
         for some in _batches(unknown, self._options.batch_size):
-            memory = self._teacher.encode(self._teacher.features([one.samples for one in some]))
-            for row in self._teacher.language_log_probs(memory):
-                found = identify(row[None], self._teacher.source_languages, None)
+            queries = [
+                LanguageQuery(
+                    known=None, allowed=None, tracker=LanguageTracker(teacher.source_languages, None, 1)
+                )
+                for _ in some
+            ]
+            features = teacher.features([one.samples for one in some])
+            encoded = encode_and_identify(teacher, features, queries, [one.duration_s for one in some])
+            for found in encoded.languages:
                 if found.language == UNDETERMINED:
                     raise SprachbundError(
                         "this teacher cannot tell which language is spoken; name it with --from"
@@ -671,7 +685,9 @@ class _Work:
                     [job.language for job in batch],
                 )
                 for job, row in zip(batch, rows, strict=True):
-                    found[job.id] = dict(zip(job.targets, row, strict=True))
+                    # Where the guard left a part, that is the text which the teacher would show.
+                    shown = [(text if e.kept is None else e.kept, e) for text, e in row]
+                    found[job.id] = dict(zip(job.targets, shown, strict=True))
         return found
 
     def _write(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import AudioInput, AudioSource, open_audio
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.decoding.guard import compression_ratio, judge, repetition
@@ -28,7 +29,6 @@ from sprachbund.decoding.languages import (
     LanguageTracker,
     Request,
     check_pair,
-    identify,
     knows_pair,
     read_request,
 )
@@ -263,12 +263,20 @@ def _shifted(word: Word, offset_s: float) -> Word:
     )
 
 
-# From a batch of speech spans to segments: the one place where speech becomes text, for one recording or
-# for many.
+# The one way from samples to text: files, live text, evaluation, pseudo-labels, text input and the service
+# take it.
 #
-# Spans of several recordings, each with languages and options of its own, go through the encoder together,
-# and through the decoder together as far as their options agree. What a span becomes does not depend on
-# its neighbours in the batch.
+# The stages, in their order:
+#
+# samples -> spans `iter_speech_spans`; `whole_span` for an utterance that is cut already spans -> memory,
+# languages `encode_and_identify` languages -> targets `known_targets`, `ask` targets -> rows of tokens
+# `search` rows -> segments `cut_row`, which applies the guard to each
+#
+# `encode_spans` and `decode_spans` are these stages for spans of recordings, and `translate_spans` is
+# both. Live text and text input call single stages, because they have no finished spans. Spans of several
+# recordings, each with languages and options of its own, go through the encoder together, and through the
+# decoder together as far as their options agree. What a span becomes does not depend on its neighbours in
+# the batch.
 
 
 @dataclass(kw_only=True, eq=False)
@@ -280,6 +288,8 @@ class Recording:
         options: how to decode.
         tracker: hears the spans in their order, where the language is to be identified.
         speculation: what guesses ahead; None without. Recordings that share it can share a search.
+        unidentified: language in which speech is transcribed whose language the model cannot tell; None makes that
+            an error. Evaluation names one, for it measures such models too.
         notes: sentences that the caller should see.
         translated: targets that some span was translated into.
         refused: targets that some span could not be, with its language.
@@ -290,6 +300,7 @@ class Recording:
     options: DecodingOptions
     tracker: LanguageTracker
     speculation: Speculation | None = None
+    unidentified: str | None = None
     notes: list[str] = field(default_factory=list)
     translated: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
@@ -306,6 +317,57 @@ class RecordedSpan:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class LanguageQuery:
+    """What is known of the language of an utterance, and how it is identified where it is not.
+
+    Attributes:
+        known: the language, given by the caller or settled by text that stands; None where it is to be identified.
+        allowed: languages that may be spoken, in the model's tags; None where any may.
+        tracker: of the recording or session; it hears utterances in their order.
+        ended: False for speech that goes on: later utterances are not judged by it.
+    """
+
+    known: IdentifiedLanguage | None
+    allowed: Sequence[str] | None
+    tracker: LanguageTracker
+    ended: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """A batch of B utterances after the encoder.
+
+    Attributes:
+        memory: of the utterances, encoded under their languages.
+        languages: (B,) known or identified.
+        log_probs: (B,) rows (L,) of log-probabilities by which they were identified; None for those that were known.
+        heard: (B,) what the model by itself takes the speech for; None where that was not asked.
+        mixed: (B,) which language is spoken where, of models that tell it.
+    """
+
+    memory: Memory
+    languages: list[IdentifiedLanguage]
+    log_probs: list[torch.Tensor | None]
+    heard: list[IdentifiedLanguage | None]
+    mixed: list[tuple[LanguageSpan, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedSpan:
+    """A span in one of the targets asked for.
+
+    Attributes:
+        target: as it was asked for, an entry of `Request.targets`.
+        segments: at least one, in order of time, those that the guard dropped too.
+        hypothesis: the row that was cut into them; None for a pair that the model does not know.
+    """
+
+    target: str
+    segments: tuple[Segment, ...]
+    hypothesis: Hypothesis | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Heard:
     """A span of which the language is known, and the targets that the model knows for it."""
 
@@ -314,7 +376,6 @@ class _Heard:
     targets: tuple[str, ...]
 
 
-@torch.inference_mode()
 def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[tuple[str, Segment]]]:
     """Segments of every span, each with the target it answers, in the order of the recording's targets.
 
@@ -325,52 +386,192 @@ def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[t
     Returns:
         One list for each span. Where a recording cannot go on, its `error` is set and its lists are empty.
     """
+    decoded = decode_spans(model, spans, encode_spans(model, spans))
+    return [[(one.target, segment) for one in per_span for segment in one.segments] for per_span in decoded]
+
+
+def options_with_draft(
+    model: Family,
+    options: DecodingOptions,
+    notes: list[str] | None = None,
+    speculation: Speculation | None = None,
+) -> tuple[DecodingOptions, Speculation | None]:
+    """The draft that the options ask for, and the options without one where there is none.
+
+    It is made once and kept from search to search, with what it has learned of its own acceptance.
+
+    Args:
+        model: any family.
+        options: how to decode.
+        notes: gets a sentence for each draft beside the model that cannot be used.
+        speculation: a draft to share with other recordings.
+
+    Raises:
+        SprachbundError: a draft that was named is not there, or belongs to another model.
+    """
+    speculation = speculation or speculation_for(model, options, notes)
+    return (options if speculation else replace(options, draft=NONE)), speculation
+
+
+def whole_span(samples: NDArray[np.float32], options: SpanOptions, activity: VoiceActivity) -> Span:
+    """All of an utterance (N,) as one span, for speech that is cut already.
+
+    Its speech probability is the mean over the spans that long form would cut out of it; 0 when it would cut none.
+    """
+    spans = [span for span, _ in iter_speech_spans([samples], options, activity=activity)]
+    total_s = sum(span.end_s - span.start_s for span in spans)
+    weighted = sum(span.speech_probability * (span.end_s - span.start_s) for span in spans)
+    return Span(
+        start_s=0.0,
+        end_s=len(samples) / SAMPLE_RATE,
+        speech_probability=weighted / total_s if total_s else 0.0,
+    )
+
+
+def given_language(source: str | None) -> IdentifiedLanguage | None:
+    """The language that a caller gave, which nobody doubts; None where none was given."""
+    return None if source is None else IdentifiedLanguage(language=source, probability=1.0)
+
+
+@torch.inference_mode()
+def encode_and_identify(
+    model: Family,
+    features: Features,
+    queries: Sequence[LanguageQuery],
+    durations_s: Sequence[float],
+    *,
+    identify_all: bool = False,
+) -> Encoded:
+    """Run the encoder, and identify the languages that are not known.
+
+    Args:
+        model: any family.
+        features: of B utterances, or of B texts.
+        queries: (B,) in order of time where they share a tracker.
+        durations_s: (B,) of the utterances; 0 for texts.
+        identify_all: also say what the model takes those for whose language is known. It changes nothing else.
+    """
+    known = [query.known.language if query.known else None for query in queries]
+    memory = encode(model, features, known, [query.allowed for query in queries])
+    rows: list[torch.Tensor | None] = [None] * len(queries)
+    if identify_all or None in known:
+        rows = list(model.language_log_probs(memory))
+    languages, heard = [], []
+    for query, row in zip(queries, rows, strict=True):
+        found = None
+        if row is not None and (identify_all or query.known is None):
+            later_judged_by_it = query.ended and query.known is None
+            found = query.tracker.push(row) if later_judged_by_it else query.tracker.peek(row)
+        language = query.known or found
+        assert language is not None
+        languages.append(language)
+        heard.append(found)
+    # A model split by language has encoded the identified ones under its own first opinion.
+    memory = encode_again(model, features, memory, [language.language for language in languages])
+    return Encoded(
+        memory=memory,
+        languages=languages,
+        log_probs=[row if query.known is None else None for query, row in zip(queries, rows, strict=True)],
+        heard=heard,
+        mixed=language_spans(model, memory, durations_s),
+    )
+
+
+def known_targets(
+    model: Family, request: Request, source: str, unidentified: str | None = None
+) -> tuple[str, ...]:
+    """Targets of a request that the model knows for speech in `source`.
+
+    Args:
+        model: any family.
+        request: the languages asked for.
+        source: the language spoken, in the model's tag; `UNDETERMINED` where the model cannot tell it.
+        unidentified: see `Recording.unidentified`.
+
+    Raises:
+        SprachbundError: speech in a language that the model cannot tell is to be transcribed.
+    """
+    if source == UNDETERMINED and unidentified is None and TRANSCRIBE in request.targets:
+        raise SprachbundError(
+            f"the model {model.name} cannot tell which language is spoken; name the source language"
+        )
+    return tuple(
+        target
+        for target in request.targets
+        if knows_pair(model, source, _target_language(request, target, source, unidentified))
+    )
+
+
+def _target_language(request: Request, target: str, source: str, unidentified: str | None) -> str:
+    return request.target_language(
+        target, unidentified if source == UNDETERMINED and unidentified else source
+    )
+
+
+def ask(model: Family, options: DecodingOptions, language: str, source: str) -> Target:
+    """What is asked of the decoder for one row.
+
+    Args:
+        model: any family.
+        options: how to decode; timestamps are asked for where they are wanted and the model has them.
+        language: of the text wanted, in the model's tag.
+        source: the language spoken; `UNDETERMINED` where nobody knows it.
+    """
+    return Target(
+        language=language,
+        source=None if source == UNDETERMINED else source,
+        context=options.prompt or "",
+        timestamps=options.timestamps and timestamp_tokens(model) is not None,
+    )
+
+
+@torch.inference_mode()
+def encode_spans(model: Family, spans: Sequence[RecordedSpan], *, identify_all: bool = False) -> Encoded:
+    """The first half of `translate_spans`; arguments as there and in `encode_and_identify`."""
+    queries = [
+        LanguageQuery(
+            known=given_language(span.recording.request.source),
+            allowed=span.recording.request.allowed,
+            tracker=span.recording.tracker,
+        )
+        for span in spans
+    ]
     features = model.features([span.samples for span in spans])
-    requests = [span.recording.request for span in spans]
-    memory = encode(model, features, [r.source for r in requests], [r.allowed for r in requests])
-    languages = _languages(model, memory, spans)
-    memory = encode_again(model, features, memory, [found.language for found in languages])
-    mixed = language_spans(model, memory, [len(span.samples) / SAMPLE_RATE for span in spans])
-    heard = [_hear(model, *found) for found in zip(spans, languages, mixed, strict=True)]
-    segments: dict[tuple[int, str], list[Segment]] = {}
+    durations_s = [len(span.samples) / SAMPLE_RATE for span in spans]
+    return encode_and_identify(model, features, queries, durations_s, identify_all=identify_all)
+
+
+@torch.inference_mode()
+def decode_spans(model: Family, spans: Sequence[RecordedSpan], encoded: Encoded) -> list[list[DecodedSpan]]:
+    """The second half of `translate_spans`: for every span, one answer for each target of its recording.
+
+    Args:
+        model: any family.
+        spans: as they were encoded.
+        encoded: what `encode_spans` gave for them.
+    """
+    heard = [_hear(model, *one) for one in zip(spans, encoded.languages, encoded.mixed, strict=True)]
+    decoded: dict[tuple[int, str], DecodedSpan] = {}
     for rows in _groups(heard):
-        own = memory.select(torch.tensor(rows, device=memory.states.device))
-        segments |= _translate_group(model, own, {b: heard[b] for b in rows})
-    return [list(_in_order(b, one, segments)) for b, one in enumerate(heard)]
-
-
-def _languages(model: Family, memory: Memory, spans: Sequence[RecordedSpan]) -> list[IdentifiedLanguage]:
-    """The language of every span, given or identified."""
-    given = [span.recording.request.source for span in spans]
-    log_probs = model.language_log_probs(memory) if None in given else [None] * len(spans)
-    found = []
-    for span, source, row in zip(spans, given, log_probs, strict=True):
-        if source is not None:
-            found.append(IdentifiedLanguage(language=source, probability=1.0))
-            continue
-        found.append(span.recording.tracker.push(row))
-        if TRANSCRIBE in span.recording.request.targets and found[-1].language == UNDETERMINED:
-            span.recording.error = SprachbundError(
-                f"the model {model.name} cannot tell which language is spoken; name the source language"
-            )
-    return found
+        own = encoded.memory.select(torch.tensor(rows, device=encoded.memory.states.device))
+        decoded |= _decode_group(model, own, {b: heard[b] for b in rows})
+    return [list(_in_order(b, one, decoded)) for b, one in enumerate(heard)]
 
 
 def _hear(
     model: Family, span: RecordedSpan, language: IdentifiedLanguage, mixed: tuple[LanguageSpan, ...]
 ) -> _Heard:
-    recording = span.recording
-    known = []
-    for target in recording.request.targets:
-        if knows_pair(model, language.language, recording.request.target_language(target, language.language)):
-            known.append(target)
-            recording.translated.add(target)
-        else:
-            recording.refused[target] = language.language
+    recording, known = span.recording, tuple[str, ...]()
+    try:
+        known = known_targets(model, recording.request, language.language, recording.unidentified)
+    except SprachbundError as error:
+        recording.error = error
+    recording.translated.update(known)
+    recording.refused |= {t: language.language for t in recording.request.targets if t not in known}
     context = SpanContext(
         span=span.span, language=language, given=recording.request.source is not None, mixed=mixed
     )
-    return _Heard(recording=recording, context=context, targets=tuple(known))
+    return _Heard(recording=recording, context=context, targets=known)
 
 
 def _groups(heard: Sequence[_Heard]) -> list[list[int]]:
@@ -383,39 +584,39 @@ def _groups(heard: Sequence[_Heard]) -> list[list[int]]:
 
 
 def _search_key(recording: Recording) -> Hashable:
-    """Equal for recordings that one search can serve; one with a prompt goes alone, for that can be refused."""
+    """Equal for recordings that one search can serve.
+
+    A prompt can be refused, so that those with one share a search only with those of the same caller.
+    """
     options = recording.options
     if options.prompt:
-        return id(recording)
+        return id(options), id(recording.speculation)
     lengths = (options.beam_size, options.length_penalty, options.min_tokens, options.max_tokens)
     return (*lengths, options.timestamps, options.word_timestamps, id(recording.speculation))
 
 
-def _translate_group(
+def _decode_group(
     model: Family, memory: Memory, group: dict[int, _Heard]
-) -> dict[tuple[int, str], list[Segment]]:
-    """Segments by index of the span and target."""
+) -> dict[tuple[int, str], DecodedSpan]:
+    """What became of spans, by index of the span and target."""
     first = next(iter(group.values())).recording
     try:
-        rows = _translate_rows(model, memory, list(group.values()), first)
+        rows = _decode_rows(model, memory, list(group.values()), first)
     except SprachbundError as error:
         for one in group.values():
             one.recording.error = error
         return {}
-    return {
-        (b, target): segments
-        for (b, one), row in zip(group.items(), rows, strict=True)
-        for target, segments in zip(one.targets, row, strict=True)
-    }
+    return {(b, one.target): one for b, row in zip(group, rows, strict=True) for one in row}
 
 
-def _translate_rows(
+def _decode_rows(
     model: Family, memory: Memory, group: Sequence[_Heard], first: Recording
-) -> list[list[list[Segment]]]:
-    """Segments of every span (B) and target (n); what `first` asks of a search, all of the group do."""
+) -> list[list[DecodedSpan]]:
+    """For every span (B) and target (n) its text; what `first` asks of a search, all of the group do."""
     durations_s = [one.context.duration_s for one in group]
     asked = [[_target(model, one, target) for target in one.targets] for one in group]
-    _note_unread_prompt(model, first, asked[0][0])
+    for one, targets in zip(group, asked, strict=True):
+        _note_unread_prompt(model, one.recording, targets[0])
     found = search(model, memory, asked, first.options, durations_s, first.speculation)
     times = timestamp_tokens(model) if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
@@ -425,10 +626,22 @@ def _translate_rows(
         aligned = [list(row) for row in align(model, memory, untimed, text, durations_s)]
     return [
         [
-            cut_row(
-                model, one.context, target, hypothesis, words, times=times, guard=one.recording.options.guard
+            DecodedSpan(
+                target=name,
+                segments=tuple(
+                    cut_row(
+                        model,
+                        one.context,
+                        target,
+                        hypothesis,
+                        words,
+                        times=times,
+                        guard=one.recording.options.guard,
+                    )
+                ),
+                hypothesis=hypothesis,
             )
-            for target, hypothesis, words in zip(*per_span, strict=True)
+            for name, target, hypothesis, words in zip(one.targets, *per_span, strict=True)
         ]
         for one, per_span in zip(group, zip(asked, found, aligned, strict=True), strict=True)
     ]
@@ -443,23 +656,17 @@ def _note_unread_prompt(model: Family, recording: Recording, target: Target) -> 
 
 
 def _target(model: Family, heard: _Heard, target: str) -> Target:
-    source, options = heard.context.language.language, heard.recording.options
-    return Target(
-        language=heard.recording.request.target_language(target, source),
-        source=None if source == UNDETERMINED else source,
-        context=options.prompt or "",
-        timestamps=options.timestamps and timestamp_tokens(model) is not None,
-    )
+    source, recording = heard.context.language.language, heard.recording
+    language = _target_language(recording.request, target, source, recording.unidentified)
+    return ask(model, recording.options, language, source)
 
 
-def _in_order(
-    b: int, heard: _Heard, segments: dict[tuple[int, str], list[Segment]]
-) -> Iterator[tuple[str, Segment]]:
+def _in_order(b: int, heard: _Heard, decoded: dict[tuple[int, str], DecodedSpan]) -> Iterator[DecodedSpan]:
     if heard.recording.error is not None:
         return
     for target in heard.recording.request.targets:
-        for segment in segments.get((b, target), ()) or [unknown_pair_segment(heard.context, target)]:
-            yield target, segment
+        unknown = DecodedSpan(target=target, segments=(unknown_pair_segment(heard.context, target),))
+        yield decoded.get((b, target), unknown)
 
 
 Samples = NDArray[np.float32]
@@ -496,9 +703,7 @@ class LongForm(Iterator[Segment]):
         self._model = model
         options = options or DecodingOptions()
         self._draft_notes: list[str] = []
-        speculation = speculation or speculation_for(model, options, self._draft_notes)
-        if speculation is None:
-            options = replace(options, draft=NONE)
+        options, speculation = options_with_draft(model, options, self._draft_notes, speculation)
         allowed = options.allowed_languages
         request = read_request(model, source=source, targets=targets, allowed=allowed)
         self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
@@ -633,8 +838,8 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
     )
 
 
-# Text to text, by families that read both: the same search as of speech, over what the encoder made of a
-# text.
+# Text to text, by families that read both: the stages of speech (`batches`), over what the encoder made of
+# a text.
 #
 # Shapes: B texts.
 
@@ -703,28 +908,34 @@ def translate_texts(
     return (
         row
         for start in starts
-        for row in _translate_batch(
-            family, texts[start : start + options.batch_size], request.targets, request.source, options
-        )
+        for row in _translate_batch(family, texts[start : start + options.batch_size], request, options)
     )
 
 
 @torch.inference_mode()
 def _translate_batch(
-    family: Family,
-    texts: Sequence[str],
-    targets: Sequence[str],
-    source: str | None,
-    options: DecodingOptions,
+    family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
 ) -> list[list[TranslatedText]]:
     assert isinstance(family, ReadsText)
-    features = family.text_features(texts)
-    memory = encode(family, features, [source] * len(texts))
-    languages = [source] * len(texts) if source else _text_languages(family, memory, options)
-    for language, target in product(dict.fromkeys(languages), targets):
+    # Every text is identified by itself: each has a tracker of its own.
+    queries = [
+        LanguageQuery(
+            known=given_language(request.source),
+            allowed=request.allowed,
+            tracker=LanguageTracker(family.source_languages, request.allowed, 1),
+        )
+        for _ in texts
+    ]
+    encoded = encode_and_identify(family, family.text_features(texts), queries, [0.0] * len(texts))
+    languages = [found.language for found in encoded.languages]
+    if UNDETERMINED in languages:
+        raise SprachbundError(
+            f"the model {family.name} cannot tell the language of a text; name it with --from (source)"
+        )
+    for language, target in product(dict.fromkeys(languages), request.targets):
         check_pair(family, language, target)
-    asked = [[Target(language=t, source=language) for t in targets] for language in languages]
-    found = search(family, memory, asked, options)
+    asked = [[ask(family, options, target, source) for target in request.targets] for source in languages]
+    found = search(family, encoded.memory, asked, options)
     return [
         [
             TranslatedText(
@@ -737,14 +948,3 @@ def _translate_batch(
         ]
         for text, language, group, row in zip(texts, languages, asked, found, strict=True)
     ]
-
-
-def _text_languages(family: Family, memory: Memory, options: DecodingOptions) -> list[str]:
-    """The language of each text, found out."""
-    known, allowed = family.source_languages, options.allowed_languages
-    found = [identify(row[None], known, allowed).language for row in family.language_log_probs(memory)]
-    if UNDETERMINED in found:
-        raise SprachbundError(
-            f"the model {family.name} cannot tell the language of a text; name it with --from (source)"
-        )
-    return found

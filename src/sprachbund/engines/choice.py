@@ -27,8 +27,8 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.engines import packed_cache
 from sprachbund.engines.extension import choose_instruction_set, missing_because, native
 from sprachbund.engines.native_engine import NativeDecoder, exchanged, native_parts_of, pack, why_not_family
+from sprachbund.engines.options import CHOICES, EngineChoice, NativeOptions
 from sprachbund.engines.packed_cache import packed_for
-from sprachbund.engines.packing import CHOICES, EngineChoice, NativeOptions
 from sprachbund.engines.torch_layers import FusedEncoderLayer, Precision, TorchDecoder, recast
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Memory

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.engines.extension import enough_memory, native
+from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.engines.packed_cache import Packed
 from sprachbund.engines.packing import (
     BLOCK,
     Arrays,
     DecoderShape,
     EncoderShape,
-    NativeOptions,
     StemShape,
-    WeightNumbers,
     decoder_shape,
     encoder_shape,
     pack_decoder,

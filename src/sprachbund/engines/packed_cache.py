@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.engines.packing import WeightNumbers
+from sprachbund.engines.options import WeightNumbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import atomic_path, write_text
 

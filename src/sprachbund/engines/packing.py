@@ -7,13 +7,13 @@ Shapes: D width, H heads, W width of a head, padded; V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.errors import SprachbundError
+from sprachbund.engines.options import WeightNumbers
 from sprachbund.models.weights import quantize_rows
 from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.conformer import ConformerLayer, ConvolutionModule, Subsampling
@@ -21,39 +21,6 @@ from sprachbund.nn.decoder import DecoderLayer, TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, SplitFeedForward
 from sprachbund.nn.quantized import quantize_blocks
-
-# The engines there are, and what of the native one's exactness may be given up for speed; nothing unless
-# asked for.
-
-EngineChoice = Literal["auto", "native", "native-int4", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
-CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
-MemoryNumbers = Literal["bf16", "int8"]
-WeightNumbers = Literal["int8", "int4"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NativeOptions:
-    """Options of the native engine.
-
-    Attributes:
-        memory: numbers in which the decoder keeps the keys and values of the speech. "int8" halves, nearly, what a
-            token reads of them.
-        weights: numbers of the linear layers of decoder and encoder. "int4" are codes of k-quant
-            (`sprachbund.nn.quantized`): 4.6 bits a weight in place of 8. Convolutions and the output
-            matrix, which is the embeddings too, have 8 bits in any case.
-
-    Raises:
-        SprachbundError: a value that is not offered.
-    """
-
-    memory: MemoryNumbers = "bf16"
-    weights: WeightNumbers = "int8"
-
-    def __post_init__(self) -> None:
-        for name, offered in (("memory", get_args(MemoryNumbers)), ("weights", get_args(WeightNumbers))):
-            if (value := getattr(self, name)) not in offered:
-                raise SprachbundError(f"{name}={value!r} is not offered; choose {' or '.join(offered)}")
-
 
 BLOCK = 16
 """Rows of a matrix, positions of a cache and dimensions of a head come in multiples of this."""

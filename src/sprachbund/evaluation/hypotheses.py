@@ -4,7 +4,6 @@ An utterance is one window here, as it was cut by the corpus; long form has its 
 like length share a batch, but lines come in the order of the corpus, as soon as a stretch of it is done.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +11,28 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
+from sprachbund.audio.spans import Span, VoiceActivity
 from sprachbund.data.manifest import Manifest, Utterance, read_info
-from sprachbund.decoding.guard import compression_ratio, judge, repetition
-from sprachbund.decoding.languages import UNDETERMINED, identify
+from sprachbund.decoding.guard import compression_ratio, repetition
+from sprachbund.decoding.languages import (
+    TRANSCRIBE,
+    UNDETERMINED,
+    IdentifiedLanguage,
+    LanguageTracker,
+    Request,
+)
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import encode, encode_again
-from sprachbund.decoding.search import search
-from sprachbund.decoding.state import Hypothesis
+from sprachbund.decoding.pipeline import (
+    DecodedSpan,
+    RecordedSpan,
+    Recording,
+    decode_spans,
+    encode_spans,
+    options_with_draft,
+    whole_span,
+)
+from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import (
     Evidence,
@@ -33,7 +44,7 @@ from sprachbund.evaluation.lines import (
     spoken_spans,
 )
 from sprachbund.evaluation.options import BATCH_SIZE
-from sprachbund.models.base import Family, Memory, Target
+from sprachbund.models.base import Family, Memory
 from sprachbund.text.languages import parse_language
 
 _STRETCH_BATCHES = (
@@ -171,89 +182,86 @@ def translate_plan(
 
 
 class Decoder:
-    """A model with its options and a voice activity detector, applied to batches of sounds."""
+    """A model with its options and a voice activity detector, applied to batches of utterances.
 
-    def __init__(self, model: Family, options: DecodingOptions) -> None:
-        self._model, self._options = model, options
+    An utterance goes the way that `translate` goes (`sprachbund.decoding.pipeline`); only that it is cut already, and
+    that the evidence is kept of text that the guard drops.
+
+    Args:
+        model: any family.
+        options: how to decode.
+        unidentified: language in which speech is transcribed whose language the model cannot tell; None makes that an
+            error.
+    """
+
+    def __init__(self, model: Family, options: DecodingOptions, *, unidentified: str | None = None) -> None:
+        self._model, self._unidentified = model, unidentified
+        self._options, self._speculation = options_with_draft(model, options)
         self._activity = VoiceActivity()
 
-    @torch.inference_mode()
     def decode(
         self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
     ) -> list[list[tuple[str, Evidence]]]:
-        """Text and evidence for every sound (B) and each of its targets (n, the same for all).
+        """Text before the guard, and evidence, for every sound (B) and each of its targets (n, the same for all).
 
         Args:
             sounds: 16 kHz mono float32, each (num_samples,).
             targets: B lists of n languages; an empty language means the one identified, that is
                 transcription.
             sources: the language of each; None identifies it.
+
+        Raises:
+            SprachbundError: for what the model cannot be asked.
         """
-        model = self._model
-        features = model.features(sounds)
-        memory = encode(model, features, sources, [self._options.allowed_languages] * len(sounds))
-        heard = [self._identify(row) for row in model.language_log_probs(memory)]
-        spoken = [source or found for source, found in zip(sources, heard, strict=True)]
-        memory = encode_again(model, features, memory, spoken)
-        context = self._options.prompt or ""
-        asked = [
-            [Target(language=t or s or model.source_languages[0], source=s, context=context) for t in row]
-            for s, row in zip(spoken, targets, strict=True)
-        ]
-        durations_s = [len(samples) / 16_000 for samples in sounds]
-        found = search(model, memory, asked, self._options, durations_s)
-        speech = [self._speech_probability(samples) for samples in sounds]
-        routes = _routes(model, memory, len(sounds))
+        spans = [self._span(*one) for one in zip(sounds, targets, sources, strict=True)]
+        encoded = encode_spans(self._model, spans, identify_all=True)
+        decoded = decode_spans(self._model, spans, encoded)
+        for span in spans:
+            if span.recording.error is not None:
+                raise span.recording.error
+        routes = _routes(self._model, encoded.memory, len(spans))
         return [
-            [self._judged(h, duration_s, p, language, routed) for h in row]
-            for row, duration_s, p, language, routed in zip(
-                found, durations_s, speech, heard, routes, strict=True
-            )
+            [_with_evidence(one, span.span, heard, routed) for one in row]
+            for row, span, heard, routed in zip(decoded, spans, encoded.heard, routes, strict=True)
         ]
 
-    def _identify(self, log_probs: torch.Tensor) -> str | None:
-        found = identify(log_probs[None], self._model.source_languages, self._options.allowed_languages)
-        return None if found.language == UNDETERMINED else found.language
-
-    def _speech_probability(self, samples: np.ndarray) -> float:
-        """Mean over the spans of speech, as long form would cut them; 0 when it would cut none."""
-        found = iter_speech_spans([samples], self._options.spans, activity=self._activity)
-        spans = [span for span, _ in found]
-        total_s = sum(span.end_s - span.start_s for span in spans)
-        weighted = sum(span.speech_probability * (span.end_s - span.start_s) for span in spans)
-        return weighted / total_s if total_s else 0.0
-
-    def _judged(
-        self,
-        hypothesis: Hypothesis,
-        duration_s: float,
-        speech_probability: float,
-        language: str | None,
-        routes: tuple[Route, ...],
-    ) -> tuple[str, Evidence]:
-        text = one_line(self._model.decode_text(hypothesis.tokens))
-        no_speech = hypothesis.no_speech_log_probability
-        no_speech_probability = None if no_speech is None else round(math.exp(no_speech), 4)
-        dropped = judge(
-            text,
-            duration_s=duration_s,
-            speech_probability=speech_probability,
-            no_speech_probability=no_speech_probability,
-            mean_log_probability=hypothesis.mean_log_probability,
-            options=self._options.guard,
+    def _span(self, samples: np.ndarray, targets: Sequence[str], source: str | None) -> RecordedSpan:
+        """An utterance as a recording of one span, which covers it whole."""
+        allowed = self._options.allowed_languages
+        windows = self._options.language_windows
+        recording = Recording(
+            request=Request(source=source, targets=tuple(t or TRANSCRIBE for t in targets), allowed=allowed),
+            options=self._options,
+            tracker=LanguageTracker(self._model.source_languages, allowed, windows),
+            speculation=self._speculation,
+            unidentified=self._unidentified,
         )
-        return text, Evidence(
-            dropped=dropped,
-            finished=hypothesis.finished,
-            num_tokens=len(hypothesis.tokens),
-            mean_log_probability=round(hypothesis.mean_log_probability, 4),
-            speech_probability=round(speech_probability, 4),
-            no_speech_probability=no_speech_probability,
-            compression_ratio=round(compression_ratio(text), 4),
-            repetition=round(repetition(text), 4),
-            language=language,
-            routes=routes,
-        )
+        span = whole_span(samples, self._options.spans, self._activity)
+        return RecordedSpan(recording=recording, span=span, samples=samples)
+
+
+def _with_evidence(
+    decoded: DecodedSpan, span: Span, heard: IdentifiedLanguage | None, routes: tuple[Route, ...]
+) -> tuple[str, Evidence]:
+    """The utterance's text as `translate` joins its segments, with what decoding says of it."""
+    kept = [segment for segment in decoded.segments if segment.dropped is None]
+    text = one_line(joined_text(decoded.segments))
+    in_part = 0 < len(kept) < len(decoded.segments)
+    hypothesis, no_speech = decoded.hypothesis, decoded.segments[0].no_speech_probability
+    language = None if heard is None or heard.language == UNDETERMINED else heard.language
+    return text, Evidence(
+        dropped=None if kept else decoded.segments[0].dropped,
+        kept=one_line(joined_text(kept)) if in_part else None,
+        finished=hypothesis is None or hypothesis.finished,
+        num_tokens=0 if hypothesis is None else len(hypothesis.tokens),
+        mean_log_probability=0.0 if hypothesis is None else round(hypothesis.mean_log_probability, 4),
+        speech_probability=round(span.speech_probability, 4),
+        no_speech_probability=None if no_speech is None else round(no_speech, 4),
+        compression_ratio=round(compression_ratio(text), 4),
+        repetition=round(repetition(text), 4),
+        language=language,
+        routes=routes,
+    )
 
 
 def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, corpus: str) -> Line:

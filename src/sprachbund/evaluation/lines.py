@@ -369,7 +369,9 @@ class Evidence:
     """What decoding says of a hypothesis.
 
     Attributes:
-        dropped: why the guard dropped it; None when it is kept.
+        dropped: why the guard dropped it; None when it is kept, be it in part.
+        kept: the text that the guard left, where it dropped some of the hypothesis's segments; None where it dropped
+            all or none.
         finished: whether the model ended the row itself; False when the limit on tokens cut it.
         num_tokens: tokens written, the end not counted.
         mean_log_probability: natural logarithm per token.
@@ -382,6 +384,7 @@ class Evidence:
     """
 
     dropped: str | None = None
+    kept: str | None = None
     finished: bool = True
     num_tokens: int = 0
     mean_log_probability: float = 0.0
@@ -438,8 +441,10 @@ class Line:
 
     @property
     def guarded(self) -> str:
-        """The text that a user sees: empty when the guard dropped it."""
-        return "" if self.evidence.dropped else self.hypothesis
+        """The text that a user sees: without what the guard dropped."""
+        if self.evidence.dropped:
+            return ""
+        return self.hypothesis if self.evidence.kept is None else self.evidence.kept
 
     def behind_guard(self) -> "Line":
         """The same line with the text that a user sees as its hypothesis."""
@@ -454,6 +459,8 @@ class Line:
             del values["spoken"]
         if not self.evidence.routes:
             del values["evidence"]["routes"]
+        if self.evidence.kept is None:
+            del values["evidence"]["kept"]
         return json.dumps(values, ensure_ascii=False)
 
     @classmethod

@@ -5,6 +5,7 @@ Numbers that a machine decides (times, memory) are kept apart from those that mu
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import provenance as hashes
+from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.util.files import write_text
 
 MANIFEST_FILE = "scores.json"
-FORMAT = 1
+WITHOUT_TIMESTAMPS = 1
+"""The format of manifests whose `timestamps` was named and not asked for: rows were decoded without them."""
 _Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 
@@ -92,6 +95,7 @@ class ResultManifest(Strict):
     """What was measured, on what, with what, by what.
 
     Attributes:
+        format: 2, or that of older manifests, see `WITHOUT_TIMESTAMPS`.
         kind: of measurement.
         numbers: scores, which a rerun must give again.
         failures: rates of failures, which a rerun must give again.
@@ -99,7 +103,7 @@ class ResultManifest(Strict):
         race: speed beside other models', one row each.
         data: corpora in the order given.
         model: what was evaluated.
-        configuration: everything a rerun needs beside data and model.
+        configuration: everything a rerun needs beside data and model; `options_of` reads it.
         seed: of all that is drawn.
         commit: of the source tree, None outside one.
         machine: where it ran.
@@ -107,7 +111,7 @@ class ResultManifest(Strict):
         created: when, UTC.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     kind: Literal["evaluate"] = "evaluate"
     numbers: list[Number]
     failures: list[FailureRate] = []
@@ -230,3 +234,11 @@ def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-
             after = "missing" if now is None else f"{now[0]} of {now[1]}"
             found.append(f"{' '.join(rate.key)}: was {rate.failed} of {rate.judged}, is {after}")
     return found
+
+
+def options_of(manifest: ResultManifest, path: Path | None = None) -> EvaluationOptions:
+    """The options that a manifest's numbers were measured under; errors as in `options_from`."""
+    options = options_from(manifest.configuration, path)
+    if manifest.format == WITHOUT_TIMESTAMPS:
+        return replace(options, decoding=replace(options.decoding, timestamps=False))
+    return options

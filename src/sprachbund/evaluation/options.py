@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.engines.packing import EngineChoice
+from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.util.options import Option, Range, check
 
@@ -21,7 +21,7 @@ class EvaluationOptions:
         targets: languages wanted; every language with references if not given.
         limit: most utterances of each corpus, spread evenly over it; all if not given.
         batch_size: utterances in a batch; does not change the result.
-        decoding: how to decode; its guard is applied to what is scored.
+        decoding: how to decode, as `translate` does with the same options; its guard is applied to what is scored.
         no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
         engine: what computes the model: torch; native, native-int4; auto; torch-fp32, torch-bf16, torch-int8.

@@ -13,10 +13,10 @@ from sprachbund.evaluation.manifest import (
     ResultManifest,
     differences,
     manifest_path,
+    options_of,
     read_values,
     validated,
 )
-from sprachbund.evaluation.options import options_from
 from sprachbund.evaluation.run import Progress, evaluate
 from sprachbund.models.io import BUNDLED, locate
 
@@ -78,7 +78,7 @@ def replay(
     if isinstance(values, dict) and values.get("kind") in ("score", "compare"):
         return _replay_files(read_file_manifest(values, path), path, [*data, *([model] if model else [])])
     old = validated(ResultManifest, values, manifest_path(path))
-    options = options_from(old.configuration, manifest_path(path))
+    options = options_of(old, manifest_path(path))
     directories = _find_data(old, data, path)
     place = model or _model_place(old, path)
     found = hashes.model_hash(locate(place, offline=offline))

@@ -36,10 +36,10 @@ from sprachbund.evaluation.lines import (
     read_lines,
     spoken_spans,
 )
-from sprachbund.evaluation.manifest import MANIFEST_FILE, DataUsed, ModelUsed, ResultManifest
+from sprachbund.evaluation.manifest import MANIFEST_FILE, DataUsed, ModelUsed, ResultManifest, options_of
 from sprachbund.evaluation.metrics import comet_signature
 from sprachbund.evaluation.no_speech import Sound, no_speech_set
-from sprachbund.evaluation.options import EvaluationOptions, options_from
+from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import Stopwatch, add_cost, first_segment_s, race, race_rows
@@ -331,7 +331,8 @@ def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[L
     does not know them all, into that language."""
     if not options.no_speech_per_kind:
         return
-    decoder = Decoder(model, options.decoding)
+    # A model that cannot tell languages is measured all the same: it writes the first one that it hears.
+    decoder = Decoder(model, options.decoding, unidentified=model.source_languages[0])
     known = {target for _, target in model.pairs()}
     everywhere = all((s, t) in model.pairs() for s in model.source_languages for t in known)
     targets = tuple(sorted(set(options.targets or known) & known)) if everywhere else ("",)
@@ -399,7 +400,7 @@ def rescore(
     """
     path = out / HYPOTHESES_FILE
     targets = {line.target for line in read_lines(path) if line.source}
-    scoring = Scoring(targets, options_from(manifest.configuration, out / MANIFEST_FILE))
+    scoring = Scoring(targets, options_of(manifest, out / MANIFEST_FILE))
     for done, line in enumerate(read_lines(path), start=1):
         scoring.add(line)
         progress(done)

@@ -104,7 +104,12 @@ def usage(duration_s: float) -> dict[str, Any]:
 
 
 def segment_values(segment: Segment, number: int) -> dict[str, Any]:
-    """A segment in OpenAI's names, and what it lacks under ours."""
+    """A segment in OpenAI's names, and what it lacks under ours.
+
+    `no_speech_prob` is the model's own probability that nobody speaks; from models without one, the complement of
+    voice activity.
+    """
+    no_speech = segment.no_speech_probability
     return {
         "id": number,
         "seek": round(segment.start_s * 100),
@@ -115,7 +120,7 @@ def segment_values(segment: Segment, number: int) -> dict[str, Any]:
         "temperature": 0.0,
         "avg_logprob": round(segment.mean_log_probability, 4),
         "compression_ratio": round(segment.compression_ratio, 4),
-        "no_speech_prob": round(1 - segment.speech_probability, 4),
+        "no_speech_prob": round(1 - segment.speech_probability if no_speech is None else no_speech, 4),
         "source_language": segment.source_language,
         "dropped": segment.dropped,
         "spans": [

@@ -12,20 +12,16 @@ from itertools import zip_longest
 import torch
 
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.languages import (
-    TRANSCRIBE,
-    UNDETERMINED,
-    IdentifiedLanguage,
-    LanguageTracker,
-    Request,
-    knows_pair,
-    read_request,
+from sprachbund.decoding.languages import TRANSCRIBE, LanguageTracker, Request, read_request
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pipeline import (
+    LanguageQuery,
+    ask,
+    encode_and_identify,
+    known_targets,
+    options_with_draft,
 )
-from sprachbund.decoding.logits_process import timestamp_tokens
-from sprachbund.decoding.options import NONE, DecodingOptions
-from sprachbund.decoding.pipeline import encode, encode_again, language_spans
 from sprachbund.decoding.search import search
-from sprachbund.decoding.speculation import speculation_for
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.transducer import writes_by_frames
 from sprachbund.decoding.words import align, attended_s, split_words
@@ -154,8 +150,7 @@ class LiveEngine:
         self.model = model
         self.notes: list[str] = []
         options = decoding or DecodingOptions()
-        self._speculation = speculation_for(model, options, self.notes)
-        self.decoding = options if self._speculation else replace(options, draft=NONE)
+        self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
         self._writer = FrameWriter(model) if writes_by_frames(model) else None
@@ -260,30 +255,32 @@ class LiveEngine:
     def _encode(self, jobs: list[Job]) -> _Heard:
         """Run the encoder, and find out the languages spoken."""
         features = self.model.features([job.stretch.samples for job in jobs])
-        declared = [job.session.request.allowed for job in jobs]
-        memory = encode(self.model, features, [job.known_language for job in jobs], declared)
-        probs = None
-        if any(job.known_language is None for job in jobs):
-            probs = self.model.language_log_probs(memory)
-        for b, job in enumerate(jobs):
-            job.language_probs = None if probs is None or job.known_language is not None else probs[b]
-            job.language = _language(job)
-        memory = encode_again(self.model, features, memory, [job.language.language for job in jobs])
-        mixed = language_spans(self.model, memory, [job.stretch.duration_s for job in jobs])
-        for job, spans in zip(jobs, mixed, strict=True):
-            job.mixed = spans
-        return _Heard(jobs=jobs, memory=memory)
+        queries = [
+            LanguageQuery(
+                known=job.known_language,
+                allowed=job.session.request.allowed,
+                tracker=job.session.tracker,
+                ended=job.stretch.closed,
+            )
+            for job in jobs
+        ]
+        encoded = encode_and_identify(self.model, features, queries, [j.stretch.duration_s for j in jobs])
+        found = zip(jobs, encoded.languages, encoded.log_probs, encoded.mixed, strict=True)
+        for job, language, log_probs, mixed in found:
+            job.language, job.language_probs, job.mixed = language, log_probs, mixed
+        return _Heard(jobs=jobs, memory=encoded.memory)
 
     def _work(self, heard: _Heard) -> list[tuple[Job, LiveText]]:
         """What is written of every stretch, in order of the stretches."""
         written: dict[tuple[int, str], list[LiveText]] = defaultdict(list)
         groups: dict[int, list[int]] = {}
         for b, job in enumerate(heard.jobs):
-            job.targets = [target for target in job.session.targets if self._knows(job, target)]
+            if not self._find_targets(job):
+                continue
             for target in job.session.targets:
                 if target not in job.targets and job.stretch.closed:
                     written[b, target].append(unknown_pair(job, target))
-            if job.targets and self._identified(job):
+            if job.targets:
                 groups.setdefault(len(job.targets), []).append(b)
         for places in groups.values():
             for row, text in self._write(heard.select(places)):
@@ -292,15 +289,15 @@ class LiveEngine:
         order = [(b, t) for b, job in enumerate(heard.jobs) for t in job.session.targets]
         return [(heard.jobs[b], text) for b, target in order for text in written.get((b, target), ())]
 
-    def _knows(self, job: Job, target: str) -> bool:
-        source = job.language.language
-        return knows_pair(self.model, source, job.session.request.target_language(target, source))
-
-    def _identified(self, job: Job) -> bool:
-        if job.language.language != UNDETERMINED or TRANSCRIBE not in job.targets:
-            return True
-        job.session.fail(f"the model {self.model.name} cannot tell which language is spoken; name the source")
-        return False
+    def _find_targets(self, job: Job) -> bool:
+        """Set the targets that the model knows; False where the session cannot go on without a language."""
+        try:
+            job.targets = list(known_targets(self.model, job.session.request, job.language.language))
+        except SprachbundError as error:
+            if job.session.error is None:  # another stretch of the session may have said it already
+                job.session.fail(str(error))
+            return False
+        return True
 
     def _write(self, heard: _Heard) -> list[tuple[Row, LiveText | None]]:
         """Attempts at stretches with equally many targets."""
@@ -321,8 +318,7 @@ class LiveEngine:
 
     def _attempts(self, heard: _Heard) -> list[list[Row]]:
         """Decode behind what is committed: rows of every stretch and target."""
-        timed = timestamp_tokens(self.model) is not None and self.decoding.timestamps
-        asked = [[self._target(job, target, timed) for target in job.targets] for job in heard.jobs]
+        asked = [[self._target(job, target) for target in job.targets] for job in heard.jobs]
         durations_s = [job.stretch.duration_s for job in heard.jobs]
         found = search(self.model, heard.memory, asked, self.decoding, durations_s, self._speculation)
         looks = self._looks(heard, asked, found, durations_s)
@@ -334,14 +330,14 @@ class LiveEngine:
             for b, job in enumerate(heard.jobs)
         ]
 
-    def _target(self, job: Job, target: str, timed: bool) -> Target:
+    def _target(self, job: Job, target: str) -> Target:
         source, line = job.language.language, job.stretch.lines[target]
-        asked = Target(
-            language=job.session.request.target_language(target, source),
-            source=None if source == UNDETERMINED else source,
-            context=self.decoding.prompt or "",
-            timestamps=timed and job.stretch.closed and job.stretch.untouched,
-        )
+        language = job.session.request.target_language(target, source)
+        asked = ask(self.model, self.decoding, language, source)
+        if not (job.stretch.closed and job.stretch.untouched):
+            asked = replace(
+                asked, timestamps=False
+            )  # text that stands already, or may yet, is not cut by times
         room = self._room(asked)
         if len(line.prefix) > room - _LEAST_ROOM:  # whoever speaks this fast loses the model some context
             line.prefix = line.prefix[-(room // 2) :]
@@ -374,13 +370,3 @@ class LiveEngine:
             for b, group in zip(places, seen, strict=True):
                 looks[b] = group
         return looks
-
-
-def _language(job: Job) -> IdentifiedLanguage:
-    """Given, fixed by what was written, or heard."""
-    if job.known_language is not None:
-        fixed = job.stretch.language
-        return fixed or IdentifiedLanguage(language=job.known_language, probability=1.0)
-    assert job.language_probs is not None
-    tracker = job.session.tracker
-    return tracker.push(job.language_probs) if job.stretch.closed else tracker.peek(job.language_probs)

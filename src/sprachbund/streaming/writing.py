@@ -12,7 +12,7 @@ from sprachbund.decoding.guard import judge
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
 from sprachbund.decoding.logits_process import timestamp_tokens
 from sprachbund.decoding.options import GuardOptions
-from sprachbund.decoding.pipeline import SpanContext, cut_row, spans_within
+from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
 from sprachbund.decoding.result import LanguageSpan, joined_text
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.transducer import writes_by_frames
@@ -174,10 +174,9 @@ class Job:
         return self.session.options
 
     @property
-    def known_language(self) -> str | None:
+    def known_language(self) -> IdentifiedLanguage | None:
         """The language spoken, if it was given or text rests on it."""
-        fixed = self.stretch.language
-        return self.session.source if fixed is None else fixed.language
+        return self.stretch.language or given_language(self.session.source)
 
     def must_be_cut(self, room: int) -> bool:
         """Whether more speech is open than may be, or its text fills half of the `room` (in tokens) of a row."""

@@ -13,6 +13,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import save
 from sprachbund.research.gradient_sharing.collect import Collection, Job, run_job
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import (
     cosine_error,
     exact_cosines,
@@ -20,7 +21,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     normalised,
     probing,
 )
-from sprachbund.research.gradient_sharing.sketches import CollectOptions, read_sketches, write_sketches
+from sprachbund.research.gradient_sharing.sketches import read_sketches, write_sketches
 from tests.training import made
 
 SMALL = CollectOptions(utterances=8, batch=2, accumulate=2, dimensions=64)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions, Cost, Granularity
 from sprachbund.research.gradient_sharing.gradients import (
     Fits,
     Objective,
@@ -37,7 +38,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     normalised,
     probing,
 )
-from sprachbund.research.gradient_sharing.sketches import CollectOptions, Cost, Granularity, Sketches
+from sprachbund.research.gradient_sharing.sketches import Sketches
 from sprachbund.util.files import read_object, write_text
 from sprachbund.util.jobs import Progress, run_processes
 from sprachbund.util.memory import keep_freed_memory

@@ -26,7 +26,7 @@ from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features, Target
 from sprachbund.models.splitting import start_route
-from sprachbund.research.gradient_sharing.sketches import Granularity, Kind
+from sprachbund.research.gradient_sharing.collect_options import Granularity, Kind
 
 FEED_FORWARDS = ("feed_forward_out", "feed_forward")
 """Second feed-forward of a conformer's layers; the one feed-forward of plain layers."""

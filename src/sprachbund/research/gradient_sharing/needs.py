@@ -18,6 +18,7 @@ from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerSha
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.analyses import FEW, RATIOS
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import choose_modules, make_projection
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
@@ -26,7 +27,6 @@ from sprachbund.research.gradient_sharing.options import (
     GradientSharingRecipe,
     last_layers,
 )
-from sprachbund.research.gradient_sharing.sketches import CollectOptions
 from sprachbund.training.lora import add_lora, rank_for
 from sprachbund.training.memory import kept_on_meta
 from sprachbund.training.options import TrainingOptions

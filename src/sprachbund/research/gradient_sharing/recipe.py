@@ -25,6 +25,7 @@ from sprachbund.evaluation.run import evaluate
 from sprachbund.models.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.research.gradient_sharing.collect import Collection
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.needs import needs
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
@@ -36,12 +37,7 @@ from sprachbund.research.gradient_sharing.options import (
     place,
 )
 from sprachbund.research.gradient_sharing.planning import PlanOptions, make_plan
-from sprachbund.research.gradient_sharing.sketches import (
-    CollectOptions,
-    Sketches,
-    read_sketches,
-    write_sketches,
-)
+from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.training.lora import rank_for
 from sprachbund.training.options import TrainingOptions

@@ -10,12 +10,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.options import Option, Range, check
 from sprachbund.util.tensors import load_arrays, write_arrays
 
 INFO = "info"
@@ -184,77 +183,3 @@ def _check_together(vectors: Mapping[str, Mapping[str, np.ndarray]]) -> None:
 def _counting(name: str) -> list[tuple[bool, int, str]]:
     parts = re.split(r"(\d+)", name)
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
-
-
-# What is collected, and what that costs.
-
-Granularity = Literal["source", "target", "pair"]
-Kind = Literal["count", "gaussian"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectOptions:
-    """What is collected.
-
-    Attributes:
-        modules: names of modules, * for anything between dots; may be repeated. If not given: the second feed-forward
-            of every encoder layer.
-        whole_layers: whole layers in place of feed-forwards.
-        by: what is compared: source, languages spoken; target, languages written (in the decoder); or pair.
-        languages: languages compared (pairs as de>fr); all in the data if not given.
-        targets: languages written; all that the model knows if not given.
-        utterances: utterances of each language.
-        batch: utterances of a backward pass.
-        accumulate: passes whose gradients are added up to one vector.
-        dimensions: dimensions of a sketch.
-        projection: how gradients are made short: count, which is much faster, or gaussian.
-        seed: seed of the choice of utterances and of the projection.
-    """
-
-    modules: Annotated[tuple[str, ...], Option("--modules", metavar="PATTERN")] = ()
-    whole_layers: Annotated[bool, Option("--whole-layers")] = False
-    by: Annotated[Granularity, Option("--by", metavar="WHAT")] = "source"
-    languages: Annotated[tuple[str, ...], Option("--languages", metavar="LANG,…")] = ()
-    targets: Annotated[tuple[str, ...], Option("--to", metavar="LANG,…")] = ()
-    utterances: Annotated[int, Range(1), Option("--utterances", metavar="N")] = 800
-    batch: Annotated[int, Range(1), Option("--batch", metavar="N")] = 4
-    accumulate: Annotated[int, Range(1), Option("--accumulate", metavar="N")] = 4
-    dimensions: Annotated[int, Range(2, 4096), Option("--dimensions", metavar="N")] = 128
-    projection: Annotated[Kind, Option("--projection", metavar="HOW")] = "count"
-    seed: Annotated[int, Option("--seed", metavar="N")] = 0
-
-    def __post_init__(self) -> None:
-        check(self)
-        each, rest = self.batch * self.accumulate, self.utterances % (self.batch * self.accumulate)
-        if rest:
-            near = max(each, self.utterances - rest)
-            raise SprachbundError(
-                f"{self.utterances} utterances do not divide into vectors of {self.batch} x {self.accumulate}; "
-                f"take {near} or {near + each}, or change --batch or --accumulate"
-            )
-
-    @property
-    def vectors(self) -> int:
-        """N."""
-        return self.utterances // (self.batch * self.accumulate)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a collection takes, told beforehand.
-
-    Attributes:
-        passes: forward and backward, in all.
-        passes_left: those not made yet.
-        parameters: coordinates of a gradient.
-        seconds: that the passes left and their projections take one process, from one timed batch.
-        file_bytes: of the sketches.
-        memory_bytes: of the gradients held at a time, besides what a training step holds.
-    """
-
-    passes: int
-    passes_left: int
-    parameters: int
-    seconds: float
-    file_bytes: int
-    memory_bytes: int

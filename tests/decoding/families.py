@@ -1,0 +1,83 @@
+"""One tiny model with random weights of every family and kind of head, for tests of what holds of them all."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprachbund.compression.onnx_export import export
+from sprachbund.models.base import Family
+from sprachbund.models.io import load
+from sprachbund.units.dataset import Spoken as SpokenSentences
+from sprachbund.units.mbart import start_from_mbart, units_with_mbart
+from tests.evaluation.tiny_model import save_tiny_model
+from tests.models import speech_llm_support, split_support
+from tests.models.seamless.support import make_pair
+from tests.models.whisper_support import make_directory
+from tests.streaming.test_by_frames import tiny_transducer
+from tests.units.mbart import write_mbart
+from tests.units.test_text_start import LANGUAGES, shaped
+from tests.units.translators import PAIRS, Spoken, model_of, speak, talkative
+
+
+def _conformer(root: Path) -> Family:
+    return load(save_tiny_model(root / "conformer"))
+
+
+def _split(root: Path) -> Family:
+    return split_support.level_languages(split_support.make_split_model())
+
+
+def _whisper(root: Path) -> Family:
+    make_directory(root / "whisper")
+    return load(root / "whisper")
+
+
+def _seamless(root: Path) -> Family:
+    return make_pair(root / "seamless", "seamless_m4t_v2")[1]
+
+
+def _tokens(head: str) -> Callable[[Path], Family]:
+    def build(root: Path) -> Family:
+        model: Any = talkative(model_of(_spoken(root).units, head=head))
+        return model
+
+    return build
+
+
+def _token_mbart(root: Path) -> Family:
+    spoken, checkpoint = _spoken(root), write_mbart(root / "mbart")
+    parts = [SpokenSentences(spoken.encoded, PAIRS, as_text=text) for text in (False, True)]
+    units = units_with_mbart(spoken.units, checkpoint, parts, LANGUAGES, root / "with")
+    torch.manual_seed(0)
+    return start_from_mbart(units, checkpoint, shaped).eval()
+
+
+def _spoken(root: Path) -> Spoken:
+    return speak(root / "spoken")
+
+
+def _streaming_onnx(root: Path) -> Family:
+    export(tiny_transducer(), root / "onnx")
+    return load(root / "onnx")
+
+
+FAMILIES: Mapping[str, Callable[[Path], Family]] = {
+    "conformer": _conformer,
+    "split conformer": _split,
+    "whisper": _whisper,
+    "seamless": _seamless,
+    "speech LLM": lambda root: speech_llm_support.make_model(),
+    "tokens by attention": _tokens("attention"),
+    "tokens by CTC": _tokens("ctc"),
+    "tokens by CTC and attention": _tokens("ctc_attention"),
+    "tokens by transducer": _tokens("transducer"),
+    "mBART": _token_mbart,
+    "streaming transducer": lambda root: tiny_transducer(),
+    "streaming ONNX": _streaming_onnx,
+}
+"""Builders by name; each writes into an empty folder of its own."""
+
+SLOW = frozenset({"streaming ONNX"})
+"""An export is traced for some ten seconds."""
