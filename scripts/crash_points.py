@@ -26,11 +26,15 @@ def main() -> int:
     )
     parser.add_argument("--most", type=int, help="places of each command")
     parser.add_argument("--folder", type=Path, help="to work in; a temporary one by default")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="of one run of a command")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     known = read_object(options.out)["commands"] if options.out.exists() else {}
     faults = 0
-    with tempfile.TemporaryDirectory() as temporary, Machine(options.folder or Path(temporary)) as runner:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Machine(options.folder or Path(temporary), options.timeout) as runner,
+    ):
         for name in options.commands or CASES:
             found = explore(CASES[name], runner, options.most, tell=print)
             faults += len(found.faults)

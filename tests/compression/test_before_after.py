@@ -16,7 +16,7 @@ from sprachbund.compression.before_after import (
     measure_both,
     times_written,
 )
-from sprachbund.compression.smaller import bits_of, save_smaller
+from sprachbund.compression.smaller import bits_of, new_directory, save_smaller
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import Voice, speak
 from sprachbund.errors import SprachbundError
@@ -48,7 +48,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         model.decoder.norm.weight.mul_(8.0)  # and the model is sure of it, so that the guard lets it pass
     save(model, root / "large", bits=16, card=Card(name="large", scores=[{"chrF": 1}]))
     large = root / "large"
-    save_smaller(with_layers(load(large), decoder=(0,)), large, root / "small", 8, {"by": "prune"})  # type: ignore[type-var]
+    small = with_layers(load(large), decoder=(0,))  # type: ignore[type-var]
+    save_smaller(small, large, root / "small", 8, {"by": "prune"}, name="small")
     return large, root / "small"
 
 
@@ -216,8 +217,11 @@ def test_a_card_says_where_a_model_comes_from(models: tuple[Path, Path]) -> None
     assert (bits_of(models[0]), bits_of(models[1])) == (16, 8)
 
 
-def test_a_place_that_is_taken_is_left_as_it_was(models: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_place_that_is_taken_is_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("x")
-    with pytest.raises(SprachbundError, match="is there already; choose another --out"):
-        save_smaller(load(models[0]), models[0], tmp_path, 16, {})
+    with (
+        pytest.raises(SprachbundError, match="is there already; choose another --out"),
+        new_directory(tmp_path),
+    ):
+        pytest.fail("the folder was given")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.reliability.crash_points import Case
+from tests.reliability.crash_points import WHOLE, Case
 
 Run = Callable[..., None]
 _TRAIN = """languages = ["en", "de"]
@@ -154,6 +154,16 @@ def label(folder: Path, run: Run) -> Sequence[str | Path]:
     ]
 
 
+def smaller(*how: str) -> Callable[[Path, Run], Sequence[str | Path]]:
+    """A model made of another, with its size."""
+
+    def prepare(folder: Path, run: Run) -> Sequence[str | Path]:
+        model = _trained(run, folder)
+        return ["compress", *how, model, "--rounds", "0", "--offline", "--out", folder / "out" / "small"]
+
+    return prepare
+
+
 _CLUSTERS = ("--layer", "2", "--share", "1", "--clusters", "16", "--max-iter", "3", "--n-init", "2")
 _PIECES = ("--unit-pieces", "40", "--text-pieces", "60")
 
@@ -232,18 +242,33 @@ def evaluate(folder: Path, run: Run) -> Sequence[str | Path]:
     return ["evaluate", data, "--model", _trained(run, folder), *options, "--out", folder / "out" / "scores"]
 
 
-def recipe(name: str) -> Callable[[Path, Run], Sequence[str | Path]]:
+def _mixed(run: Run, folder: Path) -> Path:
+    """A corpus of phrases in two languages."""
+    data = folder / "mixed"
+    if not (data / "monolingual-test" / "dataset.json").exists():
+        size = ("--utterances", "16", "--heldout", "2")
+        run("data", "make", "mixed", *size, "--workers", "1", "--out", data)
+    return data
+
+
+def _phrases(run: Run, folder: Path) -> Path:
+    """A corpus of which 16 utterances of each language are usable."""
+    return _book(run, folder, 120)
+
+
+def recipe(
+    name: str, data: Callable[[Run, Path], Path] = _phrases
+) -> Callable[[Path, Run], Sequence[str | Path]]:
     """A published system at the size tiny."""
 
     def prepare(folder: Path, run: Run) -> Sequence[str | Path]:
-        book = _book(run, folder, 120)  # 16 of each language have to be usable
         return [
             "recipe",
             name,
             "--size",
             "tiny",
             "--data",
-            book,
+            data(run, folder),
             "--threads",
             "1",
             "--out",
@@ -261,6 +286,13 @@ CASES = {
         Case(name="train", prepare=train),
         Case(name="evaluate", prepare=evaluate, clocks={"*/scores.json": ("created", "measured")}),
         Case(name="compress pseudo-label", prepare=label),
+        # a folder that is there is left alone, also by a rerun of what was killed after its last change
+        Case(
+            name="compress prune",
+            prepare=smaller("prune", "--encoder-layers", "0"),
+            finished="is there already",
+        ),
+        Case(name="compress quantize", prepare=smaller("quantize"), finished="is there already"),
         Case(name="units fit", prepare=units_fit),
         Case(name="units encode", prepare=units_encode),
         Case(name="share analyse", prepare=share_analyse, clocks={"gradients.npz": ("seconds",)}),
@@ -274,6 +306,40 @@ CASES = {
                 "*plan*.json": ("seconds",),
                 "*/scores.json": ("created", "measured"),
             },
+        ),
+        Case(
+            name="recipe dual_scale",
+            prepare=recipe("dual_scale"),
+            clocks={
+                # decoding is timed; a draft's gain is predicted from what its rounds take here and now; and one
+                # system, "guesses chosen", makes as many guesses as these times say
+                "runs/speed.json": ("ms_per_token", "predicted_gain", "guesses"),
+                # of the same: speeds, their ratios, the predicted gain, and how many of the guesses were accepted
+                "runs/table.json": (
+                    "*tokens/s*",
+                    "over base*",
+                    "over teacher*",
+                    "gain",
+                    "predicted",
+                    "acceptance",
+                ),
+                "runs/speed.png": WHOLE,  # draws them
+                "*/scores.json": ("created", "measured"),
+            },
+        ),
+        Case(
+            name="recipe discrete_units",
+            prepare=recipe("discrete_units"),
+            clocks={
+                "*/cost.json": ("cpu_s",),  # processor time of a training, over all the times it was taken up
+                "runs/log-mel.json": ("training time",),  # the ratio of two of them
+                "*/scores.json": ("created", "measured"),
+            },
+        ),
+        Case(
+            name="recipe code_switch",
+            prepare=recipe("code_switch", _mixed),
+            clocks={"*/scores.json": ("created", "measured")},
         ),
     )
 }

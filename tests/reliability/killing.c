@@ -162,5 +162,8 @@ int unlink(const char *name) { REAL(unlink); CHANGE_AT(AT_FDCWD, name, "unlink")
 int unlinkat(int dir, const char *name, int flags) { REAL(unlinkat); CHANGE_AT(dir, name, "unlink"); return real(dir, name, flags); }
 int remove(const char *name) { REAL(remove); CHANGE_AT(AT_FDCWD, name, "unlink"); return real(name); }
 int rmdir(const char *name) { REAL(rmdir); CHANGE_AT(AT_FDCWD, name, "rmdir"); return real(name); }
+int symlink(const char *to, const char *name) { REAL(symlink); CHANGE_AT(AT_FDCWD, name, "link"); return real(to, name); }
+int symlinkat(const char *to, int dir, const char *name) { REAL(symlinkat); CHANGE_AT(dir, name, "link"); return real(to, dir, name); }
+int link(const char *old, const char *name) { REAL(link); CHANGE_AT(AT_FDCWD, name, "link"); return real(old, name); }
 int mkdir(const char *name, mode_t mode) { REAL(mkdir); CHANGE_AT(AT_FDCWD, name, "mkdir"); return real(name, mode); }
 int mkdirat(int dir, const char *name, mode_t mode) { REAL(mkdirat); CHANGE_AT(dir, name, "mkdir"); return real(dir, name, mode); }

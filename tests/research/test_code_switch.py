@@ -135,12 +135,16 @@ def test_the_language_model_is_one_of_transformers(run: Path) -> None:
 
 
 def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = read_recipe(CodeSwitchRecipe, TINY)
+    left = place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[:2]) / "best"
+    left.mkdir()  # as by a process that was killed while it removed what the finished training needs no more
     before = {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")}
     assert main([*command(run), "--json"]) == 0
     assert {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")} == before
     printed = capsys.readouterr()
     assert len(json.loads(printed.out)["rows"]) == 12
     assert "step" not in printed.err
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("number", [0, 2])

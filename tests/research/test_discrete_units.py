@@ -87,10 +87,15 @@ def test_arms_are_what_they_are_called(run: Path) -> None:
 
 
 def test_a_second_run_does_nothing_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """But for what a process leaves that is killed while it removes what finished trainings need no more."""
+    left = [run / "run" / "seed-0" / name / "best" for name in ("text-ctc", "r-2/run")]
+    for folder in left:
+        folder.mkdir()
     before = {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")}
     assert main([*command(run), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
     assert {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")} == before
+    assert not any(folder.exists() for folder in left)
 
 
 def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:

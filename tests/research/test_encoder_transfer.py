@@ -100,11 +100,14 @@ def test_cells_say_what_they_were_made_of(study: Path) -> None:
 def test_resume_and_a_second_run_make_nothing_again(
     study: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    left = study / "pretrained" / "ml" / "best"
+    left.mkdir()  # as by a process that was killed while it removed what the finished training needs no more
     before = cell_files(study)
     monkeypatch.chdir("/")  # a study remembers its data wherever it is taken up
     assert main(["study", "resume", str(study)]) == 0
     assert main(command(data, study, *SMALLER)) == 0
     assert cell_files(study) == before
+    assert not left.exists()
 
 
 def test_the_recipe_is_the_same_study(study: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -254,7 +254,8 @@ def test_full_disk_under_stdout(tiny_model: Path, talk: Path, here: Path) -> Non
             [sys.executable, "-m", "sprachbund", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert ran.returncode == 1
-    assert ran.stderr.strip().splitlines() == [f"sprachbund: error: {talk}: No space left on device"]
+    said = f"{talk}: No space left on device; make room there and run the same command again"
+    assert ran.stderr.strip().splitlines() == [f"sprachbund: error: {said}"]
 
 
 def test_interruption_keeps_finished_segments(tiny_model: Path, long_talk: Path, here: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 import typer
 
 from sprachbund.cli import build_app
+from sprachbund.compression import before_after
 from sprachbund.compression.distillation import DistillationOptions
 from sprachbund.compression.pseudo_labels import FilterOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter
@@ -197,6 +198,29 @@ def test_a_folder_that_is_there_is_left_alone(teacher: Path, recordings: Path, t
     )
     assert taken in refused("pseudo-label", teacher, recordings, "--to", "de", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("how", [["quantize"], ["prune", "--decoder", "2"]])
+def test_a_model_is_there_with_its_numbers_or_not_at_all(
+    teacher: Path, tmp_path: Path, how: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended before `compression.json`, a command once left a model, for which it was refused when it was run again."""
+    out, asked = tmp_path / "out", (*how, teacher, "--out", tmp_path / "out", "--rounds", "0")
+
+    def end(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(before_after, "measure_both", end)
+        assert command("compress", *asked).code == 130
+    assert list(tmp_path.iterdir()) == []
+    ran(*asked)
+    told = json.loads((out / "compression.json").read_text())
+    assert told["after"]["model"]["path"] == str(out)
+    card = Card.read(out)
+    assert card is not None
+    assert card.name == told["after"]["model"]["name"] == "out"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_languages_and_data_that_are_not_there_are_named(

@@ -55,3 +55,11 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes, wante
 
 def test_a_seed_may_be_large() -> None:
     assert read_recipe(TranslatorRecipe, RECIPE, ["training.seed=123456789012"]).training.seed == 123456789012
+
+
+def test_a_misspelt_key_is_named_rather_than_the_one_that_is_missing_by_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    text = RECIPE.read_text(encoding="utf-8")
+    recipe.write_text(text.replace("\nsteps =", "\nstepps ="), encoding="utf-8")
+    with pytest.raises(SprachbundError, match=r"unknown key training\.stepps; did you mean steps\?"):
+        read_recipe(TranslatorRecipe, recipe)

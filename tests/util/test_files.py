@@ -1,5 +1,6 @@
 """Atomic writing and reading with errors that name the place."""
 
+import errno
 import json
 import os
 import subprocess
@@ -161,3 +162,17 @@ def test_a_folder_with_leftovers_alone_is_empty(tmp_path: Path) -> None:
     assert files.is_empty(tmp_path)
     (tmp_path / "talk.srt.partial").touch()  # the finished part of an interrupted translation
     assert not files.is_empty(tmp_path)
+
+
+def test_an_error_names_what_was_to_be_written(tmp_path: Path) -> None:
+    """A full disk tells no name, and other errors tell the temporary one, which nobody knows."""
+    with pytest.raises(OSError, match="No space") as full, files.atomic_path(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert full.value.filename == str(tmp_path / "a.json")
+    with (
+        pytest.raises(OSError, match="No such file") as wrong,
+        files.atomic_directory(tmp_path / "b") as draft,
+    ):
+        (draft / "none" / "a.json").write_text("x")
+    assert wrong.value.filename == str(tmp_path / "b" / "none" / "a.json")
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -53,7 +53,15 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def measure_and_tell(
+class Compared(NamedTuple):
+    """Both models measured, what became of the tasks, and all of it as in `compression.json`."""
+
+    found: "Measurement"
+    verdict: "Verdict"
+    values: dict[str, Any]
+
+
+def measure(
     before: str | Path,
     after: Path,
     data: Sequence[Path] | None,
@@ -65,9 +73,9 @@ def measure_and_tell(
     rounds: int,
     engine: Any,
     offline: bool,
-    as_json: bool,
-) -> None:
-    """Measure both models, write `compression.json` into the new one's directory, and print it.
+    final: Path | None = None,
+) -> Compared:
+    """Measure both models, and write `compression.json` into the new one's directory.
 
     Args:
         before: the model that there was.
@@ -80,10 +88,11 @@ def measure_and_tell(
         rounds: of timing.
         engine: that computes both.
         offline: never use the network.
-        as_json: print JSON.
+        final: the name that `after` is about to get; None where it has it.
     """
     from sprachbund.compression.before_after import MeasureOptions, judge_tasks, measure_both
     from sprachbund.evaluation import provenance as hashes
+    from sprachbund.util.files import write_json
 
     options = MeasureOptions(
         targets=tuple(listed(to)) or None,
@@ -101,17 +110,23 @@ def measure_and_tell(
             offline=offline,
             progress=lambda stage, done, total: bar.update(done, total, f"measuring {stage}"),
         )
-    from sprachbund.util.files import write_json
-
+    model = found.after.model.model_copy(update={"path": str(final or after)})
+    found = found.model_copy(update={"after": found.after.model_copy(update={"model": model})})
     verdict = judge_tasks(found)
     where = {"machine": hashes.machine(), "versions": hashes.versions(), "commit": hashes.commit()}
     values = {**what, **found.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **where}
-    path = after / hashes.COMPRESSION_FILE
-    write_json(path, values)
+    write_json(after / hashes.COMPRESSION_FILE, values)
+    return Compared(found, verdict, values)
+
+
+def tell(compared: Compared, after: Path, *, as_json: bool) -> None:
+    """Print what was measured of the model in the directory `after`."""
+    from sprachbund.evaluation.provenance import COMPRESSION_FILE
+
     if as_json:
-        return print_json(values)
-    typer.echo(as_text(found, verdict))
-    say(f"the model is in {after}; these numbers are in {path.name} there")
+        return print_json(compared.values)
+    typer.echo(as_text(compared.found, compared.verdict))
+    say(f"the model is in {after}; these numbers are in {COMPRESSION_FILE} there")
 
 
 def as_text(found: "Measurement", verdict: "Verdict") -> str:
@@ -243,7 +258,7 @@ def prune(
     """Write a model of some of another's layers, and measure both; what stays has the bits that it had."""
     set_threads(threads)
     with as_usage(), Bar("pruning"):
-        from sprachbund.compression.smaller import bits_of, check_new, save_smaller
+        from sprachbund.compression.smaller import bits_of, check_new, new_directory, save_smaller
         from sprachbund.models.io import load, locate
         from sprachbund.models.pruning import kept_layers, num_layers, with_layers
 
@@ -261,21 +276,25 @@ def prune(
         }
         smaller = with_layers(family, **kept)
         how = {"by": "prune", **{side: list(layers) for side, layers in kept.items() if layers is not None}}
-        save_smaller(smaller, source, out, bits_of(source), how)
-    _tell_left_behind(family)
-    measure_and_tell(
-        model,
-        out,
-        data,
-        what={"verb": "prune", "layers": {k: v for k, v in how.items() if k != "by"}},
-        to=to,
-        limit=limit,
-        no_speech=no_speech,
-        rounds=rounds,
-        engine=engine,
-        offline=offline,
-        as_json=as_json,
-    )
+    with new_directory(
+        out
+    ) as draft:  # with its numbers: what was killed or failed before them leaves nothing
+        save_smaller(smaller, source, draft, bits_of(source), how, name=out.name)
+        _tell_left_behind(family)
+        compared = measure(
+            model,
+            draft,
+            data,
+            what={"verb": "prune", "layers": {k: v for k, v in how.items() if k != "by"}},
+            to=to,
+            limit=limit,
+            no_speech=no_speech,
+            rounds=rounds,
+            engine=engine,
+            offline=offline,
+            final=out,
+        )
+    tell(compared, out, as_json=as_json)
 
 
 def _layers(side: str, count: int | None, named: list[str] | None, total: int, rule: Any) -> Any:
@@ -341,38 +360,43 @@ def quantize(
         raise UsageError("--packed is for the native engine, which has no streaming encoders; leave it out")
     set_threads(threads)
     with as_usage(), Bar("quantizing"):
-        from sprachbund.compression.smaller import check_new, copy_drafts
+        from sprachbund.compression.smaller import check_new, copy_drafts, new_directory
         from sprachbund.models.io import load, locate
 
         check_new(out)
         source = locate(model, offline=offline)
         family: Any = load(source, offline=True)
-        if encoder_bits is None:
-            what = _eight_bits(family, source, out, packed=packed)
-        else:
-            what = _encoder_bits(family, source, out, encoder_bits, method, symmetric)
-        copy_drafts(source, out)
-        if packed:
-            from sprachbund.compression.quantization import pack_beside
+    with new_directory(
+        out
+    ) as draft:  # with its numbers: what was killed or failed before them leaves nothing
+        with as_usage(), Bar("quantizing"):
+            if encoder_bits is None:
+                what = _eight_bits(family, source, draft, out.name, packed=packed)
+            else:
+                what = _encoder_bits(family, source, draft, out.name, encoder_bits, method, symmetric)
+            copy_drafts(source, draft)
+            if packed:
+                from sprachbund.compression.quantization import pack_beside
 
-            pack_beside(load(out, offline=True), out)
-    files = sorted(str(path.relative_to(out)) for path in Path(out).iterdir())
-    measure_and_tell(
-        model,
-        out,
-        data,
-        what={"verb": "quantize", **what, "files": files},
-        to=to,
-        limit=limit,
-        no_speech=no_speech,
-        rounds=rounds,
-        engine=engine,
-        offline=offline,
-        as_json=as_json,
-    )
+                pack_beside(load(draft, offline=True), draft)
+        files = sorted(str(path.relative_to(draft)) for path in draft.iterdir())
+        compared = measure(
+            model,
+            draft,
+            data,
+            what={"verb": "quantize", **what, "files": files},
+            to=to,
+            limit=limit,
+            no_speech=no_speech,
+            rounds=rounds,
+            engine=engine,
+            offline=offline,
+            final=out,
+        )
+    tell(compared, out, as_json=as_json)
 
 
-def _eight_bits(family: Any, source: Path, out: Path, *, packed: bool) -> dict[str, Any]:
+def _eight_bits(family: Any, source: Path, draft: Path, name: str, *, packed: bool) -> dict[str, Any]:
     """All matrices in 8 bits; nothing to add to what is told."""
     from sprachbund.compression.quantization import check_packable, check_quantizable
     from sprachbund.compression.smaller import bits_of, save_smaller
@@ -384,12 +408,18 @@ def _eight_bits(family: Any, source: Path, out: Path, *, packed: bool) -> dict[s
         raise UsageError(
             f"{source} has 8 bits already; with --packed a copy gets the native engine's file too"
         )
-    save_smaller(family, source, out, 8, {"by": "quantize", "bits": 8})
+    save_smaller(family, source, draft, 8, {"by": "quantize", "bits": 8}, name=name)
     return {}
 
 
 def _encoder_bits(
-    family: Any, source: Path, out: Path, bits: int, method: Literal["k-quant", "round"], symmetric: bool
+    family: Any,
+    source: Path,
+    draft: Path,
+    name: str,
+    bits: int,
+    method: Literal["k-quant", "round"],
+    symmetric: bool,
 ) -> dict[str, Any]:
     """The encoder's linear layers packed; what was done to them."""
     from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_encoder
@@ -397,7 +427,7 @@ def _encoder_bits(
 
     layers = quantize_encoder(family, KQuantOptions(bits=bits, method=method, symmetric=symmetric))
     told = {"encoder_bits": bits, "method": method, "symmetric": symmetric}
-    save_smaller(family, source, out, bits_of(source), {"by": "quantize", **told})
+    save_smaller(family, source, draft, bits_of(source), {"by": "quantize", **told}, name=name)
     mean = sum(layer.weighted_error * layer.num_weights for layer in layers)
     num_weights = sum(layer.num_weights for layer in layers)
     return {
@@ -724,7 +754,7 @@ def distil(
         return say(f"stopped at step {stop_after}; the same command without --stop-after goes on")
     if not measured and texts == "teacher":
         say("measured on the teacher's own texts, by which it is faultless; name a corpus with --data")
-    measure_and_tell(
+    compared = measure(
         teacher,
         model,
         measured or learned,
@@ -735,8 +765,8 @@ def distil(
         rounds=rounds,
         engine=engine,
         offline=offline,
-        as_json=as_json,
     )
+    tell(compared, model, as_json=as_json)
 
 
 def _check_out(out: Path) -> None:

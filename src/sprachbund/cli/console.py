@@ -20,6 +20,14 @@ from sprachbund.util.extras import missing_package
 
 DELAY_S = 2.0
 """Work shorter than this shows no progress bar."""
+_NEXT_STEPS = {
+    errno.ENOSPC: "make room there and run the same command again",
+    errno.EDQUOT: "make room there and run the same command again",
+    errno.EROFS: "name a place that can be written",
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EMFILE: "let more files be open at once with `ulimit -n`",
+}
+"""What to do about errors of the operating system, by their number."""
 
 
 class UsageError(SprachbundError):
@@ -84,6 +92,7 @@ def error_line(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         closed = "stdin or stdout is closed; open it, or let it be /dev/null"
         parts = [closed if error.errno == errno.EBADF else f"{where}{error.strerror or error}"]
+        parts += [_NEXT_STEPS[error.errno]] if error.errno in _NEXT_STEPS else []
     elif lacks_memory(error):
         parts = [
             f"there is not enough memory for this ({parts[0]}); end other programs, or ask for less at once"

@@ -558,7 +558,9 @@ def _one_file(ready: _Ready, file: str) -> None:
     damage = work.audio_warnings
     _warn(file, translations, damage)
     if damage:
-        raise DamagedAudioError(f"{'; '.join(damage)}; the result is of what could be read")
+        raise DamagedAudioError(
+            f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
+        )
 
 
 def _follow(

@@ -1,6 +1,7 @@
 """A smaller model on disk: saved whole or not at all, with a card that says where it comes from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -42,32 +43,41 @@ def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:
     return old.model_copy(update={"name": name, "scores": [], "training": training})
 
 
-def save_smaller(family: Any, source: Path, out: Path, bits: Bits, how: dict[str, Any]) -> None:
-    """Write a model that was made from the one in `source` into a new directory.
+def save_smaller(
+    family: Any, source: Path, directory: Path, bits: Bits, how: dict[str, Any], *, name: str
+) -> None:
+    """Write a model that was made from the one in `source`.
 
     Args:
         family: the smaller model.
         source: directory of the larger one.
-        out: is to hold it.
+        directory: is to hold it.
         bits: of a weight.
         how: for the card.
+        name: for the card.
 
     Raises:
-        SprachbundError: the place is taken, or the family has no place for so few bits.
+        SprachbundError: the family has no place for so few bits.
     """
     save = import_module(f"{type(family).__module__.rpartition('.')[0]}.io").save
-    card = card_of(family, source, out.name, how)
-    write_whole(out, lambda draft: save(family, draft, bits=bits, card=card))
+    save(family, directory, bits=bits, card=card_of(family, source, name, how))
 
 
-def write_whole(out: Path, write: Callable[[Path], None]) -> None:
-    """Let a new directory be written, which is there whole or not at all.
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """Yield a folder to write to; it is there under the name `out`, whole, when the block ends without an error.
 
     Raises:
         SprachbundError: the place is taken.
     """
     check_new(out)
     with atomic_directory(out) as draft:
+        yield draft
+
+
+def write_whole(out: Path, write: Callable[[Path], None]) -> None:
+    """Let a new directory be written; see `new_directory`."""
+    with new_directory(out) as draft:
         write(draft)
 
 

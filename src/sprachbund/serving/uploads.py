@@ -88,9 +88,14 @@ def refusal_of_fields(error: ValidationError, form: type[BaseModel]) -> RefusalE
     first = error.errors(include_url=False, include_context=False)[0]
     param = ".".join(str(part) for part in first["loc"]) or None
     message = f"{param or 'the request'}: {first['msg']}"
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "missing":
+        message = f"the field {param!r} is missing; send it"
+    elif first["type"] == "extra_forbidden":
         names = ", ".join(field.alias or name for name, field in form.model_fields.items())
         message = f"the field {param!r} is not known here; there are {names}"
+    elif isinstance(value := first["input"], str | int | float) and repr(value) not in message:
+        shown = repr(value)
+        message += f" (it is {shown if len(shown) <= 60 else f'{shown[:57]}...'})"
     return RefusalError(400, message[:500], code=first["type"], param=param)
 
 

@@ -125,7 +125,11 @@ def run_log(folder: Path) -> Iterator[Callable[[str], None]]:
 
 
 def forget_run(folder: Path) -> None:
-    """Delete what only a run that goes on needs; its model, log and convergence stay."""
+    """Delete what only a run that goes on needs; its model, log and convergence stay.
+
+    A process that is killed amid this leaves some of it, and the finished run is not taken up again. So a comparison
+    does it once more for all its runs when they are finished.
+    """
     for name in _OF_A_RUN:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ next writer of the same name. The same goes for folders.
 """
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ _NUMBERS = count()  # so that two threads that write one file do not share a tem
 _HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32] or "host"
 _WRITER = re.compile(r"(\w+)-(\d+)-\d+")
 _IN_USE = set[Path]()  # temporary names of this process
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -50,7 +52,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    with _temporary(path) as partial:
+    with _temporary(path, path) as partial:
         yield partial
         _flush_to_disk(partial)
         os.replace(partial, path)
@@ -70,7 +72,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the parent folder cannot be written, or the disk is full.
     """
-    with _temporary(path.with_name(f".{path.name}")) as draft:  # hidden from those who look for folders
+    with _temporary(path.with_name(f".{path.name}"), path) as draft:  # hidden from those who look for folders
         draft.mkdir()
         yield draft
         _flush_all(draft)
@@ -96,7 +98,7 @@ def atomic_files(directory: Path, *, last: str) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    with _temporary(directory / ".new") as draft:
+    with _temporary(directory / ".new", directory) as draft:
         draft.mkdir()
         yield draft
         _flush_all(draft)
@@ -109,14 +111,17 @@ def atomic_files(directory: Path, *, last: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Yield an unused name beside `path`; what has that name when the block ends is removed."""
+def _temporary(path: Path, final: Path) -> Iterator[Path]:
+    """Yield an unused name beside `path`; what has that name when the block ends is removed. Errors name `final`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path)
     partial = _temporary_name(path)
     _IN_USE.add(partial)
     try:
         yield partial
+    except OSError as error:
+        _name_the_place(error, partial, final)
+        raise
     finally:
         with suppress(OSError):
             _remove(partial)
@@ -256,6 +261,14 @@ def read_toml(path: Path, *, advice: str = "mend the file") -> dict[str, Any]:
 
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}{PARTIAL}")
+
+
+def _name_the_place(error: OSError, partial: Path, final: Path) -> None:
+    """Let an error name what was to be written: a full disk names nothing, other errors the temporary name."""
+    if error.filename is None and error.errno in _FULL:
+        error.filename = str(final)
+    elif error.filename is not None:
+        error.filename = str(error.filename).replace(str(partial), str(final))
 
 
 def _flush_to_disk(path: Path) -> None:

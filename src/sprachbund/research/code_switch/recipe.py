@@ -208,6 +208,8 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
             partial(make_stage, recipe, llm, directory, chains),
             report,
         )
+        for chain in chains:
+            forget_run(place(directory, *chain))
     tests = _tests(recipe)
     paths = [scores_of(directory, seed, name) / test / MANIFEST_FILE for seed, name, test in tests]
     _share(recipe, "evaluations", paths, partial(make_scores, recipe, directory, tests), report)

@@ -214,6 +214,10 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
     _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)
     _train(recipe, directory, "models", recipe.models(), make_model, SCORES, report)
+    for name, seed, _ in recipe.text_models():
+        forget_run(place(directory, seed, name))
+    for name, seed, _ in recipe.models():
+        forget_run(place(directory, seed, name) / "run")
     _link_equal(recipe, directory)
     return write_tables(recipe, directory)
 

@@ -57,6 +57,8 @@ def make_starts(
             report(f"training first: {', '.join(missing)}; progress is in {logs}")
         tasks = Tasks(paths=paths, make=partial(_pretrain, recipe, out, trained))
         work.run(tasks, workers=min(recipe.workers, len(trained)), ray_address=ray_address)
+        for name in trained:
+            forget_run(out / "pretrained" / name)
     missing = [name for name in recipe.grid.starts if not (start_model(out, name) / WEIGHTS_FILE).exists()]
     if missing:
         _splice(recipe, out, missing)
