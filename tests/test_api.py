@@ -117,6 +117,19 @@ def test_real_length_is_an_option_of_whisper(tmp_path: Path) -> None:
     assert sprachbund.load(tmp_path, real_length=True).family.real_length  # type: ignore[attr-defined]
 
 
+def test_options_of_loading_that_a_model_cannot_serve_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(
+        sprachbund.SprachbundError, match=r"real_length .* whisper models do; conformer always"
+    ):
+        sprachbund.load(real_length=True)
+    from sprachbund.models.io import save
+    from tests.streaming.test_by_frames import tiny_transducer
+
+    save(tiny_transducer(), tmp_path)
+    with pytest.raises(sprachbund.SprachbundError, match="pool_frames is 2, and the text of conformer"):
+        sprachbund.load(tmp_path, pool_frames=2)
+
+
 def test_listening_gives_what_translating_gives(tmp_path):
     from sprachbund.audio.load import load as load_audio
     from sprachbund.streaming.options import LiveOptions

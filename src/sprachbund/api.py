@@ -19,7 +19,7 @@ from sprachbund.decoding.result import Translation
 from sprachbund.engines.choice import Engine, check_choice, engine_for, pooled
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family
+from sprachbund.models.base import Family, use_real_length
 from sprachbund.models.card import Card
 from sprachbund.models.io import BUNDLED, locate
 from sprachbund.models.io import load as load_family
@@ -205,9 +205,10 @@ def load(
             on the Hugging Face hub.
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
-            faster, with results that may differ. Other families always do.
+            faster, with results that may differ. An error for other families, which always do.
         pool_frames: so many neighbouring frames of the encoder are averaged before the decoder reads them: faster after
-            long speech, and other text; 1 keeps all.
+            long speech, and other text; 1 keeps all. An error for models without an attention decoder, and for speech
+            LLMs.
         engine: "torch" computes as the weights are; "native" in compiled kernels for CPUs with 8-bit weights, much
             faster, with results that may differ; "native-int4" with 4-bit ones, which differ more; "auto" is native
             where it is possible; "torch-fp32", "torch-bf16" and "torch-int8" are torch in that precision, rearranged
@@ -216,13 +217,13 @@ def load(
 
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here, or the engine asked
-            for cannot run it.
+            for cannot run it, or an option that it cannot serve.
     """
     check_choice(engine, threads)
     directory = locate(path_or_id, offline=offline)
     family = load_family(directory, offline=offline)
-    if real_length and hasattr(family, "real_length"):
-        family.real_length = True
+    if real_length:
+        use_real_length(family)
     chosen = engine_for(family, engine, threads=threads, directory=directory)
     computed = pooled(chosen.family, pool_frames)
     return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen)

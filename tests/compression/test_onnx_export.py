@@ -23,7 +23,7 @@ from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.checkpoints import assemble, read_nemo
 from sprachbund.models.io import load
-from sprachbund.models.streaming_onnx import OnnxStreamingTransducer
+from sprachbund.models.streaming_onnx import OnnxEncoder, OnnxStreamingTransducer
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState
 from sprachbund.streaming.by_frames import FrameWriter
 from sprachbund.streaming.engine import LiveEngine
@@ -64,11 +64,11 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return request.getfixturevalue(request.param)
 
 
-def encoders(pair: Pair) -> tuple[StreamingEncoder, StreamingEncoder]:
+def encoders(pair: Pair) -> tuple[StreamingEncoder, OnnxEncoder]:
     model, other = pair[0], load(pair[1])
     assert isinstance(other, OnnxStreamingTransducer)
     assert isinstance(model.encoder, StreamingEncoder)
-    assert isinstance(other.encoder, StreamingEncoder)
+    assert isinstance(other.encoder, OnnxEncoder)
     return model.encoder, other.encoder
 
 
@@ -129,6 +129,23 @@ def test_the_same_tokens(pair):
     torch.testing.assert_close(b.hidden, a.hidden, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_a_beam_finds_the_same(plain):
+    model, other = plain[0], load(plain[1])
+    samples = [np.random.default_rng(7).normal(0, 0.1, 20_000).astype(np.float32)]
+    target, options = [[Target(language="de", source="de")]], DecodingOptions(beam_size=3)
+    expected, found = (search(m, m.encode(m.features(samples)), target, options) for m in (model, other))
+    assert found[0][0].tokens == expected[0][0].tokens
+    assert found[0][0].tokens
+
+
+def test_graphs_are_not_exported_again(plain):
+    with pytest.raises(
+        SprachbundError, match="is made of exported graphs; export the model that it was made from"
+    ):
+        check_exportable(load(plain[1]))
+
+
 def test_recordings_and_live_text(plain):
     model, other = plain[0], load(plain[1])
     samples = np.random.default_rng(3).normal(0, 0.1, 5 * SAMPLE_RATE).astype(np.float32)
@@ -137,7 +154,7 @@ def test_recordings_and_live_text(plain):
         search(m, m.encode(m.features([samples])), rows, DecodingOptions()) for m in (model, other)
     )
     assert found[0][0].tokens == expected[0][0].tokens != ()
-    assert isinstance(FrameWriter(other).encoder, StreamingEncoder)
+    assert isinstance(FrameWriter(other).encoder, OnnxEncoder)
     talk, texts = recording(*SPEECH[:2], seed=4), []
     for each in (model, other):
         engine = LiveEngine(each, OPEN, activity=Loudness())

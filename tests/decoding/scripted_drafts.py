@@ -52,6 +52,7 @@ class ScriptedDraft:
     guess: Guess
     name: str = "scripted"
     acceptance: dict[str, float] = field(default_factory=dict)
+    guesses: int | None = None
     check_rows: Callable[[RowsSoFar], None] | None = None
 
     def check(self, family: Family) -> None:

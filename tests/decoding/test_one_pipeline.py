@@ -10,7 +10,6 @@ import pytest
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.decoding.languages import TRANSCRIBE, UNDETERMINED
-from sprachbund.decoding.logits_process import timestamp_tokens
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import Translation, joined_text
@@ -119,7 +118,7 @@ def test_a_language_that_nobody_named_is_the_same(family: Family) -> None:
 
 def test_a_whisper_model_is_evaluated_with_the_timestamps_it_is_served_with(tmp_path: Path) -> None:
     family = FAMILIES["whisper"](tmp_path)
-    assert timestamp_tokens(family) is not None
+    assert family.capabilities.timestamps is not None
     manifest = corpus(tmp_path / "corpus", "de", ["de", "en"])
     timed, plain = (
         evaluated(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_suppressed_tokens_never_come(beam_size):
     family, memory = TinyFamily(seed=5), random_memory(FRAMES, 5)
     options = DecodingOptions(beam_size=beam_size)
     first = search(family, memory, [[GERMAN]] * 8, options)[0][0].tokens[0]
-    family.begin_suppressed[first] = True
+    family.capabilities = replace(family.capabilities, begin_suppressed=(first,))
     begun = search(family, memory, [[GERMAN]] * 8, options)
     assert all(row[0].tokens[0] != first for row in begun if row[0].tokens)
     special = set(range(1, family.first_letter))

@@ -58,7 +58,7 @@ def drafts(family: Any) -> list[Draft]:
 
 def asked(family: Any) -> list[list[Target]]:
     """Two languages from each of three utterances, timed where the family has times."""
-    timed = bool(getattr(getattr(family, "tokens", None), "timestamps", None))
+    timed = family.capabilities.timestamps is not None
     source, *_ = family.source_languages
     targets = sorted(t for s, t in family.pairs() if s == source)[:2]
     return [[Target(language=t, source=source, timestamps=timed) for t in targets]] * 3

@@ -7,12 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.decoding.logits_process import (
-    TimestampTokens,
-    cut_by_timestamps,
-    forbid_timestamps,
-    timestamp_tokens,
-)
+from sprachbund.decoding.logits_process import TimestampTokens, cut_by_timestamps, forbid_timestamps
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.models.base import Target
@@ -113,7 +108,7 @@ def test_rows_without_timestamps_are_left_alone():
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_searches_obey_the_rules(beam_size):
     family = TinyFamily(num_times=51, seed=2)
-    times = timestamp_tokens(family)
+    times = family.capabilities.timestamps
     assert times is not None
     durations_s = [0.5, 0.9, 0.3, 1.2]
     memory = random_memory([5, 9, 3, 12], 2)
@@ -126,7 +121,3 @@ def test_searches_obey_the_rules(beam_size):
         assert seconds == sorted(seconds)
         assert seconds[-1] <= duration_s + 1e-9
         assert all(t < times.first for t in untimed.tokens)
-
-
-def test_families_without_timestamps_have_none():
-    assert timestamp_tokens(TinyFamily()) is None

@@ -1,5 +1,7 @@
 """Word times: our warping against brute force, and planted attention found again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.decoding.words import AlignedTokens, align, median_filter, split_words, timed_words, warp
-from sprachbund.models.base import Target
+from sprachbund.models.base import Alignment, Target
 from tests.decoding.tiny_family import TinyFamily, one_memory, random_memory
 
 
@@ -45,7 +47,10 @@ def test_the_median_filter_is_that_of_scipy():
 class PlantedFamily(TinyFamily):
     """Attends, for its nth query of text, to the frames from 10 n on, in one head; noise in the others."""
 
-    alignment_heads = ((1, 0),)
+    def __init__(self, **options):
+        super().__init__(**options)
+        heads = Alignment(frame_s=self.frame_s, heads=((1, 0),))
+        self.capabilities = replace(self.capabilities, alignment=heads)
 
     def step(self, tokens, cache, weights=None):
         begin = int(cache.lengths[0])

@@ -5,22 +5,23 @@ Vocabulary: 0 end, 1 no-speech, 2.. one per language, then letters (each spelt "
 timestamps.
 """
 
-from collections.abc import Sequence
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Memory, Target
+from sprachbund.models.base import Alignment, Capabilities, Features, Memory, Target, TimestampTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
 LANGUAGES = ("de", "en", "fr")
 HOP = 1600  # a frame is 0.1 s
 
 
-class TinyFamily:
+class TinyFamily(nn.Module):
     name = "tiny"
     source_languages = LANGUAGES
     end_token = 0
@@ -37,10 +38,10 @@ class TinyFamily:
         max_window_s: float = 5.0,
         begin_suppressed: Sequence[int] = (),
     ) -> None:
+        super().__init__()
         self.first_letter = 2 + len(LANGUAGES)
         self.first_time = self.first_letter + num_letters
         self.vocabulary_size = self.first_time + num_times
-        self.tokens = SimpleNamespace(timestamps=range(self.first_time, self.vocabulary_size))
         self.max_tokens, self.max_window_s = max_tokens, max_window_s
         self.known_pairs = frozenset((s, t) for s in LANGUAGES for t in LANGUAGES)
         self.sharpness = sharpness
@@ -53,8 +54,23 @@ class TinyFamily:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
             self.decoder.positions.mul_(3.0)
         self.projection = torch.randn(HOP, 16, generator=generator)
-        self.begin_suppressed = self._mask(begin_suppressed)
+        times = TimestampTokens(first=self.first_time, step_s=self.frame_s) if num_times else None
+        self.capabilities = Capabilities(
+            timestamps=times,
+            alignment=Alignment(frame_s=self.frame_s),
+            begin_suppressed=tuple(begin_suppressed),
+        )
+        self.drafts: Mapping[str, Path] = {}
         self.steps: list[tuple[int, int]] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those that were set, so that a test can make another family of it; a copy shows its own decoder."""
+        return replace(self._capabilities, decoder=self.decoder)
+
+    @capabilities.setter
+    def capabilities(self, capabilities: Capabilities) -> None:
+        self._capabilities = capabilities
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         return self.known_pairs
@@ -102,7 +118,7 @@ class TinyFamily:
 
     def suppressed(self, target: Target) -> Tensor:
         special = list(range(1, self.first_letter))
-        times = [] if target.timestamps else list(self.tokens.timestamps)
+        times = [] if target.timestamps else list(range(self.first_time, self.vocabulary_size))
         return self._mask(special + times)
 
     def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Averaged frames are the averages of what is valid, and whoever did not ask for them has all frames."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from sprachbund.engines.choice import pool, pooled
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.whisper import Whisper
+from tests.decoding.tiny_family import TinyFamily
 from tests.engines.test_engine import CLIPS
 from tests.models.whisper_support import TINY, make_foreign, transplanted
 
@@ -49,8 +51,18 @@ def test_a_pooled_model_decodes_and_aligns(real_length: bool) -> None:
     assert all(len(row[0].tokens) <= 5 for row in found)
     for row, clip in zip(aligned, CLIPS, strict=True):
         assert max(row[0].starts_s) <= len(clip) / 16_000
-    assert type(model).encode is Whisper.encode
-    assert "encode" not in model.__dict__
+    assert model.capabilities.alignment.frame_s == family.capabilities.alignment.frame_s / 2
+
+
+@pytest.mark.parametrize("part", ["transducer", "ctc", "joint_ctc", "experts"])
+def test_frames_that_more_than_a_decoder_reads_are_not_averaged(part: str) -> None:
+    family = TinyFamily()
+    family.capabilities = replace(family.capabilities, **{part: family})
+    assert pooled(family, 1) is family
+    with pytest.raises(
+        SprachbundError, match=r"pool_frames is 2, and the text of tiny .* whisper, conformer or seamless"
+    ):
+        pooled(family, 2)
 
 
 def test_sizes_out_of_range_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from sprachbund.engines.torch_layers import (
     num_bytes,
 )
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Target
+from sprachbund.models.base import Capabilities, Family, Target
 from sprachbund.models.io import load
 from sprachbund.models.seamless.layers import SeamlessDecoder
 from sprachbund.models.tokens.config import MbartShape
@@ -256,11 +257,9 @@ def test_the_model_itself_is_left_as_it_was(whisper: Whisper) -> None:
 
 
 def test_decoders_of_others_are_refused() -> None:
-    class Other:
-        decoder = nn.Linear(1, 1)
-
+    other: Any = SimpleNamespace(capabilities=Capabilities(decoder=nn.Linear(1, 1)))
     with pytest.raises(SprachbundError, match="kind Linear"):
-        engine_for(Other(), "torch-int8")  # type: ignore[arg-type]
+        engine_for(other, "torch-int8")
 
 
 def test_a_decoder_that_computes_something_more_is_refused() -> None:
@@ -269,11 +268,7 @@ def test_a_decoder_that_computes_something_more_is_refused() -> None:
             10, MbartShape(width=16, num_decoder_heads=2, num_decoder_layers=1, positions=8)
         )
 
-    class Other:
-        pass
-
-    model: Any = Other()
-    model.decoder = decoder
+    model: Any = SimpleNamespace(capabilities=Capabilities(decoder=decoder))
     with pytest.raises(SprachbundError, match="kind MbartDecoder; use the engine torch"):
         engine_for(model, "torch-fp32")
 

@@ -81,7 +81,7 @@ def test_moments_are_those_of_a_stream(right):
             (found,), writer = transducer_greedy(model.transducer, states, n, writer)
             moments += [(begin + block) / SAMPLE_RATE] * len(found.tokens)
             waiting = waiting[size:]
-    hypothesis = module._written(model, encoder, samples, TARGET, tier)
+    hypothesis = module._written(model, model.streaming, samples, TARGET, tier)
     word = SpokenWord(text="x", end_s=0.0)
     expected = [module._token_delay(word, frame, tier, 2.0).heard_s for frame in hypothesis.frames]
     assert len(moments) > 5

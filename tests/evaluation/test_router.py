@@ -219,7 +219,11 @@ class Routed:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def routes(self, memory):
+    @property
+    def capabilities(self):
+        return replace(self.model.capabilities, experts=self)
+
+    def routes(self, memory, durations_s=None):
         return [
             [(0.0, 0.25, "de"), (0.25, 0.5, "de"), (0.5, frames * self.model.frame_s, "en")]
             for frames in memory.num_frames.tolist()

@@ -438,10 +438,10 @@ class _as_nobody:  # noqa: N801 - a context manager
 def _load(directory: Path) -> None:
     """As the commands do, with the drafts that lie beside it."""
     from sprachbund import api
-    from sprachbund.decoding.drafts import drafts_beside, load_draft
+    from sprachbund.decoding.drafts import load_draft
 
     model = api.load(directory, offline=True)
-    for name in drafts_beside(model.family):
+    for name in model.family.drafts:
         load_draft(model.family, name)
     assert model.pairs is not None
 

@@ -108,7 +108,7 @@ def test_arms_are_what_they_are_called(tiny: Path) -> None:
     }
     assert depths == {"teacher": 6, "parasite": 3, "medusa": 3, "prune-only": 2, "draft-model": 2}
     drafts = {
-        name: list(getattr(load(seed / name / "model"), "drafts", {}))
+        name: list(load(seed / name / "model").drafts)
         for name in ("teacher", "parasite", "medusa", "prune-only", "token-map")
     }
     assert drafts == {
@@ -220,7 +220,7 @@ def test_a_new_language_and_a_tenth_of_transcription(tmp_path: Path) -> None:
     model = train_translator(asked, tmp_path / "run", report=lines.append)
     assert {("gsw", "gsw"), ("gsw", "en"), ("en", "gsw")} <= model.pairs()
     assert not any("will not transcribe" in line for line in lines)
-    assert not hasattr(model, "drafts")
+    assert not model.drafts
 
 
 def test_our_own_family_by_the_same_recipe(tmp_path: Path) -> None:

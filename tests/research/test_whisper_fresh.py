@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from sprachbund.decoding.logits_process import timestamp_tokens
 from sprachbund.errors import SprachbundError
 from sprachbund.models import whisper
 from sprachbund.models.base import Target
@@ -59,7 +58,7 @@ def test_the_prompt_is_the_start_and_the_language(model: whisper.Whisper, tmp_pa
     assert published.prompt(Target(language="de", source="en")) == [257, published.tokens.languages["de"]]
     # The vocabulary has timestamps, and nothing asks for them.
     assert published.tokens.timestamps
-    assert timestamp_tokens(published) is None
+    assert published.capabilities.timestamps is None
     with pytest.raises(SprachbundError, match="trained without timestamps"):
         published.prompt(Target(language="de", source="en", timestamps=True))
     whisper.save(published, tmp_path / "saved")

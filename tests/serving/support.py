@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,14 @@ def tiny_model(name: str = "tiny") -> Model:
     return Model(TinyFamily(seed=3), name=name)
 
 
+def read_text(family: TinyFamily) -> None:
+    """Let a family read text: noise of its own for each text."""
+    text_input = SimpleNamespace(text_features=as_speech)
+    family.capabilities = replace(family.capabilities, text_input=text_input)
+
+
 def as_speech(texts: Sequence[str]) -> Features:
-    """For a family to read text with: noise of its own for each text."""
+    """Noise of its own for each text."""
     seeds = [int.from_bytes(text.encode()[:4].rjust(4)) for text in texts]
     return TinyFamily(seed=3).features([noise(1.0, seed) for seed in seeds])
 

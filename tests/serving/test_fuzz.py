@@ -13,12 +13,12 @@ from schemathesis.specs.openapi.checks import (
 
 from sprachbund.serving.openapi import described
 from sprachbund.serving.settings import Limits, Settings
-from tests.serving.support import as_speech, serving, tiny_model
+from tests.serving.support import read_text, serving, tiny_model
 
 
 def _model(name: str):
     model = tiny_model(name)
-    model.family.text_features = as_speech
+    read_text(model.family)
     return model
 
 

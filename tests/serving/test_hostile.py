@@ -25,7 +25,7 @@ from sprachbund.serving.live import Start, live_options, parse_message
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from tests.serving.live_support import SPAN
-from tests.serving.support import as_speech, noise, serving, talking, tiny_model, wait_for, wav
+from tests.serving.support import noise, read_text, serving, talking, tiny_model, wait_for, wav
 
 GREEDY, GOOD = "a-greedy-clients-key", "a-good-clients-own-key"
 AUDIO = wav(noise(0.5))
@@ -427,7 +427,7 @@ def test_without_descriptors_it_waits_quietly():
 def test_texts_that_would_cost_too_much_are_refused(served):
     with served(keys=False) as running:
         family = running.service.store.loaded_worker("tiny").model.family
-        family.text_features = as_speech
+        read_text(family)
         url = f"{running.url}/v1/text/translations"
         body = {"model": "tiny", "target_language": "de", "source_language": "en"}
         answer = httpx.post(url, json={**body, "input": ["one", "x" * 2001]})

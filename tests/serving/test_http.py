@@ -15,7 +15,7 @@ import pytest
 
 from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.serving.settings import Limits, Settings, Timeouts
-from tests.serving.support import as_speech, noise, serving, tiny_model, wait_for, wav
+from tests.serving.support import noise, read_text, serving, tiny_model, wait_for, wav
 
 KEY = "correct-horse-battery"
 AUDIO = wav(noise(1.0))
@@ -267,7 +267,8 @@ def test_texts_are_translated_by_models_that_can(small):
     url = f"{small.url}/v1/text/translations"
     assert "cannot translate text; none of those loaded can" in reason(httpx.post(url, json=body), 501)
     family = small.service.store.loaded_worker("tiny").model.family
-    family.text_features = as_speech
+    before = family.capabilities
+    read_text(family)
     try:
         answer = httpx.post(url, json=body).json()
         wanted = [row[0].text for row in translate_texts(family, ["one", "two"], ["de"])]
@@ -277,7 +278,7 @@ def test_texts_are_translated_by_models_that_can(small):
         assert "'xx'" in reason(httpx.post(url, json={**body, "target_language": "xx"}), 400)
         assert reason(httpx.post(url, json={**body, "input": []}), 400)
     finally:
-        del family.text_features
+        family.capabilities = before
     assert reason(httpx.post(url, content=b"[" * 100_000, headers={"content-type": "application/json"}), 400)
     assert "send application/json" in reason(httpx.post(url, content=b"{}"), 415)
     assert "are the most" in reason(httpx.post(url, json={**body, "input": "x" * 3_000_000}), 413)

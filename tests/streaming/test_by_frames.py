@@ -143,7 +143,7 @@ def test_a_model_survives_the_disk_and_writes_the_same(tmp_path: Path):
     model, samples = tiny_transducer(2), recording(*SPEECH, seed=1)
     save(model, tmp_path)
     again = load(tmp_path)
-    assert again.writes_by_frames  # type: ignore[attr-defined]
+    assert again.capabilities.transducer is not None
     assert whole(again, samples, 6) == whole(model, samples, 6)  # type: ignore[arg-type]
 
 
@@ -170,6 +170,15 @@ def test_what_cannot_be_is_said_when_a_session_opens(options, targets, told):
     engine = LiveEngine(tiny_transducer(), OPEN, activity=Loudness())
     with pytest.raises(SprachbundError, match=told):
         engine.open(targets, "en", options)
+
+
+def test_live_text_by_frames_is_greedy():
+    engine = LiveEngine(tiny_transducer(), DecodingOptions(beam_size=3), activity=Loudness())
+    with pytest.raises(
+        SprachbundError, match="conformer frame by frame is greedy, and beam_size is 3; give 1"
+    ):
+        engine.open(["de"], "de")
+    engine.open(["de"], "de", LiveOptions(policy="span"))
 
 
 def test_an_attention_model_has_no_frames():

@@ -1,5 +1,7 @@
 """What each policy commits, on attempts written down by hand."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,15 +125,14 @@ def test_options_that_cannot_be_are_named(field, value):
     ("parts", "policies"),
     [
         ({}, ("local-agreement", "alignatt", "wait-k", "retranslation", "span")),
-        ({"shows_attention": False}, ("retranslation", "span")),
-        ({"writes_by_ctc": True}, ("retranslation", "span")),
-        ({"writes_by_frames": True}, ("frames", "span")),
+        ({"alignment": None}, ("retranslation", "span")),
+        ({"ctc": TinyFamily()}, ("retranslation", "span")),
+        ({"transducer": TinyFamily()}, ("frames", "span")),
     ],
 )
 def test_a_model_gets_the_policies_that_it_can_work_by(parts, policies):
     family = TinyFamily()
-    for name, value in parts.items():
-        setattr(family, name, value)
+    family.capabilities = replace(family.capabilities, **parts)
     assert policies_of(family) == policies
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from sprachbund.cli import main
-from sprachbund.decoding.drafts import drafts_beside
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import save
 from sprachbund.models.io import load
@@ -46,7 +45,7 @@ def test_train_puts_a_draft_beside_the_model(
 ) -> None:
     assert main(["train", str(recipe(place, kind)), "--out", str(tmp_path)]) == 0
     model = load(tmp_path / "model")
-    assert list(drafts_beside(model)) == [kind]
+    assert list(model.drafts) == [kind]
     assert "acceptance on the dev data" in capsys.readouterr().out
     same = (tmp_path / "model/model.safetensors").read_bytes() == (
         place / "model/model.safetensors"

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_a_wide_beam_finds_all_texts_with_their_scores(model: TokenConformer) ->
     texts = [t for n in range(LONGEST + 1) for t in itertools.product(letters, repeat=n)]
     options = DecodingOptions(beam_size=400, max_tokens=LONGEST + 1)
     rows = start_rows(model, memory, [[TARGET]], options, None)
-    join_ctc(model, memory, [[TARGET]], options, rows)
+    join_ctc(model.capabilities.joint_ctc, memory, [[TARGET]], options, rows)
     found = beam_search(model, rows, beam_size=options.beam_size, length_penalty=0.0)[0]
     ended = {one.tokens: one.score for one in found if one.finished}
     assert ended.keys() == set(texts)
@@ -83,3 +84,25 @@ def test_more_tokens_can_be_asked_for_than_ctc_can_align(model: TokenConformer) 
     memory = model.encode(model.text_features(["a"]))
     found = search(model, memory, [[TARGET]], DecodingOptions(beam_size=3, min_tokens=8, max_tokens=9))
     assert 8 <= len(found[0][0].tokens) <= 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"head": "attention"}, {"decoder"}),
+        ({"head": "transducer"}, {"transducer"}),
+        ({"head": "ctc"}, {"ctc"}),
+        ({"head": "ctc_attention"}, {"decoder", "joint_ctc"}),
+        ({"head": "ctc_attention", "decoding_ctc_weight": 0.0}, {"decoder"}),
+    ],
+)
+def test_the_head_says_what_a_model_writes_by(
+    model: TokenConformer, changes: dict[str, Any], wanted: set[str]
+) -> None:
+    made = model_of(model.reader.units, **changes)
+    there = {name for name, value in vars(made.capabilities).items() if value not in (None, ())}
+    assert there == wanted | {"encoder", "text_input"}
+    if "decoder" not in wanted:
+        memory = made.encode(made.text_features(["ab"]))
+        with pytest.raises(SprachbundError, match=f"writes by its {changes['head']} head"):
+            made.start(memory)

@@ -71,7 +71,7 @@ def talkative(model: TokenConformer) -> TokenConformer:
     with torch.no_grad():
         if model.config.has_decoder:
             model.decoder.embedding.weight.mul_(4)
-        if model.writes_by_frames:
+        if model.config.head == "transducer":
             model.transducer.joint.out.weight.mul_(15)
             model.transducer.joint.out.bias[0] += 1
     return model

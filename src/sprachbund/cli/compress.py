@@ -310,9 +310,8 @@ def _layers(side: str, count: int | None, named: list[str] | None, total: int, r
 
 
 def _tell_left_behind(family: Any) -> None:
-    drafts: dict[str, Path] = getattr(family, "drafts", {})
-    if drafts:
-        say(f"left behind, since drafts fit one depth only: {', '.join(drafts)}; train them anew")
+    if family.drafts:
+        say(f"left behind, since drafts fit one depth only: {', '.join(family.drafts)}; train them anew")
 
 
 # `sprachbund compress quantize MODEL --out DIR`: the same model in weights of 8 bits, or its encoder in 3
@@ -568,7 +567,6 @@ def run_labels(
     from dataclasses import asdict, replace
 
     from sprachbund.compression.pseudo_labels import check_targets, open_source, pseudo_label
-    from sprachbund.decoding.logits_process import timestamp_tokens
     from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
     from sprachbund.engines.choice import engine_for
     from sprachbund.evaluation.failures import identifier_for
@@ -587,7 +585,7 @@ def run_labels(
         sources = [open_source(path, language, family.max_window_s) for path in data]
         check_targets(family, sources, options.targets)
     # Named as they are served: a teacher without timestamps is not said to have been asked for them.
-    timed = timestamp_tokens(family) is not None
+    timed = family.capabilities.timestamps is not None
     decoding = DecodingOptions(
         beam_size=beam, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
     )

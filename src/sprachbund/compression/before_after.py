@@ -20,7 +20,6 @@ from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.compression.quantization import stored_size
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.languages import UNDETERMINED, identify
-from sprachbund.decoding.logits_process import TimestampTokens, timestamp_tokens
 from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.pipeline import encode
 from sprachbund.decoding.search import search
@@ -34,7 +33,7 @@ from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import data_used, model_used, open_corpus, translate_no_speech
 from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import race, race_rows
-from sprachbund.models.base import Family, Target
+from sprachbund.models.base import Family, Target, TimestampTokens
 from sprachbund.models.io import load, locate
 from sprachbund.nn.quantized import num_weights
 
@@ -61,7 +60,7 @@ class TimesWritten(BaseModel):
 
 def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> TimesWritten | None:
     """Ask for transcripts, or the first target, with timestamps; None for a family that writes none."""
-    times = timestamp_tokens(family)
+    times = family.capabilities.timestamps
     if times is None:
         return None
     chosen = jobs[:: -(-len(jobs) // _MOST)]

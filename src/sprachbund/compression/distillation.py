@@ -4,7 +4,7 @@ Both read the same speech and the same rows, so that their logits stand side by 
 N target tokens of a batch, V vocabulary, L languages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import family_of, load, locate
 from sprachbund.models.teaching import Lesson
 from sprachbund.models.weights import Bits
+from sprachbund.models.whisper.model import Whisper
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import (
@@ -129,7 +130,7 @@ class Distillation(nn.Module):
             label_smoothing=options.label_smoothing,
         )
         loss = Loss.of_text(options.label_weight * attention, int(lesson.counted.sum()), attention=attention)
-        if hasattr(student, "with_heads"):
+        if isinstance(student, Conformer):
             loss = student.with_heads(loss, batch, lesson.memory)
         if not (options.asks_the_teacher and torch.is_grad_enabled()):  # checkpoints are ranked by the texts
             return loss
@@ -209,8 +210,7 @@ def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None
             f"the student has another vocabulary ({counts[0]} tokens) than the teacher ({counts[1]}); prune the "
             f"teacher to get a student, {_TEXTS_ONLY}"
         )
-    for what in ("num_mel_bins", "front_end", "source_languages", "real_length", "max_tokens"):
-        own, other = (_trait(model, what) for model in (student, teacher))
+    for what, own, other in _traits(student, teacher):
         if own != other:
             raise SprachbundError(
                 f"{what} is {own} of the student and {other} of the teacher, so they cannot share a batch; choose "
@@ -227,8 +227,16 @@ def vocabulary_of(model: Any) -> object:
     return model.tokens.tokenizer.get_vocab()
 
 
-def _trait(model: Any, name: str) -> Any:
-    return getattr(model.config, name, getattr(model, name, None))
+def _traits(student: Any, teacher: Any) -> Iterator[tuple[str, object, object]]:
+    """What has to be the same for one batch to serve both models of a family: its name, and both values."""
+    if isinstance(student, Conformer | Whisper):
+        yield "num_mel_bins", student.config.num_mel_bins, teacher.config.num_mel_bins
+    if isinstance(student, Conformer):
+        yield "front_end", student.front_end, teacher.front_end
+    yield "source_languages", student.source_languages, teacher.source_languages
+    if isinstance(student, Whisper):
+        yield "real_length", student.real_length, teacher.real_length
+    yield "max_tokens", student.max_tokens, teacher.max_tokens
 
 
 # The recipe of a student: a teacher, a smaller model and speech with texts in, the smaller model taught

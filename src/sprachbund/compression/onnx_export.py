@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.streaming_onnx import (
@@ -118,14 +119,17 @@ class JointStep(nn.Module):
         return self.joint(frames, predicted[:, None])
 
 
-def check_exportable(model: Any) -> None:
+def check_exportable(model: Family) -> None:
     """Raise a SprachbundError for a model that is not of streaming graphs, or has layers that ONNX Runtime lacks."""
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, StreamingEncoder) or not getattr(model, "writes_by_frames", False):
+    if (streaming := model.capabilities.streaming) is None:
         raise SprachbundError(
             "only streaming encoders whose transducer writes the text are exported; this model is another kind"
         )
-    if is_split(encoder):
+    if not isinstance(model, Conformer) or not isinstance(streaming.encoder, StreamingEncoder):
+        raise SprachbundError(
+            f"the model {model.name} is made of exported graphs; export the model that it was made from"
+        )
+    if is_split(streaming.encoder):
         raise SprachbundError("the encoder is split by language, which the exported graph has no place for")
     packed = packed_linears(model)
     if packed is not None and (packed.bits not in BITS or packed.block & (packed.block - 1)):

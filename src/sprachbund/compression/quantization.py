@@ -30,7 +30,7 @@ from sprachbund.nn.quantized import (
     packed_layers,
     quantize_blocks,
 )
-from sprachbund.nn.streaming_conformer import StreamingEncoder
+from sprachbund.nn.streaming_conformer import ChunkEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def quantize_encoder(model: nn.Module, options: KQuantOptions | None = None) -> 
     Raises:
         SprachbundError: the encoder does not stream, or is quantized already; see `quantize_linears` for the others.
     """
-    if not isinstance(getattr(model, "encoder", None), StreamingEncoder):
+    if not isinstance(dict(model.named_children()).get("encoder"), ChunkEncoder):
         raise SprachbundError(
             "the model's encoder does not stream, and only streaming ones run from packed weights; "
             "leave --encoder-bits out to store the model in 8 bits"

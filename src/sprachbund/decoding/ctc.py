@@ -7,45 +7,40 @@ log-probabilities of all frames are there at once. Shapes: R rows, T frames, V v
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sprachbund.decoding.logits_process import Rules
-from sprachbund.decoding.options import AUTO, NONE, DecodingOptions
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.state import Hypothesis, Rows
-from sprachbund.decoding.transducer import refuse_options
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Memory, Target
+from sprachbund.models.base import CtcHead, Family, JointCtc, Memory, Target
 
 Scored = tuple[tuple[int, ...], float]
 """Tokens and their log-probability."""
 
 
-def writes_by_ctc(family: Family) -> bool:
-    """Whether a family's text comes from CTC alone."""
-    return bool(getattr(family, "writes_by_ctc", False))
-
-
 @torch.inference_mode()
 def search_by_ctc(
-    family: Family, memory: Memory, targets: Sequence[Sequence[Target]], options: DecodingOptions
+    family: Family,
+    head: CtcHead,
+    memory: Memory,
+    targets: Sequence[Sequence[Target]],
+    options: DecodingOptions,
 ) -> list[list[Hypothesis]]:
-    """As `search`, which hands over to this.
+    """As `search`, which hands over to this; `head` is the family's.
 
     Raises:
-        SprachbundError: options that only an attention decoder has, or a prefix.
+        SprachbundError: a prefix.
     """
-    refuse_options(family, options, "by CTC")
     if any(target.prefix for group in targets for target in group):
         raise SprachbundError(
             f"the model {family.name} writes by CTC, which cannot go on from a text; translate whole recordings with it"
         )
-    model: Any = family
-    log_probs: Tensor = model.ctc_log_probs(memory, targets)
+    log_probs = head.ctc_log_probs(memory, targets)
     assert memory.num_frames is not None
     each = len(targets[0])
     num_frames = memory.num_frames.repeat_interleave(each).tolist()
@@ -135,40 +130,23 @@ _FEWEST_CANDIDATES = 20
 _IMPOSSIBLE = -1e4
 
 
-def joint_weight(family: Family) -> float:
-    """Weight of a family's CTC prefix score beside its decoder's; 0 without."""
-    return float(getattr(family, "decoding_ctc_weight", 0.0))
-
-
 def join_ctc(
-    family: Family,
+    joint: JointCtc,
     memory: Memory,
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,
     rows: Rows,
 ) -> None:
-    """Give `rows` joint scores, if the family has a CTC head beside its decoder.
-
-    Raises:
-        SprachbundError: a draft that is named: CTC does not score guesses.
-    """
-    if not (weight := joint_weight(family)):
-        return
-    model: Any = family
-    if options.draft not in (AUTO, NONE):
-        raise SprachbundError(
-            f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); "
-            "leave it out"
-        )
+    """Give `rows` joint scores of their decoder and of the CTC head beside it."""
     assert memory.num_frames is not None
     frames = memory.num_frames.repeat_interleave(len(targets[0]))
-    prefixes = CtcPrefixes.start(model.ctc_log_probs(memory, targets), frames)
+    prefixes = CtcPrefixes.start(joint.head.ctc_log_probs(memory, targets), frames)
     prefixes.read([target.prefix for group in targets for target in group])
     count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HYPOTHESIS * options.beam_size)
     rows.rules = JointRules(
-        **{field.name: getattr(rows.rules, field.name) for field in fields(Rules)},
+        **vars(rows.rules),
         prefixes=prefixes,
-        ctc_weight=weight,
+        ctc_weight=joint.weight,
         candidates=count,
     )
 
@@ -239,17 +217,19 @@ class CtcPrefixes:
         for place in range(max(map(len, texts), default=0)):
             longer = torch.tensor([len(text) > place for text in texts], device=self.last.device)
             tokens = [text[place] if len(text) > place else self.blank for text in texts]
-            before = {name: getattr(self, name) for name in ("after_token", "after_blank", "scores", "last")}
+            before = self.after_token, self.after_blank, self.scores, self.last
             self.advance(torch.tensor(tokens, device=self.last.device))
-            for name, old in before.items():
-                new = getattr(self, name)
-                setattr(self, name, torch.where(longer.view(-1, *[1] * (new.ndim - 1)), new, old))
+            after = self.after_token, self.after_blank, self.scores, self.last
+            self.after_token, self.after_blank, self.scores, self.last = (
+                torch.where(longer.view(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in zip(after, before, strict=True)
+            )
 
     def take(self, rows: Tensor) -> None:
         """Replace every row r by row `rows[r]`."""
-        for field in fields(self):
-            if isinstance(value := getattr(self, field.name), Tensor):
-                setattr(self, field.name, value[rows])
+        self.log_probs, self.num_frames = self.log_probs[rows], self.num_frames[rows]
+        self.after_token, self.after_blank = self.after_token[rows], self.after_blank[rows]
+        self.scores, self.last = self.scores[rows], self.last[rows]
 
     def _before(self, tokens: Tensor) -> Tensor:
         """(R, T, K) log-probability that the text so far was written before frame t, and that the token may follow:

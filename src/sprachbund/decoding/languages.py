@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
-from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.text.languages import described, parse_language
 
 UNDETERMINED = "und"
@@ -152,14 +151,14 @@ def _declared(model: Family, tag: str) -> str:
     try:
         return parse_language(tag, model.source_languages)
     except SprachbundError:
-        if hasattr(model, "allowed_groups"):
-            model.allowed_groups([tag])  # says which languages have experts
+        if (experts := model.capabilities.experts) is not None:
+            experts.allowed_groups([tag])  # says which languages have experts
         raise
 
 
 def _check_branches(model: Family, *, sources: Sequence[str], targets: Sequence[str]) -> None:
     """Refuse languages without a branch, in a model that is split by language."""
-    plan: SharingPlan | None = getattr(model, "sharing_plan", None)
+    plan = model.capabilities.sharing_plan
     asked = {"source": sources, "target": [tag for tag in targets if tag != TRANSCRIBE]}
     for split in plan.splits if plan else ():
         for tag in asked.get(split.side, ()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sprachbund.models.base import Family
+from sprachbund.models.base import TimestampTokens
 
 # Timestamp tokens: which may come next, and how they cut a row of tokens into segments.
 #
@@ -21,34 +21,6 @@ from sprachbund.models.base import Family
 
 MAX_INITIAL_S = 1.0
 """Latest first timestamp; a later one tends to skip speech."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimestampTokens:
-    """The part of a vocabulary that means times: token `first + n` is n * `step_s` seconds."""
-
-    first: int
-    step_s: float
-
-    def seconds(self, token: int) -> float:
-        """Time that a timestamp token stands for."""
-        return (token - self.first) * self.step_s
-
-    def last_within(self, duration_s: float) -> int:
-        """Token of the latest time inside `duration_s`."""
-        return self.first + int(duration_s / self.step_s + 1e-6)
-
-
-def timestamp_tokens(family: Family) -> TimestampTokens | None:
-    """The timestamp tokens of a family; None when it has none.
-
-    A family that has them offers, besides the protocol, `tokens.timestamps`: a range with one token per
-    memory frame. One that has them and was not taught to write them says so by `has_timestamps`.
-    """
-    if not getattr(family, "has_timestamps", True):
-        return None
-    tokens = getattr(getattr(family, "tokens", None), "timestamps", None)
-    return TimestampTokens(first=tokens[0], step_s=family.frame_s) if tokens else None
 
 
 def forbid_timestamps(

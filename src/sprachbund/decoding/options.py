@@ -1,14 +1,18 @@
 """What a caller may ask of decoding, in one value that is checked before any work starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.util.options import Option, OptionValueError, Range, check, renamed
 
-AUTO, NONE = "auto", "none"
+if TYPE_CHECKING:  # commands make their options of these without loading torch
+    from sprachbund.models.base import Family
+
+AUTO: Literal["auto"] = "auto"
+NONE = "none"
 MAX_DRAFT_TOKENS = 8
 Accept = Literal["exact", "top-2", "top-3", "unchecked"]
 """What a draft token has to be to stand: the model's own choice; among its best two or three; or allowed by the rules.
@@ -68,7 +72,8 @@ class DecodingOptions:
             are averaged when the present one alone does not decide.
         prompt: context or glossary shown to the model before each span, where the family has room for it.
         batch_size: most speech spans that go through the encoder together; does not change the result.
-        timestamps: whether segments are cut by timestamp tokens in families that have them.
+        timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
+            those that do not.
         word_timestamps: times for every word (json, jsonl, --json); costs a second pass of the decoder.
         draft: proposes tokens ahead, which the model confirms, for speed: none; auto, a draft among the model's files
             where it is to gain speed; the name of such a draft; a draft's file; a text (.txt) in the languages wanted;
@@ -88,7 +93,7 @@ class DecodingOptions:
     language_windows: Annotated[int, Range(1)] = 3
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
     batch_size: Annotated[int, Range(1)] = 8
-    timestamps: bool = True
+    timestamps: bool | Literal["auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
     draft: Annotated[str, Option("--draft", metavar="NAME")] = AUTO
     num_draft_tokens: Annotated[
@@ -109,6 +114,8 @@ class DecodingOptions:
                 f"give {self.min_tokens} or more, the fewest tokens of a segment",
             )
         self._check_accept()
+        if self.timestamps not in (True, False, AUTO):
+            raise SprachbundError(f'timestamps is {self.timestamps!r}; choose True, False or "{AUTO}"')
         if isinstance(self.allowed_languages, str):
             raise SprachbundError(
                 f"allowed_languages is the text {self.allowed_languages!r}; give a tuple of language tags"
@@ -148,3 +155,55 @@ class DecodingOptions:
         allowed = rest.pop("allowed_languages")
         languages = None if allowed is None else tuple(allowed)
         return DecodingOptions(**rest, allowed_languages=languages, guard=guard, spans=spans)
+
+
+_ATTENTION_FAMILIES = "whisper, conformer or seamless"
+
+
+def check_options(family: "Family", options: DecodingOptions) -> None:
+    """Refuse what a model cannot serve; an option at its default is served as far as the model goes.
+
+    A prompt that a model with an attention decoder has no room for is no error: `Translation.warnings` says so.
+
+    Raises:
+        SprachbundError: the option, the model, and which models can serve it.
+    """
+    able = family.capabilities
+    if able.transducer is not None or able.ctc is not None:
+        how = "frame by frame" if able.transducer is not None else "by CTC"
+        for what in _of_attention_decoders(options):
+            raise SprachbundError(
+                f"the model {family.name} writes {how}, which has no place for {what}; leave it out, or take a model "
+                f"with an attention decoder, such as {_ATTENTION_FAMILIES}"
+            )
+    if able.joint_ctc is not None and options.draft not in (AUTO, NONE):
+        raise SprachbundError(
+            f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); leave it "
+            f"out, or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
+        )
+    if options.word_timestamps and able.alignment is None:
+        raise SprachbundError(
+            f"the model {family.name} does not show which speech it reads, so words get no times; leave "
+            f"word_timestamps out, or take a model that shows it, such as {_ATTENTION_FAMILIES}"
+        )
+    if options.timestamps is True and able.timestamps is None:
+        raise SprachbundError(
+            f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '
+            "model that was trained with them"
+        )
+
+
+def _of_attention_decoders(options: DecodingOptions) -> Iterator[str]:
+    """What is asked for that only an attention decoder has a place for."""
+    if options.draft not in (AUTO, NONE):
+        yield f"a draft ({options.draft})"
+    if options.num_draft_tokens is not None:
+        yield f"num_draft_tokens ({options.num_draft_tokens})"
+    if options.word_timestamps:
+        yield "words with times"
+    if options.min_tokens:
+        yield f"min_tokens ({options.min_tokens})"
+    if options.length_penalty != DecodingOptions.length_penalty:
+        yield f"length_penalty ({options.length_penalty})"
+    if options.prompt:
+        yield "a prompt"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, product
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,8 +31,8 @@ from sprachbund.decoding.languages import (
     knows_pair,
     read_request,
 )
-from sprachbund.decoding.logits_process import TimestampTokens, cut_by_timestamps, timestamp_tokens
-from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
+from sprachbund.decoding.logits_process import cut_by_timestamps
+from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions, check_options
 from sprachbund.decoding.result import (
     LanguageSpan,
     Segment,
@@ -47,7 +46,7 @@ from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.words import AlignedTokens, align, timed_words
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Features, Memory, Target
+from sprachbund.models.base import Family, Features, Memory, Target, TextInput, TimestampTokens
 
 # Speech to memories, with the languages that are known: models split by language take a branch for each.
 
@@ -114,7 +113,7 @@ def _declared(
     declared: Sequence[Sequence[str] | None] | None,
 ) -> Tensor | None:
     """What may occur (B, L): what is declared and the language that is known."""
-    if declared is None or not hasattr(model, "allowed_groups") or all(tags is None for tags in declared):
+    if declared is None or model.capabilities.experts is None or all(tags is None for tags in declared):
         return None
     rows = [
         [tags is None or tag in tags or tag == known for tag in model.source_languages]
@@ -181,13 +180,12 @@ def cut_row(
 def language_spans(
     model: Family, memory: Memory, durations_s: Sequence[float]
 ) -> list[tuple[LanguageSpan, ...]]:
-    """Which language is where in each utterance, of a family whose `spans` tell it; nothing of others."""
-    told = getattr(model, "spans", None)
-    if told is None:
+    """Which language is where in each utterance, of a family with experts of languages; nothing of others."""
+    if (experts := model.capabilities.experts) is None:
         return [()] * len(durations_s)
     return [
         tuple(LanguageSpan(start_s=start_s, end_s=end_s, language=tag) for start_s, end_s, tag in stretches)
-        for stretches in told(memory, durations_s)
+        for stretches in experts.spans(memory, durations_s)
     ]
 
 
@@ -521,7 +519,7 @@ def ask(model: Family, options: DecodingOptions, language: str, source: str) -> 
         language=language,
         source=None if source == UNDETERMINED else source,
         context=options.prompt or "",
-        timestamps=options.timestamps and timestamp_tokens(model) is not None,
+        timestamps=bool(options.timestamps) and model.capabilities.timestamps is not None,
     )
 
 
@@ -618,7 +616,7 @@ def _decode_rows(
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
     found = search(model, memory, asked, first.options, durations_s, first.speculation)
-    times = timestamp_tokens(model) if first.options.timestamps else None
+    times = model.capabilities.timestamps if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
     if first.options.word_timestamps:
         text = [[[t for t in h.tokens if times is None or t < times.first] for h in row] for row in found]
@@ -702,6 +700,7 @@ class LongForm(Iterator[Segment]):
     ) -> None:
         self._model = model
         options = options or DecodingOptions()
+        check_options(model, options)
         self._draft_notes: list[str] = []
         options, speculation = options_with_draft(model, options, self._draft_notes, speculation)
         allowed = options.allowed_languages
@@ -844,15 +843,6 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
 # Shapes: B texts.
 
 
-@runtime_checkable
-class ReadsText(Protocol):
-    """What a family has more, if it also reads text."""
-
-    def text_features(self, texts: Sequence[str]) -> Features:
-        """What the encoder is given of texts, in place of `Family.features` of speech."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class TranslatedText:
     """A text in another language.
@@ -870,13 +860,14 @@ class TranslatedText:
     log_probability: float
 
 
-def check_reads_text(family: Family) -> None:
-    """Raises SprachbundError for a family that reads no text."""
-    if not isinstance(family, ReadsText):
+def check_reads_text(family: Family) -> TextInput:
+    """How a family reads text. Raises SprachbundError for one that does not."""
+    if (text_input := family.capabilities.text_input) is None:
         raise SprachbundError(
             f"the model {family.name} turns speech into text, and cannot translate text; give it a recording, or take "
             "a model of speech units, which reads both"
         )
+    return text_input
 
 
 def translate_texts(
@@ -916,7 +907,6 @@ def translate_texts(
 def _translate_batch(
     family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
 ) -> list[list[TranslatedText]]:
-    assert isinstance(family, ReadsText)
     # Every text is identified by itself: each has a tracker of its own.
     queries = [
         LanguageQuery(
@@ -926,7 +916,8 @@ def _translate_batch(
         )
         for _ in texts
     ]
-    encoded = encode_and_identify(family, family.text_features(texts), queries, [0.0] * len(texts))
+    features = check_reads_text(family).text_features(texts)
+    encoded = encode_and_identify(family, features, queries, [0.0] * len(texts))
     languages = [found.language for found in encoded.languages]
     if UNDETERMINED in languages:
         raise SprachbundError(

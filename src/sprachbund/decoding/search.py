@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from sprachbund.decoding.autoregressive import beam_search, greedy_search
-from sprachbund.decoding.ctc import join_ctc, joint_weight, search_by_ctc, writes_by_ctc
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.ctc import join_ctc, search_by_ctc
+from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedRows, Guessing, speculative_search
 from sprachbund.decoding.state import Hypothesis, Rows, start_rows
-from sprachbund.decoding.transducer import search_by_frames, writes_by_frames
+from sprachbund.decoding.transducer import search_by_frames
 from sprachbund.engines.native_engine import one_torch_thread_beside
 from sprachbund.models.base import Family, Memory, Target
 
@@ -40,21 +40,27 @@ def search(
         B lists of n hypotheses. They depend neither on how utterances are batched nor on what a draft guesses.
 
     Raises:
-        SprachbundError: for a pair the model does not know, or a prompt that leaves no room for text.
+        SprachbundError: for a pair the model does not know, a prompt that leaves no room for text, or an option that
+            the model cannot serve, see `check_options`.
     """
     options = options or DecodingOptions()
     if not targets or not targets[0]:
         return [[] for _ in targets]
-    if writes_by_frames(family):
-        return search_by_frames(family, memory, targets, options)
-    if writes_by_ctc(family):
-        return search_by_ctc(family, memory, targets, options)
-    speculation = None if joint_weight(family) else speculation or speculation_for(family, options)
+    check_options(family, options)
+    able = family.capabilities
+    if able.transducer is not None:
+        return search_by_frames(family, able.transducer, memory, targets, options)
+    if able.ctc is not None:
+        return search_by_ctc(family, able.ctc, memory, targets, options)
     rows = start_rows(family, memory, targets, options, durations_s)
-    join_ctc(family, memory, targets, options, rows)
+    if able.joint_ctc is None:
+        speculation = speculation or speculation_for(family, options)
+    else:  # CTC does not score guesses
+        speculation = None
+        join_ctc(able.joint_ctc, memory, targets, options, rows)
     flat = [target for group in targets for target in group]
     guessing = None if speculation is None else speculation.begin(family, memory, flat, rows)
-    with one_torch_thread_beside(getattr(family, "decoder", None)):
+    with one_torch_thread_beside(able.decoder):
         best = _finish(family, rows, options, guessing)
     if speculation is not None and guessing is not None:
         speculation.add(flat, guessing)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sprachbund.decoding.autoregressive import GreedySearch
-from sprachbund.decoding.drafts import drafts_beside, load_draft
+from sprachbund.decoding.drafts import load_draft
 from sprachbund.decoding.drafts.base import Draft, DraftRun
 from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.languages import UNDETERMINED
@@ -270,9 +270,9 @@ def speculation_for(
             raise SprachbundError(
                 "a text as the draft is for greedy search, and changes nothing; leave it out"
             )
-        guesses = options.num_draft_tokens or getattr(draft, "guesses", None)
+        guesses = options.num_draft_tokens or draft.guesses
         return Speculation(draft, guesses=guesses, accept=options.accept)
-    for name in drafts_beside(family):
+    for name in family.drafts:
         try:
             return Speculation(_kept(family, name), guesses=options.num_draft_tokens, may_stop=True)
         except SprachbundError as error:

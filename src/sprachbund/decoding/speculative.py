@@ -9,7 +9,7 @@ tokens of a pass, U tokens of a row, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -287,9 +287,8 @@ class DraftedRows(Rows):
     @classmethod
     def around(cls, rows: Rows, guessing: Guessing) -> "DraftedRows":
         """Rows that have read their prompts."""
-        own = {field.name: getattr(rows, field.name) for field in fields(rows)}
         return cls(
-            **own,
+            **vars(rows),
             guessing=guessing,
             so_far=begin_rows(rows, guessing.prompts),
             held=rows.cache.lengths.numpy(force=True),

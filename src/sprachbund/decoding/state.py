@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sprachbund.decoding.logits_process import Rules, Suppressed, timestamp_tokens
+from sprachbund.decoding.logits_process import Rules, Suppressed
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -167,14 +167,13 @@ def _rules(
     device: torch.device,
 ) -> Rules:
     masks = {target: family.suppressed(target) for target in set(targets)}
-    times = timestamp_tokens(family) if any(target.timestamps for target in targets) else None
+    times = family.capabilities.timestamps if any(target.timestamps for target in targets) else None
     latest = [
         times.last_within(duration_s) if times and target.timestamps else -1
         for target, duration_s in zip(targets, seconds, strict=True)
     ]
-    begin: Tensor | None = getattr(family, "begin_suppressed", None)
     return Rules(
-        begin_suppressed=None if begin is None else begin.to(device),
+        begin_suppressed=_begin_suppressed(family, masks[targets[0]], device),
         begun=torch.tensor([bool(target.prefix) for target in targets], device=device),
         suppressed=Suppressed.of([masks[target] for target in targets], device),
         limits=torch.tensor(limits, device=device),
@@ -183,6 +182,16 @@ def _rules(
         end_token=family.end_token,
         min_tokens=options.min_tokens,
     )
+
+
+def _begin_suppressed(family: Family, like: Tensor, device: torch.device) -> Tensor | None:
+    """Tokens (V,) that a row never begins with, of as many as the mask `like` has."""
+    tokens = family.capabilities.begin_suppressed
+    if not tokens:
+        return None
+    mask = torch.zeros_like(like, device=device)
+    mask[list(tokens)] = True
+    return mask
 
 
 def _run_prompts(

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.options import AUTO, NONE, DecodingOptions
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -397,14 +396,16 @@ def _beams(paths: Sequence[_Path], state: TransducerState, num_frames: Tensor) -
     return beams
 
 
-def writes_by_frames(family: Family) -> bool:
-    """Whether a family's text comes from a transducer."""
-    return bool(getattr(family, "writes_by_frames", False))
-
-
 def start_by_frames(family: Family, targets: Sequence[Target]) -> TransducerState:
-    """The state of rows (R,) in front of their first frame, their prompts read."""
-    transducer = _transducer(family)
+    """The state of rows (R,) in front of their first frame, their prompts read.
+
+    Raises:
+        SprachbundError: the family does not write frame by frame, or not for such a target.
+    """
+    if (transducer := family.capabilities.transducer) is None:
+        raise SprachbundError(
+            f"the model {family.name} does not write frame by frame; take one with a transducer"
+        )
     state = transducer.start(len(targets))
     prompts = torch.tensor([family.prompt(target) for target in targets], device=state.num_frames.device)
     for tokens in prompts.T:
@@ -414,14 +415,13 @@ def start_by_frames(family: Family, targets: Sequence[Target]) -> TransducerStat
 
 @torch.inference_mode()
 def search_by_frames(
-    family: Family, memory: Memory, targets: Sequence[Sequence[Target]], options: DecodingOptions
+    family: Family,
+    transducer: Transducer,
+    memory: Memory,
+    targets: Sequence[Sequence[Target]],
+    options: DecodingOptions,
 ) -> list[list[Hypothesis]]:
-    """As `search`, which hands over to this.
-
-    Raises:
-        SprachbundError: options that only an attention decoder has.
-    """
-    refuse_options(family, options, "frame by frame")
+    """As `search`, which hands over to this; `transducer` is the family's."""
     flat = [target for group in targets for target in group]
     each = len(targets[0])
     assert memory.num_frames is not None
@@ -429,14 +429,14 @@ def search_by_frames(
     num_frames = memory.num_frames.repeat_interleave(each, 0)
     start = start_by_frames(family, flat)
     if options.beam_size == 1:
-        found, _ = transducer_greedy(_transducer(family), states, num_frames, start)
+        found, _ = transducer_greedy(transducer, states, num_frames, start)
     else:
         rows = range(len(flat))
         empty = TransducerHypothesis()
         beams = [
             Beam(hypotheses=(empty,), path_scores=(0.0,), state=start.take(torch.tensor([r]))) for r in rows
         ]
-        ended = transducer_beam(_transducer(family), states, num_frames, beams, beam_size=options.beam_size)
+        ended = transducer_beam(transducer, states, num_frames, beams, beam_size=options.beam_size)
         found = [beam.best for beam in ended]
     best = [_hypothesis(one, options.max_tokens) for one in found]
     return [best[i : i + each] for i in range(0, len(best), each)]
@@ -451,23 +451,3 @@ def _hypothesis(found: TransducerHypothesis, max_tokens: int | None) -> Hypothes
         no_speech_log_probability=None,
         score=found.score,
     )
-
-
-def _transducer(family: Family) -> Transducer:
-    known: Any = family
-    return known.transducer
-
-
-def refuse_options(family: Family, options: DecodingOptions, how: str) -> None:
-    """Raises SprachbundError for options that only an attention decoder has; `how` the family writes instead."""
-    refused = {
-        f"a draft ({options.draft})": options.draft not in (AUTO, NONE),
-        "words with times": options.word_timestamps,
-        f"min_tokens ({options.min_tokens})": options.min_tokens > 0,
-        "a prompt": bool(options.prompt),
-    }
-    for what, asked in refused.items():
-        if asked:
-            raise SprachbundError(
-                f"the model {family.name} writes {how}, which has no place for {what}; leave it out"
-            )

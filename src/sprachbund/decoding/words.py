@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sprachbund.decoding.result import Word
 from sprachbund.decoding.state import whole_prompt
-from sprachbund.models.base import Family, Memory, Target
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Alignment, Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.text.languages import writes_spaces
 
@@ -68,11 +69,6 @@ def _trace(
     return rows, columns
 
 
-def shows_attention(family: Family) -> bool:
-    """Whether a family's decoder tells which speech it looks at; without, words get no times."""
-    return bool(getattr(family, "shows_attention", True))
-
-
 @torch.inference_mode()
 def align(
     family: Family,
@@ -84,16 +80,19 @@ def align(
     """Times of the text tokens of every row; one more pass of the decoder for all rows together.
 
     Args:
-        family: the model; its `alignment_heads`, (layer, head) pairs, are used where it has such a list.
+        family: the model; heads that are known to follow the speech are used where it has a list of them.
         memory: B encoded utterances.
         targets: B lists of n, asked without timestamps.
         tokens: B lists of n rows of text tokens, no timestamps among them.
         durations_s: (B,) seconds of audio in each memory.
+
+    Raises:
+        SprachbundError: a decoder that does not show which speech it reads.
     """
     num_targets = len(targets[0])
     rows = [tuple(row) for group in tokens for row in group]
     weights, log_probs = _read(family, memory, targets, rows)
-    frame_s = memory_frame_s(family)
+    frame_s = alignment_of(family).frame_s
     aligned = []
     for r, row in enumerate(rows):
         starts_s = _start_times(weights[r], durations_s[r // num_targets], frame_s)
@@ -117,7 +116,7 @@ def attended_s(
     num_targets = len(targets[0])
     rows = [tuple(row) for group in tokens for row in group]
     weights, _ = _read(family, memory, targets, rows)
-    frame_s = memory_frame_s(family)
+    frame_s = alignment_of(family).frame_s
     found = []
     for r, row in enumerate(rows):
         num_frames = max(1, min(weights[r].shape[2], round(durations_s[r // num_targets] / frame_s)))
@@ -126,9 +125,13 @@ def attended_s(
     return [found[i : i + num_targets] for i in range(0, len(found), num_targets)]
 
 
-def memory_frame_s(family: Family) -> float:
-    """Seconds of a frame that the decoder reads; not the encoder's where frames were averaged."""
-    return getattr(family, "memory_frame_s", family.frame_s)
+def alignment_of(family: Family) -> Alignment:
+    """How words of a family get times. Raises SprachbundError for one whose words get none."""
+    if (alignment := family.capabilities.alignment) is None:
+        raise SprachbundError(
+            f"the model {family.name} does not show which speech it reads, so words get no times; leave them out"
+        )
+    return alignment
 
 
 def _read(
@@ -171,8 +174,7 @@ def _teacher_forced(family: Family, cache: DecoderCache, rows: list[list[int]]) 
 def _chosen_heads(family: Family, layers: list[Tensor], num_rows: int) -> Tensor:
     """(R, H, Q, T) out of one (B, all heads, R/B * Q, T) per layer; without a list, all of the upper half."""
     by_row = [_by_row(w, num_rows) for w in layers]
-    listed: Sequence[tuple[int, int]] | None = getattr(family, "alignment_heads", None)
-    if listed:
+    if listed := alignment_of(family).heads:
         return torch.stack([by_row[layer][:, head] for layer, head in listed], dim=1)
     return torch.cat(by_row[len(by_row) // 2 :], dim=1)
 

@@ -133,8 +133,8 @@ class SpeedJob:
         if self.shape is not None and self.shape not in PRESETS:
             raise SprachbundError(f"there is no shape {self.shape!r}; choose from {', '.join(PRESETS)}")
         for name in ("repeats", "threads", "window_tokens", "clip_tokens"):
-            if getattr(self, name) < 1:
-                raise SprachbundError(f"{name} is {getattr(self, name)}; give 1 or more")
+            if (value := vars(self)[name]) < 1:
+                raise SprachbundError(f"{name} is {value}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +219,8 @@ def measure_speed(job: SpeedJob) -> Speed:
     window = _measure(family, job, min(job.window_s, family.max_window_s), job.window_tokens)
     cache = family.start(family.encode(_features(family, min(job.window_s, family.max_window_s))))
     num_bytes = bytes_per_token(family, cache)
-    if hasattr(family, "real_length"):
-        family.real_length = True
+    if (fixed := family.capabilities.fixed_window) is not None:
+        fixed.real_length = True
     clip = _measure(family, job, job.clip_s, job.clip_tokens)
     peak = peak_mib()
     return Speed(
@@ -247,12 +247,13 @@ def bytes_per_token(family: Family, cache: DecoderCache) -> int:
 
     Keys and values of earlier tokens, about a hundredth of that, are not counted.
     """
-    decoder: Any = getattr(family, "decoder")  # noqa: B009 - no part of the protocol
+    decoder = family.capabilities.decoder
     memory = sum(x.nbytes for x in (*cache.cross_keys, *cache.cross_values))
     if isinstance(decoder, NativeDecoder | TorchDecoder):
         return decoder.step_bytes + memory
     only_at_start = ("positions", "cross_attention.key.", "cross_attention.value.")
-    weights = (p for name, p in decoder.named_parameters() if not any(part in name for part in only_at_start))
+    parameters = () if decoder is None else decoder.named_parameters()
+    weights = (p for name, p in parameters if not any(part in name for part in only_at_start))
     return sum(p.nbytes for p in weights) + memory
 
 

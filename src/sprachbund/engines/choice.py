@@ -5,14 +5,13 @@ compute in the compiled kernels with int8 weights; the torch engine is the model
 and torch-int8, the model with its decoder rearranged for speed, in that precision. Searches see no difference.
 """
 
-import copy
 import json
 import os
 import platform
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,10 +28,16 @@ from sprachbund.engines.extension import choose_instruction_set, missing_because
 from sprachbund.engines.native_engine import NativeDecoder, exchanged, native_parts_of, pack, why_not_family
 from sprachbund.engines.options import CHOICES, EngineChoice, NativeOptions
 from sprachbund.engines.packed_cache import packed_for
-from sprachbund.engines.torch_layers import FusedEncoderLayer, Precision, TorchDecoder, recast
+from sprachbund.engines.torch_layers import (
+    FusedEncoderLayer,
+    Precision,
+    TorchDecoder,
+    recast,
+    with_submodules,
+)
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Features, Memory
-from sprachbund.nn.decoder import TextDecoder
+from sprachbund.models.base import Capabilities, Family, Features, Memory, Target
+from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.util.files import write_text
 
@@ -46,26 +51,123 @@ from sprachbund.util.files import write_text
 MOST_POOLED = 4
 
 
+class PooledFamily:
+    """A family whose memories have one frame for every `size`; all else is that family's own.
+
+    Args:
+        family: not changed.
+        size: frames that are averaged.
+    """
+
+    def __init__(self, family: Family, size: int) -> None:
+        self._family, self._size = family, size
+        self.drafts = family.drafts
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder and average its frames."""
+        memory = self._family.encode(features)
+        states, num_frames = pool(memory.states, memory.num_frames, self._size)
+        return replace(memory, states=states, num_frames=num_frames)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The family's; words are aligned to the frames that the decoder reads."""
+        able = self._family.capabilities
+        if able.alignment is None:
+            return able
+        return replace(able, alignment=replace(able.alignment, frame_s=self._size * able.alignment.frame_s))
+
+    @property
+    def name(self) -> str:
+        """As the family's; so is all that follows."""
+        return self._family.name
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """See `Family`."""
+        return self._family.source_languages
+
+    @property
+    def end_token(self) -> int:
+        """See `Family`."""
+        return self._family.end_token
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Family`."""
+        return self._family.max_tokens
+
+    @property
+    def max_window_s(self) -> float:
+        """See `Family`."""
+        return self._family.max_window_s
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of a frame of the encoder; timestamp tokens count those."""
+        return self._family.frame_s
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """See `Family`."""
+        return self._family.pairs()
+
+    def features(self, samples: Sequence[np.ndarray]) -> Features:
+        """See `Family`."""
+        return self._family.features(samples)
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """See `Family`."""
+        return self._family.language_log_probs(memory)
+
+    def prompt(self, target: Target) -> list[int]:
+        """See `Family`."""
+        return self._family.prompt(target)
+
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """See `Family`."""
+        return self._family.start(memory, rows_per_memory=rows_per_memory, capacity=capacity, targets=targets)
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """See `Family`."""
+        return self._family.step(tokens, cache, weights)
+
+    def suppressed(self, target: Target) -> Tensor:
+        """See `Family`."""
+        return self._family.suppressed(target)
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """See `Family`."""
+        return self._family.no_speech_log_prob(logits)
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """See `Family`."""
+        return self._family.decode_text(tokens)
+
+
 def pooled(family: Family, size: int) -> Family:
-    """A copy of a family whose memories have one frame for every `size`; with 1 the family itself.
+    """A family whose memories have one frame for every `size`; with 1 the family itself.
 
     Raises:
-        SprachbundError: a size out of range.
+        SprachbundError: a size out of range, or a model whose frames are read by more than an attention decoder.
     """
     if not 1 <= size <= MOST_POOLED:
         raise SprachbundError(f"{size} frames are to be averaged; give 1, which keeps all, to {MOST_POOLED}")
     if size == 1:
         return family
-    copied: Any = copy.copy(family)
-
-    def encode(features: Features) -> Memory:
-        memory = family.encode(features)
-        states, num_frames = pool(memory.states, memory.num_frames, size)
-        return replace(memory, states=states, num_frames=num_frames)
-
-    copied.encode = encode
-    copied.memory_frame_s = size * family.frame_s
-    return copied
+    able = family.capabilities
+    if able.transducer or able.ctc or able.joint_ctc or able.experts:
+        raise SprachbundError(
+            f"pool_frames is {size}, and the text of {family.name} is made frame by frame, not by an attention decoder "
+            "alone; give 1, or take a whisper, conformer or seamless model with such a decoder"
+        )
+    return PooledFamily(family, size)
 
 
 def pool(states: Tensor, num_frames: Tensor | None, size: int) -> tuple[Tensor, Tensor | None]:
@@ -138,8 +240,8 @@ def fastest(works: dict[int, Callable[[], Any]]) -> int:
 
 def _work(family: Family) -> Callable[[], None]:
     """A short recording with some tokens; the family is nobody else's."""
-    if hasattr(family, "real_length"):
-        family.real_length = True
+    if (window := family.capabilities.fixed_window) is not None:
+        window.real_length = True
     num_samples = round(min(_CLIP_S, family.max_window_s) * SAMPLE_RATE)
     noise = np.random.default_rng(0).standard_normal(num_samples).astype(np.float32) * 0.1
     features, num_tokens = family.features([noise]), min(_TOKENS, family.max_tokens)
@@ -181,9 +283,13 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
     Raises:
         SprachbundError: a family without our decoder, or a precision that torch has no kernels for here.
     """
-    model: Any = family
-    decoder = getattr(model, "decoder", None)
-    if not isinstance(decoder, TextDecoder) or not _computes_alike(type(decoder)):
+    encoder, decoder = family.capabilities.encoder, family.capabilities.decoder
+    if (
+        not isinstance(family, nn.Module)
+        or encoder is None
+        or not isinstance(decoder, TextDecoder)
+        or not _computes_alike(type(decoder))
+    ):
         raise SprachbundError(
             f"the torch engine in {precision} cannot run a decoder of the kind {type(decoder).__name__}; "
             "use the engine torch"
@@ -198,16 +304,15 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
         return None
 
     if precision == "bf16":
-        whole: Any = recast(model, precision, swap)
+        whole: Any = recast(family, precision, swap)
         # Features come in fp32; the original, of which this is a copy, must not get the hook.
         whole.encoder._forward_pre_hooks = OrderedDict()
         whole.encoder.register_forward_pre_hook(_first_in_bf16)
         return whole
-    copied = copy.copy(model)
     # The small heads beside encoder and decoder stay as they are.
-    exchanged = {"encoder": recast(model.encoder, precision, swap), "decoder": swap(decoder)}
-    copied._modules = {**model._modules, **exchanged}
-    return copied
+    return with_submodules(
+        family, encoder=recast(encoder, precision, swap), decoder=recast(decoder, precision, swap)
+    )
 
 
 def _computes_alike(kind: type[TextDecoder]) -> bool:
@@ -327,7 +432,7 @@ def beside(family: Family, other: Family, directory: Path | None = None) -> Fami
     Raises:
         SprachbundError: the family is on torch in a precision in which the other cannot be run.
     """
-    decoder: Any = getattr(family, "decoder", None)
+    decoder = family.capabilities.decoder
     if isinstance(decoder, TorchDecoder):
         return on_torch(other, decoder.precision)
     if not isinstance(decoder, NativeDecoder) or why_not_family(other) is not None:
@@ -376,9 +481,7 @@ def _native(
 
 def _check_exact(options: NativeOptions, computes: str) -> None:
     """Raise a SprachbundError where options of the native engine would be lost."""
-    asked = [
-        f"{f.name}={value!r}" for f in fields(options) if (value := getattr(options, f.name)) != f.default
-    ]
+    asked = [f"{f.name}={value!r}" for f in fields(options) if (value := vars(options)[f.name]) != f.default]
     if asked:
         raise SprachbundError(f"{' and '.join(asked)} is for the native engine; {computes} has not got it")
 
@@ -404,7 +507,8 @@ def choose_threads(wanted: int | None) -> int:
     """The number of threads to use. Raises SprachbundError for fewer than one or more than there are cores."""
     cores = os.cpu_count() or 1
     if wanted is None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+        # Which cores a process may use, Linux alone says.
+        usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores
         return min(torch.get_num_threads(), usable)
     if not 1 <= wanted <= cores:
         raise SprachbundError(f"{wanted} threads asked for; this machine has {cores}, give 1 to {cores}")

@@ -1,9 +1,8 @@
 """A family whose decoder, and encoder layers where that is possible, compute in the native kernels."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +22,15 @@ from sprachbund.engines.packing import (
     pack_encoder,
     pack_stem,
     pad,
-    stem_of,
     stem_shape,
     why_not,
     why_not_encoder,
 )
+from sprachbund.engines.torch_layers import with_submodules
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
-from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.nn.feed_forward import Route
 
 # Decoder and encoder layers that compute in the native kernels and take the places of the torch ones.
@@ -47,6 +46,8 @@ class NativeCache(DecoderCache):
     Attributes:
         own: (L, 2, R, H, C, 16 W) keys and values of the rows, bf16 in 16-bit integers.
         cross: (L, 2, B, H, C, 16 W) keys and values of the memories, bf16 or 8-bit integers.
+        self_keys: one (R, H, C, 16 W) per layer, a part of `own`; so are `self_values`.
+        cross_keys: one (B, H, C, 16 W) per layer, a part of `cross`; so are `cross_values`.
         scales: (L, 3, B, H, 16 C) of keys, offsets of keys, of values in 8 bits; None in bf16.
         frames: (B,) valid frames.
         num_frames: T.
@@ -64,30 +65,17 @@ class NativeCache(DecoderCache):
         limit: int,
         route: Route | None,
     ) -> None:
+        super().__init__(
+            self_keys=list(own[:, 0]),
+            self_values=list(own[:, 1]),
+            cross_keys=list(cross[:, 0]),
+            cross_values=list(cross[:, 1]),
+            memory_allowed=None,
+            lengths=torch.zeros(own.shape[2], dtype=torch.long),
+            route=route,
+        )
         self.own, self.cross, self.scales, self.frames = own, cross, scales, frames
-        self.num_frames, self.limit, self.route = num_frames, limit, route
-        self.memory_allowed = None
-        self.lengths = torch.zeros(own.shape[2], dtype=torch.long)
-
-    @property
-    def self_keys(self) -> list[Tensor]:  # type: ignore[override]
-        """One (R, H, C, 16 W) per layer, in the kernels' order."""
-        return list(self.own[:, 0])
-
-    @property
-    def self_values(self) -> list[Tensor]:  # type: ignore[override]
-        """As `self_keys`."""
-        return list(self.own[:, 1])
-
-    @property
-    def cross_keys(self) -> list[Tensor]:  # type: ignore[override]
-        """One (B, H, C, 16 W) per layer, in the kernels' order."""
-        return list(self.cross[:, 0])
-
-    @property
-    def cross_values(self) -> list[Tensor]:  # type: ignore[override]
-        """As `cross_keys`."""
-        return list(self.cross[:, 1])
+        self.num_frames, self.limit = num_frames, limit
 
     @property
     def capacity(self) -> int:
@@ -104,6 +92,7 @@ class NativeCache(DecoderCache):
                 self.own.new_zeros(*self.own.shape[:2], len(rows), *self.own.shape[3:]),
             )
             self.own[..., :used, :] = before[:, :, rows, :, :used]
+            self.self_keys, self.self_values = list(self.own[:, 0]), list(self.own[:, 1])
         else:
             self.own[:, :, moved, :, :used] = self.own[:, :, rows[moved], :, :used]
         self.rewind(self.lengths[rows])
@@ -114,6 +103,7 @@ class NativeCache(DecoderCache):
         group = self.num_rows // len(self.frames)
         self.reorder((memories[:, None] * group + torch.arange(group)).flatten())
         self.cross, self.frames = self.cross[:, :, memories], self.frames[memories]
+        self.cross_keys, self.cross_values = list(self.cross[:, 0]), list(self.cross[:, 1])
         self.scales = None if self.scales is None else self.scales[:, :, memories]
 
 
@@ -337,13 +327,10 @@ class NativeWhisperEncoder(nn.Module):
         return states
 
 
-_Owner = TypeVar("_Owner")
-
-
 def why_not_family(family: Family) -> str | None:
     """Why the kernels cannot run a family's decoder, without which they run nothing; None when they can."""
-    decoder = getattr(family, "decoder", None)
-    if type(decoder) is not TextDecoder:
+    decoder = family.capabilities.decoder
+    if not isinstance(family, nn.Module) or type(decoder) is not TextDecoder:
         return f"its decoder is of the kind {type(decoder).__name__}"
     if decoder.output_head is not None:
         return "its decoder has an output matrix of its own"
@@ -354,7 +341,7 @@ def why_not_family(family: Family) -> str | None:
 
 def native_parts_of(family: Family) -> str:
     """What of a family the kernels run, in words for users."""
-    reason = why_not_encoder(getattr(family, "encoder", None))
+    reason = why_not_encoder(family.capabilities.encoder)
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 
 
@@ -364,11 +351,10 @@ def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
     Raises:
         SprachbundError: weights that are not finite, which 4 bits cannot hold.
     """
-    parts = {"decoder": pack_decoder(_part(family, "decoder"), weights)[1]}
-    if layers := _layers(family):
-        behind = _part(family, "encoder").norm if isinstance(layers[0], EncoderLayer) else None
-        parts["encoder"] = pack_encoder(layers, behind, weights)[1]
-        parts["stem"] = pack_stem(stem_of(_part(family, "encoder")))
+    parts = {"decoder": pack_decoder(_decoder(family), weights)[1]}
+    if (encoder := _encoder(family)) is not None:
+        parts["encoder"] = pack_encoder(list(encoder.layers), encoder.final_norm, weights)[1]
+        parts["stem"] = pack_stem(encoder.convolutions)
     return Packed(
         source="memory",
         shapes=shapes_of(family),
@@ -379,10 +365,10 @@ def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
 
 def shapes_of(family: Family) -> dict[str, dict[str, Any]]:
     """Sizes of the parts that `pack` packs."""
-    shapes = {"decoder": decoder_shape(_part(family, "decoder")).sizes()}
-    if layers := _layers(family):
-        shapes["encoder"] = encoder_shape(layers).sizes()
-        shapes["stem"] = stem_shape(stem_of(_part(family, "encoder"))).sizes()
+    shapes = {"decoder": decoder_shape(_decoder(family)).sizes()}
+    if (encoder := _encoder(family)) is not None:
+        shapes["encoder"] = encoder_shape(list(encoder.layers)).sizes()
+        shapes["stem"] = stem_shape(encoder.convolutions).sizes()
     return shapes
 
 
@@ -413,36 +399,27 @@ def _exchanged(
 ) -> Family:
     sizes = DecoderShape(**packed.shapes["decoder"])
     decoder = NativeDecoder(sizes, packed.part("decoder"), team, kernels, options)
-    parts: dict[str, Any] = {"decoder": decoder}
-    if "encoder" in packed.shapes:
+    parts: dict[str, nn.Module] = {"decoder": decoder}
+    if (encoder := _encoder(family)) is not None:
         layers = NativeLayers(EncoderShape(**packed.shapes["encoder"]), packed.part("encoder"), team, kernels)
         stem = NativeStem(StemShape(**packed.shapes["stem"]), packed.part("stem"), team, kernels)
-        parts["encoder"] = _encoder(_part(family, "encoder"), stem, layers)
-    return _with(family, **parts)
+        parts["encoder"] = _native_encoder(encoder, stem, layers)
+    assert isinstance(family, nn.Module)  # `why_not_family` refuses all others
+    return with_submodules(family, **parts)
 
 
-def _encoder(encoder: nn.Module, stem: NativeStem, layers: NativeLayers) -> nn.Module:
-    if layers.shape.kernel_size == 0:
+def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: NativeLayers) -> nn.Module:
+    if (positions := encoder.position_table) is not None:
         # A view of them would keep the file of the weights mapped, of which nothing else is read.
-        return NativeWhisperEncoder(stem, _part(encoder, "positions").detach().clone(), layers)
-    return _with(encoder, subsampling=stem, layers=nn.ModuleList([layers]))
+        return NativeWhisperEncoder(stem, positions.detach().clone(), layers)
+    return with_submodules(encoder, subsampling=stem, layers=nn.ModuleList([layers]))
 
 
-def _layers(family: Family) -> list[nn.Module]:
-    """The encoder's layers where the kernels can run them, else none."""
-    encoder = getattr(family, "encoder", None)
-    return [] if why_not_encoder(encoder) else list(_part(encoder, "layers"))
+def _encoder(family: Family) -> ConvolutionalEncoder | None:
+    """The encoder where the kernels can run its layers."""
+    encoder = family.capabilities.encoder
+    return cast(ConvolutionalEncoder, encoder) if why_not_encoder(encoder) is None else None
 
 
-def _with(owner: _Owner, **parts: Any) -> _Owner:
-    """A copy that shares everything with its original but these parts."""
-    copied = copy.copy(owner)
-    if isinstance(copied, nn.Module):
-        copied._modules = dict(copied._modules)
-    for name, part in parts.items():
-        setattr(copied, name, part)
-    return copied
-
-
-def _part(owner: Any, name: str) -> Any:
-    return getattr(owner, name)
+def _decoder(family: Family) -> TextDecoder:
+    return cast(TextDecoder, family.capabilities.decoder)  # see `why_not_family`

@@ -31,5 +31,5 @@ class NativeOptions:
 
     def __post_init__(self) -> None:
         for name, offered in (("memory", get_args(MemoryNumbers)), ("weights", get_args(WeightNumbers))):
-            if (value := getattr(self, name)) not in offered:
+            if (value := vars(self)[name]) not in offered:
                 raise SprachbundError(f"{name}={value!r} is not offered; choose {' or '.join(offered)}")

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from sprachbund.engines.options import WeightNumbers
 from sprachbund.models.weights import quantize_rows
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.conformer import ConformerLayer, ConvolutionModule, Subsampling
+from sprachbund.nn.conformer import ConformerLayer, ConvolutionModule
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
-from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, SplitFeedForward
 from sprachbund.nn.quantized import quantize_blocks
 
@@ -284,24 +284,14 @@ def pack_stem(convolutions: Sequence[nn.Conv1d]) -> Arrays:
     return arrays
 
 
-def stem_of(encoder: nn.Module | None) -> list[nn.Conv1d]:
-    """The convolutions before an encoder's layers, each with GELU behind, where the kernels can run them; else none."""
-    subsampling = getattr(encoder, "subsampling", None)
-    if type(subsampling) is Subsampling:
-        return list(subsampling.convolutions)  # type: ignore[arg-type]
-    # Whisper's, told by its parts: importing the family would cost every start of the others.
-    pair = [getattr(encoder, name, None) for name in ("conv1", "conv2")]
-    return pair if all(type(part) is nn.Conv1d for part in pair) else []  # type: ignore[return-value]
-
-
 def why_not_encoder(encoder: nn.Module | None) -> str | None:
     """Why the native kernels cannot run an encoder's layers; None when they can."""
-    layers = getattr(encoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+    if not isinstance(encoder, ConvolutionalEncoder):
         return f"it is of the kind {type(encoder).__name__}"
-    if reason := why_not(list(layers), EncoderLayer, ConformerLayer):
+    layers = list(encoder.layers)
+    if reason := why_not(layers, EncoderLayer, ConformerLayer):
         return reason
-    if not stem_of(encoder):
+    if not encoder.convolutions:
         return "what lies before its layers is unknown"
     sizes = {layer.convolution.depthwise.kernel_size for layer in layers if isinstance(layer, ConformerLayer)}
     return None if len(sizes) <= 1 else "its convolutions have different sizes"

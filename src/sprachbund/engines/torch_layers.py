@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from sprachbund.nn.feed_forward import Route
 # own first, so that a row comes out the same whatever it is computed with. Shapes: N rows, I inputs, O
 # outputs.
 
+Module = TypeVar("Module", bound=nn.Module)
 Precision = Literal["fp32", "bf16", "int8"]
 """Weights as the model has them; weights and computation in bf16; 8-bit weights beside attention in bf16."""
 _KERNELS = ("fbgemm", "qnnpack")
@@ -140,6 +141,7 @@ def _worth_packing(weight: Tensor) -> bool:
 @cache
 def _packs(dtype: torch.dtype) -> bool:
     operations = torch.ops.mkldnn
+    # Which of its operations a build of torch has, it says in no other way.
     there = hasattr(operations, "_reorder_linear_weight") and hasattr(operations, "_linear_pointwise")
     if not there or not torch.backends.mkldnn.is_available():
         return False
@@ -178,6 +180,13 @@ def recast(
     if precision == "bf16":
         copied._parameters = {n: _parameter(p) for n, p in module._parameters.items()}
         copied._buffers = {n: None if b is None else _bf16(b) for n, b in module._buffers.items()}
+    return copied
+
+
+def with_submodules(module: Module, **parts: nn.Module) -> Module:
+    """A copy of a module that shares everything with its original but these parts of it."""
+    copied = copy.copy(module)
+    copied._modules = {**module._modules, **parts}
     return copied
 
 
@@ -225,7 +234,7 @@ def _kernels(device: torch.device) -> Iterator[None]:
 @cache
 def _seven_bits() -> bool:
     """Whether inputs must leave out a bit: without dot products, sums of two products would not fit into 16."""
-    has_dot_products = getattr(torch.cpu, "_is_vnni_supported", None)
+    has_dot_products = getattr(torch.cpu, "_is_vnni_supported", None)  # private: a later torch may drop it
     return has_dot_products is None or not has_dot_products()
 
 
@@ -437,7 +446,14 @@ class TorchDecoder(TextDecoder):
     """
 
     def __init__(self, decoder: TextDecoder, precision: Precision, *, cuda_graphs: bool = True) -> None:
-        nn.Module.__init__(self)
+        with torch.device("meta"):  # all of it is replaced below
+            super().__init__(
+                vocabulary_size=0,
+                max_tokens=0,
+                width=decoder.embedding.embedding_dim,
+                num_heads=1,
+                num_layers=0,
+            )
         self.precision = precision
         self.embedding = cast(nn.Embedding, recast(decoder.embedding, precision, keep))
         self.norm = cast(nn.LayerNorm, recast(decoder.norm, precision, keep))

@@ -9,7 +9,6 @@ computing adds is not in it. Shapes: D width of the encoder.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.decoding.transducer import TransducerHypothesis, start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Target
-from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, Tier
+from sprachbund.models.base import StreamingTransducer, Target
+from sprachbund.models.conformer.model import Conformer
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, Tier
 
 _WORD_BEGINS = "\u2581"
 _AHEAD_S = WINDOW / 2 / SAMPLE_RATE  # of a mel frame's centre
@@ -102,7 +102,7 @@ def chunk_latency_s(tier: Tier) -> float:
 
 
 def emission_delay(
-    model: Any,
+    model: Conformer,
     speech: Sequence[tuple[NDArray[np.float32], Sequence[SpokenWord]]],
     target: Target,
     tier: Tier,
@@ -118,8 +118,7 @@ def emission_delay(
     Raises:
         SprachbundError: a model that does not write by frames, or words after the end of a recording.
     """
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, StreamingEncoder) or not getattr(model, "writes_by_frames", False):
+    if (streaming := model.capabilities.streaming) is None:
         raise SprachbundError("emission delay is of streaming transducers; this model is another kind")
     found, num_words, num_written = list[TokenDelay](), 0, 0
     for samples, words in speech:
@@ -128,7 +127,7 @@ def emission_delay(
             raise SprachbundError(
                 f"{words[-1].text!r} ends at {words[-1].end_s} s, after its recording of {duration_s} s"
             )
-        hypothesis = _written(model, encoder, samples, target, tier)
+        hypothesis = _written(model, streaming, samples, target, tier)
         pairs = _same_words(model, hypothesis, words)
         found += [_token_delay(word, frame, tier, duration_s) for word, frames in pairs for frame in frames]
         num_words, num_written = num_words + len(words), num_written + len(pairs)
@@ -143,12 +142,17 @@ def emission_delay(
 
 @torch.inference_mode()
 def _written(
-    model: Any, encoder: StreamingEncoder, samples: NDArray[np.float32], target: Target, tier: Tier
+    model: Conformer,
+    streaming: StreamingTransducer,
+    samples: NDArray[np.float32],
+    target: Target,
+    tier: Tier,
 ) -> TransducerHypothesis:
     """Of one pass over the whole, which is what the stream gives under this tier."""
     features = model.features([samples])
-    states, num_frames = encoder(features.values, features.num_frames, tier=tier)
-    (found,), _ = transducer_greedy(model.transducer, states, num_frames, start_by_frames(model, [target]))
+    states, num_frames = streaming.encoder(features.values, features.num_frames, tier=tier)
+    start = start_by_frames(model, [target])
+    (found,), _ = transducer_greedy(streaming.transducer, states, num_frames, start)
     return found
 
 
@@ -164,7 +168,7 @@ def _token_delay(word: SpokenWord, frame: int, tier: Tier, duration_s: float) ->
 
 
 def _same_words(
-    model: Any, hypothesis: TransducerHypothesis, words: Sequence[SpokenWord]
+    model: Conformer, hypothesis: TransducerHypothesis, words: Sequence[SpokenWord]
 ) -> list[tuple[SpokenWord, tuple[int, ...]]]:
     """Words that were written as they were said, and the frames of their tokens."""
     import jiwer
@@ -188,7 +192,7 @@ def _folded(word: str) -> str:
     return kept or "_"
 
 
-def _words(model: Any, hypothesis: TransducerHypothesis) -> list[tuple[str, tuple[int, ...]]]:
+def _words(model: Conformer, hypothesis: TransducerHypothesis) -> list[tuple[str, tuple[int, ...]]]:
     """Written words and the frames of their tokens; language tokens and the like are left out."""
     found: list[tuple[list[int], list[int]]] = []
     for token, frame in zip(hypothesis.tokens, hypothesis.frames, strict=True):

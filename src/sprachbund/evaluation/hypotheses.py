@@ -303,10 +303,11 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 
 def _routes(model: Family, memory: Memory, count: int) -> list[tuple[Route, ...]]:
-    """Where the router of a family that has one sent each of `count` utterances: `routes(memory)` gives, for each,
-    (start_s, end_s, language) in the order of time, the language being that of the experts chosen."""
-    told = getattr(model, "routes", None)
-    return [()] * count if told is None else [joined(stretches) for stretches in told(memory)]
+    """Where the router of a family that has one sent each of `count` utterances, the language being that of the experts
+    chosen."""
+    if (experts := model.capabilities.experts) is None:
+        return [()] * count
+    return [joined(stretches) for stretches in experts.routes(memory)]
 
 
 def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:

@@ -1,16 +1,27 @@
-"""What every model family offers, so that searches, commands and the service need to know only this.
+"""What every model family offers, and what only some do: searches, commands and the service need to know only this.
 
-Shapes: B utterances, T frames, M mel bins, D width, R rows, Q tokens of a step, V vocabulary.
+`Family` is the protocol of all. What differs from model to model stands in its `capabilities`, one typed field each, so
+that nothing has to be looked up by the name of an attribute.
+
+Shapes: B utterances, T frames, M mel bins, D width, L source languages, G groups of experts, R rows, Q tokens of a
+step, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
 
+from sprachbund.audio.features import StreamedNormalisation
+from sprachbund.data.language_spans import Stretch
+from sprachbund.errors import SprachbundError
+from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.nn.decoder import DecoderCache
+from sprachbund.nn.streaming_conformer import ChunkEncoder
+from sprachbund.nn.transducer import Transducer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +34,7 @@ class Features:
         source_language: the language spoken (B,), by its place among the model's source languages; -1, or None for
             all, where it is not known. Only models split by language ask for it.
         declared: boolean (B, L), the source languages that may occur; None where any may. Only models whose experts
-            belong to languages ask for it; they have `allowed_groups`.
+            belong to languages ask for it, see `LanguageExperts`.
     """
 
     values: Tensor
@@ -51,9 +62,12 @@ class Memory:
 
     def select(self, rows: Tensor) -> "Memory":
         """The utterances at the indices `rows` (b,)."""
-        values: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen: dict[str, Any] = {name: None if v is None else v[rows] for name, v in values.items()}
-        return Memory(**chosen)
+        return Memory(
+            states=self.states[rows],
+            num_frames=None if self.num_frames is None else self.num_frames[rows],
+            source_language=None if self.source_language is None else self.source_language[rows],
+            language_log_probs=None if self.language_log_probs is None else self.language_log_probs[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +89,169 @@ class Target:
     prefix: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimestampTokens:
+    """The part of a vocabulary that means times: token `first + n` is n * `step_s` seconds. It ends the vocabulary."""
+
+    first: int
+    step_s: float
+
+    def seconds(self, token: int) -> float:
+        """Time that a timestamp token stands for."""
+        return (token - self.first) * self.step_s
+
+    def last_within(self, duration_s: float) -> int:
+        """Token of the latest time inside `duration_s`."""
+        return self.first + int(duration_s / self.step_s + 1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """A decoder whose cross-attention shows which speech it reads: words get times from it.
+
+    Attributes:
+        frame_s: seconds of a frame that the decoder reads; not the encoder's where frames are averaged.
+        heads: (layer, head) pairs that follow the speech; empty where none are known, then all of the upper half count.
+    """
+
+    frame_s: float
+    heads: tuple[tuple[int, int], ...] = ()
+
+
+class CtcHead(Protocol):
+    """A head that scores all texts of an utterance at once."""
+
+    def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
+        """Log-probabilities (R, T, V), one row for each target of each memory, in order; 0 is the blank."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointCtc:
+    """CTC beside an attention decoder, in one search.
+
+    Attributes:
+        head: scores texts by CTC.
+        weight: of the CTC prefix score, 0 to 1; the decoder's is the rest.
+    """
+
+    head: CtcHead
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingTransducer:
+    """A transducer whose encoder hears chunk by chunk: it writes while somebody speaks, and what is written stands.
+
+    Attributes:
+        encoder: its state goes from chunk to chunk.
+        transducer: writes.
+        front_end: normalisation of the log-mel features.
+    """
+
+    encoder: ChunkEncoder
+    transducer: Transducer
+    front_end: StreamedNormalisation
+
+
+class LanguageExperts(Protocol):
+    """Experts that belong to groups of languages, and a router that chooses among them frame by frame."""
+
+    def allowed_groups(self, languages: Sequence[str]) -> Tensor:
+        """Boolean (G,): the groups whose experts may work where only these languages are spoken.
+
+        Raises:
+            SprachbundError: a language without a group, or no language.
+        """
+        ...
+
+    def routes(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
+        """Where the router sent each utterance, in the order of time."""
+        ...
+
+    def spans(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
+        """The same without flicker: which language is likely to be spoken where."""
+        ...
+
+
+class TextInput(Protocol):
+    """What a family has more that reads text as well as speech."""
+
+    def text_features(self, texts: Sequence[str]) -> Features:
+        """What the encoder is given of texts, in place of `Family.features` of speech."""
+        ...
+
+
+class FixedWindow(Protocol):
+    """A family that fills speech up with silence to a whole window, unless it is set to encode the real length.
+
+    Attributes:
+        real_length: True encodes speech at its own length.
+    """
+
+    real_length: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What one model has beyond `Family`; None, or empty, where it has not.
+
+    A model without `transducer` and `ctc` writes by its attention decoder, with `start` and `step`.
+
+    Attributes:
+        encoder: the module that `encode` runs; engines put a faster one in its place.
+        decoder: the module that `step` runs; engines put a faster one in its place, some drafts read inside.
+        transducer: writes the text, frame by frame.
+        ctc: writes the text, by CTC alone.
+        joint_ctc: scores the texts of the attention decoder too.
+        streaming: encoder and transducer of a model that writes while somebody speaks.
+        timestamps: tokens for times, of a model that was trained to write them.
+        alignment: how words get times.
+        begin_suppressed: tokens that are never written first.
+        encode_text: tokens of a text as the model would write it, for drafts made of texts.
+        sharing_plan: of a model that is split by language.
+        experts: of a model whose experts belong to languages.
+        text_input: of a model that reads text too.
+        fixed_window: of a model that fills up speech to a window.
+    """
+
+    encoder: nn.Module | None = None
+    decoder: nn.Module | None = None
+    transducer: Transducer | None = None
+    ctc: CtcHead | None = None
+    joint_ctc: JointCtc | None = None
+    streaming: StreamingTransducer | None = None
+    timestamps: TimestampTokens | None = None
+    alignment: Alignment | None = None
+    begin_suppressed: tuple[int, ...] = ()
+    encode_text: Callable[[str], list[int]] | None = None
+    sharing_plan: SharingPlan | None = None
+    experts: LanguageExperts | None = None
+    text_input: TextInput | None = None
+    fixed_window: FixedWindow | None = None
+
+
 @runtime_checkable
 class Family(Protocol):
-    """A speech-to-text model with an attention decoder.
+    """A speech-to-text model.
 
-    A family may have more, which searches use where it is there: `tokens.timestamps` (a range of tokens, one for
-    each `frame_s`), `has_timestamps` (False where it was not taught to write them), `alignment_heads` (pairs of layer
-    and head that follow the speech), `begin_suppressed` (tokens forbidden at the first step), `memory_frame_s` (of the
-    memory, where it is not `frame_s`), `sharing_plan` (of a model that is split by language), `shows_attention` (False
-    where `step` gives no weights).
+    Attributes:
+        drafts: files of the drafts in its model directory, by name; `sprachbund.models.io.load` fills it.
     """
+
+    drafts: Mapping[str, Path]
 
     @property
     def name(self) -> str:
         """Of the family."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this model has beyond the protocol.
+
+        It is made of the model's present parts at each call, so that a copy with other parts shows its own.
+        """
         ...
 
     @property
@@ -165,6 +328,20 @@ class Family(Protocol):
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         ...
+
+
+def use_real_length(family: Family) -> None:
+    """Let a family encode speech at its own length from now on.
+
+    Raises:
+        SprachbundError: it never does anything else.
+    """
+    if (window := family.capabilities.fixed_window) is None:
+        raise SprachbundError(
+            f"real_length is for models that fill speech up to a window, which whisper models do; {family.name} always "
+            "encodes speech at its real length: leave it out"
+        )
+    window.real_length = True
 
 
 # What a family's loss gives back.

@@ -129,6 +129,15 @@ def one_line(path: Path) -> Iterator[None]:
         raise SprachbundError(f"{path} cannot be read ({reason}); copy it again") from error
 
 
+def optional_setting(settings: Any, name: str) -> Any:
+    """A value that some configurations, tokenizers and models of transformers have; None where it is not there.
+
+    Their classes declare no common type, and which attributes they have differs from one model type to the next. This
+    is the one place where that is looked up by name.
+    """
+    return getattr(settings, name, None)
+
+
 def check_config(path: Path) -> dict[str, Any]:
     """The values of a config.json of transformers.
 
@@ -178,7 +187,7 @@ def read_model(
     """
     for path in sorted(directory.glob("*.safetensors")):
         check_tensors(path)
-        if getattr(config, "quantization_config", None) is None:
+        if optional_setting(config, "quantization_config") is None:
             _check_types(path, surplus)
     with one_line(directory), quiet_transformers():
         _check_fits(config, build, directory)

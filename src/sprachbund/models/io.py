@@ -79,8 +79,7 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
     """
     directory = locate(path_or_id, offline=offline)
     family = FAMILIES[family_of(directory)](directory)
-    if drafts := find_drafts(directory):
-        family.drafts = drafts  # type: ignore[attr-defined]  # no part of the protocol: most models have none
+    family.drafts = find_drafts(directory)
     return family
 
 

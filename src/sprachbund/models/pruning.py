@@ -4,9 +4,10 @@ For every attention family; the new model shares no memory with the old one, so 
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
 from torch import nn
 
@@ -14,9 +15,29 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan
 
 Side = Literal["encoder", "decoder"]
-Model = TypeVar("Model", bound=nn.Module)
 Layers = Sequence[int] | None
 """Numbers of layers that stay, in order; None for all."""
+
+
+class Layered(Protocol):
+    """A family whose encoder and decoder are stacks of layers.
+
+    Attributes:
+        name: of the family.
+        drafts: see `sprachbund.models.base.Family`.
+        sharing_plan: of a model that is split by language.
+    """
+
+    name: str
+    drafts: Mapping[str, Path]
+    sharing_plan: SharingPlan | None
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As `nn.Module`."""
+        ...
+
+
+Model = TypeVar("Model", bound=Layered)
 
 
 def kept_layers(num_layers: int, keep: int) -> tuple[int, ...]:
@@ -70,9 +91,9 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
     }
     new: Any = copy.deepcopy(model, dropped)
     for side, layers in kept.items():
-        getattr(new, side).layers = nn.ModuleList(_stack(new, side)[i] for i in layers)
+        new.set_submodule(f"{side}.layers", nn.ModuleList(_stack(new, side)[i] for i in layers))
     new.sharing_plan = _renumbered(new.sharing_plan, kept)
-    new.__dict__.pop("drafts", None)
+    new.drafts = {}
     follow_depths(new, kept)
     return new
 
@@ -82,15 +103,14 @@ def follow_depths(model: Any, layers: dict[Side, tuple[int, ...]]) -> None:
     _FAMILIES[model.name](model, layers)
 
 
-def num_layers(model: nn.Module, side: Side) -> int:
+def num_layers(model: Layered, side: Side) -> int:
     """Layers of a family's encoder or decoder. Raises SprachbundError for a family unknown here."""
-    family = getattr(model, "name", type(model).__name__)
-    if family not in _FAMILIES:
-        raise SprachbundError(f"{family} models cannot be pruned; {', '.join(_FAMILIES)} models can")
+    if model.name not in _FAMILIES:
+        raise SprachbundError(f"{model.name} models cannot be pruned; {', '.join(_FAMILIES)} models can")
     return len(_stack(model, side))
 
 
-def _stack(model: nn.Module, side: Side) -> nn.ModuleList:
+def _stack(model: Layered, side: Side) -> nn.ModuleList:
     layers: nn.ModuleList = model.get_submodule(f"{side}.layers")  # type: ignore[assignment]
     return layers
 

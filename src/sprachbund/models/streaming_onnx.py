@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Capabilities
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.config import ConformerConfig
 from sprachbund.models.weights import PackedLinears, packed_linears
@@ -27,11 +28,11 @@ from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.limits import VOCABULARY, Frames
 from sprachbund.nn.streaming_conformer import (
     SUBSAMPLING,
+    ChunkEncoder,
     StreamingEncoder,
     StreamingShape,
     StreamState,
     Tier,
-    empty_state,
 )
 from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState
 from sprachbund.text.tokenizer import Tokenizer
@@ -344,19 +345,18 @@ def _fits(described: Sequence[int | str], found: Sequence[object]) -> bool:
     )
 
 
-class OnnxEncoder(StreamingEncoder):
+class OnnxEncoder(ChunkEncoder):
     """Chunks through a graph; a whole recording is a stream of its chunks."""
 
     def __init__(self, session: Session, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
-        nn.Module.__init__(self)
+        super().__init__(shape, tiers)
         self.session = session
-        self.shape, self.tiers, self.tier = shape, tuple(tiers), tiers[0]
         self.register_buffer("digest", session.digest())  # by which saved states are told apart
 
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `StreamingEncoder`'s."""
+        """As `ChunkEncoder`'s."""
         tier = tier or self.tier
         size, state = tier.chunk * SUBSAMPLING, self.start(len(mel), tier)
         pieces = []
@@ -370,14 +370,14 @@ class OnnxEncoder(StreamingEncoder):
         whole = torch.cat(pieces, dim=1) if pieces else mel.new_zeros(len(mel), 0, self.shape.width)
         return whole[:, :length], num_frames
 
-    def start(self, num_rows: int, tier: Tier, *, keep: int | None = None) -> StreamState:
-        """As `StreamingEncoder`'s."""
-        return empty_state(self.shape, num_rows, tier.past if keep is None else keep, torch.zeros(()))
+    def like(self) -> Tensor:
+        """In fp32 on the CPU."""
+        return torch.zeros(())
 
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `StreamingEncoder`'s."""
+        """As `ChunkEncoder`'s."""
         before = state.tensors()
         states, num_frames, *after = self.session(mel, num_mel, *(before[name] for name in STATE))
         return states, num_frames, StreamState.from_tensors(dict(zip(STATE, after, strict=True)))
@@ -404,7 +404,9 @@ class OnnxJoint(nn.Module):
         self.encoder, self.session, self.prediction = OnnxLayer(projection), joint, nn.Identity()
 
     def forward(self, frames: Tensor, predicted: Tensor) -> Tensor:
-        """Logits (B, K, V) of projected frames (B, K, J) and projected tokens (B, 1, J)."""
+        """Logits (B, K, V) of projected frames (B, K, J) and tokens (B, 1, J); (B, V) of (B, J) and (B, J)."""
+        if predicted.ndim == 2:  # a beam asks for one frame at a time
+            return self.session(frames[:, None], predicted)[0][:, 0]
         return self.session(frames, predicted[:, 0])[0]
 
 
@@ -421,13 +423,10 @@ class OnnxLayer(nn.Module):
 
 
 class OnnxTransducer(Transducer):
-    """The part behind the encoder, for greedy search."""
+    """The part behind the encoder."""
 
     def __init__(self, shape: TransducerShape, prediction: OnnxPrediction, joint: OnnxJoint) -> None:
-        nn.Module.__init__(self)
-        self.shape = shape
-        self.prediction: nn.Module = prediction  # type: ignore[assignment]
-        self.joint: nn.Module = joint  # type: ignore[assignment]
+        super().__init__(shape, prediction=prediction, joint=joint)
 
     def start(self, num_rows: int) -> TransducerState:
         """As `Transducer`'s."""
@@ -457,9 +456,10 @@ class OnnxStreamingTransducer(Conformer):
         with torch.device("meta"):
             super().__init__(description.config, tokenizer, tokenizer)
         encoder = self.encoder
-        assert isinstance(encoder, StreamingEncoder)
+        assert isinstance(encoder, ChunkEncoder)
         sessions = {name: Session(directory, graph, threads) for name, graph in description.graphs.items()}
-        self.encoder = OnnxEncoder(sessions[ENCODER], encoder.shape, encoder.tiers)
+        # Graphs in the places of torch modules.
+        self.encoder = OnnxEncoder(sessions[ENCODER], encoder.shape, encoder.tiers)  # type: ignore[assignment]
         self.transducer = OnnxTransducer(
             self.transducer.shape,
             OnnxPrediction(sessions[PREDICTION]),
@@ -467,6 +467,16 @@ class OnnxStreamingTransducer(Conformer):
         )
         self.language_head: nn.Module = OnnxLayer(sessions[LANGUAGE])  # type: ignore[assignment]
         del self.decoder, self.ctc_head
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """It writes by its transducer, in whole recordings and live; there is no attention decoder."""
+        return Capabilities(
+            encoder=self.encoder,
+            transducer=self.transducer,
+            streaming=self.streaming,
+            encode_text=self.encode_text,
+        )
 
 
 def load(directory: Path, threads: int | None = None) -> OnnxStreamingTransducer:

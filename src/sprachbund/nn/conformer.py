@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
+from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
 
 
@@ -97,7 +98,7 @@ class ConformerLayer(nn.Module):
         return self.norm(x)
 
 
-class ConformerEncoder(nn.Module):
+class ConformerEncoder(ConvolutionalEncoder):
     """Log-mel to states.
 
     Absolute positions are added once, after the subsampling: the decoder finds the next word by them long before
@@ -122,6 +123,12 @@ class ConformerEncoder(nn.Module):
             ConformerLayer(width, num_heads, feed_forward_width, kernel_size, dropout)
             for _ in range(num_layers)
         )
+
+    @property
+    def convolutions(self) -> list[nn.Conv1d]:
+        """Those of the subsampling."""
+        known = isinstance(self.subsampling, Subsampling)  # an engine puts its own in the place
+        return [c for c in self.subsampling.convolutions if isinstance(c, nn.Conv1d)] if known else []
 
     def forward(
         self, features: Tensor, num_frames: Tensor, route: Route | None = None

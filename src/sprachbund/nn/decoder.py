@@ -237,13 +237,17 @@ class TextDecoder(nn.Module):
         Raises:
             ValueError: when a row would hold more tokens than the cache can.
         """
+        return self.logits(self.states(tokens, cache, weights))
+
+    def states(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """A step that stops before the last norm: (R, Q, D), for `logits`. Errors as for `step`."""
         positions, allowed = self.places(tokens, cache)
         x = self.embedded(tokens, self.positions[positions])
         for i, layer in enumerate(self._layers()):
             cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
             x = layer(x, partial(cache.write, i, positions), allowed, cross, weights, cache.route)
         cache.grow(tokens.shape[1])
-        return self.logits(x)
+        return x
 
     def places(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
         """Where `tokens` (R, Q) stand behind what a cache holds, (R, Q), and what they see, (R, 1, Q, C) or all (None).

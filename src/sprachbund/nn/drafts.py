@@ -62,14 +62,16 @@ class ParasiteShape:
         """The shape that fits a decoder."""
         layer: Any = decoder.layers[0]
         width = decoder.embedding.embedding_dim
-        expand = getattr(layer.feed_forward, "expand", None)
+        feed_forward: nn.Module = layer.feed_forward
         return cls(
             width=width,
             num_heads=layer.self_attention.num_heads,
             num_layers=len(decoder.layers),
             num_blocks=num_blocks,
             # One that is split by language has no width of its own.
-            feed_forward_width=expand.out_features if expand is not None else 4 * width,
+            feed_forward_width=feed_forward.expand.out_features
+            if isinstance(feed_forward, FeedForward)
+            else 4 * width,
             memory_width=layer.cross_attention.key.in_features,
             pre_ln_q=pre_ln_q,
         )

@@ -1,4 +1,7 @@
-"""One pre-norm transformer encoder layer, the plain kind that Whisper's encoder is made of."""
+"""Encoders of convolutions and layers, and the plain pre-norm transformer layer that Whisper's is made of.
+
+Shapes: T frames behind the convolutions, D width.
+"""
 
 from typing import Any
 
@@ -9,6 +12,33 @@ from torch.nn import functional as F
 from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.decoder import TextDecoder, allowed_frames
 from sprachbund.nn.feed_forward import Activation, FeedForward, Route
+
+
+class ConvolutionalEncoder(nn.Module):
+    """The base of encoders that are convolutions with GELU behind each, then a stack of layers.
+
+    The native engine computes such encoders; what it has to know of them stands here.
+
+    Attributes:
+        layers: all of one class.
+    """
+
+    layers: nn.ModuleList
+
+    @property
+    def convolutions(self) -> list[nn.Conv1d]:
+        """Those before the layers, in order; empty where something else is in their place."""
+        raise NotImplementedError
+
+    @property
+    def position_table(self) -> Tensor | None:
+        """What is added to the frames behind the convolutions, (T, D); None where it is computed."""
+        return None
+
+    @property
+    def final_norm(self) -> nn.LayerNorm | None:
+        """The norm behind the layers, if there is one."""
+        return None
 
 
 class EncoderLayer(nn.Module):
@@ -100,15 +130,16 @@ class TextEncoder(nn.Module):
             )
         layer: Any = decoder.layers[0]
         width = decoder.embedding.embedding_dim
-        expand = getattr(layer.feed_forward, "expand", None)
+        feed_forward: nn.Module = layer.feed_forward
+        plain = feed_forward if isinstance(feed_forward, FeedForward) else None
         encoder = cls(
             max_tokens=decoder.max_tokens,
             width=width,
             num_heads=layer.self_attention.num_heads,
             num_layers=num_layers,
             # One that is split by language has no width of its own.
-            feed_forward_width=expand.out_features if expand is not None else 4 * width,
-            activation=getattr(layer.feed_forward, "activation", "gelu"),
+            feed_forward_width=4 * width if plain is None else plain.expand.out_features,
+            activation="gelu" if plain is None else plain.activation,
         )
         encoder.start_from(decoder)
         return encoder

@@ -139,7 +139,8 @@ class SplitFeedForward(nn.Module):
             ValueError: the route lacks what decides, or names a language without a group.
         """
         sides = ("source", "target") if self.side == "pair" else (self.side,)
-        ids = [None if route is None else getattr(route, side) for side in sides]
+        known = {} if route is None else {"source": route.source, "target": route.target}
+        ids = [known.get(side) for side in sides]
         if any(i is None for i in ids):
             raise ValueError(
                 f"a feed-forward split by {self.side} needs the {' and '.join(sides)} of every row"

@@ -254,7 +254,7 @@ class BlockLinear(nn.Module):
         self.bits, self.block, self.in_features = packed.bits, packed.block, packed.num_inputs
         self.out_features = len(packed.codes)
         for name in PACKED:
-            self.register_buffer(name, getattr(packed, name))
+            self.register_buffer(name, vars(packed)[name])
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     @property

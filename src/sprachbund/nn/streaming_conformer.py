@@ -24,6 +24,7 @@ from sprachbund.util.distributed import of_first_rank
 __all__ = [
     "SUBSAMPLING",
     "CausalStem",
+    "ChunkEncoder",
     "LayerPast",
     "RelativeAttention",
     "StreamState",
@@ -336,48 +337,41 @@ def empty_state(shape: StreamingShape, num_rows: int, past: int, like: Tensor) -
     )
 
 
-class StreamingEncoder(nn.Module):
-    """Log-mel to states, whole or chunk by chunk.
-
-    One pass over a whole utterance is a stream of one chunk, with a mask that hides what a stream would not have heard.
+class ChunkEncoder(nn.Module):
+    """Log-mel to states chunk by chunk, whatever computes them; the base of those of torch and of ONNX Runtime.
 
     Args:
         shape: its sizes.
-        tiers: one of them is drawn for every batch in training (arXiv 2312.17279, section 3.3).
+        tiers: those it was trained for.
 
     Attributes:
         tier: of whole utterances outside of training; the first of `tiers` unless set.
     """
 
-    def __init__(self, shape: StreamingShape, tiers: Sequence[Tier] = (Tier(),)) -> None:
+    def __init__(self, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
         super().__init__()
         self.shape, self.tiers, self.tier = shape, tuple(tiers), tiers[0]
-        self.stem = CausalStem(shape)
-        self.layers = nn.ModuleList(StreamingLayer(shape) for _ in range(shape.num_layers))
 
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
     ) -> tuple[Tensor, Tensor]:
         """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths."""
-        tier = tier or (self._drawn() if self.training else self.tier)
-        start = self.start(mel.shape[0], Tier(left=tier.left, right=tier.left - 1), keep=0).to(mel.device)
-        num_frames = _num_frames(num_mel)
-        length = -(-mel.shape[1] // SUBSAMPLING)
-        chunk = torch.arange(length, device=mel.device) // tier.chunk
-        behind = chunk[:, None] - chunk
-        visible = (behind >= 0) & (behind <= tier.past // tier.chunk)
-        allowed = visible & valid_frames(num_frames, length)[:, None]
-        states, _ = self._run(mel, start, allowed[:, None], route)
-        return states, num_frames
+        raise NotImplementedError
 
-    def _drawn(self) -> Tier:
-        # Processes that share a batch draw differently; the first one's tier is that of the whole batch.
-        return self.tiers[int(of_first_rank(torch.randint(len(self.tiers), ())))]
+    def step(
+        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+    ) -> tuple[Tensor, Tensor, StreamState]:
+        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say."""
+        raise NotImplementedError
+
+    def like(self) -> Tensor:
+        """A tensor of the dtype and device of its states."""
+        raise NotImplementedError
 
     def start(self, num_rows: int, tier: Tier, *, keep: int | None = None) -> StreamState:
         """The state of streams of which nothing was heard; of `keep` frames of the past, or the tier's."""
         past = tier.past if keep is None else keep
-        return empty_state(self.shape, num_rows, past, self.stem.first.weight)
+        return empty_state(self.shape, num_rows, past, self.like())
 
     def stream(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier, route: Route | None = None
@@ -400,6 +394,64 @@ class StreamingEncoder(nn.Module):
         """
         self._check(mel, num_mel, state, tier)
         return self.step(mel, num_mel, state, route)
+
+    def _check(self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier) -> None:
+        size = tier.chunk * SUBSAMPLING
+        if mel.shape[1] != size:
+            raise ValueError(f"a chunk of {mel.shape[1]} mel frames; this tier's have {size}: pad the last")
+        if num_mel.numel() and not 0 <= int(num_mel.min()) <= int(num_mel.max()) <= size:
+            raise ValueError(f"num_mel holds {num_mel.tolist()}; a chunk of this tier has 0 to {size}")
+        wanted = self.start(0, tier).tensors()
+        for name, tensor in state.tensors().items():
+            if tensor.shape[1:] != wanted[name].shape[1:]:
+                raise ValueError(
+                    f"the state's {name} are {tuple(tensor.shape[1:])} a row, this model's at this tier "
+                    f"{tuple(wanted[name].shape[1:])}: it is of another model, or keeps another past"
+                )
+        if mel.shape[0] != state.num_past.shape[0]:
+            raise ValueError(f"{mel.shape[0]} rows of mel frames and {state.num_past.shape[0]} of state")
+
+
+class StreamingEncoder(ChunkEncoder):
+    """Log-mel to states, whole or chunk by chunk.
+
+    One pass over a whole utterance is a stream of one chunk, with a mask that hides what a stream would not have heard.
+
+    Args:
+        shape: its sizes.
+        tiers: one of them is drawn for every batch in training (arXiv 2312.17279, section 3.3).
+
+    Attributes:
+        tier: of whole utterances outside of training; the first of `tiers` unless set.
+    """
+
+    def __init__(self, shape: StreamingShape, tiers: Sequence[Tier] = (Tier(),)) -> None:
+        super().__init__(shape, tiers)
+        self.stem = CausalStem(shape)
+        self.layers = nn.ModuleList(StreamingLayer(shape) for _ in range(shape.num_layers))
+
+    def like(self) -> Tensor:
+        """A weight."""
+        return self.stem.first.weight
+
+    def forward(
+        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths."""
+        tier = tier or (self._drawn() if self.training else self.tier)
+        start = self.start(mel.shape[0], Tier(left=tier.left, right=tier.left - 1), keep=0).to(mel.device)
+        num_frames = _num_frames(num_mel)
+        length = -(-mel.shape[1] // SUBSAMPLING)
+        chunk = torch.arange(length, device=mel.device) // tier.chunk
+        behind = chunk[:, None] - chunk
+        visible = (behind >= 0) & (behind <= tier.past // tier.chunk)
+        allowed = visible & valid_frames(num_frames, length)[:, None]
+        states, _ = self._run(mel, start, allowed[:, None], route)
+        return states, num_frames
+
+    def _drawn(self) -> Tier:
+        # Processes that share a batch draw differently; the first one's tier is that of the whole batch.
+        return self.tiers[int(of_first_rank(torch.randint(len(self.tiers), ())))]
 
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
@@ -439,22 +491,6 @@ class StreamingEncoder(nn.Module):
             convolution=torch.stack([own.convolution for own in after], dim=1),
             num_past=state.num_past,
         )
-
-    def _check(self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier) -> None:
-        size = tier.chunk * SUBSAMPLING
-        if mel.shape[1] != size:
-            raise ValueError(f"a chunk of {mel.shape[1]} mel frames; this tier's have {size}: pad the last")
-        if num_mel.numel() and not 0 <= int(num_mel.min()) <= int(num_mel.max()) <= size:
-            raise ValueError(f"num_mel holds {num_mel.tolist()}; a chunk of this tier has 0 to {size}")
-        wanted = self.start(0, tier).tensors()
-        for name, tensor in state.tensors().items():
-            if tensor.shape[1:] != wanted[name].shape[1:]:
-                raise ValueError(
-                    f"the state's {name} are {tuple(tensor.shape[1:])} a row, this model's at this tier "
-                    f"{tuple(wanted[name].shape[1:])}: it is of another model, or keeps another past"
-                )
-        if mel.shape[0] != state.num_past.shape[0]:
-            raise ValueError(f"{mel.shape[0]} rows of mel frames and {state.num_past.shape[0]} of state")
 
 
 def _kept(state: StreamState, past: int, num_past: Tensor) -> StreamState:

@@ -351,7 +351,12 @@ class TransducerState:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, ready for `safetensors.torch.save`."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            "hidden": self.hidden,
+            "cell": self.cell,
+            "predicted": self.predicted,
+            "num_frames": self.num_frames,
+        }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
@@ -417,13 +422,15 @@ class Transducer(nn.Module):
 
     Args:
         shape: see `TransducerShape`.
+        prediction: what computes in place of a `PredictionNetwork`; a new one by default.
+        joint: what computes in place of a `JointNetwork`; a new one by default.
     """
 
-    def __init__(self, shape: TransducerShape) -> None:
+    def __init__(self, shape: TransducerShape, *, prediction: Any = None, joint: Any = None) -> None:
         super().__init__()
         self.shape = shape
-        self.prediction = PredictionNetwork(shape)
-        self.joint = JointNetwork(shape)
+        self.prediction: PredictionNetwork = PredictionNetwork(shape) if prediction is None else prediction
+        self.joint: JointNetwork = JointNetwork(shape) if joint is None else joint
 
     def loss(
         self,

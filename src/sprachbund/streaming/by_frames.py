@@ -5,7 +5,6 @@ There is nothing to agree on and nothing is attempted twice. Streams with a chun
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from sprachbund.decoding.languages import IdentifiedLanguage, identify
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
-from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState, Tier
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions
@@ -66,13 +65,12 @@ class FrameWriter:
     """
 
     def __init__(self, family: Family) -> None:
-        model: Any = family
-        if not isinstance(model.encoder, StreamingEncoder):
+        if (streaming := family.capabilities.streaming) is None:
             raise SprachbundError(
                 f"the encoder of {family.name} hears whole recordings only; live text by frames needs one that streams"
             )
-        self.family, self.model = family, model
-        self.encoder: StreamingEncoder = model.encoder
+        self.family, self.encoder = family, streaming.encoder
+        self.transducer, self._front_end = streaming.transducer, streaming.front_end
 
     def tier(self, options: LiveOptions) -> Tier:
         """The tier that a session asks for. Raises SprachbundError for one that the model was not trained for."""
@@ -114,7 +112,7 @@ class FrameWriter:
         if stretch.stream is None:
             asked = [Target(language=target) for target in job.session.targets]
             stretch.stream = FrameStream(
-                mel=LogMelStream(self.encoder.shape.num_mel_bins, self.model.front_end),
+                mel=LogMelStream(self.encoder.shape.num_mel_bins, self._front_end),
                 fed=round(stretch.span.start_s * SAMPLE_RATE),
                 waiting=torch.zeros(0, self.encoder.shape.num_mel_bins),
                 encoder=self.encoder.start(1, self.tier(job.options)),
@@ -155,7 +153,7 @@ class FrameWriter:
         )
         rows = torch.tensor([b for b, job in enumerate(jobs) for _ in job.session.targets])
         writers = TransducerState.stack([stream.writers for stream in streams])
-        found, writers = transducer_greedy(self.model.transducer, states[rows], num_frames[rows], writers)
+        found, writers = transducer_greedy(self.transducer, states[rows], num_frames[rows], writers)
         row = 0
         for b, stream in enumerate(streams):
             count = int(num_frames[b])

@@ -13,7 +13,7 @@ import torch
 
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.languages import TRANSCRIBE, LanguageTracker, Request, read_request
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     LanguageQuery,
     ask,
@@ -23,7 +23,6 @@ from sprachbund.decoding.pipeline import (
 )
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.transducer import writes_by_frames
 from sprachbund.decoding.words import align, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -150,10 +149,11 @@ class LiveEngine:
         self.model = model
         self.notes: list[str] = []
         options = decoding or DecodingOptions()
+        check_options(model, options)
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = FrameWriter(model) if writes_by_frames(model) else None
+        self._writer = None if model.capabilities.transducer is None else FrameWriter(model)
 
     def open(
         self,
@@ -198,6 +198,11 @@ class LiveEngine:
             )
         if self._writer is None or policy != "frames":
             return replace(options, policy=policy)
+        if self.decoding.beam_size > 1:
+            raise SprachbundError(
+                f"live text of {self.model.name} frame by frame is greedy, and beam_size is {self.decoding.beam_size}; "
+                "give 1, or the policy span"
+            )
         if TRANSCRIBE in request.targets:
             raise SprachbundError(
                 "a model that writes frame by frame has to know the language from the start; "

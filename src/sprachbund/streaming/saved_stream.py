@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.weights import packed_linears
-from sprachbund.nn.streaming_conformer import StreamingEncoder, StreamState, Tier
+from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 
 _ENCODER, _TRANSDUCER = "encoder.", "transducer."
@@ -74,7 +74,7 @@ def load_stream(model: Any, tier: Tier, data: bytes) -> tuple[StreamState, Trans
 
 def _identity(model: Any, tier: Tier) -> dict[str, Any]:
     """What has to be the same for a state to mean the same."""
-    encoder: StreamingEncoder = model.encoder
+    encoder: ChunkEncoder = model.encoder
     packed = packed_linears(model)
     return {
         "width": encoder.shape.width,

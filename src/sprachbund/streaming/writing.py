@@ -7,16 +7,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sprachbund.decoding.ctc import writes_by_ctc
 from sprachbund.decoding.guard import judge
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
-from sprachbund.decoding.logits_process import timestamp_tokens
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
 from sprachbund.decoding.result import LanguageSpan, joined_text
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.transducer import writes_by_frames
-from sprachbund.decoding.words import shows_attention, split_words
+from sprachbund.decoding.words import split_words
 from sprachbund.models.base import Family, Target
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions, Policy
@@ -111,9 +108,10 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
     Where text is committed before its speech has ended, the audio is cut behind it, at the times of its words: without
     attention to tell them, or a way to go on from a text, nothing is committed before.
     """
-    if writes_by_frames(family):
+    able = family.capabilities
+    if able.transducer is not None:
         return "frames", "span"
-    if writes_by_ctc(family) or not shows_attention(family):
+    if able.ctc is not None or able.alignment is None:
         return "retranslation", "span"
     return "local-agreement", "alignatt", "wait-k", "retranslation", "span"
 
@@ -285,7 +283,7 @@ def end_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveTex
 
 def _as_recorded(family: Family, job: Job, row: Row, guard: GuardOptions) -> tuple[str, str | None]:
     """What a recording of the stretch would give, and why the guard kept it back."""
-    times = timestamp_tokens(family) if row.asked.timestamps else None
+    times = family.capabilities.timestamps if row.asked.timestamps else None
     segments = cut_row(family, job.context, row.asked, row.hypothesis, None, times=times, guard=guard)
     kept = [segment for segment in segments if segment.dropped is None]
     return joined_text(kept), None if kept else segments[0].dropped

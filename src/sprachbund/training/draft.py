@@ -31,7 +31,7 @@ from sprachbund.models.drafts import Guess, Guesser, Pass, guess, read
 from sprachbund.models.teaching import Lesson
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
-from sprachbund.nn.feed_forward import Activation
+from sprachbund.nn.feed_forward import Activation, FeedForward
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 
@@ -136,7 +136,8 @@ def make_network(base: Any, options: DraftOptions) -> Guesser:
         )
         return MedusaHeads(shape)
     layer: Any = decoder.layers[0]
-    activation: Activation = getattr(layer.feed_forward, "activation", "gelu")
+    feed_forward: nn.Module = layer.feed_forward
+    activation: Activation = feed_forward.activation if isinstance(feed_forward, FeedForward) else "gelu"
     shape_of = ParasiteShape.of(decoder, num_blocks=options.blocks, pre_ln_q=options.pre_ln_q)
     parasite = Parasite(shape_of, activation)
     parasite.start_from(decoder)

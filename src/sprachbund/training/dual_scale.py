@@ -18,6 +18,7 @@ from sprachbund.models.drafts import Guess, Guesser, guess, read
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.teaching import Lesson
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import TextEncoder
 from sprachbund.training.draft import DraftOptions, make_network
 from sprachbund.training.lora import add_lora
@@ -247,7 +248,7 @@ class DualScale(nn.Module):
             attention=attention,
             parts={name: part.detach() for name, part in parts.items()},
         )
-        if hasattr(self.base, "with_heads"):
+        if isinstance(self.base, Conformer):
             loss = self.base.with_heads(loss, batch, lesson.memory)
         return replace(loss, total=total + self.options.speech_weight * loss.total)
 
@@ -259,7 +260,7 @@ def divergence(log_text: Tensor, log_speech: Tensor) -> Tensor:
 
 def _blocks(guesser: Guesser | None) -> Iterator[nn.Module]:
     if guesser is not None:
-        yield from getattr(guesser, "blocks", None) or guesser.stacks  # type: ignore[misc]
+        yield from guesser.blocks if isinstance(guesser, Parasite) else guesser.stacks
 
 
 def make_dual_scale(model: Any, options: DualScaleOptions) -> DualScale:
@@ -295,7 +296,8 @@ def add_adapters(whole: DualScale) -> None:
     if lower == 0:
         return
     sides = [f"base.{name}.*" for name, _ in whole.base.named_children() if name != "encoder"]
-    beside = [f"{name}.*" for name in ("text_encoder", "guesser") if getattr(whole, name) is not None]
+    parts = {"text_encoder": whole.text_encoder, "guesser": whole.guesser}
+    beside = [f"{name}.*" for name, part in parts.items() if part is not None]
     upper = [f"base.encoder.layers.{n}.*" for n in range(lower, count)]
     add_lora(
         whole,

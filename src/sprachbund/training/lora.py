@@ -60,15 +60,14 @@ def add_lora(
 
 def merge_lora(model: nn.Module) -> None:
     """Add every adapter to the layer it is on and take it away, in place; a model without any stays as it is."""
-    if not any(hasattr(module, "lora_A") for module in model.modules()):
+    if not any(name.endswith(".lora_A") for name, _ in model.named_modules()):
         return
     from peft.tuners.lora import LoraLayer
 
     adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     for name, module in adapted:
         module.merge()
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, module.get_base_layer())
+        model.set_submodule(name, module.get_base_layer())
 
 
 def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) -> int:

@@ -24,7 +24,7 @@ from sprachbund.data.loading import Supply
 
 def layers_of(model: Any) -> list[nn.Module]:
     """The layers of the encoder, and of the decoder where there is one."""
-    parts = (model.encoder, getattr(model, "decoder", None))
+    parts = (model.encoder, model.decoder)
     return [layer for part in parts if part is not None for layer in part.layers]
 
 
@@ -35,6 +35,7 @@ def recompute_layers(model: Any) -> None:
     fast.
     """
     for layer in layers_of(model):
+        # A module around each layer would give its weights other names.
         layer.forward = partial(_recomputed, layer.forward)
 
 
@@ -274,7 +275,9 @@ def _line(one: int, two: int, count: int) -> int:
 
 def _moments(optimizer: Any) -> int:
     """AdamW keeps two moments of every weight, Muon one."""
-    plain = getattr(optimizer, "optimizer", optimizer)
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    plain = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     each = 2 if isinstance(plain, AdamW) else 1
     moved = (p for group in plain.param_groups for p in group["params"] if p.requires_grad)
     return each * _FP32 * sum(p.numel() for p in moved)

@@ -200,8 +200,9 @@ def _check_sizes(config: ConformerConfig, shape: ConformerShape) -> None:
         ("model.streaming", config.streaming, shape.streaming, frozenset()),
         ("model.transducer", config.transducer, shape.transducer, LOSSES_OF_TRANSDUCER),
     ):
+        there, asked = ({} if part is None else dict(part) for part in (own, given))
         for name in () if given is None else sorted(given.model_fields_set - free):
-            if (value := getattr(given, name)) != (seen := getattr(own, name, None)):
+            if (value := asked[name]) != (seen := there.get(name)):
                 raise SprachbundError(
                     f"{key}.{name} is {value}, the model to start from has {seen}; leave it out, it is taken from there"
                 )

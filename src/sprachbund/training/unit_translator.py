@@ -239,7 +239,7 @@ def _parts(recipe: UnitTranslatorRecipe, units: Units, report: Report) -> list[S
 def _start_from(model: TokenConformer, directory: Path, report: Report) -> None:
     """Take over the weights of a model with the same units, where they are of the same shape."""
     start: Any = load(directory)
-    if getattr(start, "config", None) is None or start.name != TokenConformer.name:
+    if not isinstance(start, TokenConformer):
         raise SprachbundError(
             f"{directory} is of the family {start.name}; start from a {TokenConformer.name} model"
         )

@@ -17,7 +17,7 @@ from sprachbund.audio import features as logmel
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features
-from sprachbund.models.hub import quiet_transformers
+from sprachbund.models.hub import optional_setting, quiet_transformers
 from sprachbund.models.io import load
 from sprachbund.nn.feed_forward import is_split
 from sprachbund.units.files import encoder_hash
@@ -234,7 +234,8 @@ class OwnEncoder:
         self.frame_s: float = self._model.frame_s
         self.window_s: float = self._model.max_window_s
         self._stride = round(self.frame_s * SAMPLE_RATE / HOP)
-        self._whole_windows = not getattr(self._model, "real_length", True)
+        window = self._model.capabilities.fixed_window
+        self._whole_windows = window is not None and not window.real_length
 
     def num_frames(self, num_samples: int) -> int:
         """Log-mel frames, divided by the encoder's stride and rounded up."""
@@ -284,9 +285,8 @@ class ForeignEncoder:
     def __init__(self, directory: Path, layer: int, device: str) -> None:
         self.family = model_type(directory)
         self._extractor, model = _load(directory)
-        if getattr(model, "main_input_name", "") != "input_values" or not hasattr(
-            getattr(model, "encoder", None), "layers"
-        ):
+        layers = optional_setting(optional_setting(model, "encoder"), "layers")
+        if optional_setting(model, "main_input_name") != "input_values" or layers is None:
             raise SprachbundError(
                 f"{directory} holds a {self.family} model, which is no encoder of samples; name a WavLM, HuBERT, "
                 "wav2vec 2.0 or XLS-R checkpoint, or a Whisper"

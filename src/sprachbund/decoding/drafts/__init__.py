@@ -1,7 +1,7 @@
 """Drafts of every kind, and how one is found by its name."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,6 @@ def draft_around(network: nn.Module, decoder: TextDecoder, **known: Any) -> Netw
     return kind.around(network, decoder, **known)
 
 
-def drafts_beside(family: Family) -> Mapping[str, Path]:
-    """The drafts that lie in a family's model directory, by name."""
-    found: Mapping[str, Path] = getattr(family, "drafts", {})
-    return found
-
-
 def load_draft(family: Family, name: str) -> Draft:
     """The draft of that name, checked to fit the family.
 
@@ -52,7 +46,7 @@ def load_draft(family: Family, name: str) -> Draft:
     Raises:
         SprachbundError: there is no such draft, or it belongs to another model.
     """
-    path = drafts_beside(family).get(name, Path(name))
+    path = family.drafts.get(name, Path(name))
     draft: Draft
     if path.is_file() and path.suffix == SUFFIX:
         draft = TextDraft.read(family, path)
@@ -84,7 +78,7 @@ def _read(path: Path) -> Draft:
 
 
 def _no_such(family: Family, name: str) -> str:
-    beside = list(drafts_beside(family))
+    beside = list(family.drafts)
     there = f"this model has {', '.join(beside)}" if beside else "this model has none"
     known = [AUTO, NONE, *beside]
     near = difflib.get_close_matches(name, known, n=1)

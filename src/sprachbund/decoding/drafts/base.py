@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.decoding.logits_process import Suppressed
+from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
@@ -110,7 +111,8 @@ class Stepper(Protocol):
 class Draft(Protocol):
     """Guesses tokens for one model.
 
-    `acceptance` is the share of its guesses expected to be accepted, by "source>target", where it was measured.
+    `acceptance` is the share of its guesses expected to be accepted, by "source>target", where it was measured;
+    `guesses` is the number of tokens that it is best asked for at a time, None where that is to be measured.
     """
 
     @property
@@ -120,6 +122,11 @@ class Draft(Protocol):
 
     @property
     def acceptance(self) -> dict[str, float]:
+        """See above."""
+        ...
+
+    @property
+    def guesses(self) -> int | None:
         """See above."""
         ...
 
@@ -159,7 +166,7 @@ def torch_decoder(family: Family, draft: str) -> TextDecoder:
     Raises:
         SprachbundError: a decoder without such an inside, as the native engine's.
     """
-    decoder = getattr(family, "decoder", None)
+    decoder = family.capabilities.decoder
     if not isinstance(decoder, TextDecoder):
         raise SprachbundError(
             f"the {draft} draft reads inside the decoder, which {type(decoder).__name__} does not show; "
@@ -184,11 +191,10 @@ def check_vocabulary(family: Family, draft: str, vocabulary_size: int) -> None:
 
 def vocabulary_size_of(family: Family) -> int | None:
     """V of a family; None when it cannot be told without running it."""
-    decoder = getattr(family, "decoder", None)
+    decoder = family.capabilities.decoder
     if isinstance(decoder, TextDecoder):
-        return int(decoder.embedding.num_embeddings)
-    size = getattr(getattr(decoder, "shape", None), "vocabulary_size", None)
-    return None if size is None else int(size)
+        return decoder.embedding.num_embeddings
+    return decoder.shape.vocabulary_size if isinstance(decoder, NativeDecoder) else None
 
 
 def check_cache(cache: DecoderCache, *, num_layers: int, heads: int, head_width: int, draft: str) -> None:

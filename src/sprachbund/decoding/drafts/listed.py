@@ -5,16 +5,15 @@ text never has. What is saved is reading the rows of all other tokens at every s
 from bytes. Shapes: R rows, K guesses, V vocabulary, N listed tokens.
 """
 
-import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sprachbund.decoding.drafts.base import RowsSoFar, StatelessRun
+from sprachbund.decoding.drafts.base import RowsSoFar, StatelessRun, vocabulary_size_of
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.packing import BLOCK, Arrays, pad
@@ -73,13 +72,6 @@ class NativeRows:
         return self._decoder.logits(states)
 
 
-class _WithoutOutput(TextDecoder):
-    """A decoder that stops before its last norm."""
-
-    def logits(self, x: Tensor) -> Tensor:
-        return x
-
-
 class TorchRows:
     """The torch decoder; where two logits differ by less than rounding, several tokens at once may decide otherwise.
 
@@ -90,16 +82,10 @@ class TorchRows:
 
     def __init__(self, decoder: TextDecoder, rows: Tensor) -> None:
         self._decoder, self._matrix = decoder, decoder.output_matrix[rows]
-        if isinstance(decoder, TorchDecoder):
-            self._states = decoder.states
-            return
-        without_output = copy.copy(decoder)
-        without_output.__class__ = _WithoutOutput
-        self._states = without_output.step
 
     def states(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """As in `OutputRows`."""
-        return self._states(tokens, cache)
+        return self._decoder.states(tokens, cache)
 
     def listed(self, states: Tensor) -> Tensor:
         """As in `OutputRows`."""
@@ -110,7 +96,7 @@ class TorchRows:
         return self._decoder.logits(states)
 
 
-def output_rows(decoder: Any, rows: Tensor) -> OutputRows:
+def output_rows(decoder: nn.Module | None, rows: Tensor) -> OutputRows:
     """The listed rows of a decoder's output matrix.
 
     Raises:
@@ -181,7 +167,7 @@ class ListedRows:
         tokens: (N,) listed, each once.
     """
 
-    def __init__(self, decoder: Any, tokens: Tensor) -> None:
+    def __init__(self, decoder: nn.Module | None, tokens: Tensor) -> None:
         self._tokens, self.output = tokens, output_rows(decoder, tokens)
 
     def forbidden(self, rows: RowsSoFar) -> Tensor:
@@ -213,11 +199,10 @@ class TextDraft:
         known = {token for i, line in enumerate(lines) if i % _HELD_OUT for token in line}
         asked = [token for line in lines[::_HELD_OUT] for token in line]
         self.missing = sum(token not in known for token in asked) / max(1, len(asked))
-        times: Sequence[int] = getattr(getattr(family, "tokens", None), "timestamps", None) or ()
-        everything = known.union(asked, times, [family.end_token])
+        everything = known.union(asked, _times(family), [family.end_token])
         self.tokens = torch.tensor(sorted(everything))
         self.acceptance: dict[str, float] = {}
-        self._decoder: Any = getattr(family, "decoder", None)
+        self._decoder = family.capabilities.decoder
         self._num_frames = round(family.max_window_s / family.frame_s)
 
     @classmethod
@@ -233,7 +218,9 @@ class TextDraft:
     @property
     def saved_mb(self) -> float:
         """Megabytes that a token is predicted to read less, with a memory of the longest speech."""
-        before, after = bytes_of_a_token(self._decoder, len(self.tokens), self.missing, self._num_frames)
+        decoder = self._decoder
+        assert isinstance(decoder, NativeDecoder | TextDecoder)  # `rows` refuses all others
+        before, after = bytes_of_a_token(decoder, len(self.tokens), self.missing, self._num_frames)
         return (before - after) / 1e6
 
     def check(self, family: Family) -> None:
@@ -272,12 +259,15 @@ class TextRun(StatelessRun):
         return self._output.everything(torch.cat(states, dim=1))
 
 
+def _times(family: Family) -> range:
+    """Timestamp tokens: those from the first to the end of the vocabulary."""
+    times, size = family.capabilities.timestamps, vocabulary_size_of(family)
+    return range(0) if times is None or size is None else range(times.first, size)
+
+
 def _tokens_of(family: Family, text: str) -> list[int]:
-    known: Any = family
-    if hasattr(getattr(known, "tokens", None), "text_to_tokens"):
-        return list(known.tokens.text_to_tokens(text))
-    if hasattr(known, "tokenizer"):
-        return list(known.tokenizer.encode(text.strip()))
-    raise SprachbundError(
-        f"the family {family.name} does not say which tokens a text has; leave the text out"
-    )
+    if (encode_text := family.capabilities.encode_text) is None:
+        raise SprachbundError(
+            f"the family {family.name} does not say which tokens a text has; leave the text out"
+        )
+    return encode_text(text)

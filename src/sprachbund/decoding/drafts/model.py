@@ -6,7 +6,6 @@ tokens alone, at the price of a refusal where another would be written (arXiv 25
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from sprachbund.decoding.drafts.base import (
 from sprachbund.decoding.drafts.listed import ListedRows
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.decoding.state import PROMPT_CHUNK
+from sprachbund.engines.torch_layers import FusedDecoderLayer
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
-from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
 
 KIND = "model"
 
@@ -39,13 +39,14 @@ class ModelDraft:
     """
 
     name = KIND
+    guesses: int | None = None
 
     def __init__(
         self, family: Family, acceptance: dict[str, float] | None = None, *, listed: Tensor | None = None
     ) -> None:
         self.family = family
         self.acceptance = acceptance or {}
-        self._listed = None if listed is None else ListedRows(getattr(family, "decoder", None), listed)
+        self._listed = None if listed is None else ListedRows(family.capabilities.decoder, listed)
 
     def check(self, family: Family) -> None:
         """Raise the SprachbundError that names what does not fit."""
@@ -129,10 +130,10 @@ class ModelRun(StatelessRun):
                 self._family.step(chunk, self._cache)
 
 
-def _memory_width(family: Any) -> int | None:
-    decoder = getattr(family, "decoder", None)
-    if isinstance(decoder, TextDecoder):
-        layer: Any = decoder.layers[0]
-        known = getattr(layer, "memory_width", None)  # of an engine's layer
-        return int(layer.cross_attention.key.in_features if known is None else known)
-    return None
+def _memory_width(family: Family) -> int | None:
+    """Width of the states that a family's decoder reads; None where it does not say."""
+    decoder = family.capabilities.decoder
+    layer = decoder.layers[0] if isinstance(decoder, TextDecoder) else None
+    if isinstance(layer, FusedDecoderLayer):
+        return layer.memory_width
+    return layer.cross_attention.key.in_features if isinstance(layer, DecoderLayer) else None

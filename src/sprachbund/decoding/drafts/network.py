@@ -43,6 +43,7 @@ class NetworkDraft(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    guesses: int | None = None
 
     def __init__(self, network: nn.Module, card: DraftCard) -> None:
         self.network = network.eval()

@@ -111,6 +111,7 @@ class TokenMapDraft:
     """A token map as a draft for one model."""
 
     name = KIND
+    guesses: int | None = None
 
     def __init__(self, token_map: TokenMap, card: DraftCard | None = None) -> None:
         self.token_map = token_map

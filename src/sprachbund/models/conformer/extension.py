@@ -96,20 +96,24 @@ def tell_language(model: Conformer) -> Conformer:
 
 def with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConfig:
     """A configuration that is trained as `shape` says; its sizes are its own."""
-    changes: dict[str, object] = {name: getattr(shape, name) for name in LOSSES}
+    changes = _losses(shape)
     if config.transducer is not None and shape.transducer is not None:
-        of_transducer = {name: getattr(shape.transducer, name) for name in LOSSES_OF_TRANSDUCER}
+        of_transducer = shape.transducer.model_dump(include=set(LOSSES_OF_TRANSDUCER))
         changes["transducer"] = config.transducer.model_copy(update=of_transducer)
     return config.model_copy(update=changes)
 
 
 def only_losses(shape: ConformerShape) -> ConformerShape:
     """A shape that says how a model is trained, and nothing of its sizes; see `with_losses`."""
-    losses: dict[str, object] = {name: getattr(shape, name) for name in LOSSES}
+    losses = _losses(shape)
     if shape.transducer is not None:
-        of_transducer = {name: getattr(shape.transducer, name) for name in LOSSES_OF_TRANSDUCER}
+        of_transducer = shape.transducer.model_dump(include=set(LOSSES_OF_TRANSDUCER))
         losses["transducer"] = TransducerPart.model_validate(of_transducer)
     return ConformerShape.model_validate(losses)
+
+
+def _losses(shape: ConformerShape) -> dict[str, object]:
+    return shape.model_dump(include=set(LOSSES))
 
 
 def _check_new(model: Conformer, related: Mapping[str, str]) -> None:

@@ -4,9 +4,10 @@ The row's first token is the language wanted; no source language is needed, a sm
 it. Shapes: B utterances, R rows, T frames, M mel bins, D width, U target tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,18 @@ from torch.nn import functional as F
 from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import CTC, LANGUAGE, Features, HeadLoss, Loss, Memory, Target
+from sprachbund.models.base import (
+    CTC,
+    LANGUAGE,
+    Alignment,
+    Capabilities,
+    Features,
+    HeadLoss,
+    Loss,
+    Memory,
+    StreamingTransducer,
+    Target,
+)
 from sprachbund.models.conformer.config import ConformerConfig, TransducerPart
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import (
@@ -30,7 +42,7 @@ from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Route, is_split
-from sprachbund.nn.streaming_conformer import StreamingEncoder, StreamingShape
+from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamingEncoder, StreamingShape
 from sprachbund.nn.transducer import Transducer, TransducerShape
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
 
@@ -59,6 +71,7 @@ class Conformer(nn.Module):
         self.tokenizer = tokenizer
         self.transcript_tokenizer = transcript_tokenizer
         self.sharing_plan: SharingPlan | None = None
+        self.drafts: Mapping[str, Path] = {}
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
         self.encoder = _encoder(config)
@@ -74,6 +87,27 @@ class Conformer(nn.Module):
         self.language_head = nn.Linear(config.width, len(config.source_languages))
         if config.transducer is not None:
             self.transducer = Transducer(_transducer_shape(config, config.transducer, len(tokenizer)))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A transducer where it writes the text, live where the encoder streams; else an attention decoder."""
+        by_frames = self.writes_by_frames
+        return Capabilities(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            transducer=self.transducer if by_frames else None,
+            streaming=self.streaming,
+            alignment=None if by_frames else Alignment(frame_s=self.frame_s),
+            encode_text=self.encode_text,
+            sharing_plan=self.sharing_plan,
+        )
+
+    @property
+    def streaming(self) -> StreamingTransducer | None:
+        """Encoder and transducer, if the encoder hears chunk by chunk and the transducer writes."""
+        if not self.writes_by_frames or not isinstance(self.encoder, ChunkEncoder):
+            return None
+        return StreamingTransducer(encoder=self.encoder, transducer=self.transducer, front_end=self.front_end)
 
     @property
     def writes_by_frames(self) -> bool:
@@ -170,6 +204,10 @@ class Conformer(nn.Module):
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self.tokenizer.decode(tokens)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokens of a text, as the model would write it."""
+        return self.tokenizer.encode(text.strip())
 
     def forward(self, batch: Batch) -> Loss:
         """The loss, as wrappers that watch `forward` expect it."""

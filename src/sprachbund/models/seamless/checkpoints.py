@@ -52,14 +52,21 @@ def library() -> ModuleType:
 
 def speech_to_text(config: Any) -> nn.Module:
     """The speech-to-text model of transformers for one of its configurations, with random weights."""
-    model: nn.Module = getattr(library(), VERSIONS[config.model_type][1])(config)
+    model: nn.Module = classes(config.model_type)[1](config)
     return model
+
+
+def classes(version: str) -> tuple[Any, Any]:
+    """Configuration and speech-to-text class of a version, one of `VERSIONS`."""
+    config, model = VERSIONS[version]
+    # transformers loads its classes when they are asked for by name.
+    return getattr(library(), config), getattr(library(), model)
 
 
 def preset(name: str) -> Any:
     """The configuration, in transformers' class, of a published shape: a key of `PRESETS`."""
     version, changes = PRESETS[name]
-    return getattr(library(), VERSIONS[version][0])(**changes)
+    return classes(version)[0](**changes)
 
 
 _SHARED = "shared.weight"

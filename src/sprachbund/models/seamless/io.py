@@ -13,8 +13,22 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.hub import check_config, find, one_line, quiet_transformers, read_model
-from sprachbund.models.seamless.checkpoints import VERSIONS, foreign_name, library, speech_to_text, to_foreign
+from sprachbund.models.hub import (
+    check_config,
+    find,
+    one_line,
+    optional_setting,
+    quiet_transformers,
+    read_model,
+)
+from sprachbund.models.seamless.checkpoints import (
+    VERSIONS,
+    classes,
+    foreign_name,
+    library,
+    speech_to_text,
+    to_foreign,
+)
 from sprachbund.models.seamless.model import Seamless
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
@@ -76,7 +90,7 @@ def read_foreign(directory: Path, dtype: torch.dtype) -> Any:
     """
     config = _config(directory)
     foreign = read_model(
-        getattr(library(), VERSIONS[config.model_type][1]),
+        classes(config.model_type)[1],
         directory,
         config,
         build=speech_to_text,
@@ -97,14 +111,14 @@ def empty_foreign(directory: Path) -> Any:
             foreign: Any = speech_to_text(config)
         foreign.generation_config = _generation(directory) or foreign.generation_config
         conformer = foreign.speech_encoder.encoder
-        if getattr(conformer, "embed_positions", None) is not None:
+        if optional_setting(conformer, "embed_positions") is not None:
             conformer.embed_positions = type(conformer.embed_positions)(config)
     return foreign
 
 
 def read_tokens(directory: Path, foreign: Any) -> SeamlessTokens:
     """The vocabulary beside a model. Raises SprachbundError for files that are broken or of another model."""
-    codes = getattr(foreign.generation_config, _CODES, None)
+    codes = optional_setting(foreign.generation_config, _CODES)
     if codes is not None and not (isinstance(codes, dict) and all(type(n) is int for n in codes.values())):
         raise SprachbundError(
             f"{directory / _GENERATION}: {_CODES} is {repr(codes)[:60]}, not languages with their tokens; copy it again"
@@ -131,7 +145,7 @@ def _config(directory: Path) -> Any:
             raise SprachbundError(f"{path}: {name} is {repr(values[name])[:60]}, not {limit}; copy it again")
     version = values.pop("family", None) or values["model_type"]
     with one_line(path), quiet_transformers():
-        config = getattr(library(), VERSIONS[version][0]).from_dict({**values, "model_type": version})
+        config = classes(version)[0].from_dict({**values, "model_type": version})
         for heads, width in (
             (config.decoder_attention_heads, config.hidden_size),
             (config.speech_encoder_attention_heads, config.hidden_size),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import optional_setting
 from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.conformer import sinusoids, valid_frames
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
@@ -71,10 +72,11 @@ class SeamlessEncoder(nn.Module):
         super().__init__()
         config = foreign.config
         _check(config)
-        self.chunk = getattr(config, "speech_encoder_chunk_size", None)
-        self.num_left_chunks = getattr(config, "speech_encoder_left_chunk_num", -1)
+        self.chunk = optional_setting(config, "speech_encoder_chunk_size")  # version 2 alone has chunks
+        num_left_chunks = optional_setting(config, "speech_encoder_left_chunk_num")
+        self.num_left_chunks: int = -1 if num_left_chunks is None else num_left_chunks
         self.feature_projection = foreign.feature_projection
-        embed_positions = getattr(foreign.encoder, "embed_positions", None)
+        embed_positions = optional_setting(foreign.encoder, "embed_positions")
         self.layers = nn.ModuleList(SeamlessLayer(f, embed_positions, config) for f in foreign.encoder.layers)
         self.norm = foreign.encoder.layer_norm
         self.intermediate_ffn = foreign.intermediate_ffn
@@ -135,9 +137,9 @@ def _check(config: Any) -> None:
         "activation_function": ("relu",),
     }
     for key, values in wanted.items():
-        if getattr(config, key) not in values:
+        if (found := optional_setting(config, key)) not in values:
             raise SprachbundError(
-                f"config.json has {key} = {getattr(config, key)!r}; only {values[0]!r} is known, "
+                f"config.json has {key} = {found!r}; only {values[0]!r} is known, "
                 "which all published Seamless checkpoints have"
             )
 

@@ -7,8 +7,9 @@ U tokens of a row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.hub import optional_setting
 from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
 from sprachbund.models.seamless.layers import SeamlessDecoder, SeamlessEncoder
 from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens, to_bcp47
@@ -131,6 +133,7 @@ class Seamless(nn.Module):
         self.extractor = library().SeamlessM4TFeatureExtractor() if extractor is None else extractor
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
+        self.drafts: Mapping[str, Path] = {}
         self.encoder = SeamlessEncoder(foreign.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
         self.decoder = SeamlessDecoder(
@@ -173,6 +176,17 @@ class Seamless(nn.Module):
         """</s>."""
         return self.tokens.end
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """An attention decoder that shows what it reads, without timestamps."""
+        return Capabilities(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            alignment=Alignment(frame_s=self.frame_s),
+            encode_text=None if self._tokens is None else self._tokens.text_to_tokens,
+            sharing_plan=self.sharing_plan,
+        )
+
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every language it hears with every language it writes."""
         written = () if self._tokens is None else self._tokens.languages.tags
@@ -181,11 +195,8 @@ class Seamless(nn.Module):
     def hear(self, languages: Iterable[str]) -> None:
         """Add BCP-47 tags of languages spoken, after those known; the prompt names none, so no token is needed."""
         self.source_languages = tuple(dict.fromkeys([*self.source_languages, *languages]))
-        ours = {
-            **(getattr(self.config, CONFIG_KEY, None) or {}),
-            "source_languages": [*self.source_languages],
-        }
-        setattr(self.config, CONFIG_KEY, ours)
+        ours = optional_setting(self.config, CONFIG_KEY) or {}
+        self.config.update({CONFIG_KEY: {**ours, "source_languages": [*self.source_languages]}})
 
     def features(self, samples: Sequence[np.ndarray]) -> Features:
         """Log-mel (B, T, M) of 16 kHz mono float32 samples: each bin normalised, two frames stacked in one.
@@ -303,13 +314,14 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def _new_tokens(config: Any, generation: Any) -> int:
-    wanted = getattr(generation, "max_new_tokens", None) or getattr(config, "max_new_tokens", None) or 256
+    name = "max_new_tokens"
+    wanted = optional_setting(generation, name) or optional_setting(config, name) or 256
     return min(int(wanted), config.max_position_embeddings - _PROMPT_TOKENS)
 
 
 def _sources(config: Any, tokens: SeamlessTokens) -> tuple[str, ...]:
     """BCP-47 tags of what is heard: as `config.json` says under our key, or what was published."""
-    ours = getattr(config, CONFIG_KEY, None) or {}
+    ours = optional_setting(config, CONFIG_KEY) or {}
     listed = ours.get("source_languages") if isinstance(ours, dict) else None
     if listed is not None:
         if not isinstance(listed, list) or not listed or not all(isinstance(tag, str) for tag in listed):

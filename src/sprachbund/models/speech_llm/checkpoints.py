@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import check_config, one_line, read_model
+from sprachbund.models.hub import check_config, one_line, optional_setting, read_model
 from sprachbund.models.seamless.model import stacked_log_mel
 from sprachbund.models.speech_llm.config import LoraOptions
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
@@ -79,7 +79,7 @@ class ForeignSpeech(SpeechEncoder):
             )
         self.encoder = encoder
         self.extractor: Any = extractor
-        self.width: int = getattr(config, "output_hidden_size", None) or config.hidden_size
+        self.width: int = optional_setting(config, "output_hidden_size") or config.hidden_size
         self.adapted = ADAPTED[config.model_type]
         self.takes_samples = config.model_type != "wav2vec2-bert"
         self.frames_per_s = SAMPLE_RATE if self.takes_samples else 50
@@ -87,7 +87,7 @@ class ForeignSpeech(SpeechEncoder):
         adapter = config.adapter_stride**config.num_adapter_layers if config.add_adapter else 1
         self.frame_s = stride * adapter / self.frames_per_s
         # Normalised over time, or convolved behind the end, a row would hear its neighbours' padding.
-        self.one_by_one = getattr(config, "feat_extract_norm", "") == "group" or config.add_adapter
+        self.one_by_one = optional_setting(config, "feat_extract_norm") == "group" or config.add_adapter
         self.shows_layers = not self.one_by_one
 
     @property
@@ -131,8 +131,8 @@ def context_of(llm: Any) -> int:
         SprachbundError: a model that does not attend to all it has read (recurrent layers and the like).
     """
     config = llm.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    longest = getattr(config, "max_position_embeddings", None)
+    kinds = set(optional_setting(config, "layer_types") or ["full_attention"])
+    longest = optional_setting(config, "max_position_embeddings")
     if not kinds <= _FULL_ATTENTION or longest is None:
         odd = ", ".join(sorted(kinds - _FULL_ATTENTION)) or "no max_position_embeddings"
         raise SprachbundError(

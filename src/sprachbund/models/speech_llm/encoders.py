@@ -234,7 +234,7 @@ def of_family(family: Any) -> SpeechEncoder:
     Raises:
         SprachbundError: a family without such an encoder, or one that is split by language.
     """
-    if getattr(family, "sharing_plan", None) is not None:
+    if family.capabilities.sharing_plan is not None:
         raise SprachbundError(
             "an encoder that is split by language cannot hear mixed speech; take one that is not"
         )

@@ -19,6 +19,7 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, Target
+from sprachbund.models.hub import optional_setting
 from sprachbund.models.speech_llm.checkpoints import context_of, library
 from sprachbund.models.speech_llm.config import Options, PromptOptions
 from sprachbund.nn.decoder import DecoderCache
@@ -122,7 +123,8 @@ class LanguageModel(nn.Module):
     def layers(self) -> Sequence[nn.Module]:
         """Its layers, for what measures and recomputes by layers."""
         base = self.model.base_model
-        layers: Sequence[nn.Module] = base.layers if hasattr(base, "layers") else base.h
+        found = optional_setting(base, "layers")
+        layers: Sequence[nn.Module] = base.h if found is None else found  # "h" is GPT-2's name for them
         return layers
 
     @property
@@ -221,7 +223,7 @@ class Prompts:
                 f"the tokenizer has {len(tokenizer)} tokens but the language model {vocabulary_size}; "
                 "take the tokenizer of the same model"
             )
-        has_chat = bool(getattr(tokenizer, "chat_template", None))
+        has_chat = bool(optional_setting(tokenizer, "chat_template"))
         if options.chat and not has_chat:
             raise SprachbundError(
                 "prompts.chat is true, but the tokenizer has no chat template; set it to false"
@@ -336,7 +338,8 @@ def fit_tokenizer(texts: Iterable[str], languages: Iterable[str], prompts: Promp
 
 def make_text_llm(options: TextLLMOptions, tokenizer: Any = None) -> Any:
     """A new causal language model of transformers with random weights; without its tokenizer, of the shape alone."""
-    ids = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: optional_setting(tokenizer, name) for name in names}
     config = library().LlamaConfig(
         vocab_size=options.vocabulary_size if tokenizer is None else len(tokenizer),
         hidden_size=options.width,

@@ -5,8 +5,9 @@ frozen but for adapters. Shapes: B utterances, P speech tokens, R rows, Q tokens
 S source languages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
@@ -51,7 +52,6 @@ class SpeechLLM(nn.Module):
     """
 
     name = "speech_llm"
-    shows_attention = False
 
     def __init__(
         self, encoder: SpeechEncoder, llm: Any, config: SpeechLLMConfig, *, tokenizer: Any = None
@@ -71,6 +71,7 @@ class SpeechLLM(nn.Module):
         groups = [g for g, tags in enumerate(config.projector.groups) for _ in tags]
         self._group_of = torch.tensor(groups)
         self.sources: dict[str, str] | None = None
+        self.drafts: Mapping[str, Path] = {}
         self._prompts = None if tokenizer is None else self._checked(tokenizer, config.prompts)
         self.eval()
 
@@ -90,6 +91,11 @@ class SpeechLLM(nn.Module):
     def decoder(self) -> LanguageModel:
         """What writes the text, under the name that it has in every family."""
         return self.llm
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Experts of languages in the projector; its attention is not shown, so words get no times."""
+        return Capabilities(encoder=self.encoder, decoder=self.llm, experts=self)
 
     @property
     def end_token(self) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -49,9 +49,7 @@ class RoutedMemory(Memory):
 
     def select(self, rows: Tensor) -> RoutedMemory:
         """The utterances at the indices `rows` (b,)."""
-        values: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen: dict[str, Any] = {name: None if v is None else v[rows] for name, v in values.items()}
-        return RoutedMemory(**chosen)
+        return RoutedMemory(**vars(super().select(rows)), group_probs=self.group_probs[rows])
 
 
 def token_languages(spans: Sequence[tuple[float, float, int]], num_tokens: int, token_s: float) -> Tensor:

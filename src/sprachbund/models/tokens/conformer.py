@@ -7,7 +7,7 @@ R rows, S source tokens, T frames, U target tokens, D width, V joint vocabulary,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.data.batch import Batch
-from sprachbund.models.base import CTC, LANGUAGE, Features, HeadLoss, Loss, Memory, Target
+from sprachbund.models.base import (
+    CTC,
+    LANGUAGE,
+    Capabilities,
+    Features,
+    HeadLoss,
+    JointCtc,
+    Loss,
+    Memory,
+    Target,
+)
 from sprachbund.models.teaching import make_lesson
 from sprachbund.models.tokens.config import TokenConfig
 from sprachbund.models.tokens.text_input import Reader, ReadsTokens
@@ -211,19 +221,15 @@ class TokenConformer(ReadsTokens):
         return self.config.source_ctc_weight > 0 or self.config.soft_sharing
 
     @property
-    def writes_by_frames(self) -> bool:
-        """Whether text comes from a transducer."""
-        return self.config.head == "transducer"
-
-    @property
-    def writes_by_ctc(self) -> bool:
-        """Whether text comes from CTC alone."""
-        return self.config.head == "ctc"
-
-    @property
-    def decoding_ctc_weight(self) -> float:
-        """Of the CTC prefix score in joint search; 0 without a CTC head beside the decoder."""
-        return self.config.decoding_ctc_weight if self.config.head == "ctc_attention" else 0.0
+    def capabilities(self) -> Capabilities:
+        """Its head says by what it writes: a transducer, CTC, an attention decoder, or the last two together."""
+        head, weight = self.config.head, self.config.decoding_ctc_weight
+        return replace(
+            super().capabilities,
+            transducer=self.transducer if head == "transducer" else None,
+            ctc=self if head == "ctc" else None,
+            joint_ctc=JointCtc(head=self, weight=weight) if head == "ctc_attention" and weight else None,
+        )
 
     def encode(self, features: Features) -> Memory:
         """Run the encoder; the states are (B, T, D)."""
@@ -286,7 +292,7 @@ def _encoder(config: TokenConfig, vocabulary_size: int) -> TokenEncoder:
         "time_masks",
         "max_mask_share",
     )
-    sizes: dict[str, Any] = {name: getattr(config, name) for name in names}
+    sizes: dict[str, Any] = config.model_dump(include=set(names))
     return TokenEncoder(vocabulary_size=vocabulary_size, **sizes)
 
 

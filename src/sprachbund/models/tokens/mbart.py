@@ -122,7 +122,7 @@ class TokenMbart(ReadsTokens):
         super().__init__(config, reader)
         self.max_tokens, self.frame_s = config.max_tokens, config.frame_s
         self.encoder = MbartEncoder(config)
-        self.decoder = MbartDecoder(len(self.written), config)
+        self.decoder: MbartDecoder = MbartDecoder(len(self.written), config)
         is_unit = torch.from_numpy(reader.vocabulary.is_unit.copy())
         self.unit_embedding = embedding(int(is_unit.sum()), config)
         self.language_head = nn.Linear(config.width, len(self.source_languages))

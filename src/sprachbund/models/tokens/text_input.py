@@ -3,7 +3,7 @@
 Shapes: B utterances, R rows, Q tokens of a step, S source tokens, W tokens that may be written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Memory, Target
 from sprachbund.models.tokens.config import ReadTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
@@ -119,16 +119,23 @@ class ReadsTokens(nn.Module):
 
     name: str
     config: Any
-    decoder: TextDecoder  # where it has one
+    decoder: TextDecoder | None
 
     def __init__(self, config: ReadTokens, reader: Reader) -> None:
         super().__init__()
         self.config, self.reader = config, reader
+        self.drafts: Mapping[str, Path] = {}
+        self.decoder = None  # until a family with an attention decoder makes it
         self.written = WrittenTokens(reader.vocabulary)
         self.end_token = self.written.end
         self.max_window_s = config.max_window_s
         self.source_languages, self.target_languages = config.source_languages, config.target_languages
         self.language_tokens = [self.written.language(tag) for tag in config.target_languages]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """It reads text too, by the same encoder; units do not say when they were spoken, so words get no times."""
+        return Capabilities(encoder=self.get_submodule("encoder"), decoder=self.decoder, text_input=self)
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every (source, target) it was trained on."""
@@ -182,7 +189,7 @@ class ReadsTokens(nn.Module):
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
         """An empty cache; row r reads memory r // rows_per_memory."""
-        return self.decoder.start(
+        return self._attention_decoder().start(
             memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
         )
 
@@ -196,4 +203,11 @@ class ReadsTokens(nn.Module):
             raise SprachbundError(
                 f"the model {self.name} reads units, which do not say when they were spoken; leave out times of words"
             )
-        return self.decoder.step(tokens, cache)
+        return self._attention_decoder().step(tokens, cache)
+
+    def _attention_decoder(self) -> TextDecoder:
+        if self.decoder is None:
+            raise SprachbundError(
+                f"this {self.name} writes by its {self.config.head} head and has no attention decoder"
+            )
+        return self.decoder

@@ -1,7 +1,7 @@
 """The shape of a Whisper model, from and to the `config.json` of Hugging Face, and the published shapes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sprachbund.errors import SprachbundError
@@ -109,7 +109,7 @@ class WhisperConfig:
 
     def to_foreign(self) -> dict[str, Any]:
         """The same sizes as keys of a Hugging Face `config.json`, and what transformers needs beside them."""
-        sizes = {_FOREIGN_NAMES[f.name]: getattr(self, f.name) for f in fields(self)}
+        sizes = {_FOREIGN_NAMES[name]: value for name, value in asdict(self).items()}
         return {
             "model_type": "whisper",
             "architectures": ["WhisperForConditionalGeneration"],

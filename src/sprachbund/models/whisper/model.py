@@ -7,8 +7,9 @@ U tokens of a row, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from sprachbund.audio.features import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Loss, Memory, Target
+from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
@@ -29,7 +30,7 @@ from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import Companions
 from sprachbund.models.whisper.tokens import Tasks, WhisperTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
-from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import Route, run_layers
 from sprachbund.text.languages import writes_spaces
 
@@ -58,7 +59,7 @@ def memory_frames(num_frames: Tensor) -> Tensor:
     return (num_frames + 1) // 2
 
 
-class WhisperEncoder(nn.Module):
+class WhisperEncoder(ConvolutionalEncoder):
     """Two convolutions, positions, pre-norm layers (arXiv 2212.04356, section 2.2)."""
 
     def __init__(self, config: WhisperConfig) -> None:
@@ -81,6 +82,21 @@ class WhisperEncoder(nn.Module):
             for _ in range(config.encoder_layers)
         )
         self.norm = nn.LayerNorm(config.width)
+
+    @property
+    def convolutions(self) -> list[nn.Conv1d]:
+        """Both."""
+        return [self.conv1, self.conv2]
+
+    @property
+    def position_table(self) -> Tensor:
+        """As the checkpoint has it."""
+        return self.positions
+
+    @property
+    def final_norm(self) -> nn.LayerNorm:
+        """Behind the layers."""
+        return self.norm
 
     def forward(
         self, features: Tensor, num_frames: Tensor | None = None, route: Route | None = None
@@ -244,6 +260,7 @@ class Whisper(nn.Module):
         self.real_length = real_length
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
+        self.drafts: Mapping[str, Path] = {}
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=config.vocabulary_size,
@@ -310,14 +327,19 @@ class Whisper(nn.Module):
         return self.config.max_frames * self.frame_s
 
     @property
-    def has_timestamps(self) -> bool:
-        """Whether rows may hold timestamps."""
-        return bool(self.tokens.timestamps) and not self.tasks.bare_prompt
-
-    @property
-    def begin_suppressed(self) -> Tensor:
-        """Boolean (V,): tokens never to be emitted first after the prompt (a blank, the end)."""
-        return self._mask(self.companions.listed_tokens("begin_suppress_tokens"))
+    def capabilities(self) -> Capabilities:
+        """Timestamps where it was trained to write them, alignment by the checkpoint's heads, windows of 30 s."""
+        first = self.companions.listed_tokens("begin_suppress_tokens")
+        return Capabilities(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            timestamps=self._timestamps(),
+            alignment=Alignment(frame_s=self.frame_s, heads=tuple(self.alignment_heads)),
+            begin_suppressed=tuple(t for t in first if 0 <= t < self.config.vocabulary_size),
+            encode_text=self.tokens.text_to_tokens if self.has_tokens else None,
+            sharing_plan=self.sharing_plan,
+            fixed_window=self,
+        )
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every (source, target) the model knows; see `tasks.Tasks.read` for how that is found out."""
@@ -456,6 +478,11 @@ class Whisper(nn.Module):
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out; it keeps the space that starts a word."""
         return self.tokens.tokens_to_text(tokens)
+
+    def _timestamps(self) -> TimestampTokens | None:
+        if not self.has_tokens or not self.tokens.timestamps or self.tasks.bare_prompt:
+            return None
+        return TimestampTokens(first=self.tokens.timestamps[0], step_s=self.frame_s)
 
     def _read_tasks(self, tokens: WhisperTokens) -> Tasks:
         companions = self.companions

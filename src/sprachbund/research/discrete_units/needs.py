@@ -206,8 +206,8 @@ def _forward(model: TokenConformer) -> Tensor:
         encoded = model.encoder(source, torch.full((1,), SOURCE_TOKENS))
         target = torch.zeros(1, TARGET_TOKENS, dtype=torch.long)
         total: Tensor = encoded.states.sum()
-        if model.config.has_decoder:
+        if model.decoder is not None:
             total = total + model.decoder(target, encoded.states, None).sum()
-        if model.writes_by_frames:
+        if model.config.head == "transducer":
             total = total + model.transducer.prediction(target).sum()
     return total

@@ -18,6 +18,7 @@ from sprachbund.models.drafts import parasite_states, read
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.teaching import Lesson
 from sprachbund.nn.drafts import MedusaHeads
+from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.research.dual_scale.options import DRAFT_MODEL, TEACHER, DualScaleRecipe
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.memory import kept_on_meta
@@ -150,7 +151,8 @@ def _count(module: nn.Module | None) -> int:
 
 def _translation(whole: DualScale) -> int:
     """Parameters of the base, its adapters merged; fixed positions are no parameters."""
-    fixed = getattr(whole.base.encoder, "positions", None)
+    encoder = whole.base.encoder
+    fixed = encoder.position_table if isinstance(encoder, ConvolutionalEncoder) else None
     adapters = sum(p.numel() for name, p in whole.base.named_parameters() if "lora_" in name)
     return _count(whole.base) - adapters - (0 if fixed is None else fixed.numel())
 
@@ -158,7 +160,8 @@ def _translation(whole: DualScale) -> int:
 def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: DualScaleRecipe) -> Training:
     trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
     seconds = min(options.max_duration_s, whole.base.max_window_s)
-    if not getattr(whole.base, "real_length", True):
+    fixed = whole.base.capabilities.fixed_window
+    if fixed is not None and not fixed.real_length:
         seconds = whole.base.max_window_s
     whole.train()
     return Training(

@@ -26,7 +26,7 @@ from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
 from sprachbund.models.io import load, save
-from sprachbund.models.pruning import follow_depths, num_layers, prune_decoder
+from sprachbund.models.pruning import Layered, follow_depths, num_layers, prune_decoder
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import TOKENIZER, Companions
 from sprachbund.models.whisper.model import Whisper
@@ -60,7 +60,7 @@ __all__ = ["DualScaleRecipe", "needs", "run"]
 # A deep decoder learns slowly from nothing, a shallow one soon; copies of its layers are a start from
 # which the deep one is there after a fraction of the steps (progressive stacking, Gong et al., ICML 2019).
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=Layered)
 
 
 def grow_decoder(model: Model, layers: int) -> Model:
@@ -76,7 +76,7 @@ def grow_decoder(model: Model, layers: int) -> Model:
     old = num_layers(model, "decoder")
     if layers < old or layers % old:
         raise SprachbundError(f"{old} decoder layers cannot become {layers}: give a multiple of {old}")
-    if getattr(model, "sharing_plan", None) is not None:
+    if model.sharing_plan is not None:
         raise SprachbundError(
             "a model that is split by languages does not grow: grow it first, then split it"
         )
@@ -86,7 +86,7 @@ def grow_decoder(model: Model, layers: int) -> Model:
         _divide(layer, times)
     order = tuple(i // times for i in range(layers))
     new.decoder.layers = nn.ModuleList(copy.deepcopy(new.decoder.layers[i]) for i in order)
-    new.__dict__.pop("drafts", None)
+    new.drafts = {}
     follow_depths(new, {"encoder": tuple(range(num_layers(new, "encoder"))), "decoder": order})
     return new
 

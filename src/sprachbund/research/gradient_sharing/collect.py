@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
+from sprachbund.nn.feed_forward import Branch, FeedForward
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions, Cost, Granularity
 from sprachbund.research.gradient_sharing.gradients import (
     Fits,
@@ -280,15 +281,16 @@ class Collection:
     def _info(self, seconds: float) -> dict[str, Any]:
         options, modules = self.options, dict(self.model.named_modules())
         widths = {
-            name: getattr(getattr(modules[name], "expand", None), "out_features", None)
+            name: module.expand.out_features
             for name in self.modules
+            if isinstance(module := modules[name], FeedForward | Branch)
         }
         cost = {"passes": self.passes, "seconds": round(seconds, 1), "parameters": self.num_coordinates}
         return {
             "seed": options.seed,
             "granularity": "pair" if options.by == "pair" else "language",
             "side": {name: _side(name, options.by) for name in self.modules},
-            "inner_width": {name: width for name, width in widths.items() if width is not None},
+            "inner_width": widths,
             "num_utterances": {key: len(rows) for key, rows in self.rows.items()},
             "passed_over": dict(self.passed_over),
             "targets": sorted({row.target for rows in self.rows.values() for row in rows}),

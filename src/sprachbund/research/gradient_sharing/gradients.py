@@ -90,7 +90,7 @@ def target_tokens(model: Any, text: str, language: str) -> list[int]:
         from sprachbund.models.whisper.model import target_tokens as whisper_tokens
 
         return whisper_tokens(model, text, language)
-    if hasattr(model, "target_tokens"):
+    if model.name == "seamless":
         return list(model.target_tokens(text))
     raise SprachbundError(
         f"family {model.name!r} does not say which tokens it is taught; give the collection an objective of your own"

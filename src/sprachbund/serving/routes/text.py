@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import ReadsText, TranslatedText, translate_texts
+from sprachbund.decoding.pipeline import TranslatedText, translate_texts
 from sprachbund.serving.routes.access import ADMITTED, REFUSALS, ServiceOf, refusals, text_body
 from sprachbund.serving.schemas import RefusalError, TextForm
 from sprachbund.serving.service import Service
@@ -38,7 +38,7 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
             param="input",
         )
     async with service.places.working(request.state.owner), service.store.lease(form.model) as worker:
-        if not isinstance(worker.model.family, ReadsText):
+        if worker.model.family.capabilities.text_input is None:
             raise _not_offered(form.model, service)
         known = {tag for pair in worker.model.pairs for tag in pair}
         target = parse_language(form.target_language, known)
@@ -64,7 +64,7 @@ def _not_offered(model: str, service: Service) -> RefusalError:
     others = []
     for name in service.store.loaded:
         worker = service.store.loaded_worker(name)
-        if worker is not None and isinstance(worker.model.family, ReadsText):
+        if worker is not None and worker.model.family.capabilities.text_input is not None:
             others.append(name)
     could = f"of those loaded, {', '.join(others)} can" if others else "none of those loaded can"
     return RefusalError(

@@ -1,0 +1,133 @@
+"""What a model can do stands in one typed place: no code looks for it by the name of an attribute."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sprachbund
+from sprachbund.engines.choice import on_torch
+from sprachbund.engines.torch_layers import TorchDecoder
+from sprachbund.models.base import Capabilities
+from sprachbund.models.io import load
+from sprachbund.nn.decoder import TextDecoder
+from tests.models.speech_llm_support import make_model as make_speech_llm
+from tests.models.split_support import make_split_model
+from tests.models.whisper_support import TINY, with_tokens
+from tests.streaming.test_by_frames import tiny_transducer
+
+PACKAGE = Path(sprachbund.__file__).parent
+ELSEWHERE = {"cli", "serving"}
+"""They handle errors and the objects of frameworks, not models."""
+ALLOWED = {
+    "getattr(settings, name, None)": "the one place where optional attributes of transformers are read",
+    "hasattr(operations, '_reorder_linear_weight')": "a build of torch has these operations or has not",
+    "hasattr(operations, '_linear_pointwise')": "a build of torch has these operations or has not",
+    "getattr(torch.cpu, '_is_vnni_supported', None)": "private to torch, which may drop it",
+    "hasattr(comet, 'load_from_checkpoint')": "two packages are called comet",
+    "hasattr(os, 'sched_getaffinity')": "not on every system",
+    "getattr(_ctypes, 'dlclose', None)": "not on every system",
+    "getattr(error, 'strerror', None)": "not of every exception",
+    "getattr(source, 'name', 'audio stream')": "not of every file object",
+    "getattr(file, 'read1', file.read)": "not of every file object",
+}
+"""Calls that look for an attribute by name, and why nothing better is to be had."""
+
+
+def probes(tree: ast.AST) -> Iterator[str]:
+    """Code that looks whether something has an attribute, or changes what an object is: its class, methods, base."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (_by_name(node) or _unbound_init(node)):
+            yield ast.unparse(node)
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for part in (part for target in targets for part in ast.walk(target)):
+            if isinstance(part, ast.Attribute) and part.attr in ("__class__", "__dict__"):
+                yield ast.unparse(node)
+        if isinstance(node, ast.FunctionDef):
+            yield from _methods_put_on_objects(node)
+
+
+def _by_name(call: ast.Call) -> bool:
+    named = isinstance(call.func, ast.Name) and call.func.id in ("getattr", "hasattr", "setattr", "delattr")
+    return named and len(call.args) > 1 and (isinstance(call.args[1], ast.Constant) or len(call.args) == 3)
+
+
+def _unbound_init(call: ast.Call) -> bool:
+    init = call.func if isinstance(call.func, ast.Attribute) and call.func.attr == "__init__" else None
+    return init is not None and isinstance(init.value, ast.Name | ast.Attribute)
+
+
+def _methods_put_on_objects(function: ast.FunctionDef) -> Iterator[str]:
+    inner = {n.name for n in ast.walk(function) if isinstance(n, ast.FunctionDef) and n is not function}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            on_object = any(isinstance(target, ast.Attribute) for target in node.targets)
+            if on_object and node.value.id in inner:
+                yield ast.unparse(node)
+
+
+def test_nothing_is_looked_for_by_name() -> None:
+    found = {
+        f"{path.relative_to(PACKAGE)}: {code}"
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] not in ELSEWHERE
+        for code in probes(ast.parse(path.read_text(encoding="utf-8")))
+        if code not in ALLOWED
+    }
+    assert not found, "declare it in `sprachbund.models.base.Capabilities` instead"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if hasattr(family, 'real_length'): pass",
+        "x = getattr(family, 'spans', None)",
+        "getattr(model, name, None)",
+        "setattr(family, 'encode', encode)",
+        "decoder.__class__ = Other",
+        "nn.Module.__init__(self)",
+        "def f(family):\n    def encode(x): ...\n    family.encode = encode",
+    ],
+)
+def test_such_code_is_seen(code: str) -> None:
+    assert list(probes(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code", ["getattr(self, field.name)", "super().__init__()", "vars(options)['beam_size']"]
+)
+def test_fields_of_dataclasses_are_no_such_code(code: str) -> None:
+    assert not list(probes(ast.parse(code)))
+
+
+def has(capabilities: Capabilities) -> set[str]:
+    return {name for name, value in vars(capabilities).items() if value not in (None, ())}
+
+
+def test_every_family_says_what_it_can_do() -> None:
+    attention = {"encoder", "decoder", "alignment", "encode_text"}
+    assert has(load().capabilities) == attention
+    assert has(make_split_model().capabilities) == attention | {"sharing_plan"}
+    assert has(tiny_transducer().capabilities) == {
+        "encoder",
+        "decoder",
+        "transducer",
+        "streaming",
+        "encode_text",
+    }
+    assert has(with_tokens().capabilities) == attention | {"timestamps", "fixed_window"}
+    assert has(make_speech_llm().capabilities) == {"encoder", "decoder", "experts"}
+
+
+def test_a_whisper_model_without_a_vocabulary_has_no_times() -> None:
+    from sprachbund.models.whisper import Whisper
+
+    assert has(Whisper.shape(TINY).capabilities) == {"encoder", "decoder", "alignment", "fixed_window"}
+
+
+def test_a_copy_on_an_engine_shows_its_own_parts() -> None:
+    model = load()
+    fast = on_torch(model, "fp32")
+    assert type(fast.capabilities.decoder) is TorchDecoder
+    assert type(model.capabilities.decoder) is TextDecoder
