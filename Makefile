@@ -1,13 +1,14 @@
 # Two commands need nothing but Python 3.11, pip and make:
 #   make demo   translate the recordings in examples/
 #   make test   run every check
+#   make site   build the documentation into site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test format clean
+.PHONY: demo test site format clean
 
 $(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,10 +21,14 @@ $(VENV)/.dev: $(VENV)/.core requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements-dev.lock
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.dev requirements-docs.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements-docs.lock
+	touch $@
+
 demo: $(VENV)/.core
 	$(BIN)/sprachbund translate examples/recordings/* --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev site
 	-scripts/browser.sh   # the tests of the page are skipped without it
 	-scripts/strace.sh    # nor is the network watched without it
 	$(BIN)/ruff format --check .
@@ -32,9 +37,13 @@ test: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+# Any warning, such as a link to a missing page or heading, is an error.
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) translations
+	rm -rf $(VENV) translations site

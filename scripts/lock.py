@@ -1,4 +1,5 @@
-"""Writes the lock files from what is installed: what translating needs, and what the service and developing add.
+"""Writes the lock files from the installed packages: those of translating, and those that the service, development and
+the documentation's site add.
 
 Each package stands there with the SHA-256 of all its files, for every system and Python, which uv reads from the index.
 Run it in an environment that has everything, with uv (`pip install uv`): `.venv/bin/python scripts/lock.py`.
@@ -68,7 +69,10 @@ def main() -> None:
     torch_needs = [text for text in distribution("torch").requires or [] if "extra" not in text]
     core = closure([*project["dependencies"], *torch_needs], extras)
     everything = closure(extras["dev"], extras)
-    for name, packages in (("", core), ("-serve", closure(extras["serve"], extras)), ("-dev", everything)):
+    # The site is built in the environment of a developer, so its lock adds to that one's.
+    site = {p: v for p, v in closure(extras["docs"], extras).items() if p not in everything}
+    locks = {"": core, "-serve": closure(extras["serve"], extras), "-dev": everything, "-docs": site}
+    for name, packages in locks.items():
         pinned = [f"{p}=={version}" for p, version in sorted(packages.items()) if not name or p not in core]
         write_lock(ROOT / f"requirements{name}.lock", pinned, "--no-deps")
     write_lock(ROOT / "requirements-build.lock", written["build-system"]["requires"], "--python-version=3.11")

@@ -1,4 +1,4 @@
-"""The Python door: load a model, give it a recording, get text.
+"""The Python interface: load a model, translate a recording.
 
 model = sprachbund.load()
 print(model.translate("talk.wav", to="de").text)

@@ -232,6 +232,22 @@ def test_every_table_can_be_made(evaluated, name):
     assert len({row.count("|") for row in rows if row.startswith("|")}) == 1
 
 
+def test_table_beside_other_systems_names_the_processor(tmp_path):
+    row = {"shape": "small", "30_s,_s": "1.19", "5_s,_s": "0.17", "first_text_s": "2.69", "peak_mib": "606"}
+    rows = [{**row, "shape": "tiny", "system": "ours"}, {**row, "system": "ours"}]
+    rows.append({**row, "system": "ours, draft 0.91"})
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps({"machine": {"processor": "Made Up 7", "cores": 2}, "rows": rows}))
+    text = fill("<!-- table: peers from peers.json -->\n<!-- end -->", tmp_path)
+    assert [line for line in text.splitlines() if line.startswith("| ours")] == [
+        "| ours | 1.19 | 0.17 | 2.69 | 606 |"
+    ]
+    assert "| Made Up 7, 2 cores |" in text
+    path.write_text(json.dumps({"machine": "x86_64", "rows": rows}))
+    with pytest.raises(SprachbundError, match="does not name its processor"):
+        fill("<!-- table: peers from peers.json -->\n<!-- end -->", tmp_path)
+
+
 def test_broken_blocks_are_refused(tmp_path):
     with pytest.raises(SprachbundError, match="1 tables begin and 0 are whole"):
         fill("<!-- table: scores from x.json -->\nno end", tmp_path)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import soundfile
 import typer
+import yaml
 
+import sprachbund
 from sprachbund.cli import build_app
 from sprachbund.corpora.asterisk.packages import SPEAKERS
 from sprachbund.corpora.asterisk.transcripts import RULES
@@ -31,7 +33,7 @@ from tests.models.whisper_support import make_directory
 from tests.stories.support import command, speech, write_wav
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LANGUAGES_OF_BLOCKS = {"", "python", "console", "toml", "tsv", "json"}
 # These need a network, recordings that are not here, or more than seconds: only their options are checked.
@@ -250,6 +252,15 @@ def test_train_page_shows_a_line_as_the_loop_writes_it() -> None:
 def test_recipe_in_the_documentation_is_whole() -> None:
     recipe = next(b.text for b in blocks(ROOT / "docs/train.md") if b.language == "toml")
     TrainingOptions(**tomllib.loads(recipe)["training"])
+
+
+def test_citation_names_this_version_and_the_five_papers() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == sprachbund.__version__
+    papers = {paper["url"].rpartition("/")[2] for paper in cited["references"]}
+    assert papers == {"2603.25836", "2508.11189", "2511.10670", "2309.15826", "2606.24169"}
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert all(f"(https://arxiv.org/abs/{paper})" in index for paper in papers)
 
 
 def test_tables_are_those_of_their_manifests() -> None:

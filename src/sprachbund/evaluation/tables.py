@@ -361,7 +361,7 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
 """Name in a document to table."""
 
 
-BENCHMARK = "benchmark"
+BENCHMARK, PEERS = "benchmark", "peers"
 
 
 def benchmark_table(path: Path) -> str:
@@ -370,6 +370,27 @@ def benchmark_table(path: Path) -> str:
     header = list(rows[0])
     cells = [[_table_cell(row[name]) for name in header] for row in rows]
     return Table(title=BENCHMARK, header=[name.replace("_", " ") for name in header], rows=cells).markdown()
+
+
+def peers_table(path: Path) -> str:
+    """Speed beside other systems, in Markdown: the largest shape of `benchmarks/peers.json`, with its processor.
+
+    Rows with a draft model are left out: random weights cannot guess, so the benchmark takes their acceptance as given.
+
+    Raises:
+        SprachbundError: for a file without rows, or one that does not name its processor.
+    """
+    advice = "run benchmarks/peers.py again"
+    rows = read_rows(path, advice=advice)
+    machine = read_object(path, advice=advice).get("machine")
+    if not isinstance(machine, dict) or not machine.keys() >= {"processor", "cores"}:
+        raise SprachbundError(f"{path} does not name its processor; {advice}")
+    # A comma stands before a draft or an assistant.
+    shown = [row for row in rows if row.get("shape") == rows[-1].get("shape") and "," not in row["system"]]
+    columns = {"system": f"{machine['processor']}, {machine['cores']} cores", "30_s,_s": "30 s of speech, s"}
+    columns |= {"5_s,_s": "5 s of speech, s", "first_text_s": "first text, s", "peak_mib": "peak memory, MiB"}
+    cells = [[_table_cell(row[name]) for name in columns] for row in shown]
+    return Table(title=PEERS, header=list(columns.values()), rows=cells).markdown()
 
 
 def read_rows(path: Path, *, advice: str) -> list[dict[str, Any]]:
@@ -423,6 +444,8 @@ def fill(text: str, directory: Path) -> str:
         paths = [directory / path for path in match["paths"].split()]
         if match["name"] == BENCHMARK:
             table = "\n\n".join(benchmark_table(path) for path in paths)
+        elif match["name"] == PEERS:
+            table = "\n\n".join(peers_table(path) for path in paths)
         else:
             table = docs_table(match["name"], [read_manifest(path) for path in paths])
         return f"{match['open']}{table}\n{match['close']}"

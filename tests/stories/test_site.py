@@ -1,0 +1,54 @@
+"""The reference of the documentation site comes from the code, and its pages load nothing from other hosts."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sprachbund.cli import VERBS
+
+pytest.importorskip("mkdocs", reason="mkdocs is not installed; `make site` installs it")
+docs_hooks = pytest.importorskip("scripts.docs_hooks")
+
+
+def test_every_verb_has_a_section_with_its_options() -> None:
+    text = docs_hooks.on_page_markdown("before\n<!-- generated: commands -->\nafter\n")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    for verb in VERBS:
+        assert f"\n### sprachbund {verb}\n" in text
+    section = text.partition("\n### sprachbund translate\n")[2].partition("\n### ")[0]
+    assert "| `--to LANG,…` |" in section
+
+
+def test_keys_of_recipes_have_type_default_and_meaning() -> None:
+    marker = "<!-- generated: options sprachbund.training.translator.TranslatorRecipe -->"
+    text = docs_hooks.on_page_markdown(marker)
+    assert "| `vocabulary_size` | `int` | `2000` |" in text
+    assert "| `dev` | `tuple[DataPart, ...]` | required |" in text
+    training = text.partition("\n### training\n")[2].partition("\n### ")[0]
+    rows = [line.split(" | ") for line in training.splitlines() if line.startswith("| `")]
+    assert {"| `steps`", "| `learning_rate`"} <= {row[0] for row in rows}
+    assert all(row[-1].strip(" |") for row in rows)  # every key has a meaning
+
+
+def test_unknown_markers_are_refused() -> None:
+    with pytest.raises(Exception, match="unknown marker"):
+        docs_hooks.on_page_markdown("<!-- generated: nothing -->")
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        '<script src="https://unpkg.com/x"></script>',
+        '<link rel="stylesheet" href="//fonts.googleapis.com/css">',
+        "<img alt=x src='http://example.org/a.png'>",
+    ],
+)
+def test_a_page_that_loads_from_another_host_is_refused(element: str) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_path="x.md"))
+    plain = (
+        '<a href="https://example.org">x</a><img src="images/a.png"><link rel="canonical" href="https://x/">'
+    )
+    assert docs_hooks.on_post_page(plain, page=page) == plain
+    with pytest.raises(Exception, match=r"x\.md makes browsers contact another host"):
+        docs_hooks.on_post_page(plain + element, page=page)
