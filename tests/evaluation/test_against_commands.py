@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sprachbund.cli import evaluate as compare
-from sprachbund.cli import evaluate as score
 from tests.evaluation.made import made_texts
 from tests.evaluation.test_commands import run
 
@@ -35,7 +33,7 @@ def sacrebleu(folder, *args):
 
 def test_score_prints_what_sacrebleu_prints(files, capsys):
     printed = json.loads(sacrebleu(files, "a", "-w", "12", "-f", "json"))
-    assert run(score, files / "a", files / "ref", "--metrics", "BLEU,chrF,TER", "--json") == 0
+    assert run("score", files / "a", files / "ref", "--metrics", "BLEU,chrF,TER", "--json") == 0
     ours = json.loads(capsys.readouterr().out)
     for found, theirs in zip(ours, printed, strict=True):
         assert f"{found['raw']:.12f}" == f"{theirs['score']:.12f}"
@@ -50,8 +48,7 @@ def test_compare_prints_the_p_values_of_sacrebleu_at_the_same_seed(files, capsys
     p_values = re.findall(r"p = ([\d.]+)", next(line for line in lines if "p = " in line))
     scores = next(line for line in lines if re.match(r"│\s+b │", line)).split("│", 2)[2]
     numbers = re.findall(r"[\d.]+", scores.replace("95%", ""))
-    assert run(
-        compare, f"a={files / 'a'}", f"b={files / 'b'}", "--reference", files / "ref",
+    assert run("compare", f"a={files / 'a'}", f"b={files / 'b'}", "--reference", files / "ref",
         "--metrics", "BLEU,chrF,TER", "--test", ours, "--draws", DRAWS, "--json",
     ) == 0  # fmt: skip
     found = {
