@@ -35,7 +35,7 @@ test: $(VENV)/.dev site
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 # Any warning, such as a link to a missing page or heading, is an error.
 site: $(VENV)/.docs
