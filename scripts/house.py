@@ -1,6 +1,7 @@
 """Measures how easy the package is to find one's way in: files, circles, probes, words, and files that journeys pass.
 
 python -m scripts.house [--root CHECKOUT] [--journeys] [--out FILE.json]
+python -m scripts.house --journeys --before FILE.json --table docs/results/house.json
 
 The figures are a thermometer and not an aim: a merge that makes a file harder to read is a fault. With `--root`, the
 same is measured of another checkout, so that two versions can be laid side by side. Journeys run the command line of
@@ -174,14 +175,14 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 _TRACED = """
-import sys, threading
+import inspect, sys, threading
 from pathlib import Path
 import json
 PACKAGE, OUT = sys.argv[1], sys.argv[2]
 calls, last, changes, on = {}, [""], [0], [True]
 def profile(frame, event, argument):
-    if event != "call" or not on[0] or frame.f_code.co_name == "<module>":
-        return
+    if event != "call" or not on[0] or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        return  # bodies of modules and classes are no calls of functions
     if (name := frame.f_code.co_filename).startswith(PACKAGE):
         calls[name] = calls.get(name, 0) + 1
         if name != last[0]:
@@ -299,12 +300,42 @@ def journeys(root: Path) -> dict[str, dict[str, Any]]:
         }
 
 
+def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table: each figure before and after."""
+
+    def counts(measured: dict[str, Any]) -> dict[str, int]:
+        return {
+            "files": measured["files"],
+            "lines": measured["lines"],
+            "lines of comment": measured["comment_lines"],
+            "files with a single importer": len(measured["single_importer_files"]),
+            "import circles, lazy imports included": len(measured["circles"]),
+            "capabilities of models probed by name": len(measured["core_probes"]),
+            "public functions of three or more parameters without documentation of them": len(
+                measured["undocumented_functions"]
+            ),
+            "public class names defined twice": len(measured["classes_defined_twice"]),
+            "names with words of the old vocabulary": sum(measured["glossary"].values()),
+            **{
+                f"files passed, {journey} (changes of file)": f"{passed['count']} ({passed['changes']})"
+                for journey, passed in measured["journeys"].items()
+            },
+        }
+
+    old, new = counts(before), counts(after)
+    return [{"measure": name, "before": old[name], "after": new[name]} for name in new]
+
+
 def main() -> None:
     """Measure a checkout and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout; this one by default")
     parser.add_argument("--journeys", action="store_true", help="run the five journeys too (minutes)")
     parser.add_argument("--out", type=Path, help="all figures and names as JSON")
+    parser.add_argument("--before", type=Path, help="what --out wrote of another checkout, for --table")
+    parser.add_argument(
+        "--table", type=Path, help="rows of before and after, for a page of the documentation"
+    )
     options = parser.parse_args()
     root = options.root.resolve()
     measured = measure(root)
@@ -320,6 +351,10 @@ def main() -> None:
             print(f"{name}: {len(value) if isinstance(value, list) else value}")
     if options.out:
         options.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    if options.table:
+        before = json.loads(options.before.read_text(encoding="utf-8"))
+        rows = {"rows": compare(before, measured)}
+        options.table.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
