@@ -17,7 +17,7 @@ from tests.decoding.tiny_family import TinyFamily, random_memory
 
 ONLY_ATTENTION = [
     ({"draft": "token-map"}, r"a draft \(token-map\)"),
-    ({"guesses": 3}, r"guesses \(3\)"),
+    ({"num_draft_tokens": 3}, r"num_draft_tokens \(3\)"),
     ({"word_timestamps": True}, "words with times"),
     ({"min_tokens": 2}, r"min_tokens \(2\)"),
     ({"length_penalty": 0.6}, r"length_penalty \(0.6\)"),

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.logits_process import Rules
+from sprachbund.decoding.logits_process import LogitsProcessor
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.state import Hypothesis, Rows
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CtcHead, Family, JointCtc, Memory, Target
 
@@ -46,10 +46,10 @@ def search_by_ctc(
     num_frames = memory.num_frames.repeat_interleave(each).tolist()
     rows = [row[:n].double().cpu().numpy() for row, n in zip(log_probs, num_frames, strict=True)]
     if options.beam_size == 1:
-        found = [best_path(row) for row in rows]
+        scored = [best_path(row) for row in rows]
     else:
-        found = [prefix_beam(row, options.beam_size)[0] for row in rows]
-    best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in found]
+        scored = [prefix_beam(row, options.beam_size)[0] for row in rows]
+    best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
@@ -135,7 +135,7 @@ def join_ctc(
     memory: Memory,
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,
-    rows: Rows,
+    batch: HypothesisBatch,
 ) -> None:
     """Give `rows` joint scores of their decoder and of the CTC head beside it."""
     assert memory.num_frames is not None
@@ -143,8 +143,8 @@ def join_ctc(
     prefixes = CtcPrefixes.start(joint.head.ctc_log_probs(memory, targets), frames)
     prefixes.read([target.prefix for group in targets for target in group])
     count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HYPOTHESIS * options.beam_size)
-    rows.rules = JointRules(
-        **vars(rows.rules),
+    batch.processor = JointLogitsProcessor(
+        **vars(batch.processor),
         prefixes=prefixes,
         ctc_weight=joint.weight,
         candidates=count,
@@ -214,9 +214,9 @@ class CtcPrefixes:
 
     def read(self, texts: Sequence[Sequence[int]]) -> None:
         """Append a text of any length to each of the R rows, from which the search goes on."""
-        for place in range(max(map(len, texts), default=0)):
-            longer = torch.tensor([len(text) > place for text in texts], device=self.last.device)
-            tokens = [text[place] if len(text) > place else self.blank for text in texts]
+        for position in range(max(map(len, texts), default=0)):
+            longer = torch.tensor([len(text) > position for text in texts], device=self.last.device)
+            tokens = [text[position] if len(text) > position else self.blank for text in texts]
             before = self.after_token, self.after_blank, self.scores, self.last
             self.advance(torch.tensor(tokens, device=self.last.device))
             after = self.after_token, self.after_blank, self.scores, self.last
@@ -253,7 +253,7 @@ def _recurrence(entering: Tensor, staying: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class JointRules(Rules):
+class JointLogitsProcessor(LogitsProcessor):
     """Rules whose log-probabilities are joint scores.
 
     Attributes:
@@ -271,15 +271,15 @@ class JointRules(Rules):
         if tokens.shape[1]:
             self.prefixes.advance(tokens[:, -1])
         attention = super().log_probs(logits, tokens)
-        places = attention.topk(min(self.candidates, attention.shape[1]), dim=1).indices
-        places = torch.cat([places, torch.full_like(places[:, :1], self.end_token)], dim=1)
-        best, ends = attention.gather(1, places), places == self.end_token
-        ctc = self.prefixes.continued(places.masked_fill(ends, self.prefixes.blank))
+        candidates = attention.topk(min(self.candidates, attention.shape[1]), dim=1).indices
+        candidates = torch.cat([candidates, torch.full_like(candidates[:, :1], self.end_token)], dim=1)
+        best, ends = attention.gather(1, candidates), candidates == self.end_token
+        ctc = self.prefixes.continued(candidates.masked_fill(ends, self.prefixes.blank))
         ctc = torch.where(ends, self.prefixes.ended()[:, None], ctc)
         # What CTC finds impossible is the last resort, but one: the decoder may still be asked for more.
         gain = (ctc - self.prefixes.scores[:, None]).nan_to_num(nan=_IMPOSSIBLE).clamp(min=_IMPOSSIBLE)
         joint = (1 - self.ctc_weight) * best.double() + self.ctc_weight * gain
-        return torch.full_like(attention, -torch.inf).scatter(1, places, joint.float())
+        return torch.full_like(attention, -torch.inf).scatter(1, candidates, joint.float())
 
     def take(self, rows: Tensor) -> None:
         """Replace every row r by row `rows[r]`."""

@@ -53,7 +53,7 @@ def _units(text: str) -> list[str]:
     return stripped.split()
 
 
-def judge(
+def drop_reason(
     text: str,
     *,
     duration_s: float,
@@ -87,10 +87,10 @@ def judge(
         return f"no speech: the model's own probability of none is {no_speech_probability:.2f}"
     if mean_log_probability < options.hopeless_mean_log_probability:
         return f"guessing: mean log-probability {mean_log_probability:.2f}"
-    return _judge_text(text, duration_s, options)
+    return _text_drop_reason(text, duration_s, options)
 
 
-def _judge_text(text: str, duration_s: float, options: GuardOptions) -> str | None:
+def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> str | None:
     ratio, share = compression_ratio(text), repetition(text)
     if ratio > options.max_compression_ratio:
         return f"loop: compression ratio {ratio:.2f}"

@@ -72,9 +72,9 @@ class LanguageTracker:
 
     def push(self, log_probs: Tensor) -> IdentifiedLanguage:
         """Language of the next span from its log-probabilities (L,)."""
-        found = self.peek(log_probs)
+        language = self.peek(log_probs)
         self._recent.append(log_probs)
-        return found
+        return language
 
     def peek(self, log_probs: Tensor) -> IdentifiedLanguage:
         """The same of a span that has not ended, which later ones are not to be judged by."""

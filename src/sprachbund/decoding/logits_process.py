@@ -124,11 +124,11 @@ class Suppressed:
     def of(cls, masks: Sequence[Tensor], device: torch.device) -> "Suppressed":
         """From one mask (V,) for each row; equal ones are the same tensor."""
         distinct = list({id(mask): mask for mask in masks}.values())
-        place = {id(mask): i for i, mask in enumerate(distinct)}
+        index_of = {id(mask): i for i, mask in enumerate(distinct)}
         stacked = torch.stack(distinct).to(device)
         return cls(
             masks=stacked,
-            mask_of=torch.tensor([place[id(mask)] for mask in masks], device=device),
+            mask_of=torch.tensor([index_of[id(mask)] for mask in masks], device=device),
             ids=stacked[0].nonzero().flatten() if len(distinct) == 1 else None,
         )
 
@@ -148,7 +148,7 @@ class Suppressed:
 
 
 @dataclass(kw_only=True)
-class Rules:
+class LogitsProcessor:
     """What a row may emit next.
 
     Attributes:
@@ -202,11 +202,11 @@ def best_tokens(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     whole = scores.shape[1] // _CHUNK * _CHUNK
     if scores.device.type != "cpu" or whole < 4 * _CHUNK * count:
-        found = scores.topk(min(count, scores.shape[1]))
-        return found.values, found.indices
+        best = scores.topk(min(count, scores.shape[1]))
+        return best.values, best.indices
     chunks = scores[:, :whole].unflatten(1, (-1, _CHUNK)).amax(-1).topk(count).indices
-    places = (chunks[..., None] * _CHUNK + torch.arange(_CHUNK)).flatten(1)
+    columns = (chunks[..., None] * _CHUNK + torch.arange(_CHUNK)).flatten(1)
     rest = torch.arange(whole, scores.shape[1]).expand(len(scores), -1)
-    places = torch.cat([places, rest], dim=1)
-    found = scores.gather(1, places).topk(count)
-    return found.values, places.gather(1, found.indices)
+    columns = torch.cat([columns, rest], dim=1)
+    best = scores.gather(1, columns).topk(count)
+    return best.values, columns.gather(1, best.indices)

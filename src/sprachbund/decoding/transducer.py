@@ -99,21 +99,21 @@ class _Walk:
         self.transducer, self.state, self.length = transducer, state, length
         self.max_symbols = max_symbols
         self.encoded = transducer.joint.encoder(encoded)
-        self.place = torch.zeros_like(length)
+        self.position = torch.zeros_like(length)
         self.symbols = torch.zeros_like(length)
         self.scores = torch.zeros(len(length), dtype=torch.float64, device=length.device)
-        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.emitted: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def under_way(self) -> bool:
         """Whether any row has frames left."""
-        return bool((self.place < self.length).any())
+        return bool((self.position < self.length).any())
 
     def step(self, frames_at_once: int) -> None:
         """Move every row to its next token, or past the frames looked at."""
-        ahead = torch.arange(frames_at_once, device=self.place.device)
-        places = self.place[:, None] + ahead
-        real = places < self.length[:, None]
-        index = places.clamp(max=self.encoded.shape[1] - 1)[..., None]
+        ahead = torch.arange(frames_at_once, device=self.position.device)
+        positions = self.position[:, None] + ahead
+        real = positions < self.length[:, None]
+        index = positions.clamp(max=self.encoded.shape[1] - 1)[..., None]
         frames = self.encoded.gather(1, index.expand(-1, -1, self.encoded.shape[2]))
         logits = self.transducer.joint(frames, self.state.predicted[:, None])
         best, tokens = logits.float().log_softmax(-1).max(-1)
@@ -124,14 +124,14 @@ class _Walk:
         self._move(first, emits, tokens.gather(1, first.clamp(max=frames_at_once - 1)[:, None])[:, 0])
 
     def _move(self, first: Tensor, emits: Tensor, tokens: Tensor) -> None:
-        frame = self.place + first
+        frame = self.position + first
         self.symbols = torch.where(emits, torch.where(first > 0, 1, self.symbols + 1), 0)
         full = self.symbols >= self.max_symbols
-        self.place = frame + full
+        self.position = frame + full
         self.symbols = torch.where(full, 0, self.symbols)
         if not emits.any():
             return
-        self.found.append((emits, tokens, self.state.num_frames + frame))
+        self.emitted.append((emits, tokens, self.state.num_frames + frame))
         rows = emits.nonzero()[:, 0]
         moved = self.transducer.advance(tokens[rows], self.state.take(rows))
         kept = self.state.tensors()
@@ -141,9 +141,11 @@ class _Walk:
 
     def hypotheses(self) -> list[TransducerHypothesis]:
         """What every row found, brought back from the device at once."""
-        if not self.found:
+        if not self.emitted:
             return [TransducerHypothesis(score=score) for score in self.scores.tolist()]
-        emits, tokens, frames = (torch.stack(column, dim=1).cpu() for column in zip(*self.found, strict=True))
+        emits, tokens, frames = (
+            torch.stack(column, dim=1).cpu() for column in zip(*self.emitted, strict=True)
+        )
         return [
             TransducerHypothesis(
                 tokens=tuple(tokens[row][emits[row]].tolist()),
@@ -222,9 +224,9 @@ class _Path:
     """A hypothesis within a frame: whose it is, which row of the state holds it, the score of its likeliest path."""
 
     row: int
-    place: int
+    state_row: int
     first_frame: int
-    found: TransducerHypothesis
+    hypothesis: TransducerHypothesis
     path_score: float
 
 
@@ -296,19 +298,19 @@ class _Frames:
         merged: _Merged = {path.row: {} for path in current}
         states, offset = [self.state], 0
         for symbols in range(self.max_symbols + 1):
-            here = states[-1].take(self._indices(path.place - offset for path in current))
+            here = states[-1].take(self._indices(path.state_row - offset for path in current))
             log_probs = self._log_probs(t, current, here)
             _take_blank(merged, current, log_probs[:, self.transducer.shape.blank].tolist())
             parents, current = self._write(t, current, log_probs, merged)
             if not current or symbols == self.max_symbols:
                 break
             offset += len(states[-1].num_frames)
-            current = [replace(path, place=offset + i) for i, path in enumerate(current)]
-            tokens = self._indices(path.found.tokens[-1] for path in current)
+            current = [replace(path, state_row=offset + i) for i, path in enumerate(current)]
+            tokens = self._indices(path.hypothesis.tokens[-1] for path in current)
             states.append(self.transducer.advance(tokens, here.take(self._indices(parents))))
         kept = done + [path for row in merged.values() for path in _best(row, self.size)]
-        self.state = TransducerState.stack(states).take(self._indices(path.place for path in kept))
-        return [replace(path, place=i) for i, path in enumerate(kept)]
+        self.state = TransducerState.stack(states).take(self._indices(path.state_row for path in kept))
+        return [replace(path, state_row=i) for i, path in enumerate(kept)]
 
     def _indices(self, values: Iterable[int]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.long, device=self.encoded.device)
@@ -328,14 +330,14 @@ class _Frames:
         for i, (path, gains, words) in enumerate(zip(paths, best.tolist(), tokens.tolist(), strict=True)):
             candidates[path.row] += [(gain, i, word) for gain, word in zip(gains, words, strict=True)]
         parents, written = [], []
-        for row, found in candidates.items():
+        for row, best_of_row in candidates.items():
             # What is below the last of a full beam can only fall further.
             ahead = _best(merged[row], self.size)
-            floor = ahead[-1].found.score if len(ahead) == self.size else -math.inf
-            found.sort(key=lambda c: -(paths[c[1]].found.score + c[0]))
-            for gain, i, word in found[: self.size]:
+            floor = ahead[-1].hypothesis.score if len(ahead) == self.size else -math.inf
+            best_of_row.sort(key=lambda c: -(paths[c[1]].hypothesis.score + c[0]))
+            for gain, i, word in best_of_row[: self.size]:
                 path = _written(paths[i], word, t, gain)
-                if path.found.score > floor:
+                if path.hypothesis.score > floor:
                     parents.append(i)
                     written.append(path)
         return parents, written
@@ -343,11 +345,11 @@ class _Frames:
 
 def _written(path: _Path, token: int, t: int, gain: float) -> _Path:
     later = TransducerHypothesis(tokens=(token,), frames=(path.first_frame + t,), score=gain)
-    return replace(path, found=path.found.then(later), path_score=path.path_score + gain)
+    return replace(path, hypothesis=path.hypothesis.then(later), path_score=path.path_score + gain)
 
 
 def _best(merged: dict[tuple[int, ...], _Path], size: int) -> list[_Path]:
-    return sorted(merged.values(), key=lambda path: -path.found.score)[:size]
+    return sorted(merged.values(), key=lambda path: -path.hypothesis.score)[:size]
 
 
 def _take_blank(merged: _Merged, paths: list[_Path], blanks: Sequence[float]) -> None:
@@ -355,16 +357,16 @@ def _take_blank(merged: _Merged, paths: list[_Path], blanks: Sequence[float]) ->
     for path, blank in zip(paths, blanks, strict=True):
         moved = replace(
             path,
-            found=replace(path.found, score=path.found.score + blank),
+            hypothesis=replace(path.hypothesis, score=path.hypothesis.score + blank),
             path_score=path.path_score + blank,
         )
         own = merged[path.row]
-        other = own.get(path.found.tokens, moved)
+        other = own.get(path.hypothesis.tokens, moved)
         if other is not moved:
             likelier = max(moved, other, key=lambda each: each.path_score)
-            total = float(np.logaddexp(moved.found.score, other.found.score))
-            moved = replace(likelier, found=replace(likelier.found, score=total))
-        own[path.found.tokens] = moved
+            total = float(np.logaddexp(moved.hypothesis.score, other.hypothesis.score))
+            moved = replace(likelier, hypothesis=replace(likelier.hypothesis, score=total))
+        own[path.hypothesis.tokens] = moved
 
 
 def _started(transducer: Transducer, num_rows: int) -> list[Beam]:
@@ -376,19 +378,23 @@ def _paths(beams: Sequence[Beam]) -> list[_Path]:
     paths: list[_Path] = []
     for row, beam in enumerate(beams):
         first = int(beam.state.num_frames[0])
-        for found, score in zip(beam.hypotheses, beam.path_scores, strict=True):
-            paths.append(_Path(row=row, place=len(paths), first_frame=first, found=found, path_score=score))
+        for hypothesis, score in zip(beam.hypotheses, beam.path_scores, strict=True):
+            paths.append(
+                _Path(
+                    row=row, state_row=len(paths), first_frame=first, hypothesis=hypothesis, path_score=score
+                )
+            )
     return paths
 
 
 def _beams(paths: Sequence[_Path], state: TransducerState, num_frames: Tensor) -> list[Beam]:
     beams = []
     for row in range(len(num_frames)):
-        own = sorted((path for path in paths if path.row == row), key=lambda path: -path.found.score)
-        kept = state.take(torch.tensor([path.place for path in own], device=num_frames.device))
+        own = sorted((path for path in paths if path.row == row), key=lambda path: -path.hypothesis.score)
+        kept = state.take(torch.tensor([path.state_row for path in own], device=num_frames.device))
         beams.append(
             Beam(
-                hypotheses=tuple(path.found for path in own),
+                hypotheses=tuple(path.hypothesis for path in own),
                 path_scores=tuple(path.path_score for path in own),
                 state=replace(kept, num_frames=kept.num_frames + num_frames[row]),
             )
@@ -429,7 +435,7 @@ def search_by_frames(
     num_frames = memory.num_frames.repeat_interleave(each, 0)
     start = start_by_frames(family, flat)
     if options.beam_size == 1:
-        found, _ = transducer_greedy(transducer, states, num_frames, start)
+        hypotheses, _ = transducer_greedy(transducer, states, num_frames, start)
     else:
         rows = range(len(flat))
         empty = TransducerHypothesis()
@@ -437,17 +443,17 @@ def search_by_frames(
             Beam(hypotheses=(empty,), path_scores=(0.0,), state=start.take(torch.tensor([r]))) for r in rows
         ]
         ended = transducer_beam(transducer, states, num_frames, beams, beam_size=options.beam_size)
-        found = [beam.best for beam in ended]
-    best = [_hypothesis(one, options.max_tokens) for one in found]
+        hypotheses = [beam.best for beam in ended]
+    best = [_hypothesis(one, options.max_tokens) for one in hypotheses]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
-def _hypothesis(found: TransducerHypothesis, max_tokens: int | None) -> Hypothesis:
-    tokens = found.tokens[:max_tokens]
+def _hypothesis(best: TransducerHypothesis, max_tokens: int | None) -> Hypothesis:
+    tokens = best.tokens[:max_tokens]
     return Hypothesis(
         tokens=tokens,
-        log_probability=found.score,
-        finished=len(tokens) == len(found.tokens),
+        log_probability=best.score,
+        finished=len(tokens) == len(best.tokens),
         no_speech_log_probability=None,
-        score=found.score,
+        score=best.score,
     )

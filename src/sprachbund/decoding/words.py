@@ -117,12 +117,12 @@ def attended_s(
     rows = [tuple(row) for group in tokens for row in group]
     weights, _ = _read(family, memory, targets, rows)
     frame_s = alignment_of(family).frame_s
-    found = []
+    seconds = []
     for r, row in enumerate(rows):
         num_frames = max(1, min(weights[r].shape[2], round(durations_s[r // num_targets] / frame_s)))
         frames = weights[r][:, : len(row), :num_frames].mean(0).argmax(-1)
-        found.append(tuple((frames * frame_s).tolist()))
-    return [found[i : i + num_targets] for i in range(0, len(found), num_targets)]
+        seconds.append(tuple((frames * frame_s).tolist()))
+    return [seconds[i : i + num_targets] for i in range(0, len(seconds), num_targets)]
 
 
 def alignment_of(family: Family) -> Alignment:

@@ -153,7 +153,7 @@ class FrameWriter:
         )
         rows = torch.tensor([b for b, job in enumerate(jobs) for _ in job.session.targets])
         writers = TransducerState.stack([stream.writers for stream in streams])
-        found, writers = transducer_greedy(self.transducer, states[rows], num_frames[rows], writers)
+        hypotheses, writers = transducer_greedy(self.transducer, states[rows], num_frames[rows], writers)
         row = 0
         for b, stream in enumerate(streams):
             count = int(num_frames[b])
@@ -162,7 +162,7 @@ class FrameWriter:
             stream.writers = writers.take(torch.arange(row, row + len(stream.tokens)))
             stream.heard, stream.num_heard = stream.heard + states[b, :count].sum(0), stream.num_heard + count
             for tokens in stream.tokens.values():
-                tokens += found[row].tokens
+                tokens += hypotheses[row].tokens
                 row += 1
 
     def _text(self, job: Job, target: str, number: int) -> LiveText | None:

@@ -16,9 +16,9 @@ from sprachbund.decoding.languages import TRANSCRIBE, LanguageTracker, Request, 
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     LanguageQuery,
-    ask,
     encode_and_identify,
     known_targets,
+    make_target,
     options_with_draft,
 )
 from sprachbund.decoding.search import search
@@ -94,11 +94,11 @@ def _commit_half(
     if not line.tentative:
         return None
     rest = tokens[len(line.prefix) :]
-    words, place, num_words = words_behind(family, line.prefix, rest, row.asked.language), len(line.prefix), 0
+    words, token, num_words = words_behind(family, line.prefix, rest, row.asked.language), len(line.prefix), 0
     for _, count in words:
-        if starts_s[place] >= half_s:
+        if starts_s[token] >= half_s:
             break
-        place, num_words = place + count, num_words + 1
+        token, num_words = token + count, num_words + 1
     return write(family, job, row, rest, words, num_words)
 
 
@@ -106,12 +106,12 @@ def _num_before(
     family: Family, tokens: Sequence[int], starts_s: Sequence[float], cut_s: float, language: str
 ) -> int:
     """How many of the tokens belong to words that begin before the cut."""
-    place = 0
+    token = 0
     for _, count in split_words(family, list(tokens), language):
-        if starts_s[place] >= cut_s:
+        if starts_s[token] >= cut_s:
             break
-        place += count
-    return place
+        token += count
+    return token
 
 
 _LEAST_ROOM = 8
@@ -224,8 +224,8 @@ class LiveEngine:
         jobs = [job for job in jobs if job.session.error is None]
         for job, text in self._written(jobs):
             events[job.index].append(text)
-        for session, found in zip(sessions, events, strict=True):
-            found += session.take_notices()
+        for session, own in zip(sessions, events, strict=True):
+            own += session.take_notices()
         return events
 
     def _written(self, jobs: list[Job]) -> list[tuple[Job, LiveText]]:
@@ -270,8 +270,8 @@ class LiveEngine:
             for job in jobs
         ]
         encoded = encode_and_identify(self.model, features, queries, [j.stretch.duration_s for j in jobs])
-        found = zip(jobs, encoded.languages, encoded.log_probs, encoded.mixed, strict=True)
-        for job, language, log_probs, mixed in found:
+        each = zip(jobs, encoded.languages, encoded.log_probs, encoded.mixed, strict=True)
+        for job, language, log_probs, mixed in each:
             job.language, job.language_probs, job.mixed = language, log_probs, mixed
         return _Heard(jobs=jobs, memory=encoded.memory)
 
@@ -287,10 +287,10 @@ class LiveEngine:
                     written[b, target].append(unknown_pair(job, target))
             if job.targets:
                 groups.setdefault(len(job.targets), []).append(b)
-        for places in groups.values():
-            for row, text in self._write(heard.select(places)):
+        for indices in groups.values():
+            for row, text in self._write(heard.select(indices)):
                 if text is not None:
-                    written[places[row.place], row.target].append(text)
+                    written[indices[row.batch_index], row.target].append(text)
         order = [(b, t) for b, job in enumerate(heard.jobs) for t in job.session.targets]
         return [(heard.jobs[b], text) for b, target in order for text in written.get((b, target), ())]
 
@@ -325,11 +325,17 @@ class LiveEngine:
         """Decode behind what is committed: rows of every stretch and target."""
         asked = [[self._target(job, target) for target in job.targets] for job in heard.jobs]
         durations_s = [job.stretch.duration_s for job in heard.jobs]
-        found = search(self.model, heard.memory, asked, self.decoding, durations_s, self._speculation)
-        looks = self._looks(heard, asked, found, durations_s)
+        hypotheses = search(self.model, heard.memory, asked, self.decoding, durations_s, self._speculation)
+        looks = self._looks(heard, asked, hypotheses, durations_s)
         return [
             [
-                Row(place=b, target=target, asked=asked[b][n], hypothesis=found[b][n], looks_at_s=looks[b][n])
+                Row(
+                    batch_index=b,
+                    target=target,
+                    asked=asked[b][n],
+                    hypothesis=hypotheses[b][n],
+                    looks_at_s=looks[b][n],
+                )
                 for n, target in enumerate(job.targets)
             ]
             for b, job in enumerate(heard.jobs)
@@ -338,7 +344,7 @@ class LiveEngine:
     def _target(self, job: Job, target: str) -> Target:
         source, line = job.language.language, job.stretch.lines[target]
         language = job.session.request.target_language(target, source)
-        asked = ask(self.model, self.decoding, language, source)
+        asked = make_target(self.model, self.decoding, language, source)
         if not (job.stretch.closed and job.stretch.untouched):
             asked = replace(
                 asked, timestamps=False
@@ -356,22 +362,22 @@ class LiveEngine:
         self,
         heard: _Heard,
         asked: list[list[Target]],
-        found: list[list[Hypothesis]],
+        hypotheses: list[list[Hypothesis]],
         durations_s: list[float],
     ) -> list[list[tuple[float, ...]]]:
         """What tokens look at, for the sessions that go by it."""
         looks: list[list[tuple[float, ...]]] = [[()] * len(group) for group in asked]
-        places = [
+        indices = [
             b
             for b, job in enumerate(heard.jobs)
             if not job.stretch.closed and job.options.policy == "alignatt"
         ]
-        if places:
-            tokens = [[h.tokens for h in found[b]] for b in places]
-            own = heard.select(places).memory
+        if indices:
+            tokens = [[h.tokens for h in hypotheses[b]] for b in indices]
+            own = heard.select(indices).memory
             seen = attended_s(
-                self.model, own, [asked[b] for b in places], tokens, [durations_s[b] for b in places]
+                self.model, own, [asked[b] for b in indices], tokens, [durations_s[b] for b in indices]
             )
-            for b, group in zip(places, seen, strict=True):
+            for b, group in zip(indices, seen, strict=True):
                 looks[b] = group
         return looks

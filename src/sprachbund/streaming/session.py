@@ -239,11 +239,11 @@ class LiveSession:
 
     def _look(self) -> None:
         """See how far the stretch under way has come."""
-        found = self._stream.under_way()
-        if found is None:
+        under_way = self._stream.under_way()
+        if under_way is None:
             self._end_vanished()
             return
-        span, samples = found
+        span, samples = under_way
         if self._open is None:
             self._open = self._begin(span, samples)
         self._open.span, self._open.samples = span, samples

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sprachbund.decoding.guard import judge
+from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
@@ -51,7 +51,7 @@ class Attempt:
         return len(self.words) if self.ended else max(0, len(self.words) - 1)
 
 
-class Rule(Protocol):
+class PolicyFunction(Protocol):
     """A policy."""
 
     def __call__(self, attempt: Attempt, line: Line, options: LiveOptions) -> int:
@@ -94,7 +94,7 @@ def nothing(attempt: Attempt, line: Line, options: LiveOptions) -> int:
     return 0
 
 
-RULES: Mapping[str, Rule] = {
+POLICY_FUNCTIONS: Mapping[str, PolicyFunction] = {
     "local-agreement": local_agreement,
     "alignatt": alignatt,
     "wait-k": wait_k,
@@ -123,11 +123,11 @@ def words_behind(
 
     Tokens that belong to the last word of the prefix are a word of their own.
     """
-    words, place = [], 0
+    words, token = [], 0
     for text, count in split_words(family, [*prefix, *tokens], language):
-        begin, place = place, place + count
-        if place > len(prefix):
-            words.append((text, place - max(begin, len(prefix))))
+        begin, token = token, token + count
+        if token > len(prefix):
+            words.append((text, token - max(begin, len(prefix))))
     return words
 
 
@@ -202,7 +202,7 @@ class Row:
         looks_at_s: see `policies.Attempt`.
     """
 
-    place: int
+    batch_index: int
     target: str
     asked: Target
     hypothesis: Hypothesis
@@ -213,7 +213,7 @@ def unfinished_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> 
     """News of a stretch that goes on; None if there is none."""
     line, tokens = job.stretch.lines[row.target], row.hypothesis.tokens
     words = words_behind(family, line.prefix, tokens, row.asked.language)
-    dropped = _judged(family, job, row, guard)
+    dropped = _drop_reason(family, job, row, guard)
     if dropped is not None:
         words = []
     num_words = 0
@@ -226,7 +226,7 @@ def unfinished_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> 
             steps=int((job.stretch.span.end_s - job.stretch.begin_s) / job.options.step_s + 1e-6),
             num_written=len(line.written.split()),
         )
-        num_words = RULES[job.options.policy](attempt, line, job.options)
+        num_words = POLICY_FUNCTIONS[job.options.policy](attempt, line, job.options)
     line.attempts = [*line.attempts, [word for word, _ in words]][-job.options.agreement :]
     return write(family, job, row, tokens, words, num_words)
 
@@ -272,7 +272,7 @@ def end_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveTex
         piece, dropped = _as_recorded(family, job, row, guard)
         piece = line.commit(piece, row.asked.language)
     else:
-        dropped = _judged(family, job, row, guard)
+        dropped = _drop_reason(family, job, row, guard)
         before = family.decode_text(line.prefix)
         whole = family.decode_text([*line.prefix, *row.hypothesis.tokens])
         piece = "" if dropped else line.commit(whole[len(before) :], row.asked.language)
@@ -289,10 +289,10 @@ def _as_recorded(family: Family, job: Job, row: Row, guard: GuardOptions) -> tup
     return joined_text(kept), None if kept else segments[0].dropped
 
 
-def _judged(family: Family, job: Job, row: Row, guard: GuardOptions) -> str | None:
+def _drop_reason(family: Family, job: Job, row: Row, guard: GuardOptions) -> str | None:
     """The guard's word on all text of the audio that is held."""
     line, doubt = job.stretch.lines[row.target], row.hypothesis.no_speech_log_probability
-    return judge(
+    return drop_reason(
         family.decode_text([*line.prefix, *row.hypothesis.tokens]),
         duration_s=job.stretch.duration_s,
         speech_probability=job.stretch.span.speech_probability,
