@@ -1,8 +1,8 @@
-"""Keeps text off silence, music and noise: judges each segment by evidence of several kinds, and says why.
+"""The hallucination guard: decides from evidence of several kinds whether a segment is dropped, and why.
 
-Models of this kind were trained to write something for every window they are shown. No single number tells
-invented text from real: voice activity fires on some music, models are sure of their favourite phrase.
-Segments are never deleted here; they carry the reason, and callers show or hide them.
+Models of this kind were trained to write something for every window. No single number separates invented text from
+real: voice activity fires on some music, and models are sure of their favourite phrase. Segments are never deleted
+here; they carry the reason, and callers show or hide them.
 """
 
 import zlib
@@ -62,7 +62,7 @@ def drop_reason(
     mean_log_probability: float,
     options: GuardOptions,
 ) -> str | None:
-    """Why a segment must not be shown; None when it may.
+    """The reason to drop a segment; None when it is kept.
 
     Args:
         text: what the model wrote.

@@ -1,6 +1,16 @@
-"""Search in models that write frame by frame: a transducer head in the place of an attention decoder.
+"""Search with a transducer: greedy, and a time-synchronous beam.
 
-Shapes: B memories, R rows (n for each memory).
+Greedy: at every frame the likeliest tokens are written until the blank is likelier than any. Each row advances at its
+own pace, so a batch takes as many steps as its slowest row, not the sum over frames; and since most frames hold a
+blank, a step looks at several frames at once.
+
+Beam: at every frame each hypothesis may write tokens, one after another, before the blank takes it to the next frame;
+there the probabilities of equal token sequences are added (arXiv 1211.3711, section 2.6, with the order of steps of
+time-synchronous decoding). With a beam wide enough to keep everything, a score is the exact log-probability of its
+tokens.
+
+Shapes: B rows of a stream (B memories, R rows in `search_by_frames`, n for each memory), T frames, D width of the
+encoder, J width of the joint network, K frames of a step, H hypotheses of all rows, V vocabulary.
 """
 
 import math
@@ -18,11 +28,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.transducer import Transducer, TransducerState
 
-# Greedy search of a transducer: at every frame the likeliest tokens until the blank is likelier than any.
-#
-# Each row walks at its own pace, so a batch takes as many steps as its slowest row, not the sum over
-# frames; and since most frames hold a blank, a step looks at several at once. Shapes: B rows, T frames, D
-# width of the encoder, J width of the joint network, K frames looked at in a step, V vocabulary.
+# Greedy search.
 
 MAX_SYMBOLS = 10
 """Most tokens at one frame: a model that never chooses the blank must not hold up the stream."""
@@ -30,7 +36,7 @@ MAX_SYMBOLS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class TransducerHypothesis:
-    """What was found in a chunk, or in all chunks so far.
+    """The tokens of a chunk, or of all chunks so far.
 
     Attributes:
         tokens: without blanks.
@@ -140,7 +146,7 @@ class _Walk:
         )
 
     def hypotheses(self) -> list[TransducerHypothesis]:
-        """What every row found, brought back from the device at once."""
+        """The hypothesis of every row, copied from the device at once."""
         if not self.emitted:
             return [TransducerHypothesis(score=score) for score in self.scores.tolist()]
         emits, tokens, frames = (
@@ -161,10 +167,15 @@ class _Walk:
 
 
 def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
-    """See that a chunk is one.
+    """Check the shapes and lengths of a chunk.
+
+    Args:
+        encoded: (B, T, D).
+        num_frames: (B,), 0 to T.
+        max_symbols: most tokens at one frame, 1 or more.
 
     Raises:
-        ValueError: naming what does not fit.
+        ValueError: what does not fit.
     """
     if encoded.ndim != 3 or num_frames.shape != encoded.shape[:1]:
         raise ValueError(
@@ -178,14 +189,7 @@ def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
         raise ValueError(f"max_symbols is {max_symbols}; give 1 or more")
 
 
-# Beam search of a transducer, frame by frame, in which paths that wrote the same tokens are one
-# hypothesis.
-#
-# Time-synchronous: at every frame each hypothesis may write tokens, one after another, before the blank
-# takes it to the next frame; there the probabilities of equal token sequences are added (arXiv 1211.3711,
-# section 2.6, with the order of steps of time-synchronous decoding). With a beam that nothing falls out
-# of, a score is the exact log-probability of its tokens. Shapes: B rows, T frames, D width of the encoder,
-# H hypotheses of all rows, V vocabulary.
+# Beam search.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +212,9 @@ class Beam:
         return self.hypotheses[0]
 
     def settle(self) -> tuple[TransducerHypothesis, "Beam"]:
-        """What all hypotheses begin with, and the beam without it: a stream of any length in flat memory.
+        """The common prefix of all hypotheses, and the beam without it, so that memory stays flat over a stream.
 
-        The search goes on as it would have: what all share decides nothing between them. Scores stay with the beam.
+        The search is not changed, because a prefix that all share does not rank them. Scores stay with the beam.
         """
         together = zip(*(hypothesis.tokens for hypothesis in self.hypotheses), strict=False)
         shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, together))
@@ -221,7 +225,7 @@ class Beam:
 
 @dataclass(frozen=True, kw_only=True)
 class _Path:
-    """A hypothesis within a frame: whose it is, which row of the state holds it, the score of its likeliest path."""
+    """A hypothesis within a frame: its row, its row in the state, and the score of its likeliest path."""
 
     row: int
     state_row: int
@@ -292,7 +296,13 @@ class _Frames:
         self.size, self.max_symbols = beam_size, max_symbols
 
     def step(self, t: int, paths: list[_Path], live: Sequence[bool]) -> list[_Path]:
-        """Paths behind frame t; those of rows that are not `live` stay as they are."""
+        """Take paths through one frame.
+
+        Args:
+            t: the frame.
+            paths: of all rows, in front of it.
+            live: (B,) rows that have this frame; paths of others are kept as they are.
+        """
         done = [path for path in paths if not live[path.row]]
         current = [path for path in paths if live[path.row]]
         merged: _Merged = {path.row: {} for path in current}
@@ -331,7 +341,7 @@ class _Frames:
             candidates[path.row] += [(gain, i, word) for gain, word in zip(gains, words, strict=True)]
         parents, written = [], []
         for row, best_of_row in candidates.items():
-            # What is below the last of a full beam can only fall further.
+            # A path below the last of a full beam can only fall further.
             ahead = _best(merged[row], self.size)
             floor = ahead[-1].hypothesis.score if len(ahead) == self.size else -math.inf
             best_of_row.sort(key=lambda c: -(paths[c[1]].hypothesis.score + c[0]))
@@ -402,6 +412,9 @@ def _beams(paths: Sequence[_Path], state: TransducerState, num_frames: Tensor) -
     return beams
 
 
+# Hypotheses for `search`.
+
+
 def start_by_frames(family: Family, targets: Sequence[Target]) -> TransducerState:
     """The state of rows (R,) in front of their first frame, their prompts read.
 
@@ -427,7 +440,18 @@ def search_by_frames(
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,
 ) -> list[list[Hypothesis]]:
-    """As `search`, which hands over to this; `transducer` is the family's."""
+    """Search in a model with a transducer.
+
+    Args:
+        family: the model.
+        transducer: its transducer.
+        memory: B encoded utterances.
+        targets: B lists of equal length n.
+        options: beam size and limits.
+
+    Returns:
+        B lists of n hypotheses.
+    """
     flat = [target for group in targets for target in group]
     each = len(targets[0])
     assert memory.num_frames is not None

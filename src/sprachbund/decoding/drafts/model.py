@@ -69,7 +69,7 @@ class ModelDraft:
                 )
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "ModelRun":
-        """See `sprachbund.decoding.drafts.base.Draft`; the draft model reads the prompts at its first proposal."""
+        """See `sprachbund.decoding.drafts.base.Draft`, arguments included; prompts are read at the first proposal."""
         each = len(targets) // memory.states.shape[0]
         cache = self.family.start(memory, rows_per_memory=each, capacity=capacity, targets=targets)
         return ModelRun(self.family, cache, self._listed)
