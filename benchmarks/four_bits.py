@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sprachbund.engines.extension import choose_instruction_set, native
-from sprachbund.engines.native_engine import exchanged, pack
+from sprachbund.engines.native_engine import pack, with_native_modules
 from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.models.base import Features
 from sprachbund.models.whisper import PRESETS, Whisper
@@ -49,7 +49,7 @@ def engines(args: argparse.Namespace) -> tuple[dict[str, Whisper], dict[str, flo
         began = time.perf_counter()
         packed = pack(model, kind)
         packing_s[kind] = time.perf_counter() - began
-        made[kind] = exchanged(model, packed, team, kernels, NativeOptions(weights=kind))
+        made[kind] = with_native_modules(model, packed, team, kernels, NativeOptions(weights=kind))
     return made, packing_s
 
 

@@ -178,7 +178,7 @@ def row(
         "gain_high": max(ratios),
         "acceptance": sum(r.accepted for r in reports) / checked if checked else None,
         "predicted_gain": reports[0].predicted_gain if reports else None,
-        "guesses": speculation.guesses if speculation else 0,
+        "guesses": speculation.num_draft_tokens if speculation else 0,
         "changed_texts": changed,
     }
 

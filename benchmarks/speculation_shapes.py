@@ -22,7 +22,7 @@ from rich.progress import track
 from rows import keep
 from torch import Tensor
 
-from sprachbund.decoding.drafts.base import RowsSoFar
+from sprachbund.decoding.drafts.base import DecodingState
 from sprachbund.decoding.drafts.network import ParasiteDraft, ParasiteRun
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
@@ -93,9 +93,9 @@ class LuckyParasite(ParasiteDraft):
         run = super().start(family, memory, targets, capacity)
         prompt, luck = len(whole_prompt(family, targets[0])), np.random.default_rng(0)
 
-        def propose(rows: RowsSoFar, count: int) -> Tensor:
-            guesses = ParasiteRun.propose(run, rows, count)
-            place = int(rows.lengths[0]) - prompt
+        def propose(state: DecodingState, count: int) -> Tensor:
+            guesses = ParasiteRun.propose(run, state, count)
+            place = int(state.lengths[0]) - prompt
             for i, right in enumerate(self.written[place : place + guesses.shape[1]]):
                 guesses[0, i] = right if luck.random() < self.probability else right - 1
             return guesses
@@ -129,7 +129,7 @@ def measure(case: Case, threads: int, args: argparse.Namespace) -> dict[str, Any
         return found[0][0].tokens, seconds
 
     draft.written, _ = go(None)
-    speculations = {p: Speculation(draft, guesses=1) for p in args.accepted}
+    speculations = {p: Speculation(draft, num_draft_tokens=1) for p in args.accepted}
     for repeat in range(args.repeats + 1):  # the first warms up
         _, plain_s = go(None)
         for p, speculation in speculations.items():

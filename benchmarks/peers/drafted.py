@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.drafts.base import RowsSoFar
+from sprachbund.decoding.drafts.base import DecodingState
 from sprachbund.decoding.drafts.model import ModelDraft, ModelRun
 from sprachbund.decoding.state import whole_prompt
 from sprachbund.models.base import Family, Memory, Target
@@ -44,9 +44,9 @@ class LuckyRun(ModelRun):
         self.__dict__.update(run.__dict__)
         self._draft, self._prompt = draft, prompt
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
-        guesses = super().propose(rows, count)
-        place = int(rows.lengths[0]) - self._prompt
+    def propose(self, state: DecodingState, count: int) -> Tensor:
+        guesses = super().propose(state, count)
+        place = int(state.lengths[0]) - self._prompt
         right: Any = torch.tensor([self._draft.written[place : place + guesses.shape[1]]])
         wrong = torch.from_numpy(self._draft.luck.random(right.shape) >= self._draft.probability)
         guesses[:, : right.shape[1]] = torch.where(wrong, right - 1, right)

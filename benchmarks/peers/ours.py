@@ -18,7 +18,7 @@ with undisturbed():  # as the command imports it
     from sprachbund.decoding.search import search
     from sprachbund.decoding.speculation import Speculation
     from sprachbund.decoding.state import Hypothesis
-    from sprachbund.engines.choice import beside, engine_for
+    from sprachbund.engines.choice import engine_for, on_same_engine
     from sprachbund.models.base import Family, Memory, Target
     from sprachbund.models.pruning import prune_decoder
     from sprachbund.models.whisper.io import load
@@ -48,7 +48,9 @@ class System:
         if luck:
             few = prune_decoder(whole, max(2, whole.config.decoder_layers // DRAFT_LAYERS))
             share, _, listed = luck.partition(LISTED)
-            self.draft = LuckyDraft(beside(self.family, few), float(share), int(listed) if listed else None)
+            self.draft = LuckyDraft(
+                on_same_engine(self.family, few), float(share), int(listed) if listed else None
+            )
             self.speculation = Speculation(self.draft)
             self.written = self._write(np.load(folder / "audio.npy"))
 

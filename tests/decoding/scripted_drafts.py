@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.drafts.base import NO_GUESS, RowsSoFar, StatelessRun
+from sprachbund.decoding.drafts.base import NO_DRAFT_TOKEN, DecodingState, StatelessRun
 from sprachbund.decoding.state import Hypothesis, whole_prompt
 from sprachbund.models.base import Family, Memory, Target
 
@@ -22,18 +22,18 @@ class ScriptedRun(StatelessRun):
     prompts: list[int]
     family: Family
     original: list[int] = field(default_factory=list)
-    seen: list[RowsSoFar] = field(default_factory=list)
-    check: Callable[[RowsSoFar], None] | None = None
+    seen: list[DecodingState] = field(default_factory=list)
+    check: Callable[[DecodingState], None] | None = None
 
     def __post_init__(self) -> None:
         self.original = list(range(len(self.prompts)))
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+    def propose(self, state: DecodingState, count: int) -> Tensor:
         if self.check is not None:
-            self.check(rows)
-        written = [int(n) - self.prompts[o] for n, o in zip(rows.lengths, self.original, strict=True)]
+            self.check(state)
+        written = [int(n) - self.prompts[o] for n, o in zip(state.lengths, self.original, strict=True)]
         guesses = [
-            [self.guess(o, n + k) if n > 0 else NO_GUESS for k in range(count)]
+            [self.guess(o, n + k) if n > 0 else NO_DRAFT_TOKEN for k in range(count)]
             for o, n in zip(self.original, written, strict=True)
         ]
         return torch.tensor(guesses)
@@ -52,8 +52,8 @@ class ScriptedDraft:
     guess: Guess
     name: str = "scripted"
     acceptance: dict[str, float] = field(default_factory=dict)
-    guesses: int | None = None
-    check_rows: Callable[[RowsSoFar], None] | None = None
+    num_draft_tokens: int | None = None
+    check_rows: Callable[[DecodingState], None] | None = None
 
     def check(self, family: Family) -> None:
         """Fits everything."""

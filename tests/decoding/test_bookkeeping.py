@@ -45,7 +45,7 @@ def between(drafted: bool, num_rows: int) -> list[Counter[str]]:
     family, memory = TinyFamily(seed=8, max_tokens=40), random_memory([7] * num_rows, 8)
     family.suppressed = lambda target: family._mask([0])  # type: ignore[method-assign]
     draft = ScriptedDraft(guess=lambda row, place: place % 17 or 1)
-    speculation = Speculation(draft, guesses=2) if drafted else None
+    speculation = Speculation(draft, num_draft_tokens=2) if drafted else None
     with Between(family) as counting:
         search(family, memory, [[Target(language="de")]] * num_rows, PLAIN, None, speculation)
     assert len(counting.counts) > 12

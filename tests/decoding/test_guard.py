@@ -4,7 +4,7 @@ import zlib
 
 import pytest
 
-from sprachbund.decoding.guard import compression_ratio, judge, repetition
+from sprachbund.decoding.guard import compression_ratio, drop_reason, repetition
 from sprachbund.decoding.options import GuardOptions
 
 HEALTHY = {
@@ -30,7 +30,7 @@ HEALTHY = {
     ],
 )
 def test_what_people_say_passes(text):
-    assert judge(text, **HEALTHY) is None
+    assert drop_reason(text, **HEALTHY) is None
 
 
 @pytest.mark.parametrize(
@@ -53,22 +53,23 @@ def test_what_people_say_passes(text):
     ],
 )
 def test_failures_are_named(text, changed, reason):
-    found = judge(text, **{**HEALTHY, **changed})
+    found = drop_reason(text, **{**HEALTHY, **changed})
     assert (found is None) if reason is None else found is not None and found.startswith(reason)
 
 
 def test_one_weak_sign_alone_does_not_drop_speech():
-    assert judge("guten tag", **{**HEALTHY, "no_speech_probability": 0.95}) is None
-    assert judge("guten tag", **{**HEALTHY, "mean_log_probability": -1.5}) is None
+    assert drop_reason("guten tag", **{**HEALTHY, "no_speech_probability": 0.95}) is None
+    assert drop_reason("guten tag", **{**HEALTHY, "mean_log_probability": -1.5}) is None
     assert (
-        judge("guten tag", **{**HEALTHY, "no_speech_probability": None, "mean_log_probability": -1.5}) is None
+        drop_reason("guten tag", **{**HEALTHY, "no_speech_probability": None, "mean_log_probability": -1.5})
+        is None
     )
 
 
 def test_the_guard_can_be_switched_off_except_for_empty_text():
     off = {**HEALTHY, "options": GuardOptions(enabled=False), "speech_probability": 0.0}
-    assert judge("thank you", **off) is None
-    assert judge(" ", **off) == "no text"
+    assert drop_reason("thank you", **off) is None
+    assert drop_reason(" ", **off) == "no text"
 
 
 def test_repetition_counts_the_share_that_repeats():

@@ -13,11 +13,11 @@ from sprachbund.decoding.drafts.listed import ListedRows, TextDraft, TextRun
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import speculation_for
-from sprachbund.decoding.speculative import Guessing, speculative_search
-from sprachbund.decoding.state import start_rows
+from sprachbund.decoding.speculative import DraftState, speculative_search
+from sprachbund.decoding.state import start_batch
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import missing_because
-from sprachbund.engines.native_engine import exchanged, pack
+from sprachbund.engines.native_engine import pack, with_native_modules
 from sprachbund.engines.torch_layers import TorchDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Target
@@ -40,7 +40,7 @@ def family_on(engine: str, **more: Any) -> Any:
     if engine == "native":
         from sprachbund.engines.extension import choose_instruction_set, native
 
-        family = exchanged(family, pack(family), native().Team(1), choose_instruction_set())
+        family = with_native_modules(family, pack(family), native().Team(1), choose_instruction_set())
     return family
 
 
@@ -49,11 +49,11 @@ def family_on(engine: str, **more: Any) -> Any:
 @given(
     seed=st.integers(0, 1000),
     tokens_listed=st.sets(st.integers(0, 40), min_size=1),
-    guesses=st.integers(1, 8),
+    num_draft_tokens=st.integers(1, 8),
     timestamps=st.booleans(),
 )
 def test_tokens_are_those_of_the_whole_matrix(
-    engine: str, seed: int, tokens_listed: set[int], guesses: int, timestamps: bool
+    engine: str, seed: int, tokens_listed: set[int], num_draft_tokens: int, timestamps: bool
 ) -> None:
     family = family_on(engine, seed=seed, num_letters=20, num_times=16)
     memory, options = random_memory(FRAMES, seed), DecodingOptions(min_tokens=2)
@@ -62,17 +62,17 @@ def test_tokens_are_those_of_the_whole_matrix(
     expected = [h for group in search(family, memory, targets, options) for h in group]
     rows = torch.tensor(sorted(tokens_listed))
     with torch.inference_mode():
-        started = start_rows(family, memory, targets, options, None)
+        started = start_batch(family, memory, targets, options, None)
         run = TextRun(ListedRows(family.decoder, rows))
         prompts = [family.prompt(target) for target in flat]
-        guessing = Guessing.begin(run, prompts, guesses=guesses)
-        found = speculative_search(family, started, guessing)
+        draft_state = DraftState.begin(run, prompts, num_draft_tokens=num_draft_tokens)
+        found = speculative_search(family, started, draft_state)
     assert [h.tokens for h in found] == [h.tokens for h in expected]
     # In bf16 a pass over several tokens rounds otherwise than one over each.
     near = 0.05 if engine == "torch-int8" else 1e-3
     for a, b in zip(found, expected, strict=True):
         assert a.log_probability == pytest.approx(b.log_probability, abs=near)
-    assert bool((guessing.accepted <= guessing.checked).all())
+    assert bool((draft_state.accepted <= draft_state.checked).all())
 
 
 def test_a_text_file_is_a_draft(bundled: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from sprachbund.decoding.autoregressive import beam_search, length_normalised
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
-from sprachbund.decoding.state import PROMPT_CHUNK, start_rows
+from sprachbund.decoding.state import PROMPT_CHUNK, start_batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
 from tests.decoding.tiny_family import TinyFamily, one_memory, random_memory
@@ -139,7 +139,7 @@ def test_a_beam_of_one_is_greedy(seed):
     family, memory = TinyFamily(seed=seed), random_memory(FRAMES, seed)
     greedy = search(family, memory, [[GERMAN]] * 8)
     with torch.inference_mode():
-        rows = start_rows(family, memory, [[GERMAN]] * 8, DecodingOptions(), None)
+        rows = start_batch(family, memory, [[GERMAN]] * 8, DecodingOptions(), None)
         beam = beam_search(family, rows, beam_size=1, length_penalty=1.0)
     assert [row[0].tokens for row in greedy] == [hypotheses[0].tokens for hypotheses in beam]
 

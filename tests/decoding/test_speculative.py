@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.decoding.drafts.base import NO_GUESS, RowsSoFar
+from sprachbund.decoding.drafts.base import NO_DRAFT_TOKEN, DecodingState
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
@@ -55,18 +55,18 @@ def speculate(
     targets: list[list[Target]],
     options: DecodingOptions,
     guess: object,
-    guesses: int = 3,
+    num_draft_tokens: int = 3,
     **kwargs: object,
 ) -> tuple[list[list[Hypothesis]], Speculation]:
     draft = ScriptedDraft(guess=guess)  # type: ignore[arg-type]
-    speculation = Speculation(draft, guesses=guesses, **kwargs)  # type: ignore[arg-type]
+    speculation = Speculation(draft, num_draft_tokens=num_draft_tokens, **kwargs)  # type: ignore[arg-type]
     return search(family, memory, targets, options, None, speculation), speculation
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 30),
-    guesses=st.integers(1, 8),
+    num_draft_tokens=st.integers(1, 8),
     timed=st.booleans(),
     min_tokens=st.integers(0, 4),
     max_tokens=st.sampled_from([None, 5, 9]),
@@ -75,7 +75,7 @@ def speculate(
     share=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
 )
 def test_any_draft_gives_the_tokens_of_the_plain_search(
-    seed, guesses, timed, min_tokens, max_tokens, beam_size, noise_seed, share
+    seed, num_draft_tokens, timed, min_tokens, max_tokens, beam_size, noise_seed, share
 ) -> None:
     family = TinyFamily(
         seed=seed, num_letters=6, num_times=40 if timed else 0, begin_suppressed=(0,) if seed % 2 else ()
@@ -88,14 +88,14 @@ def test_any_draft_gives_the_tokens_of_the_plain_search(
     def guess(row: int, place: int) -> int:
         if noise.random() < share:
             return right(row, place)
-        return noise.choice([NO_GUESS, family.end_token, noise.randrange(family.vocabulary_size)])
+        return noise.choice([NO_DRAFT_TOKEN, family.end_token, noise.randrange(family.vocabulary_size)])
 
-    found, _ = speculate(family, memory, targets, options, guess, guesses)
+    found, _ = speculate(family, memory, targets, options, guess, num_draft_tokens)
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("guesses", range(1, 9))
-def test_a_draft_that_is_always_right_saves_every_pass_it_can(guesses: int) -> None:
+@pytest.mark.parametrize("num_draft_tokens", range(1, 9))
+def test_a_draft_that_is_always_right_saves_every_pass_it_can(num_draft_tokens: int) -> None:
     family, memory = TinyFamily(seed=5), random_memory([9], 5)
     targets = [[Target(language="de")]]
     wanted = search(family, memory, targets, PLAIN)
@@ -103,11 +103,11 @@ def test_a_draft_that_is_always_right_saves_every_pass_it_can(guesses: int) -> N
     assert length > 4
     family.steps.clear()
     found, speculation = speculate(
-        family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), guesses
+        family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), num_draft_tokens
     )
     assert_same(found, wanted)
     # The prompt's pass gives the first token, every other pass its guesses and one more.
-    assert len(family.steps) - 1 == math.ceil((length - 1) / (guesses + 1))
+    assert len(family.steps) - 1 == math.ceil((length - 1) / (num_draft_tokens + 1))
     assert speculation.report()[0].acceptance == 1.0
 
 
@@ -131,7 +131,7 @@ def test_no_row_waits_for_the_slowest() -> None:
     right = knowing(flat(wanted), family.end_token)
 
     def only_some(row: int, place: int) -> int:
-        return right(row, place) if row % 2 else NO_GUESS
+        return right(row, place) if row % 2 else NO_DRAFT_TOKEN
 
     alone = []
     for i in range(len(FRAMES)):
@@ -150,41 +150,43 @@ def test_the_cache_holds_the_accepted_tokens_but_the_newest() -> None:
     wanted = search(family, memory, targets, PLAIN)
     right, checked = knowing(flat(wanted), family.end_token), list[int]()
 
-    def check(rows: RowsSoFar) -> None:
-        live = (rows.cache.lengths > 0).nonzero().flatten().tolist()
+    def check(state: DecodingState) -> None:
+        live = (state.cache.lengths > 0).nonzero().flatten().tolist()
         for r in live:
-            held = int(rows.cache.lengths[r])
-            assert held == int(rows.lengths[r]) - 1
-            memory_of = r // (len(rows.lengths) // rows.cache.cross_keys[0].shape[0])
-            keys = rows.cache.cross_keys[0][memory_of]
+            held = int(state.cache.lengths[r])
+            assert held == int(state.lengths[r]) - 1
+            memory_of = r // (len(state.lengths) // state.cache.cross_keys[0].shape[0])
+            keys = state.cache.cross_keys[0][memory_of]
             fresh = family.decoder.start(torch.zeros(1, keys.shape[1], 16), None, capacity=held)
-            fresh.cross_keys = [k[memory_of][None] for k in rows.cache.cross_keys]
-            fresh.cross_values = [v[memory_of][None] for v in rows.cache.cross_values]
-            allowed = rows.cache.memory_allowed
+            fresh.cross_keys = [k[memory_of][None] for k in state.cache.cross_keys]
+            fresh.cross_values = [v[memory_of][None] for v in state.cache.cross_values]
+            allowed = state.cache.memory_allowed
             fresh.memory_allowed = None if allowed is None else allowed[memory_of][None]
-            family.decoder.step(torch.from_numpy(rows.tokens[r : r + 1, :held]), fresh)
-            for ours, theirs in zip(rows.cache.self_keys, fresh.self_keys, strict=True):
+            family.decoder.step(torch.from_numpy(state.tokens[r : r + 1, :held]), fresh)
+            for ours, theirs in zip(state.cache.self_keys, fresh.self_keys, strict=True):
                 torch.testing.assert_close(ours[r, :, :held], theirs[0], atol=1e-5, rtol=1e-4)
             checked.append(r)
 
     draft = ScriptedDraft(
-        guess=lambda row, place: right(row, place) if place % 3 else NO_GUESS + 3, check_rows=check
+        guess=lambda row, place: right(row, place) if place % 3 else NO_DRAFT_TOKEN + 3, check_rows=check
     )
-    found = search(family, memory, targets, PLAIN, None, Speculation(draft, guesses=4))
+    found = search(family, memory, targets, PLAIN, None, Speculation(draft, num_draft_tokens=4))
     assert_same(found, wanted)
     assert len(checked) > 20
 
 
-@pytest.mark.parametrize("guesses", [1, 3, 8])
+@pytest.mark.parametrize("num_draft_tokens", [1, 3, 8])
 @pytest.mark.parametrize("seed", [3, 28])
-def test_an_end_token_among_the_guesses_ends_the_row_there(seed: int, guesses: int) -> None:
+def test_an_end_token_among_the_guesses_ends_the_row_there(seed: int, num_draft_tokens: int) -> None:
     family, memory = TinyFamily(seed=seed), random_memory(FRAMES, seed)
     targets = [[Target(language="de")] for _ in FRAMES]
     wanted = search(family, memory, targets, PLAIN)
     assert sum(h.finished for h in flat(wanted)) >= 7
     assert min(len(h.tokens) for h in flat(wanted)) == 0  # one ends at once
     # Behind the end token the draft goes on guessing, and nobody writes that.
-    found, _ = speculate(family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), guesses)
+    found, _ = speculate(
+        family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), num_draft_tokens
+    )
     assert_same(found, wanted)
 
 
@@ -193,9 +195,9 @@ def test_the_longest_row_that_fits_is_reached() -> None:
     options = DecodingOptions(draft="none", min_tokens=20)
     targets = [[Target(language="de")]] * 2
     wanted = search(family, memory, targets, options)
-    for guesses in (1, 8):
+    for num_draft_tokens in (1, 8):
         found, _ = speculate(
-            family, memory, targets, options, knowing(flat(wanted), family.end_token), guesses
+            family, memory, targets, options, knowing(flat(wanted), family.end_token), num_draft_tokens
         )
         assert_same(found, wanted)
     assert max(len(h.tokens) for h in flat(wanted)) >= 20
@@ -230,14 +232,16 @@ def test_unchecked_guesses_still_keep_to_the_rules() -> None:
 def test_what_stands_among_the_best_k_stands_among_the_best_k_plus_one(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     log_probs = torch.randn(4, 3, 9, generator=generator).log_softmax(-1)
-    guesses = torch.randint(-1, 9, (4, 3), generator=generator)
+    num_draft_tokens = torch.randint(-1, 9, (4, 3), generator=generator)
     own = likeliest(log_probs)
-    orders = [stands(log_probs, own, guesses, how) for how in ("exact", "top-2", "top-3", "unchecked")]
+    orders = [
+        stands(log_probs, own, num_draft_tokens, how) for how in ("exact", "top-2", "top-3", "unchecked")
+    ]
     for fewer, more in pairwise(orders):
         assert not bool((fewer & ~more).any())
     best = log_probs.argsort(-1, descending=True)
     for rank, found in ((1, orders[0]), (2, orders[1]), (3, orders[2])):
-        assert torch.equal(found, (best[..., :rank] == guesses[..., None]).any(-1))
+        assert torch.equal(found, (best[..., :rank] == num_draft_tokens[..., None]).any(-1))
 
 
 def test_a_right_draft_saves_passes_of_a_beam() -> None:
@@ -247,7 +251,7 @@ def test_a_right_draft_saves_passes_of_a_beam() -> None:
     beam = replace(PLAIN, beam_size=3)
     plain = search(family, memory, targets, beam)
     found, speculation = speculate(
-        family, memory, targets, beam, knowing(flat(wanted), family.end_token), guesses=2
+        family, memory, targets, beam, knowing(flat(wanted), family.end_token), num_draft_tokens=2
     )
     assert_same(found, plain)
     assert sum(report.checked for report in speculation.report()) > 0
@@ -259,7 +263,7 @@ def test_acceptance_is_counted_by_pair() -> None:
     wanted = flat(search(family, memory, targets, PLAIN))
     right = knowing(wanted, family.end_token)
     _, speculation = speculate(
-        family, memory, targets, PLAIN, lambda r, p: NO_GUESS if r % 2 else right(r, p), 1
+        family, memory, targets, PLAIN, lambda r, p: NO_DRAFT_TOKEN if r % 2 else right(r, p), 1
     )
     german, english = speculation.report()
     assert (german.source_language, german.target_language) == ("de", "en")

@@ -11,7 +11,7 @@ from sprachbund.decoding.autoregressive import greedy_search
 from sprachbund.decoding.options import MAX_DRAFT_TOKENS
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import RoundCosts, Speculation, measure_rounds, tokens_per_round
-from sprachbund.decoding.state import start_rows, whole_prompt
+from sprachbund.decoding.state import start_batch, whole_prompt
 from sprachbund.models.base import Target
 from tests.decoding.scripted_drafts import ScriptedDraft, knowing
 from tests.decoding.test_speculative import PLAIN, assert_same, flat
@@ -20,15 +20,15 @@ from tests.decoding.tiny_family import TinyFamily, random_memory
 FLAT = RoundCosts(plain_s=1.0, drafted_s=(1.0,) * 8)
 
 
-@pytest.mark.parametrize(("acceptance", "guesses"), [(0.85, 1), (0.6, 4), (0.0, 3), (1.0, 8)])
-def test_tokens_of_a_round_are_those_of_a_simulation(acceptance: float, guesses: int) -> None:
+@pytest.mark.parametrize(("acceptance", "num_draft_tokens"), [(0.85, 1), (0.6, 4), (0.0, 3), (1.0, 8)])
+def test_tokens_of_a_round_are_those_of_a_simulation(acceptance: float, num_draft_tokens: int) -> None:
     noise, rounds, tokens = random.Random(0), 4000, 0
     for _ in range(rounds):
         standing = 0
-        while standing < guesses and noise.random() < acceptance:
+        while standing < num_draft_tokens and noise.random() < acceptance:
             standing += 1
         tokens += standing + 1
-    assert tokens_per_round(acceptance, guesses) == pytest.approx(tokens / rounds, rel=0.03)
+    assert tokens_per_round(acceptance, num_draft_tokens) == pytest.approx(tokens / rounds, rel=0.03)
 
 
 def test_the_published_theory_comes_out() -> None:
@@ -41,9 +41,9 @@ def test_the_published_theory_comes_out() -> None:
 def test_more_guesses_pay_where_they_cost_nothing_and_fewer_where_they_do() -> None:
     assert FLAT.best(0.9)[0] == MAX_DRAFT_TOKENS
     steep = RoundCosts(plain_s=1.0, drafted_s=tuple(1.0 + 0.6 * k for k in range(1, 9)))
-    guesses, gain = steep.best(0.9)
+    num_draft_tokens, gain = steep.best(0.9)
     assert gain == pytest.approx(max(steep.gain(0.9, k) for k in range(1, 9)))
-    assert guesses < MAX_DRAFT_TOKENS
+    assert num_draft_tokens < MAX_DRAFT_TOKENS
     assert steep.best(0.1)[1] < 1
 
 
@@ -54,8 +54,8 @@ def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None) -> None:
     family, memory = TinyFamily(seed=1), random_memory([5, 3], 1)
     targets = [Target(language="de"), Target(language="en", source="fr")]
     options, prompts = replace(PLAIN, max_tokens=max_tokens), [whole_prompt(family, t) for t in targets]
-    rows = start_rows(family, memory, [[t] for t in targets], options, None)
-    wanted = greedy_search(family, start_rows(family, memory, [[t] for t in targets], options, None))
+    rows = start_batch(family, memory, [[t] for t in targets], options, None)
+    wanted = greedy_search(family, start_batch(family, memory, [[t] for t in targets], options, None))
     keys = [k[0, :, :1].clone() for k in rows.cache.self_keys]
     family.steps.clear()
     run = ScriptedDraft(guess=lambda row, place: 5).start(family, memory, targets, rows.cache.capacity)
@@ -73,7 +73,7 @@ def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None) -> None:
 def test_what_a_draft_takes_counts() -> None:
     """A round in which the draft sleeps costs at least its sleep."""
     family, memory, target = TinyFamily(seed=1), random_memory([5], 1), Target(language="de")
-    rows = start_rows(family, memory, [[target]], PLAIN, None)
+    rows = start_batch(family, memory, [[target]], PLAIN, None)
 
     def slow(row: int, place: int) -> int:
         time.sleep(0.002)
@@ -101,7 +101,7 @@ def run_with(
 def test_a_draft_that_loses_is_switched_off_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = RoundCosts(plain_s=1.0, drafted_s=(1.3,) * 8)
     speculation = run_with(costs, monkeypatch, right=False, searches=12)
-    assert speculation.guesses == 0
+    assert speculation.num_draft_tokens == 0
     assert len(speculation.notes) == 1
     assert "the scripted draft was switched off: with" in speculation.notes[0]
     checked = speculation.report()[0].checked
@@ -111,7 +111,7 @@ def test_a_draft_that_loses_is_switched_off_and_that_is_said(monkeypatch: pytest
 def test_a_draft_that_gains_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = RoundCosts(plain_s=1.0, drafted_s=(1.3,) * 8)
     speculation = run_with(costs, monkeypatch, right=True, searches=3)
-    assert speculation.guesses >= 4
+    assert speculation.num_draft_tokens >= 4
     assert speculation.notes == []
     gain = speculation.report()[0].predicted_gain
     assert gain is not None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.decoding.drafts import load_draft
-from sprachbund.decoding.drafts.base import NO_GUESS, Draft
+from sprachbund.decoding.drafts.base import NO_DRAFT_TOKEN, Draft
 from sprachbund.decoding.drafts.model import ModelDraft
 from sprachbund.decoding.drafts.network import MedusaDraft, ParasiteDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
@@ -55,13 +55,13 @@ def drafts(family: TinyFamily) -> list[Draft]:
 
 
 @pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize(("guesses", "beam_size"), [(1, 1), (4, 1), (8, 1), (3, 3)])
-def test_tokens_are_those_without_a_draft(place: int, guesses: int, beam_size: int) -> None:
+@pytest.mark.parametrize(("num_draft_tokens", "beam_size"), [(1, 1), (4, 1), (8, 1), (3, 3)])
+def test_tokens_are_those_without_a_draft(place: int, num_draft_tokens: int, beam_size: int) -> None:
     memory, options = random_memory(FRAMES, 1), replace(PLAIN, beam_size=beam_size)
     draft = drafts(FAMILY)[place]
     draft.check(FAMILY)
     wanted = search(FAMILY, memory, targets_for(8), options)
-    speculation = Speculation(draft, guesses=guesses)
+    speculation = Speculation(draft, num_draft_tokens=num_draft_tokens)
     assert_same(search(FAMILY, memory, targets_for(8), options, None, speculation), wanted)
     assert sum(report.checked for report in speculation.report()) > 0
     assert len(FAMILY.decoder.norm._forward_hooks) == 0
@@ -69,7 +69,7 @@ def test_tokens_are_those_without_a_draft(place: int, guesses: int, beam_size: i
 
 def test_a_model_that_drafts_for_itself_is_always_right() -> None:
     memory, targets = random_memory(FRAMES, 1), targets_for(8)
-    speculation = Speculation(ModelDraft(TinyFamily(seed=5)), guesses=3)
+    speculation = Speculation(ModelDraft(TinyFamily(seed=5)), num_draft_tokens=3)
     wanted = search(FAMILY, memory, targets, PLAIN)
     assert_same(search(FAMILY, memory, targets, PLAIN, None, speculation), wanted)
     assert [report.acceptance for report in speculation.report()] == [1.0, 1.0]
@@ -77,7 +77,7 @@ def test_a_model_that_drafts_for_itself_is_always_right() -> None:
 
 def test_a_map_of_the_texts_themselves_guesses_most_of_them() -> None:
     memory, targets = random_memory(FRAMES, 1), targets_for(8)
-    speculation = Speculation(map_for(FAMILY, PLAIN), guesses=2)
+    speculation = Speculation(map_for(FAMILY, PLAIN), num_draft_tokens=2)
     search(FAMILY, memory, targets, PLAIN, None, speculation)
     assert min(report.acceptance for report in speculation.report()) > 0.5
 
@@ -93,21 +93,23 @@ def test_medusa_sees_the_state_behind_which_the_newest_token_was_chosen() -> Non
         propose = run.propose
 
         def noted(rows: object, count: int) -> torch.Tensor:
-            guesses = propose(rows, count)  # type: ignore[arg-type]
+            draft_tokens = propose(rows, count)  # type: ignore[arg-type]
             alive = rows.cache.lengths > 0  # type: ignore[attr-defined]
-            seen.append((guesses[alive], rows.last(1)[alive]))  # type: ignore[attr-defined]
-            return guesses
+            seen.append((draft_tokens[alive], rows.last(1)[alive]))  # type: ignore[attr-defined]
+            return draft_tokens
 
         run.propose = noted  # type: ignore[method-assign]
         return run
 
     draft.start = watched  # type: ignore[method-assign, assignment]
-    search(FAMILY, random_memory(FRAMES, 1), targets_for(8), PLAIN, None, Speculation(draft, guesses=2))
+    search(
+        FAMILY, random_memory(FRAMES, 1), targets_for(8), PLAIN, None, Speculation(draft, num_draft_tokens=2)
+    )
     assert seen[0][0].shape[1] == 0  # nothing was seen yet
     assert len(seen) > 3
-    for guesses, newest in seen[1:]:
-        assert guesses.shape[1] in (1, 2)  # one where the row is almost full
-        assert (guesses.numpy() == newest).all()
+    for draft_tokens, newest in seen[1:]:
+        assert draft_tokens.shape[1] in (1, 2)  # one where the row is almost full
+        assert (draft_tokens.numpy() == newest).all()
 
 
 @given(
@@ -119,7 +121,7 @@ def test_the_map_gives_what_counting_gives(texts: list[list[int]], context: list
     token_map = TokenMap.fit({"de": texts, "en": [[0, 1, 2, 3, 4]]}, 5)
     padded = [*[5] * 3, *context]
     found = token_map.follow(0, padded[-3:])
-    expected = NO_GUESS
+    expected = NO_DRAFT_TOKEN
     for order in (3, 2, 1):
         counts: Counter[int] = Counter()
         for text in texts:
@@ -135,8 +137,8 @@ def test_the_map_gives_what_counting_gives(texts: list[list[int]], context: list
 def test_rare_followers_are_left_out_when_asked() -> None:
     texts = {"de": [[1, 2], [1, 2], [3, 4]]}
     often = TokenMap.fit(texts, 9, orders=(1,), min_count=2)
-    assert [often.follow(0, [token]) for token in (1, 3)] == [2, NO_GUESS]
-    assert often.follow(-1, [1]) == NO_GUESS  # an unknown language
+    assert [often.follow(0, [token]) for token in (1, 3)] == [2, NO_DRAFT_TOKEN]
+    assert often.follow(-1, [1]) == NO_DRAFT_TOKEN  # an unknown language
 
 
 @pytest.mark.parametrize("kind", ["parasite", "medusa", "token-map"])
@@ -150,7 +152,7 @@ def test_files_give_back_what_guesses_the_same(kind: str, tmp_path: Path) -> Non
     again = load_draft(family, kind)
     reports = []
     for one in (draft, again):
-        speculation = Speculation(one, guesses=3)
+        speculation = Speculation(one, num_draft_tokens=3)
         search(family, memory, targets, PLAIN, None, speculation)
         reports.append(speculation.report())
     assert reports[0] == reports[1]  # half precision changes no guess here
@@ -212,9 +214,9 @@ def test_a_cache_of_another_shape_is_named() -> None:
     memory, targets = random_memory([4], 1), [Target(language="de")]
     run = draft.start(FAMILY, memory, targets, 10)
     other = TextDecoder(vocabulary_size=17, max_tokens=24, width=16, num_heads=4, num_layers=2)
-    from sprachbund.decoding.drafts.base import RowsSoFar
+    from sprachbund.decoding.drafts.base import DecodingState
 
-    rows = RowsSoFar(
+    rows = DecodingState(
         cache=other.start(memory.states, memory.num_frames),
         tokens=np.zeros((1, 10), np.int64),
         lengths=np.array([3]),

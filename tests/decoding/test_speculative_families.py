@@ -75,7 +75,7 @@ def test_every_draft_on_every_family_leaves_the_tokens_as_they_are(family: Any) 
     texts = {t.language: [row[i].tokens for row in wanted] for i, t in enumerate(targets[0])}
     for draft in (*drafts(family), TokenMapDraft(TokenMap.fit(texts, size, orders=(2, 1)))):
         draft.check(family)
-        speculation = Speculation(draft, guesses=3)
+        speculation = Speculation(draft, num_draft_tokens=3)
         assert_same(search(family, memory, targets, options, None, speculation), wanted)
         assert sum(report.checked for report in speculation.report()) > 0
         if draft.name == "model" and not targets[0][0].timestamps:  # no draft knows the rules on times
@@ -96,7 +96,7 @@ def test_the_native_engine_takes_drafts_that_do_not_read_inside() -> None:
         wanted = search(native, memory, targets, options)
         for draft in (ModelDraft(native), ModelDraft(model)):
             draft.check(native)
-            found = search(native, memory, targets, options, None, Speculation(draft, guesses=3))
+            found = search(native, memory, targets, options, None, Speculation(draft, num_draft_tokens=3))
             assert [h.tokens for h in flat(found)] == [h.tokens for h in flat(wanted)]
             if beam_size == 1:  # the kernels give the same numbers however the work is cut
                 sums = [
@@ -156,7 +156,7 @@ def test_a_smaller_model_guesses_on_the_engine_of_the_larger_among_the_tokens_of
         assert type(draft.family.decoder) is type(family.decoder)
         if engine == "native":
             assert draft.family.decoder.team is family.decoder.team
-        speculation = Speculation(draft, guesses=3)
+        speculation = Speculation(draft, num_draft_tokens=3)
         assert_same(search(family, memory, targets, options, None, speculation), wanted)
         accepted.append(speculation.report()[0].acceptance)
     assert accepted[0] == 1.0  # it guesses for itself

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import instruction_sets, native
-from sprachbund.engines.native_engine import NativeDecoder, NativeLayers, exchanged, pack
+from sprachbund.engines.native_engine import NativeDecoder, NativeLayers, pack, with_native_modules
 from sprachbund.engines.options import NativeOptions
-from sprachbund.engines.packed_cache import PackedFileError, read_packed, write_beside, write_packed
+from sprachbund.engines.packed_cache import PackedFileError, read_packed, write_packed, write_with_model
 from sprachbund.engines.packing import OFFSET, pack_decoder, pack_encoder, pack_four, pad
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
@@ -275,8 +275,8 @@ def test_a_file_of_the_other_kind_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(PackedFileError, match="holds weights in int8, asked for are int4"):
         read_packed(tmp_path / "eight.sbpacked", weights="int4")
     with pytest.raises(SprachbundError, match="packed weights are in int8, asked for are int4"):
-        exchanged(model, packed, native().Team(1), BEST, FOUR)
-    eight, four = (write_beside(directory, lambda w=w: pack(model, w)) for w in ("int8", "int4"))  # type: ignore[misc]
+        with_native_modules(model, packed, native().Team(1), BEST, FOUR)
+    eight, four = (write_with_model(directory, lambda w=w: pack(model, w)) for w in ("int8", "int4"))  # type: ignore[misc]
     assert (eight.name, four.name) == ("model.sbpacked", "model-int4.sbpacked")
     eight.replace(four)
     engine = engine_for(model, "native", threads=1, directory=directory, cache=cache, options=FOUR)

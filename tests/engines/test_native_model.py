@@ -10,7 +10,7 @@ import torch
 
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import enough_memory, instruction_sets, native
-from sprachbund.engines.native_engine import exchanged, pack
+from sprachbund.engines.native_engine import pack, with_native_modules
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.models.whisper import Whisper
@@ -30,20 +30,22 @@ def test_packed_weights_of_another_shape_are_refused(whisper: Whisper) -> None:
     smaller = replace(TINY, decoder_layers=1)
     other = transplanted(make_foreign(smaller), smaller)
     with pytest.raises(SprachbundError, match="other shapes than the model"):
-        exchanged(other, packed, team, "portable")
+        with_native_modules(other, packed, team, "portable")
     name = "encoder.layers.0.self_heads.values"
     for array in (packed.arrays[name][:-1], packed.arrays[name].int()):
         with pytest.raises(SprachbundError, match="do not fit the model"):
-            exchanged(whisper, replace(packed, arrays={**packed.arrays, name: array}), team, "portable")
+            with_native_modules(
+                whisper, replace(packed, arrays={**packed.arrays, name: array}), team, "portable"
+            )
     lacking = {key: a for key, a in packed.arrays.items() if key != name}
     with pytest.raises(SprachbundError, match="there is no array"):
-        exchanged(whisper, replace(packed, arrays=lacking), team, "portable")
+        with_native_modules(whisper, replace(packed, arrays=lacking), team, "portable")
 
 
 @pytest.mark.parametrize("real_length", [False, True])
 def test_whisper_is_encoded_near_torch_and_alone_as_in_a_batch(real_length: bool) -> None:
     model = transplanted(make_foreign(TINY), TINY, real_length=real_length)
-    encoder = exchanged(model, pack(model), native().Team(2), instruction_sets()[0]).encoder
+    encoder = with_native_modules(model, pack(model), native().Team(2), instruction_sets()[0]).encoder
     features = torch.randn(3, 2 * TINY.max_frames, TINY.num_mel_bins)
     num_frames = torch.tensor([200, 61, 2]) if real_length else None
     with torch.inference_mode():

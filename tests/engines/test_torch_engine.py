@@ -289,7 +289,7 @@ def test_drafts_guess_on_the_engine(kind: str, precision: Precision) -> None:
     memory, targets = random_memory([6, 9, 4], 1), [[Target(language="de")]] * 3
     memory = replace(memory, states=_as(family.decoder, memory.states))
     draft.check(family)
-    speculation = Speculation(draft, guesses=3)
+    speculation = Speculation(draft, num_draft_tokens=3)
     plain = search(family, memory, targets, DecodingOptions(draft="none"))
     found = search(family, memory, targets, DecodingOptions(), speculation=speculation)
     # Attention in bf16 may round otherwise for several positions at once, where two tokens are as likely.
@@ -312,7 +312,7 @@ def test_drafts_guess_through_an_output_matrix_of_its_own() -> None:
     for _ in range(2):
         memory, targets = random_memory([6], 1), [[Target(language="de")]]
         for draft in (parasite, medusa):
-            speculation = Speculation(draft, guesses=2)
+            speculation = Speculation(draft, num_draft_tokens=2)
             search(family, memory, targets, DecodingOptions(), speculation=speculation)
             guessed.append([r.accepted for r in speculation.report()])
         embedding = family.decoder.embedding.weight

@@ -11,7 +11,7 @@ from sprachbund.decoding.autoregressive import beam_search
 from sprachbund.decoding.ctc import CtcPrefixes, join_ctc
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
-from sprachbund.decoding.state import start_rows
+from sprachbund.decoding.state import start_batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
 from sprachbund.models.tokens import TokenConformer
@@ -48,7 +48,7 @@ def test_a_wide_beam_finds_all_texts_with_their_scores(model: TokenConformer) ->
     model.suppressed = lambda target: only  # type: ignore[method-assign]  # four letters, so that all can be tried
     texts = [t for n in range(LONGEST + 1) for t in itertools.product(letters, repeat=n)]
     options = DecodingOptions(beam_size=400, max_tokens=LONGEST + 1)
-    rows = start_rows(model, memory, [[TARGET]], options, None)
+    rows = start_batch(model, memory, [[TARGET]], options, None)
     join_ctc(model.capabilities.joint_ctc, memory, [[TARGET]], options, rows)
     found = beam_search(model, rows, beam_size=options.beam_size, length_penalty=0.0)[0]
     ended = {one.tokens: one.score for one in found if one.finished}

@@ -22,7 +22,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own import AUDIO_SUFFIXES
-from sprachbund.decoding.guard import judge
+from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.languages import UNDETERMINED, LanguageTracker
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
@@ -121,7 +121,7 @@ def why_dropped(
         identifier: knows languages by their texts.
         options: thresholds.
     """
-    found = judge(
+    found = drop_reason(
         text,
         duration_s=duration_s,
         speech_probability=evidence.speech_probability,

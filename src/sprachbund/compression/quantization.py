@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sprachbund.engines.choice import why_not_native
 from sprachbund.engines.native_engine import pack
-from sprachbund.engines.packed_cache import PACKED_FILE, write_beside
+from sprachbund.engines.packed_cache import PACKED_FILE, write_with_model
 from sprachbund.errors import SprachbundError
 from sprachbund.models.weights import SCALE, read_packed_linears
 from sprachbund.nn.quantized import (
@@ -210,7 +210,7 @@ def check_packable(model: Any) -> None:
 def pack_beside(model: Any, directory: Path) -> Path:
     """Write the native engine's packed file beside the weights that `model` was loaded from; its path."""
     check_packable(model)
-    return write_beside(directory, lambda: pack(model))
+    return write_with_model(directory, lambda: pack(model))
 
 
 def _bits(path: Path) -> set[int]:

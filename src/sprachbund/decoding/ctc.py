@@ -1,8 +1,14 @@
-"""Search in models that write by CTC alone: the likeliest path, or a beam over prefixes.
+"""Search with CTC: alone (the likeliest path, or a beam over prefixes), and jointly with an attention decoder.
 
-Several paths give one text, so a beam adds up the probabilities of all paths that wrote the same (Graves et al., ICML
-2006, section 3.2; the sum kept apart by last symbol as in arXiv 1408.2873, algorithm 1). Nothing is searched twice: the
-log-probabilities of all frames are there at once. Shapes: R rows, T frames, V vocabulary.
+CTC alone: several paths give one text, so a beam adds up the probabilities of all paths that wrote the same (Graves et
+al., ICML 2006, section 3.2; the sums are kept by last symbol as in arXiv 1408.2873, algorithm 1). The log-probabilities
+of all frames are computed once.
+
+Jointly: one-pass decoding of Hori, Watanabe and Hershey, ACL 2017, section 3: log P = (1 - w) log P of the decoder + w
+log P that CTC gives all texts with this prefix. `JointLogitsProcessor` gives these scores in place of a row's
+log-probabilities, so greedy and beam search stay as they are.
+
+Shapes: R rows, T frames, U tokens so far, K candidate tokens, V vocabulary.
 """
 
 import math
@@ -13,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.logits_process import Rules
+from sprachbund.decoding.logits_process import LogitsProcessor
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.state import Hypothesis, Rows
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CtcHead, Family, JointCtc, Memory, Target
 
@@ -31,7 +37,17 @@ def search_by_ctc(
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,
 ) -> list[list[Hypothesis]]:
-    """As `search`, which hands over to this; `head` is the family's.
+    """Search in a model that writes by CTC alone.
+
+    Args:
+        family: the model.
+        head: its CTC head.
+        memory: B encoded utterances.
+        targets: B lists of equal length n.
+        options: beam size and limits.
+
+    Returns:
+        B lists of n hypotheses.
 
     Raises:
         SprachbundError: a prefix.
@@ -46,10 +62,10 @@ def search_by_ctc(
     num_frames = memory.num_frames.repeat_interleave(each).tolist()
     rows = [row[:n].double().cpu().numpy() for row, n in zip(log_probs, num_frames, strict=True)]
     if options.beam_size == 1:
-        found = [best_path(row) for row in rows]
+        scored = [best_path(row) for row in rows]
     else:
-        found = [prefix_beam(row, options.beam_size)[0] for row in rows]
-    best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in found]
+        scored = [prefix_beam(row, options.beam_size)[0] for row in rows]
+    best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
@@ -117,13 +133,7 @@ def _hypothesis(tokens: tuple[int, ...], score: float, max_tokens: int | None) -
     )
 
 
-# Attention and CTC in one pass: every token is scored by the decoder and by what CTC thinks of the text so
-# far.
-#
-# Hori, Watanabe and Hershey, ACL 2017, section 3, one-pass decoding: log P = (1 - w) log P of the decoder
-# + w log P that CTC gives all texts that go on like this. The scores take the place of a row's log-
-# probabilities, so greedy and beam search need not know. Shapes: R rows, T frames, U tokens so far, K
-# tokens looked at, V vocabulary.
+# Joint search with attention and CTC.
 
 _CANDIDATES_PER_HYPOTHESIS = 4
 _FEWEST_CANDIDATES = 20
@@ -135,16 +145,24 @@ def join_ctc(
     memory: Memory,
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,
-    rows: Rows,
+    batch: HypothesisBatch,
 ) -> None:
-    """Give `rows` joint scores of their decoder and of the CTC head beside it."""
+    """Replace the logits processor of a batch by one that gives joint scores of decoder and CTC head.
+
+    Args:
+        joint: the CTC head and its weight.
+        memory: B encoded utterances.
+        targets: B lists of equal length.
+        options: the beam size decides how many candidates CTC scores.
+        batch: changed in place.
+    """
     assert memory.num_frames is not None
     frames = memory.num_frames.repeat_interleave(len(targets[0]))
     prefixes = CtcPrefixes.start(joint.head.ctc_log_probs(memory, targets), frames)
     prefixes.read([target.prefix for group in targets for target in group])
     count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HYPOTHESIS * options.beam_size)
-    rows.rules = JointRules(
-        **vars(rows.rules),
+    batch.processor = JointLogitsProcessor(
+        **vars(batch.processor),
         prefixes=prefixes,
         ctc_weight=joint.weight,
         candidates=count,
@@ -153,7 +171,7 @@ def join_ctc(
 
 @dataclass(kw_only=True)
 class CtcPrefixes:
-    """What CTC thinks of the texts so far.
+    """CTC prefix scores of the texts so far.
 
     Attributes:
         log_probs: (R, T, V) of the head, in double precision; minus infinity for what is never written.
@@ -175,7 +193,13 @@ class CtcPrefixes:
 
     @classmethod
     def start(cls, log_probs: Tensor, num_frames: Tensor, blank: int = 0) -> "CtcPrefixes":
-        """In front of the first token of rows with log-probabilities (R, T, V)."""
+        """Scores of empty texts.
+
+        Args:
+            log_probs: (R, T, V).
+            num_frames: (R,) valid frames.
+            blank: id of the blank.
+        """
         log_probs = log_probs.double()
         blanks = log_probs[:, :, blank].cumsum(1)
         return cls(
@@ -214,9 +238,9 @@ class CtcPrefixes:
 
     def read(self, texts: Sequence[Sequence[int]]) -> None:
         """Append a text of any length to each of the R rows, from which the search goes on."""
-        for place in range(max(map(len, texts), default=0)):
-            longer = torch.tensor([len(text) > place for text in texts], device=self.last.device)
-            tokens = [text[place] if len(text) > place else self.blank for text in texts]
+        for position in range(max(map(len, texts), default=0)):
+            longer = torch.tensor([len(text) > position for text in texts], device=self.last.device)
+            tokens = [text[position] if len(text) > position else self.blank for text in texts]
             before = self.after_token, self.after_blank, self.scores, self.last
             self.advance(torch.tensor(tokens, device=self.last.device))
             after = self.after_token, self.after_blank, self.scores, self.last
@@ -253,11 +277,11 @@ def _recurrence(entering: Tensor, staying: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class JointRules(Rules):
-    """Rules whose log-probabilities are joint scores.
+class JointLogitsProcessor(LogitsProcessor):
+    """A logits processor whose log-probabilities are joint scores.
 
     Attributes:
-        prefixes: what CTC thinks of the rows.
+        prefixes: CTC scores of the rows.
         ctc_weight: w.
         candidates: the decoder's best tokens, which CTC scores; others get no score.
     """
@@ -271,15 +295,15 @@ class JointRules(Rules):
         if tokens.shape[1]:
             self.prefixes.advance(tokens[:, -1])
         attention = super().log_probs(logits, tokens)
-        places = attention.topk(min(self.candidates, attention.shape[1]), dim=1).indices
-        places = torch.cat([places, torch.full_like(places[:, :1], self.end_token)], dim=1)
-        best, ends = attention.gather(1, places), places == self.end_token
-        ctc = self.prefixes.continued(places.masked_fill(ends, self.prefixes.blank))
+        candidates = attention.topk(min(self.candidates, attention.shape[1]), dim=1).indices
+        candidates = torch.cat([candidates, torch.full_like(candidates[:, :1], self.end_token)], dim=1)
+        best, ends = attention.gather(1, candidates), candidates == self.end_token
+        ctc = self.prefixes.continued(candidates.masked_fill(ends, self.prefixes.blank))
         ctc = torch.where(ends, self.prefixes.ended()[:, None], ctc)
-        # What CTC finds impossible is the last resort, but one: the decoder may still be asked for more.
+        # A token that CTC finds impossible stays possible, as the last resort: the decoder may have nothing else.
         gain = (ctc - self.prefixes.scores[:, None]).nan_to_num(nan=_IMPOSSIBLE).clamp(min=_IMPOSSIBLE)
         joint = (1 - self.ctc_weight) * best.double() + self.ctc_weight * gain
-        return torch.full_like(attention, -torch.inf).scatter(1, places, joint.float())
+        return torch.full_like(attention, -torch.inf).scatter(1, candidates, joint.float())
 
     def take(self, rows: Tensor) -> None:
         """Replace every row r by row `rows[r]`."""

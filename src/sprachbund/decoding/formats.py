@@ -1,7 +1,8 @@
-"""Writes results as txt, srt, vtt, json, jsonl and tsv, so that a name never stands for half a file.
+"""Writes results as txt, srt, vtt, json, jsonl and tsv; a file under its final name is always complete.
 
-Segments go to `NAME.partial` as they come. On success it is renamed to NAME; when the work is interrupted or
-the disk is full, the finished segments stay in it, whole, and the error says so.
+Segments are written to `NAME.partial` as they come. On success it is renamed to NAME; when the work is interrupted or
+the disk is full, the finished segments stay in it, and the error names it. For srt and vtt, segments are cut into cues:
+short lines, two at most, on screen long enough to read, never two cues at once.
 """
 
 import json
@@ -18,8 +19,7 @@ from sprachbund.decoding.result import Segment, Translation, Word
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import write_text
 
-# From segments to subtitle cues: short lines, two at most, on screen long enough to read, never two at
-# once.
+# Subtitle cues.
 
 MAX_LINE_CHARACTERS = 42
 """Longest line of a cue, the usual limit of broadcasters."""
@@ -167,12 +167,14 @@ def _word_bounds(words: tuple[Word, ...], chunks: list[tuple[str, ...]]) -> list
     return bounds if index == len(words) else None
 
 
+# Files.
+
 PARTIAL = ".partial"
 """Ending of the file that holds the segments finished so far."""
 
 
 class _Layout(Protocol):
-    """How one format writes: what stands first, what each segment adds, what a finished file is."""
+    """How one format writes: its head, what each segment adds, its tail, or a finished file as a whole."""
 
     def head(self) -> str: ...
 
@@ -390,7 +392,7 @@ class SegmentWriter:
             raise self._failed(error) from error
 
     def _replace_by(self, whole: str) -> None:
-        """Write `whole` beside the partial file, so that a full disk loses neither, and rename it."""
+        """Write `whole` to a file of its own first, so that a full disk loses neither, and rename it."""
         try:
             write_text(self.path, whole)
         except OSError as error:
@@ -410,7 +412,16 @@ class SegmentWriter:
 
 
 def write_all(translation: Translation, path: str | os.PathLike[str], format_name: str) -> Path:
-    """Write a finished translation; returns `path`."""
+    """Write a finished translation.
+
+    Args:
+        translation: to be written, dropped segments included where the format has them.
+        path: of the file.
+        format_name: one of `FORMATS`.
+
+    Returns:
+        The path.
+    """
     with SegmentWriter(path, format_name) as writer:
         for segment in sorted(
             [*translation.segments, *translation.dropped], key=lambda s: (s.start_s, s.end_s)

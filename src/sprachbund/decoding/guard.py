@@ -1,8 +1,8 @@
-"""Keeps text off silence, music and noise: judges each segment by evidence of several kinds, and says why.
+"""The hallucination guard: decides from evidence of several kinds whether a segment is dropped, and why.
 
-Models of this kind were trained to write something for every window they are shown. No single number tells
-invented text from real: voice activity fires on some music, models are sure of their favourite phrase.
-Segments are never deleted here; they carry the reason, and callers show or hide them.
+Models of this kind were trained to write something for every window. No single number separates invented text from
+real: voice activity fires on some music, and models are sure of their favourite phrase. Segments are never deleted
+here; they carry the reason, and callers show or hide them.
 """
 
 import zlib
@@ -53,7 +53,7 @@ def _units(text: str) -> list[str]:
     return stripped.split()
 
 
-def judge(
+def drop_reason(
     text: str,
     *,
     duration_s: float,
@@ -62,7 +62,7 @@ def judge(
     mean_log_probability: float,
     options: GuardOptions,
 ) -> str | None:
-    """Why a segment must not be shown; None when it may.
+    """The reason to drop a segment; None when it is kept.
 
     Args:
         text: what the model wrote.
@@ -87,10 +87,10 @@ def judge(
         return f"no speech: the model's own probability of none is {no_speech_probability:.2f}"
     if mean_log_probability < options.hopeless_mean_log_probability:
         return f"guessing: mean log-probability {mean_log_probability:.2f}"
-    return _judge_text(text, duration_s, options)
+    return _text_drop_reason(text, duration_s, options)
 
 
-def _judge_text(text: str, duration_s: float, options: GuardOptions) -> str | None:
+def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> str | None:
     ratio, share = compression_ratio(text), repetition(text)
     if ratio > options.max_compression_ratio:
         return f"loop: compression ratio {ratio:.2f}"

@@ -1,5 +1,9 @@
-"""Which language is spoken: one model's opinion on several windows, within the languages the caller
-allows.
+"""Languages of decoding: identification of the language spoken, and the languages of a request.
+
+`LanguageTracker` identifies the language of span after span, within the languages that the caller allows.
+`read_request` brings the names of a request to the model's tags and refuses what the model does not know.
+
+Shapes: W windows, L languages.
 """
 
 from collections import deque
@@ -12,6 +16,8 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.languages import described, parse_language
+
+# Identification.
 
 UNDETERMINED = "und"
 """BCP-47 tag for speech in a language that the model cannot tell."""
@@ -31,11 +37,10 @@ class IdentifiedLanguage:
 
 
 def language_posterior(log_probs: Tensor, languages: Sequence[str], allowed: Sequence[str] | None) -> Tensor:
-    """Average log-probabilities (W, L) over windows and renormalise over the allowed languages; (L,), 0
-    elsewhere.
+    """Average log-probabilities over windows and renormalise over the allowed languages: (L,), 0 for others.
 
     Args:
-        log_probs: one row per window, one column per entry of `languages`.
+        log_probs: (W, L), one column per entry of `languages`.
         languages: BCP-47 tags of the columns.
         allowed: those to choose from; None allows all.
     """
@@ -62,8 +67,8 @@ def identify(
 class LanguageTracker:
     """Identifies span after span of one recording.
 
-    A span that is decisive by itself is believed, so that a change of language is followed at once; any other
-    is judged together with the spans before it. The answer does not depend on how spans are batched.
+    A span that is decisive by itself decides alone, so that a change of language is followed at once; any other is
+    averaged with the spans before it. The answer does not depend on how spans are batched.
     """
 
     def __init__(self, languages: Sequence[str], allowed: Sequence[str] | None, num_windows: int) -> None:
@@ -72,12 +77,12 @@ class LanguageTracker:
 
     def push(self, log_probs: Tensor) -> IdentifiedLanguage:
         """Language of the next span from its log-probabilities (L,)."""
-        found = self.peek(log_probs)
+        language = self.peek(log_probs)
         self._recent.append(log_probs)
-        return found
+        return language
 
     def peek(self, log_probs: Tensor) -> IdentifiedLanguage:
-        """The same of a span that has not ended, which later ones are not to be judged by."""
+        """The same for a span that has not ended: it does not count for later ones."""
         alone = identify(log_probs[None], self._languages, self._allowed)
         if alone.probability >= DECISIVE:
             return alone
@@ -85,7 +90,7 @@ class LanguageTracker:
         return identify(torch.stack(list(recent)), self._languages, self._allowed)
 
 
-# Which source and target languages a request means for a model; refuses what the model does not know.
+# The languages of a request.
 
 TRANSCRIBE = "transcribe"
 """In place of a target language: text in the language spoken."""
@@ -114,6 +119,12 @@ def read_request(
     model: Family, *, source: str | None, targets: Sequence[str], allowed: Sequence[str] | None
 ) -> Request:
     """Bring language names and tags to the model's tags, and check the pairs.
+
+    Args:
+        model: any family.
+        source: the language spoken; None when it is to be identified.
+        targets: languages wanted; "transcribe" is the language spoken.
+        allowed: languages that may be spoken; None allows all.
 
     Raises:
         SprachbundError: a language the model does not know (names the nearest and the list), a pair it
@@ -147,7 +158,7 @@ def declared_languages(model: Family, tags: Sequence[str] | None) -> tuple[str, 
 
 
 def _declared(model: Family, tag: str) -> str:
-    """A language that may be spoken, in the model's tag."""
+    """The model's tag of a language that may be spoken."""
     try:
         return parse_language(tag, model.source_languages)
     except SprachbundError:
@@ -173,7 +184,12 @@ def knows_pair(model: Family, source: str, target: str) -> bool:
 
 
 def check_pair(model: Family, source: str, target: str) -> None:
-    """Refuse a pair the model does not know; there is no falling back to another language.
+    """Refuse a pair the model does not know; there is no fallback to another language.
+
+    Args:
+        model: any family.
+        source: the language spoken, in the model's tag.
+        target: the language wanted, likewise.
 
     Raises:
         SprachbundError: lists the pairs the model does know.

@@ -1,8 +1,12 @@
-"""What a row may emit next, and the likeliest of it.
+"""Logits processor: masks the tokens that a row may not emit next; and the choice of the likeliest tokens.
 
 A vocabulary has tens of thousands of tokens and a step of a small model takes a millisecond, so every pass over the
-logits counts: nothing here makes more of them than it has to. Shapes: R rows, U tokens so far, K tokens wanted, V
-vocabulary.
+logits counts, and this module makes as few as possible.
+
+Timestamp tokens follow Whisper (arXiv 2212.04356, sections 2.3 and 4.5): they come in pairs around each segment's text,
+never run backwards, and the first lies within the first second. One constraint is added: none lies behind the audio.
+
+Shapes: R rows, U tokens so far, K tokens wanted, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -13,11 +17,7 @@ from torch import Tensor
 
 from sprachbund.models.base import TimestampTokens
 
-# Timestamp tokens: which may come next, and how they cut a row of tokens into segments.
-#
-# Rules of the Whisper decoder (arXiv 2212.04356, section 2.3 and 4.5): timestamps come in pairs around
-# each segment's text, never run backwards, and the first lies within the first second. Ours adds that none
-# lies behind the audio.
+# Timestamp tokens.
 
 MAX_INITIAL_S = 1.0
 """Latest first timestamp; a later one tends to skip speech."""
@@ -26,10 +26,10 @@ MAX_INITIAL_S = 1.0
 def forbid_timestamps(
     logits: Tensor, tokens: Tensor, *, times: TimestampTokens, latest: Tensor, end_token: int
 ) -> Tensor:
-    """Logits (R, V), in which everything was set to -inf that the rules forbid after `tokens` (R, U).
+    """Set the logits of tokens that may not follow `tokens` (R, U) to -inf; the logits (R, V) again.
 
     Args:
-        logits: (R, V), other rules already applied; they are written to.
+        logits: (R, V), already masked otherwise; they are written to.
         tokens: (R, U) emitted so far.
         times: the timestamp tokens; they end the vocabulary.
         latest: (R,) last timestamp token allowed; a row with a value below `times.first` is without
@@ -54,12 +54,12 @@ def forbid_timestamps(
 
 
 def _forbid(logits: Tensor, rows: Tensor) -> None:
-    if bool(rows.any()):  # most steps have none, and a pass over all logits is dear
+    if bool(rows.any()):  # most steps have none, and a pass over all logits is slow
         logits.masked_fill_(rows[:, None], -torch.inf)
 
 
 class _PairState:
-    """Where each row stands within its timestamp pairs."""
+    """The state of each row within its timestamp pairs."""
 
     def __init__(self, tokens: Tensor, first: int) -> None:
         num_rows, length = tokens.shape
@@ -82,10 +82,18 @@ class _PairState:
 def cut_by_timestamps(
     tokens: Sequence[int], times: TimestampTokens, duration_s: float
 ) -> list[tuple[float, float, list[int]]]:
-    """Pieces (start_s, end_s, text tokens) of a row, in order, inside [0, `duration_s`], not overlapping.
+    """Cut a row of tokens at its timestamps.
 
-    Text without a closing timestamp lasts to `duration_s`; text without an opening one starts where the last
-    ended.
+    Text without a closing timestamp lasts to the end of the audio; text without an opening one starts where the last
+    piece ended.
+
+    Args:
+        tokens: of the row, timestamps among them.
+        times: the timestamp tokens.
+        duration_s: length of the audio.
+
+    Returns:
+        Pieces (start_s, end_s, text tokens) in order, inside [0, `duration_s`], not overlapping.
     """
     pieces: list[tuple[float, float, list[int]]] = []
     start_s, text = 0.0, list[int]()
@@ -103,6 +111,8 @@ def cut_by_timestamps(
     return pieces
 
 
+# The processor of all rows.
+
 _CHUNK = 64
 
 
@@ -113,7 +123,7 @@ class Suppressed:
     Attributes:
         masks: boolean (M, V).
         mask_of: (R,) the mask of each row.
-        ids: what a single mask holds, for that is quicker to write; None where there are several masks.
+        ids: tokens of a single mask, which is faster to apply; None where there are several masks.
     """
 
     masks: Tensor
@@ -124,11 +134,11 @@ class Suppressed:
     def of(cls, masks: Sequence[Tensor], device: torch.device) -> "Suppressed":
         """From one mask (V,) for each row; equal ones are the same tensor."""
         distinct = list({id(mask): mask for mask in masks}.values())
-        place = {id(mask): i for i, mask in enumerate(distinct)}
+        index_of = {id(mask): i for i, mask in enumerate(distinct)}
         stacked = torch.stack(distinct).to(device)
         return cls(
             masks=stacked,
-            mask_of=torch.tensor([place[id(mask)] for mask in masks], device=device),
+            mask_of=torch.tensor([index_of[id(mask)] for mask in masks], device=device),
             ids=stacked[0].nonzero().flatten() if len(distinct) == 1 else None,
         )
 
@@ -148,8 +158,8 @@ class Suppressed:
 
 
 @dataclass(kw_only=True)
-class Rules:
-    """What a row may emit next.
+class LogitsProcessor:
+    """Masks the tokens that each row may not emit next.
 
     Attributes:
         suppressed: tokens never to be emitted.
@@ -202,11 +212,11 @@ def best_tokens(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     whole = scores.shape[1] // _CHUNK * _CHUNK
     if scores.device.type != "cpu" or whole < 4 * _CHUNK * count:
-        found = scores.topk(min(count, scores.shape[1]))
-        return found.values, found.indices
+        best = scores.topk(min(count, scores.shape[1]))
+        return best.values, best.indices
     chunks = scores[:, :whole].unflatten(1, (-1, _CHUNK)).amax(-1).topk(count).indices
-    places = (chunks[..., None] * _CHUNK + torch.arange(_CHUNK)).flatten(1)
+    columns = (chunks[..., None] * _CHUNK + torch.arange(_CHUNK)).flatten(1)
     rest = torch.arange(whole, scores.shape[1]).expand(len(scores), -1)
-    places = torch.cat([places, rest], dim=1)
-    found = scores.gather(1, places).topk(count)
-    return found.values, places.gather(1, found.indices)
+    columns = torch.cat([columns, rest], dim=1)
+    best = scores.gather(1, columns).topk(count)
+    return best.values, columns.gather(1, best.indices)

@@ -1,4 +1,4 @@
-"""What a caller may ask of decoding, in one value that is checked before any work starts."""
+"""Options of decoding, checked before any work starts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ AUTO: Literal["auto"] = "auto"
 NONE = "none"
 MAX_DRAFT_TOKENS = 8
 Accept = Literal["exact", "top-2", "top-3", "unchecked"]
-"""What a draft token has to be to stand: the model's own choice; among its best two or three; or allowed by the rules.
+"""Which draft tokens are accepted: the model's own choice; its best two or three; or all that it may emit.
 
 All but the first change the text.
 """
@@ -34,7 +34,7 @@ class GuardOptions:
         min_speech_probability: a span whose voice activity is below this holds no speech.
         max_no_speech_probability: above this the model itself doubts that it heard speech; a segment is
             dropped for it only when its mean log-probability is below `min_mean_log_probability` too.
-        min_mean_log_probability: below this (natural logarithm, per token) the model is guessing.
+        min_mean_log_probability: below this (natural logarithm, per token) the model is unsure.
         hopeless_mean_log_probability: below this a segment is dropped without any second sign.
         max_compression_ratio: bytes of text over bytes after zlib; above this the text is a loop.
         max_repetition: share of the text, from 0 to 1, that repeats what stands directly before it.
@@ -79,8 +79,8 @@ class DecodingOptions:
             where it is to gain speed; the name of such a draft; a draft's file; a text (.txt) in the languages wanted;
             a smaller model; a smaller model+text. It does not change the text.
         num_draft_tokens: tokens that the draft proposes at a time; as many as are to gain most if not given.
-        accept: which draft tokens stand: exact; top-2, top-3, unchecked: faster, change the text, and need a draft that
-            is named.
+        accept: which draft tokens are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
+            draft that is named.
         guard: thresholds of the hallucination guard.
         spans: how speech is cut out of a recording.
     """

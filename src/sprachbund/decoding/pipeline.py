@@ -1,7 +1,23 @@
-"""Long form: a recording of any length into any number of languages, segment by segment as the work goes on.
+"""The one way from samples to text: files, live text, evaluation, pseudo-labels, text input and the service use it.
 
-Speech spans are cut out of the stream, go through the encoder a batch at a time, and every target is decoded
-from the same encoder pass. Memory is bounded by one batch of spans.
+Stages, in their order, each a section of this module:
+
+- options of a recording: `Recording` and `RecordedSpan` hold what is asked of a span; `options_with_draft` loads its
+  draft; `whole_span` makes one span of an utterance that is cut already.
+- encode and identify: `encode_spans` runs the encoder once and identifies the languages that are not given
+  (`encode_and_identify`); models with layers split by language encode again where the answer changed.
+- targets: `known_targets` leaves out the pairs that the model does not know; `make_target` says what is asked of the
+  decoder.
+- search: `decode_spans` searches the rows of all spans whose options agree together.
+- segments: `cut_row` cuts a row of tokens into segments, with their words, their evidence and the guard's reason.
+- long form: `translate_spans` is all of the above for a batch of spans; `LongForm` reads a recording of any length span
+  by span, in memory bounded by one batch; `translate` waits for its end.
+- text input: `translate_texts` calls the same stages on what an encoder makes of a text.
+
+A batch may hold spans of several recordings, each with languages and options of its own. The text of a span does not
+depend on its neighbours in the batch.
+
+Shapes: B utterances, L source languages, N samples.
 """
 
 import math
@@ -20,7 +36,7 @@ from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.data.batch import NO_LANGUAGE
-from sprachbund.decoding.guard import compression_ratio, judge, repetition
+from sprachbund.decoding.guard import compression_ratio, drop_reason, repetition
 from sprachbund.decoding.languages import (
     TRANSCRIBE,
     UNDETERMINED,
@@ -48,88 +64,147 @@ from sprachbund.decoding.words import AlignedTokens, align, timed_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Memory, Target, TextInput, TimestampTokens
 
-# Speech to memories, with the languages that are known: models split by language take a branch for each.
+# Options of a recording.
 
 
-def encode(
+Samples = NDArray[np.float32]
+
+
+@dataclass(kw_only=True, eq=False)
+class Recording:
+    """What is asked of the spans of one recording, and what came of them so far.
+
+    Attributes:
+        request: the languages.
+        options: how to decode.
+        tracker: identifies the language, given the spans in their order.
+        speculation: the draft; None without. Recordings that share it can share a search.
+        unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
+            an error. Evaluation names one, because it measures such models too.
+        notes: sentences that the caller should see.
+        translated: targets that some span was translated into.
+        refused: targets that the model does not know for some span, with the language of that span.
+        error: why this recording was given up; other recordings of the batch go on.
+    """
+
+    request: Request
+    options: DecodingOptions
+    tracker: LanguageTracker
+    speculation: Speculation | None = None
+    unidentified: str | None = None
+    notes: list[str] = field(default_factory=list)
+    translated: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    error: SprachbundError | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecordedSpan:
+    """A span of a recording, with its samples (N,)."""
+
+    recording: Recording
+    span: Span
+    samples: NDArray[np.float32]
+
+
+def options_with_draft(
     model: Family,
-    features: Features,
-    languages: Sequence[str | None],
-    declared: Sequence[Sequence[str] | None] | None = None,
-) -> Memory:
-    """Encode utterances (B) of which the languages spoken may be known.
+    options: DecodingOptions,
+    notes: list[str] | None = None,
+    speculation: Speculation | None = None,
+) -> tuple[DecodingOptions, Speculation | None]:
+    """Load the draft that the options ask for; where there is none, the options come back without it.
+
+    The draft is kept from search to search, so that it learns its own acceptance.
 
     Args:
         model: any family.
-        features: of the utterances.
-        languages: (B,) in the model's tags; None where it is to be found out, which costs a model that is split by
-            language one pass of its split layers for every group.
-        declared: (B,) in the model's tags, all that may occur in each; None where any may. In models with experts by
-            language those of others get nothing; other models do not look at it.
+        options: how to decode.
+        notes: a sentence is added for each draft in the model's directory that cannot be used.
+        speculation: a draft to share with other recordings.
 
     Raises:
-        SprachbundError: a language that the model's sharing plan has no group for.
+        SprachbundError: a draft that was named is not there, or belongs to another model.
     """
-    known = _numbers(model, features, languages)
-    return model.encode(
-        replace(features, source_language=known, declared=_declared(model, features, languages, declared))
+    speculation = speculation or speculation_for(model, options, notes)
+    return (options if speculation else replace(options, draft=NONE)), speculation
+
+
+def whole_span(samples: NDArray[np.float32], options: SpanOptions, activity: VoiceActivity) -> Span:
+    """All of an utterance as one span, for speech that is cut already.
+
+    Args:
+        samples: (N,) at 16 kHz.
+        options: how long form would cut it.
+        activity: the voice activity detector.
+
+    Returns:
+        A span whose speech probability is the mean over the spans that long form would cut; 0 when it would cut none.
+    """
+    spans = [span for span, _ in iter_speech_spans([samples], options, activity=activity)]
+    total_s = sum(span.end_s - span.start_s for span in spans)
+    weighted = sum(span.speech_probability * (span.end_s - span.start_s) for span in spans)
+    return Span(
+        start_s=0.0,
+        end_s=len(samples) / SAMPLE_RATE,
+        speech_probability=weighted / total_s if total_s else 0.0,
     )
 
 
-def encode_again(
-    model: Family, features: Features, memory: Memory, languages: Sequence[str | None]
-) -> Memory:
-    """The memory, with those utterances encoded again that turned out to be in another language.
+def given_language(source: str | None) -> IdentifiedLanguage | None:
+    """The language that a caller gave, with probability 1; None where none was given."""
+    return None if source is None else IdentifiedLanguage(language=source, probability=1.0)
 
-    What the neighbours of an utterance say, or which languages are allowed, can overrule what it sounds like alone.
+
+# Encode and identify.
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LanguageQuery:
+    """The language of an utterance where it is known, and how to identify it otherwise.
+
+    Attributes:
+        known: the language, given by the caller or fixed by committed text; None where it is to be identified.
+        allowed: languages that may be spoken, in the model's tags; None where any may.
+        tracker: of the recording or session; it is given the utterances in their order.
+        ended: False for speech that goes on, which does not count for later utterances.
     """
-    if memory.source_language is None:
-        return memory
-    wanted = _numbers(model, features, languages)
-    wrong = ((wanted != memory.source_language) & (wanted != NO_LANGUAGE)).nonzero().flatten()
-    if not len(wrong):
-        return memory
-    part = Features(
-        values=features.values[wrong], num_frames=features.num_frames[wrong], source_language=wanted[wrong]
-    )
-    again = model.encode(part).states
-    states = memory.states.clone()
-    states[wrong] = again
-    language = memory.source_language.clone()
-    language[wrong] = wanted[wrong]
-    return replace(memory, states=states, source_language=language)
+
+    known: IdentifiedLanguage | None
+    allowed: Sequence[str] | None
+    tracker: LanguageTracker
+    ended: bool = True
 
 
-def _numbers(model: Family, features: Features, languages: Sequence[str | None]) -> Tensor:
-    places = {tag: number for number, tag in enumerate(model.source_languages)}
-    numbers = [NO_LANGUAGE if tag in (None, UNDETERMINED) else places[str(tag)] for tag in languages]
-    return torch.tensor(numbers, device=features.values.device)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """A batch of B utterances after the encoder.
 
+    Attributes:
+        memory: of the utterances, encoded under their languages.
+        languages: (B,) known or identified.
+        log_probs: (B,) rows (L,) of log-probabilities by which they were identified; None for those that were known.
+        identified: (B,) by the model, also where the language was known; None where it was not asked to.
+        mixed: (B,) the languages spoken and when, of models with experts by language.
+    """
 
-def _declared(
-    model: Family,
-    features: Features,
-    languages: Sequence[str | None],
-    declared: Sequence[Sequence[str] | None] | None,
-) -> Tensor | None:
-    """What may occur (B, L): what is declared and the language that is known."""
-    if declared is None or model.capabilities.experts is None or all(tags is None for tags in declared):
-        return None
-    rows = [
-        [tags is None or tag in tags or tag == known for tag in model.source_languages]
-        for tags, known in zip(declared, languages, strict=True)
-    ]
-    return torch.tensor(rows, device=features.values.device)
-
-
-# From a finished row of tokens to segments: cut, given their words, their evidence and the guard's
-# verdict.
+    memory: Memory
+    languages: list[IdentifiedLanguage]
+    log_probs: list[Tensor | None]
+    identified: list[IdentifiedLanguage | None]
+    mixed: list[tuple[LanguageSpan, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpanContext:
-    """A span of speech and its language, `given` by the caller or identified; `mixed` says more of mixed speech, in
-    seconds of the span."""
+    """A span of speech and its language.
+
+    Attributes:
+        span: of the recording.
+        language: given or identified.
+        given: whether the caller gave it.
+        mixed: the languages of mixed speech, in seconds of the span.
+    """
 
     span: Span
     language: IdentifiedLanguage
@@ -147,6 +222,388 @@ class SpanContext:
         return None if self.given else self.language.probability
 
 
+@torch.inference_mode()
+def encode_spans(model: Family, spans: Sequence[RecordedSpan], *, identify_all: bool = False) -> Encoded:
+    """The first half of `translate_spans`: features, encoder, languages.
+
+    Args:
+        model: any family.
+        spans: as in `translate_spans`.
+        identify_all: as in `encode_and_identify`.
+    """
+    queries = [
+        LanguageQuery(
+            known=given_language(span.recording.request.source),
+            allowed=span.recording.request.allowed,
+            tracker=span.recording.tracker,
+        )
+        for span in spans
+    ]
+    features = model.features([span.samples for span in spans])
+    durations_s = [len(span.samples) / SAMPLE_RATE for span in spans]
+    return encode_and_identify(model, features, queries, durations_s, identify_all=identify_all)
+
+
+@torch.inference_mode()
+def encode_and_identify(
+    model: Family,
+    features: Features,
+    queries: Sequence[LanguageQuery],
+    durations_s: Sequence[float],
+    *,
+    identify_all: bool = False,
+) -> Encoded:
+    """Run the encoder, and identify the languages that are not known.
+
+    Args:
+        model: any family.
+        features: of B utterances, or of B texts.
+        queries: (B,) in order of time where they share a tracker.
+        durations_s: (B,) of the utterances; 0 for texts.
+        identify_all: also identify the language where it is known, for `Encoded.identified`; changes nothing else.
+    """
+    known = [query.known.language if query.known else None for query in queries]
+    memory = encode(model, features, known, [query.allowed for query in queries])
+    rows: list[Tensor | None] = [None] * len(queries)
+    if identify_all or None in known:
+        rows = list(model.language_log_probs(memory))
+    languages, identified = [], []
+    for query, row in zip(queries, rows, strict=True):
+        own = None
+        if row is not None and (identify_all or query.known is None):
+            # A known language or unfinished speech must not change how later utterances are identified.
+            affects_later = query.ended and query.known is None
+            own = query.tracker.push(row) if affects_later else query.tracker.peek(row)
+        language = query.known or own
+        assert language is not None
+        languages.append(language)
+        identified.append(own)
+    # A model split by language has encoded these under the language that it identified from one utterance alone.
+    memory = encode_again(model, features, memory, [language.language for language in languages])
+    return Encoded(
+        memory=memory,
+        languages=languages,
+        log_probs=[row if query.known is None else None for query, row in zip(queries, rows, strict=True)],
+        identified=identified,
+        mixed=language_spans(model, memory, durations_s),
+    )
+
+
+def encode(
+    model: Family,
+    features: Features,
+    languages: Sequence[str | None],
+    declared: Sequence[Sequence[str] | None] | None = None,
+) -> Memory:
+    """Encode utterances whose languages may be known.
+
+    Args:
+        model: any family.
+        features: of the utterances.
+        languages: (B,) in the model's tags; None where it is to be identified, which costs a model that is split by
+            language one pass of its split layers for every group.
+        declared: (B,) in the model's tags, all languages that may occur in each utterance; None where any may. Experts
+            of other languages are masked; models without such experts ignore it.
+
+    Raises:
+        SprachbundError: a language that the model's sharing plan has no group for.
+    """
+    known = _language_ids(model, features, languages)
+    return model.encode(
+        replace(
+            features, source_language=known, declared=_declared_mask(model, features, languages, declared)
+        )
+    )
+
+
+def encode_again(
+    model: Family, features: Features, memory: Memory, languages: Sequence[str | None]
+) -> Memory:
+    """Encode again the utterances that were encoded under another language than the one identified.
+
+    The spans before an utterance, or the languages allowed, can overrule what the encoder identified by itself.
+
+    Args:
+        model: any family.
+        features: of the B utterances.
+        memory: what `encode` returned for them.
+        languages: (B,) identified, in the model's tags.
+
+    Returns:
+        The memory with the rows of those utterances replaced; `memory` itself where none changed.
+    """
+    if memory.source_language is None:
+        return memory
+    wanted = _language_ids(model, features, languages)
+    wrong = ((wanted != memory.source_language) & (wanted != NO_LANGUAGE)).nonzero().flatten()
+    if not len(wrong):
+        return memory
+    part = Features(
+        values=features.values[wrong], num_frames=features.num_frames[wrong], source_language=wanted[wrong]
+    )
+    states = memory.states.clone()
+    states[wrong] = model.encode(part).states
+    language = memory.source_language.clone()
+    language[wrong] = wanted[wrong]
+    return replace(memory, states=states, source_language=language)
+
+
+def language_spans(
+    model: Family, memory: Memory, durations_s: Sequence[float]
+) -> list[tuple[LanguageSpan, ...]]:
+    """The languages spoken in each utterance and when, from models with experts by language; () from others.
+
+    Args:
+        model: any family.
+        memory: of B utterances.
+        durations_s: (B,) their lengths in seconds.
+    """
+    if (experts := model.capabilities.experts) is None:
+        return [()] * len(durations_s)
+    return [
+        tuple(LanguageSpan(start_s=start_s, end_s=end_s, language=tag) for start_s, end_s, tag in spans)
+        for spans in experts.spans(memory, durations_s)
+    ]
+
+
+def _language_ids(model: Family, features: Features, languages: Sequence[str | None]) -> Tensor:
+    """Indices (B,) into the model's source languages; `NO_LANGUAGE` where the language is not known."""
+    index_of = {tag: index for index, tag in enumerate(model.source_languages)}
+    ids = [NO_LANGUAGE if tag in (None, UNDETERMINED) else index_of[str(tag)] for tag in languages]
+    return torch.tensor(ids, device=features.values.device)
+
+
+def _declared_mask(
+    model: Family,
+    features: Features,
+    languages: Sequence[str | None],
+    declared: Sequence[Sequence[str] | None] | None,
+) -> Tensor | None:
+    """Boolean (B, L): the languages declared and the one that is known; None where no language is ruled out."""
+    if declared is None or model.capabilities.experts is None or all(tags is None for tags in declared):
+        return None
+    rows = [
+        [tags is None or tag in tags or tag == known for tag in model.source_languages]
+        for tags, known in zip(declared, languages, strict=True)
+    ]
+    return torch.tensor(rows, device=features.values.device)
+
+
+# Targets.
+
+
+def known_targets(
+    model: Family, request: Request, source: str, unidentified: str | None = None
+) -> tuple[str, ...]:
+    """Targets of a request that the model knows for speech in `source`.
+
+    Args:
+        model: any family.
+        request: the languages asked for.
+        source: the language spoken, in the model's tag; `UNDETERMINED` where the model cannot identify it.
+        unidentified: see `Recording.unidentified`.
+
+    Raises:
+        SprachbundError: transcription is asked for, and the model cannot identify the language.
+    """
+    if source == UNDETERMINED and unidentified is None and TRANSCRIBE in request.targets:
+        raise SprachbundError(
+            f"the model {model.name} cannot tell which language is spoken; name the source language"
+        )
+    return tuple(
+        target
+        for target in request.targets
+        if knows_pair(model, source, _target_language(request, target, source, unidentified))
+    )
+
+
+def _target_language(request: Request, target: str, source: str, unidentified: str | None) -> str:
+    return request.target_language(
+        target, unidentified if source == UNDETERMINED and unidentified else source
+    )
+
+
+def make_target(model: Family, options: DecodingOptions, language: str, source: str) -> Target:
+    """The target of one row, as the decoder is asked for it.
+
+    Args:
+        model: any family.
+        options: how to decode; timestamps are asked for where they are wanted and the model has them.
+        language: of the text wanted, in the model's tag.
+        source: the language spoken; `UNDETERMINED` where it is not known.
+    """
+    return Target(
+        language=language,
+        source=None if source == UNDETERMINED else source,
+        context=options.prompt or "",
+        timestamps=bool(options.timestamps) and model.capabilities.timestamps is not None,
+    )
+
+
+# Search.
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedSpan:
+    """A span in one of the targets asked for.
+
+    Attributes:
+        target: an entry of `Request.targets`.
+        segments: at least one, in order of time, dropped ones included.
+        hypothesis: the row that was cut into them; None for a pair that the model does not know.
+    """
+
+    target: str
+    segments: tuple[Segment, ...]
+    hypothesis: Hypothesis | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _IdentifiedSpan:
+    """A span with its language, and the targets that the model knows for that language."""
+
+    recording: Recording
+    context: SpanContext
+    targets: tuple[str, ...]
+
+
+@torch.inference_mode()
+def decode_spans(model: Family, spans: Sequence[RecordedSpan], encoded: Encoded) -> list[list[DecodedSpan]]:
+    """The second half of `translate_spans`: search and segments of every span in each target of its recording.
+
+    Args:
+        model: any family.
+        spans: as they were encoded.
+        encoded: what `encode_spans` gave for them.
+    """
+    identified = [
+        _identified_span(model, *one) for one in zip(spans, encoded.languages, encoded.mixed, strict=True)
+    ]
+    decoded: dict[tuple[int, str], DecodedSpan] = {}
+    for rows in _groups(identified):
+        own = encoded.memory.select(torch.tensor(rows, device=encoded.memory.states.device))
+        decoded |= _decode_group(model, own, {b: identified[b] for b in rows})
+    return [list(_in_order(b, one, decoded)) for b, one in enumerate(identified)]
+
+
+def _identified_span(
+    model: Family, span: RecordedSpan, language: IdentifiedLanguage, mixed: tuple[LanguageSpan, ...]
+) -> _IdentifiedSpan:
+    recording, known = span.recording, tuple[str, ...]()
+    try:
+        known = known_targets(model, recording.request, language.language, recording.unidentified)
+    except SprachbundError as error:
+        recording.error = error
+    recording.translated.update(known)
+    recording.refused |= {t: language.language for t in recording.request.targets if t not in known}
+    context = SpanContext(
+        span=span.span, language=language, given=recording.request.source is not None, mixed=mixed
+    )
+    return _IdentifiedSpan(recording=recording, context=context, targets=known)
+
+
+def _groups(spans: Sequence[_IdentifiedSpan]) -> list[list[int]]:
+    """Indices of spans that one search can decode together; nearly always one group."""
+    groups: dict[Hashable, list[int]] = {}
+    for b, one in enumerate(spans):
+        if one.targets and one.recording.error is None:
+            groups.setdefault((len(one.targets), _search_key(one.recording)), []).append(b)
+    return list(groups.values())
+
+
+def _search_key(recording: Recording) -> Hashable:
+    """Equal for recordings that one search can decode together.
+
+    A prompt can be refused, so recordings with a prompt are searched only with those of the same caller.
+    """
+    options = recording.options
+    if options.prompt:
+        return id(options), id(recording.speculation)
+    lengths = (options.beam_size, options.length_penalty, options.min_tokens, options.max_tokens)
+    return (*lengths, options.timestamps, options.word_timestamps, id(recording.speculation))
+
+
+def _decode_group(
+    model: Family, memory: Memory, group: dict[int, _IdentifiedSpan]
+) -> dict[tuple[int, str], DecodedSpan]:
+    """Decoded spans by index of the span and target; none where the search failed."""
+    first = next(iter(group.values())).recording
+    try:
+        rows = _decode_rows(model, memory, list(group.values()), first)
+    except SprachbundError as error:
+        for one in group.values():
+            one.recording.error = error
+        return {}
+    return {(b, one.target): one for b, row in zip(group, rows, strict=True) for one in row}
+
+
+def _decode_rows(
+    model: Family, memory: Memory, group: Sequence[_IdentifiedSpan], first: Recording
+) -> list[list[DecodedSpan]]:
+    """The decoded span of every span (B) and target (n); the options of `first` hold for the whole group."""
+    durations_s = [one.context.duration_s for one in group]
+    asked = [[_target(model, one, target) for target in one.targets] for one in group]
+    for one, targets in zip(group, asked, strict=True):
+        _note_unread_prompt(model, one.recording, targets[0])
+    hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
+    times = model.capabilities.timestamps if first.options.timestamps else None
+    aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
+    if first.options.word_timestamps:
+        text = [
+            [[t for t in h.tokens if times is None or t < times.first] for h in row] for row in hypotheses
+        ]
+        untimed = [[replace(target, timestamps=False) for target in row] for row in asked]
+        aligned = [list(row) for row in align(model, memory, untimed, text, durations_s)]
+    return [
+        [
+            DecodedSpan(
+                target=name,
+                segments=tuple(
+                    cut_row(
+                        model,
+                        one.context,
+                        target,
+                        hypothesis,
+                        words,
+                        times=times,
+                        guard=one.recording.options.guard,
+                    )
+                ),
+                hypothesis=hypothesis,
+            )
+            for name, target, hypothesis, words in zip(one.targets, *per_span, strict=True)
+        ]
+        for one, per_span in zip(group, zip(asked, hypotheses, aligned, strict=True), strict=True)
+    ]
+
+
+def _target(model: Family, span: _IdentifiedSpan, target: str) -> Target:
+    source, recording = span.context.language.language, span.recording
+    language = _target_language(recording.request, target, source, recording.unidentified)
+    return make_target(model, recording.options, language, source)
+
+
+def _note_unread_prompt(model: Family, recording: Recording, target: Target) -> None:
+    """Note once that a family cannot be given the caller's prompt: its own prompt is the same without it."""
+    if not target.context or recording.notes:
+        return
+    if model.prompt(target) == model.prompt(replace(target, context="")):
+        recording.notes.append(f"the model {model.name} has no room for a prompt; it was not used")
+
+
+def _in_order(
+    b: int, span: _IdentifiedSpan, decoded: dict[tuple[int, str], DecodedSpan]
+) -> Iterator[DecodedSpan]:
+    if span.recording.error is not None:
+        return
+    for target in span.recording.request.targets:
+        unknown = DecodedSpan(target=target, segments=(unknown_pair_segment(span.context, target),))
+        yield decoded.get((b, target), unknown)
+
+
+# Segments.
+
+
 def cut_row(
     family: Family,
     context: SpanContext,
@@ -157,14 +614,27 @@ def cut_row(
     times: TimestampTokens | None,
     guard: GuardOptions,
 ) -> list[Segment]:
-    """Segments of one row, at least one, in order and inside the span; an empty row gives one dropped
-    segment."""
+    """Cut a row of tokens into segments, in order and inside the span.
+
+    Args:
+        family: the model.
+        context: the span and its language.
+        target: what was asked of the decoder.
+        hypothesis: the finished row.
+        aligned: its text tokens with their times; None where no words are wanted.
+        times: the timestamp tokens to cut at; None makes one segment of the whole span.
+        guard: thresholds.
+
+    Returns:
+        At least one segment: a row without text gives one that is dropped.
+    """
     pieces = [(0.0, context.duration_s, list(hypothesis.tokens))]
     if times is not None:
         pieces = cut_by_timestamps(hypothesis.tokens, times, context.duration_s) or [
             (0.0, context.duration_s, [])
         ]
-    segments, first = [], 0
+    segments: list[Segment] = []
+    first = 0  # index of the piece's first token among the text tokens
     for start_s, end_s, tokens in pieces:
         words: tuple[Word, ...] = ()
         if aligned is not None:
@@ -175,35 +645,6 @@ def cut_row(
         text = family.decode_text(tokens).strip()
         segments.append(_segment(context, target, hypothesis, guard, text, words, start_s, end_s))
     return segments
-
-
-def language_spans(
-    model: Family, memory: Memory, durations_s: Sequence[float]
-) -> list[tuple[LanguageSpan, ...]]:
-    """Which language is where in each utterance, of a family with experts of languages; nothing of others."""
-    if (experts := model.capabilities.experts) is None:
-        return [()] * len(durations_s)
-    return [
-        tuple(LanguageSpan(start_s=start_s, end_s=end_s, language=tag) for start_s, end_s, tag in stretches)
-        for stretches in experts.spans(memory, durations_s)
-    ]
-
-
-def unknown_pair_segment(context: SpanContext, target: str) -> Segment:
-    """What stands in for speech in a language from which the model does not know `target`."""
-    source = context.language.language
-    return Segment(
-        start_s=context.span.start_s,
-        end_s=context.span.end_s,
-        source_language=source,
-        target_language=target,
-        text="",
-        mean_log_probability=0.0,
-        speech_probability=context.span.speech_probability,
-        language_probability=context.language_probability,
-        dropped=f"unknown pair: {source} to {target}",
-        spans=spans_within(context, 0.0, context.duration_s),
-    )
 
 
 def _segment(
@@ -231,7 +672,7 @@ def _segment(
         compression_ratio=compression_ratio(text),
         repetition=repetition(text),
         language_probability=context.language_probability,
-        dropped=judge(
+        dropped=drop_reason(
             text,
             duration_s=end_s - start_s,
             speech_probability=context.span.speech_probability,
@@ -243,8 +684,34 @@ def _segment(
     )
 
 
+def unknown_pair_segment(context: SpanContext, target: str) -> Segment:
+    """An empty, dropped segment for speech in a language that the model does not translate into `target`."""
+    source = context.language.language
+    return Segment(
+        start_s=context.span.start_s,
+        end_s=context.span.end_s,
+        source_language=source,
+        target_language=target,
+        text="",
+        mean_log_probability=0.0,
+        speech_probability=context.span.speech_probability,
+        language_probability=context.language_probability,
+        dropped=f"unknown pair: {source} to {target}",
+        spans=spans_within(context, 0.0, context.duration_s),
+    )
+
+
 def spans_within(context: SpanContext, start_s: float, end_s: float) -> tuple[LanguageSpan, ...]:
-    """What of the languages lies in a part of the span, in seconds of the recording."""
+    """The language spans within a part of a span.
+
+    Args:
+        context: the span and its languages.
+        start_s: where the part begins, in seconds from the start of the span.
+        end_s: where it ends, likewise.
+
+    Returns:
+        Language spans in seconds from the start of the recording.
+    """
     offset_s = context.span.start_s
     cut = (replace(m, start_s=max(start_s, m.start_s), end_s=min(end_s, m.end_s)) for m in context.mixed)
     return tuple(
@@ -261,121 +728,11 @@ def _shifted(word: Word, offset_s: float) -> Word:
     )
 
 
-# The one way from samples to text: files, live text, evaluation, pseudo-labels, text input and the service
-# take it.
-#
-# The stages, in their order:
-#
-# samples -> spans `iter_speech_spans`; `whole_span` for an utterance that is cut already spans -> memory,
-# languages `encode_and_identify` languages -> targets `known_targets`, `ask` targets -> rows of tokens
-# `search` rows -> segments `cut_row`, which applies the guard to each
-#
-# `encode_spans` and `decode_spans` are these stages for spans of recordings, and `translate_spans` is
-# both. Live text and text input call single stages, because they have no finished spans. Spans of several
-# recordings, each with languages and options of its own, go through the encoder together, and through the
-# decoder together as far as their options agree. What a span becomes does not depend on its neighbours in
-# the batch.
-
-
-@dataclass(kw_only=True, eq=False)
-class Recording:
-    """What is asked of the spans of one recording, and what they have shown so far.
-
-    Attributes:
-        request: the languages.
-        options: how to decode.
-        tracker: hears the spans in their order, where the language is to be identified.
-        speculation: what guesses ahead; None without. Recordings that share it can share a search.
-        unidentified: language in which speech is transcribed whose language the model cannot tell; None makes that
-            an error. Evaluation names one, for it measures such models too.
-        notes: sentences that the caller should see.
-        translated: targets that some span was translated into.
-        refused: targets that some span could not be, with its language.
-        error: why nothing more comes of this recording, which its neighbours in the batch know nothing of.
-    """
-
-    request: Request
-    options: DecodingOptions
-    tracker: LanguageTracker
-    speculation: Speculation | None = None
-    unidentified: str | None = None
-    notes: list[str] = field(default_factory=list)
-    translated: set[str] = field(default_factory=set)
-    refused: dict[str, str] = field(default_factory=dict)
-    error: SprachbundError | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RecordedSpan:
-    """A span of a recording, with its samples (N,)."""
-
-    recording: Recording
-    span: Span
-    samples: NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LanguageQuery:
-    """What is known of the language of an utterance, and how it is identified where it is not.
-
-    Attributes:
-        known: the language, given by the caller or settled by text that stands; None where it is to be identified.
-        allowed: languages that may be spoken, in the model's tags; None where any may.
-        tracker: of the recording or session; it hears utterances in their order.
-        ended: False for speech that goes on: later utterances are not judged by it.
-    """
-
-    known: IdentifiedLanguage | None
-    allowed: Sequence[str] | None
-    tracker: LanguageTracker
-    ended: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Encoded:
-    """A batch of B utterances after the encoder.
-
-    Attributes:
-        memory: of the utterances, encoded under their languages.
-        languages: (B,) known or identified.
-        log_probs: (B,) rows (L,) of log-probabilities by which they were identified; None for those that were known.
-        heard: (B,) what the model by itself takes the speech for; None where that was not asked.
-        mixed: (B,) which language is spoken where, of models that tell it.
-    """
-
-    memory: Memory
-    languages: list[IdentifiedLanguage]
-    log_probs: list[torch.Tensor | None]
-    heard: list[IdentifiedLanguage | None]
-    mixed: list[tuple[LanguageSpan, ...]]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DecodedSpan:
-    """A span in one of the targets asked for.
-
-    Attributes:
-        target: as it was asked for, an entry of `Request.targets`.
-        segments: at least one, in order of time, those that the guard dropped too.
-        hypothesis: the row that was cut into them; None for a pair that the model does not know.
-    """
-
-    target: str
-    segments: tuple[Segment, ...]
-    hypothesis: Hypothesis | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Heard:
-    """A span of which the language is known, and the targets that the model knows for it."""
-
-    recording: Recording
-    context: SpanContext
-    targets: tuple[str, ...]
+# Long form.
 
 
 def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[tuple[str, Segment]]]:
-    """Segments of every span, each with the target it answers, in the order of the recording's targets.
+    """Translate spans: the segments of each, with their targets, in the order of the recording's targets.
 
     Args:
         model: any family.
@@ -388,301 +745,32 @@ def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[t
     return [[(one.target, segment) for one in per_span for segment in one.segments] for per_span in decoded]
 
 
-def options_with_draft(
-    model: Family,
-    options: DecodingOptions,
-    notes: list[str] | None = None,
-    speculation: Speculation | None = None,
-) -> tuple[DecodingOptions, Speculation | None]:
-    """The draft that the options ask for, and the options without one where there is none.
-
-    It is made once and kept from search to search, with what it has learned of its own acceptance.
-
-    Args:
-        model: any family.
-        options: how to decode.
-        notes: gets a sentence for each draft beside the model that cannot be used.
-        speculation: a draft to share with other recordings.
-
-    Raises:
-        SprachbundError: a draft that was named is not there, or belongs to another model.
-    """
-    speculation = speculation or speculation_for(model, options, notes)
-    return (options if speculation else replace(options, draft=NONE)), speculation
-
-
-def whole_span(samples: NDArray[np.float32], options: SpanOptions, activity: VoiceActivity) -> Span:
-    """All of an utterance (N,) as one span, for speech that is cut already.
-
-    Its speech probability is the mean over the spans that long form would cut out of it; 0 when it would cut none.
-    """
-    spans = [span for span, _ in iter_speech_spans([samples], options, activity=activity)]
-    total_s = sum(span.end_s - span.start_s for span in spans)
-    weighted = sum(span.speech_probability * (span.end_s - span.start_s) for span in spans)
-    return Span(
-        start_s=0.0,
-        end_s=len(samples) / SAMPLE_RATE,
-        speech_probability=weighted / total_s if total_s else 0.0,
-    )
-
-
-def given_language(source: str | None) -> IdentifiedLanguage | None:
-    """The language that a caller gave, which nobody doubts; None where none was given."""
-    return None if source is None else IdentifiedLanguage(language=source, probability=1.0)
-
-
-@torch.inference_mode()
-def encode_and_identify(
-    model: Family,
-    features: Features,
-    queries: Sequence[LanguageQuery],
-    durations_s: Sequence[float],
-    *,
-    identify_all: bool = False,
-) -> Encoded:
-    """Run the encoder, and identify the languages that are not known.
-
-    Args:
-        model: any family.
-        features: of B utterances, or of B texts.
-        queries: (B,) in order of time where they share a tracker.
-        durations_s: (B,) of the utterances; 0 for texts.
-        identify_all: also say what the model takes those for whose language is known. It changes nothing else.
-    """
-    known = [query.known.language if query.known else None for query in queries]
-    memory = encode(model, features, known, [query.allowed for query in queries])
-    rows: list[torch.Tensor | None] = [None] * len(queries)
-    if identify_all or None in known:
-        rows = list(model.language_log_probs(memory))
-    languages, heard = [], []
-    for query, row in zip(queries, rows, strict=True):
-        found = None
-        if row is not None and (identify_all or query.known is None):
-            later_judged_by_it = query.ended and query.known is None
-            found = query.tracker.push(row) if later_judged_by_it else query.tracker.peek(row)
-        language = query.known or found
-        assert language is not None
-        languages.append(language)
-        heard.append(found)
-    # A model split by language has encoded the identified ones under its own first opinion.
-    memory = encode_again(model, features, memory, [language.language for language in languages])
-    return Encoded(
-        memory=memory,
-        languages=languages,
-        log_probs=[row if query.known is None else None for query, row in zip(queries, rows, strict=True)],
-        heard=heard,
-        mixed=language_spans(model, memory, durations_s),
-    )
-
-
-def known_targets(
-    model: Family, request: Request, source: str, unidentified: str | None = None
-) -> tuple[str, ...]:
-    """Targets of a request that the model knows for speech in `source`.
-
-    Args:
-        model: any family.
-        request: the languages asked for.
-        source: the language spoken, in the model's tag; `UNDETERMINED` where the model cannot tell it.
-        unidentified: see `Recording.unidentified`.
-
-    Raises:
-        SprachbundError: speech in a language that the model cannot tell is to be transcribed.
-    """
-    if source == UNDETERMINED and unidentified is None and TRANSCRIBE in request.targets:
-        raise SprachbundError(
-            f"the model {model.name} cannot tell which language is spoken; name the source language"
-        )
-    return tuple(
-        target
-        for target in request.targets
-        if knows_pair(model, source, _target_language(request, target, source, unidentified))
-    )
-
-
-def _target_language(request: Request, target: str, source: str, unidentified: str | None) -> str:
-    return request.target_language(
-        target, unidentified if source == UNDETERMINED and unidentified else source
-    )
-
-
-def ask(model: Family, options: DecodingOptions, language: str, source: str) -> Target:
-    """What is asked of the decoder for one row.
-
-    Args:
-        model: any family.
-        options: how to decode; timestamps are asked for where they are wanted and the model has them.
-        language: of the text wanted, in the model's tag.
-        source: the language spoken; `UNDETERMINED` where nobody knows it.
-    """
-    return Target(
-        language=language,
-        source=None if source == UNDETERMINED else source,
-        context=options.prompt or "",
-        timestamps=bool(options.timestamps) and model.capabilities.timestamps is not None,
-    )
-
-
-@torch.inference_mode()
-def encode_spans(model: Family, spans: Sequence[RecordedSpan], *, identify_all: bool = False) -> Encoded:
-    """The first half of `translate_spans`; arguments as there and in `encode_and_identify`."""
-    queries = [
-        LanguageQuery(
-            known=given_language(span.recording.request.source),
-            allowed=span.recording.request.allowed,
-            tracker=span.recording.tracker,
-        )
-        for span in spans
-    ]
-    features = model.features([span.samples for span in spans])
-    durations_s = [len(span.samples) / SAMPLE_RATE for span in spans]
-    return encode_and_identify(model, features, queries, durations_s, identify_all=identify_all)
-
-
-@torch.inference_mode()
-def decode_spans(model: Family, spans: Sequence[RecordedSpan], encoded: Encoded) -> list[list[DecodedSpan]]:
-    """The second half of `translate_spans`: for every span, one answer for each target of its recording.
-
-    Args:
-        model: any family.
-        spans: as they were encoded.
-        encoded: what `encode_spans` gave for them.
-    """
-    heard = [_hear(model, *one) for one in zip(spans, encoded.languages, encoded.mixed, strict=True)]
-    decoded: dict[tuple[int, str], DecodedSpan] = {}
-    for rows in _groups(heard):
-        own = encoded.memory.select(torch.tensor(rows, device=encoded.memory.states.device))
-        decoded |= _decode_group(model, own, {b: heard[b] for b in rows})
-    return [list(_in_order(b, one, decoded)) for b, one in enumerate(heard)]
-
-
-def _hear(
-    model: Family, span: RecordedSpan, language: IdentifiedLanguage, mixed: tuple[LanguageSpan, ...]
-) -> _Heard:
-    recording, known = span.recording, tuple[str, ...]()
-    try:
-        known = known_targets(model, recording.request, language.language, recording.unidentified)
-    except SprachbundError as error:
-        recording.error = error
-    recording.translated.update(known)
-    recording.refused |= {t: language.language for t in recording.request.targets if t not in known}
-    context = SpanContext(
-        span=span.span, language=language, given=recording.request.source is not None, mixed=mixed
-    )
-    return _Heard(recording=recording, context=context, targets=known)
-
-
-def _groups(heard: Sequence[_Heard]) -> list[list[int]]:
-    """Spans that one search can serve; nearly always one group."""
-    groups: dict[Hashable, list[int]] = {}
-    for b, one in enumerate(heard):
-        if one.targets and one.recording.error is None:
-            groups.setdefault((len(one.targets), _search_key(one.recording)), []).append(b)
-    return list(groups.values())
-
-
-def _search_key(recording: Recording) -> Hashable:
-    """Equal for recordings that one search can serve.
-
-    A prompt can be refused, so that those with one share a search only with those of the same caller.
-    """
-    options = recording.options
-    if options.prompt:
-        return id(options), id(recording.speculation)
-    lengths = (options.beam_size, options.length_penalty, options.min_tokens, options.max_tokens)
-    return (*lengths, options.timestamps, options.word_timestamps, id(recording.speculation))
-
-
-def _decode_group(
-    model: Family, memory: Memory, group: dict[int, _Heard]
-) -> dict[tuple[int, str], DecodedSpan]:
-    """What became of spans, by index of the span and target."""
-    first = next(iter(group.values())).recording
-    try:
-        rows = _decode_rows(model, memory, list(group.values()), first)
-    except SprachbundError as error:
-        for one in group.values():
-            one.recording.error = error
-        return {}
-    return {(b, one.target): one for b, row in zip(group, rows, strict=True) for one in row}
-
-
-def _decode_rows(
-    model: Family, memory: Memory, group: Sequence[_Heard], first: Recording
-) -> list[list[DecodedSpan]]:
-    """For every span (B) and target (n) its text; what `first` asks of a search, all of the group do."""
-    durations_s = [one.context.duration_s for one in group]
-    asked = [[_target(model, one, target) for target in one.targets] for one in group]
-    for one, targets in zip(group, asked, strict=True):
-        _note_unread_prompt(model, one.recording, targets[0])
-    found = search(model, memory, asked, first.options, durations_s, first.speculation)
-    times = model.capabilities.timestamps if first.options.timestamps else None
-    aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
-    if first.options.word_timestamps:
-        text = [[[t for t in h.tokens if times is None or t < times.first] for h in row] for row in found]
-        untimed = [[replace(target, timestamps=False) for target in row] for row in asked]
-        aligned = [list(row) for row in align(model, memory, untimed, text, durations_s)]
-    return [
-        [
-            DecodedSpan(
-                target=name,
-                segments=tuple(
-                    cut_row(
-                        model,
-                        one.context,
-                        target,
-                        hypothesis,
-                        words,
-                        times=times,
-                        guard=one.recording.options.guard,
-                    )
-                ),
-                hypothesis=hypothesis,
-            )
-            for name, target, hypothesis, words in zip(one.targets, *per_span, strict=True)
-        ]
-        for one, per_span in zip(group, zip(asked, found, aligned, strict=True), strict=True)
-    ]
-
-
-def _note_unread_prompt(model: Family, recording: Recording, target: Target) -> None:
-    """Say once that a family has no room for the caller's prompt: it leaves no trace in the tokens."""
-    if not target.context or recording.notes:
-        return
-    if model.prompt(target) == model.prompt(replace(target, context="")):
-        recording.notes.append(f"the model {model.name} has no room for a prompt; it was not used")
-
-
-def _target(model: Family, heard: _Heard, target: str) -> Target:
-    source, recording = heard.context.language.language, heard.recording
-    language = _target_language(recording.request, target, source, recording.unidentified)
-    return ask(model, recording.options, language, source)
-
-
-def _in_order(b: int, heard: _Heard, decoded: dict[tuple[int, str], DecodedSpan]) -> Iterator[DecodedSpan]:
-    if heard.recording.error is not None:
-        return
-    for target in heard.recording.request.targets:
-        unknown = DecodedSpan(target=target, segments=(unknown_pair_segment(heard.context, target),))
-        yield decoded.get((b, target), unknown)
-
-
-Samples = NDArray[np.float32]
 Compute = Callable[[Sequence[RecordedSpan]], list[list[tuple[str, Segment]]]]
-"""`translate_spans` of a model, or what takes the spans to where they can share a batch with others."""
+"""`translate_spans` of a model, or a function that batches the spans with those of other recordings."""
 
 
 class LongForm(Iterator[Segment]):
     """A recording being translated: iterate for its segments, each as soon as its batch of spans is done.
 
-    Every segment comes, those that the guard dropped too: look at `Segment.dropped`. Segments of one target
-    are in order of time.
+    Segments that the guard dropped come too, see `Segment.dropped`. Segments of one target are in order of time.
+    Arguments are those of `translate_file`, and:
+
+    Args:
+        model: any family.
+        audio: path, binary file object, samples or an `AudioSource`.
+        targets: languages wanted.
+        source: the language spoken; None identifies it.
+        options: how to decode.
+        sample_rate: of samples, in Hz.
+        activity: a voice activity detector to share.
+        compute: translates a batch of spans; `translate_spans` by default.
+        speculation: a draft to share with other recordings.
 
     Attributes:
         targets: the languages asked for, in the model's tags.
         source: the language given, in the model's tag; None when it is identified.
-        duration_s: length of the recording; until it is read to the end, what its header says, or None.
-        finished_s: how far the work has come.
+        duration_s: length of the recording; until it is read to the end, the one in its header, or None.
+        finished_s: end of the last span translated.
     """
 
     def __init__(
@@ -722,20 +810,20 @@ class LongForm(Iterator[Segment]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was wrong so far: with the audio, a prompt that the model cannot be shown, a draft of no use."""
+        """What was wrong so far: damaged audio, a prompt that the model cannot be given, a draft switched off."""
         speculation = self._recording.speculation
-        guessing = () if speculation is None else speculation.notes
-        return (*self.audio_warnings, *self._recording.notes, *self._draft_notes, *guessing)
+        notes = () if speculation is None else speculation.notes
+        return (*self.audio_warnings, *self._recording.notes, *self._draft_notes, *notes)
 
     @property
     def speculation(self) -> tuple[SpeculationReport, ...]:
-        """How many of a draft's guesses were accepted so far, by language pair."""
+        """How many draft tokens were accepted so far, by language pair."""
         speculation = self._recording.speculation
         return () if speculation is None else speculation.report()
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
-        """What was wrong with the audio so far (cut off, damaged): the result is of what could be read."""
+        """What was wrong with the audio so far, such as damage; the result covers the readable part."""
         return tuple(self._audio.warnings)
 
     def __next__(self) -> Segment:
@@ -747,10 +835,10 @@ class LongForm(Iterator[Segment]):
 
     def _run(self) -> Iterator[tuple[str, Segment]]:
         decoding = self._recording.options
-        most_s = min(decoding.spans.max_span_s, self._model.max_window_s)
-        options = replace(decoding.spans, max_span_s=most_s)
+        longest_s = min(decoding.spans.max_span_s, self._model.max_window_s)
+        options = replace(decoding.spans, max_span_s=longest_s)
         spans = iter_speech_spans(self._counted(), options, activity=self._activity)
-        size = 1  # the first text is to come early; from then on, the more at once, the faster
+        size = 1  # the first text comes early; larger batches after it are faster
         while batch := list(islice(spans, size)):
             size = min(2 * size, decoding.batch_size)
             yield from self._translate_batch(batch)
@@ -769,10 +857,10 @@ class LongForm(Iterator[Segment]):
 
     def _translate_batch(self, batch: Sequence[tuple[Span, Samples]]) -> list[tuple[str, Segment]]:
         recorded = [RecordedSpan(recording=self._recording, span=span, samples=x) for span, x in batch]
-        found = self._compute(recorded)
+        segments = self._compute(recorded)
         if self._recording.error is not None:
             raise self._recording.error
-        return [answer for per_span in found for answer in per_span]
+        return [answer for per_span in segments for answer in per_span]
 
 
 def translate_file(
@@ -785,7 +873,7 @@ def translate_file(
     sample_rate: int | None = None,
     activity: VoiceActivity | None = None,
 ) -> LongForm:
-    """Start translating a recording; iterate over what comes back for its segments.
+    """Start translating a recording; iterate over the result for its segments.
 
     Args:
         model: any family.
@@ -797,8 +885,8 @@ def translate_file(
         activity: a voice activity detector to share between recordings.
 
     Raises:
-        SprachbundError: at once for languages, pairs and files that cannot be; while iterating for audio that
-            turns out broken, or when no span was in a language from which the model knows the target.
+        SprachbundError: at once for unknown languages and pairs and for files that cannot be read; while iterating for
+            damaged audio, or when the model does not know the target for the language of any span.
     """
     return LongForm(model, audio, targets, source, options, sample_rate=sample_rate, activity=activity)
 
@@ -821,12 +909,17 @@ def translate(
     segments: dict[str, list[Segment]] = {target: [] for target in work.targets}
     for target, segment in work.by_target():
         segments[target].append(segment)
-    return {target: finish_translation(work, target, found) for target, found in segments.items()}
+    return {target: finish_translation(work, target, own) for target, own in segments.items()}
 
 
 def finish_translation(work: LongForm, target: str, segments: Sequence[Segment]) -> Translation:
-    """What `translate` returns for one target, from the segments that `work`, read to its end, gave for
-    it."""
+    """The `Translation` of one target.
+
+    Args:
+        work: read to its end.
+        target: an entry of `work.targets`.
+        segments: all that `work` gave for it.
+    """
     return build_translation(
         segments,
         target=target,
@@ -837,10 +930,7 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
     )
 
 
-# Text to text, by families that read both: the stages of speech (`batches`), over what the encoder made of
-# a text.
-#
-# Shapes: B texts.
+# Text input.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -849,7 +939,7 @@ class TranslatedText:
 
     Attributes:
         text: the translation; empty for a text of white space.
-        source: language of the text, given or found out.
+        source: language of the text, given or identified.
         target: language of the translation.
         log_probability: mean over its tokens; 0 for a text of white space.
     """
@@ -861,7 +951,7 @@ class TranslatedText:
 
 
 def check_reads_text(family: Family) -> TextInput:
-    """How a family reads text. Raises SprachbundError for one that does not."""
+    """The text input of a family. Raises SprachbundError where it has none."""
     if (text_input := family.capabilities.text_input) is None:
         raise SprachbundError(
             f"the model {family.name} turns speech into text, and cannot translate text; give it a recording, or take "
@@ -883,12 +973,12 @@ def translate_texts(
         family: a model that reads text.
         texts: sentences; each is one row of the search, none is cut.
         targets: languages wanted, as tags or names.
-        source: language of the texts; None finds it out for each.
-        options: how to decode; what is about speech is not looked at.
+        source: language of the texts; None identifies it for each.
+        options: how to decode; options about speech are ignored.
 
     Raises:
-        SprachbundError: at once for a family that reads no text, for languages that it does not know; while
-            iterating, for a pair that it does not know.
+        SprachbundError: at once for a family that reads no text and for unknown languages; while iterating for a pair
+            that the model does not know.
     """
     check_reads_text(family)
     options = options or DecodingOptions()
@@ -899,12 +989,12 @@ def translate_texts(
     return (
         row
         for start in starts
-        for row in _translate_batch(family, texts[start : start + options.batch_size], request, options)
+        for row in _translate_text_batch(family, texts[start : start + options.batch_size], request, options)
     )
 
 
 @torch.inference_mode()
-def _translate_batch(
+def _translate_text_batch(
     family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
 ) -> list[list[TranslatedText]]:
     # Every text is identified by itself: each has a tracker of its own.
@@ -918,15 +1008,17 @@ def _translate_batch(
     ]
     features = check_reads_text(family).text_features(texts)
     encoded = encode_and_identify(family, features, queries, [0.0] * len(texts))
-    languages = [found.language for found in encoded.languages]
+    languages = [identified.language for identified in encoded.languages]
     if UNDETERMINED in languages:
         raise SprachbundError(
             f"the model {family.name} cannot tell the language of a text; name it with --from (source)"
         )
     for language, target in product(dict.fromkeys(languages), request.targets):
         check_pair(family, language, target)
-    asked = [[ask(family, options, target, source) for target in request.targets] for source in languages]
-    found = search(family, encoded.memory, asked, options)
+    asked = [
+        [make_target(family, options, target, source) for target in request.targets] for source in languages
+    ]
+    hypotheses = search(family, encoded.memory, asked, options)
     return [
         [
             TranslatedText(
@@ -937,5 +1029,5 @@ def _translate_batch(
             )
             for target, hypothesis in zip(group, row, strict=True)
         ]
-        for text, language, group, row in zip(texts, languages, asked, found, strict=True)
+        for text, language, group, row in zip(texts, languages, asked, hypotheses, strict=True)
     ]

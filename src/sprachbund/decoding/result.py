@@ -1,4 +1,4 @@
-"""What decoding hands back: words, segments with their evidence, and a whole translation.
+"""Results of decoding: words, segments with their evidence, and a whole translation.
 
 The fields are the JSON fields: `to_json` writes exactly these names, and they do not change within a major
 version. Times are seconds from the start of the recording.
@@ -93,14 +93,14 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculationReport:
-    """What guessing ahead did in one language pair.
+    """Draft tokens of one language pair.
 
     Attributes:
-        source_language: BCP-47 tag of the speech, "und" where nobody named it and the model needed no name.
+        source_language: BCP-47 tag of the speech, "und" where it was not given and the model did not need it.
         target_language: BCP-47 tag of the text.
         draft: name of the draft.
-        checked: guesses that the model looked at.
-        accepted: those of them that stood.
+        checked: draft tokens that the model checked.
+        accepted: draft tokens accepted.
         predicted_gain: tokens per second against those without a draft, predicted from the acceptance in all pairs and
             measured times of passes; None where nothing had to be chosen, and so nothing was measured.
     """
@@ -114,7 +114,7 @@ class SpeculationReport:
 
     @property
     def acceptance(self) -> float:
-        """Share of guesses that stood."""
+        """Share of draft tokens accepted."""
         return self.accepted / max(1, self.checked)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Translation:
         segments: those the guard kept, in order of time.
         dropped: those it did not, with their reason.
         warnings: what the caller should know, one line each.
-        speculation: how many guesses of a draft were accepted, by pair; empty where nothing guessed.
+        speculation: how many draft tokens were accepted, by pair; empty without a draft.
     """
 
     source_language: str | None
@@ -195,8 +195,8 @@ def build_translation(
         target: the target asked for.
         source: the source language given, None when it was identified.
         duration_s: length of the recording.
-        warnings: what is already known to be wrong, of the audio for instance.
-        speculation: what guessing did, by pair.
+        warnings: known so far, of the audio for instance.
+        speculation: draft tokens, by pair.
     """
     everything = tuple(segments)
     kept = tuple(s for s in everything if s.dropped is None)

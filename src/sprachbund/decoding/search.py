@@ -1,4 +1,4 @@
-"""One door to the searches: a memory and its targets in, the best row of tokens for each target out."""
+"""`search` chooses the search for a model: attention decoder, CTC or transducer, greedy, beam or speculative."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from sprachbund.decoding.autoregressive import beam_search, greedy_search
 from sprachbund.decoding.ctc import join_ctc, search_by_ctc
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.speculation import Speculation, speculation_for
-from sprachbund.decoding.speculative import DraftedRows, Guessing, speculative_search
-from sprachbund.decoding.state import Hypothesis, Rows, start_rows
+from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch
 from sprachbund.decoding.transducer import search_by_frames
-from sprachbund.engines.native_engine import one_torch_thread_beside
+from sprachbund.engines.native_engine import limit_torch_threads
 from sprachbund.models.base import Family, Memory, Target
 
 
@@ -33,11 +33,10 @@ def search(
         options: beam size, length penalty and limits; greedy by default.
         durations_s: seconds of audio in each memory, so that no timestamp lies behind it; the model's window
             if None.
-        speculation: the draft that guesses, kept from search to search with what it has learned; made from the
-            options if None.
+        speculation: the draft, kept from search to search with its acceptance so far; made from the options if None.
 
     Returns:
-        B lists of n hypotheses. They depend neither on how utterances are batched nor on what a draft guesses.
+        B lists of n hypotheses. They depend neither on how utterances are batched nor on the draft.
 
     Raises:
         SprachbundError: for a pair the model does not know, a prompt that leaves no room for text, or an option that
@@ -52,33 +51,37 @@ def search(
         return search_by_frames(family, able.transducer, memory, targets, options)
     if able.ctc is not None:
         return search_by_ctc(family, able.ctc, memory, targets, options)
-    rows = start_rows(family, memory, targets, options, durations_s)
+    batch = start_batch(family, memory, targets, options, durations_s)
     if able.joint_ctc is None:
         speculation = speculation or speculation_for(family, options)
-    else:  # CTC does not score guesses
+    else:  # CTC does not score draft tokens
         speculation = None
-        join_ctc(able.joint_ctc, memory, targets, options, rows)
+        join_ctc(able.joint_ctc, memory, targets, options, batch)
     flat = [target for group in targets for target in group]
-    guessing = None if speculation is None else speculation.begin(family, memory, flat, rows)
-    with one_torch_thread_beside(able.decoder):
-        best = _finish(family, rows, options, guessing)
-    if speculation is not None and guessing is not None:
-        speculation.add(flat, guessing)
+    draft_state = None if speculation is None else speculation.begin(family, memory, flat, batch)
+    with limit_torch_threads(able.decoder):
+        best = _finish(family, batch, options, draft_state)
+    if speculation is not None and draft_state is not None:
+        speculation.add(flat, draft_state)
     each = len(targets[0])
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
 def _finish(
-    family: Family, rows: Rows, options: DecodingOptions, guessing: Guessing | None
+    family: Family, batch: HypothesisBatch, options: DecodingOptions, draft_state: DraftState | None
 ) -> list[Hypothesis]:
     """The best hypothesis of every row."""
     try:
         if options.beam_size > 1:
-            rows = rows if guessing is None else DraftedRows.around(rows, guessing)
+            batch = batch if draft_state is None else DraftedBatch.from_batch(batch, draft_state)
             size, penalty = options.beam_size, options.length_penalty
-            ranked = beam_search(family, rows, beam_size=size, length_penalty=penalty)
+            ranked = beam_search(family, batch, beam_size=size, length_penalty=penalty)
             return [hypotheses[0] for hypotheses in ranked]
-        return greedy_search(family, rows) if guessing is None else speculative_search(family, rows, guessing)
+        return (
+            greedy_search(family, batch)
+            if draft_state is None
+            else speculative_search(family, batch, draft_state)
+        )
     finally:
-        if guessing is not None:
-            guessing.run.close()
+        if draft_state is not None:
+            draft_state.run.close()

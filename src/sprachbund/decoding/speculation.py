@@ -1,7 +1,12 @@
-"""Whether, with which draft and how far ahead to guess; and what came of it, pair by pair.
+"""Chooses the draft and the number of draft tokens of each search, and counts the accepted ones by language pair.
 
-The choice is made before each search from what was measured: times of rounds on this machine, and how many guesses
-were accepted so far. It changes the speed only, unless a lossy way of accepting was asked for by name.
+The choice is made before each search from measured times of rounds on this machine and the share of draft tokens
+accepted so far. It changes the speed only, unless a lossy way of accepting was asked for by name.
+
+Whether speculation pays depends on the machine: on a CPU a pass over five tokens costs little more than one over one,
+on a large batch it costs more. So whole rounds are measured, because a draft that is run on its own again and again
+has its weights in the processor's cache, and in a search it does not. The rounds measured follow a round of the same
+kind, as they do in a search. Shapes: R rows.
 """
 
 import time
@@ -22,21 +27,14 @@ from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.languages import UNDETERMINED
 from sprachbund.decoding.options import AUTO, MAX_DRAFT_TOKENS, NONE, Accept, DecodingOptions
 from sprachbund.decoding.result import SpeculationReport
-from sprachbund.decoding.speculative import Guessing, SpeculativeSearch
-from sprachbund.decoding.state import Rows, whole_prompt
+from sprachbund.decoding.speculative import DraftState, SpeculativeSearch
+from sprachbund.decoding.state import HypothesisBatch, whole_prompt
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 
-# What a round of the search costs here and now, with and without guesses, and what guessing is to gain by
-# it.
-#
-# Whether speculation pays is a matter of the machine: on a CPU a pass over five tokens costs little more
-# than one over one, on a large batch it does not. So it is measured before it is used: whole rounds, since
-# a draft that is asked again and again finds its weights in the processor's cache, and in a search the
-# model's pass lies between; and rounds behind one of their own kind, since a search goes on in the way it
-# began. Shapes: R rows.
+# Costs of rounds, measured.
 
-MEASURED_GUESSES = (1, 2, 4, MAX_DRAFT_TOKENS)
+MEASURED_COUNTS = (1, 2, 4, MAX_DRAFT_TOKENS)
 _REPEATS = 3
 
 
@@ -45,72 +43,84 @@ class RoundCosts:
     """Measured times for one number of rows.
 
     Attributes:
-        plain_s: seconds of a round without guesses: a pass over the newest token, and the choice of the next.
-        drafted_s: seconds of a round with 1, 2, .. guesses: making them, a pass over them, and what stands of them.
+        plain_s: seconds of a round without draft tokens: a pass over the newest token, and the choice of the next.
+        drafted_s: seconds of a round with 1, 2, .. draft tokens: drafting, a pass over them, and their acceptance.
     """
 
     plain_s: float
     drafted_s: tuple[float, ...]
 
-    def gain(self, acceptance: float, guesses: int) -> float:
-        """Predicted tokens per second against those without a draft, at so many guesses a round.
+    def gain(self, acceptance: float, num_draft_tokens: int) -> float:
+        """Predicted tokens per second against those without a draft, at so many draft tokens a round.
 
         (1 - p^(k+1)) / (1 - p) tokens a round (arXiv 2211.17192, equation 1) over its time, against one token over the
-        time of a round without guesses.
+        time of a round without draft tokens.
         """
-        return tokens_per_round(acceptance, guesses) * self.plain_s / self.drafted_s[guesses - 1]
+        return (
+            tokens_per_round(acceptance, num_draft_tokens)
+            * self.plain_s
+            / self.drafted_s[num_draft_tokens - 1]
+        )
 
     def best(self, acceptance: float, most: int = MAX_DRAFT_TOKENS) -> tuple[int, float]:
-        """How many guesses gain most, and how much."""
+        """The number of draft tokens with the greatest gain, up to `most`, and that gain."""
         options = [(self.gain(acceptance, k), -k) for k in range(1, most + 1)]
-        gain, guesses = max(options)
-        return -guesses, gain
+        gain, num_draft_tokens = max(options)
+        return -num_draft_tokens, gain
 
 
-def tokens_per_round(acceptance: float, guesses: int) -> float:
-    """Expected tokens of a round, when each guess is accepted with that probability if those before it were."""
-    return float(sum(acceptance**k for k in range(guesses + 1)))
+def tokens_per_round(acceptance: float, num_draft_tokens: int) -> float:
+    """Expected tokens of a round, when each draft token is accepted with that probability if those before it were."""
+    return float(sum(acceptance**k for k in range(num_draft_tokens + 1)))
 
 
 def measure_rounds(
     family: Family,
-    rows: Rows,
+    batch: HypothesisBatch,
     run: DraftRun,
     prompts: Sequence[Sequence[int]],
     accept: Accept = "exact",
     most: int = MAX_DRAFT_TOKENS,
 ) -> RoundCosts:
-    """Seconds of the second rounds behind the prompts (R); the rows and their cache are left as they were.
+    """Time the second round behind the prompts; the rows and their cache are left as they were.
 
-    In a first round a draft has nothing to remember. Where it ends a row already, it is the one that counts.
-    A few numbers of guesses are measured, as medians over alternating repeats, and those between interpolated. Numbers
-    that the cache has no room for cost as much as the largest there is room for.
+    In a first round a draft has no state from the round before, so the second counts, unless the first ends a row.
+    A few numbers of draft tokens are measured, as medians over alternating repeats, and those between interpolated.
+    Numbers that the cache has no room for cost as much as the largest that fits.
+
+    Args:
+        family: the model.
+        batch: rows that have read their prompts.
+        run: the draft at work on them.
+        prompts: of the R rows.
+        accept: which draft tokens are accepted.
+        most: largest number of draft tokens.
     """
-    device = rows.cache.lengths.device
-    held = rows.cache.lengths.cpu()
-    counts = [count for count in MEASURED_GUESSES if count <= most]
+    device = batch.cache.lengths.device
+    held = batch.cache.lengths.cpu()
+    counts = [count for count in MEASURED_COUNTS if count <= most]
 
     def plain() -> float:
-        search = GreedySearch(replace(rows))
+        search = GreedySearch(replace(batch))
         tokens = search.choose()
         for _ in range(2):
             seconds = timed(lambda: search.round(family, tokens), device)
-            rows.cache.rewind(held)
+            batch.cache.rewind(held)
         return seconds
 
     def drafted(count: int) -> float:
-        guessing = Guessing.begin(run, prompts, guesses=count, accept=accept)
-        search = SpeculativeSearch(family, replace(rows), guessing)
+        draft_state = DraftState.begin(run, prompts, num_draft_tokens=count, accept=accept)
+        search = SpeculativeSearch(family, replace(batch), draft_state)
         search.begin()
         seconds = timed(search.round, device)
         if not search.finished.any():  # a finished row would be written over
             seconds = timed(search.round, device)
-        rows.cache.rewind(held)
+        batch.cache.rewind(held)
         return seconds
 
     times: dict[int, list[float]] = {count: [] for count in (0, *counts)}
-    for count, seen in [*times.items()] * _REPEATS:
-        seen.append(drafted(count) if count else plain())
+    for count, seconds in [*times.items()] * _REPEATS:
+        seconds.append(drafted(count) if count else plain())
     drafted_s = np.interp(range(1, most + 1), counts, [median(times[count]) for count in counts])
     return RoundCosts(plain_s=median(times[0]), drafted_s=tuple(drafted_s.tolist()))
 
@@ -126,13 +136,15 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+# The choice.
+
 _EXPECTED = 0.6
 """Acceptance of a draft of which nothing is known."""
 _WEIGHT = 20.0
-"""Guesses that what was known before counts for, against those seen since."""
+"""Draft tokens that the acceptance known before counts for, against those seen since."""
 
 _measured: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[int, RoundCosts]]] = WeakKeyDictionary()
-"""Times of rounds by model, draft and size of batch: they are facts of the machine, and measured once."""
+"""Times of rounds by model, draft and size of batch, measured once in a process."""
 _loaded: WeakKeyDictionary[Any, dict[str, Draft | SprachbundError]] = WeakKeyDictionary()
 
 
@@ -141,42 +153,59 @@ class Speculation:
 
     Args:
         draft: checked to fit the model.
-        guesses: a pass; None chooses as many as gain most.
+        num_draft_tokens: a pass; None chooses the number with the greatest gain.
         accept: see `sprachbund.decoding.options.Accept`.
         may_stop: go on without the draft where the predicted gain is under 1.
 
     Attributes:
         notes: sentences that the user should see.
-        guesses: of the latest search; 0 where it went without.
+        num_draft_tokens: of the latest search; 0 where it went without.
     """
 
     def __init__(
-        self, draft: Draft, *, guesses: int | None = None, accept: Accept = "exact", may_stop: bool = False
+        self,
+        draft: Draft,
+        *,
+        num_draft_tokens: int | None = None,
+        accept: Accept = "exact",
+        may_stop: bool = False,
     ) -> None:
         self.draft = draft
         self.notes: list[str] = []
-        self.guesses = guesses or 0
-        self._fixed, self._accept, self._may_stop = guesses, accept, may_stop
+        self.num_draft_tokens = num_draft_tokens or 0
+        self._fixed, self._accept, self._may_stop = num_draft_tokens, accept, may_stop
         self._checked: Counter[tuple[str, str]] = Counter()
         self._accepted: Counter[tuple[str, str]] = Counter()
         self._known: RoundCosts | None = None
         self._gain: float | None = None  # at which it was switched off
         self._stopped = False
 
-    def begin(self, family: Family, memory: Memory, targets: Sequence[Target], rows: Rows) -> Guessing | None:
-        """Guess for the rows of a search, one for each target; None where it is not to gain by it."""
+    def begin(
+        self, family: Family, memory: Memory, targets: Sequence[Target], batch: HypothesisBatch
+    ) -> DraftState | None:
+        """Start drafting for a search.
+
+        Args:
+            family: the model.
+            memory: of B utterances.
+            targets: of the R rows.
+            batch: the rows, prompts read.
+
+        Returns:
+            The draft at work; None where no gain is predicted.
+        """
         if self._stopped:
             return None
         prompts = [whole_prompt(family, target) for target in targets]
-        self._choose(family, memory, targets, rows, prompts)
+        self._choose(family, memory, targets, batch, prompts)
         if self._stopped:
             return None
-        run = self.draft.start(family, memory, targets, rows.cache.capacity)
-        return Guessing.begin(run, prompts, guesses=self.guesses, accept=self._accept)
+        run = self.draft.start(family, memory, targets, batch.cache.capacity)
+        return DraftState.begin(run, prompts, num_draft_tokens=self.num_draft_tokens, accept=self._accept)
 
-    def add(self, targets: Sequence[Target], guessing: Guessing) -> None:
+    def add(self, targets: Sequence[Target], draft_state: DraftState) -> None:
         """Count what came of a search."""
-        counts = zip(targets, guessing.checked.tolist(), guessing.accepted.tolist(), strict=True)
+        counts = zip(targets, draft_state.checked.tolist(), draft_state.accepted.tolist(), strict=True)
         for target, checked, accepted in counts:
             pair = (target.source or UNDETERMINED, target.language)
             self._checked[pair] += checked
@@ -184,13 +213,13 @@ class Speculation:
 
     @property
     def acceptance(self) -> float:
-        """Expected of the next guess: what is known of the draft, and more and more what was seen."""
+        """Expected of the next draft token: the share known of the draft, weighted with the one seen so far."""
         known = self.draft.acceptance.values()
         before = sum(known) / len(known) if known else _EXPECTED
         return (before * _WEIGHT + self._accepted.total()) / (_WEIGHT + self._checked.total())
 
     def report(self) -> tuple[SpeculationReport, ...]:
-        """What came of it so far, by pair; a source that nobody named is "und"."""
+        """Draft tokens checked and accepted so far, by pair; a source that was not given is "und"."""
         return tuple(
             SpeculationReport(
                 source_language=source,
@@ -204,31 +233,31 @@ class Speculation:
         )
 
     def _predicted(self) -> float | None:
-        """By what is known by now; None where nothing was measured."""
+        """The gain predicted from the current acceptance; None where nothing was measured."""
         if self._known is None or self._stopped:
             return self._gain
-        return self._known.gain(self.acceptance, self.guesses)
+        return self._known.gain(self.acceptance, self.num_draft_tokens)
 
     def _choose(
         self,
         family: Family,
         memory: Memory,
         targets: Sequence[Target],
-        rows: Rows,
+        batch: HypothesisBatch,
         prompts: Sequence[Sequence[int]],
     ) -> None:
-        """How many guesses, and whether at all."""
+        """Set the number of draft tokens, or switch the draft off."""
         if self._fixed is not None and not self._may_stop:
             return
-        self._known = costs = self.costs(family, memory, targets, rows, prompts)
-        self.guesses = self._fixed or costs.best(self.acceptance)[0]
-        gain = costs.gain(self.acceptance, self.guesses)
+        self._known = costs = self.costs(family, memory, targets, batch, prompts)
+        self.num_draft_tokens = self._fixed or costs.best(self.acceptance)[0]
+        gain = costs.gain(self.acceptance, self.num_draft_tokens)
         # What was measured on other data is no reason to give up before the first try.
         if self._may_stop and gain < 1 and self._checked.total() >= _WEIGHT:
-            self._stopped, self.guesses = True, 0
+            self._stopped, self.num_draft_tokens = True, 0
             self._gain = gain
             self.notes.append(
-                f"the {self.draft.name} draft was switched off: with {self.acceptance:.0%} of its guesses accepted "
+                f"the {self.draft.name} draft was switched off: with {self.acceptance:.0%} of its tokens accepted "
                 f"it would give {gain:.2f} of the speed without it on this machine"
             )
 
@@ -237,16 +266,24 @@ class Speculation:
         family: Family,
         memory: Memory,
         targets: Sequence[Target],
-        rows: Rows,
+        batch: HypothesisBatch,
         prompts: Sequence[Sequence[int]],
     ) -> RoundCosts:
-        """Times for about so many rows; measured when first asked for."""
+        """Times of rounds for about so many rows; measured at the first call.
+
+        Args:
+            family: the model.
+            memory: of B utterances.
+            targets: of the R rows.
+            batch: the rows, prompts read.
+            prompts: their tokens.
+        """
         known = _measured.setdefault(family, WeakKeyDictionary()).setdefault(self.draft, {})
         key = (len(targets) - 1).bit_length()
         if key not in known:
-            run = self.draft.start(family, memory, targets, rows.cache.capacity)
+            run = self.draft.start(family, memory, targets, batch.cache.capacity)
             try:
-                known[key] = measure_rounds(family, rows, run, prompts, self._accept)
+                known[key] = measure_rounds(family, batch, run, prompts, self._accept)
             finally:
                 run.close()
         return known[key]
@@ -255,9 +292,12 @@ class Speculation:
 def speculation_for(
     family: Family, options: DecodingOptions, notes: list[str] | None = None
 ) -> Speculation | None:
-    """What the options ask for; None where it is nothing, or "auto" finds no draft beside the model that can be used.
+    """The draft that the options ask for; None for "none", or where "auto" has no usable draft among the model's files.
 
-    `notes` gets a sentence for each draft beside the model that cannot be.
+    Args:
+        family: the model.
+        options: how to decode.
+        notes: a sentence is added for each draft of the model that cannot be used.
 
     Raises:
         SprachbundError: a draft that was named is not there, or belongs to another model.
@@ -270,11 +310,11 @@ def speculation_for(
             raise SprachbundError(
                 "a text as the draft is for greedy search, and changes nothing; leave it out"
             )
-        guesses = options.num_draft_tokens or draft.guesses
-        return Speculation(draft, guesses=guesses, accept=options.accept)
+        num_draft_tokens = options.num_draft_tokens or draft.num_draft_tokens
+        return Speculation(draft, num_draft_tokens=num_draft_tokens, accept=options.accept)
     for name in family.drafts:
         try:
-            return Speculation(_kept(family, name), guesses=options.num_draft_tokens, may_stop=True)
+            return Speculation(_kept(family, name), num_draft_tokens=options.num_draft_tokens, may_stop=True)
         except SprachbundError as error:
             if notes is not None:
                 notes.append(f"the draft {name} beside the model is not used: {error}")
@@ -289,7 +329,7 @@ def _kept(family: Family, name: str) -> Draft:
             known[name] = load_draft(family, name)
         except SprachbundError as error:
             known[name] = error
-    found = known[name]
-    if isinstance(found, SprachbundError):
-        raise found
-    return found
+    draft = known[name]
+    if isinstance(draft, SprachbundError):
+        raise draft
+    return draft

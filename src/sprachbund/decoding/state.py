@@ -1,8 +1,8 @@
-"""The rows that a search works on: their prompts, the rules on their next token, and what a finished row
-holds.
+"""The batch of hypotheses that a search extends, from their prompts to finished rows.
 
-Shared by greedy and beam search. Shapes: B memories, R rows, U tokens so far, V vocabulary. Rows of one
-memory stand together, and rows of one target within it.
+Shared by greedy, beam and speculative search. Rows of one memory are neighbours, and rows of one target within it.
+
+Shapes: B memories, R rows, U tokens so far, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sprachbund.decoding.logits_process import Rules, Suppressed
+from sprachbund.decoding.logits_process import LogitsProcessor, Suppressed
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -29,10 +29,10 @@ class Hypothesis:
 
     Attributes:
         tokens: without prompt, the target's prefix and end token.
-        log_probability: sum over the tokens and the end token, over what the rules allowed.
+        log_probability: sum over the tokens and the end token, over the tokens that the logits processor allowed.
         finished: whether the row ended by itself; False when the limit on tokens cut it.
         no_speech_log_probability: of the memory, as seen at the first step; None in families without.
-        score: what a beam ranks by.
+        score: that a beam ranks by.
     """
 
     tokens: tuple[int, ...]
@@ -48,27 +48,33 @@ class Hypothesis:
 
 
 @dataclass(kw_only=True)
-class Rows:
-    """Rows under way: one per memory and target, or several after `repeat`.
+class HypothesisBatch:
+    """Unfinished hypotheses: one row per memory and target, or several after `repeat`.
 
     Attributes:
         cache: holds the prompts and, from the second step on, the tokens.
         logits: (R, V) after the last token; after `reorder` and `keep` not before the next `advance`.
         tokens: (R, U) emitted so far.
-        rules: what may come next.
+        processor: masks the tokens that may not come next.
         no_speech: one entry per row at the start.
-        num_memories: those not yet dropped.
+        num_memories: not yet dropped.
     """
 
     cache: DecoderCache
     logits: Tensor
     tokens: Tensor
-    rules: Rules
+    processor: LogitsProcessor
     no_speech: list[float | None]
     num_memories: int
 
     def advance(self, family: Family, tokens: Tensor, finished: NDArray[np.bool_]) -> None:
-        """Append `tokens` (R,) and step; rows marked in `finished` (R,) stay where they are in the cache."""
+        """Append a token to every row and run the decoder on it.
+
+        Args:
+            family: the model.
+            tokens: (R,).
+            finished: (R,) rows for which the cache does not grow.
+        """
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
         self.logits = family.step(tokens[:, None], self.cache)[:, -1]
         if finished.any():
@@ -96,7 +102,7 @@ class Rows:
 
     def _take(self, rows: Tensor) -> None:
         self.tokens = self.tokens[rows]
-        self.rules.take(rows)
+        self.processor.take(rows)
 
 
 def whole_prompt(family: Family, target: Target) -> list[int]:
@@ -104,33 +110,52 @@ def whole_prompt(family: Family, target: Target) -> list[int]:
     return [*family.prompt(target), *target.prefix]
 
 
-def worth_dropping(finished: Tensor | NDArray[np.bool_]) -> bool:
-    """Whether so many memories (B,) are finished that copying the others costs less than carrying them
-    along."""
+def should_drop(finished: Tensor | NDArray[np.bool_]) -> bool:
+    """Whether so many memories (B,) are finished that copying the others costs less than computing them all."""
     return int(finished.sum()) * 4 >= finished.shape[0]
 
 
-def rows_left(
+def unfinished_rows(
     finished: NDArray[np.bool_], num_memories: int, device: torch.device
 ) -> tuple[Tensor, Tensor] | None:
-    """Memories (b,) with an unfinished row, and their rows (r,); None where dropping the others does not pay."""
-    memories = finished.reshape(num_memories, -1)
-    gone = np.asarray(memories.all(1))
-    if not worth_dropping(gone):
+    """The memories to keep when finished ones are dropped.
+
+    Args:
+        finished: (R,).
+        num_memories: B.
+        device: of the result.
+
+    Returns:
+        Memories (b,) with an unfinished row, and their rows (r,); None where dropping the others does not pay.
+    """
+    by_memory = finished.reshape(num_memories, -1)
+    done = np.asarray(by_memory.all(1))
+    if not should_drop(done):
         return None
-    left = (~gone).nonzero()[0]
-    rows = np.arange(finished.size).reshape(memories.shape)[left].flatten()
+    left = (~done).nonzero()[0]
+    rows = np.arange(finished.size).reshape(by_memory.shape)[left].flatten()
     return torch.from_numpy(left).to(device), torch.from_numpy(rows).to(device)
 
 
-def start_rows(
+def start_batch(
     family: Family,
     memory: Memory,
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,
     durations_s: Sequence[float] | None,
-) -> Rows:
-    """Run the prompts of `targets` (B lists of equal length) over `memory`; one row per memory and target."""
+) -> HypothesisBatch:
+    """Run the prompts over the memory; one row per memory and target.
+
+    Args:
+        family: the model.
+        memory: of B utterances.
+        targets: B lists of equal length.
+        options: limits and suppressed tokens.
+        durations_s: (B,) seconds of audio, which bound the timestamps; the model's window if None.
+
+    Raises:
+        SprachbundError: a prompt that leaves no room for text.
+    """
     flat = [target for group in targets for target in group]
     num_targets = len(targets[0])
     prompts = [whole_prompt(family, target) for target in flat]
@@ -138,6 +163,7 @@ def start_rows(
     capacity = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
     cache = family.start(memory, rows_per_memory=num_targets, capacity=capacity, targets=flat)
     device = memory.states.device
+    # Length of each prompt without the caller's context: the no-speech probability is read at its first token.
     own = [
         len(family.prompt(_without_context(t))) + len(t.prefix) if t.context else len(p)
         for t, p in zip(flat, prompts, strict=True)
@@ -148,31 +174,31 @@ def start_rows(
     seconds = [
         durations_s[i // num_targets] if durations_s else family.max_window_s for i in range(len(flat))
     ]
-    return Rows(
+    return HypothesisBatch(
         cache=cache,
         logits=logits,
         tokens=torch.zeros(len(flat), 0, dtype=torch.long, device=device),
-        rules=_rules(family, flat, limits, seconds, options, device),
+        processor=_logits_processor(family, flat, limits, seconds, options, device),
         no_speech=[None] * len(flat) if no_speech is None else no_speech.tolist(),
         num_memories=len(targets),
     )
 
 
-def _rules(
+def _logits_processor(
     family: Family,
     targets: Sequence[Target],
     limits: Sequence[int],
     seconds: Sequence[float],
     options: DecodingOptions,
     device: torch.device,
-) -> Rules:
+) -> LogitsProcessor:
     masks = {target: family.suppressed(target) for target in set(targets)}
     times = family.capabilities.timestamps if any(target.timestamps for target in targets) else None
     latest = [
         times.last_within(duration_s) if times and target.timestamps else -1
         for target, duration_s in zip(targets, seconds, strict=True)
     ]
-    return Rules(
+    return LogitsProcessor(
         begin_suppressed=_begin_suppressed(family, masks[targets[0]], device),
         begun=torch.tensor([bool(target.prefix) for target in targets], device=device),
         suppressed=Suppressed.of([masks[target] for target in targets], device),
@@ -207,16 +233,16 @@ def _run_prompts(
         device
     )
     wanted = {"last": lengths - 1, "first": torch.tensor(list(firsts), device=device)}
-    found: dict[str, Tensor] = {}
+    logits_at: dict[str, Tensor] = {}
     for begin in range(0, padded.shape[1], PROMPT_CHUNK):
         logits = family.step(padded[:, begin : begin + PROMPT_CHUNK], cache)
         for name, positions in wanted.items():
             inside = (positions >= begin) & (positions < begin + logits.shape[1])
             index = (positions - begin).clamp(0, logits.shape[1] - 1)
             here = logits[torch.arange(len(prompts), device=device), index]
-            found[name] = torch.where(inside[:, None], here, found.get(name, here))
+            logits_at[name] = torch.where(inside[:, None], here, logits_at.get(name, here))
     cache.rewind(lengths)
-    return found["last"], found["first"]
+    return logits_at["last"], logits_at["first"]
 
 
 def _token_limit(family: Family, prompt: Sequence[int], options: DecodingOptions) -> int:

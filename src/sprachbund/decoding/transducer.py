@@ -1,6 +1,16 @@
-"""Search in models that write frame by frame: a transducer head in the place of an attention decoder.
+"""Search with a transducer: greedy, and a time-synchronous beam.
 
-Shapes: B memories, R rows (n for each memory).
+Greedy: at every frame the likeliest tokens are written until the blank is likelier than any. Each row advances at its
+own pace, so a batch takes as many steps as its slowest row, not the sum over frames; and since most frames hold a
+blank, a step looks at several frames at once.
+
+Beam: at every frame each hypothesis may write tokens, one after another, before the blank takes it to the next frame;
+there the probabilities of equal token sequences are added (arXiv 1211.3711, section 2.6, with the order of steps of
+time-synchronous decoding). With a beam wide enough to keep everything, a score is the exact log-probability of its
+tokens.
+
+Shapes: B rows of a stream (B memories, R rows in `search_by_frames`, n for each memory), T frames, D width of the
+encoder, J width of the joint network, K frames of a step, H hypotheses of all rows, V vocabulary.
 """
 
 import math
@@ -18,11 +28,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.transducer import Transducer, TransducerState
 
-# Greedy search of a transducer: at every frame the likeliest tokens until the blank is likelier than any.
-#
-# Each row walks at its own pace, so a batch takes as many steps as its slowest row, not the sum over
-# frames; and since most frames hold a blank, a step looks at several at once. Shapes: B rows, T frames, D
-# width of the encoder, J width of the joint network, K frames looked at in a step, V vocabulary.
+# Greedy search.
 
 MAX_SYMBOLS = 10
 """Most tokens at one frame: a model that never chooses the blank must not hold up the stream."""
@@ -30,7 +36,7 @@ MAX_SYMBOLS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class TransducerHypothesis:
-    """What was found in a chunk, or in all chunks so far.
+    """The tokens of a chunk, or of all chunks so far.
 
     Attributes:
         tokens: without blanks.
@@ -99,21 +105,21 @@ class _Walk:
         self.transducer, self.state, self.length = transducer, state, length
         self.max_symbols = max_symbols
         self.encoded = transducer.joint.encoder(encoded)
-        self.place = torch.zeros_like(length)
+        self.position = torch.zeros_like(length)
         self.symbols = torch.zeros_like(length)
         self.scores = torch.zeros(len(length), dtype=torch.float64, device=length.device)
-        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.emitted: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def under_way(self) -> bool:
         """Whether any row has frames left."""
-        return bool((self.place < self.length).any())
+        return bool((self.position < self.length).any())
 
     def step(self, frames_at_once: int) -> None:
         """Move every row to its next token, or past the frames looked at."""
-        ahead = torch.arange(frames_at_once, device=self.place.device)
-        places = self.place[:, None] + ahead
-        real = places < self.length[:, None]
-        index = places.clamp(max=self.encoded.shape[1] - 1)[..., None]
+        ahead = torch.arange(frames_at_once, device=self.position.device)
+        positions = self.position[:, None] + ahead
+        real = positions < self.length[:, None]
+        index = positions.clamp(max=self.encoded.shape[1] - 1)[..., None]
         frames = self.encoded.gather(1, index.expand(-1, -1, self.encoded.shape[2]))
         logits = self.transducer.joint(frames, self.state.predicted[:, None])
         best, tokens = logits.float().log_softmax(-1).max(-1)
@@ -124,14 +130,14 @@ class _Walk:
         self._move(first, emits, tokens.gather(1, first.clamp(max=frames_at_once - 1)[:, None])[:, 0])
 
     def _move(self, first: Tensor, emits: Tensor, tokens: Tensor) -> None:
-        frame = self.place + first
+        frame = self.position + first
         self.symbols = torch.where(emits, torch.where(first > 0, 1, self.symbols + 1), 0)
         full = self.symbols >= self.max_symbols
-        self.place = frame + full
+        self.position = frame + full
         self.symbols = torch.where(full, 0, self.symbols)
         if not emits.any():
             return
-        self.found.append((emits, tokens, self.state.num_frames + frame))
+        self.emitted.append((emits, tokens, self.state.num_frames + frame))
         rows = emits.nonzero()[:, 0]
         moved = self.transducer.advance(tokens[rows], self.state.take(rows))
         kept = self.state.tensors()
@@ -140,10 +146,12 @@ class _Walk:
         )
 
     def hypotheses(self) -> list[TransducerHypothesis]:
-        """What every row found, brought back from the device at once."""
-        if not self.found:
+        """The hypothesis of every row, copied from the device at once."""
+        if not self.emitted:
             return [TransducerHypothesis(score=score) for score in self.scores.tolist()]
-        emits, tokens, frames = (torch.stack(column, dim=1).cpu() for column in zip(*self.found, strict=True))
+        emits, tokens, frames = (
+            torch.stack(column, dim=1).cpu() for column in zip(*self.emitted, strict=True)
+        )
         return [
             TransducerHypothesis(
                 tokens=tuple(tokens[row][emits[row]].tolist()),
@@ -159,10 +167,15 @@ class _Walk:
 
 
 def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
-    """See that a chunk is one.
+    """Check the shapes and lengths of a chunk.
+
+    Args:
+        encoded: (B, T, D).
+        num_frames: (B,), 0 to T.
+        max_symbols: most tokens at one frame, 1 or more.
 
     Raises:
-        ValueError: naming what does not fit.
+        ValueError: what does not fit.
     """
     if encoded.ndim != 3 or num_frames.shape != encoded.shape[:1]:
         raise ValueError(
@@ -176,14 +189,7 @@ def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
         raise ValueError(f"max_symbols is {max_symbols}; give 1 or more")
 
 
-# Beam search of a transducer, frame by frame, in which paths that wrote the same tokens are one
-# hypothesis.
-#
-# Time-synchronous: at every frame each hypothesis may write tokens, one after another, before the blank
-# takes it to the next frame; there the probabilities of equal token sequences are added (arXiv 1211.3711,
-# section 2.6, with the order of steps of time-synchronous decoding). With a beam that nothing falls out
-# of, a score is the exact log-probability of its tokens. Shapes: B rows, T frames, D width of the encoder,
-# H hypotheses of all rows, V vocabulary.
+# Beam search.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +212,9 @@ class Beam:
         return self.hypotheses[0]
 
     def settle(self) -> tuple[TransducerHypothesis, "Beam"]:
-        """What all hypotheses begin with, and the beam without it: a stream of any length in flat memory.
+        """The common prefix of all hypotheses, and the beam without it, so that memory stays flat over a stream.
 
-        The search goes on as it would have: what all share decides nothing between them. Scores stay with the beam.
+        The search is not changed, because a prefix that all share does not rank them. Scores stay with the beam.
         """
         together = zip(*(hypothesis.tokens for hypothesis in self.hypotheses), strict=False)
         shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, together))
@@ -219,12 +225,12 @@ class Beam:
 
 @dataclass(frozen=True, kw_only=True)
 class _Path:
-    """A hypothesis within a frame: whose it is, which row of the state holds it, the score of its likeliest path."""
+    """A hypothesis within a frame: its row, its row in the state, and the score of its likeliest path."""
 
     row: int
-    place: int
+    state_row: int
     first_frame: int
-    found: TransducerHypothesis
+    hypothesis: TransducerHypothesis
     path_score: float
 
 
@@ -290,25 +296,31 @@ class _Frames:
         self.size, self.max_symbols = beam_size, max_symbols
 
     def step(self, t: int, paths: list[_Path], live: Sequence[bool]) -> list[_Path]:
-        """Paths behind frame t; those of rows that are not `live` stay as they are."""
+        """Take paths through one frame.
+
+        Args:
+            t: the frame.
+            paths: of all rows, in front of it.
+            live: (B,) rows that have this frame; paths of others are kept as they are.
+        """
         done = [path for path in paths if not live[path.row]]
         current = [path for path in paths if live[path.row]]
         merged: _Merged = {path.row: {} for path in current}
         states, offset = [self.state], 0
         for symbols in range(self.max_symbols + 1):
-            here = states[-1].take(self._indices(path.place - offset for path in current))
+            here = states[-1].take(self._indices(path.state_row - offset for path in current))
             log_probs = self._log_probs(t, current, here)
             _take_blank(merged, current, log_probs[:, self.transducer.shape.blank].tolist())
             parents, current = self._write(t, current, log_probs, merged)
             if not current or symbols == self.max_symbols:
                 break
             offset += len(states[-1].num_frames)
-            current = [replace(path, place=offset + i) for i, path in enumerate(current)]
-            tokens = self._indices(path.found.tokens[-1] for path in current)
+            current = [replace(path, state_row=offset + i) for i, path in enumerate(current)]
+            tokens = self._indices(path.hypothesis.tokens[-1] for path in current)
             states.append(self.transducer.advance(tokens, here.take(self._indices(parents))))
         kept = done + [path for row in merged.values() for path in _best(row, self.size)]
-        self.state = TransducerState.stack(states).take(self._indices(path.place for path in kept))
-        return [replace(path, place=i) for i, path in enumerate(kept)]
+        self.state = TransducerState.stack(states).take(self._indices(path.state_row for path in kept))
+        return [replace(path, state_row=i) for i, path in enumerate(kept)]
 
     def _indices(self, values: Iterable[int]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.long, device=self.encoded.device)
@@ -328,14 +340,14 @@ class _Frames:
         for i, (path, gains, words) in enumerate(zip(paths, best.tolist(), tokens.tolist(), strict=True)):
             candidates[path.row] += [(gain, i, word) for gain, word in zip(gains, words, strict=True)]
         parents, written = [], []
-        for row, found in candidates.items():
-            # What is below the last of a full beam can only fall further.
+        for row, best_of_row in candidates.items():
+            # A path below the last of a full beam can only fall further.
             ahead = _best(merged[row], self.size)
-            floor = ahead[-1].found.score if len(ahead) == self.size else -math.inf
-            found.sort(key=lambda c: -(paths[c[1]].found.score + c[0]))
-            for gain, i, word in found[: self.size]:
+            floor = ahead[-1].hypothesis.score if len(ahead) == self.size else -math.inf
+            best_of_row.sort(key=lambda c: -(paths[c[1]].hypothesis.score + c[0]))
+            for gain, i, word in best_of_row[: self.size]:
                 path = _written(paths[i], word, t, gain)
-                if path.found.score > floor:
+                if path.hypothesis.score > floor:
                     parents.append(i)
                     written.append(path)
         return parents, written
@@ -343,11 +355,11 @@ class _Frames:
 
 def _written(path: _Path, token: int, t: int, gain: float) -> _Path:
     later = TransducerHypothesis(tokens=(token,), frames=(path.first_frame + t,), score=gain)
-    return replace(path, found=path.found.then(later), path_score=path.path_score + gain)
+    return replace(path, hypothesis=path.hypothesis.then(later), path_score=path.path_score + gain)
 
 
 def _best(merged: dict[tuple[int, ...], _Path], size: int) -> list[_Path]:
-    return sorted(merged.values(), key=lambda path: -path.found.score)[:size]
+    return sorted(merged.values(), key=lambda path: -path.hypothesis.score)[:size]
 
 
 def _take_blank(merged: _Merged, paths: list[_Path], blanks: Sequence[float]) -> None:
@@ -355,16 +367,16 @@ def _take_blank(merged: _Merged, paths: list[_Path], blanks: Sequence[float]) ->
     for path, blank in zip(paths, blanks, strict=True):
         moved = replace(
             path,
-            found=replace(path.found, score=path.found.score + blank),
+            hypothesis=replace(path.hypothesis, score=path.hypothesis.score + blank),
             path_score=path.path_score + blank,
         )
         own = merged[path.row]
-        other = own.get(path.found.tokens, moved)
+        other = own.get(path.hypothesis.tokens, moved)
         if other is not moved:
             likelier = max(moved, other, key=lambda each: each.path_score)
-            total = float(np.logaddexp(moved.found.score, other.found.score))
-            moved = replace(likelier, found=replace(likelier.found, score=total))
-        own[path.found.tokens] = moved
+            total = float(np.logaddexp(moved.hypothesis.score, other.hypothesis.score))
+            moved = replace(likelier, hypothesis=replace(likelier.hypothesis, score=total))
+        own[path.hypothesis.tokens] = moved
 
 
 def _started(transducer: Transducer, num_rows: int) -> list[Beam]:
@@ -376,24 +388,31 @@ def _paths(beams: Sequence[Beam]) -> list[_Path]:
     paths: list[_Path] = []
     for row, beam in enumerate(beams):
         first = int(beam.state.num_frames[0])
-        for found, score in zip(beam.hypotheses, beam.path_scores, strict=True):
-            paths.append(_Path(row=row, place=len(paths), first_frame=first, found=found, path_score=score))
+        for hypothesis, score in zip(beam.hypotheses, beam.path_scores, strict=True):
+            paths.append(
+                _Path(
+                    row=row, state_row=len(paths), first_frame=first, hypothesis=hypothesis, path_score=score
+                )
+            )
     return paths
 
 
 def _beams(paths: Sequence[_Path], state: TransducerState, num_frames: Tensor) -> list[Beam]:
     beams = []
     for row in range(len(num_frames)):
-        own = sorted((path for path in paths if path.row == row), key=lambda path: -path.found.score)
-        kept = state.take(torch.tensor([path.place for path in own], device=num_frames.device))
+        own = sorted((path for path in paths if path.row == row), key=lambda path: -path.hypothesis.score)
+        kept = state.take(torch.tensor([path.state_row for path in own], device=num_frames.device))
         beams.append(
             Beam(
-                hypotheses=tuple(path.found for path in own),
+                hypotheses=tuple(path.hypothesis for path in own),
                 path_scores=tuple(path.path_score for path in own),
                 state=replace(kept, num_frames=kept.num_frames + num_frames[row]),
             )
         )
     return beams
+
+
+# Hypotheses for `search`.
 
 
 def start_by_frames(family: Family, targets: Sequence[Target]) -> TransducerState:
@@ -421,7 +440,18 @@ def search_by_frames(
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,
 ) -> list[list[Hypothesis]]:
-    """As `search`, which hands over to this; `transducer` is the family's."""
+    """Search in a model with a transducer.
+
+    Args:
+        family: the model.
+        transducer: its transducer.
+        memory: B encoded utterances.
+        targets: B lists of equal length n.
+        options: beam size and limits.
+
+    Returns:
+        B lists of n hypotheses.
+    """
     flat = [target for group in targets for target in group]
     each = len(targets[0])
     assert memory.num_frames is not None
@@ -429,7 +459,7 @@ def search_by_frames(
     num_frames = memory.num_frames.repeat_interleave(each, 0)
     start = start_by_frames(family, flat)
     if options.beam_size == 1:
-        found, _ = transducer_greedy(transducer, states, num_frames, start)
+        hypotheses, _ = transducer_greedy(transducer, states, num_frames, start)
     else:
         rows = range(len(flat))
         empty = TransducerHypothesis()
@@ -437,17 +467,17 @@ def search_by_frames(
             Beam(hypotheses=(empty,), path_scores=(0.0,), state=start.take(torch.tensor([r]))) for r in rows
         ]
         ended = transducer_beam(transducer, states, num_frames, beams, beam_size=options.beam_size)
-        found = [beam.best for beam in ended]
-    best = [_hypothesis(one, options.max_tokens) for one in found]
+        hypotheses = [beam.best for beam in ended]
+    best = [_hypothesis(one, options.max_tokens) for one in hypotheses]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
-def _hypothesis(found: TransducerHypothesis, max_tokens: int | None) -> Hypothesis:
-    tokens = found.tokens[:max_tokens]
+def _hypothesis(best: TransducerHypothesis, max_tokens: int | None) -> Hypothesis:
+    tokens = best.tokens[:max_tokens]
     return Hypothesis(
         tokens=tokens,
-        log_probability=found.score,
-        finished=len(tokens) == len(found.tokens),
+        log_probability=best.score,
+        finished=len(tokens) == len(best.tokens),
         no_speech_log_probability=None,
-        score=found.score,
+        score=best.score,
     )

@@ -1,5 +1,4 @@
-"""When each word was said: dynamic time warping over the decoder's cross-attention (method of arXiv
-2212.04356's code).
+"""Times of words: dynamic time warping over the decoder's cross-attention, as in the code of arXiv 2212.04356.
 
 Shapes: B memories, R rows, N tokens of a row with its end token, T memory frames, H chosen heads.
 """
@@ -109,7 +108,7 @@ def attended_s(
     tokens: Sequence[Sequence[Sequence[int]]],
     durations_s: Sequence[float],
 ) -> list[list[tuple[float, ...]]]:
-    """The second of the audio that the decoder looks at most as it writes each token (arXiv 2305.11408).
+    """The second of the audio with the most attention as the decoder writes each token (arXiv 2305.11408).
 
     Arguments are those of `align`. Heads are averaged first; only frames within the audio count.
     """
@@ -117,16 +116,16 @@ def attended_s(
     rows = [tuple(row) for group in tokens for row in group]
     weights, _ = _read(family, memory, targets, rows)
     frame_s = alignment_of(family).frame_s
-    found = []
+    seconds = []
     for r, row in enumerate(rows):
         num_frames = max(1, min(weights[r].shape[2], round(durations_s[r // num_targets] / frame_s)))
         frames = weights[r][:, : len(row), :num_frames].mean(0).argmax(-1)
-        found.append(tuple((frames * frame_s).tolist()))
-    return [found[i : i + num_targets] for i in range(0, len(found), num_targets)]
+        seconds.append(tuple((frames * frame_s).tolist()))
+    return [seconds[i : i + num_targets] for i in range(0, len(seconds), num_targets)]
 
 
 def alignment_of(family: Family) -> Alignment:
-    """How words of a family get times. Raises SprachbundError for one whose words get none."""
+    """The alignment of a family. Raises SprachbundError where it has none."""
     if (alignment := family.capabilities.alignment) is None:
         raise SprachbundError(
             f"the model {family.name} does not show which speech it reads, so words get no times; leave them out"
@@ -206,10 +205,15 @@ def median_filter(x: Tensor, width: int) -> Tensor:
 
 
 def split_words(family: Family, tokens: Sequence[int], language: str) -> list[tuple[str, int]]:
-    """Words of a row of text tokens: (text, number of tokens), in order, all tokens used up.
+    """Split text tokens into words: (text, number of tokens), in order; every token belongs to a word.
 
-    A word starts at a space, or, in languages written without, at every piece of text; punctuation stays with
-    the word before it. Works on decoded prefixes, so that it needs to know nothing of the tokenizer.
+    A word starts at a space, or, in languages written without spaces, at every piece of text; punctuation belongs to
+    the word before it. Works on decoded prefixes, and so with every tokenizer.
+
+    Args:
+        family: decodes the tokens.
+        tokens: of the text, no timestamps among them.
+        language: of the text, as a BCP-47 tag.
     """
     spaced = writes_spaces(language)
     words: list[list[str | int]] = []
@@ -240,9 +244,16 @@ def timed_words(
     start_s: float,
     end_s: float,
 ) -> tuple[Word, ...]:
-    """Words of the `count` tokens from index `first` on, monotone and inside [`start_s`, `end_s`].
+    """Words of some of the aligned tokens, with monotone times in seconds from the start of the memory.
 
-    All times are relative to the memory.
+    Args:
+        family: decodes the tokens.
+        aligned: all text tokens of the row.
+        language: of the text, as a BCP-47 tag.
+        first: index of the first token.
+        count: number of tokens.
+        start_s: no word begins before.
+        end_s: no word ends after.
     """
     words = []
     latest_s, token = start_s, first

@@ -1,9 +1,8 @@
-"""How fast an engine computes a model here, beside what the machine's memory allows at most.
+"""Measures how fast an engine computes a model on this machine, and the bounds that the machine sets.
 
 A step of the decoder on one row reads every weight and all keys and values of the memory once and does little with
 them, so the time of that reading is the bound on a token; where all of it fits into the processor's cache, a token can
-take less. An encoder computes more than it reads: its bound is the processor's speed in products of 8 bits. Shapes: B
-memories, T frames, V vocabulary.
+take less. An encoder computes more than it reads: its bound is the processor's speed in products of 8 bits.
 """
 
 import resource
@@ -35,9 +34,7 @@ from sprachbund.models.io import load, locate
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
 
-# What this machine allows at most: how fast it reads memory, and how fast it multiplies numbers of 8 bits.
-#
-# A token of a single row is bound by the first, an encoder by the second.
+# Bounds of the machine.
 
 _READ_BYTES = 2**29  # far more than any cache holds
 _READS = 6
@@ -90,6 +87,8 @@ def _seconds(work: Callable[[], Any]) -> float:
     work()
     return time.perf_counter() - begin
 
+
+# Speed of an engine.
 
 EngineName = Literal["native", "torch-int8", "torch-bf16", "torch", "native-int4"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)[:-1]

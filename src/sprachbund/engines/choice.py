@@ -1,8 +1,15 @@
-"""Which engine computes a model, and why.
+"""Chooses the engine that computes a model: `engine_for`.
 
-An engine is a family whose parts were exchanged: the native one has a decoder, and encoder layers where it can, that
-compute in the compiled kernels with int8 weights; the torch engine is the model itself, or, as torch-fp32, torch-bf16
+An engine is a family with some modules replaced. In the native one, the decoder, and encoder layers where possible,
+compute in the compiled kernels with int8 weights. The torch engine is the model itself, or, as torch-fp32, torch-bf16
 and torch-int8, the model with its decoder rearranged for speed, in that precision. Searches see no difference.
+
+Also here: `pooled`, which averages neighbouring frames of the encoder's memory, so that a step of the decoder reads
+less (it changes the text; no model was trained on averaged frames); and `fastest_threads`, which times a model with
+several numbers of threads once and remembers the best for this machine and model, because threads beyond the cores of
+one memory, or beyond what a small model can use, make it slower.
+
+Shapes: B memories, T frames, D width, R rows, Q tokens per step, V vocabulary.
 """
 
 import json
@@ -25,7 +32,13 @@ from torch import Tensor, nn
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.engines import packed_cache
 from sprachbund.engines.extension import choose_instruction_set, missing_because, native
-from sprachbund.engines.native_engine import NativeDecoder, exchanged, native_parts_of, pack, why_not_family
+from sprachbund.engines.native_engine import (
+    NativeDecoder,
+    native_parts_of,
+    pack,
+    why_not_family,
+    with_native_modules,
+)
 from sprachbund.engines.options import CHOICES, EngineChoice, NativeOptions
 from sprachbund.engines.packed_cache import packed_for
 from sprachbund.engines.torch_layers import (
@@ -41,12 +54,7 @@ from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.util.files import write_text
 
-# Fewer frames for the decoder to read: neighbours in the encoder's memory are averaged. It changes the
-# text.
-#
-# A step reads the keys and values of every frame, which is most of what a small decoder reads with the
-# memory of a long window. No model was trained on averaged frames, so this is for those who measure what
-# it costs them. Shapes: B memories, T frames, D width.
+# Pooled frames.
 
 MOST_POOLED = 4
 
@@ -131,11 +139,11 @@ class PooledFamily:
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """See `Family`."""
+        """See `Family`, arguments included."""
         return self._family.start(memory, rows_per_memory=rows_per_memory, capacity=capacity, targets=targets)
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """See `Family`."""
+        """See `Family`, arguments included."""
         return self._family.step(tokens, cache, weights)
 
     def suppressed(self, target: Target) -> Tensor:
@@ -182,10 +190,7 @@ def pool(states: Tensor, num_frames: Tensor | None, size: int) -> tuple[Tensor, 
     return means, None if num_frames is None else (num_frames + size - 1) // size
 
 
-# How many threads compute a model fastest here: tried once, and remembered for this machine and model.
-#
-# Threads beyond the cores of one memory, or beyond what a small model can share out, make it slower, and
-# no count of cores says where that begins.
+# Number of threads.
 
 _FILE = "threads.json"
 _REMEMBERED = 200
@@ -206,8 +211,8 @@ def fastest_threads(most: int, family_with: Callable[[int], Family], *, model: s
     """
     known = _read(cache / _FILE)
     key = " ".join((platform.node(), platform.machine(), str(os.cpu_count()), str(most), model))
-    if 1 <= (found := known.get(key, 0)) <= most:
-        return found
+    if 1 <= (remembered := known.get(key, 0)) <= most:
+        return remembered
     if most == 1:
         return 1
     works = {count: _work(family_with(count)) for count in candidates(most)}
@@ -257,10 +262,10 @@ def _work(family: Family) -> Callable[[], None]:
 
 def _read(path: Path) -> dict[str, int]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {k: v for k, v in found.items() if isinstance(v, int)} if isinstance(found, dict) else {}
+    return {k: v for k, v in stored.items() if isinstance(v, int)} if isinstance(stored, dict) else {}
 
 
 def _write(path: Path, known: dict[str, int]) -> None:
@@ -269,11 +274,11 @@ def _write(path: Path, known: dict[str, int]) -> None:
         write_text(path, json.dumps(latest, indent=1))
 
 
-# A family on the torch engine: its decoder fused, and in another precision where that is asked for.
+# The torch engine.
 
 
 def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) -> Family:
-    """The family with its parts exchanged; the original is left as it is.
+    """The family with its modules replaced; the original is left as it is.
 
     Args:
         family: with its weights.
@@ -330,6 +335,9 @@ _TORCH: dict[EngineChoice, tuple[Precision, str]] = {
     "torch-bf16": ("bf16", "weights and computation in bf16"),
     "torch-int8": ("int8", "weights in 8 bits, attention in bf16"),
 }
+
+
+# The choice.
 
 
 def _compute_alone() -> None:
@@ -421,8 +429,8 @@ def engine_for(
     return Engine(name="torch", family=family, why=f"the native engine cannot run this model: {reason}")
 
 
-def beside(family: Family, other: Family, directory: Path | None = None) -> Family:
-    """Another model on the engine that a family is on, by the same threads: a draft guesses as fast as it can.
+def on_same_engine(family: Family, other: Family, directory: Path | None = None) -> Family:
+    """Another model on the engine of a family, with the same threads; for draft models.
 
     Args:
         family: whose engine is meant.
@@ -442,7 +450,7 @@ def beside(family: Family, other: Family, directory: Path | None = None) -> Fami
         packed = pack(other, weights)
     else:
         packed, _ = packed_for(directory, lambda: pack(other, weights), weights=weights)
-    return exchanged(other, packed, decoder.team, decoder.instruction_set, decoder.options)
+    return with_native_modules(other, packed, decoder.team, decoder.instruction_set, decoder.options)
 
 
 def _native(
@@ -462,7 +470,7 @@ def _native(
         packed, notes = packed_for(directory, lambda: pack(family, weights), cache, weights)
 
     def computed_by(count: int) -> Family:
-        return exchanged(family, packed, native().Team(count), kernels, options)
+        return with_native_modules(family, packed, native().Team(count), kernels, options)
 
     num_threads = choose_threads(threads)
     if threads is None and directory is not None:
@@ -494,7 +502,7 @@ def why_not_native(family: Family) -> str | None:
 
 
 def check_choice(engine: EngineChoice, threads: int | None) -> None:
-    """Raise the SprachbundError that `engine_for` would, as far as it can be told without a model."""
+    """Raise the SprachbundError that `engine_for` would, as far as possible without a model."""
     if engine not in CHOICES:
         raise SprachbundError(f"there is no engine {engine!r}; choose one of {', '.join(CHOICES)}")
     if engine in ("native", "native-int4"):

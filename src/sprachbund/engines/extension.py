@@ -44,16 +44,16 @@ def _loaded() -> ModuleType | str:
 
 def missing_because() -> str | None:
     """Why there is no compiled part; None when there is one."""
-    found = _loaded()
-    return found if isinstance(found, str) else None
+    loaded = _loaded()
+    return loaded if isinstance(loaded, str) else None
 
 
 def native() -> ModuleType:
     """The compiled module. Raises SprachbundError when there is none."""
-    found = _loaded()
-    if isinstance(found, str):
-        raise SprachbundError(f"there is no native engine: {found}, or use the torch engine")
-    return found
+    loaded = _loaded()
+    if isinstance(loaded, str):
+        raise SprachbundError(f"there is no native engine: {loaded}, or use the torch engine")
+    return loaded
 
 
 def instruction_sets() -> tuple[str, ...]:

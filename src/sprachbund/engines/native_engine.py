@@ -1,4 +1,11 @@
-"""A family whose decoder, and encoder layers where that is possible, compute in the native kernels."""
+"""The native engine: a family whose decoder, and encoder layers where possible, compute in the native kernels.
+
+`pack` packs the weights of a family, and `with_native_modules` gives the family with native modules in place of the
+torch ones. They have the same methods, so searches see the same model.
+
+Shapes: B memories, R rows (row r reads memory r // (R/B)), Q tokens per step, L layers, H heads, C blocks of 16
+positions, W width of a head padded to 16, T frames, D width, V vocabulary.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +39,6 @@ from sprachbund.models.base import Family
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.nn.feed_forward import Route
-
-# Decoder and encoder layers that compute in the native kernels and take the places of the torch ones.
-#
-# They have the same methods, so a model whose parts were exchanged is still the same model to every
-# search. Shapes: B memories, R rows (row r reads memory r // (R/B)), Q tokens per step, L layers, H heads,
-# C blocks of 16 positions, W width of a head padded to 16, T frames, D width, V vocabulary.
 
 
 class NativeCache(DecoderCache):
@@ -108,7 +109,7 @@ class NativeCache(DecoderCache):
 
 
 @contextmanager
-def one_torch_thread_beside(decoder: Any) -> Iterator[None]:
+def limit_torch_threads(decoder: Any) -> Iterator[None]:
     """Torch computes with one thread while native threads step a decoder.
 
     Between two steps they wait actively, for microseconds; torch would wake threads of its own to choose a token, which
@@ -136,7 +137,7 @@ class NativeDecoder(nn.Module):
         options: what may be less exact.
 
     Attributes:
-        team, instruction_set: as given, for another model that is to compute beside this one.
+        team, instruction_set: as given, for another model that shares the threads.
         vocabulary: the packed output matrix.
         step_bytes: of weights that each step reads.
     """
@@ -179,7 +180,15 @@ class NativeDecoder(nn.Module):
         capacity: int | None = None,
         route: Route | None = None,
     ) -> NativeCache:
-        """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid."""
+        """An empty cache over a memory.
+
+        Args:
+            memory: (B, T, D).
+            num_frames: (B,) valid frames; all if None.
+            rows_per_memory: R / B.
+            capacity: tokens that a row can hold; those of the model by default.
+            route: languages of the rows, for models split by language.
+        """
         shape, (num_memories, length, _) = self.shape, memory.shape
         limit = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
         head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
@@ -296,9 +305,12 @@ class NativeLayers(nn.Module):
 
     @enough_memory()
     def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
-        """x (B, T, D) after all layers.
+        """Run all layers.
 
-        `allowed` is boolean (B, 1, 1, T), or (B, T) as conformers want it: False on padding, which becomes zero.
+        Args:
+            x: (B, T, D).
+            allowed: boolean (B, 1, 1, T), or (B, T) for conformers: False on padding, which becomes zero.
+            route: not used.
         """
         num_frames = [x.shape[1]] * len(x) if allowed is None else allowed.flatten(1).sum(1).tolist()
         out = pad(x.detach().float(), 2, BLOCK).clone(memory_format=torch.contiguous_format)
@@ -318,7 +330,13 @@ class NativeWhisperEncoder(nn.Module):
     def forward(
         self, features: Tensor, num_frames: Tensor | None = None, route: Route | None = None
     ) -> Tensor:
-        """Log-mel (B, T, M) of which the first `num_frames` (B,) frames are valid to (B, T/2, D)."""
+        """Log-mel to states (B, T/2, D).
+
+        Args:
+            features: (B, T, M).
+            num_frames: (B,) valid frames; all if None.
+            route: not used.
+        """
         if num_frames is None:
             num_frames = torch.full((len(features),), features.shape[1])
         x, num_frames = self.stem(features, num_frames)
@@ -372,10 +390,17 @@ def shapes_of(family: Family) -> dict[str, dict[str, Any]]:
     return shapes
 
 
-def exchanged(
+def with_native_modules(
     family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None = None
 ) -> Family:
-    """The family with what is packed computed in the kernels by a team of threads; the rest is shared with it.
+    """The family with native modules in place of those that are packed; the others are shared with it.
+
+    Args:
+        family: with its weights.
+        packed: its packed weights.
+        team: threads.
+        kernels: name of the instruction set.
+        options: what may be less exact; they have to name the numbers of the packed weights.
 
     Raises:
         SprachbundError: packed weights of another shape than the model, or in other numbers than asked for.
@@ -387,14 +412,14 @@ def exchanged(
     if packed.shapes != shapes_of(family):
         raise SprachbundError("the packed weights have other shapes than the model; delete their file")
     try:
-        return _exchanged(family, packed, team, kernels, options)
+        return _with_native_modules(family, packed, team, kernels, options)
     except ValueError as error:  # the kernels check every array
         raise SprachbundError(
             f"the packed weights do not fit the model ({error}); delete their file"
         ) from error
 
 
-def _exchanged(
+def _with_native_modules(
     family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None
 ) -> Family:
     sizes = DecoderShape(**packed.shapes["decoder"])

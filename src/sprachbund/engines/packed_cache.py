@@ -1,4 +1,13 @@
-"""Packed weights of model directories: beside the weights they are of, or else in the user's cache directory."""
+"""Packed weights of model directories, kept in the directory itself or in the user's cache directory.
+
+- The file (`write_packed`, `read_packed`) is checked whole and then mapped, so that a model starts without being packed
+  again. Layout: eight bytes of magic, version and length of the head (32 bits each, little endian), the SHA-256 of all
+  else in the file, the head as JSON, and the arrays, each at a multiple of 64 bytes. The head names the model they came
+  from, the numbers of its weights, the sizes of its parts, and of each array its type, shape and offset.
+- The hash of a model (`content_hash`) covers its tensors, configuration and plan, however their files were written.
+- The cache (`packed_for`) finds the file of a model by its hash, packs where there is none, and deletes old ones
+  (`tidy`).
+"""
 
 import hashlib
 import json
@@ -23,13 +32,7 @@ from sprachbund.engines.options import WeightNumbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import atomic_path, write_text
 
-# Packed weights in a file that is checked whole and then mapped, so that a model starts without being
-# packed again.
-#
-# Layout: eight bytes of magic, version and length of the head (32 bits each, little endian), the SHA-256
-# of all else in the file, the head as JSON, and the arrays, each at a multiple of 64 bytes. The head names
-# the model they came from, the numbers that its weights are in, the sizes of its parts, and of each array
-# its type, shape and place.
+# The file.
 
 MAGIC = b"sbpacked"
 VERSION = 5
@@ -76,11 +79,16 @@ class Packed:
 
 def write_packed(path: Path, packed: Packed) -> None:
     """Write a file that appears whole or not at all. Raises OSError where that is not possible."""
-    places, size = dict[str, Any](), 0
+    descriptions, size = dict[str, Any](), 0
     for name, array in packed.arrays.items():
-        places[name] = [_NAMES[array.dtype], list(array.shape), size]
+        descriptions[name] = [_NAMES[array.dtype], list(array.shape), size]
         size = _aligned(size + array.numel() * array.element_size())
-    head = {"source": packed.source, "weights": packed.weights, "shapes": packed.shapes, "arrays": places}
+    head = {
+        "source": packed.source,
+        "weights": packed.weights,
+        "shapes": packed.shapes,
+        "arrays": descriptions,
+    }
     content = json.dumps(head).encode()
     content += b" " * (-(_HEAD + len(content)) % _ALIGNMENT)
     fixed = _FIXED.pack(MAGIC, VERSION, len(content))
@@ -117,7 +125,7 @@ def read_packed(path: Path, source: str | None = None, weights: WeightNumbers | 
     try:
         head = json.loads(mapped[_HEAD : _HEAD + length])
         data = np.frombuffer(mapped, np.uint8, offset=_HEAD + length)
-        arrays = {name: _array(data, *place) for name, place in head["arrays"].items()}
+        arrays = {name: _array(data, *description) for name, description in head["arrays"].items()}
         packed = Packed(source=head["source"], shapes=head["shapes"], arrays=arrays, weights=head["weights"])
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise PackedFileError(f"{path} has another head than packed weights have ({error})") from error
@@ -157,8 +165,7 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-# What a model is, as one hash: its tensors, configuration and plan, however the files that hold them were
-# written.
+# The hash of a model.
 
 _LENGTH = struct.Struct("<Q")
 _CHUNK = 2**22
@@ -203,8 +210,8 @@ def _of_tensors(path: Path) -> bytes:
     return digest.digest()
 
 
-def _add(digest: "hashlib._Hash", file: BinaryIO, place: int, size: int) -> None:
-    file.seek(place)
+def _add(digest: "hashlib._Hash", file: BinaryIO, offset: int, size: int) -> None:
+    file.seek(offset)
     while size > 0:
         piece = file.read(min(size, _CHUNK))
         if not piece:
@@ -216,6 +223,8 @@ def _add(digest: "hashlib._Hash", file: BinaryIO, place: int, size: int) -> None
 def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
+
+# The cache.
 
 PACKED_FILE = "model.sbpacked"
 """Packed weights that came with a model directory; used as long as they are those of its weights."""
@@ -238,7 +247,7 @@ if sys.platform != "win32":  # it forks nothing
 
 
 def default_cache() -> Path:
-    """Where packed weights are kept unless told otherwise."""
+    """The folder where packed weights are kept by default."""
     return Path.home() / ".cache" / "sprachbund" / "packed"
 
 
@@ -246,8 +255,8 @@ def fingerprint(directory: Path, cache: Path) -> str:
     """SHA-256 of a model's weights and configuration; see `content_hash`.
 
     Reading them whole takes a second for a gigabyte, so the cache remembers it by all that changes when a file is
-    replaced or written to: its place on the disk (inode), size and times. The time of modification alone does not
-    tell, for rsync, tar and container images set it; nobody can set the time of the last change (ctime).
+    replaced or written to: inode, size and times. The time of modification alone does not
+    show that, because rsync, tar and container images set it; the time of the last change (ctime) cannot be set.
     """
     files = _weight_files(directory)
     now, before = time.time_ns(), _states(files)
@@ -255,12 +264,12 @@ def fingerprint(directory: Path, cache: Path) -> str:
     key = hashlib.sha256(json.dumps(before).encode()).hexdigest()
     if key in known:
         return known[key]
-    found = content_hash(files)
+    hashed = content_hash(files)
     # A file that is written to again within the resolution of its times looks the same as before.
     settled = all(state.changed_ns < now - _RESOLUTION_NS for state in before)
     if settled and _states(files) == before:
-        _write_index(cache / _INDEX, {**known, key: found})
-    return found
+        _write_index(cache / _INDEX, {**known, key: hashed})
+    return hashed
 
 
 def packed_for(
@@ -282,7 +291,7 @@ def packed_for(
     source = fingerprint(directory, cache)
     path = cache / f"{source[:_NAME]}-{VERSION}{_KIND[weights]}{_SUFFIX}"
     with _turn(path):
-        for there in filter(Path.exists, (directory / _beside(weights), path)):
+        for there in filter(Path.exists, (directory / _packed_file_name(weights), path)):
             try:
                 packed = read_packed(there, source, weights)
             except PackedFileError as error:
@@ -306,20 +315,25 @@ def packed_for(
         return packed, tuple(notes)
 
 
-def write_beside(directory: Path, pack: Callable[[], Packed]) -> Path:
+def write_with_model(directory: Path, pack: Callable[[], Packed]) -> Path:
     """Pack a model and keep that in its own directory; the file's path. Raises OSError where that is not possible."""
     packed = pack()
-    path = directory / _beside(packed.weights)
+    path = directory / _packed_file_name(packed.weights)
     write_packed(path, replace(packed, source=content_hash(_weight_files(directory))))
     return path
 
 
 def tidy(cache: Path, in_use: Path, limit_bytes: int = LIMIT_BYTES) -> None:
-    """Delete what a cache needs no more.
+    """Delete files that a cache no longer needs.
 
-    That is: other versions of the model in use, other versions of any that were not used for a month, what was left
-    half-written, and, while all together is larger than `limit_bytes`, the file whose last use is longest ago. Whoever
-    has mapped a deleted file keeps it until the end.
+    These are: other versions of the model in use, other versions of any that were not used for a month, half-written
+    files, and, while the cache is larger than the limit, the file whose last use is longest ago. A process that has
+    mapped a deleted file keeps it until its end.
+
+    Args:
+        cache: the folder.
+        in_use: a file that is kept.
+        limit_bytes: of all files together.
     """
     with suppress(OSError):
         for draft in cache.glob("*.partial"):
@@ -340,7 +354,7 @@ def _turn(path: Path) -> Iterator[None]:
         yield
 
 
-def _beside(weights: WeightNumbers) -> str:
+def _packed_file_name(weights: WeightNumbers) -> str:
     return f"{Path(PACKED_FILE).stem}{_KIND[weights]}{_SUFFIX}"
 
 
@@ -362,10 +376,10 @@ class _State(NamedTuple):
 
 
 def _states(files: Iterable[Path]) -> list[_State]:
-    found = ((str(path.resolve()), path.stat()) for path in files)
+    stats = ((str(path.resolve()), path.stat()) for path in files)
     return [
         _State(path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # those of a link's target
-        for path, s in found
+        for path, s in stats
     ]
 
 
@@ -382,6 +396,6 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _write_index(path: Path, known: dict[str, str]) -> None:
-    """Remember, if the place can be written; nothing is lost but time if not."""
+    """Write the index where the folder is writable; otherwise only time is lost."""
     with suppress(OSError):
         write_text(path, json.dumps(dict(list(known.items())[-_REMEMBERED:])))

@@ -1,8 +1,11 @@
-"""Weights of a decoder in the order in which the native kernels read them (native/kernels.hpp).
+"""Packs weights of decoders and encoders in the order in which the native kernels read them (native/kernels.hpp).
 
 A matrix becomes int8, one scale per output row, in blocks of 16 rows x 4 inputs, or, where that was asked for, codes of
-4 bits; heads are padded to multiples of 16 so that a block never holds parts of two. Encoders: see `packing_encoder`.
-Shapes: D width, H heads, W width of a head, padded; V vocabulary.
+4 bits; heads are padded to multiples of 16 so that a block never holds parts of two. Encoders have transformer layers,
+as in Whisper, or conformer layers; the factor 1/2 of a conformer's feed-forwards is multiplied into their last
+matrices.
+
+Shapes: D width, H heads, W width of a head, padded; K taps of a convolution, M channels, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -67,13 +70,26 @@ class DecoderShape(LayersShape):
 
 
 def pad(x: Tensor, dim: int, multiple: int) -> Tensor:
-    """x with zeros at the end of a dimension, up to a multiple."""
+    """Pad with zeros at the end of a dimension.
+
+    Args:
+        x: any shape.
+        dim: the dimension.
+        multiple: that its size becomes a multiple of.
+    """
     missing = -x.shape[dim] % multiple
     return x if missing == 0 else F.pad(x, (0, 0) * (x.ndim - 1 - dim % x.ndim) + (0, missing))
 
 
 def pack_matrix(name: str, weight: Tensor, bias: Tensor | None = None, factor: float = 1.0) -> Arrays:
-    """`factor` times a weight (rows, inputs) and bias (rows,) as NAME.values, .scale, .offset and .bias."""
+    """A linear layer in 8 bits, as NAME.values, .scale, .offset and .bias.
+
+    Args:
+        name: prefix of the arrays.
+        weight: (rows, inputs).
+        bias: (rows,), zeros if None.
+        factor: multiplies the outputs.
+    """
     values, scale = quantize_rows(weight)
     bias = torch.zeros_like(scale) if bias is None else bias.detach().float()
     values = pad(pad(values, 0, BLOCK), 1, _INPUTS)
@@ -87,18 +103,18 @@ def pack_matrix(name: str, weight: Tensor, bias: Tensor | None = None, factor: f
 
 
 def pack_four(name: str, weight: Tensor, bias: Tensor | None = None, factor: float = 1.0) -> Arrays:
-    """As `pack_matrix`, in 4 bits: NAME.codes, .steps (scales of 32 inputs each, bf16), .zeros, and the others.
+    """As `pack_matrix`, arguments included, in 4 bits: NAME.codes, .steps (scales of 32 inputs each, bf16), .zeros.
 
     Raises:
         SprachbundError: a weight with numbers that are not finite.
     """
-    found = quantize_blocks(weight)
-    rows, codes, zeros = len(weight), found.plain_codes(), found.plain_zeros()
-    steps = (codes.double() - zeros.double()[..., None]) * found.scales.double()[..., None]
+    quantized = quantize_blocks(weight)
+    rows, codes, zeros = len(weight), quantized.plain_codes(), quantized.plain_zeros()
+    steps = (codes.double() - zeros.double()[..., None]) * quantized.scales.double()[..., None]
     bias = torch.zeros(rows) if bias is None else bias.detach().float()
-    inputs = found.num_inputs + -found.num_inputs % _FOUR_INPUTS
+    inputs = quantized.num_inputs + -quantized.num_inputs % _FOUR_INPUTS
     pairs = pad(codes.flatten(1)[:, :inputs], 0, BLOCK).view(-1, BLOCK, inputs // _FOUR_INPUTS, 2, _INPUTS)
-    scales = pad(found.scales.view(torch.int16), 0, BLOCK).unflatten(0, (-1, BLOCK)).transpose(1, 2)
+    scales = pad(quantized.scales.view(torch.int16), 0, BLOCK).unflatten(0, (-1, BLOCK)).transpose(1, 2)
     points = pad(zeros, 0, BLOCK).view(
         -1, 2, BLOCK // 2, zeros.shape[1]
     )  # the halves of a byte: rows 0 and 8, ...
@@ -119,7 +135,15 @@ _PACK = {"int8": pack_matrix, "int4": pack_four}
 def pack_linear(
     name: str, weight: Tensor, bias: Tensor | None, weights: WeightNumbers, factor: float = 1.0
 ) -> Arrays:
-    """`factor` times a linear layer's weight (rows, inputs) and bias (rows,), in the numbers asked for."""
+    """A linear layer in the numbers asked for.
+
+    Args:
+        name: prefix of the arrays.
+        weight: (rows, inputs).
+        bias: (rows,), zeros if None.
+        weights: numbers, "int8" or "int4".
+        factor: multiplies the outputs.
+    """
     return _PACK[weights](name, weight, bias, factor)
 
 
@@ -191,7 +215,13 @@ def _decoder_layer(layer: DecoderLayer, weights: WeightNumbers) -> Arrays:
 
 
 def pack_self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention, weights: WeightNumbers) -> Arrays:
-    """A norm and the attention behind it as self_norm, self_heads (queries, keys, values) and self_out."""
+    """A norm and the attention behind it as self_norm, self_heads (queries, keys, values) and self_out.
+
+    Args:
+        norm: over D.
+        attention: with H heads.
+        weights: numbers of the linear layers.
+    """
     heads = attention.num_heads
     projections = [attention.query, attention.key, attention.value]
     return {
@@ -202,7 +232,14 @@ def pack_self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention, weigh
 
 
 def pack_feed_forward(name: str, forward: FeedForward, weights: WeightNumbers, factor: float = 1.0) -> Arrays:
-    """`factor` times a feed-forward as NAME.norm, .expand and .contract."""
+    """A feed-forward as NAME.norm, .expand and .contract.
+
+    Args:
+        name: prefix of the arrays.
+        forward: the module.
+        weights: numbers of the linear layers.
+        factor: multiplies the outputs.
+    """
     return {
         **pack_norm(f"{name}.norm", forward.norm),
         **pack_linear(f"{name}.expand", forward.expand.weight, forward.expand.bias, weights),
@@ -227,10 +264,7 @@ def _head_inputs(out: nn.Linear, heads: int) -> Tensor:
     return pad(out.weight.detach().unflatten(1, (heads, -1)), 2, BLOCK).flatten(1)
 
 
-# Weights of an encoder's layers in the order in which the native kernels read them.
-#
-# Transformer layers, as in Whisper, and conformer layers. The halves in which a conformer adds its feed-
-# forwards are taken into their last matrices. Shapes: D width, K taps of a convolution.
+# Encoders.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +350,13 @@ def encoder_shape(layers: Sequence[nn.Module]) -> EncoderShape:
 def pack_encoder(
     layers: Sequence[nn.Module], norm: nn.LayerNorm | None = None, weights: WeightNumbers = "int8"
 ) -> tuple[EncoderShape, Arrays]:
-    """A stack of layers, linear ones in the numbers asked for, and the norm behind it if they are a transformer's."""
+    """Sizes and arrays of a stack of layers.
+
+    Args:
+        layers: of an encoder.
+        norm: behind a transformer's layers; None for conformers.
+        weights: numbers of the linear layers.
+    """
     arrays = {} if norm is None else pack_norm("norm", norm)
     for i, layer in enumerate(layers):
         arrays |= {f"layers.{i}.{name}": array for name, array in _layer(layer, weights).items()}

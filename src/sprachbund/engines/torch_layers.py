@@ -1,8 +1,18 @@
-"""The torch engine's decoder and encoder layers: fused products, one cache from start to end, attention by dtype.
+"""The torch engine: faster linear layers, CUDA graphs, and the decoder and encoder layers that use them.
 
-They have the methods of the modules they stand for, so that a model whose parts were exchanged is still the same
-model to every search and draft. Shapes: B memories, R rows (row r reads memory r // (R/B)), Q tokens per step, C cache
-capacity, T frames, L layers, D width, H heads, V vocabulary.
+- Linear layers and precision: a step of a decoder multiplies one row, or a few, and its time is that of reading
+  weights. On CPUs `nn.Linear` reads them once for every row in fp32, and lays them out anew at each call in bf16;
+  oneDNN's product with weights laid out beforehand (`PackedLinear`) does neither. In 8 bits FBGEMM's dynamically
+  quantized product is fastest (`Int8Linear`); it takes one scale for all rows of a call, so every row is brought to its
+  own scale first, and a row comes out the same whatever it is batched with. `recast` copies a module in another
+  precision.
+- CUDA graphs: `RecordedStep` repeats a step as one launch in place of some hundred small ones. A graph repeats kernels
+  on the same addresses, so its tensors may not move and nothing may be read on the host meanwhile.
+- Layers: fused projections, one cache from start to end, attention by dtype. They have the methods of the modules that
+  they replace, so searches and drafts see the same model.
+
+Shapes: N rows of a product, I inputs, O outputs; B memories, R rows (row r reads memory r // (R/B)), Q tokens per step,
+C cache capacity, T frames, L layers, D width, H heads, V vocabulary.
 """
 
 import copy
@@ -24,14 +34,7 @@ from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder, allow
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.feed_forward import Route
 
-# Products of a few rows with large weights in torch's own kernels, and whole modules in another precision.
-#
-# A step of a decoder multiplies one row, or a few, and its time is that of reading weights. On CPUs
-# `nn.Linear` reads them once for every row in fp32, and lays them out anew at each call in bf16. oneDNN's
-# product with weights laid out beforehand does neither. In 8 bits the dynamically quantized product of
-# FBGEMM is fastest. It takes one scale for all rows that come together; here every row is brought to its
-# own first, so that a row comes out the same whatever it is computed with. Shapes: N rows, I inputs, O
-# outputs.
+# Linear layers and precision.
 
 Module = TypeVar("Module", bound=nn.Module)
 Precision = Literal["fp32", "bf16", "int8"]
@@ -141,9 +144,11 @@ def _worth_packing(weight: Tensor) -> bool:
 @cache
 def _packs(dtype: torch.dtype) -> bool:
     operations = torch.ops.mkldnn
-    # Which of its operations a build of torch has, it says in no other way.
-    there = hasattr(operations, "_reorder_linear_weight") and hasattr(operations, "_linear_pointwise")
-    if not there or not torch.backends.mkldnn.is_available():
+    try:  # a build of torch lists its operations nowhere else
+        _ = operations._reorder_linear_weight, operations._linear_pointwise
+    except AttributeError:
+        return False
+    if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or bool(operations._is_mkldnn_bf16_supported())
 
@@ -234,14 +239,13 @@ def _kernels(device: torch.device) -> Iterator[None]:
 @cache
 def _seven_bits() -> bool:
     """Whether inputs must leave out a bit: without dot products, sums of two products would not fit into 16."""
-    has_dot_products = getattr(torch.cpu, "_is_vnni_supported", None)  # private: a later torch may drop it
-    return has_dot_products is None or not has_dot_products()
+    try:
+        return not torch.cpu._is_vnni_supported()
+    except AttributeError:  # private: a later torch may drop it
+        return True
 
 
-# Steps of the torch engine recorded as CUDA graphs: one launch in place of some hundred small ones.
-#
-# A graph repeats kernels on the same addresses, so all that a step reads and writes has to stay in place
-# and nothing may be asked of the device meanwhile. Shapes: R rows, Q tokens per step, V vocabulary.
+# CUDA graphs.
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 """Logits (R, Q, V) after tokens (R, Q) in rows that hold `lengths` (R,) already; nothing is read from the host."""
@@ -262,12 +266,12 @@ class RecordedStep:
 
     def __init__(self, step: Logits, tokens: Tensor, lengths: Tensor) -> None:
         self._tokens, self._lengths = tokens.clone(), lengths.clone()
-        beside = torch.cuda.Stream(tokens.device)
-        beside.wait_stream(torch.cuda.current_stream(tokens.device))
-        with torch.cuda.stream(beside):  # libraries allocate what they need at their first call
+        side_stream = torch.cuda.Stream(tokens.device)
+        side_stream.wait_stream(torch.cuda.current_stream(tokens.device))
+        with torch.cuda.stream(side_stream):  # libraries allocate what they need at their first call
             for _ in range(_WARM_UPS):
                 step(self._tokens, self._lengths)
-        torch.cuda.current_stream(tokens.device).wait_stream(beside)
+        torch.cuda.current_stream(tokens.device).wait_stream(side_stream)
         self._graph = torch.cuda.CUDAGraph()
         # What other threads do on the device meanwhile, such as loading a model, is no part of it and no error.
         capture = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
@@ -295,7 +299,13 @@ class Recorder:
     _recorded: dict[int, Logits] = field(default_factory=dict)
 
     def run(self, step: Logits, tokens: Tensor, lengths: Tensor) -> Tensor | None:
-        """Logits (R, Q, V) by a recorded step; None as long as there were too few of its kind."""
+        """Logits (R, Q, V) by a recorded step; None as long as too few steps of its kind were run.
+
+        Args:
+            step: as it would run without a graph.
+            tokens: (R, Q).
+            lengths: (R,) tokens in the cache.
+        """
         num_queries = tokens.shape[1]
         if num_queries not in self._recorded:
             self._seen[num_queries] = self._seen.get(num_queries, 0) + 1
@@ -309,6 +319,8 @@ class Recorder:
         self._seen.clear()
         self._recorded.clear()
 
+
+# Layers.
 
 _QUERIES = 128
 """At a time, so that their scores stay in the processor's cache."""
@@ -334,7 +346,7 @@ def attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | 
 
 
 class StaticCache(DecoderCache):
-    """A `DecoderCache` whose rows are moved within one place in memory.
+    """A `DecoderCache` whose rows are moved within the same tensors.
 
     Attributes:
         recorder: of its steps as CUDA graphs, which hold while its tensors stay where they are; None without.
@@ -370,20 +382,20 @@ class StaticCache(DecoderCache):
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What is common to all layers in one step: places (R, Q) of its tokens, and what they see (R, 1, Q, C) or all.
+    """What all layers share in one step: positions (R, Q) of its tokens, and the mask (R, 1, Q, C), or None.
 
-    A step over `all_places` of the cache is the same whatever the cache holds.
+    A step over `whole_cache` of the cache is the same whatever the cache holds.
     """
 
     cache: DecoderCache
     positions: Tensor
     allowed: Tensor | None
     weights: list[Tensor] | None = None
-    all_places: bool = False
+    whole_cache: bool = False
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's keys and values (R, H, Q, D/H) into the cache; all those to attend to."""
-        if self.all_places:
+        if self.whole_cache:
             return self.cache.store(layer, self.positions, self.cache.capacity, keys, values)
         return self.cache.write(layer, self.positions, keys, values)
 
@@ -418,7 +430,13 @@ class FusedDecoderLayer(nn.Module):
         return self._heads(keys), self._heads(values)
 
     def forward(self, x: Tensor, layer: int, step: _Step) -> Tensor:
-        """x (R, Q, D) after this layer, number `layer` of the cache."""
+        """Run the layer.
+
+        Args:
+            x: (R, Q, D).
+            layer: index of the layer in the cache.
+            step: positions and mask of the step, and the cache.
+        """
         cache = step.cache
         query, keys, values = (self._heads(part) for part in self.own(self.self_norm(x)).chunk(3, dim=-1))
         keys, values = step.write(layer, keys, values)
@@ -481,7 +499,7 @@ class TorchDecoder(TextDecoder):
         capacity: int | None = None,
         route: Route | None = None,
     ) -> StaticCache:
-        """As `TextDecoder.start`."""
+        """As `TextDecoder.start`, with the same arguments."""
         capacity = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
         pairs = [layer.keys_values(memory) for layer in self._fused()]
         num_rows, heads, width = len(memory) * rows_per_memory, pairs[0][0].shape[1], pairs[0][0].shape[3]
@@ -501,7 +519,7 @@ class TorchDecoder(TextDecoder):
         return cache
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """As `TextDecoder.step`."""
+        """As `TextDecoder.step`, with the same arguments."""
         recorder = cache.recorder if isinstance(cache, StaticCache) and weights is None else None
         if recorder is not None and cache.used + tokens.shape[1] <= cache.capacity:
             logits = recorder.run(partial(self.step_over_all, cache), tokens, cache.lengths)
@@ -511,20 +529,20 @@ class TorchDecoder(TextDecoder):
         return self.logits(self.states(tokens, cache, weights))
 
     def step_over_all(self, cache: DecoderCache, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (R, Q, V) of a step in which all places of a cache are read, and those not filled are masked.
+        """Logits (R, Q, V) of a step in which a whole cache is read, and positions not filled are masked.
 
-        It needs to know nothing on the host, takes how full the rows are from `lengths` (R,), and writes only to the
-        cache's own tensors, the same at each call: so it can be recorded. The cache does not count the tokens.
+        It can be recorded: it reads nothing on the host, takes the lengths of rows from `lengths` (R,), and writes only
+        to the cache's own tensors. The cache does not count the tokens.
         """
-        places = torch.arange(cache.capacity, device=tokens.device)
-        positions = lengths[:, None] + places[: tokens.shape[1]]
-        allowed = places <= positions[:, None, :, None]
+        slots = torch.arange(cache.capacity, device=tokens.device)
+        positions = lengths[:, None] + slots[: tokens.shape[1]]
+        allowed = slots <= positions[:, None, :, None]
         return self.logits(
-            self._through(tokens, _Step(cache=cache, positions=positions, allowed=allowed, all_places=True))
+            self._through(tokens, _Step(cache=cache, positions=positions, allowed=allowed, whole_cache=True))
         )
 
     def states(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """A step that stops before the last norm: (R, Q, D), for `logits`. Errors as for `step`."""
+        """A step that stops before the last norm: (R, Q, D), for `logits`; arguments and errors as for `step`."""
         positions, allowed = self.places(tokens, cache)
         x = self._through(tokens, _Step(cache=cache, positions=positions, allowed=allowed, weights=weights))
         cache.grow(tokens.shape[1])
@@ -562,7 +580,7 @@ class FusedEncoderLayer(nn.Module):
         self.feed_forward = _feed_forward(layer, precision)
 
     def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
-        """As `EncoderLayer.forward`."""
+        """As `EncoderLayer.forward`, with the same arguments."""
         parts = self.own(self.self_norm(x)).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         half = torch.bfloat16

@@ -222,7 +222,7 @@ class Decoder:
         routes = _routes(self._model, encoded.memory, len(spans))
         return [
             [_with_evidence(one, span.span, heard, routed) for one in row]
-            for row, span, heard, routed in zip(decoded, spans, encoded.heard, routes, strict=True)
+            for row, span, heard, routed in zip(decoded, spans, encoded.identified, routes, strict=True)
         ]
 
     def _span(self, samples: np.ndarray, targets: Sequence[str], source: str | None) -> RecordedSpan:

@@ -1,6 +1,6 @@
-"""Live text of models that write frame by frame: every chunk goes through the encoder once, and what is written stands.
+"""Live text of models with a transducer: every chunk is encoded once, and its text is committed at once.
 
-There is nothing to agree on and nothing is attempted twice. Streams with a chunk ready go through the model together.
+Nothing is attempted twice. Streams with a chunk ready go through the model together.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _LAG_S = (WINDOW // 2) / SAMPLE_RATE
 """A mel frame looks so far ahead: with that much more than a chunk, its frames are surely there."""
 
 _KEPT = 2 * SAMPLE_RATE
-"""Samples that were heard are forgotten when there are so many."""
+"""Samples that were read are dropped when there are so many."""
 
 
 @dataclass(kw_only=True)
@@ -89,7 +89,7 @@ class FrameWriter:
 
     @torch.inference_mode()
     def write(self, jobs: Sequence[Job]) -> list[tuple[Job, LiveText]]:
-        """Bring stretches as far as their sound goes; what came of it, in order of the stretches."""
+        """Decode all whole chunks of stretches; their texts, in order of the stretches."""
         before = {id(job): {t: len(tokens) for t, tokens in self._stream(job).tokens.items()} for job in jobs}
         for job in jobs:
             self._hear(job)
@@ -153,7 +153,7 @@ class FrameWriter:
         )
         rows = torch.tensor([b for b, job in enumerate(jobs) for _ in job.session.targets])
         writers = TransducerState.stack([stream.writers for stream in streams])
-        found, writers = transducer_greedy(self.transducer, states[rows], num_frames[rows], writers)
+        hypotheses, writers = transducer_greedy(self.transducer, states[rows], num_frames[rows], writers)
         row = 0
         for b, stream in enumerate(streams):
             count = int(num_frames[b])
@@ -162,11 +162,11 @@ class FrameWriter:
             stream.writers = writers.take(torch.arange(row, row + len(stream.tokens)))
             stream.heard, stream.num_heard = stream.heard + states[b, :count].sum(0), stream.num_heard + count
             for tokens in stream.tokens.values():
-                tokens += found[row].tokens
+                tokens += hypotheses[row].tokens
                 row += 1
 
     def _text(self, job: Job, target: str, number: int) -> LiveText | None:
-        """What the tokens from `number` on add; the end of a stretch is told in any case."""
+        """What the tokens from `number` on add; the end of a stretch makes an event in any case."""
         tokens, line = self._stream(job).tokens[target], job.stretch.lines[target]
         if len(tokens) == number and not job.stretch.closed:
             return None

@@ -1,7 +1,10 @@
-"""Many live sessions on one model: what is due in all of them goes through it in one batch.
+"""Many live sessions on one model: the stretches due in all of them are decoded in one batch.
 
-An attempt at a stretch of speech is the same work whether the stretch has ended or not; only what may be written of it
-differs. A stretch that has ended with nothing written is decoded exactly as in a recording.
+An attempt at a stretch of speech is the same work whether the stretch has ended or not; only how much of it may be
+committed differs. A stretch that has ended with nothing committed is decoded exactly as in a recording.
+
+Speech without a pause is cut where all languages have been written (`trim`), so the cost of an attempt is bounded by
+`LiveOptions.max_open_s`, however long a speaker goes on.
 """
 
 from collections import defaultdict
@@ -16,9 +19,9 @@ from sprachbund.decoding.languages import TRANSCRIBE, LanguageTracker, Request, 
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     LanguageQuery,
-    ask,
     encode_and_identify,
     known_targets,
+    make_target,
     options_with_draft,
 )
 from sprachbund.decoding.search import search
@@ -42,19 +45,17 @@ from sprachbund.streaming.writing import (
     write,
 )
 
-# Keeps the speech under way short when nobody pauses: it is cut where all languages have been written.
-#
-# What an attempt costs is bounded by `LiveOptions.max_open_s`, however long a speaker goes on.
+# Cutting long speech.
 
 _KEPT_S = 1.0
-"""The newest audio is never cut off, for its words may not be complete."""
+"""The newest audio is never cut off, because its words may not be complete."""
 
 
 def trim(family: Family, memory: Memory, job: Job, rows: list[Row]) -> list[tuple[Row, LiveText | None]]:
     """Cut the stretch behind its committed text.
 
-    A language that has less than half of the audio written gets its words up to there committed as they are: else one
-    that can never agree with itself would keep all of it open.
+    In a language with less than half of the audio written, the words of the first half are committed as they are;
+    otherwise a language whose attempts never agree would keep all of the audio.
 
     Args:
         family: the model.
@@ -63,7 +64,7 @@ def trim(family: Family, memory: Memory, job: Job, rows: list[Row]) -> list[tupl
         rows: of its targets, as they were before `unfinished_text` moved the prefixes.
 
     Returns:
-        What had to be committed for it.
+        The rows, each with the text committed for the cut.
     """
     duration_s = job.stretch.duration_s
     tokens = [[*row.asked.prefix, *row.hypothesis.tokens] for row in rows]
@@ -94,11 +95,11 @@ def _commit_half(
     if not line.tentative:
         return None
     rest = tokens[len(line.prefix) :]
-    words, place, num_words = words_behind(family, line.prefix, rest, row.asked.language), len(line.prefix), 0
+    words, token, num_words = words_behind(family, line.prefix, rest, row.asked.language), len(line.prefix), 0
     for _, count in words:
-        if starts_s[place] >= half_s:
+        if starts_s[token] >= half_s:
             break
-        place, num_words = place + count, num_words + 1
+        token, num_words = token + count, num_words + 1
     return write(family, job, row, rest, words, num_words)
 
 
@@ -106,35 +107,37 @@ def _num_before(
     family: Family, tokens: Sequence[int], starts_s: Sequence[float], cut_s: float, language: str
 ) -> int:
     """How many of the tokens belong to words that begin before the cut."""
-    place = 0
+    token = 0
     for _, count in split_words(family, list(tokens), language):
-        if starts_s[place] >= cut_s:
+        if starts_s[token] >= cut_s:
             break
-        place += count
-    return place
+        token += count
+    return token
 
+
+# The engine.
 
 _LEAST_ROOM = 8
 """Tokens that have to fit behind a prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Heard:
+class _EncodedJobs:
     """A batch of stretches after the encoder."""
 
     jobs: list[Job]
     memory: Memory
 
-    def select(self, rows: list[int]) -> "_Heard":
+    def select(self, rows: list[int]) -> "_EncodedJobs":
         index = torch.tensor(rows, device=self.memory.states.device)
-        return _Heard(jobs=[self.jobs[b] for b in rows], memory=self.memory.select(index))
+        return _EncodedJobs(jobs=[self.jobs[b] for b in rows], memory=self.memory.select(index))
 
 
 class LiveEngine:
-    """Works for any number of sessions; one thread at a time.
+    """Decodes for any number of sessions; not for several threads at once.
 
     Attributes:
-        model: that all sessions share.
+        model: shared by all sessions.
         decoding: options of the searches.
         notes: what was wrong with the draft asked for.
     """
@@ -184,7 +187,7 @@ class LiveEngine:
         return LiveSession(request, options, spans, tracker, self._activity)
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
-        """With the policy that "auto" means for the model; refuses one that is not for it."""
+        """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""
         fitting = policies_of(self.model)
         policy = fitting[0] if options.policy == "auto" else options.policy
         if policy not in fitting:
@@ -212,10 +215,10 @@ class LiveEngine:
 
     @torch.inference_mode()
     def step(self, sessions: Sequence[LiveSession]) -> list[list[LiveEvent]]:
-        """One pass over what is due in each session, at most `decoding.batch_size` stretches in all.
+        """Decode the stretches due in each session, at most `decoding.batch_size` in all.
 
         Returns:
-            One list per session, in order; empty where nothing came of it yet.
+            One list of events per session, in order.
         """
         events: list[list[LiveEvent]] = [
             [*lost_text(session), *session.take_notices()] for session in sessions
@@ -224,12 +227,12 @@ class LiveEngine:
         jobs = [job for job in jobs if job.session.error is None]
         for job, text in self._written(jobs):
             events[job.index].append(text)
-        for session, found in zip(sessions, events, strict=True):
-            found += session.take_notices()
+        for session, own in zip(sessions, events, strict=True):
+            own += session.take_notices()
         return events
 
     def _written(self, jobs: list[Job]) -> list[tuple[Job, LiveText]]:
-        """What comes of the jobs, in their order."""
+        """The texts of the jobs, in their order."""
         streaming = [job for job in jobs if job.options.policy == "frames"]
         attempted = [job for job in jobs if job.options.policy != "frames"]
         out: list[tuple[Job, LiveText]] = []
@@ -257,8 +260,8 @@ class LiveEngine:
             sessions[index].put_back([job.stretch for job in queue[size:] if job.index == index])
         return queue[:size]
 
-    def _encode(self, jobs: list[Job]) -> _Heard:
-        """Run the encoder, and find out the languages spoken."""
+    def _encode(self, jobs: list[Job]) -> _EncodedJobs:
+        """Run the encoder, and identify the languages spoken."""
         features = self.model.features([job.stretch.samples for job in jobs])
         queries = [
             LanguageQuery(
@@ -270,16 +273,16 @@ class LiveEngine:
             for job in jobs
         ]
         encoded = encode_and_identify(self.model, features, queries, [j.stretch.duration_s for j in jobs])
-        found = zip(jobs, encoded.languages, encoded.log_probs, encoded.mixed, strict=True)
-        for job, language, log_probs, mixed in found:
+        each = zip(jobs, encoded.languages, encoded.log_probs, encoded.mixed, strict=True)
+        for job, language, log_probs, mixed in each:
             job.language, job.language_probs, job.mixed = language, log_probs, mixed
-        return _Heard(jobs=jobs, memory=encoded.memory)
+        return _EncodedJobs(jobs=jobs, memory=encoded.memory)
 
-    def _work(self, heard: _Heard) -> list[tuple[Job, LiveText]]:
-        """What is written of every stretch, in order of the stretches."""
+    def _work(self, encoded: _EncodedJobs) -> list[tuple[Job, LiveText]]:
+        """The texts of every stretch, in order of the stretches."""
         written: dict[tuple[int, str], list[LiveText]] = defaultdict(list)
         groups: dict[int, list[int]] = {}
-        for b, job in enumerate(heard.jobs):
+        for b, job in enumerate(encoded.jobs):
             if not self._find_targets(job):
                 continue
             for target in job.session.targets:
@@ -287,12 +290,12 @@ class LiveEngine:
                     written[b, target].append(unknown_pair(job, target))
             if job.targets:
                 groups.setdefault(len(job.targets), []).append(b)
-        for places in groups.values():
-            for row, text in self._write(heard.select(places)):
+        for indices in groups.values():
+            for row, text in self._write(encoded.select(indices)):
                 if text is not None:
-                    written[places[row.place], row.target].append(text)
-        order = [(b, t) for b, job in enumerate(heard.jobs) for t in job.session.targets]
-        return [(heard.jobs[b], text) for b, target in order for text in written.get((b, target), ())]
+                    written[indices[row.batch_index], row.target].append(text)
+        order = [(b, t) for b, job in enumerate(encoded.jobs) for t in job.session.targets]
+        return [(encoded.jobs[b], text) for b, target in order for text in written.get((b, target), ())]
 
     def _find_targets(self, job: Job) -> bool:
         """Set the targets that the model knows; False where the session cannot go on without a language."""
@@ -304,12 +307,12 @@ class LiveEngine:
             return False
         return True
 
-    def _write(self, heard: _Heard) -> list[tuple[Row, LiveText | None]]:
+    def _write(self, encoded: _EncodedJobs) -> list[tuple[Row, LiveText | None]]:
         """Attempts at stretches with equally many targets."""
-        rows = self._attempts(heard)
+        rows = self._attempts(encoded)
         out: list[tuple[Row, LiveText | None]] = []
         for b, group in enumerate(rows):
-            job = heard.jobs[b]
+            job = encoded.jobs[b]
             if job.stretch.closed:
                 out += [(row, end_text(self.model, job, row, self.decoding.guard)) for row in group]
                 continue
@@ -318,27 +321,33 @@ class LiveEngine:
             job.stretch.attempted_s = job.stretch.span.end_s
             job.settle_language()
             if job.must_be_cut(min(self._room(row.asked) for row in group)):
-                out += trim(self.model, heard.select([b]).memory, job, group)
+                out += trim(self.model, encoded.select([b]).memory, job, group)
         return out
 
-    def _attempts(self, heard: _Heard) -> list[list[Row]]:
+    def _attempts(self, encoded: _EncodedJobs) -> list[list[Row]]:
         """Decode behind what is committed: rows of every stretch and target."""
-        asked = [[self._target(job, target) for target in job.targets] for job in heard.jobs]
-        durations_s = [job.stretch.duration_s for job in heard.jobs]
-        found = search(self.model, heard.memory, asked, self.decoding, durations_s, self._speculation)
-        looks = self._looks(heard, asked, found, durations_s)
+        asked = [[self._target(job, target) for target in job.targets] for job in encoded.jobs]
+        durations_s = [job.stretch.duration_s for job in encoded.jobs]
+        hypotheses = search(self.model, encoded.memory, asked, self.decoding, durations_s, self._speculation)
+        looks = self._looks(encoded, asked, hypotheses, durations_s)
         return [
             [
-                Row(place=b, target=target, asked=asked[b][n], hypothesis=found[b][n], looks_at_s=looks[b][n])
+                Row(
+                    batch_index=b,
+                    target=target,
+                    asked=asked[b][n],
+                    hypothesis=hypotheses[b][n],
+                    looks_at_s=looks[b][n],
+                )
                 for n, target in enumerate(job.targets)
             ]
-            for b, job in enumerate(heard.jobs)
+            for b, job in enumerate(encoded.jobs)
         ]
 
     def _target(self, job: Job, target: str) -> Target:
         source, line = job.language.language, job.stretch.lines[target]
         language = job.session.request.target_language(target, source)
-        asked = ask(self.model, self.decoding, language, source)
+        asked = make_target(self.model, self.decoding, language, source)
         if not (job.stretch.closed and job.stretch.untouched):
             asked = replace(
                 asked, timestamps=False
@@ -354,24 +363,24 @@ class LiveEngine:
 
     def _looks(
         self,
-        heard: _Heard,
+        encoded: _EncodedJobs,
         asked: list[list[Target]],
-        found: list[list[Hypothesis]],
+        hypotheses: list[list[Hypothesis]],
         durations_s: list[float],
     ) -> list[list[tuple[float, ...]]]:
-        """What tokens look at, for the sessions that go by it."""
+        """The second of the audio that tokens attend to, for sessions whose policy needs it."""
         looks: list[list[tuple[float, ...]]] = [[()] * len(group) for group in asked]
-        places = [
+        indices = [
             b
-            for b, job in enumerate(heard.jobs)
+            for b, job in enumerate(encoded.jobs)
             if not job.stretch.closed and job.options.policy == "alignatt"
         ]
-        if places:
-            tokens = [[h.tokens for h in found[b]] for b in places]
-            own = heard.select(places).memory
+        if indices:
+            tokens = [[h.tokens for h in hypotheses[b]] for b in indices]
+            own = encoded.select(indices).memory
             seen = attended_s(
-                self.model, own, [asked[b] for b in places], tokens, [durations_s[b] for b in places]
+                self.model, own, [asked[b] for b in indices], tokens, [durations_s[b] for b in indices]
             )
-            for b, group in zip(places, seen, strict=True):
+            for b, group in zip(indices, seen, strict=True):
                 looks[b] = group
         return looks

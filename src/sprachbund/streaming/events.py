@@ -1,4 +1,4 @@
-"""What a live session says: text, and notices of what went wrong."""
+"""Events of a live session: text, and notices of errors and overloads."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ class LiveText:
         segment: number of the stretch, from 0.
         committed: characters to append to what was committed before; never taken back.
         tentative: replaces what stood behind the committed text; may still change.
-        retracted: words of the tentative text before that are not what now stands in their place.
+        retracted: words of the tentative text before that were replaced.
         start_s: where the stretch begins.
         end_s: how far it has been heard; its end when `final`.
         source_language: the language spoken, as far as is known.
@@ -44,7 +44,7 @@ class LiveText:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveNotice:
-    """Something the listener has to know.
+    """An overload or an error of a session.
 
     Attributes:
         kind: "overload", or "error" when the session has ended by it.

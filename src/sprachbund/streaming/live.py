@@ -1,6 +1,8 @@
-"""One listener, one loop: audio as it is spoken in, events out, each with its moment.
+"""The loop of one live session: audio in as it is spoken, events out, each with its time.
 
-The same loop plays a recording in real time, or without waiting on a simulated clock, and follows a microphone.
+`play` plays a recording in real time, or without waiting on a simulated clock; `follow` follows a microphone. A
+simulated clock moves by the audio that has been spoken; whether computing takes time on it is the difference between
+ideal and computation-aware latency. `emission_logs` makes the logs that latency is computed from.
 """
 
 import time
@@ -17,10 +19,7 @@ from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.session import LiveSession, Samples
 
-# When things happen in a live session: by the wall, or simulated so that a talk need not be sat through.
-#
-# A simulated clock moves by the audio that has been spoken; whether computing takes time on it is the
-# difference between ideal and computation-aware latency.
+# Clocks.
 
 
 class Clock(Protocol):
@@ -80,12 +79,14 @@ class SimulatedClock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Count what it takes, if that is to be counted."""
+        """Count the seconds, if computation counts."""
         began = time.perf_counter()
         yield
         if self.computing:
             self._now_s += time.perf_counter() - began
 
+
+# The loop.
 
 BLOCK_S = 0.1
 """Audio that is heard at once when a recording is played."""
@@ -93,7 +94,7 @@ BLOCK_S = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """An event and the second of the clock at which it was there."""
+    """An event and its time on the clock, in seconds."""
 
     event: LiveEvent
     second: float
@@ -112,7 +113,7 @@ def play(
     """Play a recording to a session as it would be spoken.
 
     Args:
-        engine: that the session is of.
+        engine: that opened the session.
         session: new.
         blocks: 16 kHz mono, each (N,), in order.
         clock: a `SimulatedClock` that does not count computation if None: as fast as can be, and deterministic.
@@ -141,7 +142,13 @@ def follow(
 ) -> Iterator[Moment]:
     """Follow audio that comes at its own pace, until there is no more.
 
-    While a step is computed nothing is read: blocks have to wait wherever they come from.
+    While a step is computed no blocks are read; their source has to buffer them.
+
+    Args:
+        engine: that opened the session.
+        session: new.
+        blocks: 16 kHz mono, each (N,), in order.
+        clock: the time of events.
 
     Raises:
         OverloadError: more audio waits than the session may hold.
@@ -156,21 +163,21 @@ def follow(
 
 
 class Listener:
-    """A session and the engine that works for it alone: samples in, events out.
+    """A session with an engine of its own: samples in, events out.
 
     Args:
         engine: of the model.
-        session: that the engine has opened.
+        session: opened by the engine.
     """
 
     def __init__(self, engine: LiveEngine, session: LiveSession) -> None:
         self.engine, self.session = engine, session
 
     def hear(self, samples: Samples) -> list[LiveEvent]:
-        """Take the next samples, 16 kHz mono (N,) of any length, and do all that is due.
+        """Take the next samples, 16 kHz mono (N,) of any length, and decode all that is due.
 
         Raises:
-            SprachbundError: for what are no samples, or after `finish`.
+            SprachbundError: for values that are not samples, or after `finish`.
         """
         self.session.push(samples)
         return self._all_due()
@@ -188,14 +195,23 @@ class Listener:
 
 
 def stepped(engine: LiveEngine, session: LiveSession, clock: Clock) -> list[Moment]:
-    """One step of the engine, and when its events were there."""
+    """One step of the engine.
+
+    Args:
+        engine: that opened the session.
+        session: with work due.
+        clock: counts the step, if it counts computation.
+
+    Returns:
+        The events, with the time after the step.
+    """
     with clock.working():
         events = engine.step([session])[0]
     now_s = clock.now_s()
     return [Moment(event=event, second=now_s) for event in events]
 
 
-# The log of a live session, that latency is computed from.
+# Emission logs.
 
 
 def emission_logs(

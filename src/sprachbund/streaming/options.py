@@ -1,4 +1,4 @@
-"""What a live session may be asked for, in one value that is checked before any audio comes."""
+"""Options of a live session, checked before any audio comes."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args

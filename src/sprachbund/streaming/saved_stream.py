@@ -1,7 +1,7 @@
-"""The state of a stream as bytes, to be kept or moved; it says whose it is, and is refused elsewhere.
+"""Saves the state of a stream as bytes and loads it again, for the same model only.
 
-The form is safetensors; its head holds what the state belongs to: sizes, tier, how the encoder is packed, and a digest
-of weights, since the state of a model with other weights has the same shapes and means something else.
+The format is safetensors. Its metadata identify the model: sizes, tier, how the encoder is packed, and a digest of the
+weights, because the state of a model with other weights has the same shapes.
 """
 
 import hashlib
@@ -50,20 +50,25 @@ def save_stream(model: Any, tier: Tier, encoder: StreamState, transducer: Transd
 def load_stream(model: Any, tier: Tier, data: bytes) -> tuple[StreamState, TransducerState]:
     """The inverse of `save_stream`.
 
+    Args:
+        model: as for `save_stream`.
+        tier: under which the streams go on.
+        data: the bytes.
+
     Raises:
-        SprachbundError: damaged, or of another model or tier; it says what differs.
+        SprachbundError: damaged, or of another model or tier; the message says what differs.
     """
     try:
         tensors, head = load(data), _head(data)
-        told = {name: json.loads(head[name]) for name in _WHAT}
+        saved = {name: json.loads(head[name]) for name in _WHAT}
     except (SafetensorError, ValueError, KeyError, struct.error) as error:
         raise SprachbundError(
             "this is not the whole state of a stream; save it again, or begin the stream anew"
         ) from error
     for name, here in _identity(model, tier).items():
-        if told[name] != here:
+        if saved[name] != here:
             raise SprachbundError(
-                f"the state is of another model, or another tier of it: that one {_WHAT[name]} {told[name]}, this one "
+                f"the state is of another model, or another tier of it: that one {_WHAT[name]} {saved[name]}, this one "
                 f"{_WHAT[name]} {here}; go on with the one that it was saved from"
             )
     encoder = StreamState.from_tensors(_under(_ENCODER, tensors))
@@ -86,13 +91,13 @@ def _identity(model: Any, tier: Tier) -> dict[str, Any]:
 
 
 def _digest(model: Any) -> str:
-    """Of the first numbers of every tensor: quick, and models that differ in a single layer are told apart."""
-    found = hashlib.sha256()
+    """Of the first numbers of every tensor: quick, and models that differ in a single layer have other digests."""
+    digest = hashlib.sha256()
     for part in (model.encoder, model.transducer):
         for tensor in part.state_dict().values():
             plain = tensor.detach().flatten()[:_LOOKED_AT].cpu()
-            found.update(plain.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+            digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,5 +107,5 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _head(data: bytes) -> Mapping[str, str]:
     """Metadata of a safetensors file in memory: eight bytes of length, then JSON."""
     (length,) = struct.unpack("<Q", data[:8])
-    found: Mapping[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return found
+    metadata: Mapping[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata

@@ -1,6 +1,7 @@
-"""One listener's audio: cut into stretches of speech as it comes, with what has been written of each.
+"""A live session: audio cut into stretches of speech as it comes, with the text written of each.
 
-A session computes nothing but voice activity. What is due is worked on by a `LiveEngine`, together with other sessions.
+A session computes only voice activity. Stretches that are due are decoded by a `LiveEngine`, together with those of
+other sessions.
 """
 
 from collections import deque
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sprachbund.streaming.by_frames import FrameStream
 
 
-# A stretch of speech under way, and what has been written of it in each language.
+# Stretches of speech and their text.
 
 Samples = NDArray[np.float32]
 
@@ -80,9 +81,9 @@ class Stretch:
         samples: of the span.
         closed: whether all of it has been heard.
         lines: by target.
-        language: the language spoken, once text rests on it.
+        language: the language spoken, once text was committed in it.
         attempted_s: audio up to here has been attempted.
-        stream: what a model that writes frame by frame has made of it.
+        stream: state of a model that writes frame by frame.
     """
 
     number: int
@@ -199,7 +200,7 @@ class LiveSession:
         return due
 
     def put_back(self, stretches: Sequence[Stretch]) -> None:
-        """Those of `take_due` that there was no room for."""
+        """Take back stretches of `take_due` that did not fit into the batch."""
         self._waiting.extendleft(reversed([stretch for stretch in stretches if stretch.closed]))
 
     def take_lost(self) -> list[Stretch]:
@@ -208,7 +209,7 @@ class LiveSession:
         return lost
 
     def take_notices(self) -> list[LiveNotice]:
-        """What there is to say beside text."""
+        """Notices since the last call."""
         notices, self._notices = self._notices, []
         return notices
 
@@ -239,11 +240,11 @@ class LiveSession:
 
     def _look(self) -> None:
         """See how far the stretch under way has come."""
-        found = self._stream.under_way()
-        if found is None:
+        under_way = self._stream.under_way()
+        if under_way is None:
             self._end_vanished()
             return
-        span, samples = found
+        span, samples = under_way
         if self._open is None:
             self._open = self._begin(span, samples)
         self._open.span, self._open.samples = span, samples

@@ -1,4 +1,8 @@
-"""From attempts to events: what is written for good, what is shown, and what the guard keeps back."""
+"""From attempts at a stretch to its events: text that is committed, text that is shown, text that the guard drops.
+
+Every policy is one function: it is given the words of the newest attempt behind the committed text, and returns how
+many of them to commit. Words, not tokens: half a word cannot be taken back.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sprachbund.decoding.guard import judge
+from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
@@ -19,20 +23,17 @@ from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.session import Line, LiveSession, Stretch
 
-# How much of an attempt at unfinished speech may be written for good.
-#
-# Every policy is one function: it sees the words of the newest attempt behind what is committed, and says
-# how many of them to commit. Words, not tokens: half a word cannot be taken back.
+# Policies.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What the model makes of the speech heard so far, behind the committed text.
+    """The output of the model for the speech heard so far, behind the committed text.
 
     Attributes:
         words: each with its number of tokens.
         ended: whether the model ended its text by itself.
-        looks_at_s: for every token the second of the audio it looks at; empty where nobody asks.
+        looks_at_s: for every token the second of the audio it attends to; empty for policies without need of it.
         heard_s: length of the audio.
         steps: whole steps of the stretch heard.
         num_written: words committed before, over the whole stretch.
@@ -51,16 +52,25 @@ class Attempt:
         return len(self.words) if self.ended else max(0, len(self.words) - 1)
 
 
-class Rule(Protocol):
+class PolicyFunction(Protocol):
     """A policy."""
 
     def __call__(self, attempt: Attempt, line: Line, options: LiveOptions) -> int:
-        """How many words of the attempt to commit."""
+        """The number of words to commit.
+
+        Args:
+            attempt: the newest.
+            line: the text so far, with the attempts before.
+            options: of the session.
+        """
         ...
 
 
 def local_agreement(attempt: Attempt, line: Line, options: LiveOptions) -> int:
-    """Words that this attempt and those before agree on (arXiv 2005.11185)."""
+    """Words that this attempt and those before agree on (arXiv 2005.11185).
+
+    Arguments are those of `PolicyFunction`.
+    """
     before = line.attempts[-(options.agreement - 1) :]
     if len(before) < options.agreement - 1:
         return 0
@@ -73,7 +83,10 @@ def local_agreement(attempt: Attempt, line: Line, options: LiveOptions) -> int:
 
 
 def alignatt(attempt: Attempt, line: Line, options: LiveOptions) -> int:
-    """Words before the first token that looks at the newest audio (arXiv 2305.11408, section 2)."""
+    """Words before the first token that attends to the newest audio (arXiv 2305.11408, section 2).
+
+    Arguments are those of `PolicyFunction`.
+    """
     latest_s = attempt.heard_s - options.border_s
     token = 0
     for index, (_, count) in enumerate(attempt.words[: attempt.num_whole]):
@@ -84,17 +97,23 @@ def alignatt(attempt: Attempt, line: Line, options: LiveOptions) -> int:
 
 
 def wait_k(attempt: Attempt, line: Line, options: LiveOptions) -> int:
-    """One word for every step heard, `wait_k` - 1 steps behind (arXiv 1810.08398, equation 6)."""
+    """One word for every step heard, `wait_k` - 1 steps behind (arXiv 1810.08398, equation 6).
+
+    Arguments are those of `PolicyFunction`.
+    """
     allowed = max(0, attempt.steps - options.wait_k + 1)
     return min(attempt.num_whole, max(0, allowed - attempt.num_written))
 
 
 def nothing(attempt: Attempt, line: Line, options: LiveOptions) -> int:
-    """All stays tentative until the stretch has ended (arXiv 1912.03393)."""
+    """None: all text stays tentative until the stretch has ended (arXiv 1912.03393).
+
+    Arguments are those of `PolicyFunction`.
+    """
     return 0
 
 
-RULES: Mapping[str, Rule] = {
+POLICY_FUNCTIONS: Mapping[str, PolicyFunction] = {
     "local-agreement": local_agreement,
     "alignatt": alignatt,
     "wait-k": wait_k,
@@ -103,10 +122,10 @@ RULES: Mapping[str, Rule] = {
 
 
 def policies_of(family: Family) -> tuple[Policy, ...]:
-    """The policies that a family can work by; what "auto" stands for is the first.
+    """The policies that a family can work by; "auto" means the first.
 
-    Where text is committed before its speech has ended, the audio is cut behind it, at the times of its words: without
-    attention to tell them, or a way to go on from a text, nothing is committed before.
+    Where text is committed before its speech has ended, the audio is cut behind it, at the times of its words. So a
+    family without alignment, or that cannot continue a text, commits nothing before.
     """
     able = family.capabilities
     if able.transducer is not None:
@@ -116,18 +135,27 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
     return "local-agreement", "alignatt", "wait-k", "retranslation", "span"
 
 
+# Text of attempts.
+
+
 def words_behind(
     family: Family, prefix: Sequence[int], tokens: Sequence[int], language: str
 ) -> list[tuple[str, int]]:
-    """Words of `tokens` as they follow `prefix`, each with its number of tokens.
+    """Words of tokens that follow a prefix, each with its number of tokens.
 
     Tokens that belong to the last word of the prefix are a word of their own.
+
+    Args:
+        family: decodes the tokens.
+        prefix: committed tokens.
+        tokens: behind them.
+        language: of the text, as a BCP-47 tag.
     """
-    words, place = [], 0
+    words, token = [], 0
     for text, count in split_words(family, [*prefix, *tokens], language):
-        begin, place = place, place + count
-        if place > len(prefix):
-            words.append((text, place - max(begin, len(prefix))))
+        begin, token = token, token + count
+        if token > len(prefix):
+            words.append((text, token - max(begin, len(prefix))))
     return words
 
 
@@ -173,7 +201,7 @@ class Job:
 
     @property
     def known_language(self) -> IdentifiedLanguage | None:
-        """The language spoken, if it was given or text rests on it."""
+        """The language spoken, if it was given or text was committed in it."""
         return self.stretch.language or given_language(self.session.source)
 
     def must_be_cut(self, room: int) -> bool:
@@ -199,10 +227,10 @@ class Row:
         target: as it was asked for.
         asked: the same, as the model was asked.
         hypothesis: what it wrote behind the prefix.
-        looks_at_s: see `policies.Attempt`.
+        looks_at_s: see `Attempt`.
     """
 
-    place: int
+    batch_index: int
     target: str
     asked: Target
     hypothesis: Hypothesis
@@ -210,10 +238,17 @@ class Row:
 
 
 def unfinished_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveText | None:
-    """News of a stretch that goes on; None if there is none."""
+    """Commit and show text of a stretch that goes on; None if nothing changed.
+
+    Args:
+        family: the model.
+        job: the stretch.
+        row: the attempt.
+        guard: thresholds.
+    """
     line, tokens = job.stretch.lines[row.target], row.hypothesis.tokens
     words = words_behind(family, line.prefix, tokens, row.asked.language)
-    dropped = _judged(family, job, row, guard)
+    dropped = _drop_reason(family, job, row, guard)
     if dropped is not None:
         words = []
     num_words = 0
@@ -226,7 +261,7 @@ def unfinished_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> 
             steps=int((job.stretch.span.end_s - job.stretch.begin_s) / job.options.step_s + 1e-6),
             num_written=len(line.written.split()),
         )
-        num_words = RULES[job.options.policy](attempt, line, job.options)
+        num_words = POLICY_FUNCTIONS[job.options.policy](attempt, line, job.options)
     line.attempts = [*line.attempts, [word for word, _ in words]][-job.options.agreement :]
     return write(family, job, row, tokens, words, num_words)
 
@@ -266,13 +301,13 @@ def write(
 
 
 def end_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveText:
-    """The last of a stretch that has ended."""
+    """The last event of a stretch that has ended; arguments as of `unfinished_text`."""
     line = job.stretch.lines[row.target]
     if job.stretch.untouched:
         piece, dropped = _as_recorded(family, job, row, guard)
         piece = line.commit(piece, row.asked.language)
     else:
-        dropped = _judged(family, job, row, guard)
+        dropped = _drop_reason(family, job, row, guard)
         before = family.decode_text(line.prefix)
         whole = family.decode_text([*line.prefix, *row.hypothesis.tokens])
         piece = "" if dropped else line.commit(whole[len(before) :], row.asked.language)
@@ -289,10 +324,10 @@ def _as_recorded(family: Family, job: Job, row: Row, guard: GuardOptions) -> tup
     return joined_text(kept), None if kept else segments[0].dropped
 
 
-def _judged(family: Family, job: Job, row: Row, guard: GuardOptions) -> str | None:
-    """The guard's word on all text of the audio that is held."""
+def _drop_reason(family: Family, job: Job, row: Row, guard: GuardOptions) -> str | None:
+    """The guard's reason to drop the text of the audio that is held; None to keep it."""
     line, doubt = job.stretch.lines[row.target], row.hypothesis.no_speech_log_probability
-    return judge(
+    return drop_reason(
         family.decode_text([*line.prefix, *row.hypothesis.tokens]),
         duration_s=job.stretch.duration_s,
         speech_probability=job.stretch.span.speech_probability,
@@ -312,7 +347,17 @@ def news(
     final: bool,
     dropped: str | None = None,
 ) -> LiveText:
-    """What there is to say of a stretch in one language, its tentative text being that of its line."""
+    """An event of a stretch in one language, with the tentative text of its line.
+
+    Args:
+        job: the stretch.
+        target: as it was asked for.
+        language: of the text, in the model's tag.
+        piece: characters committed.
+        retracted: words of the tentative text that were replaced.
+        final: whether the stretch has ended.
+        dropped: why the guard dropped text.
+    """
     return LiveText(
         target=target,
         segment=job.stretch.number,

@@ -215,7 +215,7 @@ def measure_acceptance(family: Family, draft: Draft, corpus: Corpus, *, limit: i
     """
     count = sum(corpus.counts)
     indices = np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int))
-    speculation = Speculation(draft, guesses=1)
+    speculation = Speculation(draft, num_draft_tokens=1)
     for index in indices.tolist():
         utterance, samples = corpus.utterance(index)
         if not utterance.language or len(samples) / SAMPLE_RATE > family.max_window_s:

@@ -1,4 +1,4 @@
-"""Drafts of every kind, and how one is found by its name."""
+"""Drafts of every kind, and `load_draft`, which loads one by its name."""
 
 import difflib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sprachbund.decoding.drafts.model import ModelDraft
 from sprachbund.decoding.drafts.network import MedusaDraft, NetworkDraft, ParasiteDraft
 from sprachbund.decoding.drafts.token_map import TokenMapDraft
 from sprachbund.decoding.options import AUTO, NONE
-from sprachbund.engines.choice import beside
+from sprachbund.engines.choice import on_same_engine
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.drafts import read_card
@@ -39,9 +39,9 @@ def load_draft(family: Family, name: str) -> Draft:
     """The draft of that name, checked to fit the family.
 
     Args:
-        family: that it is to guess for.
-        name: of a draft beside the model, path of a draft's file or of a text (.txt) in the languages wanted, or
-            directory of a smaller model, to which "+" and a text's path may be added.
+        family: the model that it drafts for.
+        name: of a draft in the model's directory, path of a draft's file or of a text (.txt) in the languages wanted,
+            or directory of a smaller model, to which "+" and a text's path may be added.
 
     Raises:
         SprachbundError: there is no such draft, or it belongs to another model.
@@ -66,8 +66,8 @@ def _smaller_model(family: Family, directory: Path, text: Path | None) -> ModelD
     """A model on the engine of the family; it chooses among the tokens of the text, where there is one."""
     if text is not None and not text.is_file():
         raise SprachbundError(f"{text} is not there; give a text in the languages wanted, or leave it out")
-    guesses = beside(family, load_family(directory, offline=True), directory)
-    return ModelDraft(guesses, listed=None if text is None else TextDraft.read(family, text).tokens)
+    smaller = on_same_engine(family, load_family(directory, offline=True), directory)
+    return ModelDraft(smaller, listed=None if text is None else TextDraft.read(family, text).tokens)
 
 
 def _read(path: Path) -> Draft:
@@ -78,9 +78,9 @@ def _read(path: Path) -> Draft:
 
 
 def _no_such(family: Family, name: str) -> str:
-    beside = list(family.drafts)
-    there = f"this model has {', '.join(beside)}" if beside else "this model has none"
-    known = [AUTO, NONE, *beside]
+    names = list(family.drafts)
+    there = f"this model has {', '.join(names)}" if names else "this model has none"
+    known = [AUTO, NONE, *names]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return (

@@ -1,9 +1,10 @@
-"""What a draft is: something that guesses the next tokens of every row, for the model to confirm or refuse.
+"""Protocols of drafts: a draft proposes the next tokens of every row, and the model accepts or rejects them.
 
-A draft can be anything, since no guess counts that the model would not have written itself (arXiv 2211.17192). What
-was written is kept as arrays in the computer's own memory, where looking at it waits for no device and costs a fraction
-of a tensor operation. Shapes: B memories, R rows (row r reads memory r // (R/B)), K guesses, U tokens of a row with its
-prompt.
+A draft can be anything, because a draft token only counts where the model would have written it (arXiv 2211.17192).
+The tokens written so far are NumPy arrays on the host: reading them waits for no device and costs a fraction of a
+tensor operation.
+
+Shapes: B memories, R rows (row r reads memory r // (R/B)), K draft tokens, U tokens of a row with its prompt.
 """
 
 from collections.abc import Sequence
@@ -21,19 +22,19 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
-NO_GUESS = -1
-"""In the place of a guess that a draft does not make."""
+NO_DRAFT_TOKEN = -1
+"""Stands where a draft proposes no token."""
 
 Integers = NDArray[np.int64]
 
 
 @dataclass(kw_only=True)
-class RowsSoFar:
-    """What a draft may look at.
+class DecodingState:
+    """The tokens of all rows so far, with what a draft needs to continue them.
 
     Attributes:
         cache: of the model; it holds every token of a row but the newest.
-        tokens: (R, U) prompts and what was written after them, padded on the right.
+        tokens: (R, U) prompts and the tokens written after them, padded on the right.
         lengths: (R,) tokens in each row.
         suppressed: tokens that a row never holds.
     """
@@ -44,18 +45,18 @@ class RowsSoFar:
     suppressed: Suppressed
 
     def last(self, count: int) -> Integers:
-        """The last tokens (R, count) of every row, newest at the end; rows of fewer begin with `NO_GUESS`."""
-        places = self.lengths[:, None] + np.arange(-count, 0)
-        found = self.tokens[np.arange(len(places))[:, None], np.maximum(places, 0)]
-        found[places < 0] = NO_GUESS
-        return found
+        """The last tokens (R, count) of every row, newest at the end; rows of fewer begin with `NO_DRAFT_TOKEN`."""
+        positions = self.lengths[:, None] + np.arange(-count, 0)
+        last = self.tokens[np.arange(len(positions))[:, None], np.maximum(positions, 0)]
+        last[positions < 0] = NO_DRAFT_TOKEN
+        return last
 
     def newest(self) -> Tensor:
         """The last token (R, 1) of every row, for the model to read."""
         return self.on_device(self.last(1))
 
     def on_device(self, values: NDArray[Any]) -> Tensor:
-        """Values where the model computes."""
+        """Values as a tensor on the model's device."""
         return torch.from_numpy(values).to(self.cache.lengths.device)
 
     def append(self, tokens: Integers, counts: Integers) -> None:
@@ -74,15 +75,15 @@ class RowsSoFar:
 class DraftRun(Protocol):
     """A draft at work on the rows of one search."""
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
-        """Guesses (R, k), k at most `count`, at what follows each row; `NO_GUESS` where there is none.
+    def propose(self, state: DecodingState, count: int) -> Tensor:
+        """Draft tokens (R, k), k at most `count`, that may follow each row; `NO_DRAFT_TOKEN` where there is none.
 
-        A place in which no row has a guess costs as much as any other, so there should be none.
+        A column without a draft token in any row costs as much as any other, so there should be none.
         """
         ...
 
-    def observe(self, place: Integers) -> None:
-        """The model has taken a step; the query `place[r]` (R,) of it stood right before the newest token."""
+    def observe(self, last_query: Integers) -> None:
+        """Called after a step; query `last_query[r]` (R,) of the step came right before the newest token."""
         ...
 
     def reorder(self, rows: Tensor) -> None:
@@ -100,19 +101,19 @@ class DraftRun(Protocol):
 
 @runtime_checkable
 class Stepper(Protocol):
-    """A run that makes the model's pass itself, since its guesses have done most of it."""
+    """A run that makes the model's pass itself, because drafting has done most of it already."""
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """As the model's: logits (R, Q, V) after the newest token of each row and the guesses behind it."""
+        """As the model's: logits (R, Q, V) after the newest token of each row and the draft tokens behind it."""
         ...
 
 
 @runtime_checkable
 class Draft(Protocol):
-    """Guesses tokens for one model.
+    """Drafts tokens for one model.
 
-    `acceptance` is the share of its guesses expected to be accepted, by "source>target", where it was measured;
-    `guesses` is the number of tokens that it is best asked for at a time, None where that is to be measured.
+    `acceptance` is the share of its draft tokens expected to be accepted, by "source>target", where it was measured;
+    `num_draft_tokens` is the best number of tokens at a time, None where that is to be measured.
     """
 
     @property
@@ -126,7 +127,7 @@ class Draft(Protocol):
         ...
 
     @property
-    def guesses(self) -> int | None:
+    def num_draft_tokens(self) -> int | None:
         """See above."""
         ...
 
@@ -135,14 +136,21 @@ class Draft(Protocol):
         ...
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> DraftRun:
-        """Begin with R rows, prompts read, over B memories; a row never holds more than `capacity` tokens."""
+        """Start a run on the rows of a search, whose prompts the model has read.
+
+        Args:
+            family: the model that is drafted for.
+            memory: of B utterances.
+            targets: of the R rows.
+            capacity: most tokens of a row, its prompt included.
+        """
         ...
 
 
 class StatelessRun:
-    """A run that needs to be told nothing: the base of those that look at the rows alone."""
+    """A run without state of its own: the base of runs that read the rows alone."""
 
-    def observe(self, place: Integers) -> None:
+    def observe(self, last_query: Integers) -> None:
         """Nothing to remember."""
 
     def reorder(self, rows: Tensor) -> None:
@@ -155,16 +163,16 @@ class StatelessRun:
         """Nothing to give back."""
 
 
-def no_guesses(rows: RowsSoFar) -> Tensor:
-    """What a draft proposes (R, 0) that has nothing to say."""
-    return rows.on_device(rows.tokens[:, :0])
+def no_draft_tokens(state: DecodingState) -> Tensor:
+    """Draft tokens (R, 0): a proposal of none."""
+    return state.on_device(state.tokens[:, :0])
 
 
 def torch_decoder(family: Family, draft: str) -> TextDecoder:
-    """The family's decoder, for drafts that read what it holds inside.
+    """The family's decoder, for drafts that read its hidden states or its cache.
 
     Raises:
-        SprachbundError: a decoder without such an inside, as the native engine's.
+        SprachbundError: a decoder that does not show them, such as the native engine's.
     """
     decoder = family.capabilities.decoder
     if not isinstance(decoder, TextDecoder):
@@ -181,7 +189,13 @@ def torch_decoder(family: Family, draft: str) -> TextDecoder:
 
 
 def check_vocabulary(family: Family, draft: str, vocabulary_size: int) -> None:
-    """Raise a SprachbundError when a draft writes another vocabulary than the model."""
+    """Raise a SprachbundError when a draft has another vocabulary than the model.
+
+    Args:
+        family: the model.
+        draft: its kind, for the message.
+        vocabulary_size: V of the draft.
+    """
     if (own := vocabulary_size_of(family)) not in (None, vocabulary_size):
         raise SprachbundError(
             f"the {draft} draft was made for {vocabulary_size} tokens, the model has {own}; "
@@ -190,7 +204,7 @@ def check_vocabulary(family: Family, draft: str, vocabulary_size: int) -> None:
 
 
 def vocabulary_size_of(family: Family) -> int | None:
-    """V of a family; None when it cannot be told without running it."""
+    """V of a family; None when only running it would show it."""
     decoder = family.capabilities.decoder
     if isinstance(decoder, TextDecoder):
         return decoder.embedding.num_embeddings
@@ -198,7 +212,15 @@ def vocabulary_size_of(family: Family) -> int | None:
 
 
 def check_cache(cache: DecoderCache, *, num_layers: int, heads: int, head_width: int, draft: str) -> None:
-    """Raise a SprachbundError when a cache is not of the shape that a draft was made to read."""
+    """Raise a SprachbundError when a cache is not of the shape that a draft was made to read.
+
+    Args:
+        cache: of the model.
+        num_layers: that the draft reads.
+        heads: of each layer.
+        head_width: of a head.
+        draft: its kind, for the message.
+    """
     seen = (len(cache.self_keys), cache.self_keys[0].shape[1], cache.self_keys[0].shape[3])
     if seen != (num_layers, heads, head_width):
         raise SprachbundError(

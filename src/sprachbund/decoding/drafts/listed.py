@@ -1,8 +1,11 @@
-"""A text as a draft: the tokens that it is made of propose, by their rows of the output matrix alone.
+"""A text as a draft: only the tokens that occur in it are scored, by their rows of the output matrix.
 
-The guesses come from the model's own states, so each is right unless the model would have written a token that the
-text never has. What is saved is reading the rows of all other tokens at every step; whether that pays is predicted
-from bytes. Shapes: R rows, K guesses, V vocabulary, N listed tokens.
+The draft tokens come from the model's own states, so each is right unless the model would have written a token that the
+text does not contain. The states are kept, and after some steps all of them are multiplied by the whole matrix at once,
+which costs little more than one of them. What is saved is reading the rows of all other tokens at every step; whether
+that pays is predicted from bytes.
+
+Shapes: R rows, Q positions, K draft tokens, D width, V vocabulary, N listed tokens.
 """
 
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sprachbund.decoding.drafts.base import RowsSoFar, StatelessRun, vocabulary_size_of
+from sprachbund.decoding.drafts.base import DecodingState, StatelessRun, vocabulary_size_of
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.packing import BLOCK, Arrays, pad
@@ -23,13 +26,7 @@ from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.util.files import read_text
 
-# A few rows of the output matrix apart from the others, and what it gains to read those alone.
-#
-# A list of rows, such as the tokens that ever occur in the target language, proposes tokens one after
-# another; the states that the proposals came from are kept, and after some steps all of them are
-# multiplied by the whole matrix at once, which costs little more than one of them.
-# `sprachbund.decoding.drafts.listed` does that. Shapes: R rows, Q positions, D width, V vocabulary, N
-# listed tokens.
+# Rows of the output matrix apart from the others, and what reading those alone gains.
 
 CHECK_EVERY = 8
 """Tokens proposed between checks; what follows a wrong one is lost."""
@@ -114,7 +111,7 @@ def output_rows(decoder: nn.Module | None, rows: Tensor) -> OutputRows:
 def bytes_of_a_token(
     decoder: NativeDecoder | TextDecoder, num_listed: int, missing: float, num_frames: int
 ) -> tuple[float, float]:
-    """What a token reads without a list, W + V, and with one, (k (W + N) + V) / a.
+    """Bytes that a token reads without a list, W + V, and with one, (k (W + N) + V) / a.
 
     Args:
         decoder: of the model.
@@ -152,11 +149,13 @@ def take_rows(packed: Arrays, rows: Tensor) -> Arrays:
     return {f"matrix.{name}": array for name, array in ({"values": blocks} | each).items()}
 
 
+# The draft.
+
 KIND = "text"
 SUFFIX = ".txt"
 _HELD_OUT = 10  # every tenth line says how often a token is missing from a list made of the others
 _LEAST_SAVED_MB = 8.0
-"""Of each token: the guessing itself costs some tenths of a millisecond, in which this much is read."""
+"""Of each token: drafting costs some tenths of a millisecond, in which this much is read."""
 
 
 class ListedRows:
@@ -170,9 +169,9 @@ class ListedRows:
     def __init__(self, decoder: nn.Module | None, tokens: Tensor) -> None:
         self._tokens, self.output = tokens, output_rows(decoder, tokens)
 
-    def forbidden(self, rows: RowsSoFar) -> Tensor:
-        """Which of the listed tokens a row never holds, (R, N) boolean; the same for all guesses of a round."""
-        return rows.suppressed.each()[:, self._tokens]
+    def forbidden(self, state: DecodingState) -> Tensor:
+        """Which of the listed tokens a row never holds, (R, N) boolean; the same for all draft tokens of a round."""
+        return state.suppressed.each()[:, self._tokens]
 
     def likeliest(self, states: Tensor, forbidden: Tensor) -> Tensor:
         """The likeliest listed token (R, 1) after the last of the states (R, Q, D) that is not forbidden (R, N)."""
@@ -186,11 +185,11 @@ class TextDraft:
     Attributes:
         tokens: (N,) listed, among them those that end a row or stand for times.
         missing: share of the tokens of every tenth line that are not in the other nine.
-        guesses: tokens proposed before all rows are asked.
+        num_draft_tokens: proposed before the whole matrix is read.
     """
 
     name = KIND
-    guesses = CHECK_EVERY - 1
+    num_draft_tokens = CHECK_EVERY - 1
 
     def __init__(self, family: Family, text: str) -> None:
         lines = [_tokens_of(family, f" {line.strip()}") for line in text.splitlines() if line.strip()]
@@ -234,27 +233,27 @@ class TextDraft:
             )
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "TextRun":
-        """Nothing is remembered of the rows."""
+        """See `sprachbund.decoding.drafts.base.Draft`; the arguments are not needed."""
         return TextRun(self.rows)
 
 
 class TextRun(StatelessRun):
-    """A list at work; what it reads on the way to its guesses is the model's own pass."""
+    """A list of tokens on the rows of one search; drafting is the first part of the model's own pass."""
 
     def __init__(self, listed: ListedRows) -> None:
         self._listed, self._output = listed, listed.output
         self._states: list[Tensor] = []
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+    def propose(self, state: DecodingState, count: int) -> Tensor:
         """The likeliest listed tokens, one after the other; (R, count). The cache then holds all but the last."""
-        tokens, forbidden = [rows.newest()], self._listed.forbidden(rows)
+        tokens, forbidden = [state.newest()], self._listed.forbidden(state)
         for _ in range(count):
-            self._states.append(self._output.states(tokens[-1], rows.cache))
+            self._states.append(self._output.states(tokens[-1], state.cache))
             tokens.append(self._listed.likeliest(self._states[-1], forbidden))
         return torch.cat(tokens[1:], dim=1)
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits (R, Q, V) of all rows of the matrix, for the states that the guesses came from and the last one."""
+        """Logits (R, Q, V) of all rows of the matrix, for the states of the draft tokens and the last one."""
         states, self._states = [*self._states, self._output.states(tokens[:, -1:], cache)], []
         return self._output.everything(torch.cat(states, dim=1))
 

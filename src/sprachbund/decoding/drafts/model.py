@@ -1,8 +1,8 @@
-"""A smaller model as a draft, on the memory that the larger one's encoder made: Distil-Whisper beside Whisper.
+"""A smaller model as a draft, on the memory of the larger one's encoder: Distil-Whisper for Whisper.
 
-Its prompt has to be the larger one's, token for token, and its decoder has to read states of that width. Of a large
-vocabulary a draft that is small elsewhere spends most of its time on the output matrix; it may choose among listed
-tokens alone, at the price of a refusal where another would be written (arXiv 2502.14856 lists the most frequent ones).
+Both have to share the prompt, token for token, and the width of the encoder's states. With a large vocabulary, a small
+model spends most of its time on the output matrix; it may choose among listed tokens alone, and is then rejected where
+another token would be written (arXiv 2502.14856 lists the most frequent ones).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from sprachbund.decoding.drafts.base import (
-    RowsSoFar,
+    DecodingState,
     StatelessRun,
     check_vocabulary,
-    no_guesses,
+    no_draft_tokens,
     vocabulary_size_of,
 )
 from sprachbund.decoding.drafts.listed import ListedRows
@@ -30,16 +30,16 @@ KIND = "model"
 
 
 class ModelDraft:
-    """A family whose decoder guesses for another's.
+    """A family whose decoder drafts for another's.
 
     Args:
-        family: that guesses.
+        family: the smaller model.
         acceptance: see `Draft`.
         listed: tokens (N,) among which it chooses, each once; all by default.
     """
 
     name = KIND
-    guesses: int | None = None
+    num_draft_tokens: int | None = None
 
     def __init__(
         self, family: Family, acceptance: dict[str, float] | None = None, *, listed: Tensor | None = None
@@ -69,7 +69,7 @@ class ModelDraft:
                 )
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "ModelRun":
-        """Begin with rows that the draft model has not read yet."""
+        """See `sprachbund.decoding.drafts.base.Draft`, arguments included; prompts are read at the first proposal."""
         each = len(targets) // memory.states.shape[0]
         cache = self.family.start(memory, rows_per_memory=each, capacity=capacity, targets=targets)
         return ModelRun(self.family, cache, self._listed)
@@ -82,25 +82,25 @@ class ModelRun(StatelessRun):
         self._family, self._cache, self._listed = family, cache, listed
         self._has_begun = self._is_full = False
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+    def propose(self, state: DecodingState, count: int) -> Tensor:
         """Its likeliest tokens, one after the other; none any more once a row has outgrown its cache.
 
-        It always reads the last two tokens at first: after guesses that were all accepted it has not seen the last
+        It always reads the last two tokens at first: after draft tokens that were all accepted it has not seen the last
         of them, and rows differ in that. Reading one again gives the same keys and values.
         """
-        known = np.maximum(rows.lengths - 2, 0)
+        known = np.maximum(state.lengths - 2, 0)
         self._is_full = self._is_full or int(known.max()) + 1 + count > self._cache.capacity
         if self._is_full:
-            return no_guesses(rows)
+            return no_draft_tokens(state)
         if not self._has_begun:
-            self._read(rows.on_device(rows.tokens[:, : int(known.max())]))
+            self._read(state.on_device(state.tokens[:, : int(known.max())]))
         self._cache.rewind(torch.from_numpy(known))
-        given = rows.on_device(np.maximum(rows.last(2), 0))
-        choose, guesses = self._choice(rows), []
+        tokens = state.on_device(np.maximum(state.last(2), 0))
+        choose, draft_tokens = self._choice(state), []
         for _ in range(count):
-            given = choose(given)
-            guesses.append(given)
-        return torch.cat(guesses, dim=1)
+            tokens = choose(tokens)
+            draft_tokens.append(tokens)
+        return torch.cat(draft_tokens, dim=1)
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the rows."""
@@ -110,20 +110,20 @@ class ModelRun(StatelessRun):
         """Follow the memories."""
         self._cache.keep(memories)
 
-    def _choice(self, rows: RowsSoFar) -> Callable[[Tensor], Tensor]:
-        """What reads tokens (R, Q) and gives the likeliest one (R, 1) behind them."""
+    def _choice(self, state: DecodingState) -> Callable[[Tensor], Tensor]:
+        """A function from tokens (R, Q) to the likeliest token (R, 1) behind them."""
         if (listed := self._listed) is not None:
-            forbidden = listed.forbidden(rows)
+            forbidden = listed.forbidden(state)
             return lambda given: listed.likeliest(listed.output.states(given, self._cache), forbidden)
 
         def among_all(given: Tensor) -> Tensor:
             logits = self._family.step(given, self._cache)[:, -1]
-            return likeliest(rows.suppressed(logits.float()))[:, None]
+            return likeliest(state.suppressed(logits.float()))[:, None]
 
         return among_all
 
     def _read(self, tokens: Tensor) -> None:
-        """Read the prompts; what the padding of shorter ones wrote is taken back by whoever asked."""
+        """Read the prompts; the caller rewinds what the padding of shorter ones wrote."""
         self._has_begun = True
         for chunk in tokens.split(PROMPT_CHUNK, dim=1):
             if chunk.shape[1]:

@@ -1,4 +1,11 @@
-"""What drafts out of a trained network have in common: they fit one decoder, and lie in one file."""
+"""Drafts that are trained networks: the parasite (arXiv 2508.11189) and Medusa heads (arXiv 2401.10774).
+
+Each fits one decoder and is saved as one file. The parasite reads the model's own key/value cache; further draft tokens
+come from running it again on its own token, which then has no keys of its own to be seen. Medusa heads read the
+decoder's last hidden state.
+
+Shapes: R rows, D width.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,13 +19,13 @@ from pydantic import RootModel
 from torch import Tensor, nn
 
 from sprachbund.decoding.drafts.base import (
+    DecodingState,
     DraftRun,
     Integers,
-    RowsSoFar,
     StatelessRun,
     check_cache,
     check_vocabulary,
-    no_guesses,
+    no_draft_tokens,
     torch_decoder,
 )
 from sprachbund.decoding.logits_process import likeliest
@@ -34,7 +41,7 @@ from sprachbund.util.files import validate
 
 
 class NetworkDraft(ABC):
-    """A network and the description of the model that it reads in.
+    """A network and the description of the model that it belongs to.
 
     Attributes:
         name: of the kind.
@@ -43,20 +50,20 @@ class NetworkDraft(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    guesses: int | None = None
+    num_draft_tokens: int | None = None
 
     def __init__(self, network: nn.Module, card: DraftCard) -> None:
         self.network = network.eval()
         self.card = card
         self.acceptance = dict(card.acceptance)
-        self._beside: dict[Precision, Any] = {}
+        self._by_precision: dict[Precision, Any] = {}
 
-    def beside(self, decoder: TextDecoder) -> Any:
-        """The network as it runs beside a decoder: in its precision, with products as fast as the decoder's."""
+    def for_decoder(self, decoder: TextDecoder) -> Any:
+        """The network in the precision of a decoder, with linear layers as fast as the decoder's."""
         precision: Precision = "bf16" if decoder.positions.dtype == torch.bfloat16 else "fp32"
-        if precision not in self._beside:
-            self._beside[precision] = recast(self.network, precision, keep)
-        return self._beside[precision]
+        if precision not in self._by_precision:
+            self._by_precision[precision] = recast(self.network, precision, keep)
+        return self._by_precision[precision]
 
     @staticmethod
     @abstractmethod
@@ -70,7 +77,7 @@ class NetworkDraft(ABC):
 
     @abstractmethod
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> DraftRun:
-        """See `sprachbund.decoding.drafts.base.Draft`."""
+        """See `sprachbund.decoding.drafts.base.Draft`, arguments included."""
 
     @classmethod
     def around(cls, network: nn.Module, decoder: TextDecoder, **known: Any) -> Self:
@@ -117,16 +124,13 @@ class NetworkDraft(ABC):
             )
 
 
-# The parasite as a draft (arXiv 2508.11189): it reads the model's own key/value cache.
-#
-# More than one guess is drawn by running it again on its own guess, which then has no keys of its own to
-# be seen.
+# The parasite.
 
 PARASITE = "parasite"
 
 
 class ParasiteDraft(NetworkDraft):
-    """A parasite and the description of the model it lives on."""
+    """A parasite and the description of its model."""
 
     name = PARASITE
     title = "parasite"
@@ -150,9 +154,9 @@ class ParasiteDraft(NetworkDraft):
     def start(
         self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int
     ) -> "ParasiteRun":
-        """Make the cross keys and values; the rest is the model's."""
+        """Compute the cross-attention keys and values; see `NetworkDraft.start` for the arguments."""
         decoder = torch_decoder(family, PARASITE)
-        parasite: Parasite = self.beside(decoder)
+        parasite: Parasite = self.for_decoder(decoder)
         allowed = allowed_frames(memory.states, memory.num_frames)
         return ParasiteRun(parasite, decoder, parasite.remember(memory.states, allowed))
 
@@ -163,19 +167,19 @@ class ParasiteRun(StatelessRun):
     def __init__(self, parasite: Parasite, decoder: TextDecoder, cross: CrossCache) -> None:
         self._parasite, self._decoder, self._cross = parasite, decoder, cross
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+    def propose(self, state: DecodingState, count: int) -> Tensor:
         """The likeliest token after each row, and so on from there; (R, count)."""
         shape = self._parasite.shape
         heads = (shape.num_heads, shape.width // shape.num_heads)
         check_cache(
-            rows.cache, num_layers=shape.num_layers, heads=heads[0], head_width=heads[1], draft=PARASITE
+            state.cache, num_layers=shape.num_layers, heads=heads[0], head_width=heads[1], draft=PARASITE
         )
-        tokens = [rows.newest()[:, 0]]
+        tokens = [state.newest()[:, 0]]
         for ahead in range(count):
-            place = rows.on_device(np.minimum(rows.lengths - 1 + ahead, self._decoder.max_tokens - 1))
-            h = self._parasite.guess(self._decoder, tokens[-1], place, rows.cache, self._cross)
+            position = state.on_device(np.minimum(state.lengths - 1 + ahead, self._decoder.max_tokens - 1))
+            h = self._parasite.guess(self._decoder, tokens[-1], position, state.cache, self._cross)
             logits = self._parasite.logits(self._decoder, h)[:, 0]
-            tokens.append(likeliest(rows.suppressed(logits.float())))
+            tokens.append(likeliest(state.suppressed(logits.float())))
         return torch.stack(tokens[1:], dim=1)
 
     def keep(self, memories: Tensor, rows: Tensor) -> None:
@@ -183,13 +187,13 @@ class ParasiteRun(StatelessRun):
         self._cross.keep(memories)
 
 
-# Medusa heads as a draft (arXiv 2401.10774): they read the decoder's last hidden state.
+# Medusa heads.
 
 MEDUSA = "medusa"
 
 
 class MedusaDraft(NetworkDraft):
-    """Medusa heads and the description of the model they sit on."""
+    """Medusa heads and the description of their model."""
 
     name = MEDUSA
     title = "set of Medusa heads"
@@ -206,16 +210,16 @@ class MedusaDraft(NetworkDraft):
         return asdict(network.shape)
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "MedusaRun":
-        """Begin to watch the decoder."""
+        """Hook into the decoder's last norm; see `NetworkDraft.start` for the arguments."""
         decoder = torch_decoder(family, MEDUSA)
-        return MedusaRun(self.beside(decoder), decoder)
+        return MedusaRun(self.for_decoder(decoder), decoder)
 
 
 class MedusaRun(StatelessRun):
-    """Heads on the rows of one search; guesses nothing until the decoder has taken its first step.
+    """Heads on the rows of one search; no draft tokens until the decoder has taken its first step.
 
-    The hidden states are those that the decoder's last norm gives out, at whatever place the search asks for: a
-    forward hook sees them without a second way through the decoder.
+    The hidden states are the outputs of the decoder's last norm. A forward hook reads them without a second pass of the
+    decoder.
     """
 
     def __init__(self, heads: MedusaHeads, decoder: TextDecoder) -> None:
@@ -224,21 +228,21 @@ class MedusaRun(StatelessRun):
         self._hidden: Tensor | None = None  # (R, D), behind the newest token's predecessor
         self._hook = decoder.norm.register_forward_hook(self._watch)
 
-    def _watch(self, module: nn.Module, given: Any, hidden: Tensor) -> None:
+    def _watch(self, module: nn.Module, inputs: Any, hidden: Tensor) -> None:
         self._seen = hidden
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
+    def propose(self, state: DecodingState, count: int) -> Tensor:
         """The likeliest token (R, k) of each head, of as many as there are."""
         if self._hidden is None:
-            return no_guesses(rows)
+            return no_draft_tokens(state)
         logits = self._heads.logits(self._decoder, self._hidden, count).transpose(0, 1)
-        return likeliest(rows.suppressed(logits.float()))
+        return likeliest(state.suppressed(logits.float()))
 
-    def observe(self, place: Integers) -> None:
+    def observe(self, last_query: Integers) -> None:
         """Keep the hidden state at which the newest token was chosen."""
         if self._seen is not None:
-            places = np.minimum(place, self._seen.shape[1] - 1)
-            self._hidden = self._seen[np.arange(len(place)), places]
+            queries = np.minimum(last_query, self._seen.shape[1] - 1)
+            self._hidden = self._seen[np.arange(len(queries)), queries]
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the rows."""
@@ -250,5 +254,5 @@ class MedusaRun(StatelessRun):
         self.reorder(rows)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Remove the hook."""
         self._hook.remove()

@@ -1,7 +1,7 @@
 """A draft without a model: what most often followed the last three tokens, or two, or one, in texts of the language.
 
-It costs next to nothing, so it pays on text with much in common: commands, forms, phrasebooks, weather. Contexts are
-numbers in one sorted array per order, so that a map is read from its file without being built.
+It costs next to nothing and pays on repetitive text: commands, forms, phrasebooks, weather. Contexts are numbers in one
+sorted array per order, so that a map is read from its file without being built.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from sprachbund.decoding.drafts.base import NO_GUESS, RowsSoFar, StatelessRun, check_vocabulary
+from sprachbund.decoding.drafts.base import NO_DRAFT_TOKEN, DecodingState, StatelessRun, check_vocabulary
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.drafts import DraftCard, read_draft, write_draft
@@ -87,31 +87,31 @@ class TokenMap:
         return sum(len(contexts) for contexts, _ in self.tables.values())
 
     def follow(self, language: int, last: Sequence[int]) -> int:
-        """The token after the context `last`; `NO_GUESS` where nothing like it was seen.
+        """The token after the context `last`; `NO_DRAFT_TOKEN` where nothing like it was seen.
 
         One context at a time in plain Python: for the few rows of a search that is faster than any batch of them.
 
         Args:
-            language: place in `languages`; -1 for one that the map does not know.
+            language: index into `languages`; -1 for one that the map does not know.
             last: the last tokens, newest at the end, as many as the longest order; V where a text has not begun yet.
         """
         if language < 0:
-            return NO_GUESS
+            return NO_DRAFT_TOKEN
         for order, (contexts, followers) in self.tables.items():
             number = language
             for token in last[-order:]:
                 number = number * (self.vocabulary_size + 1) + token
-            place = int(contexts.searchsorted(number))
-            if place < len(contexts) and contexts[place] == number:
-                return int(followers[place])
-        return NO_GUESS
+            index = int(contexts.searchsorted(number))
+            if index < len(contexts) and contexts[index] == number:
+                return int(followers[index])
+        return NO_DRAFT_TOKEN
 
 
 class TokenMapDraft:
     """A token map as a draft for one model."""
 
     name = KIND
-    guesses: int | None = None
+    num_draft_tokens: int | None = None
 
     def __init__(self, token_map: TokenMap, card: DraftCard | None = None) -> None:
         self.token_map = token_map
@@ -129,8 +129,16 @@ class TokenMapDraft:
         orders: Sequence[int] = ORDERS,
         min_count: int = 1,
     ) -> "TokenMapDraft":
-        """Fit a map on texts by language; `tokens_of(text, language)` gives what a model writes, end included."""
-        rows = {tag: (tokens_of(text, tag) for text in given) for tag, given in texts.items()}
+        """Fit a map on texts by language.
+
+        Args:
+            texts: BCP-47 tag to texts.
+            tokens_of: from a text and its language to the tokens that a model writes, end included.
+            vocabulary_size: V.
+            orders: lengths of contexts, in tokens.
+            min_count: see `TokenMap.fit`.
+        """
+        rows = {tag: (tokens_of(text, tag) for text in own) for tag, own in texts.items()}
         return cls(TokenMap.fit(rows, vocabulary_size, orders=orders, min_count=min_count))
 
     @classmethod
@@ -171,7 +179,7 @@ class TokenMapDraft:
     def start(
         self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int
     ) -> "TokenMapRun":
-        """Begin with rows in these languages."""
+        """See `sprachbund.decoding.drafts.base.Draft`, arguments included."""
         known = self.token_map.languages
         numbers = [known.index(t.language) if t.language in known else -1 for t in targets]
         prompts = [len(family.prompt(target)) for target in targets]
@@ -185,18 +193,18 @@ class TokenMapRun(StatelessRun):
         self._map, self._languages, self._prompts = token_map, list(languages), list(prompts)
         self._order = max(token_map.tables)
 
-    def propose(self, rows: RowsSoFar, count: int) -> Tensor:
-        """What followed in the texts, and so on from there, until nothing did in any row; (R, k)."""
-        lengths, last = rows.lengths.tolist(), rows.last(self._order).tolist()
-        guesses = [
+    def propose(self, state: DecodingState, count: int) -> Tensor:
+        """Draft tokens (R, k): what followed in the texts, and so on from there, until no row has a follower."""
+        lengths, last = state.lengths.tolist(), state.last(self._order).tolist()
+        draft_tokens = [
             self._chain(language, length - prompt, tokens, count)
             for language, prompt, length, tokens in zip(
                 self._languages, self._prompts, lengths, last, strict=True
             )
         ]
-        longest = max(map(len, guesses))
-        padded = [[*row, *[NO_GUESS] * (longest - len(row))] for row in guesses]
-        return rows.on_device(np.array(padded, np.int64).reshape(len(guesses), longest))
+        longest = max(map(len, draft_tokens))
+        padded = [[*row, *[NO_DRAFT_TOKEN] * (longest - len(row))] for row in draft_tokens]
+        return state.on_device(np.array(padded, np.int64).reshape(len(draft_tokens), longest))
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the rows."""
@@ -209,12 +217,12 @@ class TokenMapRun(StatelessRun):
         self.reorder(rows)
 
     def _chain(self, language: int, written: int, last: Sequence[int], count: int) -> list[int]:
-        """Up to `count` guesses behind the `last` tokens, of which `written` belong to the text, not to its prompt."""
+        """Up to `count` draft tokens behind the `last` tokens, of which `written` are text and not prompt."""
         before = max(0, self._order - max(0, written))
         context = [*[self._map.vocabulary_size] * before, *last[before:]]
         for _ in range(count):
             token = self._map.follow(language, context[-self._order :])
-            if token == NO_GUESS:
+            if token == NO_DRAFT_TOKEN:
                 break
             context.append(token)
         return context[self._order :]

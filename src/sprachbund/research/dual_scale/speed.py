@@ -19,7 +19,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import NONE, Accept, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for, timed
-from sprachbund.decoding.state import start_rows
+from sprachbund.decoding.state import start_batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.drafts import DRAFT_FILE
@@ -192,13 +192,13 @@ class _Runner:
     def predicted(self, work: Work, memory: Memory) -> float | None:
         """Gain by what rounds cost here and now, and by what share of the pair's guesses stood."""
         speculation = self.speculation(work.pair)
-        if speculation is None or not speculation.guesses:
+        if speculation is None or not speculation.num_draft_tokens:
             return None
         asked = [[target] for target in work.targets]
         prompts = [self.family.prompt(target) for target in work.targets]
-        rows = start_rows(self.family, memory, asked, self.options, None)
+        rows = start_batch(self.family, memory, asked, self.options, None)
         costs = speculation.costs(self.family, memory, work.targets, rows, prompts)
-        return costs.gain(speculation.acceptance, speculation.guesses)
+        return costs.gain(speculation.acceptance, speculation.num_draft_tokens)
 
 
 def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[str], None]) -> Path:
