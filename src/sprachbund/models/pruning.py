@@ -166,7 +166,7 @@ def _shrink_whisper(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
     model.config = replace(
         model.config, encoder_layers=len(kept["encoder"]), decoder_layers=len(kept["decoder"])
     )
-    config, generation = dict(model.companions.config), dict(model.companions.generation)
+    config, generation = dict(model.checkpoint_files.config), dict(model.checkpoint_files.generation)
     if model.has_tokens and model.tasks.language_tokens:
         # Without a list the pairs would be guessed from the depths.
         config[CONFIG_KEY] = {**config.get(CONFIG_KEY, {}), "pairs": sorted(map(list, model.pairs()))}
@@ -176,7 +176,7 @@ def _shrink_whisper(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
     ]
     if heads:
         generation["alignment_heads"] = heads
-    model.companions = replace(model.companions, config=config, generation=generation)
+    model.checkpoint_files = replace(model.checkpoint_files, config=config, generation=generation)
     model.alignment_heads = alignment_heads(model.config, generation)
 
 

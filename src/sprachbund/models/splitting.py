@@ -242,7 +242,7 @@ def _found_out(model: Any, given: Tensor, run: Callable[[Route | None], Memory])
     own = own.masked_fill(~planned, -torch.inf).log_softmax(-1)
     unknown = given == NO_LANGUAGE
     if len(each) > 1:
-        _check_told(model, own[unknown][:, planned])
+        _check_detected(model, own[unknown][:, planned])
     language = torch.where(unknown, own.argmax(-1), given)
     rows = kinds[language] * count + torch.arange(count, device=given.device)
     log_probs = torch.where(unknown[:, None], own, heard.flatten(0, 1)[rows])
@@ -265,7 +265,7 @@ def _kinds(model: Any) -> Tensor:
     return kinds
 
 
-def _check_told(model: Any, log_probs: Tensor) -> None:
+def _check_detected(model: Any, log_probs: Tensor) -> None:
     """Refuse to choose a branch by log-probabilities (B, L) that are all the same."""
     if bool((log_probs.amax(-1) - log_probs.amin(-1) < _EVEN).any()):
         raise SprachbundError(

@@ -57,6 +57,20 @@ def write_weights(
     save_tensors(path, stored, {"format": "pt", "bits": str(bits), **(metadata or {})})
 
 
+def cast_to_bits(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
+    """Weights in the precision that a file of the Hugging Face layout holds; 32 keeps the precision that they have.
+
+    Raises:
+        SprachbundError: 8 bits, which the layout does not hold.
+    """
+    if bits == 8:
+        raise SprachbundError(
+            "this layout holds weights of 16 or 32 bits, not 8; set bits = 16, or leave it out"
+        )
+    dtype = {16: torch.float16}.get(bits)
+    return {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """What the head of a weights' file says; nothing when there is no such file, or it cannot be read."""
     try:

@@ -182,7 +182,7 @@ class Parasite(nn.Module):
         pairs = [block.cross_attention.keys_values(memory) for block in self._blocks()]
         return CrossCache(keys_values=pairs, memory_allowed=memory_allowed)
 
-    def guess(
+    def predict(
         self, decoder: TextDecoder, tokens: Tensor, positions: Tensor, cache: DecoderCache, cross: CrossCache
     ) -> Tensor:
         """Hidden states (R, 1, D) for the token after `tokens` (R,), which stand at `positions` (R,).

@@ -173,7 +173,7 @@ class ParasiteRun(StatelessRun):
         tokens = [rows.newest()[:, 0]]
         for ahead in range(count):
             place = rows.on_device(np.minimum(rows.lengths - 1 + ahead, self._decoder.max_tokens - 1))
-            h = self._parasite.guess(self._decoder, tokens[-1], place, rows.cache, self._cross)
+            h = self._parasite.predict(self._decoder, tokens[-1], place, rows.cache, self._cross)
             logits = self._parasite.logits(self._decoder, h)[:, 0]
             tokens.append(likeliest(rows.suppressed(logits.float())))
         return torch.stack(tokens[1:], dim=1)

@@ -137,7 +137,7 @@ def _plain(name: str, value: Tensor) -> Tensor:
     return value[..., 0] if value.ndim == 3 and "depthwise" not in name else value
 
 
-# Tokens of a foreign checkpoint as a tokenizer of ours: blank, end, unknown and languages first, then
+# Tokens of a converted checkpoint as a tokenizer of ours: blank, end, unknown and languages first, then
 # theirs.
 
 _NORMAL, _UNKNOWN, CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
@@ -145,7 +145,7 @@ _BPE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignPieces:
+class CheckpointPieces:
     """Pieces in the order of a checkpoint's tokens.
 
     Attributes:
@@ -158,7 +158,7 @@ class ForeignPieces:
         return len(self.model.pieces)
 
 
-def read_sentencepiece(data: bytes, place: str) -> ForeignPieces:
+def read_sentencepiece(data: bytes, place: str) -> CheckpointPieces:
     """Of a SentencePiece model file. Raises SprachbundError for what is none."""
     model = empty_pieces()
     try:
@@ -167,10 +167,12 @@ def read_sentencepiece(data: bytes, place: str) -> ForeignPieces:
         raise SprachbundError(f"{place} holds no SentencePiece model; copy it again") from error
     if not model.pieces:
         raise SprachbundError(f"{place} holds a SentencePiece model without pieces; copy it again")
-    return ForeignPieces(model=model)
+    return CheckpointPieces(model=model)
 
 
-def from_merges(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], count: int) -> ForeignPieces:
+def from_merges(
+    vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], count: int
+) -> CheckpointPieces:
     """Of a byte-pair tokenizer in the form of the package tokenizers: the first `count` tokens.
 
     SentencePiece joins the pair whose piece has the best score, so a piece's score is minus the rank of its merge.
@@ -193,7 +195,7 @@ def from_merges(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], 
         score = -float(ranks.get(piece, len(ranks))) if kind == _NORMAL else 0.0
         model.pieces.add(piece=piece, score=score, type=kind)
     model.trainer_spec.byte_fallback = any(piece.type == _BYTE for piece in model.pieces)
-    return ForeignPieces(model=model)
+    return CheckpointPieces(model=model)
 
 
 def _kind(piece: str, ranks: Mapping[str, int]) -> int:
@@ -205,7 +207,7 @@ def _kind(piece: str, ranks: Mapping[str, int]) -> int:
     return CONTROL if special and len(piece) > 2 else _NORMAL
 
 
-def own_tokenizer(pieces: ForeignPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
+def own_tokenizer(pieces: CheckpointPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
     """A tokenizer of ours that has all their pieces, and the place in it of each of theirs."""
     model = empty_pieces()
     model.CopyFrom(pieces.model)
@@ -249,7 +251,7 @@ _MAX_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignShape:
+class CheckpointShape:
     """Sizes of a checkpoint, in our terms; see `StreamingShape` and `TransducerShape`."""
 
     num_mel_bins: int
@@ -269,7 +271,7 @@ class ForeignShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignCheckpoint:
+class TransducerCheckpoint:
     """What is read of a checkpoint.
 
     Attributes:
@@ -282,12 +284,12 @@ class ForeignCheckpoint:
     """
 
     place: str
-    shape: ForeignShape
+    shape: CheckpointShape
     weights: Mapping[str, Tensor]
-    pieces: ForeignPieces
+    pieces: CheckpointPieces
 
 
-def assemble(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conformer:
+def assemble(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> Conformer:
     """A model of ours with the weights of a checkpoint.
 
     Args:
@@ -323,7 +325,7 @@ def assemble(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conform
     return model.eval()
 
 
-def _config(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> ConformerConfig:
+def _config(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> ConformerConfig:
     shape = checkpoint.shape
     return ConformerConfig(
         num_mel_bins=shape.num_mel_bins,
@@ -422,7 +424,7 @@ _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
 """What of a configuration has to have one of these values, for our encoder to compute the same."""
 
 
-def read_nemo(path: Path) -> ForeignCheckpoint:
+def read_nemo(path: Path) -> TransducerCheckpoint:
     """Read a `.nemo` file.
 
     Raises:
@@ -444,7 +446,7 @@ def read_nemo(path: Path) -> ForeignCheckpoint:
             f"{place} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
             "only cache-aware FastConformer transducers can be read"
         )
-    return ForeignCheckpoint(
+    return TransducerCheckpoint(
         place=place,
         shape=shape,
         weights=weights,
@@ -513,7 +515,7 @@ def _check_supported(config: Mapping[str, Any], place: str) -> None:
             raise SprachbundError(f"{place}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
 
 
-def _nemo_shape(config: Mapping[str, Any], place: str) -> ForeignShape:
+def _nemo_shape(config: Mapping[str, Any], place: str) -> CheckpointShape:
     def of(*keys: str) -> Any:
         return _value(config, keys, place)
 
@@ -527,7 +529,7 @@ def _nemo_shape(config: Mapping[str, Any], place: str) -> ForeignShape:
             f"{place}: joint.jointnet.activation is {activation!r}; relu or tanh can be read"
         )
     channels = int(of("encoder", "subsampling_conv_channels"))
-    return ForeignShape(
+    return CheckpointShape(
         num_mel_bins=int(of("preprocessor", "features")),
         width=width,
         num_heads=int(of("encoder", "n_heads")),
@@ -545,7 +547,7 @@ def _nemo_shape(config: Mapping[str, Any], place: str) -> ForeignShape:
     )
 
 
-def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], place: str) -> ForeignPieces:
+def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], place: str) -> CheckpointPieces:
     named = str(_value(config, ("tokenizer", "model_path"), place)).removeprefix("nemo:")
     data = members.get(Path(named).name)
     if data is None:
@@ -562,7 +564,7 @@ RIGHT_CONTEXTS = (13, 6, 1, 0)
 """Frames ahead that the published ones were trained with; used where processor_config.json does not say."""
 
 
-def read_transformers(directory: Path) -> ForeignCheckpoint:
+def read_transformers(directory: Path) -> TransducerCheckpoint:
     """Read a directory in transformers' form.
 
     Raises:
@@ -580,7 +582,7 @@ def read_transformers(directory: Path) -> ForeignCheckpoint:
     weights, unknown = renamed(stored, TRANSFORMERS)
     if unknown:
         raise SprachbundError(f"{directory} holds weights not known here ({', '.join(sorted(unknown)[:3])})")
-    return ForeignCheckpoint(
+    return TransducerCheckpoint(
         place=str(directory), shape=shape, weights=weights, pieces=_transformers_pieces(directory, num_pieces)
     )
 
@@ -599,7 +601,7 @@ def _json(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> ForeignShape:
+def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> CheckpointShape:
     if config.get("model_type") != MODEL_TYPE:
         raise SprachbundError(
             f"{directory / 'config.json'} names the model {config.get('model_type')!r}; only {MODEL_TYPE} can be read"
@@ -614,7 +616,7 @@ def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> ForeignSh
             raise SprachbundError(
                 f"{directory / 'config.json'}: encoder_config.{key} is {encoder[key]!r}; only {wanted!r} can be read"
             )
-    return ForeignShape(
+    return CheckpointShape(
         num_mel_bins=encoder["num_mel_bins"],
         width=encoder["hidden_size"],
         num_heads=encoder["num_attention_heads"],
@@ -653,7 +655,7 @@ def _transformers_tensors(directory: Path) -> dict[str, Tensor]:
     return found
 
 
-def _transformers_pieces(directory: Path, count: int) -> ForeignPieces:
+def _transformers_pieces(directory: Path, count: int) -> CheckpointPieces:
     path = directory / "tokenizer.json"
     described = _json(path)
     model = described.get("model") or {}

@@ -77,7 +77,7 @@ def add_languages(model: Conformer, related: Mapping[str, str]) -> Conformer:
     )
 
 
-def tell_language(model: Conformer) -> Conformer:
+def with_target_language_prompt(model: Conformer) -> Conformer:
     """A model whose transducer reads which language to write before it begins; as it is where it does so already.
 
     Raises:
@@ -90,8 +90,8 @@ def tell_language(model: Conformer) -> Conformer:
         )
     if part.prompted:
         return model
-    told = part.model_copy(update={"prompted": True})
-    return rebuilt(model, config=model.config.model_copy(update={"transducer": told}))
+    prompted = part.model_copy(update={"prompted": True})
+    return rebuilt(model, config=model.config.model_copy(update={"transducer": prompted}))
 
 
 def with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConfig:
@@ -147,7 +147,7 @@ def _with_languages(tokenizer: Tokenizer, languages: Iterable[str]) -> Tokenizer
     model.ParseFromString(tokenizer.model)
     names = [language_token(language) for language in new]
     for piece in model.pieces:
-        if piece.piece in names:  # a control token of a foreign checkpoint; nobody asks for it
+        if piece.piece in names:  # a control token of a converted checkpoint; nobody asks for it
             piece.piece += "*"
     for name in names:
         model.pieces.add(piece=name, score=0.0, type=CONTROL)

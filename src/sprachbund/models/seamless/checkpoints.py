@@ -96,13 +96,13 @@ _RENAMED = (
 """Our parameter names to those of transformers, one rule after the other."""
 
 
-def foreign_name(name: str) -> str:
+def transformers_name(name: str) -> str:
     """transformers' name of our parameter or buffer `name`."""
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def to_foreign(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights under transformers' names, as its `from_pretrained` reads them."""
-    return {foreign_name(name): tensor.contiguous() for name, tensor in weights.items()}
+    return {transformers_name(name): tensor.contiguous() for name, tensor in weights.items()}

@@ -27,7 +27,7 @@ from sprachbund.models.seamless.layers import SeamlessDecoder, SeamlessEncoder
 from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens, to_bcp47
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import encode_routed, source_route, start_route
-from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
 
@@ -113,8 +113,8 @@ class Seamless(nn.Module):
     """A SeamlessM4T model, either version; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
-        foreign: the speech-to-text model of transformers, whose encoder becomes part of this; on the meta device
-            for shapes alone. `directory.from_foreign` brings the weights.
+        hf_model: the speech-to-text model of transformers, whose encoder becomes part of this; on the meta device
+            for shapes alone. `directory.from_transformers` brings the weights.
         tokens: the vocabulary.
         extractor: transformers' feature extractor; the published one if None.
 
@@ -125,16 +125,16 @@ class Seamless(nn.Module):
     name = "seamless"
     max_window_s = 30.0  # ours: no checkpoint states a limit, and attention grows with the square
 
-    def __init__(self, foreign: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> None:
+    def __init__(self, hf_model: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> None:
         super().__init__()
-        config = foreign.config
+        config = hf_model.config
         self.config = config
-        self.generation = foreign.generation_config
+        self.generation = hf_model.generation_config
         self.extractor = library().SeamlessM4TFeatureExtractor() if extractor is None else extractor
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
-        self.encoder = SeamlessEncoder(foreign.speech_encoder)
+        self.encoder = SeamlessEncoder(hf_model.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
         self.decoder = SeamlessDecoder(
             vocabulary_size=config.vocab_size,
@@ -262,7 +262,7 @@ class Seamless(nn.Module):
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
-    def lesson(self, batch: Batch) -> Lesson:
+    def decoder_batch(self, batch: Batch) -> DecoderBatch:
         """What the decoder is taught with: the rows wanted; the prompt is no target.
 
         The features of the batch are those of `features`; its `target_language` are language tokens.
@@ -271,11 +271,11 @@ class Seamless(nn.Module):
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = [[self.tokens.end, token] for token in batch.target_language.tolist()]
         route = row_route(self, batch, self.tokens.language_token)
-        return make_lesson(memory, batch, prompts, route)
+        return make_decoder_batch(memory, batch, prompts, route)
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the lesson."""
-        return prompted_loss(self, self.lesson(batch), self.label_smoothing)
+        """Cross-entropy of the decoder_batch."""
+        return prompted_loss(self, self.decoder_batch(batch), self.label_smoothing)
 
     def target_tokens(self, text: str) -> list[int]:
         """Tokens that are to follow the prompt when the model is taught to write `text`, the end included."""

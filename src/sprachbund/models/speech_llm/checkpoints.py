@@ -53,7 +53,7 @@ def library() -> ModuleType:
     return transformers
 
 
-class ForeignSpeech(SpeechEncoder):
+class TransformersSpeech(SpeechEncoder):
     """WavLM, wav2vec 2.0, HuBERT, w2v-BERT 2.0 and their relatives of transformers; XLS-R and MMS are wav2vec 2.0.
 
     Features of the first three are samples (B, T, 1), each utterance normalised if the checkpoint asks for it.
@@ -184,12 +184,12 @@ def read_llm(directory: Path, dtype: torch.dtype) -> Any:
     return _read_model(library().AutoModelForCausalLM, directory, _LLM_SURPLUS, dtype)
 
 
-def read_speech(directory: Path, dtype: torch.dtype) -> ForeignSpeech:
+def read_speech(directory: Path, dtype: torch.dtype) -> TransformersSpeech:
     """A speech encoder of transformers in a directory. Raises SprachbundError when it cannot be read."""
     extractor = read_part(library().AutoFeatureExtractor, directory)
     model = _read_model(library().AutoModel, directory, _SPEECH_SURPLUS, dtype)
     with one_line(directory):
-        return ForeignSpeech(model, extractor)
+        return TransformersSpeech(model, extractor)
 
 
 def _read_model(auto: Any, directory: Path, surplus: Sequence[str], dtype: torch.dtype) -> Any:

@@ -139,7 +139,7 @@ class WhisperSpeech(SpeechEncoder):
 
     def settings(self) -> dict[str, Any]:
         """As `SpeechEncoder`."""
-        return self.config.to_foreign()
+        return self.config.to_transformers()
 
 
 class ConformerSpeech(SpeechEncoder):
@@ -220,7 +220,7 @@ def build(kind: str, settings: dict[str, Any]) -> SpeechEncoder:
         SprachbundError: a kind that is none of this project's.
     """
     if kind == WhisperSpeech.kind:
-        return WhisperSpeech(WhisperConfig.from_foreign(settings))
+        return WhisperSpeech(WhisperConfig.from_transformers(settings))
     if kind == ConformerSpeech.kind:
         return ConformerSpeech(ConformerConfig.model_validate(settings))
     raise SprachbundError(

@@ -17,7 +17,7 @@ from sprachbund.models.card import Card
 from sprachbund.models.hub import find
 from sprachbund.models.speech_llm.checkpoints import (
     ADAPTED,
-    ForeignSpeech,
+    TransformersSpeech,
     is_adapter,
     plain_weights,
     read_llm,
@@ -148,7 +148,7 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     weights = read_weights(place / WEIGHTS)
     if named is not None:
         encoder = read_encoder(find(named, offline=offline), dtype)
-    elif entry.encoder.kind == ForeignSpeech.kind:
+    elif entry.encoder.kind == TransformersSpeech.kind:
         encoder = read_speech(_part(place, ENCODER), dtype)
     else:
         encoder = _built(entry.encoder, weights, place)
@@ -182,7 +182,7 @@ def _own_weights(model: SpeechLLM, inside: bool) -> dict[str, Tensor]:
     """What model.safetensors holds, under the names that the parts have without adapters around them."""
     state = model.state_dict()
     own = {name: w for name, w in state.items() if name.startswith("projector.") or is_adapter(name)}
-    if inside and model.encoder.kind != ForeignSpeech.kind:
+    if inside and model.encoder.kind != TransformersSpeech.kind:
         own |= {f"{ENCODER}.{name}": w for name, w in plain_weights(model.encoder).items()}
     return own
 
@@ -190,7 +190,7 @@ def _own_weights(model: SpeechLLM, inside: bool) -> dict[str, Tensor]:
 def _save_parts(model: SpeechLLM, place: Path) -> None:
     speech = model.encoder
     write_part(model.llm.model, place / LLM)
-    if isinstance(speech, ForeignSpeech):
+    if isinstance(speech, TransformersSpeech):
         write_part(speech.encoder, place / ENCODER)
         with atomic_files(place / ENCODER, last=CONFIG) as draft:
             speech.extractor.save_pretrained(draft)

@@ -26,7 +26,7 @@ from sprachbund.models.base import (
     Memory,
     Target,
 )
-from sprachbund.models.teaching import make_lesson
+from sprachbund.models.teacher_forcing import make_decoder_batch
 from sprachbund.models.tokens.config import TokenConfig
 from sprachbund.models.tokens.text_input import Reader, ReadsTokens
 from sprachbund.nn.conformer import valid_frames
@@ -117,17 +117,17 @@ def _attention(model: "TokenConformer", batch: Batch, memory: Memory) -> Tensor:
 
 def decoder_loss(model: Any, batch: Batch, memory: Memory, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Cross-entropy of every row (B,) under its prompt, of a model with a `decoder`."""
-    lesson = make_lesson(memory, batch, prompts)
-    hidden = model.decoder(lesson.tokens, memory.states, memory.num_frames)
-    logits = model.decoder.logits(hidden[lesson.counted]).float()
+    decoder_batch = make_decoder_batch(memory, batch, prompts)
+    hidden = model.decoder(decoder_batch.tokens, memory.states, memory.num_frames)
+    logits = model.decoder.logits(hidden[decoder_batch.loss_mask]).float()
     each = F.cross_entropy(
         logits,
-        lesson.wanted[lesson.counted],
+        decoder_batch.labels[decoder_batch.loss_mask],
         reduction="none",
         label_smoothing=model.config.label_smoothing,
     )
-    rows = lesson.counted.nonzero()[:, 0]
-    return each.new_zeros(len(lesson.counted)).index_add(0, rows, each)
+    rows = decoder_batch.loss_mask.nonzero()[:, 0]
+    return each.new_zeros(len(decoder_batch.loss_mask)).index_add(0, rows, each)
 
 
 def _transducer(model: "TokenConformer", batch: Batch, memory: Memory) -> Tensor:

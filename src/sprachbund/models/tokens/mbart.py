@@ -286,17 +286,17 @@ def shape_of(config: Any) -> MbartShape:
     )
 
 
-def fill(model: TokenMbart, foreign: nn.Module, rows: Tensor) -> None:
+def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
     """Give a model, built on the meta device, the weights of a checkpoint; what is new in it is drawn.
 
     Args:
         model: to be filled.
-        foreign: `MBartForConditionalGeneration`.
+        hf_model: `MBartForConditionalGeneration`.
         rows: (W,) its tokens, of each that the model may write.
     """
-    theirs = foreign.state_dict()
+    theirs = hf_model.state_dict()
     weights = {
-        name: _taken(theirs[foreign_name(name)], name, rows)
+        name: _taken(theirs[transformers_name(name)], name, rows)
         for name in model.state_dict()
         if name.startswith(("encoder.", "decoder."))
     }
@@ -338,7 +338,7 @@ _RENAMED = (
 """Our names of parameters to those of transformers, one rule after the other."""
 
 
-def foreign_name(name: str) -> str:
+def transformers_name(name: str) -> str:
     """transformers' name of our parameter or buffer `name`."""
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)

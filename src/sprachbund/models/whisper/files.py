@@ -29,7 +29,7 @@ _KEPT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Companions:
+class CheckpointFiles:
     """What lies beside the weights, kept so that saving a model gives all of it back.
 
     Attributes:
@@ -43,7 +43,7 @@ class Companions:
     files: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, directory: Path) -> "Companions":
+    def read(cls, directory: Path) -> "CheckpointFiles":
         """Read them from a model directory.
 
         Raises:

@@ -25,9 +25,9 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
-from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
 from sprachbund.models.whisper.config import WhisperConfig
-from sprachbund.models.whisper.files import Companions
+from sprachbund.models.whisper.files import CheckpointFiles
 from sprachbund.models.whisper.tokens import Tasks, WhisperTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
@@ -235,7 +235,7 @@ class Whisper(nn.Module):
     Args:
         config: sizes.
         tokens: vocabulary; without it the model runs on numbers but cannot prompt or decode.
-        companions: files of the checkpoint.
+        checkpoint_files: files of the checkpoint.
         real_length: encode utterances at their own length instead of as windows of 30 s. Much faster on short
             audio; not what published checkpoints were trained on, so measure before relying on it.
 
@@ -251,12 +251,12 @@ class Whisper(nn.Module):
         config: WhisperConfig,
         *,
         tokens: WhisperTokens | None = None,
-        companions: Companions | None = None,
+        checkpoint_files: CheckpointFiles | None = None,
         real_length: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
-        self.companions = companions or Companions()
+        self.checkpoint_files = checkpoint_files or CheckpointFiles()
         self.real_length = real_length
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
@@ -273,7 +273,7 @@ class Whisper(nn.Module):
         )
         self._tokens = tokens
         self._tasks = None if tokens is None else self._read_tasks(tokens)
-        self.alignment_heads = alignment_heads(config, self.companions.generation)
+        self.alignment_heads = alignment_heads(config, self.checkpoint_files.generation)
 
     @classmethod
     def shape(cls, config: WhisperConfig) -> Whisper:
@@ -329,7 +329,7 @@ class Whisper(nn.Module):
     @property
     def capabilities(self) -> Capabilities:
         """Timestamps where it was trained to write them, alignment by the checkpoint's heads, windows of 30 s."""
-        first = self.companions.listed_tokens("begin_suppress_tokens")
+        first = self.checkpoint_files.listed_tokens("begin_suppress_tokens")
         return Capabilities(
             encoder=self.encoder,
             decoder=self.decoder,
@@ -446,24 +446,24 @@ class Whisper(nn.Module):
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
-    def lesson(self, batch: Batch) -> Lesson:
+    def decoder_batch(self, batch: Batch) -> DecoderBatch:
         """What the decoder is taught with: the rows wanted, under the prompts of their languages; see `objective`."""
         # Whole windows come rounded up to a few frames more.
         values = batch.features[:, : self.config.max_frames * _FRAMES_PER_STATE]
         features = Features(values=values, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         route = row_route(self, batch, partial(row_language, self.tokens))
-        return make_lesson(memory, batch, row_prompts(self, batch), route)
+        return make_decoder_batch(memory, batch, row_prompts(self, batch), route)
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the lesson."""
-        return prompted_loss(self, self.lesson(batch), self.label_smoothing)
+        """Cross-entropy of the decoder_batch."""
+        return prompted_loss(self, self.decoder_batch(batch), self.label_smoothing)
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens, timestamps unless asked for, and what the checkpoint suppresses."""
         allowed = {self.end_token, *(self.tokens.timestamps if target.timestamps else ())}
         return self._mask(
-            (self.tokens.not_text | set(self.companions.listed_tokens("suppress_tokens"))) - allowed
+            (self.tokens.not_text | set(self.checkpoint_files.listed_tokens("suppress_tokens"))) - allowed
         )
 
     def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
@@ -485,8 +485,10 @@ class Whisper(nn.Module):
         return TimestampTokens(first=self.tokens.timestamps[0], step_s=self.frame_s)
 
     def _read_tasks(self, tokens: WhisperTokens) -> Tasks:
-        companions = self.companions
-        return Tasks.read(self.config, tokens, raw_config=companions.config, generation=companions.generation)
+        checkpoint_files = self.checkpoint_files
+        return Tasks.read(
+            self.config, tokens, raw_config=checkpoint_files.config, generation=checkpoint_files.generation
+        )
 
     def _mask(self, tokens: Sequence[int] | set[int] | frozenset[int]) -> Tensor:
         mask = torch.zeros(self.config.vocabulary_size, dtype=torch.bool)
