@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sprachbund.compression.before_after import (
+    LanguageAccuracy,
     Measured,
     Measurement,
     MeasureOptions,
     TimesWritten,
-    Told,
     compare_tasks,
     measure_both,
     times_written,
@@ -133,7 +133,7 @@ def measured(**values: Any) -> Measured:
             "pairs": ("de-de", "de-en", "en-en"),
             "scores": {"de-en": {"chrF": 50.0}, "en-en": {"chrF": 90.0, "WER": 10.0}},
             "failures": (rate,),
-            "languages": {"de": Told(right=99, judged=100)},
+            "languages": {"de": LanguageAccuracy(right=99, judged=100)},
             "times": TimesWritten(judged=10, ended=10, end_error_s=0.1),
             **values,
         }
@@ -165,7 +165,7 @@ def test_a_task_that_is_gone_is_lost(after: dict[str, Any], lost: tuple[str, ...
         ({"scores": {"de-en": {"chrF": 48.9}}}, ("de-en: chrF 50.0 before, 48.9 after",)),
         ({"scores": {"en-en": {"WER": 11.1}}}, ("en-en: WER 10.0 before, 11.1 after",)),
         (
-            {"languages": {"de": Told(right=90, judged=100)}},
+            {"languages": {"de": LanguageAccuracy(right=90, judged=100)}},
             ("telling de: 99.0 % right before, 90.0 % after",),
         ),
         (

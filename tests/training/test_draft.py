@@ -11,7 +11,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.drafts import load_draft
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.drafts import read
+from sprachbund.models.drafts import run_decoder
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import MedusaHeads, Parasite
 from sprachbund.training.draft import DraftOptions, DraftTraining, make_network, train_draft
@@ -40,17 +40,17 @@ def test_the_decoder_is_taught_what_the_batch_holds(corpus: Corpus, model: Confo
     batch = batch_of(corpus)
     given = model.decoder_batch(batch)
     assert given.prompts.unique().tolist() == [1]
-    assert int(given.counted.sum()) == int(batch.num_targets.sum())
+    assert int(given.loss_mask.sum()) == int(batch.num_targets.sum())
     assert torch.equal(given.tokens[:, 0], batch.target_language)
     for r, count in enumerate(batch.num_targets.tolist()):
-        assert torch.equal(given.wanted[r, :count], batch.targets[r, :count])
+        assert torch.equal(given.labels[r, :count], batch.targets[r, :count])
         assert torch.equal(given.tokens[r, 1:count], batch.targets[r, : count - 1])
     with torch.no_grad():
         log_probs = model.decoder.logits(
             model.decoder(given.tokens, given.memory.states, given.memory.num_frames)
         )
-    logits = read(model.decoder, given).logits(model.decoder, given.counted)
-    torch.testing.assert_close(logits, log_probs[given.counted], atol=1e-5, rtol=1e-4)
+    logits = run_decoder(model.decoder, given).logits(model.decoder, given.loss_mask)
+    torch.testing.assert_close(logits, log_probs[given.loss_mask], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["parasite", "medusa"])
@@ -138,12 +138,12 @@ def test_whisper_is_taught_under_its_prompts(tmp_path: Path) -> None:
     )
     given = model.decoder_batch(batch)
     counts = batch.num_targets.tolist()
-    assert int(given.counted.sum()) == sum(counts) > 0
+    assert int(given.loss_mask.sum()) == sum(counts) > 0
     for r, (prompt, count) in enumerate(zip(row_prompts(model, batch), counts, strict=True)):
         if count > 1:  # a row of its end token alone has nothing to be guessed
             assert int(given.prompts[r]) == len(prompt)
             assert given.tokens[r, : len(prompt)].tolist() == prompt
-            assert torch.equal(given.wanted[r][given.counted[r]], batch.targets[r, :count])
+            assert torch.equal(given.labels[r][given.loss_mask[r]], batch.targets[r, :count])
     training = options(2, batch_s=8.0, max_duration_s=0.9)
     draft = train_draft(
         model,

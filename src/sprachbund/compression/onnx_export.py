@@ -230,13 +230,13 @@ def _is_large(module: nn.Module) -> bool:
 
 def _dynamic(shape: Sequence[int | str], sizes: dict[str, Any]) -> dict[int, Any]:
     """Axes that are named, by their names: "8*chunk" is eight times "chunk"."""
-    found = {}
+    axes = {}
     for axis, size in enumerate(shape):
         if isinstance(size, str):
             factor, _, name = size.rpartition("*")
             dim = sizes.setdefault(name, torch.export.Dim(name, min=1, max=4096))
-            found[axis] = int(factor) * dim if factor else dim
-    return found
+            axes[axis] = int(factor) * dim if factor else dim
+    return axes
 
 
 @contextmanager

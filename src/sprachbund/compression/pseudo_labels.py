@@ -121,7 +121,7 @@ def why_dropped(
         identifier: knows languages by their texts.
         options: thresholds.
     """
-    found = judge(
+    rejected = judge(
         text,
         duration_s=duration_s,
         speech_probability=evidence.speech_probability,
@@ -129,8 +129,8 @@ def why_dropped(
         mean_log_probability=evidence.mean_log_probability,
         options=options.guard,
     )
-    if found is not None:
-        return found
+    if rejected is not None:
+        return rejected
     if not evidence.finished:
         return "cut off: the row reached the limit of tokens"
     if target != source and transcript:
@@ -193,7 +193,7 @@ class Spoken:
     Attributes:
         id: unique within its source.
         samples: (num_samples,) float32 at 16 kHz.
-        language: BCP-47 tag of the speech; None where it is to be found out, "" where nobody speaks.
+        language: BCP-47 tag of the speech; None where it is to be detected, "" where nobody speaks.
         text: transcript, if there is one.
         speaker: if known.
         translations: language to text.
@@ -247,7 +247,7 @@ def open_source(path: Path, language: str | None, max_s: float) -> Source:
 
     Args:
         path: of it.
-        language: spoken in recordings; None where it is to be found out. A corpus tells its own.
+        language: spoken in recordings; None where it is to be detected. A corpus tells its own.
         max_s: longest piece that a recording is cut into.
 
     Raises:
@@ -462,8 +462,8 @@ def close(
     left_out, counts = Counter[str](), dict[str, Counter[str]]()
     for record in records:
         left_out.update(record["left_out"])
-        for target, found in record["counts"].items():
-            counts.setdefault(target, Counter()).update(found)
+        for target, number in record["counts"].items():
+            counts.setdefault(target, Counter()).update(number)
     if not any(record["utterances"] for record in records):
         why = ", ".join(f"{n} {what}" for what, n in (left_out + sum(counts.values(), Counter())).items())
         raise SprachbundError(
@@ -478,13 +478,13 @@ def close(
         "pseudo_labels": {"teacher": name, "targets": list(targets)},
     }
     for key in ("licence", "attribution"):
-        found_values = [i[key] for i in infos if i.get(key)]
-        info[key] = found_values[0] if len(found_values) == 1 else found_values or ""
+        values = [i[key] for i in infos if i.get(key)]
+        info[key] = values[0] if len(values) == 1 else values or ""
     ManifestWriter(out).close(info)
     return Labelled(
         utterances=sum(record["utterances"] for record in records),
         left_out=dict(left_out),
-        counts={target: dict(found) for target, found in sorted(counts.items())},
+        counts={target: dict(number) for target, number in sorted(counts.items())},
     )
 
 
@@ -666,16 +666,16 @@ class _Work:
             ]
             features = teacher.features([one.samples for one in some])
             encoded = encode_and_identify(teacher, features, queries, [one.duration_s for one in some])
-            for found in encoded.languages:
-                if found.language == UNDETERMINED:
+            for decision in encoded.languages:
+                if decision.language == UNDETERMINED:
                     raise SprachbundError(
                         "this teacher cannot tell which language is spoken; name it with --from"
                     )
-                yield found.language, found.probability
+                yield decision.language, decision.probability
 
     def _labels(self, jobs: Sequence[_Job]) -> dict[str, dict[str, tuple[str, LabelEvidence]]]:
         """Job to target to text and evidence; utterances of like length share a batch."""
-        found: dict[str, dict[str, tuple[str, LabelEvidence]]] = {}
+        labels: dict[str, dict[str, tuple[str, LabelEvidence]]] = {}
         order = sorted(jobs, key=lambda job: (len(job.targets), job.spoken.duration_s, job.id))
         for count, same in groupby(order, key=lambda job: len(job.targets)):
             for batch in _batches(list(same), self._options.batch_size) if count else ():
@@ -687,8 +687,8 @@ class _Work:
                 for job, row in zip(batch, rows, strict=True):
                     # Where the guard left a part, that is the text which the teacher would show.
                     shown = [(text if e.kept is None else e.kept, e) for text, e in row]
-                    found[job.id] = dict(zip(job.targets, shown, strict=True))
-        return found
+                    labels[job.id] = dict(zip(job.targets, shown, strict=True))
+        return labels
 
     def _write(
         self,

@@ -187,8 +187,8 @@ def stored_size(directory: Path) -> StoredSize:
         bits = {
             packed.bits
         }  # of the matrices that count; those of decoder and joint network are as they were
-    found = next(iter(bits)) if len(bits) == 1 else None
-    return StoredSize(bytes_on_disk=sum(path.stat().st_size for path in files), bits=found)
+    shared = next(iter(bits)) if len(bits) == 1 else None
+    return StoredSize(bytes_on_disk=sum(path.stat().st_size for path in files), bits=shared)
 
 
 def check_quantizable(model: Any) -> None:

@@ -28,8 +28,8 @@ def bits_of(directory: Path) -> Bits:
     """Bits that a model's matrices are stored in, packed ones aside; 32 where they differ."""
     if read_packed_linears(directory) is not None:
         return 32
-    found = stored_size(directory).bits
-    return cast("Bits", found) if found in (8, 16) else 32
+    bits = stored_size(directory).bits
+    return cast("Bits", bits) if bits in (8, 16) else 32
 
 
 def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:

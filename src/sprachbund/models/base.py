@@ -31,7 +31,7 @@ class Features:
     Attributes:
         values: (B, T, M); of families that read tokens, their ids (B, T).
         num_frames: valid frames (B,).
-        source_language: the language spoken (B,), by its place among the model's source languages; -1, or None for
+        source_language: the language spoken (B,), by its index among the model's source languages; -1, or None for
             all, where it is not known. Only models split by language ask for it.
         declared: boolean (B, L), the source languages that may occur; None where any may. Only models whose experts
             belong to languages ask for it, see `LanguageExperts`.
@@ -50,9 +50,9 @@ class Memory:
     Attributes:
         states: (B, T, D).
         num_frames: valid frames (B,); None if all are valid.
-        source_language: the language (B,) whose branches the rows went through, given or found out, by its place
+        source_language: the language (B,) whose branches the rows went through, given or detected, by its index
             among the model's; None from an encoder that is not split by language.
-        language_log_probs: (B, L) what was found out on the way; None when the languages were given.
+        language_log_probs: (B, L) as detected on the way; None when the languages were given.
     """
 
     states: Tensor

@@ -50,14 +50,14 @@ def split_feed_forwards(model: Any, plan: SharingPlan) -> None:
 def feed_forward_of(model: nn.Module, name: str) -> FeedForward:
     """The feed-forward of that name. Raises SprachbundError when there is none to split."""
     modules = dict(model.named_modules())
-    found = modules.get(name)
-    if isinstance(found, FeedForward):
-        return found
-    if isinstance(found, SplitFeedForward):
+    module = modules.get(name)
+    if isinstance(module, FeedForward):
+        return module
+    if isinstance(module, SplitFeedForward):
         raise SprachbundError(f"{name} is split already; apply the plan to the model it was before")
     feed_forwards = [n for n, module in modules.items() if isinstance(module, FeedForward)]
     nearest = ", ".join(difflib.get_close_matches(name, feed_forwards, n=3, cutoff=0.0))
-    what = "the model has no module" if found is None else f"{type(found).__name__} is no feed-forward:"
+    what = "the model has no module" if module is None else f"{type(module).__name__} is no feed-forward:"
     raise SprachbundError(f"{what} {name!r}; the nearest feed-forwards are {nearest or 'none'}")
 
 
@@ -142,7 +142,7 @@ def _number(split: Split, tag: str, known: Sequence[str]) -> int:
 
 # How the languages of a row reach the branches: one mapping for training, evaluation and inference.
 #
-# A language is given, or it is found out: then each utterance goes through the split layers once for every
+# A language is given, or it is detected: then each utterance goes through the split layers once for every
 # group, and the language with the highest log-probability wins, each language being asked under the branch
 # of its own group. Shapes: B utterances, n routes, L source languages, R rows, T frames, D width.
 
@@ -206,7 +206,7 @@ def start_route(model: Any, targets: Sequence[Target] | None, device: torch.devi
 
 
 def encode_routed(model: Any, features: Features, run: Callable[[Route | None], Memory]) -> Memory:
-    """Encode under each utterance's language, given or found out.
+    """Encode under each utterance's language, given or detected.
 
     With every language given this is one pass. Otherwise the layers from the first split one on run once for every
     group (for every combination of groups, where several modules are split differently).
@@ -227,10 +227,10 @@ def encode_routed(model: Any, features: Features, run: Callable[[Route | None], 
     route = source_route(model, given)
     if bool((given != NO_LANGUAGE).all()):
         return replace(run(route), source_language=given)
-    return _found_out(model, given, run)
+    return _detect_languages(model, given, run)
 
 
-def _found_out(model: Any, given: Tensor, run: Callable[[Route | None], Memory]) -> Memory:
+def _detect_languages(model: Any, given: Tensor, run: Callable[[Route | None], Memory]) -> Memory:
     kinds = _kinds(model)  # (L,)
     planned, count = kinds != NO_LANGUAGE, given.shape[0]
     each = torch.stack(

@@ -295,11 +295,11 @@ class Session:
         self._outputs = [each.name for each in graph.outputs]
         there = {each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())}
         described = {each.name: each.shape for each in (*graph.inputs, *graph.outputs)}
-        found = {
+        shapes = {
             each.name: each.shape for each in (*self._session.get_inputs(), *self._session.get_outputs())
         }
         if there != {*self._inputs, *self._outputs} or not all(
-            _fits(described[name], found[name]) for name in there
+            _fits(described[name], shapes[name]) for name in there
         ):
             raise SprachbundError(
                 f"{path} is not the graph that config.json describes; export the model again"
@@ -310,7 +310,7 @@ class Session:
         if self._process != os.getpid():
             self._session, self._process = self._start(), os.getpid()
         given = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._inputs, inputs, strict=True)}
-        return [torch.from_numpy(found) for found in self._session.run(self._outputs, given)]
+        return [torch.from_numpy(output) for output in self._session.run(self._outputs, given)]
 
     def _start(self) -> Any:
         import onnxruntime
@@ -331,17 +331,17 @@ class Session:
 
     def digest(self) -> Tensor:
         """Bytes (32,) that tell the graph from others: of the end of the file in which its weights are."""
-        beside = self.path.with_name(f"{self.path.name}.data")
-        path = beside if beside.exists() else self.path
+        data_path = self.path.with_name(f"{self.path.name}.data")
+        path = data_path if data_path.exists() else self.path
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 2**20))
             return torch.tensor(list(hashlib.sha256(file.read()).digest()), dtype=torch.uint8)
 
 
-def _fits(described: Sequence[int | str], found: Sequence[object]) -> bool:
+def _fits(described: Sequence[int | str], sizes: Sequence[object]) -> bool:
     """Whether a graph's sizes are those described, where both are numbers."""
-    return len(described) == len(found) and all(
-        isinstance(a, str) or not isinstance(b, int) or a == b for a, b in zip(described, found, strict=True)
+    return len(described) == len(sizes) and all(
+        isinstance(a, str) or not isinstance(b, int) or a == b for a, b in zip(described, sizes, strict=True)
     )
 
 

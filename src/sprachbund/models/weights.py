@@ -125,16 +125,16 @@ def check_weights(
 
 
 def check_names(
-    found: Iterable[str], wanted: Iterable[str], source: str | Path, *, ignored: Iterable[str] = ()
+    names: Iterable[str], wanted: Iterable[str], source: str | Path, *, ignored: Iterable[str] = ()
 ) -> None:
     """See that names of weights are those wanted; arguments and errors as of `check_weights`."""
-    found, wanted = set(found), set(wanted)
-    if missing := sorted(wanted - found):
+    names, wanted = set(names), set(wanted)
+    if missing := sorted(wanted - names):
         raise SprachbundError(
             f"{source} lacks {len(missing)} weights that config.json asks for ({some(missing)}); {_ADVICE}"
         )
     pattern = re.compile("|".join(ignored) or r"(?!)")
-    if surplus := sorted(name for name in found - wanted if not pattern.search(name)):
+    if surplus := sorted(name for name in names - wanted if not pattern.search(name)):
         raise SprachbundError(
             f"{source} holds {len(surplus)} weights that config.json has no place for ({some(surplus)}); {_ADVICE}"
         )
@@ -227,15 +227,15 @@ class PackedLinears(BaseModel):
 def packed_linears(model: nn.Module) -> PackedLinears | None:
     """How a model's linear layers are packed; None where none is. Raises SprachbundError where they differ."""
     layers = packed_layers(model).values()
-    found = {(layer.bits, layer.block, layer.zeros is None) for layer in layers}
-    if len(found) > 1:
-        seen = " and ".join(str(each[0]) for each in sorted(found))
+    formats = {(layer.bits, layer.block, layer.zeros is None) for layer in layers}
+    if len(formats) > 1:
+        seen = " and ".join(str(each[0]) for each in sorted(formats))
         raise SprachbundError(
             f"linear layers are packed in different ways ({seen} bits); a directory holds one"
         )
-    if not found:
+    if not formats:
         return None
-    bits, block, symmetric = found.pop()
+    bits, block, symmetric = formats.pop()
     return PackedLinears.model_validate({"bits": bits, "block": block, "symmetric": symmetric})
 
 

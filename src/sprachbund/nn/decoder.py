@@ -241,7 +241,7 @@ class TextDecoder(nn.Module):
 
     def states(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
         """A step that stops before the last norm: (R, Q, D), for `logits`. Errors as for `step`."""
-        positions, allowed = self.places(tokens, cache)
+        positions, allowed = self.query_positions(tokens, cache)
         x = self.embedded(tokens, self.positions[positions])
         for i, layer in enumerate(self._layers()):
             cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
@@ -249,7 +249,7 @@ class TextDecoder(nn.Module):
         cache.grow(tokens.shape[1])
         return x
 
-    def places(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
+    def query_positions(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
         """Where `tokens` (R, Q) stand behind what a cache holds, (R, Q), and what they see, (R, 1, Q, C) or all (None).
 
         Raises:
@@ -259,10 +259,10 @@ class TextDecoder(nn.Module):
         used = cache.used + num_queries
         if used > cache.capacity:
             raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
-        places = torch.arange(used, device=tokens.device)
-        positions = cache.lengths[:, None] + places[:num_queries]
+        columns = torch.arange(used, device=tokens.device)
+        positions = cache.lengths[:, None] + columns[:num_queries]
         sees_all = cache.even and num_queries == 1
-        return positions, None if sees_all else places <= positions[:, None, :, None]
+        return positions, None if sees_all else columns <= positions[:, None, :, None]
 
     def forward(
         self,

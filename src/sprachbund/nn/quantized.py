@@ -102,8 +102,8 @@ def quantize_blocks(
     counts = torch.arange(padded.shape[1], device=weight.device) < num_inputs
     blocks, valid = padded.reshape(-1, block), counts.view(-1, block).float().repeat(len(weight), 1)
     fit = partial(_fit, bits=bits, search=method == "k-quant", symmetric=symmetric)
-    found = [fit(*part) for part in zip(blocks.split(_AT_ONCE), valid.split(_AT_ONCE), strict=True)]
-    codes, scales, zeros = (torch.cat(part) for part in zip(*found, strict=True))
+    fitted = [fit(*part) for part in zip(blocks.split(_AT_ONCE), valid.split(_AT_ONCE), strict=True)]
+    codes, scales, zeros = (torch.cat(part) for part in zip(*fitted, strict=True))
     per_output = (len(weight), -1)
     return BlockWeights(
         bits=bits,
@@ -124,7 +124,7 @@ def importance(blocks: Tensor, valid: Tensor | None = None) -> Tensor:
 
 def to_bits(codes: Tensor, bits: int) -> Tensor:
     """Codes (O, n) of so many bits as bytes (O, ceil(n * bits / 8)), lowest bits first."""
-    single = (codes[..., None] >> _places(bits, codes.device) & 1).flatten(1)
+    single = (codes[..., None] >> _bit_positions(bits, codes.device) & 1).flatten(1)
     eights = torch.nn.functional.pad(single, (0, -single.shape[1] % 8)).unflatten(1, (-1, 8))
     return _together(eights)
 
@@ -132,19 +132,19 @@ def to_bits(codes: Tensor, bits: int) -> Tensor:
 def from_bits(packed: Tensor, bits: int, count: int) -> Tensor:
     """The first `count` codes (O, count) of what `to_bits` gave."""
     if 8 % bits == 0:  # whole codes in every byte
-        places = bits * _places(8 // bits, packed.device)
-        return (packed[..., None] >> places & 2**bits - 1).flatten(1)[:, :count]
-    single = (packed[..., None] >> _places(8, packed.device) & 1).flatten(1)[:, : count * bits]
+        shifts = bits * _bit_positions(8 // bits, packed.device)
+        return (packed[..., None] >> shifts & 2**bits - 1).flatten(1)[:, :count]
+    single = (packed[..., None] >> _bit_positions(8, packed.device) & 1).flatten(1)[:, : count * bits]
     return _together(single.unflatten(1, (count, bits)))
 
 
-def _places(count: int, device: torch.device) -> Tensor:
+def _bit_positions(count: int, device: torch.device) -> Tensor:
     return torch.arange(count, dtype=torch.uint8, device=device)
 
 
 def _together(single: Tensor) -> Tensor:
     """Bits (..., n), the lowest first, as one byte."""
-    return (single << _places(single.shape[-1], single.device)).sum(-1, dtype=torch.uint8)
+    return (single << _bit_positions(single.shape[-1], single.device)).sum(-1, dtype=torch.uint8)
 
 
 _Fit = tuple[Tensor, Tensor, Tensor]  # codes (N, K), scales (N, 1), zero points (N, 1), all fp32

@@ -252,10 +252,10 @@ class CausalStem(nn.Module):
     @staticmethod
     def sizes(shape: StreamingShape) -> list[tuple[int, int]]:
         """Channels and bins before each convolution, and after the last."""
-        found = [(1, shape.num_mel_bins)]
+        frame_sizes = [(1, shape.num_mel_bins)]
         for _ in range(NUM_HALVINGS):
-            found.append((shape.stem_channels, found[-1][1] // 2 + 1))
-        return found
+            frame_sizes.append((shape.stem_channels, frame_sizes[-1][1] // 2 + 1))
+        return frame_sizes
 
     def forward(self, mel: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the

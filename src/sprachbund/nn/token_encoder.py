@@ -185,6 +185,6 @@ def time_mask(lengths: Tensor, size: int, count: int, max_share: float) -> Tenso
     longest = (max_share * lengths[:, None]).floor()
     widths = (torch.rand(len(lengths), count, device=device) * (longest + 1)).floor()
     starts = (torch.rand(len(lengths), count, device=device) * (lengths[:, None] - widths + 1)).floor()
-    places = torch.arange(size, device=device)[:, None]
-    inside = (places >= starts[:, None]) & (places < (starts + widths)[:, None])
+    positions = torch.arange(size, device=device)[:, None]
+    inside = (positions >= starts[:, None]) & (positions < (starts + widths)[:, None])
     return inside.any(-1)

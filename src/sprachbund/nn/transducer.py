@@ -207,8 +207,8 @@ def _reached(blank_arcs: Tensor, label_arcs: Tensor) -> Tensor:
     here, before = cells[..., 1:], cells[..., :-1]  # the same cells, one token less
     here[0, :, 0] = 0.0
     steps = zip(here, before, blank_arcs, F.pad(label_arcs[..., :-1], (1, 0)), here[1:], strict=False)
-    for cell, previous, blank, label, found in steps:
-        torch.logaddexp(cell + blank, previous + label, out=found)
+    for cell, previous, blank, label, result in steps:
+        torch.logaddexp(cell + blank, previous + label, out=result)
     return here
 
 
@@ -217,9 +217,9 @@ def _left(blank_arcs: Tensor, label_arcs: Tensor, ends: tuple[Tensor, Tensor, Te
     cells = _walled(blank_arcs)
     here, after = cells[..., :-1], cells[..., 1:]  # the same cells, one token more
     here[ends] = 0.0
-    found, cell, following = (list(rows)[::-1] for rows in (here[:-1], here[1:], after[1:]))
+    results, cell, following = (list(rows)[::-1] for rows in (here[:-1], here[1:], after[1:]))
     arcs = (list(rows)[::-1] for rows in (blank_arcs, label_arcs))
-    for to, by_blank, by_label, blank, label in zip(found, cell, following, *arcs, strict=True):
+    for to, by_blank, by_label, blank, label in zip(results, cell, following, *arcs, strict=True):
         # Ends are 0 already, and nothing leads on from them.
         torch.maximum(to, torch.logaddexp(by_blank + blank, by_label + label), out=to)
     return here

@@ -200,13 +200,13 @@ def finished_draft(
         report: is told the mean.
         known: further fields of the draft's card.
     """
-    found: dict[str, float] = {}
+    acceptance: dict[str, float] = {}
     draft = draft_around(network, model.decoder, **known)
     if dev is not None:
-        found = measure_acceptance(model, draft, dev)
-        report(f"acceptance on the dev data: {np.mean(list(found.values()) or [0]):.1%}")
-    draft.card = draft.card.model_copy(update={"acceptance": found})
-    draft.acceptance = found
+        acceptance = measure_acceptance(model, draft, dev)
+        report(f"acceptance on the dev data: {np.mean(list(acceptance.values()) or [0]):.1%}")
+    draft.card = draft.card.model_copy(update={"acceptance": acceptance})
+    draft.acceptance = acceptance
     return draft
 
 

@@ -262,8 +262,10 @@ class Convergence:
     def read(cls, directory: Path) -> Self:
         """What `write` wrote. Raises SprachbundError when there is none, or it is broken."""
         path = directory / CONVERGENCE_FILE
-        found = read_model(path, _File, advice="it says where a run converged: train it to its end").root
-        return cls(**vars(found))
+        convergence = read_model(
+            path, _File, advice="it says where a run converged: train it to its end"
+        ).root
+        return cls(**vars(convergence))
 
 
 class _File(RootModel[Convergence]):

@@ -1,7 +1,7 @@
 """Public cache-aware FastConformer transducers made into models of ours: what a checkpoint is, and how it is assembled.
 
 `nemo_file` and `transformers_directory` read checkpoints; both hand over the same value. Blank, end of row and the
-languages get the places that our models have for them, so vocabulary-sized weights are put in another order; nothing
+languages get the token_ids that our models have for them, so vocabulary-sized weights are put in another order; nothing
 else is changed. Shapes: V vocabulary, D width, J width of the joint network, P of the prediction network.
 """
 
@@ -114,14 +114,14 @@ TRANSFORMERS = {
 
 def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
     """Weights under our names in single precision, and the names of those that are not known."""
-    found, unknown = {}, []
+    own_weights, unknown = {}, []
     for name, value in weights.items():
         own = _own_name(name, names)
         if own is None:
             unknown.append(name)
         else:
-            found[own] = _plain(own, value.float())
-    return found, unknown
+            own_weights[own] = _plain(own, value.float())
+    return own_weights, unknown
 
 
 def _own_name(name: str, names: Mapping[str, str]) -> str | None:
@@ -158,15 +158,15 @@ class CheckpointPieces:
         return len(self.model.pieces)
 
 
-def read_sentencepiece(data: bytes, place: str) -> CheckpointPieces:
+def read_sentencepiece(data: bytes, source: str) -> CheckpointPieces:
     """Of a SentencePiece model file. Raises SprachbundError for what is none."""
     model = empty_pieces()
     try:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's own kinds differ by version
-        raise SprachbundError(f"{place} holds no SentencePiece model; copy it again") from error
+        raise SprachbundError(f"{source} holds no SentencePiece model; copy it again") from error
     if not model.pieces:
-        raise SprachbundError(f"{place} holds a SentencePiece model without pieces; copy it again")
+        raise SprachbundError(f"{source} holds a SentencePiece model without pieces; copy it again")
     return CheckpointPieces(model=model)
 
 
@@ -208,19 +208,19 @@ def _kind(piece: str, ranks: Mapping[str, int]) -> int:
 
 
 def own_tokenizer(pieces: CheckpointPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
-    """A tokenizer of ours that has all their pieces, and the place in it of each of theirs."""
+    """A tokenizer of ours that has all their pieces, and the source in it of each of theirs."""
     model = empty_pieces()
     model.CopyFrom(pieces.model)
     del model.pieces[:]
     own = ["<pad>", "</s>", "<unk>", *map(language_token, languages)]
     for number, name in enumerate(own):
         model.pieces.add(piece=name, score=0.0, type=_UNKNOWN if number == UNKNOWN else CONTROL)
-    places = []
+    token_ids = []
     for piece in pieces.model.pieces:
         if piece.type == _UNKNOWN:
-            places.append(UNKNOWN)
+            token_ids.append(UNKNOWN)
             continue
-        places.append(len(model.pieces))
+        token_ids.append(len(model.pieces))
         # A control token of theirs may have the name of one of ours; nobody asks for theirs by name.
         name = piece.piece + "*" * (piece.piece in own)
         model.pieces.add(piece=name, score=piece.score, type=piece.type)
@@ -228,7 +228,7 @@ def own_tokenizer(pieces: CheckpointPieces, languages: Sequence[str]) -> tuple[T
     spec.pad_id, spec.eos_id, spec.unk_id, spec.bos_id = BLANK, END, UNKNOWN, -1
     spec.pad_piece, spec.eos_piece, spec.unk_piece = own[:3]
     spec.vocab_size = len(model.pieces)
-    return Tokenizer(model.SerializeToString(), languages), places
+    return Tokenizer(model.SerializeToString(), languages), token_ids
 
 
 def empty_pieces() -> Any:
@@ -275,7 +275,7 @@ class TransducerCheckpoint:
     """What is read of a checkpoint.
 
     Attributes:
-        place: for messages.
+        source: for messages.
         shape: its sizes.
         weights: under our names, where they differ by name alone; `transducer.prediction.embedding.weight` (V, P),
             `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has not
@@ -283,7 +283,7 @@ class TransducerCheckpoint:
         pieces: its tokens, without the blank.
     """
 
-    place: str
+    source: str
     shape: CheckpointShape
     weights: Mapping[str, Tensor]
     pieces: CheckpointPieces
@@ -299,26 +299,26 @@ def assemble(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> Conf
     Raises:
         SprachbundError: weights missing, too many or of another size.
     """
-    tokenizer, places = own_tokenizer(checkpoint.pieces, languages)
-    places = [*places, BLANK]  # the blank is the last of theirs
+    tokenizer, token_ids = own_tokenizer(checkpoint.pieces, languages)
+    token_ids = [*token_ids, BLANK]  # the blank is the last of theirs
     try:
         with torch.device("meta"):
             model = Conformer(_config(checkpoint, languages), tokenizer, tokenizer)
     except ValueError as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         reason = " ".join(said.removeprefix("Value error, ").split())
-        raise SprachbundError(f"{checkpoint.place}: its sizes make no model: {reason}") from error
-    weights = _with_own_vocabulary(checkpoint.weights, places, len(tokenizer))
+        raise SprachbundError(f"{checkpoint.source}: its sizes make no model: {reason}") from error
+    weights = _with_own_vocabulary(checkpoint.weights, token_ids, len(tokenizer))
     if (of_tokens := weights.pop("transducer.joint.prediction.bias", None)) is not None:
         # It is added to every sum that the bias of the frames is added to.
         of_frames = weights.get("transducer.joint.encoder.bias", torch.zeros(()))
         weights["transducer.joint.encoder.bias"] = of_frames + of_tokens
     filled = {
-        name: _filled(name, like, weights, checkpoint.place) for name, like in model.state_dict().items()
+        name: _filled(name, like, weights, checkpoint.source) for name, like in model.state_dict().items()
     }
     if unknown := sorted(weights.keys() - filled.keys()):
         raise SprachbundError(
-            f"{checkpoint.place} holds weights of {len(unknown)} parts that the model has not got "
+            f"{checkpoint.source} holds weights of {len(unknown)} parts that the model has not got "
             f"({', '.join(unknown[:3])}); its configuration says something else"
         )
     model.load_state_dict(filled, assign=True)
@@ -360,11 +360,11 @@ _BY_TOKEN = ("transducer.prediction.embedding.", "transducer.joint.out.", "ctc_h
 
 
 def _with_own_vocabulary(
-    weights: Mapping[str, Tensor], places: Sequence[int], size: int
+    weights: Mapping[str, Tensor], token_ids: Sequence[int], size: int
 ) -> dict[str, Tensor]:
-    """Weights with a row for each of our tokens: theirs at `places`, and for others zeros, which are never written."""
-    index = torch.tensor(places)
-    found = dict(weights)
+    """Weights with a row for each of our tokens: theirs at `token_ids`, zeros for others, which are never written."""
+    index = torch.tensor(token_ids)
+    resized = dict(weights)
     for name, value in weights.items():
         if name.startswith(_BY_TOKEN):
             if len(value) != len(index):
@@ -373,23 +373,23 @@ def _with_own_vocabulary(
                     "they are not of the same checkpoint"
                 )
             fill = NEVER if name.endswith(".bias") else 0.0
-            found[name] = value.new_full((size, *value.shape[1:]), fill).index_copy(0, index, value)
-    return found
+            resized[name] = value.new_full((size, *value.shape[1:]), fill).index_copy(0, index, value)
+    return resized
 
 
 _OWN_PARTS = ("decoder.", "language_head.", "ctc_head.")
 """What a checkpoint has not got, or not always; nothing is computed with it then."""
 
 
-def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], place: str) -> Tensor:
+def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], source: str) -> Tensor:
     value = weights.get(name)
     if value is None:
         if not name.endswith(".bias") and not name.startswith(_OWN_PARTS):
-            raise SprachbundError(f"{place} has no weight for {name}; it is damaged, or of another kind")
+            raise SprachbundError(f"{source} has no weight for {name}; it is damaged, or of another kind")
         return torch.zeros(like.shape)  # a layer without a bias is one whose bias is nought
     if value.shape != like.shape:
         raise SprachbundError(
-            f"{place}: {name} has shape {tuple(value.shape)}, its configuration asks for {tuple(like.shape)}"
+            f"{source}: {name} has shape {tuple(value.shape)}, its configuration asks for {tuple(like.shape)}"
         )
     return value.contiguous()
 
@@ -430,27 +430,27 @@ def read_nemo(path: Path) -> TransducerCheckpoint:
     Raises:
         SprachbundError: no such archive, something missing or damaged, or a model of another kind.
     """
-    place = str(path)
+    source = str(path)
     members = _members(path)
-    config = _configuration(members, place)
-    _check_supported(config, place)
+    config = _configuration(members, source)
+    _check_supported(config, source)
     try:
-        shape = _nemo_shape(config, place)
+        shape = _nemo_shape(config, source)
     except (TypeError, ValueError, IndexError) as error:
         raise SprachbundError(
-            f"{place}: {CONFIG} holds sizes that are none ({error}); copy it again"
+            f"{source}: {CONFIG} holds sizes that are none ({error}); copy it again"
         ) from error
-    weights, others = renamed(_nemo_tensors(members[WEIGHTS], place), NEMO)
+    weights, others = renamed(_nemo_tensors(members[WEIGHTS], source), NEMO)
     if unknown := [name for name in others if not _IGNORED.match(name)]:
         raise SprachbundError(
-            f"{place} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
+            f"{source} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
             "only cache-aware FastConformer transducers can be read"
         )
     return TransducerCheckpoint(
-        place=place,
+        source=source,
         shape=shape,
         weights=weights,
-        pieces=_nemo_pieces(config, members, place),
+        pieces=_nemo_pieces(config, members, source),
     )
 
 
@@ -459,74 +459,76 @@ def _members(path: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(path, "r:*") as archive:
             files = [(member, archive.extractfile(member)) for member in archive if member.isfile()]
-            found = {Path(member.name).name: file.read() for member, file in files if file is not None}
+            members = {Path(member.name).name: file.read() for member, file in files if file is not None}
     except FileNotFoundError:
         raise SprachbundError(f"there is no file {path}; check the path") from None
     except (tarfile.TarError, EOFError, OSError) as error:
         raise SprachbundError(f"{path} is not a whole .nemo archive; copy it again") from error
     for name in (CONFIG, WEIGHTS):
-        if name not in found:
+        if name not in members:
             raise SprachbundError(f"{path} has no {name}, so it is no .nemo file of a model; copy it again")
-    return found
+    return members
 
 
-def _configuration(members: Mapping[str, bytes], place: str) -> Mapping[str, Any]:
+def _configuration(members: Mapping[str, bytes], source: str) -> Mapping[str, Any]:
     import yaml
 
     try:
         config = yaml.safe_load(members[CONFIG])
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SprachbundError(f"{place}: {CONFIG} is not YAML; copy it again") from error
+        raise SprachbundError(f"{source}: {CONFIG} is not YAML; copy it again") from error
     if not isinstance(config, Mapping):
-        raise SprachbundError(f"{place}: {CONFIG} holds no configuration; copy it again")
+        raise SprachbundError(f"{source}: {CONFIG} holds no configuration; copy it again")
     return config
 
 
-def _nemo_tensors(data: bytes, place: str) -> dict[str, Tensor]:
+def _nemo_tensors(data: bytes, source: str) -> dict[str, Tensor]:
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SprachbundError(
-            f"{place}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
+            f"{source}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise SprachbundError(f"{place}: {WEIGHTS} holds something else than weights; copy it again")
-    return found
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise SprachbundError(f"{source}: {WEIGHTS} holds something else than weights; copy it again")
+    return tensors
 
 
-def _value(config: Mapping[str, Any], keys: Sequence[str], place: str) -> Any:
-    found: Any = config
+def _value(config: Mapping[str, Any], keys: Sequence[str], source: str) -> Any:
+    value: Any = config
     for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
-            raise SprachbundError(f"{place}: {CONFIG} lacks {'.'.join(keys)}; it is of another kind of model")
-        found = found[key]
-    return found
+        if not isinstance(value, Mapping) or key not in value:
+            raise SprachbundError(
+                f"{source}: {CONFIG} lacks {'.'.join(keys)}; it is of another kind of model"
+            )
+        value = value[key]
+    return value
 
 
-def _check_supported(config: Mapping[str, Any], place: str) -> None:
+def _check_supported(config: Mapping[str, Any], source: str) -> None:
     if extra := (config.get("joint") or {}).get("num_extra_outputs"):
         raise SprachbundError(
-            f"{place} writes durations too ({extra}); only transducers without them can be read"
+            f"{source} writes durations too ({extra}); only transducers without them can be read"
         )
     for keys, values in _SUPPORTED.items():
-        value = _value(config, keys, place)
+        value = _value(config, keys, source)
         if value not in values:
-            raise SprachbundError(f"{place}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
+            raise SprachbundError(f"{source}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
 
 
-def _nemo_shape(config: Mapping[str, Any], place: str) -> CheckpointShape:
+def _nemo_shape(config: Mapping[str, Any], source: str) -> CheckpointShape:
     def of(*keys: str) -> Any:
-        return _value(config, keys, place)
+        return _value(config, keys, source)
 
     contexts = of("encoder", "att_context_size")
     contexts = contexts if isinstance(contexts[0], Sequence) else [contexts]
     if len({left for left, _ in contexts}) > 1:
-        raise SprachbundError(f"{place}: att_context_size is {contexts}; all have to look equally far back")
+        raise SprachbundError(f"{source}: att_context_size is {contexts}; all have to look equally far back")
     width, activation = int(of("encoder", "d_model")), of("joint", "jointnet", "activation")
     if activation not in ("relu", "tanh"):
         raise SprachbundError(
-            f"{place}: joint.jointnet.activation is {activation!r}; relu or tanh can be read"
+            f"{source}: joint.jointnet.activation is {activation!r}; relu or tanh can be read"
         )
     channels = int(of("encoder", "subsampling_conv_channels"))
     return CheckpointShape(
@@ -547,12 +549,12 @@ def _nemo_shape(config: Mapping[str, Any], place: str) -> CheckpointShape:
     )
 
 
-def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], place: str) -> CheckpointPieces:
-    named = str(_value(config, ("tokenizer", "model_path"), place)).removeprefix("nemo:")
+def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], source: str) -> CheckpointPieces:
+    named = str(_value(config, ("tokenizer", "model_path"), source)).removeprefix("nemo:")
     data = members.get(Path(named).name)
     if data is None:
-        raise SprachbundError(f"{place} has no {Path(named).name}, its tokenizer; copy it again")
-    return read_sentencepiece(data, f"{place}: {Path(named).name}")
+        raise SprachbundError(f"{source} has no {Path(named).name}, its tokenizer; copy it again")
+    return read_sentencepiece(data, f"{source}: {Path(named).name}")
 
 
 # Directories of transformers' `nemotron_asr_streaming`: the same models as NeMo's, under other names.
@@ -583,22 +585,25 @@ def read_transformers(directory: Path) -> TransducerCheckpoint:
     if unknown:
         raise SprachbundError(f"{directory} holds weights not known here ({', '.join(sorted(unknown)[:3])})")
     return TransducerCheckpoint(
-        place=str(directory), shape=shape, weights=weights, pieces=_transformers_pieces(directory, num_pieces)
+        source=str(directory),
+        shape=shape,
+        weights=weights,
+        pieces=_transformers_pieces(directory, num_pieces),
     )
 
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SprachbundError(
             f"{path.parent} has no {path.name}; copy it from where the model came from"
         ) from None
     except ValueError as error:
         raise SprachbundError(f"{path} is not JSON ({error}); copy it again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise SprachbundError(f"{path} holds no object; copy it again")
-    return found
+    return content
 
 
 def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> CheckpointShape:
@@ -636,23 +641,23 @@ def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> Checkpoin
 
 def _right_contexts(directory: Path) -> tuple[int, ...]:
     path = directory / "processor_config.json"
-    told = _json(path).get("supported_num_lookahead_tokens") if path.exists() else None
-    return tuple(told) if told else RIGHT_CONTEXTS
+    lookaheads = _json(path).get("supported_num_lookahead_tokens") if path.exists() else None
+    return tuple(lookaheads) if lookaheads else RIGHT_CONTEXTS
 
 
 def _transformers_tensors(directory: Path) -> dict[str, Tensor]:
     paths = sorted(directory.glob("model*.safetensors"))
     if not paths:
         raise SprachbundError(f"{directory} has no model.safetensors; copy it from where the model came from")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
-            found |= load_file(path)
+            tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
             raise SprachbundError(
                 f"{path} is not a whole safetensors file ({error}); copy it again"
             ) from error
-    return found
+    return tensors
 
 
 def _transformers_pieces(directory: Path, count: int) -> CheckpointPieces:

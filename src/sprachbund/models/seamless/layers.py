@@ -139,9 +139,9 @@ def _check(config: Any) -> None:
         "activation_function": ("relu",),
     }
     for key, values in wanted.items():
-        if (found := optional_setting(config, key)) not in values:
+        if (value := optional_setting(config, key)) not in values:
             raise SprachbundError(
-                f"config.json has {key} = {found!r}; only {values[0]!r} is known, "
+                f"config.json has {key} = {value!r}; only {values[0]!r} is known, "
                 "which all published Seamless checkpoints have"
             )
 

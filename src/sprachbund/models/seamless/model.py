@@ -42,10 +42,10 @@ _STACKED = 2
 def stacked_log_mel(extractor: Any, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Features (B, T, M) of 16 kHz samples and their lengths (B,), by transformers' extractor."""
     padded = [np.pad(s, (0, max(0, _MIN_SAMPLES - len(s)))) for s in samples]
-    found = extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    extracted = extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt")
     # A last frame without a second to be stacked with counts as padding, as it does in transformers.
-    lengths = found["attention_mask"].sum(1)
-    return found["input_features"][:, : int(lengths.max())].float(), lengths
+    lengths = extracted["attention_mask"].sum(1)
+    return extracted["input_features"][:, : int(lengths.max())].float(), lengths
 
 
 class SeamlessExamples:

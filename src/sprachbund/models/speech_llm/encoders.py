@@ -77,10 +77,10 @@ class SpeechEncoder(nn.Module):
 
     def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers))."""
-        found: dict[int, Tensor] = {}
+        layer_states: dict[int, Tensor] = {}
 
         def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
-            return lambda module, given, out: found.update(
+            return lambda module, given, out: layer_states.update(
                 {number: out[0] if isinstance(out, tuple) else out}
             )
 
@@ -91,8 +91,8 @@ class SpeechEncoder(nn.Module):
             for handle in handles:
                 handle.remove()
         width = states.shape[1:]
-        beside = [F.layer_norm(found[number][:, : width[0]], width[1:]) for number in layers]
-        return torch.cat([states, *beside], dim=-1), num_states
+        normed = [F.layer_norm(layer_states[number][:, : width[0]], width[1:]) for number in layers]
+        return torch.cat([states, *normed], dim=-1), num_states
 
     def settings(self) -> dict[str, Any]:
         """What config.json has to say for `build` to make it again."""

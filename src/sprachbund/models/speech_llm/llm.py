@@ -123,9 +123,8 @@ class LanguageModel(nn.Module):
     def layers(self) -> Sequence[nn.Module]:
         """Its layers, for what measures and recomputes by layers."""
         base = self.model.base_model
-        found = optional_setting(base, "layers")
-        layers: Sequence[nn.Module] = base.h if found is None else found  # "h" is GPT-2's name for them
-        return layers
+        layers: Sequence[nn.Module] | None = optional_setting(base, "layers")
+        return base.h if layers is None else layers  # "h" is GPT-2's name for them
 
     @property
     def dtype(self) -> torch.dtype:
@@ -142,8 +141,10 @@ class LanguageModel(nn.Module):
         """Logits (R, W, V) at the positions `wanted` (W,) of whole rows (R, U, D), padded behind their ends."""
         # Padding stands behind, where causal attention never looks back from: no mask is needed.
         positions = torch.arange(rows.shape[1], device=rows.device).expand(len(rows), -1)
-        found = self.model(inputs_embeds=rows, position_ids=positions, use_cache=False, logits_to_keep=wanted)
-        logits: Tensor = found.logits
+        output = self.model(
+            inputs_embeds=rows, position_ids=positions, use_cache=False, logits_to_keep=wanted
+        )
+        logits: Tensor = output.logits
         return logits
 
     def start(self, prefixes: Sequence[Tensor], *, capacity: int, num_memories: int) -> PrefixCache:
@@ -167,8 +168,8 @@ class LanguageModel(nn.Module):
         used = cache.used + tokens.shape[1]
         if used > cache.capacity:
             raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
-        places = cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        logits = self._pass(self.embed(tokens), places + cache.prefix[:, None], cache, logits_to_keep=0)
+        positions = cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        logits = self._pass(self.embed(tokens), positions + cache.prefix[:, None], cache, logits_to_keep=0)
         cache.grow(tokens.shape[1])
         return logits
 
@@ -176,7 +177,7 @@ class LanguageModel(nn.Module):
         self, embedded: Tensor, positions: Tensor, cache: PrefixCache, *, logits_to_keep: int
     ) -> Tensor:
         one = _Pass(cache, positions)
-        found = self.model(
+        output = self.model(
             inputs_embeds=embedded,
             position_ids=positions,
             attention_mask=one.mask(embedded.dtype),
@@ -184,7 +185,7 @@ class LanguageModel(nn.Module):
             use_cache=True,
             logits_to_keep=logits_to_keep,
         )
-        logits: Tensor = found.logits
+        logits: Tensor = output.logits
         return logits
 
 

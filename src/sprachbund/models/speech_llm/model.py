@@ -138,18 +138,18 @@ class SpeechLLM(nn.Module):
         Raises:
             SprachbundError: a language without a group, or too few experts for the router to choose from.
         """
-        places = {tag: g for g, tags in enumerate(self.config.projector.groups) for tag in tags}
+        group_of = {tag: g for g, tags in enumerate(self.config.projector.groups) for tag in tags}
         if not languages:
             raise SprachbundError(
                 "no language is declared; name at least one, or leave the languages out for all"
             )
-        if missing := [tag for tag in languages if tag not in places]:
+        if missing := [tag for tag in languages if tag not in group_of]:
             raise SprachbundError(
                 f"the language {missing[0]!r} has no group of experts in this model; it has groups for "
-                f"{described(places)}; leave it out, or train a model with a group for it"
+                f"{described(group_of)}; leave it out, or train a model with a group for it"
             )
         allowed = torch.zeros(len(self.config.projector.groups), dtype=torch.bool, device=self.device)
-        allowed[[places[tag] for tag in languages]] = True
+        allowed[[group_of[tag] for tag in languages]] = True
         return allowed
 
     def features(self, samples: Sequence[np.ndarray]) -> Features:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sprachbund.models.speech_llm.model import SpeechLLM
 
 
-# Which languages are where in mixed speech: told to the losses, and read off the router.
+# Languages of each speech token in mixed speech, for the losses and as the router decides.
 #
 # Shapes: B utterances, P speech tokens, G groups, S source languages.
 
@@ -55,10 +55,10 @@ class RoutedMemory(Memory):
 def token_languages(spans: Sequence[tuple[float, float, int]], num_tokens: int, token_s: float) -> Tensor:
     """Number of the language at the middle of each speech token (P,); -1 where no span is."""
     middles = (torch.arange(num_tokens) + 0.5) * token_s
-    found = torch.full((num_tokens,), -1)
+    languages = torch.full((num_tokens,), -1)
     for start_s, end_s, language in spans:
-        found[(middles >= start_s) & (middles < end_s)] = language
-    return found
+        languages[(middles >= start_s) & (middles < end_s)] = language
+    return languages
 
 
 def stretches(group_probs: Tensor, names: Sequence[str], token_s: float, duration_s: float) -> list[Stretch]:
@@ -71,13 +71,13 @@ def stretches(group_probs: Tensor, names: Sequence[str], token_s: float, duratio
         duration_s: of the speech, where the last token is cut.
     """
     likeliest = group_probs.argmax(-1).tolist()
-    found: list[Stretch] = []
-    place = 0
+    spans: list[Stretch] = []
+    start = 0
     for group, run in groupby(likeliest):
-        end = place + len(list(run))
-        found.append((place * token_s, min(end * token_s, duration_s), names[group]))
-        place = end
-    return [stretch for stretch in found if stretch[0] < stretch[1]]
+        end = start + len(list(run))
+        spans.append((start * token_s, min(end * token_s, duration_s), names[group]))
+        start = end
+    return [stretch for stretch in spans if stretch[0] < stretch[1]]
 
 
 def smoothed(group_probs: Tensor, num_tokens: int) -> Tensor:
@@ -154,12 +154,12 @@ def _by_side(model: SpeechLLM, batch: Batch, sides: Sides) -> Loss:
 def _text_loss(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tensor:
     """Cross-entropy, summed over the target tokens of the rows that count."""
     rows, wanted = _rows(model, batch, tokens)
-    places = (wanted != _IGNORED).any(0).nonzero().flatten()
-    if not len(places):
+    positions = (wanted != _IGNORED).any(0).nonzero().flatten()
+    if not len(positions):
         return rows.sum() * 0.0
-    logits = model.llm(rows, places).float()
+    logits = model.llm(rows, positions).float()
     return F.cross_entropy(
-        logits.flatten(0, 1), wanted[:, places].flatten(), ignore_index=_IGNORED, reduction="sum"
+        logits.flatten(0, 1), wanted[:, positions].flatten(), ignore_index=_IGNORED, reduction="sum"
     )
 
 

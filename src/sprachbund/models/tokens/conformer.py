@@ -252,13 +252,15 @@ class TokenConformer(ReadsTokens):
 
     def prompt(self, target: Target) -> list[int]:
         """The language token. Raises SprachbundError for a language it does not write."""
-        return [self.language_tokens[self.target_place(target.language)]]
+        return [self.language_tokens[self.target_index(target.language)]]
 
     def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
         """(R, T, W) of the CTC head for the targets of each memory, in order; language tokens and the end left out."""
         flat = [target for group in targets for target in group]
-        places = torch.tensor([self.target_place(t.language) for t in flat], device=memory.states.device)
-        log_probs = self.ctc(memory.states.repeat_interleave(len(targets[0]), 0), places)
+        targets_index = torch.tensor(
+            [self.target_index(t.language) for t in flat], device=memory.states.device
+        )
+        log_probs = self.ctc(memory.states.repeat_interleave(len(targets[0]), 0), targets_index)
         silent = self.suppressed(flat[0]).to(log_probs.device, copy=True)
         silent[0], silent[self.end_token] = False, True
         return log_probs.masked_fill(silent, -torch.inf)

@@ -115,7 +115,7 @@ class TokenMbart(ReadsTokens):
 
     name = "token_mbart"
     _is_unit: Tensor
-    _places: Tensor
+    _rows: Tensor
     _source_tokens: Tensor
 
     def __init__(self, config: MbartConfig, reader: Reader) -> None:
@@ -126,18 +126,18 @@ class TokenMbart(ReadsTokens):
         is_unit = torch.from_numpy(reader.vocabulary.is_unit.copy())
         self.unit_embedding = embedding(int(is_unit.sum()), config)
         self.language_head = nn.Linear(config.width, len(self.source_languages))
-        places = torch.where(is_unit, is_unit.cumsum(0), (~is_unit).cumsum(0)) - 1
+        table_rows = torch.where(is_unit, is_unit.cumsum(0), (~is_unit).cumsum(0)) - 1
         sources = torch.from_numpy(self.written.ids)[
             [self.written.language(t) for t in self.source_languages]
         ]
-        for name, known in (("_is_unit", is_unit), ("_places", places), ("_source_tokens", sources)):
+        for name, known in (("_is_unit", is_unit), ("_rows", table_rows), ("_source_tokens", sources)):
             self.register_buffer(name, known, persistent=False)
 
     def encode(self, features: Features) -> Memory:
-        """Run the encoder; languages that are not given are found out. The states are (B, S + 1, D)."""
+        """Run the encoder; languages that are not given are detected. The states are (B, S + 1, D)."""
         log_probs = self.source_log_probs(features.values, features.num_frames)
-        found, given = log_probs.argmax(-1), features.source_language
-        language = found if given is None else torch.where(given == NO_LANGUAGE, found, given)
+        detected, given = log_probs.argmax(-1), features.source_language
+        language = detected if given is None else torch.where(given == NO_LANGUAGE, detected, given)
         return self._encode(features.values, features.num_frames, language, log_probs)
 
     def source_log_probs(self, tokens: Tensor, num_tokens: Tensor) -> Tensor:
@@ -149,9 +149,9 @@ class TokenMbart(ReadsTokens):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embedded (B, S, D) tokens (B, S) of the joint vocabulary."""
-        is_unit, places = self._is_unit[tokens], self._places[tokens]
-        known = self.decoder.embedding(places.masked_fill(is_unit, 0))
-        new = self.unit_embedding(places.masked_fill(~is_unit, 0))
+        is_unit, table_rows = self._is_unit[tokens], self._rows[tokens]
+        known = self.decoder.embedding(table_rows.masked_fill(is_unit, 0))
+        new = self.unit_embedding(table_rows.masked_fill(~is_unit, 0))
         return torch.where(is_unit[..., None], new, known)
 
     def language_log_probs(self, memory: Memory) -> Tensor:
@@ -161,7 +161,7 @@ class TokenMbart(ReadsTokens):
 
     def prompt(self, target: Target) -> list[int]:
         """The end and the language token. Raises SprachbundError for a language it does not write."""
-        return [self.end_token, self.language_tokens[self.target_place(target.language)]]
+        return [self.end_token, self.language_tokens[self.target_index(target.language)]]
 
     def forward(self, batch: Batch) -> Loss:
         """The loss, as wrappers that watch `forward` expect it."""

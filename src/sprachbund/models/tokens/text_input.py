@@ -78,8 +78,8 @@ class WrittenTokens:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self.ids = np.flatnonzero(~vocabulary.is_unit)
-        self._places = {int(token): place for place, token in enumerate(self.ids)}
-        self.end = self._places[vocabulary.end]
+        self._rows = {int(token): row for row, token in enumerate(self.ids)}
+        self.end = self._rows[vocabulary.end]
         self.suppressed = vocabulary.suppressed[self.ids]
 
     def __len__(self) -> int:
@@ -87,12 +87,12 @@ class WrittenTokens:
 
     def of(self, ids: Sequence[int]) -> list[int]:
         """Ids of the joint vocabulary as such tokens. Raises KeyError for a unit."""
-        return [self._places[int(token)] for token in ids]
+        return [self._rows[int(token)] for token in ids]
 
     def language(self, tag: str) -> int:
         """Token of a language. Raises SprachbundError for one without."""
         try:
-            return self._places[self._vocabulary.language_id(tag)]
+            return self._rows[self._vocabulary.language_id(tag)]
         except KeyError:
             raise SprachbundError(
                 f"the vocabulary of the units has no token for {tag}; make the units from data that hold it"
@@ -173,7 +173,7 @@ class ReadsTokens(nn.Module):
         """Text of tokens, special ones left out."""
         return self.written.decode(tokens)
 
-    def target_place(self, language: str) -> int:
+    def target_index(self, language: str) -> int:
         """Place of a language among those it writes. Raises SprachbundError for one that it does not write."""
         if language not in self.target_languages:
             known = ", ".join(self.target_languages)

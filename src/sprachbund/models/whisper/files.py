@@ -57,14 +57,14 @@ class CheckpointFiles:
             raise SprachbundError(f"{directory} has no {CONFIG}; it is not a model directory") from None
         except OSError as error:
             raise SprachbundError(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
-        found = cls(
+        files_read = cls(
             config=_parse(config, directory / CONFIG),
             generation=_parse(b"{}" if generation is None else generation, directory / GENERATION),
             files=files,
         )
-        _check_generation(found.config, directory / CONFIG)
-        _check_generation(found.generation, directory / GENERATION)
-        return found
+        _check_generation(files_read.config, directory / CONFIG)
+        _check_generation(files_read.generation, directory / GENERATION)
+        return files_read
 
     def listed_tokens(self, key: str) -> list[int]:
         """A list of tokens in the generation settings; older checkpoints keep them in `config.json`."""

@@ -158,13 +158,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _check_names(found: set[str], wanted: set[str], source: str) -> None:
-    if missing := sorted(wanted - found):
+def _check_names(stored: set[str], wanted: set[str], source: str) -> None:
+    if missing := sorted(wanted - stored):
         raise SprachbundError(
             f"{source} lacks {len(missing)} tensors that config.json asks for: {some(missing)}; "
             "the checkpoint is incomplete or belongs to another config.json"
         )
-    if extra := sorted(found - wanted):
+    if extra := sorted(stored - wanted):
         raise SprachbundError(
             f"{source} holds {len(extra)} tensors that config.json has no place for: {some(extra)}; "
             "the weights belong to another config.json"

@@ -144,8 +144,8 @@ def _check_fits(vocabulary: dict[str, int], vocabulary_size: int) -> None:
 
 
 def _languages(special: dict[str, int]) -> dict[str, int]:
-    found = sorted((i, match[1]) for name, i in special.items() if (match := _LANGUAGE.fullmatch(name)))
-    return {_BCP47.get(code, code): i for i, code in found}
+    codes = sorted((i, match[1]) for name, i in special.items() if (match := _LANGUAGE.fullmatch(name)))
+    return {_BCP47.get(code, code): i for i, code in codes}
 
 
 # What a Whisper checkpoint was trained to do: its language pairs, and the prompt that asks for one of
