@@ -27,7 +27,7 @@ from sprachbund.models.speech_llm.llm import (
     fit_tokenizer,
     make_text_llm,
 )
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter
 from sprachbund.models.tokens import MbartConfig
 from sprachbund.models.whisper.extension import set_prompt

@@ -15,6 +15,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.hub import (
     check_config,
+    family_of,
     find,
     one_line,
     optional_setting,
@@ -37,7 +38,7 @@ from sprachbund.nn.limits import FRAMES, POSITIONS, Limit
 from sprachbund.util.files import atomic_files, is_empty, write_json
 from sprachbund.util.tensors import save_tensors
 
-# The files of a Seamless directory, read through transformers, with errors that a person can act on.
+# The files of a Seamless directory, read through transformers.
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
@@ -63,13 +64,11 @@ _SIZES = {
     "num_adapter_layers": Limit(1, 16),
     "conv_depthwise_kernel_size": Limit(1, 4096),
 }
-"""Of numbers in config.json that this package computes with, beside those of `transformers_files`."""
+"""Of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
 
 
 def check_files(directory: Path) -> None:
     """Raise SprachbundError when a file is missing, or the directory holds another kind of model."""
-    from sprachbund.models.io import family_of
-
     kind = family_of(directory)
     if kind not in VERSIONS:
         raise SprachbundError(

@@ -244,7 +244,12 @@ def of_family(family: Any) -> SpeechEncoder:
         return ConformerSpeech(family.config, family.encoder)
     if isinstance(family, Seamless):
         return SeamlessSpeech(family)
-    raise SprachbundError(
-        f"the encoder of the family {family.name!r} is not taken; give a whisper, conformer or seamless model, "
+    raise not_taken(family.name)
+
+
+def not_taken(family: str) -> SprachbundError:
+    """The error for a family without an encoder for a speech LLM."""
+    return SprachbundError(
+        f"the encoder of the family {family!r} is not taken; give a whisper, conformer or seamless model, "
         "or an encoder of transformers"
     )

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.hub import find
+from sprachbund.models.conformer import io as conformer
+from sprachbund.models.hub import family_of, find
+from sprachbund.models.seamless import io as seamless
 from sprachbund.models.speech_llm.checkpoints import (
     ADAPTED,
     TransformersSpeech,
@@ -26,10 +28,11 @@ from sprachbund.models.speech_llm.checkpoints import (
     write_part,
 )
 from sprachbund.models.speech_llm.config import Options, SpeechLLMConfig
-from sprachbund.models.speech_llm.encoders import SeamlessSpeech, SpeechEncoder, build, of_family
+from sprachbund.models.speech_llm.encoders import SeamlessSpeech, SpeechEncoder, build, not_taken, of_family
 from sprachbund.models.speech_llm.model import SpeechLLM
 from sprachbund.models.speech_llm.projector import Projector
 from sprachbund.models.weights import Bits, check_weights, read_metadata, read_weights, write_weights
+from sprachbund.models.whisper import io as whisper
 from sprachbund.util.files import atomic_files, parse_json, read_model, read_object, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -163,13 +166,21 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     return model.eval()
 
 
-def read_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
+def read_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> SpeechEncoder:
     """The speech encoder in a directory, of this project or of transformers. Raises SprachbundError for another."""
-    from sprachbund.models.io import load as load_family
-
     path = directory / CONFIG
     kind = read_object(path).get("model_type") if path.is_file() else None
-    return read_speech(directory, dtype) if kind in ADAPTED else of_family(load_family(directory))
+    if kind in ADAPTED:
+        return read_speech(directory, dtype)
+    match family_of(directory):
+        case "conformer":
+            return of_family(conformer.load(directory))
+        case "whisper":
+            return of_family(whisper.load(directory, offline=True))
+        case "seamless_m4t" | "seamless_m4t_v2":
+            return of_family(seamless.load(directory, offline=True))
+        case other:
+            raise not_taken(other)
 
 
 def _entry(model: SpeechLLM, inside: bool) -> Entry:
