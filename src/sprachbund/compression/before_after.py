@@ -60,7 +60,13 @@ class TimesWritten(BaseModel):
 
 
 def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> TimesWritten | None:
-    """Ask for transcripts, or the first target, with timestamps; None for a family that writes none."""
+    """Ask for transcripts, or the first target, with timestamps; None for a family that writes none.
+
+    Args:
+        family: the model.
+        manifest: speech with texts.
+        jobs: utterances and their targets, of which some are taken evenly.
+    """
     times = family.capabilities.timestamps
     if times is None:
         return None
@@ -192,6 +198,14 @@ def measure_both(
     progress: Progress = lambda what, done, total: None,
 ) -> Measurement:
     """Measure two models on the same corpora; without any, only their sizes.
+
+    Args:
+        before: name or directory of the model before.
+        after: directory of the model after.
+        data: directories of corpora.
+        options: how much is measured.
+        offline: never use the network.
+        progress: takes what is done, how much of it is done, and the total.
 
     Raises:
         SprachbundError: corpora or languages that cannot be.

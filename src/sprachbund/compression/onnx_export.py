@@ -102,7 +102,13 @@ class PredictionStep(nn.Module):
         self.prediction, self.projection = transducer.prediction, transducer.joint.prediction
 
     def forward(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B,) and (B, L, P) twice; (B, J) and the same."""
+        """(B,) and (B, L, P) twice; (B, J) and the same.
+
+        Args:
+            tokens: (B,), the newest ones.
+            hidden: (B, L, P).
+            cell: (B, L, P).
+        """
         output, hidden, cell = self.prediction.step(tokens, hidden, cell)
         return self.projection(output), hidden, cell
 

@@ -393,7 +393,14 @@ class Record:
         self.counts.setdefault(target, Counter())[what] += 1
 
     def drop(self, job_id: str, target: str, text: str, reason: str) -> None:
-        """A label that is not to be taught."""
+        """A label that is not to be taught.
+
+        Args:
+            job_id: of the utterance.
+            target: BCP-47 tag of the label's language.
+            text: of the label.
+            reason: why it is left out.
+        """
         self.count(target, kind_of(reason))
         self.dropped.append({"id": job_id, "target": target, "text": text, "reason": reason})
 
@@ -499,7 +506,13 @@ class Labeller(Protocol):
     def decode(
         self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
     ) -> Labels:
-        """Text and `LabelEvidence` for every sound and each of its targets, of which all have as many."""
+        """Text and `LabelEvidence` for every sound and each of its targets, of which all have as many.
+
+        Args:
+            sounds: 16 kHz mono float32 samples of each utterance.
+            targets: BCP-47 tags of the languages wanted of each, as many for each.
+            sources: BCP-47 tag of the language spoken in each; None where it is to be detected.
+        """
         ...
 
 
@@ -522,6 +535,11 @@ class LabelOptions:
 
 def check_targets(teacher: Family, sources: Sequence[Source], targets: Sequence[str]) -> None:
     """Refuse data or targets that a teacher knows nothing of.
+
+    Args:
+        teacher: the model that writes labels.
+        sources: speech that is to be labelled.
+        targets: BCP-47 tags of the languages wanted.
 
     Raises:
         SprachbundError: a language spoken that it does not hear, or a target that it does not write from any of them.
@@ -614,7 +632,13 @@ class _Work:
         self._options, self._identifier = options, identifier
 
     def label(self, spoken: Sequence[tuple[str, Spoken]], record: Record, writer: ManifestWriter) -> None:
-        """Label utterances under their ids and write those of which a text is known."""
+        """Label utterances under their ids and write those of which a text is known.
+
+        Args:
+            spoken: utterances with their ids.
+            record: counts what was labelled and what was left out.
+            writer: takes the labelled utterances.
+        """
         jobs = self._jobs(spoken, record)
         labels = self._labels(jobs)
         for job in jobs:

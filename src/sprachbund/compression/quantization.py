@@ -72,6 +72,11 @@ def quantize_linears(
 ) -> list[QuantizedLayer]:
     """Exchange the linear layers of these names, in place, for ones in few bits; nothing else is touched.
 
+    Args:
+        model: is changed in place.
+        names: of its linear layers.
+        options: bits, block and method; the defaults if None.
+
     Raises:
         SprachbundError: a name that is no linear layer of the model; see `quantize_blocks` for the others.
     """

@@ -310,11 +310,23 @@ class Family(Protocol):
         """An empty cache; row r reads memory r // rows_per_memory.
 
         `targets` are those of the R rows; only models whose decoder is split by language need them.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows; only a decoder that is split by language needs them.
         """
         ...
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
         ...
 
     def suppressed(self, target: Target) -> Tensor:

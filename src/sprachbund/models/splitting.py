@@ -168,6 +168,11 @@ def source_route(model: Any, source_language: Tensor) -> Route | None:
 def decoder_route(model: Any, source: Tensor, target: Tensor) -> Route | None:
     """The route of a decoder's rows, numbers (R,) of languages; None when the decoder is not split.
 
+    Args:
+        model: a family with a sharing plan.
+        source: number of the language spoken (R,), -1 for a row that does not count.
+        target: number of the language written (R,), -1 for a row that does not count.
+
     Raises:
         SprachbundError: a language or pair that the plan has no group for.
     """
@@ -185,6 +190,11 @@ def decoder_route(model: Any, source: Tensor, target: Tensor) -> Route | None:
 
 def start_route(model: Any, targets: Sequence[Target] | None, device: torch.device) -> Route | None:
     """The route of a search's rows, None when the decoder is not split.
+
+    Args:
+        model: a family.
+        targets: of the R rows.
+        device: of the route.
 
     Raises:
         SprachbundError: a language without a group, or a source that is not known where branches go by it.

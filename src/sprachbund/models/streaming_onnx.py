@@ -356,7 +356,14 @@ class OnnxEncoder(ChunkEncoder):
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `ChunkEncoder`'s."""
+        """As `ChunkEncoder`'s.
+
+        Args:
+            mel: log-mel (B, T, M).
+            num_mel: valid frames (B,).
+            route: languages of the rows, where layers are split by them.
+            tier: context that is heard; `self.tier` if None, or one drawn in training.
+        """
         tier = tier or self.tier
         size, state = tier.chunk * SUBSAMPLING, self.start(len(mel), tier)
         pieces = []
@@ -377,7 +384,14 @@ class OnnxEncoder(ChunkEncoder):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `ChunkEncoder`'s."""
+        """As `ChunkEncoder`'s.
+
+        Args:
+            mel: log-mel (B, T, M) of a chunk.
+            num_mel: valid frames (B,).
+            state: of the B streams.
+            route: languages of the rows, where layers are split by them.
+        """
         before = state.tensors()
         states, num_frames, *after = self.session(mel, num_mel, *(before[name] for name in STATE))
         return states, num_frames, StreamState.from_tensors(dict(zip(STATE, after, strict=True)))
@@ -391,7 +405,13 @@ class OnnxPrediction(nn.Module):
         self.session = session
 
     def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `PredictionNetwork`'s; (B, J) in the place of its output."""
+        """As `PredictionNetwork`'s; (B, J) in the place of its output.
+
+        Args:
+            tokens: (B,), the newest ones.
+            hidden: (B, L, P).
+            cell: (B, L, P).
+        """
         predicted, hidden, cell = self.session(tokens, hidden, cell)
         return predicted, hidden, cell
 

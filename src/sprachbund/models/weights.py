@@ -45,7 +45,14 @@ def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
 def write_weights(
     path: Path, weights: Mapping[str, Tensor], bits: Bits, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write weights, with `metadata` in the file's head; the file appears whole or not at all."""
+    """Write weights, with `metadata` in the file's head; the file appears whole or not at all.
+
+    Args:
+        path: of the safetensors file.
+        weights: by name.
+        bits: of a matrix; packed ones are stored as they are held.
+        metadata: for the file's head.
+    """
     stored: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if is_packed(name, weights):

@@ -130,7 +130,13 @@ def to_bits(codes: Tensor, bits: int) -> Tensor:
 
 
 def from_bits(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The first `count` codes (O, count) of what `to_bits` gave."""
+    """The first `count` codes (O, count) of what `to_bits` gave.
+
+    Args:
+        packed: bytes (O, ...).
+        bits: of a code.
+        count: codes of a row.
+    """
     if 8 % bits == 0:  # whole codes in every byte
         shifts = bits * _bit_positions(8 // bits, packed.device)
         return (packed[..., None] >> shifts & 2**bits - 1).flatten(1)[:, :count]
@@ -312,7 +318,15 @@ def num_weights(model: nn.Module) -> int:
 
 
 def make_room(model: nn.Module, names: Iterable[str], *, bits: int, block: int, symmetric: bool) -> None:
-    """Exchange linear layers of a model on the meta device for packed ones, into which weights can be loaded."""
+    """Exchange linear layers of a model on the meta device for packed ones, into which weights can be loaded.
+
+    Args:
+        model: on the meta device; is changed in place.
+        names: of its linear layers.
+        bits: of a weight.
+        block: weights that share a scale.
+        symmetric: whether blocks have no zero point.
+    """
     for name in names:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)

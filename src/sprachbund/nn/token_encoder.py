@@ -72,7 +72,13 @@ class EBranchformerLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, valid: Tensor, route: Route | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D); `valid` is boolean (B, T), `route` the languages of the rows."""
+        """(B, T, D) to (B, T, D); `valid` is boolean (B, T), `route` the languages of the rows.
+
+        Args:
+            x: (B, T, D).
+            valid: boolean (B, T), frames that are not padding.
+            route: languages of the rows, where layers are split by them.
+        """
         x = x + 0.5 * self.feed_forward_in(x, route)
         normed = self.attention_norm(x)
         far = self.attention(normed, *self.attention.keys_values(normed), valid[:, None, None])
@@ -180,7 +186,14 @@ class TokenEncoder(nn.Module):
 
 
 def time_mask(lengths: Tensor, size: int, count: int, max_share: float) -> Tensor:
-    """Boolean (B, size): `count` stretches of each row, from none to `max_share` of its length (arXiv 1904.08779)."""
+    """Boolean (B, size): `count` stretches of each row, from none to `max_share` of its length (arXiv 1904.08779).
+
+    Args:
+        lengths: (B,).
+        size: of the mask.
+        count: stretches of a row.
+        max_share: longest stretch, as a share of the row's length.
+    """
     device = lengths.device
     longest = (max_share * lengths[:, None]).floor()
     widths = (torch.rand(len(lengths), count, device=device) * (longest + 1)).floor()

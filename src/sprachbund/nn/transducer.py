@@ -122,6 +122,13 @@ def lattice_loss(
     """The loss (B,) out of log-probabilities of blank and of the next target, both (B, T, U+1).
 
     `labels[:, :, U]`, where no target is left, is not looked at.
+
+    Args:
+        blanks: log-probabilities of the blank (B, T, U+1).
+        labels: log-probabilities of the next target (B, T, U+1).
+        num_frames: valid frames (B,).
+        num_targets: valid targets (B,).
+        fast_emit: weight of FastEmit (arXiv 2010.11148).
     """
     loss: Tensor = _Lattice.apply(blanks, labels, num_frames, num_targets, fast_emit)
     return loss
@@ -395,7 +402,13 @@ class PredictionNetwork(nn.Module):
         return output
 
     def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Output (B, P), hidden and cell (B, L, P) after one more token (B,) a row."""
+        """Output (B, P), hidden and cell (B, L, P) after one more token (B,) a row.
+
+        Args:
+            tokens: (B,), the newest ones.
+            hidden: (B, L, P).
+            cell: (B, L, P).
+        """
         before = hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous()
         output, (hidden, cell) = self.lstm(self.embedding(tokens[:, None]), before)
         return output[:, 0], hidden.transpose(0, 1), cell.transpose(0, 1)

@@ -82,7 +82,14 @@ def run(
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> Any:
-    """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded."""
+    """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
+
+    Args:
+        recipe: the model, the draft and the data.
+        directory: of the run.
+        report: takes each line of progress.
+        stop_after: stop, resumable, after so many steps.
+    """
     with joined_processes():
         return _run(recipe, directory, on_first_rank(report), stop_after)
 

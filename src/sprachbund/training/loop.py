@@ -134,7 +134,13 @@ class Meter:
         self.sums.add(_Sums(sums=seen, parts=parts, heads=heads, kinds=kinds, counts=dict(loss.counts)))
 
     def progress(self, step: int, steps: int, epoch: int) -> Progress:
-        """The line after a step, of all processes together, and the beginning of the next one."""
+        """The line after a step, of all processes together, and the beginning of the next one.
+
+        Args:
+            step: steps made.
+            steps: of the run.
+            epoch: passes through the training data so far.
+        """
         took = time.monotonic() - self.began
         everything = _Sums()
         for own in of_all_ranks(self.sums):

@@ -227,6 +227,16 @@ def measure(
     """Measure on one and on two utterances of the epoch's largest batch; None when the epoch is empty.
 
     Memory grows linearly with the utterances of a batch; the difference of the two says how fast.
+
+    Args:
+        model: to be trained.
+        loss_of: its loss of a batch.
+        corpus: training data.
+        plan: how batches are made.
+        optimizers: of the model.
+        device: that the run trains on.
+        num_processes: that share every batch.
+        epoch: whose largest batch is taken.
     """
     if not (batches := corpus.plan(plan, epoch)):
         return None

@@ -144,7 +144,14 @@ def read_recipe(model: type[Recipe], path: Path, overrides: Sequence[str] = ()) 
 def make_recipe(
     model: type[Recipe], values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = ""
 ) -> Recipe:
-    """A recipe of plain values, changed by overrides; messages begin with `where`. Errors as above."""
+    """A recipe of plain values, changed by overrides; messages begin with `where`. Errors as above.
+
+    Args:
+        model: class of the recipe.
+        values: plain values, as read from TOML.
+        overrides: texts such as "training.steps=100".
+        where: begins the messages.
+    """
     for override in overrides:
         _override(values, override)
     check_numbers(values, where)

@@ -177,6 +177,11 @@ def from_merges(
 
     SentencePiece joins the pair whose piece has the best score, so a piece's score is minus the rank of its merge.
 
+    Args:
+        vocabulary: piece to its number.
+        merges: pairs of pieces, the first to be joined first.
+        count: number of tokens of the model, without the blank.
+
     Raises:
         SprachbundError: numbers without a piece.
     """

@@ -34,7 +34,14 @@ def rebuilt(
     tokenizer: Tokenizer | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Conformer:
-    """A new model of the same weights, split as the old one is, with what is given in place of its own."""
+    """A new model of the same weights, split as the old one is, with what is given in place of its own.
+
+    Args:
+        model: the old one.
+        config: in place of its own.
+        tokenizer: in place of its own.
+        weights: in place of its own.
+    """
     new = Conformer(config or model.config, tokenizer or model.tokenizer, model.transcript_tokenizer)
     if model.sharing_plan is not None:
         split_feed_forwards(new, model.sharing_plan)

@@ -201,7 +201,13 @@ def load(
 def from_transformers(
     hf_model: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None
 ) -> Seamless:
-    """Our model with the weights of a speech-to-text model of transformers; they are shared, not copied."""
+    """Our model with the weights of a speech-to-text model of transformers; they are shared, not copied.
+
+    Args:
+        hf_model: speech-to-text model of transformers, of either version.
+        tokens: its vocabulary; without it the model has shapes and weights, but no prompts.
+        extractor: its feature extractor.
+    """
     weights: dict[str, Tensor] = hf_model.state_dict()
     with torch.device("meta"):
         model = Seamless(hf_model, tokens=tokens, extractor=extractor)

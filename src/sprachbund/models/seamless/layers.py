@@ -42,7 +42,13 @@ class SeamlessLayer(nn.Module):
         self.dropout = config.speech_encoder_dropout
 
     def forward(self, x: Tensor, allowed: Tensor, route: Route | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D); `allowed` is boolean (B, 1, T, T), `route` the languages of the rows."""
+        """(B, T, D) to (B, T, D); `allowed` is boolean (B, 1, T, T), `route` the languages of the rows.
+
+        Args:
+            x: (B, T, D).
+            allowed: boolean (B, 1, T, T), the frames that each frame attends to.
+            route: languages of the rows, where feed-forwards are split by them.
+        """
         positions = {}
         if self.embed_positions is not None:
             positions["relative_position_embeddings"] = self.embed_positions(x)
@@ -91,6 +97,11 @@ class SeamlessEncoder(nn.Module):
         """States (B, S, D) and valid states (B,) of features (B, T, M) with `num_frames` (B,) valid frames.
 
         A route of n B rows gives the states under n routes, (n B, S, D); see `run_layers`.
+
+        Args:
+            values: features (B, T, M).
+            num_frames: valid frames (B,).
+            route: languages of the rows, where feed-forwards are split by them.
         """
         valid = valid_frames(num_frames, values.shape[1])
         x = self.feature_projection(values).masked_fill(~valid[..., None], 0.0)

@@ -97,7 +97,13 @@ class SeamlessExamples:
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
-        """Language token and the text's tokens; where nobody speaks the row ends at once."""
+        """Language token and the text's tokens; where nobody speaks the row ends at once.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
         tokens = self.tokens
         return tokens.language_token(target), [*tokens.text_to_tokens(text.strip()), tokens.end]
 
@@ -240,7 +246,14 @@ class Seamless(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
         return self.decoder.start(
             memory.states,
             memory.num_frames,
@@ -250,13 +263,24 @@ class Seamless(nn.Module):
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
         return self.decoder.step(tokens, cache, weights)
 
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), prompt included.
 
         `targets` are those of the rows; only a decoder that is split by language needs them.
+
+        Args:
+            features: of B utterances.
+            tokens: whole rows (B, U).
+            targets: of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)

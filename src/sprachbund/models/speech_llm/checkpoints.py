@@ -145,6 +145,11 @@ def context_of(llm: Any) -> int:
 def adapt(module: nn.Module, names: Sequence[str], options: LoraOptions) -> None:
     """Put adapters onto the linear layers whose names end so, in place, and freeze everything else.
 
+    Args:
+        module: is changed in place.
+        names: last parts of the names of its linear layers.
+        options: rank and scale of the adapters.
+
     Raises:
         SprachbundError: no layer has such a name, or peft is not installed.
     """

@@ -76,7 +76,13 @@ class SpeechEncoder(nn.Module):
             )
 
     def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers))."""
+        """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers)).
+
+        Args:
+            values: features (B, T, M).
+            num_frames: valid frames (B,).
+            layers: numbers of the layers.
+        """
         layer_states: dict[int, Tensor] = {}
 
         def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:

@@ -42,7 +42,13 @@ class PrefixCache(DecoderCache):
 
     @classmethod
     def empty(cls, prefix: Tensor, slots: int, num_memories: int) -> "PrefixCache":
-        """A cache that holds nothing yet; keys and values are laid out when the first ones come."""
+        """A cache that holds nothing yet; keys and values are laid out when the first ones come.
+
+        Args:
+            prefix: number of tokens (R,) of each row's prefix.
+            slots: tokens that fit into a row, the prefix among them.
+            num_memories: B utterances that the rows belong to.
+        """
         return cls(
             self_keys=[],
             self_values=[],
@@ -84,7 +90,13 @@ class _Pass:
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values (R, H, Q, D/H); all of them up to the last."""
+        """Store a layer's new keys and values (R, H, Q, D/H); all of them up to the last.
+
+        Args:
+            keys: (R, H, Q, D/H).
+            values: (R, H, Q, D/H).
+            layer_idx: number of the layer.
+        """
         if layer_idx == len(self.cache.self_keys):
             rows, heads, _q, width = keys.shape
             self.cache.self_keys.append(keys.new_zeros(rows, heads, self.cache.slots, width))
@@ -151,6 +163,11 @@ class LanguageModel(nn.Module):
         """Read the prefixes (P, D) of the R rows, each of its own length, into a new cache.
 
         `capacity` tokens fit behind the longest.
+
+        Args:
+            prefixes: (P, D) of each of the R rows.
+            capacity: tokens that fit behind the longest prefix.
+            num_memories: B utterances that the rows belong to.
         """
         lengths = torch.tensor([len(p) for p in prefixes], device=prefixes[0].device)
         padded = nn.utils.rnn.pad_sequence(list(prefixes), batch_first=True)
@@ -318,7 +335,14 @@ class TextLLMOptions(Options):
 
 
 def fit_tokenizer(texts: Iterable[str], languages: Iterable[str], prompts: PromptOptions, size: int) -> Any:
-    """A byte-level BPE tokenizer (arXiv 1508.07909) of transformers, fitted on texts and instructions."""
+    """A byte-level BPE tokenizer (arXiv 1508.07909) of transformers, fitted on texts and instructions.
+
+    Args:
+        texts: to be written.
+        languages: BCP-47 tags, which the instructions name.
+        prompts: give the instructions.
+        size: number of tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     plain = Tokenizer(models.BPE())
@@ -451,7 +475,13 @@ class TextExamples:
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
-        """Number of the language wanted and the text's tokens, ended."""
+        """Number of the language wanted and the text's tokens, ended.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
         return self.target_languages.index(target), [
             *self.prompts.text_to_tokens(text.strip()),
             self.prompts.end,

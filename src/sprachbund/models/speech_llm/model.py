@@ -232,6 +232,12 @@ class SpeechLLM(nn.Module):
     ) -> PrefixCache:
         """A cache that holds instruction and speech of each row, and no token; `targets` are those of the rows.
 
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+
         Raises:
             SprachbundError: no targets: the instruction stands before the speech.
         """
@@ -250,6 +256,11 @@ class SpeechLLM(nn.Module):
 
     def step(self, tokens: Tensor, cache: Any, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: has to be None: attention is not shown.
 
         Raises:
             SprachbundError: attention weights are asked for.
@@ -399,7 +410,13 @@ class SpeechLLMExamples:
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
-        """Number of the target language and the text's tokens; where nobody speaks the row ends at once."""
+        """Number of the target language and the text's tokens; where nobody speaks the row ends at once.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
         return self._written[target], [*self.prompts.text_to_tokens(text.strip()), self.prompts.end]
 
 

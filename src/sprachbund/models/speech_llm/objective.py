@@ -46,7 +46,13 @@ class RoutedMemory(Memory):
 
 
 def token_languages(spans: Sequence[tuple[float, float, int]], num_tokens: int, token_s: float) -> Tensor:
-    """Number of the language at the middle of each speech token (P,); -1 where no span is."""
+    """Number of the language at the middle of each speech token (P,); -1 where no span is.
+
+    Args:
+        spans: (start_s, end_s, number of the language) of each span.
+        num_tokens: P.
+        token_s: seconds of a speech token.
+    """
     middles = (torch.arange(num_tokens) + 0.5) * token_s
     languages = torch.full((num_tokens,), -1)
     for start_s, end_s, language in spans:

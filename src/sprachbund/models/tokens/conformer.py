@@ -116,7 +116,14 @@ def _attention(model: "TokenConformer", batch: Batch, memory: Memory) -> Tensor:
 
 
 def decoder_loss(model: Any, batch: Batch, memory: Memory, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Cross-entropy of every row (B,) under its prompt, of a model with a `decoder`."""
+    """Cross-entropy of every row (B,) under its prompt, of a model with a `decoder`.
+
+    Args:
+        model: has a `decoder`.
+        batch: of R rows.
+        memory: of the B utterances.
+        prompts: tokens of the prompt of each row.
+    """
     decoder_batch = make_decoder_batch(memory, batch, prompts)
     hidden = model.decoder(decoder_batch.tokens, memory.states, memory.num_frames)
     logits = model.decoder.logits(hidden[decoder_batch.loss_mask]).float()

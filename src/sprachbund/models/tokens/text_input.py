@@ -188,13 +188,25 @@ class ReadsTokens(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory."""
+        """An empty cache; row r reads memory r // rows_per_memory.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
         return self._attention_decoder().start(
             memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, W) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: has to be None: attention is not shown.
 
         Raises:
             SprachbundError: attention weights are asked for, which times of words are read from.

@@ -83,6 +83,11 @@ def to_transformers(model: Whisper) -> dict[str, Tensor]:
 def from_transformers(weights: Mapping[str, Tensor], model: Whisper, *, source: str) -> dict[str, Tensor]:
     """The weights of a checkpoint under our names, checked against `model`, which may be on the meta device.
 
+    Args:
+        weights: by their Hugging Face names.
+        model: gives names and shapes; may be on the meta device.
+        source: of the weights, for messages.
+
     Raises:
         SprachbundError: tensors are missing, too many, or of another shape, or the output matrix is not tied.
     """

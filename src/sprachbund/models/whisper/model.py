@@ -138,7 +138,13 @@ _LONGEST_PROMPT = 4  # start, language, task, no timestamps
 
 
 def target_tokens(model: Whisper, text: str, language: str) -> list[int]:
-    """Tokens that are to follow the prompt for `language`, the end included."""
+    """Tokens that are to follow the prompt for `language`, the end included.
+
+    Args:
+        model: with its tokens.
+        text: of the row.
+        language: BCP-47 tag of the text's language.
+    """
     return _text_tokens(model.tokens, text, language)
 
 
@@ -207,7 +213,13 @@ class WhisperExamples:
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
-        """The text's tokens, None for a pair that the model does not know."""
+        """The text's tokens, None for a pair that the model does not know.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
         tokens = self.tokens
         if source is None:
             if tokens.no_speech is None:
@@ -424,7 +436,14 @@ class Whisper(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
         return self.decoder.start(
             memory.states,
             memory.num_frames,
@@ -434,13 +453,24 @@ class Whisper(nn.Module):
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
         return self.decoder.step(tokens, cache, weights)
 
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), as training needs them.
 
         `targets` are those of the rows; only a decoder that is split by language needs them.
+
+        Args:
+            features: of B utterances.
+            tokens: whole rows (B, U).
+            targets: of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)

@@ -195,6 +195,12 @@ class Tasks:
         English Distil-Whisper checkpoints know English only cannot be told from their files: they keep the
         multilingual vocabulary. List their "pairs" as above to have other languages refused.
 
+        Args:
+            config: sizes of the model.
+            tokens: its vocabulary.
+            raw_config: content of config.json.
+            generation: content of generation_config.json.
+
         Raises:
             SprachbundError: our key of `config.json` is malformed or names a language without a token.
         """
@@ -239,6 +245,11 @@ class Tasks:
 
     def prompt(self, target: Target, tokens: WhisperTokens, max_tokens: int) -> list[int]:
         """Tokens a row starts with; of a long context its end, at most half of `max_tokens`, is shown.
+
+        Args:
+            target: language, task and context asked for.
+            tokens: the vocabulary.
+            max_tokens: most tokens of a row.
 
         Raises:
             SprachbundError: a pair not known, or a context or timestamps without tokens for them.
