@@ -1,7 +1,8 @@
-"""What a model can do before and after it was made smaller, measured on the same data in one run.
+"""A model before and after compression, measured on the same data in one run.
 
-Scores by pair, failures, languages detected, times written, size, and the time both take in turn. What the smaller
-model has lost, does worse, or could not be measured on, is named: compression must not lose a task unseen.
+Measured are scores by pair, failures, detected languages, timestamps, size, and the time that both take in turn. The
+verdict names the tasks that the smaller model has lost, does worse, or could not be measured on: compression must not
+lose a task unseen.
 """
 
 from collections import Counter
@@ -38,7 +39,7 @@ from sprachbund.models.base import Family, Target, TimestampTokens
 from sprachbund.models.io import load, locate
 from sprachbund.nn.quantized import num_weights
 
-# How well a model's timestamps tell where speech ends: the one task that no text score sees.
+# Timestamps: the one task that no text score shows.
 
 _MOST = 32  # utterances that are looked at
 
@@ -358,8 +359,7 @@ def _conditions(options: MeasureOptions, measured: bool) -> dict[str, Any]:
     }
 
 
-# Which tasks a smaller model has lost, does worse, or was not measured on, beside the one that it was made
-# from.
+# The verdict.
 
 TOLERANCE = 1.0
 """Points (of chrF, of an error rate, of a share in percent) that do not count as worse."""

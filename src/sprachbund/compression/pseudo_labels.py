@@ -1,7 +1,8 @@
-"""Pseudo-labels: a teacher writes what is said, in every language wanted; what is worth teaching becomes a corpus.
+"""Pseudo-labels: a teacher transcribes and translates speech; the labels that pass the filters become a corpus.
 
-The work goes shard by shard, and a shard that is finished is never done again. Beside each lies a record of what was
-dropped and why, so that nothing vanishes unseen. Idea and name: arXiv 2311.00430, section 3.
+The sections are the filters, the speech to be labelled, the files, and the run. The work goes shard by shard, and a
+finished shard is never done again. A record beside each lists the dropped labels with their reasons. Idea and name:
+arXiv 2311.00430, section 3.
 """
 
 import json
@@ -31,11 +32,9 @@ from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
 from sprachbund.util.files import is_empty, read_model, read_object, write_json
 
-# Which of a teacher's labels are taught: a student repeats its teacher's failures, so failures are dropped
-# by name.
+# Filters: a student repeats its teacher's failures, so labels with known failures are dropped.
 #
-# What the guard keeps off a screen must not be learned either; to that come signs that only the pair of
-# texts gives.
+# They are those of the guard, and others that need both texts of a pair.
 
 MIN_LETTERS = 12
 """A shorter text is not asked which language it is in."""
@@ -178,8 +177,7 @@ def _primary(tag: str) -> str:
     return tag.partition("-")[0]
 
 
-# Speech to be labelled, from wherever it lies: a corpus, a folder of recordings, a recording; texts or
-# none.
+# Speech to be labelled: a corpus, a folder of recordings, or a recording; with texts or without.
 #
 # Long recordings are cut at pauses into pieces that a teacher takes at once.
 
@@ -355,8 +353,7 @@ def _duration_s(path: Path) -> float:
         return _UNKNOWN_S
 
 
-# Pseudo-labels on disk: what was dropped and why, settings that may not change, and the corpus when it is
-# whole.
+# Files: dropped labels with their reasons, settings that may not change, and the corpus when it is whole.
 
 SETTINGS = "pseudo_labels.json"
 """What a corpus of labels was begun with; the same command goes on only with the same."""

@@ -1,9 +1,8 @@
-"""Linear layers of a model exchanged for ones in 3 to 8 bits: which, how, and what it costs.
+"""Quantization: linear layers in 3 to 8 bits, and model directories in 8 bits.
 
-The mathematics is in `sprachbund.nn.quantized`, the layer that computes from its packed weights in
-`sprachbund.nn.quantized`; the native engine has kernels of its own for 4 bits (`NativeOptions(weights="int4")`).
-This form is for studies, for streaming encoders, for any device and for export. arXiv 2606.24169, weight-only
-quantization.
+The mathematics and the layer that computes from its packed weights are in `sprachbund.nn.quantized`; the native engine
+has kernels of its own for 4 bits (`NativeOptions(weights="int4")`). This form is for studies, for streaming encoders,
+for any device and for export. arXiv 2606.24169, weight-only quantization.
 """
 
 from collections.abc import Iterable, Sequence
@@ -156,7 +155,7 @@ def _nearest(name: str, there: Sequence[str]) -> str:
     return f"; it has {len(there)}" + (f", such as {there[0]!r}" if there else "")
 
 
-# Model directories whose weights have 8 bits: how they are written, and how large they are.
+# Model directories in 8 bits.
 #
 # The format is that of `sprachbund.models.weights`: `model.safetensors`, which can be mapped into memory,
 # holds of every matrix signed bytes and a scale for each of its rows. The native engine computes in those

@@ -107,8 +107,7 @@ def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
         ) from error
 
 
-# Reading with transformers, without its bars and warnings: what is left of a checkpoint is left on
-# purpose.
+# Reading with transformers, without its progress bars and warnings.
 
 
 @contextmanager
@@ -127,7 +126,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# Model directories of transformers: read with its own classes, and checked around them.
+# Model directories of transformers, read with its classes and checked.
 #
 # transformers draws what a checkpoint lacks and drops what it has too much, with no more than a warning.
 # Here both are errors, and so are sizes that nobody could hold, before anything is built of them.

@@ -1,4 +1,4 @@
-"""A sharing plan as modules: what `share apply` changes in a model, and what loading a changed model rebuilds.
+"""Feed-forwards split by language after a sharing plan, and the routes of rows to their branches.
 
 The mapping from language to branch stands in one place, the plan in the model directory. The weights carry a digest
 of the mapping they were trained under, so that they cannot be run under another.
@@ -140,7 +140,7 @@ def _number(split: Split, tag: str, known: Sequence[str]) -> int:
     return list(known).index(tag)
 
 
-# How the languages of a row reach the branches: one mapping for training, evaluation and inference.
+# Routes: one mapping from languages to branches for training, evaluation and inference.
 #
 # A language is given, or it is detected: then each utterance goes through the split layers once for every
 # group, and the language with the highest log-probability wins, each language being asked under the branch

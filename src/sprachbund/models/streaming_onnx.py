@@ -38,8 +38,7 @@ from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerStat
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.util.files import file_sha256, read_object, validate, write_json
 
-# What config.json of an exported model says: sizes and languages, tiers, and the graphs with all that goes
-# in and out.
+# config.json of an exported model: sizes and languages, tiers, and the graphs with inputs and outputs.
 #
 # Whoever runs the graphs without this package needs no more than this file, the graphs and the tokenizer.
 

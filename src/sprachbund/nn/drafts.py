@@ -1,8 +1,9 @@
-"""A small network that lives on a decoder's key/value cache and guesses the token after the newest one.
+"""Draft networks: a parasite that reads a decoder's key/value cache, and Medusa heads.
 
-Its self-attention owns no keys and values: it reads those that the decoder's layers left behind (arXiv 2508.11189,
-section 2.2). Shapes: B memories, R rows (R is a multiple of B; row r reads memory r // (R/B)), Q queries, C cached
-positions, G layers of a group, T frames, D width, H heads, L layers, N blocks, V vocabulary.
+Both predict tokens after the newest one. The parasite's self-attention owns no keys and values: it reads those that the
+decoder's layers left behind (arXiv 2508.11189, section 2.2). Shapes: B memories, R rows (R is a multiple of B; row r
+reads memory r // (R/B)), Q queries, C cached positions, G layers of a group, T frames, D width, H heads, L layers, N
+blocks, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -261,7 +262,7 @@ class Parasite(nn.Module):
         """Hidden states (R, U, D) at every position of whole rows `tokens` (R, U) at once, as training needs them.
 
         `cache` holds the decoder's keys and values of the same rows; position i sees those at j < i that are
-        `valid` (R, U). Equal to guessing position by position.
+        `valid` (R, U). Equal to predicting position by position.
 
         Args:
             decoder: whose embedding and positions these are.
@@ -294,7 +295,7 @@ def _laid_end_to_end(layers: Sequence[Tensor], group: range, used: int, detach: 
     return whole.detach() if detach else whole
 
 
-# Medusa heads: each guesses, from the decoder's last hidden state alone, one token further ahead.
+# Medusa heads: each predicts, from the decoder's last hidden state alone, one token further ahead.
 #
 # The baseline that a parasite has to beat (arXiv 2401.10774, section 2.1): the same number of weights,
 # trained the same way. Shapes: K heads, D width, V vocabulary.

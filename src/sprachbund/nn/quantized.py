@@ -1,4 +1,4 @@
-"""Weights in 3 to 8 bits, a scale and a zero point for every few inputs of an output: the mathematics alone.
+"""Weights in 3 to 8 bits with a scale and a zero point for each block of inputs, and the layer that computes from them.
 
 The native engine's kernels read the result (`sprachbund.engines.packing`), and `block_linear` computes from it on
 torch.
@@ -228,10 +228,7 @@ def _check(weight: Tensor, bits: int, block: int, method: str) -> None:
         raise SprachbundError("the weight has numbers that are not finite; train or load the model again")
 
 
-# The layer that computes from weights in 3 to 8 bits as they are packed, and models made ready to hold
-# such layers.
-#
-# Shapes: O outputs, I inputs, G blocks of an output.
+# The layer that computes from packed weights.
 
 PACKED = ("codes", "scales", "zeros")
 """Names of what a `BlockLinear` holds in the place of a weight."""

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-# What a stream remembers between chunks, and how far its frames see: values without arithmetic.
+# The state of a stream, and how far its frames see.
 #
 # Shapes: B rows, L layers, H heads, P frames of the past, D width, K kernel size, c channels, m bins.
 
@@ -142,10 +142,7 @@ class StreamState:
         return cls.from_tensors({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-# Attention by content and by distance, for chunks behind a past that is cached (arXiv 1901.02860, section
-# 3.3).
-#
-# Shapes: B rows, C frames of a chunk, P frames of the past, D width, H heads.
+# Relative attention for chunks behind a cached past (arXiv 1901.02860, section 3.3).
 
 
 class RelativeAttention(nn.Module):
@@ -213,10 +210,7 @@ def distance_signals(first: int, last: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
-# The parts of a streaming FastConformer: its sizes, the subsampling, the causal convolution, the layer.
-#
-# Shapes: B rows, T frames, C frames of a chunk, M mel bins, D width, H heads, L layers, K kernel size, P
-# frames of the past.
+# Sizes, subsampling, causal convolution and layer.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""An encoder of tokens, which may stand for speech or for text: it is not told, and nothing in it asks.
+"""E-Branchformer, and an encoder of tokens that stand for speech or for text alike.
 
 arXiv 2309.15826, section 2. Shapes: B rows, S tokens, T frames, E embedding width, D width, V vocabulary.
 """
@@ -14,8 +14,7 @@ from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.conformer import ConformerLayer, Subsampling, sinusoids, valid_frames
 from sprachbund.nn.feed_forward import FeedForward, Route
 
-# E-Branchformer, arXiv 2210.00077: attention and a gated convolution side by side, merged by another
-# convolution.
+# E-Branchformer (arXiv 2210.00077): attention and a gated convolution in parallel, merged by a convolution.
 #
 # Takes the place of a conformer layer: padding changes nothing here either. Shapes: B batch, T frames, D
 # width, H heads, F hidden width of the gated branch.

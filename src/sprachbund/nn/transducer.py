@@ -16,8 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# The transducer loss: minus the log-probability of a text, summed over all ways of laying it along the
-# frames.
+# The transducer loss: minus the log-probability of a text, summed over all alignments with the frames.
 #
 # Kept thrifty, since its logits (B, T, U+1, V) are the largest tensor of a model: beside them and their
 # gradient, only tables (B, T, U+1) are held. What a vocabulary's worth of numbers is needed for is done a

@@ -1,4 +1,4 @@
-"""The one training loop.
+"""The training loop: progress lines, evaluations on the dev data, and the run.
 
 All that a run has to remember is its weights, the optimizer's moments and a step number: the order of the data,
 the augmentation and the dropout are functions of seed and step. So a run that was killed goes on at once, and

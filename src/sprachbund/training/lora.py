@@ -86,7 +86,7 @@ def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) ->
     return max(1, round(num_parameters / max(1, per_rank)))
 
 
-# Which weights move, by which optimizer, at which rate.
+# Trained weights, optimizers and learning rates.
 
 BETAS = (0.9, 0.98)
 RATIO = "ratio"

@@ -1,4 +1,4 @@
-"""Settings of a training run, and what they make of a step: its learning rate, the strength of its masks."""
+"""Options of a training run, with learning rate and mask strength by step, and recipes as TOML files."""
 
 import difflib
 import math
@@ -120,7 +120,7 @@ class TrainingOptions(BaseModel):
         return min(1.0, max(0.0, (self.steps - step) / (self.mask_fade_share * self.steps)))
 
 
-# Recipes as values: a TOML file, overridden by `--set a.b=c`, checked whole before any work.
+# Recipes: a TOML file with overrides (`--set a.b=c`), checked whole before any work.
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
 

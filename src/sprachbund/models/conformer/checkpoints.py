@@ -1,8 +1,9 @@
-"""Public cache-aware FastConformer transducers made into models of ours: what a checkpoint is, and how it is assembled.
+"""Public cache-aware FastConformer transducers, in NeMo's or transformers' format, converted into conformers.
 
-`nemo_file` and `transformers_directory` read checkpoints; both hand over the same value. Blank, end of row and the
-languages get the token_ids that our models have for them, so vocabulary-sized weights are put in another order; nothing
-else is changed. Shapes: V vocabulary, D width, J width of the joint network, P of the prediction network.
+`read_nemo` and `read_transformers` return the same `TransducerCheckpoint`, and `assemble` builds the model. Blank, end
+of row and languages get the token ids of our models, so vocabulary-sized weights are reordered; nothing else is
+changed. The sections are names of weights, tokens, assembly, and the two readers. Shapes: V vocabulary, D width, J
+width of the joint network, P of the prediction network.
 """
 
 import io
@@ -27,8 +28,7 @@ from sprachbund.models.conformer.model import Conformer
 from sprachbund.nn.transducer import JointActivation
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer, language_token
 
-# What NeMo and transformers call the parts of a cache-aware FastConformer transducer, and what we call
-# them.
+# Names of the weights in NeMo and transformers, and ours.
 
 _LAYER = "encoder.layers.N."
 
@@ -137,8 +137,7 @@ def _plain(name: str, value: Tensor) -> Tensor:
     return value[..., 0] if value.ndim == 3 and "depthwise" not in name else value
 
 
-# Tokens of a converted checkpoint as a tokenizer of ours: blank, end, unknown and languages first, then
-# theirs.
+# Tokens: blank, end, unknown and languages first, then those of the checkpoint.
 
 _NORMAL, _UNKNOWN, CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
 _BPE = 2
@@ -213,7 +212,7 @@ def _kind(piece: str, ranks: Mapping[str, int]) -> int:
 
 
 def own_tokenizer(pieces: CheckpointPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
-    """A tokenizer of ours that has all their pieces, and the source in it of each of theirs."""
+    """A tokenizer of ours that has all their pieces, and the id in it of each of them."""
     model = empty_pieces()
     model.CopyFrom(pieces.model)
     del model.pieces[:]
@@ -247,6 +246,8 @@ def empty_pieces() -> Any:
     made: Any = described  # its classes are made when it is imported
     return made.ModelProto()
 
+
+# Assembly.
 
 NEVER = -1e4
 """Bias of tokens that a checkpoint has not got: never written, and small enough for half precision."""
@@ -399,7 +400,7 @@ def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], source: str)
     return value.contiguous()
 
 
-# NeMo's files of cache-aware FastConformer transducers: a tar of a configuration, weights and a tokenizer.
+# NeMo's files: a tar of a configuration, weights and a tokenizer.
 #
 # The layout is that of https://github.com/NVIDIA/NeMo (EncDecRNNTBPEModel, ConformerEncoder with
 # dw_striding and causal convolutions, RNNTDecoder, RNNTJoint; hybrids with a CTC head too). Weights are
@@ -562,7 +563,7 @@ def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], source
     return read_sentencepiece(data, f"{source}: {Path(named).name}")
 
 
-# Directories of transformers' `nemotron_asr_streaming`: the same models as NeMo's, under other names.
+# Directories of transformers' `nemotron_asr_streaming`: the models of NeMo under other names.
 #
 # Nothing of transformers is needed to read them: config.json, safetensors, tokenizer.json.
 

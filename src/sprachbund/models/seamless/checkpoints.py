@@ -1,6 +1,6 @@
-"""What is taken from transformers: the classes of a Seamless checkpoint, and the names of its weights.
+"""Classes of transformers for Seamless checkpoints, published shapes, and the names of their weights.
 
-transformers is an extra; it is imported here, when a Seamless model is asked for, and nowhere else.
+transformers is an optional dependency: it is imported when a Seamless model is loaded.
 """
 
 import re

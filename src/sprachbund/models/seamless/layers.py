@@ -1,8 +1,9 @@
-"""The speech encoder of Seamless: attention and convolution of transformers, feed-forwards and order our own.
+"""The speech encoder and the text decoder of Seamless.
 
-The feed-forwards are ours so that they can be measured and split by language like those of any family; the order
-is ours so that padding stays out of the adaptor's convolutions: with transformers a row's text can depend on the
-rows beside it. Shapes: B utterances, T frames of 20 ms, S memory frames, M stacked mel bins, D width.
+The encoder has attention and convolution of transformers, and feed-forwards and order of its own. The feed-forwards are
+ours so that they can be measured and split by language like those of any family; the order is ours so that padding
+stays out of the adaptor's convolutions: with transformers a row's text can depend on the rows beside it. Shapes: B
+utterances, T frames of 20 ms, S memory frames, M stacked mel bins, D width.
 """
 
 import math
@@ -157,7 +158,7 @@ def _check(config: Any) -> None:
             )
 
 
-# The text decoder of Seamless (that of NLLB) on our own decoder, so that every search works on it.
+# The text decoder (that of NLLB) on our own decoder, so that every search works on it.
 #
 # It differs from `sprachbund.nn.decoder.TextDecoder` in fixed sinusoidal positions, scaled embeddings,
 # ReLU, and a bias on the keys.

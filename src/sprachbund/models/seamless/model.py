@@ -1,8 +1,7 @@
-"""Speech-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187) as one of the model families.
+"""Speech-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187).
 
-What makes speech out of text (text-to-unit, vocoder) and the text encoder are left out. Shapes: B utterances,
-T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width, R rows, Q tokens of a step,
-U tokens of a row, V vocabulary.
+Text-to-unit, vocoder and the text encoder are left out. Shapes: B utterances, T stacked log-mel frames of 20 ms, S
+memory frames, M stacked mel bins, D width, R rows, Q tokens of a step, U tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,9 +30,7 @@ from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, 
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
 
-# What a Seamless model is taught with: features and rows of an utterance.
-#
-# Shapes: T frames of 20 ms, M stacked mel bins.
+# Training examples: features and rows of an utterance.
 
 _MIN_SAMPLES = 1040  # five frames of 25 ms every 10 ms: normalising needs more than one
 _STACKED = 2

@@ -1,6 +1,7 @@
-"""What is taken from transformers and peft: speech encoders, language models, adapters.
+"""Speech encoders and language models of transformers, and adapters of peft.
 
-Both are extras, imported here, when a speech LLM is asked for. Shapes: B utterances, T feature frames, S states.
+Both packages are optional dependencies: they are imported when a speech LLM is loaded. Shapes: B utterances, T feature
+frames, S states.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A decoder language model of transformers behind the cache that this project's searches work with.
+"""The language model of a speech LLM: a model of transformers with a cache for the searches, prompts, and a small one.
 
 Every row has a prefix (its instruction and its speech) of its own length, then its tokens; both lie in one cache, so
 rows may differ in everything and are still stepped together. Shapes: R rows, P prefix positions, Q tokens of a step,
@@ -206,7 +206,7 @@ class LanguageModel(nn.Module):
         return logits
 
 
-# What a language model reads around the speech, in tokens; the tokenizer behind it.
+# Prompts: tokens around the speech, and the tokenizer.
 #
 # The text comes before the speech (arXiv 2511.10670). The chat template of the tokenizer is used where
 # there is one.
@@ -303,12 +303,10 @@ class Prompts:
         return mask
 
 
-# A small decoder language model of one's own, where no pretrained one is at hand: its tokenizer, its loss
-# on texts.
+# A small language model for experiments without a pretrained one: its tokenizer and its loss on texts.
 #
-# It is taught what a speech LLM asks of it: the instruction, what was said, then what is wanted, all as
-# text, so that speech tokens have only to stand where the words said stood. It is a model of transformers
-# like any other, saved as such. Shapes: B utterances, R rows, U tokens of a row.
+# It learns rows of instruction, transcript and translation, all as text, so that speech tokens later take the position
+# of the transcript. It is a model of transformers, saved as such. Shapes: B utterances, U tokens of a row.
 
 PAD, START, END = "<pad>", "<s>", "</s>"
 _IGNORED = -100

@@ -1,7 +1,7 @@
 """One model for speech translation and text translation, every weight shared (arXiv 2309.15826).
 
-It reads tokens that stand for speech or for text and is not told which. Pieces of units are read and never written: its
-output layers have no place for them. So it has two kinds of ids: those of the joint vocabulary, which it reads, and
+It reads tokens that stand for speech or for text, and nothing marks which. Pieces of units are read and never written:
+its output layers have no place for them. So it has two kinds of ids: those of the joint vocabulary, which it reads, and
 those of the tokens that may be written, which are what every search sees; 0 is the blank in both. Shapes: B utterances,
 R rows, S source tokens, T frames, U target tokens, D width, V joint vocabulary, W tokens that may be written.
 """
@@ -35,8 +35,7 @@ from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.token_encoder import Encoded, TokenEncoder
 from sprachbund.nn.transducer import Transducer, TransducerShape
 
-# The loss of a model with token input: that of its head, and CTC on the transcript below (arXiv
-# 2309.15826).
+# The loss: that of the head, and CTC on the transcript (arXiv 2309.15826).
 #
 # For each row (1 - w) head + w CTC(transcript), w only where there is a transcript; text has none, for CTC
 # would copy it. Targets that CTC cannot align lose that term and are counted. Shapes: B rows, T frames, U

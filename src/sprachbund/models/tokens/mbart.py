@@ -2,9 +2,10 @@
 
 Rows of text are mBART's own and serve input and output; those of units are new, are read only, and are a parameter of
 their own, so that they can learn at a rate of their own (arXiv 2309.15826; 2008.00401). As in mBART-50 a source begins
-with the token of its language and a target with the end and the token of its language. Where the source language is
-not known, it is told by a layer on the mean of the embedded tokens, before the encoder reads them. Shapes: B
-utterances, R rows, S source tokens, D width, L source languages, W tokens that may be written.
+with the token of its language and a target with the end and the token of its language. Where the source language is not
+known, a layer detects it from the mean of the embedded tokens, before the encoder reads them. The sections are the
+layers, the model, and its start from a checkpoint of transformers. Shapes: B utterances, R rows, S source tokens, D
+width, L source languages, W tokens that may be written.
 """
 
 import math
@@ -196,7 +197,7 @@ class TokenMbart(ReadsTokens):
         )
 
 
-# An mBART of transformers: its sizes, weights and tokens, as a model that reads tokens wants them.
+# Start from an mBART of transformers: its sizes, weights and tokens.
 #
 # Facts of mBART-50's tokens (arXiv 2008.00401): `<s>`, `<pad>`, `</s>`, `<unk>`, the pieces of its
 # SentencePiece model from its fourth on, each one later than there, codes of 52 languages, `<mask>`.

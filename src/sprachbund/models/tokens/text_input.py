@@ -1,4 +1,4 @@
-"""What families that read tokens have in common, whatever encodes them: text and speech in, and what may be written.
+"""Common base of the families that read tokens: the reader of text and speech, and the tokens that may be written.
 
 Shapes: B utterances, R rows, Q tokens of a step, S source tokens, W tokens that may be written.
 """
@@ -16,9 +16,7 @@ from sprachbund.models.base import Capabilities, Features, Memory, Target
 from sprachbund.models.tokens.config import ReadTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
-# What a model with token input needs of the units it was trained on; `sprachbund.units` has it.
-#
-# Shapes: V vocabulary, N samples, S source tokens.
+# The reader, which `sprachbund.units` implements. Shapes: V vocabulary, N samples.
 
 
 class Vocabulary(Protocol):

@@ -1,6 +1,6 @@
 """Whisper models as directories in the Hugging Face layout: read whole, and written whole or not at all.
 
-That layout has no place for feed-forwards that are split by language, nor for weights of 8 bits. Such models are
+That layout cannot hold feed-forwards that are split by language, nor for weights of 8 bits. Such models are
 written with their weights under our own names (in 8 bits as `sprachbund.models.weights` describes), a sharing plan if
 they are split, and a model type of their own, so that transformers does not take them for one of its models.
 """

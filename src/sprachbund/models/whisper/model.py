@@ -1,6 +1,6 @@
-"""Whisper (arXiv 2212.04356) out of our own parts, as one of the model families.
+"""Whisper (arXiv 2212.04356) as a model family: encoder, training examples, and the model.
 
-Shapes: B utterances, T log-mel frames, S memory frames, M mel bins, D width, R rows, Q tokens of a step,
+Shapes: B utterances, T log-mel frames, S memory frames (half of T, rounded up), M mel bins, D width, R rows, Q tokens of a step,
 U tokens of a row, V vocabulary.
 """
 
@@ -38,10 +38,7 @@ if TYPE_CHECKING:
     from sprachbund.models.whisper.tokens import WhisperTokens
 
 
-# Whisper's audio encoder, and what has to be masked so that short utterances in a batch do not see
-# padding.
-#
-# Shapes: B utterances, T log-mel frames, S memory frames (half of T, rounded up), M mel bins, D width.
+# The audio encoder. Masks keep short utterances of a batch from seeing padding.
 
 _MAX_TIMESCALE = 10_000.0
 
@@ -128,8 +125,7 @@ def _silence_padding(x: Tensor, num_frames: Tensor | None) -> Tensor:
     return x * _valid(num_frames, x.shape[2])[:, None, :].to(x.dtype)
 
 
-# What a Whisper model is taught with: features and rows of an utterance, and the prompts of a batch's
-# rows.
+# Training examples: features and rows of an utterance, and the prompts of a batch's rows.
 #
 # Where nobody speaks a row is <|startoftranscript|> <|nospeech|> <|endoftext|> (arXiv 2212.04356, section
 # 2.3).
