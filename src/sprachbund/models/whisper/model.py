@@ -1,7 +1,7 @@
 """Whisper (arXiv 2212.04356) as a model family: encoder, training examples, and the model.
 
-Shapes: B utterances, T log-mel frames, S memory frames (half of T, rounded up), M mel bins, D width, R rows, Q tokens of a step,
-U tokens of a row, V vocabulary.
+Shapes: B utterances, T log-mel frames, S memory frames (half of T, rounded up), M mel bins, D width, R rows, Q tokens
+of a step, U tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
