@@ -24,7 +24,7 @@ from transformers import WhisperForConditionalGeneration
 
 from sprachbund.models.base import Features
 from sprachbund.models.whisper import PRESETS, Whisper, WhisperConfig
-from sprachbund.models.whisper.io import from_foreign
+from sprachbund.models.whisper.io import from_transformers
 
 T = TypeVar("T")
 PROMPT = [50258, 50259, 50359, 50363]  # start, English, transcribe, no timestamps
@@ -43,10 +43,12 @@ class Run:
 def build(config: WhisperConfig, dtype: torch.dtype) -> tuple[Whisper, WhisperForConditionalGeneration]:
     """Both models around one copy of the weights."""
     foreign = (
-        WhisperForConditionalGeneration(transformers.WhisperConfig(**config.to_foreign())).to(dtype).eval()
+        WhisperForConditionalGeneration(transformers.WhisperConfig(**config.to_transformers()))
+        .to(dtype)
+        .eval()
     )
     ours = Whisper.shape(config)
-    ours.load_state_dict(from_foreign(foreign.state_dict(), ours, source="random weights"), assign=True)
+    ours.load_state_dict(from_transformers(foreign.state_dict(), ours, source="random weights"), assign=True)
     return ours.eval(), foreign
 
 

@@ -92,7 +92,7 @@ def make(shape: str, folder: Path) -> None:
     torch.manual_seed(0)
     settings = generation_settings()
     ids = {key: settings[key] for key in settings if key in ("decoder_start_token_id", "eos_token_id")}
-    sizes = PRESETS[shape].to_foreign() | ids | {"bos_token_id": ids["eos_token_id"]}
+    sizes = PRESETS[shape].to_transformers() | ids | {"bos_token_id": ids["eos_token_id"]}
     model = WhisperForConditionalGeneration(
         WhisperConfig(**sizes, pad_token_id=ids["eos_token_id"], suppress_tokens=[], begin_suppress_tokens=[])
     )

@@ -303,9 +303,9 @@ def _read_resume(path: Path) -> None:
 
 
 def _convergence(folder: Path) -> Path:
-    from sprachbund.training.loop import CONVERGENCE_FILE, Convergence, Judgement
+    from sprachbund.training.loop import CONVERGENCE_FILE, Convergence, Evaluation
 
-    made = tuple(Judgement(step=step, epoch=step / 10, value=1.0 / step) for step in (1, 2))
+    made = tuple(Evaluation(step=step, epoch=step / 10, value=1.0 / step) for step in (1, 2))
     Convergence(judge="loss", steps=9, stopped_early=False, best=made[1], judgements=made).write(folder)
     return folder / CONVERGENCE_FILE
 

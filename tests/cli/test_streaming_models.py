@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from sprachbund.models.io import load, save
-from tests.models.foreign_support import (
+from tests.models.transducer_checkpoints import (
     made_model,
     nemo_config,
     nemo_weights,

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sprachbund.compression.before_after import (
+    LanguageAccuracy,
     Measured,
     Measurement,
     MeasureOptions,
     TimesWritten,
-    Told,
-    judge_tasks,
+    compare_tasks,
     measure_both,
     times_written,
 )
@@ -105,7 +105,7 @@ def test_sizes_are_those_of_the_models(models: tuple[Path, Path], found: Measure
 def test_a_model_beside_itself_has_lost_nothing(models: tuple[Path, Path], data: Path) -> None:
     same = measure_both(models[0], models[0], [data], MeasureOptions(limit=4, no_speech_per_kind=0, rounds=0))
     assert same.before == same.after
-    verdict = judge_tasks(same)
+    verdict = compare_tasks(same)
     assert (verdict.lost, verdict.worse, verdict.not_measured) == ((), (), ())
     assert same.speed == ()
 
@@ -113,7 +113,7 @@ def test_a_model_beside_itself_has_lost_nothing(models: tuple[Path, Path], data:
 def test_without_data_only_sizes_are_told(models: tuple[Path, Path]) -> None:
     found = measure_both(*models, [], OPTIONS)
     assert (found.before.scores, found.speed, found.conditions) == ({}, (), {})
-    assert judge_tasks(found).not_measured == ("every task: no data were given",)
+    assert compare_tasks(found).not_measured == ("every task: no data were given",)
 
 
 def test_what_is_said_of_a_model_does_not_change_its_hash(models: tuple[Path, Path]) -> None:
@@ -133,7 +133,7 @@ def measured(**values: Any) -> Measured:
             "pairs": ("de-de", "de-en", "en-en"),
             "scores": {"de-en": {"chrF": 50.0}, "en-en": {"chrF": 90.0, "WER": 10.0}},
             "failures": (rate,),
-            "languages": {"de": Told(right=99, judged=100)},
+            "languages": {"de": LanguageAccuracy(right=99, judged=100)},
             "times": TimesWritten(judged=10, ended=10, end_error_s=0.1),
             **values,
         }
@@ -142,7 +142,7 @@ def measured(**values: Any) -> Measured:
 
 def verdict_of(**after: Any) -> Any:
     used = {"path": "d", "name": "d", "sha256": "", "utterances": 1, "scored_utterances": 1}
-    return judge_tasks(Measurement(before=measured(), after=measured(**after), data=[used]))  # type: ignore[list-item]
+    return compare_tasks(Measurement(before=measured(), after=measured(**after), data=[used]))  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_task_that_is_gone_is_lost(after: dict[str, Any], lost: tuple[str, ...
         ({"scores": {"de-en": {"chrF": 48.9}}}, ("de-en: chrF 50.0 before, 48.9 after",)),
         ({"scores": {"en-en": {"WER": 11.1}}}, ("en-en: WER 10.0 before, 11.1 after",)),
         (
-            {"languages": {"de": Told(right=90, judged=100)}},
+            {"languages": {"de": LanguageAccuracy(right=90, judged=100)}},
             ("telling de: 99.0 % right before, 90.0 % after",),
         ),
         (

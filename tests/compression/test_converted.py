@@ -21,8 +21,8 @@ from sprachbund.research.encoder_transfer.needs import check_checkpoints
 from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe, from_start
 from sprachbund.research.encoder_transfer.results import read_cell
 from sprachbund.training.options import read_recipe
-from sprachbund.training.translator import FineTuning, TranslatorRecipe, make_student, run
-from tests.models.foreign_support import (
+from sprachbund.training.translator import FineTuning, TranslatorRecipe, prepare_model, run
+from tests.models.transducer_checkpoints import (
     made_model,
     nemo_config,
     nemo_weights,
@@ -70,7 +70,7 @@ def losses(lines: list[str]) -> list[float]:
 
 def test_training_hears_what_inference_hears(place: Path) -> None:
     """And both hear what transformers' extractor gives."""
-    student = make_student(recipe(place), place, [])
+    student = prepare_model(recipe(place), place, [])
     plain = ExampleOptions(rows_per_utterance=1, time_masks=0, frequency_masks=0)
     corpus = Corpus([(Manifest(place / "data"), 1.0)], student.examples, plain)
     batch = corpus.collate([corpus[(0, index, 1.0)] for index in range(6)])
@@ -128,7 +128,7 @@ def test_it_is_taught_to_translate_when_it_is_told_the_language(place: Path, tmp
 
 
 def test_one_that_writes_what_is_spoken_is_given_no_translations(place: Path) -> None:
-    student = make_student(recipe(place), place, [])
+    student = prepare_model(recipe(place), place, [])
     assert student.examples.row("one", "en", "de") is None
     assert student.examples.row("one", "en", "en") is not None
     assert dict(student.drawn) == {"rows_per_utterance": 1, "same_language": 1.0}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import WhisperConfig as ForeignConfig
+from transformers import WhisperConfig as HFWhisperConfig
 from transformers import WhisperForConditionalGeneration
 
 from sprachbund.compression.distillation import DistilRecipe, check_models, run
@@ -27,7 +27,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("distil")
     torch.manual_seed(3)
     ids = {"bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256, "decoder_start_token_id": 257}
-    model = WhisperForConditionalGeneration(ForeignConfig(**SIZES.to_foreign(), init_std=0.1, **ids))
+    model = WhisperForConditionalGeneration(HFWhisperConfig(**SIZES.to_transformers(), init_std=0.1, **ids))
     model.save_pretrained(root / "teacher")
     make_tokenizer().save(str(root / "teacher" / "tokenizer.json"))
     (root / "teacher" / "generation_config.json").write_text('{"is_multilingual": true}')

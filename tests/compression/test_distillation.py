@@ -201,7 +201,7 @@ def test_a_seamless_student_learns_too(tmp_path: Path) -> None:
 def test_without_divergences_the_teacher_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = conformer()
     model = distillation(copy.deepcopy(teacher), teacher, kl_weight=0.0, language_weight=0.0)
-    monkeypatch.setattr(teacher, "lesson", lambda batch: pytest.fail("the teacher was asked"))
+    monkeypatch.setattr(teacher, "decoder_batch", lambda batch: pytest.fail("the teacher was asked"))
     assert not model.loss(conformer_batch(teacher)).parts
 
 

@@ -28,7 +28,7 @@ from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, Str
 from sprachbund.streaming.by_frames import FrameWriter
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.options import LiveOptions
-from tests.models.foreign_support import (
+from tests.models.transducer_checkpoints import (
     made_model,
     nemo_config,
     nemo_weights,

@@ -19,7 +19,7 @@ from sprachbund.engines.torch_layers import PLAIN_STEPS, Logits, Recorder, Stati
 from sprachbund.models.whisper import Whisper
 from tests.engines.support import random_decoder, relative_error
 from tests.engines.test_engine import CLIPS, TARGETS
-from tests.models.whisper_support import TINY, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_transformers_model, transplanted
 
 OPTIONS = [DecodingOptions(max_tokens=14), DecodingOptions(beam_size=3, max_tokens=14)]
 
@@ -117,7 +117,7 @@ def test_searches_with_recorded_steps_write_the_same(
 ) -> None:
     found = []
     for recorded in (False, True):
-        whisper = transplanted(make_foreign(TINY), TINY)
+        whisper = transplanted(make_transformers_model(TINY), TINY)
         family = engine_for(whisper, "torch-fp32").family
         if recorded:
             repeated(family.decoder)  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ def test_nothing_is_recorded_without_a_gpu() -> None:
 def test_graphs_write_what_plain_steps_write(precision: str, options: DecodingOptions) -> None:
     found = []
     for cuda_graphs in (False, True):
-        whisper = transplanted(make_foreign(TINY), TINY).to("cuda")
+        whisper = transplanted(make_transformers_model(TINY), TINY).to("cuda")
         engine = engine_for(whisper, f"torch-{precision}", cuda_graphs=cuda_graphs)  # type: ignore[arg-type]
         found.append(written(engine.family, options))
     if precision == "fp32":

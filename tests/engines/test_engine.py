@@ -20,7 +20,7 @@ from sprachbund.models.io import load
 from sprachbund.models.whisper import Whisper
 from sprachbund.nn.decoder import TextDecoder
 from tests.engines.support import needs_native, on_every_set, relative_error
-from tests.models.whisper_support import TINY, make_directory, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_directory, make_transformers_model, transplanted
 
 CLIPS = [
     np.random.default_rng(i).standard_normal(n).astype(np.float32) * 0.1
@@ -31,7 +31,7 @@ TARGETS = [[Target(language="en", source="de"), Target(language="de", source="de
 
 @pytest.fixture(scope="module")
 def whisper() -> Whisper:
-    return transplanted(make_foreign(TINY), TINY)
+    return transplanted(make_transformers_model(TINY), TINY)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def bundled() -> Family:
 @on_every_set
 @pytest.mark.parametrize("real_length", [False, True])
 def test_a_whisper_model_decodes_as_on_torch(whisper: Whisper, isa: str, real_length: bool) -> None:
-    model = transplanted(make_foreign(TINY), TINY, real_length=real_length)
+    model = transplanted(make_transformers_model(TINY), TINY, real_length=real_length)
     engine = engine_for(model, "native", instruction_set=isa)
     assert engine.name == "native"
     assert isa in engine.why
@@ -144,7 +144,7 @@ def test_without_the_compiled_part_torch_answers_and_says_why(
 
 @needs_native
 def test_models_the_kernels_cannot_run_stay_on_torch(whisper: Whisper) -> None:
-    model = transplanted(make_foreign(TINY), TINY)
+    model = transplanted(make_transformers_model(TINY), TINY)
     model.decoder.layers[0].feed_forward.activation = "relu"
     assert "gelu and relu" in engine_for(model).why
     with pytest.raises(SprachbundError, match="gelu and relu"):

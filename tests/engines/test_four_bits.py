@@ -34,7 +34,7 @@ from tests.engines.support import (
 from tests.engines.test_kernels import few, randn, random_tokens, seeds, sizes
 from tests.engines.test_native_encoder import KINDS, layers_of, on_every_kind, run, speech, width_of
 from tests.engines.test_native_parts import BEST, memory_of
-from tests.models.whisper_support import TINY, make_directory, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_directory, make_transformers_model, transplanted
 
 pytestmark = needs_native
 FOUR = NativeOptions(weights="int4")
@@ -286,11 +286,11 @@ def test_a_file_of_the_other_kind_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_engines_without_it_say_so() -> None:
-    model = transplanted(make_foreign(TINY), TINY)
+    model = transplanted(make_transformers_model(TINY), TINY)
     for name in ("torch", "torch-int8"):
         with pytest.raises(SprachbundError, match=f"weights='int4' is for the native engine; .* {name} has"):
             engine_for(model, name, options=FOUR)  # type: ignore[arg-type]
-    other = transplanted(make_foreign(TINY), TINY)
+    other = transplanted(make_transformers_model(TINY), TINY)
     other.decoder.layers[0].self_norm.eps = 1e-3
     with pytest.raises(
         SprachbundError, match="weights='int4' is for the native engine; torch, since its norms"
@@ -301,7 +301,7 @@ def test_engines_without_it_say_so() -> None:
 
 
 def test_it_is_chosen_by_the_name_of_an_engine(tmp_path: Path) -> None:
-    model = transplanted(make_foreign(TINY), TINY)
+    model = transplanted(make_transformers_model(TINY), TINY)
     engine = engine_for(model, "native-int4", threads=1)
     assert "int4 encoder and decoder" in engine.why
     by_option = engine_for(model, "native", threads=1, options=FOUR)

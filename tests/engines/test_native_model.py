@@ -15,20 +15,20 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.models.whisper import Whisper
 from tests.engines.support import needs_native, relative_error
-from tests.models.whisper_support import TINY, make_directory, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_directory, make_transformers_model, transplanted
 
 pytestmark = needs_native
 
 
 @pytest.fixture(scope="module")
 def whisper() -> Whisper:
-    return transplanted(make_foreign(TINY), TINY)
+    return transplanted(make_transformers_model(TINY), TINY)
 
 
 def test_packed_weights_of_another_shape_are_refused(whisper: Whisper) -> None:
     packed, team = pack(whisper), native().Team(1)
     smaller = replace(TINY, decoder_layers=1)
-    other = transplanted(make_foreign(smaller), smaller)
+    other = transplanted(make_transformers_model(smaller), smaller)
     with pytest.raises(SprachbundError, match="other shapes than the model"):
         with_native_modules(other, packed, team, "portable")
     name = "encoder.layers.0.self_heads.values"
@@ -44,7 +44,7 @@ def test_packed_weights_of_another_shape_are_refused(whisper: Whisper) -> None:
 
 @pytest.mark.parametrize("real_length", [False, True])
 def test_whisper_is_encoded_near_torch_and_alone_as_in_a_batch(real_length: bool) -> None:
-    model = transplanted(make_foreign(TINY), TINY, real_length=real_length)
+    model = transplanted(make_transformers_model(TINY), TINY, real_length=real_length)
     encoder = with_native_modules(model, pack(model), native().Team(2), instruction_sets()[0]).encoder
     features = torch.randn(3, 2 * TINY.max_frames, TINY.num_mel_bins)
     num_frames = torch.tensor([200, 61, 2]) if real_length else None

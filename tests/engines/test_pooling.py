@@ -17,7 +17,7 @@ from sprachbund.models.base import Target
 from sprachbund.models.whisper import Whisper
 from tests.decoding.tiny_family import TinyFamily
 from tests.engines.test_engine import CLIPS
-from tests.models.whisper_support import TINY, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_transformers_model, transplanted
 
 
 @settings(max_examples=40, deadline=None)
@@ -38,7 +38,7 @@ def test_means_are_those_by_hand(length: int, size: int, seed: int, data: Any) -
 
 @pytest.mark.parametrize("real_length", [False, True])
 def test_a_pooled_model_decodes_and_aligns(real_length: bool) -> None:
-    model = transplanted(make_foreign(TINY), TINY, real_length=real_length)
+    model = transplanted(make_transformers_model(TINY), TINY, real_length=real_length)
     family: Any = pooled(model, 2)
     target = [[Target(language="en", source="de")]] * len(CLIPS)
     with torch.inference_mode():

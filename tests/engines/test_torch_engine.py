@@ -42,7 +42,7 @@ from tests.decoding.tiny_family import TinyFamily, random_memory
 from tests.engines.support import product_reference, quantize_reference, random_decoder, relative_error
 from tests.engines.test_engine import CLIPS, TARGETS
 from tests.models import split_support
-from tests.models.whisper_support import TINY, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_transformers_model, transplanted
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 NEAR = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.06}
@@ -50,7 +50,7 @@ NEAR = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.06}
 
 @pytest.fixture(scope="module")
 def whisper() -> Whisper:
-    return transplanted(make_foreign(TINY), TINY)
+    return transplanted(make_transformers_model(TINY), TINY)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from sprachbund.data.batch import Batch
 from sprachbund.models.conformer import ConformerConfig
 from sprachbund.models.speech_llm import ProjectorOptions, SpeechLLM, SpeechLLMConfig
-from sprachbund.models.speech_llm.checkpoints import ForeignSpeech
+from sprachbund.models.speech_llm.checkpoints import TransformersSpeech
 from sprachbund.models.speech_llm.encoders import ConformerSpeech, WhisperSpeech
 from sprachbund.models.whisper.config import WhisperConfig
 
@@ -87,12 +87,12 @@ def make_encoder(kind: str = "conformer") -> Any:
     return _foreign(kind)
 
 
-def _foreign(kind: str) -> ForeignSpeech:
+def _foreign(kind: str) -> TransformersSpeech:
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 24, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
     if kind == "wav2vec2-bert":
         config = transformers.Wav2Vec2BertConfig(**sizes, conv_depthwise_kernel_size=5)
-        return ForeignSpeech(
+        return TransformersSpeech(
             transformers.Wav2Vec2BertModel(config).eval(), transformers.SeamlessM4TFeatureExtractor()
         )
     convolutions = {"conv_dim": (8, 8), "conv_kernel": (20, 20), "conv_stride": (16, 20)}
@@ -106,7 +106,7 @@ def _foreign(kind: str) -> ForeignSpeech:
         do_stable_layer_norm=not by_group,
     )
     model = getattr(transformers, name + "Model")(config).eval()
-    return ForeignSpeech(model, transformers.Wav2Vec2FeatureExtractor(do_normalize=not by_group))
+    return TransformersSpeech(model, transformers.Wav2Vec2FeatureExtractor(do_normalize=not by_group))
 
 
 def make_config(**changes: Any) -> SpeechLLMConfig:

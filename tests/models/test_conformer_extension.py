@@ -6,7 +6,12 @@ import torch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerShape, StreamingPart, TransducerPart
-from sprachbund.models.conformer.extension import add_languages, only_losses, tell_language, with_losses
+from sprachbund.models.conformer.extension import (
+    add_languages,
+    only_losses,
+    with_losses,
+    with_target_language_prompt,
+)
 from sprachbund.models.conformer.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan
 from tests.training import made
@@ -85,7 +90,7 @@ def test_what_cannot_be_learned():
 
 def test_a_transducer_is_told_the_language():
     silent = transducer()
-    told = tell_language(silent)
+    told = with_target_language_prompt(silent)
     assert (silent.prompt(Target(language="de")), told.prompt(Target(language="de"))) == (
         [],
         [silent.tokenizer.language_id("de")],
@@ -93,9 +98,9 @@ def test_a_transducer_is_told_the_language():
     assert silent.pairs() == {("de", "de"), ("en", "en")}
     assert ("en", "de") in told.pairs()
     assert all(told.state_dict()[name].equal(value) for name, value in silent.state_dict().items())
-    assert tell_language(told) is told
+    assert with_target_language_prompt(told) is told
     with pytest.raises(SprachbundError, match="for transducers that write what is spoken"):
-        tell_language(made.make_model())
+        with_target_language_prompt(made.make_model())
 
 
 def test_losses_change_and_sizes_do_not():

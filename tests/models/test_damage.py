@@ -160,7 +160,7 @@ def test_sizes_of_whisper_are_refused_by_field(field: str, value: object) -> Non
     with pytest.raises(
         SprachbundError, match=f"no usable value for {field}: it is .*, not a whole number from"
     ):
-        WhisperConfig.from_foreign({**TINY.to_foreign(), field: value})
+        WhisperConfig.from_transformers({**TINY.to_transformers(), field: value})
 
 
 @pytest.mark.parametrize(

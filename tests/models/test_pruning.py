@@ -109,10 +109,10 @@ def test_every_layer_of_whisper_that_stays_has_its_bits(whisper_directory: Path)
 
 def test_alignment_heads_follow_their_layers(whisper_directory: Path) -> None:
     pruned = prune_decoder(load_any(whisper_directory), 3)
-    assert pruned.companions.generation["alignment_heads"] == [[0, 1], [2, 2]]
+    assert pruned.checkpoint_files.generation["alignment_heads"] == [[0, 1], [2, 2]]
     assert pruned.alignment_heads == [(0, 1), (2, 2)]
     none_left = with_layers(pruned, decoder=(1,))
-    assert "alignment_heads" not in none_left.companions.generation
+    assert "alignment_heads" not in none_left.checkpoint_files.generation
     assert none_left.alignment_heads == [(0, head) for head in range(DEEP.decoder_heads)]
 
 
@@ -126,7 +126,7 @@ def test_a_pruned_whisper_is_the_same_in_transformers(
     model: Any = load_any(whisper_directory)
     pruned = with_layers(model, **keep)
     save(pruned, tmp_path / "pruned")
-    foreign = WhisperForConditionalGeneration.from_pretrained(tmp_path / "pruned").eval()
+    hf_model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "pruned").eval()
     # Independent of our pruning: the layers of transformers' own model, dropped by hand.
     whole = WhisperForConditionalGeneration.from_pretrained(whisper_directory).eval()
     for side, layers in keep.items():
@@ -134,7 +134,7 @@ def test_a_pruned_whisper_is_the_same_in_transformers(
         stack.layers = torch.nn.ModuleList(stack.layers[i] for i in layers)
     features, tokens = torch.randn(2, 80, 200), torch.randint(0, 256, (2, 5))
     wanted = whole(input_features=features, decoder_input_ids=tokens, use_cache=False).logits
-    found = foreign(input_features=features, decoder_input_ids=tokens).logits
+    found = hf_model(input_features=features, decoder_input_ids=tokens).logits
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     ours: Any = load_any(tmp_path / "pruned")
     memory = ours.encoder(features.transpose(1, 2))
@@ -152,7 +152,7 @@ def test_the_pairs_that_depths_would_suggest_are_not_taken_for_its_own(
     assert load_any(tmp_path / "pruned").pairs() == model.pairs()
     assert ("de", "en") in model.pairs()
     transcribes = with_layers(model, decoder=(0, 1, 2))
-    transcribes.companions.config["sprachbund"]["pairs"] = [["de", "de"]]
+    transcribes.checkpoint_files.config["sprachbund"]["pairs"] = [["de", "de"]]
     save(transcribes, tmp_path / "distilled")
     save(with_layers(load_any(tmp_path / "distilled"), encoder=(0,)), tmp_path / "smaller")
     assert load_any(tmp_path / "smaller").pairs() == {("de", "de")}

@@ -87,9 +87,9 @@ def parts(tmp_path: Path) -> tuple[Path, Path]:
     llm, encoder = tmp_path / "some-llm", tmp_path / "some-encoder"
     make_llm().save_pretrained(llm)
     tokenizer().save_pretrained(llm)
-    foreign = make_encoder("wavlm")
-    foreign.encoder.save_pretrained(encoder)
-    foreign.extractor.save_pretrained(encoder)
+    hf_model = make_encoder("wavlm")
+    hf_model.encoder.save_pretrained(encoder)
+    hf_model.extractor.save_pretrained(encoder)
     return encoder, llm
 
 

@@ -12,7 +12,8 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features
 from sprachbund.models.speech_llm import LossWeights, SpeechLLM, load, save
-from sprachbund.models.speech_llm.objective import LANGUAGE, SpeechLLMExamples
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
+from sprachbund.models.speech_llm.objective import LANGUAGE
 from tests.models.speech_llm_support import make_encoder, make_model, speech
 
 SPANS = ((0.0, 0.5, "es"), (0.58, 1.17, "en"), (1.2, 1.9, "es"), (1.9, 2.4, "zh"))

@@ -24,7 +24,8 @@ from sprachbund.models.speech_llm import (
     plain_mixture,
 )
 from sprachbund.models.speech_llm.checkpoints import is_adapter
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples, smoothed, stretches, token_languages
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
+from sprachbund.models.speech_llm.objective import smoothed, stretches, token_languages
 from sprachbund.models.speech_llm.projector import Projector
 from sprachbund.nn.moe import language_losses
 from tests.models.speech_llm_support import (

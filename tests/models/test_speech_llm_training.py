@@ -8,7 +8,7 @@ import torch
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.speech_llm import STAGES, SpeechLLM
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter, frozen_digest
 from sprachbund.training.loop import train
 from sprachbund.training.memory import keep_layers, recompute_layers

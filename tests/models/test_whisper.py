@@ -3,14 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperConfig as ForeignConfig
+from transformers import WhisperConfig as HFWhisperConfig
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models import whisper
 from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.whisper import PRESETS, Whisper, WhisperConfig
-from tests.models.whisper_support import LANGUAGES, TINY, make_foreign, transplanted, with_tokens
+from tests.models.whisper_support import LANGUAGES, TINY, make_transformers_model, transplanted, with_tokens
 
 TOLERANCE = 1e-4
 WINDOW = 2 * TINY.max_frames
@@ -26,13 +26,13 @@ def windows(
 
 
 @pytest.fixture(scope="module")
-def foreign() -> WhisperForConditionalGeneration:
-    return make_foreign(TINY)
+def hf_model() -> WhisperForConditionalGeneration:
+    return make_transformers_model(TINY)
 
 
 @pytest.fixture(scope="module")
-def model(foreign: WhisperForConditionalGeneration) -> Whisper:
-    return transplanted(foreign, TINY)
+def model(hf_model: WhisperForConditionalGeneration) -> Whisper:
+    return transplanted(hf_model, TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +58,12 @@ def test_published_shapes_give_the_logits_of_transformers(
     shape: str, encoder_layers: int, decoder_layers: int
 ) -> None:
     config = replace(PRESETS[shape], encoder_layers=encoder_layers, decoder_layers=decoder_layers)
-    foreign = make_foreign(config)
-    model = transplanted(foreign, config)
+    hf_model = make_transformers_model(config)
+    model = transplanted(hf_model, config)
     features = windows(1, config)
     tokens = torch.randint(0, config.vocabulary_size, (1, 6), generator=torch.Generator().manual_seed(2))
 
-    states = foreign.model.encoder(features.values.transpose(1, 2)).last_hidden_state
+    states = hf_model.model.encoder(features.values.transpose(1, 2)).last_hidden_state
     memory = model.encode(features)
     assert torch.allclose(memory.states, states, atol=TOLERANCE)
 
@@ -73,7 +73,7 @@ def test_published_shapes_give_the_logits_of_transformers(
         tokens[:, 4:5],
         tokens[:, 5:6],
     ):  # the prompt in one pass, then token by token
-        expected = foreign(
+        expected = hf_model(
             encoder_outputs=(states,), decoder_input_ids=chunk, past_key_values=theirs, use_cache=True
         )
         theirs = expected.past_key_values
@@ -85,8 +85,8 @@ def test_published_shapes_give_the_logits_of_transformers(
 @pytest.mark.parametrize("shape", sorted(PRESETS))
 def test_presets_have_the_parameters_of_transformers(shape: str) -> None:
     with torch.device("meta"):
-        foreign = WhisperForConditionalGeneration(ForeignConfig(**PRESETS[shape].to_foreign()))
-    assert whisper.num_parameters(PRESETS[shape]) == foreign.num_parameters()
+        hf_model = WhisperForConditionalGeneration(HFWhisperConfig(**PRESETS[shape].to_transformers()))
+    assert whisper.num_parameters(PRESETS[shape]) == hf_model.num_parameters()
 
 
 def test_presets_are_the_published_sizes() -> None:
@@ -96,7 +96,7 @@ def test_presets_are_the_published_sizes() -> None:
 
 
 def test_batch_with_ragged_rows_equals_rows_alone(
-    model: Whisper, foreign: WhisperForConditionalGeneration
+    model: Whisper, hf_model: WhisperForConditionalGeneration
 ) -> None:
     features = windows(3)
     rows = [torch.randint(0, 2000, (1, n)) for n in (2, 5, 7)]
@@ -109,23 +109,23 @@ def test_batch_with_ragged_rows_equals_rows_alone(
     for i, row in enumerate(rows):
         whole = torch.cat([row, next_tokens[i : i + 1]], dim=1)
         mel = features.values[i : i + 1].transpose(1, 2)
-        expected = foreign(input_features=mel, decoder_input_ids=whole).logits[0]
+        expected = hf_model(input_features=mel, decoder_input_ids=whole).logits[0]
         assert torch.allclose(logits[i, : row.shape[1]], expected[:-2], atol=TOLERANCE)
         assert torch.allclose(continued[i], expected[-2:], atol=TOLERANCE)
 
 
-def test_training_pass_equals_transformers(model: Whisper, foreign: WhisperForConditionalGeneration) -> None:
+def test_training_pass_equals_transformers(model: Whisper, hf_model: WhisperForConditionalGeneration) -> None:
     features, tokens = windows(2), torch.randint(0, 2000, (2, 9))
-    expected = foreign(input_features=features.values.transpose(1, 2), decoder_input_ids=tokens).logits
+    expected = hf_model(input_features=features.values.transpose(1, 2), decoder_input_ids=tokens).logits
     assert torch.allclose(model(features, tokens), expected, atol=TOLERANCE)
 
 
-def test_cross_attention_weights_equal_transformers(foreign: WhisperForConditionalGeneration) -> None:
-    model, features, tokens = transplanted(foreign, TINY), windows(2), torch.randint(0, 2000, (2, 5))
-    foreign.set_attn_implementation("eager")
+def test_cross_attention_weights_equal_transformers(hf_model: WhisperForConditionalGeneration) -> None:
+    model, features, tokens = transplanted(hf_model, TINY), windows(2), torch.randint(0, 2000, (2, 5))
+    hf_model.set_attn_implementation("eager")
     mel = features.values.transpose(1, 2)
-    expected = foreign(input_features=mel, decoder_input_ids=tokens, output_attentions=True).cross_attentions
-    foreign.set_attn_implementation("sdpa")
+    expected = hf_model(input_features=mel, decoder_input_ids=tokens, output_attentions=True).cross_attentions
+    hf_model.set_attn_implementation("sdpa")
     weights: list[torch.Tensor] = []
     model.step(tokens, model.start(model.encode(features)), weights)
     assert len(weights) == TINY.decoder_layers
@@ -133,11 +133,11 @@ def test_cross_attention_weights_equal_transformers(foreign: WhisperForCondition
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_greedy_tokens_equal_generate(model: Whisper, foreign: WhisperForConditionalGeneration) -> None:
+def test_greedy_tokens_equal_generate(model: Whisper, hf_model: WhisperForConditionalGeneration) -> None:
     features = windows(2)
     memory = model.encode(features)
     prompt = model.prompt(Target(language="de", source="de"))
-    expected = foreign.generate(
+    expected = hf_model.generate(
         features.values.transpose(1, 2),
         decoder_input_ids=torch.tensor([prompt] * 2),
         max_new_tokens=12,
@@ -155,14 +155,14 @@ def test_greedy_tokens_equal_generate(model: Whisper, foreign: WhisperForConditi
 
 
 def test_real_length_equals_a_transformers_encoder_of_that_length(
-    foreign: WhisperForConditionalGeneration,
+    hf_model: WhisperForConditionalGeneration,
 ) -> None:
-    model, num_frames = transplanted(foreign, TINY, real_length=True), 51
+    model, num_frames = transplanted(hf_model, TINY, real_length=True), 51
     short = replace(TINY, max_frames=26)
-    weights = {**foreign.state_dict()}
+    weights = {**hf_model.state_dict()}
     key = "model.encoder.embed_positions.weight"
     weights[key] = weights[key][:26]
-    reference = make_foreign(short)
+    reference = make_transformers_model(short)
     reference.load_state_dict(weights)
     features = windows(2, num_frames=num_frames)
     # transformers takes even lengths only; beyond the last frame a convolution reads zeros, as here
@@ -179,8 +179,8 @@ def test_real_length_equals_a_transformers_encoder_of_that_length(
     assert torch.allclose(memory.states, expected, atol=TOLERANCE)
 
 
-def test_real_length_batch_equals_utterances_alone(foreign: WhisperForConditionalGeneration) -> None:
-    model = transplanted(foreign, TINY, real_length=True)
+def test_real_length_batch_equals_utterances_alone(hf_model: WhisperForConditionalGeneration) -> None:
+    model = transplanted(hf_model, TINY, real_length=True)
     samples = [
         np.random.default_rng(i).normal(0, 0.1, n).astype("float32") for i, n in enumerate((8000, 17300, 30))
     ]
@@ -222,7 +222,7 @@ def test_satisfies_the_family_protocol(model: Whisper) -> None:
     assert PRESETS["tiny"].max_frames * model.frame_s == 30.0
 
 
-def test_too_long_audio_and_foreign_features_are_refused(model: Whisper) -> None:
+def test_too_long_audio_and_other_features_are_refused(model: Whisper) -> None:
     with pytest.raises(SprachbundError, match=r"lasts 3\.0 s"):
         model.features([np.zeros(48000, dtype="float32")])
     with pytest.raises(SprachbundError, match="128 mel bins"):
@@ -235,15 +235,15 @@ def test_empty_batch_of_audio_is_silence_not_a_crash(model: Whisper) -> None:
 
 
 def test_language_log_probs_agree_with_transformers(
-    model: Whisper, foreign: WhisperForConditionalGeneration
+    model: Whisper, hf_model: WhisperForConditionalGeneration
 ) -> None:
     features = windows(4)
     memory = model.encode(features)
     tags = list(model.tokens.languages.values())
-    foreign.generation_config.lang_to_id = {f"<|{tag}|>": i for tag, i in zip(LANGUAGES, tags, strict=True)}
-    foreign.generation_config.is_multilingual = True
-    foreign.generation_config.decoder_start_token_id = model.tokens.start
-    expected = foreign.detect_language(input_features=features.values.transpose(1, 2))
+    hf_model.generation_config.lang_to_id = {f"<|{tag}|>": i for tag, i in zip(LANGUAGES, tags, strict=True)}
+    hf_model.generation_config.is_multilingual = True
+    hf_model.generation_config.decoder_start_token_id = model.tokens.start
+    expected = hf_model.detect_language(input_features=features.values.transpose(1, 2))
     log_probs = model.language_log_probs(memory)
     assert torch.allclose(log_probs.exp().sum(dim=-1), torch.ones(4))
     assert [tags[i] for i in log_probs.argmax(dim=-1).tolist()] == expected.tolist()

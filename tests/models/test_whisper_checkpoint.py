@@ -13,8 +13,14 @@ from sprachbund.models import hub, whisper
 from sprachbund.models.base import Features, Target
 from sprachbund.models.whisper import Whisper, WhisperTokens
 from sprachbund.models.whisper import io as directory
-from sprachbund.models.whisper.io import foreign_name
-from tests.models.whisper_support import TINY, make_directory, make_foreign, make_tokenizer, special_names
+from sprachbund.models.whisper.io import transformers_name
+from tests.models.whisper_support import (
+    TINY,
+    make_directory,
+    make_tokenizer,
+    make_transformers_model,
+    special_names,
+)
 
 MEL = torch.randn(2, TINY.num_mel_bins, 2 * TINY.max_frames, generator=torch.Generator().manual_seed(5))
 TOKENS = torch.randint(0, 2000, (2, 6), generator=torch.Generator().manual_seed(6))
@@ -55,33 +61,41 @@ def test_loads_what_transformers_saved(checkpoint: Path) -> None:
     model = whisper.load(checkpoint)
     assert not model.training
     assert not model.encoder.positions.requires_grad
-    assert torch.allclose(logits_of(model), logits_of(make_foreign(TINY)), atol=1e-4)
+    assert torch.allclose(logits_of(model), logits_of(make_transformers_model(TINY)), atol=1e-4)
 
 
 def test_loads_sharded_safetensors(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
-    make_foreign(TINY).save_pretrained(checkpoint, max_shard_size="60KB")
+    make_transformers_model(TINY).save_pretrained(checkpoint, max_shard_size="60KB")
     assert len(list(checkpoint.glob("model-*.safetensors"))) > 1
-    assert torch.allclose(logits_of(whisper.load(checkpoint)), logits_of(make_foreign(TINY)), atol=1e-4)
+    assert torch.allclose(
+        logits_of(whisper.load(checkpoint)), logits_of(make_transformers_model(TINY)), atol=1e-4
+    )
 
 
 def test_loads_pytorch_model_bin_whole_and_sharded(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
-    weights = make_foreign(TINY).state_dict()
+    weights = make_transformers_model(TINY).state_dict()
     torch.save(weights, checkpoint / "pytorch_model.bin")
-    assert torch.allclose(logits_of(whisper.load(checkpoint)), logits_of(make_foreign(TINY)), atol=1e-4)
+    assert torch.allclose(
+        logits_of(whisper.load(checkpoint)), logits_of(make_transformers_model(TINY)), atol=1e-4
+    )
     (checkpoint / "pytorch_model.bin").unlink()
     place = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(weights)}
     for shard in set(place.values()):
         torch.save({n: w for n, w in weights.items() if place[n] == shard}, checkpoint / shard)
     (checkpoint / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": place}))
-    assert torch.allclose(logits_of(whisper.load(checkpoint)), logits_of(make_foreign(TINY)), atol=1e-4)
+    assert torch.allclose(
+        logits_of(whisper.load(checkpoint)), logits_of(make_transformers_model(TINY)), atol=1e-4
+    )
 
 
 def test_loads_a_model_saved_without_its_output_matrix_and_prefix(checkpoint: Path) -> None:
-    make_foreign(TINY).model.save_pretrained(checkpoint)
+    make_transformers_model(TINY).model.save_pretrained(checkpoint)
     assert not any(name.startswith("model.") for name in load_file(checkpoint / "model.safetensors"))
-    assert torch.allclose(logits_of(whisper.load(checkpoint)), logits_of(make_foreign(TINY)), atol=1e-4)
+    assert torch.allclose(
+        logits_of(whisper.load(checkpoint)), logits_of(make_transformers_model(TINY)), atol=1e-4
+    )
 
 
 def test_loads_in_the_precision_asked_for(checkpoint: Path) -> None:
@@ -112,7 +126,7 @@ def test_transformers_loads_what_was_saved(checkpoint: Path, tmp_path: Path) -> 
     model = whisper.load(checkpoint)
     whisper.save(model, tmp_path / "deep" / "saved")
     saved = WhisperForConditionalGeneration.from_pretrained(tmp_path / "deep" / "saved").eval()
-    assert torch.allclose(logits_of(saved), logits_of(make_foreign(TINY)), atol=1e-4)
+    assert torch.allclose(logits_of(saved), logits_of(make_transformers_model(TINY)), atol=1e-4)
     assert json.loads((tmp_path / "deep" / "saved" / "generation_config.json").read_text()) == settings
     again = whisper.load(tmp_path / "deep" / "saved")
     assert torch.equal(logits_of(again), logits_of(model))
@@ -176,8 +190,8 @@ def test_save_does_not_replace_what_is_no_model(checkpoint: Path, tmp_path: Path
 
 def test_names_go_both_ways_and_cover_transformers() -> None:
     ours = Whisper.shape(TINY).state_dict()
-    theirs = set(make_foreign(TINY).state_dict()) - {"proj_out.weight"}
-    assert {foreign_name(name) for name in ours} == theirs
+    theirs = set(make_transformers_model(TINY).state_dict()) - {"proj_out.weight"}
+    assert {transformers_name(name) for name in ours} == theirs
 
 
 def _truncate(path: Path) -> None:

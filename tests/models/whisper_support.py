@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import WhisperConfig as ForeignConfig
+from transformers import WhisperConfig as HFWhisperConfig
 from transformers import WhisperForConditionalGeneration
 
-from sprachbund.models.whisper import Companions, Whisper, WhisperConfig, WhisperTokens
-from sprachbund.models.whisper.io import from_foreign
+from sprachbund.models.whisper import CheckpointFiles, Whisper, WhisperConfig, WhisperTokens
+from sprachbund.models.whisper.io import from_transformers
 
 LANGUAGES = ("en", "zh", "de", "es", "ru", "fr", "it", "iw", "jw", "yue")
 """Tags as Whisper writes them; Hebrew and Javanese by their withdrawn codes."""
@@ -46,7 +46,7 @@ def make_tokenizer(names: list[str] | None = None) -> Tokenizer:
     return tokenizer
 
 
-def make_foreign(config: WhisperConfig, *, seed: int = 0) -> WhisperForConditionalGeneration:
+def make_transformers_model(config: WhisperConfig, *, seed: int = 0) -> WhisperForConditionalGeneration:
     """The transformers model of these sizes, weights large enough that logits spread over several units.
 
     Biases and norms are random too, so that none can be lost unseen.
@@ -54,7 +54,7 @@ def make_foreign(config: WhisperConfig, *, seed: int = 0) -> WhisperForCondition
     end = 256  # where `make_tokenizer` puts it
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": end + 1}
     with torch.device("meta"):
-        model = WhisperForConditionalGeneration(ForeignConfig(**config.to_foreign(), **ids))
+        model = WhisperForConditionalGeneration(HFWhisperConfig(**config.to_transformers(), **ids))
     model.to_empty(device="cpu").tie_weights()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def make_directory(
     seed: int = 0,
 ) -> WhisperForConditionalGeneration:
     """A model directory as transformers writes it, with a tokenizer; returns the model in it."""
-    model = make_foreign(config, seed=seed)
+    model = make_transformers_model(config, seed=seed)
     model.save_pretrained(path)
     make_tokenizer(names).save(str(path / "tokenizer.json"))
     settings = {"is_multilingual": True, **(generation or {})}
@@ -86,20 +86,22 @@ def make_directory(
 
 
 def transplanted(
-    foreign: WhisperForConditionalGeneration, config: WhisperConfig, **options: object
+    hf_model: WhisperForConditionalGeneration, config: WhisperConfig, **options: object
 ) -> Whisper:
     """Our model with the same weights, and a vocabulary."""
     tokens = WhisperTokens(make_tokenizer(), config.vocabulary_size)
-    companions = Companions(generation={"is_multilingual": True})
+    checkpoint_files = CheckpointFiles(generation={"is_multilingual": True})
     with torch.device("meta"):
-        model = Whisper(config, **{"tokens": tokens, "companions": companions, **options})
-    model.load_state_dict(from_foreign(foreign.state_dict(), model, source="test"), assign=True)
+        model = Whisper(config, **{"tokens": tokens, "checkpoint_files": checkpoint_files, **options})
+    model.load_state_dict(from_transformers(hf_model.state_dict(), model, source="test"), assign=True)
     return model.eval()
 
 
-def with_tokens(sizes: WhisperConfig = TINY, names: list[str] | None = None, **companions: object) -> Whisper:
+def with_tokens(
+    sizes: WhisperConfig = TINY, names: list[str] | None = None, **checkpoint_files: object
+) -> Whisper:
     """A model whose weights do not matter."""
     tokens = WhisperTokens(make_tokenizer(names), sizes.vocabulary_size)
-    companions = {"generation": {"is_multilingual": True}, **companions}
+    checkpoint_files = {"generation": {"is_multilingual": True}, **checkpoint_files}
     with torch.device("meta"):
-        return Whisper(sizes, tokens=tokens, companions=Companions(**companions))
+        return Whisper(sizes, tokens=tokens, checkpoint_files=CheckpointFiles(**checkpoint_files))

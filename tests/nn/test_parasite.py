@@ -37,7 +37,7 @@ def guessed(parasite: Parasite, length: int, cache: DecoderCache | None = None) 
     cache = cache or filled(TOKENS)
     cache.rewind(torch.full((4,), length - 1))
     cross = parasite.remember(MEMORY, cache.memory_allowed)
-    h = parasite.guess(DECODER, TOKENS[:, length - 1], torch.full((4,), length - 1), cache, cross)
+    h = parasite.predict(DECODER, TOKENS[:, length - 1], torch.full((4,), length - 1), cache, cross)
     return parasite.logits(DECODER, h)[:, 0]
 
 
@@ -66,7 +66,7 @@ def test_rows_of_different_lengths_see_each_their_own() -> None:
     cross = parasite.remember(MEMORY, cache.memory_allowed)
     newest = TOKENS.gather(1, lengths[:, None] - 1)[:, 0]
     with torch.no_grad():
-        h = parasite.guess(DECODER, newest, lengths - 1, cache, cross)
+        h = parasite.predict(DECODER, newest, lengths - 1, cache, cross)
         found = parasite.logits(DECODER, h)[:, 0]
     whole = at_once(parasite)
     torch.testing.assert_close(found, whole[torch.arange(4), lengths - 1], atol=1e-5, rtol=1e-4)

@@ -69,7 +69,7 @@ def test_alignment_heads_of_whisper_go_to_the_last_copy() -> None:
     grown = grow_decoder(model, 3 * TINY.decoder_layers)
     assert grown.config.decoder_layers == 3 * TINY.decoder_layers
     assert grown.config.encoder_layers == TINY.encoder_layers
-    assert grown.companions.generation["alignment_heads"] == [[2, 1], [3 * TINY.decoder_layers - 1, 0]]
+    assert grown.checkpoint_files.generation["alignment_heads"] == [[2, 1], [3 * TINY.decoder_layers - 1, 0]]
     assert grown.pairs() == model.pairs()
 
 

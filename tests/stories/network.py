@@ -155,14 +155,14 @@ def prepare(place: Path) -> None:
     from sprachbund.research import sizes
     from tests.evaluation.made_talks import write_lines
     from tests.evaluation.test_emissions import LOG, REFERENCE
-    from tests.models.foreign_support import (
+    from tests.models.speech_llm_support import make_model
+    from tests.models.transducer_checkpoints import (
         made_model,
         nemo_config,
         nemo_weights,
         sentencepiece_model,
         write_nemo,
     )
-    from tests.models.speech_llm_support import make_model
     from tests.stories.support import speech, write_tiny_model, write_wav
     from tests.streaming.test_by_frames import tiny_transducer
     from tests.units.made import conformer, write_corpus

@@ -27,13 +27,13 @@ from sprachbund.models.speech_llm.llm import (
     fit_tokenizer,
     make_text_llm,
 )
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter
 from sprachbund.models.tokens import MbartConfig
 from sprachbund.models.whisper.extension import set_prompt
 from sprachbund.models.whisper.model import WhisperExamples
 from sprachbund.research.code_switch.transition import Transition
-from sprachbund.training.draft import DraftOptions, DraftStudent, make_network
+from sprachbund.training.draft import DraftOptions, DraftTraining, make_network
 from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
 from sprachbund.units.dataset import Mixing, Spoken, Supply, Written
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
@@ -169,7 +169,7 @@ def of_draft(root: Path, kind: Any) -> Objective:
     model = conformer(num_decoder_layers=2)
     options = DraftOptions(kind=kind, blocks=2, heads=2)
     torch.manual_seed(1)
-    return on_tones(root, DraftStudent(model, make_network(model, options), options))
+    return on_tones(root, DraftTraining(model, make_network(model, options), options))
 
 
 def of_distillation(root: Path, **changes: Any) -> Objective:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import WhisperConfig as ForeignConfig
+from transformers import WhisperConfig as HFWhisperConfig
 from transformers import WhisperForConditionalGeneration
 
 from sprachbund.data.manifest import ManifestWriter
@@ -60,7 +60,7 @@ def make_whisper(directory: Path) -> Path:
     torch.manual_seed(3)
     end = 256
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": end + 1}
-    model = WhisperForConditionalGeneration(ForeignConfig(**SIZES.to_foreign(), init_std=0.1, **ids))
+    model = WhisperForConditionalGeneration(HFWhisperConfig(**SIZES.to_transformers(), init_std=0.1, **ids))
     model.save_pretrained(directory)
     make_tokenizer().save(str(directory / "tokenizer.json"))
     (directory / "generation_config.json").write_text('{"is_multilingual": true}')

@@ -11,10 +11,10 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.drafts import load_draft
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.drafts import read
+from sprachbund.models.drafts import run_decoder
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import MedusaHeads, Parasite
-from sprachbund.training.draft import DraftOptions, DraftStudent, make_network, train_draft
+from sprachbund.training.draft import DraftOptions, DraftTraining, make_network, train_draft
 from tests.training.made import make_corpus, make_model, make_training_data, options
 
 
@@ -38,19 +38,19 @@ def batch_of(corpus: Corpus):
 
 def test_the_decoder_is_taught_what_the_batch_holds(corpus: Corpus, model: Conformer) -> None:
     batch = batch_of(corpus)
-    given = model.lesson(batch)
+    given = model.decoder_batch(batch)
     assert given.prompts.unique().tolist() == [1]
-    assert int(given.counted.sum()) == int(batch.num_targets.sum())
+    assert int(given.loss_mask.sum()) == int(batch.num_targets.sum())
     assert torch.equal(given.tokens[:, 0], batch.target_language)
     for r, count in enumerate(batch.num_targets.tolist()):
-        assert torch.equal(given.wanted[r, :count], batch.targets[r, :count])
+        assert torch.equal(given.labels[r, :count], batch.targets[r, :count])
         assert torch.equal(given.tokens[r, 1:count], batch.targets[r, : count - 1])
     with torch.no_grad():
         log_probs = model.decoder.logits(
             model.decoder(given.tokens, given.memory.states, given.memory.num_frames)
         )
-    logits = read(model.decoder, given).logits(model.decoder, given.counted)
-    torch.testing.assert_close(logits, log_probs[given.counted], atol=1e-5, rtol=1e-4)
+    logits = run_decoder(model.decoder, given).logits(model.decoder, given.loss_mask)
+    torch.testing.assert_close(logits, log_probs[given.loss_mask], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["parasite", "medusa"])
@@ -62,8 +62,8 @@ def test_the_loss_is_that_of_guessing_position_by_position(
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        loss = DraftStudent(model, network, wanted).loss(batch)
-        given, decoder = model.lesson(batch), model.decoder
+        loss = DraftTraining(model, network, wanted).loss(batch)
+        given, decoder = model.decoder_batch(batch), model.decoder
         total, count = 0.0, 0
         for r, length in enumerate(batch.num_targets.tolist()):
             memory = given.memory.states[r // batch.rows_per_utterance][None]
@@ -94,7 +94,7 @@ def _guesses(network, decoder: TextDecoder, row, memory, frames, normed, i: int)
     if i:
         decoder.step(row[:, :i], cache)
     cross = network.remember(memory, cache.memory_allowed)
-    h = network.guess(decoder, row[:, i], torch.tensor([i]), cache, cross)
+    h = network.predict(decoder, row[:, i], torch.tensor([i]), cache, cross)
     return [network.logits(decoder, h)[0, 0]]
 
 
@@ -107,10 +107,10 @@ def test_training_moves_the_draft_and_not_a_bit_of_the_model(
     wanted = DraftOptions.model_validate({"kind": kind, "blocks": 1})
     batch = batch_of(corpus)
     start = make_network(model, wanted)
-    untrained = DraftStudent(model, start, wanted).loss(batch).total.item()
+    untrained = DraftTraining(model, start, wanted).loss(batch).total.item()
     draft = train_draft(model, corpus, wanted, options(30), tmp_path, dev=corpus, report=lambda line: None)
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
-    assert DraftStudent(model, draft.network, wanted).loss(batch).total.item() < untrained
+    assert DraftTraining(model, draft.network, wanted).loss(batch).total.item() < untrained
     assert set(draft.card.acceptance) == {"de>de", "de>en", "en>de", "en>en"}
     draft.save(tmp_path / "draft.safetensors")
     again = load_draft(model, str(tmp_path / "draft.safetensors"))
@@ -136,14 +136,14 @@ def test_whisper_is_taught_under_its_prompts(tmp_path: Path) -> None:
     batch = next(
         iter(batches(corpus, PlanOptions(batch_s=8.0, max_utterances=8, max_duration_s=0.9, seed=0), 0))
     )
-    given = model.lesson(batch)
+    given = model.decoder_batch(batch)
     counts = batch.num_targets.tolist()
-    assert int(given.counted.sum()) == sum(counts) > 0
+    assert int(given.loss_mask.sum()) == sum(counts) > 0
     for r, (prompt, count) in enumerate(zip(row_prompts(model, batch), counts, strict=True)):
         if count > 1:  # a row of its end token alone has nothing to be guessed
             assert int(given.prompts[r]) == len(prompt)
             assert given.tokens[r, : len(prompt)].tolist() == prompt
-            assert torch.equal(given.wanted[r][given.counted[r]], batch.targets[r, :count])
+            assert torch.equal(given.labels[r][given.loss_mask[r]], batch.targets[r, :count])
     training = options(2, batch_s=8.0, max_duration_s=0.9)
     draft = train_draft(
         model,

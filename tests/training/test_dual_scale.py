@@ -50,10 +50,10 @@ def test_the_text_encoder_starts_from_the_first_layers_before_pruning(model: Whi
 
 def test_the_guesser_fits_the_pruned_decoder(model: Whisper) -> None:
     whole = make_dual_scale(model, OPTIONS)
-    assert isinstance(whole.guesser, Parasite)
-    assert [list(group) for group in whole.guesser.shape.groups] == [[0, 1], [2, 3]]
+    assert isinstance(whole.draft_network, Parasite)
+    assert [list(group) for group in whole.draft_network.shape.groups] == [[0, 1], [2, 3]]
     wanted = whole.base.decoder.layers[3].self_attention.query.weight
-    assert torch.equal(whole.guesser.blocks[1].query.weight, wanted)
+    assert torch.equal(whole.draft_network.blocks[1].query.weight, wanted)
 
 
 def test_what_moves(model: Whisper) -> None:
@@ -125,8 +125,8 @@ def test_counts_at_the_published_shape() -> None:
     merged = sum(p.numel() for n, p in whole.base.named_parameters() if "lora_" not in n)
     translation = merged - whole.base.encoder.positions.numel()
     assert round(translation / 1e6) == 561
-    assert whole.guesser is not None
-    matrices = sum(p.numel() for p in whole.guesser.parameters() if p.ndim > 1)
+    assert whole.draft_network is not None
+    matrices = sum(p.numel() for p in whole.draft_network.parameters() if p.ndim > 1)
     assert matrices == 14 * 3 * 1024**2
     assert round(matrices / 1e6, 1) == 44.0
     assert round((translation + matrices) / 1e6) == 605

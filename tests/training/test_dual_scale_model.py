@@ -11,7 +11,7 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.batching import PlanOptions
 from sprachbund.data.loading import Corpus, ExampleOptions, batches
 from sprachbund.data.manifest import Manifest
-from sprachbund.models.drafts import guess, read
+from sprachbund.models.drafts import draft_logits, run_decoder
 from sprachbund.models.whisper import load
 from sprachbund.models.whisper.extension import set_prompt
 from sprachbund.models.whisper.model import WhisperExamples
@@ -59,7 +59,7 @@ def make(place: Path, seed: int = 0, **options: Any) -> DualScale:
 
 
 def said(whole: DualScale, states: torch.Tensor, row: torch.Tensor, ahead: bool) -> list[torch.Tensor]:
-    """Log-probabilities behind every token of a row, by stepping; of the guesser, those that it is asked for."""
+    """Log-probabilities behind every token of a row, by stepping; of the draft network, those that it is asked for."""
     decoder = whole.base.decoder
     cache = decoder.start(states, None, capacity=len(row))
     found = []
@@ -67,9 +67,9 @@ def said(whole: DualScale, states: torch.Tensor, row: torch.Tensor, ahead: bool)
         if not ahead:
             found.append(decoder.step(token[None, None], cache)[0, 0].log_softmax(-1))
             continue
-        cross = whole.guesser.remember(states, None)  # type: ignore[union-attr]
-        h = whole.guesser.guess(decoder, token[None], torch.tensor([i]), cache, cross)  # type: ignore[union-attr]
-        found.append(whole.guesser.logits(decoder, h)[0, 0].log_softmax(-1))  # type: ignore[union-attr]
+        cross = whole.draft_network.remember(states, None)  # type: ignore[union-attr]
+        h = whole.draft_network.predict(decoder, token[None], torch.tensor([i]), cache, cross)  # type: ignore[union-attr]
+        found.append(whole.draft_network.logits(decoder, h)[0, 0].log_softmax(-1))  # type: ignore[union-attr]
         decoder.step(token[None, None], cache)
     return found
 
@@ -77,18 +77,18 @@ def said(whole: DualScale, states: torch.Tensor, row: torch.Tensor, ahead: bool)
 @torch.no_grad()
 def by_hand(whole: DualScale, batch: Batch) -> dict[str, float]:
     """Sums over tokens, row by row; a prompt is a start and a language, or where nobody speaks the start alone."""
-    lesson = whole.base.lesson(batch)
+    decoder_batch = whole.base.decoder_batch(batch)
     sums = dict.fromkeys(("speech", "text", "kl", "draft-speech", "draft-text", "draft-kl"), 0.0)
     for r, length in enumerate(batch.num_targets.tolist()):
         count = int(batch.spoken.num_tokens[r])  # type: ignore[union-attr]
         start = [whole.base.tokens.start]
         prompt = [*start, int(batch.target_language[r])] if count else start
         row = torch.tensor([*prompt, *batch.targets[r, :length].tolist()])
-        frames = lesson.memory.num_frames
+        frames = decoder_batch.memory.num_frames
         states = [
-            lesson.memory.states[r : r + 1]
+            decoder_batch.memory.states[r : r + 1]
             if frames is None
-            else lesson.memory.states[r : r + 1, : frames[r]]
+            else decoder_batch.memory.states[r : r + 1, : frames[r]]
         ]
         if count:
             assert whole.text_encoder is not None
@@ -186,10 +186,12 @@ def test_the_guessers_loss_reaches_keys_and_values_unless_detached(
     place: Path, batch: Batch, detach: bool
 ) -> None:
     whole = make(place, detach_kv=detach)
-    lesson = whole.base.lesson(batch)
-    seen = read(whole.base.decoder, lesson)
-    assert whole.guesser is not None
-    (found,) = guess(whole.guesser, whole.base.decoder, lesson, seen, detach_kv=whole.options.detach_kv)
+    decoder_batch = whole.base.decoder_batch(batch)
+    seen = run_decoder(whole.base.decoder, decoder_batch)
+    assert whole.draft_network is not None
+    (found,) = draft_logits(
+        whole.draft_network, whole.base.decoder, decoder_batch, seen, detach_kv=whole.options.detach_kv
+    )
     found.logits.square().sum().backward()
     grad = whole.base.decoder.layers[0].self_attention.value.weight.grad
     assert (grad is None or not bool(grad.any())) == detach
@@ -211,12 +213,14 @@ def test_layers_that_are_run_again_give_the_same_gradients(place: Path, batch: B
 def test_what_a_decoder_keeps_is_what_its_cache_holds(place: Path, batch: Batch) -> None:
     base = load(place / "whisper")
     with torch.no_grad():
-        lesson = set_prompt(base, "wanted-only", ["en", "de"]).lesson(batch)
-        seen = read(base.decoder, lesson)
+        decoder_batch = set_prompt(base, "wanted-only", ["en", "de"]).decoder_batch(batch)
+        seen = run_decoder(base.decoder, decoder_batch)
         cache = base.decoder.start(
-            lesson.memory.states, lesson.memory.num_frames, capacity=lesson.tokens.shape[1]
+            decoder_batch.memory.states,
+            decoder_batch.memory.num_frames,
+            capacity=decoder_batch.tokens.shape[1],
         )
-        base.decoder.step(lesson.tokens, cache)
+        base.decoder.step(decoder_batch.tokens, cache)
     for i, (keys, values) in seen.kept.items():
         torch.testing.assert_close(keys, cache.self_keys[i], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(values, cache.self_values[i], atol=1e-5, rtol=1e-4)
@@ -232,21 +236,23 @@ def test_without_a_text_branch_there_is_one_pass_and_no_divergence(place: Path, 
 
 def test_medusa_heads_are_taught_the_same_way(place: Path, batch: Batch) -> None:
     whole = make(place, draft="medusa", heads=2, gate=False).eval()
-    assert isinstance(whole.guesser, MedusaHeads)
+    assert isinstance(whole.draft_network, MedusaHeads)
     with torch.no_grad():
         loss = whole.loss(batch)
-        lesson = whole.base.lesson(batch)
+        decoder_batch = whole.base.decoder_batch(batch)
         hidden = whole.base.decoder.norm(
-            whole.base.decoder(lesson.tokens, lesson.memory.states, lesson.memory.num_frames)
+            whole.base.decoder(
+                decoder_batch.tokens, decoder_batch.memory.states, decoder_batch.memory.num_frames
+            )
         )
         total = 0.0
-        for r, count in enumerate(lesson.counted.sum(1).tolist()):
-            first = int(lesson.prompts[r]) - 1
+        for r, count in enumerate(decoder_batch.loss_mask.sum(1).tolist()):
+            first = int(decoder_batch.prompts[r]) - 1
             for i in range(first, first + count):
-                heads = whole.guesser.logits(whole.base.decoder, hidden[r, i]).log_softmax(-1)
+                heads = whole.draft_network.logits(whole.base.decoder, hidden[r, i]).log_softmax(-1)
                 for k in range(2):
                     if i + k + 1 < first + count:
-                        total -= 0.8**k * float(heads[k, lesson.wanted[r, i + k + 1]])
+                        total -= 0.8**k * float(heads[k, decoder_batch.labels[r, i + k + 1]])
     assert float(loss.parts["draft-speech"]) == pytest.approx(total, rel=1e-4)
 
 

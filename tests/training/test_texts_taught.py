@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.training.translator import too_long_for_frames
+from sprachbund.training.translator import length_warnings
 
 
 def test_transcripts_beyond_ctc_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
@@ -20,8 +20,8 @@ def test_transcripts_beyond_ctc_are_counted_and_the_first_is_named(tmp_path: Pat
         manifests=[Manifest(tmp_path)],
         examples=SimpleNamespace(transcript=lambda text: [ord(c) for c in text]),
     )
-    (line,) = too_long_for_frames(corpus, 0.08)
+    (line,) = length_warnings(corpus, 0.08)
     assert line.startswith(
         "2 of 3 transcripts are longer than CTC can align in frames of 80 ms (the first is blanks, 9"
     )
-    assert too_long_for_frames(corpus, 0.04) == []
+    assert length_warnings(corpus, 0.04) == []

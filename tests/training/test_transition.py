@@ -11,7 +11,7 @@ from sprachbund.data.loading import Corpus, ExampleOptions, batches
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.speech_llm import STAGES, SpeechLLM
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter, per_token, transition_loss, transition_side
 from sprachbund.research.code_switch.transition import Form, Transition
 from sprachbund.training.loop import train

@@ -90,7 +90,7 @@ def measure(
         offline: never use the network.
         final: the name that `after` is about to get; None where it has it.
     """
-    from sprachbund.compression.before_after import MeasureOptions, judge_tasks, measure_both
+    from sprachbund.compression.before_after import MeasureOptions, compare_tasks, measure_both
     from sprachbund.evaluation import provenance as hashes
     from sprachbund.util.files import write_json
 
@@ -112,7 +112,7 @@ def measure(
         )
     model = found.after.model.model_copy(update={"path": str(final or after)})
     found = found.model_copy(update={"after": found.after.model_copy(update={"model": model})})
-    verdict = judge_tasks(found)
+    verdict = compare_tasks(found)
     where = {"machine": hashes.machine(), "versions": hashes.versions(), "commit": hashes.commit()}
     values = {**what, **found.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **where}
     write_json(after / hashes.COMPRESSION_FILE, values)

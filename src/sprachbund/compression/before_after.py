@@ -1,12 +1,14 @@
-"""What a model can do before and after it was made smaller, measured on the same data in one run.
+"""A model before and after compression, measured on the same data in one run.
 
-Scores by pair, failures, languages told apart, times written, size, and the time both take in turn. What the smaller
-model has lost, does worse, or could not be measured on, is named: compression must not lose a task unseen.
+Measured are scores by pair, failures, detected languages, timestamps, size, and the time that both take in turn. The
+verdict names the tasks that the smaller model has lost, does worse, or could not be measured on: compression must not
+lose a task unseen.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from sprachbund.models.base import Family, Target, TimestampTokens
 from sprachbund.models.io import load, locate
 from sprachbund.nn.quantized import num_weights
 
-# How well a model's timestamps tell where speech ends: the one task that no text score sees.
+# Timestamps: the one task that no text score shows.
 
 _MOST = 32  # utterances that are looked at
 
@@ -59,7 +61,13 @@ class TimesWritten(BaseModel):
 
 
 def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> TimesWritten | None:
-    """Ask for transcripts, or the first target, with timestamps; None for a family that writes none."""
+    """Ask for transcripts, or the first target, with timestamps; None for a family that writes none.
+
+    Args:
+        family: the model.
+        manifest: speech with texts.
+        jobs: utterances and their targets, of which some are taken evenly.
+    """
     times = family.capabilities.timestamps
     if times is None:
         return None
@@ -77,8 +85,10 @@ def _error_s(family: Family, manifest: Manifest, job: Job, times: TimestampToken
     target = job.source if (job.source, job.source) in family.pairs() else job.targets[0]
     memory = encode(family, family.features([samples]), [job.source])
     asked = Target(language=target, source=job.source, timestamps=True)
-    ((found,),) = search(family, memory, [[asked]], DecodingOptions(draft=NONE), [len(samples) / SAMPLE_RATE])
-    last = found.tokens[-1] if found.tokens else 0
+    ((result,),) = search(
+        family, memory, [[asked]], DecodingOptions(draft=NONE), [len(samples) / SAMPLE_RATE]
+    )
+    last = result.tokens[-1] if result.tokens else 0
     return None if last < times.first else abs(times.seconds(last) - _end_of_speech_s(samples))
 
 
@@ -131,8 +141,8 @@ class _Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Told(_Values):
-    """Languages spoken that were told right: `right` of `judged` utterances."""
+class LanguageAccuracy(_Values):
+    """How often the language spoken was detected: `right` of `judged` utterances."""
 
     right: int
     judged: int
@@ -154,7 +164,7 @@ class Measured(_Values):
         pairs: "en-de" for each pair it can be asked for.
         scores: pair to metric to score: chrF, and an error rate of transcripts. Behind the guard.
         failures: behind the guard, over all pairs.
-        languages: language to how often it was told right; empty for a model that cannot tell.
+        languages: language to how often it was detected; empty for a model that does not detect languages.
         times: how well timestamps end; None for a model without.
     """
 
@@ -165,7 +175,7 @@ class Measured(_Values):
     pairs: tuple[str, ...]
     scores: dict[str, dict[str, float]] = {}
     failures: tuple[FailureRate, ...] = ()
-    languages: dict[str, Told] = {}
+    languages: dict[str, LanguageAccuracy] = {}
     times: TimesWritten | None = None
 
 
@@ -190,19 +200,27 @@ def measure_both(
 ) -> Measurement:
     """Measure two models on the same corpora; without any, only their sizes.
 
+    Args:
+        before: name or directory of the model before.
+        after: directory of the model after.
+        data: directories of corpora.
+        options: how much is measured.
+        offline: never use the network.
+        progress: takes what is done, how much of it is done, and the total.
+
     Raises:
         SprachbundError: corpora or languages that cannot be.
     """
     manifests = [open_corpus(path) for path in data]
-    places: dict[str, str | Path] = {BEFORE: before, AFTER: after}
-    families = {name: _family(place, options.engine, offline) for name, place in places.items()}
+    paths: dict[str, str | Path] = {BEFORE: before, AFTER: after}
+    families = {name: _family(path_or_id, options.engine, offline) for name, path_or_id in paths.items()}
     measured, plans = {}, {}
     for name, family in families.items():
         plans[name] = [_plan(family, m, options) for m in manifests]
-        found = _measured(family, manifests, plans[name], options, lambda d, t, n=name: progress(n, d, t))  # type: ignore[misc]
-        # An engine's exchanged parts hide the weights.
-        whole = family if options.engine == "torch" else load(places[name], offline=offline)
-        measured[name] = _described(places[name], whole, offline).model_copy(update=found)
+        scores = _measured(family, manifests, plans[name], options, partial(progress, name))
+        # The native modules of an engine hide the weights.
+        whole = family if options.engine == "torch" else load(paths[name], offline=offline)
+        measured[name] = _described(paths[name], whole, offline).model_copy(update=scores)
     speed = _race(families, manifests[0], plans, options, progress) if manifests and options.rounds else ()
     return Measurement(
         before=measured[BEFORE],
@@ -213,8 +231,8 @@ def measure_both(
     )
 
 
-def _family(place: str | Path, engine: EngineChoice, offline: bool) -> Family:
-    directory = locate(place, offline=offline)
+def _family(path_or_id: str | Path, engine: EngineChoice, offline: bool) -> Family:
+    directory = locate(path_or_id, offline=offline)
     return engine_for(load(directory, offline=True), engine, directory=directory).family
 
 
@@ -224,10 +242,10 @@ def _plan(family: Family, manifest: Manifest, options: MeasureOptions) -> Plan:
     return make_plan(family, manifest, targets or None, options.limit)
 
 
-def _described(place: str | Path, family: Any, offline: bool) -> Measured:
-    size = stored_size(locate(place, offline=offline))
+def _described(path_or_id: str | Path, family: Any, offline: bool) -> Measured:
+    size = stored_size(locate(path_or_id, offline=offline))
     return Measured(
-        model=model_used(place, offline),
+        model=model_used(path_or_id, offline),
         parameters=num_weights(family),
         bytes_on_disk=size.bytes_on_disk,
         bits=size.bits,
@@ -247,12 +265,12 @@ def _measured(
         return {}
     targets = {target for plan in plans for job in plan.jobs for target in job.targets}
     asked = options.evaluation(tuple(sorted(targets)))
-    scoring, told = Scoring(targets, asked), Counter[tuple[str, bool]]()
-    total, can_tell = sum(plan.num_lines for plan in plans), _tells_languages(family)
+    scoring, counts = Scoring(targets, asked), Counter[tuple[str, bool]]()
+    total, detects = sum(plan.num_lines for plan in plans), _detects_languages(family)
     for done, line in enumerate(_lines(family, manifests, plans, asked), start=1):
         scoring.add(line)
-        if can_tell:
-            told[line.source, line.evidence.language == line.source] += 1
+        if detects:
+            counts[line.source, line.evidence.language == line.source] += 1
         progress(done, total)
     for line in translate_no_speech(family, asked):
         scoring.add(line)
@@ -261,8 +279,8 @@ def _measured(
         "scores": _scores(result),
         "failures": tuple(rate for rate in result.failures if rate.guard and rate.member == "all"),
         "languages": {
-            tag: Told(right=told[tag, True], judged=told[tag, True] + told[tag, False])
-            for tag in sorted({tag for tag, _ in told})
+            tag: LanguageAccuracy(right=counts[tag, True], judged=counts[tag, True] + counts[tag, False])
+            for tag in sorted({tag for tag, _ in counts})
         },
         "times": times_written(family, manifests[0], plans[0].jobs),
     }
@@ -275,15 +293,15 @@ def _lines(
         yield from translate_plan(family, manifest, plan, options.decoding, options.batch_size)
 
 
-def _tells_languages(family: Family) -> bool:
-    """Whether the model has learned to tell languages; one that has not finds all alike."""
+def _detects_languages(family: Family) -> bool:
+    """Whether the model has learned to detect languages; to one that has not, all are equal."""
     import numpy as np
     import torch
 
     with torch.inference_mode():
         memory = family.encode(family.features([np.zeros(16_000, np.float32)]))
-        found = family.language_log_probs(memory)
-    alone = identify(found, family.source_languages, None)
+        log_probs = family.language_log_probs(memory)
+    alone = identify(log_probs, family.source_languages, None)
     return len(family.source_languages) > 1 and alone.language != UNDETERMINED
 
 
@@ -341,8 +359,7 @@ def _conditions(options: MeasureOptions, measured: bool) -> dict[str, Any]:
     }
 
 
-# Which tasks a smaller model has lost, does worse, or was not measured on, beside the one that it was made
-# from.
+# The verdict.
 
 TOLERANCE = 1.0
 """Points (of chrF, of an error rate, of a share in percent) that do not count as worse."""
@@ -365,7 +382,7 @@ class Verdict(BaseModel):
     not_measured: tuple[str, ...] = ()
 
 
-def judge_tasks(measurement: Measurement) -> Verdict:
+def compare_tasks(measurement: Measurement) -> Verdict:
     """Compare two models that were measured together."""
     before, after = measurement.before, measurement.after
     measured = bool(measurement.data)

@@ -1,6 +1,7 @@
-"""A student that learns from a teacher: its texts, and token by token what else the teacher might have written.
+"""Knowledge distillation: the loss of a student against a frozen teacher, and the recipe of a student.
 
-Both read the same speech and the same rows, so that their logits stand side by side. Shapes: B utterances, R rows,
+The student learns the teacher's texts and, token by token, its distribution. Both read the same speech and the same
+rows, so that their logits can be compared. Shapes: B utterances, R rows,
 N target tokens of a batch, V vocabulary, L languages.
 """
 
@@ -23,7 +24,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, Memory
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import family_of, load, locate
-from sprachbund.models.teaching import Lesson
+from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.training.loop import train
@@ -36,7 +37,7 @@ from sprachbund.training.translator import (
     Strict,
     TranslatorRecipe,
     check_corpus,
-    make_student,
+    prepare_model,
 )
 from sprachbund.util.distributed import (
     first_rank_first,
@@ -121,39 +122,41 @@ class Distillation(nn.Module):
             SprachbundError: the teacher is asked for the same rows by other tokens.
         """
         options, student = self.options, self.student
-        lesson: Lesson = student.lesson(batch)
-        logits = _logits(student, lesson)
+        decoder_batch: DecoderBatch = student.decoder_batch(batch)
+        logits = _logits(student, decoder_batch)
         attention = F.cross_entropy(
             logits,
-            lesson.wanted[lesson.counted],
+            decoder_batch.labels[decoder_batch.loss_mask],
             reduction="sum",
             label_smoothing=options.label_smoothing,
         )
-        loss = Loss.of_text(options.label_weight * attention, int(lesson.counted.sum()), attention=attention)
+        loss = Loss.of_text(
+            options.label_weight * attention, int(decoder_batch.loss_mask.sum()), attention=attention
+        )
         if isinstance(student, Conformer):
-            loss = student.with_heads(loss, batch, lesson.memory)
+            loss = student.with_heads(loss, batch, decoder_batch.memory)
         if not (options.asks_the_teacher and torch.is_grad_enabled()):  # checkpoints are ranked by the texts
             return loss
-        told, told_memory = self._told(batch, lesson)
+        teacher_logits, teacher_memory = self._teacher_output(batch, decoder_batch)
         parts = {
-            "kl": options.kl_weight * kl_divergence(told, logits, options.temperature),
+            "kl": options.kl_weight * kl_divergence(teacher_logits, logits, options.temperature),
             # One language counts as a token of each of its rows would, as in the conformer's own loss.
             "language_kl": options.language_weight
             * batch.rows_per_utterance
-            * self._language_divergence(batch, told_memory, lesson.memory),
+            * self._language_divergence(batch, teacher_memory, decoder_batch.memory),
         }
         detached = {name: part.detach() for name, part in parts.items()}
         return replace(loss, total=loss.total + sum(parts.values()), parts=detached)
 
     @torch.no_grad()
-    def _told(self, batch: Batch, lesson: Lesson) -> tuple[Tensor, Memory]:
-        """The teacher's logits (N, V) of the same tokens, and what it made of the speech."""
+    def _teacher_output(self, batch: Batch, decoder_batch: DecoderBatch) -> tuple[Tensor, Memory]:
+        """The teacher's logits (N, V) of the same tokens, and its memory of the speech."""
         teacher = self.teacher
         if teacher.decoder.positions.device != batch.features.device:
             teacher.to(batch.features.device)
         teacher.eval()
-        own: Lesson = teacher.lesson(batch)
-        if not torch.equal(own.tokens, lesson.tokens):
+        own: DecoderBatch = teacher.decoder_batch(batch)
+        if not torch.equal(own.tokens, decoder_batch.tokens):
             raise SprachbundError(
                 "the student is asked for a language by other tokens than the teacher; prune the teacher to get a "
                 f"student, {_TEXTS_ONLY}"
@@ -164,28 +167,39 @@ class Distillation(nn.Module):
         """Summed over utterances in which somebody speaks."""
         with torch.no_grad():
             wanted = self.teacher.language_log_probs(teacher)
-        found = self.student.language_log_probs(student)
-        each = F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
+        log_probs = self.student.language_log_probs(student)
+        each = F.kl_div(log_probs, wanted, reduction="none", log_target=True).sum(-1)
         return (each * (batch.source_language >= 0)).sum()
 
 
-def _logits(model: Any, lesson: Lesson) -> Tensor:
-    """(N, V) of the tokens of a lesson that count."""
-    memory = lesson.memory
-    hidden = model.decoder(lesson.tokens, memory.states, memory.num_frames, lesson.route)
-    logits: Tensor = model.decoder.logits(hidden[lesson.counted]).float()
+def _logits(model: Any, decoder_batch: DecoderBatch) -> Tensor:
+    """(N, V) of the tokens of a decoder batch that count."""
+    memory = decoder_batch.memory
+    hidden = model.decoder(decoder_batch.tokens, memory.states, memory.num_frames, decoder_batch.route)
+    logits: Tensor = model.decoder.logits(hidden[decoder_batch.loss_mask]).float()
     return logits
 
 
 def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) of logits (N, V), summed over N; T^2 keeps gradients of the size that they had."""
+    """T^2 KL(teacher || student) of logits (N, V), summed over N.
+
+    Args:
+        teacher: logits (N, V).
+        student: logits (N, V).
+        temperature: T, by which both are divided. T^2 keeps the size of the gradients.
+    """
     wanted = (teacher.float() / temperature).log_softmax(-1)
-    found = (student.float() / temperature).log_softmax(-1)
-    return temperature**2 * F.kl_div(found, wanted, reduction="sum", log_target=True)
+    log_probs = (student.float() / temperature).log_softmax(-1)
+    return temperature**2 * F.kl_div(log_probs, wanted, reduction="sum", log_target=True)
 
 
 def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None:
-    """Refuse a student that this teacher has nothing to tell.
+    """Refuse a student that cannot learn from this teacher.
+
+    Args:
+        student: a model.
+        teacher: a model.
+        options: the weights of the losses say whether the two are compared token by token.
 
     Raises:
         SprachbundError: a student with more weights than the teacher; where the two are compared token by token,
@@ -239,8 +253,7 @@ def _traits(student: Any, teacher: Any) -> Iterator[tuple[str, object, object]]:
     yield "max_tokens", student.max_tokens, teacher.max_tokens
 
 
-# The recipe of a student: a teacher, a smaller model and speech with texts in, the smaller model taught
-# out.
+# The recipe of a student.
 
 RECIPE_FILE = "recipe.json"
 MODEL = "model"
@@ -278,7 +291,13 @@ def run(
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> Path:
-    """Teach a student, or take up the run in `directory`; the directory of the model.
+    """Train a student, or take up the run in `directory`, and return the directory of the model.
+
+    Args:
+        recipe: the models, the data and the options.
+        directory: of the run; its `model` folder is the result.
+        report: takes each line of progress.
+        stop_after: stop, resumable, after so many steps.
 
     Raises:
         SprachbundError: models that do not go together, data that neither knows, or a run of another recipe.
@@ -295,10 +314,10 @@ def _run(
         _claim(recipe, directory)
     start = locate(str(recipe.student))
     teacher: Any = load(recipe.teacher)
-    student = make_student(_as_translator(recipe, start), directory, [])
+    student = prepare_model(_as_translator(recipe, start), directory, [])
     check_pair(student.model, teacher, recipe.objective)
-    told = sum(p.numel() for p in teacher.parameters()) / 1e6
-    report(f"the teacher, {told:.1f} M parameters, is held beside what follows")
+    size = sum(p.numel() for p in teacher.parameters()) / 1e6
+    report(f"the teacher, {size:.1f} M parameters, is held beside what follows")
     corpus = _corpus(recipe, recipe.train, student.examples, recipe.examples.model_dump())
     dev = _corpus(recipe, recipe.dev, student.examples, {**recipe.examples.model_dump(), **NO_MASKS})
     check_corpus(corpus, recipe.training.max_duration_s, report)
@@ -356,7 +375,7 @@ def _claim(recipe: DistilRecipe, directory: Path) -> None:
 
 
 def _as_translator(recipe: DistilRecipe, start: Path) -> TranslatorRecipe:
-    """What `make_student` asks: the student as any model that is trained on, stored in the bits it has."""
+    """What `prepare_model` asks: the student as any model that is trained on, stored in the bits it has."""
     bits: Bits = bits_of(start)
     return TranslatorRecipe(
         languages=recipe.languages,

@@ -102,7 +102,13 @@ class PredictionStep(nn.Module):
         self.prediction, self.projection = transducer.prediction, transducer.joint.prediction
 
     def forward(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B,) and (B, L, P) twice; (B, J) and the same."""
+        """(B,) and (B, L, P) twice; (B, J) and the same.
+
+        Args:
+            tokens: (B,), the newest ones.
+            hidden: (B, L, P).
+            cell: (B, L, P).
+        """
         output, hidden, cell = self.prediction.step(tokens, hidden, cell)
         return self.projection(output), hidden, cell
 
@@ -230,13 +236,13 @@ def _is_large(module: nn.Module) -> bool:
 
 def _dynamic(shape: Sequence[int | str], sizes: dict[str, Any]) -> dict[int, Any]:
     """Axes that are named, by their names: "8*chunk" is eight times "chunk"."""
-    found = {}
+    axes = {}
     for axis, size in enumerate(shape):
         if isinstance(size, str):
             factor, _, name = size.rpartition("*")
             dim = sizes.setdefault(name, torch.export.Dim(name, min=1, max=4096))
-            found[axis] = int(factor) * dim if factor else dim
-    return found
+            axes[axis] = int(factor) * dim if factor else dim
+    return axes
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Pseudo-labels: a teacher writes what is said, in every language wanted; what is worth teaching becomes a corpus.
+"""Pseudo-labels: a teacher transcribes and translates speech; the labels that pass the filters become a corpus.
 
-The work goes shard by shard, and a shard that is finished is never done again. Beside each lies a record of what was
-dropped and why, so that nothing vanishes unseen. Idea and name: arXiv 2311.00430, section 3.
+The sections are the filters, the speech to be labelled, the files, and the run. The work goes shard by shard, and a
+finished shard is never done again. A record beside each lists the dropped labels with their reasons. Idea and name:
+arXiv 2311.00430, section 3.
 """
 
 import json
@@ -31,11 +32,9 @@ from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
 from sprachbund.util.files import is_empty, read_model, read_object, write_json
 
-# Which of a teacher's labels are taught: a student repeats its teacher's failures, so failures are dropped
-# by name.
+# Filters: a student repeats its teacher's failures, so labels with known failures are dropped.
 #
-# What the guard keeps off a screen must not be learned either; to that come signs that only the pair of
-# texts gives.
+# They are those of the guard, and others that need both texts of a pair.
 
 MIN_LETTERS = 12
 """A shorter text is not asked which language it is in."""
@@ -121,7 +120,7 @@ def why_dropped(
         identifier: knows languages by their texts.
         options: thresholds.
     """
-    found = drop_reason(
+    rejected = drop_reason(
         text,
         duration_s=duration_s,
         speech_probability=evidence.speech_probability,
@@ -129,8 +128,8 @@ def why_dropped(
         mean_log_probability=evidence.mean_log_probability,
         options=options.guard,
     )
-    if found is not None:
-        return found
+    if rejected is not None:
+        return rejected
     if not evidence.finished:
         return "cut off: the row reached the limit of tokens"
     if target != source and transcript:
@@ -178,8 +177,7 @@ def _primary(tag: str) -> str:
     return tag.partition("-")[0]
 
 
-# Speech to be labelled, from wherever it lies: a corpus, a folder of recordings, a recording; texts or
-# none.
+# Speech to be labelled: a corpus, a folder of recordings, or a recording; with texts or without.
 #
 # Long recordings are cut at pauses into pieces that a teacher takes at once.
 
@@ -193,7 +191,7 @@ class Spoken:
     Attributes:
         id: unique within its source.
         samples: (num_samples,) float32 at 16 kHz.
-        language: BCP-47 tag of the speech; None where it is to be found out, "" where nobody speaks.
+        language: BCP-47 tag of the speech; None where it is to be detected, "" where nobody speaks.
         text: transcript, if there is one.
         speaker: if known.
         translations: language to text.
@@ -247,7 +245,7 @@ def open_source(path: Path, language: str | None, max_s: float) -> Source:
 
     Args:
         path: of it.
-        language: spoken in recordings; None where it is to be found out. A corpus tells its own.
+        language: spoken in recordings; None where it is to be detected. A corpus tells its own.
         max_s: longest piece that a recording is cut into.
 
     Raises:
@@ -355,8 +353,7 @@ def _duration_s(path: Path) -> float:
         return _UNKNOWN_S
 
 
-# Pseudo-labels on disk: what was dropped and why, settings that may not change, and the corpus when it is
-# whole.
+# Files: dropped labels with their reasons, settings that may not change, and the corpus when it is whole.
 
 SETTINGS = "pseudo_labels.json"
 """What a corpus of labels was begun with; the same command goes on only with the same."""
@@ -393,7 +390,14 @@ class Record:
         self.counts.setdefault(target, Counter())[what] += 1
 
     def drop(self, job_id: str, target: str, text: str, reason: str) -> None:
-        """A label that is not to be taught."""
+        """A label that is not to be taught.
+
+        Args:
+            job_id: of the utterance.
+            target: BCP-47 tag of the label's language.
+            text: of the label.
+            reason: why it is left out.
+        """
         self.count(target, kind_of(reason))
         self.dropped.append({"id": job_id, "target": target, "text": text, "reason": reason})
 
@@ -462,8 +466,8 @@ def close(
     left_out, counts = Counter[str](), dict[str, Counter[str]]()
     for record in records:
         left_out.update(record["left_out"])
-        for target, found in record["counts"].items():
-            counts.setdefault(target, Counter()).update(found)
+        for target, number in record["counts"].items():
+            counts.setdefault(target, Counter()).update(number)
     if not any(record["utterances"] for record in records):
         why = ", ".join(f"{n} {what}" for what, n in (left_out + sum(counts.values(), Counter())).items())
         raise SprachbundError(
@@ -478,13 +482,13 @@ def close(
         "pseudo_labels": {"teacher": name, "targets": list(targets)},
     }
     for key in ("licence", "attribution"):
-        found_values = [i[key] for i in infos if i.get(key)]
-        info[key] = found_values[0] if len(found_values) == 1 else found_values or ""
+        values = [i[key] for i in infos if i.get(key)]
+        info[key] = values[0] if len(values) == 1 else values or ""
     ManifestWriter(out).close(info)
     return Labelled(
         utterances=sum(record["utterances"] for record in records),
         left_out=dict(left_out),
-        counts={target: dict(found) for target, found in sorted(counts.items())},
+        counts={target: dict(number) for target, number in sorted(counts.items())},
     )
 
 
@@ -499,7 +503,13 @@ class Labeller(Protocol):
     def decode(
         self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
     ) -> Labels:
-        """Text and `LabelEvidence` for every sound and each of its targets, of which all have as many."""
+        """Text and `LabelEvidence` for every sound and each of its targets, of which all have as many.
+
+        Args:
+            sounds: 16 kHz mono float32 samples of each utterance.
+            targets: BCP-47 tags of the languages wanted of each, as many for each.
+            sources: BCP-47 tag of the language spoken in each; None where it is to be detected.
+        """
         ...
 
 
@@ -522,6 +532,11 @@ class LabelOptions:
 
 def check_targets(teacher: Family, sources: Sequence[Source], targets: Sequence[str]) -> None:
     """Refuse data or targets that a teacher knows nothing of.
+
+    Args:
+        teacher: the model that writes labels.
+        sources: speech that is to be labelled.
+        targets: BCP-47 tags of the languages wanted.
 
     Raises:
         SprachbundError: a language spoken that it does not hear, or a target that it does not write from any of them.
@@ -614,7 +629,13 @@ class _Work:
         self._options, self._identifier = options, identifier
 
     def label(self, spoken: Sequence[tuple[str, Spoken]], record: Record, writer: ManifestWriter) -> None:
-        """Label utterances under their ids and write those of which a text is known."""
+        """Label utterances under their ids and write those of which a text is known.
+
+        Args:
+            spoken: utterances with their ids.
+            record: counts what was labelled and what was left out.
+            writer: takes the labelled utterances.
+        """
         jobs = self._jobs(spoken, record)
         labels = self._labels(jobs)
         for job in jobs:
@@ -666,16 +687,16 @@ class _Work:
             ]
             features = teacher.features([one.samples for one in some])
             encoded = encode_and_identify(teacher, features, queries, [one.duration_s for one in some])
-            for found in encoded.languages:
-                if found.language == UNDETERMINED:
+            for decision in encoded.languages:
+                if decision.language == UNDETERMINED:
                     raise SprachbundError(
                         "this teacher cannot tell which language is spoken; name it with --from"
                     )
-                yield found.language, found.probability
+                yield decision.language, decision.probability
 
     def _labels(self, jobs: Sequence[_Job]) -> dict[str, dict[str, tuple[str, LabelEvidence]]]:
         """Job to target to text and evidence; utterances of like length share a batch."""
-        found: dict[str, dict[str, tuple[str, LabelEvidence]]] = {}
+        labels: dict[str, dict[str, tuple[str, LabelEvidence]]] = {}
         order = sorted(jobs, key=lambda job: (len(job.targets), job.spoken.duration_s, job.id))
         for count, same in groupby(order, key=lambda job: len(job.targets)):
             for batch in _batches(list(same), self._options.batch_size) if count else ():
@@ -687,8 +708,8 @@ class _Work:
                 for job, row in zip(batch, rows, strict=True):
                     # Where the guard left a part, that is the text which the teacher would show.
                     shown = [(text if e.kept is None else e.kept, e) for text, e in row]
-                    found[job.id] = dict(zip(job.targets, shown, strict=True))
-        return found
+                    labels[job.id] = dict(zip(job.targets, shown, strict=True))
+        return labels
 
     def _write(
         self,

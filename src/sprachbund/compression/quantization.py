@@ -1,9 +1,8 @@
-"""Linear layers of a model exchanged for ones in 3 to 8 bits: which, how, and what it costs.
+"""Quantization: linear layers in 3 to 8 bits, and model directories in 8 bits.
 
-The mathematics is in `sprachbund.nn.quantized`, the layer that computes from its packed weights in
-`sprachbund.nn.quantized`; the native engine has kernels of its own for 4 bits (`NativeOptions(weights="int4")`).
-This form is for studies, for streaming encoders, for any device and for export. arXiv 2606.24169, weight-only
-quantization.
+The mathematics and the layer that computes from its packed weights are in `sprachbund.nn.quantized`; the native engine
+has kernels of its own for 4 bits (`NativeOptions(weights="int4")`). This form is for studies, for streaming encoders,
+for any device and for export. arXiv 2606.24169, weight-only quantization.
 """
 
 from collections.abc import Iterable, Sequence
@@ -71,6 +70,11 @@ def quantize_linears(
     model: nn.Module, names: Iterable[str], options: KQuantOptions | None = None
 ) -> list[QuantizedLayer]:
     """Exchange the linear layers of these names, in place, for ones in few bits; nothing else is touched.
+
+    Args:
+        model: is changed in place.
+        names: of its linear layers.
+        options: bits, block and method; the defaults if None.
 
     Raises:
         SprachbundError: a name that is no linear layer of the model; see `quantize_blocks` for the others.
@@ -151,7 +155,7 @@ def _nearest(name: str, there: Sequence[str]) -> str:
     return f"; it has {len(there)}" + (f", such as {there[0]!r}" if there else "")
 
 
-# Model directories whose weights have 8 bits: how they are written, and how large they are.
+# Model directories in 8 bits.
 #
 # The format is that of `sprachbund.models.weights`: `model.safetensors`, which can be mapped into memory,
 # holds of every matrix signed bytes and a scale for each of its rows. The native engine computes in those
@@ -187,8 +191,8 @@ def stored_size(directory: Path) -> StoredSize:
         bits = {
             packed.bits
         }  # of the matrices that count; those of decoder and joint network are as they were
-    found = next(iter(bits)) if len(bits) == 1 else None
-    return StoredSize(bytes_on_disk=sum(path.stat().st_size for path in files), bits=found)
+    shared = next(iter(bits)) if len(bits) == 1 else None
+    return StoredSize(bytes_on_disk=sum(path.stat().st_size for path in files), bits=shared)
 
 
 def check_quantizable(model: Any) -> None:

@@ -1,8 +1,10 @@
-"""A smaller model on disk: saved whole or not at all, with a card that says where it comes from."""
+"""Writing models that were made from others: saved whole or not at all, with a card that names their origin.
+
+The last section converts public streaming checkpoints into model directories.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +13,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.checkpoints import MODEL_TYPE, assemble, read_nemo, read_transformers
-from sprachbund.models.conformer.io import save
 from sprachbund.models.drafts import find_drafts
-from sprachbund.models.io import locate
+from sprachbund.models.io import locate, save
 from sprachbund.models.weights import Bits, read_packed_linears
 from sprachbund.util.files import atomic_directory, copy_file, is_empty
 
@@ -28,12 +29,19 @@ def bits_of(directory: Path) -> Bits:
     """Bits that a model's matrices are stored in, packed ones aside; 32 where they differ."""
     if read_packed_linears(directory) is not None:
         return 32
-    found = stored_size(directory).bits
-    return cast("Bits", found) if found in (8, 16) else 32
+    bits = stored_size(directory).bits
+    return cast("Bits", bits) if bits in (8, 16) else 32
 
 
 def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:
-    """The card of what was made from the model in `source`; its scores were those of another model."""
+    """The card of a model that was made from another; the scores of the other one are left out.
+
+    Args:
+        family: the new model.
+        source: directory of the other one.
+        name: of the new model.
+        how: the command and its options, for the card.
+    """
     old = Card.read(source) or Card(
         name=source.name,
         source_languages=sorted({s for s, _ in family.pairs()}),
@@ -59,7 +67,6 @@ def save_smaller(
     Raises:
         SprachbundError: the family has no place for so few bits.
     """
-    save = import_module(f"{type(family).__module__.rpartition('.')[0]}.io").save
     save(family, directory, bits=bits, card=card_of(family, source, name, how))
 
 
@@ -89,7 +96,7 @@ def copy_drafts(source: Path, out: Path) -> list[str]:
     return list(drafts)
 
 
-# Public streaming checkpoints made into model directories, with a card that says where they come from.
+# Public streaming checkpoints.
 
 
 def convert(

@@ -543,7 +543,7 @@ class TorchDecoder(TextDecoder):
 
     def states(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
         """A step that stops before the last norm: (R, Q, D), for `logits`; arguments and errors as for `step`."""
-        positions, allowed = self.places(tokens, cache)
+        positions, allowed = self.query_positions(tokens, cache)
         x = self._through(tokens, _Step(cache=cache, positions=positions, allowed=allowed, weights=weights))
         cache.grow(tokens.shape[1])
         return x

@@ -31,7 +31,7 @@ class Features:
     Attributes:
         values: (B, T, M); of families that read tokens, their ids (B, T).
         num_frames: valid frames (B,).
-        source_language: the language spoken (B,), by its place among the model's source languages; -1, or None for
+        source_language: the language spoken (B,), by its index among the model's source languages; -1, or None for
             all, where it is not known. Only models split by language ask for it.
         declared: boolean (B, L), the source languages that may occur; None where any may. Only models whose experts
             belong to languages ask for it, see `LanguageExperts`.
@@ -50,9 +50,9 @@ class Memory:
     Attributes:
         states: (B, T, D).
         num_frames: valid frames (B,); None if all are valid.
-        source_language: the language (B,) whose branches the rows went through, given or found out, by its place
+        source_language: the language (B,) whose branches the rows went through, given or detected, by its index
             among the model's; None from an encoder that is not split by language.
-        language_log_probs: (B, L) what was found out on the way; None when the languages were given.
+        language_log_probs: (B, L) as detected on the way; None when the languages were given.
     """
 
     states: Tensor
@@ -310,11 +310,23 @@ class Family(Protocol):
         """An empty cache; row r reads memory r // rows_per_memory.
 
         `targets` are those of the R rows; only models whose decoder is split by language need them.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows; only a decoder that is split by language needs them.
         """
         ...
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
         ...
 
     def suppressed(self, target: Target) -> Tensor:

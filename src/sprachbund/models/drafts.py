@@ -1,7 +1,10 @@
-"""Drafts on disk: one file beside a model's weights, which says itself what it is and to which model it belongs.
+"""Drafts on disk, and the logits of draft networks in training.
 
-`draft.safetensors`, or `draft.NAME.safetensors` where a model has several. The description stands in the head of the
-file, so that weights and description cannot be parted, and a foreign model's `config.json` stays as it is.
+A draft is one file beside a model's weights: `draft.safetensors`, or `draft.NAME.safetensors` where a model has
+several. The description stands in the head of the file, so that weights and description cannot be parted, and the
+`config.json` of a model from elsewhere stays as it is. Draft networks are run on whole rows with teacher forcing; the
+code is the same for a parasite and for Medusa heads, on a frozen model and on one that is trained along. Shapes: R
+rows, U tokens of a row, B memories, T frames, N predictions, D width, H heads, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -16,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.teaching import Lesson
+from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.decoder import DecoderCache, TextDecoder, allowed_frames
 from sprachbund.nn.drafts import MedusaHeads, Parasite
 from sprachbund.nn.limits import WIDTH, Layers, Vocabulary, Weight
@@ -28,7 +31,7 @@ _KEY = "draft"
 
 
 class DraftCard(BaseModel):
-    """What a draft's file says about it.
+    """Description of a draft, in its file.
 
     Attributes:
         kind: which sort of draft it is.
@@ -52,7 +55,13 @@ class DraftCard(BaseModel):
 
 
 def write_draft(path: Path, card: DraftCard, arrays: Mapping[str, Tensor]) -> None:
-    """Write a draft's file; it appears whole or not at all."""
+    """Write a draft's file; it appears whole or not at all.
+
+    Args:
+        path: of the file.
+        card: its description.
+        arrays: weights of the draft by name.
+    """
     save_tensors(path, arrays, {"format": "pt", _KEY: card.model_dump_json()})
 
 
@@ -81,27 +90,23 @@ def find_drafts(directory: Path) -> dict[str, Path]:
     Raises:
         SprachbundError: a file that is named like a draft and is none.
     """
-    found: dict[str, Path] = {}
+    drafts: dict[str, Path] = {}
     for path in sorted(directory.glob(_PATTERN), key=lambda path: (path.name != DRAFT_FILE, path.name)):
         name = path.name.removeprefix("draft").removesuffix(".safetensors").strip(".")
-        found[name or read_card(path).kind] = path
-    return found
+        drafts[name or read_card(path).kind] = path
+    return drafts
 
 
-# What a network that guesses ahead says of whole rows at once, as training needs it, beside what its model
-# says.
-#
-# The same for a parasite and for Medusa heads, on a frozen model and on one that is trained along. Shapes:
-# R rows, U tokens of a row, B memories, T frames, N guesses, D width, H heads, V vocabulary.
+# Draft networks in training.
 
-Guesser = Parasite | MedusaHeads
+DraftNetwork = Parasite | MedusaHeads
 _LATER = 0.8
 """Weight of a Medusa head against that of the one before it (arXiv 2401.10774, section 2.2.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
-    """What a decoder made of a lesson.
+class DecoderOutput:
+    """Output of a decoder for a decoder batch.
 
     Attributes:
         hidden: (R, U, D) behind its last norm.
@@ -111,56 +116,74 @@ class Pass:
     hidden: Tensor
     kept: dict[int, tuple[Tensor, Tensor]]
 
-    def logits(self, decoder: TextDecoder, places: Tensor) -> Tensor:
-        """The decoder's logits (N, V) at `places`, boolean (R, U)."""
-        return decoder.outputs(self.hidden[places])
+    def logits(self, decoder: TextDecoder, positions: Tensor) -> Tensor:
+        """The decoder's logits (N, V) at `positions`, boolean (R, U)."""
+        return decoder.outputs(self.hidden[positions])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess:
-    """Guesses at some tokens of a lesson.
+class DraftLogits:
+    """Logits of a draft network for some tokens of a decoder batch.
 
     Attributes:
         logits: (N, V).
-        places: boolean (R, U), where the decoder itself says what these tokens are; N of them.
-        weight: of these guesses in a loss.
+        positions: boolean (R, U), where the decoder itself predicts these tokens; N of them.
+        weight: of these tokens in a loss.
     """
 
     logits: Tensor
-    places: Tensor
+    positions: Tensor
     weight: float = 1.0
 
 
-def read(decoder: TextDecoder, lesson: Lesson) -> Pass:
-    """Run the decoder over a lesson, with gradients if they are on."""
+def run_decoder(decoder: TextDecoder, decoder_batch: DecoderBatch) -> DecoderOutput:
+    """Run the decoder over a decoder batch, with gradients if they are on."""
     kept: dict[int, tuple[Tensor, Tensor]] = {}
-    memory = lesson.memory
-    hidden = decoder(lesson.tokens, memory.states, memory.num_frames, lesson.route, kept)
-    return Pass(hidden=decoder.norm(hidden), kept=kept)
+    memory = decoder_batch.memory
+    hidden = decoder(decoder_batch.tokens, memory.states, memory.num_frames, decoder_batch.route, kept)
+    return DecoderOutput(hidden=decoder.norm(hidden), kept=kept)
 
 
-def guess(
-    guesser: Guesser, decoder: TextDecoder, lesson: Lesson, seen: Pass, *, detach_kv: bool = False
-) -> list[Guess]:
-    """All that a guesser says of a lesson, one entry for every distance that it looks ahead.
+def draft_logits(
+    draft_network: DraftNetwork,
+    decoder: TextDecoder,
+    decoder_batch: DecoderBatch,
+    seen: DecoderOutput,
+    *,
+    detach_kv: bool = False,
+) -> list[DraftLogits]:
+    """Logits of a draft network, one entry for every distance that it looks ahead.
 
     Args:
-        guesser: made for the decoder.
-        decoder: that it guesses for.
-        lesson: which the decoder was run over.
-        seen: what came of it.
+        draft_network: made for the decoder.
+        decoder: of the model.
+        decoder_batch: of R rows.
+        seen: output of the decoder for them.
         detach_kv: keep a parasite's gradients from the decoder's keys and values.
     """
-    if isinstance(guesser, MedusaHeads):
-        return _medusa(guesser, decoder, lesson, seen)
-    return [_parasite(guesser, decoder, lesson, seen, detach_kv)]
+    if isinstance(draft_network, MedusaHeads):
+        return _medusa(draft_network, decoder, decoder_batch, seen)
+    return [_parasite(draft_network, decoder, decoder_batch, seen, detach_kv)]
 
 
 def parasite_states(
-    parasite: Parasite, decoder: TextDecoder, lesson: Lesson, seen: Pass, *, detach_kv: bool = False
+    parasite: Parasite,
+    decoder: TextDecoder,
+    decoder_batch: DecoderBatch,
+    seen: DecoderOutput,
+    *,
+    detach_kv: bool = False,
 ) -> Tensor:
-    """A parasite's hidden states (R, U, D) at every place of a lesson."""
-    tokens, memory = lesson.tokens, lesson.memory
+    """A parasite's hidden states (R, U, D) at every position of a decoder batch.
+
+    Args:
+        parasite: made for the decoder.
+        decoder: of the model.
+        decoder_batch: of R rows of U tokens.
+        seen: output of the decoder for them.
+        detach_kv: keep gradients from the decoder's keys and values.
+    """
+    tokens, memory = decoder_batch.tokens, decoder_batch.memory
     pairs = [seen.kept[i] for i in sorted(seen.kept)]
     cache = DecoderCache(
         self_keys=[keys for keys, _ in pairs],
@@ -172,24 +195,32 @@ def parasite_states(
     )
     cross = parasite.remember(memory.states, allowed_frames(memory.states, memory.num_frames))
     # Keys of padding are seen by padding alone, which does not count.
-    valid = torch.ones_like(lesson.counted)
+    valid = torch.ones_like(decoder_batch.loss_mask)
     return parasite.teacher_forced(decoder, tokens, cache, cross, valid=valid, detach_kv=detach_kv)
 
 
-def _parasite(parasite: Parasite, decoder: TextDecoder, lesson: Lesson, seen: Pass, detach_kv: bool) -> Guess:
-    hidden = parasite_states(parasite, decoder, lesson, seen, detach_kv=detach_kv)
-    # Nothing is guessed behind a prompt: its last token is never the newest one when a guess is made.
+def _parasite(
+    parasite: Parasite,
+    decoder: TextDecoder,
+    decoder_batch: DecoderBatch,
+    seen: DecoderOutput,
+    detach_kv: bool,
+) -> DraftLogits:
+    hidden = parasite_states(parasite, decoder, decoder_batch, seen, detach_kv=detach_kv)
+    # No token is drafted right behind a prompt: its last token is never the newest one when the draft runs.
     order = torch.arange(hidden.shape[1], device=hidden.device)
-    places = lesson.counted & (order >= lesson.prompts[:, None])
-    return Guess(logits=parasite.logits(decoder, hidden[places]), places=places)
+    positions = decoder_batch.loss_mask & (order >= decoder_batch.prompts[:, None])
+    return DraftLogits(logits=parasite.logits(decoder, hidden[positions]), positions=positions)
 
 
-def _medusa(heads: MedusaHeads, decoder: TextDecoder, lesson: Lesson, seen: Pass) -> list[Guess]:
-    counted, found = lesson.counted, []
+def _medusa(
+    heads: MedusaHeads, decoder: TextDecoder, decoder_batch: DecoderBatch, seen: DecoderOutput
+) -> list[DraftLogits]:
+    loss_mask, predictions = decoder_batch.loss_mask, []
     for k, stack in enumerate(heads.stacks):
         ahead = k + 1
-        chosen = counted[:, :-ahead] & counted[:, ahead:]
+        chosen = loss_mask[:, :-ahead] & loss_mask[:, ahead:]
         logits = decoder.outputs(stack(seen.hidden[:, :-ahead][chosen]))
-        places = F.pad(chosen, (ahead, 0))[:, : counted.shape[1]]  # a row may be shorter than that
-        found.append(Guess(logits=logits, places=places, weight=_LATER**k))
-    return found
+        positions = F.pad(chosen, (ahead, 0))[:, : loss_mask.shape[1]]  # a row may be shorter than that
+        predictions.append(DraftLogits(logits=logits, positions=positions, weight=_LATER**k))
+    return predictions

@@ -1,4 +1,4 @@
-"""Where a model named by the user is: a directory, or the Hugging Face hub if the network may be used."""
+"""The family of a model directory, models of the Hugging Face hub, and reading those of transformers."""
 
 import math
 import os
@@ -23,6 +23,43 @@ _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _DESCRIPTIONS = ["*.json", "merges.txt", "sentencepiece.bpe.model"]
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
+
+
+FAMILIES = (
+    "conformer",
+    "whisper",
+    "seamless_m4t",
+    "seamless_m4t_v2",
+    "speech_llm",
+    "streaming_onnx",
+    "token_conformer",
+    "token_mbart",
+)
+"""Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
+
+
+def family_of(directory: Path) -> str:
+    """Name of the family of a model directory. Raises SprachbundError for one that is not known here."""
+    path = directory / "config.json"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise SprachbundError(
+            f"{directory} has no config.json, so it is not a model directory; check the path"
+        ) from None
+    except (OSError, ValueError):
+        pass  # the directory may not be entered; reading the file names the reason
+    config = read_object(path)
+    family = config.get("family") or config.get("model_type")
+    if family == "nemotron_asr_streaming":
+        raise SprachbundError(
+            f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
+        )
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise SprachbundError(
+            f"{path} names the family {repr(family)[:60]}; known here: {', '.join(FAMILIES)}"
+        )
+    return family
 
 
 def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
@@ -70,8 +107,7 @@ def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
         ) from error
 
 
-# Reading with transformers, without its bars and warnings: what is left of a checkpoint is left on
-# purpose.
+# Reading with transformers, without its progress bars and warnings.
 
 
 @contextmanager
@@ -90,7 +126,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# Model directories of transformers: read with its own classes, and checked around them.
+# Model directories of transformers, read with its classes and checked.
 #
 # transformers draws what a checkpoint lacks and drops what it has too much, with no more than a warning.
 # Here both are errors, and so are sizes that nobody could hold, before anything is built of them.

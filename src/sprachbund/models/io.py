@@ -8,13 +8,15 @@ from typing import Any
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.drafts import find_drafts
-from sprachbund.util.files import read_object
+from sprachbund.models.hub import FAMILIES, family_of, find
+
+__all__ = ["BUNDLED", "FAMILIES", "LOADERS", "bundled_directory", "family_of", "load", "locate", "save"]
 
 BUNDLED = "bundled"
 
 
 def bundled_directory() -> Path:
-    """Where the model that comes with the package lies."""
+    """Directory of the model that comes with the package."""
     return Path(__file__).parent / "assets" / BUNDLED
 
 
@@ -43,7 +45,7 @@ def _load_speech_llm(directory: Path) -> Family:
 
 
 def _load_reader_of_tokens(directory: Path) -> Family:
-    # What it reads is made in a room above this one, which is therefore named and not imported.
+    # Units are made in a package above this one, which is therefore named and not imported.
     loaded: Family = import_module("sprachbund.units.reader").load(directory)
     return loaded
 
@@ -54,7 +56,7 @@ def _load_streaming_onnx(directory: Path) -> Family:
     return load(directory)
 
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {
+LOADERS: dict[str, Callable[[Path], Family]] = {
     "conformer": _load_conformer,
     "whisper": _load_whisper,
     "seamless_m4t": _load_seamless,
@@ -64,6 +66,36 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
     "token_conformer": _load_reader_of_tokens,
     "token_mbart": _load_reader_of_tokens,
 }
+"""One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
+
+
+def _saver(family: Family) -> Callable[..., None]:
+    """`save` of the package that a family's class is defined in."""
+    package = type(family).__module__.removeprefix("sprachbund.models.").partition(".")[0]
+    match package:
+        case "conformer":
+            from sprachbund.models.conformer.io import save as save_conformer
+
+            return save_conformer
+        case "whisper":
+            from sprachbund.models.whisper.io import save as save_whisper
+
+            return save_whisper
+        case "seamless":
+            from sprachbund.models.seamless.io import save as save_seamless
+
+            return save_seamless
+        case "speech_llm":
+            from sprachbund.models.speech_llm.io import save as save_speech_llm
+
+            return save_speech_llm
+        case "tokens":
+            from sprachbund.models.tokens.io import save as save_tokens
+
+            return save_tokens
+    raise SprachbundError(
+        f"a model of the kind {package} cannot be written; save the model that it was made from"
+    )
 
 
 def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
@@ -78,7 +110,7 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
             is named like a draft and is none.
     """
     directory = locate(path_or_id, offline=offline)
-    family = FAMILIES[family_of(directory)](directory)
+    family = LOADERS[family_of(directory)](directory)
     family.drafts = find_drafts(directory)
     return family
 
@@ -87,36 +119,18 @@ def locate(path_or_id: str | Path, *, offline: bool = False) -> Path:
     """The directory that a name stands for, downloaded first if need be. Arguments and errors as for `load`."""
     if str(path_or_id) == BUNDLED:
         return bundled_directory()
-    from sprachbund.models.hub import find
-
     return find(path_or_id, offline=offline)
 
 
 def save(family: Family, directory: Path, **options: Any) -> None:
-    """Save a model so that `load` finds it; options are those of its family's own `save`."""
-    package = type(family).__module__.rpartition(".")[0]
-    import_module(f"{package}.io").save(family, directory, **options)
+    """Save a model so that `load` finds it.
 
+    Args:
+        family: the model.
+        directory: to be written.
+        options: of the `save` of its family, such as `bits` and `card`.
 
-def family_of(directory: Path) -> str:
-    """Name of the family of a model directory. Raises SprachbundError when that cannot be told."""
-    path = directory / "config.json"
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise SprachbundError(
-            f"{directory} has no config.json, so it is not a model directory; check the path"
-        ) from None
-    except (OSError, ValueError):
-        pass  # what a directory that may not be entered holds is not known; reading it says so
-    config = read_object(path)
-    family = config.get("family") or config.get("model_type")
-    if family == "nemotron_asr_streaming":
-        raise SprachbundError(
-            f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
-        )
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise SprachbundError(
-            f"{path} names the family {repr(family)[:60]}; known here: {', '.join(FAMILIES)}"
-        )
-    return family
+    Raises:
+        SprachbundError: a model that runs from exported graphs, or one that cannot be written there.
+    """
+    _saver(family)(family, directory, **options)

@@ -137,9 +137,9 @@ def _renumbered(plan: SharingPlan | None, kept: dict[Side, tuple[int, ...]]) -> 
     }
 
     def renamed(module: str) -> str | None:
-        found = next((old for old in names if module.startswith(old)), None)
-        if found is not None:
-            return names[found] + module.removeprefix(found)
+        prefix = next((old for old in names if module.startswith(old)), None)
+        if prefix is not None:
+            return names[prefix] + module.removeprefix(prefix)
         return None if ".layers." in module else module
 
     splits = [(s, name) for s in plan.splits if (name := renamed(s.module))]
@@ -166,17 +166,19 @@ def _shrink_whisper(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
     model.config = replace(
         model.config, encoder_layers=len(kept["encoder"]), decoder_layers=len(kept["decoder"])
     )
-    config, generation = dict(model.companions.config), dict(model.companions.generation)
+    config, generation = dict(model.checkpoint_files.config), dict(model.checkpoint_files.generation)
     if model.has_tokens and model.tasks.language_tokens:
         # Without a list the pairs would be guessed from the depths.
         config[CONFIG_KEY] = {**config.get(CONFIG_KEY, {}), "pairs": sorted(map(list, model.pairs()))}
-    places = {old: new for new, old in enumerate(kept["decoder"])}
+    new_index = {old: new for new, old in enumerate(kept["decoder"])}
     heads = [
-        [places[layer], h] for layer, h in generation.pop("alignment_heads", None) or () if layer in places
+        [new_index[layer], h]
+        for layer, h in generation.pop("alignment_heads", None) or ()
+        if layer in new_index
     ]
     if heads:
         generation["alignment_heads"] = heads
-    model.companions = replace(model.companions, config=config, generation=generation)
+    model.checkpoint_files = replace(model.checkpoint_files, config=config, generation=generation)
     model.alignment_heads = alignment_heads(model.config, generation)
 
 

@@ -1,4 +1,4 @@
-"""A sharing plan as modules: what `share apply` changes in a model, and what loading a changed model rebuilds.
+"""Feed-forwards split by language after a sharing plan, and the routes of rows to their branches.
 
 The mapping from language to branch stands in one place, the plan in the model directory. The weights carry a digest
 of the mapping they were trained under, so that they cannot be run under another.
@@ -50,14 +50,14 @@ def split_feed_forwards(model: Any, plan: SharingPlan) -> None:
 def feed_forward_of(model: nn.Module, name: str) -> FeedForward:
     """The feed-forward of that name. Raises SprachbundError when there is none to split."""
     modules = dict(model.named_modules())
-    found = modules.get(name)
-    if isinstance(found, FeedForward):
-        return found
-    if isinstance(found, SplitFeedForward):
+    module = modules.get(name)
+    if isinstance(module, FeedForward):
+        return module
+    if isinstance(module, SplitFeedForward):
         raise SprachbundError(f"{name} is split already; apply the plan to the model it was before")
     feed_forwards = [n for n, module in modules.items() if isinstance(module, FeedForward)]
     nearest = ", ".join(difflib.get_close_matches(name, feed_forwards, n=3, cutoff=0.0))
-    what = "the model has no module" if found is None else f"{type(found).__name__} is no feed-forward:"
+    what = "the model has no module" if module is None else f"{type(module).__name__} is no feed-forward:"
     raise SprachbundError(f"{what} {name!r}; the nearest feed-forwards are {nearest or 'none'}")
 
 
@@ -140,9 +140,9 @@ def _number(split: Split, tag: str, known: Sequence[str]) -> int:
     return list(known).index(tag)
 
 
-# How the languages of a row reach the branches: one mapping for training, evaluation and inference.
+# Routes: one mapping from languages to branches for training, evaluation and inference.
 #
-# A language is given, or it is found out: then each utterance goes through the split layers once for every
+# A language is given, or it is detected: then each utterance goes through the split layers once for every
 # group, and the language with the highest log-probability wins, each language being asked under the branch
 # of its own group. Shapes: B utterances, n routes, L source languages, R rows, T frames, D width.
 
@@ -168,6 +168,11 @@ def source_route(model: Any, source_language: Tensor) -> Route | None:
 def decoder_route(model: Any, source: Tensor, target: Tensor) -> Route | None:
     """The route of a decoder's rows, numbers (R,) of languages; None when the decoder is not split.
 
+    Args:
+        model: a family with a sharing plan.
+        source: number of the language spoken (R,), -1 for a row that does not count.
+        target: number of the language written (R,), -1 for a row that does not count.
+
     Raises:
         SprachbundError: a language or pair that the plan has no group for.
     """
@@ -185,6 +190,11 @@ def decoder_route(model: Any, source: Tensor, target: Tensor) -> Route | None:
 
 def start_route(model: Any, targets: Sequence[Target] | None, device: torch.device) -> Route | None:
     """The route of a search's rows, None when the decoder is not split.
+
+    Args:
+        model: a family.
+        targets: of the R rows.
+        device: of the route.
 
     Raises:
         SprachbundError: a language without a group, or a source that is not known where branches go by it.
@@ -206,7 +216,7 @@ def start_route(model: Any, targets: Sequence[Target] | None, device: torch.devi
 
 
 def encode_routed(model: Any, features: Features, run: Callable[[Route | None], Memory]) -> Memory:
-    """Encode under each utterance's language, given or found out.
+    """Encode under each utterance's language, given or detected.
 
     With every language given this is one pass. Otherwise the layers from the first split one on run once for every
     group (for every combination of groups, where several modules are split differently).
@@ -227,10 +237,10 @@ def encode_routed(model: Any, features: Features, run: Callable[[Route | None], 
     route = source_route(model, given)
     if bool((given != NO_LANGUAGE).all()):
         return replace(run(route), source_language=given)
-    return _found_out(model, given, run)
+    return _detect_languages(model, given, run)
 
 
-def _found_out(model: Any, given: Tensor, run: Callable[[Route | None], Memory]) -> Memory:
+def _detect_languages(model: Any, given: Tensor, run: Callable[[Route | None], Memory]) -> Memory:
     kinds = _kinds(model)  # (L,)
     planned, count = kinds != NO_LANGUAGE, given.shape[0]
     each = torch.stack(
@@ -242,7 +252,7 @@ def _found_out(model: Any, given: Tensor, run: Callable[[Route | None], Memory])
     own = own.masked_fill(~planned, -torch.inf).log_softmax(-1)
     unknown = given == NO_LANGUAGE
     if len(each) > 1:
-        _check_told(model, own[unknown][:, planned])
+        _check_detected(model, own[unknown][:, planned])
     language = torch.where(unknown, own.argmax(-1), given)
     rows = kinds[language] * count + torch.arange(count, device=given.device)
     log_probs = torch.where(unknown[:, None], own, heard.flatten(0, 1)[rows])
@@ -265,7 +275,7 @@ def _kinds(model: Any) -> Tensor:
     return kinds
 
 
-def _check_told(model: Any, log_probs: Tensor) -> None:
+def _check_detected(model: Any, log_probs: Tensor) -> None:
     """Refuse to choose a branch by log-probabilities (B, L) that are all the same."""
     if bool((log_probs.amax(-1) - log_probs.amin(-1) < _EVEN).any()):
         raise SprachbundError(

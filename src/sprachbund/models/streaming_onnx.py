@@ -38,8 +38,7 @@ from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerStat
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.util.files import file_sha256, read_object, validate, write_json
 
-# What config.json of an exported model says: sizes and languages, tiers, and the graphs with all that goes
-# in and out.
+# config.json of an exported model: sizes and languages, tiers, and the graphs with inputs and outputs.
 #
 # Whoever runs the graphs without this package needs no more than this file, the graphs and the tokenizer.
 
@@ -295,11 +294,11 @@ class Session:
         self._outputs = [each.name for each in graph.outputs]
         there = {each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())}
         described = {each.name: each.shape for each in (*graph.inputs, *graph.outputs)}
-        found = {
+        shapes = {
             each.name: each.shape for each in (*self._session.get_inputs(), *self._session.get_outputs())
         }
         if there != {*self._inputs, *self._outputs} or not all(
-            _fits(described[name], found[name]) for name in there
+            _fits(described[name], shapes[name]) for name in there
         ):
             raise SprachbundError(
                 f"{path} is not the graph that config.json describes; export the model again"
@@ -310,7 +309,7 @@ class Session:
         if self._process != os.getpid():
             self._session, self._process = self._start(), os.getpid()
         given = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._inputs, inputs, strict=True)}
-        return [torch.from_numpy(found) for found in self._session.run(self._outputs, given)]
+        return [torch.from_numpy(output) for output in self._session.run(self._outputs, given)]
 
     def _start(self) -> Any:
         import onnxruntime
@@ -331,17 +330,17 @@ class Session:
 
     def digest(self) -> Tensor:
         """Bytes (32,) that tell the graph from others: of the end of the file in which its weights are."""
-        beside = self.path.with_name(f"{self.path.name}.data")
-        path = beside if beside.exists() else self.path
+        data_path = self.path.with_name(f"{self.path.name}.data")
+        path = data_path if data_path.exists() else self.path
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 2**20))
             return torch.tensor(list(hashlib.sha256(file.read()).digest()), dtype=torch.uint8)
 
 
-def _fits(described: Sequence[int | str], found: Sequence[object]) -> bool:
+def _fits(described: Sequence[int | str], sizes: Sequence[object]) -> bool:
     """Whether a graph's sizes are those described, where both are numbers."""
-    return len(described) == len(found) and all(
-        isinstance(a, str) or not isinstance(b, int) or a == b for a, b in zip(described, found, strict=True)
+    return len(described) == len(sizes) and all(
+        isinstance(a, str) or not isinstance(b, int) or a == b for a, b in zip(described, sizes, strict=True)
     )
 
 
@@ -356,7 +355,14 @@ class OnnxEncoder(ChunkEncoder):
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `ChunkEncoder`'s."""
+        """As `ChunkEncoder`'s.
+
+        Args:
+            mel: log-mel (B, T, M).
+            num_mel: valid frames (B,).
+            route: languages of the rows, where layers are split by them.
+            tier: context that is heard; `self.tier` if None, or one drawn in training.
+        """
         tier = tier or self.tier
         size, state = tier.chunk * SUBSAMPLING, self.start(len(mel), tier)
         pieces = []
@@ -377,7 +383,14 @@ class OnnxEncoder(ChunkEncoder):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `ChunkEncoder`'s."""
+        """As `ChunkEncoder`'s.
+
+        Args:
+            mel: log-mel (B, T, M) of a chunk.
+            num_mel: valid frames (B,).
+            state: of the B streams.
+            route: languages of the rows, where layers are split by them.
+        """
         before = state.tensors()
         states, num_frames, *after = self.session(mel, num_mel, *(before[name] for name in STATE))
         return states, num_frames, StreamState.from_tensors(dict(zip(STATE, after, strict=True)))
@@ -391,7 +404,13 @@ class OnnxPrediction(nn.Module):
         self.session = session
 
     def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `PredictionNetwork`'s; (B, J) in the place of its output."""
+        """As `PredictionNetwork`'s; (B, J) in the place of its output.
+
+        Args:
+            tokens: (B,), the newest ones.
+            hidden: (B, L, P).
+            cell: (B, L, P).
+        """
         predicted, hidden, cell = self.session(tokens, hidden, cell)
         return predicted, hidden, cell
 

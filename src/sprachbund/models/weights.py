@@ -45,7 +45,14 @@ def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
 def write_weights(
     path: Path, weights: Mapping[str, Tensor], bits: Bits, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write weights, with `metadata` in the file's head; the file appears whole or not at all."""
+    """Write weights, with `metadata` in the file's head; the file appears whole or not at all.
+
+    Args:
+        path: of the safetensors file.
+        weights: by name.
+        bits: of a matrix; packed ones are stored as they are held.
+        metadata: for the file's head.
+    """
     stored: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if is_packed(name, weights):
@@ -55,6 +62,20 @@ def write_weights(
         else:
             stored[name] = weight.detach().to(torch.float32 if bits == 32 else torch.float16).contiguous()
     save_tensors(path, stored, {"format": "pt", "bits": str(bits), **(metadata or {})})
+
+
+def cast_to_bits(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
+    """Weights in the precision that a file of the Hugging Face layout holds; 32 keeps the precision that they have.
+
+    Raises:
+        SprachbundError: 8 bits, which the layout does not hold.
+    """
+    if bits == 8:
+        raise SprachbundError(
+            "this layout holds weights of 16 or 32 bits, not 8; set bits = 16, or leave it out"
+        )
+    dtype = {16: torch.float16}.get(bits)
+    return {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -111,16 +132,16 @@ def check_weights(
 
 
 def check_names(
-    found: Iterable[str], wanted: Iterable[str], source: str | Path, *, ignored: Iterable[str] = ()
+    names: Iterable[str], wanted: Iterable[str], source: str | Path, *, ignored: Iterable[str] = ()
 ) -> None:
     """See that names of weights are those wanted; arguments and errors as of `check_weights`."""
-    found, wanted = set(found), set(wanted)
-    if missing := sorted(wanted - found):
+    names, wanted = set(names), set(wanted)
+    if missing := sorted(wanted - names):
         raise SprachbundError(
             f"{source} lacks {len(missing)} weights that config.json asks for ({some(missing)}); {_ADVICE}"
         )
     pattern = re.compile("|".join(ignored) or r"(?!)")
-    if surplus := sorted(name for name in found - wanted if not pattern.search(name)):
+    if surplus := sorted(name for name in names - wanted if not pattern.search(name)):
         raise SprachbundError(
             f"{source} holds {len(surplus)} weights that config.json has no place for ({some(surplus)}); {_ADVICE}"
         )
@@ -213,15 +234,15 @@ class PackedLinears(BaseModel):
 def packed_linears(model: nn.Module) -> PackedLinears | None:
     """How a model's linear layers are packed; None where none is. Raises SprachbundError where they differ."""
     layers = packed_layers(model).values()
-    found = {(layer.bits, layer.block, layer.zeros is None) for layer in layers}
-    if len(found) > 1:
-        seen = " and ".join(str(each[0]) for each in sorted(found))
+    formats = {(layer.bits, layer.block, layer.zeros is None) for layer in layers}
+    if len(formats) > 1:
+        seen = " and ".join(str(each[0]) for each in sorted(formats))
         raise SprachbundError(
             f"linear layers are packed in different ways ({seen} bits); a directory holds one"
         )
-    if not found:
+    if not formats:
         return None
-    bits, block, symmetric = found.pop()
+    bits, block, symmetric = formats.pop()
     return PackedLinears.model_validate({"bits": bits, "block": block, "symmetric": symmetric})
 
 

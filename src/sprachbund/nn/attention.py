@@ -83,6 +83,13 @@ class MultiHeadAttention(nn.Module):
 
         With R > B, row r reads memory r // (R / B): several hypotheses or target languages share one memory
         without a copy of it. `allowed` is then (B, 1, 1, C), or None. Returns (R, Q, D).
+
+        Args:
+            x: queries (R, Q, D).
+            keys: (B, H, C, D/H).
+            values: (B, H, C, D/H).
+            allowed: boolean (B, 1, Q, C), the keys that each query attends to; all if None.
+            weights: the attention weights (R, H, Q, C) are appended to it, if given.
         """
         num_rows, num_queries, _ = x.shape
         num_memories = keys.shape[0]

@@ -22,7 +22,13 @@ def valid_frames(num_frames: Tensor, length: int) -> Tensor:
 
 
 def sinusoids(length: int, width: int, max_wavelength: float = 10_000.0) -> Tensor:
-    """Position signals (length, width), sines then cosines (arXiv 1706.03762, section 3.5)."""
+    """Position signals (length, width), sines then cosines (arXiv 1706.03762, section 3.5).
+
+    Args:
+        length: number of positions.
+        width: of a signal, even.
+        max_wavelength: of the slowest pair, in positions over 2 pi.
+    """
     rates = torch.exp(-math.log(max_wavelength) * torch.arange(width // 2) / (width // 2 - 1))
     angles = torch.arange(length)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -89,7 +95,13 @@ class ConformerLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, valid: Tensor, route: Route | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D); `valid` is boolean (B, T), `route` the languages of the rows."""
+        """(B, T, D) to (B, T, D); `valid` is boolean (B, T), `route` the languages of the rows.
+
+        Args:
+            x: (B, T, D).
+            valid: boolean (B, T), frames that are not padding.
+            route: languages of the rows, where layers are split by them.
+        """
         x = x + 0.5 * self.feed_forward_in(x, route)
         normed = self.attention_norm(x)
         x = x + self.attention(normed, *self.attention.keys_values(normed), valid[:, None, None])
@@ -136,6 +148,11 @@ class ConformerEncoder(ConvolutionalEncoder):
         """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths.
 
         A route of n B rows gives the states under n routes, (n B, T/8, D); see `run_layers`.
+
+        Args:
+            features: (B, T, M).
+            num_frames: valid frames (B,).
+            route: languages of the rows, where feed-forwards are split by them.
         """
         x, num_frames = self.subsampling(features, num_frames)
         x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 def places_needed(targets: Tensor, num_targets: Tensor) -> Tensor:
     """Frames (B,) that the first `num_targets` of `targets` (B, U) need: one each, and a blank between equal ones."""
-    places = torch.arange(1, targets.shape[1], device=targets.device)
-    equal = (targets[:, 1:] == targets[:, :-1]) & (places < num_targets[:, None])
+    positions = torch.arange(1, targets.shape[1], device=targets.device)
+    equal = (targets[:, 1:] == targets[:, :-1]) & (positions < num_targets[:, None])
     return num_targets + equal.sum(1)
 
 
@@ -58,6 +58,6 @@ class CtcHead(nn.Module):
         self.head = nn.Linear(width, vocabulary_size)
 
     def forward(self, states: Tensor, languages: Tensor) -> Tensor:
-        """(B, T, V) of states (B, T, D) and the places (B,) of the languages wanted."""
+        """(B, T, V) of states (B, T, D) and the indices (B,) of the languages wanted."""
         x = F.gelu(self.mix(states + self.languages(languages)[:, None]))
         return self.head(x).float().log_softmax(-1)

@@ -54,7 +54,14 @@ class DecoderCache:
         return self.self_keys[0].shape[2]
 
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `store`, at the `positions` (R, Q) behind what every row holds."""
+        """As `store`, at the `positions` (R, Q) behind what every row holds.
+
+        Args:
+            layer: its number.
+            positions: (R, Q), behind what every row holds.
+            keys: (R, H, Q, D/H).
+            values: (R, H, Q, D/H).
+        """
         begin, used = self.used, self.used + positions.shape[1]
         if not self.even:
             return self.store(layer, positions, used, keys, values)
@@ -131,6 +138,14 @@ class DecoderLayer(nn.Module):
         `store` takes the keys and values of x, (R, H, Q, D/H), and returns all those to attend to,
         (R, H, C, D/H); `cross` holds the memory's keys, values and its padding mask; `route` the
         languages of the rows. Returns (R, Q, D).
+
+        Args:
+            x: (R, Q, D).
+            store: from the keys and values of x, (R, H, Q, D/H), to all those to attend to, (R, H, C, D/H).
+            allowed: boolean (R, 1, Q, C), the positions that each query attends to; all if None.
+            cross: the memory's keys, values and its padding mask.
+            weights: the cross-attention weights (R, H, Q, T) are appended to it, if given.
+            route: languages of the rows, where feed-forwards are split by them.
         """
         normed = self.self_norm(x)
         keys, values = store(*self.self_attention.keys_values(normed))
@@ -210,6 +225,13 @@ class TextDecoder(nn.Module):
         """An empty cache over a memory (B, T, D) of which the first `num_frames` (B,) frames are valid.
 
         `route` holds the languages of the R rows, where feed-forwards are split by them.
+
+        Args:
+            memory: (B, T, D).
+            num_frames: valid frames (B,); all if None.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            route: languages of the R rows, where feed-forwards are split by them.
         """
         num_rows = memory.shape[0] * rows_per_memory
         capacity = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
@@ -240,8 +262,14 @@ class TextDecoder(nn.Module):
         return self.logits(self.states(tokens, cache, weights))
 
     def states(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """A step that stops before the last norm: (R, Q, D), for `logits`. Errors as for `step`."""
-        positions, allowed = self.places(tokens, cache)
+        """A step that stops before the last norm: (R, Q, D), for `logits`. Errors as for `step`.
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
+        positions, allowed = self.query_positions(tokens, cache)
         x = self.embedded(tokens, self.positions[positions])
         for i, layer in enumerate(self._layers()):
             cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
@@ -249,7 +277,7 @@ class TextDecoder(nn.Module):
         cache.grow(tokens.shape[1])
         return x
 
-    def places(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
+    def query_positions(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
         """Where `tokens` (R, Q) stand behind what a cache holds, (R, Q), and what they see, (R, 1, Q, C) or all (None).
 
         Raises:
@@ -259,10 +287,10 @@ class TextDecoder(nn.Module):
         used = cache.used + num_queries
         if used > cache.capacity:
             raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
-        places = torch.arange(used, device=tokens.device)
-        positions = cache.lengths[:, None] + places[:num_queries]
+        columns = torch.arange(used, device=tokens.device)
+        positions = cache.lengths[:, None] + columns[:num_queries]
         sees_all = cache.even and num_queries == 1
-        return positions, None if sees_all else places <= positions[:, None, :, None]
+        return positions, None if sees_all else columns <= positions[:, None, :, None]
 
     def forward(
         self,
@@ -276,6 +304,13 @@ class TextDecoder(nn.Module):
 
         Equal to stepping through the row token by token; turn them into logits with `logits`. `kept` is given every
         layer's self-attention keys and values (R, H, U, D/H), with their gradients.
+
+        Args:
+            tokens: (R, U).
+            memory: (B, T, D).
+            num_frames: valid frames (B,) of the memory; all if None.
+            route: languages of the rows, where feed-forwards are split by them.
+            kept: takes every layer's self-attention keys and values (R, H, U, D/H), with their gradients.
         """
         length = tokens.shape[1]
         x = self.embedded(tokens, self.positions[:length])

@@ -1,8 +1,9 @@
-"""A small network that lives on a decoder's key/value cache and guesses the token after the newest one.
+"""Draft networks: a parasite that reads a decoder's key/value cache, and Medusa heads.
 
-Its self-attention owns no keys and values: it reads those that the decoder's layers left behind (arXiv 2508.11189,
-section 2.2). Shapes: B memories, R rows (R is a multiple of B; row r reads memory r // (R/B)), Q queries, C cached
-positions, G layers of a group, T frames, D width, H heads, L layers, N blocks, V vocabulary.
+Both predict tokens after the newest one. The parasite's self-attention owns no keys and values: it reads those that the
+decoder's layers left behind (arXiv 2508.11189, section 2.2). Shapes: B memories, R rows (R is a multiple of B; row r
+reads memory r // (R/B)), Q queries, C cached positions, G layers of a group, T frames, D width, H heads, L layers, N
+blocks, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,13 @@ class ParasiteShape:
 
     @classmethod
     def of(cls, decoder: TextDecoder, *, num_blocks: int = 3, pre_ln_q: bool = False) -> "ParasiteShape":
-        """The shape that fits a decoder."""
+        """The shape that fits a decoder.
+
+        Args:
+            decoder: of the model.
+            num_blocks: N.
+            pre_ln_q: whether queries are normed before they are projected.
+        """
         layer: Any = decoder.layers[0]
         width = decoder.embedding.embedding_dim
         feed_forward: nn.Module = layer.feed_forward
@@ -120,6 +127,13 @@ class ParasiteBlock(nn.Module):
         """h (R, Q, D) after reading keys and values (R, H, G C, D/H), of which `visible` (R, Q, G C) count.
 
         Nothing hides any of them where `visible` is None.
+
+        Args:
+            h: (R, Q, D).
+            keys: (R, H, G C, D/H).
+            values: (R, H, G C, D/H).
+            visible: boolean (R, Q, G C), keys that count; all if None.
+            cross: the memory's keys, values and its padding mask.
         """
         query = self.query(self.query_norm(h)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         if visible is None:
@@ -182,12 +196,19 @@ class Parasite(nn.Module):
         pairs = [block.cross_attention.keys_values(memory) for block in self._blocks()]
         return CrossCache(keys_values=pairs, memory_allowed=memory_allowed)
 
-    def guess(
+    def predict(
         self, decoder: TextDecoder, tokens: Tensor, positions: Tensor, cache: DecoderCache, cross: CrossCache
     ) -> Tensor:
         """Hidden states (R, 1, D) for the token after `tokens` (R,), which stand at `positions` (R,).
 
         What is visible is what the cache holds: tokens before the newest one. Turn them into logits with `logits`.
+
+        Args:
+            decoder: whose cache, embedding and positions these are.
+            tokens: the newest ones (R,).
+            positions: theirs (R,).
+            cache: of the decoder, with the tokens before the newest ones.
+            cross: see `remember`.
         """
         visible = None
         if cache.used == 0 or not cache.even:
@@ -241,7 +262,15 @@ class Parasite(nn.Module):
         """Hidden states (R, U, D) at every position of whole rows `tokens` (R, U) at once, as training needs them.
 
         `cache` holds the decoder's keys and values of the same rows; position i sees those at j < i that are
-        `valid` (R, U). Equal to guessing position by position.
+        `valid` (R, U). Equal to predicting position by position.
+
+        Args:
+            decoder: whose embedding and positions these are.
+            tokens: whole rows (R, U).
+            cache: the decoder's keys and values of the same rows.
+            cross: see `remember`.
+            valid: boolean (R, U), positions that later ones may see.
+            detach_kv: keep gradients from the decoder's keys and values.
         """
         num_rows, length = tokens.shape
         positions = torch.arange(length, device=tokens.device).expand(num_rows, -1)
@@ -266,7 +295,7 @@ def _laid_end_to_end(layers: Sequence[Tensor], group: range, used: int, detach: 
     return whole.detach() if detach else whole
 
 
-# Medusa heads: each guesses, from the decoder's last hidden state alone, one token further ahead.
+# Medusa heads: each predicts, from the decoder's last hidden state alone, one token further ahead.
 #
 # The baseline that a parasite has to beat (arXiv 2401.10774, section 2.1): the same number of weights,
 # trained the same way. Shapes: K heads, D width, V vocabulary.
@@ -297,7 +326,13 @@ class MedusaShape:
 
     @classmethod
     def like_parasite(cls, *, width: int, num_heads: int, parasite_blocks: int) -> "MedusaShape":
-        """As many weights in matrices as a parasite of so many blocks has, or as near below as blocks come."""
+        """As many weights in matrices as a parasite of so many blocks has, or as near below as blocks come.
+
+        Args:
+            width: D.
+            num_heads: of Medusa, draft tokens of a pass.
+            parasite_blocks: blocks of the parasite whose size is matched.
+        """
         num_blocks = max(1, PARASITE_BLOCK_SQUARES * parasite_blocks // num_heads)
         return cls(width=width, num_heads=num_heads, num_blocks=num_blocks)
 
@@ -335,5 +370,11 @@ class MedusaHeads(nn.Module):
         return torch.stack([stack(hidden) for stack in islice(self.stacks, count)])
 
     def logits(self, decoder: TextDecoder, hidden: Tensor, count: int | None = None) -> Tensor:
-        """Logits (K, ..., V) through the decoder's output matrix."""
+        """Logits (K, ..., V) through the decoder's output matrix.
+
+        Args:
+            decoder: of the model.
+            hidden: its last hidden states (..., D).
+            count: K, heads that are asked; all if None.
+        """
         return decoder.outputs(self(hidden, count))

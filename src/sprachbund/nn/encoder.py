@@ -157,7 +157,13 @@ class TextEncoder(nn.Module):
         self.positions.copy_(decoder.positions)
 
     def forward(self, embedding: nn.Embedding, tokens: Tensor, num_tokens: Tensor) -> Tensor:
-        """States (B, S, D) of transcripts `tokens` (B, S) of which the first `num_tokens` (B,) are valid."""
+        """States (B, S, D) of transcripts `tokens` (B, S) of which the first `num_tokens` (B,) are valid.
+
+        Args:
+            embedding: of the decoder.
+            tokens: (B, S).
+            num_tokens: valid tokens (B,).
+        """
         x = embedding(tokens) + self.positions[: tokens.shape[1]]
         allowed = allowed_frames(x, num_tokens)
         for layer in self._layers():

@@ -95,7 +95,13 @@ class Experts(nn.Module):
         self.branches = nn.ModuleList(Branch(width, hidden_width, activation) for _ in range(num_experts))
 
     def forward(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """Rows (N, D), those chosen for them and their weights (N, C) to the weighted sums (N, D)."""
+        """Rows (N, D), those chosen for them and their weights (N, C) to the weighted sums (N, D).
+
+        Args:
+            x: (N, D).
+            experts: numbers (N, C) of the experts chosen for each row.
+            weights: (N, C) of their outputs.
+        """
         order = experts.flatten().argsort(stable=True)
         counts = experts.flatten().bincount(minlength=len(self.branches)).tolist()
         # One copy for each choice first: rows are then taken once each, and on GPUs too gradients come out the same.

@@ -1,4 +1,4 @@
-"""Weights in 3 to 8 bits, a scale and a zero point for every few inputs of an output: the mathematics alone.
+"""Weights in 3 to 8 bits with a scale and a zero point for each block of inputs, and the layer that computes from them.
 
 The native engine's kernels read the result (`sprachbund.engines.packing`), and `block_linear` computes from it on
 torch.
@@ -102,8 +102,8 @@ def quantize_blocks(
     counts = torch.arange(padded.shape[1], device=weight.device) < num_inputs
     blocks, valid = padded.reshape(-1, block), counts.view(-1, block).float().repeat(len(weight), 1)
     fit = partial(_fit, bits=bits, search=method == "k-quant", symmetric=symmetric)
-    found = [fit(*part) for part in zip(blocks.split(_AT_ONCE), valid.split(_AT_ONCE), strict=True)]
-    codes, scales, zeros = (torch.cat(part) for part in zip(*found, strict=True))
+    fitted = [fit(*part) for part in zip(blocks.split(_AT_ONCE), valid.split(_AT_ONCE), strict=True)]
+    codes, scales, zeros = (torch.cat(part) for part in zip(*fitted, strict=True))
     per_output = (len(weight), -1)
     return BlockWeights(
         bits=bits,
@@ -124,27 +124,33 @@ def importance(blocks: Tensor, valid: Tensor | None = None) -> Tensor:
 
 def to_bits(codes: Tensor, bits: int) -> Tensor:
     """Codes (O, n) of so many bits as bytes (O, ceil(n * bits / 8)), lowest bits first."""
-    single = (codes[..., None] >> _places(bits, codes.device) & 1).flatten(1)
+    single = (codes[..., None] >> _bit_positions(bits, codes.device) & 1).flatten(1)
     eights = torch.nn.functional.pad(single, (0, -single.shape[1] % 8)).unflatten(1, (-1, 8))
     return _together(eights)
 
 
 def from_bits(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The first `count` codes (O, count) of what `to_bits` gave."""
+    """The first `count` codes (O, count) of what `to_bits` gave.
+
+    Args:
+        packed: bytes (O, ...).
+        bits: of a code.
+        count: codes of a row.
+    """
     if 8 % bits == 0:  # whole codes in every byte
-        places = bits * _places(8 // bits, packed.device)
-        return (packed[..., None] >> places & 2**bits - 1).flatten(1)[:, :count]
-    single = (packed[..., None] >> _places(8, packed.device) & 1).flatten(1)[:, : count * bits]
+        shifts = bits * _bit_positions(8 // bits, packed.device)
+        return (packed[..., None] >> shifts & 2**bits - 1).flatten(1)[:, :count]
+    single = (packed[..., None] >> _bit_positions(8, packed.device) & 1).flatten(1)[:, : count * bits]
     return _together(single.unflatten(1, (count, bits)))
 
 
-def _places(count: int, device: torch.device) -> Tensor:
+def _bit_positions(count: int, device: torch.device) -> Tensor:
     return torch.arange(count, dtype=torch.uint8, device=device)
 
 
 def _together(single: Tensor) -> Tensor:
     """Bits (..., n), the lowest first, as one byte."""
-    return (single << _places(single.shape[-1], single.device)).sum(-1, dtype=torch.uint8)
+    return (single << _bit_positions(single.shape[-1], single.device)).sum(-1, dtype=torch.uint8)
 
 
 _Fit = tuple[Tensor, Tensor, Tensor]  # codes (N, K), scales (N, 1), zero points (N, 1), all fp32
@@ -222,10 +228,7 @@ def _check(weight: Tensor, bits: int, block: int, method: str) -> None:
         raise SprachbundError("the weight has numbers that are not finite; train or load the model again")
 
 
-# The layer that computes from weights in 3 to 8 bits as they are packed, and models made ready to hold
-# such layers.
-#
-# Shapes: O outputs, I inputs, G blocks of an output.
+# The layer that computes from packed weights.
 
 PACKED = ("codes", "scales", "zeros")
 """Names of what a `BlockLinear` holds in the place of a weight."""
@@ -312,7 +315,15 @@ def num_weights(model: nn.Module) -> int:
 
 
 def make_room(model: nn.Module, names: Iterable[str], *, bits: int, block: int, symmetric: bool) -> None:
-    """Exchange linear layers of a model on the meta device for packed ones, into which weights can be loaded."""
+    """Exchange linear layers of a model on the meta device for packed ones, into which weights can be loaded.
+
+    Args:
+        model: on the meta device; is changed in place.
+        names: of its linear layers.
+        bits: of a weight.
+        block: weights that share a scale.
+        symmetric: whether blocks have no zero point.
+    """
     for name in names:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)

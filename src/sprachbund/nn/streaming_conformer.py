@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-# What a stream remembers between chunks, and how far its frames see: values without arithmetic.
+# The state of a stream, and how far its frames see.
 #
 # Shapes: B rows, L layers, H heads, P frames of the past, D width, K kernel size, c channels, m bins.
 
@@ -142,10 +142,7 @@ class StreamState:
         return cls.from_tensors({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-# Attention by content and by distance, for chunks behind a past that is cached (arXiv 1901.02860, section
-# 3.3).
-#
-# Shapes: B rows, C frames of a chunk, P frames of the past, D width, H heads.
+# Relative attention for chunks behind a cached past (arXiv 1901.02860, section 3.3).
 
 
 class RelativeAttention(nn.Module):
@@ -200,17 +197,20 @@ def _shifted(scores: Tensor) -> Tensor:
 
 
 def distance_signals(first: int, last: int, width: int) -> Tensor:
-    """Sines and cosines in turn (first - last + 1, D), of the distances from `first` down to `last`."""
+    """Sines and cosines in turn (first - last + 1, D), of the distances from `first` down to `last`.
+
+    Args:
+        first: largest distance.
+        last: smallest distance.
+        width: D, even.
+    """
     distances = torch.arange(first, last - 1, -1.0)
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angles = distances[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
-# The parts of a streaming FastConformer: its sizes, the subsampling, the causal convolution, the layer.
-#
-# Shapes: B rows, T frames, C frames of a chunk, M mel bins, D width, H heads, L layers, K kernel size, P
-# frames of the past.
+# Sizes, subsampling, causal convolution and layer.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,10 +252,10 @@ class CausalStem(nn.Module):
     @staticmethod
     def sizes(shape: StreamingShape) -> list[tuple[int, int]]:
         """Channels and bins before each convolution, and after the last."""
-        found = [(1, shape.num_mel_bins)]
+        frame_sizes = [(1, shape.num_mel_bins)]
         for _ in range(NUM_HALVINGS):
-            found.append((shape.stem_channels, found[-1][1] // 2 + 1))
-        return found
+            frame_sizes.append((shape.stem_channels, frame_sizes[-1][1] // 2 + 1))
+        return frame_sizes
 
     def forward(self, mel: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
@@ -309,7 +309,15 @@ class StreamingLayer(nn.Module):
     def forward(
         self, x: Tensor, past: LayerPast, signals: Tensor, allowed: Tensor, route: Route | None
     ) -> tuple[Tensor, LayerPast]:
-        """(B, C, D) and what is past; the same of the chunk. For the other arguments see `RelativeAttention`."""
+        """States (B, C, D) of a chunk, and what the next one reads of it.
+
+        Args:
+            x: (B, C, D).
+            past: keys, values and frames of the convolution before the chunk.
+            signals: see `RelativeAttention`.
+            allowed: see `RelativeAttention`.
+            route: languages of the rows, where feed-forwards are split by them.
+        """
         x = x + 0.5 * self._dropped(self.feed_forward_in(x, route))
         normed = self.attention_norm(x)
         keys = torch.cat([past.keys, self.attention.split_heads(self.attention.key(normed))], dim=2)
@@ -325,7 +333,14 @@ class StreamingLayer(nn.Module):
 
 
 def empty_state(shape: StreamingShape, num_rows: int, past: int, like: Tensor) -> StreamState:
-    """The state of streams of which nothing was heard, with room for so much past; in dtype and device of `like`."""
+    """The state of streams of which nothing was heard, with room for so much past; in dtype and device of `like`.
+
+    Args:
+        shape: of the encoder.
+        num_rows: number of streams.
+        past: frames of the past that fit.
+        like: tensor of the same dtype and device.
+    """
     heads = (shape.num_heads, past, shape.width // shape.num_heads)
     sizes = CausalStem.sizes(shape)[:-1]
     return StreamState(
@@ -355,13 +370,27 @@ class ChunkEncoder(nn.Module):
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths."""
+        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
+
+        Args:
+            mel: log-mel (B, T, M).
+            num_mel: valid frames (B,).
+            route: languages of the rows, where layers are split by them.
+            tier: context that is heard; `self.tier` if None, or one drawn in training.
+        """
         raise NotImplementedError
 
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say."""
+        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+
+        Args:
+            mel: log-mel (B, T, M) of a chunk.
+            num_mel: valid frames (B,).
+            state: of the B streams.
+            route: languages of the rows, where layers are split by them.
+        """
         raise NotImplementedError
 
     def like(self) -> Tensor:
@@ -369,7 +398,13 @@ class ChunkEncoder(nn.Module):
         raise NotImplementedError
 
     def start(self, num_rows: int, tier: Tier, *, keep: int | None = None) -> StreamState:
-        """The state of streams of which nothing was heard; of `keep` frames of the past, or the tier's."""
+        """The state of streams of which nothing was heard; of `keep` frames of the past, or the tier's.
+
+        Args:
+            num_rows: number of streams.
+            tier: context that is heard.
+            keep: frames of the past that fit; those of the tier if None.
+        """
         past = tier.past if keep is None else keep
         return empty_state(self.shape, num_rows, past, self.like())
 
@@ -437,7 +472,14 @@ class StreamingEncoder(ChunkEncoder):
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths."""
+        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
+
+        Args:
+            mel: log-mel (B, T, M).
+            num_mel: valid frames (B,).
+            route: languages of the rows, where layers are split by them.
+            tier: context that is heard; `self.tier` if None, or one drawn in training.
+        """
         tier = tier or (self._drawn() if self.training else self.tier)
         start = self.start(mel.shape[0], Tier(left=tier.left, right=tier.left - 1), keep=0).to(mel.device)
         num_frames = _num_frames(num_mel)
@@ -456,7 +498,14 @@ class StreamingEncoder(ChunkEncoder):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say."""
+        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+
+        Args:
+            mel: log-mel (B, T, M) of a chunk.
+            num_mel: valid frames (B,).
+            state: of the B streams.
+            route: languages of the rows, where layers are split by them.
+        """
         past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING
         num_frames = _num_frames(num_mel)
         real = torch.arange(past, device=mel.device) >= past - state.num_past[:, None]

@@ -1,4 +1,4 @@
-"""An encoder of tokens, which may stand for speech or for text: it is not told, and nothing in it asks.
+"""E-Branchformer, and an encoder of tokens that stand for speech or for text alike.
 
 arXiv 2309.15826, section 2. Shapes: B rows, S tokens, T frames, E embedding width, D width, V vocabulary.
 """
@@ -14,8 +14,7 @@ from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.conformer import ConformerLayer, Subsampling, sinusoids, valid_frames
 from sprachbund.nn.feed_forward import FeedForward, Route
 
-# E-Branchformer, arXiv 2210.00077: attention and a gated convolution side by side, merged by another
-# convolution.
+# E-Branchformer (arXiv 2210.00077): attention and a gated convolution in parallel, merged by a convolution.
 #
 # Takes the place of a conformer layer: padding changes nothing here either. Shapes: B batch, T frames, D
 # width, H heads, F hidden width of the gated branch.
@@ -72,7 +71,13 @@ class EBranchformerLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, valid: Tensor, route: Route | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D); `valid` is boolean (B, T), `route` the languages of the rows."""
+        """(B, T, D) to (B, T, D); `valid` is boolean (B, T), `route` the languages of the rows.
+
+        Args:
+            x: (B, T, D).
+            valid: boolean (B, T), frames that are not padding.
+            route: languages of the rows, where layers are split by them.
+        """
         x = x + 0.5 * self.feed_forward_in(x, route)
         normed = self.attention_norm(x)
         far = self.attention(normed, *self.attention.keys_values(normed), valid[:, None, None])
@@ -180,11 +185,18 @@ class TokenEncoder(nn.Module):
 
 
 def time_mask(lengths: Tensor, size: int, count: int, max_share: float) -> Tensor:
-    """Boolean (B, size): `count` stretches of each row, from none to `max_share` of its length (arXiv 1904.08779)."""
+    """Boolean (B, size): `count` stretches of each row, from none to `max_share` of its length (arXiv 1904.08779).
+
+    Args:
+        lengths: (B,).
+        size: of the mask.
+        count: stretches of a row.
+        max_share: longest stretch, as a share of the row's length.
+    """
     device = lengths.device
     longest = (max_share * lengths[:, None]).floor()
     widths = (torch.rand(len(lengths), count, device=device) * (longest + 1)).floor()
     starts = (torch.rand(len(lengths), count, device=device) * (lengths[:, None] - widths + 1)).floor()
-    places = torch.arange(size, device=device)[:, None]
-    inside = (places >= starts[:, None]) & (places < (starts + widths)[:, None])
+    positions = torch.arange(size, device=device)[:, None]
+    inside = (positions >= starts[:, None]) & (positions < (starts + widths)[:, None])
     return inside.any(-1)

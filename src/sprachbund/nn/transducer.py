@@ -16,8 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# The transducer loss: minus the log-probability of a text, summed over all ways of laying it along the
-# frames.
+# The transducer loss: minus the log-probability of a text, summed over all alignments with the frames.
 #
 # Kept thrifty, since its logits (B, T, U+1, V) are the largest tensor of a model: beside them and their
 # gradient, only tables (B, T, U+1) are held. What a vocabulary's worth of numbers is needed for is done a
@@ -122,6 +121,13 @@ def lattice_loss(
     """The loss (B,) out of log-probabilities of blank and of the next target, both (B, T, U+1).
 
     `labels[:, :, U]`, where no target is left, is not looked at.
+
+    Args:
+        blanks: log-probabilities of the blank (B, T, U+1).
+        labels: log-probabilities of the next target (B, T, U+1).
+        num_frames: valid frames (B,).
+        num_targets: valid targets (B,).
+        fast_emit: weight of FastEmit (arXiv 2010.11148).
     """
     loss: Tensor = _Lattice.apply(blanks, labels, num_frames, num_targets, fast_emit)
     return loss
@@ -207,8 +213,8 @@ def _reached(blank_arcs: Tensor, label_arcs: Tensor) -> Tensor:
     here, before = cells[..., 1:], cells[..., :-1]  # the same cells, one token less
     here[0, :, 0] = 0.0
     steps = zip(here, before, blank_arcs, F.pad(label_arcs[..., :-1], (1, 0)), here[1:], strict=False)
-    for cell, previous, blank, label, found in steps:
-        torch.logaddexp(cell + blank, previous + label, out=found)
+    for cell, previous, blank, label, result in steps:
+        torch.logaddexp(cell + blank, previous + label, out=result)
     return here
 
 
@@ -217,9 +223,9 @@ def _left(blank_arcs: Tensor, label_arcs: Tensor, ends: tuple[Tensor, Tensor, Te
     cells = _walled(blank_arcs)
     here, after = cells[..., :-1], cells[..., 1:]  # the same cells, one token more
     here[ends] = 0.0
-    found, cell, following = (list(rows)[::-1] for rows in (here[:-1], here[1:], after[1:]))
+    results, cell, following = (list(rows)[::-1] for rows in (here[:-1], here[1:], after[1:]))
     arcs = (list(rows)[::-1] for rows in (blank_arcs, label_arcs))
-    for to, by_blank, by_label, blank, label in zip(found, cell, following, *arcs, strict=True):
+    for to, by_blank, by_label, blank, label in zip(results, cell, following, *arcs, strict=True):
         # Ends are 0 already, and nothing leads on from them.
         torch.maximum(to, torch.logaddexp(by_blank + blank, by_label + label), out=to)
     return here
@@ -395,7 +401,13 @@ class PredictionNetwork(nn.Module):
         return output
 
     def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Output (B, P), hidden and cell (B, L, P) after one more token (B,) a row."""
+        """Output (B, P), hidden and cell (B, L, P) after one more token (B,) a row.
+
+        Args:
+            tokens: (B,), the newest ones.
+            hidden: (B, L, P).
+            cell: (B, L, P).
+        """
         before = hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous()
         output, (hidden, cell) = self.lstm(self.embedding(tokens[:, None]), before)
         return output[:, 0], hidden.transpose(0, 1), cell.transpose(0, 1)

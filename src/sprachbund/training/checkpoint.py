@@ -76,7 +76,13 @@ class BestCheckpoints:
             self.losses = read_model(self._index, _Losses, advice=advice).root
 
     def offer(self, step: int, loss: float, weights: Mapping[str, Tensor]) -> bool:
-        """Keep these weights if they are among the best; says whether they were."""
+        """Keep these weights if they are among the best; says whether they were.
+
+        Args:
+            step: after which they were evaluated.
+            loss: or score; less is better.
+            weights: by name.
+        """
         ranked = sorted([*self.losses.values(), loss])
         if self.keep == 0 or loss > ranked[: self.keep][-1]:
             return False

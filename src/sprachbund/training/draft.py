@@ -1,7 +1,7 @@
 """Training a draft that reads inside a model: a parasite (arXiv 2508.11189) or Medusa heads, the model frozen.
 
-What the model is taught with is what the draft is taught with, see `sprachbund.models.drafts`; so this is the same
-for every family.
+The draft is trained on the teacher-forcing batches of the model, see `sprachbund.models.drafts`, so the code is the
+same for every family.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Loss, Target
-from sprachbund.models.drafts import Guess, Guesser, Pass, guess, read
-from sprachbund.models.teaching import Lesson
+from sprachbund.models.drafts import DecoderOutput, DraftLogits, DraftNetwork, draft_logits, run_decoder
+from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
 from sprachbund.nn.feed_forward import Activation, FeedForward
@@ -44,10 +44,10 @@ class DraftOptions(BaseModel):
     Attributes:
         kind: parasite or Medusa heads.
         blocks: of the parasite. Medusa heads get as many weights as a parasite of so many blocks.
-        heads: Medusa heads, tokens guessed ahead.
+        heads: Medusa heads, draft tokens of a pass.
         pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
         label_weight: of the cross-entropy of the texts (2 in arXiv 2508.11189, equation 5).
-        kl_weight: of KL(model || draft) (0.5 there): what makes a draft guess as the model does, right or wrong.
+        kl_weight: of KL(model || draft) (0.5 there): it makes a draft predict as the model does, right or wrong.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,8 +60,8 @@ class DraftOptions(BaseModel):
     kl_weight: float = Field(default=0.5, ge=0)
 
 
-class DraftStudent(nn.Module):
-    """A draft's network on a frozen model, as the training loop wants it.
+class DraftTraining(nn.Module):
+    """A draft network on a frozen model, with the interface of the training loop.
 
     The model is kept where `nn.Module` does not look: it is no part of what is trained, saved or averaged.
 
@@ -71,7 +71,7 @@ class DraftStudent(nn.Module):
         options: weights of the losses.
     """
 
-    def __init__(self, base: Any, network: Guesser, options: DraftOptions) -> None:
+    def __init__(self, base: Any, network: DraftNetwork, options: DraftOptions) -> None:
         super().__init__()
         self._base = (base.requires_grad_(False).eval(),)
         self.network = network
@@ -96,28 +96,31 @@ class DraftStudent(nn.Module):
         )
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the texts and KL divergence from the model, summed over what is to be guessed."""
+        """Cross-entropy of the texts and KL divergence from the model, summed over the tokens to be drafted."""
         if self.base.decoder.positions.device != batch.features.device:
             self.base.to(batch.features.device)
         self.base.eval()
         decoder: TextDecoder = self.base.decoder
         with torch.no_grad():
-            lesson = self.base.lesson(batch)
-            seen = read(decoder, lesson)
-        found = guess(self.network, decoder, lesson, seen)
-        total = sum((g.weight * self._loss(g, lesson, seen) for g in found), start=seen.hidden.new_zeros(()))
-        return Loss.of_text(total, int(found[0].places.sum()), attention=total.detach())
+            decoder_batch = self.base.decoder_batch(batch)
+            seen = run_decoder(decoder, decoder_batch)
+        predictions = draft_logits(self.network, decoder, decoder_batch, seen)
+        total = sum(
+            (g.weight * self._loss(g, decoder_batch, seen) for g in predictions),
+            start=seen.hidden.new_zeros(()),
+        )
+        return Loss.of_text(total, int(predictions[0].positions.sum()), attention=total.detach())
 
-    def _loss(self, found: Guess, lesson: Lesson, seen: Pass) -> Tensor:
+    def _loss(self, drafted: DraftLogits, decoder_batch: DecoderBatch, seen: DecoderOutput) -> Tensor:
         with torch.no_grad():
-            teacher = seen.logits(self.base.decoder, found.places).float().log_softmax(-1)
-        log_probs = found.logits.float().log_softmax(-1)
-        labels = F.nll_loss(log_probs, lesson.wanted[found.places], reduction="sum")
+            teacher = seen.logits(self.base.decoder, drafted.positions).float().log_softmax(-1)
+        log_probs = drafted.logits.float().log_softmax(-1)
+        labels = F.nll_loss(log_probs, decoder_batch.labels[drafted.positions], reduction="sum")
         divergence = F.kl_div(log_probs, teacher, reduction="sum", log_target=True)
         return self.options.label_weight * labels + self.options.kl_weight * divergence
 
 
-def make_network(base: Any, options: DraftOptions) -> Guesser:
+def make_network(base: Any, options: DraftOptions) -> DraftNetwork:
     """An untrained network that fits a model.
 
     Raises:
@@ -172,19 +175,21 @@ def train_draft(
     """
     torch.manual_seed(training.seed)
     before = _digest(model)
-    student = DraftStudent(model, make_network(model, options), options)
-    report(f"{sum(p.numel() for p in student.parameters()) / 1e6:.2f} M parameters of the {options.kind}")
-    train(student, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)
+    draft_training = DraftTraining(model, make_network(model, options), options)
+    report(
+        f"{sum(p.numel() for p in draft_training.parameters()) / 1e6:.2f} M parameters of the {options.kind}"
+    )
+    train(draft_training, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)
     if _digest(model) != before:
         raise RuntimeError("the model under the draft has changed in training; this is a bug")
     model.cpu()
-    network = student.network.cpu()
+    network = draft_training.network.cpu()
     how = {"training": {"steps": training.steps, **options.model_dump(mode="json")}}
     return finished_draft(model, network, dev, report, **how)
 
 
 def finished_draft(
-    model: Any, network: Guesser, dev: Corpus | None, report: Callable[[str], None], **known: Any
+    model: Any, network: DraftNetwork, dev: Corpus | None, report: Callable[[str], None], **known: Any
 ) -> NetworkDraft:
     """The draft of a trained network; where there are dev data, with its acceptance on them.
 
@@ -195,13 +200,13 @@ def finished_draft(
         report: is told the mean.
         known: further fields of the draft's card.
     """
-    found: dict[str, float] = {}
+    acceptance: dict[str, float] = {}
     draft = draft_around(network, model.decoder, **known)
     if dev is not None:
-        found = measure_acceptance(model, draft, dev)
-        report(f"acceptance on the dev data: {np.mean(list(found.values()) or [0]):.1%}")
-    draft.card = draft.card.model_copy(update={"acceptance": found})
-    draft.acceptance = found
+        acceptance = measure_acceptance(model, draft, dev)
+        report(f"acceptance on the dev data: {np.mean(list(acceptance.values()) or [0]):.1%}")
+    draft.card = draft.card.model_copy(update={"acceptance": acceptance})
+    draft.acceptance = acceptance
     return draft
 
 

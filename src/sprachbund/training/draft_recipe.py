@@ -1,4 +1,4 @@
-"""The recipe of a draft: a model and data in, the same model with something that guesses ahead for it out.
+"""The recipe of a draft: a model and data in, the same model with a draft out.
 
 `draft = "parasite"`, "medusa" or "token-map" at the top of a TOML file makes it one of these recipes.
 """
@@ -23,10 +23,10 @@ from sprachbund.training.translator import (
     CardRecipe,
     DataPart,
     ExampleRecipe,
+    PreparedModel,
     Strict,
-    Student,
     TranslatorRecipe,
-    make_student,
+    prepare_model,
 )
 from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
 from sprachbund.util.files import copy_file, write_text
@@ -82,7 +82,14 @@ def run(
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> Any:
-    """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded."""
+    """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
+
+    Args:
+        recipe: the model, the draft and the data.
+        directory: of the run.
+        report: takes each line of progress.
+        stop_after: stop, resumable, after so many steps.
+    """
     with joined_processes():
         return _run(recipe, directory, on_first_rank(report), stop_after)
 
@@ -92,15 +99,15 @@ def _run(recipe: DraftRecipe, directory: Path, report: Callable[[str], None], st
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     source = locate(str(recipe.model))
-    student = _student(recipe, source, directory)
-    corpus = _corpus(recipe, recipe.train, student, recipe.examples.model_dump())
-    dev = _corpus(recipe, recipe.dev, student, {**recipe.examples.model_dump(), **NO_MASKS})
+    prepared = _prepared_model(recipe, source, directory)
+    corpus = _corpus(recipe, recipe.train, prepared, recipe.examples.model_dump())
+    dev = _corpus(recipe, recipe.dev, prepared, {**recipe.examples.model_dump(), **NO_MASKS})
     if recipe.draft == "token-map":
-        draft: Any = _token_map(recipe, student, corpus, dev, report)
+        draft: Any = _token_map(recipe, prepared, corpus, dev, report)
     else:
         assert recipe.training is not None
         draft = train_draft(
-            student.model,
+            prepared.model,
             corpus,
             recipe.network,
             recipe.training,
@@ -127,7 +134,7 @@ def texts_by_language(corpus: Corpus) -> Iterator[tuple[str, list[int]]]:
                     yield target, row[1]
 
 
-def _student(recipe: DraftRecipe, source: Path, directory: Path) -> Student:
+def _prepared_model(recipe: DraftRecipe, source: Path, directory: Path) -> PreparedModel:
     """The model and how its family makes examples."""
     training = recipe.training or TrainingOptions(steps=1)
     asked = TranslatorRecipe(
@@ -138,31 +145,31 @@ def _student(recipe: DraftRecipe, source: Path, directory: Path) -> Student:
         training=training,
         card=CardRecipe(name="draft"),
     )
-    return make_student(asked, directory, [])
+    return prepare_model(asked, directory, [])
 
 
 def _corpus(
-    recipe: DraftRecipe, parts: tuple[DataPart, ...], student: Student, options: dict[str, Any]
+    recipe: DraftRecipe, parts: tuple[DataPart, ...], prepared: PreparedModel, options: dict[str, Any]
 ) -> Corpus:
     seed = recipe.training.seed if recipe.training else 0
     manifests = [(Manifest(part.path, part.shares), part.repeats) for part in parts]
-    return Corpus(manifests, student.examples, ExampleOptions(**options, seed=seed))
+    return Corpus(manifests, prepared.examples, ExampleOptions(**options, seed=seed))
 
 
 def _token_map(
-    recipe: DraftRecipe, student: Student, corpus: Corpus, dev: Corpus, report: Callable[[str], None]
+    recipe: DraftRecipe, prepared: PreparedModel, corpus: Corpus, dev: Corpus, report: Callable[[str], None]
 ) -> TokenMapDraft:
     texts: dict[str, list[list[int]]] = {}
     for target, tokens in texts_by_language(corpus):
         texts.setdefault(target, []).append(tokens)
-    size = vocabulary_size_of(student.model)
+    size = vocabulary_size_of(prepared.model)
     if size is None or not texts:
         raise SprachbundError("the training data hold no text that this model could write; name other data")
     token_map = TokenMap.fit(texts, size, orders=recipe.orders, min_count=recipe.min_count)
     draft = TokenMapDraft(token_map)
     report(f"{len(token_map)} contexts in {len(texts)} languages")
     if recipe.dev:
-        draft.acceptance = measure_acceptance(student.model.eval(), draft, dev)
+        draft.acceptance = measure_acceptance(prepared.model.eval(), draft, dev)
         draft.card = draft.card.model_copy(update={"acceptance": draft.acceptance})
         mean = sum(draft.acceptance.values()) / max(1, len(draft.acceptance))
         report(f"acceptance on the dev data: {mean:.1%}")

@@ -1,9 +1,14 @@
-"""From a model to what is trained in its place by arXiv 2508.11189, and from that to what is kept."""
+"""Dual-scale training (arXiv 2508.11189): one loss on speech and on transcripts, with a draft network.
+
+A translator, a text encoder that feeds the same decoder, and a small network that drafts tokens are trained together
+(section 2). The result is the translator with its draft network; the text encoder is used in training only.
+Shapes: B utterances, R rows, U tokens of a row, N tokens that count, V vocabulary.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -14,21 +19,15 @@ from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, Memory
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.drafts import Guess, Guesser, guess, read
+from sprachbund.models.drafts import DraftLogits, DraftNetwork, draft_logits, run_decoder
 from sprachbund.models.pruning import prune_decoder
-from sprachbund.models.teaching import Lesson
+from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import TextEncoder
 from sprachbund.training.draft import DraftOptions, make_network
 from sprachbund.training.lora import add_lora
 from sprachbund.util.distributed import sum_over_ranks
-
-# A translator, a text encoder that feeds the same decoder, and a small network that guesses ahead: one
-# training.
-#
-# arXiv 2508.11189, section 2. What comes out is the translator with its guesser; the text encoder has done
-# its work by then. Shapes: B utterances, R rows, U tokens of a row, N tokens that count, V vocabulary.
 
 
 class DualScaleOptions(BaseModel):
@@ -37,9 +36,9 @@ class DualScaleOptions(BaseModel):
     Attributes:
         decoder_layers: that are kept, by the rule of `sprachbund.models.pruning`; all if None.
         text_layers: of the text encoder; 0 leaves the text branch out.
-        draft: what guesses ahead.
+        draft: the draft network.
         blocks: of the parasite; Medusa heads get as many weights as a parasite of so many blocks.
-        heads: of Medusa, tokens guessed ahead.
+        heads: of Medusa, draft tokens of a pass.
         pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
         detach_kv: keep the parasite's gradients from the decoder's keys and values.
         whole_layers: of the encoder, the upper ones, that are trained wholly; those below by adapters.
@@ -48,7 +47,7 @@ class DualScaleOptions(BaseModel):
         speech_weight: of the cross-entropy on speech (equation 5).
         text_weight: of the cross-entropy on transcripts.
         kl_weight: of KL(text || speech).
-        draft_weight: of the guesser's loss, which has the same three parts.
+        draft_weight: of the draft network's loss, which has the same three parts.
         gate: add no divergence before the running loss on transcripts is below that on speech; then for good.
         gate_decay: of the two running means.
         same_language: share of the utterances that are to be transcribed in place of translated.
@@ -117,21 +116,32 @@ class DualScale(nn.Module):
     Args:
         base: a family's module, its decoder pruned.
         text_encoder: None leaves the text branch out, and with it the divergence.
-        guesser: made for the base's decoder, or None.
+        draft_network: made for the base's decoder, or None.
         options: weights of the losses, and the gate.
     """
 
     has_unused_parameters = False
 
     def __init__(
-        self, base: Any, text_encoder: TextEncoder | None, guesser: Guesser | None, options: DualScaleOptions
+        self,
+        base: Any,
+        text_encoder: TextEncoder | None,
+        draft_network: DraftNetwork | None,
+        options: DualScaleOptions,
     ) -> None:
         super().__init__()
         self.base = base
         self.text_encoder = text_encoder
-        self.guesser = guesser
+        # Resume files and patterns of recipes know the draft network by this name.
+        self.add_module("guesser", draft_network)
         self.options = options
         self.gate = Gate(options.gate_decay, is_open=not options.gate)
+
+    @property
+    def draft_network(self) -> DraftNetwork | None:
+        """Predicts tokens ahead of the decoder; None without one."""
+        network: Any = self._modules["guesser"]
+        return cast("DraftNetwork | None", network)
 
     @property
     def untrained(self) -> Sequence[nn.Module]:
@@ -147,7 +157,7 @@ class DualScale(nn.Module):
     def decoder(self) -> Any:
         """Where the training loop looks for layers: all but the encoder's."""
         text = [] if self.text_encoder is None else list(self.text_encoder.layers)
-        return SimpleNamespace(layers=[*self.base.decoder.layers, *text, *_blocks(self.guesser)])
+        return SimpleNamespace(layers=[*self.base.decoder.layers, *text, *_blocks(self.draft_network)])
 
     def loss(self, batch: Batch) -> Loss:
         """L_base + w L_draft, each of them cross-entropy on speech and on transcripts and their divergence.
@@ -158,26 +168,36 @@ class DualScale(nn.Module):
         Raises:
             ValueError: a batch without transcripts, where there is a text branch.
         """
-        speech: Lesson = self.base.lesson(batch)
-        lessons = {"speech": speech}
+        speech: DecoderBatch = self.base.decoder_batch(batch)
+        decoder_batches = {"speech": speech}
         if self.text_encoder is not None:
-            lessons["text"] = self._of_text(speech, batch)
-        seen = {name: read(self._decoder, lesson) for name, lesson in lessons.items()}
-        own = {
-            name: [Guess(logits=seen[name].logits(self._decoder, lesson.counted), places=lesson.counted)]
-            for name, lesson in lessons.items()
+            decoder_batches["text"] = self._of_text(speech, batch)
+        seen = {
+            name: run_decoder(self._decoder, decoder_batch) for name, decoder_batch in decoder_batches.items()
         }
-        parts = self._parts(own, lessons)
+        own = {
+            name: [
+                DraftLogits(
+                    logits=seen[name].logits(self._decoder, decoder_batch.loss_mask),
+                    positions=decoder_batch.loss_mask,
+                )
+            ]
+            for name, decoder_batch in decoder_batches.items()
+        }
+        parts = self._parts(own, decoder_batches)
         total = self._weighted(parts)
         attention = parts["speech"]
         parts = {name: part for name, part in parts.items() if name != "speech"}
-        if self.guesser is not None:
-            guesses = {name: self._guess(lesson, seen[name]) for name, lesson in lessons.items()}
-            ahead = self._parts(guesses, lessons)
+        if self.draft_network is not None:
+            drafted = {
+                name: self._draft_logits(decoder_batch, seen[name])
+                for name, decoder_batch in decoder_batches.items()
+            }
+            ahead = self._parts(drafted, decoder_batches)
             total = total + self.options.draft_weight * self._weighted(ahead)
             parts |= {f"draft-{name}": part for name, part in ahead.items()}
         if self.training and "text" in parts:
-            self._watch(parts["text"], attention, lessons)
+            self._watch(parts["text"], attention, decoder_batches)
         return self._with_heads(total, attention, parts, batch, speech)
 
     @property
@@ -185,7 +205,7 @@ class DualScale(nn.Module):
         decoder: TextDecoder = self.base.decoder
         return decoder
 
-    def _of_text(self, speech: Lesson, batch: Batch) -> Lesson:
+    def _of_text(self, speech: DecoderBatch, batch: Batch) -> DecoderBatch:
         """The same rows over what the text encoder makes of the transcripts; rows without one do not count."""
         if self.text_encoder is None or batch.spoken is None:
             raise ValueError("the text branch needs a batch with transcripts; ask the corpus for `spoken`")
@@ -193,31 +213,42 @@ class DualScale(nn.Module):
         lengths = batch.spoken.num_tokens.clamp(min=1)
         states = self.text_encoder(self._decoder.embedding, batch.spoken.tokens, lengths)
         memory = Memory(states=states, num_frames=lengths)
-        return replace(speech, memory=memory, counted=speech.counted & there[:, None])
+        return replace(speech, memory=memory, loss_mask=speech.loss_mask & there[:, None])
 
-    def _guess(self, lesson: Lesson, seen: Any) -> list[Guess]:
-        assert self.guesser is not None
-        return guess(self.guesser, self._decoder, lesson, seen, detach_kv=self.options.detach_kv)
+    def _draft_logits(self, decoder_batch: DecoderBatch, seen: Any) -> list[DraftLogits]:
+        assert self.draft_network is not None
+        return draft_logits(
+            self.draft_network, self._decoder, decoder_batch, seen, detach_kv=self.options.detach_kv
+        )
 
-    def _parts(self, said: Mapping[str, list[Guess]], lessons: Mapping[str, Lesson]) -> dict[str, Tensor]:
-        """Cross-entropy by name of lesson and, where the gate is open, "kl"; sums over tokens."""
-        log_probs = {name: [g.logits.float().log_softmax(-1) for g in found] for name, found in said.items()}
+    def _parts(
+        self, predicted: Mapping[str, list[DraftLogits]], decoder_batches: Mapping[str, DecoderBatch]
+    ) -> dict[str, Tensor]:
+        """Cross-entropy by name of the decoder batch and, where the gate is open, "kl"; sums over tokens."""
+        log_probs = {
+            name: [g.logits.float().log_softmax(-1) for g in predictions]
+            for name, predictions in predicted.items()
+        }
         parts = {
             name: sum(
                 (
-                    g.weight * F.nll_loss(one, lessons[name].wanted[g.places], reduction="sum")
-                    for g, one in zip(found, log_probs[name], strict=True)
+                    g.weight * F.nll_loss(one, decoder_batches[name].labels[g.positions], reduction="sum")
+                    for g, one in zip(predictions, log_probs[name], strict=True)
                 ),
-                start=torch.zeros((), device=found[0].logits.device),
+                start=torch.zeros((), device=predictions[0].logits.device),
             )
-            for name, found in said.items()
+            for name, predictions in predicted.items()
         }
-        if "text" in said and self.gate.is_open and self.options.kl_weight > 0:
+        if "text" in predicted and self.gate.is_open and self.options.kl_weight > 0:
             parts["kl"] = sum(
                 (
-                    text.weight * divergence(log_text, log_speech[text.places[speech.places]])
+                    text.weight * divergence(log_text, log_speech[text.positions[speech.positions]])
                     for text, speech, log_text, log_speech in zip(
-                        said["text"], said["speech"], log_probs["text"], log_probs["speech"], strict=True
+                        predicted["text"],
+                        predicted["speech"],
+                        log_probs["text"],
+                        log_probs["speech"],
+                        strict=True,
                     )
                 ),
                 start=torch.zeros_like(parts["text"]),
@@ -231,25 +262,30 @@ class DualScale(nn.Module):
             (weights[name] * part for name, part in parts.items()), start=parts["speech"].new_zeros(())
         )
 
-    def _watch(self, text: Tensor, speech: Tensor, lessons: Mapping[str, Lesson]) -> None:
+    def _watch(self, text: Tensor, speech: Tensor, decoder_batches: Mapping[str, DecoderBatch]) -> None:
         """Show the gate the means over tokens, of all processes; a batch without transcripts shows nothing."""
-        counts = [lessons[name].counted.sum() for name in ("text", "speech")]
+        counts = [decoder_batches[name].loss_mask.sum() for name in ("text", "speech")]
         sums = torch.stack([text.detach(), speech.detach(), *(count.to(text) for count in counts)])
         text_sum, speech_sum, num_text, num_speech = sum_over_ranks(sums).unbind()
         if bool(num_text):
             self.gate.see(text_sum / num_text, speech_sum / num_speech)
 
     def _with_heads(
-        self, total: Tensor, attention: Tensor, parts: dict[str, Tensor], batch: Batch, lesson: Lesson
+        self,
+        total: Tensor,
+        attention: Tensor,
+        parts: dict[str, Tensor],
+        batch: Batch,
+        decoder_batch: DecoderBatch,
     ) -> Loss:
         loss = Loss.of_text(
             attention.detach().new_zeros(()),
-            int(lesson.counted.sum()),
+            int(decoder_batch.loss_mask.sum()),
             attention=attention,
             parts={name: part.detach() for name, part in parts.items()},
         )
         if isinstance(self.base, Conformer):
-            loss = self.base.with_heads(loss, batch, lesson.memory)
+            loss = self.base.with_heads(loss, batch, decoder_batch.memory)
         return replace(loss, total=total + self.options.speech_weight * loss.total)
 
 
@@ -258,29 +294,29 @@ def divergence(log_text: Tensor, log_speech: Tensor) -> Tensor:
     return F.kl_div(log_speech, log_text.detach(), reduction="sum", log_target=True)
 
 
-def _blocks(guesser: Guesser | None) -> Iterator[nn.Module]:
-    if guesser is not None:
-        yield from guesser.blocks if isinstance(guesser, Parasite) else guesser.stacks
+def _blocks(draft_network: DraftNetwork | None) -> Iterator[nn.Module]:
+    if draft_network is not None:
+        yield from draft_network.blocks if isinstance(draft_network, Parasite) else draft_network.stacks
 
 
 def make_dual_scale(model: Any, options: DualScaleOptions) -> DualScale:
-    """Prune a model's decoder and put a text encoder, a guesser and adapters around it.
+    """Prune a model's decoder and put a text encoder, a draft network and adapters around it.
 
-    The text encoder starts from the first decoder layers of the model as it was; the guesser fits the pruned decoder.
-    The model itself is not changed where it is pruned.
+    The text encoder starts from the first decoder layers of the model as it was; the draft network fits the pruned
+    decoder. The model itself is not changed where it is pruned.
 
     Raises:
         SprachbundError: more layers or blocks than there are.
     """
     base = model if options.decoder_layers is None else prune_decoder(model, options.decoder_layers)
     text = _text_encoder(model, options.text_layers)
-    guesser = None
+    draft_network = None
     if options.draft != "none":
         wanted = DraftOptions(
             kind=options.draft, blocks=options.blocks, heads=options.heads, pre_ln_q=options.pre_ln_q
         )
-        guesser = make_network(base, wanted)
-    whole = DualScale(base, text, guesser, options)
+        draft_network = make_network(base, wanted)
+    whole = DualScale(base, text, draft_network, options)
     add_adapters(whole)
     return whole
 
@@ -296,15 +332,15 @@ def add_adapters(whole: DualScale) -> None:
     if lower == 0:
         return
     sides = [f"base.{name}.*" for name, _ in whole.base.named_children() if name != "encoder"]
-    parts = {"text_encoder": whole.text_encoder, "guesser": whole.guesser}
-    beside = [f"{name}.*" for name, part in parts.items() if part is not None]
+    parts = {"text_encoder": whole.text_encoder, "guesser": whole.draft_network}
+    other_parts = [f"{name}.*" for name, part in parts.items() if part is not None]
     upper = [f"base.encoder.layers.{n}.*" for n in range(lower, count)]
     add_lora(
         whole,
         tuple(f"base.encoder.layers.{n}.*" for n in range(lower)),
         options.lora_rank,
         scale=options.lora_alpha / options.lora_rank,
-        whole=(*sides, *beside, *upper),
+        whole=(*sides, *other_parts, *upper),
     )
 
 

@@ -1,4 +1,4 @@
-"""The one training loop.
+"""The training loop: progress lines, evaluations on the dev data, and the run.
 
 All that a run has to remember is its weights, the optimizer's moments and a step number: the order of the data,
 the augmentation and the dropout are functions of seed and step. So a run that was killed goes on at once, and
@@ -38,7 +38,7 @@ from sprachbund.util.distributed import joined_processes, of_all_ranks
 from sprachbund.util.files import read_model, write_text
 from sprachbund.util.memory import keep_freed_memory
 
-# What a run says of itself while it runs: one line for every so many steps.
+# Progress.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,13 @@ class Meter:
         self.sums.add(_Sums(sums=seen, parts=parts, heads=heads, kinds=kinds, counts=dict(loss.counts)))
 
     def progress(self, step: int, steps: int, epoch: int) -> Progress:
-        """The line after a step, of all processes together, and the beginning of the next one."""
+        """The line after a step, of all processes together, and the beginning of the next one.
+
+        Args:
+            step: steps made.
+            steps: of the run.
+            epoch: passes through the training data so far.
+        """
         took = time.monotonic() - self.began
         everything = _Sums()
         for own in of_all_ranks(self.sums):
@@ -165,18 +171,14 @@ class Meter:
         return progress
 
 
-# When a run was at its best: judgements on the dev data, the patience that they end, and where the run
-# converged.
-#
-# They are part of what a run resumes from, so a run that patience stopped stays stopped, and its
-# convergence point is that of a run that was never broken off.
+# Evaluations on the dev data. They are part of the resume file, so a run that patience stopped stays stopped.
 
 CONVERGENCE_FILE = "convergence.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """A judgement; less is better.
+class Evaluation:
+    """Loss or score on the dev data; less is better.
 
     Attributes:
         step: after so many steps.
@@ -190,18 +192,18 @@ class Judgement:
 
 
 @dataclass(kw_only=True)
-class Judgements:
-    """All judgements of a run, in order.
+class Evaluations:
+    """All evaluations of a run, in order.
 
     Attributes:
-        patience: so many judgements without a better one end the run; 0 never does.
+        patience: so many evaluations without a better one end the run; 0 never does.
         made: so far.
         lowest: value so far.
-        num_worse: judgements since the lowest one.
+        num_worse: evaluations since the lowest one.
     """
 
     patience: int = 0
-    made: list[Judgement] = field(default_factory=list)
+    made: list[Evaluation] = field(default_factory=list)
     lowest: float = math.inf
     num_worse: int = 0
 
@@ -211,15 +213,15 @@ class Judgements:
         return 0 < self.patience <= self.num_worse
 
     @property
-    def best(self) -> Judgement | None:
+    def best(self) -> Evaluation | None:
         """The first of the lowest ones."""
         return min(self.made, key=lambda one: one.value, default=None)
 
-    def add(self, judgement: Judgement) -> None:
-        """Count a judgement."""
-        self.num_worse = 0 if judgement.value < self.lowest else self.num_worse + 1
-        self.lowest = min(self.lowest, judgement.value)
-        self.made.append(judgement)
+    def add(self, evaluation: Evaluation) -> None:
+        """Add an evaluation, and count how many were no better than the best."""
+        self.num_worse = 0 if evaluation.value < self.lowest else self.num_worse + 1
+        self.lowest = min(self.lowest, evaluation.value)
+        self.made.append(evaluation)
 
     def state(self) -> dict[str, Any]:
         """What a run resumes from."""
@@ -230,7 +232,7 @@ class Judgements:
         """The inverse of `state`."""
         self.lowest, self.num_worse = state.get("lowest", math.inf), state.get("num_worse", 0)
         rows = state.get("judgements", [])
-        self.made = [Judgement(step=step, epoch=epoch, value=value) for step, epoch, value in rows]
+        self.made = [Evaluation(step=step, epoch=epoch, value=value) for step, epoch, value in rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,15 +243,15 @@ class Convergence:
         judge: "loss" or "score".
         steps: made in all.
         stopped_early: whether patience ended it.
-        best: the judgement that was best, None where there was none.
+        best: the evaluation that was best, None where there was none.
         judgements: all of them.
     """
 
     judge: str
     steps: int
     stopped_early: bool
-    best: Judgement | None
-    judgements: tuple[Judgement, ...]
+    best: Evaluation | None
+    judgements: tuple[Evaluation, ...]
 
     def __str__(self) -> str:
         done = f"{'stopped early' if self.stopped_early else 'done'} after {self.steps} steps"
@@ -266,8 +268,10 @@ class Convergence:
     def read(cls, directory: Path) -> Self:
         """What `write` wrote. Raises SprachbundError when there is none, or it is broken."""
         path = directory / CONVERGENCE_FILE
-        found = read_model(path, _File, advice="it says where a run converged: train it to its end").root
-        return cls(**vars(found))
+        convergence = read_model(
+            path, _File, advice="it says where a run converged: train it to its end"
+        ).root
+        return cls(**vars(convergence))
 
 
 class _File(RootModel[Convergence]):
@@ -308,7 +312,7 @@ def train(
     with joined_processes():
         run = _Run(model, corpus, options, directory, dev, report)
         run.score = score if options.judge == "score" else None
-        run.tell_size()
+        run.report_size()
         run.resume()
         if options.recompute:
             recompute_layers(model)
@@ -361,17 +365,17 @@ class _Run:
         self.optimizers: list[Any] = [self.accelerator.prepare(one) for one in optimizers]
         self.best = BestCheckpoints(directory / "best", options.keep_best)
         self.step = self.epoch = self.batch = 0
-        self.judgements = Judgements(patience=options.patience)
+        self.evaluations = Evaluations(patience=options.patience)
         self.score: Callable[[Any], float] | None = None
         self.meter = Meter(corpus.frames_per_s)
         self._writer: Any = None
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether no judgement was better for as long as the options allow."""
-        return self.judgements.at_an_end
+        """Whether no evaluation was better for as long as the options allow."""
+        return self.evaluations.at_an_end
 
-    def tell_size(self) -> None:
+    def report_size(self) -> None:
         """Say how many weights are trained, and about how much memory that takes."""
         accelerator, options = self.accelerator, self.options
         footprint = measure(
@@ -395,7 +399,7 @@ class _Run:
             for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(kept)
             self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-            self.judgements.load(state)
+            self.evaluations.load(state)
             self._say(f"resumed at step {self.step}")
 
     def go_on(self, until: int) -> None:
@@ -418,9 +422,9 @@ class _Run:
         if best.losses:
             model.load_state_dict(best.average())
         if self.accelerator.is_main_process:
-            found = self._convergence()
-            found.write(self.directory)
-            self._say(str(found))
+            convergence = self._convergence()
+            convergence.write(self.directory)
+            self._say(str(convergence))
         return model
 
     def _convergence(self) -> Convergence:
@@ -428,8 +432,8 @@ class _Run:
             judge=self.options.judge,
             steps=self.step,
             stopped_early=self.step < self.options.steps,
-            best=self.judgements.best,
-            judgements=tuple(self.judgements.made),
+            best=self.evaluations.best,
+            judgements=tuple(self.evaluations.made),
         )
 
     def _batches(self) -> Iterator[Batch]:
@@ -468,27 +472,27 @@ class _Run:
         options, step = self.options, self.step
         if step % options.log_every == 0 or step == until:
             self._log(self.meter.progress(step, options.steps, self.epoch))
-        judged = self.dev is not None or self.score is not None
-        if judged and (step % options.evaluate_every == 0 or step == options.steps):
-            self._weigh(self.dev_loss() if self.score is None else self._dev_score(self.score))
+        evaluated = self.dev is not None or self.score is not None
+        if evaluated and (step % options.evaluate_every == 0 or step == options.steps):
+            self._record_evaluation(self.dev_loss() if self.score is None else self._dev_score(self.score))
         last = step == until or self.out_of_patience
         if (step % options.save_every == 0 or last) and self.accelerator.is_main_process:
             save_resume(self.directory, self._state())
 
-    def _weigh(self, value: float) -> None:
+    def _record_evaluation(self, value: float) -> None:
         """Keep the weights if they are among the best; count how long none was better."""
         batches_of_epoch = max(1, len(self.corpus.plan(self.plan, self.epoch)))
         epoch = self.epoch + self.batch / batches_of_epoch
-        self.judgements.add(Judgement(step=self.step, epoch=epoch, value=value))
-        judge = self.options.judge
+        self.evaluations.add(Evaluation(step=self.step, epoch=epoch, value=value))
+        metric = self.options.judge
         if self.accelerator.is_main_process:
             kept = self.best.offer(self.step, value, self.plain_model.state_dict())
-            self._say(f"step {self.step} dev {judge} {value:.4f}{' (kept)' if kept else ''}")
-            self._scalar(f"dev/{judge}", value)
-        best = self.judgements.best
+            self._say(f"step {self.step} dev {metric} {value:.4f}{' (kept)' if kept else ''}")
+            self._scalar(f"dev/{metric}", value)
+        best = self.evaluations.best
         if self.out_of_patience and best is not None:
             self._say(
-                f"stopped at step {self.step}: {self.judgements.num_worse} times no better dev {judge} "
+                f"stopped at step {self.step}: {self.evaluations.num_worse} times no better dev {metric} "
                 f"than {best.value:.4f} at step {best.step}, epoch {best.epoch:.1f}"
             )
 
@@ -522,7 +526,7 @@ class _Run:
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
-            **self.judgements.state(),
+            **self.evaluations.state(),
         }
 
     def _log(self, progress: Progress) -> None:

@@ -71,7 +71,13 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) -> int:
-    """The rank at which adapters on these linear layers have nearest to so many parameters, at least 1."""
+    """The rank at which adapters on these linear layers have nearest to so many parameters, at least 1.
+
+    Args:
+        model: without adapters.
+        modules: patterns of the names of linear layers.
+        num_parameters: of all adapters together.
+    """
     per_rank = sum(
         module.in_features + module.out_features
         for name, module in model.named_modules()
@@ -80,7 +86,7 @@ def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) ->
     return max(1, round(num_parameters / max(1, per_rank)))
 
 
-# Which weights move, by which optimizer, at which rate.
+# Trained weights, optimizers and learning rates.
 
 BETAS = (0.9, 0.98)
 RATIO = "ratio"

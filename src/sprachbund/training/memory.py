@@ -1,6 +1,7 @@
-"""What a model keeps between its forward and its backward pass: how much that is, and how to keep less.
+"""Memory of a training run: what layers keep for the backward pass, how to keep less, and an estimate before the run.
 
-Both go by layers: every family has them in `encoder.layers` and, with an attention decoder, in `decoder.layers`.
+Recomputing and measuring go by layers: every family has them in `encoder.layers` and, with an attention decoder, in
+`decoder.layers`.
 """
 
 import math
@@ -139,7 +140,7 @@ def kept_on_meta(model: nn.Module, forward: Callable[[], Any]) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-# How much memory a run is going to take, told before it begins: nobody should learn it from a crash.
+# The estimate, which a run reports before it begins.
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _FP32 = 4
@@ -183,7 +184,7 @@ class Footprint:
         return self.fixed + (self.recomputed if recompute else self.activations)
 
     def lines(self, *, recompute: bool, batch_s: float) -> list[str]:
-        """What to tell before a run: sizes, memory, and what to change where it does not fit."""
+        """Lines to report before a run: sizes, memory, and what to change where it does not fit."""
         activations = self.recomputed if recompute else self.activations
         lines = [
             f"{_millions(self.num_parameters)} parameters, {_millions(self.num_trained)} of them are trained",
@@ -227,6 +228,16 @@ def measure(
     """Measure on one and on two utterances of the epoch's largest batch; None when the epoch is empty.
 
     Memory grows linearly with the utterances of a batch; the difference of the two says how fast.
+
+    Args:
+        model: to be trained.
+        loss_of: its loss of a batch.
+        corpus: training data.
+        plan: how batches are made.
+        optimizers: of the model.
+        device: that the run trains on.
+        num_processes: that share every batch.
+        epoch: whose largest batch is taken.
     """
     if not (batches := corpus.plan(plan, epoch)):
         return None

@@ -1,4 +1,4 @@
-"""Settings of a training run, and what they make of a step: its learning rate, the strength of its masks."""
+"""Options of a training run, with learning rate and mask strength by step, and recipes as TOML files."""
 
 import difflib
 import math
@@ -43,15 +43,15 @@ class TrainingOptions(BaseModel):
         max_duration_s: longer utterances are left out.
         num_workers: processes that make batches.
         log_every: steps between progress lines.
-        evaluate_every: steps between judgements on the dev data.
+        evaluate_every: steps between evaluations on the dev data.
         save_every: steps between checkpoints to resume from.
         judge: what ranks checkpoints and ends the patience: the "loss" on the dev data, or a "score" of which less is
             better, such as its word error rate, that the recipe measures.
-        keep_best: checkpoints that were judged best, which are kept and averaged at the end.
+        keep_best: the best checkpoints, which are kept and averaged at the end.
         trainable: patterns of the names of the parameters that are trained, `*` for anything; all if none.
         rates: pattern to the highest rate of the parameters it matches, in place of `learning_rate`; of several that
             match, the first counts. Warm-up and decay are those of the run.
-        patience: stop after so many judgements without a better one; 0 never stops.
+        patience: stop after so many evaluations without a better one; 0 never stops.
         seed: of weights, order, augmentation and dropout.
     """
 
@@ -120,7 +120,7 @@ class TrainingOptions(BaseModel):
         return min(1.0, max(0.0, (self.steps - step) / (self.mask_fade_share * self.steps)))
 
 
-# Recipes as values: a TOML file, overridden by `--set a.b=c`, checked whole before any work.
+# Recipes: a TOML file with overrides (`--set a.b=c`), checked whole before any work.
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
 
@@ -144,7 +144,14 @@ def read_recipe(model: type[Recipe], path: Path, overrides: Sequence[str] = ()) 
 def make_recipe(
     model: type[Recipe], values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = ""
 ) -> Recipe:
-    """A recipe of plain values, changed by overrides; what is wrong with it is told after `where`. Errors as above."""
+    """A recipe of plain values, changed by overrides; messages begin with `where`. Errors as above.
+
+    Args:
+        model: class of the recipe.
+        values: plain values, as read from TOML.
+        overrides: texts such as "training.steps=100".
+        where: begins the messages.
+    """
     for override in overrides:
         _override(values, override)
     check_numbers(values, where)

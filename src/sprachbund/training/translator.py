@@ -1,10 +1,9 @@
 """Training a speech translator, from manifests to a model directory.
 
-A new conformer, any of its languages to any other, as the bundled model is one; or what one owns already: a
-conformer, a Whisper or a Seamless checkpoint, trained on through the same data, loop and options.
+A recipe trains a new conformer, any of its languages to any other, as the bundled model is one; or it fine-tunes a
+conformer, a Whisper or a Seamless checkpoint through the same data, loop and options. The sections are the recipe, the
+model that it prepares for each family, dual-scale training, the checks of the texts, and the run.
 """
-
-from __future__ import annotations
 
 import math
 from collections import Counter
@@ -30,8 +29,8 @@ from sprachbund.models.conformer.extension import (
     LOSSES_OF_TRANSDUCER,
     add_languages,
     rebuilt,
-    tell_language,
     with_losses,
+    with_target_language_prompt,
 )
 from sprachbund.models.conformer.io import TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE, load, save
 from sprachbund.models.drafts import DRAFT_FILE
@@ -55,327 +54,8 @@ from sprachbund.util.distributed import (
 )
 from sprachbund.util.files import write_text
 
-# What a recipe trains, by family: the model as it is before the first step, its examples, and how it is
-# saved.
+# The recipe.
 
-_OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
-_ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
-"""How texts are drawn for a model that writes what is spoken: it can be taught transcripts alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Student:
-    """A model about to be trained.
-
-    Attributes:
-        model: of any family.
-        examples: how the family makes features and tokens.
-        save: writes the model into a directory, with a `card`.
-        drawn: what the model changes of how texts are drawn (`ExampleOptions`).
-        tokenizer: whose pieces may not be enough for a text; None where they always are.
-        ctc_frame_s: seconds of a frame that CTC aligns transcripts to; None without CTC.
-    """
-
-    model: Any
-    examples: Examples
-    save: Callable[..., None]
-    drawn: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: Tokenizer | None = None
-    ctc_frame_s: float | None = None
-
-
-def make_student(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Student:
-    """The model that a recipe asks for: a new conformer, or what `recipe.start` names, of whatever family.
-
-    Args:
-        recipe: what is wanted.
-        directory: of the run; keeps the tokenizers of a new conformer.
-        manifests: training data; their texts make those tokenizers.
-
-    Raises:
-        SprachbundError: no such model, or one that cannot do what the recipe asks.
-    """
-    if recipe.start is None:
-        if changed := sorted(recipe.fine_tuning.model_fields_set):
-            raise SprachbundError(
-                f"fine_tuning.{changed[0]} is for models that are there already; give start, or leave it out"
-            )
-        return _conformer(recipe, _new_conformer(recipe, directory, manifests))
-    start = locate(str(recipe.start))
-    family = family_of(start)
-    if family == Conformer.name:
-        return _conformer(recipe, _started_conformer(recipe, load(start)))
-    if useless := sorted(_OF_NEW_MODELS & recipe.model_fields_set):
-        raise SprachbundError(
-            f"the recipe has {', '.join(useless)}, which a {family} checkpoint brings along; take it out of the recipe"
-        )
-    if recipe.bits == 8:
-        raise SprachbundError(
-            f"a {family} model is trained into weights of 16 or 32 bits, not 8; set bits = 16, and make 8 of them with "
-            "`sprachbund compress quantize` where the family can"
-        )
-    return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
-
-
-def _conformer(recipe: TranslatorRecipe, model: Conformer) -> Student:
-    only_spoken = model.writes_what_is_spoken
-    examples = PieceExamples(
-        model.tokenizer,
-        model.transcript_tokenizer,
-        recipe.languages,
-        known=model.source_languages,
-        num_mel_bins=model.config.num_mel_bins,
-        front_end=model.front_end,
-        max_tokens=model.config.max_tokens - 1,
-        only_spoken=only_spoken,
-    )
-    return Student(
-        model=model,
-        examples=examples,
-        save=partial(save, model, bits=recipe.bits or 8),
-        drawn=_ONLY_SPOKEN if only_spoken else {},
-        tokenizer=model.tokenizer,
-        ctc_frame_s=model.frame_s if model.config.ctc_weight else None,
-    )
-
-
-def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Conformer:
-    """With tokenizers that are fitted once."""
-    wanted = {
-        TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),
-        TRANSCRIPT_TOKENIZER_FILE: (recipe.transcript_vocabulary_size, ()),
-    }
-    if not all((directory / name).exists() for name in wanted):
-        texts = texts_of(manifests, recipe.tokenizer_texts)
-        for name, (size, languages) in wanted.items():
-            Tokenizer.train(texts, languages, size).save(directory / name)
-    written, transcripts = (
-        Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
-    )
-    config = ConformerConfig(
-        source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
-    )
-    return Conformer(config, written, transcripts)
-
-
-def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
-    """With the weights and the tokenizers of another; with its languages, and those that it is to learn."""
-    _check_start(recipe, start)
-    wanted = recipe.fine_tuning
-    model = add_languages(start, wanted.new_languages)
-    if unknown := sorted(set(recipe.languages) - set(model.config.source_languages)):
-        raise SprachbundError(
-            f"{recipe.start} knows {', '.join(model.config.source_languages)}, not {', '.join(unknown)}; to teach it a "
-            f'language, set fine_tuning.new_languages = {{{unknown[0]} = "mean"}}, or name one that it resembles'
-        )
-    if wanted.prompt is not None:
-        model = tell_language(model)
-    if "model" not in recipe.model_fields_set:
-        return rebuilt(model)
-    _check_sizes(model.config, recipe.model)
-    return rebuilt(model, config=with_losses(model.config, recipe.model))
-
-
-def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
-    if (packed := packed_linears(start)) is not None:
-        raise SprachbundError(
-            f"{recipe.start} has an encoder in {packed.bits} bits, which is not trained; start from the model that it "
-            "was made of"
-        )
-    wanted = recipe.fine_tuning
-    if changed := sorted(wanted.model_fields_set & {"label_smoothing", "real_length"}):
-        raise SprachbundError(
-            f"fine_tuning.{changed[0]} is for Whisper and Seamless checkpoints; a conformer has [model] for its losses"
-        )
-    if wanted.prompt not in (None, "wanted"):
-        raise SprachbundError(
-            f'fine_tuning.prompt is {wanted.prompt!r}; a conformer can be told the language "wanted" alone'
-        )
-
-
-def _check_sizes(config: ConformerConfig, shape: ConformerShape) -> None:
-    """See that what `[model]` gives beside losses is what the model to start from has."""
-    for key, own, given, free in (
-        ("model", config, shape, LOSSES | {"streaming", "transducer"}),
-        ("model.streaming", config.streaming, shape.streaming, frozenset()),
-        ("model.transducer", config.transducer, shape.transducer, LOSSES_OF_TRANSDUCER),
-    ):
-        there, asked = ({} if part is None else dict(part) for part in (own, given))
-        for name in () if given is None else sorted(given.model_fields_set - free):
-            if (value := asked[name]) != (seen := there.get(name)):
-                raise SprachbundError(
-                    f"{key}.{name} is {value}, the model to start from has {seen}; leave it out, it is taken from there"
-                )
-
-
-def _whisper(recipe: TranslatorRecipe, start: Path) -> Student:
-    from sprachbund.models import whisper
-    from sprachbund.models.whisper.extension import add_languages, set_prompt, set_real_length
-    from sprachbund.models.whisper.model import WhisperExamples
-
-    wanted = recipe.fine_tuning
-    model = add_languages(whisper.load(start), wanted.new_languages)
-    if wanted.prompt is not None:
-        model = set_prompt(model, wanted.prompt, recipe.languages)
-    if wanted.real_length is not None:
-        model = set_real_length(model, wanted.real_length)
-    model.label_smoothing = wanted.label_smoothing
-    examples = WhisperExamples(model, recipe.languages)
-    return Student(model=model, examples=examples, save=partial(whisper.save, model, bits=recipe.bits or 32))
-
-
-def _seamless(recipe: TranslatorRecipe, start: Path) -> Student:
-    from sprachbund.models import seamless
-    from sprachbund.models.seamless.model import SeamlessExamples
-
-    wanted = recipe.fine_tuning
-    if wanted.prompt is not None or wanted.real_length is not None:
-        raise SprachbundError(
-            "fine_tuning.prompt and fine_tuning.real_length are for Whisper; Seamless always names the language wanted "
-            "and takes utterances at their own length"
-        )
-    model = seamless.load(start)
-    model.hear(wanted.new_languages)
-    model.label_smoothing = wanted.label_smoothing
-    examples = SeamlessExamples(model, recipe.languages)
-    return Student(model=model, examples=examples, save=partial(seamless.save, model, bits=recipe.bits or 32))
-
-
-# What `[dual_scale]` in a recipe does to the model that is trained, and to what comes out (arXiv
-# 2508.11189).
-
-_NO_TRANSCRIPTION = "It was taught to translate, not to transcribe."
-
-
-def drawn_for(options: DualScaleOptions | None) -> dict[str, Any]:
-    """What examples have to hold besides; see `sprachbund.data.loading.ExampleOptions`."""
-    if options is None:
-        return {}
-    return {"same_language": options.same_language, "spoken": options.text_layers > 0}
-
-
-def dual_scale_student(student: Student, recipe: TranslatorRecipe, report: Callable[[str], None]) -> Student:
-    """The student with its decoder pruned, a text encoder and a guesser.
-
-    Raises:
-        SprachbundError: adapters that are asked for twice, or layers that are not there.
-    """
-    options = recipe.dual_scale
-    assert options is not None
-    if recipe.lora is not None:
-        raise SprachbundError(
-            "dual_scale has its own adapters (whole_layers, lora_rank); take lora out of the recipe"
-        )
-    if options.same_language == 0:
-        report("the result will not transcribe; dual_scale.same_language = 0.1 keeps that")
-    whole = make_dual_scale(student.model, options)
-    bits = recipe.bits or (8 if whole.base.name == "conformer" else 32)
-    return Student(model=whole, examples=student.examples, save=partial(_save, whole, bits))
-
-
-def save_guesser(
-    whole: DualScale, training: TrainingOptions, dev: Corpus, directory: Path, report: Callable[[str], None]
-) -> None:
-    """Put the guesser beside the saved model, with its acceptance on the dev data; nothing where there is none."""
-    if whole.guesser is None:
-        return
-    how = {"training": {"steps": training.steps, **whole.options.model_dump(mode="json")}}
-    # As it is saved: in fewer bits, perhaps, and without the pairs that it was not taught.
-    draft = finished_draft(load_model(directory), whole.guesser.eval(), dev, report, **how)
-    draft.save(directory / DRAFT_FILE)
-
-
-def _save(whole: DualScale, bits: Bits, directory: Path, *, card: Card) -> None:
-    base = whole.cpu().base
-    if whole.options.same_language == 0:
-        card = card.model_copy(update={"limits": [*card.limits, _NO_TRANSCRIPTION]})
-    if whole.options.same_language == 0 and base.name == "whisper":
-        from sprachbund.models.whisper.extension import without_transcription
-
-        base = without_transcription(base)
-    save_model(base, directory, bits=bits, card=card)
-
-
-# Texts that a model's tokenizer cannot write whole, or that are longer than the model takes or CTC can
-# align: counted, and said.
-#
-# A model that was trained on other languages keeps its tokenizer, since its weights know its pieces. What
-# a new language has beside them, a letter that the old ones lack, is learned as unknown, and a reader sees
-# "⁇" at most.
-
-_MOST = 20_000
-_SHOWN = 12
-_WORD_BEGINS = "\u2581"
-
-
-def texts_taught(corpus: Corpus) -> Iterator[str]:
-    """Texts that utterances of a corpus can be taught with: of all of them, or of 20,000 evenly over it."""
-    for manifest in corpus.manifests:
-        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
-        for index in range(0, len(manifest), step):
-            utterance = manifest[index]
-            for language in corpus.targets:
-                text = utterance.text_in(language) if utterance.language else None
-                if text and corpus.examples.row(text, utterance.language, language) is not None:
-                    yield text
-
-
-def too_long_for_frames(corpus: Corpus, frame_s: float) -> list[str]:
-    """What is to be said of transcripts that CTC cannot align: nothing where it can align all.
-
-    They are most of the speech where frames are long and pieces short, and the encoder then learns next to nothing.
-
-    Args:
-        corpus: all of its utterances are looked at, or 20,000 evenly over it.
-        frame_s: seconds of an encoder's frame.
-    """
-    count, found, first = 0, 0, ""
-    for manifest in corpus.manifests:
-        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
-        for index in range(0, len(manifest), step):
-            utterance = manifest[index]
-            needed = ctc_places(corpus.examples.transcript(utterance.text))
-            there = math.ceil(float(manifest.durations_s[index]) / frame_s)
-            count += needed > 0
-            if needed > there:
-                found += 1
-                first = first or f"{utterance.id}, {needed} places wanted and {there} there"
-    if not found:
-        return []
-    return [
-        f"{found} of {count} transcripts are longer than CTC can align in frames of {1000 * frame_s:g} ms (the first "
-        f"is {first}): it learns nothing from them; a larger transcript_vocabulary_size makes shorter ones"
-    ]
-
-
-def told(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -> list[str]:
-    """What is to be said of texts: nothing where all can be learned as they are.
-
-    Args:
-        texts: to be taught.
-        tokenizer: of the model.
-        max_tokens: most tokens of a text.
-    """
-    count, partly, too_long, lacking = 0, 0, 0, Counter[str]()
-    for text in texts:
-        count += 1
-        unknown = "".join(tokenizer.unknown(text))
-        lacking.update(unknown.replace(_WORD_BEGINS, ""))
-        partly += bool(unknown)
-        too_long += len(tokenizer.encode(text)) > max_tokens
-    lines = []
-    if partly:
-        most = " ".join(letter for letter, _ in lacking.most_common(_SHOWN)) + " …" * (len(lacking) > _SHOWN)
-        lines.append(
-            f"{partly} of {count} texts hold what the tokenizer has no piece for ({most}): it is learned as "
-            "unknown (⁇) and cannot be written"
-        )
-    if too_long:
-        lines.append(f"{too_long} of {count} texts are longer than {max_tokens} tokens: left out")
-    return lines
-
-
-_TRIED = 1000  # utterances that are looked at before training begins
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
@@ -474,7 +154,7 @@ class FineTuning(Strict):
         prompt: the language that Whisper's prompt names: the one "spoken" (transcription, and translation into
             English), or the one "wanted" (any language of the recipe to any other); "wanted-only" names nothing else,
             no task and no timestamps (arXiv 2508.11189). "wanted" also makes a transducer that writes what is spoken
-            one that is told the language. As the checkpoint has it if left out.
+            one that reads the language. As the checkpoint has it if left out.
         new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
             token starts from, or "mean" for the mean of all. Seamless hears a new language without a token. Pieces of
             the tokenizer stay as they are.
@@ -514,7 +194,7 @@ class TranslatorRecipe(Strict):
             from.
         fine_tuning: what is changed in the model to start from.
         lora: train adapters only.
-        dual_scale: prune the decoder, and train it with a text branch and a network that guesses ahead.
+        dual_scale: prune the decoder, and train it with a text branch and a draft network.
         bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
     """
 
@@ -537,6 +217,346 @@ class TranslatorRecipe(Strict):
     card: CardRecipe
 
 
+# The model that is trained, by family: as it is before the first step, its examples, and how it is saved.
+
+_OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
+_ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
+"""How texts are drawn for a model that writes the language spoken: it learns transcripts alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedModel:
+    """The model of a recipe, ready for its first step.
+
+    Attributes:
+        model: of any family.
+        examples: how the family makes features and tokens.
+        save: writes the model into a directory, with a `card`.
+        drawn: what the model changes of how texts are drawn (`ExampleOptions`).
+        tokenizer: whose pieces may not be enough for a text; None where they always are.
+        ctc_frame_s: seconds of a frame that CTC aligns transcripts to; None without CTC.
+    """
+
+    model: Any
+    examples: Examples
+    save: Callable[..., None]
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    ctc_frame_s: float | None = None
+
+
+def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> PreparedModel:
+    """The model that a recipe asks for: a new conformer, or what `recipe.start` names, of whatever family.
+
+    Args:
+        recipe: what is wanted.
+        directory: of the run; keeps the tokenizers of a new conformer.
+        manifests: training data; their texts make those tokenizers.
+
+    Raises:
+        SprachbundError: no such model, or one that cannot do what the recipe asks.
+    """
+    if recipe.start is None:
+        if changed := sorted(recipe.fine_tuning.model_fields_set):
+            raise SprachbundError(
+                f"fine_tuning.{changed[0]} is for models that are there already; give start, or leave it out"
+            )
+        return _conformer(recipe, _new_conformer(recipe, directory, manifests))
+    start = locate(str(recipe.start))
+    family = family_of(start)
+    if family == Conformer.name:
+        return _conformer(recipe, _started_conformer(recipe, load(start)))
+    if useless := sorted(_OF_NEW_MODELS & recipe.model_fields_set):
+        raise SprachbundError(
+            f"the recipe has {', '.join(useless)}, which a {family} checkpoint brings along; take it out of the recipe"
+        )
+    if recipe.bits == 8:
+        raise SprachbundError(
+            f"a {family} model is trained into weights of 16 or 32 bits, not 8; set bits = 16, and make 8 of them with "
+            "`sprachbund compress quantize` where the family can"
+        )
+    return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
+
+
+def _conformer(recipe: TranslatorRecipe, model: Conformer) -> PreparedModel:
+    only_spoken = model.writes_what_is_spoken
+    examples = PieceExamples(
+        model.tokenizer,
+        model.transcript_tokenizer,
+        recipe.languages,
+        known=model.source_languages,
+        num_mel_bins=model.config.num_mel_bins,
+        front_end=model.front_end,
+        max_tokens=model.config.max_tokens - 1,
+        only_spoken=only_spoken,
+    )
+    return PreparedModel(
+        model=model,
+        examples=examples,
+        save=partial(save, model, bits=recipe.bits or 8),
+        drawn=_ONLY_SPOKEN if only_spoken else {},
+        tokenizer=model.tokenizer,
+        ctc_frame_s=model.frame_s if model.config.ctc_weight else None,
+    )
+
+
+def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Conformer:
+    """With tokenizers that are fitted once."""
+    wanted = {
+        TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),
+        TRANSCRIPT_TOKENIZER_FILE: (recipe.transcript_vocabulary_size, ()),
+    }
+    if not all((directory / name).exists() for name in wanted):
+        texts = texts_of(manifests, recipe.tokenizer_texts)
+        for name, (size, languages) in wanted.items():
+            Tokenizer.train(texts, languages, size).save(directory / name)
+    written, transcripts = (
+        Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
+    )
+    config = ConformerConfig(
+        source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
+    )
+    return Conformer(config, written, transcripts)
+
+
+def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
+    """With the weights and the tokenizers of another; with its languages, and those that it is to learn."""
+    _check_start(recipe, start)
+    wanted = recipe.fine_tuning
+    model = add_languages(start, wanted.new_languages)
+    if unknown := sorted(set(recipe.languages) - set(model.config.source_languages)):
+        raise SprachbundError(
+            f"{recipe.start} knows {', '.join(model.config.source_languages)}, not {', '.join(unknown)}; to teach it a "
+            f'language, set fine_tuning.new_languages = {{{unknown[0]} = "mean"}}, or name one that it resembles'
+        )
+    if wanted.prompt is not None:
+        model = with_target_language_prompt(model)
+    if "model" not in recipe.model_fields_set:
+        return rebuilt(model)
+    _check_sizes(model.config, recipe.model)
+    return rebuilt(model, config=with_losses(model.config, recipe.model))
+
+
+def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
+    if (packed := packed_linears(start)) is not None:
+        raise SprachbundError(
+            f"{recipe.start} has an encoder in {packed.bits} bits, which is not trained; start from the model that it "
+            "was made of"
+        )
+    wanted = recipe.fine_tuning
+    if changed := sorted(wanted.model_fields_set & {"label_smoothing", "real_length"}):
+        raise SprachbundError(
+            f"fine_tuning.{changed[0]} is for Whisper and Seamless checkpoints; a conformer has [model] for its losses"
+        )
+    if wanted.prompt not in (None, "wanted"):
+        raise SprachbundError(
+            f'fine_tuning.prompt is {wanted.prompt!r}; a conformer can be told the language "wanted" alone'
+        )
+
+
+def _check_sizes(config: ConformerConfig, shape: ConformerShape) -> None:
+    """Raise SprachbundError where `[model]` contradicts the model to start from in more than losses."""
+    for key, own, given, free in (
+        ("model", config, shape, LOSSES | {"streaming", "transducer"}),
+        ("model.streaming", config.streaming, shape.streaming, frozenset()),
+        ("model.transducer", config.transducer, shape.transducer, LOSSES_OF_TRANSDUCER),
+    ):
+        there, asked = ({} if part is None else dict(part) for part in (own, given))
+        for name in () if given is None else sorted(given.model_fields_set - free):
+            if (value := asked[name]) != (seen := there.get(name)):
+                raise SprachbundError(
+                    f"{key}.{name} is {value}, the model to start from has {seen}; leave it out, it is taken from there"
+                )
+
+
+def _whisper(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import whisper
+    from sprachbund.models.whisper.extension import add_languages, set_prompt, set_real_length
+    from sprachbund.models.whisper.model import WhisperExamples
+
+    wanted = recipe.fine_tuning
+    model = add_languages(whisper.load(start), wanted.new_languages)
+    if wanted.prompt is not None:
+        model = set_prompt(model, wanted.prompt, recipe.languages)
+    if wanted.real_length is not None:
+        model = set_real_length(model, wanted.real_length)
+    model.label_smoothing = wanted.label_smoothing
+    examples = WhisperExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(whisper.save, model, bits=recipe.bits or 32)
+    )
+
+
+def _seamless(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import seamless
+    from sprachbund.models.seamless.model import SeamlessExamples
+
+    wanted = recipe.fine_tuning
+    if wanted.prompt is not None or wanted.real_length is not None:
+        raise SprachbundError(
+            "fine_tuning.prompt and fine_tuning.real_length are for Whisper; Seamless always names the language wanted "
+            "and takes utterances at their own length"
+        )
+    model = seamless.load(start)
+    model.hear(wanted.new_languages)
+    model.label_smoothing = wanted.label_smoothing
+    examples = SeamlessExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(seamless.save, model, bits=recipe.bits or 32)
+    )
+
+
+# Dual-scale training (arXiv 2508.11189).
+
+_NO_TRANSCRIPTION = "It was taught to translate, not to transcribe."
+
+
+def drawn_for(options: DualScaleOptions | None) -> dict[str, Any]:
+    """What examples have to hold besides; see `sprachbund.data.loading.ExampleOptions`."""
+    if options is None:
+        return {}
+    return {"same_language": options.same_language, "spoken": options.text_layers > 0}
+
+
+def prepare_dual_scale(
+    prepared: PreparedModel, recipe: TranslatorRecipe, report: Callable[[str], None]
+) -> PreparedModel:
+    """The model with its decoder pruned, a text encoder and a draft network.
+
+    Args:
+        prepared: the model as it is, with its examples.
+        recipe: with `dual_scale`.
+        report: takes each line of progress.
+
+    Raises:
+        SprachbundError: adapters that are asked for twice, or layers that are not there.
+    """
+    options = recipe.dual_scale
+    assert options is not None
+    if recipe.lora is not None:
+        raise SprachbundError(
+            "dual_scale has its own adapters (whole_layers, lora_rank); take lora out of the recipe"
+        )
+    if options.same_language == 0:
+        report("the result will not transcribe; dual_scale.same_language = 0.1 keeps that")
+    whole = make_dual_scale(prepared.model, options)
+    bits = recipe.bits or (8 if whole.base.name == "conformer" else 32)
+    return PreparedModel(model=whole, examples=prepared.examples, save=partial(_save, whole, bits))
+
+
+def save_draft(
+    whole: DualScale, training: TrainingOptions, dev: Corpus, directory: Path, report: Callable[[str], None]
+) -> None:
+    """Write the draft network beside the saved model, with its acceptance on the dev data; nothing without one.
+
+    Args:
+        whole: as trained.
+        training: its steps are noted in the draft's file.
+        dev: data that acceptance is measured on.
+        directory: of the saved model.
+        report: takes each line of progress.
+    """
+    if whole.draft_network is None:
+        return
+    how = {"training": {"steps": training.steps, **whole.options.model_dump(mode="json")}}
+    # As it is saved: in fewer bits, perhaps, and without the pairs that it was not trained on.
+    draft = finished_draft(load_model(directory), whole.draft_network.eval(), dev, report, **how)
+    draft.save(directory / DRAFT_FILE)
+
+
+def _save(whole: DualScale, bits: Bits, directory: Path, *, card: Card) -> None:
+    base = whole.cpu().base
+    if whole.options.same_language == 0:
+        card = card.model_copy(update={"limits": [*card.limits, _NO_TRANSCRIPTION]})
+    if whole.options.same_language == 0 and base.name == "whisper":
+        from sprachbund.models.whisper.extension import without_transcription
+
+        base = without_transcription(base)
+    save_model(base, directory, bits=bits, card=card)
+
+
+# Texts that cannot be learned as they are.
+#
+# A model that was trained on other languages keeps its tokenizer, since its weights know its pieces. A letter of a new
+# language that the pieces lack is learned as unknown, and a reader sees "⁇" at most.
+
+_MOST = 20_000
+_SHOWN = 12
+_WORD_BEGINS = "\u2581"
+
+
+def training_texts(corpus: Corpus) -> Iterator[str]:
+    """Texts that a corpus trains with: of all utterances, or of 20,000 evenly over it."""
+    for manifest in corpus.manifests:
+        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
+        for index in range(0, len(manifest), step):
+            utterance = manifest[index]
+            for language in corpus.targets:
+                text = utterance.text_in(language) if utterance.language else None
+                if text and corpus.examples.row(text, utterance.language, language) is not None:
+                    yield text
+
+
+def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
+    """Warnings about transcripts that CTC cannot align.
+
+    They are most of the speech where frames are long and pieces short, and the encoder then learns next to nothing.
+
+    Args:
+        corpus: all of its utterances are looked at, or 20,000 evenly over it.
+        frame_s: seconds of an encoder's frame.
+    """
+    count, num_too_long, first = 0, 0, ""
+    for manifest in corpus.manifests:
+        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
+        for index in range(0, len(manifest), step):
+            utterance = manifest[index]
+            needed = ctc_places(corpus.examples.transcript(utterance.text))
+            there = math.ceil(float(manifest.durations_s[index]) / frame_s)
+            count += needed > 0
+            if needed > there:
+                num_too_long += 1
+                first = first or f"{utterance.id}, {needed} places wanted and {there} there"
+    if not num_too_long:
+        return []
+    return [
+        f"{num_too_long} of {count} transcripts are longer than CTC can align in frames of {1000 * frame_s:g} ms "
+        f"(the first is {first}): it learns nothing from them; a larger transcript_vocabulary_size makes shorter ones"
+    ]
+
+
+def text_warnings(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -> list[str]:
+    """Warnings about texts that cannot be learned as they are.
+
+    Args:
+        texts: to be learned.
+        tokenizer: of the model.
+        max_tokens: most tokens of a text.
+    """
+    count, partly, too_long, lacking = 0, 0, 0, Counter[str]()
+    for text in texts:
+        count += 1
+        unknown = "".join(tokenizer.unknown(text))
+        lacking.update(unknown.replace(_WORD_BEGINS, ""))
+        partly += bool(unknown)
+        too_long += len(tokenizer.encode(text)) > max_tokens
+    lines = []
+    if partly:
+        most = " ".join(letter for letter, _ in lacking.most_common(_SHOWN)) + " …" * (len(lacking) > _SHOWN)
+        lines.append(
+            f"{partly} of {count} texts hold what the tokenizer has no piece for ({most}): it is learned as "
+            "unknown (⁇) and cannot be written"
+        )
+    if too_long:
+        lines.append(f"{too_long} of {count} texts are longer than {max_tokens} tokens: left out")
+    return lines
+
+
+# The run.
+
+_TRIED = 1000  # utterances that are looked at before training begins
+
+
 def run(
     recipe: TranslatorRecipe,
     directory: Path,
@@ -550,7 +570,7 @@ def run(
     Args:
         recipe: what is trained, on what.
         directory: of the run.
-        score: judges the model on the way, less is better, where `training.judge` is "score".
+        score: of the model on the way, less is better, where `training.judge` is "score".
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
     """
@@ -571,50 +591,50 @@ def _run(
         write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
     with first_rank_first():  # which renders live data and fits tokenizers
         parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
-        student = make_student(recipe, directory, [source.at() for source, _ in parts])
+        prepared = prepare_model(recipe, directory, [source.at() for source, _ in parts])
     if recipe.dual_scale is not None:
-        student = dual_scale_student(student, recipe, report)
-    model = student.model
+        prepared = prepare_dual_scale(prepared, recipe, report)
+    model = prepared.model
     if recipe.lora is not None:
         adapters = recipe.lora
         add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
-    if student.drawn and recipe.examples.same_language != 1:
+    if prepared.drawn and recipe.examples.same_language != 1:
         report(
             'the model writes what is spoken, so it is taught transcripts; fine_tuning.prompt = "wanted" teaches it to '
             "translate"
         )
-    drawn = recipe.examples.model_dump() | dict(student.drawn) | drawn_for(recipe.dual_scale)
+    drawn = recipe.examples.model_dump() | dict(prepared.drawn) | drawn_for(recipe.dual_scale)
     masks = {**drawn, **NO_MASKS}
     corpus, dev = (
-        Corpus(data, student.examples, ExampleOptions(**options, seed=seed))
+        Corpus(data, prepared.examples, ExampleOptions(**options, seed=seed))
         for data, options, seed in (
             (parts, drawn, recipe.training.seed),
             (dev_parts, masks, 0),
         )
     )
     check_corpus(corpus, recipe.training.max_duration_s, report)
-    _tell_texts(student, corpus, report)
+    _report_texts(prepared, corpus, report)
     train(
         model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after
     )
     merge_lora(model)
     if is_first_rank():
-        student.save(directory / "model", card=_card(recipe, corpus))
+        prepared.save(directory / "model", card=_card(recipe, corpus))
         if recipe.dual_scale is not None:
-            save_guesser(model, recipe.training, dev, directory / "model", report)
+            save_draft(model, recipe.training, dev, directory / "model", report)
     wait_for_all_ranks()
     return load_model(directory / "model")
 
 
-def _tell_texts(student: Student, corpus: Corpus, report: Callable[[str], None]) -> None:
-    """Say which texts cannot be learned as they are."""
+def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Callable[[str], None]) -> None:
+    """Report which texts cannot be learned as they are."""
     lines: list[str] = []
-    if student.tokenizer is not None:
-        lines += told(
-            texts_taught(corpus), student.tokenizer, corpus.examples.max_tokens - 1
+    if prepared.tokenizer is not None:
+        lines += text_warnings(
+            training_texts(corpus), prepared.tokenizer, corpus.examples.max_tokens - 1
         )  # the end is one
-    if student.ctc_frame_s is not None:
-        lines += too_long_for_frames(corpus, student.ctc_frame_s)
+    if prepared.ctc_frame_s is not None:
+        lines += length_warnings(corpus, prepared.ctc_frame_s)
     for line in lines:
         report(line)
 
@@ -642,7 +662,16 @@ def _training_data(
 
 
 def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], None]) -> None:
-    """Say what is left out; refuse data of which nothing is left."""
+    """Report the utterances that are left out, and refuse data of which nothing is left.
+
+    Args:
+        corpus: training data.
+        max_duration_s: longest utterance that is trained on.
+        report: takes the line.
+
+    Raises:
+        SprachbundError: nothing is left, or no text of the first utterances can be learned.
+    """
     longest_s, count = corpus.longest_s(max_duration_s), len(corpus.durations_s)
     why = "" if longest_s == max_duration_s else ", which the model takes at once at the slowest speed"
     too_long = int((corpus.durations_s > longest_s).sum())

@@ -108,6 +108,12 @@ def run(
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
+    Args:
+        recipe: the model, the units and the data.
+        directory: of the run.
+        report: takes each line of progress.
+        stop_after: stop, resumable, after so many steps.
+
     Raises:
         SprachbundError: units of another k-means or sampling rate, utterances without units, parallel text of unequal
             sides, a shape beside that of mBART, targets of which CTC can align none, or no data.

@@ -10,7 +10,7 @@ import sentencepiece
 import torch
 import transformers
 
-from sprachbund.models.seamless import Seamless, from_foreign
+from sprachbund.models.seamless import Seamless, from_transformers
 from sprachbund.models.seamless.tokens import SeamlessTokens
 
 CODES = ("eng", "fra", "arb", "cmn", "cmn_Hant", "est", "ajp", "apc")
@@ -96,7 +96,7 @@ def make_config(version: str, vocabulary_size: int, **changes: Any) -> Any:
     return kinds[version](vocab_size=vocabulary_size, **{**SIZES, **small, **near, **changes})
 
 
-def make_foreign(config: Any, *, kind: str = "ForSpeechToText", seed: int = 0) -> Any:
+def make_transformers_model(config: Any, *, kind: str = "ForSpeechToText", seed: int = 0) -> Any:
     """The transformers model, every weight, bias, norm and running statistic random, so that none is lost unseen."""
     prefix = {"seamless_m4t": "SeamlessM4T", "seamless_m4t_v2": "SeamlessM4Tv2"}[config.model_type]
     model = getattr(transformers, prefix + kind)(config).eval()
@@ -122,27 +122,27 @@ def make_foreign(config: Any, *, kind: str = "ForSpeechToText", seed: int = 0) -
     return model
 
 
-def give_languages(foreign: Any, tokenizer: Any, codes: tuple[str, ...] = CODES) -> None:
+def give_languages(hf_model: Any, tokenizer: Any, codes: tuple[str, ...] = CODES) -> None:
     tokens = {code: tokenizer.convert_tokens_to_ids(f"__{code}__") for code in codes}
-    foreign.generation_config.text_decoder_lang_to_code_id = tokens
-    foreign.generation_config._from_model_config = False  # else `generate` writes it anew
+    hf_model.generation_config.text_decoder_lang_to_code_id = tokens
+    hf_model.generation_config._from_model_config = False  # else `generate` writes it anew
 
 
 def make_checkpoint(directory: Path, version: str, *, kind: str = "ForSpeechToText", **changes: Any) -> Any:
     """A directory as published; returns the transformers model in it."""
     tokenizer = write_tokenizer(directory)
-    foreign = make_foreign(make_config(version, len(tokenizer), **changes), kind=kind)
-    give_languages(foreign, tokenizer)
-    foreign.save_pretrained(directory)
+    hf_model = make_transformers_model(make_config(version, len(tokenizer), **changes), kind=kind)
+    give_languages(hf_model, tokenizer)
+    hf_model.save_pretrained(directory)
     transformers.SeamlessM4TFeatureExtractor().save_pretrained(directory)
-    return foreign
+    return hf_model
 
 
 def make_pair(directory: Path, version: str, **changes: Any) -> tuple[Any, Seamless]:
     """A transformers model and ours with the same weights."""
     tokenizer = write_tokenizer(directory)
-    foreign = make_foreign(make_config(version, len(tokenizer), **changes))
-    give_languages(foreign, tokenizer)
-    codes = foreign.generation_config.text_decoder_lang_to_code_id
+    hf_model = make_transformers_model(make_config(version, len(tokenizer), **changes))
+    give_languages(hf_model, tokenizer)
+    codes = hf_model.generation_config.text_decoder_lang_to_code_id
     tokens = SeamlessTokens(tokenizer, codes, len(tokenizer))
-    return foreign, from_foreign(foreign, tokens=tokens).eval()
+    return hf_model, from_transformers(hf_model, tokens=tokens).eval()

@@ -17,12 +17,18 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models import io as any_directory
 from sprachbund.models.base import Family, Features, Target
-from sprachbund.models.seamless import Seamless, from_foreign, load, save
-from sprachbund.models.seamless.checkpoints import foreign_name
+from sprachbund.models.seamless import Seamless, from_transformers, load, save
+from sprachbund.models.seamless.checkpoints import transformers_name
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import split_feed_forwards
-from tests.models.seamless.support import SENTENCES, VERSIONS, make_checkpoint, make_foreign, pieces
+from tests.models.seamless.support import (
+    SENTENCES,
+    VERSIONS,
+    make_checkpoint,
+    make_transformers_model,
+    pieces,
+)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -54,13 +60,13 @@ def speech_to_text(model: Any) -> Any:
 def test_the_speech_to_text_part_of_a_whole_checkpoint_is_loaded_by_any_door(
     published: tuple[Path, Any],
 ) -> None:
-    directory, foreign = published
+    directory, hf_model = published
     model = any_directory.load(directory)
     assert isinstance(model, Seamless)
     assert isinstance(model, Family)
     assert not model.training
-    foreign.set_modality("speech")
-    torch.testing.assert_close(logits_of(model), logits_of(foreign), rtol=1e-4, atol=1e-4)
+    hf_model.set_modality("speech")
+    torch.testing.assert_close(logits_of(model), logits_of(hf_model), rtol=1e-4, atol=1e-4)
     names = [name for name, _ in model.named_modules()]
     assert "encoder.layers.1.feed_forward_out" in names
     assert not any("t2u" in name or "vocoder" in name or "text_encoder" in name for name in names)
@@ -70,7 +76,7 @@ def test_the_speech_to_text_part_of_a_whole_checkpoint_is_loaded_by_any_door(
 def test_saved_and_loaded_is_the_same_here_and_in_transformers(
     published: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    directory, foreign = published
+    directory, hf_model = published
     model = load(directory)
     save(model, tmp_path / "saved")
     again = load(tmp_path / "saved")
@@ -81,7 +87,7 @@ def test_saved_and_loaded_is_the_same_here_and_in_transformers(
     assert [again.prompt(Target(language=t)) for t in ("fr", "et")] == [
         model.prompt(Target(language=t)) for t in ("fr", "et")
     ]
-    theirs, report = speech_to_text(foreign).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    theirs, report = speech_to_text(hf_model).from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     torch.testing.assert_close(logits_of(theirs.eval()), logits_of(model), rtol=1e-4, atol=1e-4)
@@ -93,12 +99,12 @@ def test_saved_and_loaded_is_the_same_here_and_in_transformers(
 
 
 def test_every_weight_has_its_place_in_transformers(published: tuple[Path, Any]) -> None:
-    foreign = make_foreign(published[1].config)
-    model = from_foreign(foreign)
+    hf_model = make_transformers_model(published[1].config)
+    model = from_transformers(hf_model)
     wanted = {
-        n for n in foreign.state_dict() if n not in ("lm_head.weight", "text_decoder.embed_tokens.weight")
+        n for n in hf_model.state_dict() if n not in ("lm_head.weight", "text_decoder.embed_tokens.weight")
     }
-    assert {foreign_name(name) for name in model.state_dict()} == wanted
+    assert {transformers_name(name) for name in model.state_dict()} == wanted
 
 
 def test_text_goes_to_tokens_and_back_as_sentencepiece_does(published: tuple[Path, Any]) -> None:

@@ -49,12 +49,12 @@ def rows_of_tokens(model: Seamless, num_rows: int, length: int = 12) -> torch.Te
 
 @torch.inference_mode()
 def test_memory_and_logits_of_whole_rows_equal_those_of_transformers(pair: Pair) -> None:
-    foreign, model = pair
+    hf_model, model = pair
     features = make_features()
     for row in range(len(LENGTHS)):
         alone = one(features, row)
         tokens = rows_of_tokens(model, 1)
-        theirs = foreign(
+        theirs = hf_model(
             input_features=alone.values,
             attention_mask=torch.ones(alone.values.shape[:2], dtype=torch.long),
             decoder_input_ids=tokens,
@@ -69,13 +69,13 @@ def test_memory_and_logits_of_whole_rows_equal_those_of_transformers(pair: Pair)
 
 @torch.inference_mode()
 def test_every_cached_step_equals_that_of_transformers(pair: Pair) -> None:
-    foreign, model = pair
+    hf_model, model = pair
     alone = one(make_features(), 0)
     tokens = rows_of_tokens(model, 1)
     cache = model.start(model.encode(alone))
-    past, encoded = None, foreign.speech_encoder(input_features=alone.values)
+    past, encoded = None, hf_model.speech_encoder(input_features=alone.values)
     for first, last in [(0, 2), *[(i, i + 1) for i in range(2, tokens.shape[1])]]:
-        theirs = foreign(
+        theirs = hf_model(
             encoder_outputs=encoded,
             decoder_input_ids=tokens[:, first:last],
             past_key_values=past,
@@ -124,7 +124,7 @@ def test_steps_of_several_tokens_rewinds_and_rows_of_unlike_length_change_nothin
 def test_search_finds_what_generate_finds(
     pair: Pair, beam_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    foreign, model = pair
+    hf_model, model = pair
     suppressed = model.suppressed(Target(language="fr")) & (beam_size == 1)
     # With suppressed tokens our scores are over what is left, theirs over everything: beams may differ rightly.
     monkeypatch.setattr(model, "suppressed", lambda target: suppressed)
@@ -137,7 +137,7 @@ def test_search_finds_what_generate_finds(
     num_equal = 0
     for row, hypotheses in enumerate(found):
         for code, hypothesis in zip(("fra", "cmn_Hant"), hypotheses, strict=True):
-            theirs = foreign.generate(
+            theirs = hf_model.generate(
                 input_features=one(features, row).values,
                 tgt_lang=code,
                 num_beams=beam_size,
@@ -236,7 +236,7 @@ def make_batch(model: Seamless) -> Batch:
 
 
 def test_the_loss_is_that_of_transformers_without_the_language(pair: Pair) -> None:
-    foreign, model = pair
+    hf_model, model = pair
     batch = make_batch(model)
     loss = model.loss(batch)
     wanted = torch.zeros(())
@@ -244,26 +244,26 @@ def test_the_loss_is_that_of_transformers_without_the_language(pair: Pair) -> No
         alone = one(Features(values=batch.features, num_frames=batch.num_frames), row // 2)
         text = batch.targets[row, : batch.num_targets[row]]
         given = torch.cat([torch.tensor([3]), batch.target_language[row : row + 1], text[:-1]])
-        logits = foreign(input_features=alone.values, decoder_input_ids=given[None]).logits
+        logits = hf_model(input_features=alone.values, decoder_input_ids=given[None]).logits
         wanted = wanted + F.cross_entropy(logits[0, 1:], text, reduction="sum")
     assert loss.num_tokens == 11
     torch.testing.assert_close(loss.total, wanted, **TOLERANCE)
 
 
 def test_gradients_reach_the_second_feed_forwards_and_agree_with_transformers(pair: Pair) -> None:
-    foreign, model = pair
+    hf_model, model = pair
     batch = make_batch(model)
     name = "encoder.layers.1.feed_forward_out"
     module = dict(model.named_modules())[name]
     (ours,) = torch.autograd.grad(model.loss(batch).total, [module.expand.weight])
-    weight = foreign.speech_encoder.encoder.layers[1].ffn2.intermediate_dense.weight
+    weight = hf_model.speech_encoder.encoder.layers[1].ffn2.intermediate_dense.weight
     assert weight.data_ptr() == module.expand.weight.data_ptr()
     loss = torch.zeros(())
     for row in range(4):
         alone = one(Features(values=batch.features, num_frames=batch.num_frames), row // 2)
         text = batch.targets[row, : batch.num_targets[row]]
         given = torch.cat([torch.tensor([3]), batch.target_language[row : row + 1], text[:-1]])
-        logits = foreign(input_features=alone.values, decoder_input_ids=given[None]).logits
+        logits = hf_model(input_features=alone.values, decoder_input_ids=given[None]).logits
         loss = loss + F.cross_entropy(logits[0, 1:], text, reduction="sum")
     (theirs,) = torch.autograd.grad(loss, [weight])
     assert ours.abs().max() > 1e-3

@@ -17,13 +17,13 @@ def test_parameters_are_those_of_transformers(
 ) -> None:
     model = Seamless.shape(name)
     with torch.device("meta"):
-        foreign = speech_to_text(preset(name))
-        whole = getattr(transformers, type(foreign).__name__.replace("ForSpeechToText", "Model"))(
+        hf_model = speech_to_text(preset(name))
+        whole = getattr(transformers, type(hf_model).__name__.replace("ForSpeechToText", "Model"))(
             preset(name)
         )
-    assert num_parameters(model.encoder) == num_parameters(foreign.speech_encoder) == encoder
-    assert num_parameters(model.decoder) == num_parameters(foreign.text_decoder) == decoder
-    assert num_parameters(model) == num_parameters(foreign)
+    assert num_parameters(model.encoder) == num_parameters(hf_model.speech_encoder) == encoder
+    assert num_parameters(model.decoder) == num_parameters(hf_model.text_decoder) == decoder
+    assert num_parameters(model) == num_parameters(hf_model)
     assert num_parameters(whole) == pytest.approx(published, rel=0.05), (
         "speech output and text encoder included"
     )

@@ -21,7 +21,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     probing,
     target_tokens,
 )
-from tests.models.whisper_support import TINY, make_foreign, transplanted
+from tests.models.whisper_support import TINY, make_transformers_model, transplanted
 from tests.training import made
 
 
@@ -82,7 +82,7 @@ def test_heads_other_than_the_decoder_pull_nothing(model, utterances):
 
 
 def test_whisper_against_transformers():
-    foreign = make_foreign(TINY)
+    foreign = make_transformers_model(TINY)
     ours = transplanted(foreign, TINY)
     rng = np.random.default_rng(0)
     spoken = [

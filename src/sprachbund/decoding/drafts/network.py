@@ -177,7 +177,7 @@ class ParasiteRun(StatelessRun):
         tokens = [state.newest()[:, 0]]
         for ahead in range(count):
             position = state.on_device(np.minimum(state.lengths - 1 + ahead, self._decoder.max_tokens - 1))
-            h = self._parasite.guess(self._decoder, tokens[-1], position, state.cache, self._cross)
+            h = self._parasite.predict(self._decoder, tokens[-1], position, state.cache, self._cross)
             logits = self._parasite.logits(self._decoder, h)[:, 0]
             tokens.append(likeliest(state.suppressed(logits.float())))
         return torch.stack(tokens[1:], dim=1)

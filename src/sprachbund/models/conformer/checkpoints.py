@@ -1,8 +1,9 @@
-"""Public cache-aware FastConformer transducers made into models of ours: what a checkpoint is, and how it is assembled.
+"""Public cache-aware FastConformer transducers, in NeMo's or transformers' format, converted into conformers.
 
-`nemo_file` and `transformers_directory` read checkpoints; both hand over the same value. Blank, end of row and the
-languages get the places that our models have for them, so vocabulary-sized weights are put in another order; nothing
-else is changed. Shapes: V vocabulary, D width, J width of the joint network, P of the prediction network.
+`read_nemo` and `read_transformers` return the same `TransducerCheckpoint`, and `assemble` builds the model. Blank, end
+of row and languages get the token ids of our models, so vocabulary-sized weights are reordered; nothing else is
+changed. The sections are names of weights, tokens, assembly, and the two readers. Shapes: V vocabulary, D width, J
+width of the joint network, P of the prediction network.
 """
 
 import io
@@ -27,8 +28,7 @@ from sprachbund.models.conformer.model import Conformer
 from sprachbund.nn.transducer import JointActivation
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer, language_token
 
-# What NeMo and transformers call the parts of a cache-aware FastConformer transducer, and what we call
-# them.
+# Names of the weights in NeMo and transformers, and ours.
 
 _LAYER = "encoder.layers.N."
 
@@ -114,14 +114,14 @@ TRANSFORMERS = {
 
 def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
     """Weights under our names in single precision, and the names of those that are not known."""
-    found, unknown = {}, []
+    own_weights, unknown = {}, []
     for name, value in weights.items():
         own = _own_name(name, names)
         if own is None:
             unknown.append(name)
         else:
-            found[own] = _plain(own, value.float())
-    return found, unknown
+            own_weights[own] = _plain(own, value.float())
+    return own_weights, unknown
 
 
 def _own_name(name: str, names: Mapping[str, str]) -> str | None:
@@ -137,15 +137,14 @@ def _plain(name: str, value: Tensor) -> Tensor:
     return value[..., 0] if value.ndim == 3 and "depthwise" not in name else value
 
 
-# Tokens of a foreign checkpoint as a tokenizer of ours: blank, end, unknown and languages first, then
-# theirs.
+# Tokens: blank, end, unknown and languages first, then those of the checkpoint.
 
 _NORMAL, _UNKNOWN, CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
 _BPE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignPieces:
+class CheckpointPieces:
     """Pieces in the order of a checkpoint's tokens.
 
     Attributes:
@@ -158,22 +157,29 @@ class ForeignPieces:
         return len(self.model.pieces)
 
 
-def read_sentencepiece(data: bytes, place: str) -> ForeignPieces:
+def read_sentencepiece(data: bytes, source: str) -> CheckpointPieces:
     """Of a SentencePiece model file. Raises SprachbundError for what is none."""
     model = empty_pieces()
     try:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's own kinds differ by version
-        raise SprachbundError(f"{place} holds no SentencePiece model; copy it again") from error
+        raise SprachbundError(f"{source} holds no SentencePiece model; copy it again") from error
     if not model.pieces:
-        raise SprachbundError(f"{place} holds a SentencePiece model without pieces; copy it again")
-    return ForeignPieces(model=model)
+        raise SprachbundError(f"{source} holds a SentencePiece model without pieces; copy it again")
+    return CheckpointPieces(model=model)
 
 
-def from_merges(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], count: int) -> ForeignPieces:
+def from_merges(
+    vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], count: int
+) -> CheckpointPieces:
     """Of a byte-pair tokenizer in the form of the package tokenizers: the first `count` tokens.
 
     SentencePiece joins the pair whose piece has the best score, so a piece's score is minus the rank of its merge.
+
+    Args:
+        vocabulary: piece to its number.
+        merges: pairs of pieces, the first to be joined first.
+        count: number of tokens of the model, without the blank.
 
     Raises:
         SprachbundError: numbers without a piece.
@@ -193,7 +199,7 @@ def from_merges(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], 
         score = -float(ranks.get(piece, len(ranks))) if kind == _NORMAL else 0.0
         model.pieces.add(piece=piece, score=score, type=kind)
     model.trainer_spec.byte_fallback = any(piece.type == _BYTE for piece in model.pieces)
-    return ForeignPieces(model=model)
+    return CheckpointPieces(model=model)
 
 
 def _kind(piece: str, ranks: Mapping[str, int]) -> int:
@@ -205,20 +211,20 @@ def _kind(piece: str, ranks: Mapping[str, int]) -> int:
     return CONTROL if special and len(piece) > 2 else _NORMAL
 
 
-def own_tokenizer(pieces: ForeignPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
-    """A tokenizer of ours that has all their pieces, and the place in it of each of theirs."""
+def own_tokenizer(pieces: CheckpointPieces, languages: Sequence[str]) -> tuple[Tokenizer, list[int]]:
+    """A tokenizer of ours that has all their pieces, and the id in it of each of them."""
     model = empty_pieces()
     model.CopyFrom(pieces.model)
     del model.pieces[:]
     own = ["<pad>", "</s>", "<unk>", *map(language_token, languages)]
     for number, name in enumerate(own):
         model.pieces.add(piece=name, score=0.0, type=_UNKNOWN if number == UNKNOWN else CONTROL)
-    places = []
+    token_ids = []
     for piece in pieces.model.pieces:
         if piece.type == _UNKNOWN:
-            places.append(UNKNOWN)
+            token_ids.append(UNKNOWN)
             continue
-        places.append(len(model.pieces))
+        token_ids.append(len(model.pieces))
         # A control token of theirs may have the name of one of ours; nobody asks for theirs by name.
         name = piece.piece + "*" * (piece.piece in own)
         model.pieces.add(piece=name, score=piece.score, type=piece.type)
@@ -226,7 +232,7 @@ def own_tokenizer(pieces: ForeignPieces, languages: Sequence[str]) -> tuple[Toke
     spec.pad_id, spec.eos_id, spec.unk_id, spec.bos_id = BLANK, END, UNKNOWN, -1
     spec.pad_piece, spec.eos_piece, spec.unk_piece = own[:3]
     spec.vocab_size = len(model.pieces)
-    return Tokenizer(model.SerializeToString(), languages), places
+    return Tokenizer(model.SerializeToString(), languages), token_ids
 
 
 def empty_pieces() -> Any:
@@ -241,6 +247,8 @@ def empty_pieces() -> Any:
     return made.ModelProto()
 
 
+# Assembly.
+
 NEVER = -1e4
 """Bias of tokens that a checkpoint has not got: never written, and small enough for half precision."""
 
@@ -249,7 +257,7 @@ _MAX_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignShape:
+class CheckpointShape:
     """Sizes of a checkpoint, in our terms; see `StreamingShape` and `TransducerShape`."""
 
     num_mel_bins: int
@@ -269,11 +277,11 @@ class ForeignShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignCheckpoint:
+class TransducerCheckpoint:
     """What is read of a checkpoint.
 
     Attributes:
-        place: for messages.
+        source: for messages.
         shape: its sizes.
         weights: under our names, where they differ by name alone; `transducer.prediction.embedding.weight` (V, P),
             `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has not
@@ -281,13 +289,13 @@ class ForeignCheckpoint:
         pieces: its tokens, without the blank.
     """
 
-    place: str
-    shape: ForeignShape
+    source: str
+    shape: CheckpointShape
     weights: Mapping[str, Tensor]
-    pieces: ForeignPieces
+    pieces: CheckpointPieces
 
 
-def assemble(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conformer:
+def assemble(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> Conformer:
     """A model of ours with the weights of a checkpoint.
 
     Args:
@@ -297,33 +305,33 @@ def assemble(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> Conform
     Raises:
         SprachbundError: weights missing, too many or of another size.
     """
-    tokenizer, places = own_tokenizer(checkpoint.pieces, languages)
-    places = [*places, BLANK]  # the blank is the last of theirs
+    tokenizer, token_ids = own_tokenizer(checkpoint.pieces, languages)
+    token_ids = [*token_ids, BLANK]  # the blank is the last of theirs
     try:
         with torch.device("meta"):
             model = Conformer(_config(checkpoint, languages), tokenizer, tokenizer)
     except ValueError as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         reason = " ".join(said.removeprefix("Value error, ").split())
-        raise SprachbundError(f"{checkpoint.place}: its sizes make no model: {reason}") from error
-    weights = _with_own_vocabulary(checkpoint.weights, places, len(tokenizer))
+        raise SprachbundError(f"{checkpoint.source}: its sizes make no model: {reason}") from error
+    weights = _with_own_vocabulary(checkpoint.weights, token_ids, len(tokenizer))
     if (of_tokens := weights.pop("transducer.joint.prediction.bias", None)) is not None:
         # It is added to every sum that the bias of the frames is added to.
         of_frames = weights.get("transducer.joint.encoder.bias", torch.zeros(()))
         weights["transducer.joint.encoder.bias"] = of_frames + of_tokens
     filled = {
-        name: _filled(name, like, weights, checkpoint.place) for name, like in model.state_dict().items()
+        name: _filled(name, like, weights, checkpoint.source) for name, like in model.state_dict().items()
     }
     if unknown := sorted(weights.keys() - filled.keys()):
         raise SprachbundError(
-            f"{checkpoint.place} holds weights of {len(unknown)} parts that the model has not got "
+            f"{checkpoint.source} holds weights of {len(unknown)} parts that the model has not got "
             f"({', '.join(unknown[:3])}); its configuration says something else"
         )
     model.load_state_dict(filled, assign=True)
     return model.eval()
 
 
-def _config(checkpoint: ForeignCheckpoint, languages: Sequence[str]) -> ConformerConfig:
+def _config(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> ConformerConfig:
     shape = checkpoint.shape
     return ConformerConfig(
         num_mel_bins=shape.num_mel_bins,
@@ -358,11 +366,11 @@ _BY_TOKEN = ("transducer.prediction.embedding.", "transducer.joint.out.", "ctc_h
 
 
 def _with_own_vocabulary(
-    weights: Mapping[str, Tensor], places: Sequence[int], size: int
+    weights: Mapping[str, Tensor], token_ids: Sequence[int], size: int
 ) -> dict[str, Tensor]:
-    """Weights with a row for each of our tokens: theirs at `places`, and for others zeros, which are never written."""
-    index = torch.tensor(places)
-    found = dict(weights)
+    """Weights with a row for each of our tokens: theirs at `token_ids`, zeros for others, which are never written."""
+    index = torch.tensor(token_ids)
+    resized = dict(weights)
     for name, value in weights.items():
         if name.startswith(_BY_TOKEN):
             if len(value) != len(index):
@@ -371,28 +379,28 @@ def _with_own_vocabulary(
                     "they are not of the same checkpoint"
                 )
             fill = NEVER if name.endswith(".bias") else 0.0
-            found[name] = value.new_full((size, *value.shape[1:]), fill).index_copy(0, index, value)
-    return found
+            resized[name] = value.new_full((size, *value.shape[1:]), fill).index_copy(0, index, value)
+    return resized
 
 
 _OWN_PARTS = ("decoder.", "language_head.", "ctc_head.")
 """What a checkpoint has not got, or not always; nothing is computed with it then."""
 
 
-def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], place: str) -> Tensor:
+def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], source: str) -> Tensor:
     value = weights.get(name)
     if value is None:
         if not name.endswith(".bias") and not name.startswith(_OWN_PARTS):
-            raise SprachbundError(f"{place} has no weight for {name}; it is damaged, or of another kind")
+            raise SprachbundError(f"{source} has no weight for {name}; it is damaged, or of another kind")
         return torch.zeros(like.shape)  # a layer without a bias is one whose bias is nought
     if value.shape != like.shape:
         raise SprachbundError(
-            f"{place}: {name} has shape {tuple(value.shape)}, its configuration asks for {tuple(like.shape)}"
+            f"{source}: {name} has shape {tuple(value.shape)}, its configuration asks for {tuple(like.shape)}"
         )
     return value.contiguous()
 
 
-# NeMo's files of cache-aware FastConformer transducers: a tar of a configuration, weights and a tokenizer.
+# NeMo's files: a tar of a configuration, weights and a tokenizer.
 #
 # The layout is that of https://github.com/NVIDIA/NeMo (EncDecRNNTBPEModel, ConformerEncoder with
 # dw_striding and causal convolutions, RNNTDecoder, RNNTJoint; hybrids with a CTC head too). Weights are
@@ -422,33 +430,33 @@ _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
 """What of a configuration has to have one of these values, for our encoder to compute the same."""
 
 
-def read_nemo(path: Path) -> ForeignCheckpoint:
+def read_nemo(path: Path) -> TransducerCheckpoint:
     """Read a `.nemo` file.
 
     Raises:
         SprachbundError: no such archive, something missing or damaged, or a model of another kind.
     """
-    place = str(path)
+    source = str(path)
     members = _members(path)
-    config = _configuration(members, place)
-    _check_supported(config, place)
+    config = _configuration(members, source)
+    _check_supported(config, source)
     try:
-        shape = _nemo_shape(config, place)
+        shape = _nemo_shape(config, source)
     except (TypeError, ValueError, IndexError) as error:
         raise SprachbundError(
-            f"{place}: {CONFIG} holds sizes that are none ({error}); copy it again"
+            f"{source}: {CONFIG} holds sizes that are none ({error}); copy it again"
         ) from error
-    weights, others = renamed(_nemo_tensors(members[WEIGHTS], place), NEMO)
+    weights, others = renamed(_nemo_tensors(members[WEIGHTS], source), NEMO)
     if unknown := [name for name in others if not _IGNORED.match(name)]:
         raise SprachbundError(
-            f"{place} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
+            f"{source} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
             "only cache-aware FastConformer transducers can be read"
         )
-    return ForeignCheckpoint(
-        place=place,
+    return TransducerCheckpoint(
+        source=source,
         shape=shape,
         weights=weights,
-        pieces=_nemo_pieces(config, members, place),
+        pieces=_nemo_pieces(config, members, source),
     )
 
 
@@ -457,77 +465,79 @@ def _members(path: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(path, "r:*") as archive:
             files = [(member, archive.extractfile(member)) for member in archive if member.isfile()]
-            found = {Path(member.name).name: file.read() for member, file in files if file is not None}
+            members = {Path(member.name).name: file.read() for member, file in files if file is not None}
     except FileNotFoundError:
         raise SprachbundError(f"there is no file {path}; check the path") from None
     except (tarfile.TarError, EOFError, OSError) as error:
         raise SprachbundError(f"{path} is not a whole .nemo archive; copy it again") from error
     for name in (CONFIG, WEIGHTS):
-        if name not in found:
+        if name not in members:
             raise SprachbundError(f"{path} has no {name}, so it is no .nemo file of a model; copy it again")
-    return found
+    return members
 
 
-def _configuration(members: Mapping[str, bytes], place: str) -> Mapping[str, Any]:
+def _configuration(members: Mapping[str, bytes], source: str) -> Mapping[str, Any]:
     import yaml
 
     try:
         config = yaml.safe_load(members[CONFIG])
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SprachbundError(f"{place}: {CONFIG} is not YAML; copy it again") from error
+        raise SprachbundError(f"{source}: {CONFIG} is not YAML; copy it again") from error
     if not isinstance(config, Mapping):
-        raise SprachbundError(f"{place}: {CONFIG} holds no configuration; copy it again")
+        raise SprachbundError(f"{source}: {CONFIG} holds no configuration; copy it again")
     return config
 
 
-def _nemo_tensors(data: bytes, place: str) -> dict[str, Tensor]:
+def _nemo_tensors(data: bytes, source: str) -> dict[str, Tensor]:
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SprachbundError(
-            f"{place}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
+            f"{source}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise SprachbundError(f"{place}: {WEIGHTS} holds something else than weights; copy it again")
-    return found
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise SprachbundError(f"{source}: {WEIGHTS} holds something else than weights; copy it again")
+    return tensors
 
 
-def _value(config: Mapping[str, Any], keys: Sequence[str], place: str) -> Any:
-    found: Any = config
+def _value(config: Mapping[str, Any], keys: Sequence[str], source: str) -> Any:
+    value: Any = config
     for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
-            raise SprachbundError(f"{place}: {CONFIG} lacks {'.'.join(keys)}; it is of another kind of model")
-        found = found[key]
-    return found
+        if not isinstance(value, Mapping) or key not in value:
+            raise SprachbundError(
+                f"{source}: {CONFIG} lacks {'.'.join(keys)}; it is of another kind of model"
+            )
+        value = value[key]
+    return value
 
 
-def _check_supported(config: Mapping[str, Any], place: str) -> None:
+def _check_supported(config: Mapping[str, Any], source: str) -> None:
     if extra := (config.get("joint") or {}).get("num_extra_outputs"):
         raise SprachbundError(
-            f"{place} writes durations too ({extra}); only transducers without them can be read"
+            f"{source} writes durations too ({extra}); only transducers without them can be read"
         )
     for keys, values in _SUPPORTED.items():
-        value = _value(config, keys, place)
+        value = _value(config, keys, source)
         if value not in values:
-            raise SprachbundError(f"{place}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
+            raise SprachbundError(f"{source}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
 
 
-def _nemo_shape(config: Mapping[str, Any], place: str) -> ForeignShape:
+def _nemo_shape(config: Mapping[str, Any], source: str) -> CheckpointShape:
     def of(*keys: str) -> Any:
-        return _value(config, keys, place)
+        return _value(config, keys, source)
 
     contexts = of("encoder", "att_context_size")
     contexts = contexts if isinstance(contexts[0], Sequence) else [contexts]
     if len({left for left, _ in contexts}) > 1:
-        raise SprachbundError(f"{place}: att_context_size is {contexts}; all have to look equally far back")
+        raise SprachbundError(f"{source}: att_context_size is {contexts}; all have to look equally far back")
     width, activation = int(of("encoder", "d_model")), of("joint", "jointnet", "activation")
     if activation not in ("relu", "tanh"):
         raise SprachbundError(
-            f"{place}: joint.jointnet.activation is {activation!r}; relu or tanh can be read"
+            f"{source}: joint.jointnet.activation is {activation!r}; relu or tanh can be read"
         )
     channels = int(of("encoder", "subsampling_conv_channels"))
-    return ForeignShape(
+    return CheckpointShape(
         num_mel_bins=int(of("preprocessor", "features")),
         width=width,
         num_heads=int(of("encoder", "n_heads")),
@@ -545,15 +555,15 @@ def _nemo_shape(config: Mapping[str, Any], place: str) -> ForeignShape:
     )
 
 
-def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], place: str) -> ForeignPieces:
-    named = str(_value(config, ("tokenizer", "model_path"), place)).removeprefix("nemo:")
+def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], source: str) -> CheckpointPieces:
+    named = str(_value(config, ("tokenizer", "model_path"), source)).removeprefix("nemo:")
     data = members.get(Path(named).name)
     if data is None:
-        raise SprachbundError(f"{place} has no {Path(named).name}, its tokenizer; copy it again")
-    return read_sentencepiece(data, f"{place}: {Path(named).name}")
+        raise SprachbundError(f"{source} has no {Path(named).name}, its tokenizer; copy it again")
+    return read_sentencepiece(data, f"{source}: {Path(named).name}")
 
 
-# Directories of transformers' `nemotron_asr_streaming`: the same models as NeMo's, under other names.
+# Directories of transformers' `nemotron_asr_streaming`: the models of NeMo under other names.
 #
 # Nothing of transformers is needed to read them: config.json, safetensors, tokenizer.json.
 
@@ -562,7 +572,7 @@ RIGHT_CONTEXTS = (13, 6, 1, 0)
 """Frames ahead that the published ones were trained with; used where processor_config.json does not say."""
 
 
-def read_transformers(directory: Path) -> ForeignCheckpoint:
+def read_transformers(directory: Path) -> TransducerCheckpoint:
     """Read a directory in transformers' form.
 
     Raises:
@@ -580,26 +590,29 @@ def read_transformers(directory: Path) -> ForeignCheckpoint:
     weights, unknown = renamed(stored, TRANSFORMERS)
     if unknown:
         raise SprachbundError(f"{directory} holds weights not known here ({', '.join(sorted(unknown)[:3])})")
-    return ForeignCheckpoint(
-        place=str(directory), shape=shape, weights=weights, pieces=_transformers_pieces(directory, num_pieces)
+    return TransducerCheckpoint(
+        source=str(directory),
+        shape=shape,
+        weights=weights,
+        pieces=_transformers_pieces(directory, num_pieces),
     )
 
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SprachbundError(
             f"{path.parent} has no {path.name}; copy it from where the model came from"
         ) from None
     except ValueError as error:
         raise SprachbundError(f"{path} is not JSON ({error}); copy it again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise SprachbundError(f"{path} holds no object; copy it again")
-    return found
+    return content
 
 
-def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> ForeignShape:
+def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> CheckpointShape:
     if config.get("model_type") != MODEL_TYPE:
         raise SprachbundError(
             f"{directory / 'config.json'} names the model {config.get('model_type')!r}; only {MODEL_TYPE} can be read"
@@ -614,7 +627,7 @@ def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> ForeignSh
             raise SprachbundError(
                 f"{directory / 'config.json'}: encoder_config.{key} is {encoder[key]!r}; only {wanted!r} can be read"
             )
-    return ForeignShape(
+    return CheckpointShape(
         num_mel_bins=encoder["num_mel_bins"],
         width=encoder["hidden_size"],
         num_heads=encoder["num_attention_heads"],
@@ -634,26 +647,26 @@ def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> ForeignSh
 
 def _right_contexts(directory: Path) -> tuple[int, ...]:
     path = directory / "processor_config.json"
-    told = _json(path).get("supported_num_lookahead_tokens") if path.exists() else None
-    return tuple(told) if told else RIGHT_CONTEXTS
+    lookaheads = _json(path).get("supported_num_lookahead_tokens") if path.exists() else None
+    return tuple(lookaheads) if lookaheads else RIGHT_CONTEXTS
 
 
 def _transformers_tensors(directory: Path) -> dict[str, Tensor]:
     paths = sorted(directory.glob("model*.safetensors"))
     if not paths:
         raise SprachbundError(f"{directory} has no model.safetensors; copy it from where the model came from")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
-            found |= load_file(path)
+            tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
             raise SprachbundError(
                 f"{path} is not a whole safetensors file ({error}); copy it again"
             ) from error
-    return found
+    return tensors
 
 
-def _transformers_pieces(directory: Path, count: int) -> ForeignPieces:
+def _transformers_pieces(directory: Path, count: int) -> CheckpointPieces:
     path = directory / "tokenizer.json"
     described = _json(path)
     model = described.get("model") or {}

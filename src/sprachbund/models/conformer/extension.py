@@ -34,7 +34,14 @@ def rebuilt(
     tokenizer: Tokenizer | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Conformer:
-    """A new model of the same weights, split as the old one is, with what is given in place of its own."""
+    """A new model of the same weights, split as the old one is, with what is given in place of its own.
+
+    Args:
+        model: the old one.
+        config: in place of its own.
+        tokenizer: in place of its own.
+        weights: in place of its own.
+    """
     new = Conformer(config or model.config, tokenizer or model.tokenizer, model.transcript_tokenizer)
     if model.sharing_plan is not None:
         split_feed_forwards(new, model.sharing_plan)
@@ -77,7 +84,7 @@ def add_languages(model: Conformer, related: Mapping[str, str]) -> Conformer:
     )
 
 
-def tell_language(model: Conformer) -> Conformer:
+def with_target_language_prompt(model: Conformer) -> Conformer:
     """A model whose transducer reads which language to write before it begins; as it is where it does so already.
 
     Raises:
@@ -90,8 +97,8 @@ def tell_language(model: Conformer) -> Conformer:
         )
     if part.prompted:
         return model
-    told = part.model_copy(update={"prompted": True})
-    return rebuilt(model, config=model.config.model_copy(update={"transducer": told}))
+    prompted = part.model_copy(update={"prompted": True})
+    return rebuilt(model, config=model.config.model_copy(update={"transducer": prompted}))
 
 
 def with_losses(config: ConformerConfig, shape: ConformerShape) -> ConformerConfig:
@@ -147,7 +154,7 @@ def _with_languages(tokenizer: Tokenizer, languages: Iterable[str]) -> Tokenizer
     model.ParseFromString(tokenizer.model)
     names = [language_token(language) for language in new]
     for piece in model.pieces:
-        if piece.piece in names:  # a control token of a foreign checkpoint; nobody asks for it
+        if piece.piece in names:  # a control token of a converted checkpoint; nobody asks for it
             piece.piece += "*"
     for name in names:
         model.pieces.add(piece=name, score=0.0, type=CONTROL)

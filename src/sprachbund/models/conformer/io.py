@@ -60,7 +60,14 @@ def load(directory: Path) -> Conformer:
 
 
 def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
-    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model."""
+    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model.
+
+    Args:
+        model: to be written.
+        directory: is made if need be.
+        bits: of a stored weight.
+        card: to lie beside the weights; none is written if None.
+    """
     packed = packed_linears(model)
     directory.mkdir(parents=True, exist_ok=True)
     config = {"family": Conformer.name, "config": model.config.model_dump(mode="json")}

@@ -38,7 +38,7 @@ from sprachbund.models.splitting import (
     start_route,
     target_languages,
 )
-from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Route, is_split
@@ -178,7 +178,14 @@ class Conformer(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
         return self.decoder.start(
             memory.states,
             memory.num_frames,
@@ -188,7 +195,13 @@ class Conformer(nn.Module):
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
         return self.decoder.step(tokens, cache, weights)
 
     def suppressed(self, target: Target) -> Tensor:
@@ -213,25 +226,25 @@ class Conformer(nn.Module):
         """The loss, as wrappers that watch `forward` expect it."""
         return self.loss(batch)
 
-    def lesson(self, batch: Batch) -> Lesson:
+    def decoder_batch(self, batch: Batch) -> DecoderBatch:
         """What the decoder is taught with: the rows wanted, behind their language tokens."""
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = batch.target_language[:, None].tolist()
-        return make_lesson(memory, batch, prompts, self._row_route(batch))
+        return make_decoder_batch(memory, batch, prompts, self._row_route(batch))
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the rows wanted, CTC on the transcript, cross-entropy of the language head."""
-        lesson = self.lesson(batch)
+        decoder_batch = self.decoder_batch(batch)
         if self.config.transducer is None:
-            loss = prompted_loss(self, lesson, self.config.label_smoothing)
+            loss = prompted_loss(self, decoder_batch, self.config.label_smoothing)
         else:
-            loss = self._with_transducer(self.config.transducer, lesson, batch)
-        return self.with_heads(loss, batch, lesson.memory)
+            loss = self._with_transducer(self.config.transducer, decoder_batch, batch)
+        return self.with_heads(loss, batch, decoder_batch.memory)
 
-    def _with_transducer(self, part: TransducerPart, lesson: Lesson, batch: Batch) -> Loss:
+    def _with_transducer(self, part: TransducerPart, decoder_batch: DecoderBatch, batch: Batch) -> Loss:
         """The transducer's loss, summed over rows as cross-entropy is over tokens, and the decoder's beside it."""
-        memory = lesson.memory
+        memory = decoder_batch.memory
         assert memory.num_frames is not None
         rows, counted = batch.rows_per_utterance, batch.num_targets > 0
         losses = self.transducer.loss(
@@ -246,7 +259,7 @@ class Conformer(nn.Module):
         total = torch.where(counted, losses, 0.0).sum()
         if part.weight == 1.0:
             return Loss.of_text(total, int(batch.num_targets.sum()), parts={"transducer": total.detach()})
-        loss = prompted_loss(self, lesson, self.config.label_smoothing)
+        loss = prompted_loss(self, decoder_batch, self.config.label_smoothing)
         both = part.weight * total + (1 - part.weight) * loss.total
         return replace(loss, total=both, parts={**loss.parts, "transducer": total.detach()})
 

@@ -1,6 +1,6 @@
-"""What is taken from transformers: the classes of a Seamless checkpoint, and the names of its weights.
+"""Classes of transformers for Seamless checkpoints, published shapes, and the names of their weights.
 
-transformers is an extra; it is imported here, when a Seamless model is asked for, and nowhere else.
+transformers is an optional dependency: it is imported when a Seamless model is loaded.
 """
 
 import re
@@ -96,13 +96,13 @@ _RENAMED = (
 """Our parameter names to those of transformers, one rule after the other."""
 
 
-def foreign_name(name: str) -> str:
+def transformers_name(name: str) -> str:
     """transformers' name of our parameter or buffer `name`."""
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def to_foreign(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights under transformers' names, as its `from_pretrained` reads them."""
-    return {foreign_name(name): tensor.contiguous() for name, tensor in weights.items()}
+    return {transformers_name(name): tensor.contiguous() for name, tensor in weights.items()}

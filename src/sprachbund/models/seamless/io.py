@@ -15,6 +15,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.hub import (
     check_config,
+    family_of,
     find,
     one_line,
     optional_setting,
@@ -24,21 +25,20 @@ from sprachbund.models.hub import (
 from sprachbund.models.seamless.checkpoints import (
     VERSIONS,
     classes,
-    foreign_name,
     library,
     speech_to_text,
-    to_foreign,
+    to_transformers,
+    transformers_name,
 )
 from sprachbund.models.seamless.model import Seamless
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
-from sprachbund.models.teaching import stored
-from sprachbund.models.weights import COUNTER, Bits, check_weights, read_weights
+from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, check_weights, read_weights
 from sprachbund.nn.limits import FRAMES, POSITIONS, Limit
 from sprachbund.util.files import atomic_files, is_empty, write_json
 from sprachbund.util.tensors import save_tensors
 
-# The files of a Seamless directory, read through transformers, with errors that a person can act on.
+# The files of a Seamless directory, read through transformers.
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
@@ -64,13 +64,11 @@ _SIZES = {
     "num_adapter_layers": Limit(1, 16),
     "conv_depthwise_kernel_size": Limit(1, 4096),
 }
-"""Of numbers in config.json that this package computes with, beside those of `transformers_files`."""
+"""Of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
 
 
 def check_files(directory: Path) -> None:
     """Raise SprachbundError when a file is missing, or the directory holds another kind of model."""
-    from sprachbund.models.io import family_of
-
     kind = family_of(directory)
     if kind not in VERSIONS:
         raise SprachbundError(
@@ -82,14 +80,14 @@ def check_files(directory: Path) -> None:
         raise SprachbundError(f"{directory} has no tokenizer: neither {' nor '.join(_TOKENIZERS)}; add one")
 
 
-def read_foreign(directory: Path, dtype: torch.dtype) -> Any:
+def read_transformers(directory: Path, dtype: torch.dtype) -> Any:
     """The speech-to-text model of transformers in a directory, with its weights; text-to-unit is not even read.
 
     Raises:
         SprachbundError: a file cannot be read, weights are missing, or there is no speech encoder.
     """
     config = _config(directory)
-    foreign = read_model(
+    hf_model = read_model(
         classes(config.model_type)[1],
         directory,
         config,
@@ -99,33 +97,33 @@ def read_foreign(directory: Path, dtype: torch.dtype) -> Any:
         dtype=dtype,
         attn_implementation="sdpa",
     )
-    foreign.generation_config = _generation(directory) or foreign.generation_config
-    return foreign
+    hf_model.generation_config = _generation(directory) or hf_model.generation_config
+    return hf_model
 
 
-def empty_foreign(directory: Path) -> Any:
+def empty_transformers(directory: Path) -> Any:
     """The same without weights, on the meta device but for the tables that are never stored."""
     config = _config(directory)
     with one_line(directory), quiet_transformers():
         with torch.device("meta"):
-            foreign: Any = speech_to_text(config)
-        foreign.generation_config = _generation(directory) or foreign.generation_config
-        conformer = foreign.speech_encoder.encoder
+            hf_model: Any = speech_to_text(config)
+        hf_model.generation_config = _generation(directory) or hf_model.generation_config
+        conformer = hf_model.speech_encoder.encoder
         if optional_setting(conformer, "embed_positions") is not None:
             conformer.embed_positions = type(conformer.embed_positions)(config)
-    return foreign
+    return hf_model
 
 
-def read_tokens(directory: Path, foreign: Any) -> SeamlessTokens:
+def read_tokens(directory: Path, hf_model: Any) -> SeamlessTokens:
     """The vocabulary beside a model. Raises SprachbundError for files that are broken or of another model."""
-    codes = optional_setting(foreign.generation_config, _CODES)
+    codes = optional_setting(hf_model.generation_config, _CODES)
     if codes is not None and not (isinstance(codes, dict) and all(type(n) is int for n in codes.values())):
         raise SprachbundError(
             f"{directory / _GENERATION}: {_CODES} is {repr(codes)[:60]}, not languages with their tokens; copy it again"
         )
     with one_line(directory / "tokenizer_config.json"), quiet_transformers():
         tokenizer = library().SeamlessM4TTokenizer.from_pretrained(directory, local_files_only=True)
-        return SeamlessTokens(tokenizer, codes, foreign.config.vocab_size)
+        return SeamlessTokens(tokenizer, codes, hf_model.config.vocab_size)
 
 
 def read_extractor(directory: Path) -> Any:
@@ -188,24 +186,34 @@ def load(
     library()
     check_files(directory)
     plan = read_plan(directory, directory / SAFETENSORS)
-    foreign = read_foreign(directory, dtype) if plan is None else empty_foreign(directory)
-    tokens, extractor = read_tokens(directory, foreign), read_extractor(directory)
+    hf_model = read_transformers(directory, dtype) if plan is None else empty_transformers(directory)
+    tokens, extractor = read_tokens(directory, hf_model), read_extractor(directory)
     if plan is None:
-        return from_foreign(foreign, tokens=tokens, extractor=extractor).eval()
+        return from_transformers(hf_model, tokens=tokens, extractor=extractor).eval()
     with torch.device("meta"):
-        model = Seamless(foreign, tokens=tokens, extractor=extractor)
+        model = Seamless(hf_model, tokens=tokens, extractor=extractor)
     split_feed_forwards(model, plan)
     stored = read_weights(directory / SAFETENSORS)
     weights = {n: weight.long() if n.endswith(COUNTER) else weight.to(dtype) for n, weight in stored.items()}
     return _filled(model, weights, str(directory)).eval()
 
 
-def from_foreign(foreign: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> Seamless:
-    """Our model with the weights of a speech-to-text model of transformers; they are shared, not copied."""
-    weights: dict[str, Tensor] = foreign.state_dict()
+def from_transformers(
+    hf_model: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None
+) -> Seamless:
+    """Our model with the weights of a speech-to-text model of transformers; they are shared, not copied.
+
+    Args:
+        hf_model: speech-to-text model of transformers, of either version.
+        tokens: its vocabulary; without it the model has shapes and weights, but no prompts.
+        extractor: its feature extractor.
+    """
+    weights: dict[str, Tensor] = hf_model.state_dict()
     with torch.device("meta"):
-        model = Seamless(foreign, tokens=tokens, extractor=extractor)
-    return _filled(model, {name: weights[foreign_name(name)] for name in model.state_dict()}, "the model")
+        model = Seamless(hf_model, tokens=tokens, extractor=extractor)
+    return _filled(
+        model, {name: weights[transformers_name(name)] for name in model.state_dict()}, "the model"
+    )
 
 
 def save(
@@ -235,7 +243,7 @@ def save(
         with atomic_files(final, last="config.json") as draft:
             for part in (model.generation, model.tokens.tokenizer, model.extractor):
                 part.save_pretrained(draft)
-        own = stored(model.state_dict(), bits)
+        own = cast_to_bits(model.state_dict(), bits)
         if card is not None:
             card.model_copy(update={"bits": bits}).write(final)
         _write_config(model, final / CONFIG, own[_EMBEDDING].dtype)
@@ -256,7 +264,7 @@ def _write_config(model: Seamless, path: Path, dtype: torch.dtype) -> None:
 
 def _write_weights(model: Seamless, directory: Path, own: dict[str, Tensor]) -> None:
     metadata = {"format": "pt", **write_plan(model, directory)}
-    weights = to_foreign(own) if model.sharing_plan is None else own
+    weights = to_transformers(own) if model.sharing_plan is None else own
     save_tensors(directory / SAFETENSORS, weights, metadata)
 
 

@@ -1,8 +1,9 @@
-"""The speech encoder of Seamless: attention and convolution of transformers, feed-forwards and order our own.
+"""The speech encoder and the text decoder of Seamless.
 
-The feed-forwards are ours so that they can be measured and split by language like those of any family; the order
-is ours so that padding stays out of the adaptor's convolutions: with transformers a row's text can depend on the
-rows beside it. Shapes: B utterances, T frames of 20 ms, S memory frames, M stacked mel bins, D width.
+The encoder has attention and convolution of transformers, and feed-forwards and order of its own. The feed-forwards are
+ours so that they can be measured and split by language like those of any family; the order is ours so that padding
+stays out of the adaptor's convolutions: with transformers a row's text can depend on the rows beside it. Shapes: B
+utterances, T frames of 20 ms, S memory frames, M stacked mel bins, D width.
 """
 
 import math
@@ -21,28 +22,34 @@ from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
 
 
 class SeamlessLayer(nn.Module):
-    """One conformer layer (arXiv 2005.08100) around the attention and the convolution of `foreign`.
+    """One conformer layer (arXiv 2005.08100) around the attention and the convolution of `layer`.
 
     Args:
-        foreign: a conformer layer of transformers, of either version of Seamless.
-        embed_positions: what tells the attention of version 1 about distances; all layers share it.
+        layer: a conformer layer of transformers, of either version of Seamless.
+        embed_positions: positions of the attention of version 1, which all layers share.
         config: of the checkpoint.
     """
 
-    def __init__(self, foreign: Any, embed_positions: nn.Module | None, config: Any) -> None:
+    def __init__(self, layer: Any, embed_positions: nn.Module | None, config: Any) -> None:
         super().__init__()
         width, inner_width = config.hidden_size, config.speech_encoder_intermediate_size
         self.feed_forward_in = FeedForward(width, inner_width)
-        self.self_attn_layer_norm = foreign.self_attn_layer_norm
-        self.self_attn = foreign.self_attn
-        self.conv_module = foreign.conv_module
+        self.self_attn_layer_norm = layer.self_attn_layer_norm
+        self.self_attn = layer.self_attn
+        self.conv_module = layer.conv_module
         self.feed_forward_out = FeedForward(width, inner_width)
-        self.final_layer_norm = foreign.final_layer_norm
+        self.final_layer_norm = layer.final_layer_norm
         self.embed_positions = embed_positions
         self.dropout = config.speech_encoder_dropout
 
     def forward(self, x: Tensor, allowed: Tensor, route: Route | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D); `allowed` is boolean (B, 1, T, T), `route` the languages of the rows."""
+        """(B, T, D) to (B, T, D); `allowed` is boolean (B, 1, T, T), `route` the languages of the rows.
+
+        Args:
+            x: (B, T, D).
+            allowed: boolean (B, 1, T, T), the frames that each frame attends to.
+            route: languages of the rows, where feed-forwards are split by them.
+        """
         positions = {}
         if self.embed_positions is not None:
             positions["relative_position_embeddings"] = self.embed_positions(x)
@@ -62,26 +69,28 @@ class SeamlessEncoder(nn.Module):
     """Stacked log-mel in, memory out: conformer layers, then an adaptor with one state for every eight frames.
 
     Args:
-        foreign: the speech encoder of transformers, of either version; its parts become parts of this.
+        encoder: the speech encoder of transformers, of either version; its parts become parts of this.
 
     Raises:
         SprachbundError: a configuration that no published checkpoint has.
     """
 
-    def __init__(self, foreign: Any) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
-        config = foreign.config
+        config = encoder.config
         _check(config)
         self.chunk = optional_setting(config, "speech_encoder_chunk_size")  # version 2 alone has chunks
         num_left_chunks = optional_setting(config, "speech_encoder_left_chunk_num")
         self.num_left_chunks: int = -1 if num_left_chunks is None else num_left_chunks
-        self.feature_projection = foreign.feature_projection
-        embed_positions = optional_setting(foreign.encoder, "embed_positions")
-        self.layers = nn.ModuleList(SeamlessLayer(f, embed_positions, config) for f in foreign.encoder.layers)
-        self.norm = foreign.encoder.layer_norm
-        self.intermediate_ffn = foreign.intermediate_ffn
-        self.adapter = foreign.adapter
-        self.inner_layer_norm = foreign.inner_layer_norm
+        self.feature_projection = encoder.feature_projection
+        embed_positions = optional_setting(encoder.encoder, "embed_positions")
+        self.layers = nn.ModuleList(
+            SeamlessLayer(layer, embed_positions, config) for layer in encoder.encoder.layers
+        )
+        self.norm = encoder.encoder.layer_norm
+        self.intermediate_ffn = encoder.intermediate_ffn
+        self.adapter = encoder.adapter
+        self.inner_layer_norm = encoder.inner_layer_norm
 
     def forward(
         self, values: Tensor, num_frames: Tensor, route: Route | None = None
@@ -89,6 +98,11 @@ class SeamlessEncoder(nn.Module):
         """States (B, S, D) and valid states (B,) of features (B, T, M) with `num_frames` (B,) valid frames.
 
         A route of n B rows gives the states under n routes, (n B, S, D); see `run_layers`.
+
+        Args:
+            values: features (B, T, M).
+            num_frames: valid frames (B,).
+            route: languages of the rows, where feed-forwards are split by them.
         """
         valid = valid_frames(num_frames, values.shape[1])
         x = self.feature_projection(values).masked_fill(~valid[..., None], 0.0)
@@ -137,14 +151,14 @@ def _check(config: Any) -> None:
         "activation_function": ("relu",),
     }
     for key, values in wanted.items():
-        if (found := optional_setting(config, key)) not in values:
+        if (value := optional_setting(config, key)) not in values:
             raise SprachbundError(
-                f"config.json has {key} = {found!r}; only {values[0]!r} is known, "
+                f"config.json has {key} = {value!r}; only {values[0]!r} is known, "
                 "which all published Seamless checkpoints have"
             )
 
 
-# The text decoder of Seamless (that of NLLB) on our own decoder, so that every search works on it.
+# The text decoder (that of NLLB) on our own decoder, so that every search works on it.
 #
 # It differs from `sprachbund.nn.decoder.TextDecoder` in fixed sinusoidal positions, scaled embeddings,
 # ReLU, and a bias on the keys.

@@ -1,8 +1,7 @@
-"""Speech-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187) as one of the model families.
+"""Speech-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187).
 
-What makes speech out of text (text-to-unit, vocoder) and the text encoder are left out. Shapes: B utterances,
-T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width, R rows, Q tokens of a step,
-U tokens of a row, V vocabulary.
+Text-to-unit, vocoder and the text encoder are left out. Shapes: B utterances, T stacked log-mel frames of 20 ms, S
+memory frames, M stacked mel bins, D width, R rows, Q tokens of a step, U tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,13 +26,11 @@ from sprachbund.models.seamless.layers import SeamlessDecoder, SeamlessEncoder
 from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens, to_bcp47
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import encode_routed, source_route, start_route
-from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
 
-# What a Seamless model is taught with: features and rows of an utterance.
-#
-# Shapes: T frames of 20 ms, M stacked mel bins.
+# Training examples: features and rows of an utterance.
 
 _MIN_SAMPLES = 1040  # five frames of 25 ms every 10 ms: normalising needs more than one
 _STACKED = 2
@@ -42,10 +39,10 @@ _STACKED = 2
 def stacked_log_mel(extractor: Any, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Features (B, T, M) of 16 kHz samples and their lengths (B,), by transformers' extractor."""
     padded = [np.pad(s, (0, max(0, _MIN_SAMPLES - len(s)))) for s in samples]
-    found = extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    extracted = extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt")
     # A last frame without a second to be stacked with counts as padding, as it does in transformers.
-    lengths = found["attention_mask"].sum(1)
-    return found["input_features"][:, : int(lengths.max())].float(), lengths
+    lengths = extracted["attention_mask"].sum(1)
+    return extracted["input_features"][:, : int(lengths.max())].float(), lengths
 
 
 class SeamlessExamples:
@@ -97,7 +94,13 @@ class SeamlessExamples:
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
-        """Language token and the text's tokens; where nobody speaks the row ends at once."""
+        """Language token and the text's tokens; where nobody speaks the row ends at once.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
         tokens = self.tokens
         return tokens.language_token(target), [*tokens.text_to_tokens(text.strip()), tokens.end]
 
@@ -113,8 +116,8 @@ class Seamless(nn.Module):
     """A SeamlessM4T model, either version; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
-        foreign: the speech-to-text model of transformers, whose encoder becomes part of this; on the meta device
-            for shapes alone. `directory.from_foreign` brings the weights.
+        hf_model: the speech-to-text model of transformers, whose encoder becomes part of this; on the meta device
+            for shapes alone. `directory.from_transformers` brings the weights.
         tokens: the vocabulary.
         extractor: transformers' feature extractor; the published one if None.
 
@@ -125,16 +128,16 @@ class Seamless(nn.Module):
     name = "seamless"
     max_window_s = 30.0  # ours: no checkpoint states a limit, and attention grows with the square
 
-    def __init__(self, foreign: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> None:
+    def __init__(self, hf_model: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> None:
         super().__init__()
-        config = foreign.config
+        config = hf_model.config
         self.config = config
-        self.generation = foreign.generation_config
+        self.generation = hf_model.generation_config
         self.extractor = library().SeamlessM4TFeatureExtractor() if extractor is None else extractor
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
-        self.encoder = SeamlessEncoder(foreign.speech_encoder)
+        self.encoder = SeamlessEncoder(hf_model.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
         self.decoder = SeamlessDecoder(
             vocabulary_size=config.vocab_size,
@@ -240,7 +243,14 @@ class Seamless(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
         return self.decoder.start(
             memory.states,
             memory.num_frames,
@@ -250,19 +260,30 @@ class Seamless(nn.Module):
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
         return self.decoder.step(tokens, cache, weights)
 
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), prompt included.
 
         `targets` are those of the rows; only a decoder that is split by language needs them.
+
+        Args:
+            features: of B utterances.
+            tokens: whole rows (B, U).
+            targets: of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
-    def lesson(self, batch: Batch) -> Lesson:
+    def decoder_batch(self, batch: Batch) -> DecoderBatch:
         """What the decoder is taught with: the rows wanted; the prompt is no target.
 
         The features of the batch are those of `features`; its `target_language` are language tokens.
@@ -271,11 +292,11 @@ class Seamless(nn.Module):
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = [[self.tokens.end, token] for token in batch.target_language.tolist()]
         route = row_route(self, batch, self.tokens.language_token)
-        return make_lesson(memory, batch, prompts, route)
+        return make_decoder_batch(memory, batch, prompts, route)
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the lesson."""
-        return prompted_loss(self, self.lesson(batch), self.label_smoothing)
+        """Cross-entropy of the decoder_batch."""
+        return prompted_loss(self, self.decoder_batch(batch), self.label_smoothing)
 
     def target_tokens(self, text: str) -> list[int]:
         """Tokens that are to follow the prompt when the model is taught to write `text`, the end included."""

@@ -1,4 +1,7 @@
-"""Seamless's vocabulary: text, and one token for each language it writes, after which a row is in that language."""
+"""Seamless's languages and its vocabulary.
+
+The vocabulary has one token for each language that it writes; a row that begins with it is in that language.
+"""
 
 import re
 from collections import defaultdict
@@ -8,8 +11,7 @@ from typing import Any
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import described
 
-# The languages of a Seamless checkpoint: its three-letter codes (some with a script) to BCP-47 tags and
-# back.
+# Languages: three-letter codes of a checkpoint (some with a script) to BCP-47 tags and back.
 #
 # Seamless writes `fra`, `arb`, `cmn_Hant`; this project writes `fr`, `ar`, `zh-Hant`. Two codes may fall
 # together (`aka` and `twi` are both `ak` to CLDR): each then keeps its code as its tag, and the shared tag

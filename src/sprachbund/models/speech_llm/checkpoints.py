@@ -1,6 +1,7 @@
-"""What is taken from transformers and peft: speech encoders, language models, adapters.
+"""Speech encoders and language models of transformers, and adapters of peft.
 
-Both are extras, imported here, when a speech LLM is asked for. Shapes: B utterances, T feature frames, S states.
+Both packages are optional dependencies: they are imported when a speech LLM is loaded. Shapes: B utterances, T feature
+frames, S states.
 """
 
 import math
@@ -53,7 +54,7 @@ def library() -> ModuleType:
     return transformers
 
 
-class ForeignSpeech(SpeechEncoder):
+class TransformersSpeech(SpeechEncoder):
     """WavLM, wav2vec 2.0, HuBERT, w2v-BERT 2.0 and their relatives of transformers; XLS-R and MMS are wav2vec 2.0.
 
     Features of the first three are samples (B, T, 1), each utterance normalised if the checkpoint asks for it.
@@ -145,6 +146,11 @@ def context_of(llm: Any) -> int:
 def adapt(module: nn.Module, names: Sequence[str], options: LoraOptions) -> None:
     """Put adapters onto the linear layers whose names end so, in place, and freeze everything else.
 
+    Args:
+        module: is changed in place.
+        names: last parts of the names of its linear layers.
+        options: rank and scale of the adapters.
+
     Raises:
         SprachbundError: no layer has such a name, or peft is not installed.
     """
@@ -184,12 +190,12 @@ def read_llm(directory: Path, dtype: torch.dtype) -> Any:
     return _read_model(library().AutoModelForCausalLM, directory, _LLM_SURPLUS, dtype)
 
 
-def read_speech(directory: Path, dtype: torch.dtype) -> ForeignSpeech:
+def read_speech(directory: Path, dtype: torch.dtype) -> TransformersSpeech:
     """A speech encoder of transformers in a directory. Raises SprachbundError when it cannot be read."""
     extractor = read_part(library().AutoFeatureExtractor, directory)
     model = _read_model(library().AutoModel, directory, _SPEECH_SURPLUS, dtype)
     with one_line(directory):
-        return ForeignSpeech(model, extractor)
+        return TransformersSpeech(model, extractor)
 
 
 def _read_model(auto: Any, directory: Path, surplus: Sequence[str], dtype: torch.dtype) -> Any:

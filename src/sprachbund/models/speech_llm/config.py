@@ -1,4 +1,4 @@
-"""What a speech LLM is made of, apart from its encoder and its language model, in values that are checked first."""
+"""Configuration of a speech LLM, apart from its encoder and its language model."""
 
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -105,7 +105,7 @@ class LoraOptions(Options):
 
 
 class PromptOptions(Options):
-    """What the language model is told.
+    """Instructions of the language model.
 
     Attributes:
         transcribe: where the text is to be in the language spoken.
@@ -158,7 +158,7 @@ class SpeechLLMConfig(Options):
         projector: sizes and groups; its languages are those that the model hears.
         target_languages: BCP-47 tags that it writes.
         lora: adapters.
-        prompts: what the language model is told.
+        prompts: instructions of the language model.
         losses: weights.
         max_new_tokens: longest text, in tokens.
     """

@@ -76,11 +76,17 @@ class SpeechEncoder(nn.Module):
             )
 
     def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers))."""
-        found: dict[int, Tensor] = {}
+        """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers)).
+
+        Args:
+            values: features (B, T, M).
+            num_frames: valid frames (B,).
+            layers: numbers of the layers.
+        """
+        layer_states: dict[int, Tensor] = {}
 
         def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
-            return lambda module, given, out: found.update(
+            return lambda module, given, out: layer_states.update(
                 {number: out[0] if isinstance(out, tuple) else out}
             )
 
@@ -91,8 +97,8 @@ class SpeechEncoder(nn.Module):
             for handle in handles:
                 handle.remove()
         width = states.shape[1:]
-        beside = [F.layer_norm(found[number][:, : width[0]], width[1:]) for number in layers]
-        return torch.cat([states, *beside], dim=-1), num_states
+        normed = [F.layer_norm(layer_states[number][:, : width[0]], width[1:]) for number in layers]
+        return torch.cat([states, *normed], dim=-1), num_states
 
     def settings(self) -> dict[str, Any]:
         """What config.json has to say for `build` to make it again."""
@@ -139,7 +145,7 @@ class WhisperSpeech(SpeechEncoder):
 
     def settings(self) -> dict[str, Any]:
         """As `SpeechEncoder`."""
-        return self.config.to_foreign()
+        return self.config.to_transformers()
 
 
 class ConformerSpeech(SpeechEncoder):
@@ -220,7 +226,7 @@ def build(kind: str, settings: dict[str, Any]) -> SpeechEncoder:
         SprachbundError: a kind that is none of this project's.
     """
     if kind == WhisperSpeech.kind:
-        return WhisperSpeech(WhisperConfig.from_foreign(settings))
+        return WhisperSpeech(WhisperConfig.from_transformers(settings))
     if kind == ConformerSpeech.kind:
         return ConformerSpeech(ConformerConfig.model_validate(settings))
     raise SprachbundError(
@@ -244,7 +250,12 @@ def of_family(family: Any) -> SpeechEncoder:
         return ConformerSpeech(family.config, family.encoder)
     if isinstance(family, Seamless):
         return SeamlessSpeech(family)
-    raise SprachbundError(
-        f"the encoder of the family {family.name!r} is not taken; give a whisper, conformer or seamless model, "
+    raise not_taken(family.name)
+
+
+def not_taken(family: str) -> SprachbundError:
+    """The error for a family without an encoder for a speech LLM."""
+    return SprachbundError(
+        f"the encoder of the family {family!r} is not taken; give a whisper, conformer or seamless model, "
         "or an encoder of transformers"
     )

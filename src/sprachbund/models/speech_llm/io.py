@@ -14,10 +14,12 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.hub import find
+from sprachbund.models.conformer import io as conformer
+from sprachbund.models.hub import family_of, find
+from sprachbund.models.seamless import io as seamless
 from sprachbund.models.speech_llm.checkpoints import (
     ADAPTED,
-    ForeignSpeech,
+    TransformersSpeech,
     is_adapter,
     plain_weights,
     read_llm,
@@ -26,10 +28,11 @@ from sprachbund.models.speech_llm.checkpoints import (
     write_part,
 )
 from sprachbund.models.speech_llm.config import Options, SpeechLLMConfig
-from sprachbund.models.speech_llm.encoders import SeamlessSpeech, SpeechEncoder, build, of_family
+from sprachbund.models.speech_llm.encoders import SeamlessSpeech, SpeechEncoder, build, not_taken, of_family
 from sprachbund.models.speech_llm.model import SpeechLLM
 from sprachbund.models.speech_llm.projector import Projector
 from sprachbund.models.weights import Bits, check_weights, read_metadata, read_weights, write_weights
+from sprachbund.models.whisper import io as whisper
 from sprachbund.util.files import atomic_files, parse_json, read_model, read_object, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -112,21 +115,23 @@ def save(
         raise SprachbundError(
             "SeamlessM4T's encoder cannot be saved inside a speech LLM; save with inside=False"
         )
-    place = Path(directory)
+    directory = Path(directory)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / WEIGHTS).unlink(missing_ok=True)
-        with atomic_files(place, last=CONFIG) as draft:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / WEIGHTS).unlink(missing_ok=True)
+        with atomic_files(directory, last=CONFIG) as draft:
             model.prompts.tokenizer.save_pretrained(draft)
         if card is not None:
-            card.model_copy(update={"bits": bits}).write(place)
-        write_json(place / CONFIG, _entry(model, inside))
+            card.model_copy(update={"bits": bits}).write(directory)
+        write_json(directory / CONFIG, _entry(model, inside))
         if inside:
-            _save_parts(model, place)
+            _save_parts(model, directory)
         order = {_ORDER: json.dumps(model.config.prompts.order)}
-        write_weights(place / WEIGHTS, _own_weights(model, inside), bits, order)
+        write_weights(directory / WEIGHTS, _own_weights(model, inside), bits, order)
     except OSError as error:
-        raise SprachbundError(f"{place} could not be written ({error}); mend that and save again") from error
+        raise SprachbundError(
+            f"{directory} could not be written ({error}); mend that and save again"
+        ) from error
 
 
 def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = torch.float32) -> SpeechLLM:
@@ -140,34 +145,42 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     Raises:
         SprachbundError: naming what is missing, broken, or does not fit.
     """
-    place = Path(directory)
-    entry = read_model(place / CONFIG, Entry, advice="mend it, or copy the model again")
-    _check_order(entry.config, place)
+    directory = Path(directory)
+    entry = read_model(directory / CONFIG, Entry, advice="mend it, or copy the model again")
+    _check_order(entry.config, directory)
     named = entry.encoder.source
-    llm_place = _part(place, LLM) if entry.llm is None else find(entry.llm, offline=offline)
-    weights = read_weights(place / WEIGHTS)
+    llm_directory = _part(directory, LLM) if entry.llm is None else find(entry.llm, offline=offline)
+    weights = read_weights(directory / WEIGHTS)
     if named is not None:
         encoder = read_encoder(find(named, offline=offline), dtype)
-    elif entry.encoder.kind == ForeignSpeech.kind:
-        encoder = read_speech(_part(place, ENCODER), dtype)
+    elif entry.encoder.kind == TransformersSpeech.kind:
+        encoder = read_speech(_part(directory, ENCODER), dtype)
     else:
-        encoder = _built(entry.encoder, weights, place)
-    llm = read_llm(llm_place, dtype)
-    _check_projector(entry.config, encoder, llm, weights, place)
-    model = SpeechLLM(encoder, llm, entry.config, tokenizer=read_tokenizer(place))
+        encoder = _built(entry.encoder, weights, directory)
+    llm = read_llm(llm_directory, dtype)
+    _check_projector(entry.config, encoder, llm, weights, directory)
+    model = SpeechLLM(encoder, llm, entry.config, tokenizer=read_tokenizer(directory))
     if named is not None and entry.llm is not None:
         model.sources = {ENCODER: named, LLM: entry.llm}
-    _fill(model, weights, inside=named is None, source=place)
+    _fill(model, weights, inside=named is None, source=directory)
     return model.eval()
 
 
-def read_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
+def read_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> SpeechEncoder:
     """The speech encoder in a directory, of this project or of transformers. Raises SprachbundError for another."""
-    from sprachbund.models.io import load as load_family
-
     path = directory / CONFIG
     kind = read_object(path).get("model_type") if path.is_file() else None
-    return read_speech(directory, dtype) if kind in ADAPTED else of_family(load_family(directory))
+    if kind in ADAPTED:
+        return read_speech(directory, dtype)
+    match family_of(directory):
+        case "conformer":
+            return of_family(conformer.load(directory))
+        case "whisper":
+            return of_family(whisper.load(directory, offline=True))
+        case "seamless_m4t" | "seamless_m4t_v2":
+            return of_family(seamless.load(directory, offline=True))
+        case other:
+            raise not_taken(other)
 
 
 def _entry(model: SpeechLLM, inside: bool) -> Entry:
@@ -182,17 +195,17 @@ def _own_weights(model: SpeechLLM, inside: bool) -> dict[str, Tensor]:
     """What model.safetensors holds, under the names that the parts have without adapters around them."""
     state = model.state_dict()
     own = {name: w for name, w in state.items() if name.startswith("projector.") or is_adapter(name)}
-    if inside and model.encoder.kind != ForeignSpeech.kind:
+    if inside and model.encoder.kind != TransformersSpeech.kind:
         own |= {f"{ENCODER}.{name}": w for name, w in plain_weights(model.encoder).items()}
     return own
 
 
-def _save_parts(model: SpeechLLM, place: Path) -> None:
+def _save_parts(model: SpeechLLM, directory: Path) -> None:
     speech = model.encoder
-    write_part(model.llm.model, place / LLM)
-    if isinstance(speech, ForeignSpeech):
-        write_part(speech.encoder, place / ENCODER)
-        with atomic_files(place / ENCODER, last=CONFIG) as draft:
+    write_part(model.llm.model, directory / LLM)
+    if isinstance(speech, TransformersSpeech):
+        write_part(speech.encoder, directory / ENCODER)
+        with atomic_files(directory / ENCODER, last=CONFIG) as draft:
             speech.extractor.save_pretrained(draft)
 
 
@@ -206,62 +219,69 @@ def _fill(model: SpeechLLM, weights: dict[str, Tensor], *, inside: bool, source:
             value.copy_(weights[name])
 
 
-def _check_order(config: SpeechLLMConfig, place: Path) -> None:
+def _check_order(config: SpeechLLMConfig, directory: Path) -> None:
     """Raise SprachbundError when config.json has instruction and speech in another order than in training."""
-    trained = read_metadata(place / WEIGHTS).get(_ORDER)
+    trained = read_metadata(directory / WEIGHTS).get(_ORDER)
     if trained is None:  # written before the order was
         return
     try:
-        order = parse_json(trained, f"{place / WEIGHTS}: {_ORDER}")
+        order = parse_json(trained, f"{directory / WEIGHTS}: {_ORDER}")
         if not isinstance(order, list) or not all(isinstance(part, str) for part in order):
             raise SprachbundError(
                 f"{_ORDER} in {WEIGHTS} is {trained[:60]}, not an order of prompts; copy it again"
             )
         config.prompts.check_order(order)
     except SprachbundError as error:
-        raise SprachbundError(f"{place / CONFIG}: {error}") from error
+        raise SprachbundError(f"{directory / CONFIG}: {error}") from error
 
 
-def _part(place: Path, name: str) -> Path:
-    if not (place / name / CONFIG).is_file():
+def _part(directory: Path, name: str) -> Path:
+    if not (directory / name / CONFIG).is_file():
         raise SprachbundError(
-            f"{place} has no {name}/{CONFIG}, but its {CONFIG} names no other; copy it again"
+            f"{directory} has no {name}/{CONFIG}, but its {CONFIG} names no other; copy it again"
         )
-    return place / name
+    return directory / name
 
 
 def _name(path_or_id: str | Path) -> str:
     return str(Path(path_or_id).resolve()) if Path(path_or_id).is_dir() else str(path_or_id)
 
 
-def _built(entry: EncoderEntry, weights: Mapping[str, Tensor], place: Path) -> SpeechEncoder:
+def _built(entry: EncoderEntry, weights: Mapping[str, Tensor], directory: Path) -> SpeechEncoder:
     """An encoder of this project, made when its stored weights are seen to be those of its settings."""
     try:
         with torch.device("meta"):
             wanted = build(entry.kind, entry.settings).state_dict()
-        _check_part(weights, {f"{ENCODER}.{name}": value for name, value in wanted.items()}, ENCODER, place)
+        _check_part(
+            weights, {f"{ENCODER}.{name}": value for name, value in wanted.items()}, ENCODER, directory
+        )
         return build(entry.kind, entry.settings)
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise SprachbundError(f"{place / CONFIG}: encoder.settings: {reason}; copy it again") from error
+        raise SprachbundError(f"{directory / CONFIG}: encoder.settings: {reason}; copy it again") from error
 
 
 def _check_projector(
-    config: SpeechLLMConfig, encoder: Any, llm: Any, weights: Mapping[str, Tensor], place: Path
+    config: SpeechLLMConfig, encoder: Any, llm: Any, weights: Mapping[str, Tensor], directory: Path
 ) -> None:
     """See that the stored projector is that of the configuration, before one is made."""
     layers = config.projector.encoder_layers
     width = llm.config.get_text_config().hidden_size
     with torch.device("meta"):
         wanted = Projector((1 + len(layers)) * encoder.width, width, config.projector).state_dict()
-    _check_part(weights, {f"projector.{name}": value for name, value in wanted.items()}, "projector", place)
+    _check_part(
+        weights, {f"projector.{name}": value for name, value in wanted.items()}, "projector", directory
+    )
     ranks = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
     if ranks - {config.lora.rank}:
         raise SprachbundError(
-            f"{place / CONFIG}: lora.rank is {config.lora.rank}, the stored adapters have {max(ranks)}; copy it again"
+            f"{directory / CONFIG}: lora.rank is {config.lora.rank}, the stored adapters have {max(ranks)}; "
+            "copy it again"
         )
 
 
-def _check_part(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], part: str, place: Path) -> None:
+def _check_part(
+    weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], part: str, directory: Path
+) -> None:
     own = {n: v for n, v in weights.items() if n.startswith(part + ".") and not is_adapter(n)}
-    check_weights(own, wanted, place / WEIGHTS)
+    check_weights(own, wanted, directory / WEIGHTS)

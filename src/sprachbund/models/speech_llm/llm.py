@@ -1,4 +1,4 @@
-"""A decoder language model of transformers behind the cache that this project's searches work with.
+"""The language model of a speech LLM: a model of transformers with a cache for the searches, prompts, and a small one.
 
 Every row has a prefix (its instruction and its speech) of its own length, then its tokens; both lie in one cache, so
 rows may differ in everything and are still stepped together. Shapes: R rows, P prefix positions, Q tokens of a step,
@@ -42,7 +42,13 @@ class PrefixCache(DecoderCache):
 
     @classmethod
     def empty(cls, prefix: Tensor, slots: int, num_memories: int) -> "PrefixCache":
-        """A cache that holds nothing yet; keys and values are laid out when the first ones come."""
+        """A cache that holds nothing yet; keys and values are laid out when the first ones come.
+
+        Args:
+            prefix: number of tokens (R,) of each row's prefix.
+            slots: tokens that fit into a row, the prefix among them.
+            num_memories: B utterances that the rows belong to.
+        """
         return cls(
             self_keys=[],
             self_values=[],
@@ -84,7 +90,13 @@ class _Pass:
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values (R, H, Q, D/H); all of them up to the last."""
+        """Store a layer's new keys and values (R, H, Q, D/H); all of them up to the last.
+
+        Args:
+            keys: (R, H, Q, D/H).
+            values: (R, H, Q, D/H).
+            layer_idx: number of the layer.
+        """
         if layer_idx == len(self.cache.self_keys):
             rows, heads, _q, width = keys.shape
             self.cache.self_keys.append(keys.new_zeros(rows, heads, self.cache.slots, width))
@@ -123,9 +135,8 @@ class LanguageModel(nn.Module):
     def layers(self) -> Sequence[nn.Module]:
         """Its layers, for what measures and recomputes by layers."""
         base = self.model.base_model
-        found = optional_setting(base, "layers")
-        layers: Sequence[nn.Module] = base.h if found is None else found  # "h" is GPT-2's name for them
-        return layers
+        layers: Sequence[nn.Module] | None = optional_setting(base, "layers")
+        return base.h if layers is None else layers  # "h" is GPT-2's name for them
 
     @property
     def dtype(self) -> torch.dtype:
@@ -142,14 +153,21 @@ class LanguageModel(nn.Module):
         """Logits (R, W, V) at the positions `wanted` (W,) of whole rows (R, U, D), padded behind their ends."""
         # Padding stands behind, where causal attention never looks back from: no mask is needed.
         positions = torch.arange(rows.shape[1], device=rows.device).expand(len(rows), -1)
-        found = self.model(inputs_embeds=rows, position_ids=positions, use_cache=False, logits_to_keep=wanted)
-        logits: Tensor = found.logits
+        output = self.model(
+            inputs_embeds=rows, position_ids=positions, use_cache=False, logits_to_keep=wanted
+        )
+        logits: Tensor = output.logits
         return logits
 
     def start(self, prefixes: Sequence[Tensor], *, capacity: int, num_memories: int) -> PrefixCache:
         """Read the prefixes (P, D) of the R rows, each of its own length, into a new cache.
 
         `capacity` tokens fit behind the longest.
+
+        Args:
+            prefixes: (P, D) of each of the R rows.
+            capacity: tokens that fit behind the longest prefix.
+            num_memories: B utterances that the rows belong to.
         """
         lengths = torch.tensor([len(p) for p in prefixes], device=prefixes[0].device)
         padded = nn.utils.rnn.pad_sequence(list(prefixes), batch_first=True)
@@ -167,8 +185,8 @@ class LanguageModel(nn.Module):
         used = cache.used + tokens.shape[1]
         if used > cache.capacity:
             raise ValueError(f"{used} tokens do not fit into a cache of {cache.capacity}")
-        places = cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        logits = self._pass(self.embed(tokens), places + cache.prefix[:, None], cache, logits_to_keep=0)
+        positions = cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        logits = self._pass(self.embed(tokens), positions + cache.prefix[:, None], cache, logits_to_keep=0)
         cache.grow(tokens.shape[1])
         return logits
 
@@ -176,7 +194,7 @@ class LanguageModel(nn.Module):
         self, embedded: Tensor, positions: Tensor, cache: PrefixCache, *, logits_to_keep: int
     ) -> Tensor:
         one = _Pass(cache, positions)
-        found = self.model(
+        output = self.model(
             inputs_embeds=embedded,
             position_ids=positions,
             attention_mask=one.mask(embedded.dtype),
@@ -184,11 +202,11 @@ class LanguageModel(nn.Module):
             use_cache=True,
             logits_to_keep=logits_to_keep,
         )
-        logits: Tensor = found.logits
+        logits: Tensor = output.logits
         return logits
 
 
-# What a language model reads around the speech, in tokens; the tokenizer behind it.
+# Prompts: tokens around the speech, and the tokenizer.
 #
 # The text comes before the speech (arXiv 2511.10670). The chat template of the tokenizer is used where
 # there is one.
@@ -285,12 +303,10 @@ class Prompts:
         return mask
 
 
-# A small decoder language model of one's own, where no pretrained one is at hand: its tokenizer, its loss
-# on texts.
+# A small language model for experiments without a pretrained one: its tokenizer and its loss on texts.
 #
-# It is taught what a speech LLM asks of it: the instruction, what was said, then what is wanted, all as
-# text, so that speech tokens have only to stand where the words said stood. It is a model of transformers
-# like any other, saved as such. Shapes: B utterances, R rows, U tokens of a row.
+# It learns rows of instruction, transcript and translation, all as text, so that speech tokens later take the position
+# of the transcript. It is a model of transformers, saved as such. Shapes: B utterances, U tokens of a row.
 
 PAD, START, END = "<pad>", "<s>", "</s>"
 _IGNORED = -100
@@ -317,7 +333,14 @@ class TextLLMOptions(Options):
 
 
 def fit_tokenizer(texts: Iterable[str], languages: Iterable[str], prompts: PromptOptions, size: int) -> Any:
-    """A byte-level BPE tokenizer (arXiv 1508.07909) of transformers, fitted on texts and instructions."""
+    """A byte-level BPE tokenizer (arXiv 1508.07909) of transformers, fitted on texts and instructions.
+
+    Args:
+        texts: to be written.
+        languages: BCP-47 tags, which the instructions name.
+        prompts: give the instructions.
+        size: number of tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     plain = Tokenizer(models.BPE())
@@ -450,7 +473,13 @@ class TextExamples:
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
-        """Number of the language wanted and the text's tokens, ended."""
+        """Number of the language wanted and the text's tokens, ended.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
         return self.target_languages.index(target), [
             *self.prompts.text_to_tokens(text.strip()),
             self.prompts.end,

@@ -5,6 +5,7 @@ frozen but for adapters. Shapes: B utterances, P speech tokens, R rows, Q tokens
 S source languages.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.data.language_spans import Stretch
+from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.speech_llm.checkpoints import adapt
@@ -138,18 +140,18 @@ class SpeechLLM(nn.Module):
         Raises:
             SprachbundError: a language without a group, or too few experts for the router to choose from.
         """
-        places = {tag: g for g, tags in enumerate(self.config.projector.groups) for tag in tags}
+        group_of = {tag: g for g, tags in enumerate(self.config.projector.groups) for tag in tags}
         if not languages:
             raise SprachbundError(
                 "no language is declared; name at least one, or leave the languages out for all"
             )
-        if missing := [tag for tag in languages if tag not in places]:
+        if missing := [tag for tag in languages if tag not in group_of]:
             raise SprachbundError(
                 f"the language {missing[0]!r} has no group of experts in this model; it has groups for "
-                f"{described(places)}; leave it out, or train a model with a group for it"
+                f"{described(group_of)}; leave it out, or train a model with a group for it"
             )
         allowed = torch.zeros(len(self.config.projector.groups), dtype=torch.bool, device=self.device)
-        allowed[[places[tag] for tag in languages]] = True
+        allowed[[group_of[tag] for tag in languages]] = True
         return allowed
 
     def features(self, samples: Sequence[np.ndarray]) -> Features:
@@ -230,6 +232,12 @@ class SpeechLLM(nn.Module):
     ) -> PrefixCache:
         """A cache that holds instruction and speech of each row, and no token; `targets` are those of the rows.
 
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+
         Raises:
             SprachbundError: no targets: the instruction stands before the speech.
         """
@@ -248,6 +256,11 @@ class SpeechLLM(nn.Module):
 
     def step(self, tokens: Tensor, cache: Any, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: has to be None: attention is not shown.
 
         Raises:
             SprachbundError: attention weights are asked for.
@@ -344,3 +357,71 @@ class SpeechLLM(nn.Module):
                 "max_new_tokens, or take a model with a longer context"
             )
         return prompts
+
+
+class SpeechLLMExamples:
+    """`sprachbund.data.loading.Examples` of a speech LLM.
+
+    Args:
+        model: whose encoder's features and tokenizer are used.
+        languages: spoken in the data.
+        targets: drawn; those of `languages` if None. Of both only what the model writes is.
+
+    Raises:
+        SprachbundError: a language without a group of experts, or none that the model writes.
+    """
+
+    def __init__(
+        self, model: SpeechLLM, languages: Sequence[str], targets: Sequence[str] | None = None
+    ) -> None:
+        model.allowed_groups(languages)
+        self.source_languages = list(languages)
+        wanted = languages if targets is None else targets
+        self.target_languages = [tag for tag in wanted if tag in model.config.target_languages]
+        if not self.target_languages:
+            raise SprachbundError(
+                f"the model writes none of {', '.join(wanted)}, only {', '.join(model.config.target_languages)}; "
+                "add one to the recipe's languages"
+            )
+        self.prompts, encoder = model.prompts, model.encoder
+        self.max_tokens = model.config.max_new_tokens
+        self.max_window_s: float | None = model.max_window_s
+        self.whole_windows: bool = encoder.whole_windows
+        self.frames_per_s: int = encoder.frames_per_s
+        self.is_log_mel: bool = encoder.is_log_mel
+        self._features = _without_weights(encoder)
+        self._numbers = {tag: i for i, tag in enumerate(model.source_languages)}
+        self._written = {tag: i for i, tag in enumerate(model.config.target_languages)}
+
+    def number(self, language: str) -> int:
+        """Place of a source language among the model's."""
+        return self._numbers[language]
+
+    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
+        """The encoder's features (T, M), and how many are the utterance's; only log-mel can be augmented."""
+        values, lengths = self._features.features([samples])
+        own = int(lengths[0])
+        if not self.is_log_mel:
+            return values[0], own
+        return torch.cat([augment(values[0, :own]), values[0, own:]]), own
+
+    def transcript(self, text: str) -> list[int]:
+        """None: there is no CTC head."""
+        return []
+
+    def row(self, text: str, source: str | None, target: str) -> Row:
+        """Number of the target language and the text's tokens; where nobody speaks the row ends at once.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
+        return self._written[target], [*self.prompts.text_to_tokens(text.strip()), self.prompts.end]
+
+
+def _without_weights(encoder: SpeechEncoder) -> SpeechEncoder:
+    """The encoder for its features alone: worker processes carry it about."""
+    bare = copy.copy(encoder)
+    bare._modules = {}
+    return bare

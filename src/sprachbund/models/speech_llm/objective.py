@@ -1,16 +1,16 @@
-"""What a speech LLM is taught with: cross-entropy of the text behind the speech, and the losses of the router.
+"""Losses of a speech LLM: cross-entropy of the text behind the speech, and the losses of the router.
 
 L = L_LM + 0.1 L_lang + 0.01 L_bal by default; a reconstruction, arXiv 2511.10670 shows no formula. Shapes:
-B utterances, N speech tokens of all utterances, R rows, U target tokens, S source languages, G groups.
+B utterances, P speech tokens of one, N speech tokens of all utterances, R rows, U target tokens, S source languages,
+G groups.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,22 +19,15 @@ from torch.nn import functional as F
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch, Sides
 from sprachbund.data.language_spans import Stretch
-from sprachbund.data.loading import Augment, Row
-from sprachbund.errors import SprachbundError
 from sprachbund.models.base import LANGUAGE as LANGUAGE_HEAD
 from sprachbund.models.base import Features, HeadLoss, Loss, Memory, Target
-from sprachbund.models.speech_llm.encoders import SpeechEncoder
+from sprachbund.models.speech_llm.config import LossWeights, SpeechLLMConfig
+from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
 from sprachbund.models.speech_llm.projector import SpeechTokens
 from sprachbund.nn.moe import balance_loss, language_losses
 from sprachbund.util.distributed import sum_over_ranks
 
-if TYPE_CHECKING:
-    from sprachbund.models.speech_llm.model import SpeechLLM
-
-
-# Which languages are where in mixed speech: told to the losses, and read off the router.
-#
-# Shapes: B utterances, P speech tokens, G groups, S source languages.
+# Languages of each speech token in mixed speech, for the losses and as the router decides.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +46,18 @@ class RoutedMemory(Memory):
 
 
 def token_languages(spans: Sequence[tuple[float, float, int]], num_tokens: int, token_s: float) -> Tensor:
-    """Number of the language at the middle of each speech token (P,); -1 where no span is."""
+    """Number of the language at the middle of each speech token (P,); -1 where no span is.
+
+    Args:
+        spans: (start_s, end_s, number of the language) of each span.
+        num_tokens: P.
+        token_s: seconds of a speech token.
+    """
     middles = (torch.arange(num_tokens) + 0.5) * token_s
-    found = torch.full((num_tokens,), -1)
+    languages = torch.full((num_tokens,), -1)
     for start_s, end_s, language in spans:
-        found[(middles >= start_s) & (middles < end_s)] = language
-    return found
+        languages[(middles >= start_s) & (middles < end_s)] = language
+    return languages
 
 
 def stretches(group_probs: Tensor, names: Sequence[str], token_s: float, duration_s: float) -> list[Stretch]:
@@ -71,13 +70,13 @@ def stretches(group_probs: Tensor, names: Sequence[str], token_s: float, duratio
         duration_s: of the speech, where the last token is cut.
     """
     likeliest = group_probs.argmax(-1).tolist()
-    found: list[Stretch] = []
-    place = 0
+    spans: list[Stretch] = []
+    start = 0
     for group, run in groupby(likeliest):
-        end = place + len(list(run))
-        found.append((place * token_s, min(end * token_s, duration_s), names[group]))
-        place = end
-    return [stretch for stretch in found if stretch[0] < stretch[1]]
+        end = start + len(list(run))
+        spans.append((start * token_s, min(end * token_s, duration_s), names[group]))
+        start = end
+    return [stretch for stretch in spans if stretch[0] < stretch[1]]
 
 
 def smoothed(group_probs: Tensor, num_tokens: int) -> Tensor:
@@ -90,13 +89,45 @@ def smoothed(group_probs: Tensor, num_tokens: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
+# The losses.
+
+
+class RoutedModel(Protocol):
+    """Parts of a speech LLM that its losses are computed with; see `sprachbund.models.speech_llm.model.SpeechLLM`."""
+
+    losses: LossWeights
+    llm: LanguageModel
+
+    @property
+    def config(self) -> SpeechLLMConfig:
+        """Groups of experts and languages written."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """Tokens before and behind the speech."""
+
+    @property
+    def source_languages(self) -> Sequence[str]:
+        """Languages heard, in the order of their numbers."""
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of a speech token."""
+
+    def hear(self, features: Features, languages: Sequence[str] | None = None) -> SpeechTokens:
+        """Speech tokens and routings of features."""
+
+    def group_of_language(self) -> Tensor:
+        """Number of the group (S,) of each source language."""
+
+
 LANGUAGE, BALANCE = "router language", "router balance"
 """Names of the losses in the log."""
 _PARTS = (LANGUAGE, BALANCE)
 _IGNORED = -100
 
 
-def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
+def speech_llm_loss(model: RoutedModel, batch: Batch) -> Loss:
     """The losses of a batch, on the scale of target tokens.
 
     An utterance's L_lang counts as often as it has target tokens, so that parts of a batch add up; L_bal is of the
@@ -123,7 +154,7 @@ def speech_llm_loss(model: SpeechLLM, batch: Batch) -> Loss:
     )
 
 
-def _by_side(model: SpeechLLM, batch: Batch, sides: Sides) -> Loss:
+def _by_side(model: RoutedModel, batch: Batch, sides: Sides) -> Loss:
     """The weighted sum of the sides' losses per target token, on the scale of the batch's target tokens."""
     num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
     of_side = F.one_hot(sides.index, len(sides.weights))
@@ -151,19 +182,19 @@ def _by_side(model: SpeechLLM, batch: Batch, sides: Sides) -> Loss:
     )
 
 
-def _text_loss(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tensor:
+def _text_loss(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
     """Cross-entropy, summed over the target tokens of the rows that count."""
     rows, wanted = _rows(model, batch, tokens)
-    places = (wanted != _IGNORED).any(0).nonzero().flatten()
-    if not len(places):
+    positions = (wanted != _IGNORED).any(0).nonzero().flatten()
+    if not len(positions):
         return rows.sum() * 0.0
-    logits = model.llm(rows, places).float()
+    logits = model.llm(rows, positions).float()
     return F.cross_entropy(
-        logits.flatten(0, 1), wanted[:, places].flatten(), ignore_index=_IGNORED, reduction="sum"
+        logits.flatten(0, 1), wanted[:, positions].flatten(), ignore_index=_IGNORED, reduction="sum"
     )
 
 
-def _rows(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> tuple[Tensor, Tensor]:
+def _rows(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> tuple[Tensor, Tensor]:
     """Embeddings of whole rows (R, U, D), and the token that is to follow each position (R, U)."""
     device, each = tokens.states.device, batch.rows_per_utterance
     lengths = tokens.num_tokens.tolist()
@@ -184,7 +215,7 @@ def _rows(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> tuple[Tensor,
     )
 
 
-def _targets(model: SpeechLLM, batch: Batch) -> list[Target]:
+def _targets(model: RoutedModel, batch: Batch) -> list[Target]:
     """What is asked for in each row; where nobody speaks, a translation."""
     sources = batch.source_language.repeat_interleave(batch.rows_per_utterance).tolist()
     written, heard = model.config.target_languages, model.source_languages
@@ -194,7 +225,7 @@ def _targets(model: SpeechLLM, batch: Batch) -> list[Target]:
     ]
 
 
-def _language_loss(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tensor:
+def _language_loss(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
     """L_lang (B,) of each utterance, the mean over its speech tokens and the layers."""
     groups = _groups_of_tokens(model, batch, tokens)
     losses = torch.stack([language_losses(routing, groups) for routing in tokens.routings]).mean(0)
@@ -202,7 +233,7 @@ def _language_loss(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tens
     return sums / tokens.num_tokens.clamp(min=1)
 
 
-def _groups_of_tokens(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> Tensor:
+def _groups_of_tokens(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
     """Groups that each speech token may go to, boolean (N, G): all where no language is known."""
     group_of = model.group_of_language()
     onehot = F.one_hot(group_of, len(model.config.projector.groups)).bool()  # (S, G)
@@ -220,65 +251,3 @@ def _groups_of_tokens(model: SpeechLLM, batch: Batch, tokens: SpeechTokens) -> T
     every = zip(batch.mixture.spans, lengths, strict=True)
     said = torch.cat([token_languages(spans, n, model.frame_s) for spans, n in every]).to(rows.device)
     return torch.where((said >= 0)[:, None], onehot[said.clamp(min=0)], rows)
-
-
-class SpeechLLMExamples:
-    """`sprachbund.data.loading.Examples` of a speech LLM.
-
-    Args:
-        model: whose encoder's features and tokenizer are used.
-        languages: spoken in the data.
-        targets: drawn; those of `languages` if None. Of both only what the model writes is.
-
-    Raises:
-        SprachbundError: a language without a group of experts, or none that the model writes.
-    """
-
-    def __init__(
-        self, model: SpeechLLM, languages: Sequence[str], targets: Sequence[str] | None = None
-    ) -> None:
-        model.allowed_groups(languages)
-        self.source_languages = list(languages)
-        wanted = languages if targets is None else targets
-        self.target_languages = [tag for tag in wanted if tag in model.config.target_languages]
-        if not self.target_languages:
-            raise SprachbundError(
-                f"the model writes none of {', '.join(wanted)}, only {', '.join(model.config.target_languages)}; "
-                "add one to the recipe's languages"
-            )
-        self.prompts, encoder = model.prompts, model.encoder
-        self.max_tokens = model.config.max_new_tokens
-        self.max_window_s: float | None = model.max_window_s
-        self.whole_windows: bool = encoder.whole_windows
-        self.frames_per_s: int = encoder.frames_per_s
-        self.is_log_mel: bool = encoder.is_log_mel
-        self._features = _without_weights(encoder)
-        self._numbers = {tag: i for i, tag in enumerate(model.source_languages)}
-        self._written = {tag: i for i, tag in enumerate(model.config.target_languages)}
-
-    def number(self, language: str) -> int:
-        """Place of a source language among the model's."""
-        return self._numbers[language]
-
-    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
-        """The encoder's features (T, M), and how many are the utterance's; only log-mel can be augmented."""
-        values, lengths = self._features.features([samples])
-        own = int(lengths[0])
-        if not self.is_log_mel:
-            return values[0], own
-        return torch.cat([augment(values[0, :own]), values[0, own:]]), own
-
-    def transcript(self, text: str) -> list[int]:
-        """None: there is no CTC head."""
-        return []
-
-    def row(self, text: str, source: str | None, target: str) -> Row:
-        """Number of the target language and the text's tokens; where nobody speaks the row ends at once."""
-        return self._written[target], [*self.prompts.text_to_tokens(text.strip()), self.prompts.end]
-
-
-def _without_weights(encoder: SpeechEncoder) -> SpeechEncoder:
-    """The encoder for its features alone: worker processes carry it about."""
-    bare = copy.copy(encoder)
-    bare._modules = {}
-    return bare

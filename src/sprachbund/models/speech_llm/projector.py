@@ -67,6 +67,11 @@ class Projector(nn.Module):
         """States (B, S, D of the encoder), of which `num_states` (B,) are valid, to speech tokens.
 
         `allowed` is boolean (B, G): the groups that an utterance's tokens may go to.
+
+        Args:
+            states: of the encoder (B, S, D).
+            num_states: valid states (B,).
+            allowed: boolean (B, G), the groups that an utterance's tokens may go to; all if None.
         """
         num_tokens = self.count(num_states)
         spliced = self._spliced(states, num_states, int(num_tokens.max()) if len(num_tokens) else 0)

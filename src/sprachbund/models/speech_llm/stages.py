@@ -136,7 +136,14 @@ def transition_weights(step: int, steps: int) -> tuple[float, float]:
 
 
 def transition_loss(previous: Tensor, following: Tensor, step: int, steps: int) -> Tensor:
-    """(1 - u/U) L(previous) + (u/U) L(next), of losses per token."""
+    """(1 - u/U) L(previous) + (u/U) L(next), of losses per token.
+
+    Args:
+        previous: loss per token of the previous stage's data.
+        following: loss per token of the next stage's data.
+        step: u, from 0.
+        steps: U of the transition.
+    """
     before, after = transition_weights(step, steps)
     return before * previous + after * following
 
@@ -145,6 +152,11 @@ def transition_side(step: int, steps: int, *, seed: int) -> Side:
     """The data that step u learns from in the sampled form: the next with probability u/U.
 
     Half the work, the same expected gradient. A function of seed and step, so that a resumed run draws the same.
+
+    Args:
+        step: u, from 0.
+        steps: U of the transition.
+        seed: of the draws.
     """
     _, after = transition_weights(step, steps)
     return "next" if np.random.default_rng((seed, step)).random() < after else "previous"

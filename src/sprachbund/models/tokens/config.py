@@ -1,4 +1,4 @@
-"""What a conformer with token input is built from: sizes, its head, the weights of its losses, languages."""
+"""Configurations of the models with token input: a conformer, and mBART."""
 
 from typing import Literal, Self
 
@@ -142,7 +142,7 @@ class TokenConfig(TokenShape, ReadTokens):
         """It has no positions, and reads rows of any length."""
 
 
-# Sizes of an mBART that reads tokens, and the languages and units that it was trained with.
+# mBART.
 
 
 class MbartShape(BaseModel):

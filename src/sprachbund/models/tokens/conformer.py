@@ -1,7 +1,7 @@
 """One model for speech translation and text translation, every weight shared (arXiv 2309.15826).
 
-It reads tokens that stand for speech or for text and is not told which. Pieces of units are read and never written: its
-output layers have no place for them. So it has two kinds of ids: those of the joint vocabulary, which it reads, and
+It reads tokens that stand for speech or for text, and nothing marks which. Pieces of units are read and never written:
+its output layers have no place for them. So it has two kinds of ids: those of the joint vocabulary, which it reads, and
 those of the tokens that may be written, which are what every search sees; 0 is the blank in both. Shapes: B utterances,
 R rows, S source tokens, T frames, U target tokens, D width, V joint vocabulary, W tokens that may be written.
 """
@@ -26,7 +26,7 @@ from sprachbund.models.base import (
     Memory,
     Target,
 )
-from sprachbund.models.teaching import make_lesson
+from sprachbund.models.teacher_forcing import make_decoder_batch
 from sprachbund.models.tokens.config import TokenConfig
 from sprachbund.models.tokens.text_input import Reader, ReadsTokens
 from sprachbund.nn.conformer import valid_frames
@@ -35,8 +35,7 @@ from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.token_encoder import Encoded, TokenEncoder
 from sprachbund.nn.transducer import Transducer, TransducerShape
 
-# The loss of a model with token input: that of its head, and CTC on the transcript below (arXiv
-# 2309.15826).
+# The loss: that of the head, and CTC on the transcript (arXiv 2309.15826).
 #
 # For each row (1 - w) head + w CTC(transcript), w only where there is a transcript; text has none, for CTC
 # would copy it. Targets that CTC cannot align lose that term and are counted. Shapes: B rows, T frames, U
@@ -116,18 +115,25 @@ def _attention(model: "TokenConformer", batch: Batch, memory: Memory) -> Tensor:
 
 
 def decoder_loss(model: Any, batch: Batch, memory: Memory, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Cross-entropy of every row (B,) under its prompt, of a model with a `decoder`."""
-    lesson = make_lesson(memory, batch, prompts)
-    hidden = model.decoder(lesson.tokens, memory.states, memory.num_frames)
-    logits = model.decoder.logits(hidden[lesson.counted]).float()
+    """Cross-entropy of every row (B,) under its prompt, of a model with a `decoder`.
+
+    Args:
+        model: has a `decoder`.
+        batch: of R rows.
+        memory: of the B utterances.
+        prompts: tokens of the prompt of each row.
+    """
+    decoder_batch = make_decoder_batch(memory, batch, prompts)
+    hidden = model.decoder(decoder_batch.tokens, memory.states, memory.num_frames)
+    logits = model.decoder.logits(hidden[decoder_batch.loss_mask]).float()
     each = F.cross_entropy(
         logits,
-        lesson.wanted[lesson.counted],
+        decoder_batch.labels[decoder_batch.loss_mask],
         reduction="none",
         label_smoothing=model.config.label_smoothing,
     )
-    rows = lesson.counted.nonzero()[:, 0]
-    return each.new_zeros(len(lesson.counted)).index_add(0, rows, each)
+    rows = decoder_batch.loss_mask.nonzero()[:, 0]
+    return each.new_zeros(len(decoder_batch.loss_mask)).index_add(0, rows, each)
 
 
 def _transducer(model: "TokenConformer", batch: Batch, memory: Memory) -> Tensor:
@@ -252,13 +258,15 @@ class TokenConformer(ReadsTokens):
 
     def prompt(self, target: Target) -> list[int]:
         """The language token. Raises SprachbundError for a language it does not write."""
-        return [self.language_tokens[self.target_place(target.language)]]
+        return [self.language_tokens[self.target_index(target.language)]]
 
     def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
         """(R, T, W) of the CTC head for the targets of each memory, in order; language tokens and the end left out."""
         flat = [target for group in targets for target in group]
-        places = torch.tensor([self.target_place(t.language) for t in flat], device=memory.states.device)
-        log_probs = self.ctc(memory.states.repeat_interleave(len(targets[0]), 0), places)
+        targets_index = torch.tensor(
+            [self.target_index(t.language) for t in flat], device=memory.states.device
+        )
+        log_probs = self.ctc(memory.states.repeat_interleave(len(targets[0]), 0), targets_index)
         silent = self.suppressed(flat[0]).to(log_probs.device, copy=True)
         silent[0], silent[self.end_token] = False, True
         return log_probs.masked_fill(silent, -torch.inf)

@@ -26,7 +26,14 @@ C = TypeVar("C", bound=BaseModel)
 
 
 def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
-    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model."""
+    """Write a model directory; the weights come last, so a broken-off writing is not taken for a model.
+
+    Args:
+        model: to be written.
+        directory: is made if need be.
+        bits: of a stored weight.
+        card: to lie beside the weights; none is written if None.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     units = directory / UNITS
     if units.resolve() != model.reader.directory.resolve():

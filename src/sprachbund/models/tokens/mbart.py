@@ -2,9 +2,10 @@
 
 Rows of text are mBART's own and serve input and output; those of units are new, are read only, and are a parameter of
 their own, so that they can learn at a rate of their own (arXiv 2309.15826; 2008.00401). As in mBART-50 a source begins
-with the token of its language and a target with the end and the token of its language. Where the source language is
-not known, it is told by a layer on the mean of the embedded tokens, before the encoder reads them. Shapes: B
-utterances, R rows, S source tokens, D width, L source languages, W tokens that may be written.
+with the token of its language and a target with the end and the token of its language. Where the source language is not
+known, a layer detects it from the mean of the embedded tokens, before the encoder reads them. The sections are the
+layers, the model, and its start from a checkpoint of transformers. Shapes: B utterances, R rows, S source tokens, D
+width, L source languages, W tokens that may be written.
 """
 
 import math
@@ -115,7 +116,7 @@ class TokenMbart(ReadsTokens):
 
     name = "token_mbart"
     _is_unit: Tensor
-    _places: Tensor
+    _rows: Tensor
     _source_tokens: Tensor
 
     def __init__(self, config: MbartConfig, reader: Reader) -> None:
@@ -126,18 +127,18 @@ class TokenMbart(ReadsTokens):
         is_unit = torch.from_numpy(reader.vocabulary.is_unit.copy())
         self.unit_embedding = embedding(int(is_unit.sum()), config)
         self.language_head = nn.Linear(config.width, len(self.source_languages))
-        places = torch.where(is_unit, is_unit.cumsum(0), (~is_unit).cumsum(0)) - 1
+        table_rows = torch.where(is_unit, is_unit.cumsum(0), (~is_unit).cumsum(0)) - 1
         sources = torch.from_numpy(self.written.ids)[
             [self.written.language(t) for t in self.source_languages]
         ]
-        for name, known in (("_is_unit", is_unit), ("_places", places), ("_source_tokens", sources)):
+        for name, known in (("_is_unit", is_unit), ("_rows", table_rows), ("_source_tokens", sources)):
             self.register_buffer(name, known, persistent=False)
 
     def encode(self, features: Features) -> Memory:
-        """Run the encoder; languages that are not given are found out. The states are (B, S + 1, D)."""
+        """Run the encoder; languages that are not given are detected. The states are (B, S + 1, D)."""
         log_probs = self.source_log_probs(features.values, features.num_frames)
-        found, given = log_probs.argmax(-1), features.source_language
-        language = found if given is None else torch.where(given == NO_LANGUAGE, found, given)
+        detected, given = log_probs.argmax(-1), features.source_language
+        language = detected if given is None else torch.where(given == NO_LANGUAGE, detected, given)
         return self._encode(features.values, features.num_frames, language, log_probs)
 
     def source_log_probs(self, tokens: Tensor, num_tokens: Tensor) -> Tensor:
@@ -149,9 +150,9 @@ class TokenMbart(ReadsTokens):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embedded (B, S, D) tokens (B, S) of the joint vocabulary."""
-        is_unit, places = self._is_unit[tokens], self._places[tokens]
-        known = self.decoder.embedding(places.masked_fill(is_unit, 0))
-        new = self.unit_embedding(places.masked_fill(~is_unit, 0))
+        is_unit, table_rows = self._is_unit[tokens], self._rows[tokens]
+        known = self.decoder.embedding(table_rows.masked_fill(is_unit, 0))
+        new = self.unit_embedding(table_rows.masked_fill(~is_unit, 0))
         return torch.where(is_unit[..., None], new, known)
 
     def language_log_probs(self, memory: Memory) -> Tensor:
@@ -161,7 +162,7 @@ class TokenMbart(ReadsTokens):
 
     def prompt(self, target: Target) -> list[int]:
         """The end and the language token. Raises SprachbundError for a language it does not write."""
-        return [self.end_token, self.language_tokens[self.target_place(target.language)]]
+        return [self.end_token, self.language_tokens[self.target_index(target.language)]]
 
     def forward(self, batch: Batch) -> Loss:
         """The loss, as wrappers that watch `forward` expect it."""
@@ -196,7 +197,7 @@ class TokenMbart(ReadsTokens):
         )
 
 
-# An mBART of transformers: its sizes, weights and tokens, as a model that reads tokens wants them.
+# Start from an mBART of transformers: its sizes, weights and tokens.
 #
 # Facts of mBART-50's tokens (arXiv 2008.00401): `<s>`, `<pad>`, `</s>`, `<unk>`, the pieces of its
 # SentencePiece model from its fourth on, each one later than there, codes of 52 languages, `<mask>`.
@@ -286,17 +287,17 @@ def shape_of(config: Any) -> MbartShape:
     )
 
 
-def fill(model: TokenMbart, foreign: nn.Module, rows: Tensor) -> None:
+def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
     """Give a model, built on the meta device, the weights of a checkpoint; what is new in it is drawn.
 
     Args:
         model: to be filled.
-        foreign: `MBartForConditionalGeneration`.
+        hf_model: `MBartForConditionalGeneration`.
         rows: (W,) its tokens, of each that the model may write.
     """
-    theirs = foreign.state_dict()
+    theirs = hf_model.state_dict()
     weights = {
-        name: _taken(theirs[foreign_name(name)], name, rows)
+        name: _taken(theirs[transformers_name(name)], name, rows)
         for name in model.state_dict()
         if name.startswith(("encoder.", "decoder."))
     }
@@ -338,7 +339,7 @@ _RENAMED = (
 """Our names of parameters to those of transformers, one rule after the other."""
 
 
-def foreign_name(name: str) -> str:
+def transformers_name(name: str) -> str:
     """transformers' name of our parameter or buffer `name`."""
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)

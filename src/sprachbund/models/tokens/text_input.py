@@ -1,4 +1,4 @@
-"""What families that read tokens have in common, whatever encodes them: text and speech in, and what may be written.
+"""Common base of the families that read tokens: the reader of text and speech, and the tokens that may be written.
 
 Shapes: B utterances, R rows, Q tokens of a step, S source tokens, W tokens that may be written.
 """
@@ -16,9 +16,7 @@ from sprachbund.models.base import Capabilities, Features, Memory, Target
 from sprachbund.models.tokens.config import ReadTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
-# What a model with token input needs of the units it was trained on; `sprachbund.units` has it.
-#
-# Shapes: V vocabulary, N samples, S source tokens.
+# The reader, which `sprachbund.units` implements. Shapes: V vocabulary, N samples.
 
 
 class Vocabulary(Protocol):
@@ -78,8 +76,8 @@ class WrittenTokens:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self.ids = np.flatnonzero(~vocabulary.is_unit)
-        self._places = {int(token): place for place, token in enumerate(self.ids)}
-        self.end = self._places[vocabulary.end]
+        self._rows = {int(token): row for row, token in enumerate(self.ids)}
+        self.end = self._rows[vocabulary.end]
         self.suppressed = vocabulary.suppressed[self.ids]
 
     def __len__(self) -> int:
@@ -87,12 +85,12 @@ class WrittenTokens:
 
     def of(self, ids: Sequence[int]) -> list[int]:
         """Ids of the joint vocabulary as such tokens. Raises KeyError for a unit."""
-        return [self._places[int(token)] for token in ids]
+        return [self._rows[int(token)] for token in ids]
 
     def language(self, tag: str) -> int:
         """Token of a language. Raises SprachbundError for one without."""
         try:
-            return self._places[self._vocabulary.language_id(tag)]
+            return self._rows[self._vocabulary.language_id(tag)]
         except KeyError:
             raise SprachbundError(
                 f"the vocabulary of the units has no token for {tag}; make the units from data that hold it"
@@ -173,7 +171,7 @@ class ReadsTokens(nn.Module):
         """Text of tokens, special ones left out."""
         return self.written.decode(tokens)
 
-    def target_place(self, language: str) -> int:
+    def target_index(self, language: str) -> int:
         """Place of a language among those it writes. Raises SprachbundError for one that it does not write."""
         if language not in self.target_languages:
             known = ", ".join(self.target_languages)
@@ -188,13 +186,25 @@ class ReadsTokens(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory."""
+        """An empty cache; row r reads memory r // rows_per_memory.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
         return self._attention_decoder().start(
             memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, W) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: has to be None: attention is not shown.
 
         Raises:
             SprachbundError: attention weights are asked for, which times of words are read from.

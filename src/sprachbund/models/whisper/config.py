@@ -10,7 +10,7 @@ from sprachbund.nn.limits import HEADS, INNER_WIDTH, LAYERS, MEL_BINS, POSITIONS
 FIRST_MULTILINGUAL_VOCABULARY = 51_865
 """Published English-only checkpoints have one token less than this, multilingual ones at least as many."""
 
-_FOREIGN_NAMES = {
+_TRANSFORMERS_NAMES = {
     "vocabulary_size": "vocab_size",
     "width": "d_model",
     "num_mel_bins": "num_mel_bins",
@@ -73,7 +73,7 @@ class WhisperConfig:
     dropout: float = 0.0
 
     @classmethod
-    def from_foreign(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "WhisperConfig":
+    def from_transformers(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "WhisperConfig":
         """Read the keys of a Hugging Face `config.json`.
 
         Raises:
@@ -88,15 +88,17 @@ class WhisperConfig:
             raise SprachbundError(
                 f"{source} asks for the activation {repr(values['activation_function'])[:60]}; only 'gelu' is known"
             )
-        ours = {name: values[key] for name, key in _FOREIGN_NAMES.items() if values.get(key) is not None}
-        missing = [key for name, key in _FOREIGN_NAMES.items() if name not in ours and name not in _OPTIONAL]
+        ours = {name: values[key] for name, key in _TRANSFORMERS_NAMES.items() if values.get(key) is not None}
+        missing = [
+            key for name, key in _TRANSFORMERS_NAMES.items() if name not in ours and name not in _OPTIONAL
+        ]
         if missing:
             raise SprachbundError(f"{source} has no usable value for {', '.join(missing)}; restore the file")
         for name, value in ours.items():
             if reason := _why_not(name, value):
                 raise SprachbundError(
-                    f"{source} has no usable value for {_FOREIGN_NAMES[name]}: it is {repr(value)[:60]}, not {reason}; "
-                    "restore the file"
+                    f"{source} has no usable value for {_TRANSFORMERS_NAMES[name]}: it is {repr(value)[:60]}, "
+                    f"not {reason}; restore the file"
                 )
         config = cls(**ours)
         for side, heads in (("encoder", config.encoder_heads), ("decoder", config.decoder_heads)):
@@ -107,9 +109,9 @@ class WhisperConfig:
                 )
         return config
 
-    def to_foreign(self) -> dict[str, Any]:
+    def to_transformers(self) -> dict[str, Any]:
         """The same sizes as keys of a Hugging Face `config.json`, and what transformers needs beside them."""
-        sizes = {_FOREIGN_NAMES[name]: value for name, value in asdict(self).items()}
+        sizes = {_TRANSFORMERS_NAMES[name]: value for name, value in asdict(self).items()}
         return {
             "model_type": "whisper",
             "architectures": ["WhisperForConditionalGeneration"],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.splitting import split_feed_forwards
-from sprachbund.models.whisper.files import TOKENIZER, Companions
+from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles
 from sprachbund.models.whisper.io import REAL_LENGTH
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import CONFIG_KEY, ENGLISH, WhisperTokens, language_name, with_languages
@@ -54,13 +54,15 @@ def add_languages(model: Whisper, related: Mapping[str, str]) -> Whisper:
     starts = {numbers[tag]: list(known.values()) if s == MEAN else [known[s]] for tag, s in related.items()}
     weights = model.state_dict()
     weights[_EMBEDDING] = _extended(weights[_EMBEDDING], size, starts)
-    companions = _with_tokens(model.companions, tokenizer.to_str(), numbers)
+    checkpoint_files = _with_tokens(model.checkpoint_files, tokenizer.to_str(), numbers)
     return _rebuilt(
         model,
         weights,
         config=replace(model.config, vocabulary_size=size),
         tokens=WhisperTokens(tokenizer, size),
-        companions=_with_pairs(companions, list(related), list(known), model.tasks.target_language_prompt),
+        checkpoint_files=_with_pairs(
+            checkpoint_files, list(related), list(known), model.tasks.target_language_prompt
+        ),
     )
 
 
@@ -84,24 +86,33 @@ def set_prompt(model: Whisper, prompt: Prompt, languages: Sequence[str]) -> Whis
         wanted |= model.pairs()
     ours = {"target_language_prompt": by_target, "bare_prompt": prompt == "wanted-only"}
     pairs = {"pairs": sorted(map(list, wanted))}
-    return _rebuilt(model, model.state_dict(), companions=_with_ours(model.companions, {**ours, **pairs}))
+    return _rebuilt(
+        model, model.state_dict(), checkpoint_files=_with_ours(model.checkpoint_files, {**ours, **pairs})
+    )
 
 
 def without_transcription(model: Whisper) -> Whisper:
     """A model that is asked for no language's own text, since it was not taught that."""
     pairs = sorted([s, t] for s, t in model.pairs() if s != t)
-    return _rebuilt(model, model.state_dict(), companions=_with_ours(model.companions, {"pairs": pairs}))
+    return _rebuilt(
+        model, model.state_dict(), checkpoint_files=_with_ours(model.checkpoint_files, {"pairs": pairs})
+    )
 
 
 def set_real_length(model: Whisper, real_length: bool) -> Whisper:
     """A model that is to be trained and used on utterances at their own length, or on whole windows."""
     model.real_length = real_length
-    model.companions = _with_ours(model.companions, {REAL_LENGTH: real_length})
+    model.checkpoint_files = _with_ours(model.checkpoint_files, {REAL_LENGTH: real_length})
     return model
 
 
 def _rebuilt(model: Whisper, weights: Mapping[str, Tensor], **changes: Any) -> Whisper:
-    parts = {"config": model.config, "tokens": model.tokens, "companions": model.companions, **changes}
+    parts = {
+        "config": model.config,
+        "tokens": model.tokens,
+        "checkpoint_files": model.checkpoint_files,
+        **changes,
+    }
     config = parts.pop("config")
     with torch.device("meta"):
         new = Whisper(config, real_length=model.real_length, **parts)
@@ -120,28 +131,32 @@ def _extended(embedding: Tensor, size: int, starts: Mapping[int, Sequence[int]])
     return extended
 
 
-def _with_ours(companions: Companions, changes: Mapping[str, Any]) -> Companions:
-    ours = {**companions.config.get(CONFIG_KEY, {}), **changes}
-    return replace(companions, config={**companions.config, CONFIG_KEY: ours})
+def _with_ours(checkpoint_files: CheckpointFiles, changes: Mapping[str, Any]) -> CheckpointFiles:
+    ours = {**checkpoint_files.config.get(CONFIG_KEY, {}), **changes}
+    return replace(checkpoint_files, config={**checkpoint_files.config, CONFIG_KEY: ours})
 
 
-def _with_pairs(companions: Companions, new: list[str], known: list[str], by_target: bool) -> Companions:
+def _with_pairs(
+    checkpoint_files: CheckpointFiles, new: list[str], known: list[str], by_target: bool
+) -> CheckpointFiles:
     """Where the pairs are listed, those of new languages are too."""
-    listed = companions.config.get(CONFIG_KEY, {}).get("pairs")
+    listed = checkpoint_files.config.get(CONFIG_KEY, {}).get("pairs")
     if listed is None:
-        return companions
+        return checkpoint_files
     heard = {tag for pair in listed for tag in pair} & set(known)
     if by_target:
         more = {(s, t) for s in (*heard, *new) for t in (*heard, *new) if s in new or t in new}
     else:
         more = {(s, t) for s in new for t in (s, ENGLISH)}
-    return _with_ours(companions, {"pairs": [*listed, *sorted(map(list, more))]})
+    return _with_ours(checkpoint_files, {"pairs": [*listed, *sorted(map(list, more))]})
 
 
-def _with_tokens(companions: Companions, tokenizer: str, numbers: Mapping[str, int]) -> Companions:
+def _with_tokens(
+    checkpoint_files: CheckpointFiles, tokenizer: str, numbers: Mapping[str, int]
+) -> CheckpointFiles:
     """The tokenizer's files with the new tokens, in each of the places where transformers looks for them."""
     names = {language_name(tag): number for tag, number in numbers.items()}
-    files = {**companions.files, TOKENIZER: tokenizer.encode()}
+    files = {**checkpoint_files.files, TOKENIZER: tokenizer.encode()}
     for file, change in {
         "added_tokens.json": lambda content: {**content, **names},
         "special_tokens_map.json": lambda content: _listed(content, names),
@@ -149,10 +164,10 @@ def _with_tokens(companions: Companions, tokenizer: str, numbers: Mapping[str, i
     }.items():
         if file in files:
             files[file] = json.dumps(change(json.loads(files[file])), ensure_ascii=False, indent=2).encode()
-    generation = dict(companions.generation)
+    generation = dict(checkpoint_files.generation)
     if "lang_to_id" in generation:
         generation["lang_to_id"] = {**generation["lang_to_id"], **names}
-    return replace(companions, files=files, generation=generation)
+    return replace(checkpoint_files, files=files, generation=generation)
 
 
 def _listed(content: dict[str, Any], names: Mapping[str, int]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _KEPT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Companions:
+class CheckpointFiles:
     """What lies beside the weights, kept so that saving a model gives all of it back.
 
     Attributes:
@@ -43,7 +43,7 @@ class Companions:
     files: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, directory: Path) -> "Companions":
+    def read(cls, directory: Path) -> "CheckpointFiles":
         """Read them from a model directory.
 
         Raises:
@@ -57,14 +57,14 @@ class Companions:
             raise SprachbundError(f"{directory} has no {CONFIG}; it is not a model directory") from None
         except OSError as error:
             raise SprachbundError(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
-        found = cls(
+        files_read = cls(
             config=_parse(config, directory / CONFIG),
             generation=_parse(b"{}" if generation is None else generation, directory / GENERATION),
             files=files,
         )
-        _check_generation(found.config, directory / CONFIG)
-        _check_generation(found.generation, directory / GENERATION)
-        return found
+        _check_generation(files_read.config, directory / CONFIG)
+        _check_generation(files_read.generation, directory / GENERATION)
+        return files_read
 
     def listed_tokens(self, key: str) -> list[int]:
         """A list of tokens in the generation settings; older checkpoints keep them in `config.json`."""

@@ -1,6 +1,6 @@
 """Whisper models as directories in the Hugging Face layout: read whole, and written whole or not at all.
 
-That layout has no place for feed-forwards that are split by language, nor for weights of 8 bits. Such models are
+That layout cannot hold feed-forwards that are split by language, nor for weights of 8 bits. Such models are
 written with their weights under our own names (in 8 bits as `sprachbund.models.weights` describes), a sharing plan if
 they are split, and a model type of their own, so that transformers does not take them for one of its models.
 """
@@ -20,8 +20,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.hub import find
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
-from sprachbund.models.teaching import stored
-from sprachbund.models.weights import Bits, check_finite, check_weights, some, write_weights
+from sprachbund.models.weights import Bits, cast_to_bits, check_finite, check_weights, some, write_weights
 from sprachbund.models.weights import read_weights as read_own_weights
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import (
@@ -29,7 +28,7 @@ from sprachbund.models.whisper.files import (
     FEATURE_EXTRACTOR,
     GENERATION,
     TOKENIZER,
-    Companions,
+    CheckpointFiles,
     read_tokenizer,
 )
 from sprachbund.models.whisper.model import Whisper
@@ -69,42 +68,47 @@ _EMBEDDING = _PREFIX + "decoder.embed_tokens.weight"
 _OUTPUT = "proj_out.weight"  # the embedding again, where it is stored at all
 
 
-def foreign_name(name: str) -> str:
+def transformers_name(name: str) -> str:
     """The Hugging Face name of our parameter `name`."""
     for ours, theirs in _FEED_FORWARD.items():
         name = name.replace(f".feed_forward.{ours}.", f".{theirs}.")
     return _PREFIX + ".".join(_SEGMENTS.get(segment, segment) for segment in name.split("."))
 
 
-def to_foreign(model: Whisper) -> dict[str, Tensor]:
+def to_transformers(model: Whisper) -> dict[str, Tensor]:
     """The weights of a model under their Hugging Face names."""
-    return {foreign_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    return {transformers_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
-def from_foreign(weights: Mapping[str, Tensor], model: Whisper, *, source: str) -> dict[str, Tensor]:
+def from_transformers(weights: Mapping[str, Tensor], model: Whisper, *, source: str) -> dict[str, Tensor]:
     """The weights of a checkpoint under our names, checked against `model`, which may be on the meta device.
+
+    Args:
+        weights: by their Hugging Face names.
+        model: gives names and shapes; may be on the meta device.
+        source: of the weights, for messages.
 
     Raises:
         SprachbundError: tensors are missing, too many, or of another shape, or the output matrix is not tied.
     """
     if not any(name.startswith(_PREFIX) for name in weights):
         weights = {_PREFIX + name: tensor for name, tensor in weights.items()}
-    wanted = {foreign_name(name): name for name in model.state_dict()}
+    wanted = {transformers_name(name): name for name in model.state_dict()}
     _check_names(set(weights) - {_OUTPUT}, set(wanted), source)
     shapes = model.state_dict()
-    for foreign, name in wanted.items():
-        if weights[foreign].shape != shapes[name].shape:
+    for stored_name, name in wanted.items():
+        if weights[stored_name].shape != shapes[name].shape:
             raise SprachbundError(
-                f"{source}: {foreign} has shape {_sizes(weights[foreign])}, config.json asks for "
+                f"{source}: {stored_name} has shape {_sizes(weights[stored_name])}, config.json asks for "
                 f"{_sizes(shapes[name])}; the two files belong to different models"
             )
-        if not weights[foreign].is_floating_point():
+        if not weights[stored_name].is_floating_point():
             raise SprachbundError(
-                f"{source}: {foreign} is of the type {weights[foreign].dtype}; download it again"
+                f"{source}: {stored_name} is of the type {weights[stored_name].dtype}; download it again"
             )
-    check_finite({foreign: weights[foreign] for foreign in wanted}, source)
+    check_finite({stored_name: weights[stored_name] for stored_name in wanted}, source)
     _check_tied(weights, source)
-    return {name: weights[foreign] for foreign, name in wanted.items()}
+    return {name: weights[stored_name] for stored_name, name in wanted.items()}
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -159,13 +163,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _check_names(found: set[str], wanted: set[str], source: str) -> None:
-    if missing := sorted(wanted - found):
+def _check_names(stored: set[str], wanted: set[str], source: str) -> None:
+    if missing := sorted(wanted - stored):
         raise SprachbundError(
             f"{source} lacks {len(missing)} tensors that config.json asks for: {some(missing)}; "
             "the checkpoint is incomplete or belongs to another config.json"
         )
-    if extra := sorted(found - wanted):
+    if extra := sorted(stored - wanted):
         raise SprachbundError(
             f"{source} holds {len(extra)} tensors that config.json has no place for: {some(extra)}; "
             "the weights belong to another config.json"
@@ -209,21 +213,21 @@ def load(
         SprachbundError: nothing there, not a Whisper model, or broken; the message names what is wrong.
     """
     directory = find(path_or_id, offline=offline)
-    companions, own_layout = _companions(directory)
-    config = WhisperConfig.from_foreign(companions.config, source=str(directory / CONFIG))
+    checkpoint_files, own_layout = _checkpoint_files(directory)
+    config = WhisperConfig.from_transformers(checkpoint_files.config, source=str(directory / CONFIG))
     if real_length is None:
-        ours = companions.config.get(CONFIG_KEY)
+        ours = checkpoint_files.config.get(CONFIG_KEY)
         real_length = isinstance(ours, dict) and ours.get(REAL_LENGTH) is True
     tokens = WhisperTokens(read_tokenizer(directory), config.vocabulary_size)
     with torch.device("meta"):
-        model = Whisper(config, tokens=tokens, companions=companions, real_length=real_length)
+        model = Whisper(config, tokens=tokens, checkpoint_files=checkpoint_files, real_length=real_length)
     plan = read_plan(directory, directory / SAFETENSORS)
     if plan is not None:
         split_feed_forwards(model, plan)
     if own_layout:
         weights = _own_weights(directory / SAFETENSORS, model)
     else:
-        weights = from_foreign(read_weights(directory), model, source=str(directory))
+        weights = from_transformers(read_weights(directory), model, source=str(directory))
     model.load_state_dict({name: w.to(dtype) for name, w in weights.items()}, assign=True)
     return model.eval()
 
@@ -239,7 +243,7 @@ def save(
     The directory appears whole or not at all; one that is there already is replaced, if it holds a model.
 
     Args:
-        model: with its tokens and companions.
+        model: with its tokens and checkpoint_files.
         directory: to be written.
         bits: of a weight; 32 keeps the precision that the model has.
         card: in place of the one that came with the model.
@@ -259,14 +263,14 @@ def save(
         raise SprachbundError(f"{final} could not be written ({error}); nothing was left there") from error
 
 
-def _companions(directory: Path) -> tuple[Companions, bool]:
+def _checkpoint_files(directory: Path) -> tuple[CheckpointFiles, bool]:
     """What lies beside the weights, and whether these are in our own layout."""
-    companions = Companions.read(directory)
-    if companions.config.get("model_type") != _OWN_TYPE:
-        return companions, False
+    checkpoint_files = CheckpointFiles.read(directory)
+    if checkpoint_files.config.get("model_type") != _OWN_TYPE:
+        return checkpoint_files, False
     own = ("family", "model_type")
-    rest = {key: value for key, value in companions.config.items() if key not in own}
-    return replace(companions, config={**rest, "model_type": Whisper.name}), True
+    rest = {key: value for key, value in checkpoint_files.config.items() if key not in own}
+    return replace(checkpoint_files, config={**rest, "model_type": Whisper.name}), True
 
 
 def _own_weights(path: Path, model: Whisper) -> dict[str, torch.Tensor]:
@@ -281,31 +285,31 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def _write(model: Whisper, directory: Path, bits: Bits) -> None:
-    companions = model.companions
+    checkpoint_files = model.checkpoint_files
     metadata = write_plan(model, directory)
     own_layout = model.sharing_plan is not None or bits == 8
     if bits == 8:
         write_weights(directory / SAFETENSORS, model.state_dict(), bits, metadata)
         dtype = "int8"
     else:
-        weights = stored(model.state_dict() if own_layout else to_foreign(model), bits)
+        weights = cast_to_bits(model.state_dict() if own_layout else to_transformers(model), bits)
         save_tensors(directory / SAFETENSORS, weights, {"format": "pt", **metadata})
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     write_json(
-        directory / CONFIG, {**_foreign_config(model, own_layout=own_layout), "dtype": dtype}, indent=2
+        directory / CONFIG, {**_transformers_config(model, own_layout=own_layout), "dtype": dtype}, indent=2
     )
-    if companions.generation:
-        write_json(directory / GENERATION, companions.generation, indent=2)
-    if FEATURE_EXTRACTOR not in companions.files:
-        write_json(directory / FEATURE_EXTRACTOR, _foreign_features(model), indent=2)
-    if model.has_tokens and not companions.files:
+    if checkpoint_files.generation:
+        write_json(directory / GENERATION, checkpoint_files.generation, indent=2)
+    if FEATURE_EXTRACTOR not in checkpoint_files.files:
+        write_json(directory / FEATURE_EXTRACTOR, _feature_extractor_config(model), indent=2)
+    if model.has_tokens and not checkpoint_files.files:
         write_text(directory / TOKENIZER, model.tokens.to_json())
-    for name, content in companions.files.items():
+    for name, content in checkpoint_files.files.items():
         write_bytes(directory / name, content)
 
 
-def _foreign_config(model: Whisper, *, own_layout: bool) -> dict[str, Any]:
-    config = {**model.companions.config, **model.config.to_foreign()}
+def _transformers_config(model: Whisper, *, own_layout: bool) -> dict[str, Any]:
+    config = {**model.checkpoint_files.config, **model.config.to_transformers()}
     if own_layout:
         config |= {"family": Whisper.name, "model_type": _OWN_TYPE}
         config.pop("architectures", None)
@@ -317,7 +321,7 @@ def _foreign_config(model: Whisper, *, own_layout: bool) -> dict[str, Any]:
     return config
 
 
-def _foreign_features(model: Whisper) -> dict[str, Any]:
+def _feature_extractor_config(model: Whisper) -> dict[str, Any]:
     """What the feature extractor of transformers needs to know about a model that came without its file."""
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",

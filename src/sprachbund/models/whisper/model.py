@@ -1,7 +1,7 @@
-"""Whisper (arXiv 2212.04356) out of our own parts, as one of the model families.
+"""Whisper (arXiv 2212.04356) as a model family: encoder, training examples, and the model.
 
-Shapes: B utterances, T log-mel frames, S memory frames, M mel bins, D width, R rows, Q tokens of a step,
-U tokens of a row, V vocabulary.
+Shapes: B utterances, T log-mel frames, S memory frames (half of T, rounded up), M mel bins, D width, R rows, Q tokens
+of a step, U tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
-from sprachbund.models.teaching import Lesson, make_lesson, prompted_loss, row_route
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
 from sprachbund.models.whisper.config import WhisperConfig
-from sprachbund.models.whisper.files import Companions
+from sprachbund.models.whisper.files import CheckpointFiles
 from sprachbund.models.whisper.tokens import Tasks, WhisperTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
@@ -38,10 +38,7 @@ if TYPE_CHECKING:
     from sprachbund.models.whisper.tokens import WhisperTokens
 
 
-# Whisper's audio encoder, and what has to be masked so that short utterances in a batch do not see
-# padding.
-#
-# Shapes: B utterances, T log-mel frames, S memory frames (half of T, rounded up), M mel bins, D width.
+# The audio encoder. Masks keep short utterances of a batch from seeing padding.
 
 _MAX_TIMESCALE = 10_000.0
 
@@ -128,8 +125,7 @@ def _silence_padding(x: Tensor, num_frames: Tensor | None) -> Tensor:
     return x * _valid(num_frames, x.shape[2])[:, None, :].to(x.dtype)
 
 
-# What a Whisper model is taught with: features and rows of an utterance, and the prompts of a batch's
-# rows.
+# Training examples: features and rows of an utterance, and the prompts of a batch's rows.
 #
 # Where nobody speaks a row is <|startoftranscript|> <|nospeech|> <|endoftext|> (arXiv 2212.04356, section
 # 2.3).
@@ -138,7 +134,13 @@ _LONGEST_PROMPT = 4  # start, language, task, no timestamps
 
 
 def target_tokens(model: Whisper, text: str, language: str) -> list[int]:
-    """Tokens that are to follow the prompt for `language`, the end included."""
+    """Tokens that are to follow the prompt for `language`, the end included.
+
+    Args:
+        model: with its tokens.
+        text: of the row.
+        language: BCP-47 tag of the text's language.
+    """
     return _text_tokens(model.tokens, text, language)
 
 
@@ -207,7 +209,13 @@ class WhisperExamples:
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
-        """The text's tokens, None for a pair that the model does not know."""
+        """The text's tokens, None for a pair that the model does not know.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks.
+            target: BCP-47 tag of the language written.
+        """
         tokens = self.tokens
         if source is None:
             if tokens.no_speech is None:
@@ -235,7 +243,7 @@ class Whisper(nn.Module):
     Args:
         config: sizes.
         tokens: vocabulary; without it the model runs on numbers but cannot prompt or decode.
-        companions: files of the checkpoint.
+        checkpoint_files: files of the checkpoint.
         real_length: encode utterances at their own length instead of as windows of 30 s. Much faster on short
             audio; not what published checkpoints were trained on, so measure before relying on it.
 
@@ -251,12 +259,12 @@ class Whisper(nn.Module):
         config: WhisperConfig,
         *,
         tokens: WhisperTokens | None = None,
-        companions: Companions | None = None,
+        checkpoint_files: CheckpointFiles | None = None,
         real_length: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
-        self.companions = companions or Companions()
+        self.checkpoint_files = checkpoint_files or CheckpointFiles()
         self.real_length = real_length
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
@@ -273,7 +281,7 @@ class Whisper(nn.Module):
         )
         self._tokens = tokens
         self._tasks = None if tokens is None else self._read_tasks(tokens)
-        self.alignment_heads = alignment_heads(config, self.companions.generation)
+        self.alignment_heads = alignment_heads(config, self.checkpoint_files.generation)
 
     @classmethod
     def shape(cls, config: WhisperConfig) -> Whisper:
@@ -329,7 +337,7 @@ class Whisper(nn.Module):
     @property
     def capabilities(self) -> Capabilities:
         """Timestamps where it was trained to write them, alignment by the checkpoint's heads, windows of 30 s."""
-        first = self.companions.listed_tokens("begin_suppress_tokens")
+        first = self.checkpoint_files.listed_tokens("begin_suppress_tokens")
         return Capabilities(
             encoder=self.encoder,
             decoder=self.decoder,
@@ -424,7 +432,14 @@ class Whisper(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`."""
+        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
         return self.decoder.start(
             memory.states,
             memory.num_frames,
@@ -434,36 +449,47 @@ class Whisper(nn.Module):
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q)."""
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
         return self.decoder.step(tokens, cache, weights)
 
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), as training needs them.
 
         `targets` are those of the rows; only a decoder that is split by language needs them.
+
+        Args:
+            features: of B utterances.
+            tokens: whole rows (B, U).
+            targets: of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
-    def lesson(self, batch: Batch) -> Lesson:
+    def decoder_batch(self, batch: Batch) -> DecoderBatch:
         """What the decoder is taught with: the rows wanted, under the prompts of their languages; see `objective`."""
         # Whole windows come rounded up to a few frames more.
         values = batch.features[:, : self.config.max_frames * _FRAMES_PER_STATE]
         features = Features(values=values, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         route = row_route(self, batch, partial(row_language, self.tokens))
-        return make_lesson(memory, batch, row_prompts(self, batch), route)
+        return make_decoder_batch(memory, batch, row_prompts(self, batch), route)
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the lesson."""
-        return prompted_loss(self, self.lesson(batch), self.label_smoothing)
+        """Cross-entropy of the decoder_batch."""
+        return prompted_loss(self, self.decoder_batch(batch), self.label_smoothing)
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens, timestamps unless asked for, and what the checkpoint suppresses."""
         allowed = {self.end_token, *(self.tokens.timestamps if target.timestamps else ())}
         return self._mask(
-            (self.tokens.not_text | set(self.companions.listed_tokens("suppress_tokens"))) - allowed
+            (self.tokens.not_text | set(self.checkpoint_files.listed_tokens("suppress_tokens"))) - allowed
         )
 
     def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
@@ -485,8 +511,10 @@ class Whisper(nn.Module):
         return TimestampTokens(first=self.tokens.timestamps[0], step_s=self.frame_s)
 
     def _read_tasks(self, tokens: WhisperTokens) -> Tasks:
-        companions = self.companions
-        return Tasks.read(self.config, tokens, raw_config=companions.config, generation=companions.generation)
+        checkpoint_files = self.checkpoint_files
+        return Tasks.read(
+            self.config, tokens, raw_config=checkpoint_files.config, generation=checkpoint_files.generation
+        )
 
     def _mask(self, tokens: Sequence[int] | set[int] | frozenset[int]) -> Tensor:
         mask = torch.zeros(self.config.vocabulary_size, dtype=torch.bool)

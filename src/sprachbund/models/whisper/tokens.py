@@ -1,6 +1,6 @@
-"""Whisper's vocabulary: text, and the special tokens by which it is told the language and the task.
+"""Whisper's vocabulary with the special tokens of languages and tasks, and the tasks that a checkpoint was trained on.
 
-Special tokens are found by name: their numbers differ between checkpoints, and fine-tuning adds more.
+Special tokens are looked up by name: their numbers differ between checkpoints, and fine-tuning adds more.
 """
 
 import re
@@ -144,12 +144,11 @@ def _check_fits(vocabulary: dict[str, int], vocabulary_size: int) -> None:
 
 
 def _languages(special: dict[str, int]) -> dict[str, int]:
-    found = sorted((i, match[1]) for name, i in special.items() if (match := _LANGUAGE.fullmatch(name)))
-    return {_BCP47.get(code, code): i for i, code in found}
+    codes = sorted((i, match[1]) for name, i in special.items() if (match := _LANGUAGE.fullmatch(name)))
+    return {_BCP47.get(code, code): i for i, code in codes}
 
 
-# What a Whisper checkpoint was trained to do: its language pairs, and the prompt that asks for one of
-# them.
+# The tasks of a checkpoint: its language pairs, and the prompt that asks for one of them.
 #
 # Whisper's own prompt names the language *spoken* and a task, so it knows transcription and translation
 # into English. Checkpoints fine-tuned to translate into many languages name the language *wanted* instead;
@@ -188,12 +187,18 @@ class Tasks:
         raw_config: Mapping[str, Any],
         generation: Mapping[str, Any],
     ) -> "Tasks":
-        """Find out from the files of a checkpoint.
+        """Read the tasks from the files of a checkpoint.
 
         A checkpoint with fewer decoder than encoder layers is a distilled one (turbo, Distil-Whisper); those
         were trained on transcription only, though their vocabulary still has the translation token. That
-        English Distil-Whisper checkpoints know English only cannot be told from their files: they keep the
+        English Distil-Whisper checkpoints know English only does not show in their files: they keep the
         multilingual vocabulary. List their "pairs" as above to have other languages refused.
+
+        Args:
+            config: sizes of the model.
+            tokens: its vocabulary.
+            raw_config: content of config.json.
+            generation: content of generation_config.json.
 
         Raises:
             SprachbundError: our key of `config.json` is malformed or names a language without a token.
@@ -239,6 +244,11 @@ class Tasks:
 
     def prompt(self, target: Target, tokens: WhisperTokens, max_tokens: int) -> list[int]:
         """Tokens a row starts with; of a long context its end, at most half of `max_tokens`, is shown.
+
+        Args:
+            target: language, task and context asked for.
+            tokens: the vocabulary.
+            max_tokens: most tokens of a row.
 
         Raises:
             SprachbundError: a pair not known, or a context or timestamps without tokens for them.

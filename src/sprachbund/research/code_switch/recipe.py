@@ -31,7 +31,7 @@ from sprachbund.models.speech_llm import PromptOptions, SpeechLLM, Stage, assemb
 from sprachbund.models.speech_llm.checkpoints import write_part
 from sprachbund.models.speech_llm.io import read_encoder
 from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit_tokenizer, make_text_llm
-from sprachbund.models.speech_llm.objective import SpeechLLMExamples
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
 from sprachbund.research.code_switch.needs import needs
 from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, place

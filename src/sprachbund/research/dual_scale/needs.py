@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from sprachbund.audio.constants import FRAMES_PER_S
 from sprachbund.models.base import Memory
 from sprachbund.models.conformer import Conformer, ConformerConfig
-from sprachbund.models.drafts import parasite_states, read
+from sprachbund.models.drafts import parasite_states, run_decoder
 from sprachbund.models.pruning import prune_decoder
-from sprachbund.models.teaching import Lesson
+from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.drafts import MedusaHeads
 from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.research.dual_scale.options import DRAFT_MODEL, TEACHER, DualScaleRecipe
@@ -135,10 +135,12 @@ def _shape(recipe: DualScaleRecipe) -> Any:
 
 def _parts(whole: DualScale) -> dict[str, int]:
     adapters = {name: p for name, p in whole.named_parameters() if "lora_" in name}
-    matrices = [] if whole.guesser is None else [p for p in whole.guesser.parameters() if p.ndim > 1]
+    matrices = (
+        [] if whole.draft_network is None else [p for p in whole.draft_network.parameters() if p.ndim > 1]
+    )
     return {
         "decoder layer": _count(whole.base.decoder.layers[0]),
-        "guesser": _count(whole.guesser),
+        "guesser": _count(whole.draft_network),
         "guesser, matrices": sum(p.numel() for p in matrices),
         "text encoder": _count(whole.text_encoder),
         "adapters": sum(p.numel() for p in adapters.values()),
@@ -167,7 +169,7 @@ def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: Dua
     return Training(
         name=name,
         translation=_translation(whole),
-        guesser=_count(whole.guesser),
+        guesser=_count(whole.draft_network),
         trained=trained,
         weights_bytes=_FLOAT * _count(whole),
         moments_bytes=_FLOAT * (1 + _MOMENTS) * trained,
@@ -191,25 +193,25 @@ def _forward(whole: DualScale, seconds: float, recipe: DualScaleRecipe) -> Tenso
         )
     total = torch.zeros(())
     for memory in memories:
-        lesson = Lesson(
+        decoder_batch = DecoderBatch(
             tokens=tokens,
-            wanted=tokens,
-            counted=everything,
+            labels=tokens,
+            loss_mask=everything,
             prompts=torch.ones(rows),
             memory=Memory(states=memory, num_frames=None),
         )
-        total = total + _lesson(whole, lesson)
+        total = total + _decoder_batch_loss(whole, decoder_batch)
     return total
 
 
-def _lesson(whole: DualScale, lesson: Lesson) -> Tensor:
-    """Cross-entropy of decoder and guesser at every place: on this device none can be chosen by its value."""
-    decoder, guesser = whole.base.decoder, whole.guesser
-    seen = read(decoder, lesson)
+def _decoder_batch_loss(whole: DualScale, decoder_batch: DecoderBatch) -> Tensor:
+    """Cross-entropy of decoder and draft network at every position: on this device none can be chosen by its value."""
+    decoder, draft_network = whole.base.decoder, whole.draft_network
+    seen = run_decoder(decoder, decoder_batch)
     states = [seen.hidden]
-    if isinstance(guesser, MedusaHeads):
-        states += list(guesser(seen.hidden))
-    elif guesser is not None:
-        states.append(guesser.norm(parasite_states(guesser, decoder, lesson, seen)))
+    if isinstance(draft_network, MedusaHeads):
+        states += list(draft_network(seen.hidden))
+    elif draft_network is not None:
+        states.append(draft_network.norm(parasite_states(draft_network, decoder, decoder_batch, seen)))
     logits = decoder.outputs(torch.cat(states).flatten(0, 1))
-    return F.cross_entropy(logits, lesson.wanted.flatten().repeat(len(states)))
+    return F.cross_entropy(logits, decoder_batch.labels.flatten().repeat(len(states)))

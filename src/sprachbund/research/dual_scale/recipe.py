@@ -28,7 +28,7 @@ from sprachbund.evaluation.run import evaluate
 from sprachbund.models.io import load, save
 from sprachbund.models.pruning import Layered, follow_depths, num_layers, prune_decoder
 from sprachbund.models.whisper.config import WhisperConfig
-from sprachbund.models.whisper.files import TOKENIZER, Companions
+from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import WhisperTokens, language_name
 from sprachbund.nn.decoder import DecoderLayer
@@ -296,7 +296,9 @@ def fit_tokenizer(texts: Iterable[str], languages: Sequence[str], num_text_token
 
 def new_whisper(config: WhisperConfig, tokenizer: Tokenizer) -> Whisper:
     """A Whisper of random weights; `config.vocabulary_size` has to be that of the tokenizer."""
-    companions = Companions(
+    checkpoint_files = CheckpointFiles(
         generation={"is_multilingual": True}, files={TOKENIZER: tokenizer.to_str().encode()}
     )
-    return Whisper(config, tokens=WhisperTokens(tokenizer, config.vocabulary_size), companions=companions)
+    return Whisper(
+        config, tokens=WhisperTokens(tokenizer, config.vocabulary_size), checkpoint_files=checkpoint_files
+    )

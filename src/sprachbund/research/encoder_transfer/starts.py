@@ -30,7 +30,13 @@ from sprachbund.research.tasks import Tasks
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, told
+from sprachbund.training.translator import (
+    CardRecipe,
+    DataPart,
+    ExampleRecipe,
+    TranslatorRecipe,
+    text_warnings,
+)
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util import jobs as work
 from sprachbund.util.files import copy_file, read_object, validate, write_json
@@ -197,7 +203,7 @@ def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: C
         own = (manifest[int(place)] for place in np.flatnonzero(manifest.languages == language))
         texts = (utterance.text_in(recipe.target(language)) for utterance in own)
         limited = islice(filter(None, texts), recipe.tokenizer_texts)
-        for line in told(limited, tokenizer, config.max_tokens - 2):
+        for line in text_warnings(limited, tokenizer, config.max_tokens - 2):
             report(f"{language}: {line}")
 
 

@@ -22,7 +22,7 @@ from sprachbund.models.conformer.checkpoints import (
 )
 from sprachbund.models.io import load, save
 from sprachbund.nn.streaming_conformer import StreamingEncoder
-from tests.models.foreign_support import (
+from tests.models.transducer_checkpoints import (
     NUM_PIECES,
     RIGHT,
     TEXTS,

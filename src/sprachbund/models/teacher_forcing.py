@@ -1,9 +1,9 @@
-"""Cross-entropy of what follows a prompt, for the families whose rows start with one; and how they are stored.
+"""Teacher forcing of decoders whose rows start with a prompt: batch, cross-entropy, and languages of the rows.
 
 Shapes: B utterances, R rows, U target tokens, P tokens of a row with its prompt, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,64 +12,70 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
-from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, Memory
 from sprachbund.models.splitting import decoder_route, target_languages
-from sprachbund.models.weights import Bits
 from sprachbund.nn.feed_forward import Route, is_split
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What a decoder is taught with: whole rows under prompts, which are given and never a target.
+class DecoderBatch:
+    """A teacher-forcing batch of a decoder: whole rows, whose prompts are input and never a target.
 
     Attributes:
-        tokens: (R, U) given.
-        wanted: (R, U) token that follows each.
-        counted: boolean (R, U), where what follows is a target.
-        prompts: (R,) tokens of each row's prompt.
+        tokens: (R, U) input.
+        labels: (R, U) the token after each input.
+        loss_mask: boolean (R, U), where the label counts in the loss.
+        prompts: (R,) number of tokens of each row's prompt.
         memory: of the B utterances.
         route: languages of the rows, where the decoder is split by them.
     """
 
     tokens: Tensor
-    wanted: Tensor
-    counted: Tensor
+    labels: Tensor
+    loss_mask: Tensor
     prompts: Tensor
     memory: Memory
     route: Route | None = None
 
 
-def make_lesson(
+def make_decoder_batch(
     memory: Memory, batch: Batch, prompts: Sequence[Sequence[int]], route: Route | None = None
-) -> Lesson:
-    """The lesson of a batch; its `targets` are what follows the prompts of the R rows, one token each at least."""
-    tokens, counted = _rows(prompts, batch)
-    return Lesson(
+) -> DecoderBatch:
+    """The teacher-forcing batch of a batch of utterances.
+
+    Args:
+        memory: of the B utterances.
+        batch: its `targets` (R, U) follow the prompts.
+        prompts: tokens of the prompt of each of the R rows, at least one.
+        route: languages of the rows, where the decoder is split by them.
+    """
+    tokens, loss_mask = _rows(prompts, batch)
+    return DecoderBatch(
         tokens=tokens[:, :-1],
-        wanted=tokens[:, 1:],
-        counted=counted,
+        labels=tokens[:, 1:],
+        loss_mask=loss_mask,
         prompts=torch.tensor([len(prompt) for prompt in prompts], device=tokens.device),
         memory=memory,
         route=route,
     )
 
 
-def prompted_loss(model: Any, lesson: Lesson, label_smoothing: float = 0.0) -> Loss:
-    """Cross-entropy of a lesson by teacher forcing.
+def prompted_loss(model: Any, decoder_batch: DecoderBatch, label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy by teacher forcing.
 
     Args:
         model: a family with a `decoder`.
-        lesson: what it is taught with.
-        label_smoothing: arXiv 1512.00567, section 7.
+        decoder_batch: of R rows.
+        label_smoothing: share of the target distribution that is spread over the vocabulary (arXiv 1512.00567,
+            section 7).
     """
-    memory = lesson.memory
-    hidden = model.decoder(lesson.tokens, memory.states, memory.num_frames, lesson.route)
+    memory = decoder_batch.memory
+    hidden = model.decoder(decoder_batch.tokens, memory.states, memory.num_frames, decoder_batch.route)
     # Only the tokens that count are projected onto the vocabulary.
-    logits = model.decoder.logits(hidden[lesson.counted]).float()
-    wanted = lesson.wanted[lesson.counted]
-    attention = F.cross_entropy(logits, wanted, reduction="sum", label_smoothing=label_smoothing)
-    return Loss.of_text(attention, int(lesson.counted.sum()))
+    logits = model.decoder.logits(hidden[decoder_batch.loss_mask]).float()
+    labels = decoder_batch.labels[decoder_batch.loss_mask]
+    attention = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    return Loss.of_text(attention, int(decoder_batch.loss_mask.sum()))
 
 
 def row_route(model: Any, batch: Batch, token_of: Callable[[str], int]) -> Route | None:
@@ -99,21 +105,7 @@ def _rows(prompts: Sequence[Sequence[int]], batch: Batch) -> tuple[Tensor, Tenso
         for prompt, row, n in zip(prompts, batch.targets.tolist(), num_targets, strict=True)
     ]
     tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    places = torch.arange(1, tokens.shape[1], device=device)
+    positions = torch.arange(1, tokens.shape[1], device=device)
     first = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    counted = (places >= first[:, None]) & (places < (first + batch.num_targets)[:, None])
-    return tokens, counted
-
-
-def stored(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
-    """Weights as the Hugging Face layout holds them.
-
-    Raises:
-        SprachbundError: bits that the layout has no place for.
-    """
-    if bits == 8:
-        raise SprachbundError(
-            "this layout holds weights of 16 or 32 bits, not 8; set bits = 16, or leave it out"
-        )
-    wanted = {16: torch.float16}.get(bits)
-    return {name: weight.to(wanted).contiguous() for name, weight in weights.items()}
+    loss_mask = (positions >= first[:, None]) & (positions < (first + batch.num_targets)[:, None])
+    return tokens, loss_mask
