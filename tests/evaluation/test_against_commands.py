@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sprachbund.cli import evaluate as compare
-from sprachbund.cli import evaluate as score
 from tests.evaluation.made import made_texts
 from tests.evaluation.test_commands import run
 
@@ -35,7 +33,7 @@ def sacrebleu(folder, *args):
 
 def test_score_prints_what_sacrebleu_prints(files, capsys):
     printed = json.loads(sacrebleu(files, "a", "-w", "12", "-f", "json"))
-    assert run(score, files / "a", files / "ref", "--metrics", "BLEU,chrF,TER", "--json") == 0
+    assert run("score", files / "a", files / "ref", "--metrics", "BLEU,chrF,TER", "--json") == 0
     ours = json.loads(capsys.readouterr().out)
     for found, theirs in zip(ours, printed, strict=True):
         assert f"{found['raw']:.12f}" == f"{theirs['score']:.12f}"

@@ -4,9 +4,6 @@ import json
 
 import pytest
 
-from sprachbund.cli import evaluate as compare
-from sprachbund.cli import evaluate as replay
-from sprachbund.cli import evaluate as score
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import row_differences
 from sprachbund.evaluation.replay import replay as run_again
@@ -26,7 +23,7 @@ def texts(tmp_path):
 def write_score(texts, capsys):
     out = texts / "score.json"
     args = [texts / "one.txt", texts / "ref.txt", "--metrics", "BLEU,WER", "--language", "de"]
-    assert run(score, *args, "--out", out, "--json") == 0
+    assert run("score", *args, "--out", out, "--json") == 0
     return out, json.loads(capsys.readouterr().out)
 
 
@@ -38,7 +35,7 @@ def test_a_score_is_written_with_all_that_decides_it_and_comes_again(texts, caps
     assert [len(file["sha256"]) for file in values["files"]] == [64, 64]
     assert {"commit", "machine", "versions", "created"} <= values.keys()
     assert values["versions"]["sacrebleu"]
-    assert run(replay, out) == 0
+    assert run("replay", out) == 0
     assert "the same: all 4 numbers came out again" in capsys.readouterr().out
 
 
@@ -47,14 +44,14 @@ def test_another_number_is_told(texts, capsys):
     values = json.loads(out.read_text(encoding="utf-8"))
     values["numbers"][0]["raw"] += 0.5
     out.write_text(json.dumps(values), encoding="utf-8")
-    assert run(replay, out) == 1
+    assert run("replay", out) == 1
     assert "not the same: 1 of 4 numbers differ" in (told := capsys.readouterr().out)
     assert "BLEU raw: was" in told
 
 
 def test_files_that_moved_with_the_manifest_are_found_and_changed_ones_refused(texts, capsys, monkeypatch):
     monkeypatch.chdir(texts)
-    assert run(score, "one.txt", "ref.txt", "--metrics", "exact", "--out", "score.json") == 0
+    assert run("score", "one.txt", "ref.txt", "--metrics", "exact", "--out", "score.json") == 0
     monkeypatch.chdir("/")
     assert run_again(texts / "score.json").same
     (texts / "one.txt").write_text("something else\n" * 40, encoding="utf-8")
@@ -70,22 +67,22 @@ def test_files_that_moved_with_the_manifest_are_found_and_changed_ones_refused(t
 def test_a_comparison_of_texts(texts, capsys):
     out = texts / "compare.json"
     systems = [f"a={texts / 'one.txt'}", f"b={texts / 'other.txt'}", "--reference", texts / "ref.txt"]
-    assert run(compare, *systems, "--draws", 50, "--seed", 3, "--out", out, "--json") == 0
+    assert run("compare", *systems, "--draws", 50, "--seed", 3, "--out", out, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     values = json.loads(out.read_text(encoding="utf-8"))
     assert values["seed"] == values["configuration"]["seed"] == 3
     rows = [*printed["means"], *printed["pairs"]]
     assert [{**row, "signature": printed["signatures"][row["metric"]]} for row in rows] == values["numbers"]
-    assert run(replay, out) == 0
+    assert run("replay", out) == 0
     assert "the same" in capsys.readouterr().out
     values["configuration"]["seed"] = 4
     out.write_text(json.dumps(values), encoding="utf-8")
-    assert run(replay, out, "--json") == 1
+    assert run("replay", out, "--json") == 1
 
 
 def test_a_comparison_of_results_names_the_models(evaluated, tmp_path):
     out = tmp_path / "compare.json"
-    assert run(compare, f"a={evaluated[0]}", f"b={evaluated[0]}", "--draws", 20, "--out", out) == 0
+    assert run("compare", f"a={evaluated[0]}", f"b={evaluated[0]}", "--draws", 20, "--out", out) == 0
     values = json.loads(out.read_text(encoding="utf-8"))
     assert {file["model_sha256"] for file in values["files"]} == {evaluated[1].manifest.model.sha256}
     assert run_again(out).same

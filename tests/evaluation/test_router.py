@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprachbund.cli import evaluate as score
 from sprachbund.data.manifest import ManifestWriter, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run
@@ -268,7 +267,7 @@ def test_from_a_model_with_a_router_to_the_page(
     assert found.number(TIME, "monolingual", **wanted).value == pytest.approx(50)
     assert rescore(out, read_manifest(out)).numbers == found.numbers
     assert replay(out).same
-    assert command(score, out) == 0
+    assert command("score", out) == 0
     printed = capsys.readouterr().out
     assert "router accuracy by time" in printed
     assert printed.endswith(f"the same as {out / 'scores.json'}\n")
@@ -294,12 +293,12 @@ def test_score_tells_when_written_scores_are_not_those_of_the_texts(evaluated, t
     manifest = read_manifest(tmp_path)
     manifest.number("chrF", "en-de", group="pair").value += 1
     manifest.write(tmp_path / "scores.json")
-    assert command(score, tmp_path) == 0
+    assert command("score", tmp_path) == 0
     assert "1 of" in (printed := capsys.readouterr().out)
     assert "chrF pair en-de" in printed
-    assert command(score, tmp_path, "--json") == 0
+    assert command("score", tmp_path, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["different"]) == 1
     with pytest.raises(SprachbundError, match="--metrics go with text files"):
-        command(score, tmp_path, "--metrics", "BLEU")
+        command("score", tmp_path, "--metrics", "BLEU")
     with pytest.raises(SprachbundError, match="is no folder of results; give a file of references too"):
-        command(score, tmp_path / "scores.json")
+        command("score", tmp_path / "scores.json")

@@ -523,7 +523,7 @@ def augment(
     """
     if rng.random() >= options.clean_probability:
         samples = _change_speaker(samples, rng, options)
-        samples = _place(samples, rng, options, others)
+        samples = _add_room_and_noise(samples, rng, options, others)
         samples = _transmit(samples, rng, options)
     if options.level_dbfs is not None:
         samples = set_level(samples, rng.uniform(*options.level_dbfs))
@@ -561,7 +561,7 @@ def _change_speaker(samples: FloatArray, rng: np.random.Generator, options: Augm
     return samples
 
 
-def _place(
+def _add_room_and_noise(
     samples: FloatArray, rng: np.random.Generator, options: Augmentation, others: Sequence[FloatArray]
 ) -> FloatArray:
     if rng.random() < options.room_probability:

@@ -213,8 +213,8 @@ def speech_spans(
     """
     finder = SpanFinder(options or SpanOptions())
     length = len(probabilities) * VAD_WINDOW if num_samples is None else num_samples
-    found = [finder.push(float(probability)) for probability in probabilities]
-    return [_inside(span, length) for span in [*found, finder.finish()] if span is not None]
+    closed = [finder.push(float(probability)) for probability in probabilities]
+    return [_inside(span, length) for span in [*closed, finder.finish()] if span is not None]
 
 
 def iter_speech_spans(
@@ -253,8 +253,8 @@ class SpanStream:
     def push(self, block: Samples) -> list[tuple[Span, Samples]]:
         """Take the next samples (N,) and give the spans they close, each with its samples."""
         self._held.add(block)
-        found = [self._finder.push(float(probability)) for probability in self._activity.feed(block)]
-        closed = [(span, self._held.cut(span)) for span in found if span is not None]
+        spans = [self._finder.push(float(probability)) for probability in self._activity.feed(block)]
+        closed = [(span, self._held.cut(span)) for span in spans if span is not None]
         self._held.forget(self._finder.earliest_sample)
         return closed
 

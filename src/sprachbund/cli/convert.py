@@ -40,16 +40,18 @@ def convert(
         model = convert_checkpoint(checkpoint, out, tags, licence=licence, offline=offline)
         streaming = model.config.streaming
         assert streaming is not None
-        told = {
+        summary = {
             "out": str(out),
             "parameters": num_weights(model),
             "languages": tags,
             "right_contexts": list(streaming.right_contexts),
         }
     if as_json:
-        return print_json(told)
+        return print_json(summary)
     contexts = ", ".join(str(right) for right in streaming.right_contexts)
-    say(f"{told['parameters']:,} weights; frames ahead it was trained for: {contexts}; the model is in {out}")
+    say(
+        f"{summary['parameters']:,} weights; frames ahead it was trained for: {contexts}; the model is in {out}"
+    )
 
 
 def _tag(value: str) -> str:
@@ -93,12 +95,12 @@ def export(
         check_exportable(family)
         card = card_of(family, source, out.name, {"by": "export"})
         write_whole(out, lambda draft: write(family, draft, card))
-        told = read_description(out)
+        description = read_description(out)
     if as_json:
-        return print_json({"out": str(out), **told.model_dump(mode="json")})
-    files = [out / graph.file for graph in told.graphs.values()]
+        return print_json({"out": str(out), **description.model_dump(mode="json")})
+    files = [out / graph.file for graph in description.graphs.values()]
     typer.echo(table([[path.name, size(path.stat().st_size)] for path in files], ["graph", "size"]))
-    tiers = ", ".join(f"{tier.right_context} ({tier.latency_ms} ms)" for tier in told.tiers)
+    tiers = ", ".join(f"{tier.right_context} ({tier.latency_ms} ms)" for tier in description.tiers)
     say(f"frames ahead: {tiers}; what goes in and out is in {out / 'config.json'}")
 
 

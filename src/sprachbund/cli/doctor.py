@@ -1,4 +1,4 @@
-"""`sprachbund doctor`: does all of it work on this machine, and if not, the one thing to do about it."""
+"""`sprachbund doctor` and `sprachbund bench`: checks of the installation, and the speed of models on this machine."""
 
 import importlib
 import platform
@@ -85,8 +85,8 @@ def _checks(model: str) -> Iterator[Check]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Check(name="Python", status="ok", found=found)
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check(name="Python", status="ok", found=system)
 
 
 def _version(name: str) -> str:
@@ -137,10 +137,10 @@ def _processor() -> Check:
     path = Path("/proc/cpuinfo")
     flags = set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
     known = [flag.upper() for flag in _FEATURES if flag in flags]
-    found = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    computing = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
-        found += f", {torch.cuda.get_device_name()}"
-    return Check(name="processor", status="ok", found=", ".join([found, *known]))
+        computing += f", {torch.cuda.get_device_name()}"
+    return Check(name="processor", status="ok", found=", ".join([computing, *known]))
 
 
 def _engine(model: str) -> Check:
@@ -194,12 +194,12 @@ def _untrusted_sound() -> Check:
 
     name = "untrusted sound"
     try:
-        found = sandbox()
+        isolation = sandbox()
     except SprachbundError as error:
         return Check(
             name=name, status="problem", found=str(error), fix="start Python from a folder that it may read"
         )
-    return Check(name=name, status="ok" if found.whole else "note", found=str(found))
+    return Check(name=name, status="ok" if isolation.whole else "note", found=str(isolation))
 
 
 def _try_activity() -> str:
@@ -241,10 +241,10 @@ def _one_second(model: Any) -> str:
     family = model.family
     memory = family.encode(family.features([samples]))
     source, target = model.pairs[0]
-    found = search(
+    hypotheses = search(
         family, memory, [[Target(language=target, source=source)]], DecodingOptions(max_tokens=8), [1.0]
     )
-    return f"{len(found[0][0].tokens)} tokens"
+    return f"{len(hypotheses[0][0].tokens)} tokens"
 
 
 def _line(check: Check) -> str:
@@ -253,7 +253,7 @@ def _line(check: Check) -> str:
     return f"{lines}\n{'':27}mend it with: {check.fix}" if check.fix else lines
 
 
-# `sprachbund bench`: how fast a model is on this machine, with each engine, and how fast it could be.
+# `sprachbund bench`: speed of a model on this machine with each engine, and its upper bound.
 
 BUNDLED = "bundled"
 _LEGEND = """\

@@ -39,8 +39,8 @@ def translate_text(job: Job, texts: Sequence[str], files: Sequence[Path]) -> Non
     with Bar("translating", enabled=not sys.stdout.isatty()) as bar:
         lines = chain(texts, *(_lines(path) for path in files))
         while batch := list(islice(lines, _AT_ONCE)):
-            for text, found in zip(batch, _translated(model, batch, job), strict=True):
-                _print(text, found, as_json=job.output.as_json)
+            for text, translated in zip(batch, _translated(model, batch, job), strict=True):
+                _print(text, translated, as_json=job.output.as_json)
             sys.stdout.flush()
             num_lines += len(batch)
             bar.update(num_lines)
@@ -53,16 +53,17 @@ def _translated(model: "Model", texts: Sequence[str], job: Job) -> "Iterator[lis
         return translate_texts(model.family, texts, job.targets, job.source, job.decoding)
 
 
-def _print(text: str, found: "Sequence[TranslatedText]", *, as_json: bool) -> None:
+def _print(text: str, translated: "Sequence[TranslatedText]", *, as_json: bool) -> None:
     if as_json:
         translations = {
-            one.target: {"text": one.text, "log_probability": round(one.log_probability, 4)} for one in found
+            one.target: {"text": one.text, "log_probability": round(one.log_probability, 4)}
+            for one in translated
         }
-        print_json({"text": text, "source_language": found[0].source, "translations": translations})
-    elif len(found) == 1:
-        typer.echo(found[0].text)
+        print_json({"text": text, "source_language": translated[0].source, "translations": translations})
+    elif len(translated) == 1:
+        typer.echo(translated[0].text)
     else:
-        for one in found:
+        for one in translated:
             typer.echo(f"{one.target}\t{one.text}")
 
 

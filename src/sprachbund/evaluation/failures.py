@@ -37,7 +37,7 @@ def identifier_for(languages: Iterable[str]) -> LanguageIdentifier:
 @lru_cache(maxsize=4)
 def _train(languages: tuple[str, ...]) -> LanguageIdentifier:
     texts = {tag: [*_sentences(tag), *names(tag)] for tag in languages}
-    return LanguageIdentifier.train({tag: found for tag, found in texts.items() if found})
+    return LanguageIdentifier.train({tag: examples for tag, examples in texts.items() if examples})
 
 
 def _sentences(language: str) -> list[str]:
@@ -62,10 +62,10 @@ def names(language: str) -> list[str]:
         locale = Locale.parse(language, sep="-")
     except (UnknownLocaleError, ValueError):
         return []
-    found = [*locale.territories.values(), *locale.languages.values()]
+    known = [*locale.territories.values(), *locale.languages.values()]
     for calendar in (locale.months, locale.days):
-        found += calendar["format"]["wide"].values()
-    return [name for name in dict.fromkeys(map(str, found)) if name]
+        known += calendar["format"]["wide"].values()
+    return [name for name in dict.fromkeys(map(str, known)) if name]
 
 
 _EXCESS_REPETITION = 0.2
@@ -192,8 +192,8 @@ def in_wrong_language(line: Line, identifier: LanguageIdentifier) -> bool | None
         return None
     if identifier.identify(line.reference).language != line.target:
         return None
-    found = identifier.identify(line.hypothesis)
-    return found.language != line.target and found.probability >= _WRONG_LANGUAGE
+    identified = identifier.identify(line.hypothesis)
+    return identified.language != line.target and identified.probability >= _WRONG_LANGUAGE
 
 
 DEFINITIONS: Mapping[str, str] = {
@@ -213,10 +213,10 @@ class RateCounts:
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Rate]] = {}
 
-    def add(self, group: str, judged: Mapping[str, bool]) -> None:
+    def add(self, group: str, outcomes: Mapping[str, bool]) -> None:
         """Add what was judged of one line."""
         rates = self._groups.setdefault(group, {})
-        for name, is_so in judged.items():
+        for name, is_so in outcomes.items():
             old = rates.get(name, Rate(failed=0, judged=0))
             rates[name] = Rate(failed=old.failed + is_so, judged=old.judged + 1)
 
@@ -231,7 +231,7 @@ class RateCounts:
         return list(self._groups)
 
 
-class FailureJudge:
+class FailureClassifier:
     """All failures of lines, with one identifier for the target languages at hand."""
 
     def __init__(self, targets: Iterable[str]) -> None:
@@ -245,16 +245,16 @@ class FailureJudge:
             "wrong language": self._wrong_language,
         }
 
-    def judge(self, line: Line) -> dict[str, bool]:
+    def classify(self, line: Line) -> dict[str, bool]:
         """Failure to whether the line failed so; failures that cannot be judged on it are left out."""
-        found = {name: check(line) for name, check in self._checks.items()}
-        return {name: failed for name, failed in found.items() if failed is not None}
+        outcomes = {name: check(line) for name, check in self._checks.items()}
+        return {name: failed for name, failed in outcomes.items() if failed is not None}
 
     def rates(self, lines: Iterable[Line]) -> dict[str, Rate]:
         """Failure to its rate; failures that were judged on no line are left out."""
         counts = RateCounts()
         for line in lines:
-            counts.add("", self.judge(line))
+            counts.add("", self.classify(line))
         return counts.rates("")
 
     def _wrong_language(self, line: Line) -> bool | None:
@@ -275,9 +275,9 @@ def _deleted_runs(line: Line) -> list[tuple[int, int, int, float]]:
     reference, hypothesis = (_words(text, line.target) for text in (line.reference, line.hypothesis))
     if not reference or not hypothesis:
         return []
-    found = jiwer.process_words(reference, hypothesis)
-    chunks, size = found.alignments[0], len(found.references[0])
-    right = found.hits / max(1, len(found.hypotheses[0]))
+    aligned = jiwer.process_words(reference, hypothesis)
+    chunks, size = aligned.alignments[0], len(aligned.references[0])
+    right = aligned.hits / max(1, len(aligned.hypotheses[0]))
     return [(c.ref_start_idx, c.ref_end_idx, size, right) for c in chunks if c.type == "delete"]
 
 
@@ -292,6 +292,6 @@ def _difference(reference: str, hypothesis: str) -> float:
 
     if not reference or not hypothesis:
         return 0.0 if reference == hypothesis else 1.0
-    found = jiwer.process_characters(reference, hypothesis)
-    edits = found.substitutions + found.deletions + found.insertions
+    aligned = jiwer.process_characters(reference, hypothesis)
+    edits = aligned.substitutions + aligned.deletions + aligned.insertions
     return edits / max(len(reference), len(hypothesis))

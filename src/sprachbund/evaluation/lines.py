@@ -123,13 +123,13 @@ def check_line_ends(path: Path, raw: bytes) -> None:
 def _line_of(raw: bytes, end: bytes) -> int:
     """Number of the first line that ends so, LF and CR LF counted."""
     start = 0
-    while (found := raw.find(end, start)) >= 0:
-        part_of_windows = (end == b"\n" and raw[found - 1 : found] == b"\r") or (
-            end == b"\r" and raw[found + 1 : found + 2] == b"\n"
+    while (at := raw.find(end, start)) >= 0:
+        part_of_windows = (end == b"\n" and raw[at - 1 : at] == b"\r") or (
+            end == b"\r" and raw[at + 1 : at + 2] == b"\n"
         )
         if not part_of_windows:
-            return raw.count(b"\n", 0, found) + 1
-        start = found + 1
+            return raw.count(b"\n", 0, at) + 1
+        start = at + 1
     return 1
 
 
@@ -183,7 +183,7 @@ class EmbeddedSpan:
 
     @property
     def place(self) -> Place | None:
-        """(start, end) when the place is known."""
+        """(start, end) in words of the reference; None when it is not known."""
         return None if self.start is None or self.end is None else (self.start, self.end)
 
 
@@ -266,38 +266,38 @@ def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
     words = utterance.custom.get("foreign_words") or []
     others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]
     if words and len(others) == 1 and not any(row.get("text") for row in rows):
-        return [_told(others[0], said, number, utterance) for number, said in enumerate(words)]
+        return [_with_positions(others[0], said, number, utterance) for number, said in enumerate(words)]
     return rows
 
 
-def _told(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
-    """The words of an embedded span as a row, with the places told for all of them."""
+def _with_positions(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
+    """The words of an embedded span as a row, with its positions in every reference that has them."""
     places = utterance.custom.get("foreign_places") or {}
     size = len(utterance.custom["foreign_words"])
-    known = {target: found[number] for target, found in places.items() if len(found) == size}
+    known = {target: of_target[number] for target, of_target in places.items() if len(of_target) == size}
     return {"language": language, "text": said, "places": known}
 
 
 def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: list[str]) -> EmbeddedSpan:
     said, language = str(row.get("text") or ""), str(row["language"])
     given = (row.get("places") or {}).get(target)
-    place: Place | None = None
+    span: Place | None = None
     if given is not None:
-        place = _checked(given, utterance, target, len(words))
+        span = _checked(given, utterance, target, len(words))
     elif same_language(language, target) or target == utterance.language:
-        place = only_place(split_words(said, language), words)
-    start, end = place or (None, None)
+        span = only_place(split_words(said, language), words)
+    start, end = span or (None, None)
     return EmbeddedSpan(language=language, said=said, start=start, end=end)
 
 
-def _checked(place: Any, utterance: Utterance, target: str, num_words: int) -> Place:
+def _checked(span: Any, utterance: Utterance, target: str, num_words: int) -> Place:
     try:
-        start, end = map(int, place)
+        start, end = map(int, span)
     except (TypeError, ValueError):
         start, end = 0, 0
     if not 0 <= start < end <= num_words:
         raise SprachbundError(
-            f"{utterance.id}: a span's place {place} is not in its reference into {target} of "
+            f"{utterance.id}: a span's place {span} is not in its reference into {target} of "
             f"{num_words} words; prepare the corpus again"
         )
     return start, end
@@ -485,8 +485,10 @@ def _adapter() -> TypeAdapter[Line]:
 def first_fault(error: ValidationError) -> str:
     """The first thing that is wrong with values, in words."""
     fault = error.errors()[0]
-    place = list(map(str, fault["loc"]))
-    return f"lacks {place[-1]!r}" if fault["type"] == "missing" else f"{'.'.join(place)}: {fault['msg']}"
+    location = list(map(str, fault["loc"]))
+    return (
+        f"lacks {location[-1]!r}" if fault["type"] == "missing" else f"{'.'.join(location)}: {fault['msg']}"
+    )
 
 
 @cache

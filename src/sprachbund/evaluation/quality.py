@@ -91,10 +91,10 @@ class Tally:
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines of one system; sounds without speech are left to the failures. Some hundred at a time are
         faster than one by one."""
-        for pair, found in by_pair(line for line in lines if line.source).items():
+        for pair, of_pair in by_pair(line for line in lines if line.source).items():
             if pair not in self._pairs:
                 self._pairs[pair] = _PairSums(pair, self._metrics)
-            self._pairs[pair].add(found, self._text, self._groupings)
+            self._pairs[pair].add(of_pair, self._text, self._groupings)
 
     def mean(self, name: str, task: str = TRANSLATION) -> float | None:
         """The mean over pairs of one metric so far; None without lines of the task."""
@@ -104,8 +104,8 @@ class Tally:
     def scores(self) -> list[Score]:
         """All scores: every pair, the means over pairs, and the means within each grouping."""
         pairs = [pair for _, pair in sorted(self._pairs.items())]
-        found = [score for pair in pairs for score in pair.scores(self._text)]
-        found += _means(pairs, "mean", ALL, ALL, self._text)
+        scores = [score for pair in pairs for score in pair.scores(self._text)]
+        scores += _means(pairs, "mean", ALL, ALL, self._text)
         for grouping in self._groupings:
             members = sorted({member for pair in pairs for member in pair.members(grouping)} - {""})
             if grouping in _ONLY_IF_SEVERAL and len(members) < 2:
@@ -113,10 +113,10 @@ class Tally:
             if grouping == SWITCHING and CODE_SWITCHED not in members:
                 continue
             for member in members:
-                found += _means(pairs, grouping, grouping, member, self._text)
+                scores += _means(pairs, grouping, grouping, member, self._text)
             if grouping == SWITCHING:
-                found += _means(pairs, grouping, ALL, ALL, self._text)
-        return found
+                scores += _means(pairs, grouping, ALL, ALL, self._text)
+        return scores
 
 
 def score_lines(
@@ -153,7 +153,7 @@ class _PairSums:
             for grouping, key in groupings.items():
                 rows.setdefault((grouping, key(line)), []).append(row)
         for group, of_group in rows.items():
-            new = [found[of_group].sum(0) for found in counts]
+            new = [of_metric[of_group].sum(0) for of_metric in counts]
             old = self._sums.get(group)
             self._sums[group] = [a + b for a, b in zip(old, new, strict=True)] if old else new
             self.num_lines[group] += len(of_group)
@@ -221,7 +221,7 @@ def _means(pairs: Sequence[_PairSums], group: str, grouping: str, member: str, t
     return [
         Score(
             metric=name,
-            value=mean(found),
+            value=mean(of_pairs),
             signature="",
             group=group,
             member=member,
@@ -229,5 +229,5 @@ def _means(pairs: Sequence[_PairSums], group: str, grouping: str, member: str, t
             num_lines=num_lines[task, name],
             text=text,
         )
-        for (task, name), found in values.items()
+        for (task, name), of_pairs in values.items()
     ]

@@ -91,7 +91,7 @@ def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int)
     scores = [np.array([metric.score(row) for row in sums.astype(np.float32)]) for sums in drawn]
     whole = [float(metric.score(counts.sum(0))) for counts in systems]
     found = []
-    for place, (value, sample) in enumerate(zip(whole, scores, strict=True)):
+    for index, (value, sample) in enumerate(zip(whole, scores, strict=True)):
         differences = sample - scores[0]
         centred = np.abs(differences) - np.abs(differences).mean()
         mean, half_width = _interval(sample)
@@ -102,7 +102,7 @@ def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int)
                 half_width=half_width,
                 difference=value - whole[0],
                 interval=percentiles(differences),
-                p_value=None if place == 0 else p_value(centred, abs(value - whole[0])),
+                p_value=None if index == 0 else p_value(centred, abs(value - whole[0])),
             )
         )
     return found
@@ -112,9 +112,9 @@ def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: 
     baseline = systems[0]
     whole = [float(metric.score(counts.sum(0))) for counts in systems]
     found = []
-    for place, counts in enumerate(systems):
+    for index, counts in enumerate(systems):
         p = None
-        if place:
+        if index:
             differences = np.zeros(draws)
             total = baseline.sum(0) + counts.sum(0)
             for start, chosen in _coin_flips(len(baseline), draws, seed):
@@ -122,13 +122,13 @@ def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: 
                 differences[start : start + len(chosen)] = [
                     abs(metric.score(a) - metric.score(b)) for a, b in zip(first, total - first, strict=True)
                 ]
-            p = p_value(differences, abs(whole[place] - whole[0]))
+            p = p_value(differences, abs(whole[index] - whole[0]))
         found.append(
             Compared(
-                score=whole[place],
+                score=whole[index],
                 mean=None,
                 half_width=None,
-                difference=whole[place] - whole[0],
+                difference=whole[index] - whole[0],
                 interval=(float("nan"), float("nan")),
                 p_value=p,
             )
@@ -253,9 +253,9 @@ def draw_means(metrics: Sequence[Metric], runs: Sequence[Sequence[Counts]], draw
     scores = np.zeros((draws, len(runs)))
     for part, metric in enumerate(metrics):
         for start, weights in bootstrap_weights(len(runs[0][part]), draws, seed + part):
-            for place, run in enumerate(runs):
+            for index, run in enumerate(runs):
                 drawn = [float(metric.score(row)) for row in weights @ run[part]]
-                scores[start : start + len(weights), place] += drawn
+                scores[start : start + len(weights), index] += drawn
     return scores / len(metrics)
 
 
@@ -265,9 +265,9 @@ def _mean_score(metrics: Sequence[Metric], run: Sequence[Counts]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
     return corrected

@@ -54,9 +54,9 @@ def run_processes(
             running[process] = ours
         while running:
             for process in [p for p in running if not p.is_alive()]:
-                told = failure_told(running.pop(process))
-                if told is not None:
-                    raise SprachbundError(told)
+                failure = receive_failure(running.pop(process))
+                if failure is not None:
+                    raise SprachbundError(failure)
                 if process.exitcode:
                     raise SprachbundError(
                         f"a process {how_it_ended(process.exitcode)}; the same command goes on, try fewer --workers"
@@ -70,17 +70,17 @@ def run_processes(
             process.join()
 
 
-def tell_failure(failures: Connection, error: Exception) -> None:
+def send_failure(failures: Connection, error: Exception) -> None:
     """Send an exception to the parent as the one line that a user is to see."""
-    line = str(error) if isinstance(error, SprachbundError) else _place_of(error)
+    line = str(error) if isinstance(error, SprachbundError) else _line_of_unforeseen(error)
     failures.send(line[:_LONGEST_MESSAGE])
 
 
-def failure_told(failures: Connection) -> str | None:
-    """What a process that has ended told with `tell_failure`; None when it told nothing."""
+def receive_failure(failures: Connection) -> str | None:
+    """The line that an ended process sent with `send_failure`; None if it sent none."""
     try:
         return str(failures.recv()) if failures.poll() else None
-    except (EOFError, OSError):  # it was killed while it told
+    except (EOFError, OSError):  # it was killed while it sent
         return None
     finally:
         failures.close()
@@ -107,11 +107,11 @@ def _work(work: Callable[[Share, Progress], None], share: Share, failures: Conne
 
     try:
         work(share, leave_if_alone)
-    except Exception as error:  # of any kind: its line is told here, not its traceback
-        tell_failure(failures, error)
+    except Exception as error:  # of any kind: the parent prints its line, not a traceback
+        send_failure(failures, error)
 
 
-def _place_of(error: Exception) -> str:
+def _line_of_unforeseen(error: Exception) -> str:
     """An exception that nobody foresaw: its kind, its first line, and the line of code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

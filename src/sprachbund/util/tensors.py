@@ -197,16 +197,16 @@ def load_arrays(path: Path, *, advice: str = "copy or make it again") -> dict[st
     """Read all arrays of a .npz file; arguments and errors as of `load_array`."""
     name = ""
     try:
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         with zipfile.ZipFile(path) as whole:
             for member in whole.infolist():
                 name = member.filename.removesuffix(".npy")
                 with whole.open(member) as file:
                     _check_size(file, member.file_size)  # type: ignore[arg-type]  # a reader of bytes
                 with whole.open(member) as file:
-                    found[name] = np.asarray(npy.read_array(file, allow_pickle=False))
+                    arrays[name] = np.asarray(npy.read_array(file, allow_pickle=False))
                     file.read(1)  # the end is where the checksum is compared
-        return found
+        return arrays
     except FileNotFoundError:
         raise SprachbundError(f"{path} does not exist; {advice}") from None
     except Exception as error:  # as above, and what zipfile raises
