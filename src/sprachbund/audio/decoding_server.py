@@ -42,7 +42,13 @@ DESCRIPTORS: Final = 3
 
 
 def send_frame(channel: socket.socket, kind: bytes, content: bytes | memoryview) -> None:
-    """Write one frame."""
+    """Write one frame.
+
+    Args:
+        channel: the connected socket.
+        kind: one byte, the type of the frame.
+        content: the payload.
+    """
     channel.sendall(HEADER.pack(kind, len(content)))
     channel.sendall(content)
 

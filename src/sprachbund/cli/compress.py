@@ -575,7 +575,18 @@ def run_labels(
     engine: Any = "torch",
     offline: bool = False,
 ) -> "Labelled":
-    """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`."""
+    """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`.
+
+    Args:
+        teacher: name or directory of a model.
+        data: corpora, folders of recordings, or recordings.
+        out: folder of the new corpus.
+        options: targets, filters and batch size.
+        spoken: language of the recordings; None identifies it.
+        beam: width of the search.
+        engine: that computes the teacher.
+        offline: never use the network.
+    """
     from dataclasses import asdict, replace
 
     from sprachbund.compression.pseudo_labels import check_targets, open_source, pseudo_label

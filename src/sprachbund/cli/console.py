@@ -191,7 +191,13 @@ class Bar:
                 self._progress.stop()
 
     def update(self, done: float, total: float | None = None, label: str | None = None) -> None:
-        """Say how far the work has come."""
+        """Say how far the work has come.
+
+        Args:
+            done: amount of work done.
+            total: amount in all; None keeps the one known.
+            label: text before the bar; None keeps the one shown.
+        """
         with self._lock:
             self._done, self._total = done, total or self._total
             self._label = label or self._label

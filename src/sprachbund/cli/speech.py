@@ -527,7 +527,13 @@ def _check_collisions(job: Job, targets: Sequence[str]) -> None:
 
 
 def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """The file of every (target, format); transcripts carry no language in their name."""
+    """The file of every (target, format); transcripts carry no language in their name.
+
+    Args:
+        job: the command's inputs and outputs.
+        file: the input file, or "-" for stdin.
+        targets: languages, or "transcribe".
+    """
     from sprachbund.decoding.languages import TRANSCRIBE
 
     stem = "stdin" if file == STDIN else Path(file).stem

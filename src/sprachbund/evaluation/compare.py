@@ -1,4 +1,4 @@
-"""Compares systems on the same lines, and says in words what may be claimed."""
+"""Comparison of systems on the same lines: counts of runs, significance tests, tables, claims in words, manifests."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,7 +38,7 @@ from sprachbund.evaluation.tables import Table
 from sprachbund.text.normalize import normalize
 from sprachbund.util import provenance
 
-# The counts of a run's lines, which stand for its texts when systems are compared.
+# Counts of a run's lines, which replace its texts in comparisons.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,13 @@ RunCounts = Mapping[tuple[str, str], PairCounts]
 def read_counts(
     lines: Iterable[Line], metrics: Sequence[str], progress: Callable[[int], None] = lambda done: None
 ) -> RunCounts:
-    """Go through a run once. Raises SprachbundError when there is no line of speech in it."""
+    """Go through a run once. Raises SprachbundError when there is no line of speech in it.
+
+    Args:
+        lines: of one run.
+        metrics: names of metrics.
+        progress: called with the number of lines read.
+    """
     pairs: dict[tuple[str, str], _Growing] = {}
     done = 0
     for some in in_chunks(lines):
@@ -80,6 +86,11 @@ def read_counts(
 
 def aligned(first: RunCounts, other: RunCounts, name: str) -> RunCounts:
     """The counts of another run in the order of the first one's rows.
+
+    Args:
+        first: counts of the baseline.
+        other: counts to be reordered.
+        name: of the other run, for errors.
 
     Raises:
         SprachbundError: when they are not of the same texts, naming one that differs.
@@ -231,7 +242,15 @@ def compare(
 ) -> Comparison:
     """Compare systems with the first one, pair by pair and on the mean over pairs.
 
-    Of the lines only their counts are held; `progress` is told what is done and how many lines are read.
+    Only counts of the lines are kept in memory.
+
+    Args:
+        systems: two or more; the first is the baseline.
+        metrics: names of metrics.
+        test: the significance test.
+        draws: samples drawn; None takes the test's default.
+        seed: of the draws.
+        progress: called with the stage and the number of lines read.
 
     Raises:
         SprachbundError: for one system only, two of one name, unknown metrics, lines that cannot be read, and
@@ -394,8 +413,7 @@ def _run_ranges(systems: Sequence[System]) -> list[tuple[int, int]]:
     return ranges
 
 
-# Result manifests of `score` and `compare`, whose numbers are of files and need no model: what was scored,
-# how, and what came out, to be written down and run again.
+# Manifests of `score` and `compare`: files, options and numbers, so that they can be run again without a model.
 
 Rows = list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""How a system fails: what a mean score hides. Each failure is one function with its definition.
+"""Failures of a system that a mean score hides: one function for each, whose docstring is its definition.
 
 All but hallucination are judged on lines of speech with a reference. A line may fail in several ways.
 Nothing here asks whether a translation is right; a wrong number or name is a matter of the scores.
@@ -15,11 +15,8 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.text.identify import LanguageIdentifier
 from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
 
-# The language identifier of evaluation: trained at first use on the phrasebook and on the names in CLDR.
-#
-# The phrasebook has sentences of its own languages; CLDR, through Babel, has names of countries,
-# languages, months, days and units in some two hundred, so that any usual target language can be told from
-# the others.
+# The language identifier, trained at first use: on sentences of the phrasebook, and on names of countries, languages,
+# months and days in CLDR (through Babel), which has some two hundred languages.
 
 _NUM_MEANINGS = 400
 _SEED = 7
@@ -208,13 +205,13 @@ DEFINITIONS: Mapping[str, str] = {
 
 
 class RateCounts:
-    """Adds up judgements by group as they come."""
+    """Sums of outcomes by group, line by line."""
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Rate]] = {}
 
     def add(self, group: str, outcomes: Mapping[str, bool]) -> None:
-        """Add what was judged of one line."""
+        """Add the outcomes of one line: failure to whether it occurred."""
         rates = self._groups.setdefault(group, {})
         for name, is_so in outcomes.items():
             old = rates.get(name, Rate(failed=0, judged=0))
@@ -232,7 +229,11 @@ class RateCounts:
 
 
 class FailureClassifier:
-    """All failures of lines, with one identifier for the target languages at hand."""
+    """Finds all failures of lines. One language identifier serves all targets.
+
+    Args:
+        targets: BCP-47 tags of the target languages.
+    """
 
     def __init__(self, targets: Iterable[str]) -> None:
         self._identifier = identifier_for(targets)

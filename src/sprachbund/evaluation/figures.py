@@ -137,7 +137,14 @@ def switching_bars(manifest: ResultManifest) -> str:
 
 
 def bins_by(counts: Counts, metric: Metric, values: Sequence[float], edges: Sequence[float]) -> list[Bin]:
-    """Pooled scores of lines whose value lies between two edges; counts are (N, K)."""
+    """Pooled scores of lines whose value lies between two edges; counts are (N, K).
+
+    Args:
+        counts: statistics of N lines, shape (N, K).
+        metric: scores sums of the counts.
+        values: one per line, N in all.
+        edges: borders of the bins, ascending; B + 1 of them make B bins.
+    """
     indices = np.digitize(np.array(values), edges) - 1
     bins = []
     for index in range(len(edges) - 1):
@@ -159,7 +166,13 @@ def bins_by(counts: Counts, metric: Metric, values: Sequence[float], edges: Sequ
 
 
 def bin_bars(bins: Sequence[Bin], title: str, unit: str) -> str:
-    """Scores of bins with their intervals and the number of lines."""
+    """Scores of bins with their intervals and the number of lines.
+
+    Args:
+        bins: scores with intervals.
+        title: of the figure.
+        unit: label of the axis of bins.
+    """
     figure, axes = _figure(4.6, 2.8)
     positions = range(len(bins))
     axes.bar(positions, [b.score for b in bins], width=0.66, color=ACCENT)

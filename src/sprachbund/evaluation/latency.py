@@ -22,11 +22,11 @@ from sprachbund.evaluation.tables import Table
 from sprachbund.text.languages import writes_spaces
 from sprachbund.text.normalize import normalize
 
-# Latency scores of one stretch of speech: functions of when each word of the output came.
+# Latency metrics of one passage, from the delay of every unit of the output.
 #
-# All are in seconds except the proportion. A unit is a word, or a character in languages that are written
-# without spaces. Formulas are those of the papers in the form that SimulEval 1.1.4 and OmniSTEval 0.1.10
-# compute, so that numbers can be laid beside published ones; there is no clock in here.
+# All are in seconds except the proportion. A unit is a word, or a character in languages written without spaces. The
+# formulas are those of the papers as SimulEval 1.1.4 and OmniSTEval 0.1.10 compute them, so that numbers are
+# comparable with published ones.
 
 SOURCE_TOKEN_MS = 300.0
 """Length that average token delay gives to a spoken word (arXiv 2211.13173)."""
@@ -154,7 +154,7 @@ def _ms(seconds: float) -> float:
     return round(1000 * seconds, 6)
 
 
-# How much text that stood on the screen was taken away again.
+# Flicker: text that was shown and then taken back.
 
 
 def erasure(before: list[str], after: list[str]) -> int:
@@ -180,11 +180,11 @@ def normalized_erasure(shown: Iterable[list[str]]) -> float | None:
     return erased / len(last) if last else None
 
 
-# Gives every word of a long talk's output to a segment of its references, so that segments can be scored.
+# Resegmentation: every word of a talk's output is assigned to a segment of its references.
 #
-# Output comes without the references' borders. Two published ways find them, both by aligning all words of
-# a talk at once: least word errors (Matusov et al. 2005, https://aclanthology.org/2005.iwslt-1.19; used by
-# StreamLAAL, arXiv 2406.06097) and greatest likeness of letters (arXiv 2509.17349; used by LongYAAL).
+# Both published ways align all words of a talk at once: by least word errors (Matusov et al. 2005,
+# https://aclanthology.org/2005.iwslt-1.19; used by StreamLAAL, arXiv 2406.06097), or by greatest similarity of
+# characters (arXiv 2509.17349; used by LongYAAL).
 
 Owners = NDArray[np.int64]
 """The number of the segment that each unit of the output belongs to, (U,); it never falls."""
@@ -624,7 +624,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-# Latency as a table: a line for each talk, language and clock.
+# The table: a row for each talk, language and clock.
 
 MISSING = "–"
 NOTE = "seconds; AP: share of the talk; NE: words taken back for each that stayed; chrF and BLEU by segment"

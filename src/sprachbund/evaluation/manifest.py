@@ -205,7 +205,13 @@ def read_values(path: Path) -> Any:
 
 
 def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:
-    """A manifest from the JSON of a file. Raises SprachbundError, naming file and field, for what is none."""
+    """A manifest from the JSON of a file. Raises SprachbundError, naming file and field, for what is none.
+
+    Args:
+        model: class of the manifest.
+        values: parsed JSON.
+        path: file that the values are from, for errors.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -217,7 +223,13 @@ def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:
 
 
 def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-9) -> Sequence[str]:
-    """Every number of `old` that `new` does not give again, in words; empty when all are the same."""
+    """Every number of `old` that `new` does not give again, in words; empty when all are the same.
+
+    Args:
+        old: the manifest to be reproduced.
+        new: a later measurement.
+        tolerance: largest absolute difference of equal values.
+    """
     again = {number.key: number.value for number in new.numbers}
     rates = {rate.key: (rate.failed, rate.judged) for rate in new.failures}
     differing = []

@@ -202,11 +202,17 @@ def metric(name: str, target: str = "") -> Metric:
 
 
 def corpus_score(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """The score of N hypotheses against one reference each."""
+    """The score of N hypotheses against one reference each.
+
+    Args:
+        metric: the metric.
+        hypotheses: N texts.
+        references: N texts.
+    """
     return float(metric.score(metric.statistics(hypotheses, references).sum(0)))
 
 
-# COMET, a learned metric, for those who have it installed; it is large and needs its model.
+# COMET, a learned metric; an optional dependency that needs its model.
 #
 # The model is a checkpoint on disk (used without the network), or a name on the Hugging Face hub
 # (fetched). Scores are those that the package's own command prints: it computes in half precision, in

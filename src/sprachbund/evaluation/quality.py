@@ -145,7 +145,13 @@ class _PairSums:
         self.num_lines: Counter[tuple[str, str]] = Counter()
 
     def add(self, lines: Sequence[Line], text: str, groupings: Mapping[str, Callable[[Line], str]]) -> None:
-        """Add lines of this pair."""
+        """Add lines of this pair.
+
+        Args:
+            lines: of this pair.
+            text: "raw" or "normalized".
+            groupings: name to the function that gives a line's member.
+        """
         hypotheses, references = texts(lines, self.pair[1], text)
         counts = [scorer.statistics(hypotheses, references) for scorer in self.metrics]
         rows: dict[tuple[str, str], list[int]] = {(ALL, ALL): list(range(len(lines)))}
@@ -190,7 +196,13 @@ class _PairSums:
 
 
 def texts(lines: Sequence[Line], target: str, text: str = "raw") -> tuple[list[str], list[str]]:
-    """Hypotheses and references, as they are or normalized."""
+    """Hypotheses and references, as they are or normalized.
+
+    Args:
+        lines: N lines of one target language.
+        target: BCP-47 tag, which decides the normalization.
+        text: "raw" or "normalized".
+    """
     if text == "raw":
         return [line.hypothesis for line in lines], [line.reference for line in lines]
     both = [(normalize(line.hypothesis, target), normalize(line.reference, target)) for line in lines]
@@ -202,7 +214,14 @@ def texts(lines: Sequence[Line], target: str, text: str = "raw") -> tuple[list[s
 
 
 def find_score(scores: Iterable[Score], name: str, member: str, **wanted: str) -> float | None:
-    """The value of one score, None when it is not there; `wanted` are further fields."""
+    """The value of one score, None when it is not there; `wanted` are further fields.
+
+    Args:
+        scores: to search.
+        name: of the metric.
+        member: of the group, such as "en-de".
+        **wanted: further fields of `Score` and their values.
+    """
     for score in scores:
         same = all(getattr(score, key) == value for key, value in wanted.items())
         if score.metric == name and score.member == member and same:

@@ -146,17 +146,19 @@ def _near(path: Path, manifest: Path) -> Path:
 
 
 def _changed(old: ResultManifest | FileManifest, new: ResultManifest | FileManifest) -> list[str]:
-    def changes(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-        keys = sorted(before.keys() | after.keys())
-        return [
-            f"{name} {key} was {before.get(key)}, is {after.get(key)}"
-            for key in keys
-            if before.get(key) != after.get(key)
-        ]
-
+    """Versions, properties of the machine and the commit that differ, one line each."""
     commits = {"": old.commit}, {"": new.commit}
     return [
-        *changes("version of", old.versions, new.versions),
-        *changes("machine's", old.machine, new.machine),
-        *[line.replace("commit  was", "commit was") for line in changes("commit", *commits)],
+        *_changes("version of", old.versions, new.versions),
+        *_changes("machine's", old.machine, new.machine),
+        *[line.replace("commit  was", "commit was") for line in _changes("commit", *commits)],
+    ]
+
+
+def _changes(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    keys = sorted(before.keys() | after.keys())
+    return [
+        f"{name} {key} was {before.get(key)}, is {after.get(key)}"
+        for key in keys
+        if before.get(key) != after.get(key)
     ]

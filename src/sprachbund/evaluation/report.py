@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation: to be looked at and listened to rather than read."""
+"""An evaluation as one self-contained HTML page with figures, examples and sound."""
 
 import base64
 import io
@@ -27,8 +27,7 @@ from sprachbund.evaluation.tables import has_guard
 from sprachbund.text.normalize import has_no_spaces, spaced_characters
 from sprachbund.util.files import write_text
 
-# What a report needs of the hypotheses, taken from them in one pass: counts of all, texts of the few it
-# shows.
+# One pass over the hypotheses: counts of all, texts of the examples.
 
 _SEED = 5
 
@@ -106,7 +105,7 @@ def _in_turn(queues: Sequence[Sequence[tuple[float, Line]]], count: int) -> list
     return chosen
 
 
-# Examples in a report: one utterance each, to be listened to, with the words marked that do not agree.
+# Examples: one utterance each, with its sound and the differing words marked.
 
 _NO_SOUND = '<span class="muted">no sound here</span>'
 
@@ -152,7 +151,13 @@ class Sounds:
 
 
 def examples(lines: Sequence[Line], sounds: Sounds, *, guarded: bool) -> str:
-    """One card for each line, with what the guard made of it; empty without lines."""
+    """One card for each line, with what the guard made of it; empty without lines.
+
+    Args:
+        lines: to show.
+        sounds: finds the audio of a line.
+        guarded: whether the guard was used.
+    """
     classifier = FailureClassifier({line.target for line in lines}) if lines else None
     rows = []
     for written in lines:
@@ -230,7 +235,14 @@ def write_report(
 
 
 def build_report(lines: Iterable[Line], manifest: ResultManifest, sounds: Sounds, num_examples: int) -> str:
-    """The page as HTML."""
+    """The page as HTML.
+
+    Args:
+        lines: all hypotheses, read once.
+        manifest: of the same evaluation.
+        sounds: finds the audio of a line.
+        num_examples: worst and random examples each.
+    """
     guarded = has_guard(manifest)
     gathered = gather(lines, num_examples, guarded=guarded)
     manifest.check_lines(len(gathered.durations_s))

@@ -1,4 +1,4 @@
-"""One evaluation from beginning to end: corpora and a model in, hypotheses and a result manifest out."""
+"""One evaluation: opens corpora, decodes them with a model, scores, and writes hypotheses and a result manifest."""
 
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ from sprachbund.models.io import family_of, load, locate
 from sprachbund.util import provenance
 from sprachbund.util.files import atomic_directory
 
-# Opens a corpus for evaluation, after looking through all of it: what is broken is named before any work.
+# Opening a corpus. All of it is checked first, so that errors appear before any decoding.
 
 _Place = Annotated[list[int], Field(min_length=2, max_length=2)]
 
@@ -280,6 +280,13 @@ def race_models(
     """Speed and cost of models side by side on the same corpus and the same pairs; the first one's are 1.
     Memory is that of a process of its own for each, on the longest of the utterances.
 
+    Args:
+        directory: a corpus.
+        models: names or directories; the first is the reference.
+        options: of the evaluation.
+        rounds: timed rounds, in which the models take turns.
+        offline: never use the network.
+
     Raises:
         SprachbundError: when there is no target language that all of them know for the same utterances.
     """
@@ -320,7 +327,16 @@ def _peak_apart(model: str, directory: Path, plan: Plan, options: EvaluationOpti
 def peak_memory_of(
     model: str, directory: Path, plan: Plan, options: EvaluationOptions, offline: bool, num_threads: int
 ) -> float:
-    """Most memory that this process has held when it has loaded a model and done the work, in MiB."""
+    """Most memory that this process has held when it has loaded a model and done the work, in MiB.
+
+    Args:
+        model: name or directory.
+        directory: the corpus.
+        plan: utterances and targets.
+        options: of the evaluation.
+        offline: never use the network.
+        num_threads: of torch.
+    """
     torch.set_num_threads(num_threads)
     family, _ = _ready(model, options, offline)
     for _ in translate_plan(family, Manifest(directory), plan, options.decoding, options.batch_size):
@@ -395,6 +411,11 @@ def rescore(
     out: Path, manifest: ResultManifest, progress: Callable[[int], None] = lambda done: None
 ) -> ResultManifest:
     """Score the hypotheses in a directory of results again, without the model.
+
+    Args:
+        out: folder with `hypotheses.jsonl`.
+        manifest: written with the hypotheses; its options are used.
+        progress: called with the number of lines scored.
 
     Raises:
         SprachbundError: naming file and line, for what is no line of hypotheses, and for more or fewer lines

@@ -56,7 +56,13 @@ class Scoring:
             self._score_waiting()
 
     def manifest(self, model: ModelUsed, data: list[DataUsed], speed: Speed | None = None) -> ResultManifest:
-        """All numbers, with what they were measured on and with."""
+        """All numbers, with what they were measured on and with.
+
+        Args:
+            model: as `model_used` returns it.
+            data: corpora, as `data_used` returns them.
+            speed: of decoding; None if not measured.
+        """
         self._score_waiting()
         guarded = self._guarded
         numbers = [_number(s, guarded) for s in (*self._raw.scores(), *self._normalized.scores())]
@@ -110,7 +116,15 @@ def summarise(
     options: EvaluationOptions,
     speed: Speed | None = None,
 ) -> ResultManifest:
-    """Score lines that are all there."""
+    """Score lines that are all there.
+
+    Args:
+        lines: all hypotheses.
+        model: as `model_used` returns it.
+        data: corpora, as `data_used` returns them.
+        options: of the evaluation.
+        speed: of decoding; None if not measured.
+    """
     scoring = Scoring({line.target for line in lines if line.source}, options)
     for line in lines:
         scoring.add(line)

@@ -90,12 +90,12 @@ def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int)
     # sacrebleu resamples in float32, which decides ties: the same here. Sums below 2**24 are exact in it.
     scores = [np.array([metric.score(row) for row in sums.astype(np.float32)]) for sums in drawn]
     whole = [float(metric.score(counts.sum(0))) for counts in systems]
-    found = []
+    results = []
     for index, (value, sample) in enumerate(zip(whole, scores, strict=True)):
         differences = sample - scores[0]
         centred = np.abs(differences) - np.abs(differences).mean()
         mean, half_width = _interval(sample)
-        found.append(
+        results.append(
             Compared(
                 score=value,
                 mean=mean,
@@ -105,13 +105,13 @@ def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int)
                 p_value=None if index == 0 else p_value(centred, abs(value - whole[0])),
             )
         )
-    return found
+    return results
 
 
 def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: int) -> list[Compared]:
     baseline = systems[0]
     whole = [float(metric.score(counts.sum(0))) for counts in systems]
-    found = []
+    results = []
     for index, counts in enumerate(systems):
         p = None
         if index:
@@ -123,7 +123,7 @@ def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: 
                     abs(metric.score(a) - metric.score(b)) for a, b in zip(first, total - first, strict=True)
                 ]
             p = p_value(differences, abs(whole[index] - whole[0]))
-        found.append(
+        results.append(
             Compared(
                 score=whole[index],
                 mean=None,
@@ -133,11 +133,17 @@ def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: 
                 p_value=p,
             )
         )
-    return found
+    return results
 
 
 def bootstrap_weights(num_sentences: int, draws: int, seed: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """How often each draw takes each sentence: the first draw's number and (chunk, N), chunk by chunk."""
+    """How often each draw takes each sentence: the first draw's number and (chunk, N), chunk by chunk.
+
+    Args:
+        num_sentences: N.
+        draws: number of samples.
+        seed: of the draws.
+    """
     rng = np.random.default_rng(seed)
     size = max(1, _CHUNK_CELLS // num_sentences)
     for start in range(0, draws, size):
@@ -249,7 +255,14 @@ def compare_means(
 
 
 def draw_means(metrics: Sequence[Metric], runs: Sequence[Sequence[Counts]], draws: int, seed: int) -> Scores:
-    """Mean scores over parts, (S, number of runs), on the same drawn sentences for all runs."""
+    """Mean scores over parts, (S, number of runs), on the same drawn sentences for all runs.
+
+    Args:
+        metrics: one per part, P in all.
+        runs: for each run P matrices of counts, each (N of the part, K of the metric).
+        draws: S.
+        seed: of the draws; every part adds its number.
+    """
     scores = np.zeros((draws, len(runs)))
     for part, metric in enumerate(metrics):
         for start, weights in bootstrap_weights(len(runs[0][part]), draws, seed + part):

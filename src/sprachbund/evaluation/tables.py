@@ -28,7 +28,7 @@ from sprachbund.evaluation.quality import (
 )
 from sprachbund.util.files import read_object, read_text, write_text
 
-# Results as tables on a terminal and in Markdown: one set of tables for both.
+# Tables for the terminal and for Markdown.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +106,21 @@ def means_table(manifest: ResultManifest) -> Table:
 
 
 def groups_table(manifest: ResultManifest, group: str, task: str = TRANSLATION) -> Table:
-    """Means over pairs within each target, corpus, kind or speaker."""
-    found: dict[str, dict[str, Number]] = {}
+    """Means over pairs within each target, corpus, kind or speaker.
+
+    Args:
+        manifest: of an evaluation.
+        group: "target", "source", "corpus", "kind" or "speaker".
+        task: "translation" or "transcription".
+    """
+    by_member: dict[str, dict[str, Number]] = {}
     for n in manifest.numbers:
         if n.group == group and n.task == task and n.text == "raw":
-            found.setdefault(n.member, {})[n.metric] = n
-    metrics = [name for name in _MEAN_METRICS if any(name in numbers for numbers in found.values())]
+            by_member.setdefault(n.member, {})[n.metric] = n
+    metrics = [name for name in _MEAN_METRICS if any(name in numbers for numbers in by_member.values())]
     rows = [
         [member, str(max(n.num_lines for n in numbers.values())), *(_cell(numbers.get(m)) for m in metrics)]
-        for member, numbers in found.items()
+        for member, numbers in by_member.items()
     ]
     return Table(title=f"{task} by {group}", header=[group, "texts", *metrics], rows=rows)
 

@@ -1,4 +1,4 @@
-"""Making files by several processes, of this machine or of a Ray cluster: the same files, whoever makes them.
+"""Jobs that make files in several processes, on this machine or a Ray cluster, with the same result for any number.
 
 A job knows its files by number, and each is a function of its number alone. Nothing is exchanged but files, so
 machines need a common file system; a job that was killed goes on with the files that are missing.
@@ -17,8 +17,7 @@ from typing import Any, Protocol
 from sprachbund.errors import SprachbundError
 from sprachbund.util.memory import give_back_freed_memory
 
-# One piece of work shared out among processes of this machine: watched, ended together, with one's failure
-# for all.
+# Processes of this machine: started, watched and ended together; the failure of one ends all.
 
 _WATCH_S = 0.2
 _LONGEST_MESSAGE = 4000  # far less than a pipe holds, so that no failing process waits for a reader
@@ -154,7 +153,13 @@ def done(job: Job) -> int:
 
 
 def make(job: Job, share: tuple[int, int] = (0, 1), progress: Progress = nothing) -> None:
-    """Make the files that are missing, of them every `share[1]`-th from number `share[0]` on."""
+    """Make the files that are missing, of them every `share[1]`-th from number `share[0]` on.
+
+    Args:
+        job: names the files and makes each by its number.
+        share: (index, count) of this process among all.
+        progress: called with the files made and their number in all.
+    """
     import torch
 
     missing = [number for number, (path, _) in enumerate(job.files) if not path.exists()]
