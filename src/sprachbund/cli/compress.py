@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size, table
+from sprachbund.cli.console import (
+    Bar,
+    UsageError,
+    as_usage,
+    listed,
+    print_json,
+    resumable,
+    say,
+    set_threads,
+    size,
+    table,
+)
 
 if TYPE_CHECKING:
     from sprachbund.compression.before_after import Measured, Measurement, Verdict
@@ -45,15 +56,22 @@ Threads = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Teacher = Annotated[
+    str, typer.Argument(metavar="TEACHER", help="bundled, a model directory, or a Hugging Face id.")
+]
+Speech = Annotated[
+    list[Path],
+    typer.Argument(metavar="DATA", help="Corpora, folders of recordings, recordings; texts are not needed."),
+]
+Targets = Annotated[
+    list[str], typer.Option("--to", metavar="LANG,…", help="Languages to label in, beside transcripts.")
+]
+Spoken = Annotated[
+    str | None,
+    typer.Option("--from", metavar="LANG", help="Spoken in the recordings; the teacher tells if not given."),
+]
 LIMIT, NO_SPEECH, ROUNDS = 200, 4, 3
-
-
-def set_threads(threads: int | None) -> None:
-    """Compute with so many threads."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+"""Defaults of the options of these names."""
 
 
 class Compared(NamedTuple):
@@ -450,22 +468,6 @@ def _encoder_bits(
 
 
 # `sprachbund compress pseudo-label TEACHER DATA…`: a corpus with the texts that a model writes.
-
-Teacher = Annotated[
-    str, typer.Argument(metavar="TEACHER", help="bundled, a model directory, or a Hugging Face id.")
-]
-Speech = Annotated[
-    list[Path],
-    typer.Argument(metavar="DATA", help="Corpora, folders of recordings, recordings; texts are not needed."),
-]
-Targets = Annotated[
-    list[str], typer.Option("--to", metavar="LANG,…", help="Languages to label in, beside transcripts.")
-]
-Spoken = Annotated[
-    str | None,
-    typer.Option("--from", metavar="LANG", help="Spoken in the recordings; the teacher tells if not given."),
-]
-
 
 _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus, as `train` reads it.")]
 _Replace = Annotated[bool, typer.Option("--replace", help="Write anew also what the data have a text for.")]

@@ -79,6 +79,14 @@ def resumable(out: Path) -> Iterator[None]:
         raise
 
 
+def set_threads(threads: int | None) -> None:
+    """Let torch compute with `threads` threads; None keeps its default."""
+    if threads is not None:
+        import torch  # here, since most commands start without it
+
+        torch.set_num_threads(threads)
+
+
 def say(line: str) -> None:
     """One line on stderr, under the command's name."""
     sys.stdout.flush()

@@ -8,11 +8,6 @@ import typer
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, size, table
 
 
-def _register_convert(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Make a model of a public streaming checkpoint.")(convert)
-
-
 def convert(
     checkpoint: Annotated[
         str,
@@ -67,11 +62,6 @@ def _tag(value: str) -> str:
 # out.
 
 
-def _register_export(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Write a streaming model as ONNX graphs.")(export)
-
-
 def export(
     model: Annotated[
         str,
@@ -106,5 +96,5 @@ def export(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs between forms of models."""
-    for add in (_register_convert, _register_export):
-        add(app)
+    app.command(help="Make a model of a public streaming checkpoint.")(convert)
+    app.command(help="Write a streaming model as ONNX graphs.")(export)

@@ -41,11 +41,6 @@ class Check:
     fix: str = ""
 
 
-def _register_doctor(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Check that everything works here.")(doctor)
-
-
 def doctor(
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model to try.")] = "bundled",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
@@ -262,11 +257,6 @@ operations on 8 bits, out of the cache. The bound of a token is the time to read
 small enough for the processor's cache can be faster than that."""
 
 
-def _register_bench(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Measure how fast a model is on this machine.")(bench)
-
-
 def bench(
     model: Annotated[
         str | None,
@@ -401,5 +391,5 @@ def _bound(bound_ms: float | None, measured_ms: float) -> tuple[str, str]:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that look at this machine."""
-    for add in (_register_doctor, _register_bench):
-        add(app)
+    app.command(help="Check that everything works here.")(doctor)
+    app.command(help="Measure how fast a model is on this machine.")(bench)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, set_threads, table
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import EvaluationOptions
@@ -88,15 +88,12 @@ def evaluate(
     """Measure how good a model is on corpora, and how it fails."""
     with as_usage():
         with Bar("starting"):
-            import torch
-
             from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
             from sprachbund.models.io import locate
         check_choice(options.engine, threads)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if against is not None:
         locate(against, offline=offline)  # a model that does not exist is reported before the work
     with ExitStack() as stack, Bar("evaluating") as bar:

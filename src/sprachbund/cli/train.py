@@ -8,15 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, size, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, set_threads, size, table
 from sprachbund.errors import SprachbundError
 
 # `sprachbund train RECIPE.toml --out DIR`: run a recipe, or resume it where it stopped.
-
-
-def _register_train(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Train a model, or go on with training.")(train)
 
 
 def train(
@@ -43,10 +38,7 @@ def train(
         with Bar("starting"):
             kind, run = _recipe_of(recipe)
         values = read_recipe(kind, recipe, overrides or ())
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     try:
         run(values, out, report=lambda line: typer.echo(line), stop_after=stop_after)
     except KeyboardInterrupt as interruption:
@@ -256,11 +248,6 @@ _CHECKPOINTS = {
 }
 
 
-def _register_recipe(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Run one of the published systems beside its baselines.")(recipe)
-
-
 def recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(RECIPES)}.")],
     data: Annotated[
@@ -310,10 +297,7 @@ def recipe(
         return
     if data is None or out is None:
         raise UsageError("a recipe needs --data and --out; with --check it runs nothing and needs neither")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     try:
         path = module.run(values, out, report=say)
     except KeyboardInterrupt as interruption:
@@ -338,5 +322,5 @@ def _print(path: Path, as_json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that train."""
-    for add in (_register_train, _register_recipe):
-        add(app)
+    app.command(help="Train a model, or go on with training.")(train)
+    app.command(help="Run one of the published systems beside its baselines.")(recipe)

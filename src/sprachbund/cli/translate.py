@@ -122,11 +122,6 @@ Decoding = Annotated[DecodingOptions, Panel("Decoding")]
 Computing = Annotated[ModelOptions, Panel("Model")]
 
 
-def _register_translate(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(cls=VerbCommand, help="Translate recordings, or text.")(with_options(translate))
-
-
 def translate(
     files: Files = None,
     to: Annotated[
@@ -173,13 +168,6 @@ def translate(
 # `sprachbund transcribe FILE…`: text in the language spoken; its other options are those of `translate`.
 
 
-def _register_transcribe(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(cls=VerbCommand, help="Write down recordings in the language spoken.")(
-        with_options(transcribe)
-    )
-
-
 def transcribe(
     files: Files = None,
     source: Source = None,
@@ -203,5 +191,7 @@ def transcribe(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of files and texts."""
-    for add in (_register_translate, _register_transcribe):
-        add(app)
+    app.command(cls=VerbCommand, help="Translate recordings, or text.")(with_options(translate))
+    app.command(cls=VerbCommand, help="Write down recordings in the language spoken.")(
+        with_options(transcribe)
+    )
