@@ -85,7 +85,7 @@ def _import_libraries() -> None:
 
 
 class _Children:
-    """Forks them, kills those that nobody waits for, and tells how they ended."""
+    """Forks decoders, kills those that nobody waits for, and reports how they ended."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control

@@ -99,7 +99,9 @@ class IsolatedDecoder:
 
     def __init__(self, file: IO[bytes], name: str, *, seekable: bool, limits: DecodingLimits) -> None:
         if sys.platform == "win32":
-            raise DecoderUnavailableError(f"{name} comes from a stranger, which is {sandbox()}; use Linux")
+            raise DecoderUnavailableError(
+                f"{name} is from an untrusted source, which is {sandbox()}; use Linux"
+            )
         self._name, self._limits = name, limits
         self._waits_s = limits.stall_s if seekable else None
         self._waited_s, self._given_s = 0.0, 0.0
@@ -188,7 +190,7 @@ class IsolatedDecoder:
         return float(value)
 
     def _receive(self) -> tuple[bytes, bytearray]:
-        """The next frame of the child; an error that it tells is raised."""
+        """The next frame of the child; an error in it is raised."""
         kind, length = HEADER.unpack(self._exactly(HEADER.size))
         if length > _MAX_FRAME_BYTES:
             raise self._nonsense()

@@ -68,7 +68,9 @@ Targets = Annotated[
 ]
 Spoken = Annotated[
     str | None,
-    typer.Option("--from", metavar="LANG", help="Spoken in the recordings; the teacher tells if not given."),
+    typer.Option(
+        "--from", metavar="LANG", help="Spoken in the recordings; the teacher identifies it if not given."
+    ),
 ]
 LIMIT, NO_SPEECH, ROUNDS = 200, 4, 3
 """Defaults of the options of these names."""

@@ -161,7 +161,7 @@ class Bar:
 
     Args:
         label: what is being done.
-        total: where it ends, None when unknown; `update` may tell later.
+        total: where it ends, None when unknown; `update` may set it later.
         seconds: whether the amounts are seconds of audio.
         enabled: False shows nothing.
         delay_s: how long the work may go on unseen.

@@ -146,7 +146,7 @@ def _engine(model: str) -> Check:
 
     try:
         reason = why_not_native(load(model, offline=True))
-    except Exception:  # what is wrong with the model is told by its own check
+    except Exception:  # the model's own check reports its faults
         return Check(name="engine", status="note", found="not tried: the model does not load")
     if reason is not None:
         return Check(name="engine", status="note", found=f"torch; the native engine cannot be used: {reason}")
@@ -318,7 +318,7 @@ def _jobs(
 
 
 def _check_model(model: str, *, offline: bool) -> None:
-    """Find it, or fetch it, before any engine is told to: what is wrong with a name is wrong for all."""
+    """Find the model, or download it, before any engine loads it: an error in the name is one for all engines."""
     from sprachbund.models.io import locate
 
     with Bar(f"looking for {model}"):

@@ -388,7 +388,7 @@ def plan(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decide what to split; without --out, only tell."""
+    """Decide what to split; without --out, only print the plan."""
     in_one_process("sprachbund share plan")
     from sprachbund.research.gradient_sharing.planning import PlanOptions
     from sprachbund.research.gradient_sharing.report import numbers, plan_blocks

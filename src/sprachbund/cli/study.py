@@ -108,7 +108,7 @@ def run(
     workers: Workers = None,
     ray: Ray = None,
 ) -> None:
-    """Run a study: its grid of trainings, what tells most first; the same command again makes what is missing."""
+    """Run the grid of trainings of a study, the most informative first; the same command runs the missing ones."""
     from sprachbund.training.options import read_recipe
 
     with as_usage(), Bar("starting"):

@@ -215,7 +215,7 @@ class ResumableSession:
     """A live session of the service. It keeps what a broken connection may lose: sound not yet computed, and messages.
 
     Args:
-        name: its id, which nobody can guess.
+        name: its id, random and secret.
         owner: client that opened it; nobody else may resume it.
         model: id of its model.
         session: the `LiveSession` of the engine; only the model's thread steps it.

@@ -139,7 +139,7 @@ class Job(Protocol):
         ...
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
-        """Load what is needed: a function of the file's number and of one that is told utterances done in it."""
+        """Load the data and return a function of a file's number and of a callback for utterances done in it."""
         ...
 
 
