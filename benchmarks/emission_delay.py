@@ -20,9 +20,9 @@ from sprachbund.audio.spans import VoiceActivity, speech_spans
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emission_delay import SpokenWord, emission_delay
-from sprachbund.evaluation.provenance import machine
 from sprachbund.models.base import Target
 from sprachbund.models.io import load
+from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 Speech = list[tuple[np.ndarray, list[SpokenWord]]]

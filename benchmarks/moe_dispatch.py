@@ -20,9 +20,9 @@ import torch
 from rows import keep
 from torch import Tensor
 
-from sprachbund.evaluation.provenance import machine
 from sprachbund.nn.feed_forward import Branch
 from sprachbund.nn.moe import Experts, Router
+from sprachbund.util.provenance import machine
 
 EXPERTS = (2, 4, 8, 16, 32, 64)
 CHOSEN = 2

@@ -21,8 +21,8 @@ from rows import keep
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, LineWriter, read_lines
 from sprachbund.evaluation.manifest import ModelUsed
 from sprachbund.evaluation.options import EvaluationOptions
-from sprachbund.evaluation.provenance import machine
 from sprachbund.evaluation.scoring import Scoring
+from sprachbund.util.provenance import machine
 
 LANGUAGES = ("en", "de", "es", "fr", "it")
 WORDS = [f"{a}{b}{c}" for a in ("ba", "de", "fi", "go", "lu") for b in ("", "n", "ra") for c in ("", "ste")]

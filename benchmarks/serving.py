@@ -33,7 +33,7 @@ from websockets.asyncio.client import connect
 
 from sprachbund import __version__
 from sprachbund.audio.load import load
-from sprachbund.evaluation.provenance import commit
+from sprachbund.util.provenance import commit
 
 ROOT = Path(__file__).parents[1]
 RATE, BLOCK_S = 16_000, 0.1

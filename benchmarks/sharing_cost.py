@@ -22,11 +22,11 @@ from torch import nn
 
 from sprachbund.data.batch import Batch
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.evaluation.provenance import machine
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.util.provenance import machine
 
 TAGS = ("aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh")
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")

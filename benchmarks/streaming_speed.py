@@ -30,13 +30,13 @@ from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.compression.onnx_export import export
 from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_encoder
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
-from sprachbund.evaluation.provenance import machine
 from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart
 from sprachbund.models.io import load
 from sprachbund.nn.quantized import packed_layers
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, Tier
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 SHAPES: dict[str, dict[str, Any]] = {

@@ -12,8 +12,8 @@ import numpy as np
 from rows import keep
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.provenance import machine
 from sprachbund.research.encoder_transfer.power_law import By, Interval, PowerLaw, fit_power_law
+from sprachbund.util.provenance import machine
 
 HOURS = np.array([100.0, 250.0, 500.0, 1000.0, 2500.0])
 SCALE, EXPONENT, SPREAD = 4.0, 0.92, 0.3

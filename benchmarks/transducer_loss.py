@@ -24,8 +24,8 @@ from rows import keep
 from torch import Tensor
 from torch.nn import functional as F
 
-from sprachbund.evaluation.provenance import machine
 from sprachbund.nn.transducer import joint_transducer_loss, transducer_loss
+from sprachbund.util.provenance import machine
 
 SHORT = ((4, 60, 15, 500), (8, 100, 25, 1000))
 FULL = (*SHORT, (8, 250, 50, 1000), (4, 250, 50, 4000))

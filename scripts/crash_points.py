@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.reliability.cases import CASES
 from tests.reliability.crash_points import Machine, explore
 
-from sprachbund.evaluation.provenance import commit, machine
 from sprachbund.util.files import read_object, write_json
+from sprachbund.util.provenance import commit, machine
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "reliability" / "crash_points.json"
 

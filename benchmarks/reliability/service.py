@@ -32,8 +32,8 @@ import psutil
 import soundfile
 
 from sprachbund.audio.load import load
-from sprachbund.evaluation.provenance import commit, machine, versions
 from sprachbund.util.files import write_json
+from sprachbund.util.provenance import commit, machine, versions
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "results" / "reliability" / "service.json"

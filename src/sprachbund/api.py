@@ -112,7 +112,7 @@ class Model:
                 that cannot be read.
         """
         targets = [to] if isinstance(to, str) else list(to)
-        found = translate(
+        translations = translate(
             self.family,
             audio,
             targets,
@@ -121,7 +121,7 @@ class Model:
             sample_rate=sample_rate,
             activity=self._activity,
         )
-        return next(iter(found.values())) if isinstance(to, str) else found
+        return next(iter(translations.values())) if isinstance(to, str) else translations
 
     def transcribe(
         self,

@@ -421,7 +421,7 @@ def test_where_none_can_be_confined_it_is_refused(tmp_path: Path, monkeypatch: p
     path = write(tmp_path / "a.wav")
     monkeypatch.setattr(sys, "platform", "win32")
     assert isolated.sandbox() == Sandbox(process=False, seccomp=False, network_namespace=False)
-    assert "comes from a stranger" in refused(path)
+    assert "is from an untrusted source" in refused(path)
 
 
 def test_limits_are_checked() -> None:

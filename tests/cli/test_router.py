@@ -81,7 +81,7 @@ def test_the_picture_shows_the_mass(tmp_path: Path) -> None:
         frame_s=0.1,
         duration_s=1.0,
         heard=[Labelled(start_s=0, end_s=1, language="es")],
-        told=[Labelled(start_s=0, end_s=1, language="es", text="a")],
+        texts=[Labelled(start_s=0, end_s=1, language="es", text="a")],
     )
     draw_router(picture, tmp_path / "a.png")
     pixels = image(tmp_path / "a.png")[..., :3].mean(-1)

@@ -22,12 +22,12 @@ from sprachbund.data.synthesis import Voice, speak
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import make_plan
 from sprachbund.evaluation.manifest import FailureRate, ModelUsed
-from sprachbund.evaluation.provenance import COMPRESSION_FILE, model_hash
 from sprachbund.evaluation.run import evaluate
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.io import save
 from sprachbund.models.io import load
 from sprachbund.models.pruning import with_layers
+from sprachbund.util.provenance import COMPRESSION_FILE, model_hash
 from tests.models import split_support
 from tests.models.whisper_support import make_directory
 from tests.training import made

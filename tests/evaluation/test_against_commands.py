@@ -48,7 +48,8 @@ def test_compare_prints_the_p_values_of_sacrebleu_at_the_same_seed(files, capsys
     p_values = re.findall(r"p = ([\d.]+)", next(line for line in lines if "p = " in line))
     scores = next(line for line in lines if re.match(r"│\s+b │", line)).split("│", 2)[2]
     numbers = re.findall(r"[\d.]+", scores.replace("95%", ""))
-    assert run("compare", f"a={files / 'a'}", f"b={files / 'b'}", "--reference", files / "ref",
+    assert run(
+        "compare", f"a={files / 'a'}", f"b={files / 'b'}", "--reference", files / "ref",
         "--metrics", "BLEU,chrF,TER", "--test", ours, "--draws", DRAWS, "--json",
     ) == 0  # fmt: skip
     found = {

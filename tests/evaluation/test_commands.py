@@ -5,12 +5,15 @@ import json
 import pytest
 import typer
 
-from sprachbund.cli import build_app
+from sprachbund.cli import evaluate
 from sprachbund.errors import SprachbundError
 
 
-def run(verb, *args):
-    command = typer.main.get_command(build_app([verb]))
+def run(verb: str, *args):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    evaluate.register(app)
+    command = typer.main.get_command(app)
     try:
         with command.make_context("sprachbund", [verb, *map(str, args)]) as context:
             command.invoke(context)

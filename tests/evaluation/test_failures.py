@@ -2,7 +2,7 @@
 
 import pytest
 
-from sprachbund.evaluation.failures import DEFINITIONS, FailureJudge, Rate
+from sprachbund.evaluation.failures import DEFINITIONS, FailureClassifier, Rate
 from sprachbund.evaluation.lines import Evidence
 from tests.evaluation.made import line
 
@@ -22,12 +22,12 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return FailureJudge(["de", "en", "fr", "tr"])
+def classifier():
+    return FailureClassifier(["de", "en", "fr", "tr"])
 
 
-def failures(judge, made):
-    return {name for name, failed in judge.judge(made).items() if failed}
+def failures(classifier, made):
+    return {name for name, failed in classifier.classify(made).items() if failed}
 
 
 def test_each_is_defined_in_words():
@@ -36,70 +36,72 @@ def test_each_is_defined_in_words():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_planted_failures_are_found(judge, name):
-    assert name in failures(judge, CASES[name])
+def test_planted_failures_are_found(classifier, name):
+    assert name in failures(classifier, CASES[name])
 
 
-def test_a_good_line_fails_in_nothing(judge):
-    assert failures(judge, GOOD) == set()
-    assert set(judge.judge(GOOD)) == set(CASES) - {"hallucination"}
+def test_a_good_line_fails_in_nothing(classifier):
+    assert failures(classifier, GOOD) == set()
+    assert set(classifier.classify(GOOD)) == set(CASES) - {"hallucination"}
 
 
-def test_hallucination_is_of_sound_without_speech_only(judge):
-    assert judge.judge(line("", "", source=""))["hallucination"] is False
-    assert judge.judge(line(" ... ", "", source=""))["hallucination"] is False
-    assert "hallucination" not in judge.judge(GOOD)
+def test_hallucination_is_of_sound_without_speech_only(classifier):
+    assert classifier.classify(line("", "", source=""))["hallucination"] is False
+    assert classifier.classify(line(" ... ", "", source=""))["hallucination"] is False
+    assert "hallucination" not in classifier.classify(GOOD)
 
 
-def test_repeated_digits_that_were_said_are_no_loop(judge):
+def test_repeated_digits_that_were_said_are_no_loop(classifier):
     said = "fünf fünf fünf fünf fünf fünf"
-    assert failures(judge, line(said, said, transcript="five five five five five five")) == set()
-    assert "repetition" in failures(judge, line(said, "fünf fünf", transcript="five five"))
+    assert failures(classifier, line(said, said, transcript="five five five five five five")) == set()
+    assert "repetition" in failures(classifier, line(said, "fünf fünf", transcript="five five"))
 
 
-def test_nothing_written_is_omission_and_not_truncation(judge):
-    assert failures(judge, line("", REFERENCE, transcript=TRANSCRIPT)) == {"omission"}
+def test_nothing_written_is_omission_and_not_truncation(classifier):
+    assert failures(classifier, line("", REFERENCE, transcript=TRANSCRIPT)) == {"omission"}
 
 
-def test_a_paraphrase_of_like_length_omits_nothing(judge):
+def test_a_paraphrase_of_like_length_omits_nothing(classifier):
     other = "wählen Sie zwei wenn Sie jemanden von uns erreichen möchten jetzt"
-    assert "omission" not in failures(judge, line(other, REFERENCE, transcript=TRANSCRIPT))
+    assert "omission" not in failures(classifier, line(other, REFERENCE, transcript=TRANSCRIPT))
 
 
-def test_a_row_that_the_limit_cut_is_truncated(judge):
+def test_a_row_that_the_limit_cut_is_truncated(classifier):
     cut = line(REFERENCE, REFERENCE, transcript=TRANSCRIPT, evidence=Evidence(finished=False))
-    assert failures(judge, cut) == {"truncation"}
+    assert failures(classifier, cut) == {"truncation"}
 
 
-def test_a_wrong_beginning_is_not_truncated(judge):
-    assert "truncation" not in failures(judge, line("etwas ganz anderes", REFERENCE, transcript=TRANSCRIPT))
+def test_a_wrong_beginning_is_not_truncated(classifier):
+    assert "truncation" not in failures(
+        classifier, line("etwas ganz anderes", REFERENCE, transcript=TRANSCRIPT)
+    )
 
 
-def test_names_and_transcription_are_no_copies(judge):
-    assert "copy" not in judge.judge(line("Amsterdam", "Amsterdam", transcript="Amsterdam"))
-    assert "copy" not in judge.judge(line("taxi", "Taxi", transcript="taxi"))
-    assert "copy" not in judge.judge(
+def test_names_and_transcription_are_no_copies(classifier):
+    assert "copy" not in classifier.classify(line("Amsterdam", "Amsterdam", transcript="Amsterdam"))
+    assert "copy" not in classifier.classify(line("taxi", "Taxi", transcript="taxi"))
+    assert "copy" not in classifier.classify(
         line("hello there", "hello there", target="en", transcript="hello there")
     )
 
 
-def test_what_cannot_be_told_is_not_in_a_wrong_language(judge):
-    assert "wrong language" not in judge.judge(line("Berlin", "Berlin", transcript="Berlin"))
-    assert "wrong language" not in judge.judge(line("12 345 678 901 234", "x" * 12, transcript="x"))
+def test_what_cannot_be_told_is_not_in_a_wrong_language(classifier):
+    assert "wrong language" not in classifier.classify(line("Berlin", "Berlin", transcript="Berlin"))
+    assert "wrong language" not in classifier.classify(line("12 345 678 901 234", "x" * 12, transcript="x"))
 
 
-def test_languages_beyond_the_phrasebook_are_told_by_the_names_in_cldr(judge):
+def test_languages_beyond_the_phrasebook_are_told_by_the_names_in_cldr(classifier):
     turkish = line("Monday the third of September", "üç Eylül Pazartesi günü", target="tr", transcript="x")
-    assert judge.judge(turkish)["wrong language"] is True
+    assert classifier.classify(turkish)["wrong language"] is True
 
 
-def test_scripts_without_spaces_are_judged_by_characters(judge):
+def test_scripts_without_spaces_are_judged_by_characters(classifier):
     chinese = line("请按二", "请按二键与接线员通话", target="zh", transcript=TRANSCRIPT)
-    assert {"omission", "truncation"} <= failures(judge, chinese)
+    assert {"omission", "truncation"} <= failures(classifier, chinese)
 
 
-def test_rates(judge):
-    rates = judge.rates([GOOD, CASES["copy"], CASES["hallucination"], line("", "", source="")])
+def test_rates(classifier):
+    rates = classifier.rates([GOOD, CASES["copy"], CASES["hallucination"], line("", "", source="")])
     assert rates["copy"] == Rate(failed=1, judged=2)
     assert rates["hallucination"].percent == 50
     low, high = Rate(failed=0, judged=100).interval()

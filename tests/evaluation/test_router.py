@@ -228,8 +228,8 @@ class Routed:
             for frames in memory.num_frames.tolist()
         ]
 
-    def spans(self, memory, durations_s=None):
-        return self.routes(memory, durations_s)
+    def spans(self, memory, durations_s):
+        return [() for _ in durations_s]
 
 
 @pytest.fixture

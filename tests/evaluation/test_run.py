@@ -16,13 +16,13 @@ from sprachbund.evaluation import tables
 from sprachbund.evaluation.lines import read_lines
 from sprachbund.evaluation.manifest import differences, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
-from sprachbund.evaluation.provenance import data_hash, model_hash
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, race_models, rescore, translate_no_speech
 from sprachbund.evaluation.tables import docs_table, fill
 from sprachbund.models.io import load
 from sprachbund.util.options import RenamedWarning
+from sprachbund.util.provenance import data_hash, model_hash
 from tests.evaluation.tiny_model import save_tiny_model, write_corpus
 from tests.models.whisper_support import make_directory
 

@@ -1,4 +1,4 @@
-"""Keys, rates and places, each by itself."""
+"""Keys, rates and the concurrency limiter, each by itself."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client import Gauge
 
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.admission import Intake, Places, Rates, network_of
+from sprachbund.serving.admission import ConcurrencyLimiter, Intake, Rates, network_of
 from sprachbund.serving.schemas import RefusalError, refusal_of
 from sprachbund.serving.service import Keys, bearer
 from sprachbund.serving.settings import Limits, Settings, Timeouts
@@ -83,13 +83,13 @@ def test_one_client_does_not_use_up_anothers_rate_and_may_come_again():
 
 def test_places_are_taken_in_turn_and_the_queue_has_an_end():
     async def scenario():
-        places = Places(Limits(max_working=2, max_waiting=1), Gauge("g", "g", registry=None))
+        limiter = ConcurrencyLimiter(Limits(max_working=2, max_waiting=1), Gauge("g", "g", registry=None))
         most, now, refused = 0, 0, []
 
         async def one():
             nonlocal most, now
             try:
-                async with places.working("a"):
+                async with limiter.working("a"):
                     now += 1
                     most = max(most, now)
                     await asyncio.sleep(0.01)
@@ -101,7 +101,7 @@ def test_places_are_taken_in_turn_and_the_queue_has_an_end():
         assert most == 2
         assert [refusal.status for refusal in refused] == [429, 429]
         assert all("retry-after" in refusal.headers() for refusal in refused)
-        assert places.taken == 0
+        assert limiter.taken == 0
         await one()
 
     asyncio.run(scenario())
@@ -110,12 +110,12 @@ def test_places_are_taken_in_turn_and_the_queue_has_an_end():
 def test_a_client_holds_its_share_of_the_places_and_the_next_goes_to_who_holds_fewest():
     async def scenario():
         limits = Limits(max_working=2, max_waiting=8, max_share=0.5)
-        places, order, refused = Places(limits, Gauge("g", "g", registry=None)), [], []
+        limiter, order, refused = ConcurrencyLimiter(limits, Gauge("g", "g", registry=None)), [], []
         end = asyncio.Event()
 
         async def one(client, number):
             try:
-                async with places.working(client):
+                async with limiter.working(client):
                     order.append((client, number))
                     await end.wait()
             except RefusalError as refusal:
@@ -125,9 +125,9 @@ def test_a_client_holds_its_share_of_the_places_and_the_next_goes_to_who_holds_f
         await asyncio.sleep(0)
         tasks += [asyncio.create_task(one(client, n)) for n in range(2) for client in ("b", "c")]
         await asyncio.sleep(0)
-        assert order == [("greedy", 0), ("b", 0)]  # half of the places, whoever comes first
+        assert order == [("greedy", 0), ("b", 0)]  # half of the slots, whoever comes first
         assert refused == [("greedy", "share_used_up")] * 3  # half of those that wait
-        assert places.taken == 2 + 4 + 3
+        assert limiter.taken == 2 + 4 + 3
         tasks[1].cancel()  # one that waits goes away
         end.set()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -136,7 +136,7 @@ def test_a_client_holds_its_share_of_the_places_and_the_next_goes_to_who_holds_f
             [("greedy", n) for n in (0, 2, 3, 4)] + [(client, n) for client in "bc" for n in range(2)]
         )
         assert order.index(("b", 1)) < order.index(("greedy", 3))
-        assert places.taken == 0
+        assert limiter.taken == 0
 
     asyncio.run(scenario())
 
@@ -151,11 +151,11 @@ def test_places_are_never_too_many_and_none_gets_lost(steps, working, max_share)
 
     async def scenario():
         limits = Limits(max_working=working, max_waiting=5, max_share=max_share)
-        places, tasks, at_work = Places(limits, Gauge("g", "g", registry=None)), [], []
+        limiter, tasks, at_work = ConcurrencyLimiter(limits, Gauge("g", "g", registry=None)), [], []
 
         async def one(client):
             with contextlib.suppress(RefusalError):
-                async with places.working(client):
+                async with limiter.working(client):
                     at_work.append(client)
                     try:
                         await asyncio.sleep(3600)
@@ -174,9 +174,9 @@ def test_places_are_never_too_many_and_none_gets_lost(steps, working, max_share)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert places.taken == 0
-        async with places.working("a"):
-            assert places.taken == 1
+        assert limiter.taken == 0
+        async with limiter.working("a"):
+            assert limiter.taken == 1
 
     asyncio.run(scenario())
 

@@ -295,7 +295,7 @@ def test_a_key_that_sends_slowly_takes_no_place_from_another(served):
     with served() as running, connections(running, 110, UPLOAD.format(key=GREEDY).encode()) as slow:
         share = Limits().share(Limits().max_receiving)
         wait_for(lambda: running.service.intake.coming == share)
-        assert running.service.places.taken == 0
+        assert running.service.limiter.taken == 0
         began = time.monotonic()
         assert post(running).status_code == 200
         assert time.monotonic() - began < 5
@@ -317,15 +317,15 @@ def test_a_key_that_fills_the_queue_does_not_keep_another_waiting(served):
         blocked = threading.Event()
         running.service.store.loaded_worker("tiny").call(blocked.wait)
         greedy = [threads.submit(post, running, GREEDY) for _ in range(80)]
-        wait_for(lambda: running.service.places.taken >= 54)
+        wait_for(lambda: running.service.limiter.taken >= 54)
         wait_for(lambda: sum(one.done() for one in greedy) == 80 - 54)
         good = threads.submit(post, running, GOOD)
-        wait_for(lambda: running.service.places.taken == 55)
+        wait_for(lambda: running.service.limiter.taken == 55)
         blocked.set()
         order = [one for one in as_completed([*greedy, good]) if one.result().status_code == 200]
         assert good in order
         assert len(order) == 55
-        assert sum(running.service.places._working.values()) == 0
+        assert sum(running.service.limiter._working.values()) == 0
         assert order.index(good) < 40  # the client threads' own order says no more
 
 

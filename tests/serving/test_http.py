@@ -199,7 +199,7 @@ def test_who_goes_away_in_the_middle_leaves_nothing_behind(small):
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", small.port)) as sock:
             sock.sendall(head.encode() + b"-" * 500)
-    wait_for(lambda: small.service.requests == 0 and small.service.places.taken == 0)
+    wait_for(lambda: small.service.requests == 0 and small.service.limiter.taken == 0)
     assert post(small).status_code == 200
 
 
@@ -311,7 +311,7 @@ def test_stopping_finishes_what_was_begun_and_refuses_the_rest():
         running.service.store.loaded_worker("tiny").call(blocked.wait)
         with ThreadPoolExecutor(1) as threads:
             begun = threads.submit(post, running)
-            wait_for(lambda: running.service.places.taken == 1)
+            wait_for(lambda: running.service.limiter.taken == 1)
             running.server.should_exit = True
             wait_for(lambda: running.service.draining)
             assert "being stopped" in reason(post(running), 503)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from sprachbund.serving.live import Seat, SoundDecoder
+from sprachbund.serving.live import ResumableSession, SoundDecoder
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.streaming.engine import LiveEngine
@@ -63,7 +63,7 @@ def test_a_break_loses_nothing_and_repeats_what_was_not_seen(running, bundled, s
             await client.until("text")
             first = list(client.seen)
             client.socket.transport.abort()
-        wait_for(lambda: session not in running.service.room._holders)
+        wait_for(lambda: session not in running.service.sessions._connections)
         async with talking(running) as again:
             await again.tell(type="resume", session=session, after=0)
             started = await again.until("started")
@@ -87,8 +87,8 @@ def test_what_is_left_is_computed_while_nobody_is_there(running, bundled, spoken
             await client.send(spoken["es"])
             await client.tell(type="stop")
             client.socket.transport.abort()
-        seat = running.service.room._seats[session]
-        wait_for(lambda: seat.done)
+        live = running.service.sessions._sessions[session]
+        wait_for(lambda: live.done)
         async with talking(running) as again:
             await again.tell(type="resume", session=session, after=0)
             await again.until("done")
@@ -115,7 +115,7 @@ def test_a_session_is_given_up_when_nobody_comes_back(small_live):
         async with talking(running, SPAN) as client:
             session = (await client.until("started"))["session"]
             client.socket.transport.abort()
-        await asyncio.to_thread(wait_for, lambda: running.service.room.count == 0)
+        await asyncio.to_thread(wait_for, lambda: running.service.sessions.count == 0)
         async with talking(running) as again:
             await again.tell(type="resume", session=session)
             assert "no such session" in (await again.until("error"))["message"]
@@ -131,14 +131,14 @@ def test_a_hundred_times_real_time_is_held_back_and_nothing_is_lost(small_live, 
     process = psutil.Process()
 
     async def scenario(running):
-        seats, most, before = running.service.room._seats, 0.0, process.memory_info().rss
+        sessions, most, before = running.service.sessions._sessions, 0.0, process.memory_info().rss
         async with talking(running, SPAN) as client:
             await client.until("started")
             sending = asyncio.ensure_future(client.send(samples, block_s=1.0))
             hearing = asyncio.ensure_future(client.until("done"))
             while not sending.done():
                 await asyncio.sleep(0.005)
-                most = max(most, *(seat.waiting_s for seat in seats.values()))
+                most = max(most, *(live.waiting_s for live in sessions.values()))
             await client.tell(type="stop")
             await hearing
         kinds = [m["type"] for m in client.seen]
@@ -200,29 +200,31 @@ def test_stopping_gives_live_sessions_what_is_left(small_live, bundled, spoken):
     assert said(client) == text_of(bundled, np.concatenate([spoken["es"], silence]))
 
 
-def seated(running, clock=time.monotonic):
-    """A seat without a connection, and the engine that steps its session."""
+def opened(running, clock=time.monotonic):
+    """A session without a connection, and the engine that steps its session."""
     engine = LiveEngine(running.service.store.loaded_worker("bundled").model.family)
     session = engine.open(["de"], "es")
     decoder = SoundDecoder("pcm_s16le", 16_000)
-    seat = Seat("x", "me", "bundled", session, decoder, lambda: None, keep_s=60, meters=Meters(), clock=clock)
-    return engine, seat
+    live = ResumableSession(
+        "x", "me", "bundled", session, decoder, lambda: None, keep_s=60, meters=Meters(), clock=clock
+    )
+    return engine, live
 
 
 def test_messages_said_while_others_go_out_go_out_too(running, spoken):
     sent = []
 
     async def scenario():
-        engine, seat = seated(running)
+        engine, live = opened(running)
 
         def compute():
-            going_on = seat.advance()
+            going_on = live.advance()
             if going_on:
-                seat.emit(engine.step([seat.session])[0])
+                live.emit(engine.step([live.session])[0])
             return going_on
 
         async def send_text(text):
-            seat.end()
+            live.end()
             while compute():  # everything else is said while the first message is on its way
                 pass
             sent.append(json.loads(text)["type"])
@@ -230,11 +232,11 @@ def test_messages_said_while_others_go_out_go_out_too(running, spoken):
         async def close(code):
             sent.append(code)
 
-        seat.add(spoken["es"])
-        while not seat.since(0):
+        live.add(spoken["es"])
+        while not live.since(0):
             assert compute()
         socket = SimpleNamespace(send_text=send_text, close=close)
-        await asyncio.wait_for(running.service.room._talk(seat, 0, socket), 15)
+        await asyncio.wait_for(running.service.sessions._send_messages(live, 0, socket), 15)
 
     asyncio.run(scenario())
     assert sent[0] == "text"
@@ -245,20 +247,20 @@ def test_old_messages_are_not_kept_for_ever(running, spoken):
     now = [0.0]
 
     async def scenario():
-        engine, seat = seated(running, clock=lambda: now[0])
+        engine, live = opened(running, clock=lambda: now[0])
         for _ in range(12):
             now[0] += 20.0
-            seat.add(spoken["es"])
-            while seat.advance():
-                seat.emit(engine.step([seat.session])[0])
-            seat.was_said(seat._last_seq)
-        assert len(seat._log) < seat._last_seq / 2
-        assert len(seat._arrivals) < 5
+            live.add(spoken["es"])
+            while live.advance():
+                live.emit(engine.step([live.session])[0])
+            live.mark_sent(live._last_seq)
+        assert len(live._messages) < live._last_seq / 2
+        assert len(live._arrivals) < 5
         with pytest.raises(RefusalError, match="those kept are"):
-            seat.since(0)
+            live.since(0)
         with pytest.raises(RefusalError, match="those kept are"):
-            seat.since(10**9)
-        assert [n for n, _ in seat.since(seat._last_seq - 2)] == [seat._last_seq - 1, seat._last_seq]
+            live.since(10**9)
+        assert [n for n, _ in live.since(live._last_seq - 2)] == [live._last_seq - 1, live._last_seq]
 
     asyncio.run(scenario())
 
@@ -290,5 +292,5 @@ def test_measures_and_log_of_live_sessions(running, spoken, caplog):
     assert client.seen[0]["session"] not in str(caplog.messages)
     assert running.metric("live_delay_seconds_count") > before
     assert running.metric("audio_seconds_total", kind="live") >= SPOKEN_S
-    wait_for(lambda: running.metric("live_sessions") == running.service.room.count)
+    wait_for(lambda: running.metric("live_sessions") == running.service.sessions.count)
     assert noise(0.1).size

@@ -1,4 +1,4 @@
-"""Fresh variety for every epoch: other voices, rooms, noise, lines and levels, drawn from one set of options.
+"""Data augmentation: codecs, tempo and voice, noise, rooms, levels, drawn at random from one set of options.
 
 All functions are pure: the same samples, generator state and options give the same result. Samples are
 float32 mono at 16 kHz.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from sprachbund.errors import SprachbundError
 
-# Lossy channels: what telephones and low bit rates leave of a voice, by real encoders through libsndfile.
+# Lossy channels: telephone lines and codecs, by the encoders of libsndfile.
 
 FloatArray = npt.NDArray[np.float32]
 TELEPHONE_RATE = 8_000
@@ -51,6 +51,11 @@ TELEPHONE_CODECS = tuple(name for name, codec in CODECS.items() if codec.sample_
 def transcode(samples: FloatArray, codec: str, sample_rate: int = 16_000) -> FloatArray:
     """``samples`` after the encoder and decoder ``codec`` (a key of `CODECS`): as many samples, same rate.
 
+    Args:
+        samples: float32 mono, shape (N,).
+        codec: a key of `CODECS`.
+        sample_rate: of `samples`, in Hz.
+
     Raises `SprachbundError` for an unknown codec.
     """
     if codec not in CODECS:
@@ -62,6 +67,11 @@ def transcode(samples: FloatArray, codec: str, sample_rate: int = 16_000) -> Flo
 
 def telephone(samples: FloatArray, codec: str | None = None, sample_rate: int = 16_000) -> FloatArray:
     """``samples`` over a telephone line: 300 to 3,400 Hz at 8 kHz, then optionally one of `TELEPHONE_CODECS`.
+
+    Args:
+        samples: float32 mono, shape (N,).
+        codec: one of `TELEPHONE_CODECS`; None filters only.
+        sample_rate: of `samples`, in Hz.
 
     Raises `SprachbundError` for another codec.
     """
@@ -116,7 +126,7 @@ def _fit(samples: FloatArray, num_samples: int) -> FloatArray:
     return np.pad(samples, (0, num_samples - len(samples)))
 
 
-# Changes of tempo and voice, so that few speakers stand for many.
+# Tempo and voice.
 
 SAMPLE_RATE = 16_000
 _HOP = 256  # 16 ms; a frame is two hops and holds at least one period of any voice
@@ -165,7 +175,13 @@ def _best_starts(source: FloatArray, tempo: float, num_frames: int) -> npt.NDArr
 
 
 def change_voice(samples: FloatArray, ratio: float, tempo: float = 1.0) -> FloatArray:
-    """Pitch and formants times ``ratio`` (above 1: a smaller speaker), spoken ``tempo`` times as fast."""
+    """Pitch and formants times ``ratio`` (above 1: a smaller speaker), spoken ``tempo`` times as fast.
+
+    Args:
+        samples: float32 mono at 16 kHz, shape (N,).
+        ratio: of new to old pitch and formants.
+        tempo: of new to old speed.
+    """
     if ratio == 1.0:
         return change_tempo(samples, tempo)
     import soxr
@@ -180,6 +196,12 @@ def revoice(
     """``samples`` from another throat: pitch, formants and tempo changed independently by the WORLD vocoder.
 
     Takes some 20 ms per second of speech on one core. Raises `SprachbundError` if pyworld is not installed.
+
+    Args:
+        samples: float32 mono at 16 kHz, shape (N,).
+        f0_ratio: of new to old pitch.
+        formant_ratio: of new to old formants.
+        tempo: of new to old speed.
     """
     world = _world()
     wide = samples.astype(np.float64)
@@ -229,7 +251,7 @@ def _warp(spectra: npt.NDArray[np.float64], ratio: float) -> npt.NDArray[np.floa
     return np.ascontiguousarray(spectra[:, low] * (1.0 - weight) + spectra[:, low + 1] * weight)
 
 
-# Noise to put under speech, and sound without speech: a recogniser must learn to answer neither.
+# Noise under speech, and sounds without speech.
 
 _SPECTRAL_SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}  # exponent of the amplitude over frequency
 NOISE_KINDS = (*_SPECTRAL_SLOPES, "hum")
@@ -243,6 +265,11 @@ def rms(samples: FloatArray) -> float:
 
 def make_noise(kind: str, num_samples: int, rng: np.random.Generator) -> FloatArray:
     """Noise of one of `NOISE_KINDS` at an RMS of 1. Hum is mains hum at 50 or 60 Hz with harmonics.
+
+    Args:
+        kind: one of `NOISE_KINDS`.
+        num_samples: length of the result, at 16 kHz.
+        rng: source of randomness.
 
     Raises `SprachbundError` for other kinds.
     """
@@ -258,7 +285,13 @@ def make_noise(kind: str, num_samples: int, rng: np.random.Generator) -> FloatAr
 
 
 def make_babble(others: Sequence[FloatArray], num_samples: int, rng: np.random.Generator) -> FloatArray:
-    """Three to six of the utterances ``others`` talking at once, at an RMS of 1."""
+    """Three to six of the utterances ``others`` talking at once, at an RMS of 1.
+
+    Args:
+        others: utterances, each float32 mono at 16 kHz, shape (N,).
+        num_samples: length of the result, at 16 kHz.
+        rng: source of randomness.
+    """
     if not len(others):
         raise SprachbundError("babble needs other utterances and got none: pass others=[...]")
     babble = np.zeros(num_samples, np.float32)
@@ -280,6 +313,11 @@ def add_noise(samples: FloatArray, noise: FloatArray, snr_db: float) -> FloatArr
 
 def no_speech(kind: str, duration_s: float, rng: np.random.Generator) -> FloatArray:
     """Sound without words at a random level: one of `NO_SPEECH_KINDS`, float32 mono at 16 kHz.
+
+    Args:
+        kind: one of `NO_SPEECH_KINDS`.
+        duration_s: length of the result in seconds.
+        rng: source of randomness.
 
     Raises `SprachbundError` for other kinds.
     """
@@ -388,7 +426,7 @@ def _murmur(num_samples: int, rng: np.random.Generator) -> FloatArray:
     return band * rhythm.astype(np.float32)
 
 
-# Synthetic rooms: what walls do to a voice, without recorded impulse responses.
+# Synthetic room impulse responses.
 
 
 def room_response(
@@ -403,6 +441,12 @@ def room_response(
     The direct sound at sample 0, six early reflections in the first 40 ms and a tail of noise with
     exponential decay; ``direct_to_reverberant_db`` is the energy of the first against the rest (near speaker:
     high).
+
+    Args:
+        rt60_s: reverberation time in seconds.
+        rng: source of randomness.
+        direct_to_reverberant_db: energy of the direct sound against the rest; high for a near speaker.
+        sample_rate: of the response, in Hz.
     """
     num_samples = max(2, int(rt60_s * sample_rate))
     times_s = np.arange(num_samples, dtype=np.float32) / sample_rate
@@ -520,10 +564,16 @@ def augment(
 
     The result is finite, within [-1, 1] unless `CLEAN`, and longer or shorter only by tempo and added
     silence.
+
+    Args:
+        samples: float32 mono at 16 kHz, shape (N,).
+        rng: source of randomness.
+        options: probabilities and ranges.
+        others: utterances for babble, each of shape (N,).
     """
     if rng.random() >= options.clean_probability:
         samples = _change_speaker(samples, rng, options)
-        samples = _place(samples, rng, options, others)
+        samples = _add_room_and_noise(samples, rng, options, others)
         samples = _transmit(samples, rng, options)
     if options.level_dbfs is not None:
         samples = set_level(samples, rng.uniform(*options.level_dbfs))
@@ -549,7 +599,13 @@ def overload(samples: FloatArray, overload_db: float) -> FloatArray:
 
 
 def surround(samples: FloatArray, before_s: float, after_s: float) -> FloatArray:
-    """``samples`` with digital silence before and after."""
+    """``samples`` with digital silence before and after.
+
+    Args:
+        samples: float32 mono at 16 kHz, shape (N,).
+        before_s: silence before, in seconds.
+        after_s: silence after, in seconds.
+    """
     return np.pad(samples, (round(before_s * SAMPLE_RATE), round(after_s * SAMPLE_RATE)))
 
 
@@ -561,7 +617,7 @@ def _change_speaker(samples: FloatArray, rng: np.random.Generator, options: Augm
     return samples
 
 
-def _place(
+def _add_room_and_noise(
     samples: FloatArray, rng: np.random.Generator, options: Augmentation, others: Sequence[FloatArray]
 ) -> FloatArray:
     if rng.random() < options.room_probability:

@@ -196,7 +196,7 @@ def _check_channels(name: str, channels: int, most: int) -> None:
 
 
 class _Unnamed:
-    """A file without its name, of which FFmpeg would guess a format; of a pipe, with what tells whether it was cut."""
+    """A file without its name, from which FFmpeg would infer a format; of a pipe it records whether it was cut."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._is_pipe = file, not file.seekable()
@@ -282,7 +282,7 @@ class SndfileDecoder:
         try:
             while len(chunk := self._file.read(size, dtype="float32", always_2d=True)):
                 position += len(chunk)
-                with np.errstate(invalid="ignore"):  # what is not finite is told by the reader
+                with np.errstate(invalid="ignore"):  # the reader reports values that are not finite
                     mono = chunk.mean(axis=1, dtype=np.float32)
                 yield self._rate, mono
         except soundfile.LibsndfileError:
@@ -461,5 +461,5 @@ def _mono(frame: Any) -> Samples:
     if frame.format.name != wanted:
         frame = av.AudioResampler(format=wanted).resample(frame)[0]
     planes = frame.to_ndarray().reshape(-1, channels).T if wanted == "flt" else frame.to_ndarray()
-    with np.errstate(invalid="ignore"):  # what is not finite is told by the reader
+    with np.errstate(invalid="ignore"):  # the reader reports values that are not finite
         return np.asarray(planes.mean(axis=0, dtype=np.float32))

@@ -42,7 +42,13 @@ DESCRIPTORS: Final = 3
 
 
 def send_frame(channel: socket.socket, kind: bytes, content: bytes | memoryview) -> None:
-    """Write one frame."""
+    """Write one frame.
+
+    Args:
+        channel: the connected socket.
+        kind: one byte, the type of the frame.
+        content: the payload.
+    """
     channel.sendall(HEADER.pack(kind, len(content)))
     channel.sendall(content)
 
@@ -79,7 +85,7 @@ def _import_libraries() -> None:
 
 
 class _Children:
-    """Forks them, kills those that nobody waits for, and tells how they ended."""
+    """Forks decoders, kills those that nobody waits for, and reports how they ended."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control

@@ -177,7 +177,7 @@ def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mel < _KNEE_MEL, linear, _KNEE_HZ * np.exp(_LOG_STEP * (mel - _KNEE_MEL)))
 
 
-# Log-mel of audio that arrives in blocks of any size; equal, frame by frame, to that of the whole.
+# Streaming: log-mel of audio in blocks of any size, equal frame by frame to that of the whole.
 
 StreamedNormalisation = Literal["fixed", "nemo"]
 """Those in which a frame depends on the samples under it alone."""
@@ -224,6 +224,11 @@ class LogMelStream:
         normalise: StreamedNormalisation = "fixed",
     ) -> Self:
         """The stream that gave `tensors`, where it was.
+
+        Args:
+            tensors: the state by name, as the stream returned it.
+            num_mel_bins: of the stream.
+            normalise: of the stream.
 
         Raises:
             ValueError: naming what is missing or too much.

@@ -99,7 +99,9 @@ class IsolatedDecoder:
 
     def __init__(self, file: IO[bytes], name: str, *, seekable: bool, limits: DecodingLimits) -> None:
         if sys.platform == "win32":
-            raise DecoderUnavailableError(f"{name} comes from a stranger, which is {sandbox()}; use Linux")
+            raise DecoderUnavailableError(
+                f"{name} is from an untrusted source, which is {sandbox()}; use Linux"
+            )
         self._name, self._limits = name, limits
         self._waits_s = limits.stall_s if seekable else None
         self._waited_s, self._given_s = 0.0, 0.0
@@ -112,8 +114,8 @@ class IsolatedDecoder:
             ) from error
         try:
             request = {"name": name, "seekable": seekable, "start": start, "limits": asdict(limits)}
-            self._tell(OPEN, request)
-            opened = self._told(OPENED)
+            self._send(OPEN, request)
+            opened = self._expect(OPENED)
             self.duration_s = (
                 self._number(opened["duration_s"]) if opened.get("duration_s") is not None else None
             )
@@ -124,8 +126,8 @@ class IsolatedDecoder:
 
     def seek(self, sample_rate_out: int, start_s: float) -> float:
         """Move to ``start_s`` or before it, to a time that is a whole output sample; return that time."""
-        self._tell(SEEK, {"sample_rate_out": sample_rate_out, "start_s": start_s})
-        reached_s = self._number(self._told(SOUGHT).get("reached_s"))
+        self._send(SEEK, {"sample_rate_out": sample_rate_out, "start_s": start_s})
+        reached_s = self._number(self._expect(SOUGHT).get("reached_s"))
         if reached_s > start_s:
             raise self._nonsense()
         return reached_s
@@ -133,7 +135,7 @@ class IsolatedDecoder:
     def chunks(self) -> Iterator[tuple[int, Samples]]:
         """Yield (sample rate, mono samples (N,)) to the end of the audio, then end the child."""
         try:
-            self._tell(READ, {})
+            self._send(READ, {})
             while True:
                 kind, content = self._receive()
                 if kind == END:
@@ -161,13 +163,13 @@ class IsolatedDecoder:
                 one.shutdown(socket.SHUT_RDWR)  # for a copy of the socket, too, in a fork of this process
             one.close()
 
-    def _tell(self, kind: bytes, value: dict[str, Any]) -> None:
+    def _send(self, kind: bytes, value: dict[str, Any]) -> None:
         try:
             send_frame(self._channel, kind, json.dumps(value).encode())
         except OSError:
             raise self._ended() from None
 
-    def _told(self, wanted: bytes) -> dict[str, Any]:
+    def _expect(self, wanted: bytes) -> dict[str, Any]:
         kind, content = self._receive()
         if kind != wanted:
             raise self._nonsense()
@@ -188,7 +190,7 @@ class IsolatedDecoder:
         return float(value)
 
     def _receive(self) -> tuple[bytes, bytearray]:
-        """The next frame of the child; an error that it tells is raised."""
+        """The next frame of the child; an error in it is raised."""
         kind, length = HEADER.unpack(self._exactly(HEADER.size))
         if length > _MAX_FRAME_BYTES:
             raise self._nonsense()
@@ -247,9 +249,9 @@ class IsolatedDecoder:
         return SprachbundError(f"{self._name} was not decoded: its decoder gave what is no sound; {_ADVICE}")
 
 
-def _lines(told: dict[str, Any]) -> list[str]:
+def _lines(values: dict[str, Any]) -> list[str]:
     """The warnings of a child."""
-    warnings = told.get("warnings")
+    warnings = values.get("warnings")
     return [_line(str(one)) for one in warnings[:_MAX_WARNINGS]] if isinstance(warnings, list) else []
 
 
@@ -300,8 +302,8 @@ class _Server:
             except (OSError, ValueError, TypeError, struct.error) as error:
                 self.close()
                 errors.seek(0)
-                told = errors.read()[-_MAX_TEXT:].decode("utf-8", "replace").split("\n")
-                reason = next((line for line in reversed(told) if line.strip()), str(error))
+                output = errors.read()[-_MAX_TEXT:].decode("utf-8", "replace").split("\n")
+                reason = next((line for line in reversed(output) if line.strip()), str(error))
                 raise DecoderUnavailableError(
                     f"the process that decodes untrusted sound did not start ({_line(reason)}); try: sprachbund doctor"
                 ) from error
@@ -309,9 +311,9 @@ class _Server:
     def _greeting(self) -> Sandbox:
         self._control.settimeout(_START_S)
         _, length = HEADER.unpack(self._control.recv(HEADER.size, socket.MSG_WAITALL))
-        found = Sandbox(**json.loads(self._control.recv(length, socket.MSG_WAITALL)))
+        isolation = Sandbox(**json.loads(self._control.recv(length, socket.MSG_WAITALL)))
         self._control.settimeout(None)
-        return found
+        return isolation
 
     def begin(self, descriptor: int) -> tuple[socket.socket, socket.socket]:
         """Start a child for the recording behind a descriptor; its channel and its lifeline."""

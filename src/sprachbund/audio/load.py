@@ -34,7 +34,7 @@ class AudioSource:
 
     Attributes:
         name: what errors and warnings call it.
-        duration_s: length in seconds as the file states it; None where only decoding would tell.
+        duration_s: length in seconds as the file states it; None where only decoding gives it.
         warnings: what had to be left out (a file cut off, damaged packets); complete once
             ``blocks`` is read to the end.
     """

@@ -103,7 +103,7 @@ class Sandbox:
 
 
 def leave_network() -> bool:
-    """Put this process, which has to have one thread, into a network namespace of its own; tell whether it worked."""
+    """Put this process, which has to have one thread, into a network namespace of its own; return whether it worked."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -147,7 +147,9 @@ def confine(limits: DecodingLimits) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, 0)  # what is open stays open
-    _lower(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)  # the first is told by its signal, SIGXCPU
+    _lower(
+        resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1
+    )  # the first limit sends SIGXCPU, by which the parent knows it
     _lower(resource.RLIMIT_AS, used_bytes + limits.memory_bytes)
     if sys.platform == "linux":
         _lower(resource.RLIMIT_NPROC, 0)

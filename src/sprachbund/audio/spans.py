@@ -1,4 +1,4 @@
-"""From speech probabilities to the stretches of audio worth decoding: long form works span by span.
+"""Voice activity detection, and the spans of speech that long-form decoding works on.
 
 One state machine serves files and live audio. It reads one probability at a time and closes a span as soon as
 nothing later can change it, so offline is streaming with all probabilities at hand.
@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.audio.span_options import SpanOptions
 
-# How probably each 32 ms of audio is speech: the Silero network through onnxruntime, offline and
-# streaming.
-#
-# One code path: the offline call is a stream that gets everything in one block.
+# Speech probability of each 32 ms (Silero through onnxruntime). An offline call is a stream of one block.
 
 _MODEL = "silero_vad_16k.onnx"
 _CONTEXT = 64  # samples of the window before that the network sees again
@@ -213,8 +210,8 @@ def speech_spans(
     """
     finder = SpanFinder(options or SpanOptions())
     length = len(probabilities) * VAD_WINDOW if num_samples is None else num_samples
-    found = [finder.push(float(probability)) for probability in probabilities]
-    return [_inside(span, length) for span in [*found, finder.finish()] if span is not None]
+    closed = [finder.push(float(probability)) for probability in probabilities]
+    return [_inside(span, length) for span in [*closed, finder.finish()] if span is not None]
 
 
 def iter_speech_spans(
@@ -253,8 +250,8 @@ class SpanStream:
     def push(self, block: Samples) -> list[tuple[Span, Samples]]:
         """Take the next samples (N,) and give the spans they close, each with its samples."""
         self._held.add(block)
-        found = [self._finder.push(float(probability)) for probability in self._activity.feed(block)]
-        closed = [(span, self._held.cut(span)) for span in found if span is not None]
+        spans = [self._finder.push(float(probability)) for probability in self._activity.feed(block)]
+        closed = [(span, self._held.cut(span)) for span in spans if span is not None]
         self._held.forget(self._finder.earliest_sample)
         return closed
 

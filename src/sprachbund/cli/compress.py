@@ -1,4 +1,7 @@
-"""`sprachbund compress`: smaller models of larger ones, each measured beside the one it was made from."""
+"""`sprachbund compress`: prune, quantize, pseudo-label, distil. Every smaller model is measured against its original.
+
+Shared options and the printed comparison come first, then one section for each command.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size, table
+from sprachbund.cli.console import (
+    Bar,
+    UsageError,
+    as_usage,
+    listed,
+    print_json,
+    resumable,
+    say,
+    set_threads,
+    size,
+    table,
+)
 
 if TYPE_CHECKING:
     from sprachbund.compression.before_after import Measured, Measurement, Verdict
@@ -14,7 +28,7 @@ if TYPE_CHECKING:
     from sprachbund.compression.pseudo_labels import Labelled, LabelOptions
 
 
-# What every way of compressing prints and writes: the model before and after on the same data.
+# Options, measurement and printing that the commands share.
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes; a new folder.")]
 Data = Annotated[
@@ -42,21 +56,30 @@ Threads = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Teacher = Annotated[
+    str, typer.Argument(metavar="TEACHER", help="bundled, a model directory, or a Hugging Face id.")
+]
+Speech = Annotated[
+    list[Path],
+    typer.Argument(metavar="DATA", help="Corpora, folders of recordings, recordings; texts are not needed."),
+]
+Targets = Annotated[
+    list[str], typer.Option("--to", metavar="LANG,…", help="Languages to label in, beside transcripts.")
+]
+Spoken = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="LANG", help="Spoken in the recordings; the teacher identifies it if not given."
+    ),
+]
 LIMIT, NO_SPEECH, ROUNDS = 200, 4, 3
-
-
-def set_threads(threads: int | None) -> None:
-    """Compute with so many threads."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+"""Defaults of the options of these names."""
 
 
 class Compared(NamedTuple):
-    """Both models measured, what became of the tasks, and all of it as in `compression.json`."""
+    """Both models measured, the verdict on every task, and the values of `compression.json`."""
 
-    found: "Measurement"
+    measurement: "Measurement"
     verdict: "Verdict"
     values: dict[str, Any]
 
@@ -78,20 +101,20 @@ def measure(
     """Measure both models, and write `compression.json` into the new one's directory.
 
     Args:
-        before: the model that there was.
-        after: directory of what was made of it.
+        before: the original model.
+        after: directory of the smaller one.
         data: corpora.
-        what: was done, as JSON values.
+        what: the verb and its settings, as JSON values.
         to: languages wanted.
         limit: utterances of a corpus.
         no_speech: sounds of each kind.
         rounds: of timing.
         engine: that computes both.
         offline: never use the network.
-        final: the name that `after` is about to get; None where it has it.
+        final: the directory that `after` is renamed to; None where it is not.
     """
     from sprachbund.compression.before_after import MeasureOptions, compare_tasks, measure_both
-    from sprachbund.evaluation import provenance as hashes
+    from sprachbund.util import provenance
     from sprachbund.util.files import write_json
 
     options = MeasureOptions(
@@ -102,7 +125,7 @@ def measure(
         engine=engine,
     )
     with Bar("measuring") as bar:
-        found = measure_both(
+        both = measure_both(
             before,
             after,
             data or [],
@@ -110,39 +133,49 @@ def measure(
             offline=offline,
             progress=lambda stage, done, total: bar.update(done, total, f"measuring {stage}"),
         )
-    model = found.after.model.model_copy(update={"path": str(final or after)})
-    found = found.model_copy(update={"after": found.after.model_copy(update={"model": model})})
-    verdict = compare_tasks(found)
-    where = {"machine": hashes.machine(), "versions": hashes.versions(), "commit": hashes.commit()}
-    values = {**what, **found.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **where}
-    write_json(after / hashes.COMPRESSION_FILE, values)
-    return Compared(found, verdict, values)
+    model = both.after.model.model_copy(update={"path": str(final or after)})
+    both = both.model_copy(update={"after": both.after.model_copy(update={"model": model})})
+    verdict = compare_tasks(both)
+    made_with = {
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+    values = {**what, **both.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **made_with}
+    write_json(after / provenance.COMPRESSION_FILE, values)
+    return Compared(both, verdict, values)
 
 
-def tell(compared: Compared, after: Path, *, as_json: bool) -> None:
-    """Print what was measured of the model in the directory `after`."""
-    from sprachbund.evaluation.provenance import COMPRESSION_FILE
+def print_comparison(compared: Compared, after: Path, *, as_json: bool) -> None:
+    """Print the measurement of the model in the directory `after`, as text or as one JSON object (`as_json`).
+
+    Args:
+        compared: as `measure` returns it.
+        after: directory of the smaller model.
+        as_json: print the values of `compression.json` instead of tables.
+    """
+    from sprachbund.util.provenance import COMPRESSION_FILE
 
     if as_json:
         return print_json(compared.values)
-    typer.echo(as_text(compared.found, compared.verdict))
+    typer.echo(as_text(compared.measurement, compared.verdict))
     say(f"the model is in {after}; these numbers are in {COMPRESSION_FILE} there")
 
 
-def as_text(found: "Measurement", verdict: "Verdict") -> str:
+def as_text(both: "Measurement", verdict: "Verdict") -> str:
     """All numbers of both models, and what became of the tasks."""
-    parts = [_sizes(found)]
-    if found.data:
-        parts += [_scores(found), _failures(found)]
+    parts = [_sizes(both)]
+    if both.data:
+        parts += [_scores(both), _failures(both)]
     named = {"lost": verdict.lost, "worse": verdict.worse, "not measured": verdict.not_measured}
     lines = [f"{label}: {task}" for label, tasks in named.items() for task in tasks]
-    if found.data and not verdict.lost and not verdict.worse:
+    if both.data and not verdict.lost and not verdict.worse:
         lines.insert(0, "no task that was measured is lost or worse")
     return "\n\n".join([*parts, "\n".join(lines)]).rstrip()
 
 
-def _sizes(found: "Measurement") -> str:
-    before, after = found.before, found.after
+def _sizes(both: "Measurement") -> str:
+    before, after = both.before, both.after
     rows = [
         [
             "parameters",
@@ -159,10 +192,10 @@ def _sizes(found: "Measurement") -> str:
         ["bits of a matrix", str(before.bits or "mixed"), str(after.bits or "mixed"), ""],
     ]
     text = table(rows, ["", "before", "after", "of before"])
-    if not found.speed:
+    if not both.speed:
         return text
-    old, new = found.speed
-    conditions = found.conditions
+    old, new = both.speed
+    conditions = both.conditions
     return (
         f"{text}\ntime of the same work: {new['time_ratio']} of before ({new['lowest_ratio']} to "
         f"{new['highest_ratio']} in {conditions['rounds']} rounds, in turn); {old['tokens_per_s']} tokens/s before, "
@@ -175,10 +208,10 @@ def _ratio(before: "Measured", after: "Measured", name: str) -> str:
     return f"{100 * getattr(after, name) / max(1, getattr(before, name)):.0f} %"
 
 
-def _scores(found: "Measurement") -> str:
+def _scores(both: "Measurement") -> str:
     from sprachbund.compression.before_after import pair_metric
 
-    before, after = found.before.scores, found.after.scores
+    before, after = both.before.scores, both.after.scores
     rows = []
     for pair in sorted(before, key=lambda pair: (pair_metric(before[pair]), pair)):
         metric = pair_metric(before[pair])
@@ -187,26 +220,26 @@ def _scores(found: "Measurement") -> str:
         rows.append(
             [pair, metric, f"{before[pair][metric]:.1f}", "-" if new is None else f"{new:.1f}", change]
         )
-    told = found.after.languages
-    for tag, old in found.before.languages.items():
-        now = told.get(tag)
+    after_languages = both.after.languages
+    for tag, old in both.before.languages.items():
+        now = after_languages.get(tag)
         change = "lost" if now is None else f"{now.percent - old.percent:+.1f}"
         rows.append(
             [tag, "told right %", f"{old.percent:.1f}", "-" if now is None else f"{now.percent:.1f}", change]
         )
-    return table(rows, ["pair", "metric", "before", "after", "change"]) + _times(found)
+    return table(rows, ["pair", "metric", "before", "after", "change"]) + _times(both)
 
 
-def _times(found: "Measurement") -> str:
-    old, new = found.before.times, found.after.times
+def _times(both: "Measurement") -> str:
+    old, new = both.before.times, both.after.times
     if old is None:
         return ""
     now = "none" if new is None else f"{new.ended} of {new.judged} rows, {new.end_error_s:.2f} s off"
     return f"\ntimestamps at the end: {old.ended} of {old.judged} rows, {old.end_error_s:.2f} s off before; {now} after"
 
 
-def _failures(found: "Measurement") -> str:
-    after = {rate.failure: rate for rate in found.after.failures}
+def _failures(both: "Measurement") -> str:
+    after = {rate.failure: rate for rate in both.after.failures}
     rows = [
         [
             rate.failure,
@@ -214,12 +247,12 @@ def _failures(found: "Measurement") -> str:
             f"{after[rate.failure].percent:.1f} %" if rate.failure in after else "-",
             str(rate.judged),
         ]
-        for rate in found.before.failures
+        for rate in both.before.failures
     ]
     return table(rows, ["failure", "before", "after", "of lines"])
 
 
-# `sprachbund compress prune MODEL --out DIR`: a model with fewer layers.
+# `sprachbund compress prune MODEL --out DIR`: fewer layers.
 
 _Kept = Annotated[
     int | None,
@@ -280,7 +313,7 @@ def prune(
         out
     ) as draft:  # with its numbers: what was killed or failed before them leaves nothing
         save_smaller(smaller, source, draft, bits_of(source), how, name=out.name)
-        _tell_left_behind(family)
+        _warn_of_drafts(family)
         compared = measure(
             model,
             draft,
@@ -294,7 +327,7 @@ def prune(
             offline=offline,
             final=out,
         )
-    tell(compared, out, as_json=as_json)
+    print_comparison(compared, out, as_json=as_json)
 
 
 def _layers(side: str, count: int | None, named: list[str] | None, total: int, rule: Any) -> Any:
@@ -309,13 +342,12 @@ def _layers(side: str, count: int | None, named: list[str] | None, total: int, r
     return None if count is None else rule(total, count)
 
 
-def _tell_left_behind(family: Any) -> None:
+def _warn_of_drafts(family: Any) -> None:
     if family.drafts:
         say(f"left behind, since drafts fit one depth only: {', '.join(family.drafts)}; train them anew")
 
 
-# `sprachbund compress quantize MODEL --out DIR`: the same model in weights of 8 bits, or its encoder in 3
-# to 8.
+# `sprachbund compress quantize MODEL --out DIR`: weights of 8 bits, or an encoder of 3 to 8.
 
 
 def quantize(
@@ -392,11 +424,11 @@ def quantize(
             offline=offline,
             final=out,
         )
-    tell(compared, out, as_json=as_json)
+    print_comparison(compared, out, as_json=as_json)
 
 
 def _eight_bits(family: Any, source: Path, draft: Path, name: str, *, packed: bool) -> dict[str, Any]:
-    """All matrices in 8 bits; nothing to add to what is told."""
+    """Write all matrices in 8 bits. Returns no further values for the report."""
     from sprachbund.compression.quantization import check_packable, check_quantizable
     from sprachbund.compression.smaller import bits_of, save_smaller
 
@@ -420,40 +452,24 @@ def _encoder_bits(
     method: Literal["k-quant", "round"],
     symmetric: bool,
 ) -> dict[str, Any]:
-    """The encoder's linear layers packed; what was done to them."""
+    """Write the encoder's linear layers packed. Returns the values for the report."""
     from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_encoder
     from sprachbund.compression.smaller import bits_of, save_smaller
 
     layers = quantize_encoder(family, KQuantOptions(bits=bits, method=method, symmetric=symmetric))
-    told = {"encoder_bits": bits, "method": method, "symmetric": symmetric}
-    save_smaller(family, source, draft, bits_of(source), {"by": "quantize", **told}, name=name)
+    settings = {"encoder_bits": bits, "method": method, "symmetric": symmetric}
+    save_smaller(family, source, draft, bits_of(source), {"by": "quantize", **settings}, name=name)
     mean = sum(layer.weighted_error * layer.num_weights for layer in layers)
     num_weights = sum(layer.num_weights for layer in layers)
     return {
-        **told,
+        **settings,
         "layers": len(layers),
         "bits_per_weight": bits_per_weight(layers),
         "weighted_error": mean / num_weights,
     }
 
 
-# `sprachbund compress pseudo-label TEACHER DATA…`: speech and what a model writes for it, as a corpus.
-
-Teacher = Annotated[
-    str, typer.Argument(metavar="TEACHER", help="bundled, a model directory, or a Hugging Face id.")
-]
-Speech = Annotated[
-    list[Path],
-    typer.Argument(metavar="DATA", help="Corpora, folders of recordings, recordings; texts are not needed."),
-]
-Targets = Annotated[
-    list[str], typer.Option("--to", metavar="LANG,…", help="Languages to label in, beside transcripts.")
-]
-Spoken = Annotated[
-    str | None,
-    typer.Option("--from", metavar="LANG", help="Spoken in the recordings; the teacher tells if not given."),
-]
-
+# `sprachbund compress pseudo-label TEACHER DATA…`: a corpus with the texts that a model writes.
 
 _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus, as `train` reads it.")]
 _Replace = Annotated[bool, typer.Option("--replace", help="Write anew also what the data have a text for.")]
@@ -563,7 +579,18 @@ def run_labels(
     engine: Any = "torch",
     offline: bool = False,
 ) -> "Labelled":
-    """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`."""
+    """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`.
+
+    Args:
+        teacher: name or directory of a model.
+        data: corpora, folders of recordings, or recordings.
+        out: folder of the new corpus.
+        options: targets, filters and batch size.
+        spoken: language of the recordings; None identifies it.
+        beam: width of the search.
+        engine: that computes the teacher.
+        offline: never use the network.
+    """
     from dataclasses import asdict, replace
 
     from sprachbund.compression.pseudo_labels import check_targets, open_source, pseudo_label
@@ -571,10 +598,10 @@ def run_labels(
     from sprachbund.engines.choice import engine_for
     from sprachbund.evaluation.failures import identifier_for
     from sprachbund.evaluation.hypotheses import Decoder
-    from sprachbund.evaluation.provenance import model_hash
     from sprachbund.models.card import Card
     from sprachbund.models.io import load, locate
     from sprachbund.text.languages import parse_language
+    from sprachbund.util.provenance import model_hash
 
     with as_usage(), Bar("loading the teacher"):
         directory = locate(teacher, offline=offline)
@@ -633,8 +660,7 @@ def corpus_as_text(done: "Labelled") -> str:
     return "\n".join(parts)
 
 
-# `sprachbund compress distil TEACHER DATA… --student MODEL --out DIR`: a small model learns what a large
-# one does.
+# `sprachbund compress distil TEACHER DATA… --student MODEL --out DIR`: train a student on its teacher.
 
 LABELS = "labels"
 """Folder of the teacher's texts in that of a run."""
@@ -764,7 +790,7 @@ def distil(
         engine=engine,
         offline=offline,
     )
-    tell(compared, model, as_json=as_json)
+    print_comparison(compared, model, as_json=as_json)
 
 
 def _check_out(out: Path) -> None:

@@ -79,6 +79,14 @@ def resumable(out: Path) -> Iterator[None]:
         raise
 
 
+def set_threads(threads: int | None) -> None:
+    """Let torch compute with `threads` threads; None keeps its default."""
+    if threads is not None:
+        import torch  # here, since most commands start without it
+
+        torch.set_num_threads(threads)
+
+
 def say(line: str) -> None:
     """One line on stderr, under the command's name."""
     sys.stdout.flush()
@@ -153,7 +161,7 @@ class Bar:
 
     Args:
         label: what is being done.
-        total: where it ends, None when unknown; `update` may tell later.
+        total: where it ends, None when unknown; `update` may set it later.
         seconds: whether the amounts are seconds of audio.
         enabled: False shows nothing.
         delay_s: how long the work may go on unseen.
@@ -191,7 +199,13 @@ class Bar:
                 self._progress.stop()
 
     def update(self, done: float, total: float | None = None, label: str | None = None) -> None:
-        """Say how far the work has come."""
+        """Say how far the work has come.
+
+        Args:
+            done: amount of work done.
+            total: amount in all; None keeps the one known.
+            label: text before the bar; None keeps the one shown.
+        """
         with self._lock:
             self._done, self._total = done, total or self._total
             self._label = label or self._label

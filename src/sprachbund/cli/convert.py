@@ -8,11 +8,6 @@ import typer
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, size, table
 
 
-def _register_convert(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Make a model of a public streaming checkpoint.")(convert)
-
-
 def convert(
     checkpoint: Annotated[
         str,
@@ -40,16 +35,18 @@ def convert(
         model = convert_checkpoint(checkpoint, out, tags, licence=licence, offline=offline)
         streaming = model.config.streaming
         assert streaming is not None
-        told = {
+        summary = {
             "out": str(out),
             "parameters": num_weights(model),
             "languages": tags,
             "right_contexts": list(streaming.right_contexts),
         }
     if as_json:
-        return print_json(told)
+        return print_json(summary)
     contexts = ", ".join(str(right) for right in streaming.right_contexts)
-    say(f"{told['parameters']:,} weights; frames ahead it was trained for: {contexts}; the model is in {out}")
+    say(
+        f"{summary['parameters']:,} weights; frames ahead it was trained for: {contexts}; the model is in {out}"
+    )
 
 
 def _tag(value: str) -> str:
@@ -63,11 +60,6 @@ def _tag(value: str) -> str:
 
 # `sprachbund export MODEL --out DIR`: a streaming transducer as ONNX graphs with their state going in and
 # out.
-
-
-def _register_export(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Write a streaming model as ONNX graphs.")(export)
 
 
 def export(
@@ -93,16 +85,16 @@ def export(
         check_exportable(family)
         card = card_of(family, source, out.name, {"by": "export"})
         write_whole(out, lambda draft: write(family, draft, card))
-        told = read_description(out)
+        description = read_description(out)
     if as_json:
-        return print_json({"out": str(out), **told.model_dump(mode="json")})
-    files = [out / graph.file for graph in told.graphs.values()]
+        return print_json({"out": str(out), **description.model_dump(mode="json")})
+    files = [out / graph.file for graph in description.graphs.values()]
     typer.echo(table([[path.name, size(path.stat().st_size)] for path in files], ["graph", "size"]))
-    tiers = ", ".join(f"{tier.right_context} ({tier.latency_ms} ms)" for tier in told.tiers)
+    tiers = ", ".join(f"{tier.right_context} ({tier.latency_ms} ms)" for tier in description.tiers)
     say(f"frames ahead: {tiers}; what goes in and out is in {out / 'config.json'}")
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs between forms of models."""
-    for add in (_register_convert, _register_export):
-        add(app)
+    app.command(help="Make a model of a public streaming checkpoint.")(convert)
+    app.command(help="Write a streaming model as ONNX graphs.")(export)

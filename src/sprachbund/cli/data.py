@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sprachbund.data.manifest import Manifest
 
 
-# `sprachbund data show DIR`: how much a corpus holds, of what, whose it is, and a few of its utterances.
+# `sprachbund data show DIR`: size, languages, licence and some utterances of a corpus.
 
 
 def show(
@@ -47,19 +47,19 @@ def check(
         manifest = Manifest(path)
         with Bar(f"checking {path}") as bar:
             known = manifest.check(bar.update)
-        found = {"utterances": len(manifest), "shards": manifest.num_shards, "with_checksums": known}
+        counts = {"utterances": len(manifest), "shards": manifest.num_shards, "with_checksums": known}
         if as_json:
-            print_json({"directory": str(path), **found})
+            print_json({"directory": str(path), **counts})
         else:
             without = manifest.num_shards - known
-            told = f"; {without} shards have no checksums, only their lengths were checked" if without else ""
-            typer.echo(f"{path}  {len(manifest)} utterances in {manifest.num_shards} shards are whole{told}")
+            note = f"; {without} shards have no checksums, only their lengths were checked" if without else ""
+            typer.echo(f"{path}  {len(manifest)} utterances in {manifest.num_shards} shards are whole{note}")
 
 
 def parts(directory: Path) -> list[Path]:
     """The corpora in a folder: itself, or those directly under it."""
-    found = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
-    return [path for path in found if any(path.glob("cuts.*.jsonl"))]
+    folders = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
+    return [path for path in folders if any(path.glob("cuts.*.jsonl"))]
 
 
 def info(directory: Path) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
 
 def _as_text(description: dict[str, Any]) -> str:
     lines = [f"{description['directory']}  {description.get('name', '')}".rstrip()]
-    told = {name: dict.fromkeys(_texts(description.get(name))) for name in ("licence", "attribution")}
-    lines += [f"{name:11}  {'; '.join(texts)}" for name, texts in told.items() if texts]
+    legal = {name: dict.fromkeys(_texts(description.get(name))) for name in ("licence", "attribution")}
+    lines += [f"{name:11}  {'; '.join(texts)}" for name, texts in legal.items() if texts]
     rows = [
         [tag or "(no speech)", f"{values['utterances']}", f"{values['hours']:.2f}"]
         for tag, values in description["per_language"].items()
@@ -128,10 +128,8 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-# `sprachbund data prepare NAME SOURCE`: public corpora, one command for each entry of `PREPARATIONS`.
-#
-# They become commands only when one is asked for, so that the other verbs, `doctor` above all, start
-# without what reading corpora needs.
+# `sprachbund data prepare NAME SOURCE`: one command for each entry of `PREPARATIONS`, made only on demand, since the
+# readers import packages that other verbs (`doctor` above all) do without.
 
 
 class CorpusGroup(TyperGroup):
@@ -332,7 +330,7 @@ def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_
     if as_json:
         return print_json(done)
     typer.echo(cleaning_table(done["cleaning"]))
-    _tell_parts(out)
+    _print_parts(out)
 
 
 def folder(
@@ -427,7 +425,7 @@ def phrasebook(
     _check_settings(out, asdict(chosen) | {"voices": voices})
     with resumable(out), Bar(f"phrasebook/{name}") as bar:
         make_edition(out, chosen, workers=workers, progress=_by_part(bar))
-    _tell_parts(out)
+    _print_parts(out)
 
 
 def telephone(
@@ -465,7 +463,7 @@ def telephone(
     _check_settings(out, asdict(options) | {"voices": voices})
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, progress=_by_part(bar))
-    _tell_parts(out)
+    _print_parts(out)
 
 
 def mixed(
@@ -513,7 +511,7 @@ def mixed(
     _check_settings(out, asdict(options))
     with resumable(out), Bar("mixed") as bar:
         make_mixed(out, options, source=source, workers=workers, progress=_by_part(bar))
-    _tell_parts(out)
+    _print_parts(out)
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -547,10 +545,10 @@ def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool
     if as_json:
         skipped = [{"where": fault.where, "reason": fault.reason} for fault in prepared.skipped]
         return print_json({"utterances": prepared.utterances, "skipped": skipped})
-    _tell_parts(out)
+    _print_parts(out)
 
 
-def _tell_parts(out: Path) -> None:
+def _print_parts(out: Path) -> None:
     """Name every part written, with its size and languages."""
     infos = {path: info(path) for path in parts(out)}
     rows = [

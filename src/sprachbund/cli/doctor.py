@@ -1,4 +1,4 @@
-"""`sprachbund doctor`: does all of it work on this machine, and if not, the one thing to do about it."""
+"""`sprachbund doctor` and `sprachbund bench`: checks of the installation, and the speed of models on this machine."""
 
 import importlib
 import platform
@@ -41,11 +41,6 @@ class Check:
     fix: str = ""
 
 
-def _register_doctor(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Check that everything works here.")(doctor)
-
-
 def doctor(
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model to try.")] = "bundled",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
@@ -85,8 +80,8 @@ def _checks(model: str) -> Iterator[Check]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Check(name="Python", status="ok", found=found)
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check(name="Python", status="ok", found=system)
 
 
 def _version(name: str) -> str:
@@ -137,10 +132,10 @@ def _processor() -> Check:
     path = Path("/proc/cpuinfo")
     flags = set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
     known = [flag.upper() for flag in _FEATURES if flag in flags]
-    found = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    computing = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
-        found += f", {torch.cuda.get_device_name()}"
-    return Check(name="processor", status="ok", found=", ".join([found, *known]))
+        computing += f", {torch.cuda.get_device_name()}"
+    return Check(name="processor", status="ok", found=", ".join([computing, *known]))
 
 
 def _engine(model: str) -> Check:
@@ -151,7 +146,7 @@ def _engine(model: str) -> Check:
 
     try:
         reason = why_not_native(load(model, offline=True))
-    except Exception:  # what is wrong with the model is told by its own check
+    except Exception:  # the model's own check reports its faults
         return Check(name="engine", status="note", found="not tried: the model does not load")
     if reason is not None:
         return Check(name="engine", status="note", found=f"torch; the native engine cannot be used: {reason}")
@@ -194,12 +189,12 @@ def _untrusted_sound() -> Check:
 
     name = "untrusted sound"
     try:
-        found = sandbox()
+        isolation = sandbox()
     except SprachbundError as error:
         return Check(
             name=name, status="problem", found=str(error), fix="start Python from a folder that it may read"
         )
-    return Check(name=name, status="ok" if found.whole else "note", found=str(found))
+    return Check(name=name, status="ok" if isolation.whole else "note", found=str(isolation))
 
 
 def _try_activity() -> str:
@@ -241,10 +236,10 @@ def _one_second(model: Any) -> str:
     family = model.family
     memory = family.encode(family.features([samples]))
     source, target = model.pairs[0]
-    found = search(
+    hypotheses = search(
         family, memory, [[Target(language=target, source=source)]], DecodingOptions(max_tokens=8), [1.0]
     )
-    return f"{len(found[0][0].tokens)} tokens"
+    return f"{len(hypotheses[0][0].tokens)} tokens"
 
 
 def _line(check: Check) -> str:
@@ -253,18 +248,13 @@ def _line(check: Check) -> str:
     return f"{lines}\n{'':27}mend it with: {check.fix}" if check.fix else lines
 
 
-# `sprachbund bench`: how fast a model is on this machine, with each engine, and how fast it could be.
+# `sprachbund bench`: speed of a model on this machine with each engine, and its upper bound.
 
 BUNDLED = "bundled"
 _LEGEND = """\
 Milliseconds, medians; encoder, prompt and token are of the long call. The bound of the encoder is the time for as many
 operations on 8 bits, out of the cache. The bound of a token is the time to read from memory all that it needs; models
 small enough for the processor's cache can be faster than that."""
-
-
-def _register_bench(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Measure how fast a model is on this machine.")(bench)
 
 
 def bench(
@@ -328,7 +318,7 @@ def _jobs(
 
 
 def _check_model(model: str, *, offline: bool) -> None:
-    """Find it, or fetch it, before any engine is told to: what is wrong with a name is wrong for all."""
+    """Find the model, or download it, before any engine loads it: an error in the name is one for all engines."""
     from sprachbund.models.io import locate
 
     with Bar(f"looking for {model}"):
@@ -401,5 +391,5 @@ def _bound(bound_ms: float | None, measured_ms: float) -> tuple[str, str]:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that look at this machine."""
-    for add in (_register_doctor, _register_bench):
-        add(app)
+    app.command(help="Check that everything works here.")(doctor)
+    app.command(help="Measure how fast a model is on this machine.")(bench)

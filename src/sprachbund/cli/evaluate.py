@@ -1,4 +1,7 @@
-"""`sprachbund evaluate DATA…`: how good a model is on corpora, and how it fails."""
+"""Verbs that measure: `evaluate`, `compare`, `score`, `latency`, `report`, `router`, `replay`.
+
+The options that several verbs share come first, then one section for each verb.
+"""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, set_threads, table
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import EvaluationOptions
@@ -22,144 +25,7 @@ if TYPE_CHECKING:
     from sprachbund.evaluation.run import Evaluation
 
 
-# `sprachbund router FILE`: a picture of where a model with experts by language sent each moment of speech.
-
-_FORMATS = (".png", ".svg", ".pdf")
-
-
-def _register_router(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Draw where a model with experts by language sends speech.")(router)
-
-
-def router(
-    audio: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A recording; or a corpus, with --utterance.")
-    ],
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A speech LLM: its directory.")],
-    utterance: Annotated[
-        str | None,
-        typer.Option("--utterance", metavar="ID", help="Of the corpus; its words stand under the picture."),
-    ] = None,
-    languages: Annotated[
-        list[str] | None,
-        typer.Option("--languages", metavar="LANG,…", help="That may be spoken; all if not given."),
-    ] = None,
-    to: Annotated[
-        str, typer.Option("--to", metavar="LANG", help="Language of the words under a recording.")
-    ] = "transcribe",
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture: png, svg or pdf.")] = Path(
-        "router.png"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the spans as a JSON object.")] = False,
-) -> None:
-    """Draw groups by frames, with the words under them."""
-    from sprachbund.evaluation.figures import draw_router
-
-    with as_usage():
-        if out.suffix.lower() not in _FORMATS:
-            raise SprachbundError(f"--out {out} is no picture; end it with {', '.join(_FORMATS)}")
-        samples, told, title = _read(audio, utterance)
-    with Bar(f"loading {model}"):
-        picture = _routed(model, samples, told, title, listed(languages), to)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_router(picture, out)
-    rows = [[f"{s.start_s:.2f}", f"{s.end_s:.2f}", s.language] for s in picture.heard]
-    if as_json:
-        spans = [{"start_s": s.start_s, "end_s": s.end_s, "language": s.language} for s in picture.heard]
-        return print_json({"picture": str(out), "spans": spans})
-    typer.echo(table(rows, ["from", "to", "heard"]))
-    say(f"the picture is in {out}")
-
-
-def _read(audio: Path, utterance: str | None) -> "tuple[np.ndarray, list[Labelled], str]":
-    """Samples, what is known to be said in them, and a title."""
-    from sprachbund.audio.load import open_audio
-    from sprachbund.data.manifest import Manifest
-
-    if not audio.is_dir():
-        if utterance is not None:
-            raise SprachbundError(
-                f"--utterance {utterance} is of a corpus, and {audio} is none; leave it out"
-            )
-        import numpy as np
-
-        return np.concatenate(list(open_audio(str(audio)).blocks())), [], audio.name
-    manifest = Manifest(audio)
-    if utterance is None:
-        raise SprachbundError(
-            f"{audio} is a corpus; name one of its {len(manifest)} with --utterance, as {manifest[0].id}"
-        )
-    found = next((i for i in range(len(manifest)) if manifest[i].id == utterance), None)
-    if found is None:
-        raise SprachbundError(
-            f"{audio} has no utterance {utterance!r}; `sprachbund data show {audio}` lists some"
-        )
-    return manifest.samples(found), _said(manifest[found]), utterance
-
-
-def _said(utterance: "Utterance") -> "list[Labelled]":
-    """The spans of an utterance with their words; the whole where it has none."""
-    from sprachbund.data.language_spans import timed_spans
-    from sprachbund.evaluation.figures import Labelled
-
-    spans: list[dict[str, Any]] = list(utterance.custom.get("spans") or [])
-    if not timed_spans(utterance):
-        return [
-            Labelled(
-                start_s=0.0, end_s=utterance.duration_s, language=utterance.language, text=utterance.text
-            )
-        ]
-    return [
-        Labelled(start_s=s["start_s"], end_s=s["end_s"], language=s["language"], text=s.get("text", ""))
-        for s in spans
-    ]
-
-
-def _routed(
-    name: str, samples: "np.ndarray", told: "list[Labelled]", title: str, languages: list[str], to: str
-) -> "RouterPicture":
-    import torch
-
-    from sprachbund.api import load
-    from sprachbund.audio.constants import SAMPLE_RATE
-    from sprachbund.decoding.languages import read_request
-    from sprachbund.decoding.pipeline import encode
-    from sprachbund.evaluation.figures import Labelled, RouterPicture
-    from sprachbund.models.speech_llm import RoutedMemory, SpeechLLM
-
-    model = load(name)
-    family = model.family
-    if not isinstance(family, SpeechLLM):
-        raise SprachbundError(
-            f"{name} is of the family {family.name!r}, which has no experts by language; name a speech LLM"
-        )
-    duration_s = len(samples) / SAMPLE_RATE
-    request = read_request(family, source=None, targets=[to], allowed=languages or None)
-    with torch.inference_mode():
-        memory = encode(family, family.features([samples]), [None], [request.allowed])
-    assert isinstance(memory, RoutedMemory)
-    if not told:
-        found = model.translate(samples, to, languages=languages or None, sample_rate=SAMPLE_RATE)
-        told = [
-            Labelled(start_s=s.start_s, end_s=s.end_s, language=s.target_language, text=s.text)
-            for s in found.segments
-        ]
-    heard = [
-        Labelled(start_s=a, end_s=b, language=tag) for a, b, tag in family.spans(memory, [duration_s])[0]
-    ]
-    return RouterPicture(
-        mass=memory.group_probs[0].float().numpy(),
-        groups=["+".join(tags) for tags in family.config.projector.groups],
-        frame_s=family.frame_s,
-        duration_s=duration_s,
-        heard=heard,
-        told=told,
-        title=title,
-    )
-
-
-# Options that the verbs of evaluation share, so that each is called and explained the same everywhere.
+# Options that several verbs share, so that each has one name and one help text.
 
 Model = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
@@ -180,6 +46,8 @@ Data = Annotated[
 ]
 
 
+# `sprachbund evaluate DATA…`: quality of a model on corpora, and its failures.
+
 _OFFERED = (
     "targets",
     "limit",
@@ -192,13 +60,6 @@ _OFFERED = (
     "comet",
     "seed",
 )
-
-
-def _register_evaluate(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(cls=VerbCommand, help="Measure how good a model is on corpora, and how it fails.")(
-        with_options(evaluate)
-    )
 
 
 def evaluate(
@@ -227,17 +88,14 @@ def evaluate(
     """Measure how good a model is on corpora, and how it fails."""
     with as_usage():
         with Bar("starting"):
-            import torch
-
             from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
             from sprachbund.models.io import locate
         check_choice(options.engine, threads)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if against is not None:
-        locate(against, offline=offline)  # one that is not there is told before the work
+        locate(against, offline=offline)  # a model that does not exist is reported before the work
     with ExitStack() as stack, Bar("evaluating") as bar:
         folder = out
         if report is not None and out is None:  # the report reads the hypotheses from a file
@@ -256,7 +114,7 @@ def evaluate(
             if out is not None:
                 result.manifest.write(out / MANIFEST_FILE)
         _write_report(result, report)
-    _print(result.manifest, out, as_json=as_json)
+    _print_result(result.manifest, out, as_json=as_json)
 
 
 def _write_report(result: "Evaluation", path: Path | None) -> None:
@@ -266,7 +124,7 @@ def _write_report(result: "Evaluation", path: Path | None) -> None:
         write_report(result.lines(), result.manifest, path)
 
 
-def _print(manifest: "ResultManifest", out: Path | None, *, as_json: bool) -> None:
+def _print_result(manifest: "ResultManifest", out: Path | None, *, as_json: bool) -> None:
     from sprachbund.evaluation import tables as present
 
     if as_json:
@@ -277,7 +135,7 @@ def _print(manifest: "ResultManifest", out: Path | None, *, as_json: bool) -> No
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")
 
 
-# `sprachbund compare A B…`: is one system better than another, and what may be claimed.
+# `sprachbund compare A B…`: systems with confidence intervals and significance.
 
 _TESTS = {
     "bs": "bootstrap",
@@ -285,11 +143,6 @@ _TESTS = {
     "bootstrap": "bootstrap",
     "randomization": "randomization",
 }
-
-
-def _register_compare(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Compare systems with intervals and significance; the first is the baseline.")(compare)
 
 
 def compare(
@@ -315,7 +168,6 @@ def compare(
 ) -> None:
     """Compare systems with intervals and significance; the first is the baseline."""
     from sprachbund.evaluation import compare as comparing
-    from sprachbund.evaluation import compare as files
 
     if test not in _TESTS:
         raise UsageError(f"no test {test!r}; there are bootstrap and randomization")
@@ -323,7 +175,7 @@ def compare(
     with as_usage(), Bar("comparing") as bar:
         parsed = [comparing.parse_system(spec, reference) for spec in systems]
         comparing.check_names([name for name, _ in parsed])
-        options = files.CompareOptions(
+        options = comparing.CompareOptions(
             systems={name: list(map(str, paths)) for name, paths in parsed},
             reference=None if reference is None else str(reference),
             metrics=listed(metrics) or ["chrF", "BLEU"],
@@ -331,26 +183,22 @@ def compare(
             draws=draws,
             seed=seed,
         )
-        found = files.compare_files(options, progress=lambda what, done: bar.update(done, label=what))
+        comparison = comparing.compare_files(
+            options, progress=lambda what, done: bar.update(done, label=what)
+        )
     if out is not None:
-        files.manifest_of_comparison(options, found).write(out)
+        comparing.manifest_of_comparison(options, comparison).write(out)
     if as_json:
-        print_json(files.comparison_values(found))
+        print_json(comparing.comparison_values(comparison))
         return
-    for shown in comparing.tables(found):
+    for shown in comparing.tables(comparison):
         typer.echo(shown.text())
-    for name, scorer in found.metrics.items():
+    for name, scorer in comparison.metrics.items():
         typer.echo(f"{name}: {scorer.signature}")
-    typer.echo("\n" + "\n".join(comparing.claims(found)))
+    typer.echo("\n" + "\n".join(comparing.claims(comparison)))
 
 
-# `sprachbund score HYPOTHESES REFERENCES`: scores of text files, with signatures; of a folder that
-# `evaluate` wrote, all of its scores again.
-
-
-def _register_score(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Score texts against references, or what `evaluate` wrote again.")(score)
+# `sprachbund score HYPOTHESES REFERENCES`: scores of text files, or of a folder that `evaluate` wrote.
 
 
 def score(
@@ -382,20 +230,20 @@ def score(
         _score_folder(hypotheses, given_too, out, as_json=as_json)
         return
     from sprachbund.data.own import check_tag
-    from sprachbund.evaluation import compare as files
+    from sprachbund.evaluation import compare as comparing
     from sprachbund.evaluation.metrics import METRICS
 
     with as_usage():
-        options = files.ScoreOptions(
+        options = comparing.ScoreOptions(
             hypotheses=str(hypotheses),
             references=str(references),
             language=check_tag(language, "--language") if language else "",
             metrics=listed(metrics) or list(METRICS),
             ids=None if ids is None else str(ids),
         )
-        rows, count = files.score_files(options)
+        rows, count = comparing.score_files(options)
     if out is not None:
-        files.manifest_of_scores(options, rows).write(out)
+        comparing.manifest_of_scores(options, rows).write(out)
     if as_json:
         print_json(rows)
         return
@@ -420,25 +268,20 @@ def _score_folder(folder: Path, given_too: list[str], out: Path | None, *, as_js
         from sprachbund.evaluation.run import rescore
 
         written = read_manifest(folder)
-        found = rescore(folder, written, progress=lambda done: bar.update(done))
-    different = differences(written, found)
+        scored = rescore(folder, written, progress=lambda done: bar.update(done))
+    different = differences(written, scored)
     if out is not None:
-        found.write(out)
+        scored.write(out)
     if as_json:
-        print_json({**found.model_dump(mode="json"), "different": list(different)})
+        print_json({**scored.model_dump(mode="json"), "different": list(different)})
         return
-    typer.echo(present.as_text(found))
+    typer.echo(present.as_text(scored))
     count = len(written.numbers) + len(written.failures)
-    told = f"{len(different)} of {count} numbers differ from" if different else "the same as"
-    typer.echo("\n".join([f"{told} {folder / MANIFEST_FILE}", *(f"  {line}" for line in different[:20])]))
+    verdict = f"{len(different)} of {count} numbers differ from" if different else "the same as"
+    typer.echo("\n".join([f"{verdict} {folder / MANIFEST_FILE}", *(f"  {line}" for line in different[:20])]))
 
 
-# `sprachbund latency LOG… --references REFS`: how long live translation keeps people waiting.
-
-
-def _register_latency(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Score when live translation wrote its words: lagging, flicker, quality.")(latency)
+# `sprachbund latency LOG… --references REFS`: latency of live translation.
 
 
 def latency(
@@ -460,9 +303,9 @@ def latency(
     from sprachbund.evaluation.latency import latency_table, means, score_talk
 
     wanted = read_references(references)
-    found, talks = read_logs(logs), []
-    with Bar("scoring", len(found)) as bar:
-        for number, log in enumerate(found, start=1):
+    emission_logs, talks = read_logs(logs), []
+    with Bar("scoring", len(emission_logs)) as bar:
+        for number, log in enumerate(emission_logs, start=1):
             talks.append(score_talk(log, wanted.get((log.talk, log.target), [])))
             bar.update(number)
     over_talks = means(talks)
@@ -477,23 +320,18 @@ def latency(
         )
     else:
         typer.echo(latency_table(talks, over_talks).text(), nl=False)
-    _tell("not scored, as no log has them", without_log)
+    _print_talks("not scored, as no log has them", without_log)
     silent = [(talk.talk, talk.target) for talk in talks if not talk.num_units]
-    _tell("nothing was written, so there is no latency and means are without", silent)
+    _print_talks("nothing was written, so there is no latency and means are without", silent)
 
 
-def _tell(what: str, talks: Sequence[tuple[str, str]]) -> None:
-    """Say of which talks something is so; nothing if it is of none."""
+def _print_talks(what: str, talks: Sequence[tuple[str, str]]) -> None:
+    """Print a line with the talks, unless there are none."""
     if talks:
         say(f"{what}: {', '.join(f'{talk} into {target}' for talk, target in talks)}")
 
 
-# `sprachbund report RESULTS --out FILE.html`: what an evaluation found, as one page to look at.
-
-
-def _register_report(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Write what an evaluation found as one HTML page.")(report)
+# `sprachbund report RESULTS --out FILE.html`: an evaluation as an HTML page.
 
 
 def report(
@@ -516,12 +354,139 @@ def report(
     say(f"the report is in {out}")
 
 
-# `sprachbund replay MANIFEST`: measure it again, and say whether it came out the same.
+# `sprachbund router FILE`: a figure of the experts that a model with experts by language chose over time.
+
+_FORMATS = (".png", ".svg", ".pdf")
 
 
-def _register_replay(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Measure a result manifest again, and say whether it came out the same.")(replay)
+def router(
+    audio: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recording; or a corpus, with --utterance.")
+    ],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A speech LLM: its directory.")],
+    utterance: Annotated[
+        str | None,
+        typer.Option("--utterance", metavar="ID", help="Of the corpus; its words stand under the picture."),
+    ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--languages", metavar="LANG,…", help="That may be spoken; all if not given."),
+    ] = None,
+    to: Annotated[
+        str, typer.Option("--to", metavar="LANG", help="Language of the words under a recording.")
+    ] = "transcribe",
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture: png, svg or pdf.")] = Path(
+        "router.png"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the spans as a JSON object.")] = False,
+) -> None:
+    """Draw groups by frames, with the words under them."""
+    from sprachbund.evaluation.figures import draw_router
+
+    with as_usage():
+        if out.suffix.lower() not in _FORMATS:
+            raise SprachbundError(f"--out {out} is no picture; end it with {', '.join(_FORMATS)}")
+        samples, texts, title = _read_recording(audio, utterance)
+    with Bar(f"loading {model}"):
+        picture = _routing_figure(model, samples, texts, title, listed(languages), to)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_router(picture, out)
+    rows = [[f"{s.start_s:.2f}", f"{s.end_s:.2f}", s.language] for s in picture.heard]
+    if as_json:
+        spans = [{"start_s": s.start_s, "end_s": s.end_s, "language": s.language} for s in picture.heard]
+        return print_json({"picture": str(out), "spans": spans})
+    typer.echo(table(rows, ["from", "to", "heard"]))
+    say(f"the picture is in {out}")
+
+
+def _read_recording(audio: Path, utterance: str | None) -> "tuple[np.ndarray, list[Labelled], str]":
+    """Samples (N,) at 16 kHz, spans of text with their times (empty if unknown), and a title."""
+    from sprachbund.audio.load import open_audio
+    from sprachbund.data.manifest import Manifest
+
+    if not audio.is_dir():
+        if utterance is not None:
+            raise SprachbundError(
+                f"--utterance {utterance} is of a corpus, and {audio} is none; leave it out"
+            )
+        import numpy as np
+
+        return np.concatenate(list(open_audio(str(audio)).blocks())), [], audio.name
+    manifest = Manifest(audio)
+    if utterance is None:
+        raise SprachbundError(
+            f"{audio} is a corpus; name one of its {len(manifest)} with --utterance, as {manifest[0].id}"
+        )
+    index = next((i for i in range(len(manifest)) if manifest[i].id == utterance), None)
+    if index is None:
+        raise SprachbundError(
+            f"{audio} has no utterance {utterance!r}; `sprachbund data show {audio}` lists some"
+        )
+    return manifest.samples(index), _labelled_spans(manifest[index]), utterance
+
+
+def _labelled_spans(utterance: "Utterance") -> "list[Labelled]":
+    """The spans of an utterance with their words; the whole where it has none."""
+    from sprachbund.data.language_spans import timed_spans
+    from sprachbund.evaluation.figures import Labelled
+
+    spans: list[dict[str, Any]] = list(utterance.custom.get("spans") or [])
+    if not timed_spans(utterance):
+        return [
+            Labelled(
+                start_s=0.0, end_s=utterance.duration_s, language=utterance.language, text=utterance.text
+            )
+        ]
+    return [
+        Labelled(start_s=s["start_s"], end_s=s["end_s"], language=s["language"], text=s.get("text", ""))
+        for s in spans
+    ]
+
+
+def _routing_figure(
+    name: str, samples: "np.ndarray", texts: "list[Labelled]", title: str, languages: list[str], to: str
+) -> "RouterPicture":
+    import torch
+
+    from sprachbund.api import load
+    from sprachbund.audio.constants import SAMPLE_RATE
+    from sprachbund.decoding.languages import read_request
+    from sprachbund.decoding.pipeline import encode
+    from sprachbund.evaluation.figures import Labelled, RouterPicture
+    from sprachbund.models.speech_llm import RoutedMemory, SpeechLLM
+
+    model = load(name)
+    family = model.family
+    if not isinstance(family, SpeechLLM):
+        raise SprachbundError(
+            f"{name} is of the family {family.name!r}, which has no experts by language; name a speech LLM"
+        )
+    duration_s = len(samples) / SAMPLE_RATE
+    request = read_request(family, source=None, targets=[to], allowed=languages or None)
+    with torch.inference_mode():
+        memory = encode(family, family.features([samples]), [None], [request.allowed])
+    assert isinstance(memory, RoutedMemory)
+    if not texts:
+        translation = model.translate(samples, to, languages=languages or None, sample_rate=SAMPLE_RATE)
+        texts = [
+            Labelled(start_s=s.start_s, end_s=s.end_s, language=s.target_language, text=s.text)
+            for s in translation.segments
+        ]
+    heard = [
+        Labelled(start_s=a, end_s=b, language=tag) for a, b, tag in family.spans(memory, [duration_s])[0]
+    ]
+    return RouterPicture(
+        mass=memory.group_probs[0].float().numpy(),
+        groups=["+".join(tags) for tags in family.config.projector.groups],
+        frame_s=family.frame_s,
+        duration_s=duration_s,
+        heard=heard,
+        texts=texts,
+        title=title,
+    )
+
+
+# `sprachbund replay MANIFEST`: measure a result manifest again and compare the numbers.
 
 
 def replay(
@@ -539,7 +504,7 @@ def replay(
     with Bar("starting") as bar:
         from sprachbund.evaluation.replay import replay as run
 
-        found = run(
+        result = run(
             manifest,
             data=data or (),
             model=model,
@@ -547,22 +512,23 @@ def replay(
             progress=lambda what, done, total: bar.update(done, total, what),
         )
     if as_json:
-        print_json({"same": found.same, "different": list(found.different), "changed": list(found.changed)})
+        print_json(
+            {"same": result.same, "different": list(result.different), "changed": list(result.changed)}
+        )
     else:
-        typer.echo(found.in_words())
-    if not found.same:
+        typer.echo(result.in_words())
+    if not result.same:
         raise typer.Exit(1)
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of evaluation."""
-    for add in (
-        _register_evaluate,
-        _register_compare,
-        _register_score,
-        _register_latency,
-        _register_report,
-        _register_router,
-        _register_replay,
-    ):
-        add(app)
+    app.command(cls=VerbCommand, help="Measure how good a model is on corpora, and how it fails.")(
+        with_options(evaluate)
+    )
+    app.command(help="Compare systems with intervals and significance; the first is the baseline.")(compare)
+    app.command(help="Score texts against references, or what `evaluate` wrote again.")(score)
+    app.command(help="Score when live translation wrote its words: lagging, flicker, quality.")(latency)
+    app.command(help="Write what an evaluation found as one HTML page.")(report)
+    app.command(help="Draw where a model with experts by language sends speech.")(router)
+    app.command(help="Measure a result manifest again, and say whether it came out the same.")(replay)

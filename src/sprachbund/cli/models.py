@@ -23,9 +23,9 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
 ) -> None:
     """List models: the bundled one, those in the working directory, and Whisper models downloaded before."""
-    places = {str(path): path for path in directories} if directories else _places()
+    named = {str(path): path for path in directories} if directories else _local_models()
     with Bar("reading models"):
-        described = [_described(name, path) for name, path in places.items()]
+        described = [_described(name, path) for name, path in named.items()]
     for model in described:
         if as_json:
             print_json(model)
@@ -35,20 +35,20 @@ def models(
         raise typer.Exit(1)
 
 
-def _places() -> dict[str, Path]:
+def _local_models() -> dict[str, Path]:
     """Name, as `--model` takes it, to directory."""
     from sprachbund.models.io import BUNDLED, FAMILIES, bundled_directory, family_of
 
-    places = {BUNDLED: bundled_directory(), **_downloaded()}
+    directories = {BUNDLED: bundled_directory(), **_downloaded()}
     for config in sorted(
         [Path("config.json"), *Path().glob("*/config.json"), *Path().glob("*/*/config.json")]
     ):
         try:
             if family_of(config.parent) in FAMILIES:
-                places[str(config.parent)] = config.parent
+                directories[str(config.parent)] = config.parent
         except (SprachbundError, OSError):
             continue  # some other program's config.json
-    return places
+    return directories
 
 
 def _downloaded() -> dict[str, Path]:
@@ -61,15 +61,15 @@ def _downloaded() -> dict[str, Path]:
         repos = scan_cache_dir().repos
     except (CacheNotFound, OSError):
         return {}
-    found = {}
+    downloaded = {}
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         newest = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
         try:
             if newest is not None and family_of(newest.snapshot_path) == "whisper":
-                found[repo.repo_id] = Path(newest.snapshot_path)
+                downloaded[repo.repo_id] = Path(newest.snapshot_path)
         except SprachbundError:
             continue
-    return found
+    return downloaded
 
 
 def _described(name: str, directory: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`sprachbund share`: what languages should share inside a model, decided by their gradients."""
+"""`sprachbund share`: which parameters languages should share, decided by their gradients."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sprachbund.research.gradient_sharing.surgery import Importance
 
 
-# `sprachbund share analyse MODEL DATA… --out FILE.npz`: what every language asks of a model's weights.
+# `sprachbund share analyse MODEL DATA… --out FILE.npz`: the gradients of every language.
 
 PARTS = ".parts"
 """Added to the file's name: the folder that keeps finished vectors until all are there."""
@@ -86,11 +86,12 @@ def _job(
 ) -> "Job":
     import torch
 
-    from sprachbund.evaluation.provenance import model_hash
-    from sprachbund.models.io import locate
+    from sprachbund.models.io import family_of, locate
     from sprachbund.research.gradient_sharing.collect import Job
+    from sprachbund.util.provenance import model_hash
 
     directory = locate(model, offline=offline)
+    family_of(directory)  # an error that names what is wrong with a directory that holds no model
     return Job(
         model=str(directory),
         data=tuple(data),
@@ -164,7 +165,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-# `sprachbund share apply MODEL PLAN --out DIR`: a plan carried out, as a model directory to train on from.
+# `sprachbund share apply MODEL PLAN --out DIR`: a split model, to go on training from.
 
 
 def register_apply(app: typer.Typer) -> None:
@@ -205,7 +206,7 @@ def apply(
     """Split a model's feed-forwards by language; every language's branch is written into the model directory."""
     in_one_process("sprachbund share apply")
     with as_usage(), Bar("loading the model"):
-        from sprachbund.models.io import load, locate
+        from sprachbund.models.io import family_of, load, locate
         from sprachbund.models.sharing_plan import SharingPlan
         from sprachbund.research.gradient_sharing.surgery import apply_plan
 
@@ -213,6 +214,7 @@ def apply(
             raise UsageError(f"{out} is there already; choose another --out")
         wanted = _started(SharingPlan.read(plan), start)
         source = locate(model, offline=offline)
+        family_of(source)  # an error that names what is wrong with a directory that holds no model
         _check(wanted, plan, source, data or [], any_model)
         family: Any = load(source, offline=True)
         before = _num_parameters(family)
@@ -231,7 +233,7 @@ def _started(plan: "SharingPlan", start: Any) -> "SharingPlan":
 
 
 def _check(plan: "SharingPlan", path: Path, source: Path, data: list[Path], any_model: bool) -> None:
-    from sprachbund.evaluation.provenance import model_hash
+    from sprachbund.util.provenance import model_hash
 
     if not plan.splits:
         raise UsageError(f"{path} splits nothing; plan again with other thresholds, or name a module in it")
@@ -386,7 +388,7 @@ def plan(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decide what to split; without --out, only tell."""
+    """Decide what to split; without --out, only print the plan."""
     in_one_process("sprachbund share plan")
     from sprachbund.research.gradient_sharing.planning import PlanOptions
     from sprachbund.research.gradient_sharing.report import numbers, plan_blocks
@@ -413,7 +415,7 @@ def plan(
     if as_json:
         print_json(numbers(made))
     else:
-        _tell(plan_blocks(made))
+        _print_blocks(plan_blocks(made))
     if out is not None:
         say(f"the plan is in {out}")
 
@@ -436,8 +438,8 @@ def show(
             check_ending(out)
     shown = _plan(file)
     other = _plan(against) if against is not None else None
-    for path, found in ((file, shown), (against, other)):
-        if other is not None and found is not None and not found.modules:
+    for path, plan in ((file, shown), (against, other)):
+        if other is not None and plan is not None and not plan.modules:
             raise SprachbundError(
                 f"{path} holds no evidence to compare; name gradients, or a plan made of some"
             )
@@ -445,7 +447,7 @@ def show(
         changed = {"changes": changes(shown.modules, other.modules)} if other else {}
         print_json({**numbers(shown), **changed})
     else:
-        _tell(show_blocks(shown, other))
+        _print_blocks(show_blocks(shown, other))
     if out is not None:
         with Bar("drawing"):
             write_report(shown, out, other)
@@ -464,7 +466,7 @@ def diff(
     difference = compare(SharingPlan.read(one), SharingPlan.read(other))
     if as_json:
         return print_json(difference)
-    _tell(diff_lines(difference, str(one), str(other)))
+    _print_blocks(diff_lines(difference, str(one), str(other)))
 
 
 def _plan(file: Path, options: "PlanOptions | None" = None) -> "SharingPlan":
@@ -492,6 +494,6 @@ def _floats(option: str, value: str) -> tuple[float, ...]:
         ) from error
 
 
-def _tell(blocks: "Sequence[Block]") -> None:
+def _print_blocks(blocks: "Sequence[Block]") -> None:
     for block in blocks:
         typer.echo(block if isinstance(block, str) else table(block.rows, block.head))

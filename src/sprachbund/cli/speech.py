@@ -1,6 +1,6 @@
-"""The work behind `translate` and `transcribe`: file after file, segments going out as they are finished.
+"""The work of `translate` and `transcribe`: files one after the other, segments written as soon as they are finished.
 
-A file that fails gives one line, and the others go on.
+The outputs come first, then the loop over files. A file that fails prints one error line; the others go on.
 """
 
 import sys
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sprachbund.engines.options import EngineChoice
 
 
-# Where segments go while a file is being worked on: lines on the screen, files, or one JSON object.
+# Outputs of segments while a file is being translated: lines on the screen, files, or one JSON object.
 
 
 class Output(Protocol):
@@ -95,11 +95,11 @@ class WrittenFiles:
 
     Args:
         paths: by (target, format); the folder is made.
-        tell: called with each file that has been written.
+        on_written: called with each file that has been written.
     """
 
-    def __init__(self, paths: dict[tuple[str, str], Path], tell: Callable[[Path], None]) -> None:
-        self._paths, self._tell = paths, tell
+    def __init__(self, paths: dict[tuple[str, str], Path], on_written: Callable[[Path], None]) -> None:
+        self._paths, self._on_written = paths, on_written
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class WrittenFiles:
     def finish(self, translations: "dict[str, Translation]") -> None:
         """Give the files their names."""
         for (target, _), writer in self._writers.items():
-            self._tell(writer.finish(translations[target]))
+            self._on_written(writer.finish(translations[target]))
 
 
 class JsonOutput:
@@ -167,7 +167,7 @@ class JsonOutput:
         print_json(self._object(translations))
 
     def _object(self, translations: "dict[str, Translation]") -> dict[str, Any]:
-        by_target = {target: found.to_dict() for target, found in translations.items()}
+        by_target = {target: translation.to_dict() for target, translation in translations.items()}
         top = next(iter(by_target.values())) if len(by_target) == 1 else {}
         return {"file": self._file, **top, "translations": by_target}
 
@@ -177,10 +177,7 @@ class JsonOutput:
         print_json({"file": file, "error": line})
 
 
-# The table of `--table`: every recording with the language spoken and its text in every target, and the
-# speed.
-#
-# Drawn on a terminal; elsewhere the same as plain lines, which programs and logs can read.
+# The table of `--table`, drawn on a terminal; elsewhere plain lines, which programs and logs can read.
 
 NO_TEXT = "–"
 """Stands where there is no text: no speech, or the guard dropped it all."""
@@ -456,7 +453,7 @@ def _succeeds(ready: _Ready, file: str) -> bool:
         raise
     except Exception as error:
         trace(error)
-        _tell_failure(ready.job, file, error)
+        _report_failure(ready.job, file, error)
         return False
     return True
 
@@ -530,7 +527,13 @@ def _check_collisions(job: Job, targets: Sequence[str]) -> None:
 
 
 def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """The file of every (target, format); transcripts carry no language in their name."""
+    """The file of every (target, format); transcripts carry no language in their name.
+
+    Args:
+        job: the command's inputs and outputs.
+        file: the input file, or "-" for stdin.
+        targets: languages, or "transcribe".
+    """
     from sprachbund.decoding.languages import TRANSCRIBE
 
     stem = "stdin" if file == STDIN else Path(file).stem
@@ -598,7 +601,7 @@ def _outputs(
 ) -> list[Output]:
     wanted, outputs = ready.job.output, list[Output]()
     if wanted.formats:
-        outputs.append(WrittenFiles(paths, _teller(ready)))
+        outputs.append(WrittenFiles(paths, _file_callback(ready)))
     elif not wanted.as_json and not wanted.as_table:
         outputs.append(
             PrintOutput(title=file if len(ready.job.files) > 1 else None, several=len(segments) > 1)
@@ -610,8 +613,8 @@ def _outputs(
     return outputs
 
 
-def _teller(ready: _Ready) -> Callable[[Path], None]:
-    """What is done with the name of a file that has been written."""
+def _file_callback(ready: _Ready) -> Callable[[Path], None]:
+    """Called with each written file: add it to the table, print it, or (with --json) do nothing."""
     if ready.table is not None:
         return ready.table.add_file
     return (lambda path: None) if ready.job.output.as_json else (lambda path: typer.echo(str(path)))
@@ -620,16 +623,16 @@ def _teller(ready: _Ready) -> Callable[[Path], None]:
 def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[str, Translation]":
     from sprachbund.decoding.pipeline import finish_translation
 
-    return {target: finish_translation(work, target, found) for target, found in segments.items()}
+    return {target: finish_translation(work, target, done) for target, done in segments.items()}
 
 
-def _warn(file: str, translations: "dict[str, Translation]", told_later: Sequence[str]) -> None:
+def _warn(file: str, translations: "dict[str, Translation]", reported_later: Sequence[str]) -> None:
     for warning in dict.fromkeys(w for t in translations.values() for w in t.warnings):
-        if warning not in told_later:
+        if warning not in reported_later:
             say(f"warning: {_named(file, warning)}")
 
 
-def _tell_failure(job: Job, file: str, error: Exception) -> None:
+def _report_failure(job: Job, file: str, error: Exception) -> None:
     line = _named(file, error_line(error))
     say(f"error: {line}")
     if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be

@@ -19,44 +19,44 @@ if TYPE_CHECKING:
 # What `study fit` and `study report` print.
 
 
-def tell(found: "Analysis", at: Sequence[float]) -> None:
+def print_analysis(analysis: "Analysis", at: Sequence[float]) -> None:
     """The report of a table as text, a paragraph for each question."""
-    _print([*_findings(found), _decisions(found, at)])
+    _print([*_findings(analysis), _decisions(analysis, at)])
 
 
-def tell_study(found: "StudyReport", at: Sequence[float]) -> None:
+def print_study(study: "StudyReport", at: Sequence[float]) -> None:
     """The report of a study: that of its table, and what its cells know."""
     from sprachbund.research.encoder_transfer import report as whole
 
     tables = [
         (
-            f"{found.manifests[0].metric} of every start, mean over languages, seeds and tiers",
-            whole.start_rows(found),
+            f"{study.manifests[0].metric} of every start, mean over languages, seeds and tiers",
+            whole.start_rows(study),
         ),
-        ("gap of every cell; 95% over utterances", whole.cell_rows(found)),
-        ("how soon runs were at their best", whole.sooner_rows(found)),
+        ("gap of every cell; 95% over utterances", whole.cell_rows(study)),
+        ("how soon runs were at their best", whole.sooner_rows(study)),
     ]
-    told = [f"{head}\n{_columns(whole.as_table(rows))}" for head, rows in tables if rows]
-    _print([found.missing, *_findings(found.analysis), *told, _decisions(found.analysis, at)])
+    paragraphs = [f"{head}\n{_columns(whole.as_table(rows))}" for head, rows in tables if rows]
+    _print([study.missing, *_findings(study.analysis), *paragraphs, _decisions(study.analysis, at)])
 
 
-def _findings(found: "Analysis") -> list[str]:
+def _findings(analysis: "Analysis") -> list[str]:
     from sprachbund.research.encoder_transfer import report
 
-    parts = [f"{report.heading(found)}\n{_columns(report.gap_table(found))}"]
-    parts.append("\n".join(report.law_lines(found.fitted)))
-    if found.by_tier and found.fitted.law:
-        parts.append(_columns(report.tier_table(found)))
-    parts.append(report.latency_line(found))
-    if found.bit_costs:
-        parts.append(_columns(report.bit_table(found)))
+    parts = [f"{report.heading(analysis)}\n{_columns(report.gap_table(analysis))}"]
+    parts.append("\n".join(report.law_lines(analysis.fitted)))
+    if analysis.by_tier and analysis.fitted.law:
+        parts.append(_columns(report.tier_table(analysis)))
+    parts.append(report.latency_line(analysis))
+    if analysis.bit_costs:
+        parts.append(_columns(report.bit_table(analysis)))
     return parts
 
 
-def _decisions(found: "Analysis", at: Sequence[float]) -> str:
+def _decisions(analysis: "Analysis", at: Sequence[float]) -> str:
     from sprachbund.research.encoder_transfer import report
 
-    return "\n".join(decision.sentence for decision in report.decisions(found, at))
+    return "\n".join(decision.sentence for decision in report.decisions(analysis, at))
 
 
 def _columns(made: "Table") -> str:
@@ -108,7 +108,7 @@ def run(
     workers: Workers = None,
     ray: Ray = None,
 ) -> None:
-    """Run a study: its grid of trainings, what tells most first; the same command again makes what is missing."""
+    """Run the grid of trainings of a study, the most informative first; the same command runs the missing ones."""
     from sprachbund.training.options import read_recipe
 
     with as_usage(), Bar("starting"):
@@ -140,17 +140,17 @@ def report(
         check_hours(at)
         recipe = _remembered(out)
     with Bar("fitting"):
-        found = make_report(recipe.grid, out, by=how)
-        path = write_report(found, out, at or ())
+        study = make_report(recipe.grid, out, by=how)
+        path = write_report(study, out, at or ())
     if as_json:
         from sprachbund.util.files import read_json
 
         print_json(read_json(path))
     else:
-        tell_study(found, at or ())
+        print_study(study, at or ())
     say(f"tables, figure and report are in {out}")
-    if found.analysis.fitted.law is None:
-        raise SprachbundError("; ".join(found.analysis.fitted.doubts))
+    if study.analysis.fitted.law is None:
+        raise SprachbundError("; ".join(study.analysis.fitted.doubts))
 
 
 def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
@@ -252,17 +252,17 @@ def fit(
         check_hours(at)
     grid = read_results(results, options)
     with Bar("fitting"):
-        found = analysis.analyse(grid, by=how, draws=draws, seed=seed)
+        fitted = analysis.analyse(grid, by=how, draws=draws, seed=seed)
         if figure is not None:
-            drawing.draw(found, figure)
+            drawing.draw(fitted, figure)
     if as_json:
-        print_json(as_values(found, at or ()))
+        print_json(as_values(fitted, at or ()))
     else:
-        tell(found, at or [])
+        print_analysis(fitted, at or [])
     if figure is not None:
         say(f"{figure} is drawn")
-    if found.fitted.law is None:
-        raise SprachbundError("; ".join(found.fitted.doubts))
+    if fitted.fitted.law is None:
+        raise SprachbundError("; ".join(fitted.fitted.doubts))
 
 
 def _read_options(

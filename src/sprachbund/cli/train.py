@@ -1,4 +1,4 @@
-"""`sprachbund train RECIPE.toml --out DIR`: run a recipe, or take it up where it stopped."""
+"""`sprachbund train` trains a model by a recipe; `sprachbund recipe` runs a published system and its baselines."""
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -8,13 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, size, table
+from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, set_threads, size, table
 from sprachbund.errors import SprachbundError
 
-
-def _register_train(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Train a model, or go on with training.")(train)
+# `sprachbund train RECIPE.toml --out DIR`: run a recipe, or resume it where it stopped.
 
 
 def train(
@@ -41,10 +38,7 @@ def train(
         with Bar("starting"):
             kind, run = _recipe_of(recipe)
         values = read_recipe(kind, recipe, overrides or ())
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     try:
         run(values, out, report=lambda line: typer.echo(line), stop_after=stop_after)
     except KeyboardInterrupt as interruption:
@@ -76,10 +70,10 @@ def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:
     return translator.TranslatorRecipe, translator.run
 
 
-# What `recipe code_switch --check` prints.
+# What `recipe NAME --check` prints, one function for each recipe.
 
 
-def tell_code_switch(needed: Any, chosen: str) -> None:
+def _print_code_switch(needed: Any, chosen: str) -> None:
     """Print parameters and memory."""
     typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}\n")
     head = ["arm", "projector", "active", "adapters", "all parameters", "16-bit weights", "training"]
@@ -99,10 +93,7 @@ def tell_code_switch(needed: Any, chosen: str) -> None:
     )
 
 
-# What `recipe discrete_units --check` prints.
-
-
-def tell_discrete_units(needed: Any, chosen: str) -> None:
+def _print_discrete_units(needed: Any, chosen: str) -> None:
     """Print parameters and memory of every head."""
     typer.echo(
         f"{chosen}: {needed.trainings} trainings; {' '.join(needed.languages)}; {needed.vocabulary:,} ids are read, "
@@ -124,10 +115,10 @@ def tell_discrete_units(needed: Any, chosen: str) -> None:
         f"source and {needed.target_tokens} target tokens, in 32 bits and without recomputing"
     )
     if needed.mbart is not None:
-        _tell_mbart(needed.mbart)
+        _print_mbart(needed.mbart)
 
 
-def _tell_mbart(mbart: Any) -> None:
+def _print_mbart(mbart: Any) -> None:
     typer.echo(
         f"\ntext start from mBART-50 (mbart = ...): {mbart.whole:,} parameters with its {mbart.tokens:,} tokens; with "
         f"{mbart.kept:,} of them and {mbart.units:,} new rows {mbart.parameters:,}, "
@@ -135,10 +126,7 @@ def _tell_mbart(mbart: Any) -> None:
     )
 
 
-# What `recipe dual_scale --check` prints.
-
-
-def tell_dual_scale(needed: Any, chosen: str) -> None:
+def _print_dual_scale(needed: Any, chosen: str) -> None:
     """Print parameters and memory."""
     times = "once" if needed.seeds == 1 else f"{needed.seeds} times"
     typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}; the main arm {times}\n")
@@ -176,10 +164,7 @@ def tell_dual_scale(needed: Any, chosen: str) -> None:
     )
 
 
-# What `recipe encoder_transfer --check` prints.
-
-
-def tell_encoder_transfer(needed: Any, chosen: str) -> None:
+def _print_encoder_transfer(needed: Any, chosen: str) -> None:
     """Print the grid, parameters and memory."""
     typer.echo(
         f"{chosen}: {needed.trainings} trainings ({' '.join(needed.starts)}; {' '.join(needed.languages)}), "
@@ -198,8 +183,50 @@ def tell_encoder_transfer(needed: Any, chosen: str) -> None:
     )
 
 
-# `sprachbund recipe NAME --data DIR --out DIR`: one of the published systems beside its baselines, data to
-# table.
+def _print_gradient_sharing(needed: Any, chosen: str) -> None:
+    """Print splits, parameters and memory of every training."""
+    times = "once" if needed.seeds == 1 else f"{needed.seeds} times"
+    typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}; everything {times}\n")
+    head = ["training", "inner widths", "parameters", "trained", "weights", "moments", "kept", "in all"]
+    rows = [
+        [
+            one.name,
+            "; ".join(" + ".join(f"{width:,}" for width in widths) for widths in one.split.values()) or "-",
+            f"{one.parameters:,}",
+            f"{one.trained:,}",
+            *map(size, (one.weights_bytes, one.moments_bytes, one.kept_bytes, one.bytes)),
+        ]
+        for one in needed.trainings
+    ]
+    typer.echo(table(rows, head))
+    collecting = needed.collecting
+    split = ", ".join(sorted({module for one in needed.trainings for module in one.split}))
+    typer.echo(f"\nevery plan fits; split: {split or 'nothing'}")
+    if needed.worst_case and split:
+        typer.echo(
+            "arms that go by gradients: most groups, largest shared branch; gradients will ask for less"
+        )
+    typer.echo(
+        f"analysis: {collecting.passes} passes over {len(collecting.modules)} modules "
+        f"({collecting.coordinates:,} parameters), {size(collecting.gradients_bytes)} for gradients; "
+        f"a dense projection, never made, would take {size(collecting.dense_bytes)}"
+    )
+    typer.echo(
+        "moments: of AdamW, and gradients; kept: by the longest batch for its backward pass, in 32 bits"
+    )
+
+
+_PRINT_ESTIMATE = {
+    "gradient_sharing": _print_gradient_sharing,
+    "dual_scale": _print_dual_scale,
+    "discrete_units": _print_discrete_units,
+    "encoder_transfer": _print_encoder_transfer,
+    "code_switch": _print_code_switch,
+}
+"""Name of a recipe to the function that prints its parameters and memory."""
+
+
+# `sprachbund recipe NAME --data DIR --out DIR`: a published system and its baselines, from data to table.
 
 RECIPES = {
     "gradient_sharing": "GradientSharingRecipe",
@@ -219,11 +246,6 @@ _CHECKPOINTS = {
     "encoder_transfer": "published checkpoints: name them with --set pretrained.ml.checkpoint=DIR and "
     "--set pretrained.en.checkpoint=DIR",
 }
-
-
-def _register_recipe(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="Run one of the published systems beside its baselines.")(recipe)
 
 
 def recipe(
@@ -260,13 +282,13 @@ def recipe(
 
         with Bar("starting"):
             module: Any = import_module(f"sprachbund.research.{name}.recipe")
-        path = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
+        toml = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
         given = [f'data="{data}"'] if data is not None else []
-        values = read_recipe(getattr(module, RECIPES[name]), path, [*given, *(overrides or ())])
+        values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *(overrides or ())])
     if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
             needed = module.needs(values)
-        print_json(needed.model_dump()) if as_json else _TELLERS[name](needed, chosen)
+        print_json(needed.model_dump()) if as_json else _PRINT_ESTIMATE[name](needed, chosen)
         if not check:
             raise UsageError(
                 f"size {chosen} goes on from {_CHECKPOINTS.get(name, _CHECKPOINT)}, or take --size small to run from "
@@ -275,16 +297,13 @@ def recipe(
         return
     if data is None or out is None:
         raise UsageError("a recipe needs --data and --out; with --check it runs nothing and needs neither")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     try:
-        found = module.run(values, out, report=say)
+        path = module.run(values, out, report=say)
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from what is finished in {out}")
         raise
-    _print(found, as_json)
+    _print(path, as_json)
 
 
 def _print(path: Path, as_json: bool) -> None:
@@ -301,49 +320,7 @@ def _print(path: Path, as_json: bool) -> None:
     say(f"the table is in {path}")
 
 
-def _tell_gradient_sharing(needed: Any, chosen: str) -> None:
-    times = "once" if needed.seeds == 1 else f"{needed.seeds} times"
-    typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}; everything {times}\n")
-    head = ["training", "inner widths", "parameters", "trained", "weights", "moments", "kept", "in all"]
-    rows = [
-        [
-            one.name,
-            "; ".join(" + ".join(f"{width:,}" for width in widths) for widths in one.split.values()) or "-",
-            f"{one.parameters:,}",
-            f"{one.trained:,}",
-            *map(size, (one.weights_bytes, one.moments_bytes, one.kept_bytes, one.bytes)),
-        ]
-        for one in needed.trainings
-    ]
-    typer.echo(table(rows, head))
-    found = needed.collecting
-    split = ", ".join(sorted({module for one in needed.trainings for module in one.split}))
-    typer.echo(f"\nevery plan fits; split: {split or 'nothing'}")
-    if needed.worst_case and split:
-        typer.echo(
-            "arms that go by gradients: most groups, largest shared branch; gradients will ask for less"
-        )
-    typer.echo(
-        f"analysis: {found.passes} passes over {len(found.modules)} modules ({found.coordinates:,} parameters), "
-        f"{size(found.gradients_bytes)} for gradients; a dense projection, never made, would take "
-        f"{size(found.dense_bytes)}"
-    )
-    typer.echo(
-        "moments: of AdamW, and gradients; kept: by the longest batch for its backward pass, in 32 bits"
-    )
-
-
-_TELLERS = {
-    "gradient_sharing": _tell_gradient_sharing,
-    "dual_scale": tell_dual_scale,
-    "discrete_units": tell_discrete_units,
-    "encoder_transfer": tell_encoder_transfer,
-    "code_switch": tell_code_switch,
-}
-"""Name of a recipe to what prints its needs."""
-
-
 def register(app: typer.Typer) -> None:
     """Add the verbs that train."""
-    for add in (_register_train, _register_recipe):
-        add(app)
+    app.command(help="Train a model, or go on with training.")(train)
+    app.command(help="Run one of the published systems beside its baselines.")(recipe)

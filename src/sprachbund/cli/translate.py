@@ -39,8 +39,8 @@ def translate_text(job: Job, texts: Sequence[str], files: Sequence[Path]) -> Non
     with Bar("translating", enabled=not sys.stdout.isatty()) as bar:
         lines = chain(texts, *(_lines(path) for path in files))
         while batch := list(islice(lines, _AT_ONCE)):
-            for text, found in zip(batch, _translated(model, batch, job), strict=True):
-                _print(text, found, as_json=job.output.as_json)
+            for text, translated in zip(batch, _translated(model, batch, job), strict=True):
+                _print(text, translated, as_json=job.output.as_json)
             sys.stdout.flush()
             num_lines += len(batch)
             bar.update(num_lines)
@@ -53,16 +53,17 @@ def _translated(model: "Model", texts: Sequence[str], job: Job) -> "Iterator[lis
         return translate_texts(model.family, texts, job.targets, job.source, job.decoding)
 
 
-def _print(text: str, found: "Sequence[TranslatedText]", *, as_json: bool) -> None:
+def _print(text: str, translated: "Sequence[TranslatedText]", *, as_json: bool) -> None:
     if as_json:
         translations = {
-            one.target: {"text": one.text, "log_probability": round(one.log_probability, 4)} for one in found
+            one.target: {"text": one.text, "log_probability": round(one.log_probability, 4)}
+            for one in translated
         }
-        print_json({"text": text, "source_language": found[0].source, "translations": translations})
-    elif len(found) == 1:
-        typer.echo(found[0].text)
+        print_json({"text": text, "source_language": translated[0].source, "translations": translations})
+    elif len(translated) == 1:
+        typer.echo(translated[0].text)
     else:
-        for one in found:
+        for one in translated:
             typer.echo(f"{one.target}\t{one.text}")
 
 
@@ -121,11 +122,6 @@ Decoding = Annotated[DecodingOptions, Panel("Decoding")]
 Computing = Annotated[ModelOptions, Panel("Model")]
 
 
-def _register_translate(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(cls=VerbCommand, help="Translate recordings, or text.")(with_options(translate))
-
-
 def translate(
     files: Files = None,
     to: Annotated[
@@ -172,13 +168,6 @@ def translate(
 # `sprachbund transcribe FILE…`: text in the language spoken; its other options are those of `translate`.
 
 
-def _register_transcribe(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(cls=VerbCommand, help="Write down recordings in the language spoken.")(
-        with_options(transcribe)
-    )
-
-
 def transcribe(
     files: Files = None,
     source: Source = None,
@@ -202,5 +191,7 @@ def transcribe(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of files and texts."""
-    for add in (_register_translate, _register_transcribe):
-        add(app)
+    app.command(cls=VerbCommand, help="Translate recordings, or text.")(with_options(translate))
+    app.command(cls=VerbCommand, help="Write down recordings in the language spoken.")(
+        with_options(transcribe)
+    )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sprachbund.units.measures import Measured
 
 
-# What `sprachbund units` prints of units, of corpora as units, and of measurements.
+# Printing of units, of corpora as units, and of measurements.
 
 
 def fitted(units: "Units") -> dict[str, Any]:
@@ -27,7 +27,7 @@ def fitted(units: "Units") -> dict[str, Any]:
     }
 
 
-def tell_units(units: "Units") -> None:
+def _print_units(units: "Units") -> None:
     """What units are made of."""
     config, vocabulary = units.config, units.vocabulary
     source, kmeans = config.source, config.options.kmeans
@@ -52,7 +52,7 @@ def tell_units(units: "Units") -> None:
     typer.echo(f"{units.directory}; next: sprachbund units encode {units.directory} DATA --out DIR")
 
 
-def tell_encoded(encoded: "Encoded", out: Path) -> None:
+def _print_encoded(encoded: "Encoded", out: Path) -> None:
     """What was written."""
     info = encoded.info
     typer.echo(
@@ -66,10 +66,10 @@ def tell_encoded(encoded: "Encoded", out: Path) -> None:
     typer.echo(f"{out}; next: sprachbund units show UNITS {out}")
 
 
-def tell_measured(measured: "Measured") -> None:
+def _print_measured(measured: "Measured") -> None:
     """What units stand for, and how small they are."""
     numbers = measured.as_json()
-    found, chance, sizes = measured.agreement, measured.by_chance, measured.sizes
+    agreement, chance, sizes = measured.agreement, measured.by_chance, measured.sizes
     typer.echo(f"measured against {measured.against}; {measured.unlabelled} frames without a label")
     typer.echo(
         f"clusters    {numbers['clusters_used']} of {numbers['clusters']} used, as evenly as "
@@ -80,7 +80,7 @@ def tell_measured(measured: "Measured") -> None:
         ("cluster_purity", "cluster purity"),
         ("pnmi", "PNMI"),
     ):
-        typer.echo(f"{label:<15}{getattr(found, name):.3f}, {getattr(chance, name):.3f} by chance")
+        typer.echo(f"{label:<15}{getattr(agreement, name):.3f}, {getattr(chance, name):.3f} by chance")
     typer.echo(
         f"per second  {sizes.units_per_s:.1f} units of {sizes.bits_per_s:.0f} bits in all ({sizes.flat_bits_per_s:.0f} "
         f"if all were equally frequent), {sizes.pieces_per_s:.1f} pieces of {sizes.piece_bits_per_s:.0f} bits"
@@ -96,10 +96,10 @@ def tell_measured(measured: "Measured") -> None:
             f"lengths     {lengths.unit_pieces:.1f} pieces of units, {lengths.text_pieces:.1f} of transcript made "
             f"{lengths.ratio:g} times as long: {lengths.off:+.0%}"
         )
-    _tell_ctc(measured)
+    _print_ctc(measured)
 
 
-def _tell_ctc(measured: "Measured") -> None:
+def _print_ctc(measured: "Measured") -> None:
     for language, count in measured.too_long.items():
         texts = f"{count} of {measured.targets[language]} texts in {language}"
         typer.echo(f"too long    {texts} for CTC at stride {measured.stride}")
@@ -246,8 +246,8 @@ def fit(
         f"{size(needed.disk_bytes)} of disk for a while"
     )
     with resumable(out), _Steps() as steps:
-        units = make_units(wanted, steps.tell)
-    print_json(fitted(units)) if as_json else tell_units(units)
+        units = make_units(wanted, steps.update)
+    print_json(fitted(units)) if as_json else _print_units(units)
 
 
 def encode(
@@ -297,7 +297,7 @@ def encode(
         )
     with resumable(out), Bar("encoding") as bar:
         encoded = encode_corpus(encoding, bar.update)
-    print_json(encoded.info.model_dump(mode="json")) if as_json else tell_encoded(encoded, out)
+    print_json(encoded.info.model_dump(mode="json")) if as_json else _print_encoded(encoded, out)
 
 
 def show(
@@ -337,7 +337,7 @@ def show(
 
         read = Units(units)
     if encoded is None:
-        return print_json(fitted(read)) if as_json else tell_units(read)
+        return print_json(fitted(read)) if as_json else _print_units(read)
     measured = _measured(read, encoded, phones, ratio, stride)
     if out is not None:
         with Bar("drawing"):
@@ -349,7 +349,7 @@ def show(
                 out,
                 f"{read.num_clusters} units of layer {source.layer} of {Path(source.name).name}",
             )
-    print_json(measured.as_json()) if as_json else tell_measured(measured)
+    print_json(measured.as_json()) if as_json else _print_measured(measured)
     if out is not None:
         say(f"the picture is in {out}")
 
@@ -364,8 +364,8 @@ class _Steps:
     def __exit__(self, *error: Any) -> None:
         self._bar.__exit__(None, None, None)
 
-    def tell(self, label: str, done: int, total: int) -> None:
-        """What is done now, and how far."""
+    def update(self, label: str, done: int, total: int) -> None:
+        """Show `done` of `total` of the step named `label`."""
         if label != self._label:
             self._bar.__exit__(None, None, None)
             self._label, self._bar = label, Bar(label, total or None)

@@ -22,7 +22,7 @@ from pathlib import Path
 from sprachbund.data.manifest import ManifestWriter, shard_numbers
 from sprachbund.data.synthesis import CRASHES, SynthesisError
 from sprachbund.errors import SprachbundError
-from sprachbund.util.jobs import failure_told, how_it_ended, tell_failure
+from sprachbund.util.jobs import how_it_ended, receive_failure, send_failure
 
 MAX_TRIES = 3
 """Attempts with other content, on each of which the synthesiser fails twice."""
@@ -83,7 +83,7 @@ def make_shards(
                 running[process] = task, ours
             for process in [p for p in running if not p.is_alive()]:
                 task, failures = running.pop(process)
-                told = failure_told(failures)
+                told = receive_failure(failures)
                 if process.exitcode:
                     waiting.append(_again(task, process.exitcode, told, directory))
                 elif told is not None:
@@ -130,7 +130,7 @@ def _make_one(
         make(task.shard, task.attempt, writer)
         writer.flush()
     except SynthesisError as error:
-        tell_failure(failures, error)
+        send_failure(failures, error)
         sys.exit(_KILLED if error.killed else _FAILED)
     except Exception as error:  # of any kind: its line is told here, not its traceback
-        tell_failure(failures, error)
+        send_failure(failures, error)

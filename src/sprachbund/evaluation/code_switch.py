@@ -152,8 +152,8 @@ class SwitchTally:
         scores = []
         for of in (CODE_SWITCHED, MONOLINGUAL, ALL) if member == CODE_SWITCHED else (member,):
             if counts := self._routed.get((task, of)):
-                for name, found in counts.scores():
-                    numbers = (found.percent, found.judged, found.left_out)
+                for name, accuracy in counts.scores():
+                    numbers = (accuracy.percent, accuracy.judged, accuracy.left_out)
                     scores += _numbers(name, *numbers, of, task, counts.num_lines)
         return scores
 
@@ -161,7 +161,7 @@ class SwitchTally:
         """How often the output is in another language than the one asked for."""
         scores = []
         for member in (CODE_SWITCHED, MONOLINGUAL):
-            failed, passed, left_out = (self._wrong[member, found] for found in (True, False, None))
+            failed, passed, left_out = (self._wrong[member, outcome] for outcome in (True, False, None))
             if num_lines := failed + passed + left_out:
                 rate = Rate(failed=failed, judged=failed + passed)
                 numbers = (rate.percent, rate.judged, left_out)
@@ -180,26 +180,26 @@ def switching_scores(lines: Sequence[Line]) -> list[Score]:
 
 
 def _rates(counts: SwitchCounts, member: str, task: str) -> list[Score]:
-    found, scores = counts.scores(), []
+    switch_scores, scores = counts.scores(), []
     for field, name in MEASURES.items():
-        rate: Rate = getattr(found, field)
-        numbers = (rate.percent, rate.judged, found.left_out[field])
+        rate: Rate = getattr(switch_scores, field)
+        numbers = (rate.percent, rate.judged, switch_scores.left_out[field])
         scores += _numbers(name, *numbers, member, task, counts.num_lines)
     return scores
 
 
 def switch_points(spans: Iterable[EmbeddedSpan], num_words: int) -> list[int]:
     """Places between reference words where the language spoken changes; 0 and the end are none."""
-    points = {place for span in spans for place in span.place or ()}
-    return sorted(place for place in points if 0 < place < num_words)
+    points = {position for span in spans for position in span.place or ()}
+    return sorted(position for position in points if 0 < position < num_words)
 
 
 def _numbers(
-    name: str, percent: float, judged: float, left_out: int, member: str, task: str, num_lines: int
+    name: str, percent: float, num_judged: float, left_out: int, member: str, task: str, num_lines: int
 ) -> list[Score]:
     """A rate and its counts; no rate where nothing could be judged, as 0 would praise it."""
-    values = {name: percent} if judged else {}
-    values |= {name + JUDGED: float(judged), name + LEFT_OUT: float(left_out)}
+    values = {name: percent} if num_judged else {}
+    values |= {name + JUDGED: float(num_judged), name + LEFT_OUT: float(left_out)}
     return [
         Score(
             metric=metric,
@@ -225,15 +225,15 @@ def _around(
 ) -> dict[str, Rate]:
     """Wrong words near the switches and elsewhere."""
     switches = _switches(spans, len(reference))
-    near = {place + offset for place in switches or () for offset in range(-WINDOW, WINDOW)}
-    wrong, judged = Counter[str](), Counter[str]()
-    for place, right in enumerate(_right(reference, hypothesis) if switches is not None else ()):
+    near = {position + offset for position in switches or () for offset in range(-WINDOW, WINDOW)}
+    wrong, counted = Counter[str](), Counter[str]()
+    for position, right in enumerate(_right(reference, hypothesis) if switches is not None else ()):
         # A mark that stands alone, as French has them, is no word.
-        if any(c.isalnum() for c in reference[place]):
-            where = "near" if place in near else "elsewhere"
-            judged[where] += 1
+        if any(c.isalnum() for c in reference[position]):
+            where = "near" if position in near else "elsewhere"
+            counted[where] += 1
             wrong[where] += not right
-    return {where: Rate(failed=wrong[where], judged=judged[where]) for where in ("near", "elsewhere")}
+    return {where: Rate(failed=wrong[where], judged=counted[where]) for where in ("near", "elsewhere")}
 
 
 def _follow(
@@ -241,7 +241,7 @@ def _follow(
 ) -> dict[str, Rate]:
     """What became of one span in the output; rates of nothing where that cannot be told."""
     wanted = Counter(reference[slice(*span.place)] if span.place else ())
-    found = (wanted & Counter(hypothesis)).total()
+    num_recalled = (wanted & Counter(hypothesis)).total()
     # A word that both languages write alike is no sign that it was left untranslated.
     foreign = not same_language(span.language, line.target)
     said = [
@@ -252,9 +252,9 @@ def _follow(
     left = sum(word in written for word in said)
     followed = span.place is not None and bool(span.said or line.source == line.target)
     return {
-        "recalled": Rate(failed=found, judged=wanted.total()),
+        "recalled": Rate(failed=num_recalled, judged=wanted.total()),
         "untranslated": Rate(failed=int(bool(said) and left == len(said)), judged=int(bool(said))),
-        "dropped": Rate(failed=int(followed and not found and not left), judged=int(followed)),
+        "dropped": Rate(failed=int(followed and not num_recalled and not left), judged=int(followed)),
     }
 
 

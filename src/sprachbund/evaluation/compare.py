@@ -1,4 +1,4 @@
-"""Compares systems on the same lines, and says in words what may be claimed."""
+"""Comparison of systems on the same lines: counts of runs, significance tests, tables, claims in words, manifests."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import Field
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import provenance as hashes
 from sprachbund.evaluation.lines import (
     HYPOTHESES_FILE,
     Evidence,
@@ -37,8 +36,9 @@ from sprachbund.evaluation.significance import (
 )
 from sprachbund.evaluation.tables import Table
 from sprachbund.text.normalize import normalize
+from sprachbund.util import provenance
 
-# The counts of a run's lines, which stand for its texts when systems are compared.
+# Counts of a run's lines, which replace its texts in comparisons.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +63,20 @@ RunCounts = Mapping[tuple[str, str], PairCounts]
 def read_counts(
     lines: Iterable[Line], metrics: Sequence[str], progress: Callable[[int], None] = lambda done: None
 ) -> RunCounts:
-    """Go through a run once. Raises SprachbundError when there is no line of speech in it."""
+    """Go through a run once. Raises SprachbundError when there is no line of speech in it.
+
+    Args:
+        lines: of one run.
+        metrics: names of metrics.
+        progress: called with the number of lines read.
+    """
     pairs: dict[tuple[str, str], _Growing] = {}
     done = 0
     for some in in_chunks(lines):
-        for pair, found in by_pair(some).items():
+        for pair, of_pair in by_pair(some).items():
             if pair not in pairs:
                 pairs[pair] = _Growing([metric(name, pair[1]) for name in metrics])
-            pairs[pair].add(found)
+            pairs[pair].add(of_pair)
         done += len(some)
         progress(done)
     if not pairs:
@@ -80,6 +86,11 @@ def read_counts(
 
 def aligned(first: RunCounts, other: RunCounts, name: str) -> RunCounts:
     """The counts of another run in the order of the first one's rows.
+
+    Args:
+        first: counts of the baseline.
+        other: counts to be reordered.
+        name: of the other run, for errors.
 
     Raises:
         SprachbundError: when they are not of the same texts, naming one that differs.
@@ -231,7 +242,15 @@ def compare(
 ) -> Comparison:
     """Compare systems with the first one, pair by pair and on the mean over pairs.
 
-    Of the lines only their counts are held; `progress` is told what is done and how many lines are read.
+    Only counts of the lines are kept in memory.
+
+    Args:
+        systems: two or more; the first is the baseline.
+        metrics: names of metrics.
+        test: the significance test.
+        draws: samples drawn; None takes the test's default.
+        seed: of the draws.
+        progress: called with the stage and the number of lines read.
 
     Raises:
         SprachbundError: for one system only, two of one name, unknown metrics, lines that cannot be read, and
@@ -250,8 +269,8 @@ def compare(
         by_target = [metric(name, target) for _, target in pairs]
         counts = [[run[pair].counts[name] for pair in pairs] for run in runs]
         if not several:
-            for place, (pair, scorer) in enumerate(zip(pairs, by_target, strict=True)):
-                baseline, *others = (run[place] for run in counts)
+            for index, (pair, scorer) in enumerate(zip(pairs, by_target, strict=True)):
+                baseline, *others = (run[index] for run in counts)
                 compared[name, pair_name(pair)] = paired_test(
                     scorer, baseline, others, test=test, draws=draws, seed=seed
                 )
@@ -295,13 +314,13 @@ def tables(comparison: Comparison) -> list[Table]:
         [
             f"{name} - {comparison.names[0]}",
             metric_name,
-            f"{found.baseline:.2f}",
-            f"{found.system:.2f}",
-            f"{found.difference:+.2f}",
-            f"{found.interval[0]:+.2f} to {found.interval[1]:+.2f}",
-            f"{found.p_value:.4f}",
+            f"{differences.baseline:.2f}",
+            f"{differences.system:.2f}",
+            f"{differences.difference:+.2f}",
+            f"{differences.interval[0]:+.2f} to {differences.interval[1]:+.2f}",
+            f"{differences.p_value:.4f}",
         ]
-        for (metric_name, name), found in comparison.means.items()
+        for (metric_name, name), differences in comparison.means.items()
     ]
     header = ["systems", "metric", "first", "second", "difference", "95% interval", "p"]
     return [Table(title="means over pairs", header=header, rows=rows), *_pair_tables(comparison)]
@@ -311,8 +330,8 @@ def _pair_tables(comparison: Comparison) -> list[Table]:
     if not comparison.by_pair:
         return []
     rows = []
-    for (metric_name, pair), found in comparison.by_pair.items():
-        for name, one in zip(comparison.names, found, strict=True):
+    for (metric_name, pair), differences in comparison.by_pair.items():
+        for name, one in zip(comparison.names, differences, strict=True):
             interval = "" if one.half_width is None else f"{one.mean:.2f} ± {one.half_width:.2f}"
             p = "" if one.p_value is None else f"{one.p_value:.4f}" if one.difference else "equal"
             rows.append([pair, metric_name, name, f"{one.score:.2f}", interval, p])
@@ -324,25 +343,25 @@ def _pair_tables(comparison: Comparison) -> list[Table]:
 
 def claims(comparison: Comparison) -> list[str]:
     """What may be said, one sentence for each system and metric, and its limits."""
-    found = [
+    sentences = [
         _claim(comparison, name, metric_name, mean) for (metric_name, name), mean in comparison.means.items()
     ]
-    for place, name in enumerate(comparison.names[1:], start=1):
-        found += _pair_claims(comparison, place, name)
+    for index, name in enumerate(comparison.names[1:], start=1):
+        sentences += _pair_claims(comparison, index, name)
     seeds = {mean.num_seeds for mean in comparison.means.values()}
     if seeds == {(1, 1)}:
-        found.append(
+        sentences.append(
             "This holds for these trained models on further texts of this kind. Of training again with "
             "another seed it says nothing: give several runs of each system (NAME=RUN1,RUN2,...) for that."
         )
     else:
         few = min(count for pair in seeds for count in pair)
         caution = f" With {few} runs of a system the interval is too narrow: five or more are better."
-        found.append(
+        sentences.append(
             "Texts and training seeds were both drawn, so that this holds for training again as well."
             + (caution if few < _ENOUGH_SEEDS else "")
         )
-    return found
+    return sentences
 
 
 def _claim(comparison: Comparison, name: str, metric_name: str, mean: MeanComparison) -> str:
@@ -360,14 +379,18 @@ def _claim(comparison: Comparison, name: str, metric_name: str, mean: MeanCompar
     )
 
 
-def _pair_claims(comparison: Comparison, place: int, name: str) -> list[str]:
+def _pair_claims(comparison: Comparison, index: int, name: str) -> list[str]:
     lines = []
     for metric_name, scorer in comparison.metrics.items():
-        pairs = {p: found[place] for (m, p), found in comparison.by_pair.items() if m == metric_name}
+        pairs = {
+            p: difference[index] for (m, p), difference in comparison.by_pair.items() if m == metric_name
+        }
         if len(pairs) < 2:
             continue
         # The paired test gives equal outputs a small p, which claims nothing.
-        corrected = holm([found.p_value or 0.0 if found.difference else 1.0 for found in pairs.values()])
+        corrected = holm(
+            [difference.p_value or 0.0 if difference.difference else 1.0 for difference in pairs.values()]
+        )
         sure = [p for p, value in zip(pairs, corrected, strict=True) if value < LEVEL]
         better = [p for p in sure if (pairs[p].difference > 0) == scorer.higher_is_better]
         worse = [p for p in sure if p not in better]
@@ -390,8 +413,7 @@ def _run_ranges(systems: Sequence[System]) -> list[tuple[int, int]]:
     return ranges
 
 
-# Result manifests of `score` and `compare`, whose numbers are of files and need no model: what was scored,
-# how, and what came out, to be written down and run again.
+# Manifests of `score` and `compare`: files, options and numbers, so that they can be run again without a model.
 
 Rows = list[dict[str, Any]]
 
@@ -434,9 +456,9 @@ class FileManifest(Strict):
     files: list[FileUsed]
     configuration: ScoreOptions | CompareOptions
     seed: int | None = None
-    commit: str | None = Field(default_factory=hashes.commit)
-    machine: dict[str, str | int] = Field(default_factory=hashes.machine)
-    versions: dict[str, str] = Field(default_factory=hashes.versions)
+    commit: str | None = Field(default_factory=provenance.commit)
+    machine: dict[str, str | int] = Field(default_factory=provenance.machine)
+    versions: dict[str, str] = Field(default_factory=provenance.versions)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def write(self, path: Path) -> None:
@@ -487,30 +509,30 @@ def compare_files(options: CompareOptions, **progress: Any) -> Comparison:
     )
 
 
-def comparison_rows(found: Comparison) -> Rows:
+def comparison_rows(comparison: Comparison) -> Rows:
     """Every number of a comparison: means, pairs."""
-    means = [{"metric": m, "system": s, **asdict(value)} for (m, s), value in found.means.items()]
+    means = [{"metric": m, "system": s, **asdict(value)} for (m, s), value in comparison.means.items()]
     pairs = [
         {"metric": m, "pair": pair, "system": name, **asdict(value), "interval": _finite(value.interval)}
-        for (m, pair), values in found.by_pair.items()
-        for name, value in zip(found.names, values, strict=True)
+        for (m, pair), values in comparison.by_pair.items()
+        for name, value in zip(comparison.names, values, strict=True)
     ]
     return [*means, *pairs]
 
 
-def comparison_values(found: Comparison) -> dict[str, Any]:
+def comparison_values(comparison: Comparison) -> dict[str, Any]:
     """A comparison as plain values, with what may be claimed."""
-    rows = comparison_rows(found)
+    rows = comparison_rows(comparison)
     return {
-        "systems": list(found.names),
-        "num_lines": found.num_lines,
-        "test": found.test,
-        "draws": found.draws,
-        "seed": found.seed,
-        "signatures": _signatures(found),
+        "systems": list(comparison.names),
+        "num_lines": comparison.num_lines,
+        "test": comparison.test,
+        "draws": comparison.draws,
+        "seed": comparison.seed,
+        "signatures": _signatures(comparison),
         "means": [row for row in rows if "pair" not in row],
         "pairs": [row for row in rows if "pair" in row],
-        "claims": claims(found),
+        "claims": claims(comparison),
     }
 
 
@@ -519,10 +541,10 @@ def manifest_of_scores(options: ScoreOptions, rows: Rows) -> FileManifest:
     return FileManifest(kind="score", numbers=rows, files=list(_used(options)), configuration=options)
 
 
-def manifest_of_comparison(options: CompareOptions, found: Comparison) -> FileManifest:
+def manifest_of_comparison(options: CompareOptions, comparison: Comparison) -> FileManifest:
     """What `compare` found, to be written; every row with its metric's signature."""
-    signatures = _signatures(found)
-    rows = [{**row, "signature": signatures[row["metric"]]} for row in comparison_rows(found)]
+    signatures = _signatures(comparison)
+    rows = [{**row, "signature": signatures[row["metric"]]} for row in comparison_rows(comparison)]
     return FileManifest(
         kind="compare", numbers=rows, files=list(_used(options)), configuration=options, seed=options.seed
     )
@@ -550,13 +572,13 @@ def run_again(old: FileManifest, path: Path, **progress: Any) -> FileManifest:
 def row_differences(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
     """Every number of `old` that `new` does not give again, in words."""
     again = {_label(row): row for row in new}
-    found = []
+    differing = []
     for row in old:
         now = again.get(_label(row), {})
         for name, value in row.items():
             if not _same(value, now.get(name)):
-                found.append(f"{_label(row)} {name}: was {value}, is {now.get(name, 'not measured now')}")
-    return found
+                differing.append(f"{_label(row)} {name}: was {value}, is {now.get(name, 'not measured now')}")
+    return differing
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -570,8 +592,8 @@ def _label(row: Mapping[str, Any]) -> str:
     return " ".join(str(row[name]) for name in ("metric", "pair", "system") if name in row)
 
 
-def _signatures(found: Comparison) -> dict[str, str]:
-    return {name: scorer.signature for name, scorer in found.metrics.items()}
+def _signatures(comparison: Comparison) -> dict[str, str]:
+    return {name: scorer.signature for name, scorer in comparison.metrics.items()}
 
 
 def _finite(interval: tuple[float, float]) -> list[float] | None:
@@ -589,7 +611,7 @@ def _used(options: ScoreOptions | CompareOptions) -> Iterator[FileUsed]:
             raise SprachbundError(f"{file} does not exist; put it back where it was, or beside the manifest")
         scores = path / MANIFEST_FILE
         model = read_manifest(scores).model.sha256 if scores.is_file() else None
-        yield FileUsed(path=str(file), sha256=hashes.hash_files([file]), model_sha256=model)
+        yield FileUsed(path=str(file), sha256=provenance.hash_files([file]), model_sha256=model)
 
 
 def _placed(options: ScoreOptions | CompareOptions, folder: Path) -> ScoreOptions | CompareOptions:

@@ -120,7 +120,7 @@ def emission_delay(
     """
     if (streaming := model.capabilities.streaming) is None:
         raise SprachbundError("emission delay is of streaming transducers; this model is another kind")
-    found, num_words, num_written = list[TokenDelay](), 0, 0
+    delays, num_words, num_written = list[TokenDelay](), 0, 0
     for samples, words in speech:
         duration_s = len(samples) / SAMPLE_RATE
         if words and words[-1].end_s > duration_s + 1e-6:
@@ -129,14 +129,14 @@ def emission_delay(
             )
         hypothesis = _written(model, streaming, samples, target, tier)
         pairs = _same_words(model, hypothesis, words)
-        found += [_token_delay(word, frame, tier, duration_s) for word, frames in pairs for frame in frames]
+        delays += [_token_delay(word, frame, tier, duration_s) for word, frames in pairs for frame in frames]
         num_words, num_written = num_words + len(words), num_written + len(pairs)
     return EmissionDelay(
         right_context=tier.right,
         promised_s=chunk_latency_s(tier),
         num_words=num_words,
         num_written=num_written,
-        tokens=tuple(found),
+        tokens=tuple(delays),
     )
 
 
@@ -152,8 +152,8 @@ def _written(
     features = model.features([samples])
     states, num_frames = streaming.encoder(features.values, features.num_frames, tier=tier)
     start = start_by_frames(model, [target])
-    (found,), _ = transducer_greedy(streaming.transducer, states, num_frames, start)
-    return found
+    (path,), _ = transducer_greedy(streaming.transducer, states, num_frames, start)
+    return path
 
 
 def _token_delay(word: SpokenWord, frame: int, tier: Tier, duration_s: float) -> TokenDelay:
@@ -194,11 +194,11 @@ def _folded(word: str) -> str:
 
 def _words(model: Conformer, hypothesis: TransducerHypothesis) -> list[tuple[str, tuple[int, ...]]]:
     """Written words and the frames of their tokens; language tokens and the like are left out."""
-    found: list[tuple[list[int], list[int]]] = []
+    grouped: list[tuple[list[int], list[int]]] = []
     for token, frame in zip(hypothesis.tokens, hypothesis.frames, strict=True):
-        if not found or model.tokenizer.piece(token).startswith(_WORD_BEGINS):
-            found.append(([], []))
-        found[-1][0].append(token)
-        found[-1][1].append(frame)
-    texts = [(model.decode_text(tokens).strip(), tuple(frames)) for tokens, frames in found]
+        if not grouped or model.tokenizer.piece(token).startswith(_WORD_BEGINS):
+            grouped.append(([], []))
+        grouped[-1][0].append(token)
+        grouped[-1][1].append(frame)
+    texts = [(model.decode_text(tokens).strip(), tuple(frames)) for tokens, frames in grouped]
     return [(text, frames) for text, frames in texts if text]

@@ -199,17 +199,17 @@ def read_logs(paths: Sequence[Path]) -> list[EmissionLog]:
         SprachbundError: naming file, line and field, for what is no such log, empty files, and a talk that is
             there twice in one language.
     """
-    found: dict[tuple[str, str], tuple[EmissionLog, str]] = {}
+    merged: dict[tuple[str, str], tuple[EmissionLog, str]] = {}
     for path in paths:
         for where, log in _records(path, EmissionLog, "log of emissions"):
             key = (log.talk, log.target)
-            if key in found:
+            if key in merged:
                 raise SprachbundError(
-                    f"{where}: talk {log.talk!r} into {log.target} is in {found[key][1]} already; "
+                    f"{where}: talk {log.talk!r} into {log.target} is in {merged[key][1]} already; "
                     "score the logs of one system at a time"
                 )
-            found[key] = (log, where)
-    return [log for log, _ in found.values()]
+            merged[key] = (log, where)
+    return [log for log, _ in merged.values()]
 
 
 def read_references(path: Path) -> dict[tuple[str, str], list[ReferenceSegment]]:
@@ -219,16 +219,16 @@ def read_references(path: Path) -> dict[tuple[str, str], list[ReferenceSegment]]
         SprachbundError: naming file, line and field, for what is no such segment, an empty file, and segments
             that overlap or are out of order.
     """
-    found: dict[tuple[str, str], list[ReferenceSegment]] = {}
+    segments: dict[tuple[str, str], list[ReferenceSegment]] = {}
     for where, segment in _records(path, ReferenceSegment, "reference segment"):
-        of_talk = found.setdefault((segment.talk, segment.target), [])
+        of_talk = segments.setdefault((segment.talk, segment.target), [])
         if of_talk and segment.start_s < of_talk[-1].end_s - _ROUNDING_S:
             raise SprachbundError(
                 f"{where}: segment {segment.start_s}-{segment.end_s} s of talk {segment.talk!r} begins before the "
                 f"one above it ends ({of_talk[-1].end_s} s); put segments in order, without overlap"
             )
         of_talk.append(segment)
-    return found
+    return segments
 
 
 def _records(path: Path, kind: type[Kind], noun: str) -> list[tuple[str, Kind]]:
@@ -239,14 +239,14 @@ def _records(path: Path, kind: type[Kind], noun: str) -> list[tuple[str, Kind]]:
         raise SprachbundError(f"{path}: {error.strerror or error}; check the path") from error
     if not raw.strip():
         raise SprachbundError(f"{path} is empty; it should have a {noun} on every line")
-    found = []
+    records = []
     for number, line in enumerate(raw.splitlines(), start=1):
         where = f"{path}:{number}"
         try:
-            found.append((where, kind.model_validate_json(line)))
+            records.append((where, kind.model_validate_json(line)))
         except ValidationError as error:
             raise SprachbundError(f"{where}: not a {noun}: {_fault(line, error)}") from error
-    return found
+    return records
 
 
 def _fault(line: bytes, error: ValidationError) -> str:
@@ -257,8 +257,8 @@ def _fault(line: bytes, error: ValidationError) -> str:
     fault: Any = error.errors()[0]
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
-    place = ".".join(map(str, fault["loc"]))
-    return f"{place}: is no known field" if fault["type"] == "extra_forbidden" else first_fault(error)
+    field = ".".join(map(str, fault["loc"]))
+    return f"{field}: is no known field" if fault["type"] == "extra_forbidden" else first_fault(error)
 
 
 def _check_forward(name: str, field: str, times_s: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""How a system fails: what a mean score hides. Each failure is one function with its definition.
+"""Failures of a system that a mean score hides: one function for each, whose docstring is its definition.
 
 All but hallucination are judged on lines of speech with a reference. A line may fail in several ways.
 Nothing here asks whether a translation is right; a wrong number or name is a matter of the scores.
@@ -15,11 +15,8 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.text.identify import LanguageIdentifier
 from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
 
-# The language identifier of evaluation: trained at first use on the phrasebook and on the names in CLDR.
-#
-# The phrasebook has sentences of its own languages; CLDR, through Babel, has names of countries,
-# languages, months, days and units in some two hundred, so that any usual target language can be told from
-# the others.
+# The language identifier, trained at first use: on sentences of the phrasebook, and on names of countries, languages,
+# months and days in CLDR (through Babel), which has some two hundred languages.
 
 _NUM_MEANINGS = 400
 _SEED = 7
@@ -37,7 +34,7 @@ def identifier_for(languages: Iterable[str]) -> LanguageIdentifier:
 @lru_cache(maxsize=4)
 def _train(languages: tuple[str, ...]) -> LanguageIdentifier:
     texts = {tag: [*_sentences(tag), *names(tag)] for tag in languages}
-    return LanguageIdentifier.train({tag: found for tag, found in texts.items() if found})
+    return LanguageIdentifier.train({tag: examples for tag, examples in texts.items() if examples})
 
 
 def _sentences(language: str) -> list[str]:
@@ -62,10 +59,10 @@ def names(language: str) -> list[str]:
         locale = Locale.parse(language, sep="-")
     except (UnknownLocaleError, ValueError):
         return []
-    found = [*locale.territories.values(), *locale.languages.values()]
+    known = [*locale.territories.values(), *locale.languages.values()]
     for calendar in (locale.months, locale.days):
-        found += calendar["format"]["wide"].values()
-    return [name for name in dict.fromkeys(map(str, found)) if name]
+        known += calendar["format"]["wide"].values()
+    return [name for name in dict.fromkeys(map(str, known)) if name]
 
 
 _EXCESS_REPETITION = 0.2
@@ -192,8 +189,8 @@ def in_wrong_language(line: Line, identifier: LanguageIdentifier) -> bool | None
         return None
     if identifier.identify(line.reference).language != line.target:
         return None
-    found = identifier.identify(line.hypothesis)
-    return found.language != line.target and found.probability >= _WRONG_LANGUAGE
+    identified = identifier.identify(line.hypothesis)
+    return identified.language != line.target and identified.probability >= _WRONG_LANGUAGE
 
 
 DEFINITIONS: Mapping[str, str] = {
@@ -208,15 +205,15 @@ DEFINITIONS: Mapping[str, str] = {
 
 
 class RateCounts:
-    """Adds up judgements by group as they come."""
+    """Sums of outcomes by group, line by line."""
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Rate]] = {}
 
-    def add(self, group: str, judged: Mapping[str, bool]) -> None:
-        """Add what was judged of one line."""
+    def add(self, group: str, outcomes: Mapping[str, bool]) -> None:
+        """Add the outcomes of one line: failure to whether it occurred."""
         rates = self._groups.setdefault(group, {})
-        for name, is_so in judged.items():
+        for name, is_so in outcomes.items():
             old = rates.get(name, Rate(failed=0, judged=0))
             rates[name] = Rate(failed=old.failed + is_so, judged=old.judged + 1)
 
@@ -231,8 +228,12 @@ class RateCounts:
         return list(self._groups)
 
 
-class FailureJudge:
-    """All failures of lines, with one identifier for the target languages at hand."""
+class FailureClassifier:
+    """Finds all failures of lines. One language identifier serves all targets.
+
+    Args:
+        targets: BCP-47 tags of the target languages.
+    """
 
     def __init__(self, targets: Iterable[str]) -> None:
         self._identifier = identifier_for(targets)
@@ -245,16 +246,16 @@ class FailureJudge:
             "wrong language": self._wrong_language,
         }
 
-    def judge(self, line: Line) -> dict[str, bool]:
+    def classify(self, line: Line) -> dict[str, bool]:
         """Failure to whether the line failed so; failures that cannot be judged on it are left out."""
-        found = {name: check(line) for name, check in self._checks.items()}
-        return {name: failed for name, failed in found.items() if failed is not None}
+        outcomes = {name: check(line) for name, check in self._checks.items()}
+        return {name: failed for name, failed in outcomes.items() if failed is not None}
 
     def rates(self, lines: Iterable[Line]) -> dict[str, Rate]:
         """Failure to its rate; failures that were judged on no line are left out."""
         counts = RateCounts()
         for line in lines:
-            counts.add("", self.judge(line))
+            counts.add("", self.classify(line))
         return counts.rates("")
 
     def _wrong_language(self, line: Line) -> bool | None:
@@ -275,9 +276,9 @@ def _deleted_runs(line: Line) -> list[tuple[int, int, int, float]]:
     reference, hypothesis = (_words(text, line.target) for text in (line.reference, line.hypothesis))
     if not reference or not hypothesis:
         return []
-    found = jiwer.process_words(reference, hypothesis)
-    chunks, size = found.alignments[0], len(found.references[0])
-    right = found.hits / max(1, len(found.hypotheses[0]))
+    aligned = jiwer.process_words(reference, hypothesis)
+    chunks, size = aligned.alignments[0], len(aligned.references[0])
+    right = aligned.hits / max(1, len(aligned.hypotheses[0]))
     return [(c.ref_start_idx, c.ref_end_idx, size, right) for c in chunks if c.type == "delete"]
 
 
@@ -292,6 +293,6 @@ def _difference(reference: str, hypothesis: str) -> float:
 
     if not reference or not hypothesis:
         return 0.0 if reference == hypothesis else 1.0
-    found = jiwer.process_characters(reference, hypothesis)
-    edits = found.substitutions + found.deletions + found.insertions
+    aligned = jiwer.process_characters(reference, hypothesis)
+    edits = aligned.substitutions + aligned.deletions + aligned.insertions
     return edits / max(len(reference), len(hypothesis))

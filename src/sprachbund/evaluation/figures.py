@@ -66,8 +66,8 @@ def heat_map(manifest: ResultManifest, metric: str = "chrF") -> str:
             colour = _ON_DARK if number.value > 55 else _ON_LIGHT
             axes.text(column, row, f"{number.value:.1f}", ha="center", va="center", color=colour)
             if number.task == TRANSCRIPTION:
-                place = (column - 0.44, row - 0.44)
-                axes.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor=colour, linewidth=0.8))
+                corner = (column - 0.44, row - 0.44)
+                axes.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, edgecolor=colour, linewidth=0.8))
     image = axes.imshow(values, cmap=_colours(), vmin=0, vmax=100, aspect="auto")
     axes.set_xticks(range(len(targets)), targets)
     axes.set_yticks(range(len(sources)), sources)
@@ -89,14 +89,14 @@ def failure_bars(manifest: ResultManifest) -> str:
     for guard, colour, shift in ((False, SECOND, height / 2), (True, ACCENT, -height / 2)):
         if guard and not has_guard:
             continue
-        found = [rates.get((name, guard)) for name in names]
-        places = np.arange(len(names)) + (shift if has_guard else 0)
-        widths = [r.percent if r else 0.0 for r in found]
+        shown = [rates.get((name, guard)) for name in names]
+        positions = np.arange(len(names)) + (shift if has_guard else 0)
+        widths = [r.percent if r else 0.0 for r in shown]
         label = "behind the guard" if guard else "before the guard"
-        axes.barh(places, widths, height=height * 0.92, color=colour, label=label)
-        for place, width, rate in zip(places, widths, found, strict=True):
+        axes.barh(positions, widths, height=height * 0.92, color=colour, label=label)
+        for position, width, rate in zip(positions, widths, shown, strict=True):
             text = f"{width:.1f}%" if rate else "not judged"
-            axes.text(width + 0.8, place, text, va="center", fontsize=8, color=MUTED)
+            axes.text(width + 0.8, position, text, va="center", fontsize=8, color=MUTED)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(0, max(10.0, 1.15 * max(r.percent for r in rates.values())))
     axes.set_xlabel("% of the lines judged")
@@ -126,8 +126,8 @@ def switching_bars(manifest: ResultManifest) -> str:
     good = (MEASURES["recalled"], *router.NAMES)
     colours = [ACCENT if name in good else SECOND for name in names]
     axes.barh(range(len(names)), [rates[name] for name in names], height=0.62, color=colours)
-    for place, name in enumerate(names):
-        axes.text(rates[name] + 1.5, place, f"{rates[name]:.1f}%", va="center", fontsize=8, color=MUTED)
+    for position, name in enumerate(names):
+        axes.text(rates[name] + 1.5, position, f"{rates[name]:.1f}%", va="center", fontsize=8, color=MUTED)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(0, 118)
     axes.set_xticks(range(0, 101, 25))
@@ -137,36 +137,49 @@ def switching_bars(manifest: ResultManifest) -> str:
 
 
 def bins_by(counts: Counts, metric: Metric, values: Sequence[float], edges: Sequence[float]) -> list[Bin]:
-    """Pooled scores of lines whose value lies between two edges; counts are (N, K)."""
-    places = np.digitize(np.array(values), edges) - 1
-    found = []
-    for place in range(len(edges) - 1):
-        rows = counts[places == place]
+    """Pooled scores of lines whose value lies between two edges; counts are (N, K).
+
+    Args:
+        counts: statistics of N lines, shape (N, K).
+        metric: scores sums of the counts.
+        values: one per line, N in all.
+        edges: borders of the bins, ascending; B + 1 of them make B bins.
+    """
+    indices = np.digitize(np.array(values), edges) - 1
+    bins = []
+    for index in range(len(edges) - 1):
+        rows = counts[indices == index]
         if not len(rows):
             continue
         drawn = [
             metric.score(sums) for _, w in bootstrap_weights(len(rows), _DRAWS, _SEED) for sums in w @ rows
         ]
-        found.append(
+        bins.append(
             Bin(
-                label=_bin_label(edges[place], edges[place + 1]),
+                label=_bin_label(edges[index], edges[index + 1]),
                 num_lines=len(rows),
                 score=float(metric.score(rows.sum(0))),
                 interval=percentiles(np.array(drawn)),
             )
         )
-    return found
+    return bins
 
 
 def bin_bars(bins: Sequence[Bin], title: str, unit: str) -> str:
-    """Scores of bins with their intervals and the number of lines."""
+    """Scores of bins with their intervals and the number of lines.
+
+    Args:
+        bins: scores with intervals.
+        title: of the figure.
+        unit: label of the axis of bins.
+    """
     figure, axes = _figure(4.6, 2.8)
-    places = range(len(bins))
-    axes.bar(places, [b.score for b in bins], width=0.66, color=ACCENT)
-    for place, found in zip(places, bins, strict=True):
-        axes.plot([place, place], found.interval, color=INK, linewidth=1.2)
-        axes.text(place, 2, f"n={found.num_lines}", ha="center", va="bottom", fontsize=7, color=_CARD)
-    axes.set_xticks(places, [b.label for b in bins])
+    positions = range(len(bins))
+    axes.bar(positions, [b.score for b in bins], width=0.66, color=ACCENT)
+    for position, scores in zip(positions, bins, strict=True):
+        axes.plot([position, position], scores.interval, color=INK, linewidth=1.2)
+        axes.text(position, 2, f"n={scores.num_lines}", ha="center", va="bottom", fontsize=7, color=_CARD)
+    axes.set_xticks(positions, [b.label for b in bins])
     axes.set_ylim(0, 100)
     axes.set_xlabel(unit)
     axes.set_ylabel(title)
@@ -179,8 +192,8 @@ def group_bars(scores: Mapping[str, tuple[float, int]], title: str) -> str:
     ordered = sorted(scores.items(), key=lambda item: item[1][0])
     figure, axes = _figure(6.4, 0.27 * len(ordered) + 0.9)
     axes.barh(range(len(ordered)), [value for _, (value, _) in ordered], height=0.7, color=ACCENT)
-    for place, (_, (value, count)) in enumerate(ordered):
-        axes.text(value + 1, place, f"{value:.1f}  (n={count})", va="center", fontsize=7, color=MUTED)
+    for position, (_, (value, count)) in enumerate(ordered):
+        axes.text(value + 1, position, f"{value:.1f}  (n={count})", va="center", fontsize=7, color=MUTED)
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
     axes.set_xlim(0, 118)
     axes.set_xticks(range(0, 101, 20))
@@ -259,7 +272,7 @@ class RouterPicture:
         frame_s: seconds of a token.
         duration_s: of the speech.
         heard: spans that the model makes of it.
-        told: what is known to be said, or what the model wrote.
+        texts: spans of the transcript, or of the model's output where there is none.
         title: over it.
     """
 
@@ -268,7 +281,7 @@ class RouterPicture:
     frame_s: float
     duration_s: float
     heard: Sequence[Labelled]
-    told: Sequence[Labelled]
+    texts: Sequence[Labelled]
     title: str = ""
 
 
@@ -279,10 +292,10 @@ def draw_router(picture: RouterPicture, path: Path) -> None:
     figure.set_facecolor("white")
     _mass(rows[0], picture)
     colours = dict(
-        zip(dict.fromkeys([*picture.groups, *(t.language for t in picture.told)]), _endless(), strict=False)
+        zip(dict.fromkeys([*picture.groups, *(t.language for t in picture.texts)]), _endless(), strict=False)
     )
     _strip(rows[1], picture.heard, "heard", colours)
-    _strip(rows[2], picture.told, "said", colours)
+    _strip(rows[2], picture.texts, "said", colours)
     rows[2].set_xlabel("seconds", color=MUTED)
     rows[2].set_xlim(0, picture.duration_s)
     figure.suptitle(picture.title, color=INK, fontsize=11)
@@ -311,7 +324,7 @@ def _mass(axes: Any, picture: RouterPicture) -> None:
     axes.set_yticks(range(len(picture.groups)), picture.groups)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    for span in picture.told[1:]:
+    for span in picture.texts[1:]:
         axes.axvline(span.start_s, color=INK, linewidth=0.8, linestyle=":")
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01)
     bar.outline.set_visible(False)

@@ -161,7 +161,15 @@ def translate_plan(
     options: DecodingOptions | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[Line]:
-    """Decode what a plan names; lines in the order of the corpus. The batch size does not change them."""
+    """Decode what a plan names; lines in the order of the corpus. The batch size does not change them.
+
+    Args:
+        model: decodes.
+        manifest: the corpus.
+        plan: utterances and targets, as `make_plan` chooses them.
+        options: of decoding.
+        batch_size: utterances in a batch.
+    """
     decoder = Decoder(model, options or DecodingOptions())
     corpus = corpus_name(manifest.directory)
     stretch = batch_size * _STRETCH_BATCHES
@@ -265,7 +273,15 @@ def _with_evidence(
 
 
 def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, corpus: str) -> Line:
-    """The line of one utterance in one target language."""
+    """The line of one utterance in one target language.
+
+    Args:
+        utterance: of the corpus, with its references.
+        target: BCP-47 tag of the output.
+        text: the hypothesis.
+        evidence: of the decoding.
+        corpus: name of the corpus.
+    """
     return Line(
         id=utterance.id,
         source=utterance.language,

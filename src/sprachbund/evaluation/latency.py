@@ -22,11 +22,11 @@ from sprachbund.evaluation.tables import Table
 from sprachbund.text.languages import writes_spaces
 from sprachbund.text.normalize import normalize
 
-# Latency scores of one stretch of speech: functions of when each word of the output came.
+# Latency metrics of one passage, from the delay of every unit of the output.
 #
-# All are in seconds except the proportion. A unit is a word, or a character in languages that are written
-# without spaces. Formulas are those of the papers in the form that SimulEval 1.1.4 and OmniSTEval 0.1.10
-# compute, so that numbers can be laid beside published ones; there is no clock in here.
+# All are in seconds except the proportion. A unit is a word, or a character in languages written without spaces. The
+# formulas are those of the papers as SimulEval 1.1.4 and OmniSTEval 0.1.10 compute them, so that numbers are
+# comparable with published ones.
 
 SOURCE_TOKEN_MS = 300.0
 """Length that average token delay gives to a spoken word (arXiv 2211.13173)."""
@@ -74,9 +74,9 @@ def differentiable_average_lagging(passage: Passage) -> float:
     """DAL (arXiv 1906.00048): AL over all units, none of which costs less time than its share."""
     pace = passage.source_s / len(passage.delays_s)
     total, last = 0.0, float("-inf")
-    for place, delay in enumerate(passage.delays_s):
+    for index, delay in enumerate(passage.delays_s):
         last = max(delay, last + pace)
-        total += last - place * pace
+        total += last - index * pace
     return total / len(passage.delays_s)
 
 
@@ -95,7 +95,7 @@ def yet_another_average_lagging(passage: Passage) -> float | None:
     """
     counted = list(takewhile(lambda delay: delay < passage.recording_s, passage.delays_s))
     pace = passage.source_s / max(passage.num_reference, len(passage.delays_s))
-    return fmean(d - place * pace for place, d in enumerate(counted)) if counted else None
+    return fmean(d - index * pace for index, d in enumerate(counted)) if counted else None
 
 
 def average_token_delay(passage: Passage) -> float:
@@ -138,8 +138,8 @@ def _lagging(passage: Passage, num_target: int) -> float:
     delays, source_s = passage.delays_s, passage.source_s
     if delays[0] > source_s:
         return delays[0]
-    waited = next((place for place, delay in enumerate(delays) if delay >= source_s), len(delays) - 1)
-    return fmean(delay - place * source_s / num_target for place, delay in enumerate(delays[: waited + 1]))
+    waited = next((index for index, delay in enumerate(delays) if delay >= source_s), len(delays) - 1)
+    return fmean(delay - index * source_s / num_target for index, delay in enumerate(delays[: waited + 1]))
 
 
 def _spoken_words_ms(start_ms: float, end_ms: float) -> list[float]:
@@ -154,7 +154,7 @@ def _ms(seconds: float) -> float:
     return round(1000 * seconds, 6)
 
 
-# How much text that stood on the screen was taken away again.
+# Flicker: text that was shown and then taken back.
 
 
 def erasure(before: list[str], after: list[str]) -> int:
@@ -180,11 +180,11 @@ def normalized_erasure(shown: Iterable[list[str]]) -> float | None:
     return erased / len(last) if last else None
 
 
-# Gives every word of a long talk's output to a segment of its references, so that segments can be scored.
+# Resegmentation: every word of a talk's output is assigned to a segment of its references.
 #
-# Output comes without the references' borders. Two published ways find them, both by aligning all words of
-# a talk at once: least word errors (Matusov et al. 2005, https://aclanthology.org/2005.iwslt-1.19; used by
-# StreamLAAL, arXiv 2406.06097) and greatest likeness of letters (arXiv 2509.17349; used by LongYAAL).
+# Both published ways align all words of a talk at once: by least word errors (Matusov et al. 2005,
+# https://aclanthology.org/2005.iwslt-1.19; used by StreamLAAL, arXiv 2406.06097), or by greatest similarity of
+# characters (arXiv 2509.17349; used by LongYAAL).
 
 Owners = NDArray[np.int64]
 """The number of the segment that each unit of the output belongs to, (U,); it never falls."""
@@ -235,12 +235,12 @@ def by_likeness(output: Sequence[str], references: Sequence[Sequence[str]]) -> O
     path = _trace(_most_alike(likeness))
     owners = np.zeros(len(output), np.int64)
     ahead = -1  # the reference word that drew the rest of a gap to itself
-    for place, after in enumerate(path.passed.tolist()):
+    for column, after in enumerate(path.passed.tolist()):
         before = after - 1
-        if not path.paired[place] and after < len(wanted) and after != ahead:
-            drawn = before < 0 or likeness.of(after, place) > likeness.of(before, place)
+        if not path.paired[column] and after < len(wanted) and after != ahead:
+            drawn = before < 0 or likeness.of(after, column) > likeness.of(before, column)
             ahead = after if drawn else ahead
-        owners[place] = after if after == ahead and not path.paired[place] else before
+        owners[column] = after if after == ahead and not path.paired[column] else before
     return segments[owners]
 
 
@@ -511,9 +511,9 @@ def means(talks: Sequence[TalkLatency]) -> list[MeanLatency]:
     by_target: dict[str, list[TalkLatency]] = {}
     for talk in talks:
         by_target.setdefault(talk.target, []).append(talk)
-    found = [_mean_of_talks(of_target) for _, of_target in sorted(by_target.items())]
-    shown = [mean for mean in found if mean.num_talks > 1]
-    return [*shown, _mean_of_languages(found)] if len(found) > 1 else shown
+    of_languages = [_mean_of_talks(of_target) for _, of_target in sorted(by_target.items())]
+    shown = [mean for mean in of_languages if mean.num_talks > 1]
+    return [*shown, _mean_of_languages(of_languages)] if len(of_languages) > 1 else shown
 
 
 def text_quality(pairs: Sequence[TextPair], target: str) -> dict[str, float]:
@@ -549,16 +549,16 @@ class Written:
         return [
             Passage(
                 delays_s=tuple(
-                    self._times[clock][n] - segment.start_s for n in (owners == place).nonzero()[0]
+                    self._times[clock][n] - segment.start_s for n in (owners == index).nonzero()[0]
                 ),
                 audio_s=tuple(
-                    self._times["ideal"][n] - segment.start_s for n in (owners == place).nonzero()[0]
+                    self._times["ideal"][n] - segment.start_s for n in (owners == index).nonzero()[0]
                 ),
                 source_s=segment.end_s - segment.start_s,
-                num_reference=len(self.references[place]),
+                num_reference=len(self.references[index]),
                 recording_s=end_s - segment.start_s,
             )
-            for place, segment in enumerate(self._segments)
+            for index, segment in enumerate(self._segments)
         ]
 
     def texts(self, owners: Owners) -> tuple[TextPair, ...]:
@@ -567,10 +567,10 @@ class Written:
             TextPair(
                 reference=segment.text,
                 hypothesis=join_units(
-                    [self.units[n] for n in (owners == place).nonzero()[0]], self._log.target
+                    [self.units[n] for n in (owners == index).nonzero()[0]], self._log.target
                 ),
             )
-            for place, segment in enumerate(self._segments)
+            for index, segment in enumerate(self._segments)
         )
 
 
@@ -603,17 +603,19 @@ def _mean_of_talks(talks: Sequence[TalkLatency]) -> MeanLatency:
     )
 
 
-def _mean_of_languages(found: Sequence[MeanLatency]) -> MeanLatency:
+def _mean_of_languages(of_languages: Sequence[MeanLatency]) -> MeanLatency:
     return MeanLatency(
         target=ALL,
-        num_talks=sum(mean.num_talks for mean in found),
-        num_silent=sum(mean.num_silent for mean in found),
+        num_talks=sum(mean.num_talks for mean in of_languages),
+        num_silent=sum(mean.num_silent for mean in of_languages),
         scores={
-            clock: {name: _mean([mean.scores[clock][name] for mean in found]) for name in LATENCY_SCORES}
+            clock: {
+                name: _mean([mean.scores[clock][name] for mean in of_languages]) for name in LATENCY_SCORES
+            }
             for clock in CLOCKS
         },
-        flicker=_mean([mean.flicker for mean in found]),
-        quality={name: fmean(mean.quality[name] for mean in found) for name in QUALITY},
+        flicker=_mean([mean.flicker for mean in of_languages]),
+        quality={name: fmean(mean.quality[name] for mean in of_languages) for name in QUALITY},
     )
 
 
@@ -622,7 +624,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-# Latency as a table: a line for each talk, language and clock.
+# The table: a row for each talk, language and clock.
 
 MISSING = "–"
 NOTE = "seconds; AP: share of the talk; NE: words taken back for each that stayed; chrF and BLEU by segment"

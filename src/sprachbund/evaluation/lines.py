@@ -1,6 +1,6 @@
-"""One hypothesis with its reference and evidence, and the file of such lines that all scoring reads.
+"""The lines that scoring reads: plain text files, and `hypotheses.jsonl` with references and evidence of decoding.
 
-Everything that is scored later comes from this file, so a score can be computed again without the model.
+All scores are computed from these files, so they can be computed again without the model.
 """
 
 import json
@@ -22,7 +22,7 @@ from sprachbund.data.language_spans import Place, only_place, spans_in, split_wo
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
 
-# Reads texts to be scored from plain files; refuses what would silently be scored on a subset.
+# Plain text files. Files that would silently be scored on a subset of lines are refused.
 
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _SEPARATORS = {"\u2028": "U+2028", "\u2029": "U+2029", "\x85": "U+0085", "\x0b": "U+000B", "\x0c": "U+000C"}
@@ -123,13 +123,13 @@ def check_line_ends(path: Path, raw: bytes) -> None:
 def _line_of(raw: bytes, end: bytes) -> int:
     """Number of the first line that ends so, LF and CR LF counted."""
     start = 0
-    while (found := raw.find(end, start)) >= 0:
-        part_of_windows = (end == b"\n" and raw[found - 1 : found] == b"\r") or (
-            end == b"\r" and raw[found + 1 : found + 2] == b"\n"
+    while (at := raw.find(end, start)) >= 0:
+        part_of_windows = (end == b"\n" and raw[at - 1 : at] == b"\r") or (
+            end == b"\r" and raw[at + 1 : at + 2] == b"\n"
         )
         if not part_of_windows:
-            return raw.count(b"\n", 0, found) + 1
-        start = found + 1
+            return raw.count(b"\n", 0, at) + 1
+        start = at + 1
     return 1
 
 
@@ -148,21 +148,19 @@ def _decoded(path: Path, number: int, line: bytes) -> str:
     return text
 
 
-# What a corpus says of languages mixed in an utterance, as lines of hypotheses carry it.
+# Code-switching: spans of languages in an utterance.
 #
 # An utterance is code-switched when its `custom` says so (`code_switched`) or has `spans` of more than one
 # language. Embedded is what is said in another language than its main one: `custom["main_language"]`, or
 # its language. Of an embedded span the scores need two things, and each may be missing:
 #
-# - its words: `text` of the span, or else `custom["foreign_words"]` where `custom["languages"]` are two; -
-# the place of its translation in the reference: `places` of the span (of the words: `foreign_places`),
-# target to [first word, behind the last], or the one place where the reference has the span's words as
-# they were said, looked for only where they have to stand there (the span is in the target language
-# already, or the reference is the transcript).
+# - its words: `text` of the span, or else `custom["foreign_words"]` where `custom["languages"]` are two;
+# - the position of its translation in the reference: `places` of the span (of the words: `foreign_places`), target to
+#   [first word, one after the last]. Without it, the only occurrence of the span's words in the reference, where they
+#   must occur (the span is in the target language already, or the reference is the transcript).
 #
-# No other place is guessed. Spans of times alone have neither. Their times (`start_s`, `end_s`) say when
-# they are heard, which is what a router is judged by; times marked as estimated (`spans_estimated`) do
-# not.
+# No other position is assumed. Spans with times alone have neither. A router is scored by the times (`start_s`,
+# `end_s`), but not by times marked as estimated (`spans_estimated`).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +181,7 @@ class EmbeddedSpan:
 
     @property
     def place(self) -> Place | None:
-        """(start, end) when the place is known."""
+        """(start, end) in words of the reference; None when it is not known."""
         return None if self.start is None or self.end is None else (self.start, self.end)
 
 
@@ -266,47 +264,45 @@ def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
     words = utterance.custom.get("foreign_words") or []
     others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]
     if words and len(others) == 1 and not any(row.get("text") for row in rows):
-        return [_told(others[0], said, number, utterance) for number, said in enumerate(words)]
+        return [_with_positions(others[0], said, number, utterance) for number, said in enumerate(words)]
     return rows
 
 
-def _told(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
-    """The words of an embedded span as a row, with the places told for all of them."""
+def _with_positions(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
+    """The words of an embedded span as a row, with its positions in every reference that has them."""
     places = utterance.custom.get("foreign_places") or {}
     size = len(utterance.custom["foreign_words"])
-    known = {target: found[number] for target, found in places.items() if len(found) == size}
+    known = {target: of_target[number] for target, of_target in places.items() if len(of_target) == size}
     return {"language": language, "text": said, "places": known}
 
 
 def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: list[str]) -> EmbeddedSpan:
     said, language = str(row.get("text") or ""), str(row["language"])
     given = (row.get("places") or {}).get(target)
-    place: Place | None = None
+    span: Place | None = None
     if given is not None:
-        place = _checked(given, utterance, target, len(words))
+        span = _checked(given, utterance, target, len(words))
     elif same_language(language, target) or target == utterance.language:
-        place = only_place(split_words(said, language), words)
-    start, end = place or (None, None)
+        span = only_place(split_words(said, language), words)
+    start, end = span or (None, None)
     return EmbeddedSpan(language=language, said=said, start=start, end=end)
 
 
-def _checked(place: Any, utterance: Utterance, target: str, num_words: int) -> Place:
+def _checked(span: Any, utterance: Utterance, target: str, num_words: int) -> Place:
     try:
-        start, end = map(int, place)
+        start, end = map(int, span)
     except (TypeError, ValueError):
         start, end = 0, 0
     if not 0 <= start < end <= num_words:
         raise SprachbundError(
-            f"{utterance.id}: a span's place {place} is not in its reference into {target} of "
+            f"{utterance.id}: a span's place {span} is not in its reference into {target} of "
             f"{num_words} words; prepare the corpus again"
         )
     return start, end
 
 
-# Where a model's router sent the sound, for models whose experts belong to languages (arXiv 2511.10670).
-#
-# A router decides for each frame or window; what is kept is the stretch of time and the language of the
-# experts that it chose there. The stretches may leave gaps and overlap.
+# Routes: the language whose experts a router chose for a stretch of time (arXiv 2511.10670). Stretches may leave gaps
+# and overlap.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +343,12 @@ def routed_s(start_s: float, end_s: float, language: str, routes: Sequence[Route
     """Seconds of a span that went to its language.
 
     Routes that overlap share the time evenly, so that naming every language gains nothing; a gap is nobody's.
+
+    Args:
+        start_s: start of the span in seconds.
+        end_s: end of the span in seconds.
+        language: BCP-47 tag of the span.
+        routes: of the utterance, in any order.
     """
     there = [route for route in routes if route.start_s < end_s and route.end_s > start_s]
     if not there:
@@ -360,13 +362,15 @@ def routed_s(start_s: float, end_s: float, language: str, routes: Sequence[Route
     return float((share * np.diff(edges)).sum())
 
 
+# Lines of hypotheses, and the file of them.
+
 HYPOTHESES_FILE = "hypotheses.jsonl"
 CHUNK = 256  # lines scored at a time: enough for the libraries' loops, few enough to see results come
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What decoding says of a hypothesis.
+    """Evidence of decoding for a hypothesis.
 
     Attributes:
         dropped: why the guard dropped it; None when it is kept, be it in part.
@@ -485,8 +489,10 @@ def _adapter() -> TypeAdapter[Line]:
 def first_fault(error: ValidationError) -> str:
     """The first thing that is wrong with values, in words."""
     fault = error.errors()[0]
-    place = list(map(str, fault["loc"]))
-    return f"lacks {place[-1]!r}" if fault["type"] == "missing" else f"{'.'.join(place)}: {fault['msg']}"
+    location = list(map(str, fault["loc"]))
+    return (
+        f"lacks {location[-1]!r}" if fault["type"] == "missing" else f"{'.'.join(location)}: {fault['msg']}"
+    )
 
 
 @cache
@@ -507,7 +513,7 @@ class LineWriter:
         self._file = self._partial.open("w", encoding="utf-8", newline="\n")
 
     def write(self, line: Line) -> None:
-        """Append a line and push it to the disk's door."""
+        """Append a line and flush it."""
         self._file.write(line.to_json() + "\n")
         self._file.flush()
 

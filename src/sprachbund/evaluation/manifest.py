@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import provenance as hashes
 from sprachbund.evaluation.options import EvaluationOptions, options_from
+from sprachbund.util import provenance
 from sprachbund.util.files import write_text
 
 MANIFEST_FILE = "scores.json"
@@ -121,9 +121,9 @@ class ResultManifest(Strict):
     model: ModelUsed
     configuration: dict[str, Any]
     seed: int
-    commit: str | None = Field(default_factory=hashes.commit)
-    machine: dict[str, str | int] = Field(default_factory=hashes.machine)
-    versions: dict[str, str] = Field(default_factory=hashes.versions)
+    commit: str | None = Field(default_factory=provenance.commit)
+    machine: dict[str, str | int] = Field(default_factory=provenance.machine)
+    versions: dict[str, str] = Field(default_factory=provenance.versions)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -205,7 +205,13 @@ def read_values(path: Path) -> Any:
 
 
 def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:
-    """A manifest from the JSON of a file. Raises SprachbundError, naming file and field, for what is none."""
+    """A manifest from the JSON of a file. Raises SprachbundError, naming file and field, for what is none.
+
+    Args:
+        model: class of the manifest.
+        values: parsed JSON.
+        path: file that the values are from, for errors.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -217,23 +223,29 @@ def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:
 
 
 def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-9) -> Sequence[str]:
-    """Every number of `old` that `new` does not give again, in words; empty when all are the same."""
+    """Every number of `old` that `new` does not give again, in words; empty when all are the same.
+
+    Args:
+        old: the manifest to be reproduced.
+        new: a later measurement.
+        tolerance: largest absolute difference of equal values.
+    """
     again = {number.key: number.value for number in new.numbers}
     rates = {rate.key: (rate.failed, rate.judged) for rate in new.failures}
-    found = []
+    differing = []
     for number in old.numbers:
         label = " ".join(part for part in number.key if part)
         value = again.get(number.key)
         if value is None:
-            found.append(f"{label}: was {number.value:.4f}, is not measured now")
+            differing.append(f"{label}: was {number.value:.4f}, is not measured now")
         elif abs(value - number.value) > tolerance:
-            found.append(f"{label}: was {number.value:.4f}, is {value:.4f}")
+            differing.append(f"{label}: was {number.value:.4f}, is {value:.4f}")
     for rate in old.failures:
         now = rates.get(rate.key)
         if now != (rate.failed, rate.judged):
             after = "missing" if now is None else f"{now[0]} of {now[1]}"
-            found.append(f"{' '.join(rate.key)}: was {rate.failed} of {rate.judged}, is {after}")
-    return found
+            differing.append(f"{' '.join(rate.key)}: was {rate.failed} of {rate.judged}, is {after}")
+    return differing
 
 
 def options_of(manifest: ResultManifest, path: Path | None = None) -> EvaluationOptions:

@@ -108,14 +108,14 @@ class ErrorRate:
         counts = np.zeros((len(references), 2))
         if not len(references):
             return counts
-        found = process(list(references), list(hypotheses))
-        for row, chunks in enumerate(found.alignments):
+        aligned = process(list(references), list(hypotheses))
+        for row, chunks in enumerate(aligned.alignments):
             counts[row, 0] = sum(
                 max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
                 for c in chunks
                 if c.type != "equal"
             )
-            counts[row, 1] = len(found.references[row])
+            counts[row, 1] = len(aligned.references[row])
         return counts
 
     def score(self, total: NDArray[Any]) -> float:
@@ -202,11 +202,17 @@ def metric(name: str, target: str = "") -> Metric:
 
 
 def corpus_score(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """The score of N hypotheses against one reference each."""
+    """The score of N hypotheses against one reference each.
+
+    Args:
+        metric: the metric.
+        hypotheses: N texts.
+        references: N texts.
+    """
     return float(metric.score(metric.statistics(hypotheses, references).sum(0)))
 
 
-# COMET, a learned metric, for those who have it installed; it is large and needs its model.
+# COMET, a learned metric; an optional dependency that needs its model.
 #
 # The model is a checkpoint on disk (used without the network), or a name on the Hugging Face hub
 # (fetched). Scores are those that the package's own command prints: it computes in half precision, in
@@ -267,8 +273,8 @@ class Comet:
             {"src": source, "mt": hypothesis, "ref": reference}
             for source, hypothesis, reference in zip(transcripts, hypotheses, references, strict=True)
         ]
-        found = self._scorer.predict(rows, batch_size=_BATCH_SIZE, gpus=0, progress_bar=False)
-        return [100.0 * float(score) for score in found.scores]
+        predicted = self._scorer.predict(rows, batch_size=_BATCH_SIZE, gpus=0, progress_bar=False)
+        return [100.0 * float(score) for score in predicted.scores]
 
 
 def comet_signature(model: str = MODEL) -> str:
@@ -281,12 +287,12 @@ def comet_signature(model: str = MODEL) -> str:
 
 def _on_disk(model: str) -> Path | None:
     """The checkpoint of a path; None for a name on the hub. Raises SprachbundError for a path without one."""
-    place = Path(model)
-    if not place.exists():
+    path = Path(model)
+    if not path.exists():
         if model.endswith(".ckpt") or model.startswith((".", "/", "~")):
             raise SprachbundError(f"COMET's model {model} does not exist; check the path")
         return None
-    checkpoint = place / _CHECKPOINT if place.is_dir() else place
+    checkpoint = path / _CHECKPOINT if path.is_dir() else path
     for needed in (checkpoint, checkpoint.parent.parent / _SETTINGS):
         if not needed.is_file():
             raise SprachbundError(

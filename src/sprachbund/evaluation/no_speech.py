@@ -38,9 +38,9 @@ class Sound:
 def no_speech_set(seed: int = SEED, per_kind: int = PER_KIND) -> list[Sound]:
     """The set: `per_kind` sounds of each of `KINDS`, 0.5 to 10 s, levels from faint to loud."""
     sounds = []
-    for place, kind in enumerate(KINDS):
+    for index, kind in enumerate(KINDS):
         for number in range(per_kind):
-            rng = np.random.default_rng((seed, place, number))
+            rng = np.random.default_rng((seed, index, number))
             duration_s = float(rng.uniform(_MIN_S, _MAX_S))
             samples = babble(duration_s, rng) if kind == "babble" else no_speech(kind, duration_s, rng)
             sounds.append(Sound(id=f"{kind}-{seed}-{number:03d}", kind=kind, samples=samples))

@@ -91,10 +91,10 @@ class Tally:
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines of one system; sounds without speech are left to the failures. Some hundred at a time are
         faster than one by one."""
-        for pair, found in by_pair(line for line in lines if line.source).items():
+        for pair, of_pair in by_pair(line for line in lines if line.source).items():
             if pair not in self._pairs:
                 self._pairs[pair] = _PairSums(pair, self._metrics)
-            self._pairs[pair].add(found, self._text, self._groupings)
+            self._pairs[pair].add(of_pair, self._text, self._groupings)
 
     def mean(self, name: str, task: str = TRANSLATION) -> float | None:
         """The mean over pairs of one metric so far; None without lines of the task."""
@@ -104,8 +104,8 @@ class Tally:
     def scores(self) -> list[Score]:
         """All scores: every pair, the means over pairs, and the means within each grouping."""
         pairs = [pair for _, pair in sorted(self._pairs.items())]
-        found = [score for pair in pairs for score in pair.scores(self._text)]
-        found += _means(pairs, "mean", ALL, ALL, self._text)
+        scores = [score for pair in pairs for score in pair.scores(self._text)]
+        scores += _means(pairs, "mean", ALL, ALL, self._text)
         for grouping in self._groupings:
             members = sorted({member for pair in pairs for member in pair.members(grouping)} - {""})
             if grouping in _ONLY_IF_SEVERAL and len(members) < 2:
@@ -113,10 +113,10 @@ class Tally:
             if grouping == SWITCHING and CODE_SWITCHED not in members:
                 continue
             for member in members:
-                found += _means(pairs, grouping, grouping, member, self._text)
+                scores += _means(pairs, grouping, grouping, member, self._text)
             if grouping == SWITCHING:
-                found += _means(pairs, grouping, ALL, ALL, self._text)
-        return found
+                scores += _means(pairs, grouping, ALL, ALL, self._text)
+        return scores
 
 
 def score_lines(
@@ -145,7 +145,13 @@ class _PairSums:
         self.num_lines: Counter[tuple[str, str]] = Counter()
 
     def add(self, lines: Sequence[Line], text: str, groupings: Mapping[str, Callable[[Line], str]]) -> None:
-        """Add lines of this pair."""
+        """Add lines of this pair.
+
+        Args:
+            lines: of this pair.
+            text: "raw" or "normalized".
+            groupings: name to the function that gives a line's member.
+        """
         hypotheses, references = texts(lines, self.pair[1], text)
         counts = [scorer.statistics(hypotheses, references) for scorer in self.metrics]
         rows: dict[tuple[str, str], list[int]] = {(ALL, ALL): list(range(len(lines)))}
@@ -153,7 +159,7 @@ class _PairSums:
             for grouping, key in groupings.items():
                 rows.setdefault((grouping, key(line)), []).append(row)
         for group, of_group in rows.items():
-            new = [found[of_group].sum(0) for found in counts]
+            new = [of_metric[of_group].sum(0) for of_metric in counts]
             old = self._sums.get(group)
             self._sums[group] = [a + b for a, b in zip(old, new, strict=True)] if old else new
             self.num_lines[group] += len(of_group)
@@ -190,7 +196,13 @@ class _PairSums:
 
 
 def texts(lines: Sequence[Line], target: str, text: str = "raw") -> tuple[list[str], list[str]]:
-    """Hypotheses and references, as they are or normalized."""
+    """Hypotheses and references, as they are or normalized.
+
+    Args:
+        lines: N lines of one target language.
+        target: BCP-47 tag, which decides the normalization.
+        text: "raw" or "normalized".
+    """
     if text == "raw":
         return [line.hypothesis for line in lines], [line.reference for line in lines]
     both = [(normalize(line.hypothesis, target), normalize(line.reference, target)) for line in lines]
@@ -202,7 +214,14 @@ def texts(lines: Sequence[Line], target: str, text: str = "raw") -> tuple[list[s
 
 
 def find_score(scores: Iterable[Score], name: str, member: str, **wanted: str) -> float | None:
-    """The value of one score, None when it is not there; `wanted` are further fields."""
+    """The value of one score, None when it is not there; `wanted` are further fields.
+
+    Args:
+        scores: to search.
+        name: of the metric.
+        member: of the group, such as "en-de".
+        **wanted: further fields of `Score` and their values.
+    """
     for score in scores:
         same = all(getattr(score, key) == value for key, value in wanted.items())
         if score.metric == name and score.member == member and same:
@@ -221,7 +240,7 @@ def _means(pairs: Sequence[_PairSums], group: str, grouping: str, member: str, t
     return [
         Score(
             metric=name,
-            value=mean(found),
+            value=mean(of_pairs),
             signature="",
             group=group,
             member=member,
@@ -229,5 +248,5 @@ def _means(pairs: Sequence[_PairSums], group: str, grouping: str, member: str, t
             num_lines=num_lines[task, name],
             text=text,
         )
-        for (task, name), found in values.items()
+        for (task, name), of_pairs in values.items()
     ]

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import provenance as hashes
 from sprachbund.evaluation.compare import FileManifest, read_file_manifest, row_differences, run_again
 from sprachbund.evaluation.manifest import (
     ResultManifest,
@@ -18,7 +17,8 @@ from sprachbund.evaluation.manifest import (
     validated,
 )
 from sprachbund.evaluation.run import Progress, evaluate
-from sprachbund.models.io import BUNDLED, locate
+from sprachbund.models.io import BUNDLED, family_of, locate
+from sprachbund.util import provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +65,11 @@ def replay(
 
     Args:
         path: the manifest, or the directory of results it is in.
-        data: where its corpora are now, in any order (they are told by their hashes); the paths in the
+        data: where its corpora are now, in any order (they are recognised by their hashes); the paths in the
             manifest if none are given.
-        model: where the model is now; the place in the manifest if not given.
+        model: where the model is now; the path in the manifest if not given.
         offline: never use the network.
-        progress: told of the work as it goes on.
+        progress: called with the stage, the amount done and the total.
 
     Raises:
         SprachbundError: when data or model are not there or not those measured, before any decoding.
@@ -80,17 +80,19 @@ def replay(
     old = validated(ResultManifest, values, manifest_path(path))
     options = options_of(old, manifest_path(path))
     directories = _find_data(old, data, path)
-    place = model or _model_place(old, path)
-    found = hashes.model_hash(locate(place, offline=offline))
-    if found != old.model.sha256:
+    location = model or _model_path(old, path)
+    directory = locate(location, offline=offline)
+    family_of(directory)  # an error that names what is wrong with a directory that holds no model
+    sha256 = provenance.model_hash(directory)
+    if sha256 != old.model.sha256:
         raise SprachbundError(
-            f"the model {place} has hash {found[:12]}, the manifest was measured with "
+            f"the model {location} has hash {sha256[:12]}, the manifest was measured with "
             f"{old.model.sha256[:12]} ({old.model.name}); give that one with --model"
         )
     before = torch.get_num_threads()
     torch.set_num_threads(int(old.configuration.get("num_threads", before)))
     try:
-        new = evaluate(directories, place, options, offline=offline, progress=progress).manifest
+        new = evaluate(directories, location, options, offline=offline, progress=progress).manifest
     finally:
         torch.set_num_threads(before)
     return Replay(old=old, new=new, different=differences(old, new), changed=_changed(old, new))
@@ -115,46 +117,48 @@ def _count(manifest: ResultManifest | FileManifest) -> int:
 
 def _find_data(old: ResultManifest, given: Sequence[Path], path: Path) -> list[Path]:
     """The directory of each corpus, in the manifest's order."""
-    places = list(given) or [_near(Path(used.path), path) for used in old.data]
+    candidates = list(given) or [_near(Path(used.path), path) for used in old.data]
     by_hash: dict[str, Path] = {}
-    for place in places:
-        if not place.is_dir():
-            raise SprachbundError(f"the corpus {place} is not there; say where it is with --data")
-        by_hash[hashes.data_hash(place)] = place
+    for directory in candidates:
+        if not directory.is_dir():
+            raise SprachbundError(f"the corpus {directory} is not there; say where it is with --data")
+        by_hash[provenance.data_hash(directory)] = directory
     for used in old.data:
         if used.sha256 not in by_hash:
-            told = ", ".join(f"{place} ({sha[:12]})" for sha, place in by_hash.items())
+            candidates_text = ", ".join(f"{directory} ({sha[:12]})" for sha, directory in by_hash.items())
             raise SprachbundError(
-                f"no corpus with the hash {used.sha256[:12]} of {used.name}; found {told}: the data have "
+                f"no corpus with the hash {used.sha256[:12]} of {used.name}; found {candidates_text}: the data have "
                 "changed, or are elsewhere: say where with --data"
             )
     return [by_hash[used.sha256] for used in old.data]
 
 
-def _model_place(old: ResultManifest, path: Path) -> str:
+def _model_path(old: ResultManifest, path: Path) -> str:
     if old.model.path == BUNDLED:
         return BUNDLED
     return str(_near(Path(old.model.path), path))
 
 
-def _near(place: Path, manifest: Path) -> Path:
-    """A path as written or, when it is not there, the same beside the manifest."""
-    beside = manifest.parent / place
-    return beside if not place.exists() and beside.exists() else place
+def _near(path: Path, manifest: Path) -> Path:
+    """A path as written or, when it does not exist, the same path relative to the manifest's folder."""
+    relative = manifest.parent / path
+    return relative if not path.exists() and relative.exists() else path
 
 
 def _changed(old: ResultManifest | FileManifest, new: ResultManifest | FileManifest) -> list[str]:
-    def told(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-        keys = sorted(before.keys() | after.keys())
-        return [
-            f"{name} {key} was {before.get(key)}, is {after.get(key)}"
-            for key in keys
-            if before.get(key) != after.get(key)
-        ]
-
+    """Versions, properties of the machine and the commit that differ, one line each."""
     commits = {"": old.commit}, {"": new.commit}
     return [
-        *told("version of", old.versions, new.versions),
-        *told("machine's", old.machine, new.machine),
-        *[line.replace("commit  was", "commit was") for line in told("commit", *commits)],
+        *_changes("version of", old.versions, new.versions),
+        *_changes("machine's", old.machine, new.machine),
+        *[line.replace("commit  was", "commit was") for line in _changes("commit", *commits)],
+    ]
+
+
+def _changes(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    keys = sorted(before.keys() | after.keys())
+    return [
+        f"{name} {key} was {before.get(key)}, is {after.get(key)}"
+        for key in keys
+        if before.get(key) != after.get(key)
     ]

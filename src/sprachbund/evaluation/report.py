@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation: to be looked at and listened to rather than read."""
+"""An evaluation as one self-contained HTML page with figures, examples and sound."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import figures
 from sprachbund.evaluation import tables as present
-from sprachbund.evaluation.failures import DEFINITIONS, FailureJudge
+from sprachbund.evaluation.failures import DEFINITIONS, FailureClassifier
 from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.lines import Line, in_chunks
 from sprachbund.evaluation.manifest import ResultManifest
@@ -27,8 +27,7 @@ from sprachbund.evaluation.tables import has_guard
 from sprachbund.text.normalize import has_no_spaces, spaced_characters
 from sprachbund.util.files import write_text
 
-# What a report needs of the hypotheses, taken from them in one pass: counts of all, texts of the few it
-# shows.
+# One pass over the hypotheses: counts of all, texts of the examples.
 
 _SEED = 5
 
@@ -60,23 +59,23 @@ def gather(lines: Iterable[Line], num_examples: int, *, guarded: bool) -> Gather
         num_examples: worst and random ones to keep, each.
         guarded: whether to count what the guard lets pass, or all.
     """
-    scorer, rng, found = chrf(), random.Random(_SEED), Gathered()
+    scorer, rng, gathered = chrf(), random.Random(_SEED), Gathered()
     counts: list[Counts] = []
     worst: dict[tuple[str, str], list[tuple[float, Line]]] = {}
     for some in in_chunks(line for line in lines if line.source):
         seen = [line.behind_guard().hypothesis if guarded else line.hypothesis for line in some]
         counts.append(scorer.statistics(seen, [line.reference for line in some]))
-        _keep_random(found.random, some, len(found.durations_s), num_examples, rng)
-        found.durations_s += [line.duration_s for line in some]
-        found.lengths += [float(len(units(line.reference, line.target))) for line in some]
+        _keep_random(gathered.random, some, len(gathered.durations_s), num_examples, rng)
+        gathered.durations_s += [line.duration_s for line in some]
+        gathered.lengths += [float(len(units(line.reference, line.target))) for line in some]
         for row, line, text in zip(counts[-1], some, seen, strict=True):
             if text != line.reference:
                 worst.setdefault(line.pair, []).append((float(scorer.score(row)), line))
         # Half of them may be of utterances that another pair shows.
         worst = {pair: nsmallest(2 * num_examples, kept, key=itemgetter(0)) for pair, kept in worst.items()}
-    found.counts = np.concatenate(counts) if counts else found.counts
-    found.worst = _in_turn([worst[pair] for pair in sorted(worst)], num_examples)
-    return found
+    gathered.counts = np.concatenate(counts) if counts else gathered.counts
+    gathered.worst = _in_turn([worst[pair] for pair in sorted(worst)], num_examples)
+    return gathered
 
 
 def units(text: str, language: str) -> list[str]:
@@ -87,18 +86,18 @@ def units(text: str, language: str) -> list[str]:
 def _keep_random(kept: list[Line], some: Sequence[Line], passed: int, size: int, rng: random.Random) -> None:
     """Reservoir sampling: every line passed so far has the same chance to be among the kept."""
     for number, line in enumerate(some, start=passed):
-        place = number if number < size else rng.randrange(number + 1)
+        slot = number if number < size else rng.randrange(number + 1)
         if number < size:
             kept.append(line)
-        elif place < size:
-            kept[place] = line
+        elif slot < size:
+            kept[slot] = line
 
 
 def _in_turn(queues: Sequence[Sequence[tuple[float, Line]]], count: int) -> list[Line]:
     chosen: list[Line] = []
     taken: set[tuple[str, str]] = set()
-    for place in range(max(map(len, queues), default=0)):
-        there = [queue[place] for queue in queues if place < len(queue)]
+    for rank in range(max(map(len, queues), default=0)):
+        there = [queue[rank] for queue in queues if rank < len(queue)]
         for _, line in sorted(there, key=itemgetter(0)):
             if len(chosen) < count and (line.corpus, line.id) not in taken:
                 taken.add((line.corpus, line.id))
@@ -106,7 +105,7 @@ def _in_turn(queues: Sequence[Sequence[tuple[float, Line]]], count: int) -> list
     return chosen
 
 
-# Examples in a report: one utterance each, to be listened to, with the words marked that do not agree.
+# Examples: one utterance each, with its sound and the differing words marked.
 
 _NO_SOUND = '<span class="muted">no sound here</span>'
 
@@ -152,12 +151,18 @@ class Sounds:
 
 
 def examples(lines: Sequence[Line], sounds: Sounds, *, guarded: bool) -> str:
-    """One card for each line, with what the guard made of it; empty without lines."""
-    judge = FailureJudge({line.target for line in lines}) if lines else None
+    """One card for each line, with what the guard made of it; empty without lines.
+
+    Args:
+        lines: to show.
+        sounds: finds the audio of a line.
+        guarded: whether the guard was used.
+    """
+    classifier = FailureClassifier({line.target for line in lines}) if lines else None
     rows = []
     for written in lines:
         line = written.behind_guard() if guarded else written
-        failed = [name for name, is_so in judge.judge(line).items() if is_so] if judge else []
+        failed = [name for name, is_so in classifier.classify(line).items() if is_so] if classifier else []
         tags = "".join(f'<span class="tag">{escape(name)}</span>' for name in failed)
         if line.evidence.dropped:
             tags += f'<span class="tag">guard: {escape(line.evidence.dropped)}</span>'
@@ -224,26 +229,33 @@ def write_report(
             and without sound where they are gone.
         num_examples: worst and random ones each.
     """
-    places = [Path(used.path) for used in manifest.data] if data is None else list(data)
-    page = build_report(lines, manifest, Sounds(places, needed=data is not None), num_examples)
+    directories = [Path(used.path) for used in manifest.data] if data is None else list(data)
+    page = build_report(lines, manifest, Sounds(directories, needed=data is not None), num_examples)
     write_text(path, page)
 
 
 def build_report(lines: Iterable[Line], manifest: ResultManifest, sounds: Sounds, num_examples: int) -> str:
-    """The page as HTML."""
+    """The page as HTML.
+
+    Args:
+        lines: all hypotheses, read once.
+        manifest: of the same evaluation.
+        sounds: finds the audio of a line.
+        num_examples: worst and random examples each.
+    """
     guarded = has_guard(manifest)
-    found = gather(lines, num_examples, guarded=guarded)
-    manifest.check_lines(len(found.durations_s))
+    gathered = gather(lines, num_examples, guarded=guarded)
+    manifest.check_lines(len(gathered.durations_s))
     sections = [
         _section("Scores", _tiles(manifest)),
         _section("Pairs", _pairs(manifest)),
         _section("Code-switched speech", _switching(manifest)),
         _section("Failures", _failures(manifest)),
-        _section("Length and duration", _breakdown(found)),
+        _section("Length and duration", _breakdown(gathered)),
         _section("Groups", _groups(manifest)),
         _section("Speed side by side", _table(present.race_table(manifest)) if manifest.race else ""),
-        _section("Worst examples", examples(found.worst, sounds, guarded=guarded)),
-        _section("Random examples", examples(found.random, sounds, guarded=guarded)),
+        _section("Worst examples", examples(gathered.worst, sounds, guarded=guarded)),
+        _section("Random examples", examples(gathered.random, sounds, guarded=guarded)),
         _section("How it was measured", _provenance(manifest)),
     ]
     title = f"{manifest.model.name} on {', '.join(data.name for data in manifest.data)}"
@@ -300,11 +312,11 @@ def _pairs(manifest: ResultManifest) -> str:
 def _failures(manifest: ResultManifest) -> str:
     if not manifest.failures:
         return ""
-    judged = {rate.failure for rate in manifest.failures}
+    measured = {rate.failure for rate in manifest.failures}
     definitions = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(' '.join(text.split()))}</dd>"
         for name, text in DEFINITIONS.items()
-        if name in judged
+        if name in measured
     )
     return (
         f'<div class="side"><figure>{figures.failure_bars(manifest)}</figure>'
@@ -328,17 +340,17 @@ def _switching(manifest: ResultManifest) -> str:
     )
 
 
-def _breakdown(found: Gathered) -> str:
+def _breakdown(gathered: Gathered) -> str:
     drawn = [
-        figures.bin_bars(figures.bins_by(found.counts, chrf(), values, edges), "chrF", unit)
+        figures.bin_bars(figures.bins_by(gathered.counts, chrf(), values, edges), "chrF", unit)
         for values, edges, unit in (
-            (found.durations_s, figures.DURATION_EDGES_S, "seconds of sound"),
-            (found.lengths, figures.LENGTH_EDGES, "words in the reference"),
+            (gathered.durations_s, figures.DURATION_EDGES_S, "seconds of sound"),
+            (gathered.lengths, figures.LENGTH_EDGES, "words in the reference"),
         )
     ]
     inside = "".join(f"<figure>{one}</figure>" for one in drawn)
     note = '<p class="muted">All pairs pooled, transcription included; lines are 95% intervals.</p>'
-    return f'<div class="side">{inside}</div>{note}' if found.durations_s else ""
+    return f'<div class="side">{inside}</div>{note}' if gathered.durations_s else ""
 
 
 def _groups(manifest: ResultManifest) -> str:

@@ -83,8 +83,8 @@ def spans_of(line: Line) -> Sequence[SpokenSpan]:
     if line.spoken:
         return line.spoken
     if line.switched:
-        told = [SpokenSpan(language=span.language, embedded=True) for span in line.embedded]
-        return told or [SpokenSpan(language="")]
+        embedded = [SpokenSpan(language=span.language, embedded=True) for span in line.embedded]
+        return embedded or [SpokenSpan(language="")]
     return [SpokenSpan(language=line.source, start_s=0.0, end_s=line.duration_s)]
 
 

@@ -1,4 +1,4 @@
-"""One evaluation from beginning to end: corpora and a model in, hypotheses and a result manifest out."""
+"""One evaluation: opens corpora, decodes them with a model, scores, and writes hypotheses and a result manifest."""
 
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,6 @@ from sprachbund.decoding.languages import declared_languages
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import provenance as hashes
 from sprachbund.evaluation.hypotheses import Decoder, Plan, corpus_name, make_plan, translate_plan
 from sprachbund.evaluation.lines import (
     HYPOTHESES_FILE,
@@ -45,10 +44,11 @@ from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import Stopwatch, add_cost, first_segment_s, race, race_rows
 from sprachbund.models.base import Family
 from sprachbund.models.card import Card
-from sprachbund.models.io import load, locate
+from sprachbund.models.io import family_of, load, locate
+from sprachbund.util import provenance
 from sprachbund.util.files import atomic_directory
 
-# Opens a corpus for evaluation, after looking through all of it: what is broken is named before any work.
+# Opening a corpus. All of it is checked first, so that errors appear before any decoding.
 
 _Place = Annotated[list[int], Field(min_length=2, max_length=2)]
 
@@ -124,9 +124,9 @@ def _parse(path: Path, line: int, raw: bytes) -> _Cut:
         if custom.spans or custom.foreign_words:
             _check_spans(cut, dict(values["supervisions"][0]["custom"]))
     except (ValueError, SprachbundError) as error:
-        told = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise SprachbundError(
-            f"{path}:{line}: not an utterance ({told}); prepare or copy it again"
+            f"{path}:{line}: not an utterance ({reason}); prepare or copy it again"
         ) from error
     return cut
 
@@ -215,7 +215,7 @@ def evaluate(
         options: what and how.
         out: where to write hypotheses, texts by pair and the result manifest; None writes nothing.
         offline: never use the network.
-        progress: told of the work as it goes on.
+        progress: called with the stage, the amount done and the total.
 
     Raises:
         SprachbundError: for models, engines, corpora and languages that cannot be, before any decoding.
@@ -223,7 +223,7 @@ def evaluate(
     options = options or EvaluationOptions()
     manifests = [open_corpus(directory) for directory in _distinct(directories)]
     if options.comet:
-        comet_signature(options.comet)  # a package that is not there is told before models are loaded
+        comet_signature(options.comet)  # a missing package is reported before models are loaded
     family, options = _ready(model, options, offline)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
     targets = {target for plan in plans for job in plan.jobs for target in job.targets}
@@ -251,13 +251,15 @@ def evaluate(
 def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tuple[Family, EvaluationOptions]:
     """The model on its engine, and the options as they are recorded: the engine that "auto" found, and the declared
     languages in the model's tags."""
-    found = engine_for(load(model, offline=offline), options.engine, directory=locate(model, offline=offline))
-    allowed = declared_languages(found.family, options.decoding.allowed_languages)
+    chosen = engine_for(
+        load(model, offline=offline), options.engine, directory=locate(model, offline=offline)
+    )
+    allowed = declared_languages(chosen.family, options.decoding.allowed_languages)
     decoding = replace(options.decoding, allowed_languages=allowed)
     options = replace(options, decoding=decoding)
     if options.engine == "auto":
-        options = replace(options, engine="native" if found.name == "native" else "torch")
-    return found.family, options
+        options = replace(options, engine="native" if chosen.name == "native" else "torch")
+    return chosen.family, options
 
 
 def _translate(
@@ -278,6 +280,13 @@ def race_models(
     """Speed and cost of models side by side on the same corpus and the same pairs; the first one's are 1.
     Memory is that of a process of its own for each, on the longest of the utterances.
 
+    Args:
+        directory: a corpus.
+        models: names or directories; the first is the reference.
+        options: of the evaluation.
+        rounds: timed rounds, in which the models take turns.
+        offline: never use the network.
+
     Raises:
         SprachbundError: when there is no target language that all of them know for the same utterances.
     """
@@ -296,12 +305,12 @@ def race_models(
 
     rows = race_rows(race(families, work, rounds))
     first: dict[str, list[float]] = {name: [] for name in families}
-    for place in range(min(options.first_segments, len(shared.jobs))):
-        one = Plan(jobs=(shared.jobs[place * len(shared.jobs) // options.first_segments],))
+    for index in range(min(options.first_segments, len(shared.jobs))):
+        one = Plan(jobs=(shared.jobs[index * len(shared.jobs) // options.first_segments],))
         for name, family in families.items():
             first[name] += filter(None, [_first_segment_s(family, manifest, one, options)])
     if all(first.values()):
-        add_cost(rows, "first_segment_s", [median(found) for found in first.values()])
+        add_cost(rows, "first_segment_s", [median(seconds) for seconds in first.values()])
     longest = sorted(shared.jobs, key=lambda job: job.duration_s)[-options.batch_size :]
     peaks = [_peak_apart(name, directory, Plan(jobs=tuple(longest)), options, offline) for name in models]
     add_cost(rows, "peak_memory_mb", peaks)
@@ -318,7 +327,16 @@ def _peak_apart(model: str, directory: Path, plan: Plan, options: EvaluationOpti
 def peak_memory_of(
     model: str, directory: Path, plan: Plan, options: EvaluationOptions, offline: bool, num_threads: int
 ) -> float:
-    """Most memory that this process has held when it has loaded a model and done the work, in MiB."""
+    """Most memory that this process has held when it has loaded a model and done the work, in MiB.
+
+    Args:
+        model: name or directory.
+        directory: the corpus.
+        plan: utterances and targets.
+        options: of the evaluation.
+        offline: never use the network.
+        num_threads: of torch.
+    """
     torch.set_num_threads(num_threads)
     family, _ = _ready(model, options, offline)
     for _ in translate_plan(family, Manifest(directory), plan, options.decoding, options.batch_size):
@@ -340,8 +358,8 @@ def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[L
     for start in range(0, len(sounds), options.batch_size):
         batch = sounds[start : start + options.batch_size]
         window = [sound.samples[: int(model.max_window_s * SAMPLE_RATE)] for sound in batch]
-        found = decoder.decode(window, [targets] * len(batch), [None] * len(batch))
-        for sound, row in zip(batch, found, strict=True):
+        hypotheses = decoder.decode(window, [targets] * len(batch), [None] * len(batch))
+        for sound, row in zip(batch, hypotheses, strict=True):
             for target, (text, evidence) in zip(targets, row, strict=True):
                 yield _no_speech_line(sound, target or evidence.language or "und", text, evidence)
 
@@ -366,11 +384,11 @@ def _first_segment_s(
     """Time to the first segment of recordings spread over the first corpus, each into its first target."""
     count = min(options.first_segments, len(plan.jobs))
     jobs = [plan.jobs[i * len(plan.jobs) // count] for i in range(count)]
-    found = [
+    first = [
         first_segment_s(model, [manifest.samples(job.index)], job.targets[:1], job.source, options.decoding)
         for job in jobs
     ]
-    return median(there) if (there := [s for s in found if s is not None]) else None
+    return median(there) if (there := [s for s in first if s is not None]) else None
 
 
 def write_texts(lines: Iterable[Line], out: Path) -> None:
@@ -378,10 +396,10 @@ def write_texts(lines: Iterable[Line], out: Path) -> None:
     line, for any other scorer to read."""
     with atomic_directory(out / "texts") as folder:
         for some in in_chunks(line.behind_guard() for line in lines if line.source):
-            for pair, found in by_pair(some).items():
-                columns = {"hyp": [x.hypothesis for x in found], "ref": [x.reference for x in found]}
+            for pair, of_pair in by_pair(some).items():
+                columns = {"hyp": [x.hypothesis for x in of_pair], "ref": [x.reference for x in of_pair]}
                 if pair[0] != pair[1]:
-                    columns["src"] = [x.transcript for x in found]
+                    columns["src"] = [x.transcript for x in of_pair]
                 for part, column in columns.items():
                     path = folder / f"{pair_name(pair)}.{part}.txt"
                     # Opened for each chunk: hundreds of pairs are more files than may be open.
@@ -394,6 +412,11 @@ def rescore(
 ) -> ResultManifest:
     """Score the hypotheses in a directory of results again, without the model.
 
+    Args:
+        out: folder with `hypotheses.jsonl`.
+        manifest: written with the hypotheses; its options are used.
+        progress: called with the number of lines scored.
+
     Raises:
         SprachbundError: naming file and line, for what is no line of hypotheses, and for more or fewer lines
             than the manifest is of.
@@ -404,9 +427,9 @@ def rescore(
     for done, line in enumerate(read_lines(path), start=1):
         scoring.add(line)
         progress(done)
-    found = scoring.manifest(manifest.model, manifest.data)
-    manifest.check_lines(found.num_lines)
-    return found
+    scored = scoring.manifest(manifest.model, manifest.data)
+    manifest.check_lines(scored.num_lines)
+    return scored
 
 
 class _Nowhere:
@@ -425,9 +448,10 @@ class _Nowhere:
 def model_used(model: str | Path, offline: bool) -> ModelUsed:
     """A model as a result names it."""
     directory = locate(model, offline=offline)
+    family_of(directory)  # an error that names what is wrong with a directory that holds no model
     card = Card.read(directory)
     return ModelUsed(
-        path=str(model), name=card.name if card else directory.name, sha256=hashes.model_hash(directory)
+        path=str(model), name=card.name if card else directory.name, sha256=provenance.model_hash(directory)
     )
 
 
@@ -436,7 +460,7 @@ def data_used(manifest: Manifest, plan: Plan) -> DataUsed:
     return DataUsed(
         path=str(manifest.directory),
         name=corpus_name(manifest.directory),
-        sha256=hashes.data_hash(manifest.directory),
+        sha256=provenance.data_hash(manifest.directory),
         utterances=len(manifest),
         scored_utterances=len(plan.jobs),
         without_reference={pair_name(p): n for p, n in sorted(plan.without_reference.items())},

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from sprachbund.evaluation.code_switch import WRONG_LANGUAGE, SwitchTally
-from sprachbund.evaluation.failures import FailureJudge, RateCounts
+from sprachbund.evaluation.failures import FailureClassifier, RateCounts
 from sprachbund.evaluation.lines import CHUNK, Line, by_pair
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, Number, ResultManifest
 from sprachbund.evaluation.metrics import Comet
@@ -40,7 +40,7 @@ class Scoring:
 
     def __init__(self, targets: Iterable[str], options: EvaluationOptions, *, offline: bool = False) -> None:
         self._options, self._guarded = options, options.decoding.guard.enabled
-        self._judge = FailureJudge(targets)
+        self._classifier = FailureClassifier(targets)
         self._waiting: list[Line] = []
         self.so_far = ""
         self._raw, self._normalized = Tally(), Tally(text="normalized", groupings=False)
@@ -56,7 +56,13 @@ class Scoring:
             self._score_waiting()
 
     def manifest(self, model: ModelUsed, data: list[DataUsed], speed: Speed | None = None) -> ResultManifest:
-        """All numbers, with what they were measured on and with."""
+        """All numbers, with what they were measured on and with.
+
+        Args:
+            model: as `model_used` returns it.
+            data: corpora, as `data_used` returns them.
+            speed: of decoding; None if not measured.
+        """
         self._score_waiting()
         guarded = self._guarded
         numbers = [_number(s, guarded) for s in (*self._raw.scores(), *self._normalized.scores())]
@@ -80,11 +86,13 @@ class Scoring:
         lines, self._waiting = self._waiting, []
         behind = [line.behind_guard() for line in lines] if self._guarded else lines
         for line, seen in zip(lines, behind, strict=True):
-            before = self._judge.judge(line)
+            before = self._classifier.classify(line)
             self._count(line, before, self._before, guard=False)
             if self._guarded:
                 same = seen.hypothesis == line.hypothesis
-                self._count(seen, before if same else self._judge.judge(seen), self._behind, guard=True)
+                self._count(
+                    seen, before if same else self._classifier.classify(seen), self._behind, guard=True
+                )
         self._raw.add(behind)
         self._normalized.add(behind)
         if self._guarded:
@@ -94,11 +102,11 @@ class Scoring:
         if (mean_chrf := self._raw.mean("chrF")) is not None:
             self.so_far = f"chrF {mean_chrf:.1f} so far"
 
-    def _count(self, line: Line, judged: Mapping[str, bool], rates: RateCounts, *, guard: bool) -> None:
+    def _count(self, line: Line, outcomes: Mapping[str, bool], rates: RateCounts, *, guard: bool) -> None:
         for group in (ALL, pair_name(line.pair) if line.source else line.kind):
-            rates.add(group, judged)
+            rates.add(group, outcomes)
         if line.source:
-            self._switching[guard].add(line, judged.get(WRONG_LANGUAGE))
+            self._switching[guard].add(line, outcomes.get(WRONG_LANGUAGE))
 
 
 def summarise(
@@ -108,7 +116,15 @@ def summarise(
     options: EvaluationOptions,
     speed: Speed | None = None,
 ) -> ResultManifest:
-    """Score lines that are all there."""
+    """Score lines that are all there.
+
+    Args:
+        lines: all hypotheses.
+        model: as `model_used` returns it.
+        data: corpora, as `data_used` returns them.
+        options: of the evaluation.
+        speed: of decoding; None if not measured.
+    """
     scoring = Scoring({line.target for line in lines if line.source}, options)
     for line in lines:
         scoring.add(line)
@@ -142,14 +158,14 @@ class CometTally:
                 _sum_up(pairs, pair, value)
                 for member in (switching(line), ALL):
                     _sum_up(by_switching, (member, pair), value)
-        found = sorted(pairs.items())
+        of_pairs = sorted(pairs.items())
         signature = self._comet.signature
         scores = [
             _comet_score(total / count, signature, "pair", pair_name(pair), count)
-            for pair, (count, total) in found
+            for pair, (count, total) in of_pairs
         ]
         if scores:
-            scores.append(self._mean("mean", ALL, [sums for _, sums in found]))
+            scores.append(self._mean("mean", ALL, [sums for _, sums in of_pairs]))
         members = sorted({member for member, _ in by_switching})
         for member in members if CODE_SWITCHED in members else ():
             sums = [sums for (of, _), sums in sorted(by_switching.items()) if of == member]

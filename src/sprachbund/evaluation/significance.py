@@ -90,31 +90,31 @@ def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int)
     # sacrebleu resamples in float32, which decides ties: the same here. Sums below 2**24 are exact in it.
     scores = [np.array([metric.score(row) for row in sums.astype(np.float32)]) for sums in drawn]
     whole = [float(metric.score(counts.sum(0))) for counts in systems]
-    found = []
-    for place, (value, sample) in enumerate(zip(whole, scores, strict=True)):
+    results = []
+    for index, (value, sample) in enumerate(zip(whole, scores, strict=True)):
         differences = sample - scores[0]
         centred = np.abs(differences) - np.abs(differences).mean()
         mean, half_width = _interval(sample)
-        found.append(
+        results.append(
             Compared(
                 score=value,
                 mean=mean,
                 half_width=half_width,
                 difference=value - whole[0],
                 interval=percentiles(differences),
-                p_value=None if place == 0 else p_value(centred, abs(value - whole[0])),
+                p_value=None if index == 0 else p_value(centred, abs(value - whole[0])),
             )
         )
-    return found
+    return results
 
 
 def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: int) -> list[Compared]:
     baseline = systems[0]
     whole = [float(metric.score(counts.sum(0))) for counts in systems]
-    found = []
-    for place, counts in enumerate(systems):
+    results = []
+    for index, counts in enumerate(systems):
         p = None
-        if place:
+        if index:
             differences = np.zeros(draws)
             total = baseline.sum(0) + counts.sum(0)
             for start, chosen in _coin_flips(len(baseline), draws, seed):
@@ -122,22 +122,28 @@ def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: 
                 differences[start : start + len(chosen)] = [
                     abs(metric.score(a) - metric.score(b)) for a, b in zip(first, total - first, strict=True)
                 ]
-            p = p_value(differences, abs(whole[place] - whole[0]))
-        found.append(
+            p = p_value(differences, abs(whole[index] - whole[0]))
+        results.append(
             Compared(
-                score=whole[place],
+                score=whole[index],
                 mean=None,
                 half_width=None,
-                difference=whole[place] - whole[0],
+                difference=whole[index] - whole[0],
                 interval=(float("nan"), float("nan")),
                 p_value=p,
             )
         )
-    return found
+    return results
 
 
 def bootstrap_weights(num_sentences: int, draws: int, seed: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """How often each draw takes each sentence: the first draw's number and (chunk, N), chunk by chunk."""
+    """How often each draw takes each sentence: the first draw's number and (chunk, N), chunk by chunk.
+
+    Args:
+        num_sentences: N.
+        draws: number of samples.
+        seed: of the draws.
+    """
     rng = np.random.default_rng(seed)
     size = max(1, _CHUNK_CELLS // num_sentences)
     for start in range(0, draws, size):
@@ -249,13 +255,20 @@ def compare_means(
 
 
 def draw_means(metrics: Sequence[Metric], runs: Sequence[Sequence[Counts]], draws: int, seed: int) -> Scores:
-    """Mean scores over parts, (S, number of runs), on the same drawn sentences for all runs."""
+    """Mean scores over parts, (S, number of runs), on the same drawn sentences for all runs.
+
+    Args:
+        metrics: one per part, P in all.
+        runs: for each run P matrices of counts, each (N of the part, K of the metric).
+        draws: S.
+        seed: of the draws; every part adds its number.
+    """
     scores = np.zeros((draws, len(runs)))
     for part, metric in enumerate(metrics):
         for start, weights in bootstrap_weights(len(runs[0][part]), draws, seed + part):
-            for place, run in enumerate(runs):
+            for index, run in enumerate(runs):
                 drawn = [float(metric.score(row)) for row in weights @ run[part]]
-                scores[start : start + len(weights), place] += drawn
+                scores[start : start + len(weights), index] += drawn
     return scores / len(metrics)
 
 
@@ -265,9 +278,9 @@ def _mean_score(metrics: Sequence[Metric], run: Sequence[Counts]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
     return corrected

@@ -142,7 +142,13 @@ def race(
 
 
 def add_cost(rows: list[dict[str, str | float]], name: str, values: Sequence[float]) -> None:
-    """Put another cost of each model into its row, and its ratio to the first one's."""
+    """Put another cost of each model into its row, and its ratio to the first one's.
+
+    Args:
+        rows: one per model, changed in place.
+        name: of the cost, with its unit.
+        values: one per model.
+    """
     for row, value in zip(rows, values, strict=True):
         ratio = value / values[0] if values[0] else 0.0
         row |= {name: round(value, 4), f"{name.rpartition('_')[0]}_ratio": round(ratio, 3)}

@@ -28,7 +28,7 @@ from sprachbund.evaluation.quality import (
 )
 from sprachbund.util.files import read_object, read_text, write_text
 
-# Results as tables on a terminal and in Markdown: one set of tables for both.
+# Tables for the terminal and for Markdown.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +88,14 @@ def means_table(manifest: ResultManifest) -> Table:
     rows = []
     for task in (TRANSLATION, TRANSCRIPTION):
         for text, guard in (("raw", True), ("normalized", True), ("raw", False), ("normalized", False)):
-            found = {
+            numbers = {
                 n.metric: n
                 for n in manifest.numbers
                 if (n.group, n.task, n.text, n.guard) == ("mean", task, text, guard)
             }
-            if found:
+            if numbers:
                 label = f"{task}, {text}, {'behind' if guard else 'without'} the guard"
-                rows.append([label, *(_cell(found.get(name)) for name in _MEAN_METRICS)])
+                rows.append([label, *(_cell(numbers.get(name)) for name in _MEAN_METRICS)])
     shown = [i for i in range(len(_MEAN_METRICS) + 1) if any(row[i] for row in rows)]
     header = ["texts", *_MEAN_METRICS]
     return Table(
@@ -106,15 +106,21 @@ def means_table(manifest: ResultManifest) -> Table:
 
 
 def groups_table(manifest: ResultManifest, group: str, task: str = TRANSLATION) -> Table:
-    """Means over pairs within each target, corpus, kind or speaker."""
-    found: dict[str, dict[str, Number]] = {}
+    """Means over pairs within each target, corpus, kind or speaker.
+
+    Args:
+        manifest: of an evaluation.
+        group: "target", "source", "corpus", "kind" or "speaker".
+        task: "translation" or "transcription".
+    """
+    by_member: dict[str, dict[str, Number]] = {}
     for n in manifest.numbers:
         if n.group == group and n.task == task and n.text == "raw":
-            found.setdefault(n.member, {})[n.metric] = n
-    metrics = [name for name in _MEAN_METRICS if any(name in numbers for numbers in found.values())]
+            by_member.setdefault(n.member, {})[n.metric] = n
+    metrics = [name for name in _MEAN_METRICS if any(name in numbers for numbers in by_member.values())]
     rows = [
         [member, str(max(n.num_lines for n in numbers.values())), *(_cell(numbers.get(m)) for m in metrics)]
-        for member, numbers in found.items()
+        for member, numbers in by_member.items()
     ]
     return Table(title=f"{task} by {group}", header=[group, "texts", *metrics], rows=rows)
 
@@ -125,13 +131,13 @@ def switching_table(manifest: ResultManifest) -> Table:
     guard, rows = has_guard(manifest), []
     wanted = [n for n in manifest.numbers if n.group == SWITCHING and n.guard == guard]
     for task in (TRANSLATION, TRANSCRIPTION):
-        found = {(n.metric, n.member): n for n in wanted if n.task == task}
-        switched = any(member == CODE_SWITCHED for _, member in found)
+        numbers = {(n.metric, n.member): n for n in wanted if n.task == task}
+        switched = any(member == CODE_SWITCHED for _, member in numbers)
         others = (*_MEAN_METRICS, *MEASURES.values(), WRONG_LANGUAGE) if switched else ()
         judged = CODE_SWITCHED if switched else ALL
         for metric in (*others, *router.NAMES):
-            cells = [found.get((metric, member)) for member in (CODE_SWITCHED, MONOLINGUAL, ALL)]
-            counts = [found.get((metric + count, judged)) for count in (JUDGED, LEFT_OUT)]
+            cells = [numbers.get((metric, member)) for member in (CODE_SWITCHED, MONOLINGUAL, ALL)]
+            counts = [numbers.get((metric + count, judged)) for count in (JUDGED, LEFT_OUT)]
             if any(cells) or any(counts):
                 label = metric if task == TRANSLATION else f"{metric}, {task}"
                 counted = ["" if n is None else f"{n.value:.0f}" for n in counts]
@@ -144,14 +150,16 @@ def switching_table(manifest: ResultManifest) -> Table:
 def switching_pairs_table(manifest: ResultManifest) -> Table:
     """What became of embedded spans by direction; empty with one direction alone."""
     guard, names = has_guard(manifest), [*MEASURES.values(), *router.NAMES]
-    found: dict[tuple[str, str], dict[str, Number]] = {}
+    numbers: dict[tuple[str, str], dict[str, Number]] = {}
     for n in manifest.numbers:
         if n.group == SWITCHING and n.guard == guard and n.member not in (CODE_SWITCHED, MONOLINGUAL, ALL):
-            found.setdefault((n.task, n.member), {})[n.metric] = n
-    names = [name for name in names if name in MEASURES.values() or any(name in of for of in found.values())]
+            numbers.setdefault((n.task, n.member), {})[n.metric] = n
+    names = [
+        name for name in names if name in MEASURES.values() or any(name in of for of in numbers.values())
+    ]
     rows = [
         [member, str(max(n.num_lines for n in of.values())), *(_counted_cell(of, name) for name in names)]
-        for (_, member), of in found.items()
+        for (_, member), of in numbers.items()
     ]
     return Table(title="code-switched speech by direction", header=["direction", "texts", *names], rows=rows)
 
@@ -173,11 +181,11 @@ def failures_table(manifest: ResultManifest) -> Table:
 
 def signatures(manifest: ResultManifest) -> list[str]:
     """One line for each metric: its name and signatures (BLEU may differ by target language)."""
-    found: dict[str, dict[str, None]] = {}
+    by_metric: dict[str, dict[str, None]] = {}
     for number in manifest.numbers:
         if number.signature:
-            found.setdefault(number.metric, {})[number.signature] = None
-    return [f"{name}: {'; '.join(several)}" for name, several in found.items()]
+            by_metric.setdefault(number.metric, {})[number.signature] = None
+    return [f"{name}: {'; '.join(several)}" for name, several in by_metric.items()]
 
 
 def left_out(manifest: ResultManifest) -> list[str]:
@@ -191,10 +199,10 @@ def left_out(manifest: ResultManifest) -> list[str]:
             _counted(data.without_reference, "references missing"),
             _counted(data.unknown_pairs, "texts of pairs the model does not know"),
         ]
-        told = ", ".join(part for part in parts if part)
+        reasons = ", ".join(part for part in parts if part)
         lines.append(
             f"{data.name}: {data.scored_utterances} of {data.utterances} utterances scored"
-            + (f"; left out: {told}" if told else "")
+            + (f"; left out: {reasons}" if reasons else "")
         )
     return lines
 
@@ -245,8 +253,8 @@ def members(manifest: ResultManifest, group: str) -> list[str]:
 
 def signature(manifest: ResultManifest, metric: str) -> str:
     """Signatures of a metric, as one text."""
-    found = dict.fromkeys(n.signature for n in manifest.numbers if n.metric == metric and n.signature)
-    return "; ".join(found)
+    known = dict.fromkeys(n.signature for n in manifest.numbers if n.metric == metric and n.signature)
+    return "; ".join(known)
 
 
 _MEAN_METRICS = ("chrF", "chrF++", "BLEU", "TER", "exact", "WER", "CER", "COMET")
@@ -265,10 +273,10 @@ def _rate_cells(rate: FailureRate | None) -> list[str]:
     return ["", ""] if rate is None else [f"{rate.percent:.2f}", str(rate.judged)]
 
 
-def _counted_cell(found: dict[str, Number], name: str) -> str:
+def _counted_cell(numbers: dict[str, Number], name: str) -> str:
     """A rate with what it is of, as spans are few in a direction."""
-    rate, judged = found.get(name), found.get(name + JUDGED)
-    return f"{rate.value:.1f} of {judged.value:.0f}" if rate and judged else "–"
+    rate, num_judged = numbers.get(name), numbers.get(name + JUDGED)
+    return f"{rate.value:.1f} of {num_judged.value:.0f}" if rate and num_judged else "–"
 
 
 def _cell(number: Number | None) -> str:
@@ -294,10 +302,10 @@ def corpora_table(manifests: Sequence[ResultManifest]) -> Table:
     """One row for each manifest: its corpora and the plain means over pairs, behind the guard."""
     rows = []
     for manifest in manifests:
-        found = [_mean(manifest, *wanted) for wanted in _MEANS]
+        means = [_mean(manifest, *wanted) for wanted in _MEANS]
         names = ", ".join(data.name for data in manifest.data)
         pairs = {n.member for n in manifest.numbers if n.group == "pair" and n.task == TRANSLATION}
-        rows.append([names, str(len(pairs)), _texts(manifest), *found])
+        rows.append([names, str(len(pairs)), _texts(manifest), *means])
     header = ["test set", "pairs", "texts", "chrF", "BLEU", "exact %", "WER (transcription)"]
     return Table(title="scores", header=header, rows=rows)
 
@@ -307,8 +315,8 @@ def switched_table(manifests: Sequence[ResultManifest]) -> Table:
     rows = []
     for manifest in manifests:
         wanted = {"group": SWITCHING, "guard": has_guard(manifest)}
-        found = [manifest.number(metric, member, task=task, **wanted) for metric, member, task in _SWITCHED]
-        cells = ["" if number is None else f"{number.value:.1f}" for number in found]
+        numbers = [manifest.number(metric, member, task=task, **wanted) for metric, member, task in _SWITCHED]
+        cells = ["" if number is None else f"{number.value:.1f}" for number in numbers]
         rows.append([manifest.model.name, ", ".join(data.name for data in manifest.data), *cells])
     header = ["model", "test sets", "chrF, mixed", "chrF, one language", "span recall %"]
     header += ["WER, mixed", "WER, one language", "span recall % of transcripts"]
@@ -503,13 +511,13 @@ _MEANS = (("chrF", TRANSLATION), ("BLEU", TRANSLATION), ("exact", TRANSLATION), 
 
 
 def _mean(manifest: ResultManifest, metric: str, task: str) -> str:
-    found = manifest.number(metric, "all", group="mean", task=task, text="raw")
-    return "" if found is None else f"{found.value:.1f}"
+    number = manifest.number(metric, "all", group="mean", task=task, text="raw")
+    return "" if number is None else f"{number.value:.1f}"
 
 
 def _texts(manifest: ResultManifest) -> str:
-    found: Number | None = manifest.number("chrF", "all", group="mean", task=TRANSLATION, text="raw")
-    return "" if found is None else str(found.num_lines)
+    number: Number | None = manifest.number("chrF", "all", group="mean", task=TRANSLATION, text="raw")
+    return "" if number is None else str(number.num_lines)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""How many may come at once: rates by client, bodies on their way, places to work at. No client may hold more than its
-share, and who is refused is told when to come again.
+"""Limits by client: request rates, bodies being received, requests at work. No client may hold more than its share; a
+refusal has the time after which to retry.
 
 A client is the owner of a key, or a network address where there are no keys.
 """
@@ -23,17 +23,17 @@ _SLOW_S = 10.0
 def network_of(address: str) -> str:
     """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, which one host may have."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:  # a name that a proxy made up, or no network at all
         return address[:100]
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    mapped = found.ipv4_mapped
-    return str(mapped or ipaddress.ip_network((found, 64), strict=False))
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    mapped = parsed.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((parsed, 64), strict=False))
 
 
 class Rates:
-    """A bucket of tokens for each client: a minute's worth at most, filled evenly."""
+    """Token bucket for each client: holds `per_minute` tokens at most, and fills evenly."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s, self._most, self._clock = per_minute / 60, max(1.0, per_minute), clock
@@ -102,10 +102,10 @@ class Intake:
         _count_down(self._stored, client, num_bytes)
 
 
-class Places:
-    """Where requests work: so many at a time, so many waiting, and the next refused.
+class ConcurrencyLimiter:
+    """Limits the requests at work (`max_working`) and waiting (`max_waiting`); the next is refused.
 
-    The next place goes to the client with the fewest at work; among equals, to the one whose turn is longest ago.
+    A free slot goes to the client with the fewest at work; among equals, to the one whose turn is longest ago.
     """
 
     def __init__(self, limits: Limits, gauge: Gauge) -> None:
@@ -121,7 +121,7 @@ class Places:
 
     def check(self, client: str) -> None:
         """Raises RefusalError: 429, when one more request of `client` would have to be refused now."""
-        if self._has_place(client):
+        if self._has_slot(client):
             return
         limits, waiting = self._limits, len(self._waiting.get(client, ()))
         retry_after_s = self._mean_s * self.taken / limits.max_working
@@ -131,39 +131,39 @@ class Places:
 
     @asynccontextmanager
     async def working(self, client: str) -> AsyncIterator[None]:
-        """Wait for a place to work at, and hold it. Raises RefusalError: 429, as of `check`."""
+        """Wait for a slot, and hold it. Raises RefusalError: 429, as of `check`."""
         self.check(client)
-        if self._has_place(client):
+        if self._has_slot(client):
             self._working[client] += 1
             self._count()
         else:
-            await self._turn(client)
+            await self._wait_turn(client)
         began = time.monotonic()
         try:
             yield
         finally:
             self._mean_s += 0.1 * (time.monotonic() - began - self._mean_s)
-            self._leave(client)
+            self._release_slot(client)
 
     @property
     def _num_waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def _has_place(self, client: str) -> bool:
-        """Whether there is one that this client may take; then nobody waits who might take it."""
+    def _has_slot(self, client: str) -> bool:
+        """Whether `client` may take a free slot. If so, nobody waits who might take it."""
         limits = self._limits
         free = self._working.total() < limits.max_working
         return free and self._working[client] < limits.share(limits.max_working)
 
-    async def _turn(self, client: str) -> None:
+    async def _wait_turn(self, client: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append(turn)
         self._count()
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # the place was given a moment ago
-                self._leave(client)
+            if not turn.cancelled():  # the slot was given a moment ago
+                self._release_slot(client)
             elif turn in (turns := self._waiting.get(client, deque())):
                 turns.remove(turn)
                 if not turns:
@@ -171,10 +171,10 @@ class Places:
                 self._count()
             raise
 
-    def _leave(self, client: str) -> None:
-        """Give up a place; whoever may have it next gets it."""
+    def _release_slot(self, client: str) -> None:
+        """Release a slot, and give free slots to waiting clients."""
         _count_down(self._working, client, 1)
-        while clients := [waiting for waiting in self._waiting if self._has_place(waiting)]:
+        while clients := [waiting for waiting in self._waiting if self._has_slot(waiting)]:
             following = min(clients, key=lambda waiting: self._working[waiting])  # the first of equals
             turns = self._waiting.pop(following)
             turn = turns.popleft()

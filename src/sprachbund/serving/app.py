@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from sprachbund import __version__
 from sprachbund.api import Model
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.middleware import Gate
+from sprachbund.serving.middleware import RequestMiddleware
 from sprachbund.serving.routes import audio, text
 from sprachbund.serving.routes.service import live_router, models_router, mount, router
 from sprachbund.serving.schemas import RefusalError, refusal_of
@@ -32,7 +32,7 @@ def create_app(
     Args:
         settings: of the service; its address is for whoever runs the app.
         loader: gives a model by its name; by default `sprachbund.load` as the settings say.
-        engine_for: gives what steps a model's live sessions; by default a `LiveEngine`.
+        engine_for: makes the engine of a model's live sessions; by default a `LiveEngine`.
         names: hosts that requests may be sent to; None is any.
 
     Raises:
@@ -55,7 +55,7 @@ def create_app(
         openapi_url="/v1/openapi.json",
     )
     app.state.service = service
-    app.add_middleware(Gate, service=service, names=names)
+    app.add_middleware(RequestMiddleware, service=service, names=names)
     app.add_exception_handler(SprachbundError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_http)

@@ -1,4 +1,8 @@
-"""Live captions over a WebSocket: a connection on one side, a seat that outlives it on the other."""
+"""Live captions over a WebSocket: messages, sessions that outlive a connection, and the manager of all sessions.
+
+A client opens a session with `start`, sends sound, and receives text. When the connection breaks, the session waits for
+`resume` and sends the messages that the client has not seen again.
+"""
 
 import asyncio
 import json
@@ -23,11 +27,11 @@ from sprachbund.serving.models import ModelStore
 from sprachbund.serving.schemas import RefusalError, refusal_of
 from sprachbund.serving.settings import Settings
 
-# What a client may send over /v1/live, parsed before anything acts on it; sound to samples.
+# Messages of a client over /v1/live, and sound to samples.
 
 Encoding = Literal["pcm_s16le", "pcm_f32le"]
 _LOUDEST = 100.0
-"""Of a sample; floating-point sound beyond this is something else than sound."""
+"""Largest absolute sample accepted; larger values mean another encoding than the client declared."""
 
 _MOST = {
     "max_open_s": WINDOW_S,
@@ -39,7 +43,7 @@ _MOST = {
     "wait_k": 1000,
     "mask_words": 1000,
 }
-"""Of the settings of a session in a service: what an attempt costs, and what a session may keep, grows with them."""
+"""Largest settings accepted from a client, since computation and memory grow with them."""
 
 
 class _Message(BaseModel):
@@ -99,13 +103,13 @@ def parse_message(text: str) -> Start | Resume | Stop:
         return _MESSAGES.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        said = (
-            f"{place}: {first['msg']}"
-            if place
+        field = ".".join(str(part) for part in first["loc"])
+        reason = (
+            f"{field}: {first['msg']}"
+            if field
             else f"{first['msg']}; text messages are JSON, sound is binary"
         )
-        message = f"the message cannot be read: {said}"
+        message = f"the message cannot be read: {reason}"
         raise RefusalError(400, message[:500], code="bad_message") from error
 
 
@@ -129,8 +133,8 @@ def live_options(start: Start) -> Any:
         options = TypeAdapter(LiveOptions).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RefusalError(400, f"settings: {place}: {first['msg']}"[:500], code="bad_settings") from error
+        field = ".".join(str(part) for part in first["loc"])
+        raise RefusalError(400, f"settings: {field}: {first['msg']}"[:500], code="bad_settings") from error
     for name, most in _MOST.items():
         value = getattr(options, name)
         if value is not None and value > most:
@@ -143,8 +147,12 @@ def live_options(start: Start) -> Any:
 class SoundDecoder:
     """Binary messages of a session to 16 kHz samples (N,); a sample may be cut between two messages.
 
+    Args:
+        encoding: of the messages, mono.
+        sample_rate: of the messages, in Hz.
+
     Attributes:
-        received_s: seconds of sound that came, in whole samples.
+        received_s: seconds of sound received, in whole samples.
     """
 
     def __init__(self, encoding: Encoding, sample_rate: int) -> None:
@@ -158,7 +166,7 @@ class SoundDecoder:
 
     @property
     def received_s(self) -> float:
-        """Seconds of sound that came, in whole samples."""
+        """Seconds of sound received, in whole samples."""
         return self._num_samples / self._rate
 
     def forget_rest(self) -> None:
@@ -185,7 +193,7 @@ class SoundDecoder:
         return self._resampled(floats, last=False)
 
     def finish(self) -> NDArray[np.float32]:
-        """What the resampler still holds."""
+        """The last samples, which the resampler still holds."""
         return self._resampled(np.zeros(0, np.float32), last=True)
 
     def _resampled(self, samples: NDArray[np.float32], *, last: bool) -> NDArray[np.float32]:
@@ -194,28 +202,28 @@ class SoundDecoder:
         return np.asarray(self._resampler.resample_chunk(samples, last=last), np.float32)
 
 
-# A live session with what a connection may lose: sound that waits to be taken in, and messages that may
-# have to be said again. The connection's side and the model's thread meet here and nowhere else.
+# One session: shared by the connection (event loop) and the model's thread, and by nothing else.
 
 Samples = NDArray[np.float32]
 _PIECE = SAMPLE_RATE // 2
-"""Samples given to a session at once, so that its limits hold whatever the size of a message."""
+"""Samples pushed at once, so that a session's limits hold for messages of any size."""
 _ROUNDING_S = 1e-6
 _KINDS = {"LiveText": "text", "LiveNotice": "notice"}
 
 
-class Seat:
-    """A live session, whoever is connected to it.
+class ResumableSession:
+    """A live session of the service. It keeps what a broken connection may lose: sound not yet computed, and messages.
 
     Args:
-        name: its id, which nobody can guess.
-        owner: who opened it, and alone may take it up again.
+        name: its id, random and secret.
+        owner: client that opened it; nobody else may resume it.
         model: id of its model.
-        session: steps in the model's thread.
-        sound: decodes what the client sends.
-        nudge: tells the model's thread that there is something new.
-        keep_s: messages are kept for so long to be said again.
-        meters: of the service.
+        session: the `LiveSession` of the engine; only the model's thread steps it.
+        sound: decoder of the client's binary messages.
+        notify: wakes the model's thread when there is something new.
+        keep_s: seconds for which sent messages are kept, to be sent again after `resume`.
+        meters: counters of the service.
+        clock: seconds; another one in tests.
     """
 
     def __init__(
@@ -225,7 +233,7 @@ class Seat:
         model: str,
         session: Any,
         sound: SoundDecoder,
-        nudge: Callable[[], None],
+        notify: Callable[[], None],
         *,
         keep_s: float,
         meters: Meters,
@@ -234,29 +242,29 @@ class Seat:
         self.name, self.owner, self.model, self.session, self.sound = name, owner, model, session, sound
         self.changed = asyncio.Event()
         self.error: RefusalError | None = None
-        self._nudge, self._keep_s, self._meters, self._clock = nudge, keep_s, meters, clock
+        self._notify, self._keep_s, self._meters, self._clock = notify, keep_s, meters, clock
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._sound_waiting: deque[Samples] = deque()
         self._arrivals: deque[tuple[float, float]] = deque()  # seconds of sound there, and when they were
-        self._log: deque[tuple[int, float, str]] = deque()
-        self._said, self._last_seq, self._forgotten = 0, 0, 0
+        self._messages: deque[tuple[int, float, str]] = deque()
+        self._sent_seq, self._last_seq, self._forgotten = 0, 0, 0
         self._came_s, self._waiting_s, self._behind_s = 0.0, 0.0, 0.0
         self._ending, self._finish_called, self._done, self._dropped = False, False, False, False
         options = session.options
         refuses = options.overload == "refuse"
         self._most_behind_s = options.max_behind_s if refuses else options.max_waiting_s
 
-    # The connection's side.
+    # Called by the connection, in the event loop.
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of sound that came and were not computed yet."""
+        """Seconds of sound received and not computed yet."""
         return self._waiting_s + self._behind_s
 
     @property
     def most_waiting_s(self) -> float:
-        """As much as the session lets wait."""
+        """Largest `waiting_s` that the session's options allow."""
         return self._most_behind_s
 
     @property
@@ -270,7 +278,7 @@ class Seat:
         return self._done
 
     def add(self, samples: Samples) -> None:
-        """Sound (N,) at 16 kHz that has come."""
+        """Queue samples (N,) at 16 kHz."""
         duration_s = len(samples) / SAMPLE_RATE
         with self._lock:
             self._came_s += duration_s
@@ -278,19 +286,19 @@ class Seat:
             self._sound_waiting += [samples[i : i + _PIECE] for i in range(0, len(samples), _PIECE)]
             self._arrivals.append((self._came_s, self._clock()))
         self._meters.audio_s.labels("live").inc(duration_s)
-        self._nudge()
+        self._notify()
 
     def end(self) -> None:
-        """No more sound comes; may be said twice."""
+        """Mark the end of the sound; may be called twice."""
         if not self._ending:
             self.add(self.sound.finish())
             self._ending = True
-            self._nudge()
+            self._notify()
 
     def drop(self) -> None:
-        """Nobody will come back for it."""
+        """Give the session up: nobody will resume it."""
         self._dropped = True
-        self._nudge()
+        self._notify()
 
     def since(self, seq: int) -> list[tuple[int, str]]:
         """Messages after number `seq`. Raises RefusalError: 410, when some of them are gone."""
@@ -301,27 +309,31 @@ class Seat:
                     f"messages after {seq} were asked for; those kept are {self._forgotten + 1} to {self._last_seq}",
                     code="messages_gone",
                 )
-            return [(number, text) for number, _, text in self._log if number > seq]
+            return [(number, text) for number, _, text in self._messages if number > seq]
 
-    def was_said(self, seq: int) -> None:
-        """Messages up to `seq` went out; those that are old enough are not kept."""
+    def mark_sent(self, seq: int) -> None:
+        """Record that messages up to `seq` were sent, and drop those older than `keep_s`."""
         with self._lock:
-            self._said = max(self._said, seq)
-            while self._log and self._log[0][0] <= self._said and self._is_old(self._log[0][1]):
-                self._forgotten = self._log.popleft()[0]
+            self._sent_seq = max(self._sent_seq, seq)
+            while (
+                self._messages
+                and self._messages[0][0] <= self._sent_seq
+                and self._is_old(self._messages[0][1])
+            ):
+                self._forgotten = self._messages.popleft()[0]
 
     def _is_old(self, when: float) -> bool:
         return self._clock() - when > self._keep_s
 
-    # The model's thread.
+    # Called in the model's thread.
 
     @property
     def over(self) -> bool:
-        """Whether the model's thread may forget it."""
+        """Whether the model's thread may drop the session."""
         return self._done or self._dropped or self.error is not None
 
     def advance(self) -> bool:
-        """Give the sound that came to the session; whether there is anything to compute."""
+        """Push queued sound into the session. Returns whether there is anything to compute."""
         with self._lock:
             ending = self._ending
         while self._sound_waiting and self._has_room(len(self._sound_waiting[0]) / SAMPLE_RATE):
@@ -340,11 +352,11 @@ class Seat:
         return bool(self.session.due)
 
     def _has_room(self, more_s: float) -> bool:
-        """Whether the session takes more in; one that has nothing to do is given it in any case."""
+        """Whether the session can take `more_s` seconds; an idle session takes any amount."""
         return not self.session.due or self.session.behind_s + more_s <= self._most_behind_s
 
     def emit(self, events: Sequence[Any]) -> None:
-        """What a step gave."""
+        """Queue the events of a step as messages."""
         for event in events:
             self._say(_KINDS[type(event).__name__], asdict(event))
         self._behind_s = self.session.behind_s
@@ -354,7 +366,7 @@ class Seat:
             self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will come."""
+        """End the session with an error, which the connection sends."""
         self.error = refusal_of(error)
         self._wake()
 
@@ -376,7 +388,7 @@ class Seat:
         with self._lock:
             self._last_seq += 1
             text = json.dumps({"type": kind, "seq": self._last_seq, **values}, ensure_ascii=False)
-            self._log.append((self._last_seq, now, text))
+            self._messages.append((self._last_seq, now, text))
 
     def _delay_s(self, audio_s: float, now: float) -> float:
         """Since the sound up to `audio_s` was there."""
@@ -392,22 +404,24 @@ class Seat:
         self._loop.call_soon_threadsafe(self.changed.set)
 
 
+# All sessions of a service, and the connections to them.
+
 log = logging.getLogger("sprachbund.serving")
 PATH = "/v1/live"
 
 NORMAL, WRONG_DATA, REFUSED, TOO_BIG, BROKEN, TRY_LATER = 1000, 1003, 1008, 1009, 1011, 1013
 _CODES = {413: TOO_BIG, 415: WRONG_DATA, 429: TRY_LATER, 503: TRY_LATER}
 _CHECK_S = 0.05
-"""How often it is looked whether a session that was told to pause may go on."""
+"""Interval in which a paused session is polled."""
 _SILENCE_S = 1.0
-"""Seconds of sound that have to come in the time that a session may be silent."""
+"""Least seconds of sound in `live_silent_s`; less counts as silence."""
 
 Check = Callable[[str | None], str]
-"""From the key in a message, if any, to who it is; raises RefusalError."""
+"""Authenticates the key in a message (or None) and returns the client; raises RefusalError."""
 
 
-class LiveRoom:
-    """All live sessions of a service.
+class SessionManager:
+    """Opens, resumes, serves and ends all live sessions of a service.
 
     Args:
         settings: of the service.
@@ -417,8 +431,8 @@ class LiveRoom:
 
     def __init__(self, settings: Settings, store: ModelStore, meters: Meters) -> None:
         self._settings, self._store, self._meters = settings, store, meters
-        self._seats: dict[str, Seat] = {}
-        self._holders: dict[str, asyncio.Task[None]] = {}
+        self._sessions: dict[str, ResumableSession] = {}
+        self._connections: dict[str, asyncio.Task[None]] = {}
         self._left_s: dict[str, float] = {}
         self._leases: dict[str, AsyncExitStack] = {}
         self._opening: Counter[str] = Counter()
@@ -427,15 +441,15 @@ class LiveRoom:
     @property
     def count(self) -> int:
         """Sessions at work, with or without a connection."""
-        return sum(not seat.over for seat in self._seats.values())
+        return sum(not live.over for live in self._sessions.values())
 
     async def serve(self, socket: WebSocket, check: Check) -> None:
         """All of a connection, from its first message to its close."""
-        seat: Seat | None = None
+        live: ResumableSession | None = None
         began, status = time.monotonic(), NORMAL
         try:
-            seat, after = await self._seated(socket, check)
-            await self._attend(seat, after, socket)
+            live, after = await self._begin(socket, check)
+            await self._serve_session(live, after, socket)
             if socket.application_state == WebSocketState.CONNECTED:
                 raise RefusalError(409, "the session was taken up by another connection")
         except WebSocketDisconnect as end:
@@ -447,7 +461,7 @@ class LiveRoom:
                 log.exception("a connection failed")
             await _refuse(socket, refusal)
         finally:
-            self._write_down(socket, seat, status, time.monotonic() - began)
+            self._log_connection(socket, live, status, time.monotonic() - began)
 
     async def sweep(self, *, now_s: float | None = None) -> None:
         """Give up sessions to which nobody came back."""
@@ -457,33 +471,35 @@ class LiveRoom:
                 await self._give_up(name)
 
     async def close(self, timeout_s: float) -> None:
-        """End all sessions: who is connected gets what is left."""
+        """End all sessions; connected clients still get the text that is left."""
         self.closing = True
         for name in list(self._left_s):
             await self._give_up(name)
-        for seat in self._seats.values():
-            seat.end()
-        holders = list(self._holders.values())
-        if holders:
-            await asyncio.wait(holders, timeout=timeout_s)
-        for holder in holders:
-            holder.cancel()
+        for live in self._sessions.values():
+            live.end()
+        connections = list(self._connections.values())
+        if connections:
+            await asyncio.wait(connections, timeout=timeout_s)
+        for connection in connections:
+            connection.cancel()
 
-    def _write_down(self, socket: WebSocket, seat: Seat | None, status: int, took_s: float) -> None:
+    def _log_connection(
+        self, socket: WebSocket, live: ResumableSession | None, status: int, took_s: float
+    ) -> None:
         """A line for a connection; `status` is that of a refusal, or the code that the socket was closed with."""
         self._meters.requests.labels(PATH, str(status)).inc()
         line = {
-            "session": seat and seat.name[:6],  # whoever knows all of it could take the session up
+            "session": live and live.name[:6],  # whoever knows all of it could take the session up
             "client": socket.client and socket.client.host,
             "path": PATH,
             "status": status,
             "seconds": round(took_s, 3),
-            "audio_s": seat and round(seat.sound.received_s, 3),
+            "audio_s": live and round(live.sound.received_s, 3),
         }
         log.info(json.dumps(line))
 
-    async def _seated(self, socket: WebSocket, check: Check) -> tuple[Seat, int]:
-        """The seat that the first message asks for, and the number of the last message seen."""
+    async def _begin(self, socket: WebSocket, check: Check) -> tuple[ResumableSession, int]:
+        """The session that the first message asks for, and the number of the last message that the client saw."""
         try:
             async with asyncio.timeout(self._settings.timeouts.header_s):
                 message = await _receive(socket)
@@ -496,25 +512,25 @@ class LiveRoom:
             raise RefusalError(400, "the first message has to be start or resume", code="bad_message")
         owner = check(first.key)
         if isinstance(first, Resume):
-            return self._taken_up(first, owner), first.after
+            return self._resume(first, owner), first.after
         return await self._open(first, owner), 0
 
-    def _taken_up(self, resume: Resume, owner: str) -> Seat:
-        seat = self._seats.get(resume.session)
-        # As bytes: an address that a proxy tells may hold any letters, which are not compared as text.
-        if seat is None or not secrets.compare_digest(seat.owner.encode(), owner.encode()):
+    def _resume(self, resume: Resume, owner: str) -> ResumableSession:
+        live = self._sessions.get(resume.session)
+        # As bytes: an address in a proxy's header may hold non-ASCII letters, which compare_digest refuses as text.
+        if live is None or not secrets.compare_digest(live.owner.encode(), owner.encode()):
             raise RefusalError(
                 404, "there is no such session any more; start a new one", code="session_not_found"
             )
-        seat.since(resume.after)
-        holder = self._holders.get(seat.name)
-        if holder is not None:  # the connection that broke has not noticed yet
-            holder.cancel()
-        seat.sound.forget_rest()
-        return seat
+        live.since(resume.after)
+        connection = self._connections.get(live.name)
+        if connection is not None:  # the broken connection has not noticed yet
+            connection.cancel()
+        live.sound.forget_rest()
+        return live
 
-    async def _open(self, start: Start, owner: str) -> Seat:
-        self._check_room(start, owner)
+    async def _open(self, start: Start, owner: str) -> ResumableSession:
+        self._check_limits(start, owner)
         options = live_options(start)
         self._opening[owner] += 1
         try:
@@ -533,26 +549,26 @@ class LiveRoom:
         finally:
             self._opening[owner] -= 1
             self._opening += Counter()  # drops those at 0
-        seat = Seat(
+        live = ResumableSession(
             secrets.token_urlsafe(24),
             owner,
             worker.name,
             session,
             SoundDecoder(start.encoding, start.sample_rate),
-            worker.nudge,
+            worker.notify,
             keep_s=2 * self._settings.timeouts.resume_s,
             meters=self._meters,
         )
-        self._seats[seat.name], self._leases[seat.name] = seat, lease
+        self._sessions[live.name], self._leases[live.name] = live, lease
         self._meters.live_sessions.set(self.count)
-        worker.join_live(seat)
-        return seat
+        worker.join_live(live)
+        return live
 
-    def _check_room(self, start: Start, owner: str) -> None:
+    def _check_limits(self, start: Start, owner: str) -> None:
         limits = self._settings.limits
         if self.closing:
             raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
-        own = sum(seat.owner == owner and not seat.over for seat in self._seats.values())
+        own = sum(live.owner == owner and not live.over for live in self._sessions.values())
         if own + self._opening[owner] >= (share := limits.share(limits.max_live)):
             raise RefusalError(
                 429,
@@ -568,119 +584,121 @@ class LiveRoom:
                 400, f"{len(start.targets)} targets asked for; {limits.max_targets} are the most"
             )
 
-    async def _attend(self, seat: Seat, after: int, socket: WebSocket) -> None:
-        """Serve a seat over a connection, until all is said or it breaks."""
+    async def _serve_session(self, live: ResumableSession, after: int, socket: WebSocket) -> None:
+        """Serve a session over a connection, until all text is sent or the connection breaks."""
         task = asyncio.current_task()
         assert task is not None
-        self._holders[seat.name] = task
-        self._left_s.pop(seat.name, None)
+        self._connections[live.name] = task
+        self._left_s.pop(live.name, None)
         started = {
             "type": "started",
-            "session": seat.name,
-            "model": seat.model,
-            "targets": list(seat.session.targets),
-            "received_s": seat.sound.received_s,
+            "session": live.name,
+            "model": live.model,
+            "targets": list(live.session.targets),
+            "received_s": live.sound.received_s,
         }
         try:
             await socket.send_text(json.dumps(started))
-            await self._converse(seat, after, socket)
+            await self._exchange_messages(live, after, socket)
         except WebSocketDisconnect:
             raise
         except asyncio.CancelledError:
-            if self._holders.get(seat.name) is task:
+            if self._connections.get(live.name) is task:
                 raise
         except Exception:
-            await self._give_up(seat.name)
+            await self._give_up(live.name)
             raise
         finally:
-            if self._holders.get(seat.name) is task:
-                del self._holders[seat.name]
-                if seat.name in self._seats:
-                    self._left_s[seat.name] = time.monotonic()
-                if seat.over:  # only its messages may still be wanted
-                    await self._release(seat.name)
+            if self._connections.get(live.name) is task:
+                del self._connections[live.name]
+                if live.name in self._sessions:
+                    self._left_s[live.name] = time.monotonic()
+                if live.over:  # only its messages may still be wanted
+                    await self._release(live.name)
 
-    async def _converse(self, seat: Seat, after: int, socket: WebSocket) -> None:
-        """Listen and talk at once; the first of the two that ends ends both."""
-        talking = asyncio.ensure_future(self._talk(seat, after, socket))
-        listening = asyncio.ensure_future(self._listen(seat, socket))
+    async def _exchange_messages(self, live: ResumableSession, after: int, socket: WebSocket) -> None:
+        """Receive and send at the same time; the first of the two that ends, ends both."""
+        sending = asyncio.ensure_future(self._send_messages(live, after, socket))
+        receiving = asyncio.ensure_future(self._receive_sound(live, socket))
         try:
-            await asyncio.wait({talking, listening}, return_when=asyncio.FIRST_COMPLETED)
-            if listening.done() and listening.exception() is None:  # stop was said: only talking is left
-                await talking
-            for ended in (listening, talking):
+            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            if (
+                receiving.done() and receiving.exception() is None
+            ):  # after `stop` there is only text left to send
+                await sending
+            for ended in (receiving, sending):
                 if ended.done():
                     ended.result()
         finally:
-            for task in (talking, listening):
+            for task in (sending, receiving):
                 task.cancel()
-            await asyncio.gather(talking, listening, return_exceptions=True)
+            await asyncio.gather(sending, receiving, return_exceptions=True)
 
-    async def _talk(self, seat: Seat, after: int, socket: WebSocket) -> None:
+    async def _send_messages(self, live: ResumableSession, after: int, socket: WebSocket) -> None:
         while True:
-            seat.changed.clear()
-            error, done = seat.error, seat.done  # first: more may be said while these messages go out
-            for seq, text in seat.since(after):
+            live.changed.clear()
+            error, done = live.error, live.done  # first: more may be said while these messages go out
+            for seq, text in live.since(after):
                 await socket.send_text(text)
                 after = seq
-            seat.was_said(after)
+            live.mark_sent(after)
             if error is not None:
                 raise error
             if done:
                 await socket.close(NORMAL)
                 return
-            await seat.changed.wait()
+            await live.changed.wait()
 
-    async def _listen(self, seat: Seat, socket: WebSocket) -> None:
+    async def _receive_sound(self, live: ResumableSession, socket: WebSocket) -> None:
         limits, timeouts = self._settings.limits, self._settings.timeouts
-        since_s, heard_s = time.monotonic(), seat.sound.received_s
-        while not seat.ended:
+        since_s, heard_s = time.monotonic(), live.sound.received_s
+        while not live.ended:
             left_s = since_s + timeouts.live_silent_s - time.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, left_s)):
                     message = await _receive(socket)
             except TimeoutError:
-                if seat.sound.received_s - heard_s < _SILENCE_S:
+                if live.sound.received_s - heard_s < _SILENCE_S:
                     raise RefusalError(
                         408,
                         f"less than {_SILENCE_S:g} s of sound came in {timeouts.live_silent_s:g} s",
                         code="silent",
                     ) from None
-                since_s, heard_s = time.monotonic(), seat.sound.received_s
+                since_s, heard_s = time.monotonic(), live.sound.received_s
                 continue
-            if seat.ended:  # meanwhile, by a stop of the service
+            if live.ended:  # meanwhile, by a stop of the service
                 return
             if isinstance(message, str):
                 if not isinstance(parse_message(message), Stop):
                     raise RefusalError(400, "the session has begun; send sound as binary messages, or stop")
-                seat.end()
+                live.end()
             elif len(message) > limits.max_message_bytes:
                 raise RefusalError(
                     413, f"a message of {len(message)} bytes; {limits.max_message_bytes} are the most"
                 )
             else:
-                seat.add(seat.sound.decode(message))
-                await self._hold_back(seat, socket)
+                live.add(live.sound.decode(message))
+                await self._hold_back(live, socket)
 
-    async def _hold_back(self, seat: Seat, socket: WebSocket) -> None:
+    async def _hold_back(self, live: ResumableSession, socket: WebSocket) -> None:
         """While too much waits, read nothing more, and say so."""
-        most_s = min(self._settings.limits.max_live_waiting_s, seat.most_waiting_s)
-        if seat.waiting_s <= most_s:
+        most_s = min(self._settings.limits.max_live_waiting_s, live.most_waiting_s)
+        if live.waiting_s <= most_s:
             return
         await socket.send_text('{"type": "pause"}')
-        while seat.waiting_s > most_s / 2 and not seat.over:
+        while live.waiting_s > most_s / 2 and not live.over:
             await asyncio.sleep(_CHECK_S)
         await socket.send_text('{"type": "continue"}')
 
     async def _give_up(self, name: str) -> None:
         self._left_s.pop(name, None)
-        seat = self._seats.pop(name, None)
-        if seat is not None:
-            seat.drop()
+        live = self._sessions.pop(name, None)
+        if live is not None:
+            live.drop()
         await self._release(name)
 
     async def _release(self, name: str) -> None:
-        """Let go of the model."""
+        """Release the lease of the session's model."""
         if lease := self._leases.pop(name, None):
             await lease.aclose()
         self._meters.live_sessions.set(self.count)
@@ -696,10 +714,10 @@ async def _receive(socket: WebSocket) -> str | bytes:
 
 
 async def _refuse(socket: WebSocket, refusal: RefusalError) -> None:
-    """Say why, and close."""
+    """Send the reason, and close."""
     default = BROKEN if refusal.status >= 500 else REFUSED
     with suppress(RuntimeError, WebSocketDisconnect):
         if socket.application_state == WebSocketState.CONNECTED:
-            told = {"type": "error", "status": refusal.status, "message": refusal.message}
-            await socket.send_text(json.dumps(told, ensure_ascii=False))
+            message = {"type": "error", "status": refusal.status, "message": refusal.message}
+            await socket.send_text(json.dumps(message, ensure_ascii=False))
             await socket.close(_CODES.get(refusal.status, default))

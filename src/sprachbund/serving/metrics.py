@@ -1,4 +1,4 @@
-"""What a service counts, in the form that Prometheus reads."""
+"""Counters of a service, in the format of Prometheus."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector

@@ -1,6 +1,4 @@
-"""What every request passes: whom it is from, an id, a log line, counters, limits on the body and on how slowly it may
-come.
-"""
+"""Middleware around every request: origin checks, request ids, logs, counters, limits on size and speed of bodies."""
 
 import asyncio
 import json
@@ -22,15 +20,14 @@ from sprachbund.serving.admission import network_of
 from sprachbund.serving.schemas import RefusalError, refusal_of
 from sprachbund.serving.service import Service
 
-# Whom a request is from and for, by its headers alone: pages of other sites are refused, before a body is
-# read.
+# Host and Origin: pages of other sites are refused by the headers, before a body is read.
 
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?")
 _SHOWN = 100
 
 
 def check_origin(headers: Headers, names: Collection[str] | None = None) -> None:
-    """Refuse what a page of another site sends: browsers let every page try, and tell its `Origin`.
+    """Refuse requests of pages of other sites. Browsers let every page send them, with its `Origin`.
 
     A client that is no browser sends no `Origin` and goes on. `Host` is compared as the client sent it, so a proxy has
     to pass it on.
@@ -45,12 +42,12 @@ def check_origin(headers: Headers, names: Collection[str] | None = None) -> None
     """
     hosts = headers.getlist("host")
     host = hosts[0] if hosts else ""
-    found = _HOST.fullmatch(host)
-    if len(hosts) > 1 or (host and found is None):
+    match = _HOST.fullmatch(host)
+    if len(hosts) > 1 or (host and match is None):
         raise RefusalError(
             400, f"the Host header is {host[:_SHOWN]!a}; send one name or address", code="bad_host"
         )
-    name = found["name"].strip("[]").lower() if found else ""
+    name = match["name"].strip("[]").lower() if match else ""
     if names is not None and name not in names:
         raise RefusalError(
             421,
@@ -66,6 +63,8 @@ def check_origin(headers: Headers, names: Collection[str] | None = None) -> None
             )
 
 
+# The middleware.
+
 log = logging.getLogger("sprachbund.serving")
 ID_HEADER = "x-request-id"
 MAX_JSON_BYTES = 2_000_000
@@ -75,11 +74,11 @@ _GONE, _TOO_SLOW = 499, 408
 _LINGER_S = 10.0
 
 
-class Gate:
-    """Middleware around the app of a service.
+class RequestMiddleware:
+    """ASGI middleware of the service.
 
     Args:
-        app: to be guarded.
+        app: the application that gets the requests that are not refused.
         service: of the app.
         names: that requests may be sent to; None is any.
     """
@@ -88,7 +87,7 @@ class Gate:
         self._app, self._service, self._names = app, service, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request or a WebSocket through."""
+        """Check a request or a WebSocket and pass it on."""
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
         elif scope["type"] == "http":
@@ -108,13 +107,13 @@ class Gate:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._service.requests += 1
         try:
-            await _Passage(self._service, scope, receive, send).run(self._app, self._names)
+            await _LimitedRequest(self._service, scope, receive, send).run(self._app, self._names)
         finally:
             self._service.requests -= 1
 
 
-class _Passage:
-    """One request on its way through."""
+class _LimitedRequest:
+    """One request: its body is received in bounds of size and time, its answer gets the request id."""
 
     def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         self._service, self._scope, self._receive, self._send = service, scope, receive, send
@@ -134,7 +133,7 @@ class _Passage:
             headers = Headers(scope=self._scope)
             check_origin(headers, names)
             _check_charset(headers)
-            await app(self._scope, self._take, self._give)
+            await app(self._scope, self._limited_receive, self._limited_send)
         except ClientDisconnect:
             self._status = _GONE
         except Exception as error:
@@ -144,14 +143,14 @@ class _Passage:
             if self._status:  # the answer has begun, and can only be broken off
                 raise
             response = JSONResponse(refusal.body(), refusal.status, refusal.headers())
-            await response(self._scope, self._take, self._give)
+            await response(self._scope, self._limited_receive, self._limited_send)
         finally:
             self._receiving.close()
             self._service.intake.release(self._client, self._stored_bytes)
-            self._write_down()
+            self._log_request()
 
-    async def _take(self) -> Message:
-        """The next part of the body, in bounds of size and time."""
+    async def _limited_receive(self) -> Message:
+        """The `receive` that the app gets: the next part of the body, in bounds of size and time."""
         if self._complete:
             return await self._receive()
         if self._stated.isdecimal() and int(self._stated[:20]) > self._most_bytes:
@@ -187,7 +186,7 @@ class _Passage:
             413, f"the request has {num_bytes} bytes or more; {self._most_bytes} are the most", code="too_big"
         )
 
-    async def _give(self, message: Message) -> None:
+    async def _limited_send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             message = {**message, "headers": [*message["headers"], (ID_HEADER.encode(), self._id.encode())]}
@@ -195,12 +194,12 @@ class _Passage:
                 message["headers"].append((b"connection", b"close"))
         elif not message.get("more_body", False) and not self._complete and self._has_body:
             await self._send({**message, "more_body": True})
-            await self._read_away()
+            await self._discard_body()
             message = {"type": "http.response.body"}
         await self._send(message)
 
-    async def _read_away(self) -> None:
-        """Take what is left of a refused body: closed upon it, the connection would lose the answer on its way."""
+    async def _discard_body(self) -> None:
+        """Receive and drop the rest of a refused body. Closed before that, the connection may lose the answer."""
         if self._status == _TOO_SLOW:
             return
         with suppress(TimeoutError):
@@ -211,7 +210,7 @@ class _Passage:
 
     @property
     def _client(self) -> str:
-        """Whose share the body is of."""
+        """The client whose share the body counts towards."""
         owner: str | None = self._scope["state"].get("owner")
         return owner or network_of(_host(self._scope) or "unknown")
 
@@ -219,7 +218,7 @@ class _Passage:
     def _has_body(self) -> bool:
         return self._stated not in ("", "0") or "transfer-encoding" in Headers(scope=self._scope)
 
-    def _write_down(self) -> None:
+    def _log_request(self) -> None:
         took_s = time.monotonic() - self._began
         route = getattr(self._scope.get("route"), "path", "none")
         self._service.meters.requests.labels(route, str(self._status)).inc()

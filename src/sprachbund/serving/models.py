@@ -1,4 +1,4 @@
-"""The models a service may be asked for: loaded when they are wanted, unloaded when nobody wants them for a while."""
+"""The models of a service: loaded on demand, unloaded when idle."""
 
 import asyncio
 import time
@@ -39,7 +39,7 @@ class ModelStore:
         settings: of the service.
         meters: of the service.
         loader: gives a model by its name.
-        engine_for: gives what steps a model's live sessions.
+        engine_for: makes the engine of a model's live sessions.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ModelStore:
         return worker if worker is not None and worker.ready.done() and not worker.ready.exception() else None
 
     def card(self, model: str) -> Card:
-        """What is known of a model; only its name where it has no card. Raises RefusalError: 404."""
+        """The card of a model; only its name where it has no card. Raises RefusalError: 404."""
         slot = self._slot(model)
         if worker := self.loaded_worker(model):
             return worker.model.card
@@ -102,7 +102,7 @@ class ModelStore:
             slot.last_used_s = time.monotonic()
 
     def sweep(self, *, now_s: float | None = None) -> None:
-        """Unload what nobody has used for long."""
+        """Unload models that were idle for `unload_s`."""
         now_s = time.monotonic() if now_s is None else now_s
         unload_s = self._settings.timeouts.unload_s
         for slot in self._slots.values():
@@ -186,7 +186,7 @@ def identifier(name: str) -> str:
 
 
 def live_engine(model: Model, batch_size: int) -> Any:
-    """What steps a model's live sessions."""
+    """The engine of a model's live sessions."""
     from sprachbund.streaming.engine import LiveEngine
 
     return LiveEngine(model.family, DecodingOptions(batch_size=batch_size))

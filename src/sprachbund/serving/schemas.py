@@ -1,4 +1,4 @@
-"""Answers in the forms that OpenAI's audio API has, and the forms of what is asked."""
+"""Requests and responses in the schemas of OpenAI's audio API, server-sent events, and refusals."""
 
 import json
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ MEDIA_TYPES = {TEXT: "text/plain", "srt": "application/x-subrip", "vtt": "text/v
 
 
 class TranscriptionForm(BaseModel):
-    """What is asked of a recording."""
+    """Fields of a request to transcribe a recording."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +63,7 @@ class TranscriptionForm(BaseModel):
 
 
 class TranslationForm(TranscriptionForm):
-    """What is asked of a recording that is to be translated."""
+    """Fields of a request to translate a recording."""
 
     target_language: Annotated[
         str, Field(min_length=1, description="Language wanted, as a tag or a name.")
@@ -87,7 +87,13 @@ class TextForm(BaseModel):
 
 
 def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str:
-    """A finished translation in the form that was asked for."""
+    """The response body of a finished translation.
+
+    Args:
+        translation: the result.
+        form: the request, with `response_format` and granularities.
+        task: "transcribe" or "translate", as verbose_json states it.
+    """
     if form.response_format == TEXT:
         return translation.text + "\n"
     if form.response_format in MEDIA_TYPES:
@@ -188,7 +194,7 @@ def as_json(values: Any) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-# Refusals: a status and one line that says why, in the error body that OpenAI's clients read.
+# Refusals: a status and one line with the reason, in the error body that OpenAI's clients read.
 
 _TYPES = {
     401: "authentication_error",
@@ -201,7 +207,7 @@ _RETRY_S = 5.0  # after which a process can perhaps be started
 
 
 class RefusalError(SprachbundError):
-    """A request that is not answered.
+    """A request that is refused.
 
     Args:
         status: of HTTP.
@@ -234,7 +240,7 @@ class RefusalError(SprachbundError):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Beside the body."""
+        """The headers of the answer: Retry-After, and the scheme of authentication."""
         headers = (
             {} if self.retry_after_s is None else {"retry-after": str(max(1, round(self.retry_after_s)))}
         )

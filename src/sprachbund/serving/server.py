@@ -22,9 +22,7 @@ from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import LOOPBACK, Limits, Settings, Timeouts
 
-# Connections: how many there may be, how long each may take for the head of a request and to take its
-# answer, and what happens when the system has no descriptors left. All of it below the requests, which
-# begin with a whole head.
+# Limits on connections, below requests: their number, slow heads and slow readers, exhausted file descriptors.
 
 log = logging.getLogger("sprachbund.serving")
 
@@ -34,7 +32,7 @@ _OTHER_DESCRIPTORS = 64
 """Kept for models, logs and uploads; of what is beyond, a quarter is left to uploads too."""
 _FEWEST_CONNECTIONS = 8
 _FEWEST_LINGERING, _LINGER_S = 4, 10.0
-"""Refused connections that may still be read from, beside an eighth of the others, and for how long."""
+"""Least number of refused connections that may still be read from (else an eighth of all), and for how long."""
 _MOST_FRAGMENTS = 4096
 
 
@@ -42,18 +40,18 @@ def most_connections(limits: Limits) -> int:
     """As many as `limits` say, or fewer where the system lets this process open too few files."""
     descriptors = _raise_descriptors()
     room = (descriptors - _OTHER_DESCRIPTORS) * 3 // 4
-    found = min(limits.max_connections, max(room, _FEWEST_CONNECTIONS))
-    if found < limits.max_connections:
+    most = min(limits.max_connections, max(room, _FEWEST_CONNECTIONS))
+    if most < limits.max_connections:
         log.warning(
             json.dumps(
                 {
                     "event": "fewer connections than max_connections; raise the limit of open files (ulimit -n)",
-                    "connections": found,
+                    "connections": most,
                     "open_files": descriptors,
                 }
             )
         )
-    return found
+    return most
 
 
 def _raise_descriptors() -> int:
@@ -322,7 +320,7 @@ def _whole_answer(refusal: RefusalError) -> bytes:
 LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 _PING_S = 20.0
 _PONG_S = 90.0
-"""A client that was told to pause is not read from, so its pongs may come late."""
+"""A paused client is not read from, so its pongs may come late."""
 
 
 def make_server(settings: Settings, **parts: Any) -> "Server":
@@ -336,7 +334,8 @@ def make_server(settings: Settings, **parts: Any) -> "Server":
         loop="asyncio",  # whose way of accepting `ListeningSocket` knows
         http=http_protocol(settings.limits, settings.timeouts, most_connections(settings.limits)),
         ws=LiveProtocol,
-        ws_max_size=4 * settings.limits.max_message_bytes,  # what is a little too big is told so in a message
+        ws_max_size=4
+        * settings.limits.max_message_bytes,  # a message a little too big gets an answer with the reason
         ws_ping_interval=_PING_S,
         ws_ping_timeout=_PONG_S,
         ws_per_message_deflate=False,  # sound does not deflate, and a small message could inflate
@@ -382,7 +381,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; a second Ctrl-C does so at once."""
-        at_work = {"requests": self.service.requests, "live": self.service.room.count}
+        at_work = {"requests": self.service.requests, "live": self.service.sessions.count}
         log.info(json.dumps({"event": "stopping; a second signal does not wait", **at_work}))
         draining = asyncio.ensure_future(self.service.drain())
         while not draining.done() and not self.force_exit:

@@ -1,4 +1,4 @@
-"""What the routes of one service share: settings, keys, places, models, live sessions, measures."""
+"""The state that all routes share: settings, keys, limits, models, live sessions, counters."""
 
 import asyncio
 import hashlib
@@ -17,20 +17,20 @@ from starlette.requests import HTTPConnection
 from sprachbund.api import Model
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.admission import Intake, Places, Rates, network_of
-from sprachbund.serving.live import LiveRoom
+from sprachbund.serving.admission import ConcurrencyLimiter, Intake, Rates, network_of
+from sprachbund.serving.live import SessionManager
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Settings
 
-# Who may ask: keys from a file, compared in a time that does not tell how much of a key was right.
+# Keys from a file, compared in constant time.
 
 _SHORTEST = 16
 
 
 class Keys:
-    """The keys of a service; without any, everybody may ask."""
+    """The keys of a service; without keys, every client is admitted."""
 
     def __init__(self, keys: tuple[str, ...] | None = None) -> None:
         self._digests = None if keys is None else [_digest(key) for key in keys]
@@ -93,6 +93,8 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+# The service itself.
+
 log = logging.getLogger("sprachbund.serving")
 _SWEEP_S = 1.0
 _POLL_S = 0.05
@@ -104,7 +106,7 @@ class Service:
     Args:
         settings: of the service.
         loader: gives a model by its name; by default `sprachbund.load` as the settings say.
-        engine_for: gives what steps a model's live sessions.
+        engine_for: makes the engine of a model's live sessions.
 
     Attributes:
         ready: whether the first model is loaded, or is not to be.
@@ -122,9 +124,9 @@ class Service:
         self.keys = Keys.read(settings.key_file)
         self.rates = Rates(settings.limits.requests_per_minute)
         self.intake = Intake(settings.limits)
-        self.places = Places(settings.limits, self.meters.in_progress)
+        self.limiter = ConcurrencyLimiter(settings.limits, self.meters.in_progress)
         self.store = ModelStore(settings, self.meters, loader=loader, engine_for=engine_for)
-        self.room = LiveRoom(settings, self.store, self.meters)
+        self.sessions = SessionManager(settings, self.store, self.meters)
         self.threads = ThreadPoolExecutor(settings.limits.max_working, thread_name_prefix="recording")
         self.requests = 0
         self.ready, self.draining = not settings.preload, False
@@ -135,11 +137,14 @@ class Service:
         return VoiceActivity()
 
     def admit(self, connection: HTTPConnection, key: str | None = None) -> str:
-        """Who asks, if it may.
+        """Authenticate a client and count its request.
 
         Args:
             connection: of the request.
-            key: one that came otherwise than in a header.
+            key: one that did not come in a header.
+
+        Returns:
+            The owner of the key, or the network address where there are no keys.
 
         Raises:
             RefusalError: 401 for a key that is missing or wrong, 429 for too many requests, 503 while stopping.
@@ -150,7 +155,7 @@ class Service:
         try:
             owner = self.keys.check(bearer(connection.headers.get("authorization")) or key)
         except RefusalError:
-            self.rates.take(f"stranger {address}")  # guessing keys is not free either
+            self.rates.take(f"unauthenticated {address}")  # so that trying keys is limited too
             raise
         client = owner or address
         self.rates.take(client)
@@ -178,7 +183,7 @@ class Service:
         timeout_s = self.settings.timeouts.stop_s
         try:
             async with asyncio.timeout(timeout_s):
-                await self.room.close(timeout_s)
+                await self.sessions.close(timeout_s)
                 while self.requests:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
@@ -188,7 +193,7 @@ class Service:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.store.sweep()
-            await self.room.sweep()
+            await self.sessions.sweep()
 
     async def _preload(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a service may be told, in one value that is checked before anything listens."""
+"""Settings of the service, checked before it listens."""
 
 import math
 from dataclasses import dataclass, field
@@ -63,9 +63,9 @@ class Limits:
     def __post_init__(self) -> None:
         check(self)
 
-    def share(self, places: int) -> int:
-        """How many of so many places one client may hold."""
-        return math.ceil(self.max_share * places)
+    def share(self, limit: int) -> int:
+        """The part of a limit that one client may use."""
+        return math.ceil(self.max_share * limit)
 
 
 @dataclass(frozen=True, kw_only=True)

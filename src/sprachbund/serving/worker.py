@@ -1,4 +1,4 @@
-"""The thread that owns a loaded model: nothing else computes with it.
+"""The thread that owns a loaded model. No other thread computes with it.
 
 Live sessions come first and step together; then spans of speech of any recordings share a pass. A recording gives its
 spans through `compute`, from a thread of its own that reads and cuts the audio meanwhile.
@@ -23,8 +23,8 @@ T = TypeVar("T")
 Answer = tuple[str, Segment]
 log = logging.getLogger(__name__)
 
-_SPANS_BESIDE_LIVE = 2
-"""Spans of recordings in a pass while live sessions are open, which wait for the end of it."""
+_SPANS_WITH_LIVE = 2
+"""Most spans of recordings in a pass while live sessions are open, since these wait for its end."""
 
 
 class Live(Protocol):
@@ -37,16 +37,16 @@ class Live(Protocol):
         ...
 
     def emit(self, events: Sequence[Any]) -> None:
-        """What a step gave."""
+        """Take the events of a step."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will come."""
+        """End the session with an error."""
         ...
 
     @property
     def over(self) -> bool:
-        """Whether the worker may forget it."""
+        """Whether the worker may drop the session."""
         ...
 
 
@@ -66,7 +66,7 @@ class ModelWorker:
     Args:
         name: of the model, for measures.
         load: gives the model; runs in the thread.
-        engine_for: gives what steps live sessions of a model.
+        engine_for: makes the engine of a model's live sessions.
         batch_size: spans in a pass at most.
         meters: of the service.
 
@@ -89,7 +89,7 @@ class ModelWorker:
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._recordings: deque[_Waiting] = deque()
         self._live: list[Live] = []
-        self._nudged, self._closed = False, False
+        self._notified, self._closed = False, False
         self._engine: Any = None
         self._speculation: Speculation | None = None
         self._sought_draft = False
@@ -114,13 +114,13 @@ class ModelWorker:
         return waiting.result.result()
 
     def engine(self) -> Any:
-        """What opens and steps live sessions; only in the thread."""
+        """The engine that opens and steps live sessions; only in the thread."""
         if self._engine is None:
             self._engine = self._engine_for(self.model)
         return self._engine
 
     def speculation(self) -> Speculation | None:
-        """What guesses ahead for all recordings, if a draft lies beside the model; only in the thread."""
+        """Speculative decoding for all recordings, if the model directory has a draft; only in the thread."""
         if not self._sought_draft:
             self._speculation, self._sought_draft = (
                 speculation_for(self.model.family, DecodingOptions()),
@@ -132,10 +132,10 @@ class ModelWorker:
         """From now on `live` is stepped with the others."""
         self._add(lambda: self._live.append(live))
 
-    def nudge(self) -> None:
+    def notify(self) -> None:
         """A live session has something new."""
         with self._changed:
-            self._nudged = True
+            self._notified = True
             self._changed.notify()
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class ModelWorker:
             if self._closed:
                 raise RuntimeError(f"the worker of {self.name} is closed")
             add()
-            self._nudged = True
+            self._notified = True
             self._changed.notify()
 
     def _run(self) -> None:
@@ -174,9 +174,9 @@ class ModelWorker:
     def _wait(self, busy: bool) -> bool:
         """Until there may be work; False at the end."""
         with self._changed:
-            while not (busy or self._nudged or self._closed):
+            while not (busy or self._notified or self._closed):
                 self._changed.wait()
-            self._nudged = False
+            self._notified = False
             return not self._closed
 
     def _end(self, error: BaseException) -> None:
@@ -217,7 +217,7 @@ class ModelWorker:
 
     def _step(self, due: Sequence[Live]) -> None:
         try:
-            found = self.engine().step([live.session for live in due])
+            events_of_each = self.engine().step([live.session for live in due])
         except Exception as error:
             if len(due) > 1:  # whose fault it is shows when each goes alone
                 for live in due:
@@ -226,7 +226,7 @@ class ModelWorker:
             log.exception("a live session failed")
             due[0].fail(error)
             return
-        for live, events in zip(due, found, strict=True):
+        for live, events in zip(due, events_of_each, strict=True):
             live.emit(events)
 
     def _translate_batch(self) -> bool:
@@ -237,11 +237,11 @@ class ModelWorker:
         self._meters.batch_spans.observe(len(batch))
         self._meters.batch_recordings.observe(len({id(waiting) for waiting, _ in batch}))
         try:
-            found = translate_spans(self.model.family, [span for _, span in batch])
+            answers_of_each = translate_spans(self.model.family, [span for _, span in batch])
         except BaseException as error:
             self._fail({id(waiting): waiting for waiting, _ in batch}.values(), error)
             return True
-        for (waiting, _), answers in zip(batch, found, strict=True):
+        for (waiting, _), answers in zip(batch, answers_of_each, strict=True):
             waiting.answers.append(answers)
             if len(waiting.answers) == len(waiting.spans):
                 self._recordings.remove(waiting)
@@ -250,7 +250,7 @@ class ModelWorker:
 
     def _next_batch(self) -> list[tuple[_Waiting, RecordedSpan]]:
         """A span of each recording in turn, so that nobody waits for the whole of another's."""
-        room = min(self._batch_size, _SPANS_BESIDE_LIVE) if self._live else self._batch_size
+        room = min(self._batch_size, _SPANS_WITH_LIVE) if self._live else self._batch_size
         with self._changed:
             left = sum(len(waiting.spans) - waiting.given for waiting in self._recordings)
             self._meters.waiting_spans.labels(self.name).set(left)

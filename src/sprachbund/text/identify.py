@@ -45,7 +45,7 @@ class LanguageIdentifier:
             SprachbundError: for fewer than two languages or one without texts.
         """
         counts = {tag: Counter(g for text in some for g in ngrams(text)) for tag, some in texts.items()}
-        empty = [tag for tag, found in counts.items() if not found]
+        empty = [tag for tag, grams in counts.items() if not grams]
         if len(counts) < 2 or empty:
             raise SprachbundError(
                 f"identification needs texts in two languages or more; got {sorted(counts)}, empty: {empty}"
@@ -54,7 +54,7 @@ class LanguageIdentifier:
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        seen = {gram for found in self._counts.values() for gram in found}
+        seen = {gram for grams in self._counts.values() for gram in grams}
         return {gram: row for row, gram in enumerate(sorted(seen))}
 
     @cached_property

@@ -81,13 +81,13 @@ def _named(name: str) -> str | None:
     import langcodes
 
     try:
-        found = langcodes.find(name)
+        language = langcodes.find(name)
     except LookupError:
         return None
     if len(name.split()) > 1:  # the search takes a language for a name that only begins like its own
-        names = {found.display_name("en").casefold(), found.autonym().casefold()}
-        return found.to_tag() if name.casefold() in names else None
-    return str(found.to_tag())
+        names = {language.display_name("en").casefold(), language.autonym().casefold()}
+        return language.to_tag() if name.casefold() in names else None
+    return str(language.to_tag())
 
 
 def _same_in_practice(wanted: str, choice: str) -> bool:

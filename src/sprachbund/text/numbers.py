@@ -65,6 +65,11 @@ def cardinal(value: int, language: str, form: str = "") -> str:
     German with a case ("m.acc", "f.dat"; nominative without), for Russian also "a" (masculine animate),
     and with ".acc" for the accusative.
 
+    Args:
+        value: the number.
+        language: BCP-47 tag.
+        form: grammatical form, as above.
+
     Raises SprachbundError when the number is outside -999999..999999.
     """
     if abs(value) > MAX_VALUE:
@@ -133,6 +138,11 @@ def ordinal(value: int, language: str, form: str = "m") -> str:
 
     `form`: "m", "f", "n"; Spanish also "short" ("primer"); German also "n" weak -n ending ("ersten");
     Russian also "gen", "prep" (masculine), "facc", "fobl" (feminine). Languages without the form ignore it.
+
+    Args:
+        value: the number.
+        language: BCP-47 tag.
+        form: grammatical form, as above.
     """
     words = str(num2words(value, lang=_NUM2WORDS_TAG.get(language, language), to="ordinal")).replace(",", "")
     if language == "fr":
@@ -168,7 +178,13 @@ def digits(text: str, language: str) -> str:
 
 @lru_cache(maxsize=4_000)
 def decimal(whole: int, fraction: str, language: str) -> str:
-    """Spell a decimal; `fraction` is one or two digits without trailing zero ("5", "25", "05")."""
+    """Spell a decimal; `fraction` is one or two digits without trailing zero ("5", "25", "05").
+
+    Args:
+        whole: the integer part.
+        fraction: its digits.
+        language: BCP-47 tag.
+    """
     if language == "ru":
         return _decimal_ru(whole, fraction)
     tail = digits(fraction, language)
@@ -190,7 +206,13 @@ def _ends_in_one(value: int) -> bool:
 
 @lru_cache(maxsize=4_000)
 def year(value: int, language: str, form: str = "") -> str:
-    """Spell a calendar year 1100..2099; `form` "gen" gives the Russian genitive ordinal used in dates."""
+    """Spell a calendar year 1100..2099; `form` "gen" gives the Russian genitive ordinal used in dates.
+
+    Args:
+        value: the year.
+        language: BCP-47 tag.
+        form: grammatical form; only Russian has one.
+    """
     if language == "en":
         return _year_en(value)
     if language == "ru":

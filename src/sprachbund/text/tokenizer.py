@@ -43,7 +43,13 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], languages: Sequence[str], vocabulary_size: int) -> "Tokenizer":
-        """Fit a unigram model (arXiv 1804.10959) on texts; every character seen gets a piece."""
+        """Fit a unigram model (arXiv 1804.10959) on texts; every character seen gets a piece.
+
+        Args:
+            texts: one sentence each.
+            languages: tags that get a token of their own.
+            vocabulary_size: pieces in all.
+        """
         import sentencepiece
 
         model = io.BytesIO()

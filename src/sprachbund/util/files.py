@@ -140,7 +140,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write a JSON file atomically, ending in a newline; `value` is what `json.dumps` takes, or a pydantic model."""
+    """Write a JSON file atomically, ending in a newline; `value` is what `json.dumps` takes, or a pydantic model.
+
+    Args:
+        path: the file.
+        value: as `json.dumps` takes it, or a pydantic model.
+        indent: spaces; None writes one line.
+    """
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     write_text(path, json.dumps(plain, ensure_ascii=False, indent=indent) + "\n")
 
@@ -222,6 +228,11 @@ def read_object(path: Path, *, advice: str = "copy or make it again") -> dict[st
 def parse_json(text: str | bytes, source: str, *, advice: str = "copy or make it again") -> Any:
     """Parse JSON; `source` says in errors where it stands, such as "FILE, line 3".
 
+    Args:
+        text: the document.
+        source: where it is from, such as "FILE, line 3", for errors.
+        advice: end of error messages.
+
     Raises:
         SprachbundError: not JSON, with line and column; nested deeper than Python's parser goes.
     """
@@ -241,7 +252,14 @@ def read_model(path: Path, kind: type[_Model], *, advice: str = "copy or make it
 
 
 def validate(kind: type[_Model], value: Any, source: str, *, advice: str = "copy or make it again") -> _Model:
-    """Make a pydantic model of a value. Raises SprachbundError: the source, the field at fault, why and the advice."""
+    """Make a pydantic model of a value. Raises SprachbundError: the source, the field at fault, why and the advice.
+
+    Args:
+        kind: class of the model.
+        value: parsed JSON or TOML.
+        source: where the value is from, for errors.
+        advice: end of error messages.
+    """
     try:
         return kind.model_validate(value)
     except ValidationError as error:

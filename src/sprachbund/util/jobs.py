@@ -1,4 +1,4 @@
-"""Making files by several processes, of this machine or of a Ray cluster: the same files, whoever makes them.
+"""Jobs that make files in several processes, on this machine or a Ray cluster, with the same result for any number.
 
 A job knows its files by number, and each is a function of its number alone. Nothing is exchanged but files, so
 machines need a common file system; a job that was killed goes on with the files that are missing.
@@ -17,8 +17,7 @@ from typing import Any, Protocol
 from sprachbund.errors import SprachbundError
 from sprachbund.util.memory import give_back_freed_memory
 
-# One piece of work shared out among processes of this machine: watched, ended together, with one's failure
-# for all.
+# Processes of this machine: started, watched and ended together; the failure of one ends all.
 
 _WATCH_S = 0.2
 _LONGEST_MESSAGE = 4000  # far less than a pipe holds, so that no failing process waits for a reader
@@ -54,9 +53,9 @@ def run_processes(
             running[process] = ours
         while running:
             for process in [p for p in running if not p.is_alive()]:
-                told = failure_told(running.pop(process))
-                if told is not None:
-                    raise SprachbundError(told)
+                failure = receive_failure(running.pop(process))
+                if failure is not None:
+                    raise SprachbundError(failure)
                 if process.exitcode:
                     raise SprachbundError(
                         f"a process {how_it_ended(process.exitcode)}; the same command goes on, try fewer --workers"
@@ -70,17 +69,17 @@ def run_processes(
             process.join()
 
 
-def tell_failure(failures: Connection, error: Exception) -> None:
+def send_failure(failures: Connection, error: Exception) -> None:
     """Send an exception to the parent as the one line that a user is to see."""
-    line = str(error) if isinstance(error, SprachbundError) else _place_of(error)
+    line = str(error) if isinstance(error, SprachbundError) else _line_of_unforeseen(error)
     failures.send(line[:_LONGEST_MESSAGE])
 
 
-def failure_told(failures: Connection) -> str | None:
-    """What a process that has ended told with `tell_failure`; None when it told nothing."""
+def receive_failure(failures: Connection) -> str | None:
+    """The line that an ended process sent with `send_failure`; None if it sent none."""
     try:
         return str(failures.recv()) if failures.poll() else None
-    except (EOFError, OSError):  # it was killed while it told
+    except (EOFError, OSError):  # it was killed while it sent
         return None
     finally:
         failures.close()
@@ -107,11 +106,11 @@ def _work(work: Callable[[Share, Progress], None], share: Share, failures: Conne
 
     try:
         work(share, leave_if_alone)
-    except Exception as error:  # of any kind: its line is told here, not its traceback
-        tell_failure(failures, error)
+    except Exception as error:  # of any kind: the parent prints its line, not a traceback
+        send_failure(failures, error)
 
 
-def _place_of(error: Exception) -> str:
+def _line_of_unforeseen(error: Exception) -> str:
     """An exception that nobody foresaw: its kind, its first line, and the line of code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -140,7 +139,7 @@ class Job(Protocol):
         ...
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
-        """Load what is needed: a function of the file's number and of one that is told utterances done in it."""
+        """Load the data and return a function of a file's number and of a callback for utterances done in it."""
         ...
 
 
@@ -154,7 +153,13 @@ def done(job: Job) -> int:
 
 
 def make(job: Job, share: tuple[int, int] = (0, 1), progress: Progress = nothing) -> None:
-    """Make the files that are missing, of them every `share[1]`-th from number `share[0]` on."""
+    """Make the files that are missing, of them every `share[1]`-th from number `share[0]` on.
+
+    Args:
+        job: names the files and makes each by its number.
+        share: (index, count) of this process among all.
+        progress: called with the files made and their number in all.
+    """
     import torch
 
     missing = [number for number, (path, _) in enumerate(job.files) if not path.exists()]

@@ -190,16 +190,16 @@ def renamed(values: Mapping[str, Any], names: Mapping[str, str], source: str) ->
     Raises:
         SprachbundError: a value is there under both names.
     """
-    found = dict(values)
+    current = dict(values)
     for old, new in names.items():
-        if old not in found:
+        if old not in current:
             continue
-        if new in found:
+        if new in current:
             raise SprachbundError(f"{source}: {old} is the former name of {new}; keep {new} alone")
-        found[new] = found.pop(old)
+        current[new] = current.pop(old)
         warnings.warn(
             f"{source}: {old} is called {new} now; the next version no longer reads the former name",
             RenamedWarning,
             stacklevel=3,
         )
-    return found
+    return current

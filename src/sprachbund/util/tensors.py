@@ -1,4 +1,4 @@
-"""Files of tensors (safetensors) that are the same bytes for the same content, carry a checksum, and appear atomically.
+"""Files of tensors (safetensors) and arrays (npy, npz): the same bytes for the same content, written atomically.
 
 The safetensors library writes its metadata in an order that changes from run to run, and leaves `.tmp*` files behind
 when it is killed. The format is small (https://github.com/huggingface/safetensors#format), so it is written here; the
@@ -151,9 +151,7 @@ def _remove_leftovers(directory: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-# Files of NumPy arrays that appear whole or not at all.
-#
-# A damaged file is an error of one line, raised before anything large is allocated.
+# NumPy arrays. A damaged file is an error of one line, raised before anything large is allocated.
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -163,7 +161,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
-    """Write a file of arrays by name (`.npz`) atomically."""
+    """Write a file of arrays by name (`.npz`) atomically.
+
+    Args:
+        path: the file.
+        arrays: by name, of any shape.
+        compressed: whether to deflate them.
+    """
     save = np.savez_compressed if compressed else np.savez
     with atomic_path(path) as partial, partial.open("wb") as file:
         save(file, **arrays)  # type: ignore[arg-type]
@@ -197,16 +201,16 @@ def load_arrays(path: Path, *, advice: str = "copy or make it again") -> dict[st
     """Read all arrays of a .npz file; arguments and errors as of `load_array`."""
     name = ""
     try:
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         with zipfile.ZipFile(path) as whole:
             for member in whole.infolist():
                 name = member.filename.removesuffix(".npy")
                 with whole.open(member) as file:
                     _check_size(file, member.file_size)  # type: ignore[arg-type]  # a reader of bytes
                 with whole.open(member) as file:
-                    found[name] = np.asarray(npy.read_array(file, allow_pickle=False))
+                    arrays[name] = np.asarray(npy.read_array(file, allow_pickle=False))
                     file.read(1)  # the end is where the checksum is compared
-        return found
+        return arrays
     except FileNotFoundError:
         raise SprachbundError(f"{path} does not exist; {advice}") from None
     except Exception as error:  # as above, and what zipfile raises

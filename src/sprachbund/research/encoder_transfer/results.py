@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation import provenance as hashes
 from sprachbund.evaluation.metrics import Counts, metric
 from sprachbund.research.encoder_transfer.grid import Cell, Strict, StudyGrid
+from sprachbund.util import provenance
 from sprachbund.util.files import read_model, read_text, write_json
 from sprachbund.util.tensors import load_arrays, write_arrays
 
@@ -369,9 +369,9 @@ class CellManifest(Strict):
     training: dict[str, Any]
     utterances: int
     took_s: float
-    commit: str | None = Field(default_factory=hashes.commit)
-    machine: dict[str, str | int] = Field(default_factory=hashes.machine)
-    versions: dict[str, str] = Field(default_factory=hashes.versions)
+    commit: str | None = Field(default_factory=provenance.commit)
+    machine: dict[str, str | int] = Field(default_factory=provenance.machine)
+    versions: dict[str, str] = Field(default_factory=provenance.versions)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def value(self, tier: str, bits: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Who may use a route, and where the service is found: dependencies of the other routes."""
+"""Dependencies of the routes (authentication, the service), and their OpenAPI responses."""
 
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ ServiceOf = Annotated[Service, Depends(service)]
 ADMITTED = Depends(admitted)
 
 
-# What the OpenAPI file says of bodies that are read by hand, and of refusals.
+# OpenAPI schemas of bodies that are parsed by hand, and of refusals.
 
 _REFUSAL = {
     "type": "object",

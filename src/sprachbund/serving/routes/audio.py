@@ -39,8 +39,7 @@ from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import Upload, read_form
 from sprachbund.serving.worker import ModelWorker
 
-# A recording at work for a request: read and cut in a thread of its own, computed in the model's, its
-# segments handed to the event loop as they come.
+# A recording of a request: read and cut in one thread, computed in the model's, segments queued for the event loop.
 
 
 class AbandonedError(Exception):
@@ -56,7 +55,7 @@ class BoundedAudio(AudioSource):
         upload: the recording.
         max_duration_s: longest that is allowed.
         abandoned: stops the reading when set.
-        count: is told the seconds that were read, block by block.
+        count: called with the seconds read, block by block.
 
     Raises:
         RefusalError: 413, at once where the header says so.
@@ -113,7 +112,7 @@ class FileJob:
         max_duration_s: longest recording that is allowed.
         allow_damaged: whether what can be read of a damaged recording is enough.
         activity: the voice activity detector, shared.
-        count: is told the seconds of audio that were read.
+        count: called with the seconds of audio read.
 
     Attributes:
         duration_s: of the recording, as far as it is known.
@@ -216,19 +215,26 @@ class FileJob:
             segments = []
             for segment in work:
                 segments.append(segment)
-                self._tell(segment)
-            self._tell(finish_translation(work, work.targets[0], segments))
+                self._put(segment)
+            self._put(finish_translation(work, work.targets[0], segments))
         except BaseException as error:
-            self._tell(error)
+            self._put(error)
 
-    def _tell(self, result: Segment | Translation | BaseException) -> None:
+    def _put(self, result: Segment | Translation | BaseException) -> None:
         self._loop.call_soon_threadsafe(self._results.put_nowait, result)
 
 
 def options_of(
     *, languages: Sequence[str], prompt: str | None, words: bool, batch_size: int
 ) -> DecodingOptions:
-    """How a request is decoded."""
+    """Decoding options of a request.
+
+    Args:
+        languages: tags of the languages that may be spoken; empty for all.
+        prompt: context or glossary.
+        words: whether words get timestamps.
+        batch_size: spans in a batch at most.
+    """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
         prompt=prompt or None,
@@ -254,7 +260,7 @@ async def translations(request: Request, service: ServiceOf) -> Response:
 
 async def _answer(request: Request, service: Service, kind: type[TranscriptionForm]) -> Response:
     async with AsyncExitStack() as stack:
-        job, form = await _begun(request, service, kind, stack)
+        job, form = await _start_job(request, service, kind, stack)
         task = "translate" if isinstance(form, TranslationForm) else TRANSCRIBE
         if not form.stream:
             await _unless_gone(request, _collected(job, service))
@@ -263,12 +269,12 @@ async def _answer(request: Request, service: Service, kind: type[TranscriptionFo
         return _OwningStream(_events(job, form, service), stack.pop_all())
 
 
-async def _begun(
+async def _start_job(
     request: Request, service: Service, kind: type[TranscriptionForm], stack: AsyncExitStack
 ) -> tuple[FileJob, TranscriptionForm]:
-    """The request read, checked and at work; `stack` ends it."""
+    """Read and check the request and start its job, which `stack` ends."""
     client: str = request.state.owner
-    service.places.check(client)  # who would be refused after sending a recording is told so before
+    service.limiter.check(client)  # refuse before the recording is uploaded, not after
     form, upload = await stack.enter_async_context(read_form(request, kind))
     if form.stream and form.response_format not in (JSON, VERBOSE):
         raise RefusalError(
@@ -279,7 +285,7 @@ async def _begun(
     if form.words and form.response_format != VERBOSE:
         raise RefusalError(400, "times of words come in verbose_json only", param="response_format")
     worker = await stack.enter_async_context(service.store.lease(form.model))
-    await stack.enter_async_context(service.places.working(client))
+    await stack.enter_async_context(service.limiter.working(client))
     job = FileJob(
         worker,
         upload,

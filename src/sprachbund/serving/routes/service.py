@@ -1,4 +1,4 @@
-"""How the service does: for machines that restart it, send it requests, or draw its curves."""
+"""Routes of state (health, readiness, metrics), models, live captions and the page."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -46,7 +46,7 @@ def metrics(service: ServiceOf) -> Response:
     return Response(service.meters.text(), headers={"content-type": CONTENT_TYPE})
 
 
-# Which models there are, and what they know.
+# Models and their languages.
 
 models_router = APIRouter(prefix="/v1", tags=["models"], dependencies=[ADMITTED])
 _REFUSALS = refusals(400, 401, 404, 429, 503)
@@ -72,20 +72,20 @@ async def languages(service: ServiceOf, model: str | None = None) -> dict[str, A
         return languages_of(worker.model)
 
 
-# Live captions: the WebSocket's route. The messages are described in docs/serve.md.
+# Live captions; docs/serve.md describes the messages.
 
 live_router = APIRouter()
 
 
 @live_router.websocket(PATH)
 async def live(socket: WebSocket) -> None:
-    """A live session, or one taken up again."""
+    """Open a live session, or resume one."""
     await socket.accept()
     service = service_of(socket)
-    await service.room.serve(socket, lambda key: service.admit(socket, key))
+    await service.sessions.serve(socket, lambda key: service.admit(socket, key))
 
 
-# The page, and the files it consists of: all from here, nothing from another host.
+# The page and its files; nothing comes from another host.
 
 page_router = APIRouter(include_in_schema=False)
 FOLDER = Path(str(files("sprachbund.serving"))) / "page"

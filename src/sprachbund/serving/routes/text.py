@@ -37,19 +37,19 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
             f"a text of {longest} characters; {most_chars} are the most, send its sentences",
             param="input",
         )
-    async with service.places.working(request.state.owner), service.store.lease(form.model) as worker:
+    async with service.limiter.working(request.state.owner), service.store.lease(form.model) as worker:
         if worker.model.family.capabilities.text_input is None:
             raise _not_offered(form.model, service)
         known = {tag for pair in worker.model.pairs for tag in pair}
         target = parse_language(form.target_language, known)
         source = parse_language(form.source_language, known) if form.source_language else None
-        found: list[list[TranslatedText]] = []
+        results: list[list[TranslatedText]] = []
         for start in range(0, len(form.texts), _AT_ONCE):
             part = form.texts[start : start + _AT_ONCE]
             call = worker.call(partial(_translated, worker, part, target, source))
-            rows = await asyncio.wrap_future(call)
-            found += rows
-    data = [{"index": number, "text": row[0].text} for number, row in enumerate(found)]
+            translated = await asyncio.wrap_future(call)  # named, or mypy infers the type of += for it
+            results += translated
+    data = [{"index": number, "text": result[0].text} for number, result in enumerate(results)]
     return {"object": "list", "model": form.model, "target_language": target, "data": data}
 
 

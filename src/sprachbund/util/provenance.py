@@ -1,4 +1,4 @@
-"""What a number was measured on and with: hashes of data and model, the machine, the versions, the commit."""
+"""Provenance of a measurement: hashes of data and model, machine, versions of libraries, commit."""
 
 import hashlib
 import os
@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.io import family_of
 from sprachbund.util.files import PARTIAL
 
 LIBRARIES = (
@@ -24,9 +23,9 @@ LIBRARIES = (
 )
 _BLOCK = 1 << 20
 COMPRESSION_FILE = "compression.json"
-"""What a model was before and after it was made smaller, in its directory."""
+"""Report of a compression, in the directory of the smaller model."""
 _NOT_MODEL = {"card.json", "README.md", COMPRESSION_FILE}
-"""What is said of a model is not the model: scores are written there."""
+"""Descriptions of a model; scores are written to them without changing the model."""
 
 
 def data_hash(directory: Path) -> str:
@@ -38,12 +37,10 @@ def data_hash(directory: Path) -> str:
 
 
 def model_hash(directory: Path) -> str:
-    """SHA-256 over the names and bytes of a model directory, its card left out.
+    """SHA-256 over the names and bytes of the files of a model directory, without its card and reports.
 
-    Raises:
-        SprachbundError: when it is not the directory of a model.
+    Whether it is the directory of a model is for the caller to check (`sprachbund.models.io.family_of`).
     """
-    family_of(directory)
     names = (path for path in directory.iterdir() if path.name not in _NOT_MODEL)
     files = [path for path in names if path.is_file() and not path.name.endswith(PARTIAL)]
     return hash_files(files)
@@ -64,7 +61,7 @@ def commit() -> str | None:
     """Commit of the source tree this package runs from, with "+changes" when files differ from it."""
     here = Path(__file__).parent
     try:
-        found = subprocess.run(
+        head = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changes = subprocess.run(
@@ -85,7 +82,7 @@ def commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return f"{found}+changes" if changes else found
+    return f"{head}+changes" if changes else head
 
 
 def machine() -> dict[str, str | int]:
@@ -100,13 +97,13 @@ def machine() -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can move a number."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            installed[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _processor() -> str:
