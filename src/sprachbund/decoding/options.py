@@ -93,7 +93,7 @@ class DecodingOptions:
     language_windows: Annotated[int, Range(1)] = 3
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
     batch_size: Annotated[int, Range(1)] = 8
-    timestamps: bool | Literal["auto"] = AUTO
+    timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
     draft: Annotated[str, Option("--draft", metavar="NAME")] = AUTO
     num_draft_tokens: Annotated[
@@ -114,8 +114,6 @@ class DecodingOptions:
                 f"give {self.min_tokens} or more, the fewest tokens of a segment",
             )
         self._check_accept()
-        if self.timestamps not in (True, False, AUTO):
-            raise SprachbundError(f'timestamps is {self.timestamps!r}; choose True, False or "{AUTO}"')
         if isinstance(self.allowed_languages, str):
             raise SprachbundError(
                 f"allowed_languages is the text {self.allowed_languages!r}; give a tuple of language tags"
