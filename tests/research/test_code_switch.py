@@ -18,7 +18,7 @@ from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
 from sprachbund.models.speech_llm import load as load_speech_llm
 from sprachbund.models.speech_llm.stages import Data, frozen_digest
 from sprachbund.research import sizes
-from sprachbund.research.code_switch.needs import needs
+from sprachbund.research.code_switch.estimate import estimate_memory
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, place
 from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, run_stage
 from sprachbund.training.checkpoint import LOG_FILE
@@ -225,7 +225,7 @@ def test_what_arms_share_is_trained_once() -> None:
     ends = {place(Path(), s, arm, recipe.stages_of(arm)) for s in (0, 1) for arm in ARMS.values()}
     every = {place(Path(), *chain) for length in range(1, 5) for chain in recipe.chains(length)}
     assert ends <= every
-    assert needs(recipe).stages == sum(counts)
+    assert estimate_memory(recipe).stages == sum(counts)
 
 
 def test_a_stage_has_the_rates_of_the_stages() -> None:

@@ -17,7 +17,7 @@ from sprachbund.models.io import load
 from sprachbund.models.tokens import TokenConformer
 from sprachbund.research import sizes
 from sprachbund.research.discrete_units.data import phrases, scored_limit, vocabulary_of
-from sprachbund.research.discrete_units.needs import needs
+from sprachbund.research.discrete_units.estimate import estimate_memory
 from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, place
 from sprachbund.research.discrete_units.recipe import mbart_training, recipe_of
 from sprachbund.training.options import read_recipe
@@ -165,14 +165,14 @@ def test_all_sizes_are_whole_and_fit(size: str) -> None:
     assert set(recipe.ablations) <= set(ABLATIONS)
     vocabularies = {vocabulary_of(recipe, arm) for arm in recipe.all_arms.values()}
     assert len(vocabularies) >= (1 if size == "tiny" else 3)
-    found = needs(recipe)
+    found = estimate_memory(recipe)
     assert {one.head for one in found.heads} == set(recipe.heads)
     assert found.trainings >= len(recipe.heads) * len(recipe.texts) * len(recipe.seeds)
 
 
 def test_the_published_shape_has_the_published_parts() -> None:
     recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
-    found = needs(recipe)
+    found = estimate_memory(recipe)
     assert found.vocabulary == 8002
     assert found.written == 4002
     attention = next(one for one in found.heads if one.head == "attention")
@@ -195,7 +195,9 @@ def test_the_head_attention_starts_from_mbart_where_one_is_named() -> None:
     named = recipe.model_copy(update={"mbart": "facebook/mbart-large-50"})
     assert [arm.head for arm in arms if named.from_mbart(arm)] == ["attention"]
     assert not any(recipe.from_mbart(arm) for arm in arms)
-    alone, found = (needs(one.model_copy(update={"heads": ("attention",)})) for one in (recipe, named))
+    alone, found = (
+        estimate_memory(one.model_copy(update={"heads": ("attention",)})) for one in (recipe, named)
+    )
     assert alone.trainings - found.trainings == len(recipe.seeds)
     training = mbart_training(recipe.training)
     assert (training.learning_rate, training.rates["unit_embedding.*"]) == (3e-5, 3e-4)

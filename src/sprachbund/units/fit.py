@@ -44,14 +44,14 @@ Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What making units takes, known before it is begun.
+class FitEstimate:
+    """Size of the work of making units.
 
     Attributes:
         utterances: whose features k-means sees.
         hours: of them.
         frames: features of them, about.
-        disk_bytes: that the features need for a while.
+        disk_bytes: of the features while units are made.
     """
 
     utterances: int
@@ -88,11 +88,11 @@ class Fit:
         return FeatureJob(extraction=self.extraction, chosen=chosen, out=parts, computing=self.computing)
 
 
-def needs(fit: Fit) -> Needs:
-    """What making units takes. Raises SprachbundError for a model or data that cannot be used."""
+def estimate(fit: Fit) -> FitEstimate:
+    """Estimate the work of making units. Raises SprachbundError for an unusable model or data."""
     chosen, info = fit.job.chosen, fit.extraction.info
     frames = round(chosen.hours * 3600 / info.frame_s)
-    return Needs(
+    return FitEstimate(
         utterances=len(chosen.places),
         hours=chosen.hours,
         frames=frames,

@@ -33,7 +33,7 @@ from sprachbund.models.speech_llm.io import read_encoder
 from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit_tokenizer, make_text_llm
 from sprachbund.models.speech_llm.objective import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
-from sprachbund.research.code_switch.needs import needs
+from sprachbund.research.code_switch.estimate import estimate_memory
 from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, place
 from sprachbund.research.code_switch.report import TESTS, scores_of, write_table
 from sprachbund.research.code_switch.transition import Transition
@@ -43,7 +43,7 @@ from sprachbund.training.loop import train
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import atomic_files, write_text
 
-__all__ = ["CodeSwitchRecipe", "needs", "run"]
+__all__ = ["CodeSwitchRecipe", "estimate_memory", "run"]
 
 
 # One stage of an arm of the code-switched comparison, and its scores: each in a folder of its own, taken

@@ -29,7 +29,7 @@ from sprachbund.research.discrete_units.data import (
     scored_limit,
     units_directory,
 )
-from sprachbund.research.discrete_units.needs import needs
+from sprachbund.research.discrete_units.estimate import estimate_memory
 from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe, Model, place
 from sprachbund.research.discrete_units.report import counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
@@ -44,7 +44,7 @@ from sprachbund.units.encoded import Encoded
 from sprachbund.units.reader import ENCODER
 from sprachbund.util.distributed import refuse_several_processes
 
-__all__ = ["DiscreteUnitsRecipe", "needs", "run"]
+__all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]
 
 
 # One model of the comparison of discrete units: trained and scored, each in a folder of its own.

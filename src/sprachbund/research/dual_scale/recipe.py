@@ -32,7 +32,7 @@ from sprachbund.models.whisper.files import TOKENIZER, Companions
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import WhisperTokens, language_name
 from sprachbund.nn.decoder import DecoderLayer
-from sprachbund.research.dual_scale.needs import needs
+from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import (
     DRAFT_MODEL,
     MAIN,
@@ -52,7 +52,7 @@ from sprachbund.training.translator import CardRecipe, DataPart, TranslatorRecip
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 
-__all__ = ["DualScaleRecipe", "needs", "run"]
+__all__ = ["DualScaleRecipe", "estimate_memory", "run"]
 
 
 # Models with more decoder layers: a deep one that begins where a shallow one has come to.

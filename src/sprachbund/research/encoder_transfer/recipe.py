@@ -32,8 +32,8 @@ from sprachbund.models.conformer.extension import MEAN, only_losses
 from sprachbund.models.conformer.io import WEIGHTS_FILE, load, read_config
 from sprachbund.nn.streaming_conformer import StreamingEncoder, Tier
 from sprachbund.research.encoder_transfer.analysis import CONVERGENCE
+from sprachbund.research.encoder_transfer.estimate import check_checkpoints, estimate_memory
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Cell
-from sprachbund.research.encoder_transfer.needs import check_checkpoints, needs
 from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransferRecipe
 from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
 from sprachbund.research.encoder_transfer.results import CellScores
@@ -48,7 +48,7 @@ from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import validate
 
-__all__ = ["EncoderTransferRecipe", "needs", "read", "run", "run_cells"]
+__all__ = ["EncoderTransferRecipe", "estimate_memory", "read", "run", "run_cells"]
 
 
 # A cell of the transfer study: one language learned from one start, then scored at every tier and bit

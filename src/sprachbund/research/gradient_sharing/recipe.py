@@ -26,7 +26,7 @@ from sprachbund.models.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
-from sprachbund.research.gradient_sharing.needs import needs
+from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
     BASELINE,
@@ -53,7 +53,7 @@ from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import write_text
 
-__all__ = ["GradientSharingRecipe", "needs", "run"]
+__all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 
 
 # The table of the comparison: every arm of the recipe beside its baseline, over seeds, by paired
