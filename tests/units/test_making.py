@@ -216,7 +216,7 @@ def test_what_is_whole_is_not_made_again(made: Made, monkeypatch: pytest.MonkeyP
 def test_a_smaller_share_is_part_of_a_larger_one(made: Made) -> None:
     def ids(share: float, *languages: str) -> set[str]:
         chosen = replace(made.fit, options=options(share=share, languages=languages)).job.chosen
-        return {chosen.utterance(i).id for i in range(len(chosen.places))}
+        return {chosen.utterance(i).id for i in range(len(chosen.indices))}
 
     assert ids(0.3) < ids(0.7) < ids(1.0)
     assert ids(1.0, "de") == {f"u{i:03d}" for i in range(1, 12, 2)}

@@ -186,7 +186,7 @@ class Source(Protocol):
         ...
 
 
-Place = tuple[int, int, float] | tuple[int, int, float, float]
+SampleKey = tuple[int, int, float] | tuple[int, int, float, float]
 """Epoch, index of the utterance, speed, and strength of the masks (1 if not given)."""
 
 
@@ -233,7 +233,7 @@ def spec_augment(
     return features
 
 
-class Supply(Protocol):
+class TrainingDataset(Protocol):
     """What a run is fed from: a `Corpus`, or tokens of speech and text (`sprachbund.units.dataset`)."""
 
     @property
@@ -264,7 +264,7 @@ class Supply(Protocol):
         """An epoch's batches, as indices of examples."""
         ...
 
-    def __getitem__(self, place: Place) -> Any: ...
+    def __getitem__(self, key: SampleKey) -> Any: ...
 
 
 class Corpus(Dataset[Example]):
@@ -333,8 +333,8 @@ class Corpus(Dataset[Example]):
             index -= count
         raise IndexError(index)
 
-    def __getitem__(self, place: Place) -> Example:
-        epoch, index, speed, *rest = place
+    def __getitem__(self, key: SampleKey) -> Example:
+        epoch, index, speed, *rest = key
         rng = np.random.default_rng([self.options.seed, epoch, index])
         utterance, samples = self.utterance(index)
         spoken = self.spoken(utterance) if self.options.spoken else None
@@ -464,7 +464,7 @@ def _mixture(examples: Sequence[Example]) -> Mixture | None:
 
 
 def batches(
-    corpus: Supply,
+    corpus: TrainingDataset,
     options: PlanOptions,
     epoch: int,
     first: int = 0,
@@ -488,13 +488,13 @@ def batches(
     own = [
         indices[:1] if is_placeholder[number] else indices[rank::count] for number, indices in enumerate(plan)
     ]
-    places: list[list[Place]] = [
+    keys: list[list[SampleKey]] = [
         [(epoch, int(i), float(speeds[number]), strength(number)) for i in own[number]]
         for number in range(first, len(plan))
     ]
     loader: DataLoader[Any] = DataLoader(
         corpus,  # type: ignore[arg-type]  # a Dataset in all but name
-        batch_sampler=places,
+        batch_sampler=keys,
         num_workers=num_workers,
         collate_fn=corpus.collate,
         worker_init_fn=_single_thread,

@@ -62,8 +62,8 @@ def nearest(frames: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """The nearest of centroids (K, D) for each frame (N, D): int64 (N,), the first of several that are equal."""
     half_norms = 0.5 * np.einsum("kd,kd->k", centroids, centroids)
     chunks = [frames[start : start + _CHUNK] for start in range(0, len(frames), _CHUNK)]
-    found = [np.argmin(half_norms - chunk @ centroids.T, axis=1) for chunk in chunks]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    labels = [np.argmin(half_norms - chunk @ centroids.T, axis=1) for chunk in chunks]
+    return np.concatenate(labels) if labels else np.zeros(0, np.int64)
 
 
 def explained(frames: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> float:

@@ -47,13 +47,13 @@ def letters(text: str) -> list[str]:
     kept = "".join(
         c for c in unicodedata.normalize("NFC", text.casefold()) if unicodedata.category(c)[0] in "LNM"
     )
-    found: list[str] = []
+    letters: list[str] = []
     for character in kept:
-        if unicodedata.category(character)[0] == "M" and found:
-            found[-1] += character
+        if unicodedata.category(character)[0] == "M" and letters:
+            letters[-1] += character
         else:
-            found.append(character)
-    return found
+            letters.append(character)
+    return letters
 
 
 class Characters:
@@ -70,8 +70,8 @@ class Characters:
         found = [self.labels.number(letter) for letter in letters(utterance.text)]
         if not found:
             return np.full(num_frames, NOTHING)
-        places = ((np.arange(num_frames) + 0.5) * len(found) / num_frames).astype(np.int64)
-        return np.array(found)[places]
+        indices = ((np.arange(num_frames) + 0.5) * len(found) / num_frames).astype(np.int64)
+        return np.array(found)[indices]
 
 
 class Phones:

@@ -46,39 +46,39 @@ class PieceSampler:
         """Pieces of a string, drawn with nothing but `rng`; neighbouring unknown characters are one piece."""
         normal = self.model.normalize(string)
         ways = self._ways(normal, alpha)
-        chances, end, found = rng.random(len(normal)).tolist(), len(normal), []
+        chances, end, drawn = rng.random(len(normal)).tolist(), len(normal), []
         while end:
             start, piece = _choose(ways[end], chances[end - 1])
-            found.append(piece)
+            drawn.append(piece)
             end = start
-        unmerged = groupby(reversed(found), lambda piece: piece == _UNKNOWN)
+        unmerged = groupby(reversed(drawn), lambda piece: piece == _UNKNOWN)
         return [piece for unknown, run in unmerged for piece in ([_UNKNOWN] if unknown else run)]
 
     def _ways(self, string: str, alpha: float) -> list[list[tuple[float, int, int]]]:
         """For each end, 0 to N, the pieces there: weight of all ways that end in it, its start, and its number."""
         sums, ways = [0.0], [list[tuple[float, int, int]]()]
         for end in range(1, len(string) + 1):
-            found = []
+            candidates = []
             for start in range(max(0, end - self._longest), end):
                 known = self._pieces.get(string[start:end])
                 if known is not None:
-                    found.append((sums[start] + alpha * known[1], start, known[0]))
+                    candidates.append((sums[start] + alpha * known[1], start, known[0]))
             if string[end - 1] not in self._pieces:
-                found.append((sums[end - 1] + alpha * self._unknown_score, end - 1, _UNKNOWN))
-            highest = max(found)[0]
-            ways.append([(math.exp(log - highest), start, piece) for log, start, piece in found])
+                candidates.append((sums[end - 1] + alpha * self._unknown_score, end - 1, _UNKNOWN))
+            highest = max(candidates)[0]
+            ways.append([(math.exp(log - highest), start, piece) for log, start, piece in candidates])
             sums.append(highest + math.log(sum(weight for weight, _, _ in ways[-1])))
         return ways
 
 
-def _choose(found: list[tuple[float, int, int]], chance: float) -> tuple[int, int]:
+def _choose(candidates: list[tuple[float, int, int]], chance: float) -> tuple[int, int]:
     """Start and number of the piece that a chance, 0 to 1, falls on."""
-    left = chance * sum(weight for weight, _, _ in found)
-    for weight, start, piece in found:
+    left = chance * sum(weight for weight, _, _ in candidates)
+    for weight, start, piece in candidates:
         left -= weight
         if left < 0:
             return start, piece
-    return found[-1][1:]
+    return candidates[-1][1:]
 
 
 # SentencePiece models over texts and over strings of units (arXiv 1804.10959), the same bits every time.

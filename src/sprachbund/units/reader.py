@@ -78,15 +78,15 @@ class UnitReader:
         Raises:
             SprachbundError: an utterance too short for a frame, or no encoder, or another one than the units are of.
         """
-        found = []
+        strings = []
         for each, frames in zip(samples, self.source.features(samples), strict=True):
             if not len(frames):
                 raise SprachbundError(
                     f"{len(each)} samples of speech are no frame of {self.source.info.name}; give longer speech"
                 )
             labels = nearest(frames, self.units.centroids)
-            found.append(self.of_string(to_string(labels if self.keep_repeats else collapse(labels)[0])))
-        return found
+            strings.append(self.of_string(to_string(labels if self.keep_repeats else collapse(labels)[0])))
+        return strings
 
     def text(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens (S,) of each text, made as long as speech."""
@@ -108,19 +108,19 @@ class UnitReader:
             SprachbundError: it is not there, or is another one than the units are of.
         """
         info = self.units.config.source
-        beside = self.directory.parent / ENCODER
+        copy = self.directory.parent / ENCODER
         try:
-            directory = beside if beside.is_dir() else locate(info.name, offline=True)
+            directory = copy if copy.is_dir() else locate(info.name, offline=True)
         except SprachbundError as error:
             raise SprachbundError(
                 f"the speech encoder that the units in {self.directory} are made of is missing ({error}); put a "
-                f"copy of it, or a link to it, at {beside}"
+                f"copy of it, or a link to it, at {copy}"
             ) from error
         seen = encoder_hash(directory)
         if seen != info.hash:
             raise SprachbundError(
                 f"{directory} is not the encoder that the units in {self.directory} are made of ({info.hash[:12]}; "
-                f"this one is {seen[:12]}); put a copy of that one at {beside}"
+                f"this one is {seen[:12]}); put a copy of that one at {copy}"
             )
         return open_source(directory, info.layer, name=info.name, device=self.device, model_hash=seen)
 
@@ -163,9 +163,10 @@ def load(directory: Path) -> ReadsTokens:
     kind, family = FAMILIES[family_of(directory)]
     config, units = read_config(directory, kind), Units(directory / UNITS)
     trained = validate(Identity, config.units, f"{directory / CONFIG_FILE}: config.units")
-    if found := trained.difference(units.identity):
+    if difference := trained.difference(units.identity):
         raise SprachbundError(
-            f"{units.directory} is of {found} than the model was trained with; copy the model's directory again, whole"
+            f"{units.directory} is of {difference} than the model was trained with; "
+            "copy the model's directory again, whole"
         )
     with torch.device("meta"):
         model: ReadsTokens = family(config, reader_for(config, units))

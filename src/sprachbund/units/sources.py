@@ -107,8 +107,8 @@ class Source:
         parts: list[np.ndarray] = [np.zeros((0, self.info.width), np.float32)] * len(windows)
         for batch in self._batches([len(w) for _, w in windows]):
             states = self._encoder.states([windows[i][1] for i in batch]).float().cpu().numpy()
-            for place, i in enumerate(batch):
-                parts[i] = states[place, : self._encoder.num_frames(len(windows[i][1]))]
+            for index, i in enumerate(batch):
+                parts[i] = states[index, : self._encoder.num_frames(len(windows[i][1]))]
         empty = np.zeros((0, self.info.width), np.float32)
         return [
             np.concatenate(
@@ -174,7 +174,7 @@ def open_source(
     """
     from sprachbund.models.io import FAMILIES
 
-    kind = OwnEncoder if model_type(directory) in FAMILIES else ForeignEncoder
+    kind = OwnEncoder if model_type(directory) in FAMILIES else TransformersEncoder
     encoder: Encoder = kind(directory, layer, device)
     info = SourceInfo(
         name=name or str(directory),
@@ -272,7 +272,7 @@ def model_type(directory: Path) -> str:
     return str(name)
 
 
-class ForeignEncoder:
+class TransformersEncoder:
     """A speech encoder of transformers, cut off after a layer; satisfies `sprachbund.units.sources.Encoder`.
 
     Raises:

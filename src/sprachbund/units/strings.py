@@ -42,9 +42,9 @@ def to_units(string: str, num_clusters: int = MOST_CLUSTERS) -> np.ndarray:
     units = np.array([ord(c) for c in string], np.int64) - FIRST
     strange = np.flatnonzero((units < 0) | (units >= num_clusters))
     if len(strange):
-        place = int(strange[0])
+        index = int(strange[0])
         raise SprachbundError(
-            f"{string[place]!r} (U+{ord(string[place]):04X}) at place {place} is none of {num_clusters} units; "
+            f"{string[index]!r} (U+{ord(string[index]):04X}) at place {index} is none of {num_clusters} units; "
             "they were made by another k-means, encode the speech again"
         )
     return units
@@ -153,18 +153,18 @@ def too_long_for_ctc(
     names: Sequence[str], source_lengths: Sequence[int], targets: Sequence[Sequence[int]], *, stride: int = 1
 ) -> list[TooLong]:
     """Every example whose target (U,) does not fit its source, of `source_lengths` pieces before the stride."""
-    found = [
+    counted = [
         TooLong(name=name, available=subsampled(length, stride), needed=ctc_places(target))
         for name, length, target in zip(names, source_lengths, targets, strict=True)
     ]
-    return [example for example in found if example.needed > example.available]
+    return [example for example in counted if example.needed > example.available]
 
 
-def require_alignable(found: Sequence[TooLong], num_examples: int) -> None:
+def require_alignable(too_long: Sequence[TooLong], num_examples: int) -> None:
     """Raises SprachbundError that counts the examples found by `too_long_for_ctc` and names the first."""
-    if found:
-        first = found[0]
+    if too_long:
+        first = too_long[0]
         raise SprachbundError(
-            f"{len(found)} of {num_examples} targets are longer than CTC can align; the first is {first.name}, "
+            f"{len(too_long)} of {num_examples} targets are longer than CTC can align; the first is {first.name}, "
             f"{first.needed} places wanted and {first.available} there; drop them, or use a smaller stride"
         )

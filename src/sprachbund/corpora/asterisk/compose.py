@@ -279,8 +279,8 @@ def _whole(runs: tuple[Run, ...]) -> Builder:
     """All runs by one speaker; None where one cannot be said."""
 
     def build(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-        found = [build_run(meaning, language, rng) for _, build_run in runs]
-        return None if None in found else [piece for pieces in found for piece in pieces or ()]
+        built = [build_run(meaning, language, rng) for _, build_run in runs]
+        return None if None in built else [piece for pieces in built for piece in pieces or ()]
 
     return build
 

@@ -390,13 +390,13 @@ def clean(language: str, name: str, raw_text: str, counts: Counter[str] | None =
 def read_transcripts(path: Path, language: str) -> tuple[dict[str, Transcript], Counter[str]]:
     """All usable transcripts of a language by name (small letters), and how often each rule acted."""
     counts: Counter[str] = Counter()
-    found: dict[str, Transcript] = {}
+    transcripts: dict[str, Transcript] = {}
     for key, raw_text in read_lines(path):
         counts["lines"] += 1
         name = WRONG_KEYS.get((language, key, raw_text), key).lower()
         counts["move_wrong_key"] += name != key.lower()
         text = clean(language, name, raw_text, counts)
         if text is not None:
-            found[name] = Transcript(name=name, language=language, raw_text=raw_text, text=text)
-    counts["kept"] = len(found)
-    return found, counts
+            transcripts[name] = Transcript(name=name, language=language, raw_text=raw_text, text=text)
+    counts["kept"] = len(transcripts)
+    return transcripts, counts

@@ -93,17 +93,17 @@ class Template:
 @cache
 def templates() -> dict[str, Template]:
     """Load all templates, by kind, in a stable order."""
-    found: dict[str, Template] = {}
+    by_name: dict[str, Template] = {}
     for file in sorted((_ROOT / "templates").iterdir(), key=lambda item: item.name):
         if file.name.endswith(".toml"):
             for kind, entry in tomllib.loads(file.read_text(encoding="utf-8")).items():
-                found[kind] = Template(
+                by_name[kind] = Template(
                     kind=kind,
                     slots=entry["slots"],
                     weight=entry.get("weight", 1.0),
                     wordings={tag: tuple(_compile(text) for text in entry[tag]) for tag in LANGUAGES},
                 )
-    return found
+    return by_name
 
 
 def _compile(text: str) -> Wording:
@@ -118,13 +118,13 @@ def _compile(text: str) -> Wording:
 @cache
 def phrases() -> dict[str, dict[str, tuple[str, ...]]]:
     """Load the fixed phrases: key to language to wordings."""
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    by_name: dict[str, dict[str, tuple[str, ...]]] = {}
     for file in sorted((_ROOT / "phrases").iterdir(), key=lambda item: item.name):
         if file.name.endswith(".tsv"):
             with file.open(encoding="utf-8") as lines:
                 for row in csv.DictReader(lines, delimiter="\t"):
-                    found[row["key"]] = {tag: tuple(row[tag].split(" / ")) for tag in LANGUAGES}
-    return found
+                    by_name[row["key"]] = {tag: tuple(row[tag].split(" / ")) for tag in LANGUAGES}
+    return by_name
 
 
 # Words with their forms, read from the tables in `lexicon/`: one row per word, one column per language.

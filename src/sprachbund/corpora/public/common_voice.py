@@ -23,15 +23,15 @@ def language_folder(source: Path, code: str) -> Path:
     Raises:
         SprachbundError: there is none, or several.
     """
-    found = [folder for folder in find_folders(source, _CLIPS) if folder.name == code]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    folders = [folder for folder in find_folders(source, _CLIPS) if folder.name == code]
+    if len(folders) == 1:
+        return folders[0]
+    if not folders:
         raise SprachbundError(
             f"{source} holds no folder {code}/{_CLIPS}; get Common Voice version 4 in {code} from {HOMEPAGE} "
             "and unpack it there"
         )
-    raise SprachbundError(f"{found[0]} and {found[1]} both hold Common Voice in {code}; remove one")
+    raise SprachbundError(f"{folders[0]} and {folders[1]} both hold Common Voice in {code}; remove one")
 
 
 def clip(folder: Path, name: str) -> Path:
@@ -62,8 +62,8 @@ class Sentences:
 
     def get(self, clip: str) -> tuple[str, str] | None:
         """Sentence and speaker of a clip, named with or without its ending; None if it is not validated."""
-        found = self._db.execute("select text, speaker from said where clip = ?", (Path(clip).stem,))
-        row: tuple[str, str] | None = found.fetchone()
+        cursor = self._db.execute("select text, speaker from said where clip = ?", (Path(clip).stem,))
+        row: tuple[str, str] | None = cursor.fetchone()
         return row
 
 

@@ -28,7 +28,7 @@ from sprachbund.corpora.public.tables import (
     read_table,
     tag,
 )
-from sprachbund.data.language_spans import marked_places
+from sprachbund.data.language_spans import marked_ranges
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
@@ -244,7 +244,7 @@ def _entry(where: str, line: str, folder: Path, options: CorpusOptions) -> Entry
     if marked := _MARKED.findall(row["text"]):
         custom["foreign_words"] = [clean_text(words) for words in marked]
         pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_MARKED.split(row["text"]))]
-        custom |= marked_places(pieces, text, matrix)
+        custom |= marked_ranges(pieces, text, matrix)
     name = Path(row["file_name"]).with_suffix("").as_posix().replace("/", "-")
     return Item(
         where=where,

@@ -184,13 +184,13 @@ class Counts:
     def read(cls, path: Path) -> "Counts":
         """From a JSON file of what `as_dict` gave. Raises SprachbundError, naming the field, for what is none."""
         advice = "delete it, and its shard is written again"
-        found = read_model(path, _Written, advice=advice)
+        stored = read_model(path, _Written, advice=advice)
         return cls(
-            written=found.written,
-            found=Counter(found.found),
-            seconds=Counter(found.seconds),
-            left_out=Counter(found.left_out),
-            listed=found.listed,
+            written=stored.written,
+            found=Counter(stored.found),
+            seconds=Counter(stored.seconds),
+            left_out=Counter(stored.left_out),
+            listed=stored.listed,
         )
 
 
@@ -262,17 +262,17 @@ def _compare(counts: Counts | None, size: Published, whole: Counts) -> Iterator[
     counts = counts if size.part else whole
     name = f"{size.part or 'all parts'} {size.key}".strip()
     if size.utterances is not None:
-        found = counts.found[size.key] if counts else 0
-        same = found == size.utterances
-        yield _line(name, same, f"{found}", f"{size.utterances}", "utterances", size.source)
+        count = counts.found[size.key] if counts else 0
+        same = count == size.utterances
+        yield _line(name, same, f"{count}", f"{size.utterances}", "utterances", size.source)
     if size.hours is not None:
         hours = counts.seconds[size.key] / 3600 if counts else 0.0
         same = abs(hours - size.hours) <= max(_HOURS_ROUNDED * size.hours, 0.5 if size.hours >= 10 else 0.05)
         yield _line(name, same, f"{hours:.1f}", f"{size.hours:g}", "hours", size.source)
 
 
-def _line(name: str, same: bool, found: str, whole: str, unit: str, source: str) -> str:
-    said = f"whole ({found} of {whole} {unit})" if same else f"differs: found {found} of {whole} {unit}"
+def _line(name: str, same: bool, count: str, whole: str, unit: str, source: str) -> str:
+    said = f"whole ({count} of {whole} {unit})" if same else f"differs: found {count} of {whole} {unit}"
     return f"{name}: {said}, by {source}"
 
 

@@ -211,19 +211,19 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
 
 
 def _package(source: Path) -> Path:
-    found = find_folders(source, "data/audio/ta")
-    if not found:
+    folders = find_folders(source, "data/audio/ta")
+    if not folders:
         raise SprachbundError(
             f"{source} holds no data/audio/ta (LDC2022E01); get it from the LDC ({HOMEPAGE})"
         )
-    return found[0] / "data"
+    return folders[0] / "data"
 
 
 def _listed(source: Path, name: str) -> Path:
-    found = find_files(source, name)
-    if not found:
+    files = find_files(source, name)
+    if not files:
         raise SprachbundError(f"{source} holds no {name}; get the lists from {LISTS} and put them there")
-    return found[0]
+    return files[0]
 
 
 def _from_stm(source: Path, package: Path, split: str) -> Part:
@@ -253,10 +253,10 @@ def _from_tables(source: Path, package: Path, split: str, excluded: set[str]) ->
 def _table_pair(package: Path, name: str) -> tuple[Path, Path]:
     pair = []
     for kind in ("transcripts", "translations"):
-        found = sorted((package / kind / "ta").glob(f"{name}.*tsv"))
-        if not found:
+        files = sorted((package / kind / "ta").glob(f"{name}.*tsv"))
+        if not files:
             raise SprachbundError(f"{package / kind / 'ta' / name}.tsv is missing; unpack LDC2022E01 again")
-        pair.append(found[0])
+        pair.append(files[0])
     return pair[0], pair[1]
 
 

@@ -176,8 +176,8 @@ def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: 
     """
     directory.mkdir(parents=True, exist_ok=True)
     total = Counts()
-    told = _Told(part, options)
-    entries = told.telling(_unique(part.entries()))
+    progress = _Progress(part, options)
+    entries = progress.counted(_unique(part.entries()))
     with Recordings() as recordings:
         for shard in count():
             first = next(entries, None)
@@ -196,14 +196,14 @@ def close_part(directory: Path, info: Mapping[str, Any], counts: Counts) -> None
 
 
 @dataclass
-class _Told:
-    """Tells progress as entries pass."""
+class _Progress:
+    """Reports progress for every entry."""
 
     part: Part
     options: CorpusOptions
     done: int = 0
 
-    def telling(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def counted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
             yield entry
             self.done += 1

@@ -99,10 +99,10 @@ def _segments(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _segment(line: str, where: str) -> dict[str, str]:
-    found = {name: value.strip().strip("'\"") for name, value in _FIELD.findall(line)}
-    if missing := [name for name in ("wav", "offset", "duration") if name not in found]:
+    fields = {name: value.strip().strip("'\"") for name, value in _FIELD.findall(line)}
+    if missing := [name for name in ("wav", "offset", "duration") if name not in fields]:
         raise SprachbundError(f"{where}: no {' and no '.join(missing)} in {line[:80]!r}; copy the list again")
-    return found
+    return fields
 
 
 def _number(segment: dict[str, str], name: str, where: str) -> float:

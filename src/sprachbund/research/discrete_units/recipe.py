@@ -30,7 +30,7 @@ from sprachbund.research.discrete_units.data import (
     units_directory,
 )
 from sprachbund.research.discrete_units.estimate import estimate_memory
-from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe, Model, place
+from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe, Model, run_folder
 from sprachbund.research.discrete_units.report import counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
@@ -56,7 +56,7 @@ MBART_RATE, NEW_RATE = 3e-5, 3e-4
 
 def text_model(recipe: DiscreteUnitsRecipe, directory: Path, seed: int, head: str) -> Path:
     """The model that has learned text: the one that is named, or one trained on the text from outside."""
-    return recipe.text_start or place(directory, seed, f"text {head}") / "model"
+    return recipe.text_start or run_folder(directory, seed, f"text {head}") / "model"
 
 
 def make_text_model(
@@ -65,7 +65,7 @@ def make_text_model(
     """Train the model that an arm "+ text start" begins with, on the text from outside."""
     _, seed, arm = models[number]
     assert arm is not None
-    folder = place(directory, seed, f"text {arm.head}")
+    folder = run_folder(directory, seed, f"text {arm.head}")
     changes = {
         "train": (),
         "pairs": (),
@@ -81,7 +81,7 @@ def make_text_model(
 def make_model(recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int) -> None:
     """Train a model and score it; what is trained already is scored."""
     name, seed, arm = models[number]
-    folder = place(directory, seed, name)
+    folder = run_folder(directory, seed, name)
     trained = folder / "run" / "model"
     with run_log(folder) as report:
         if not (trained / "model.safetensors").exists():
@@ -215,9 +215,9 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)
     _train(recipe, directory, "models", recipe.models(), make_model, SCORES, report)
     for name, seed, _ in recipe.text_models():
-        forget_run(place(directory, seed, name))
+        forget_run(run_folder(directory, seed, name))
     for name, seed, _ in recipe.models():
-        forget_run(place(directory, seed, name) / "run")
+        forget_run(run_folder(directory, seed, name) / "run")
     _link_equal(recipe, directory)
     return write_tables(recipe, directory)
 
@@ -232,7 +232,7 @@ def _train(
     report: Report,
 ) -> None:
     """Make models beside each other; one is made when a file of its folder is there."""
-    paths = tuple(place(directory, seed, name) / file for name, seed, _ in models)
+    paths = tuple(run_folder(directory, seed, name) / file for name, seed, _ in models)
     tasks = Tasks(paths=paths, make=partial(make, recipe, directory, models))
     if paths:
         run_tasks(tasks, what, workers=recipe.workers, report=report)
@@ -243,6 +243,6 @@ def _link_equal(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
     first = {(seed, arm): name for name, seed, arm in recipe.models()}
     for seed in recipe.seeds:
         for name, arm in recipe.arms(seed).items():
-            target = place(directory, seed, name)
+            target = run_folder(directory, seed, name)
             if not target.exists():
-                target.symlink_to(place(directory, seed, first[seed, arm]).name)
+                target.symlink_to(run_folder(directory, seed, first[seed, arm]).name)

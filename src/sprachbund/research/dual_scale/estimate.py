@@ -184,11 +184,11 @@ def _forward(whole: DualScale, seconds: float, recipe: DualScaleRecipe) -> Tenso
             prompts=torch.ones(rows),
             memory=Memory(states=memory, num_frames=None),
         )
-        total = total + _lesson(whole, lesson)
+        total = total + _cross_entropy(whole, lesson)
     return total
 
 
-def _lesson(whole: DualScale, lesson: Lesson) -> Tensor:
+def _cross_entropy(whole: DualScale, lesson: Lesson) -> Tensor:
     """Cross-entropy of decoder and guesser at every position, since values cannot choose any on this device."""
     decoder, guesser = whole.base.decoder, whole.guesser
     seen = read(decoder, lesson)

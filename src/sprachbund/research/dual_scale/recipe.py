@@ -40,7 +40,7 @@ from sprachbund.research.dual_scale.options import (
     TOKEN_MAP,
     DualScaleRecipe,
     WhisperShape,
-    place,
+    run_folder,
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
 from sprachbund.research.dual_scale.speed import LOSSY, SPEED_FILE, measure_speed, models_of, systems_of
@@ -150,7 +150,7 @@ def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: A
 
 def _teacher(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
     """The unpruned model, trained on the same data."""
-    folder = place(directory, TEACHER, recipe.seeds[0])
+    folder = run_folder(directory, TEACHER, recipe.seeds[0])
     if not (folder / "model" / WEIGHTS).exists():
         report(f"{TEACHER}: training")
         training = _seeded(recipe, recipe.teacher)
@@ -214,7 +214,7 @@ def _arm(
     directory: Path,
     report: Report,
 ) -> None:
-    folder = place(directory, name, seed)
+    folder = run_folder(directory, name, seed)
     if (folder / "model" / WEIGHTS).exists():
         return
     report(f"{name}, seed {seed}: training")
@@ -226,8 +226,8 @@ def _arm(
 def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
     """Drafts of other kinds for the first of the main models."""
     seed = recipe.seeds[0]
-    base = place(directory, MAIN, seed) / "model"
-    folder = place(directory, TOKEN_MAP, seed)
+    base = run_folder(directory, MAIN, seed) / "model"
+    folder = run_folder(directory, TOKEN_MAP, seed)
     if TOKEN_MAP in recipe.arms and not (folder / "model" / WEIGHTS).exists():
         report(f"{TOKEN_MAP}: counting")
         data = _translator(recipe, recipe.training)
@@ -235,7 +235,7 @@ def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> N
             draft="token-map", model=base, languages=recipe.languages, train=data.train, dev=data.dev
         )
         make_draft(wanted, folder, report=report)
-    folder = place(directory, DRAFT_MODEL, seed)
+    folder = run_folder(directory, DRAFT_MODEL, seed)
     if DRAFT_MODEL in recipe.arms and not (folder / "model" / WEIGHTS).exists():
         report(f"{DRAFT_MODEL}: training")
         small: Any = prune_decoder(load(base), recipe.draft_layers)  # type: ignore[type-var]
@@ -250,7 +250,9 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
     asked = [(folder, DecodingOptions(draft=NONE), "scores") for folder in models_of(recipe, directory)]
     for system in systems_of(recipe, directory):
         if system.accept in LOSSY:
-            lossy = DecodingOptions(draft=system.draft, num_draft_tokens=system.guesses, accept=system.accept)
+            lossy = DecodingOptions(
+                draft=system.draft, num_draft_tokens=system.num_draft_tokens, accept=system.accept
+            )
             asked.append((system.model.parent, lossy, system.scores))
     for folder, decoding, name in asked:
         if (folder / name / MANIFEST_FILE).exists():

@@ -58,12 +58,12 @@ class LatencySensitivity:
 
 def latency_sensitivity(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> LatencySensitivity | None:
     """LST at the most bits; None with fewer than two streaming tiers."""
-    streaming = [place for place, tier in enumerate(grid.tiers) if tier.lower() != OFFLINE]
+    streaming = [index for index, tier in enumerate(grid.tiers) if tier.lower() != OFFLINE]
     if len(streaming) < 2:
         return None
     cells = np.ptp(grid.gaps[:, :, streaming, 0], axis=-1)
     return LatencySensitivity(
-        tiers=tuple(grid.tiers[place] for place in streaming),
+        tiers=tuple(grid.tiers[index] for index in streaming),
         cells=cells,
         mean=mean_over_languages(cells.mean(1), draws, seed),
         by_noise=_range_of_noise(grid, streaming, seed),
@@ -117,10 +117,10 @@ class BitCost:
 def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitCost, ...]:
     """The cost of every width below the largest, most bits first."""
     means = grid.sign * grid.means
-    found = []
-    for place, bits in enumerate(grid.bits[1:], start=1):
-        cells = means[..., place] - means[..., 0]
-        found.append(
+    costs = []
+    for index, bits in enumerate(grid.bits[1:], start=1):
+        cells = means[..., index] - means[..., 0]
+        costs.append(
             BitCost(
                 bits=bits,
                 cells=cells,
@@ -129,7 +129,7 @@ def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitC
                 difference=mean_over_languages((cells[1] - cells[0]).mean(axis=(1, 2)), draws, seed),
             )
         )
-    return tuple(found)
+    return tuple(costs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,11 +271,11 @@ def finished_pairs(
 ) -> list[_Pair]:
     """Cells of the first two starts with the same seed, as far as both are finished."""
     there = {one.cell: one for one in manifests}
-    found = (
+    pairs = (
         [there.get(Cell(start=start, language=language, hours=hours, seed=seed)) for start in grid.starts[:2]]
         for seed in grid.seeds
     )
-    return [(one, other) for one, other in found if one is not None and other is not None]
+    return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 
 def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, draws: int) -> CellGap:
@@ -363,7 +363,7 @@ class Sooner:
 
 def convergence(grid: StudyGrid, manifests: Sequence[CellManifest]) -> list[Sooner]:
     """One entry for each scale that both starts have runs of; none where cells do not say how they converged."""
-    return [found for hours in grid.hours if (found := _at(grid, manifests, hours)) is not None]
+    return [row for hours in grid.hours if (row := _at(grid, manifests, hours)) is not None]
 
 
 def _at(grid: StudyGrid, manifests: Sequence[CellManifest], hours: float) -> Sooner | None:

@@ -129,8 +129,8 @@ def in_logarithms(x: Values, gaps: Values) -> Values:
     mean_x, mean_y = (share * x).sum(-1, keepdims=True), (share * y).sum(-1, keepdims=True)
     variance = (share * (x - mean_x) ** 2).sum(-1, keepdims=True)
     slope = (share * (x - mean_x) * (y - mean_y)).sum(-1, keepdims=True) / np.where(enough, variance, 1.0)
-    found: Values = np.concatenate([mean_y - slope * mean_x, -slope], axis=-1)
-    return np.where(enough, found, np.nan)
+    solution: Values = np.concatenate([mean_y - slope * mean_x, -slope], axis=-1)
+    return np.where(enough, solution, np.nan)
 
 
 def of_gaps(x: Values, gaps: Values, start: Values) -> Values:
@@ -138,9 +138,9 @@ def of_gaps(x: Values, gaps: Values, start: Values) -> Values:
 
     Gauss-Newton from `start` (2,), with steps kept short; nan where that leads nowhere.
     """
-    found = np.broadcast_to(start, (*gaps.shape[:-1], 2)).copy()
+    solution = np.broadcast_to(start, (*gaps.shape[:-1], 2)).copy()
     for _ in range(_STEPS):
-        fitted = np.exp(found[..., :1] - found[..., 1:] * x)
+        fitted = np.exp(solution[..., :1] - solution[..., 1:] * x)
         slopes = np.stack([fitted, -fitted * x], axis=-1)  # by ln A and by b
         square = np.einsum("...hi,...hj->...ij", slopes, slopes)
         pull = np.einsum("...hi,...h->...i", slopes, gaps - fitted)
@@ -154,9 +154,9 @@ def of_gaps(x: Values, gaps: Values, start: Values) -> Values:
                 axis=-1,
             )
             step = step / determinant[..., None]
-        found = found + np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
+        solution = solution + np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
     settled = np.abs(step).max(-1, keepdims=True) < 1e-6
-    return np.where(settled, found, np.nan)
+    return np.where(settled, solution, np.nan)
 
 
 By = Literal["log", "gaps"]
@@ -236,10 +236,10 @@ def fit_power_law(
     used = means > 0 if by == "log" else np.full(len(x), True)
     weights = language_draws(len(gaps), draws, seed)
     drawn_means = (weights @ gaps)[:, used]
-    found, drawn = _solutions(by, x[used], means[used], drawn_means)
+    solution, drawn = _solutions(by, x[used], means[used], drawn_means)
     kept = drawn[~np.isnan(drawn).any(-1)]
     incomplete = (drawn_means <= 0).any(-1) if by == "log" else np.isnan(drawn).any(-1)
-    intercept, slope = found.tolist()
+    intercept, slope = solution.tolist()
     exponent = estimate(slope, kept[:, 1], len(gaps), BOTH_LEVEL)
     return PowerLaw(
         scale=_exp(estimate(intercept, kept[:, 0], len(gaps), BOTH_LEVEL)),
@@ -260,22 +260,23 @@ def fit_power_law(
 
 def _solutions(by: By, x: Values, means: Values, drawn_means: Values) -> tuple[Values, Values]:
     """ln A and b of the means (2,) and of every draw (S, 2)."""
-    found = in_logarithms(x, means)
+    solution = in_logarithms(x, means)
     if by == "log":
-        return found, in_logarithms(x, drawn_means)
-    found = of_gaps(x, means, found)
-    if np.isnan(found).any():
+        return solution, in_logarithms(x, drawn_means)
+    solution = of_gaps(x, means, solution)
+    if np.isnan(solution).any():
         raise SprachbundError(
             "no power law: no curve of this form comes closest to the gaps; draw the figure"
         )
-    return found, of_gaps(x, drawn_means, found)
+    return solution, of_gaps(x, drawn_means, solution)
 
 
 def _check_scales(hours: Sequence[float], means: Values, min_positive: int) -> None:
-    told = ", ".join(f"{h:g} h" for h in hours if not np.isnan(h)) or "no column 'hours'"
+    listed = ", ".join(f"{h:g} h" for h in hours if not np.isnan(h)) or "no column 'hours'"
     if len(hours) < MIN_SCALES:
         raise SprachbundError(
-            f"no power law: {len(hours)} scale{'s' * (len(hours) > 1)} of data ({told}); it takes {MIN_SCALES} or more"
+            f"no power law: {len(hours)} scale{'s' * (len(hours) > 1)} of data ({listed}); it takes "
+            f"{MIN_SCALES} or more"
         )
     positive = int((means > 0).sum())
     if not means.any():

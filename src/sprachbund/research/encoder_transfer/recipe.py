@@ -76,7 +76,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     model = _trained(recipe, out, cell, folder / "run")
     speech = Speech.of(recipe, Manifest(recipe.data / "test"), cell.language, recipe.test_utterances)
     data = _data(recipe, cell)
-    found = CellScores(
+    scores = CellScores(
         counts=_counts(recipe, model, speech),
         ids=speech.ids,
         metric=recipe.scored_by,
@@ -89,7 +89,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
         },
     )
     forget_run(folder / "run")
-    return found
+    return scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,9 @@ class Speech:
             SprachbundError: when there is none.
         """
         target, how = recipe.target(language), recipe.scored_by
-        own = [int(place) for place in np.flatnonzero(manifest.languages == language)]
-        texts = {place: _comparable(manifest[place].text_in(target) or "", target, how) for place in own}
-        there = [place for place in own if texts[place]]
+        own = [int(index) for index in np.flatnonzero(manifest.languages == language)]
+        texts = {index: _comparable(manifest[index].text_in(target) or "", target, how) for index in own}
+        there = [index for index in own if texts[index]]
         if not there:
             raise SprachbundError(f"{manifest.directory} has no speech in {language} with a text in {target}")
         count = min(limit or len(there), len(there))
@@ -133,17 +133,17 @@ class Speech:
             language=language,
             target=target,
             metric=how,
-            ids=tuple(manifest[place].id for place in chosen),
-            sounds=tuple(manifest.samples(place) for place in chosen),
-            references=tuple(texts[place] for place in chosen),
+            ids=tuple(manifest[index].id for index in chosen),
+            sounds=tuple(manifest.samples(index) for index in chosen),
+            references=tuple(texts[index] for index in chosen),
         )
 
     def counts(self, model: Conformer, tier: Tier) -> Counts:
         """(N, K) statistics of what a model writes at a tier."""
         by_place: dict[int, str] = {}
-        for places, features in self._batches(model):
-            by_place |= dict(zip(places, self._written(model, features, tier), strict=True))
-        texts = [_comparable(by_place[place], self.target, self.metric) for place in range(len(self.ids))]
+        for indices, features in self._batches(model):
+            by_place |= dict(zip(indices, self._written(model, features, tier), strict=True))
+        texts = [_comparable(by_place[index], self.target, self.metric) for index in range(len(self.ids))]
         return metric(self.metric, self.target).statistics(texts, self.references)
 
     @torch.inference_mode()
@@ -156,15 +156,15 @@ class Speech:
         finally:
             encoder.tier = before
         asked = Target(language=self.target, source=self.language)
-        found = search(model, memory, [[asked]] * len(features.num_frames))
-        return [model.decode_text(row[0].tokens) for row in found]
+        hypotheses = search(model, memory, [[asked]] * len(features.num_frames))
+        return [model.decode_text(row[0].tokens) for row in hypotheses]
 
     def _batches(self, model: Conformer) -> Iterator[tuple[list[int], Features]]:
         """Of like length."""
-        order = sorted(range(len(self.sounds)), key=lambda place: len(self.sounds[place]))
+        order = sorted(range(len(self.sounds)), key=lambda index: len(self.sounds[index]))
         for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
-            yield places, model.features([self.sounds[place] for place in places])
+            indices = order[start : start + _BATCH]
+            yield indices, model.features([self.sounds[index] for index in indices])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +263,8 @@ def _counts(recipe: EncoderTransferRecipe, model: Conformer, speech: Speech) -> 
     widths: list[Sequence[Counts]] = []
     for bits in recipe.grid.bits:
         scored = quantized(recipe, model, bits)
-        found = {tier: speech.counts(scored, tier) for tier in dict.fromkeys(tiers)}
-        widths.append([found[tier] for tier in tiers])
+        by_tier = {tier: speech.counts(scored, tier) for tier in dict.fromkeys(tiers)}
+        widths.append([by_tier[tier] for tier in tiers])
     return np.array(widths).swapaxes(0, 1)
 
 

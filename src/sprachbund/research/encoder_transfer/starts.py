@@ -194,7 +194,7 @@ def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: C
     tokenizer = Tokenizer.load(made / TOKENIZER_FILE, config.target_languages)
     manifest = Manifest(recipe.data / "train")
     for language in recipe.grid.languages:
-        own = (manifest[int(place)] for place in np.flatnonzero(manifest.languages == language))
+        own = (manifest[int(index)] for index in np.flatnonzero(manifest.languages == language))
         texts = (utterance.text_in(recipe.target(language)) for utterance in own)
         limited = islice(filter(None, texts), recipe.tokenizer_texts)
         for line in told(limited, tokenizer, config.max_tokens - 2):
@@ -206,17 +206,17 @@ def digests(model: Conformer) -> dict[str, str]:
     weights = model.state_dict()
     joint = {name for name in weights if name.startswith("transducer.joint.")}
     encoder = {name for name in weights if name.startswith("encoder.")}
-    found = {
+    by_part = {
         "encoder": _digest((name, weights[name]) for name in sorted(encoder)),
         "decoder": _digest((name, weights[name]) for name in sorted(weights.keys() - encoder - joint)),
         "tokenizer": hashlib.sha256(model.tokenizer.model).hexdigest()[:12],
     }
-    return found | ({"joint": _digest((name, weights[name]) for name in sorted(joint))} if joint else {})
+    return by_part | ({"joint": _digest((name, weights[name]) for name in sorted(joint))} if joint else {})
 
 
 def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in tensors:
-        found.update(name.encode())
-        found.update(value.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()[:12]
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

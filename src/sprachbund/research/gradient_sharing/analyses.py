@@ -74,15 +74,15 @@ def find_groups(
         whole = (tuple(range(count)),)
         return Groups(partition=whole, before_veto=whole, silhouette=None, spread=0.0)
     tried = [num_groups] if num_groups else [2] if count <= FEW else range(2, count)
-    found = {k: cluster(means, distances, k, clustering, seed) for k in tried}
-    scores = {k: silhouette(distances, partition) for k, partition in found.items()}
-    best = max(found, key=lambda k: (-np.inf if scores[k] is None else round(scores[k], 9), -k))  # type: ignore[arg-type]
+    partitions = {k: cluster(means, distances, k, clustering, seed) for k in tried}
+    scores = {k: silhouette(distances, partition) for k, partition in partitions.items()}
+    best = max(partitions, key=lambda k: (-np.inf if scores[k] is None else round(scores[k], 9), -k))  # type: ignore[arg-type]
     return Groups(
-        partition=merge_alike(found[best], similarity, veto),
-        before_veto=found[best],
+        partition=merge_alike(partitions[best], similarity, veto),
+        before_veto=partitions[best],
         silhouette=scores[best],
         silhouettes={k: score for k, score in scores.items() if score is not None},
-        spread=spread(distances, found[best]),
+        spread=spread(distances, partitions[best]),
     )
 
 
@@ -151,10 +151,10 @@ def agreement(one: Partition, other: Partition) -> float:
 
 def labels(partition: Partition) -> np.ndarray:
     """Group index of each language: (L,)."""
-    found = np.empty(sum(map(len, partition)), dtype=int)
+    numbers = np.empty(sum(map(len, partition)), dtype=int)
     for index, group in enumerate(partition):
-        found[list(group)] = index
-    return found
+        numbers[list(group)] = index
+    return numbers
 
 
 def _partition(labels: np.ndarray) -> Partition:
@@ -240,8 +240,8 @@ ChooseBy = Literal["purity", "separation"]
 
 def self_and_cross(mean_cosines: np.ndarray) -> tuple[float, float]:
     """S_self and S_cross: means of s_lk (L, L) on the diagonal and beside it."""
-    beside = ~np.eye(len(mean_cosines), dtype=bool)
-    return float(np.diag(mean_cosines).mean()), float(mean_cosines[beside].mean())
+    off_diagonal = ~np.eye(len(mean_cosines), dtype=bool)
+    return float(np.diag(mean_cosines).mean()), float(mean_cosines[off_diagonal].mean())
 
 
 def purities(mean_cosines: np.ndarray) -> np.ndarray:
@@ -332,11 +332,11 @@ def canonical_correlations(rows: Rows, num_directions: int = NUM_DIRECTIONS) -> 
     """
     count = min(len(unit) for unit in rows)
     whitened = [_whitened(unit[:count]) for unit in rows]
-    found = np.eye(len(rows))
+    correlations = np.eye(len(rows))
     for one, other in zip(*np.triu_indices(len(rows), 1), strict=True):
         values = np.linalg.svd(whitened[one].T @ whitened[other], compute_uv=False)[:num_directions]
-        found[one, other] = found[other, one] = values.mean() if len(values) else 0.0
-    return found
+        correlations[one, other] = correlations[other, one] = values.mean() if len(values) else 0.0
+    return correlations
 
 
 def _whitened(unit: np.ndarray) -> np.ndarray:

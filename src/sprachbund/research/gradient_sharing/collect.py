@@ -217,14 +217,16 @@ class Collection:
         Raises:
             SprachbundError: a block is missing or broken.
         """
-        found: dict[str, dict[str, list[np.ndarray]]] = {m: {k: [] for k in self.rows} for m in self.modules}
+        sketched: dict[str, dict[str, list[np.ndarray]]] = {
+            m: {k: [] for k in self.rows} for m in self.modules
+        }
         seconds = 0.0
         for block in self.blocks:
             arrays = block.read()
             seconds += float(arrays.pop(_SECONDS))
             for module, array in arrays.items():
-                found[module][block.key].append(array)
-        vectors = {m: {k: np.concatenate(parts) for k, parts in keys.items()} for m, keys in found.items()}
+                sketched[module][block.key].append(array)
+        vectors = {m: {k: np.concatenate(parts) for k, parts in keys.items()} for m, keys in sketched.items()}
         return Sketches(vectors=vectors, info={**self._info(seconds), **(info or {})})
 
     def _settings(self) -> dict[str, Any]:

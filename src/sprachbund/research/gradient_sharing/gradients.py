@@ -68,10 +68,10 @@ def decoder_loss(model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]
     memory = model.encode(_features(model, utterances))
     device = memory.states.device
     tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
-    places = torch.arange(1, tokens.shape[1], device=device)
+    positions = torch.arange(1, tokens.shape[1], device=device)
     first = torch.tensor([len(p) for p in prompts], device=device)[:, None]
     end = torch.tensor([len(row) for row in rows], device=device)[:, None]
-    counted = (places >= first) & (places < end)
+    counted = (positions >= first) & (positions < end)
     route = start_route(model, targets, device)
     hidden = model.decoder(tokens[:, :-1], memory.states, memory.num_frames, route)
     logits = model.decoder.logits(hidden[counted]).float()
@@ -129,13 +129,13 @@ def choose_modules(
         layers = f"{side}.layers.*"
         choices = [layers] if whole_layers else [f"{layers}.{name}" for name in FEED_FORWARDS]
         patterns = [p for p in choices if _matching(modules, p)][:1] or choices[:1]
-    found = {name: None for pattern in patterns for name in _matched(modules, pattern)}
-    return {name: _parameters(name, modules[name]) for name in modules if name in found}
+    chosen = {name: None for pattern in patterns for name in _matched(modules, pattern)}
+    return {name: _parameters(name, modules[name]) for name in modules if name in chosen}
 
 
 def _matched(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
-    found = _matching(modules, pattern)
-    if not found:
+    matching = _matching(modules, pattern)
+    if not matching:
         trained = (name for name, module in modules.items() if name and _parameters(name, module))
         general = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in trained)
         as_deep = [name for name in general if name.count(".") == pattern.count(".")]
@@ -143,7 +143,7 @@ def _matched(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
         raise SprachbundError(
             f"no module with trainable parameters matches {pattern!r}; nearest: {', '.join(nearest)}"
         )
-    return found
+    return matching
 
 
 def _matching(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
@@ -193,8 +193,8 @@ def gradients(
     sums: dict[str, Tensor] = {}
     for utterances in batches:
         total, count = objective(model, utterances)
-        found = torch.autograd.grad(total / max(count, 1), list(parameters.values()), allow_unused=True)
-        for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
+        raw = torch.autograd.grad(total / max(count, 1), list(parameters.values()), allow_unused=True)
+        for (name, parameter), gradient in zip(parameters.items(), raw, strict=True):
             new = torch.zeros_like(parameter) if gradient is None else gradient
             sums[name] = sums[name] + new.float() if name in sums else new.float()
         after_batch()
@@ -295,15 +295,15 @@ class CountSketch:
 
     def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
         """See `Projection`."""
-        places = 2 * self.dimensions
-        sums = np.zeros((len(vectors), places))
+        num_buckets = 2 * self.dimensions
+        sums = np.zeros((len(vectors), num_buckets))
         random = _generator(self.seed, name)
         for start in range(0, vectors.shape[1], _WORDS * _SHARE):
             piece = vectors[:, start : start + _WORDS * _SHARE]
             words = random.random_raw(-(-piece.shape[1] // _SHARE)).astype("<u8", copy=False)
-            place = (words.view("<u2")[: piece.shape[1]] % places).astype(np.intp)
+            buckets = (words.view("<u2")[: piece.shape[1]] % num_buckets).astype(np.intp)
             for row, values in zip(sums, piece, strict=True):
-                row += np.bincount(place, weights=values, minlength=places)
+                row += np.bincount(buckets, weights=values, minlength=num_buckets)
         return sums[:, : self.dimensions] - sums[:, self.dimensions :]
 
     def block(self, num_coordinates: int) -> int:
@@ -434,13 +434,13 @@ def choose_rows(
     rows, passed_over = {}, {}
     for key, streams in choice.streams(by, languages).items():
         before = choice.passed_over
-        found = list(islice(_taking_turns(streams), count))
-        if len(found) < count:
+        taken = list(islice(_taking_turns(streams), count))
+        if len(taken) < count:
             raise SprachbundError(
-                f"{key} has {len(found)} utterances that can be used, {count} are needed; "
+                f"{key} has {len(taken)} utterances that can be used, {count} are needed; "
                 f"take fewer (--utterances), more data, or leave {key} out (--languages)"
             )
-        rows[key], passed_over[key] = found, choice.passed_over - before
+        rows[key], passed_over[key] = taken, choice.passed_over - before
     return Chosen(rows=rows, passed_over=passed_over)
 
 
@@ -462,7 +462,7 @@ class _Choice:
                     ranked[utterance.language].append((rank, number, index))
                     texts = {utterance.language, *utterance.translations}
                     self.written |= {(utterance.language, text) for text in texts}
-        self.ranked = {language: sorted(found) for language, found in ranked.items()}
+        self.ranked = {language: sorted(ranks) for language, ranks in ranked.items()}
         if unknown := sorted(set(targets) - {target for _, target in model.pairs()}):
             raise SprachbundError(f"this model does not write {', '.join(unknown)}; leave it out of --to")
 

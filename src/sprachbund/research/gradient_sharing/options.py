@@ -125,6 +125,6 @@ def last_layers(num_layers: int) -> tuple[str, ...]:
     return tuple(f"encoder.layers.{n}" for n in range(max(0, num_layers - NUM_LAST), num_layers))
 
 
-def place(directory: Path, seed: int, name: str) -> Path:
+def run_folder(directory: Path, seed: int, name: str) -> Path:
     """Folder of an arm's run."""
     return directory / f"seed-{seed}" / name.replace(", ", "-").replace(" ", "-").replace(".", "")

@@ -34,7 +34,7 @@ from sprachbund.research.gradient_sharing.options import (
     Arm,
     GradientSharingRecipe,
     last_layers,
-    place,
+    run_folder,
 )
 from sprachbund.research.gradient_sharing.planning import PlanOptions, make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
@@ -83,19 +83,19 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
             System(
                 name=name,
                 runs=[
-                    _Spoken(RunFile(place(directory, seed, name) / "scores"), languages)
+                    _Spoken(RunFile(run_folder(directory, seed, name) / "scores"), languages)
                     for seed in recipe.seeds
                 ],
             )
             for name in names
         ]
-        for (_, name), found in compare(systems, ["chrF"]).means.items():
-            low, high = found.interval
-            rows[BASELINE][f"chrF {group}"] = found.baseline
+        for (_, name), mean in compare(systems, ["chrF"]).means.items():
+            low, high = mean.interval
+            rows[BASELINE][f"chrF {group}"] = mean.baseline
             rows[name] |= {
-                f"chrF {group}": found.system,
-                f"difference {group}": f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-                f"p {group}": found.p_value,
+                f"chrF {group}": mean.system,
+                f"difference {group}": f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+                f"p {group}": mean.p_value,
             }
     path = directory / "table.json"
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
@@ -127,13 +127,13 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         sketches = None if recipe.plan else _analyse(recipe, seed, first, path, report)
         alike: dict[object, str] = {}
         for name in recipe.all_arms:
-            target = place(directory, seed, name)
+            target = run_folder(directory, seed, name)
             same = alike.setdefault(_change(recipe, seed, ARMS[name], sketches), name)
             if same == name or target.exists():
                 _arm(recipe, seed, name, first, sketches, target, report)
             else:
                 report(f"seed {seed}: {name} is the same as {same}")
-                target.symlink_to(place(directory, seed, same).name)
+                target.symlink_to(run_folder(directory, seed, same).name)
     return write_table(recipe, directory)
 
 
