@@ -1,8 +1,10 @@
-"""Batches of tokens for training: of one kind each, mixed as the recipe says.
+"""The dataset of models with token input: sentences that were spoken or written, and batches of one kind each.
 
-Every random choice is drawn from (seed, epoch, sentence), as in `sprachbund.data.loading`, so a run that is taken up
-gets the same batches. A "second" here is as many source tokens as a second of the speech has on average: made as long
-as speech, text is measured by the same. Shapes: B rows, S source tokens, U target tokens.
+Speech and text come from the same triples of units, transcript and translation; further text from outside. A kind
+decides only how the source becomes tokens. Every random choice is drawn from (seed, epoch, sentence), as in
+`sprachbund.data.loading`, so a resumed run gets the same batches. A "second" is the mean number of source tokens of a
+second of the speech; text, which is made as long as speech, is measured by the same.
+Shapes: B rows, S source tokens, U target tokens.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,11 +27,7 @@ from sprachbund.units.encoded import Encoded, UnitUtterance
 from sprachbund.units.reader import UnitReader
 from sprachbund.units.strings import TooLong, too_long_for_ctc
 
-# What a model with token input learns from: sentences that were spoken, and sentences that were written.
-#
-# Speech and text come from the same triples of units, transcript and translation; more text from outside.
-# Each kind has the same form, and which of them a sentence is of decides nothing but how its source is
-# turned into tokens.
+# Sentences.
 
 Kind = Literal["speech", "text", "bitext"]
 

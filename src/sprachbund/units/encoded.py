@@ -1,4 +1,8 @@
-"""Utterances as units on disk, read at random: lines of JSON in shards, and a manifest."""
+"""Corpora as units: lines of JSON in shards with a manifest, read at random, and the jobs that write them.
+
+The utterances of several corpora form one list, chosen by their ids and cut into blocks. Processes share two jobs: the
+features of a share of the data, and the units of all of it. The manifest names every input by its hash.
+"""
 
 import json
 import math
@@ -192,7 +196,7 @@ def _parsed(line: bytes, where: str) -> UnitUtterance:
     return validate(_Line, parse_json(line, where, advice=advice), where, advice=advice).root
 
 
-# Utterances of several corpora as one list, chosen by their ids, cut into blocks that are made one by one.
+# The list of utterances, cut into blocks.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +266,7 @@ def blocks(num_utterances: int, size: int) -> Sequence[range]:
     return [range(start, min(start + size, num_utterances)) for start in range(0, num_utterances, size)]
 
 
-# The two jobs of this room that processes share: features of a share of the data, and units of all of it.
+# Jobs that processes share.
 
 _AT_ONCE = 16
 """Utterances whose sound is held."""
@@ -445,7 +449,7 @@ def _faster(samples: np.ndarray, speed: float) -> np.ndarray:
     return np.pad(changed, (0, wanted - len(changed)))
 
 
-# A corpus as units: shards of lines, and a manifest that names everything they were made with by hash.
+# Writing a corpus as units.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
 """One space of ids for speech and text: 0 blank, 1 unknown, pieces of text, pieces of units, the end.
 
-Of two SentencePiece models (`union`) or of one over both (`single`); users see no difference but where the units'
-ids lie. Shapes: V vocabulary.
+It is made of two SentencePiece models (`union`) or of one over both (`single`), which differ only in the ids of units.
+Training gives the same bits every time. Segmentations are drawn by this module (arXiv 1804.10959, section 3.2), since a
+seed of SentencePiece gives other draws in every process, and a resumed run would differ.
+Shapes: V vocabulary, N characters.
 """
 
 import io
@@ -17,10 +19,7 @@ from sprachbund.text.tokenizer import language_token, read_pieces
 from sprachbund.units.options import VocabularyOptions
 from sprachbund.units.strings import holds_units, to_string
 
-# Drawing among the segmentations of a unigram SentencePiece model (arXiv 1804.10959, section 3.2).
-#
-# SentencePiece draws them too, but a seed means something else to it in every process, so that a run that
-# was taken up would not see what it would have seen. Shapes: N characters.
+# Drawing segmentations.
 
 _UNKNOWN = 0
 _BELOW_ALL = 10.0
@@ -81,7 +80,7 @@ def _choose(candidates: list[tuple[float, int, int]], chance: float) -> tuple[in
     return candidates[-1][1:]
 
 
-# SentencePiece models over texts and over strings of units (arXiv 1804.10959), the same bits every time.
+# Training SentencePiece models on texts and strings of units.
 
 _LONGEST_BYTES = 1 << 24
 """Of a text; what is longer SentencePiece would leave out without a word."""

@@ -1,6 +1,6 @@
-"""Speech and text as tokens of one vocabulary, with the units and the encoder that a model was trained on.
+"""Models with token input and the units and the encoder that they were trained on: reading, making and loading.
 
-Satisfies `sprachbund.models.tokens.text_input.Reader`. Shapes: N samples, S source tokens.
+`UnitReader` satisfies `sprachbund.models.tokens.text_input.Reader`. Shapes: N samples, S source tokens.
 """
 
 from collections.abc import Sequence
@@ -125,7 +125,7 @@ class UnitReader:
         return open_source(directory, info.layer, name=info.name, device=self.device, model_hash=seen)
 
 
-# A model with token input together with the units that it reads: made anew, or loaded from its directory.
+# Models with their units: new ones, and those loaded from a directory.
 
 C = TypeVar("C", bound=ReadTokens)
 FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {

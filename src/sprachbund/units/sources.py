@@ -199,7 +199,7 @@ def placed(module: nn.Module, device: str) -> nn.Module:
         raise SprachbundError(f"device {device!r} cannot be used ({reason}); try cpu") from error
 
 
-# Features of our own models: the families conformer and whisper, the bundled model among them.
+# Models of this project: conformer and whisper.
 
 _KNOWN = ("conformer", "whisper")
 
@@ -254,8 +254,7 @@ class OwnEncoder:
         return self._cut.output
 
 
-# Features of speech encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R and
-# their like.
+# Encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R.
 
 _WINDOW_S = 30.0
 """Attention costs the square of the length; their training saw about half of this."""

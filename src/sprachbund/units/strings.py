@@ -1,6 +1,8 @@
-"""Cluster numbers as text: repeats removed, cluster i the character U+4E00 + i (arXiv 2309.15826, section 2.1).
+"""Cluster numbers as text, and lengths of text beside speech (arXiv 2309.15826, sections 2.1 and 2.2).
 
-Characters let every tool for text work on speech. Shapes: T frames, S units.
+Repeats are removed, and cluster i is the character U+4E00 + i, so every tool for text works on speech. Source text is
+up-sampled to the length of speech. Targets that are too long for CTC are counted.
+Shapes: T frames, S units or source pieces, U target tokens.
 """
 
 from collections.abc import Sequence
@@ -55,10 +57,7 @@ def holds_units(text: str, num_clusters: int) -> bool:
     return any(FIRST <= ord(c) < FIRST + num_clusters for c in text)
 
 
-# Lengths: text made as long as speech, and targets that speech is too short for.
-#
-# Up-sampled source text looks to the encoder as speech does (arXiv 2309.15826, section 2.2). Shapes: S
-# source pieces, U target tokens.
+# Lengths.
 
 LEAST, MOST = 1, 6
 _DENOMINATOR = 100

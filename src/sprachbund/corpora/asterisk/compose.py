@@ -30,7 +30,7 @@ from sprachbund.errors import SprachbundError
 __all__ = ["COMPOSABLE", "Composed", "ComposedUtterance", "compose", "composed_utterances"]
 
 
-# Joins recordings into one utterance: gaps of varying length, short overlaps, soft edges.
+# Joining recordings: gaps of varying length, short overlaps, soft edges.
 
 MIN_GAP_S, MAX_GAP_S = -0.03, 0.30
 # Some people leave half a second and more between digits.
@@ -75,8 +75,7 @@ def _soften(joined: Samples, at: int, clip: Samples) -> None:
     joined[end - size : end] -= clip[-size:] * _FADE
 
 
-# Whole announcements of a telephone exchange: new messages, place in the queue, busy extensions, amounts,
-# durations.
+# Announcements: new messages, position in the queue, busy extensions, amounts, durations.
 
 Builder = Callable[[Meaning, str, random.Random], Pieces | None]
 Run = tuple[tuple[str, ...], Builder]
@@ -325,7 +324,7 @@ BUILDERS: dict[str, Builder] = {
 LANGUAGES_OF_KIND: dict[str, tuple[str, ...]] = {"percent": tuple(_PERCENT)}
 
 
-# From a meaning to sound: finds the recordings of one speaker that say it, and the words heard.
+# From a meaning to the recordings of one speaker, and the words heard.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,8 +406,7 @@ COMPOSABLE: dict[str, tuple[str, ...]] = {
 }
 
 
-# An endless stream of composed utterances: numbers, dates and times, joined prompts, prompts followed by a
-# number.
+# The stream of composed utterances.
 
 # Shares of: a composed meaning, two prompts, a prompt and a number.
 SHARES = (0.6, 0.2, 0.2)

@@ -1,9 +1,9 @@
-"""Whole numbers in recordings: which are played in which order, and the words heard, for each language.
+"""Numbers, ordinals, dates and clock times in recordings: the recordings to play, and the words heard, by language.
 
-This is how exchanges say numbers: English without "and", Spanish with the joined twenties, French counting on
-from sixty and eighty, Italian with recordings for the elided ones, Russian with the gender of thousands. A
-number that a language's set of recordings cannot say correctly fails later, because the clip asked for does
-not exist.
+This is how exchanges say numbers: English without "and", Spanish with the joined twenties, French counting on from
+sixty and eighty, Italian with recordings for the elided ones, Russian with the gender of thousands. A number that a
+language's set of recordings cannot say correctly fails later, because its clip does not exist; dates and times are
+None instead.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import NamedTuple
 from sprachbund.text.numbers import cardinal
 from sprachbund.text.numbers import ordinal as ordinal_words
 
-# A spoken piece: the recording to play and the words it adds; how a telephone exchange's utterances are
-# written down.
+# Spoken pieces: a recording and its words.
 
 
 class Piece(NamedTuple):
@@ -254,8 +253,7 @@ _LANGUAGES: dict[str, Callable[[int], Pieces]] = {
 }
 
 
-# Ordinals, dates and clock times in recordings, with the words heard; None where the recordings cannot say
-# it.
+# Ordinals, dates and clock times.
 
 MAX_ORDINAL = 99
 _DE = Piece(("digits/es-de", "vm-from"), "de")

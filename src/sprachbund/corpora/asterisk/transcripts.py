@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Hand-written word tables for the faults of the transcripts; ``transcripts`` applies and counts them.
+# Word tables of the rules, written by hand.
 
 _FOLDER = Path(__file__).parent
 

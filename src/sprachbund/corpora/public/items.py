@@ -1,7 +1,9 @@
-"""What a public corpus is on its way into manifests: parts, their utterances, and what is left out and why.
+"""Parts and utterances of public corpora before they are written, their counts, and joins of several tables.
 
-A reader of a corpus only says what is where; sound is read when an utterance is written, one at a time,
-so that memory does not grow with the corpus.
+A reader of a corpus only states where everything is; sound is read when an utterance is written, one at a time, so
+memory does not grow with the corpus. Counts are kept for a whole part (key ""), a spoken language ("de") and a pair
+("de>en"), since published tables have one or the other. Corpora that publish each pair by itself repeat the speech;
+their tables are joined by recording in a temporary database on disk.
 """
 
 import json
@@ -126,10 +128,7 @@ class Part:
     entries: Callable[[], Iterator[Entry]]
 
 
-# What was found in a corpus, against what its makers published.
-#
-# Counts are kept for a whole part (key ""), for a spoken language ("de") and for a pair ("de>en"), because
-# published tables speak of one or the other.
+# Counts of a corpus beside its published size.
 
 _HOURS_ROUNDED = 0.02
 """Published hours are rounded, and some count pauses that others do not: a whole corpus is this near."""
@@ -280,11 +279,7 @@ def _keys(item: Item) -> list[str]:
     return ["", item.language, *(f"{item.language}>{target}" for target in item.translations)]
 
 
-# Utterances of several tables brought together by their sound: one recording, all its translations.
-#
-# Corpora publish each pair of languages by itself, with the same speech again and again. The tables are
-# joined in a temporary database on disk, so that memory stays small when a corpus has fifteen translations
-# of every clip.
+# Joins of several tables by recording.
 
 _TABLES = """
 create table said (part text, key text, data text, primary key (part, key)) without rowid;

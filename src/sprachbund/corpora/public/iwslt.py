@@ -1,10 +1,14 @@
-"""The IWSLT sets that are a table of clips: Bemba (Big-C), Estonian and Irish, each into English.
+"""IWSLT sets: Bemba (Big-C), Estonian and Irish as tables of clips, and Tunisian Arabic as telephone speech.
 
 - Bemba: `data/bem/splits/train.tsv` with the columns audio_id, sentence, translation, speaker_id, clips in
   `data/bem/audio`.
 - Estonian: `train.tsv` and `dev.tsv` with the columns audio, Estonian, English, clips in `audio`.
-- Irish: `train/stamped.tsv` (clip, start, end), `train/txt/train.eng` with as many lines, clips in
-  `train/wav`; there is no transcript.
+- Irish: `train/stamped.tsv` (clip, start, end), `train/txt/train.eng` with as many lines, clips in `train/wav`; there
+  is no transcript.
+- Tunisian Arabic of 2022 and 2023 (LDC2022E01): `data/audio/ta/ID.sph`, `data/transcripts/ta/ID...tsv` and
+  `data/translations/ta/ID.eng.tsv` (start, end, speaker, text). Splits and faulty utterances are lists of the task's
+  makers (`train.file_id.txt`, `exclude-utterance.txt`). If their script was run, its `stm` folder is read instead, with
+  texts as it normalized them.
 """
 
 import re
@@ -172,12 +176,7 @@ PREPARATIONS = (
 )
 
 
-# Tunisian Arabic of IWSLT 2022 and 2023 (LDC2022E01): telephone speech with transcripts and English.
-#
-# The package holds `data/audio/ta/ID.sph`, `data/transcripts/ta/ID...tsv` and
-# `data/translations/ta/ID.eng.tsv` (start, end, speaker, text). Splits and faulty utterances are lists of
-# the task's makers (`train.file_id.txt`, `exclude-utterance.txt`). Where their script was run, its `stm`
-# folder is read instead, texts as it normalized them.
+# Tunisian Arabic.
 
 HOMEPAGE = "https://catalog.ldc.upenn.edu/LDC2025S05"
 LISTS = "https://github.com/kevinduh/iwslt22-dialect"

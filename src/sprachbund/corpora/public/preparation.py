@@ -1,4 +1,9 @@
-"""A corpus that can be prepared: whose it is, how it is read, and how large it should be."""
+"""Preparation of a public corpus: its licence and size, its long recordings, and its manifests.
+
+Sections of long recordings are sought where the container can, and otherwise decoded once for all of them. Entries are
+written shard by shard, with the counts of each shard beside it; a shard counts as written only when that file exists,
+so an interrupted run continues.
+"""
 
 import json
 import tempfile
@@ -31,7 +36,7 @@ from sprachbund.data.manifest import ManifestWriter, shard_numbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_object, write_json, write_text
 
-# Stretches of long recordings: sought where the container can, otherwise decoded once for all of them.
+# Sections of long recordings.
 
 _SEEKABLE = frozenset({".wav", ".flac", ".ogg", ".sph"})
 _BYTES = 2  # of a sample in the temporary file
@@ -134,9 +139,7 @@ def _check_length(cut: Cut, heard_s: float) -> None:
         )
 
 
-# Entries of a corpus into manifests, shard by shard, so that a broken-off run goes on where it stopped.
-#
-# Next to each shard stands what was counted in it; a shard counts as written only when that file is there.
+# Manifests of a corpus, shard by shard.
 
 SHARD_SIZE = 250
 """Entries of the corpus in a shard: its sound is in memory while it is written."""

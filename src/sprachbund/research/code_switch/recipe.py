@@ -46,10 +46,7 @@ from sprachbund.util.files import atomic_files, write_text
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run"]
 
 
-# One stage of an arm of the code-switched comparison, and its scores: each in a folder of its own, taken
-# up again.
-#
-# What a process is to do is told by a number among all that there is, so that several can share the work.
+# One stage of an arm, and its scores, each in its own folder.
 
 Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}

@@ -19,7 +19,7 @@ from sprachbund.units.encoded import Encoded
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
-# The figure of the comparison of discrete units: what text adds, over how much speech there is.
+# The figure: quality by hours of speech, with and without text.
 
 _COUNTED = {"all": "as many steps", "speech": "as much speech"}
 _LINES = ((INK, "o-"), (MUTED, "s--"), (ACCENT, "D-"))
@@ -61,8 +61,7 @@ def _lines(table: Path) -> list[tuple[str, list[float], list[float]]]:
     return lines
 
 
-# What units and trainings cost: processor time, over all the times that they were taken up, and data on
-# disk.
+# Costs: processor time over all resumed runs, and stored data.
 
 COST_FILE = "cost.json"
 

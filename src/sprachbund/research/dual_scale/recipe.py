@@ -55,10 +55,7 @@ from sprachbund.util.distributed import refuse_several_processes
 __all__ = ["DualScaleRecipe", "estimate_memory", "run"]
 
 
-# Models with more decoder layers: a deep one that begins where a shallow one has come to.
-#
-# A deep decoder learns slowly from nothing, a shallow one soon; copies of its layers are a start from
-# which the deep one is there after a fraction of the steps (progressive stacking, Gong et al., ICML 2019).
+# Deep models grown from shallow ones (progressive stacking, Gong et al., ICML 2019).
 
 Model = TypeVar("Model", bound=Layered)
 
@@ -268,8 +265,7 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
         evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)
 
 
-# A new Whisper of any size with a vocabulary of its own, for experiments that do not start from a
-# published one.
+# A new Whisper with its own vocabulary, for runs without a published one.
 
 _TASKS = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>")
 

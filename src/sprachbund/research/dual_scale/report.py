@@ -141,8 +141,7 @@ def _pairs(speeds: Sequence[Speed], batch: int) -> list[dict[str, Any]]:
     return rows
 
 
-# The figure of the comparison: how much faster than its own base a draft makes a model, over how often it
-# is right.
+# The figure: speed against acceptance.
 
 _EXACT = (MAIN, "token map", "draft model", "medusa")
 

@@ -36,7 +36,7 @@ from sprachbund.research.dual_scale.options import (
 )
 from sprachbund.util.files import read_model, write_text
 
-# What the comparison of dual-scale training measures: models, each with and without what guesses for it.
+# Systems: models with and without a draft.
 
 BASE = "pruned, no draft"
 MEDUSA = "medusa"

@@ -1,6 +1,14 @@
-"""All that a study says of a grid of results, worked out once for text, JSON and figure.
+"""The analysis of a grid of results, used by text, JSON and figure (arXiv 2606.24169).
 
-Shapes: L languages, H scales, C tiers.
+- Latency: LST(l, h) = max - min of the gap over streaming tiers. A range is never negative, so the range that seed
+  noise alone makes is estimated, too.
+- Bits: the cost of fewer bits, and whether it differs between the starts.
+- Cells: the interval of a single gap. Utterances are drawn anew, the same ones for both starts; the results of an
+  utterance at all tiers and seeds are drawn together.
+- Convergence: the epoch of the best score, and how much sooner one start reaches the best score of the other.
+
+Shapes: L languages, H scales, C tiers, Q bit widths, S seeds or draws, N utterances, K counts, R runs (seeds times
+tiers).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +37,7 @@ from sprachbund.research.encoder_transfer.power_law import (
 )
 from sprachbund.research.encoder_transfer.results import CellManifest, Grid, read_counts
 
-# Whether the gap between two starts depends on the latency: its range over the streaming tiers.
-#
-# LST(l, h) = max - min of the gap over tiers (arXiv 2606.24169). A range is never negative, so noise alone
-# makes one; what noise alone would make stands beside it. Shapes: L languages, H scales, C streaming
-# tiers, S seeds.
+# Latency.
 
 OFFLINE = "offline"
 """The tier that is not streaming."""
@@ -90,9 +94,7 @@ def _range_of_noise(grid: Grid, streaming: list[int], seed: int) -> float | None
     return float(spread * np.ptp(normal, axis=1).mean())
 
 
-# What fewer bits cost, and whether they cost one start more than the other (arXiv 2606.24169).
-#
-# Shapes: L languages, H scales, C tiers.
+# Bits.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +213,7 @@ def _fitted(grid: Grid, tiers: Sequence[int], by: By, draws: int, seed: int) -> 
     )
 
 
-# Is the gap of a single cell more than luck? Utterances drawn anew, both starts on the same ones.
-#
-# The unit is the utterance: what it cost at all tiers, by all seeds, is drawn together. Shapes: C tiers, Q
-# bit widths, N utterances, K counts, S draws, R runs (seeds times tiers).
+# Gaps of single cells.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,7 +331,7 @@ def paired_counts(
     return estimate(difference(np.ones(count)), np.array(drawn), count)
 
 
-# How soon runs were at their best, and how much sooner one start gets to where the other ends.
+# Convergence.
 
 CONVERGENCE = "convergence"
 """What a cell function leaves under this name of `training`: "best" and "judgements", each with epoch, step, value."""

@@ -3,6 +3,11 @@
 As published (arXiv 2606.24169): ordinary least squares of ln(mean gap) on ln(h / 100); languages drawn with replacement
 and the law fitted anew, without scales whose mean is not positive. Beyond it: least squares of the gaps themselves,
 intervals that cover, a test of whether the points lie on a straight line, and reasons why not to trust a fit.
+Over few languages the middle 95% of the draws, the published interval, cover too little: the draws spread by the spread
+of the sample divided by L, not L - 1, and have the tails of a normal law. `t_interval` corrects both. In logarithms every
+scale has the same weight whatever its error, and a gap has to be positive; the fit of the gaps themselves needs neither
+where noise is additive, as that of seeds. docs/study.md has the measured coverage and errors.
+
 Shapes: S draws, L languages, H scales of hours.
 """
 
@@ -16,12 +21,7 @@ from numpy.typing import NDArray
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.significance import bootstrap_weights, percentiles
 
-# How far a number could have been off: languages drawn anew, and utterances drawn anew.
-#
-# Over a handful of languages the middle 95% of the draws, which is what is published, cover too little:
-# the draws spread by the spread of the sample, divided by L and not by L - 1, and their tails are those of
-# a normal law. `t_interval` mends both and is what is shown first; docs/study.md has the coverage of both,
-# measured. Shapes: S draws, L languages, N utterances.
+# Intervals over languages and utterances.
 
 DRAWS = 10_000
 UTTERANCE_DRAWS = 1_000
@@ -106,12 +106,7 @@ def paired_utterances(
     return estimate(float(100 * difference / total), 100 * kept[:, 0] / kept[:, 1], len(words))
 
 
-# Two ways of laying gap = A (h / 100)^-b through points, each for thousands of draws at once.
-#
-# In logarithms, as published, every scale counts the same whatever its error, and a gap that is not
-# positive has no place. On the gaps themselves both problems are gone where noise is added to scores, as
-# that of seeds is: over grids with noise of seeds alone, errors of b are about a fourth (docs/study.md has
-# the table). Shapes: … draws, H scales of hours.
+# Two ways to fit: least squares of ln(gap), and of the gaps.
 
 _STEPS, _LONGEST_STEP = 40, 0.5
 

@@ -1,4 +1,7 @@
-"""What a study says, as text for people and as JSON for programs."""
+"""The report of a study as text, JSON, tables and figure, with a recommended start.
+
+A report can be made before all cells are finished. It then uses the complete scales and lists the missing ones.
+"""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +34,7 @@ from sprachbund.research.tasks import write_results
 from sprachbund.util.files import atomic_path, write_json
 from sprachbund.util.plotting import ACCENT, GRID, INK, MUTED, new_figure, plain_axes
 
-# Which start to take, in a sentence with the numbers that it rests on: gain, seed noise, cost of bits.
+# The recommended start: expected gain, seed noise, cost of bits.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +323,7 @@ def span(interval: Interval) -> str:
     return f"{low:z.2f} to {high:z.2f}" if math.isfinite(low) and math.isfinite(high) else "not known"
 
 
-# A study as a picture: the law on logarithmic axes, the tiers, and what bits cost.
+# The figure: the law on logarithmic axes, the tiers, the cost of bits.
 
 KINDS = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT, _POINTS_PER_INCH = 4.4, 3.5, 160
@@ -451,10 +454,7 @@ def _hours_axis(axes: Any, analysis: Analysis) -> None:
     plain_axes(axes, "y")
 
 
-# The report of a study that was run: what `fit` says of its table, and what only its cells know.
-#
-# It can be made before all cells are there: of the scales that are whole by then, and it says what is
-# missing.
+# The report of a study that was run, from its table and its cells.
 
 REPORT_FILE, FIGURE_FILE, TABLES = "report.json", "study.png", "tables"
 

@@ -1,7 +1,8 @@
-"""Results of a grid of runs, read from a table that anyone may have made: one row for each run.
+"""Results of a grid of runs: a table from any source with one row for each run, and the files of finished cells.
 
-Strict, since a study speaks in differences between cells: a cell that is missing, there twice, or misspelt would change
-them without a word. Shapes: L languages, H scales of hours, C tiers, Q bit widths, S seeds.
+Reading is strict, since a study compares cells: a cell that is missing, repeated or misspelt would change the result
+silently. A cell is finished when its manifest exists; the manifest is written last and atomically.
+Shapes: L languages, H scales of hours, C tiers, Q bit widths, S seeds, N utterances, K counts of the metric.
 """
 
 import csv
@@ -307,10 +308,7 @@ def _cell_name(key: Sequence[str | float]) -> str:
     return " ".join(str(part) for part in parts if part and not str(part).startswith("nan"))
 
 
-# What a finished cell leaves behind: its scores with all that decided them, and counts of every utterance.
-#
-# A cell is finished when its manifest stands; the manifest is written last, and whole or not at all.
-# Shapes: C tiers, Q bit widths, N utterances, K counts of the metric.
+# Files of finished cells: scores with all settings, and the counts of every utterance.
 
 CELL_FILE = "cell.json"
 COUNTS_FILE = "counts.npz"

@@ -1,4 +1,9 @@
-"""Analysis A of arXiv 2603.25836: which languages pull together, from the cosines of their mean gradients."""
+"""The three analyses of gradient sketches of arXiv 2603.25836.
+
+A groups languages by the cosines of their mean gradients. B sets how much of a module stays shared, and which module to
+split. C measures where the energy of the gradients lies, and how far the subspaces of languages differ.
+Notation of the paper: L languages, N_l vectors of language l as unit rows of U_l (N_l, d).
+"""
 
 import itertools
 import warnings
@@ -165,9 +170,7 @@ def _sorted(groups: Sequence[Sequence[int]]) -> Partition:
     return tuple(sorted(tuple(sorted(group)) for group in groups))
 
 
-# How alike the gradients of languages are: cosines between their means, and between their single vectors.
-#
-# Notation of arXiv 2603.25836: L languages, N_l vectors of language l as unit rows of U_l (N_l, d).
+# Similarity of languages: cosines between mean vectors, and between single vectors.
 
 Rows = Sequence[np.ndarray]
 """One float64 (N_l, d) of unit rows for each of L languages."""
@@ -231,7 +234,7 @@ def half_samples(rows: Rows, draws: int, seed: int) -> Iterator[list[np.ndarray]
         yield [unit[random.permutation(len(unit))[: len(unit) // 2]] for unit in rows]
 
 
-# Analysis B of arXiv 2603.25836: how much of a module stays shared, and which module to split.
+# Analysis B: the shared ratio, and the module to split.
 
 THRESHOLDS = (0.05, 0.15)
 RATIOS = (0.75, 0.5, 0.25)
@@ -281,8 +284,7 @@ def median_self_similarity(modules: Mapping[str, Evidence]) -> float:
     return float(np.median([evidence.self_similarity for evidence in modules.values()]))
 
 
-# Analysis C of arXiv 2603.25836: where the gradients' energy lies, and how far languages' subspaces turn
-# away.
+# Analysis C: energy of the gradients, and angles between subspaces.
 
 MAX_COMPONENTS = 30
 NUM_ENERGY_COMPONENTS = 10

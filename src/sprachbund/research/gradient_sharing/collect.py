@@ -1,8 +1,9 @@
-"""Gradient sketches of a checkpoint, language by language: the evidence that everything in this room works on.
+"""Gradient sketches of a checkpoint, language by language, resumable and shared out among processes.
 
-The vectors are numbered, each a function of its number alone, and kept in blocks in a folder until all are there. So
-a collection that was killed goes on with the blocks that are missing, processes and machines share them out by
-number, and the vectors come out the same. Shapes: N vectors of a language, d dimensions of a sketch.
+The vectors are numbered, and each is a function of its number alone. They are kept in blocks in a folder until all are
+made, so an interrupted collection continues with the missing blocks. Every process, of this machine or started by
+torchrun on several, loads the model and makes the blocks of its own numbers. Processes exchange nothing but files, so
+machines need a common file system. Shapes: N vectors of a language, d dimensions of a sketch.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ from sprachbund.util.jobs import Progress, run_processes
 from sprachbund.util.memory import keep_freed_memory
 from sprachbund.util.tensors import load_arrays, write_arrays
 
-# Finished vectors on disk, block by block: what makes a collection survive being killed or shared out.
+# Finished vectors on disk, block by block.
 
 SETTINGS = "settings.json"
 
@@ -311,10 +312,7 @@ def _side(module: str, by: Granularity) -> str:
     return "target" if module.split(".")[0] == "decoder" else "source"
 
 
-# Sharing a collection out among processes: of this machine, or those that torchrun started on several.
-#
-# Every process loads the model and makes the blocks whose numbers are its own; nothing is exchanged but
-# files, so machines need a common file system.
+# Sharing a collection out among processes.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,17 @@
-"""What a model's gradient is on given utterances, module by module: what languages are compared by.
+"""Gradients of a model by module and language, their random projections, and the utterances that they are taken on.
 
-The loss is the decoder's cross-entropy alone, without label smoothing: smoothing, CTC and language heads pull all
-languages the same way. What the decoder is given (the language tag, a prompt) is never a target.
-Shapes: B utterances, U tokens of a row, V vocabulary.
+Loss. The decoder's cross-entropy alone, without label smoothing: smoothing, CTC and language heads pull all languages
+the same way. The decoder's input (the language tag, a prompt) is never a target.
+
+Projections. No matrix is held: a projection is a function of seed, parameter name and coordinate, the same for every
+language, device and process, and is computed again piece by piece. Random bits are the raw output of the counter-based
+generator Philox, which no release of numpy changes. Both kinds keep inner products of unit vectors x, y on average,
+with a variance of at most (1 + <x, y>^2) / d.
+
+Utterances. They are ranked by a hash of seed and name, so the choice does not depend on the order of the data.
+
+Shapes: B utterances, U tokens of a row, V vocabulary, N vectors, P coordinates of a parameter, d dimensions of a
+sketch.
 """
 
 import difflib
@@ -238,14 +247,7 @@ def exact_cosines(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
     return float(one @ other / (one.norm() * other.norm()))
 
 
-# Random projections of gradients, of which no matrix is ever held.
-#
-# A projection is a function of seed, parameter name and coordinate alone: the same for every language,
-# device and process, and remade piece by piece whenever it is needed. Random bits are the raw output of
-# the counter-based generator Philox, which no release of numpy changes.
-#
-# Either kind keeps inner products of unit vectors x, y on average, and spreads them by a variance of at
-# most (1 + <x, y>^2) / d. Shapes: N vectors, P coordinates of a parameter, d dimensions of a sketch.
+# Random projections of gradients.
 
 _WORDS = 1 << 18
 """Random 64-bit words made at a time: 2 MiB."""
@@ -347,10 +349,7 @@ def _generator(seed: int, name: str) -> np.random.Philox:
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
 
-# Which utterances the gradients of a language are taken on: the same ones in whatever order the data come.
-#
-# Utterances are ranked by a hash of seed and name, so a choice depends on nothing but the seed and which
-# utterances there are.
+# The choice of utterances.
 
 """What is compared: languages spoken, languages written, or pairs of them."""
 PAIR = ">"

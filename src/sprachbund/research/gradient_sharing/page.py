@@ -1,4 +1,8 @@
-"""A sharing plan to look at: one HTML page that needs nothing else, or one PNG."""
+"""A sharing plan as one HTML page without other files, or as one PNG.
+
+matplotlib draws the similarity heat map, the dendrogram, purity by module and energy shares; a group has the same
+colour in all of them.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -15,9 +19,7 @@ from sprachbund.research.gradient_sharing.analyses import ward_tree
 from sprachbund.util.files import atomic_path, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, as_svg, new_figure, plain_axes
 
-# Pictures of a sharing plan: similarity heat map, dendrogram, purity by module, energy shares.
-#
-# matplotlib draws them, as SVG for a page and as one PNG; a group has the same colour in each of them.
+# Pictures.
 
 GROUP_COLOURS = ("#1f6f8b", "#c8641b", "#6a4c93", "#3f7d3a", "#b03a5b", "#8a7a1f", "#4a5fc1", "#7d5a44")
 _RAMP = ("#f6efe6", "#e9dcc3", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")

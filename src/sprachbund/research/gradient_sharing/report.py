@@ -1,6 +1,6 @@
-"""A sharing plan in words: which languages fight, where, how sure that is, and what to do about it.
+"""Sharing plans, and the differences between two of them, in words and as numbers.
 
-What is said comes as blocks, lines and tables, which a terminal and a page write in their own way.
+A text consists of blocks, lines and tables, which a terminal and a page write in their own way.
 """
 
 import itertools
@@ -350,7 +350,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-# What differs between two sharing plans, in words and as numbers.
+# Differences between two sharing plans.
 
 _DECISIONS = ("side", "shared_ratio", "private_shares", "start", "seed")
 _MEASURES = ("self_similarity", "cross_similarity", "delta", "purity", "separation")

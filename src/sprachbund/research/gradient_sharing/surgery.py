@@ -150,10 +150,7 @@ def _branches(split: SplitFeedForward) -> list[Branch]:
     return [branch for branch in split.private if isinstance(branch, Branch)]
 
 
-# How much each hidden unit of a feed-forward matters to each language: mean |activation x gradient|.
-#
-# The first-order estimate of what the loss would change if the unit were gone (arXiv 1611.06440, equation
-# 8). Shapes: B utterances, T positions, F hidden width.
+# Importance of hidden units: mean |activation x gradient| (arXiv 1611.06440, equation 8).
 
 Loss = Callable[[Any], Tensor]
 """From a batch of one language to what is differentiated; a sum over target tokens, so that batches add up."""
@@ -246,7 +243,7 @@ def _check(sums: Mapping[str, Mapping[str, Tensor]], tag: str) -> None:
             )
 
 
-# The importance of hidden units, for the modules and languages that a sharing plan asks about.
+# Importance for the modules and languages of a plan.
 
 BATCH = 8
 Key = tuple[str, tuple[str, ...], int]
