@@ -139,7 +139,14 @@ class MixedSentence:
 
 
 def draw_mixed(main: str, embedded: str, part: Part, rng: random.Random) -> MixedSentence:
-    """A sentence of a part with one slot, or two, in another language."""
+    """A sentence of a part with one slot, or two, in another language.
+
+    Args:
+        main: BCP-47 tag of the sentence.
+        embedded: BCP-47 tag of the slots.
+        part: "train", "dev" or "test".
+        rng: source of all random choices.
+    """
     while True:
         meaning = draw_meaning(part, rng)
         if meaning.kind in templates() and (sentence := mixed(meaning, main, embedded, rng)):
@@ -147,7 +154,14 @@ def draw_mixed(main: str, embedded: str, part: Part, rng: random.Random) -> Mixe
 
 
 def mixed(meaning: Meaning, main: str, embedded: str, rng: random.Random) -> MixedSentence | None:
-    """A meaning with some of its slots embedded; None where a switch would be inside a word, or none would be heard."""
+    """A meaning with some of its slots embedded; None where a switch would be inside a word, or none would be heard.
+
+    Args:
+        meaning: language-neutral meaning.
+        main: BCP-47 tag of the sentence.
+        embedded: BCP-47 tag of the slots.
+        rng: source of all random choices.
+    """
     slots = list(templates()[meaning.kind].slots)
     count = 2 if len(slots) > 1 and rng.random() < _TWO_SLOTS else 1
     chosen = dict.fromkeys(rng.sample(slots, count), embedded)
@@ -171,7 +185,13 @@ def mixed(meaning: Meaning, main: str, embedded: str, rng: random.Random) -> Mix
 
 
 def range_of(slots: Sequence[str], pieces: Sequence[Piece], language: str) -> WordRange | None:
-    """Where the words that translate some slots stand in a rendering; None where others stand between them."""
+    """Where the words that translate some slots stand in a rendering; None where others stand between them.
+
+    Args:
+        slots: names of slots.
+        pieces: rendering, piece by piece.
+        language: BCP-47 tag of the rendering.
+    """
     whole = "".join(piece.text for piece in pieces)
     ranges = ranges_of_pieces([piece.text for piece in pieces], whole, language)
     own = {
@@ -240,7 +260,15 @@ def draw_spliced(
 def spliced(
     meaning: Meaning, main: str, embedded: str, clips: Mapping[str, Clips], rng: random.Random
 ) -> tuple[MixedSentence, list[FloatArray]] | None:
-    """A meaning said so; None where a recording is missing, or a language has no such words."""
+    """A meaning said so; None where a recording is missing, or a language has no such words.
+
+    Args:
+        meaning: language-neutral meaning.
+        main: BCP-47 tag of the announcement.
+        embedded: BCP-47 tag of the other run.
+        clips: recordings by language.
+        rng: source of all random choices.
+    """
     runs, sounds = [], []
     for slots, build in RUNS[meaning.kind]:
         tag = embedded if slots else main

@@ -84,7 +84,13 @@ def read_bitext(
 
 
 def read_tsv(path: Path, source_language: str, target_language: str) -> Iterator[Pair | Fault]:
-    """Pairs of a table whose header names a column for each language; fields as they stand, quotation marks too."""
+    """Pairs of a table whose header names a column for each language; fields as they stand, quotation marks too.
+
+    Args:
+        path: the table.
+        source_language: BCP-47 tag of the source column.
+        target_language: BCP-47 tag of the target column.
+    """
     lines = _lines(path)
     header = [name.strip() for name in next(lines, "").split("\t")]
     columns = []
@@ -119,7 +125,13 @@ def read_moses(source: Path, target: Path) -> Iterator[Pair | Fault]:
 
 
 def read_tmx(path: Path, source_language: str, target_language: str) -> Iterator[Pair | Fault]:
-    """Pairs of a translation memory; `en` finds `en-GB`, where no unit says `en` itself."""
+    """Pairs of a translation memory; `en` finds `en-GB`, where no unit says `en` itself.
+
+    Args:
+        path: the file.
+        source_language: BCP-47 tag of the source texts.
+        target_language: BCP-47 tag of the target texts.
+    """
     number, body = 0, None
     try:
         for event, element in ET.iterparse(path, events=("start", "end")):

@@ -58,6 +58,11 @@ def spans_in(utterance: Utterance) -> list[Mapping[str, Any]]:
 def check_spans(spans: Sequence[Stretch], duration_s: float, *, slack_s: float = SLACK_S) -> None:
     """Check that spans stand in the audio, one behind the other.
 
+    Args:
+        spans: start and end in seconds, and language.
+        duration_s: length of the audio in seconds.
+        slack_s: tolerance in seconds.
+
     Raises:
         SprachbundError: spans that overlap, leave the audio by more than `slack_s`, or end before they begin.
     """
@@ -102,6 +107,11 @@ def ranges_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[W
     """Where each piece of a text stands in it; None for a piece without words.
 
     Empty when the pieces are not cut between words, so that their places cannot be counted.
+
+    Args:
+        pieces: parts of the text, in order.
+        whole: the text.
+        language: BCP-47 tag of the text.
     """
     split = [split_words(piece, language) for piece in pieces]
     if [word for words in split for word in words] != split_words(whole, language):
@@ -116,7 +126,13 @@ def ranges_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[W
 
 def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str) -> dict[str, object]:
     """Where the marked ones of a transcript's pieces stand in it, for a corpus's `custom`, as
-    `foreign_places`: one for each of its `foreign_words`. Nothing where they cannot be counted."""
+    `foreign_places`: one for each of its `foreign_words`. Nothing where they cannot be counted.
+
+    Args:
+        pieces: parts of the transcript, and whether each is marked.
+        whole: the transcript.
+        language: BCP-47 tag of the transcript.
+    """
     ranges = ranges_of_pieces([piece for piece, _ in pieces], whole, language)
     marked = [each for each, (_, foreign) in zip(ranges, pieces, strict=False) if foreign and each]
     return {"foreign_places": {language: [list(each) for each in marked]}} if marked else {}

@@ -100,7 +100,17 @@ class ManifestWriter:
         translations: Mapping[str, str] | None = None,
         custom: Mapping[str, Any] | None = None,
     ) -> None:
-        """Append one utterance: samples (num_samples,) float32 at 16 kHz, and what is said in it."""
+        """Append one utterance: samples (num_samples,) float32 at 16 kHz, and what is said in it.
+
+        Args:
+            samples: (num_samples,) float32 at 16 kHz.
+            text: transcript.
+            language: BCP-47 tag.
+            speaker: name of the speaker.
+            utterance_id: unique name of the utterance.
+            translations: BCP-47 tag to text.
+            custom: further fields.
+        """
         pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
         self._lines.append(
             {

@@ -112,6 +112,12 @@ def prepare_own(
 ) -> Prepared:
     """Write recordings as manifests into `out`, or `out/train` and `out/dev`; whole shards there stay.
 
+    Args:
+        corpus: recordings and faults.
+        out: folder of the manifests.
+        options: name, licence and parts.
+        progress: called with utterances done and in all.
+
     Raises:
         SprachbundError: a fault, unless faults are skipped; nothing to write; `out` holds something else.
     """

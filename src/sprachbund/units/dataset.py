@@ -125,6 +125,11 @@ class Spoken:
 def within_hours(encoded: Encoded, languages: Collection[str], hours: float | None) -> Collection[int]:
     """Numbers of the utterances in some languages that make up so many hours, in a fixed random order; of all if None.
 
+    Args:
+        encoded: corpus as units.
+        languages: BCP-47 tags that are taken.
+        hours: hours of speech; None for all.
+
     Raises:
         SprachbundError: there are not so many hours.
     """
@@ -431,7 +436,13 @@ class Collate:
 
 
 def first_epoch_behind(dataset: TokenDataset, options: PlanOptions, step: int) -> int:
-    """The first epoch that begins at a step or behind it, steps counted from 0."""
+    """The first epoch that begins at a step or behind it, steps counted from 0.
+
+    Args:
+        dataset: sentences.
+        options: how batches are planned.
+        step: step, counted from 0.
+    """
     epoch = done = 0
     while done < step:
         done += max(1, len(dataset.plan(options, epoch)))

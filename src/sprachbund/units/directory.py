@@ -179,7 +179,14 @@ def identity_of(config: UnitsConfig) -> Identity:
 def write_units(
     directory: Path, config: UnitsConfig, centroids: np.ndarray, models: Mapping[str, bytes]
 ) -> Units:
-    """Write centroids (K, D), SentencePiece models by name, and last the configuration, which makes it whole."""
+    """Write centroids (K, D), SentencePiece models by name, and last the configuration, which makes it whole.
+
+    Args:
+        directory: folder of the units.
+        config: their configuration.
+        centroids: (K, D).
+        models: bytes of SentencePiece models by file name.
+    """
     write_array(directory / KMEANS, centroids)
     for name, model in models.items():
         write_bytes(directory / (name + MODEL), model)

@@ -401,7 +401,13 @@ class EncodeJob:
 
 
 def encoded_line(utterance: Utterance, labels: np.ndarray, speed: float) -> str:
-    """A line of JSON: the units of an utterance as characters, how many frames each lasts, and what was said."""
+    """A line of JSON: the units of an utterance as characters, how many frames each lasts, and what was said.
+
+    Args:
+        utterance: utterance with its texts.
+        labels: cluster of every frame (T,).
+        speed: speed that the utterance was played at.
+    """
     units, durations = collapse(labels)
     values = {
         "id": utterance.id,

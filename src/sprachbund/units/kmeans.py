@@ -32,6 +32,11 @@ def fit_kmeans(frames: np.ndarray, options: KMeansOptions, *, threads: int = 1) 
 
     The order in which threads add up decides the last bits, so that equal bits need one thread.
 
+    Args:
+        frames: (N, D), float32.
+        options: clusters, batches and stopping rule.
+        threads: threads to compute with.
+
     Raises:
         SprachbundError: fewer frames than clusters.
     """
@@ -67,7 +72,13 @@ def nearest(frames: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def explained(frames: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the variance of frames (N, D) that their clusters explain: 1 would be no error."""
+    """Share of the variance of frames (N, D) that their clusters explain: 1 would be no error.
+
+    Args:
+        frames: (N, D).
+        centroids: (K, D).
+        labels: cluster of every frame (N,).
+    """
     mean = np.zeros(frames.shape[1])
     for start in range(0, len(frames), _CHUNK):
         mean += frames[start : start + _CHUNK].sum(0, dtype=np.float64) / len(frames)

@@ -432,7 +432,13 @@ _DOTS_PER_INCH = 150
 
 
 def draw(measured: Measured, path: Path, title: str) -> None:
-    """Write a PNG."""
+    """Write a PNG.
+
+    Args:
+        measured: measures of the units.
+        path: file of the PNG.
+        title: title of the figure.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 8), layout="constrained", facecolor="white")

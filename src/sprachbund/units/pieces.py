@@ -42,7 +42,13 @@ class PieceSampler:
         self._unknown_score = min(score for _, score in self._pieces.values()) - _BELOW_ALL
 
     def draw(self, string: str, rng: np.random.Generator, alpha: float) -> list[int]:
-        """Pieces of a string, drawn with nothing but `rng`; neighbouring unknown characters are one piece."""
+        """Pieces of a string, drawn with nothing but `rng`; neighbouring unknown characters are one piece.
+
+        Args:
+            string: text or units as characters.
+            rng: source of all random choices.
+            alpha: smoothing of the distribution over segmentations; 0 is uniform.
+        """
         normal = self.model.normalize(string)
         ways = self._ways(normal, alpha)
         chances, end, drawn = rng.random(len(normal)).tolist(), len(normal), []
@@ -238,6 +244,11 @@ class JointVocabulary:
     ) -> list[int]:
         """Ids of a text, without its end; drawn among its segmentations (arXiv 1804.10959, section 3.2) given `rng`.
 
+        Args:
+            text: normal text.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+
         Raises:
             SprachbundError: in a vocabulary of one model, a character that stands for a unit.
         """
@@ -250,7 +261,13 @@ class JointVocabulary:
     def encode_units(
         self, string: str, rng: np.random.Generator | None = None, alpha: float = SAMPLING_ALPHA
     ) -> list[int]:
-        """Ids of units that are given as characters, without an end; drawn given `rng`."""
+        """Ids of units that are given as characters, without an end; drawn given `rng`.
+
+        Args:
+            string: units as characters.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+        """
         return _encode(self._unit_sampler, self._unit_offset, string, rng, alpha)
 
     def decode_text(self, ids: Sequence[int]) -> str:

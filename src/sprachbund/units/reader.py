@@ -93,11 +93,23 @@ class UnitReader:
         return [self.of_text(text) for text in texts]
 
     def of_string(self, string: str, rng: np.random.Generator | None = None, alpha: float = 0.0) -> list[int]:
-        """Tokens of units that are given as characters; drawn given `rng`, see `JointVocabulary`."""
+        """Tokens of units that are given as characters; drawn given `rng`, see `JointVocabulary`.
+
+        Args:
+            string: units as characters.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+        """
         return self.vocabulary.encode_units(string, rng, alpha)
 
     def of_text(self, text: str, rng: np.random.Generator | None = None, alpha: float = 0.0) -> list[int]:
-        """Tokens of a text, each piece repeated; drawn given `rng`, see `JointVocabulary`."""
+        """Tokens of a text, each piece repeated; drawn given `rng`, see `JointVocabulary`.
+
+        Args:
+            text: source text.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+        """
         return upsample(self.vocabulary.encode_text(text, rng, alpha), self.ratio, mark=self._mark)
 
     @cached_property

@@ -151,7 +151,14 @@ class TooLong:
 def too_long_for_ctc(
     names: Sequence[str], source_lengths: Sequence[int], targets: Sequence[Sequence[int]], *, stride: int = 1
 ) -> list[TooLong]:
-    """Every example whose target (U,) does not fit its source, of `source_lengths` pieces before the stride."""
+    """Every example whose target (U,) does not fit its source, of `source_lengths` pieces before the stride.
+
+    Args:
+        names: names of the examples, for messages.
+        source_lengths: source pieces of each example.
+        targets: target ids (U,) of each example.
+        stride: source pieces of a frame.
+    """
     counted = [
         TooLong(name=name, available=subsampled(length, stride), needed=ctc_places(target))
         for name, length, target in zip(names, source_lengths, targets, strict=True)

@@ -341,6 +341,12 @@ def compose(meaning: Meaning, language: str, clips: Clips, rng: random.Random) -
     """Say ``meaning`` with the recordings ``clips`` of a speaker of ``language``.
 
     None when the kind cannot be composed, or a recording is missing.
+
+    Args:
+        meaning: language-neutral meaning.
+        language: BCP-47 tag.
+        clips: recordings of the speaker by name.
+        rng: source of all random choices.
     """
     builder = _BUILDERS.get(meaning.kind)
     pieces = builder(meaning, language, rng) if builder else None
@@ -348,7 +354,13 @@ def compose(meaning: Meaning, language: str, clips: Clips, rng: random.Random) -
 
 
 def play(pieces: Pieces, clips: Clips, rng: random.Random) -> Composed | None:
-    """Join the recordings of ``pieces``; None when one is missing."""
+    """Join the recordings of ``pieces``; None when one is missing.
+
+    Args:
+        pieces: recordings to play, and their words.
+        clips: recordings of the speaker by name.
+        rng: source of all random choices.
+    """
     sounds: list[Samples] = []
     spoken: Pieces = []
     for piece in pieces:
@@ -446,6 +458,14 @@ def composed_utterances(
     Meanings belong to one split by their hash, prompts by their sentence; without ``prompts`` only meanings
     are composed. Speakers kept for testing take part only when named in ``speakers``. Raises SprachbundError
     when no speaker is left or nothing can be composed.
+
+    Args:
+        clips_by_speaker: recordings of each speaker by name.
+        rng: source of all random choices.
+        split: part of the corpus.
+        prompts: prompts to join; None joins none.
+        kinds: kinds of meaning; None for all.
+        speakers: speakers; None for all.
     """
     chosen = [c for c in clips_by_speaker.values() if (c.speaker in speakers if speakers else not c.held_out)]
     if not chosen:

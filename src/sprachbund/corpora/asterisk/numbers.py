@@ -36,7 +36,13 @@ Pieces = list[Piece]
 
 
 def digit(name: str, text: str, glue: str = " ") -> Piece:
-    """A piece from the folder ``digits``."""
+    """A piece from the folder ``digits``.
+
+    Args:
+        name: name of the recording.
+        text: words heard.
+        glue: what joins the words to the next ones.
+    """
     return Piece((f"digits/{name}",), text, glue)
 
 
@@ -62,7 +68,13 @@ _AND_FR = Piece(("digits/et", "vm-and"), "et")
 
 
 def counted(value: int, language: str, gender: str) -> Pieces | None:
-    """A number before a noun of ``gender`` ("m", "f", "n"); None where the form of one was never recorded."""
+    """A number before a noun of ``gender`` ("m", "f", "n"); None where the form of one was never recorded.
+
+    Args:
+        value: the number.
+        language: BCP-47 tag.
+        gender: of the noun.
+    """
     if not 0 <= value <= MAX_NUMBER:
         return None
     if language == "es":
@@ -83,7 +95,13 @@ def number(value: int, language: str) -> Pieces | None:
 
 
 def single(value: int, language: str, glue: str = " ") -> Piece:
-    """One recording that says a whole small number (0 to 20, tens, or a special one)."""
+    """One recording that says a whole small number (0 to 20, tens, or a special one).
+
+    Args:
+        value: the number.
+        language: BCP-47 tag.
+        glue: what joins the words to the next ones.
+    """
     return digit(str(value), cardinal(value, language), glue)
 
 
@@ -303,7 +321,15 @@ def month(index: int, language: str) -> Piece:
 def date(
     month_: int, day: int, language: str, *, year: int = 0, weekday_: int | None = None
 ) -> Pieces | None:
-    """The recordings of a date in the order of the language; ``year`` 0 for none, ``weekday_`` 0 = Monday."""
+    """The recordings of a date in the order of the language; ``year`` 0 for none, ``weekday_`` 0 = Monday.
+
+    Args:
+        month_: 1 to 12.
+        day: 1 to 31.
+        language: BCP-47 tag.
+        year: four digits, or 0 for none.
+        weekday_: 0 is Monday; None for none.
+    """
     day_pieces = _day(day, language)
     year_pieces = _YEARS[language](year) if year else []
     if day_pieces is None or year_pieces is None:
@@ -355,7 +381,14 @@ _YEARS: dict[str, Callable[[int], Pieces | None]] = {
 
 
 def clock_time(hour: int, minute: int, language: str, rng: random.Random) -> Pieces | None:
-    """The recordings of a time of day, hour 0 to 23; in English on the twelve-hour face."""
+    """The recordings of a time of day, hour 0 to 23; in English on the twelve-hour face.
+
+    Args:
+        hour: 0 to 23.
+        minute: 0 to 59.
+        language: BCP-47 tag.
+        rng: source of all random choices.
+    """
     return _TIMES[language](hour, minute, rng)
 
 

@@ -251,6 +251,11 @@ def load_prompts(
 ) -> list[Prompt]:
     """Every recording with usable words in ``source`` (unpacked tree or folder of .deb files) of
     ``languages``.
+
+    Args:
+        source: unpacked tree or folder of .deb files.
+        languages: BCP-47 tags.
+        cache: folder for unpacked files; None for a temporary one.
     """
     return list(load_prompt_set(source, languages, cache=cache).prompts)
 

@@ -375,7 +375,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def clean(language: str, name: str, raw_text: str, counts: Counter[str] | None = None) -> str | None:
-    """The cleaned text or None when a rule drops it; ``counts`` gains one for each rule that acted."""
+    """The cleaned text or None when a rule drops it; ``counts`` gains one for each rule that acted.
+
+    Args:
+        language: BCP-47 tag.
+        name: name of the recording.
+        raw_text: published transcript.
+        counts: gains one for each rule that acted.
+    """
     text = raw_text
     for rule in RULES:
         mended = rule(language, name, text)

@@ -45,7 +45,15 @@ def draw_slot(spec: str, rng: random.Random) -> Slot:
 
 
 def say_slot(spec: str, value: Slot, form: str, language: str, rng: random.Random | None) -> str:
-    """Say a slot's value in a language; without `rng` in the canonical wording."""
+    """Say a slot's value in a language; without `rng` in the canonical wording.
+
+    Args:
+        spec: "type" or "type:argument".
+        value: what was drawn.
+        form: form named in the template.
+        language: BCP-47 tag.
+        rng: chooses the wording; None takes the canonical one.
+    """
     name = spec.partition(":")[0]
     say = _SAYERS.get(name)
     if say is None:

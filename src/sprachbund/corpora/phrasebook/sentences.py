@@ -183,14 +183,27 @@ def keys(name: str) -> tuple[str, ...]:
 
 @cache
 def word(name: str, key: str, form: str, language: str) -> str:
-    """Give a form of a word by its number in the cell, "" or "0" being the first."""
+    """Give a form of a word by its number in the cell, "" or "0" being the first.
+
+    Args:
+        name: name of the table.
+        key: first column of the row.
+        form: number of the form.
+        language: BCP-47 tag.
+    """
     forms = table(name)[key][language]
     return forms[int(form or 0) if len(forms) > 1 else 0]
 
 
 @cache
 def country(key: str, form: str, language: str) -> str:
-    """Name a country: "" bare, or with the words for "in", "to", "from" it."""
+    """Name a country: "" bare, or with the words for "in", "to", "from" it.
+
+    Args:
+        key: first column of the row.
+        form: form named in the template.
+        language: BCP-47 tag.
+    """
     forms = table("country")[key][language]
     if len(forms) == 1:
         return _regular_place(forms[0], form, language)
@@ -201,7 +214,13 @@ def country(key: str, form: str, language: str) -> str:
 
 @cache
 def city(key: str, form: str, language: str) -> str:
-    """Name a city: "" bare, or with the words for "in", "to", "from" it."""
+    """Name a city: "" bare, or with the words for "in", "to", "from" it.
+
+    Args:
+        key: first column of the row.
+        form: form named in the template.
+        language: BCP-47 tag.
+    """
     forms = table("city")[key][language]
     return _regular_place(forms[0], form, language) if len(forms) == 1 else forms[_PLACE_FORMS.index(form)]
 
@@ -217,7 +236,13 @@ def _regular_place(name: str, form: str, language: str) -> str:
 
 @cache
 def spoken_language(key: str, form: str, language: str) -> str:
-    """Name a language for "speak X" (""), with article for "learn X" ("the"), or for "say it in X" ("in")."""
+    """Name a language for "speak X" (""), with article for "learn X" ("the"), or for "say it in X" ("in").
+
+    Args:
+        key: first column of the row.
+        form: form named in the template.
+        language: BCP-47 tag.
+    """
     name = str(Locale(language).languages[key]).replace("\u00a0", " ")
     if language == "ru":
         return {"": "по-" + name[:-1], "the": name, "in": f"на {name[:-2]}ом"}[form]
@@ -243,7 +268,14 @@ def _with_article(name: str, language: str) -> str:
 
 @cache
 def counted(value: int, key: str, case: str, language: str) -> str:
-    """Say a number with its noun in agreement; `case` is "", "acc" or "dat" (German, Russian accusative)."""
+    """Say a number with its noun in agreement; `case` is "", "acc" or "dat" (German, Russian accusative).
+
+    Args:
+        value: the number.
+        key: first column of the noun.
+        case: grammatical case.
+        language: BCP-47 tag.
+    """
     forms = table("noun")[key][language]
     if language in ("en", "nl"):
         return f"{numbers.cardinal(value, language)} {forms[0 if abs(value) == 1 else -1]}"

@@ -163,7 +163,13 @@ class Counts:
             self.seconds[key] += duration_s  # type: ignore[assignment]
 
     def leave_out(self, where: str, reason: str, detail: str = "") -> None:
-        """Count something left out."""
+        """Count something left out.
+
+        Args:
+            where: file and line.
+            reason: why it is left out; reasons are counted.
+            detail: further words for the list.
+        """
         self.left_out[reason] += 1
         self.listed.append([where, reason, detail])
 
@@ -310,7 +316,19 @@ class Join:
         translations: dict[str, str] | None = None,
         custom: dict[str, Any] | None = None,
     ) -> None:
-        """An utterance, or translations more of one that is there (same language, recording, times)."""
+        """An utterance, or translations more of one that is there (same language, recording, times).
+
+        Args:
+            part: part of the corpus.
+            where: file and line.
+            utterance_id: unique name of the utterance.
+            cut: recording, and section of it in seconds.
+            language: BCP-47 tag.
+            text: transcript.
+            speaker: name of the speaker.
+            translations: BCP-47 tag to text.
+            custom: further fields.
+        """
         key = (
             f"{language}\t{cut.path.name}\t{round(cut.start_s * 1000):012d}\t{_milliseconds(cut.duration_s)}"
         )
@@ -334,7 +352,13 @@ class Join:
         )
 
     def leave_out(self, part: str, where: str, reason: str) -> None:
-        """Something that becomes no utterance."""
+        """Something that becomes no utterance.
+
+        Args:
+            part: part of the corpus.
+            where: file and line.
+            reason: why it is left out; reasons are counted.
+        """
         self._db.execute("insert into left_out values (?, ?, ?)", (part, where, reason))
 
     def parts(self) -> list[Part]:

@@ -174,6 +174,12 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
 def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: int = SHARD_SIZE) -> Counts:
     """Write a part's shards that are not there yet; counts are of all of them.
 
+    Args:
+        part: reader of the entries.
+        directory: folder of the part.
+        options: how the corpus is written.
+        shard_size: entries in a shard.
+
     Raises:
         SprachbundError: an id that is there twice; sound that cannot be read, unless such is skipped.
     """
@@ -192,7 +198,13 @@ def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: 
 
 
 def close_part(directory: Path, info: Mapping[str, Any], counts: Counts) -> None:
-    """Write `dataset.json` and the list of what was left out; nothing where no utterance was written."""
+    """Write `dataset.json` and the list of what was left out; nothing where no utterance was written.
+
+    Args:
+        directory: folder of the part.
+        info: fields of dataset.json.
+        counts: counts of all shards.
+    """
     _list_left_out(directory / LEFT_OUT, counts)
     if shard_numbers(directory):
         ManifestWriter(directory).close({**info, "left_out": dict(counts.left_out)})

@@ -116,7 +116,13 @@ MAX_DEPTH = 6
 
 
 def require(path: Path, what: str, homepage: str) -> Path:
-    """The path, if something is there. Raises SprachbundError with what it is and where it comes from."""
+    """The path, if something is there. Raises SprachbundError with what it is and where it comes from.
+
+    Args:
+        path: file or folder.
+        what: what it is, for the error.
+        homepage: where to get it, for the error.
+    """
     if not path.exists():
         raise SprachbundError(f"{path} is missing ({what}); get it from {homepage}")
     return path

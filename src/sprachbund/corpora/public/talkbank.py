@@ -269,7 +269,14 @@ def runs(words: Sequence[Word], language: str) -> list[tuple[str, list[Word]]]:
 
 def spans(said: Utterance, duration_s: float, language: str, translation: str) -> list[dict[str, Any]]:
     """Runs of one language: their words, their share of the time by letters, their places in the transcript
-    (in `language`) and, where English words on both sides tell, in the English translation."""
+    (in `language`) and, where English words on both sides tell, in the English translation.
+
+    Args:
+        said: words with their languages.
+        duration_s: seconds of the utterance.
+        language: BCP-47 tag of the transcript.
+        translation: text in the other language.
+    """
     pieces = runs(said.words, said.language)
     texts = [(tag(code, said.where), joined(words)) for code, words in pieces]
     letters = [sum(c.isalnum() for word in words for c in word.text) for _, words in pieces]

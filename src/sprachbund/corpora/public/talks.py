@@ -37,7 +37,13 @@ _FIELD = re.compile(r"(\w+):\s*([^,{}]+)")
 
 
 def read(source: Path, options: CorpusOptions, homepage: str) -> Sequence[Part]:
-    """The splits of the pairs that are there."""
+    """The splits of the pairs that are there.
+
+    Args:
+        source: folder of the corpus.
+        options: how the corpus is written.
+        homepage: where to get the corpus, for errors.
+    """
     join = Join()
     pairs = [(f, match) for f in find_folders(source, "data") if (match := _PAIR.fullmatch(f.name))]
     if not pairs:

@@ -219,7 +219,14 @@ def variant(arm: Arm) -> str:
 
 
 def run_folder(directory: Path, seed: int, arm: Arm, stages: tuple[Stage, ...]) -> Path:
-    """Folder of what stages, one after the other, made of an arm; arms that begin alike share their beginning."""
+    """Folder of what stages, one after the other, made of an arm; arms that begin alike share their beginning.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        arm: arm of the comparison.
+        stages: stages that the arm has passed, in order.
+    """
     return directory / f"seed-{seed}" / variant(arm) / "+".join(map(_said, stages))
 
 

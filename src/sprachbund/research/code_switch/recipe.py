@@ -149,7 +149,15 @@ def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -
 def corpus_of(
     recipe: CodeSwitchRecipe, model: SpeechLLM, kinds: Sequence[Data], part: str, seed: int
 ) -> Corpus:
-    """The part of all kinds of data, end to end; a stage has none that is all transcribed beside one that is not."""
+    """The part of all kinds of data, end to end; a stage has none that is all transcribed beside one that is not.
+
+    Args:
+        recipe: options of the comparison.
+        model: model whose tokenizer and prompts make the examples.
+        kinds: kinds of data, laid end to end.
+        part: "train" or "dev".
+        seed: seed of every random choice of the corpus.
+    """
     share = _DEV_SHARE if part == "dev" else 1.0
     manifests = [(Manifest(recipe.data / f"{PARTS[kind][0]}{part}"), share) for kind in kinds]
     transcribed = PARTS[kinds[0]][1]
@@ -165,7 +173,14 @@ def corpus_of(
 
 
 def make_scores(recipe: CodeSwitchRecipe, directory: Path, tests: Sequence[Test], number: int) -> None:
-    """Evaluate an arm's last model on the parts of a test set that are there."""
+    """Evaluate an arm's last model on the parts of a test set that are there.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        tests: test sets, with their parts.
+        number: index among arms, seeds and test sets.
+    """
     seed, name, test = tests[number]
     arm = ARMS[name]
     options = EvaluationOptions(
@@ -183,6 +198,11 @@ _MOST_TEXTS = 60_000
 
 def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run all arms over all seeds, or go on; the file with the table.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
 
     Raises:
         SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models

@@ -58,7 +58,13 @@ class _Chosen:
 
 
 def scores_of(directory: Path, seed: int, name: str) -> Path:
-    """Folder of an arm's scores."""
+    """Folder of an arm's scores.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        name: name of the arm.
+    """
     return directory / f"seed-{seed}" / "scores" / name.replace(", ", "-").replace(" ", "-")
 
 

@@ -282,6 +282,12 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
 
 
 def run_folder(directory: Path, seed: int, name: str) -> Path:
-    """Folder of an arm."""
+    """Folder of an arm.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        name: name of the arm.
+    """
     kept = "".join(c if c.isalnum() else "-" for c in name.lower())
     return directory / f"seed-{seed}" / "-".join(filter(None, kept.split("-")))

@@ -55,14 +55,28 @@ MBART_RATE, NEW_RATE = 3e-5, 3e-4
 
 
 def text_model(recipe: DiscreteUnitsRecipe, directory: Path, seed: int, head: str) -> Path:
-    """The model that has learned text: the one that is named, or one trained on the text from outside."""
+    """The model that has learned text: the one that is named, or one trained on the text from outside.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        seed: seed of the run.
+        head: head of the model.
+    """
     return recipe.text_start or run_folder(directory, seed, f"text {head}") / "model"
 
 
 def make_text_model(
     recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int
 ) -> None:
-    """Train the model that an arm "+ text start" begins with, on the text from outside."""
+    """Train the model that an arm "+ text start" begins with, on the text from outside.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        models: all models of the comparison.
+        number: index in `models`.
+    """
     _, seed, arm = models[number]
     assert arm is not None
     folder = run_folder(directory, seed, f"text {arm.head}")
@@ -79,7 +93,14 @@ def make_text_model(
 
 
 def make_model(recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int) -> None:
-    """Train a model and score it; what is trained already is scored."""
+    """Train a model and score it; what is trained already is scored.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        models: all models of the comparison.
+        number: index in `models`.
+    """
     name, seed, arm = models[number]
     folder = run_folder(directory, seed, name)
     trained = folder / "run" / "model"
@@ -105,7 +126,14 @@ def _train_arm(
 
 
 def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path) -> UnitTranslatorRecipe:
-    """The run of an arm."""
+    """The run of an arm.
+
+    Args:
+        recipe: options of the comparison.
+        seed: seed of the run.
+        arm: arm of the comparison.
+        directory: folder of all runs.
+    """
     whole = _whole(recipe, seed, arm, directory)
     if arm.text != "start":
         return whole
@@ -202,6 +230,11 @@ TEXT_MODEL, SCORES = Path("model") / WEIGHTS_FILE, Path("scores") / MANIFEST_FIL
 
 def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run all arms over all seeds, or go on; the file with the main table.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
 
     Raises:
         SprachbundError: data that are not there or do not fit, or a recipe that asks for what there is not; one that

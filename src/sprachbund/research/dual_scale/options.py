@@ -192,5 +192,11 @@ class DualScaleRecipe(Strict):
 
 
 def run_folder(directory: Path, name: str, seed: int) -> Path:
-    """Folder of an arm's run."""
+    """Folder of an arm's run.
+
+    Args:
+        directory: folder of all runs.
+        name: name of the arm.
+        seed: seed of the run.
+    """
     return directory / f"seed-{seed}" / name.replace(" ", "-")

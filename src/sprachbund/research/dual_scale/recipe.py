@@ -104,6 +104,11 @@ _TEXTS = 50_000  # that a new vocabulary is fitted on, at most
 def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run everything, or go on; the file with the table.
 
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
+
     Raises:
         SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
             torchrun started several times.

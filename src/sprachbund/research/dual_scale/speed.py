@@ -209,7 +209,13 @@ class _Runner:
 
 
 def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[str], None]) -> Path:
-    """Time all systems on the test set; the file with the result."""
+    """Time all systems on the test set; the file with the result.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
+    """
     families: dict[Path, Family] = {}
     systems = systems_of(recipe, directory)
     for system in systems:
@@ -232,6 +238,12 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
 
 def works(manifest: Manifest, languages: Sequence[str], utterances: int, batch: int) -> Iterator[Work]:
     """The test set in pieces: from each language so many utterances, spread evenly, into each of the others.
+
+    Args:
+        manifest: test set.
+        languages: BCP-47 tags.
+        utterances: utterances of each source language.
+        batch: utterances in a piece of work.
 
     Raises:
         SprachbundError: a language without speech.

@@ -61,7 +61,13 @@ class LatencySensitivity:
 
 
 def latency_sensitivity(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> LatencySensitivity | None:
-    """LST at the most bits; None with fewer than two streaming tiers."""
+    """LST at the most bits; None with fewer than two streaming tiers.
+
+    Args:
+        grid: results by start, language, hours, tier, bits and seed.
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
     streaming = [index for index, tier in enumerate(grid.tiers) if tier.lower() != OFFLINE]
     if len(streaming) < 2:
         return None
@@ -117,7 +123,13 @@ class BitCost:
 
 
 def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitCost, ...]:
-    """The cost of every width below the largest, most bits first."""
+    """The cost of every width below the largest, most bits first.
+
+    Args:
+        grid: results by start, language, hours, tier, bits and seed.
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
     means = grid.sign * grid.means
     costs = []
     for index, bits in enumerate(grid.bits[1:], start=1):
@@ -268,7 +280,14 @@ _Pair = tuple[CellManifest, CellManifest]
 def finished_pairs(
     grid: StudyGrid, manifests: Sequence[CellManifest], language: str, hours: float
 ) -> list[_Pair]:
-    """Cells of the first two starts with the same seed, as far as both are finished."""
+    """Cells of the first two starts with the same seed, as far as both are finished.
+
+    Args:
+        grid: grid of the study.
+        manifests: manifests of finished cells.
+        language: BCP-47 tag.
+        hours: hours of data of the cells.
+    """
     there = {one.cell: one for one in manifests}
     pairs = (
         [there.get(Cell(start=start, language=language, hours=hours, seed=seed)) for start in grid.starts[:2]]

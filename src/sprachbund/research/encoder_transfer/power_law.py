@@ -4,9 +4,9 @@ As published (arXiv 2606.24169): ordinary least squares of ln(mean gap) on ln(h 
 and the law fitted anew, without scales whose mean is not positive. Beyond it: least squares of the gaps themselves,
 intervals that cover, a test of whether the points lie on a straight line, and reasons why not to trust a fit.
 Over few languages the middle 95% of the draws, the published interval, cover too little: the draws spread by the spread
-of the sample divided by L, not L - 1, and have the tails of a normal law. `t_interval` corrects both. In logarithms every
-scale has the same weight whatever its error, and a gap has to be positive; the fit of the gaps themselves needs neither
-where noise is additive, as that of seeds. docs/study.md has the measured coverage and errors.
+of the sample divided by L, not L - 1, and have the tails of a normal law. `t_interval` corrects both. In logarithms
+every scale has the same weight whatever its error, and a gap has to be positive; the fit of the gaps themselves needs
+neither where noise is additive, as that of seeds. docs/study.md has the measured coverage and errors.
 
 Shapes: S draws, L languages, H scales of hours.
 """
@@ -47,13 +47,26 @@ class Estimate:
 
 
 def language_draws(num_languages: int, draws: int = DRAWS, seed: int = SEED) -> Values:
-    """(S, L) weights that sum to 1: the share of each language in each draw with replacement."""
+    """(S, L) weights that sum to 1: the share of each language in each draw with replacement.
+
+    Args:
+        num_languages: L.
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
     chunks = [weights for _, weights in bootstrap_weights(num_languages, draws, seed)]
     return np.concatenate(chunks) / num_languages
 
 
 def t_interval(value: float, drawn: Values, num_units: int, level: float = LEVEL) -> Interval:
-    """value ± t(L - 1) sd(drawn) sqrt(L / (L - 1)), for L units that were drawn with replacement."""
+    """value ± t(L - 1) sd(drawn) sqrt(L / (L - 1)), for L units that were drawn with replacement.
+
+    Args:
+        value: estimate on all units.
+        drawn: estimates of the draws (S,).
+        num_units: L.
+        level: confidence level, between 0 and 1.
+    """
     from scipy.stats import t
 
     if num_units < 2:
@@ -64,7 +77,14 @@ def t_interval(value: float, drawn: Values, num_units: int, level: float = LEVEL
 
 
 def estimate(value: float, drawn: Values, num_units: int, level: float = LEVEL) -> Estimate:
-    """A number with both intervals from its draws (S,)."""
+    """A number with both intervals from its draws (S,).
+
+    Args:
+        value: estimate on all units.
+        drawn: estimates of the draws (S,).
+        num_units: number of units that were drawn, L.
+        level: confidence level, between 0 and 1.
+    """
     if num_units < 2:
         return Estimate(value=value, interval=(-np.inf, np.inf), percentile=(-np.inf, np.inf))
     return Estimate(
@@ -73,7 +93,13 @@ def estimate(value: float, drawn: Values, num_units: int, level: float = LEVEL) 
 
 
 def mean_over_languages(values: Values, draws: int = DRAWS, seed: int = SEED) -> Estimate:
-    """The mean of one number for each language (L,)."""
+    """The mean of one number for each language (L,).
+
+    Args:
+        values: one number for each language (L,).
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
     return estimate(float(values.mean()), language_draws(len(values), draws, seed) @ values, len(values))
 
 
@@ -132,6 +158,11 @@ def of_gaps(x: Values, gaps: Values, start: Values) -> Values:
     """ln A and b (…, 2) by least squares of the gaps (…, H) themselves, whatever their sign.
 
     Gauss-Newton from `start` (2,), with steps kept short; nan where that leads nowhere.
+
+    Args:
+        x: ln(h / 100) of every scale (H,).
+        gaps: mean gaps in points (…, H).
+        start: ln A and b to start from (2,).
     """
     solution = np.broadcast_to(start, (*gaps.shape[:-1], 2)).copy()
     for _ in range(_STEPS):

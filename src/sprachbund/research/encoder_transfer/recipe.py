@@ -118,6 +118,12 @@ class Speech:
     ) -> "Speech":
         """Utterances of a language that have a text, at most `limit`, evenly over the manifest.
 
+        Args:
+            recipe: options of the study.
+            manifest: corpus.
+            language: BCP-47 tag.
+            limit: number of utterances at most; None for all.
+
         Raises:
             SprachbundError: when there is none.
         """
@@ -199,6 +205,11 @@ def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[s
 
     A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
     and one that writes what is spoken is told the language of translations.
+
+    Args:
+        recipe: options of the study.
+        cell: cell that is trained.
+        start: model directory of the start.
     """
     config, wanted = read_config(start), (cell.language, recipe.target(cell.language))
     new = {tag: MEAN for tag in dict.fromkeys(wanted) if tag not in config.source_languages}
@@ -210,7 +221,13 @@ def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[s
 
 
 def quantized(recipe: EncoderTransferRecipe, model: Conformer, bits: int) -> Conformer:
-    """A copy with the linear layers of its encoder in so many bits; the model itself at 32."""
+    """A copy with the linear layers of its encoder in so many bits; the model itself at 32.
+
+    Args:
+        recipe: options of the study.
+        model: model, which stays unchanged.
+        bits: bits of a weight.
+    """
     if bits == BITS_OF_FLOAT:
         return model
     made = copy.deepcopy(model)
@@ -279,6 +296,11 @@ MAY_CHANGE = ("grid", "workers", "data")
 
 def run(recipe: EncoderTransferRecipe, directory: Path, *, report: Callable[[str], None] = print) -> Path:
     """Run the study, or go on, and write its report; the file with the table of gaps.
+
+    Args:
+        recipe: options of the study.
+        directory: folder of the study.
+        report: called with a line for every step.
 
     Raises:
         SprachbundError: as `run_cells` and `make_report` do.

@@ -530,7 +530,13 @@ def make_report(grid: StudyGrid, out: Path, *, by: By = "log", draws: int = DRAW
 
 
 def write_report(report: StudyReport, out: Path, hours: Sequence[float] = ()) -> Path:
-    """Write report, tables and figure into the study's folder; the path of the report."""
+    """Write report, tables and figure into the study's folder; the path of the report.
+
+    Args:
+        report: the report.
+        out: folder of the study.
+        hours: amounts of data to recommend a start for.
+    """
     tables = {
         "gaps": gap_rows(report),
         "starts": start_rows(report),

@@ -384,6 +384,13 @@ class CellManifest(Strict):
 def write_cell(folder: Path, cell: Cell, grid: StudyGrid, scored: CellScores, took_s: float) -> CellManifest:
     """Write counts and manifest of a cell.
 
+    Args:
+        folder: folder of the cell.
+        cell: the cell.
+        grid: grid of the study.
+        scored: counts (C, Q, N, K) and ids of the utterances.
+        took_s: seconds that the cell took.
+
     Raises:
         SprachbundError: for counts that are not those of the grid.
     """

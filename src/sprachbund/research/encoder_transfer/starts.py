@@ -44,6 +44,12 @@ def make_starts(
 ) -> None:
     """Train what has to be trained first, and make every start of the grid; what is there stays.
 
+    Args:
+        recipe: options of the study.
+        out: folder of the study.
+        ray_address: address of a Ray cluster; None for this machine.
+        report: called with a line for every step.
+
     Raises:
         SprachbundError: checkpoints whose encoders have other shapes.
     """
@@ -104,7 +110,13 @@ def translator(
 
 
 def pretrained_model(recipe: EncoderTransferRecipe, out: Path, name: str) -> Path:
-    """Model directory of one that encoder layers are taken from."""
+    """Model directory of one that encoder layers are taken from.
+
+    Args:
+        recipe: options of the study.
+        out: folder of the study.
+        name: name of the pretrained model in the recipe.
+    """
     return recipe.pretrained[name].checkpoint or out / "pretrained" / name / "model"
 
 

@@ -94,7 +94,15 @@ def find_groups(
 def cluster(
     means: np.ndarray, distances: np.ndarray, num_groups: int, clustering: Clustering, seed: int
 ) -> Partition:
-    """K groups by Ward linkage on the distances (L, L) or k-means on the means (L, d)."""
+    """K groups by Ward linkage on the distances (L, L) or k-means on the means (L, d).
+
+    Args:
+        means: mean gradients (L, d).
+        distances: 1 - S (L, L).
+        num_groups: K.
+        clustering: "ward" or "kmeans".
+        seed: seed of k-means.
+    """
     if clustering == "ward":
         from scipy.cluster.hierarchy import cut_tree
 
@@ -133,7 +141,13 @@ def spread(distances: np.ndarray, partition: Partition) -> float:
 
 
 def merge_alike(partition: Partition, similarity: np.ndarray, veto: float | None) -> Partition:
-    """The groups without pairs whose mean similarity is above the veto: the most similar are joined first."""
+    """The groups without pairs whose mean similarity is above the veto: the most similar are joined first.
+
+    Args:
+        partition: groups of indexes of languages.
+        similarity: S (L, L).
+        veto: mean similarity above which groups are joined; None joins none.
+    """
     groups = [list(group) for group in partition]
     while veto is not None and len(groups) > 1:
         alike = {
@@ -194,6 +208,11 @@ def means(rows: Rows) -> np.ndarray:
 def similarity(means: np.ndarray, languages: Sequence[str], module: str) -> np.ndarray:
     """S, cosines between the languages' mean gradients (L, d): (L, L), ones on the diagonal.
 
+    Args:
+        means: mean gradients (L, d).
+        languages: BCP-47 tags, for errors.
+        module: name of the module, for errors.
+
     Raises:
         SprachbundError: when the gradients of a language cancel out, so that they have no direction.
     """
@@ -228,6 +247,11 @@ def half_samples(rows: Rows, draws: int, seed: int) -> Iterator[list[np.ndarray]
 
     The spread of a mean over such halves around the full sample's mean is the standard error of the full sample;
     drawing with replacement instead would pair rows with themselves.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        draws: number of halves.
+        seed: seed of the draws.
     """
     random = np.random.default_rng(seed)
     for _ in range(draws):
@@ -263,7 +287,13 @@ def purities(mean_cosines: np.ndarray) -> np.ndarray:
 def shared_ratio(
     delta: float, thresholds: Sequence[float] = THRESHOLDS, ratios: Sequence[float] = RATIOS
 ) -> float:
-    """rho for a conflict delta: the first ratio below the first threshold, the last one from the last on."""
+    """rho for a conflict delta: the first ratio below the first threshold, the last one from the last on.
+
+    Args:
+        delta: mean s_ll less mean s_lk.
+        thresholds: ascending bounds of delta.
+        ratios: shared ratios, one more than thresholds.
+    """
     return ratios[int(np.searchsorted(thresholds, delta, side="right"))]
 
 

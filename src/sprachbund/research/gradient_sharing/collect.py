@@ -82,7 +82,14 @@ class Block:
 
 
 def divide(keys: Sequence[str], num_vectors: int, size: int, directory: Path) -> Iterator[Block]:
-    """Blocks of at most `size` vectors, `num_vectors` for every key."""
+    """Blocks of at most `size` vectors, `num_vectors` for every key.
+
+    Args:
+        keys: languages, or pairs, of the vectors.
+        num_vectors: vectors of each key.
+        size: vectors in a block at most.
+        directory: folder of the blocks.
+    """
     number = 0
     for key in keys:
         for start in range(0, num_vectors, size):

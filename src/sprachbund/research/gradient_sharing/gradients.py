@@ -90,6 +90,11 @@ def decoder_loss(model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]
 def target_tokens(model: Any, text: str, language: str) -> list[int]:
     """Tokens of a text as the model is taught to write it, the end included.
 
+    Args:
+        model: model with a tokenizer.
+        text: target text.
+        language: BCP-47 tag.
+
     Raises:
         SprachbundError: a family that has no such rows.
     """
@@ -198,6 +203,13 @@ def gradients(
     """Sum over batches of the gradient of the loss per target token, fp32, flat, on the CPU.
 
     To be called within `probing`.
+
+    Args:
+        model: model in evaluation mode.
+        batches: utterances with their targets, batch by batch.
+        parameters: parameters by name.
+        objective: loss of a batch.
+        after_batch: called after every batch.
     """
     sums: dict[str, Tensor] = {}
     for utterances in batches:
@@ -275,7 +287,13 @@ def cosine_error(dimensions: int, cosine: float = 0.0) -> float:
 
 
 def make_projection(kind: Kind, dimensions: int, seed: int) -> Projection:
-    """The projection of that kind."""
+    """The projection of that kind.
+
+    Args:
+        kind: "count" or "gaussian".
+        dimensions: d.
+        seed: seed of the projection.
+    """
     kinds = {"count": CountSketch, "gaussian": Gaussian}
     return kinds[kind](dimensions=dimensions, seed=seed)
 
@@ -392,7 +410,13 @@ class Chosen:
 
 
 def fits(model: Any, utterance: Utterance, target: str) -> bool:
-    """Whether a family's window and longest row hold the utterance and its text."""
+    """Whether a family's window and longest row hold the utterance and its text.
+
+    Args:
+        model: model that reads and writes.
+        utterance: utterance with its duration and texts.
+        target: BCP-47 tag of the text.
+    """
     text = utterance.text_in(target)
     if not text or not text.strip() or utterance.duration_s > model.max_window_s:
         return False

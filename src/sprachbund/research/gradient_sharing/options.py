@@ -126,5 +126,11 @@ def last_layers(num_layers: int) -> tuple[str, ...]:
 
 
 def run_folder(directory: Path, seed: int, name: str) -> Path:
-    """Folder of an arm's run."""
+    """Folder of an arm's run.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        name: name of the arm.
+    """
     return directory / f"seed-{seed}" / name.replace(", ", "-").replace(" ", "-").replace(".", "")

@@ -92,7 +92,14 @@ def dendrogram(axes: Any, evidence: Evidence) -> None:
 def purity_lines(
     axes: Any, modules: Mapping[str, Evidence], chosen: Sequence[str], against: Mapping[str, Evidence]
 ) -> None:
-    """Purity of each language and their mean, module by module; chosen modules marked, the other checkpoint dashed."""
+    """Purity of each language and their mean, module by module; chosen modules marked, the other checkpoint dashed.
+
+    Args:
+        axes: matplotlib axes.
+        modules: evidence by module.
+        chosen: modules that are split.
+        against: evidence of the other checkpoint; may be empty.
+    """
     names = list(modules)
     languages = modules[names[0]].languages
     positions = np.arange(len(names))
@@ -156,7 +163,14 @@ def energy_bars(axes: Any, evidence: Evidence) -> None:
 
 
 def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], path: Path) -> None:
-    """One PNG with all four pictures of a module."""
+    """One PNG with all four pictures of a module.
+
+    Args:
+        plan: the plan.
+        module: module in focus.
+        against: evidence of the other checkpoint; may be empty.
+        path: file of the PNG.
+    """
     evidence = plan.modules[module]
     chosen = [split.module for split in plan.splits]
     tall = 1 + 0.035 * max(0, len(evidence.languages) - 6)
@@ -176,7 +190,14 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], pa
 
 
 def svg(draw: Any, title: str, width: float, height: float) -> str:
-    """What `draw(axes)` draws as an SVG element, the same every time."""
+    """What `draw(axes)` draws as an SVG element, the same every time.
+
+    Args:
+        draw: called with the axes.
+        title: accessible title.
+        width: inches.
+        height: inches.
+    """
     figure = new_figure(width, height)
     figure.patch.set_alpha(0.0)
     draw(figure.subplots())
@@ -284,7 +305,13 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
 
 
 def build_page(plan: SharingPlan, focus: Iterable[str], against: SharingPlan | None = None) -> str:
-    """The page as HTML, with pictures of the modules in focus."""
+    """The page as HTML, with pictures of the modules in focus.
+
+    Args:
+        plan: the plan.
+        focus: names of modules.
+        against: plan of another checkpoint to compare with.
+    """
     sections = [
         _section("Who fights, and where", _list(line.strip() for line in report.fight_lines(plan)[1:]))
     ]

@@ -110,6 +110,11 @@ Report = Callable[[str], None]
 def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run all arms over all seeds, or go on; the file with the table.
 
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
+
     Raises:
         SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
             torchrun started several times.
