@@ -1,6 +1,6 @@
-"""Running a study: its cells in the order in which they tell most, by processes of this machine or of a Ray cluster.
+"""Running a study: its cells in their most informative order, by processes of this machine or of a Ray cluster.
 
-Nothing is remembered but files: a cell is finished when its manifest stands, so a study that was killed goes on with
+Only files are kept: a cell is finished when its manifest exists, so a study that was killed goes on with
 what is missing, and a cell that was half made takes up its own training. The table of results is made anew from
 manifests whenever a cell is finished.
 """
@@ -131,7 +131,7 @@ def run_tasks(
     ray_address: str | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Make the files of tasks that are missing; how many there are and how long the rest takes is told on the way.
+    """Make the files of tasks that are missing; the number of finished ones and the time left are reported.
 
     Args:
         tasks: to be done.

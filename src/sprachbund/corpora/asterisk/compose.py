@@ -465,7 +465,7 @@ def composed_utterances(
         split: part of the corpus.
         prompts: prompts to join; None joins none.
         kinds: kinds of meaning; None for all.
-        speakers: speakers; None for all.
+        speakers: names; None for all but the held-out ones.
     """
     chosen = [c for c in clips_by_speaker.values() if (c.speaker in speakers if speakers else not c.held_out)]
     if not chosen:

@@ -41,7 +41,7 @@ def digit(name: str, text: str, glue: str = " ") -> Piece:
     Args:
         name: name of the recording.
         text: words heard.
-        glue: what joins the words to the next ones.
+        glue: what joins the words to those before.
     """
     return Piece((f"digits/{name}",), text, glue)
 
@@ -100,7 +100,7 @@ def single(value: int, language: str, glue: str = " ") -> Piece:
     Args:
         value: the number.
         language: BCP-47 tag.
-        glue: what joins the words to the next ones.
+        glue: what joins the words to those before.
     """
     return digit(str(value), cardinal(value, language), glue)
 

@@ -255,7 +255,7 @@ def load_prompts(
     Args:
         source: unpacked tree or folder of .deb files.
         languages: BCP-47 tags.
-        cache: folder for unpacked files; None for a temporary one.
+        cache: folder for downloaded and unpacked packages; None for `.asterisk` beside the source.
     """
     return list(load_prompt_set(source, languages, cache=cache).prompts)
 

@@ -43,7 +43,7 @@ def prepare(
         source: packages; None fetches them.
         languages: BCP-47 tags.
         max_duration_s: longer recordings are left out.
-        on_progress: called with a line for every step.
+        on_progress: called with the name of each recording written.
     """
     out.mkdir(parents=True, exist_ok=True)
     prompts = load_prompt_set(source, languages, cache=out / ".packages")
@@ -121,7 +121,7 @@ def write_composed(
         split: part of the corpus.
         num_utterances: number of utterances.
         seed: seed of all draws.
-        speakers: speakers; None for all.
+        speakers: names; None for all but the held-out ones.
         clips: recordings of each speaker; None decodes them.
     """
     from sprachbund.corpora.asterisk.compose import composed_utterances

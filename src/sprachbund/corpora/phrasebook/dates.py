@@ -75,7 +75,7 @@ def date(value: tuple[int, int, int, int], language: str, form: str = "", varian
     that put something on that day; `variant` 1 chooses another common wording where there is one.
 
     Args:
-        value: year, month, day and weekday.
+        value: month, day, year and weekday.
         language: BCP-47 tag.
         form: grammatical form.
         variant: number of the wording.

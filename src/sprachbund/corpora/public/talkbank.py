@@ -275,7 +275,7 @@ def spans(said: Utterance, duration_s: float, language: str, translation: str) -
         said: words with their languages.
         duration_s: seconds of the utterance.
         language: BCP-47 tag of the transcript.
-        translation: text in the other language.
+        translation: English text.
     """
     pieces = runs(said.words, said.language)
     texts = [(tag(code, said.where), joined(words)) for code, words in pieces]

@@ -1,4 +1,4 @@
-"""What the comparison of code-switched translation (arXiv 2511.10670) depends on: its arms, its stages, its sizes."""
+"""Options of the comparison of code-switched translation (arXiv 2511.10670): arms, stages, sizes."""
 
 from collections.abc import Mapping
 from itertools import product

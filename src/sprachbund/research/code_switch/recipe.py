@@ -1,4 +1,4 @@
-"""Code-switched translation with experts by language (arXiv 2511.10670) beside what it has to beat, from data to table.
+"""Code-switched translation with experts by language (arXiv 2511.10670) beside its baselines, from data to table.
 
 1. A small language model is trained on the texts of the data, unless one is named.
 2. Every arm goes through its stages: speech encoder and language model frozen, projector and adapters trained. First

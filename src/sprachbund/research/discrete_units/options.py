@@ -1,4 +1,4 @@
-"""What the comparison of discrete units (arXiv 2309.15826) depends on: its arms, its data, its sizes."""
+"""Options of the comparison of discrete units (arXiv 2309.15826): arms, data, sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path

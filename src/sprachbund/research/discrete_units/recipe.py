@@ -1,4 +1,4 @@
-"""Discrete units and hard parameter sharing (arXiv 2309.15826) beside what they have to beat, from data to table.
+"""Discrete units and hard parameter sharing (arXiv 2309.15826) beside their baselines, from data to table.
 
 1. Units are made of an encoder's features, and the corpus is written as units once.
 2. Every arm is a model trained on them: a head, with more and more text; the base with one thing changed; the base with

@@ -40,7 +40,7 @@ class Training(TrainingMemory):
     Attributes:
         name: of the arm.
         translation: parameters of the translator that comes out, without fixed positions.
-        guesser: parameters of what guesses for it.
+        guesser: parameters of its draft network.
         trained: parameters that are trained.
         utterances: in a batch, over all processes; `kept_bytes` are those of one.
     """

@@ -1,4 +1,4 @@
-"""What the comparison of dual-scale training (arXiv 2508.11189) depends on: its arms, its stages, its sizes."""
+"""Options of the comparison of dual-scale training (arXiv 2508.11189): arms, stages, sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path

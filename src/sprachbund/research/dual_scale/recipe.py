@@ -1,10 +1,10 @@
-"""Dual-scale training (arXiv 2508.11189) beside what it has to beat, from data to table.
+"""Dual-scale training (arXiv 2508.11189) beside its baselines, from data to table.
 
 1. A many-to-many model is trained, grown from a shallow one where that is asked for, or a checkpoint fine-tuned: the
    teacher, unpruned.
-2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a guesser.
+2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a draft network.
 3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
-4. All are scored on the same test sentences, and timed interleaved, with and without guesses.
+4. All are scored on the same test sentences, and timed interleaved, with and without drafts.
 
 What is finished is not done again, so a broken-off run goes on.
 """
@@ -242,7 +242,7 @@ def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> N
         report(f"{DRAFT_MODEL}: training")
         small: Any = prune_decoder(load(base), recipe.draft_layers)  # type: ignore[type-var]
         save(small, folder / "new", bits=32)
-        # The encoder is shared with the model that it guesses for, so it has to stay that one's.
+        # The encoder is shared with the model that it drafts for, so it has to stay that one's.
         training = recipe.drafting.model_copy(update={"seed": seed, "trainable": ("decoder.*",)})
         train_translator(_translator(recipe, training, start=folder / "new"), folder, report=report)
 

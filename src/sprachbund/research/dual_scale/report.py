@@ -83,7 +83,7 @@ def _quality(systems: Sequence[System]) -> dict[str, dict[str, Any]]:
 
 
 def _millions(model: Path) -> float:
-    """Parameters of the translator, without what guesses for it and without fixed positions."""
+    """Parameters of the translator, without the draft network and without fixed positions."""
     family: Any = load(model)
     return sum(p.numel() for p in family.parameters() if p.requires_grad) / 1e6
 

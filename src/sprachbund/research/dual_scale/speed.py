@@ -1,4 +1,4 @@
-"""How fast each system of the comparison decodes, pair by pair, and how many guesses stand.
+"""Decoding speed and acceptance of each system of the comparison, pair by pair.
 
 As in arXiv 2508.11189, section 4, the time of the decoder counts and not that of the encoder. Every repeat lets all
 systems do a piece of work one after the other, so that a slow moment of the machine hits all of them.
@@ -45,7 +45,7 @@ LOSSY: tuple[Accept, ...] = ("top-2", "top-3", "unchecked")
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A model with something that guesses for it, or nothing.
+    """A model with or without a draft.
 
     Attributes:
         name: of its row.
@@ -53,7 +53,7 @@ class System:
         model: directory.
         draft: as `--draft` of `translate`.
         num_draft_tokens: in a pass; None chooses by predicted gain.
-        accept: which guesses stand.
+        accept: rule of acceptance of draft tokens.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Speed(BaseModel):
         batch: rows at a time.
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.
-        guesses: checked and accepted; a pair of zeros without a draft.
+        guesses: draft tokens checked and accepted; a pair of zeros without a draft.
         predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
         rows: in all.
@@ -179,7 +179,7 @@ class _Runner:
         self.texts: dict[str, Texts] = defaultdict(list)
 
     def speculation(self, pair: str) -> Speculation | None:
-        """Kept for each pair, so that its guesses are counted apart."""
+        """Kept for each pair, so that its draft tokens are counted apart."""
         if pair not in self.speculations:
             self.speculations[pair] = speculation_for(self.family, self.options)
         return self.speculations[pair]
@@ -197,7 +197,7 @@ class _Runner:
         return texts, timed(go, memory.states.device)
 
     def predicted(self, work: Work, memory: Memory) -> float | None:
-        """Gain by what rounds cost here and now, and by what share of the pair's guesses stood."""
+        """Gain by what rounds cost here and now, and by what share of the pair's draft tokens was accepted."""
         speculation = self.speculation(work.pair)
         if speculation is None or not speculation.guesses:
             return None

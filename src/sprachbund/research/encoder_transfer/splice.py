@@ -146,7 +146,7 @@ def _tensors(base: Conformer, sources: Mapping[str, Conformer], name: str, seed:
 
 
 def _check_kind(source: Conformer, base: Conformer, name: str) -> None:
-    """See that what no tensor's shape tells is the same: layers that heard other features, say, are of no use."""
+    """Check settings that no tensor's shape shows: layers trained on other features, for example, are of no use."""
     for what, own, wanted in (
         ("features", source.front_end, base.front_end),
         ("attention heads", source.config.num_heads, base.config.num_heads),

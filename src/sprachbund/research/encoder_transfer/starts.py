@@ -214,7 +214,7 @@ def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: C
 
 
 def digests(model: Conformer) -> dict[str, str]:
-    """What tells encoder, decoder, joint network and tokenizer of a model from those of another."""
+    """Digests of the encoder, decoder, joint network and tokenizer of a model."""
     weights = model.state_dict()
     joint = {name for name in weights if name.startswith("transducer.joint.")}
     encoder = {name for name in weights if name.startswith("encoder.")}

@@ -112,7 +112,7 @@ def target_tokens(model: Any, text: str, language: str) -> list[int]:
 
 
 def _features(model: Any, utterances: Sequence[Spoken]) -> Features:
-    """Features of utterances whose languages are told, on the model's device."""
+    """Features of utterances whose languages are given, on the model's device."""
     features: Features = model.features([u.samples for u in utterances])
     heard = list(model.source_languages)
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""What the comparison of gradient-driven sharing (arXiv 2603.25836) depends on: its arms, its stages, its sizes."""
+"""Options of the comparison of gradient-driven sharing (arXiv 2603.25836): arms, stages, sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path

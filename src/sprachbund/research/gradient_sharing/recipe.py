@@ -1,4 +1,4 @@
-"""Gradient-driven sharing (arXiv 2603.25836) beside what it has to beat, from data to table.
+"""Gradient-driven sharing (arXiv 2603.25836) beside its baselines, from data to table.
 
 1. A model is trained on all languages at once, one of them starved of data (UFT, uniform fine-tuning).
 2. Its gradients, language by language, decide what to split (`sprachbund.research.gradient_sharing`).
