@@ -16,8 +16,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.io import load, save
 from sprachbund.research import sizes
+from sprachbund.research.encoder_transfer.estimate import check_checkpoints
 from sprachbund.research.encoder_transfer.grid import Cell
-from sprachbund.research.encoder_transfer.needs import check_checkpoints
 from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe, from_start
 from sprachbund.research.encoder_transfer.results import read_cell
 from sprachbund.training.options import read_recipe

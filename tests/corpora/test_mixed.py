@@ -19,7 +19,7 @@ from sprachbund.corpora.mixed import (
     join_runs,
     make_mixed,
     mixed,
-    place_of,
+    range_of,
     read_pair,
     spliced,
 )
@@ -89,8 +89,8 @@ def test_places_are_those_of_the_slots_words() -> None:
 
 def test_slots_that_others_stand_between_have_no_place() -> None:
     pieces = render_pieces(Meaning(kind="party", slots={"n": 3, "m": 2}), "en")
-    assert place_of(["n"], pieces, "en") == (2, 4)
-    assert place_of(["n", "m"], pieces, "en") is None
+    assert range_of(["n"], pieces, "en") == (2, 4)
+    assert range_of(["n", "m"], pieces, "en") is None
 
 
 def test_no_switch_inside_a_word_and_none_that_nobody_hears() -> None:

@@ -18,8 +18,8 @@ from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
 from sprachbund.models.speech_llm import load as load_speech_llm
 from sprachbund.models.speech_llm.stages import Data, frozen_digest
 from sprachbund.research import sizes
-from sprachbund.research.code_switch.needs import needs
-from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, place
+from sprachbund.research.code_switch.estimate import estimate_memory
+from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, run_folder
 from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, run_stage
 from sprachbund.training.checkpoint import LOG_FILE
 from sprachbund.training.options import read_recipe
@@ -72,7 +72,9 @@ def test_every_arm_has_its_rows(run: Path) -> None:
 def test_stages_follow_each_other_and_leave_the_frozen_parts_alone(run: Path) -> None:
     seed = run / "run" / "seed-0" / "groups"
     recipe = read_recipe(CodeSwitchRecipe, TINY)
-    chain = [place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[:n]) for n in range(1, 5)]
+    chain = [
+        run_folder(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[:n]) for n in range(1, 5)
+    ]
     assert chain[-1].name == CHAIN
     models = [load_speech_llm(path / "model") for path in chain]
     for number, (path, stage) in enumerate(zip(chain, STAGES, strict=True)):
@@ -136,7 +138,7 @@ def test_the_language_model_is_one_of_transformers(run: Path) -> None:
 
 def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = read_recipe(CodeSwitchRecipe, TINY)
-    left = place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[:2]) / "best"
+    left = run_folder(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[:2]) / "best"
     left.mkdir()  # as by a process that was killed while it removed what the finished training needs no more
     before = {path: path.stat().st_mtime_ns for path in (run / "run").rglob("model.safetensors")}
     assert main([*command(run), "--json"]) == 0
@@ -150,7 +152,7 @@ def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("number", [0, 2])
 def test_a_stage_that_was_interrupted_ends_with_the_same_bits(run: Path, number: int, tmp_path: Path) -> None:
     recipe = read_recipe(CodeSwitchRecipe, TINY, [f'data="{run / "data"}"'])
-    whole = place(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[: number + 1])
+    whole = run_folder(run / "run", 0, ARMS[BASELINE], recipe.stages_of(ARMS[BASELINE])[: number + 1])
     stage = recipe.stages_of(ARMS[BASELINE])[number]
     lines: list[str] = []
     for stop in (1, None):
@@ -167,7 +169,7 @@ def test_another_process_makes_the_same_stage(run: Path, tmp_path: Path) -> None
     llm, chains = run / "run" / "llm" / "model", recipe.chains(1)
     task = pickle.loads(pickle.dumps(partial(make_stage, recipe, llm, tmp_path, chains)))
     task(0)
-    here, there = (place(directory, *chains[0]) for directory in (tmp_path, run / "run"))
+    here, there = (run_folder(directory, *chains[0]) for directory in (tmp_path, run / "run"))
     one, other = load_speech_llm(here / "model"), load_speech_llm(there / "model")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert "step 2" in (here / LOG_FILE).read_text(encoding="utf-8")
@@ -183,7 +185,7 @@ def begun(recipe: CodeSwitchRecipe, run: Path, number: int) -> SpeechLLM:
     """The model as the stage before left it."""
     if number:
         before = recipe.stages_of(ARMS[BASELINE])[:number]
-        return load_speech_llm(place(run / "run", 0, ARMS[BASELINE], before) / "model")
+        return load_speech_llm(run_folder(run / "run", 0, ARMS[BASELINE], before) / "model")
     torch.manual_seed(0)
     return assemble(locate(recipe.encoder), run / "run" / "llm" / "model", recipe.config_of(ARMS[BASELINE]))
 
@@ -201,10 +203,10 @@ def test_arms_are_what_they_are_called() -> None:
     for name, missing in (("transition", "transition"), ("stage 1", "align"), ("stage 2", "monolingual")):
         names = [stage.name for stage in recipe.stages_of(ARMS[f"without {name}"])]
         assert names == [stage.name for stage in STAGES if stage.name != missing]
-    folders = {place(Path(), 0, arm, recipe.stages_of(arm)) for arm in ARMS.values()}
+    folders = {run_folder(Path(), 0, arm, recipe.stages_of(arm)) for arm in ARMS.values()}
     assert len(folders) == len(ARMS), "no two arms are the same"
     at_once, plain = (recipe.stages_of(ARMS[name]) for name in ("languages of the utterance", BASELINE))
-    assert place(Path(), 0, ARMS["languages of the utterance"], at_once[:2]) == place(
+    assert run_folder(Path(), 0, ARMS["languages of the utterance"], at_once[:2]) == run_folder(
         Path(), 0, ARMS[BASELINE], plain[:2]
     )
     assert [stage.losses.by_frame for stage in (*plain, *at_once)] == [True] * 4 + [False] * 4
@@ -216,16 +218,16 @@ def test_what_arms_share_is_trained_once() -> None:
     counts = []
     for length in range(1, 5):
         chains = recipe.chains(length)
-        folders = [place(Path(), *chain) for chain in chains]
+        folders = [run_folder(Path(), *chain) for chain in chains]
         assert len(set(folders)) == len(folders)
-        before = {place(Path(), *chain) for chain in recipe.chains(length - 1)} if length > 1 else set()
-        assert length == 1 or all(place(Path(), s, arm, st[:-1]) in before for s, arm, st in chains)
+        before = {run_folder(Path(), *chain) for chain in recipe.chains(length - 1)} if length > 1 else set()
+        assert length == 1 or all(run_folder(Path(), s, arm, st[:-1]) in before for s, arm, st in chains)
         counts.append(len(chains))
     assert counts == [2 * 7, 2 * 8, 2 * 10, 2 * 7]
-    ends = {place(Path(), s, arm, recipe.stages_of(arm)) for s in (0, 1) for arm in ARMS.values()}
-    every = {place(Path(), *chain) for length in range(1, 5) for chain in recipe.chains(length)}
+    ends = {run_folder(Path(), s, arm, recipe.stages_of(arm)) for s in (0, 1) for arm in ARMS.values()}
+    every = {run_folder(Path(), *chain) for length in range(1, 5) for chain in recipe.chains(length)}
     assert ends <= every
-    assert needs(recipe).stages == sum(counts)
+    assert estimate_memory(recipe).stages == sum(counts)
 
 
 def test_a_stage_has_the_rates_of_the_stages() -> None:

@@ -17,8 +17,8 @@ from sprachbund.models.io import load
 from sprachbund.models.tokens import TokenConformer
 from sprachbund.research import sizes
 from sprachbund.research.discrete_units.data import phrases, scored_limit, vocabulary_of
-from sprachbund.research.discrete_units.needs import needs
-from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, place
+from sprachbund.research.discrete_units.estimate import estimate_memory
+from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, run_folder
 from sprachbund.research.discrete_units.recipe import mbart_training, recipe_of
 from sprachbund.training.options import read_recipe
 from sprachbund.units.encoded import Encoded
@@ -72,16 +72,18 @@ def test_every_arm_has_its_row(run: Path) -> None:
 
 def test_arms_are_what_they_are_called(run: Path) -> None:
     def model(name: str) -> TokenConformer:
-        found = load(place(run / "run", 0, name) / "run" / "model")
+        found = load(run_folder(run / "run", 0, name) / "run" / "model")
         assert isinstance(found, TokenConformer)
         return found
 
     assert model("ctc, ST only").config.head == "ctc"
     assert model("r = 2").config.ratio == 2.0
     assert model("soft sharing").config.soft_sharing
-    logged = json.loads((place(run / "run", 0, "0.01 h, + MT") / "run" / "recipe.json").read_text())
+    logged = json.loads((run_folder(run / "run", 0, "0.01 h, + MT") / "run" / "recipe.json").read_text())
     assert (logged["hours"], logged["mixing"]["text"]) == (0.01, True)
-    started = json.loads((place(run / "run", 0, "ctc, + text start") / "run" / "recipe.json").read_text())
+    started = json.loads(
+        (run_folder(run / "run", 0, "ctc, + text start") / "run" / "recipe.json").read_text()
+    )
     assert started["start"].endswith("text-ctc/model")
     assert started["bitext"]
 
@@ -106,9 +108,9 @@ def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
     less = ["workers=2", 'heads=["ctc"]', "ablations=[]", "hours=[]"]
     assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0
     for arm in ("ctc, ST only", "ctc, + text start", "log-mel"):
-        first, second = (load_file(place(at / "run", 0, arm) / WEIGHTS) for at in (run, tmp_path))
+        first, second = (load_file(run_folder(at / "run", 0, arm) / WEIGHTS) for at in (run, tmp_path))
         assert all(torch.equal(value, second[name]) for name, value in first.items())
-        assert "best dev loss" in (place(tmp_path / "run", 0, arm) / "log.txt").read_text()
+        assert "best dev loss" in (run_folder(tmp_path / "run", 0, arm) / "log.txt").read_text()
     assert not list((tmp_path / "run").rglob("resume.pt"))
 
 
@@ -165,14 +167,14 @@ def test_all_sizes_are_whole_and_fit(size: str) -> None:
     assert set(recipe.ablations) <= set(ABLATIONS)
     vocabularies = {vocabulary_of(recipe, arm) for arm in recipe.all_arms.values()}
     assert len(vocabularies) >= (1 if size == "tiny" else 3)
-    found = needs(recipe)
+    found = estimate_memory(recipe)
     assert {one.head for one in found.heads} == set(recipe.heads)
     assert found.trainings >= len(recipe.heads) * len(recipe.texts) * len(recipe.seeds)
 
 
 def test_the_published_shape_has_the_published_parts() -> None:
     recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
-    found = needs(recipe)
+    found = estimate_memory(recipe)
     assert found.vocabulary == 8002
     assert found.written == 4002
     attention = next(one for one in found.heads if one.head == "attention")
@@ -195,7 +197,9 @@ def test_the_head_attention_starts_from_mbart_where_one_is_named() -> None:
     named = recipe.model_copy(update={"mbart": "facebook/mbart-large-50"})
     assert [arm.head for arm in arms if named.from_mbart(arm)] == ["attention"]
     assert not any(recipe.from_mbart(arm) for arm in arms)
-    alone, found = (needs(one.model_copy(update={"heads": ("attention",)})) for one in (recipe, named))
+    alone, found = (
+        estimate_memory(one.model_copy(update={"heads": ("attention",)})) for one in (recipe, named)
+    )
     assert alone.trainings - found.trainings == len(recipe.seeds)
     training = mbart_training(recipe.training)
     assert (training.learning_rate, training.rates["unit_embedding.*"]) == (3e-5, 3e-4)

@@ -20,7 +20,7 @@ from sprachbund.models.card import Card
 from sprachbund.models.drafts import read_draft
 from sprachbund.models.io import load
 from sprachbund.research import sizes
-from sprachbund.research.dual_scale.needs import needs
+from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import DualScaleRecipe
 from sprachbund.training.options import read_recipe
 from sprachbund.training.translator import TranslatorRecipe
@@ -250,7 +250,7 @@ def test_our_own_family_by_the_same_recipe(tmp_path: Path) -> None:
 
 
 def test_the_published_shape_is_told() -> None:
-    found = needs(recipe("paper"))
+    found = estimate_memory(recipe("paper"))
     assert found.model == "Whisper medium"
     assert found.parts["decoder layer"] == 16_794_624
     assert found.parts["guesser, matrices"] == 44_040_192
@@ -263,7 +263,7 @@ def test_the_published_shape_is_told() -> None:
 
 
 def test_what_is_told_is_what_is_built(tiny: Path) -> None:
-    lines = {line["name"]: line for line in needs(recipe("tiny")).model_dump()["trainings"]}
+    lines = {line["name"]: line for line in estimate_memory(recipe("tiny")).model_dump()["trainings"]}
     model = load(tiny / "run" / "seed-0" / "parasite" / "model")
     own = sum(p.numel() for p in model.parameters() if p.requires_grad)  # type: ignore[attr-defined]
     vocabulary = model.config.vocabulary_size  # type: ignore[attr-defined]

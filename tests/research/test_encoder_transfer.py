@@ -16,8 +16,8 @@ from sprachbund.models.conformer.io import load
 from sprachbund.nn.streaming_conformer import Tier
 from sprachbund.research import sizes
 from sprachbund.research.encoder_transfer import recipe as encoder_transfer_cell
+from sprachbund.research.encoder_transfer.estimate import estimate_memory
 from sprachbund.research.encoder_transfer.grid import Cell
-from sprachbund.research.encoder_transfer.needs import needs
 from sprachbund.research.encoder_transfer.recipe import (
     EncoderTransferRecipe,
     Speech,
@@ -243,7 +243,7 @@ def test_steps_follow_from_epochs_within_bounds(data: Path) -> None:
 
 def test_the_published_shape_and_the_published_schedule() -> None:
     paper = read_recipe(EncoderTransferRecipe, TINY.with_name("encoder_transfer.paper.toml"))
-    found = needs(paper)
+    found = estimate_memory(paper)
     assert found.parts["encoder layers"] == 24 * 25_207_808
     assert 0.6e9 < found.parameters < 0.65e9
     assert found.encoder_bytes[32] / found.encoder_bytes[4] == pytest.approx(32 / (4 + 20 / 32), rel=1e-3)

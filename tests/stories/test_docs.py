@@ -33,7 +33,8 @@ from tests.models.whisper_support import make_directory
 from tests.stories.support import command, speech, write_wav
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SYSTEMS = sorted((ROOT / "src/sprachbund/research").glob("*/README.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *SYSTEMS]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LANGUAGES_OF_BLOCKS = {"", "python", "console", "toml", "tsv", "json"}
 # These need a network, recordings that are not here, or more than seconds: only their options are checked.

@@ -35,7 +35,7 @@ from sprachbund.models.whisper.model import WhisperExamples
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.training.draft import DraftOptions, DraftTraining, make_network
 from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
-from sprachbund.units.dataset import Mixing, Spoken, Supply, Written
+from sprachbund.units.dataset import Mixing, Spoken, TokenDataset, Written
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from sprachbund.units.reader import UnitReader
 from tests.models.seamless.support import make_checkpoint
@@ -149,7 +149,7 @@ def of_tokens(root: Path, *, text: bool = True, **changes: Any) -> Objective:
             Written(read_bitext([root / "pairs.tsv"], "de", "fr")),
         ]
     reader = UnitReader(spoken.units, model.config.ratio)
-    return Objective(model, Supply(parts, model.config, reader, Mixing(text=text, sampling=0.0)))
+    return Objective(model, TokenDataset(parts, model.config, reader, Mixing(text=text, sampling=0.0)))
 
 
 def of_mbart(root: Path) -> Objective:
@@ -161,7 +161,7 @@ def of_mbart(root: Path) -> Objective:
     model = start_from_mbart(
         units, checkpoint, lambda shape: MbartConfig(**{**shape.model_dump(), "dropout": 0.0, **given})
     )
-    supply = Supply(parts, model.config, UnitReader(units, 2.0), Mixing(text=False, sampling=0.0))
+    supply = TokenDataset(parts, model.config, UnitReader(units, 2.0), Mixing(text=False, sampling=0.0))
     return Objective(model, supply)
 
 

@@ -15,7 +15,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import Identity, Units
 from sprachbund.units.encoded import Encoded, Encoding, FeatureJob, encode
-from sprachbund.units.fit import Fit, make_units, needs
+from sprachbund.units.fit import Fit, estimate, make_units
 from sprachbund.units.sources import open_source
 from sprachbund.units.strings import to_units
 from sprachbund.util import jobs as work
@@ -89,7 +89,7 @@ def test_what_is_written_down(made: Made) -> None:
     pieces = [len(made.units.vocabulary.encode_units(u.units)) for u in made.encoded]
     texts = [len(made.units.vocabulary.encode_text(u.text)) for u in made.encoded]
     assert config.mean_length_ratio == pytest.approx(max(1, sum(pieces) / sum(texts)), abs=0.005)
-    needed = needs(made.fit)
+    needed = estimate(made.fit)
     assert (needed.utterances, needed.disk_bytes) == (12, 8 * 32 * needed.frames)
     assert needed.frames == pytest.approx(config.num_frames, rel=0.15)
 
@@ -216,7 +216,7 @@ def test_what_is_whole_is_not_made_again(made: Made, monkeypatch: pytest.MonkeyP
 def test_a_smaller_share_is_part_of_a_larger_one(made: Made) -> None:
     def ids(share: float, *languages: str) -> set[str]:
         chosen = replace(made.fit, options=options(share=share, languages=languages)).job.chosen
-        return {chosen.utterance(i).id for i in range(len(chosen.places))}
+        return {chosen.utterance(i).id for i in range(len(chosen.indices))}
 
     assert ids(0.3) < ids(0.7) < ids(1.0)
     assert ids(1.0, "de") == {f"u{i:03d}" for i in range(1, 12, 2)}

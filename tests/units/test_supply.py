@@ -9,7 +9,7 @@ from sprachbund.data.batching import PlanOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
-from sprachbund.units.dataset import Mixing, Spoken, Supply, Written, first_epoch_behind
+from sprachbund.units.dataset import Mixing, Spoken, TokenDataset, Written, first_epoch_behind
 from sprachbund.units.encoded import Encoded
 from sprachbund.units.reader import UnitReader
 from sprachbund.units.strings import downsample, mean_length_ratio
@@ -32,14 +32,14 @@ def bitext(directory: Path, count: int = 60) -> Written:
     return Written(read_bitext([path], "de", "fr"))
 
 
-def supply_of(made: Made, *more: Written, mixing: Mixing | None = None, **changes: Any) -> Supply:
+def supply_of(made: Made, *more: Written, mixing: Mixing | None = None, **changes: Any) -> TokenDataset:
     known = {name: changes.pop(name) for name in ("sample", "speech_only_from") if name in changes}
     given = config(**changes)
     mixing = mixing or Mixing()
     parts: list[Any] = [Spoken(made.encoded, PAIRS), *more]
     if mixing.text:
         parts.insert(1, Spoken(made.encoded, PAIRS, as_text=True))
-    return Supply(parts, given, UnitReader(made.units, given.ratio), mixing, **known)
+    return TokenDataset(parts, given, UnitReader(made.units, given.ratio), mixing, **known)
 
 
 def test_speech_and_text_of_the_same_triple_want_the_same(made: Made) -> None:
@@ -107,7 +107,9 @@ def test_text_is_as_long_as_speech_and_measured_by_it(made: Made) -> None:
     assert ratio > 1.2
     given = config(ratio=ratio)
     parts = [Spoken(made.encoded, PAIRS, keep_repeats=True), Spoken(made.encoded, PAIRS, as_text=True)]
-    supply = Supply(parts, given, UnitReader(made.units, ratio, keep_repeats=True), Mixing(), sample=False)
+    supply = TokenDataset(
+        parts, given, UnitReader(made.units, ratio, keep_repeats=True), Mixing(), sample=False
+    )
     speech, text = supply.durations_s[:12], supply.durations_s[12:]
     assert abs(text.sum() / speech.sum() - 1) < 0.2
     seconds = sum(utterance.duration_s for utterance in made.encoded)
@@ -132,7 +134,7 @@ def test_ctc_alone_needs_something_that_it_can_align(made: Made, tmp_path: Path)
     with pytest.raises(
         SprachbundError, match=r"CTC can align none of 3 targets, the first is .*pairs\.tsv:2"
     ):
-        Supply([Written(read_bitext([long], "de", "fr"))], given, UnitReader(made.units, 2.0), Mixing())
+        TokenDataset([Written(read_bitext([long], "de", "fr"))], given, UnitReader(made.units, 2.0), Mixing())
 
 
 def test_what_the_model_cannot_write_is_left_out_counted_and_named(made: Made) -> None:

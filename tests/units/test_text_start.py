@@ -22,7 +22,7 @@ from sprachbund.models.io import load, save
 from sprachbund.models.tokens import MBART_50, MbartConfig, TokenMbart
 from sprachbund.models.tokens.config import MBART_50_TOKENS
 from sprachbund.models.tokens.mbart import MbartDecoder, MbartEncoder, language_code, new_rows
-from sprachbund.units.dataset import Mixing, Supply
+from sprachbund.units.dataset import Mixing, TokenDataset
 from sprachbund.units.dataset import Spoken as SpokenSentences
 from sprachbund.units.directory import Units
 from sprachbund.units.mbart import kept_rows, start_from_mbart, texts_of, units_with_mbart
@@ -191,7 +191,7 @@ def test_all_weights_learn_and_the_kind_of_data_is_not_asked(started: Started) -
     model = start_from_mbart(started.units, started.checkpoint, shaped).train()
     reader = model.reader
     assert isinstance(reader, UnitReader)
-    supply = Supply(started.parts, model.config, reader, Mixing(), sample=False)
+    supply = TokenDataset(started.parts, model.config, reader, Mixing(), sample=False)
     found = {batch.kind: batch for batch in batches(supply, PLAN, 0)}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)

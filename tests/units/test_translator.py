@@ -20,7 +20,7 @@ from sprachbund.models.base import Family, Target
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, save
 from sprachbund.models.tokens import HEADS, TokenConformer
-from sprachbund.units.dataset import Mixing, Supply
+from sprachbund.units.dataset import Mixing, TokenDataset
 from sprachbund.units.dataset import Spoken as SpokenSentences
 from sprachbund.units.pieces import REPEAT
 from sprachbund.units.reader import UnitReader
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
 def batches_of(made: Spoken, model: TokenConformer) -> dict[str, Any]:
     parts = [SpokenSentences(made.encoded, PAIRS, as_text=as_text) for as_text in (False, True)]
     assert isinstance(model.reader, UnitReader)
-    supply = Supply(parts, model.config, model.reader, Mixing(), sample=False)
+    supply = TokenDataset(parts, model.config, model.reader, Mixing(), sample=False)
     return {batch.kind: batch for batch in batches(supply, PLAN, 0)}
 
 

@@ -287,7 +287,7 @@ def recipe(
         values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *(overrides or ())])
     if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
-            needed = module.needs(values)
+            needed = module.estimate_memory(values)
         print_json(needed.model_dump()) if as_json else _PRINT_ESTIMATE[name](needed, chosen)
         if not check:
             raise UsageError(

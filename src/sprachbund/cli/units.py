@@ -212,7 +212,7 @@ def fit(
     """Find units; the same command again goes on where it stopped."""
     with as_usage(), Bar("starting"):
         from sprachbund.units.encoded import Computing
-        from sprachbund.units.fit import Fit, make_units, needs
+        from sprachbund.units.fit import Fit, estimate, make_units
         from sprachbund.units.options import checked
 
         options = checked(
@@ -240,7 +240,7 @@ def fit(
             texts=tuple(texts or ()),
             computing=Computing(workers=workers, threads=threads, ray=ray),
         )
-        needed = needs(wanted)
+        needed = estimate(wanted)
     say(
         f"k-means sees {needed.utterances} utterances, {needed.hours:.2f} h, about {needed.frames} frames; "
         f"{size(needed.disk_bytes)} of disk for a while"

@@ -113,6 +113,12 @@ def make_edition(
     """Render an edition into `directory/train`, `dev` and `test`; what is already there stays.
 
     Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard cannot be made.
+
+    Args:
+        directory: folder of the corpus.
+        edition: languages, sizes, voices and channels.
+        workers: processes.
+        progress: called with the part, utterances done and in all.
     """
     sizes: dict[Part, int] = {
         "dev": edition.heldout_sentences * len(edition.languages),
@@ -135,6 +141,14 @@ def make_part(
     """Render `count` utterances of one part of an edition into a directory; what is already there stays.
 
     Raises SprachbundError as `make_edition` does.
+
+    Args:
+        directory: folder of the part.
+        edition: languages, sizes, voices and channels.
+        part: "train", "dev" or "test".
+        count: number of utterances.
+        workers: processes.
+        progress: called with utterances done and in all.
     """
     check_synthesizers(edition.synthesizers, edition.languages)
     make = partial(_make_shard, edition, part, count)
@@ -154,7 +168,13 @@ def make_part(
 
 
 def draw_meaning(part: Part, rng: random.Random, kinds: Sequence[str] = ()) -> Meaning:
-    """A meaning that belongs to a part, of any kind or of one of `kinds`."""
+    """A meaning that belongs to a part, of any kind or of one of `kinds`.
+
+    Args:
+        part: "train", "dev" or "test".
+        rng: source of all random choices.
+        kinds: kinds of sentence; empty for all.
+    """
     while True:
         meaning = draw_kind(rng.choice(kinds), rng) if kinds else draw(rng)
         if split_of(meaning) == part:
@@ -207,7 +227,14 @@ class Sentence:
 
 
 def draw_sentence(edition: Edition, part: Part, language: str, rng: random.Random) -> Sentence:
-    """A sentence of a part that is spoken in a language."""
+    """A sentence of a part that is spoken in a language.
+
+    Args:
+        edition: languages and kinds.
+        part: "train", "dev" or "test".
+        language: BCP-47 tag.
+        rng: source of all random choices.
+    """
     meaning = draw_meaning(part, rng, edition.kinds)
     texts = {tag: render(meaning, tag, rng if tag == language else None) for tag in edition.languages}
     voice = draw_any_voice(language, rng, part, edition.synthesizers)
@@ -235,7 +262,14 @@ def _add_sentence(
 def vary(
     samples: np.ndarray, rng: random.Random, augmentation: Augmentation, recent: list[np.ndarray]
 ) -> np.ndarray:
-    """Augment an utterance with the last ones as babble, and remember it."""
+    """Augment an utterance with the last ones as babble, and remember it.
+
+    Args:
+        samples: (num_samples,) float32 at 16 kHz.
+        rng: source of all random choices.
+        augmentation: channels, noise and speed.
+        recent: last utterances, which serve as babble; changed in place.
+    """
     varied = augment(samples, np.random.default_rng(rng.getrandbits(63)), augmentation, recent)
     recent.append(samples)
     del recent[:-NUM_BABBLERS]
@@ -243,7 +277,13 @@ def vary(
 
 
 def add_no_speech(writer: ManifestWriter, utterance_id: str, rng: random.Random) -> None:
-    """Add a sound without speech, whose text is empty in every language."""
+    """Add a sound without speech, whose text is empty in every language.
+
+    Args:
+        writer: manifest that gets the sound.
+        utterance_id: unique name of the utterance.
+        rng: source of all random choices.
+    """
     kind = rng.choice(NO_SPEECH_KINDS)
     samples = no_speech(kind, rng.uniform(0.5, 5.0), np.random.default_rng(rng.getrandbits(63)))
     writer.add(

@@ -36,7 +36,7 @@ from sprachbund.corpora.editions import (
 )
 from sprachbund.corpora.phrasebook import LANGUAGES, Meaning, Piece, draw_kind, render_pieces, split_of
 from sprachbund.corpora.phrasebook.sentences import templates
-from sprachbund.data.language_spans import Place, places_of_pieces
+from sprachbund.data.language_spans import WordRange, ranges_of_pieces
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import ACCENTS, FloatArray, Voice, draw_voice, speak
@@ -101,11 +101,11 @@ class MixedSentence:
         others = [tag for tag in languages if tag != self.main]
         rendered = {tag: render_pieces(self.meaning, tag) for tag in others}
         spans = [self._span(run, time_s, rendered) for run, time_s in zip(self.runs, times_s, strict=True)]
-        for span, place in zip(
-            spans, places_of_pieces([r.text for r in self.runs], self.text, self.main), strict=True
+        for span, span_range in zip(
+            spans, ranges_of_pieces([r.text for r in self.runs], self.text, self.main), strict=True
         ):
-            if "places" in span and place is not None:
-                span["places"][self.main] = list(place)
+            if "places" in span and span_range is not None:
+                span["places"][self.main] = list(span_range)
         spoken = list(dict.fromkeys([self.main, *(run.language for run in self.runs)]))
         return {
             "text": self.text,
@@ -133,13 +133,20 @@ class MixedSentence:
             "text": run.text,
         }
         if run.language != self.main:
-            places = {tag: place_of(run.slots, pieces, tag) for tag, pieces in rendered.items()}
-            span["places"] = {tag: list(place) for tag, place in places.items() if place}
+            ranges = {tag: range_of(run.slots, pieces, tag) for tag, pieces in rendered.items()}
+            span["places"] = {tag: list(span_range) for tag, span_range in ranges.items() if span_range}
         return span
 
 
 def draw_mixed(main: str, embedded: str, part: Part, rng: random.Random) -> MixedSentence:
-    """A sentence of a part with one slot, or two, in another language."""
+    """A sentence of a part with one slot, or two, in another language.
+
+    Args:
+        main: BCP-47 tag of the sentence.
+        embedded: BCP-47 tag of the slots.
+        part: "train", "dev" or "test".
+        rng: source of all random choices.
+    """
     while True:
         meaning = draw_meaning(part, rng)
         if meaning.kind in templates() and (sentence := mixed(meaning, main, embedded, rng)):
@@ -147,7 +154,14 @@ def draw_mixed(main: str, embedded: str, part: Part, rng: random.Random) -> Mixe
 
 
 def mixed(meaning: Meaning, main: str, embedded: str, rng: random.Random) -> MixedSentence | None:
-    """A meaning with some of its slots embedded; None where a switch would be inside a word, or none would be heard."""
+    """A meaning with some of its slots embedded; None where a switch would be inside a word, or none would be heard.
+
+    Args:
+        meaning: language-neutral meaning.
+        main: BCP-47 tag of the sentence.
+        embedded: BCP-47 tag of the slots.
+        rng: source of all random choices.
+    """
     slots = list(templates()[meaning.kind].slots)
     count = 2 if len(slots) > 1 and rng.random() < _TWO_SLOTS else 1
     chosen = dict.fromkeys(rng.sample(slots, count), embedded)
@@ -170,18 +184,26 @@ def mixed(meaning: Meaning, main: str, embedded: str, rng: random.Random) -> Mix
     return MixedSentence(meaning=meaning, main=main, runs=made)
 
 
-def place_of(slots: Sequence[str], pieces: Sequence[Piece], language: str) -> Place | None:
-    """Where the words that translate some slots stand in a rendering; None where others stand between them."""
+def range_of(slots: Sequence[str], pieces: Sequence[Piece], language: str) -> WordRange | None:
+    """Where the words that translate some slots stand in a rendering; None where others stand between them.
+
+    Args:
+        slots: names of slots.
+        pieces: rendering, piece by piece.
+        language: BCP-47 tag of the rendering.
+    """
     whole = "".join(piece.text for piece in pieces)
-    places = places_of_pieces([piece.text for piece in pieces], whole, language)
+    ranges = ranges_of_pieces([piece.text for piece in pieces], whole, language)
     own = {
-        i: place for i, (piece, place) in enumerate(zip(pieces, places, strict=False)) if piece.slot in slots
+        i: piece_range
+        for i, (piece, piece_range) in enumerate(zip(pieces, ranges, strict=False))
+        if piece.slot in slots
     }
-    if len(own) < len(slots) or any(place is None for place in own.values()):
+    if len(own) < len(slots) or any(piece_range is None for piece_range in own.values()):
         return None
-    found = sorted(place for place in own.values() if place)
-    words = sum(end - start for start, end in found)
-    return (found[0][0], found[-1][1]) if found[-1][1] - found[0][0] == words else None
+    spans = sorted(piece_range for piece_range in own.values() if piece_range)
+    words = sum(end - start for start, end in spans)
+    return (spans[0][0], spans[-1][1]) if spans[-1][1] - spans[0][0] == words else None
 
 
 def join_runs(
@@ -238,7 +260,15 @@ def draw_spliced(
 def spliced(
     meaning: Meaning, main: str, embedded: str, clips: Mapping[str, Clips], rng: random.Random
 ) -> tuple[MixedSentence, list[FloatArray]] | None:
-    """A meaning said so; None where a recording is missing, or a language has no such words."""
+    """A meaning said so; None where a recording is missing, or a language has no such words.
+
+    Args:
+        meaning: language-neutral meaning.
+        main: BCP-47 tag of the announcement.
+        embedded: BCP-47 tag of the other run.
+        clips: recordings by language.
+        rng: source of all random choices.
+    """
     runs, sounds = [], []
     for slots, build in RUNS[meaning.kind]:
         tag = embedded if slots else main
@@ -403,10 +433,10 @@ def span_counts(manifest: Manifest) -> dict[str, Any]:
         counts = by_language.setdefault(span["language"], {"spans": 0, "hours": 0.0})
         counts["spans"] += 1
         counts["hours"] += (span["end_s"] - span["start_s"]) / 3600
-    told = {
+    counted = {
         tag: {"spans": c["spans"], "hours": round(c["hours"], 3)} for tag, c in sorted(by_language.items())
     }
-    return {"switches": sum(max(0, len(row) - 1) for row in spans), "spans": told}
+    return {"switches": sum(max(0, len(row) - 1) for row in spans), "spans": counted}
 
 
 def _drawing(options: Mixing, part: str, count: int, shard: int, attempt: int) -> tuple[random.Random, range]:
@@ -462,7 +492,7 @@ def attribution(recordings: Mapping[str, Iterable[Clips]]) -> dict[str, Any]:
     """Whose recordings they are, for `dataset.json`."""
     from sprachbund.corpora.asterisk.packages import SPEAKERS
 
-    heard = {clips.speaker for found in recordings.values() for clips in found}
+    heard = {clips.speaker for clips_of in recordings.values() for clips in clips_of}
     speakers = [speaker for speaker in SPEAKERS if speaker.tag in heard]
     return {
         "licence": sorted({speaker.licence for speaker in speakers}),

@@ -82,6 +82,13 @@ def make_telephone(
     """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays.
 
     Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard cannot be made.
+
+    Args:
+        directory: folder of the corpus.
+        options: sizes and channels.
+        source: prompt packages; None fetches them.
+        workers: processes.
+        progress: called with the part, utterances done and in all.
     """
     check_synthesizers(options.synthesizers, options.languages)
     sounds = _Sounds.load(source, directory, options)

@@ -36,6 +36,12 @@ def epoch_indices(counts: Sequence[int], repeats: Sequence[float], seed: int, ep
     """Global indices of one epoch over several corpora laid end to end, each repeated so many times.
 
     A repeat of 2.5 means every utterance twice and a random half of them once more.
+
+    Args:
+        counts: utterances of each corpus.
+        repeats: how often each corpus occurs in an epoch; may be a fraction.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
     """
     rng = np.random.default_rng([seed, epoch, 0])
     chosen = []

@@ -67,13 +67,13 @@ def read_bitext(
     source, target = (check_tag(tag, "the bitext") for tag in (source_language, target_language))
     if source == target:
         raise SprachbundError(f"both sides of the bitext are {source}; give two languages")
-    found = list(_items(files, source, target))
-    pairs = tuple(item for item in found if isinstance(item, Pair))
-    faults = tuple(item for item in found if isinstance(item, Fault))
+    items = list(_items(files, source, target))
+    pairs = tuple(item for item in items if isinstance(item, Pair))
+    faults = tuple(item for item in items if isinstance(item, Fault))
     names = " and ".join(map(str, files))
     if faults and not skip_bad:
         raise SprachbundError(
-            f"{len(faults)} of {len(found)} pairs of {names} cannot be used, the first: {faults[0]}; mend them, "
+            f"{len(faults)} of {len(items)} pairs of {names} cannot be used, the first: {faults[0]}; mend them, "
             "or leave them out with skip_bad"
         )
     if not pairs:
@@ -84,7 +84,13 @@ def read_bitext(
 
 
 def read_tsv(path: Path, source_language: str, target_language: str) -> Iterator[Pair | Fault]:
-    """Pairs of a table whose header names a column for each language; fields as they stand, quotation marks too."""
+    """Pairs of a table whose header names a column for each language; fields as they stand, quotation marks too.
+
+    Args:
+        path: the table.
+        source_language: BCP-47 tag of the source column.
+        target_language: BCP-47 tag of the target column.
+    """
     lines = _lines(path)
     header = [name.strip() for name in next(lines, "").split("\t")]
     columns = []
@@ -119,7 +125,13 @@ def read_moses(source: Path, target: Path) -> Iterator[Pair | Fault]:
 
 
 def read_tmx(path: Path, source_language: str, target_language: str) -> Iterator[Pair | Fault]:
-    """Pairs of a translation memory; `en` finds `en-GB`, where no unit says `en` itself."""
+    """Pairs of a translation memory; `en` finds `en-GB`, where no unit says `en` itself.
+
+    Args:
+        path: the file.
+        source_language: BCP-47 tag of the source texts.
+        target_language: BCP-47 tag of the target texts.
+    """
     number, body = 0, None
     try:
         for event, element in ET.iterparse(path, events=("start", "end")):
@@ -183,15 +195,15 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _variants(unit: ET.Element) -> dict[str, str]:
     """Text of a translation unit by language, the first of each."""
-    found: dict[str, str] = {}
+    variants: dict[str, str] = {}
     for variant in unit.iter():
         if variant.tag.rpartition("}")[2] != "tuv":
             continue
         language = variant.get(_LANGUAGE) or variant.get("lang") or ""
         segment = next((e for e in variant.iter() if e.tag.rpartition("}")[2] == "seg"), None)
         if segment is not None:
-            found.setdefault(language.lower().replace("_", "-"), _text(segment))
-    return found
+            variants.setdefault(language.lower().replace("_", "-"), _text(segment))
+    return variants
 
 
 def _text(element: ET.Element) -> str:

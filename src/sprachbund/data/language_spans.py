@@ -39,12 +39,12 @@ def timed_spans(utterance: Utterance) -> tuple[Stretch, ...]:
         s.get("start_s") is None or s.get("end_s") is None for s in spans
     ):
         return ()
-    found = tuple((float(s["start_s"]), float(s["end_s"]), str(s["language"])) for s in spans)
+    timed = tuple((float(s["start_s"]), float(s["end_s"]), str(s["language"])) for s in spans)
     try:
-        check_spans(found, utterance.duration_s)
+        check_spans(timed, utterance.duration_s)
     except SprachbundError as error:
         raise SprachbundError(f"{utterance.id}: {error}") from error
-    return found
+    return timed
 
 
 def spans_in(utterance: Utterance) -> list[Mapping[str, Any]]:
@@ -57,6 +57,11 @@ def spans_in(utterance: Utterance) -> list[Mapping[str, Any]]:
 
 def check_spans(spans: Sequence[Stretch], duration_s: float, *, slack_s: float = SLACK_S) -> None:
     """Check that spans stand in the audio, one behind the other.
+
+    Args:
+        spans: start and end in seconds, and language.
+        duration_s: length of the audio in seconds.
+        slack_s: tolerance in seconds.
 
     Raises:
         SprachbundError: spans that overlap, leave the audio by more than `slack_s`, or end before they begin.
@@ -81,7 +86,7 @@ def check_spans(spans: Sequence[Stretch], duration_s: float, *, slack_s: float =
 #
 # A place is [first word, behind the last] in normalized words, characters in scripts without spaces.
 
-Place = tuple[int, int]
+WordRange = tuple[int, int]
 
 
 def split_words(text: str, language: str) -> list[str]:
@@ -91,38 +96,49 @@ def split_words(text: str, language: str) -> list[str]:
     return [normalize(word, language).replace(" ", "-") or word for word in units.split()]
 
 
-def only_place(said: Sequence[str], words: Sequence[str]) -> Place | None:
+def unique_range(said: Sequence[str], words: Sequence[str]) -> WordRange | None:
     """Where a run of words stands, if it does so exactly once."""
     size = len(said)
-    found = [i for i in range(len(words) - size + 1) if size and list(words[i : i + size]) == list(said)]
-    return (found[0], found[0] + size) if len(found) == 1 else None
+    starts = [i for i in range(len(words) - size + 1) if size and list(words[i : i + size]) == list(said)]
+    return (starts[0], starts[0] + size) if len(starts) == 1 else None
 
 
-def places_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[Place | None]:
+def ranges_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[WordRange | None]:
     """Where each piece of a text stands in it; None for a piece without words.
 
     Empty when the pieces are not cut between words, so that their places cannot be counted.
+
+    Args:
+        pieces: parts of the text, in order.
+        whole: the text.
+        language: BCP-47 tag of the text.
     """
     split = [split_words(piece, language) for piece in pieces]
     if [word for words in split for word in words] != split_words(whole, language):
         return []
-    places: list[Place | None] = []
+    ranges: list[WordRange | None] = []
     begun = 0
     for words in split:
-        places.append((begun, begun + len(words)) if words else None)
+        ranges.append((begun, begun + len(words)) if words else None)
         begun += len(words)
-    return places
+    return ranges
 
 
-def marked_places(pieces: Sequence[tuple[str, bool]], whole: str, language: str) -> dict[str, object]:
+def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str) -> dict[str, object]:
     """Where the marked ones of a transcript's pieces stand in it, for a corpus's `custom`, as
-    `foreign_places`: one for each of its `foreign_words`. Nothing where they cannot be counted."""
-    places = places_of_pieces([piece for piece, _ in pieces], whole, language)
-    marked = [place for place, (_, foreign) in zip(places, pieces, strict=False) if foreign and place]
-    return {"foreign_places": {language: [list(place) for place in marked]}} if marked else {}
+    `foreign_places`: one for each of its `foreign_words`. Nothing where they cannot be counted.
+
+    Args:
+        pieces: parts of the transcript, and whether each is marked.
+        whole: the transcript.
+        language: BCP-47 tag of the transcript.
+    """
+    ranges = ranges_of_pieces([piece for piece, _ in pieces], whole, language)
+    marked = [each for each, (_, foreign) in zip(ranges, pieces, strict=False) if foreign and each]
+    return {"foreign_places": {language: [list(each) for each in marked]}} if marked else {}
 
 
-def places_between(runs: Sequence[tuple[str, str]], reference: str, language: str) -> list[Place | None]:
+def ranges_between(runs: Sequence[tuple[str, str]], reference: str, language: str) -> list[WordRange | None]:
     """Where runs of speech are translated, as far as the runs in the reference's own language tell.
 
     A run in that language holds where its words stand exactly once in the reference; a run in another one
@@ -134,15 +150,19 @@ def places_between(runs: Sequence[tuple[str, str]], reference: str, language: st
         language: of the reference.
     """
     words = split_words(reference, language)
-    held = [only_place(split_words(said, code), words) if code == language else None for code, said in runs]
-    if not _in_order(place for place in held if place):
+    held = [unique_range(split_words(said, code), words) if code == language else None for code, said in runs]
+    if not _in_order(each for each in held if each):
         return [None] * len(runs)
-    return [place or _gap(held, number, len(words), runs, language) for number, place in enumerate(held)]
+    return [each or _gap(held, number, len(words), runs, language) for number, each in enumerate(held)]
 
 
 def _gap(
-    held: Sequence[Place | None], number: int, num_words: int, runs: Sequence[tuple[str, str]], language: str
-) -> Place | None:
+    held: Sequence[WordRange | None],
+    number: int,
+    num_words: int,
+    runs: Sequence[tuple[str, str]],
+    language: str,
+) -> WordRange | None:
     """The words between the neighbours of a run in another language."""
     before = held[number - 1] if number else (0, 0)
     behind = held[number + 1] if number + 1 < len(held) else (num_words, num_words)
@@ -151,5 +171,5 @@ def _gap(
     return (before[1], behind[0]) if before[1] < behind[0] else None
 
 
-def _in_order(places: Iterable[Place]) -> bool:
-    return all(one[1] <= other[0] for one, other in pairwise(places))
+def _in_order(ranges: Iterable[WordRange]) -> bool:
+    return all(one[1] <= other[0] for one, other in pairwise(ranges))

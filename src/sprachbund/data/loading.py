@@ -80,7 +80,13 @@ class Examples(Protocol):
         ...
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
-        """A row to be learned; None for a pair that the model cannot be asked for. No source: nobody speaks."""
+        """A row to be learned; None for a pair that the model cannot be asked for. No source: nobody speaks.
+
+        Args:
+            text: target text.
+            source: BCP-47 tag of the speech; None without speech.
+            target: BCP-47 tag of the text.
+        """
         ...
 
 
@@ -135,7 +141,13 @@ class PieceExamples:
         return self.transcript_tokenizer.encode(text)
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
-        """Language token and pieces; where nobody speaks the row ends at once."""
+        """Language token and pieces; where nobody speaks the row ends at once.
+
+        Args:
+            text: target text.
+            source: BCP-47 tag of the speech; None without speech.
+            target: BCP-47 tag of the text.
+        """
         if self.only_spoken and source not in (None, target):
             return None
         return self.tokenizer.language_id(target), [*self.tokenizer.encode(text), END]
@@ -186,7 +198,7 @@ class Source(Protocol):
         ...
 
 
-Place = tuple[int, int, float] | tuple[int, int, float, float]
+SampleKey = tuple[int, int, float] | tuple[int, int, float, float]
 """Epoch, index of the utterance, speed, and strength of the masks (1 if not given)."""
 
 
@@ -215,6 +227,12 @@ def spec_augment(
     """Mask stretches of time and frequency with the mean, arXiv 1904.08779, section 2; features (T, M).
 
     Masks are fewer and narrower by `strength`, 0 for none.
+
+    Args:
+        features: log-mel features (T, M).
+        rng: source of all random choices.
+        options: number and size of masks.
+        strength: factor of the size of masks; 0 masks nothing.
     """
     features = features.clone()
     mean, num_frames = features.mean(), features.shape[0]
@@ -233,7 +251,7 @@ def spec_augment(
     return features
 
 
-class Supply(Protocol):
+class TrainingDataset(Protocol):
     """What a run is fed from: a `Corpus`, or tokens of speech and text (`sprachbund.units.dataset`)."""
 
     @property
@@ -264,7 +282,7 @@ class Supply(Protocol):
         """An epoch's batches, as indices of examples."""
         ...
 
-    def __getitem__(self, place: Place) -> Any: ...
+    def __getitem__(self, key: SampleKey) -> Any: ...
 
 
 class Corpus(Dataset[Example]):
@@ -333,8 +351,8 @@ class Corpus(Dataset[Example]):
             index -= count
         raise IndexError(index)
 
-    def __getitem__(self, place: Place) -> Example:
-        epoch, index, speed, *rest = place
+    def __getitem__(self, key: SampleKey) -> Example:
+        epoch, index, speed, *rest = key
         rng = np.random.default_rng([self.options.seed, epoch, index])
         utterance, samples = self.utterance(index)
         spoken = self.spoken(utterance) if self.options.spoken else None
@@ -421,6 +439,11 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
     """Pad examples into a batch; lengths are rounded up so that few distinct shapes occur.
 
     An utterance with fewer rows than `rows_per_utterance` gets rows that do not count.
+
+    Args:
+        examples: examples of a batch.
+        rows_per_utterance: target rows of every utterance.
+        round_frames: frames are padded to a multiple of this.
     """
     own = [e.features.shape[0] if e.num_frames is None else e.num_frames for e in examples]
     longest = max(e.features.shape[0] for e in examples)
@@ -464,7 +487,7 @@ def _mixture(examples: Sequence[Example]) -> Mixture | None:
 
 
 def batches(
-    corpus: Supply,
+    corpus: TrainingDataset,
     options: PlanOptions,
     epoch: int,
     first: int = 0,
@@ -478,6 +501,15 @@ def batches(
     Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`; its masks are as strong as
     `strength` says of its number. A process for which a batch has no utterance gets the batch's first one as a
     placeholder, which does not count: all processes see the same number of batches, and none of them is empty.
+
+    Args:
+        corpus: dataset.
+        options: how batches are planned.
+        epoch: number of the epoch, from 0.
+        first: first batch that is made.
+        num_workers: loading processes; 0 loads in this one.
+        share: number of this process, and number of processes.
+        strength: strength of the masks by number of the batch.
     """
     rank, count = share
     corpus.enter(epoch)
@@ -488,13 +520,13 @@ def batches(
     own = [
         indices[:1] if is_placeholder[number] else indices[rank::count] for number, indices in enumerate(plan)
     ]
-    places: list[list[Place]] = [
+    keys: list[list[SampleKey]] = [
         [(epoch, int(i), float(speeds[number]), strength(number)) for i in own[number]]
         for number in range(first, len(plan))
     ]
     loader: DataLoader[Any] = DataLoader(
         corpus,  # type: ignore[arg-type]  # a Dataset in all but name
-        batch_sampler=places,
+        batch_sampler=keys,
         num_workers=num_workers,
         collate_fn=corpus.collate,
         worker_init_fn=_single_thread,

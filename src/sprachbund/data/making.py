@@ -83,11 +83,11 @@ def make_shards(
                 running[process] = task, ours
             for process in [p for p in running if not p.is_alive()]:
                 task, failures = running.pop(process)
-                told = receive_failure(failures)
+                failure = receive_failure(failures)
                 if process.exitcode:
-                    waiting.append(_again(task, process.exitcode, told, directory))
-                elif told is not None:
-                    raise SprachbundError(f"shard {task.shard} of {directory} cannot be made: {told}")
+                    waiting.append(_again(task, process.exitcode, failure, directory))
+                elif failure is not None:
+                    raise SprachbundError(f"shard {task.shard} of {directory} cannot be made: {failure}")
                 else:
                     done += 1
                     progress(done, num_shards)
@@ -98,9 +98,9 @@ def make_shards(
             process.join()
 
 
-def _again(task: _Task, code: int, told: str | None, directory: Path) -> _Task:
+def _again(task: _Task, code: int, failure: str | None, directory: Path) -> _Task:
     """What is tried after a process ended with an exit code. Raises SprachbundError when it was tried often enough."""
-    reason = told or f"its process {how_it_ended(code)}"
+    reason = failure or f"its process {how_it_ended(code)}"
     if code != _FAILED and code not in CRASHES:
         if task.kills + 1 < MAX_KILLS:
             return replace(task, kills=task.kills + 1)

@@ -100,7 +100,17 @@ class ManifestWriter:
         translations: Mapping[str, str] | None = None,
         custom: Mapping[str, Any] | None = None,
     ) -> None:
-        """Append one utterance: samples (num_samples,) float32 at 16 kHz, and what is said in it."""
+        """Append one utterance: samples (num_samples,) float32 at 16 kHz, and what is said in it.
+
+        Args:
+            samples: (num_samples,) float32 at 16 kHz.
+            text: transcript.
+            language: BCP-47 tag.
+            speaker: name of the speaker.
+            utterance_id: unique name of the utterance.
+            translations: BCP-47 tag to text.
+            custom: further fields.
+        """
         pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
         self._lines.append(
             {
@@ -185,7 +195,7 @@ class Manifest:
             raise SprachbundError(
                 f"{self.directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"
             )
-        places: list[tuple[int, int, int, int]] = []
+        locations: list[tuple[int, int, int, int]] = []
         durations: list[float] = []
         languages: list[str] = []
         seen: set[str] = set()
@@ -195,7 +205,7 @@ class Manifest:
                 language = cut["supervisions"][0].get("language") or ""
                 seen.add(language)
                 if shares is None or language not in shares or _place_of(cut["id"]) < shares[language]:
-                    places.append((number, offset, start, num_samples))
+                    locations.append((number, offset, start, num_samples))
                     durations.append(cut["duration"])
                     languages.append(language)
         if unknown := sorted(set(shares or {}) - seen):
@@ -203,8 +213,8 @@ class Manifest:
                 f"{self.directory} holds no speech in {', '.join(unknown)}, of which a share is wanted; "
                 f"it holds {', '.join(sorted(seen))}"
             )
-        self._places = np.array(places, dtype=np.int64).reshape(-1, 4)
-        self._shards = {number: place for place, number in enumerate(numbers)}
+        self._locations = np.array(locations, dtype=np.int64).reshape(-1, 4)
+        self._shards = {number: index for index, number in enumerate(numbers)}
         self._heard = _Flags(len(numbers))
         self.durations_s = np.array(durations, dtype=np.float32)
         self.languages = np.array(languages)
@@ -213,7 +223,7 @@ class Manifest:
         return len(self.durations_s)
 
     def __getitem__(self, index: int) -> Utterance:
-        number, offset, _, _ = self._places[index].tolist()
+        number, offset, _, _ = self._locations[index].tolist()
         path = cuts_path(self.directory, number)
         try:
             with path.open("rb") as file:
@@ -240,7 +250,7 @@ class Manifest:
     def only(self, chosen: Sequence[int] | np.ndarray) -> "Manifest":
         """The utterances of these indices, in the order of the corpus."""
         kept, part = np.sort(np.asarray(chosen, dtype=np.int64)), copy.copy(self)
-        part._places, part.languages = self._places[kept], self.languages[kept]
+        part._locations, part.languages = self._locations[kept], self.languages[kept]
         part.durations_s = self.durations_s[kept]
         return part
 
@@ -254,7 +264,7 @@ class Manifest:
         Raises:
             SprachbundError: the sound is not there in full, or the shard is another than its checksum says.
         """
-        number, _, start, num_samples = self._places[index].tolist()
+        number, _, start, num_samples = self._locations[index].tolist()
         path = audio_path(self.directory, number)
         if not self._heard.is_set(self._shards[number]):
             check_sound(self.directory, number)
@@ -328,10 +338,10 @@ def shard_numbers(directory: Path) -> Sequence[int]:
     """Numbers of the whole shards in a directory, in order. Raises SprachbundError for a name without a number."""
     numbers = []
     for path in directory.glob("cuts.*.jsonl"):
-        found = re.fullmatch(r"cuts\.(\d{5,9})\.jsonl", path.name, re.ASCII)
-        if found is None or path != cuts_path(directory, int(found[1])):
+        match = re.fullmatch(r"cuts\.(\d{5,9})\.jsonl", path.name, re.ASCII)
+        if match is None or path != cuts_path(directory, int(match[1])):
             raise SprachbundError(f"{path} is no shard, which are called cuts.00000.jsonl; move it elsewhere")
-        numbers.append(int(found[1]))
+        numbers.append(int(match[1]))
     return sorted(numbers)
 
 
@@ -376,10 +386,10 @@ def check_sound(directory: Path, number: int) -> bool:
     if wanted is None:
         return False
     try:
-        found = file_sha256(path)
+        checksum = file_sha256(path)
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
-    _compare(found, wanted, path, number)
+    _compare(checksum, wanted, path, number)
     return True
 
 
@@ -432,7 +442,7 @@ def _read_shard(
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
     held = _num_samples(audio_path(directory, number))
-    found: list[tuple[int, int, int, dict[str, Any]]] = []
+    records: list[tuple[int, int, int, dict[str, Any]]] = []
     offset = 0
     for index, line in enumerate(content.splitlines(keepends=True), start=1):
         where = f"{path}, line {index}"
@@ -447,20 +457,20 @@ def _read_shard(
             )
         ids.add(cut["id"])
         start = min(start, held)
-        found.append((offset, start, min(num_samples, held - start), cut))
+        records.append((offset, start, min(num_samples, held - start), cut))
         offset += len(line)
-    if not found:
+    if not records:
         raise SprachbundError(f"{path} is empty; {_ADVICE}")
-    ordered = sorted(range(len(found)), key=lambda index: found[index][1])
+    ordered = sorted(range(len(records)), key=lambda index: records[index][1])
     for before, after in pairwise(ordered):
-        if found[after][1] < found[before][1] + found[before][2] - _SLACK:
+        if records[after][1] < records[before][1] + records[before][2] - _SLACK:
             raise SprachbundError(
-                f"{path}, line {after + 1}: utterance {found[after][3]['id']!r} starts inside "
-                f"{found[before][3]['id']!r}; {_ADVICE}"
+                f"{path}, line {after + 1}: utterance {records[after][3]['id']!r} starts inside "
+                f"{records[before][3]['id']!r}; {_ADVICE}"
             )
     if wanted := _checksums(directory, number).get(path.name):  # last, since the faults above say more
         _compare(hashlib.sha256(content).hexdigest(), wanted, path, number)
-    yield from found
+    yield from records
 
 
 def _parse_cut(line: bytes, where: str) -> dict[str, Any]:
@@ -570,19 +580,19 @@ def _checksums(directory: Path, number: int) -> dict[str, str]:
     advice = f"copy it again, or delete it if {cuts_path(directory, number).name} and its sound are good"
     sums = {}
     for index, line in enumerate(read_text(path, advice=advice).splitlines(), start=1):
-        if not (found := re.fullmatch(r"([0-9a-f]{64})  (\S+)", line)):
+        if not (match := re.fullmatch(r"([0-9a-f]{64})  (\S+)", line)):
             raise SprachbundError(f"{path}, line {index} is not a checksum and a name; {advice}")
-        sums[found[2]] = found[1]
+        sums[match[2]] = match[1]
     for name in (cuts_path(directory, number).name, audio_path(directory, number).name):
         if name not in sums:
             raise SprachbundError(f"{path} does not name {name}; {advice}")
     return sums
 
 
-def _compare(found: str, wanted: str, path: Path, number: int) -> None:
-    if found != wanted:
+def _compare(checksum: str, wanted: str, path: Path, number: int) -> None:
+    if checksum != wanted:
         raise SprachbundError(
-            f"{path} is damaged (its checksum is {found[:12]}, not {wanted[:12]}); copy the corpus again, or delete "
+            f"{path} is damaged (its checksum is {checksum[:12]}, not {wanted[:12]}); copy the corpus again, or delete "
             f"{checksums_path(path.parent, number).name} if you changed it yourself"
         )
 

@@ -65,7 +65,7 @@ class _Faults(RootModel[list[Fault]]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class OwnData:
     """What a folder or table holds: utterances that look sound, and faults."""
 
     recordings: Sequence[Recording]
@@ -104,7 +104,7 @@ class Prepared:
 
 
 def prepare_own(
-    found: Found,
+    corpus: OwnData,
     out: Path,
     options: OwnOptions,
     *,
@@ -112,15 +112,21 @@ def prepare_own(
 ) -> Prepared:
     """Write recordings as manifests into `out`, or `out/train` and `out/dev`; whole shards there stay.
 
+    Args:
+        corpus: recordings and faults.
+        out: folder of the manifests.
+        options: name, licence and parts.
+        progress: called with utterances done and in all.
+
     Raises:
         SprachbundError: a fault, unless faults are skipped; nothing to write; `out` holds something else.
     """
-    faults = list(_checked(found.faults, options))
-    if not found.recordings:
+    faults = list(_checked(corpus.faults, options))
+    if not corpus.recordings:
         raise SprachbundError(f"{options.name}: no utterance is left to prepare; see the faults above")
-    _claim(out, found.recordings, options)
-    parts = _parts(found.recordings, options.dev_share)
-    done, total = 0, len(found.recordings)
+    _claim(out, corpus.recordings, options)
+    parts = _parts(corpus.recordings, options.dev_share)
+    done, total = 0, len(corpus.recordings)
     for part, recordings in parts.items():
         for shard in range(-(-len(recordings) // SHARD_SIZE)):
             some = recordings[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
@@ -285,7 +291,7 @@ _TRANSLATION = re.compile(r"translation[_-](.+)", re.IGNORECASE)
 _AMBIGUOUS = "id"  # an identifier to most, Indonesian to BCP-47
 
 
-def read_folder(directory: Path, language: str) -> Found:
+def read_folder(directory: Path, language: str) -> OwnData:
     """The recordings under a folder: `NAME.wav` (any container), `NAME.txt` its transcript, `NAME.de.txt` its
     translation. A subfolder counts as a speaker.
 
@@ -306,7 +312,7 @@ def read_folder(directory: Path, language: str) -> Found:
     reader = _FolderReader(directory, language, [p for p in files if p.suffix.lower() == ".txt"])
     recordings = [r for path in audio if (r := reader.read(path)) is not None]
     reader.name_leftovers()
-    return Found(recordings=recordings, faults=reader.faults)
+    return OwnData(recordings=recordings, faults=reader.faults)
 
 
 class _FolderReader:
@@ -381,7 +387,7 @@ class _Header:
     languages: Mapping[int, str]
 
 
-def read_table(path: Path, language: str | None = None) -> Found:
+def read_table(path: Path, language: str | None = None) -> OwnData:
     """The recordings of a tab-separated table.
 
     The first line names the columns: `path` (relative to the table), `text`, `language` (or the argument), at
@@ -416,7 +422,7 @@ def read_table(path: Path, language: str | None = None) -> Found:
             faults.append(Fault(where=where, reason=str(error)))
     if not recordings and not faults:
         raise SprachbundError(f"{path} has a header and no lines; add one for each utterance")
-    return Found(recordings=list(recordings.values()), faults=faults)
+    return OwnData(recordings=list(recordings.values()), faults=faults)
 
 
 def _read_header(path: Path, line: str, language: str | None) -> _Header:

@@ -125,6 +125,11 @@ def draw_voice(language: str, rng: random.Random, split: Split) -> Voice:
 
     Training never draws from `HELD_OUT_VARIANTS`; dev
     and test draw only from `DEV_VARIANTS` and `TEST_VARIANTS`.
+
+    Args:
+        language: BCP-47 tag.
+        rng: source of all random choices.
+        split: "train", "dev" or "test", which have different voices.
     """
     variants: dict[str, Sequence[str]] = {
         "train": ("", *_TRAIN_VARIANTS),
@@ -163,7 +168,14 @@ def speak(text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = T
 def speak_with_words(
     text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = True
 ) -> tuple[FloatArray, list[tuple[int, float]]]:
-    """As `speak`, and ``(character, start_s)`` of every word: its start in ``text`` and in the samples."""
+    """As `speak`, and ``(character, start_s)`` of every word: its start in ``text`` and in the samples.
+
+    Args:
+        text: text to speak.
+        voice: speaker and manner.
+        sample_rate: Hz.
+        exact: whether the same text and voice always give the same samples.
+    """
     with _LOCK:
         raw, events = _engine(exact).speak(text, voice)
     if not len(raw) or not raw.any():
@@ -179,7 +191,13 @@ def speak_with_words(
 
 
 def voiced_part(raw: npt.NDArray[np.int16], rate_hz: int, margin_s: float = 0.05) -> tuple[int, int]:
-    """Begin and end of what is not silence in 16-bit samples, with a margin; not all may be zero."""
+    """Begin and end of what is not silence in 16-bit samples, with a margin; not all may be zero.
+
+    Args:
+        raw: 16-bit samples (num_samples,).
+        rate_hz: sampling rate.
+        margin_s: seconds kept on both sides.
+    """
     magnitude = np.abs(raw.astype(np.int32))
     loud = np.flatnonzero(magnitude > magnitude.max() * 0.005)  # 46 dB below the peak
     margin = int(margin_s * rate_hz)

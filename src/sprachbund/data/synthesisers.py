@@ -326,6 +326,12 @@ def draw_any_voice(
     """A random speaker and manner of speaking for ``language`` (BCP-47), from each synthesiser equally often.
 
     Left out are those without a voice for the language in this part; espeak-ng speaks if none is left.
+
+    Args:
+        language: BCP-47 tag.
+        rng: source of all random choices.
+        split: "train", "dev" or "test", which have different voices.
+        synthesizers: names of synthesisers.
     """
     casts = {name: () if name == ESPEAK else _cast(name, language, split) for name in synthesizers}
     able = [name for name in synthesizers if name == ESPEAK or casts[name]] or [ESPEAK]

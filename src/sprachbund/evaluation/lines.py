@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sprachbund.data.language_spans import Place, only_place, spans_in, split_words
+from sprachbund.data.language_spans import WordRange, spans_in, split_words, unique_range
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
 
@@ -180,7 +180,7 @@ class EmbeddedSpan:
     end: int | None = None
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> WordRange | None:
         """(start, end) in words of the reference; None when it is not known."""
         return None if self.start is None or self.end is None else (self.start, self.end)
 
@@ -279,16 +279,16 @@ def _with_positions(language: str, said: str, number: int, utterance: Utterance)
 def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: list[str]) -> EmbeddedSpan:
     said, language = str(row.get("text") or ""), str(row["language"])
     given = (row.get("places") or {}).get(target)
-    span: Place | None = None
+    span: WordRange | None = None
     if given is not None:
         span = _checked(given, utterance, target, len(words))
     elif same_language(language, target) or target == utterance.language:
-        span = only_place(split_words(said, language), words)
+        span = unique_range(split_words(said, language), words)
     start, end = span or (None, None)
     return EmbeddedSpan(language=language, said=said, start=start, end=end)
 
 
-def _checked(span: Any, utterance: Utterance, target: str, num_words: int) -> Place:
+def _checked(span: Any, utterance: Utterance, target: str, num_words: int) -> WordRange:
     try:
         start, end = map(int, span)
     except (TypeError, ValueError):

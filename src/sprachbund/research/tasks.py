@@ -1,6 +1,6 @@
-"""Running a study: its cells in the order in which they tell most, by processes of this machine or of a Ray cluster.
+"""Running a study: its cells in their most informative order, by processes of this machine or of a Ray cluster.
 
-Nothing is remembered but files: a cell is finished when its manifest stands, so a study that was killed goes on with
+Only files are kept: a cell is finished when its manifest exists, so a study that was killed goes on with
 what is missing, and a cell that was half made takes up its own training. The table of results is made anew from
 manifests whenever a cell is finished.
 """
@@ -111,8 +111,8 @@ class Study:
         cell = self.grid.cells()[number]
         folder, began = cell.folder(self.out), time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        found = self.make(cell, folder)
-        write_cell(folder, cell, self.grid, found, time.monotonic() - began)
+        scores = self.make(cell, folder)
+        write_cell(folder, cell, self.grid, scores, time.monotonic() - began)
 
     def _forget_if_not_whole(self, cell: Cell) -> None:
         """A cell without a tier or a bit width that the grid has by now is scored again."""
@@ -131,7 +131,7 @@ def run_tasks(
     ray_address: str | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Make the files of tasks that are missing; how many there are and how long the rest takes is told on the way.
+    """Make the files of tasks that are missing; the number of finished ones and the time left are reported.
 
     Args:
         tasks: to be done.
@@ -144,14 +144,14 @@ def run_tasks(
     Raises:
         SprachbundError: what the first task to fail raised.
     """
-    before = told = work.done(tasks)
-    report(f"{told} of {len(tasks.paths)} {what} are finished")
+    before = reported = work.done(tasks)
+    report(f"{reported} of {len(tasks.paths)} {what} are finished")
     began = time.monotonic()
 
     def progress(done: int, total: int) -> None:
-        nonlocal told
-        if done > told:
-            told = done
+        nonlocal reported
+        if done > reported:
+            reported = done
             finished()
             left_min = (time.monotonic() - began) / (done - before) * (total - done) / 60
             report(f"{done} of {total} {what} are finished; about {_hours(left_min)} left")

@@ -24,7 +24,7 @@ from torch import nn
 
 from sprachbund.data.batch import Batch
 from sprachbund.data.batching import PlanOptions
-from sprachbund.data.loading import Supply, batches
+from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CTC, LANGUAGE, Loss, PartlyTrained
@@ -280,11 +280,11 @@ class _File(RootModel[Convergence]):
 
 def train(
     model: nn.Module,
-    corpus: Supply,
+    corpus: TrainingDataset,
     options: TrainingOptions,
     directory: Path,
     *,
-    dev: Supply | None = None,
+    dev: TrainingDataset | None = None,
     score: Callable[[Any], float] | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
@@ -327,10 +327,10 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        corpus: Supply,
+        corpus: TrainingDataset,
         options: TrainingOptions,
         directory: Path,
-        dev: Supply | None,
+        dev: TrainingDataset | None,
         report: Callable[[str], None],
     ) -> None:
         partly = model if isinstance(model, PartlyTrained) else None

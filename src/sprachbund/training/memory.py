@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sprachbund.data.batch import Batch
 from sprachbund.data.batching import PlanOptions
-from sprachbund.data.loading import Supply
+from sprachbund.data.loading import TrainingDataset
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -217,7 +217,7 @@ class Footprint:
 def measure(
     model: Any,
     loss_of: Callable[[Batch], Any],
-    corpus: Supply,
+    corpus: TrainingDataset,
     plan: PlanOptions,
     optimizers: Sequence[Any],
     *,

@@ -17,7 +17,7 @@ from sprachbund.models.weights import Bits
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import CardRecipe, Strict
-from sprachbund.units.dataset import Mixing, Sentences, Spoken, Supply, Written, first_epoch_behind
+from sprachbund.units.dataset import Mixing, Sentences, Spoken, TokenDataset, Written, first_epoch_behind
 from sprachbund.units.directory import Units
 from sprachbund.units.encoded import Encoded
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
@@ -184,11 +184,11 @@ def _read(recipe: UnitTranslatorRecipe, units: Units) -> dict[str, Any]:
 
 def _supplies(
     recipe: UnitTranslatorRecipe, units: Units, model: TokenConformer | TokenMbart, report: Report
-) -> tuple[Supply, Supply, TrainingOptions]:
+) -> tuple[TokenDataset, TokenDataset, TrainingOptions]:
     """Training and dev data, everything told that is left out of them, and the training with all its steps counted."""
     parts = _parts(recipe, units, report)
     reader: Any = model.reader
-    corpus = Supply(parts, model.config, reader, recipe.mixing, seed=recipe.training.seed)
+    corpus = TokenDataset(parts, model.config, reader, recipe.mixing, seed=recipe.training.seed)
     plan = PlanOptions(
         batch_s=recipe.training.batch_s,
         max_utterances=recipe.training.max_utterances,
@@ -206,7 +206,7 @@ def _supplies(
     held_out = [
         Spoken(each, recipe.all_pairs, as_text=as_text, keep_repeats=recipe.keep_repeats) for each in encoded
     ]
-    dev = Supply(held_out, model.config, reader, recipe.mixing, sample=False)
+    dev = TokenDataset(held_out, model.config, reader, recipe.mixing, sample=False)
     for name, supply in (("training", corpus), ("dev", dev)):
         for line in supply.lines(training.max_duration_s):
             report(f"{name}: {line}")
@@ -260,7 +260,7 @@ def _start_from(model: TokenConformer, directory: Path, report: Report) -> None:
         report(f"{len(missing)} of {len(own)} weights are new: {', '.join(missing[:3])} ...")
 
 
-def _card(recipe: UnitTranslatorRecipe, corpus: Supply, training: TrainingOptions) -> Card:
+def _card(recipe: UnitTranslatorRecipe, corpus: TokenDataset, training: TrainingOptions) -> Card:
     sources: Sequence[str] = sorted({source for source, _ in recipe.all_pairs})
     start = {} if recipe.mbart is None else {"made_from": {"model": recipe.mbart, "by": "train"}}
     return Card(

@@ -1,8 +1,10 @@
-"""Batches of tokens for training: of one kind each, mixed as the recipe says.
+"""The dataset of models with token input: sentences that were spoken or written, and batches of one kind each.
 
-Every random choice is drawn from (seed, epoch, sentence), as in `sprachbund.data.loading`, so a run that is taken up
-gets the same batches. A "second" here is as many source tokens as a second of the speech has on average: made as long
-as speech, text is measured by the same. Shapes: B rows, S source tokens, U target tokens.
+Speech and text come from the same triples of units, transcript and translation; further text from outside. A kind
+decides only how the source becomes tokens. Every random choice is drawn from (seed, epoch, sentence), as in
+`sprachbund.data.loading`, so a resumed run gets the same batches. A "second" is the mean number of source tokens of a
+second of the speech; text, which is made as long as speech, is measured by the same.
+Shapes: B rows, S source tokens, U target tokens.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,18 +20,14 @@ from torch import Tensor
 from sprachbund.data.batch import Batch
 from sprachbund.data.batching import PlanOptions, plan_epoch
 from sprachbund.data.bitext import Bitext
-from sprachbund.data.loading import ExampleOptions, Place, pad
+from sprachbund.data.loading import ExampleOptions, SampleKey, pad
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens import MbartConfig, TokenConfig, WrittenTokens
 from sprachbund.units.encoded import Encoded, UnitUtterance
 from sprachbund.units.reader import UnitReader
 from sprachbund.units.strings import TooLong, too_long_for_ctc
 
-# What a model with token input learns from: sentences that were spoken, and sentences that were written.
-#
-# Speech and text come from the same triples of units, transcript and translation; more text from outside.
-# Each kind has the same form, and which of them a sentence is of decides nothing but how its source is
-# turned into tokens.
+# Sentences.
 
 Kind = Literal["speech", "text", "bitext"]
 
@@ -85,7 +83,7 @@ class Spoken:
     ) -> None:
         self.kind: Kind = "text" if as_text else "speech"
         self._encoded, self._keep_repeats = encoded, keep_repeats
-        self._places: list[tuple[int, str]] = []
+        self._pairs: list[tuple[int, str]] = []
         self.missing = 0
         self.seconds = 0.0
         taken = within_hours(encoded, {source for source, _ in pairs}, hours)
@@ -100,14 +98,14 @@ class Spoken:
                 if not utterance.text_in(target) or (as_text and not utterance.text):
                     self.missing += 1
                     continue
-                self._places.append((number, target))
+                self._pairs.append((number, target))
                 self.seconds += utterance.duration_s
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._pairs)
 
     def __getitem__(self, index: int) -> Sentence:
-        number, target = self._places[index]
+        number, target = self._pairs[index]
         utterance = self._encoded[number]
         as_text = self.kind == "text"
         return Sentence(
@@ -126,6 +124,11 @@ class Spoken:
 
 def within_hours(encoded: Encoded, languages: Collection[str], hours: float | None) -> Collection[int]:
     """Numbers of the utterances in some languages that make up so many hours, in a fixed random order; of all if None.
+
+    Args:
+        encoded: corpus as units.
+        languages: BCP-47 tags that are taken.
+        hours: hours of speech; None for all.
 
     Raises:
         SprachbundError: there are not so many hours.
@@ -216,8 +219,8 @@ class TokenExample:
     transcript: list[int]
 
 
-class Supply:
-    """Sentences of several kinds as examples; satisfies `sprachbund.data.loading.Supply`.
+class TokenDataset:
+    """Sentences of several kinds as examples; satisfies `sprachbund.data.loading.TrainingDataset`.
 
     Args:
         parts: the sentences.
@@ -284,10 +287,10 @@ class Supply:
 
     def counts(self) -> dict[Kind, int]:
         """Usable sentences of each kind."""
-        found: dict[Kind, int] = {}
+        counts: dict[Kind, int] = {}
         for number, part in enumerate(self._parts):
-            found[part.kind] = found.get(part.kind, 0) + int(self._usable[self._range(number)].sum())
-        return found
+            counts[part.kind] = counts.get(part.kind, 0) + int(self._usable[self._range(number)].sum())
+        return counts
 
     def lines(self, max_duration_s: float) -> list[str]:
         """What to tell before a run: how much there is, and everything that is not as wished, counted and named.
@@ -307,10 +310,10 @@ class Supply:
                 f"{len(self.left_out)} sentences are longer than the model reads or writes "
                 f"({self._config.max_tokens} tokens), the first is {self.left_out[0]}: left out"
             )
-        for what, found in self.too_long.items():
-            first = found[0]
+        for what, long in self.too_long.items():
+            first = long[0]
             lines.append(
-                f"{len(found)} {what} are longer than CTC can align, the first is {first.name} ({first.needed} places "
+                f"{len(long)} {what} are longer than CTC can align, the first is {first.name} ({first.needed} places "
                 f"wanted, {first.available} there): without their CTC loss"
             )
         return lines
@@ -336,8 +339,8 @@ class Supply:
     def __len__(self) -> int:
         return len(self._usable)
 
-    def __getitem__(self, place: Place) -> TokenExample:
-        epoch, index = place[:2]
+    def __getitem__(self, key: SampleKey) -> TokenExample:
+        epoch, index = key[:2]
         rng = np.random.default_rng([self._seed, epoch, index]) if self._alpha else None
         part, sentence = self._sentence(index)
         return self._example(part.kind, sentence, rng)
@@ -373,7 +376,7 @@ class Supply:
                 continue
             for what, tokens in (("targets", example.target[:-1]), ("transcripts", example.transcript)):
                 long[what] += self._unaligned(what, sentence.name, len(example.source), tokens)
-        self.too_long = {what: found for what, found in long.items() if found}
+        self.too_long = {what: listed for what, listed in long.items() if listed}
         if self._config.head == "ctc" and len(long["targets"]) == usable.sum() > 0:
             raise SprachbundError(
                 f"CTC can align none of {int(usable.sum())} targets, the first is {long['targets'][0].name}; make "
@@ -432,11 +435,17 @@ class Collate:
         )
 
 
-def first_epoch_behind(supply: Supply, options: PlanOptions, step: int) -> int:
-    """The first epoch that begins at a step or behind it, steps counted from 0."""
+def first_epoch_behind(dataset: TokenDataset, options: PlanOptions, step: int) -> int:
+    """The first epoch that begins at a step or behind it, steps counted from 0.
+
+    Args:
+        dataset: sentences.
+        options: how batches are planned.
+        step: step, counted from 0.
+    """
     epoch = done = 0
     while done < step:
-        done += max(1, len(supply.plan(options, epoch)))
+        done += max(1, len(dataset.plan(options, epoch)))
         epoch += 1
     return epoch
 

@@ -48,8 +48,8 @@ class Identity(BaseModel):
         Raises:
             SprachbundError: units of another k-means, vocabulary or sampling rate.
         """
-        if found := self.difference(other, strings_only=strings_only):
-            raise SprachbundError(f"{where} is of {found}; encode the speech again with these units")
+        if difference := self.difference(other, strings_only=strings_only):
+            raise SprachbundError(f"{where} is of {difference}; encode the speech again with these units")
 
     def difference(self, other: "Identity", *, strings_only: bool = False) -> str | None:
         """The first thing in which another differs, in words; see `check`."""
@@ -139,13 +139,13 @@ class Units:
     def centroids(self) -> np.ndarray:
         """(K, D) float32."""
         path, advice = self.directory / KMEANS, "copy the directory again, whole"
-        found = load_array(path, advice=advice)
+        centroids = load_array(path, advice=advice)
         wanted = (self.num_clusters, self.config.source.width)
-        if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
+        if centroids.shape != wanted or centroids.dtype != np.float32 or not np.isfinite(centroids).all():
             raise SprachbundError(
-                f"{path} holds {found.dtype} {found.shape}, not {wanted} finite numbers of float32; {advice}"
+                f"{path} holds {centroids.dtype} {centroids.shape}, not {wanted} finite numbers of float32; {advice}"
             )
-        return found
+        return centroids
 
     @cached_property
     def vocabulary(self) -> JointVocabulary:
@@ -179,7 +179,14 @@ def identity_of(config: UnitsConfig) -> Identity:
 def write_units(
     directory: Path, config: UnitsConfig, centroids: np.ndarray, models: Mapping[str, bytes]
 ) -> Units:
-    """Write centroids (K, D), SentencePiece models by name, and last the configuration, which makes it whole."""
+    """Write centroids (K, D), SentencePiece models by name, and last the configuration, which makes it whole.
+
+    Args:
+        directory: folder of the units.
+        config: their configuration.
+        centroids: (K, D).
+        models: bytes of SentencePiece models by file name.
+    """
     write_array(directory / KMEANS, centroids)
     for name, model in models.items():
         write_bytes(directory / (name + MODEL), model)

@@ -1,4 +1,8 @@
-"""Utterances as units on disk, read at random: lines of JSON in shards, and a manifest."""
+"""Corpora as units: lines of JSON in shards with a manifest, read at random, and the jobs that write them.
+
+The utterances of several corpora form one list, chosen by their ids and cut into blocks. Processes share two jobs: the
+features of a share of the data, and the units of all of it. The manifest names every input by its hash.
+"""
 
 import json
 import math
@@ -133,7 +137,7 @@ class Encoded:
         self.info = read_json(self.directory / MANIFEST, EncodedInfo, MADE_BY)
         if units is not None:
             units.identity.check(self.info.identity, str(directory), strings_only=True)
-        places: list[tuple[int, int]] = []
+        offsets: list[tuple[int, int]] = []
         for number, shard in enumerate(self.info.shards):
             path = self.directory / shard.file
             if not path.is_file() or file_sha256(path) != shard.hash:
@@ -145,14 +149,14 @@ class Encoded:
                 raise SprachbundError(
                     f"{path} has {len(lengths)} lines, {MANIFEST} says {shard.utterances}; copy the directory again"
                 )
-            places += [(number, start) for start in np.cumsum([0, *lengths])[:-1].tolist()]
-        self._places = np.array(places, np.int64).reshape(-1, 2)
+            offsets += [(number, start) for start in np.cumsum([0, *lengths])[:-1].tolist()]
+        self._offsets = np.array(offsets, np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __getitem__(self, index: int) -> UnitUtterance:
-        shard, start = self._places[index].tolist()
+        shard, start = self._offsets[index].tolist()
         with (self.directory / self.info.shards[shard].file).open("rb") as file:
             file.seek(start)
             return _parsed(file.readline(), f"{file.name}, byte {start}")
@@ -192,7 +196,7 @@ def _parsed(line: bytes, where: str) -> UnitUtterance:
     return validate(_Line, parse_json(line, where, advice=advice), where, advice=advice).root
 
 
-# Utterances of several corpora as one list, chosen by their ids, cut into blocks that are made one by one.
+# The list of utterances, cut into blocks.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +219,7 @@ class Chosen:
         return [self._open(path) for path in self.data]
 
     @cached_property
-    def places(self) -> list[tuple[int, int]]:
+    def indices(self) -> list[tuple[int, int]]:
         """Corpus and number of every utterance."""
         return [(c, i) for c, manifest in enumerate(self.manifests) for i in range(len(manifest))]
 
@@ -232,12 +236,12 @@ class Chosen:
 
     def utterance(self, number: int) -> Utterance:
         """One of them, without its sound."""
-        corpus, index = self.places[number]
+        corpus, index = self.indices[number]
         return self.manifests[corpus][index]
 
     def samples(self, number: int) -> np.ndarray:
         """Sound of one of them, (num_samples,) float32 at 16 kHz."""
-        corpus, index = self.places[number]
+        corpus, index = self.indices[number]
         return self.manifests[corpus].samples(index)
 
     def __getstate__(self) -> dict[str, object]:
@@ -262,7 +266,7 @@ def blocks(num_utterances: int, size: int) -> Sequence[range]:
     return [range(start, min(start + size, num_utterances)) for start in range(0, num_utterances, size)]
 
 
-# The two jobs of this room that processes share: features of a share of the data, and units of all of it.
+# Jobs that processes share.
 
 _AT_ONCE = 16
 """Utterances whose sound is held."""
@@ -339,19 +343,19 @@ class FeatureJob:
     @property
     def files(self) -> Sequence[tuple[Path, int]]:
         """Each file, and how many utterances it holds."""
-        cut = blocks(len(self.chosen.places), self.computing.block)
+        cut = blocks(len(self.chosen.indices), self.computing.block)
         return [(self.out / f"frames.{n:05d}.npz", len(block)) for n, block in enumerate(cut)]
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
         """Load the model."""
         source = self.extraction.open()
-        cut = blocks(len(self.chosen.places), self.computing.block)
+        cut = blocks(len(self.chosen.indices), self.computing.block)
 
         def make(number: int, progress: Callable[[int], None]) -> None:
-            found = list(_features(source, self.chosen, cut[number], progress))
-            lengths = np.array([len(frames) for frames in found])
+            features_of = list(_features(source, self.chosen, cut[number], progress))
+            lengths = np.array([len(frames) for frames in features_of])
             path = self.files[number][0]
-            write_arrays(path, {"frames": np.concatenate(found), "lengths": lengths})
+            write_arrays(path, {"frames": np.concatenate(features_of), "lengths": lengths})
 
         return make
 
@@ -375,20 +379,20 @@ class EncodeJob:
     @property
     def files(self) -> Sequence[tuple[Path, int]]:
         """Each file, and how many utterances are to be in it."""
-        cut = blocks(len(self.chosen.places), self.computing.block)
+        cut = blocks(len(self.chosen.indices), self.computing.block)
         return [(self.out / f"units.{n:05d}.jsonl", len(block)) for n, block in enumerate(cut)]
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
         """Load the model and the centroids."""
         source, centroids = self.extraction.open(), Units(self.units).centroids
-        cut = blocks(len(self.chosen.places), self.computing.block)
+        cut = blocks(len(self.chosen.indices), self.computing.block)
 
         def make(number: int, progress: Callable[[int], None]) -> None:
             block = cut[number]
             features = _features(source, self.chosen, block, progress, self.speed)
             lines = [
-                encoded_line(self.chosen.utterance(place), nearest(frames, centroids), self.speed)
-                for place, frames in zip(block, features, strict=True)
+                encoded_line(self.chosen.utterance(index), nearest(frames, centroids), self.speed)
+                for index, frames in zip(block, features, strict=True)
                 if len(frames)
             ]
             write_text(self.files[number][0], "".join(lines))
@@ -397,7 +401,13 @@ class EncodeJob:
 
 
 def encoded_line(utterance: Utterance, labels: np.ndarray, speed: float) -> str:
-    """A line of JSON: the units of an utterance as characters, how many frames each lasts, and what was said."""
+    """A line of JSON: the units of an utterance as characters, how many frames each lasts, and what was said.
+
+    Args:
+        utterance: utterance with its texts.
+        labels: cluster of every frame (T,).
+        speed: speed that the utterance was played at.
+    """
     units, durations = collapse(labels)
     values = {
         "id": utterance.id,
@@ -445,7 +455,7 @@ def _faster(samples: np.ndarray, speed: float) -> np.ndarray:
     return np.pad(changed, (0, wanted - len(changed)))
 
 
-# A corpus as units: shards of lines, and a manifest that names everything they were made with by hash.
+# Writing a corpus as units.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -538,19 +548,20 @@ def _without_frames(job: EncodeJob, encoding: Encoding) -> list[Skipped]:
     """Utterances that are too short, before anything is computed."""
     source = encoding.extraction.open()
     lengths = [at_speed(int(num), encoding.speed) for num in job.chosen.num_samples]
-    short = [place for place, length in enumerate(lengths) if not source.num_frames(length)]
-    found = [
+    short = [number for number, length in enumerate(lengths) if not source.num_frames(length)]
+    missing = [
         Skipped(
-            id=job.chosen.utterance(place).id, reason=f"{lengths[place]} samples are no frame of the encoder"
+            id=job.chosen.utterance(number).id,
+            reason=f"{lengths[number]} samples are no frame of the encoder",
         )
-        for place in short
+        for number in short
     ]
-    if found and not encoding.skip_bad:
+    if missing and not encoding.skip_bad:
         raise SprachbundError(
-            f"{len(found)} of {len(lengths)} utterances of {encoding.data} have no frames, the first is "
-            f"{found[0].id}: {found[0].reason}; give longer ones, or leave them out with --skip-bad"
+            f"{len(missing)} of {len(lengths)} utterances of {encoding.data} have no frames, the first is "
+            f"{missing[0].id}: {missing[0].reason}; give longer ones, or leave them out with --skip-bad"
         )
-    return found
+    return missing
 
 
 def _info(job: EncodeJob, encoding: Encoding, units: Units, skipped: list[Skipped]) -> EncodedInfo:
@@ -570,7 +581,7 @@ def _info(job: EncodeJob, encoding: Encoding, units: Units, skipped: list[Skippe
         corpus=CorpusInfo(
             directory=str(encoding.data),
             hash=corpus_hash(encoding.data),
-            utterances=len(job.chosen.places),
+            utterances=len(job.chosen.indices),
         ),
         speed=encoding.speed,
         utterances=int(totals[0]),

@@ -42,7 +42,13 @@ def corpus_hash(directory: Path) -> str:
 
 
 def read_json(path: Path, kind: type[_Read], made_by: str) -> _Read:
-    """A file that `write_json` wrote. Raises SprachbundError when it is not there or something else."""
+    """A file that `write_json` wrote. Raises SprachbundError when it is not there or something else.
+
+    Args:
+        path: file.
+        kind: pydantic model of its content.
+        made_by: command that writes the file, for the error.
+    """
     if not path.exists():
         raise SprachbundError(f"there is no {path}; make it with `{made_by}`")
     return read_model(path, kind, advice=f"make it again with `{made_by}`")

@@ -39,19 +39,19 @@ PARTS = "parts"
 """Folder of what is not finished; gone when the units are whole."""
 _FRAMES, _LENGTHS = "frames.npy", "lengths.npy"
 
-Tell = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much it is; 0 where that is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What making units takes, known before it is begun.
+class FitEstimate:
+    """Size of the work of making units.
 
     Attributes:
         utterances: whose features k-means sees.
         hours: of them.
         frames: features of them, about.
-        disk_bytes: that the features need for a while.
+        disk_bytes: of the features while units are made.
     """
 
     utterances: int
@@ -88,19 +88,19 @@ class Fit:
         return FeatureJob(extraction=self.extraction, chosen=chosen, out=parts, computing=self.computing)
 
 
-def needs(fit: Fit) -> Needs:
-    """What making units takes. Raises SprachbundError for a model or data that cannot be used."""
+def estimate(fit: Fit) -> FitEstimate:
+    """Estimate the work of making units. Raises SprachbundError for an unusable model or data."""
     chosen, info = fit.job.chosen, fit.extraction.info
     frames = round(chosen.hours * 3600 / info.frame_s)
-    return Needs(
-        utterances=len(chosen.places),
+    return FitEstimate(
+        utterances=len(chosen.indices),
         hours=chosen.hours,
         frames=frames,
         disk_bytes=2 * 4 * frames * info.width,
     )
 
 
-def make_units(fit: Fit, tell: Tell = lambda label, done, total: None) -> Units:
+def make_units(fit: Fit, report: Report = lambda label, done, total: None) -> Units:
     """Make units; the same call again goes on where it stopped, and gives the same files.
 
     Raises:
@@ -111,11 +111,11 @@ def make_units(fit: Fit, tell: Tell = lambda label, done, total: None) -> Units:
     if (fit.out / CONFIG).exists():
         shutil.rmtree(fit.out / PARTS, ignore_errors=True)  # a run that was killed amid this has left some
         return Units(fit.out)
-    frames, lengths = _features(fit, tell)
-    tell("clustering", 0, 0)
+    frames, lengths = _features(fit, report)
+    report("clustering", 0, 0)
     centroids, num_steps = _centroids(frames, fit)
-    labels = _labels(frames, lengths, centroids, tell)
-    tell("finding pieces", 0, 0)
+    labels = _labels(frames, lengths, centroids, report)
+    report("finding pieces", 0, 0)
     models, languages, ratio = _vocabulary(fit, labels, lengths)
     chosen = fit.job.chosen
     config = UnitsConfig(
@@ -161,10 +161,10 @@ def _settings(fit: Fit) -> dict[str, object]:
     }
 
 
-def _features(fit: Fit, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
+def _features(fit: Fit, report: Report) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, D), mapped from a file, and how many each utterance has."""
     job, parts = fit.job, fit.out / PARTS
-    if not job.chosen.places:
+    if not job.chosen.indices:
         raise SprachbundError(
             f"a share of {fit.options.share} of the data is no utterance; give a larger --share"
         )
@@ -175,7 +175,7 @@ def _features(fit: Fit, tell: Tell) -> tuple[np.ndarray, np.ndarray]:
             job,
             workers=fit.computing.workers,
             ray_address=fit.computing.ray,
-            progress=lambda done, total: tell("extracting features", done, total),
+            progress=lambda done, total: report("extracting features", done, total),
         )
         _gather(parts, [path for path, _ in job.files], fit.extraction.info.width)
     advice = f"delete {parts}, and the features are extracted again"
@@ -192,12 +192,12 @@ def _gather(parts: Path, blocks: Sequence[Path], width: int) -> None:
     """Put the features of all blocks into one file, a block at a time, and remove the blocks."""
     lengths = [_block(path)["lengths"] for path in blocks]
     write_array(parts / _LENGTHS, np.concatenate(lengths))
-    place, shape = 0, (int(sum(each.sum() for each in lengths)), width)
+    start, shape = 0, (int(sum(each.sum() for each in lengths)), width)
     with atomic_path(parts / _FRAMES) as partial:
         gathered = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
         for path, each in zip(blocks, lengths, strict=True):
-            gathered[place : place + each.sum()] = _block(path)["frames"]
-            place += int(each.sum())
+            gathered[start : start + each.sum()] = _block(path)["frames"]
+            start += int(each.sum())
         gathered.flush()
     for path in blocks:
         path.unlink()
@@ -206,10 +206,10 @@ def _gather(parts: Path, blocks: Sequence[Path], width: int) -> None:
 def _block(path: Path) -> dict[str, np.ndarray]:
     """The features of a block, `frames` (N, D) and `lengths`."""
     advice = "delete it, and it is extracted again"
-    found = load_arrays(path, advice=advice)
-    if found.keys() != {"frames", "lengths"} or len(found["frames"]) != found["lengths"].sum():
+    arrays = load_arrays(path, advice=advice)
+    if arrays.keys() != {"frames", "lengths"} or len(arrays["frames"]) != arrays["lengths"].sum():
         raise SprachbundError(f"{path} does not hold a block of features; {advice}")
-    return found
+    return arrays
 
 
 def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
@@ -217,8 +217,8 @@ def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
     chosen = hashlib.sha256(fit.options.kmeans.model_dump_json().encode()).hexdigest()
     path = fit.out / PARTS / f"kmeans.{chosen[:16]}.npz"
     if not path.exists():
-        found = fit_kmeans(frames, fit.options.kmeans, threads=fit.computing.threads)
-        write_arrays(path, {"centroids": found.centroids, "num_steps": np.array(found.num_steps)})
+        clustering = fit_kmeans(frames, fit.options.kmeans, threads=fit.computing.threads)
+        write_arrays(path, {"centroids": clustering.centroids, "num_steps": np.array(clustering.num_steps)})
     advice = "delete it, and the clusters are sought again"
     known = load_arrays(path, advice=advice)
     if known.keys() != {"centroids", "num_steps"} or known["centroids"].shape[1:] != frames.shape[1:]:
@@ -226,13 +226,13 @@ def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
     return known["centroids"], int(known["num_steps"])
 
 
-def _labels(frames: np.ndarray, lengths: np.ndarray, centroids: np.ndarray, tell: Tell) -> np.ndarray:
+def _labels(frames: np.ndarray, lengths: np.ndarray, centroids: np.ndarray, report: Report) -> np.ndarray:
     """The nearest centroid of every frame (N,), one utterance at a time as `encode` does it."""
     ends = np.cumsum(lengths)
     labels = []
     for number, (length, end) in enumerate(zip(lengths, ends, strict=True)):
         labels.append(nearest(frames[end - length : end], centroids))
-        tell("encoding the share", number, len(lengths))
+        report("encoding the share", number, len(lengths))
     return np.concatenate(labels)
 
 

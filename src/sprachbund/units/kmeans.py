@@ -32,6 +32,11 @@ def fit_kmeans(frames: np.ndarray, options: KMeansOptions, *, threads: int = 1) 
 
     The order in which threads add up decides the last bits, so that equal bits need one thread.
 
+    Args:
+        frames: (N, D), float32.
+        options: clusters, batches and stopping rule.
+        threads: threads to compute with.
+
     Raises:
         SprachbundError: fewer frames than clusters.
     """
@@ -62,12 +67,18 @@ def nearest(frames: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """The nearest of centroids (K, D) for each frame (N, D): int64 (N,), the first of several that are equal."""
     half_norms = 0.5 * np.einsum("kd,kd->k", centroids, centroids)
     chunks = [frames[start : start + _CHUNK] for start in range(0, len(frames), _CHUNK)]
-    found = [np.argmin(half_norms - chunk @ centroids.T, axis=1) for chunk in chunks]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    labels = [np.argmin(half_norms - chunk @ centroids.T, axis=1) for chunk in chunks]
+    return np.concatenate(labels) if labels else np.zeros(0, np.int64)
 
 
 def explained(frames: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the variance of frames (N, D) that their clusters explain: 1 would be no error."""
+    """Share of the variance of frames (N, D) that their clusters explain: 1 would be no error.
+
+    Args:
+        frames: (N, D).
+        centroids: (K, D).
+        labels: cluster of every frame (N,).
+    """
     mean = np.zeros(frames.shape[1])
     for start in range(0, len(frames), _CHUNK):
         mean += frames[start : start + _CHUNK].sum(0, dtype=np.float64) / len(frames)

@@ -94,11 +94,11 @@ def start_from_mbart(
     """
     path = _pieces_file(checkpoint)
     processor = _processor(path.read_bytes())
-    foreign = read_mbart(path.parent, len(processor))
-    config = named(config_of(shape_of(foreign.config)), units)
+    original = read_mbart(path.parent, len(processor))
+    config = named(config_of(shape_of(original.config)), units)
     with torch.device("meta"):
         model = TokenMbart(config, reader_for(config, units))
-    fill(model, foreign, kept_rows(units, processor))
+    fill(model, original, kept_rows(units, processor))
     return model
 
 
@@ -164,12 +164,12 @@ def _ratio(parts: Iterable[Sentences], vocabulary: JointVocabulary) -> float | N
 
 
 def _there(out: Path, pieces: bytes) -> Units:
-    found = Units(out)
+    units = Units(out)
     if (out / f"text{MODEL}").read_bytes() != pieces:
         raise SprachbundError(
             f"{out} holds pieces of other texts or another checkpoint; give the run another folder, or its old recipe"
         )
-    return found
+    return units
 
 
 def _pieces_file(checkpoint: str | Path) -> Path:

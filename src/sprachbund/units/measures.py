@@ -1,7 +1,9 @@
-"""How good units are, and how small: purity, mutual information, bits, bytes, lengths beside text.
+"""Quality and size of units: purity, mutual information, bits, bytes, lengths beside text, and a figure.
 
-Purity and normalised mutual information as arXiv 2106.07447, section 5.1, has them; bits per second after
-arXiv 2102.01192. Shapes: K clusters, Y labels (phones or characters).
+Purity and normalised mutual information as in arXiv 2106.07447, section 5.1; bits per second after arXiv 2102.01192.
+Labels of frames are phones from a file, or characters spread evenly over the speech. Spreading keeps the order of the
+letters and ignores their lengths, so results against it are lower bounds.
+Shapes: K clusters, Y labels (phones or characters).
 """
 
 import math
@@ -20,11 +22,7 @@ from sprachbund.units.encoded import Encoded, UnitUtterance
 from sprachbund.units.strings import TooLong, check_ratio, ctc_places, expand, subsampled, to_units
 from sprachbund.util.files import atomic_path
 
-# What is said in each frame: phones from a file, or, where there is none, characters spread evenly over
-# the speech.
-#
-# Spreading a transcript over its frames is a crude guess: it keeps the order of the letters and knows
-# nothing of their lengths. What is measured against it is a lower bound.
+# Labels of frames.
 
 NOTHING = -1
 """Of frames in which nothing is known to be said."""
@@ -47,13 +45,13 @@ def letters(text: str) -> list[str]:
     kept = "".join(
         c for c in unicodedata.normalize("NFC", text.casefold()) if unicodedata.category(c)[0] in "LNM"
     )
-    found: list[str] = []
+    letters: list[str] = []
     for character in kept:
-        if unicodedata.category(character)[0] == "M" and found:
-            found[-1] += character
+        if unicodedata.category(character)[0] == "M" and letters:
+            letters[-1] += character
         else:
-            found.append(character)
-    return found
+            letters.append(character)
+    return letters
 
 
 class Characters:
@@ -67,11 +65,11 @@ class Characters:
     def align(self, utterance: UnitUtterance) -> np.ndarray:
         """Number of the letter of each frame (T,)."""
         num_frames = sum(utterance.durations)
-        found = [self.labels.number(letter) for letter in letters(utterance.text)]
-        if not found:
+        numbers = [self.labels.number(letter) for letter in letters(utterance.text)]
+        if not numbers:
             return np.full(num_frames, NOTHING)
-        places = ((np.arange(num_frames) + 0.5) * len(found) / num_frames).astype(np.int64)
-        return np.array(found)[places]
+        indices = ((np.arange(num_frames) + 0.5) * len(numbers) / num_frames).astype(np.int64)
+        return np.array(numbers)[indices]
 
 
 class Phones:
@@ -102,10 +100,10 @@ class Phones:
     def align(self, utterance: UnitUtterance) -> np.ndarray:
         """Number of the phone at the middle of each frame (T,); `NOTHING` where none is."""
         middles = (np.arange(sum(utterance.durations)) + 0.5) * self._frame_s
-        found = np.full(len(middles), NOTHING)
+        phones = np.full(len(middles), NOTHING)
         for start_s, end_s, phone in self._spans.get(utterance.id, ()):
-            found[(middles >= start_s) & (middles < end_s)] = phone
-        return found
+            phones[(middles >= start_s) & (middles < end_s)] = phone
+        return phones
 
     def _read(self, line: str, where: str) -> None:
         try:
@@ -424,7 +422,7 @@ def _rounded(values: Any) -> dict[str, Any]:
     }
 
 
-# A picture of units: which letters or phones they stand for, how often each is used, how long each lasts.
+# The figure: labels, frequency and duration of units.
 
 _INK, _MUTED, _ACCENT = "#1c2b33", "#6c7a80", "#1f6f8b"
 _RAMP = ("#ffffff", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
@@ -434,7 +432,13 @@ _DOTS_PER_INCH = 150
 
 
 def draw(measured: Measured, path: Path, title: str) -> None:
-    """Write a PNG."""
+    """Write a PNG.
+
+    Args:
+        measured: measures of the units.
+        path: file of the PNG.
+        title: title of the figure.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 8), layout="constrained", facecolor="white")

@@ -1,7 +1,9 @@
 """One space of ids for speech and text: 0 blank, 1 unknown, pieces of text, pieces of units, the end.
 
-Of two SentencePiece models (`union`) or of one over both (`single`); users see no difference but where the units'
-ids lie. Shapes: V vocabulary.
+It is made of two SentencePiece models (`union`) or of one over both (`single`), which differ only in the ids of units.
+Training gives the same bits every time. Segmentations are drawn by this module (arXiv 1804.10959, section 3.2), since a
+seed of SentencePiece gives other draws in every process, and a resumed run would differ.
+Shapes: V vocabulary, N characters.
 """
 
 import io
@@ -17,10 +19,7 @@ from sprachbund.text.tokenizer import language_token, read_pieces
 from sprachbund.units.options import VocabularyOptions
 from sprachbund.units.strings import holds_units, to_string
 
-# Drawing among the segmentations of a unigram SentencePiece model (arXiv 1804.10959, section 3.2).
-#
-# SentencePiece draws them too, but a seed means something else to it in every process, so that a run that
-# was taken up would not see what it would have seen. Shapes: N characters.
+# Drawing segmentations.
 
 _UNKNOWN = 0
 _BELOW_ALL = 10.0
@@ -43,45 +42,51 @@ class PieceSampler:
         self._unknown_score = min(score for _, score in self._pieces.values()) - _BELOW_ALL
 
     def draw(self, string: str, rng: np.random.Generator, alpha: float) -> list[int]:
-        """Pieces of a string, drawn with nothing but `rng`; neighbouring unknown characters are one piece."""
+        """Pieces of a string, drawn with nothing but `rng`; neighbouring unknown characters are one piece.
+
+        Args:
+            string: text or units as characters.
+            rng: source of all random choices.
+            alpha: smoothing of the distribution over segmentations; 0 is uniform.
+        """
         normal = self.model.normalize(string)
         ways = self._ways(normal, alpha)
-        chances, end, found = rng.random(len(normal)).tolist(), len(normal), []
+        chances, end, drawn = rng.random(len(normal)).tolist(), len(normal), []
         while end:
             start, piece = _choose(ways[end], chances[end - 1])
-            found.append(piece)
+            drawn.append(piece)
             end = start
-        unmerged = groupby(reversed(found), lambda piece: piece == _UNKNOWN)
+        unmerged = groupby(reversed(drawn), lambda piece: piece == _UNKNOWN)
         return [piece for unknown, run in unmerged for piece in ([_UNKNOWN] if unknown else run)]
 
     def _ways(self, string: str, alpha: float) -> list[list[tuple[float, int, int]]]:
         """For each end, 0 to N, the pieces there: weight of all ways that end in it, its start, and its number."""
         sums, ways = [0.0], [list[tuple[float, int, int]]()]
         for end in range(1, len(string) + 1):
-            found = []
+            candidates = []
             for start in range(max(0, end - self._longest), end):
                 known = self._pieces.get(string[start:end])
                 if known is not None:
-                    found.append((sums[start] + alpha * known[1], start, known[0]))
+                    candidates.append((sums[start] + alpha * known[1], start, known[0]))
             if string[end - 1] not in self._pieces:
-                found.append((sums[end - 1] + alpha * self._unknown_score, end - 1, _UNKNOWN))
-            highest = max(found)[0]
-            ways.append([(math.exp(log - highest), start, piece) for log, start, piece in found])
+                candidates.append((sums[end - 1] + alpha * self._unknown_score, end - 1, _UNKNOWN))
+            highest = max(candidates)[0]
+            ways.append([(math.exp(log - highest), start, piece) for log, start, piece in candidates])
             sums.append(highest + math.log(sum(weight for weight, _, _ in ways[-1])))
         return ways
 
 
-def _choose(found: list[tuple[float, int, int]], chance: float) -> tuple[int, int]:
+def _choose(candidates: list[tuple[float, int, int]], chance: float) -> tuple[int, int]:
     """Start and number of the piece that a chance, 0 to 1, falls on."""
-    left = chance * sum(weight for weight, _, _ in found)
-    for weight, start, piece in found:
+    left = chance * sum(weight for weight, _, _ in candidates)
+    for weight, start, piece in candidates:
         left -= weight
         if left < 0:
             return start, piece
-    return found[-1][1:]
+    return candidates[-1][1:]
 
 
-# SentencePiece models over texts and over strings of units (arXiv 1804.10959), the same bits every time.
+# Training SentencePiece models on texts and strings of units.
 
 _LONGEST_BYTES = 1 << 24
 """Of a text; what is longer SentencePiece would leave out without a word."""
@@ -239,6 +244,11 @@ class JointVocabulary:
     ) -> list[int]:
         """Ids of a text, without its end; drawn among its segmentations (arXiv 1804.10959, section 3.2) given `rng`.
 
+        Args:
+            text: normal text.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+
         Raises:
             SprachbundError: in a vocabulary of one model, a character that stands for a unit.
         """
@@ -251,7 +261,13 @@ class JointVocabulary:
     def encode_units(
         self, string: str, rng: np.random.Generator | None = None, alpha: float = SAMPLING_ALPHA
     ) -> list[int]:
-        """Ids of units that are given as characters, without an end; drawn given `rng`."""
+        """Ids of units that are given as characters, without an end; drawn given `rng`.
+
+        Args:
+            string: units as characters.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+        """
         return _encode(self._unit_sampler, self._unit_offset, string, rng, alpha)
 
     def decode_text(self, ids: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
-"""Speech and text as tokens of one vocabulary, with the units and the encoder that a model was trained on.
+"""Models with token input and the units and the encoder that they were trained on: reading, making and loading.
 
-Satisfies `sprachbund.models.tokens.text_input.Reader`. Shapes: N samples, S source tokens.
+`UnitReader` satisfies `sprachbund.models.tokens.text_input.Reader`. Shapes: N samples, S source tokens.
 """
 
 from collections.abc import Sequence
@@ -78,26 +78,38 @@ class UnitReader:
         Raises:
             SprachbundError: an utterance too short for a frame, or no encoder, or another one than the units are of.
         """
-        found = []
+        strings = []
         for each, frames in zip(samples, self.source.features(samples), strict=True):
             if not len(frames):
                 raise SprachbundError(
                     f"{len(each)} samples of speech are no frame of {self.source.info.name}; give longer speech"
                 )
             labels = nearest(frames, self.units.centroids)
-            found.append(self.of_string(to_string(labels if self.keep_repeats else collapse(labels)[0])))
-        return found
+            strings.append(self.of_string(to_string(labels if self.keep_repeats else collapse(labels)[0])))
+        return strings
 
     def text(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens (S,) of each text, made as long as speech."""
         return [self.of_text(text) for text in texts]
 
     def of_string(self, string: str, rng: np.random.Generator | None = None, alpha: float = 0.0) -> list[int]:
-        """Tokens of units that are given as characters; drawn given `rng`, see `JointVocabulary`."""
+        """Tokens of units that are given as characters; drawn given `rng`, see `JointVocabulary`.
+
+        Args:
+            string: units as characters.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+        """
         return self.vocabulary.encode_units(string, rng, alpha)
 
     def of_text(self, text: str, rng: np.random.Generator | None = None, alpha: float = 0.0) -> list[int]:
-        """Tokens of a text, each piece repeated; drawn given `rng`, see `JointVocabulary`."""
+        """Tokens of a text, each piece repeated; drawn given `rng`, see `JointVocabulary`.
+
+        Args:
+            text: source text.
+            rng: source of the draws; None takes the best segmentation.
+            alpha: smoothing of the distribution over segmentations.
+        """
         return upsample(self.vocabulary.encode_text(text, rng, alpha), self.ratio, mark=self._mark)
 
     @cached_property
@@ -108,24 +120,24 @@ class UnitReader:
             SprachbundError: it is not there, or is another one than the units are of.
         """
         info = self.units.config.source
-        beside = self.directory.parent / ENCODER
+        copy = self.directory.parent / ENCODER
         try:
-            directory = beside if beside.is_dir() else locate(info.name, offline=True)
+            directory = copy if copy.is_dir() else locate(info.name, offline=True)
         except SprachbundError as error:
             raise SprachbundError(
                 f"the speech encoder that the units in {self.directory} are made of is missing ({error}); put a "
-                f"copy of it, or a link to it, at {beside}"
+                f"copy of it, or a link to it, at {copy}"
             ) from error
         seen = encoder_hash(directory)
         if seen != info.hash:
             raise SprachbundError(
                 f"{directory} is not the encoder that the units in {self.directory} are made of ({info.hash[:12]}; "
-                f"this one is {seen[:12]}); put a copy of that one at {beside}"
+                f"this one is {seen[:12]}); put a copy of that one at {copy}"
             )
         return open_source(directory, info.layer, name=info.name, device=self.device, model_hash=seen)
 
 
-# A model with token input together with the units that it reads: made anew, or loaded from its directory.
+# Models with their units: new ones, and those loaded from a directory.
 
 C = TypeVar("C", bound=ReadTokens)
 FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
@@ -163,9 +175,10 @@ def load(directory: Path) -> ReadsTokens:
     kind, family = FAMILIES[family_of(directory)]
     config, units = read_config(directory, kind), Units(directory / UNITS)
     trained = validate(Identity, config.units, f"{directory / CONFIG_FILE}: config.units")
-    if found := trained.difference(units.identity):
+    if difference := trained.difference(units.identity):
         raise SprachbundError(
-            f"{units.directory} is of {found} than the model was trained with; copy the model's directory again, whole"
+            f"{units.directory} is of {difference} than the model was trained with; "
+            "copy the model's directory again, whole"
         )
     with torch.device("meta"):
         model: ReadsTokens = family(config, reader_for(config, units))

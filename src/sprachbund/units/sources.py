@@ -107,8 +107,8 @@ class Source:
         parts: list[np.ndarray] = [np.zeros((0, self.info.width), np.float32)] * len(windows)
         for batch in self._batches([len(w) for _, w in windows]):
             states = self._encoder.states([windows[i][1] for i in batch]).float().cpu().numpy()
-            for place, i in enumerate(batch):
-                parts[i] = states[place, : self._encoder.num_frames(len(windows[i][1]))]
+            for index, i in enumerate(batch):
+                parts[i] = states[index, : self._encoder.num_frames(len(windows[i][1]))]
         empty = np.zeros((0, self.info.width), np.float32)
         return [
             np.concatenate(
@@ -174,7 +174,7 @@ def open_source(
     """
     from sprachbund.models.io import FAMILIES
 
-    kind = OwnEncoder if model_type(directory) in FAMILIES else ForeignEncoder
+    kind = OwnEncoder if model_type(directory) in FAMILIES else TransformersEncoder
     encoder: Encoder = kind(directory, layer, device)
     info = SourceInfo(
         name=name or str(directory),
@@ -199,7 +199,7 @@ def placed(module: nn.Module, device: str) -> nn.Module:
         raise SprachbundError(f"device {device!r} cannot be used ({reason}); try cpu") from error
 
 
-# Features of our own models: the families conformer and whisper, the bundled model among them.
+# Models of this project: conformer and whisper.
 
 _KNOWN = ("conformer", "whisper")
 
@@ -254,8 +254,7 @@ class OwnEncoder:
         return self._cut.output
 
 
-# Features of speech encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R and
-# their like.
+# Encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R.
 
 _WINDOW_S = 30.0
 """Attention costs the square of the length; their training saw about half of this."""
@@ -272,7 +271,7 @@ def model_type(directory: Path) -> str:
     return str(name)
 
 
-class ForeignEncoder:
+class TransformersEncoder:
     """A speech encoder of transformers, cut off after a layer; satisfies `sprachbund.units.sources.Encoder`.
 
     Raises:

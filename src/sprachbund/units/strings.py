@@ -1,6 +1,8 @@
-"""Cluster numbers as text: repeats removed, cluster i the character U+4E00 + i (arXiv 2309.15826, section 2.1).
+"""Cluster numbers as text, and lengths of text beside speech (arXiv 2309.15826, sections 2.1 and 2.2).
 
-Characters let every tool for text work on speech. Shapes: T frames, S units.
+Repeats are removed, and cluster i is the character U+4E00 + i, so every tool for text works on speech. Source text is
+up-sampled to the length of speech. Targets that are too long for CTC are counted.
+Shapes: T frames, S units or source pieces, U target tokens.
 """
 
 from collections.abc import Sequence
@@ -42,9 +44,9 @@ def to_units(string: str, num_clusters: int = MOST_CLUSTERS) -> np.ndarray:
     units = np.array([ord(c) for c in string], np.int64) - FIRST
     strange = np.flatnonzero((units < 0) | (units >= num_clusters))
     if len(strange):
-        place = int(strange[0])
+        index = int(strange[0])
         raise SprachbundError(
-            f"{string[place]!r} (U+{ord(string[place]):04X}) at place {place} is none of {num_clusters} units; "
+            f"{string[index]!r} (U+{ord(string[index]):04X}) at place {index} is none of {num_clusters} units; "
             "they were made by another k-means, encode the speech again"
         )
     return units
@@ -55,10 +57,7 @@ def holds_units(text: str, num_clusters: int) -> bool:
     return any(FIRST <= ord(c) < FIRST + num_clusters for c in text)
 
 
-# Lengths: text made as long as speech, and targets that speech is too short for.
-#
-# Up-sampled source text looks to the encoder as speech does (arXiv 2309.15826, section 2.2). Shapes: S
-# source pieces, U target tokens.
+# Lengths.
 
 LEAST, MOST = 1, 6
 _DENOMINATOR = 100
@@ -152,19 +151,26 @@ class TooLong:
 def too_long_for_ctc(
     names: Sequence[str], source_lengths: Sequence[int], targets: Sequence[Sequence[int]], *, stride: int = 1
 ) -> list[TooLong]:
-    """Every example whose target (U,) does not fit its source, of `source_lengths` pieces before the stride."""
-    found = [
+    """Every example whose target (U,) does not fit its source, of `source_lengths` pieces before the stride.
+
+    Args:
+        names: names of the examples, for messages.
+        source_lengths: source pieces of each example.
+        targets: target ids (U,) of each example.
+        stride: source pieces of a frame.
+    """
+    counted = [
         TooLong(name=name, available=subsampled(length, stride), needed=ctc_places(target))
         for name, length, target in zip(names, source_lengths, targets, strict=True)
     ]
-    return [example for example in found if example.needed > example.available]
+    return [example for example in counted if example.needed > example.available]
 
 
-def require_alignable(found: Sequence[TooLong], num_examples: int) -> None:
+def require_alignable(too_long: Sequence[TooLong], num_examples: int) -> None:
     """Raises SprachbundError that counts the examples found by `too_long_for_ctc` and names the first."""
-    if found:
-        first = found[0]
+    if too_long:
+        first = too_long[0]
         raise SprachbundError(
-            f"{len(found)} of {num_examples} targets are longer than CTC can align; the first is {first.name}, "
+            f"{len(too_long)} of {num_examples} targets are longer than CTC can align; the first is {first.name}, "
             f"{first.needed} places wanted and {first.available} there; drop them, or use a smaller stride"
         )

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprachbund.data.language_spans import (
-    marked_places,
-    only_place,
-    places_between,
-    places_of_pieces,
+    marked_ranges,
+    ranges_between,
+    ranges_of_pieces,
     split_words,
+    unique_range,
 )
 
 TEXTS = st.lists(st.text(st.sampled_from("abc ,."), min_size=0, max_size=8), max_size=5)
@@ -19,25 +19,25 @@ TEXTS = st.lists(st.text(st.sampled_from("abc ,."), min_size=0, max_size=8), max
 def test_pieces_cut_at_spaces_are_where_their_words_are(pieces: list[str]) -> None:
     whole = " ".join(pieces)
     words = split_words(whole, "es")
-    places = places_of_pieces(pieces, whole, "es")
+    places = ranges_of_pieces(pieces, whole, "es")
     assert len(places) == len(pieces)
     for piece, place in zip(pieces, places, strict=True):
         assert (words[slice(*place)] if place else []) == split_words(piece, "es")
 
 
 def test_pieces_cut_within_a_word_have_no_places() -> None:
-    assert places_of_pieces(["what", "ever you"], "whatever you", "en") == []
-    assert marked_places([("so ", False), ("okay", True), (", bien", False)], "so okay, bien", "es") == {}
+    assert ranges_of_pieces(["what", "ever you"], "whatever you", "en") == []
+    assert marked_ranges([("so ", False), ("okay", True), (", bien", False)], "so okay, bien", "es") == {}
 
 
 def test_scripts_without_spaces_count_characters() -> None:
-    assert places_of_pieces(["這個", "model"], "這個 model", "zh") == [(0, 2), (2, 7)]
+    assert ranges_of_pieces(["這個", "model"], "這個 model", "zh") == [(0, 2), (2, 7)]
 
 
 def test_only_place() -> None:
-    assert only_place(["a", "b"], ["c", "a", "b"]) == (1, 3)
-    assert only_place(["a"], ["a", "a"]) is None
-    assert only_place([], ["a"]) is None
+    assert unique_range(["a", "b"], ["c", "a", "b"]) == (1, 3)
+    assert unique_range(["a"], ["a", "a"]) is None
+    assert unique_range([], ["a"]) is None
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_only_place() -> None:
     ],
 )  # fmt: skip
 def test_places_in_a_translation_are_held_by_its_own_words(runs, reference, places) -> None:
-    assert places_between(runs, reference, "en") == places
+    assert ranges_between(runs, reference, "en") == places

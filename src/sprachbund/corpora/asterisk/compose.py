@@ -30,7 +30,7 @@ from sprachbund.errors import SprachbundError
 __all__ = ["COMPOSABLE", "Composed", "ComposedUtterance", "compose", "composed_utterances"]
 
 
-# Joins recordings into one utterance: gaps of varying length, short overlaps, soft edges.
+# Joining recordings: gaps of varying length, short overlaps, soft edges.
 
 MIN_GAP_S, MAX_GAP_S = -0.03, 0.30
 # Some people leave half a second and more between digits.
@@ -75,8 +75,7 @@ def _soften(joined: Samples, at: int, clip: Samples) -> None:
     joined[end - size : end] -= clip[-size:] * _FADE
 
 
-# Whole announcements of a telephone exchange: new messages, place in the queue, busy extensions, amounts,
-# durations.
+# Announcements: new messages, position in the queue, busy extensions, amounts, durations.
 
 Builder = Callable[[Meaning, str, random.Random], Pieces | None]
 Run = tuple[tuple[str, ...], Builder]
@@ -279,8 +278,8 @@ def _whole(runs: tuple[Run, ...]) -> Builder:
     """All runs by one speaker; None where one cannot be said."""
 
     def build(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
-        found = [build_run(meaning, language, rng) for _, build_run in runs]
-        return None if None in found else [piece for pieces in found for piece in pieces or ()]
+        built = [build_run(meaning, language, rng) for _, build_run in runs]
+        return None if None in built else [piece for pieces in built for piece in pieces or ()]
 
     return build
 
@@ -325,7 +324,7 @@ BUILDERS: dict[str, Builder] = {
 LANGUAGES_OF_KIND: dict[str, tuple[str, ...]] = {"percent": tuple(_PERCENT)}
 
 
-# From a meaning to sound: finds the recordings of one speaker that say it, and the words heard.
+# From a meaning to the recordings of one speaker, and the words heard.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,6 +341,12 @@ def compose(meaning: Meaning, language: str, clips: Clips, rng: random.Random) -
     """Say ``meaning`` with the recordings ``clips`` of a speaker of ``language``.
 
     None when the kind cannot be composed, or a recording is missing.
+
+    Args:
+        meaning: language-neutral meaning.
+        language: BCP-47 tag.
+        clips: recordings of the speaker by name.
+        rng: source of all random choices.
     """
     builder = _BUILDERS.get(meaning.kind)
     pieces = builder(meaning, language, rng) if builder else None
@@ -349,7 +354,13 @@ def compose(meaning: Meaning, language: str, clips: Clips, rng: random.Random) -
 
 
 def play(pieces: Pieces, clips: Clips, rng: random.Random) -> Composed | None:
-    """Join the recordings of ``pieces``; None when one is missing."""
+    """Join the recordings of ``pieces``; None when one is missing.
+
+    Args:
+        pieces: recordings to play, and their words.
+        clips: recordings of the speaker by name.
+        rng: source of all random choices.
+    """
     sounds: list[Samples] = []
     spoken: Pieces = []
     for piece in pieces:
@@ -407,8 +418,7 @@ COMPOSABLE: dict[str, tuple[str, ...]] = {
 }
 
 
-# An endless stream of composed utterances: numbers, dates and times, joined prompts, prompts followed by a
-# number.
+# The stream of composed utterances.
 
 # Shares of: a composed meaning, two prompts, a prompt and a number.
 SHARES = (0.6, 0.2, 0.2)
@@ -448,6 +458,14 @@ def composed_utterances(
     Meanings belong to one split by their hash, prompts by their sentence; without ``prompts`` only meanings
     are composed. Speakers kept for testing take part only when named in ``speakers``. Raises SprachbundError
     when no speaker is left or nothing can be composed.
+
+    Args:
+        clips_by_speaker: recordings of each speaker by name.
+        rng: source of all random choices.
+        split: part of the corpus.
+        prompts: prompts to join; None joins none.
+        kinds: kinds of meaning; None for all.
+        speakers: names; None for all but the held-out ones.
     """
     chosen = [c for c in clips_by_speaker.values() if (c.speaker in speakers if speakers else not c.held_out)]
     if not chosen:

@@ -1,9 +1,9 @@
-"""Whole numbers in recordings: which are played in which order, and the words heard, for each language.
+"""Numbers, ordinals, dates and clock times in recordings: the recordings to play, and the words heard, by language.
 
-This is how exchanges say numbers: English without "and", Spanish with the joined twenties, French counting on
-from sixty and eighty, Italian with recordings for the elided ones, Russian with the gender of thousands. A
-number that a language's set of recordings cannot say correctly fails later, because the clip asked for does
-not exist.
+This is how exchanges say numbers: English without "and", Spanish with the joined twenties, French counting on from
+sixty and eighty, Italian with recordings for the elided ones, Russian with the gender of thousands. A number that a
+language's set of recordings cannot say correctly fails later, because its clip does not exist; dates and times are
+None instead.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import NamedTuple
 from sprachbund.text.numbers import cardinal
 from sprachbund.text.numbers import ordinal as ordinal_words
 
-# A spoken piece: the recording to play and the words it adds; how a telephone exchange's utterances are
-# written down.
+# Spoken pieces: a recording and its words.
 
 
 class Piece(NamedTuple):
@@ -37,7 +36,13 @@ Pieces = list[Piece]
 
 
 def digit(name: str, text: str, glue: str = " ") -> Piece:
-    """A piece from the folder ``digits``."""
+    """A piece from the folder ``digits``.
+
+    Args:
+        name: name of the recording.
+        text: words heard.
+        glue: what joins the words to those before.
+    """
     return Piece((f"digits/{name}",), text, glue)
 
 
@@ -63,7 +68,13 @@ _AND_FR = Piece(("digits/et", "vm-and"), "et")
 
 
 def counted(value: int, language: str, gender: str) -> Pieces | None:
-    """A number before a noun of ``gender`` ("m", "f", "n"); None where the form of one was never recorded."""
+    """A number before a noun of ``gender`` ("m", "f", "n"); None where the form of one was never recorded.
+
+    Args:
+        value: the number.
+        language: BCP-47 tag.
+        gender: of the noun.
+    """
     if not 0 <= value <= MAX_NUMBER:
         return None
     if language == "es":
@@ -84,7 +95,13 @@ def number(value: int, language: str) -> Pieces | None:
 
 
 def single(value: int, language: str, glue: str = " ") -> Piece:
-    """One recording that says a whole small number (0 to 20, tens, or a special one)."""
+    """One recording that says a whole small number (0 to 20, tens, or a special one).
+
+    Args:
+        value: the number.
+        language: BCP-47 tag.
+        glue: what joins the words to those before.
+    """
     return digit(str(value), cardinal(value, language), glue)
 
 
@@ -254,8 +271,7 @@ _LANGUAGES: dict[str, Callable[[int], Pieces]] = {
 }
 
 
-# Ordinals, dates and clock times in recordings, with the words heard; None where the recordings cannot say
-# it.
+# Ordinals, dates and clock times.
 
 MAX_ORDINAL = 99
 _DE = Piece(("digits/es-de", "vm-from"), "de")
@@ -305,7 +321,15 @@ def month(index: int, language: str) -> Piece:
 def date(
     month_: int, day: int, language: str, *, year: int = 0, weekday_: int | None = None
 ) -> Pieces | None:
-    """The recordings of a date in the order of the language; ``year`` 0 for none, ``weekday_`` 0 = Monday."""
+    """The recordings of a date in the order of the language; ``year`` 0 for none, ``weekday_`` 0 = Monday.
+
+    Args:
+        month_: 1 to 12.
+        day: 1 to 31.
+        language: BCP-47 tag.
+        year: four digits, or 0 for none.
+        weekday_: 0 is Monday; None for none.
+    """
     day_pieces = _day(day, language)
     year_pieces = _YEARS[language](year) if year else []
     if day_pieces is None or year_pieces is None:
@@ -357,7 +381,14 @@ _YEARS: dict[str, Callable[[int], Pieces | None]] = {
 
 
 def clock_time(hour: int, minute: int, language: str, rng: random.Random) -> Pieces | None:
-    """The recordings of a time of day, hour 0 to 23; in English on the twelve-hour face."""
+    """The recordings of a time of day, hour 0 to 23; in English on the twelve-hour face.
+
+    Args:
+        hour: 0 to 23.
+        minute: 0 to 59.
+        language: BCP-47 tag.
+        rng: source of all random choices.
+    """
     return _TIMES[language](hour, minute, rng)
 
 

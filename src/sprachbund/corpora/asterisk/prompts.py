@@ -1,4 +1,7 @@
-"""The recorded prompts of all speakers as one list, with their translations and their split."""
+"""The recorded prompts of all speakers as one list, with translations and split, and their decoded recordings.
+
+Recordings of composed utterances are kept in memory, trimmed, at one level.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from sprachbund.corpora.asterisk.packages import DOCS, LANGUAGES, SOUNDS, SPEAKE
 from sprachbund.corpora.asterisk.transcripts import Transcript, read_transcripts
 from sprachbund.errors import SprachbundError
 
-# Decodes recordings and keeps those of composed utterances in memory: trimmed, at one level.
+# Decoded recordings.
 
 Samples = npt.NDArray[np.float32]
 LEVEL_RMS = 0.07
@@ -248,6 +251,11 @@ def load_prompts(
 ) -> list[Prompt]:
     """Every recording with usable words in ``source`` (unpacked tree or folder of .deb files) of
     ``languages``.
+
+    Args:
+        source: unpacked tree or folder of .deb files.
+        languages: BCP-47 tags.
+        cache: folder for downloaded and unpacked packages; None for `.asterisk` beside the source.
     """
     return list(load_prompt_set(source, languages, cache=cache).prompts)
 

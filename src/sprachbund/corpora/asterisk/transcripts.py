@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Hand-written word tables for the faults of the transcripts; ``transcripts`` applies and counts them.
+# Word tables of the rules, written by hand.
 
 _FOLDER = Path(__file__).parent
 
@@ -375,7 +375,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def clean(language: str, name: str, raw_text: str, counts: Counter[str] | None = None) -> str | None:
-    """The cleaned text or None when a rule drops it; ``counts`` gains one for each rule that acted."""
+    """The cleaned text or None when a rule drops it; ``counts`` gains one for each rule that acted.
+
+    Args:
+        language: BCP-47 tag.
+        name: name of the recording.
+        raw_text: published transcript.
+        counts: gains one for each rule that acted.
+    """
     text = raw_text
     for rule in RULES:
         mended = rule(language, name, text)
@@ -390,13 +397,13 @@ def clean(language: str, name: str, raw_text: str, counts: Counter[str] | None =
 def read_transcripts(path: Path, language: str) -> tuple[dict[str, Transcript], Counter[str]]:
     """All usable transcripts of a language by name (small letters), and how often each rule acted."""
     counts: Counter[str] = Counter()
-    found: dict[str, Transcript] = {}
+    transcripts: dict[str, Transcript] = {}
     for key, raw_text in read_lines(path):
         counts["lines"] += 1
         name = WRONG_KEYS.get((language, key, raw_text), key).lower()
         counts["move_wrong_key"] += name != key.lower()
         text = clean(language, name, raw_text, counts)
         if text is not None:
-            found[name] = Transcript(name=name, language=language, raw_text=raw_text, text=text)
-    counts["kept"] = len(found)
-    return found, counts
+            transcripts[name] = Transcript(name=name, language=language, raw_text=raw_text, text=text)
+    counts["kept"] = len(transcripts)
+    return transcripts, counts

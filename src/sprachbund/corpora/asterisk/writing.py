@@ -37,6 +37,13 @@ def prepare(
     prompts; translations hold all the same. Recordings longer than ``max_duration_s`` are left out and
     counted. ``on_progress`` is called with the name of each recording written. Returns what was written, by
     part. Raises SprachbundError when the packages cannot be found or read.
+
+    Args:
+        out: folder of the corpus.
+        source: packages; None fetches them.
+        languages: BCP-47 tags.
+        max_duration_s: longer recordings are left out.
+        on_progress: called with the name of each recording written.
     """
     out.mkdir(parents=True, exist_ok=True)
     prompts = load_prompt_set(source, languages, cache=out / ".packages")
@@ -107,6 +114,15 @@ def write_composed(
 
     ``speakers`` names who speaks (default: all but the held-out ones); ``clips`` saves decoding them again.
     The same seed gives the same utterances. Raises SprachbundError when nothing can be composed.
+
+    Args:
+        out: manifest directory.
+        prompts: prompts of all speakers.
+        split: part of the corpus.
+        num_utterances: number of utterances.
+        seed: seed of all draws.
+        speakers: names; None for all but the held-out ones.
+        clips: recordings of each speaker; None decodes them.
     """
     from sprachbund.corpora.asterisk.compose import composed_utterances
 

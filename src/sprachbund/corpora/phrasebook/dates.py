@@ -25,6 +25,11 @@ _RU_GENITIVE = {
 def weekday(index: int, language: str, form: str = "") -> str:
     """Name a weekday, 0 = Monday; `form` "on" says "on Monday", "acc" and "from" serve
     Russian, where "from Tuesday" takes a case and a preposition of its own.
+
+    Args:
+        index: 0 to 6.
+        language: BCP-47 tag.
+        form: grammatical form.
     """
     name = str(Locale(language).days["stand-alone"]["wide"][index])
     if not form:
@@ -43,7 +48,13 @@ def weekday(index: int, language: str, form: str = "") -> str:
 
 @cache
 def month(index: int, language: str, form: str = "") -> str:
-    """Name a month, 1 = January; `form` "in" adds the preposition, "of" is the form within a date."""
+    """Name a month, 1 = January; `form` "in" adds the preposition, "of" is the form within a date.
+
+    Args:
+        index: 1 to 12.
+        language: BCP-47 tag.
+        form: grammatical form.
+    """
     names = Locale(language).months
     if form == "of":
         return str(names["format"]["wide"][index])
@@ -62,6 +73,12 @@ def date(value: tuple[int, int, int, int], language: str, form: str = "", varian
 
     `value` is month, day, year (0 for none), weekday (-1 for none, 0 = Monday); `form` "on" adds the words
     that put something on that day; `variant` 1 chooses another common wording where there is one.
+
+    Args:
+        value: month, day, year and weekday.
+        language: BCP-47 tag.
+        form: grammatical form.
+        variant: number of the wording.
     """
     month_, day, year, weekday_ = value
     on, named = form == "on", weekday_ >= 0
@@ -152,6 +169,13 @@ def clock_time(hour: int, minute: int, language: str, form: str = "", variant: i
     `form` is "" (naming), "is" ("it is ..."), "at", or for full hours "from" and "until"; `variant` 0 is the
     canonical wording, 1 the other common one (plain instead of "half past", or the part of the day instead of
     the 24-hour clock).
+
+    Args:
+        hour: 0 to 23.
+        minute: 0 to 59.
+        language: BCP-47 tag.
+        form: grammatical form.
+        variant: number of the wording.
     """
     return _clock_time(hour, minute, language, form, variant)
 

@@ -45,7 +45,15 @@ def draw_slot(spec: str, rng: random.Random) -> Slot:
 
 
 def say_slot(spec: str, value: Slot, form: str, language: str, rng: random.Random | None) -> str:
-    """Say a slot's value in a language; without `rng` in the canonical wording."""
+    """Say a slot's value in a language; without `rng` in the canonical wording.
+
+    Args:
+        spec: "type" or "type:argument".
+        value: what was drawn.
+        form: form named in the template.
+        language: BCP-47 tag.
+        rng: chooses the wording; None takes the canonical one.
+    """
     name = spec.partition(":")[0]
     say = _SAYERS.get(name)
     if say is None:
@@ -225,12 +233,12 @@ def _draw_date(rng: random.Random) -> dict[str, Slot]:
     value = draw_slot("date:year" if rng.random() < 0.3 else "date:", rng)
     assert isinstance(value, tuple)
     month, day, year, weekday = value
-    found: dict[str, Slot] = {"month": month, "day": day}
+    slots: dict[str, Slot] = {"month": month, "day": day}
     if year:
-        found["year"] = year
+        slots["year"] = year
     if weekday != -1:
-        found["weekday"] = weekday
-    return found
+        slots["weekday"] = weekday
+    return slots
 
 
 def _pack_date(slots: Slots) -> Slot:
@@ -298,15 +306,15 @@ def draw_kind(kind: str, rng: random.Random) -> Meaning:
 
 def _draw_slots(specs: dict[str, str], rng: random.Random) -> dict[str, Slot]:
     """Draw all slots; two slots of one type never get the same value ("from Rome to Rome")."""
-    found: dict[str, Slot] = {}
+    drawn: dict[str, Slot] = {}
     taken: set[tuple[str, Slot]] = set()
     for name, spec in specs.items():
         value = draw_slot(spec, rng)
         while (spec, value) in taken:
             value = draw_slot(spec, rng)
         taken.add((spec, value))
-        found[name] = value
-    return found
+        drawn[name] = value
+    return drawn
 
 
 @dataclass(frozen=True, kw_only=True)

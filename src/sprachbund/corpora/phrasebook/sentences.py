@@ -93,17 +93,17 @@ class Template:
 @cache
 def templates() -> dict[str, Template]:
     """Load all templates, by kind, in a stable order."""
-    found: dict[str, Template] = {}
+    by_name: dict[str, Template] = {}
     for file in sorted((_ROOT / "templates").iterdir(), key=lambda item: item.name):
         if file.name.endswith(".toml"):
             for kind, entry in tomllib.loads(file.read_text(encoding="utf-8")).items():
-                found[kind] = Template(
+                by_name[kind] = Template(
                     kind=kind,
                     slots=entry["slots"],
                     weight=entry.get("weight", 1.0),
                     wordings={tag: tuple(_compile(text) for text in entry[tag]) for tag in LANGUAGES},
                 )
-    return found
+    return by_name
 
 
 def _compile(text: str) -> Wording:
@@ -118,13 +118,13 @@ def _compile(text: str) -> Wording:
 @cache
 def phrases() -> dict[str, dict[str, tuple[str, ...]]]:
     """Load the fixed phrases: key to language to wordings."""
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    by_name: dict[str, dict[str, tuple[str, ...]]] = {}
     for file in sorted((_ROOT / "phrases").iterdir(), key=lambda item: item.name):
         if file.name.endswith(".tsv"):
             with file.open(encoding="utf-8") as lines:
                 for row in csv.DictReader(lines, delimiter="\t"):
-                    found[row["key"]] = {tag: tuple(row[tag].split(" / ")) for tag in LANGUAGES}
-    return found
+                    by_name[row["key"]] = {tag: tuple(row[tag].split(" / ")) for tag in LANGUAGES}
+    return by_name
 
 
 # Words with their forms, read from the tables in `lexicon/`: one row per word, one column per language.
@@ -183,14 +183,27 @@ def keys(name: str) -> tuple[str, ...]:
 
 @cache
 def word(name: str, key: str, form: str, language: str) -> str:
-    """Give a form of a word by its number in the cell, "" or "0" being the first."""
+    """Give a form of a word by its number in the cell, "" or "0" being the first.
+
+    Args:
+        name: name of the table.
+        key: first column of the row.
+        form: number of the form.
+        language: BCP-47 tag.
+    """
     forms = table(name)[key][language]
     return forms[int(form or 0) if len(forms) > 1 else 0]
 
 
 @cache
 def country(key: str, form: str, language: str) -> str:
-    """Name a country: "" bare, or with the words for "in", "to", "from" it."""
+    """Name a country: "" bare, or with the words for "in", "to", "from" it.
+
+    Args:
+        key: first column of the row.
+        form: form named in the template.
+        language: BCP-47 tag.
+    """
     forms = table("country")[key][language]
     if len(forms) == 1:
         return _regular_place(forms[0], form, language)
@@ -201,7 +214,13 @@ def country(key: str, form: str, language: str) -> str:
 
 @cache
 def city(key: str, form: str, language: str) -> str:
-    """Name a city: "" bare, or with the words for "in", "to", "from" it."""
+    """Name a city: "" bare, or with the words for "in", "to", "from" it.
+
+    Args:
+        key: first column of the row.
+        form: form named in the template.
+        language: BCP-47 tag.
+    """
     forms = table("city")[key][language]
     return _regular_place(forms[0], form, language) if len(forms) == 1 else forms[_PLACE_FORMS.index(form)]
 
@@ -217,7 +236,13 @@ def _regular_place(name: str, form: str, language: str) -> str:
 
 @cache
 def spoken_language(key: str, form: str, language: str) -> str:
-    """Name a language for "speak X" (""), with article for "learn X" ("the"), or for "say it in X" ("in")."""
+    """Name a language for "speak X" (""), with article for "learn X" ("the"), or for "say it in X" ("in").
+
+    Args:
+        key: first column of the row.
+        form: form named in the template.
+        language: BCP-47 tag.
+    """
     name = str(Locale(language).languages[key]).replace("\u00a0", " ")
     if language == "ru":
         return {"": "по-" + name[:-1], "the": name, "in": f"на {name[:-2]}ом"}[form]
@@ -243,7 +268,14 @@ def _with_article(name: str, language: str) -> str:
 
 @cache
 def counted(value: int, key: str, case: str, language: str) -> str:
-    """Say a number with its noun in agreement; `case` is "", "acc" or "dat" (German, Russian accusative)."""
+    """Say a number with its noun in agreement; `case` is "", "acc" or "dat" (German, Russian accusative).
+
+    Args:
+        value: the number.
+        key: first column of the noun.
+        case: grammatical case.
+        language: BCP-47 tag.
+    """
     forms = table("noun")[key][language]
     if language in ("en", "nl"):
         return f"{numbers.cardinal(value, language)} {forms[0 if abs(value) == 1 else -1]}"

@@ -1,4 +1,14 @@
-"""Common Voice, whose clips CoVoST 2 and CVSS translate: where clips lie, and who says what."""
+"""Common Voice, and the translations of its clips: CoVoST 2 and CVSS.
+
+- Common Voice: clips in `de/clips`, and what is said in them.
+- CoVoST 2: 21 languages into English, and English into 15. Read are either the published tables
+  (`covost_v2.de_en.tsv`: path, translation, split), with Common Voice's validated.tsv for the transcripts, or the
+  tables of each split that the makers' script writes (`covost_v2.de_en.train.tsv`: path, sentence, translation,
+  client_id).
+- CVSS: CoVoST 2's translations into English as they are read aloud, numbers and abbreviations in words. Each language's
+  archive (`cvss_c_de_en_v1.0`, or `cvss_t_...` with the same texts) holds train.tsv, dev.tsv and test.tsv: name of the
+  clip, text. Clips and transcripts are Common Voice's.
+"""
 
 import re
 import sqlite3
@@ -23,15 +33,15 @@ def language_folder(source: Path, code: str) -> Path:
     Raises:
         SprachbundError: there is none, or several.
     """
-    found = [folder for folder in find_folders(source, _CLIPS) if folder.name == code]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    folders = [folder for folder in find_folders(source, _CLIPS) if folder.name == code]
+    if len(folders) == 1:
+        return folders[0]
+    if not folders:
         raise SprachbundError(
             f"{source} holds no folder {code}/{_CLIPS}; get Common Voice version 4 in {code} from {HOMEPAGE} "
             "and unpack it there"
         )
-    raise SprachbundError(f"{found[0]} and {found[1]} both hold Common Voice in {code}; remove one")
+    raise SprachbundError(f"{folders[0]} and {folders[1]} both hold Common Voice in {code}; remove one")
 
 
 def clip(folder: Path, name: str) -> Path:
@@ -62,17 +72,12 @@ class Sentences:
 
     def get(self, clip: str) -> tuple[str, str] | None:
         """Sentence and speaker of a clip, named with or without its ending; None if it is not validated."""
-        found = self._db.execute("select text, speaker from said where clip = ?", (Path(clip).stem,))
-        row: tuple[str, str] | None = found.fetchone()
+        cursor = self._db.execute("select text, speaker from said where clip = ?", (Path(clip).stem,))
+        row: tuple[str, str] | None = cursor.fetchone()
         return row
 
 
-# CoVoST 2: translations of Common Voice clips, from 21 languages into English and from English into 15.
-#
-# Read are either the tables as published (`covost_v2.de_en.tsv`: path, translation, split), with Common
-# Voice's validated.tsv for what is said, or the tables of each split that the makers' script writes
-# (`covost_v2.de_en.train.tsv`: path, sentence, translation, client_id). Clips lie in Common Voice's
-# `de/clips`.
+# CoVoST 2.
 
 COVOST_HOMEPAGE = "https://github.com/facebookresearch/covost"
 _COVOST = re.compile(r"covost_v2\.([A-Za-z-]+)_([A-Za-z-]+?)(?:\.(train|dev|test))?\.tsv")
@@ -189,11 +194,7 @@ COVOST = Preparation(
 )
 
 
-# CVSS: CoVoST 2's translations into English as they are read out, numbers and abbreviations in words.
-#
-# Each language's archive (`cvss_c_de_en_v1.0`, or `cvss_t_...`; the texts are the same) holds train.tsv,
-# dev.tsv and test.tsv: name of the Common Voice clip, text. The clips and what is said in them come from
-# Common Voice.
+# CVSS.
 
 CVSS_HOMEPAGE = "https://github.com/google-research-datasets/cvss"
 _CVSS = re.compile(r"(?:cvss_[ct]_)?([A-Za-z-]+)_en(?:_v1\.0)?")

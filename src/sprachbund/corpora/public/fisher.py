@@ -29,7 +29,7 @@ from sprachbund.corpora.public.tables import (
     read_table,
     whole_number,
 )
-from sprachbund.data.language_spans import marked_places
+from sprachbund.data.language_spans import marked_ranges
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
@@ -79,20 +79,20 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
 
 def _recordings(source: Path) -> dict[str, Path]:
     folders = [source, *find_folders(source, "speech")]
-    found = {p.stem: p for f in folders for p in [*f.glob("*.sph"), *(f / "speech").glob("*.sph")]}
-    if not found:
+    by_stem = {p.stem: p for f in folders for p in [*f.glob("*.sph"), *(f / "speech").glob("*.sph")]}
+    if not by_stem:
         raise SprachbundError(
             f"{source} holds no data/speech/*.sph (recordings, LDC2010S01); get them from "
             "https://catalog.ldc.upenn.edu/LDC2010S01"
         )
-    return found
+    return by_stem
 
 
 def _folder_of(source: Path, pattern: str, what: str) -> Path:
-    found = find_files(source, pattern)
-    if not found:
+    files = find_files(source, pattern)
+    if not files:
         raise SprachbundError(f"{source} holds no {what}; put a copy there")
-    return found[0].parent
+    return files[0].parent
 
 
 def _index(source: Path) -> dict[tuple[str, int], str]:
@@ -159,7 +159,7 @@ def _custom(
         custom["references"] = {TARGET: list(said)}
     if foreign:
         custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": foreign}
-        custom |= marked_places(_marked(turns), text, LANGUAGE)
+        custom |= marked_ranges(_marked(turns), text, LANGUAGE)
     if foreign and clean_text(" ".join(foreign)) == text:
         custom["spans"] = [{"start_s": 0.0, "end_s": sound.duration_s, "language": TARGET}]
     if experiment:
@@ -178,8 +178,8 @@ def _marked(turns: Sequence[_Turn]) -> list[tuple[str, bool]]:
 
 def foreign_words(text: str) -> list[str]:
     """What stands in `<foreign>` tags of a transcript, without markup; tags that are not closed too."""
-    found = (clean_text(strip_markup(inside)) for inside in _FOREIGN.findall(text))
-    return [words for words in found if words]
+    cleaned = (clean_text(strip_markup(inside)) for inside in _FOREIGN.findall(text))
+    return [words for words in cleaned if words]
 
 
 def strip_markup(text: str) -> str:

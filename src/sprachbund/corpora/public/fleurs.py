@@ -1,9 +1,13 @@
-"""FLEURS: about two thousand sentences read aloud in 102 languages, parallel by sentence number.
+"""FLEURS, about two thousand sentences read aloud in 102 languages, and CS-FLEURS, sentences of it in two languages.
 
-A language's folder (`data/de_de`) holds train.tsv, dev.tsv and test.tsv without a header (sentence
-number, file, text as written, text normalized, its characters, samples, gender) and the sound, either as
-downloaded (`audio/train.tar.gz`) or unpacked (`audio/train`, or `train`). Every other language there is a
-translation.
+- FLEURS: a language's folder (`data/de_de`) holds train.tsv, dev.tsv and test.tsv without a header (sentence number,
+  file, text as written, text normalized, its characters, samples, gender) and the sound, either as downloaded
+  (`audio/train.tar.gz`) or unpacked (`audio/train`, or `train`). Every other language there is a translation. Published
+  sizes are those of TensorFlow Datasets' catalogue; other languages stay unchecked.
+- CS-FLEURS: a copy of the repository (`read/test`, `xtts/train`, `xtts/test1`, `xtts/test2`, `mms/test`), each with
+  metadata.jsonl (id, file_name, text, language like "cmn-eng", the matrix language first, speaker, duration) and sound.
+  Where `**` stands around the words of the second language, they and their word ranges are stored. Times of switches
+  and translations are not published.
 """
 
 import io
@@ -28,15 +32,11 @@ from sprachbund.corpora.public.tables import (
     read_table,
     tag,
 )
-from sprachbund.data.language_spans import marked_places
+from sprachbund.data.language_spans import marked_ranges
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
-# Published sizes of FLEURS: sentences read in train, dev and test, of the languages that a size was found
-# for.
-#
-# They are those of the languages that TensorFlow Datasets' catalogue gives a size for; the others stay
-# unchecked.
+# Published sizes: sentences in train, dev and test.
 
 _SOURCE = "the catalogue of TensorFlow Datasets, xtreme_s/fleurs"
 _SIZES = {
@@ -197,13 +197,7 @@ FLEURS = Preparation(
 )
 
 
-# CS-FLEURS: sentences of FLEURS rewritten with words of a second language, read aloud or synthesised.
-#
-# A copy of the data set's repository: `read/test`, `xtts/train`, `xtts/test1`, `xtts/test2` and
-# `mms/test`, each with metadata.jsonl (id, file_name, text, language like "cmn-eng", the matrix language
-# first, speaker, duration) and sound. Where `**` stands around the words of the second language, they and
-# their places in the transcript are taken down; times of switches are not published, and neither are
-# translations.
+# CS-FLEURS.
 
 CS_FLEURS_HOMEPAGE = "https://huggingface.co/datasets/byan/cs-fleurs"
 _TABLE = "metadata.jsonl"
@@ -244,7 +238,7 @@ def _entry(where: str, line: str, folder: Path, options: CorpusOptions) -> Entry
     if marked := _MARKED.findall(row["text"]):
         custom["foreign_words"] = [clean_text(words) for words in marked]
         pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_MARKED.split(row["text"]))]
-        custom |= marked_places(pieces, text, matrix)
+        custom |= marked_ranges(pieces, text, matrix)
     name = Path(row["file_name"]).with_suffix("").as_posix().replace("/", "-")
     return Item(
         where=where,

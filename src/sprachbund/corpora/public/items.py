@@ -1,7 +1,9 @@
-"""What a public corpus is on its way into manifests: parts, their utterances, and what is left out and why.
+"""Parts and utterances of public corpora before they are written, their counts, and joins of several tables.
 
-A reader of a corpus only says what is where; sound is read when an utterance is written, one at a time,
-so that memory does not grow with the corpus.
+A reader of a corpus only states where everything is; sound is read when an utterance is written, one at a time, so
+memory does not grow with the corpus. Counts are kept for a whole part (key ""), a spoken language ("de") and a pair
+("de>en"), since published tables have one or the other. Corpora that publish each pair by itself repeat the speech;
+their tables are joined by recording in a temporary database on disk.
 """
 
 import json
@@ -126,10 +128,7 @@ class Part:
     entries: Callable[[], Iterator[Entry]]
 
 
-# What was found in a corpus, against what its makers published.
-#
-# Counts are kept for a whole part (key ""), for a spoken language ("de") and for a pair ("de>en"), because
-# published tables speak of one or the other.
+# Counts of a corpus beside its published size.
 
 _HOURS_ROUNDED = 0.02
 """Published hours are rounded, and some count pauses that others do not: a whole corpus is this near."""
@@ -164,7 +163,13 @@ class Counts:
             self.seconds[key] += duration_s  # type: ignore[assignment]
 
     def leave_out(self, where: str, reason: str, detail: str = "") -> None:
-        """Count something left out."""
+        """Count something left out.
+
+        Args:
+            where: file and line.
+            reason: why it is left out; reasons are counted.
+            detail: further words for the list.
+        """
         self.left_out[reason] += 1
         self.listed.append([where, reason, detail])
 
@@ -184,13 +189,13 @@ class Counts:
     def read(cls, path: Path) -> "Counts":
         """From a JSON file of what `as_dict` gave. Raises SprachbundError, naming the field, for what is none."""
         advice = "delete it, and its shard is written again"
-        found = read_model(path, _Written, advice=advice)
+        stored = read_model(path, _Written, advice=advice)
         return cls(
-            written=found.written,
-            found=Counter(found.found),
-            seconds=Counter(found.seconds),
-            left_out=Counter(found.left_out),
-            listed=found.listed,
+            written=stored.written,
+            found=Counter(stored.found),
+            seconds=Counter(stored.seconds),
+            left_out=Counter(stored.left_out),
+            listed=stored.listed,
         )
 
 
@@ -262,17 +267,17 @@ def _compare(counts: Counts | None, size: Published, whole: Counts) -> Iterator[
     counts = counts if size.part else whole
     name = f"{size.part or 'all parts'} {size.key}".strip()
     if size.utterances is not None:
-        found = counts.found[size.key] if counts else 0
-        same = found == size.utterances
-        yield _line(name, same, f"{found}", f"{size.utterances}", "utterances", size.source)
+        count = counts.found[size.key] if counts else 0
+        same = count == size.utterances
+        yield _line(name, same, f"{count}", f"{size.utterances}", "utterances", size.source)
     if size.hours is not None:
         hours = counts.seconds[size.key] / 3600 if counts else 0.0
         same = abs(hours - size.hours) <= max(_HOURS_ROUNDED * size.hours, 0.5 if size.hours >= 10 else 0.05)
         yield _line(name, same, f"{hours:.1f}", f"{size.hours:g}", "hours", size.source)
 
 
-def _line(name: str, same: bool, found: str, whole: str, unit: str, source: str) -> str:
-    said = f"whole ({found} of {whole} {unit})" if same else f"differs: found {found} of {whole} {unit}"
+def _line(name: str, same: bool, count: str, whole: str, unit: str, source: str) -> str:
+    said = f"whole ({count} of {whole} {unit})" if same else f"differs: found {count} of {whole} {unit}"
     return f"{name}: {said}, by {source}"
 
 
@@ -280,11 +285,7 @@ def _keys(item: Item) -> list[str]:
     return ["", item.language, *(f"{item.language}>{target}" for target in item.translations)]
 
 
-# Utterances of several tables brought together by their sound: one recording, all its translations.
-#
-# Corpora publish each pair of languages by itself, with the same speech again and again. The tables are
-# joined in a temporary database on disk, so that memory stays small when a corpus has fifteen translations
-# of every clip.
+# Joins of several tables by recording.
 
 _TABLES = """
 create table said (part text, key text, data text, primary key (part, key)) without rowid;
@@ -315,7 +316,19 @@ class Join:
         translations: dict[str, str] | None = None,
         custom: dict[str, Any] | None = None,
     ) -> None:
-        """An utterance, or translations more of one that is there (same language, recording, times)."""
+        """An utterance, or translations more of one that is there (same language, recording, times).
+
+        Args:
+            part: part of the corpus.
+            where: file and line.
+            utterance_id: unique name of the utterance.
+            cut: recording, and section of it in seconds.
+            language: BCP-47 tag.
+            text: transcript.
+            speaker: name of the speaker.
+            translations: BCP-47 tag to text.
+            custom: further fields.
+        """
         key = (
             f"{language}\t{cut.path.name}\t{round(cut.start_s * 1000):012d}\t{_milliseconds(cut.duration_s)}"
         )
@@ -339,7 +352,13 @@ class Join:
         )
 
     def leave_out(self, part: str, where: str, reason: str) -> None:
-        """Something that becomes no utterance."""
+        """Something that becomes no utterance.
+
+        Args:
+            part: part of the corpus.
+            where: file and line.
+            reason: why it is left out; reasons are counted.
+        """
         self._db.execute("insert into left_out values (?, ?, ?)", (part, where, reason))
 
     def parts(self) -> list[Part]:

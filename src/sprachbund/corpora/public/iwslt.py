@@ -1,10 +1,14 @@
-"""The IWSLT sets that are a table of clips: Bemba (Big-C), Estonian and Irish, each into English.
+"""IWSLT sets: Bemba (Big-C), Estonian and Irish as tables of clips, and Tunisian Arabic as telephone speech.
 
 - Bemba: `data/bem/splits/train.tsv` with the columns audio_id, sentence, translation, speaker_id, clips in
   `data/bem/audio`.
 - Estonian: `train.tsv` and `dev.tsv` with the columns audio, Estonian, English, clips in `audio`.
-- Irish: `train/stamped.tsv` (clip, start, end), `train/txt/train.eng` with as many lines, clips in
-  `train/wav`; there is no transcript.
+- Irish: `train/stamped.tsv` (clip, start, end), `train/txt/train.eng` with as many lines, clips in `train/wav`; there
+  is no transcript.
+- Tunisian Arabic of 2022 and 2023 (LDC2022E01): `data/audio/ta/ID.sph`, `data/transcripts/ta/ID...tsv` and
+  `data/translations/ta/ID.eng.tsv` (start, end, speaker, text). Splits and faulty utterances are lists of the task's
+  makers (`train.file_id.txt`, `exclude-utterance.txt`). If their script was run, its `stm` folder is read instead, with
+  texts as it normalized them.
 """
 
 import re
@@ -172,12 +176,7 @@ PREPARATIONS = (
 )
 
 
-# Tunisian Arabic of IWSLT 2022 and 2023 (LDC2022E01): telephone speech with transcripts and English.
-#
-# The package holds `data/audio/ta/ID.sph`, `data/transcripts/ta/ID...tsv` and
-# `data/translations/ta/ID.eng.tsv` (start, end, speaker, text). Splits and faulty utterances are lists of
-# the task's makers (`train.file_id.txt`, `exclude-utterance.txt`). Where their script was run, its `stm`
-# folder is read instead, texts as it normalized them.
+# Tunisian Arabic.
 
 HOMEPAGE = "https://catalog.ldc.upenn.edu/LDC2025S05"
 LISTS = "https://github.com/kevinduh/iwslt22-dialect"
@@ -211,19 +210,19 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
 
 
 def _package(source: Path) -> Path:
-    found = find_folders(source, "data/audio/ta")
-    if not found:
+    folders = find_folders(source, "data/audio/ta")
+    if not folders:
         raise SprachbundError(
             f"{source} holds no data/audio/ta (LDC2022E01); get it from the LDC ({HOMEPAGE})"
         )
-    return found[0] / "data"
+    return folders[0] / "data"
 
 
 def _listed(source: Path, name: str) -> Path:
-    found = find_files(source, name)
-    if not found:
+    files = find_files(source, name)
+    if not files:
         raise SprachbundError(f"{source} holds no {name}; get the lists from {LISTS} and put them there")
-    return found[0]
+    return files[0]
 
 
 def _from_stm(source: Path, package: Path, split: str) -> Part:
@@ -253,10 +252,10 @@ def _from_tables(source: Path, package: Path, split: str, excluded: set[str]) ->
 def _table_pair(package: Path, name: str) -> tuple[Path, Path]:
     pair = []
     for kind in ("transcripts", "translations"):
-        found = sorted((package / kind / "ta").glob(f"{name}.*tsv"))
-        if not found:
+        files = sorted((package / kind / "ta").glob(f"{name}.*tsv"))
+        if not files:
             raise SprachbundError(f"{package / kind / 'ta' / name}.tsv is missing; unpack LDC2022E01 again")
-        pair.append(found[0])
+        pair.append(files[0])
     return pair[0], pair[1]
 
 

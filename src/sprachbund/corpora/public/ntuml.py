@@ -17,7 +17,7 @@ from sprachbund.audio.load import load
 from sprachbund.corpora.public.items import CorpusOptions, Entry, Item, LeftOut, Part, Published, Samples
 from sprachbund.corpora.public.preparation import Preparation
 from sprachbund.corpora.public.tables import find_files
-from sprachbund.data.language_spans import marked_places
+from sprachbund.data.language_spans import marked_ranges
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
@@ -37,10 +37,10 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
     files = {
         split: find_files(source, f"{split}-*.parquet") for split in _SPLITS if options.takes_split(split)
     }
-    for split, found in files.items():
-        if not found:
+    for split, tables in files.items():
+        if not tables:
             raise SprachbundError(f"{source} holds no {split}-*.parquet; get data/ from {HOMEPAGE}")
-    return [_part(split, found) for split, found in files.items()]
+    return [_part(split, tables) for split, tables in files.items()]
 
 
 def _part(split: str, files: Sequence[Path]) -> Part:
@@ -92,7 +92,7 @@ def english_terms(text: str) -> dict[str, Any]:
     custom: dict[str, Any] = {"code_switched": bool(terms and _CHINESE.search(text))}
     if terms:
         custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": terms}
-        custom |= marked_places(pieces, text, LANGUAGE)
+        custom |= marked_ranges(pieces, text, LANGUAGE)
     return custom
 
 

@@ -1,4 +1,9 @@
-"""A corpus that can be prepared: whose it is, how it is read, and how large it should be."""
+"""Preparation of a public corpus: its licence and size, its long recordings, and its manifests.
+
+Sections of long recordings are sought where the container can, and otherwise decoded once for all of them. Entries are
+written shard by shard, with the counts of each shard beside it; a shard counts as written only when that file exists,
+so an interrupted run continues.
+"""
 
 import json
 import tempfile
@@ -31,7 +36,7 @@ from sprachbund.data.manifest import ManifestWriter, shard_numbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_object, write_json, write_text
 
-# Stretches of long recordings: sought where the container can, otherwise decoded once for all of them.
+# Sections of long recordings.
 
 _SEEKABLE = frozenset({".wav", ".flac", ".ogg", ".sph"})
 _BYTES = 2  # of a sample in the temporary file
@@ -134,9 +139,7 @@ def _check_length(cut: Cut, heard_s: float) -> None:
         )
 
 
-# Entries of a corpus into manifests, shard by shard, so that a broken-off run goes on where it stopped.
-#
-# Next to each shard stands what was counted in it; a shard counts as written only when that file is there.
+# Manifests of a corpus, shard by shard.
 
 SHARD_SIZE = 250
 """Entries of the corpus in a shard: its sound is in memory while it is written."""
@@ -171,13 +174,19 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
 def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: int = SHARD_SIZE) -> Counts:
     """Write a part's shards that are not there yet; counts are of all of them.
 
+    Args:
+        part: reader of the entries.
+        directory: folder of the part.
+        options: how the corpus is written.
+        shard_size: entries in a shard.
+
     Raises:
         SprachbundError: an id that is there twice; sound that cannot be read, unless such is skipped.
     """
     directory.mkdir(parents=True, exist_ok=True)
     total = Counts()
-    told = _Told(part, options)
-    entries = told.telling(_unique(part.entries()))
+    progress = _Progress(part, options)
+    entries = progress.counted(_unique(part.entries()))
     with Recordings() as recordings:
         for shard in count():
             first = next(entries, None)
@@ -189,21 +198,27 @@ def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: 
 
 
 def close_part(directory: Path, info: Mapping[str, Any], counts: Counts) -> None:
-    """Write `dataset.json` and the list of what was left out; nothing where no utterance was written."""
+    """Write `dataset.json` and the list of what was left out; nothing where no utterance was written.
+
+    Args:
+        directory: folder of the part.
+        info: fields of dataset.json.
+        counts: counts of all shards.
+    """
     _list_left_out(directory / LEFT_OUT, counts)
     if shard_numbers(directory):
         ManifestWriter(directory).close({**info, "left_out": dict(counts.left_out)})
 
 
 @dataclass
-class _Told:
-    """Tells progress as entries pass."""
+class _Progress:
+    """Reports progress for every entry."""
 
     part: Part
     options: CorpusOptions
     done: int = 0
 
-    def telling(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def counted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
             yield entry
             self.done += 1

@@ -1,4 +1,4 @@
-"""Lines and tables of corpora, a line at a time, with file and line in every complaint."""
+"""Lines and tables of corpora with file and line in every error, and the search for files in copies of corpora."""
 
 import csv
 import fnmatch
@@ -104,7 +104,7 @@ def _sound_rows(path: Path, rows: Any) -> Iterator[list[str]]:
         raise SprachbundError(f"{path}:{rows.line_num}: {error}; copy the table again") from error
 
 
-# Finding the files of a corpus in people's copies, and saying what is missing and where it is had.
+# The search for files, and errors that say what is missing and where to get it.
 
 _CROWDED = frozenset({"clips", "wav", "wavs", "audio", "audios", "speech", ".git"})
 """Folders with a file for each utterance, not looked through for tables."""
@@ -116,7 +116,13 @@ MAX_DEPTH = 6
 
 
 def require(path: Path, what: str, homepage: str) -> Path:
-    """The path, if something is there. Raises SprachbundError with what it is and where it comes from."""
+    """The path, if something is there. Raises SprachbundError with what it is and where it comes from.
+
+    Args:
+        path: file or folder.
+        what: what it is, for the error.
+        homepage: where to get it, for the error.
+    """
     if not path.exists():
         raise SprachbundError(f"{path} is missing ({what}); get it from {homepage}")
     return path

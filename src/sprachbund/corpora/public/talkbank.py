@@ -21,7 +21,7 @@ from typing import Any
 from sprachbund.corpora.public.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part, Published
 from sprachbund.corpora.public.preparation import Preparation
 from sprachbund.corpora.public.tables import find_files, read_lines, read_table, tag, whole_number
-from sprachbund.data.language_spans import places_between, places_of_pieces
+from sprachbund.data.language_spans import ranges_between, ranges_of_pieces
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
 
@@ -185,18 +185,18 @@ def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
 
 
 def _transcripts(source: Path) -> Sequence[Path]:
-    found = find_files(source, "*.cha")
-    newest = [path for path in found if path.parent.name == "beta"] or found
+    files = find_files(source, "*.cha")
+    newest = [path for path in files if path.parent.name == "beta"] or files
     if not newest:
         raise SprachbundError(f"{source} holds no *.cha (transcripts); get them from {REPOSITORY}")
     return newest
 
 
 def _recordings(source: Path) -> Mapping[str, Path]:
-    found = {p.stem: p for suffix in reversed(_SOUND) for p in source.rglob(f"*{suffix}")}
-    if not found:
+    by_stem = {p.stem: p for suffix in reversed(_SOUND) for p in source.rglob(f"*{suffix}")}
+    if not by_stem:
         raise SprachbundError(f"{source} holds no recordings (maria1.mp3 ...); get them from {HOMEPAGE}")
-    return found
+    return by_stem
 
 
 def _index(source: Path) -> _Index:
@@ -269,17 +269,26 @@ def runs(words: Sequence[Word], language: str) -> list[tuple[str, list[Word]]]:
 
 def spans(said: Utterance, duration_s: float, language: str, translation: str) -> list[dict[str, Any]]:
     """Runs of one language: their words, their share of the time by letters, their places in the transcript
-    (in `language`) and, where English words on both sides tell, in the English translation."""
-    found = runs(said.words, said.language)
-    texts = [(tag(code, said.where), joined(words)) for code, words in found]
-    letters = [sum(c.isalnum() for word in words for c in word.text) for _, words in found]
-    places = {language: places_of_pieces([text for _, text in texts], said.text, language)}
-    places |= {ENGLISH: places_between(texts, translation, ENGLISH)} if language != ENGLISH else {}
+    (in `language`) and, where English words on both sides tell, in the English translation.
+
+    Args:
+        said: words with their languages.
+        duration_s: seconds of the utterance.
+        language: BCP-47 tag of the transcript.
+        translation: English text.
+    """
+    pieces = runs(said.words, said.language)
+    texts = [(tag(code, said.where), joined(words)) for code, words in pieces]
+    letters = [sum(c.isalnum() for word in words for c in word.text) for _, words in pieces]
+    ranges = {language: ranges_of_pieces([text for _, text in texts], said.text, language)}
+    ranges |= {ENGLISH: ranges_between(texts, translation, ENGLISH)} if language != ENGLISH else {}
     result, begun_s = [], 0.0
     for number, ((code, text), count) in enumerate(zip(texts, letters, strict=True)):
         end_s = begun_s + duration_s * count / max(1, sum(letters))
         span = {"start_s": round(begun_s, 3), "end_s": round(end_s, 3), "language": code, "text": text}
-        known = {tag: list(place) for tag, of in places.items() if (place := of[number] if of else None)}
+        known = {
+            tag: list(word_range) for tag, of in ranges.items() if (word_range := of[number] if of else None)
+        }
         result.append({**span, "places": known} if known else span)
         begun_s = end_s
     return result

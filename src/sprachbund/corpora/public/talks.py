@@ -37,7 +37,13 @@ _FIELD = re.compile(r"(\w+):\s*([^,{}]+)")
 
 
 def read(source: Path, options: CorpusOptions, homepage: str) -> Sequence[Part]:
-    """The splits of the pairs that are there."""
+    """The splits of the pairs that are there.
+
+    Args:
+        source: folder of the corpus.
+        options: how the corpus is written.
+        homepage: where to get the corpus, for errors.
+    """
     join = Join()
     pairs = [(f, match) for f in find_folders(source, "data") if (match := _PAIR.fullmatch(f.name))]
     if not pairs:
@@ -99,10 +105,10 @@ def _segments(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _segment(line: str, where: str) -> dict[str, str]:
-    found = {name: value.strip().strip("'\"") for name, value in _FIELD.findall(line)}
-    if missing := [name for name in ("wav", "offset", "duration") if name not in found]:
+    fields = {name: value.strip().strip("'\"") for name, value in _FIELD.findall(line)}
+    if missing := [name for name in ("wav", "offset", "duration") if name not in fields]:
         raise SprachbundError(f"{where}: no {' and no '.join(missing)} in {line[:80]!r}; copy the list again")
-    return found
+    return fields
 
 
 def _number(segment: dict[str, str], name: str, where: str) -> float:

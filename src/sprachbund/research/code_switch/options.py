@@ -1,4 +1,4 @@
-"""What the comparison of code-switched translation (arXiv 2511.10670) depends on: its arms, its stages, its sizes."""
+"""Options of the comparison of code-switched translation (arXiv 2511.10670): arms, stages, sizes."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -179,12 +179,12 @@ class CodeSwitchRecipe(Strict):
 
     def chains(self, length: int) -> tuple[Chain, ...]:
         """The beginnings of so many stages that arms have, those that several arms share once."""
-        found: dict[Path, Chain] = {}
+        by_folder: dict[Path, Chain] = {}
         for seed, name in product(self.seeds, self.all_arms):
             stages = self.stages_of(ARMS[name])[:length]
             if len(stages) == length:
-                found.setdefault(place(Path(), seed, ARMS[name], stages), (seed, ARMS[name], stages))
-        return tuple(found.values())
+                by_folder.setdefault(run_folder(Path(), seed, ARMS[name], stages), (seed, ARMS[name], stages))
+        return tuple(by_folder.values())
 
     def options_of(self, stage: Stage, seed: int) -> TrainingOptions:
         """How a stage is trained: warm-up, then half a cosine down to a tenth."""
@@ -218,8 +218,15 @@ def variant(arm: Arm) -> str:
     return "-".join([arm.projector, *(f"no-{name}" for name in losses)])
 
 
-def place(directory: Path, seed: int, arm: Arm, stages: tuple[Stage, ...]) -> Path:
-    """Folder of what stages, one after the other, made of an arm; arms that begin alike share their beginning."""
+def run_folder(directory: Path, seed: int, arm: Arm, stages: tuple[Stage, ...]) -> Path:
+    """Folder of what stages, one after the other, made of an arm; arms that begin alike share their beginning.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        arm: arm of the comparison.
+        stages: stages that the arm has passed, in order.
+    """
     return directory / f"seed-{seed}" / variant(arm) / "+".join(map(_said, stages))
 
 

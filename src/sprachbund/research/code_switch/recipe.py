@@ -1,4 +1,4 @@
-"""Code-switched translation with experts by language (arXiv 2511.10670) beside what it has to beat, from data to table.
+"""Code-switched translation with experts by language (arXiv 2511.10670) beside its baselines, from data to table.
 
 1. A small language model is trained on the texts of the data, unless one is named.
 2. Every arm goes through its stages: speech encoder and language model frozen, projector and adapters trained. First
@@ -33,8 +33,8 @@ from sprachbund.models.speech_llm.io import read_encoder
 from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit_tokenizer, make_text_llm
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
-from sprachbund.research.code_switch.needs import needs
-from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, place
+from sprachbund.research.code_switch.estimate import estimate_memory
+from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, run_folder
 from sprachbund.research.code_switch.report import TESTS, scores_of, write_table
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
@@ -43,13 +43,10 @@ from sprachbund.training.loop import train
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import atomic_files, write_text
 
-__all__ = ["CodeSwitchRecipe", "needs", "run"]
+__all__ = ["CodeSwitchRecipe", "estimate_memory", "run"]
 
 
-# One stage of an arm of the code-switched comparison, and its scores: each in a folder of its own, taken
-# up again.
-#
-# What a process is to do is told by a number among all that there is, so that several can share the work.
+# One stage of an arm, and its scores, each in its own folder.
 
 Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
@@ -77,12 +74,12 @@ def make_stage(
         SprachbundError: as `run_stage` does.
     """
     seed, arm, stages = chains[number]
-    here = place(directory, seed, arm, stages)
+    here = run_folder(directory, seed, arm, stages)
     if len(stages) == 1:
         torch.manual_seed(seed)
         model = assemble(locate(recipe.encoder), llm, recipe.config_of(arm))
     else:
-        model = load(place(directory, seed, arm, stages[:-1]) / "model")
+        model = load(run_folder(directory, seed, arm, stages[:-1]) / "model")
     here.mkdir(parents=True, exist_ok=True)
     with run_log(here) as report:
         run_stage(recipe, model, stages[-1], seed, here, report)
@@ -130,8 +127,8 @@ def run_stage(
             f"the stage {stage.name!r} moved what it has to leave; this is a fault of the program"
         )
     save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus))
-    told = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
-    write_text(directory / STAGE_FILE, json.dumps(told, indent=1) + "\n")
+    record = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
+    write_text(directory / STAGE_FILE, json.dumps(record, indent=1) + "\n")
 
 
 def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:
@@ -139,12 +136,12 @@ def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -
     sides = corpus.sides if isinstance(corpus, Transition) else (corpus,)
     infos = [read_info(manifest.directory) for side in sides for manifest in side.manifests]
     data = [info for info in infos if info]
-    told = ("name", "licence", "attribution", "hours", "utterances")
+    keys = ("name", "licence", "attribution", "hours", "utterances")
     return Card(
         name=f"code-switch, {stage.name}",
         source_languages=list(recipe.languages),
         target_languages=list(recipe.targets),
-        data=[{key: info[key] for key in told if key in info} for info in data],
+        data=[{key: info[key] for key in keys if key in info} for info in data],
         training={"encoder": recipe.encoder, "stage": stage.name, "steps": recipe.steps[stage.name]},
     )
 
@@ -152,7 +149,15 @@ def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -
 def corpus_of(
     recipe: CodeSwitchRecipe, model: SpeechLLM, kinds: Sequence[Data], part: str, seed: int
 ) -> Corpus:
-    """The part of all kinds of data, end to end; a stage has none that is all transcribed beside one that is not."""
+    """The part of all kinds of data, end to end; a stage has none that is all transcribed beside one that is not.
+
+    Args:
+        recipe: options of the comparison.
+        model: model whose tokenizer and prompts make the examples.
+        kinds: kinds of data, laid end to end.
+        part: "train" or "dev".
+        seed: seed of every random choice of the corpus.
+    """
     share = _DEV_SHARE if part == "dev" else 1.0
     manifests = [(Manifest(recipe.data / f"{PARTS[kind][0]}{part}"), share) for kind in kinds]
     transcribed = PARTS[kinds[0]][1]
@@ -168,13 +173,20 @@ def corpus_of(
 
 
 def make_scores(recipe: CodeSwitchRecipe, directory: Path, tests: Sequence[Test], number: int) -> None:
-    """Evaluate an arm's last model on the parts of a test set that are there."""
+    """Evaluate an arm's last model on the parts of a test set that are there.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        tests: test sets, with their parts.
+        number: index among arms, seeds and test sets.
+    """
     seed, name, test = tests[number]
     arm = ARMS[name]
     options = EvaluationOptions(
         targets=recipe.targets, limit=recipe.test_utterances, no_speech_per_kind=0, first_segments=0
     )
-    model = place(directory, seed, arm, recipe.stages_of(arm)) / "model"
+    model = run_folder(directory, seed, arm, recipe.stages_of(arm)) / "model"
     there = [recipe.data / part for part in TESTS[test] if (recipe.data / part).is_dir()]
     evaluate(there, model, options, out=scores_of(directory, seed, name) / test)
 
@@ -186,6 +198,11 @@ _MOST_TEXTS = 60_000
 
 def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run all arms over all seeds, or go on; the file with the table.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
 
     Raises:
         SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models
@@ -200,7 +217,7 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
     for length in range(1, len(STAGES) + 1):
         chains = recipe.chains(length)
-        paths = [place(directory, *chain) / STAGE_FILE for chain in chains]
+        paths = [run_folder(directory, *chain) / STAGE_FILE for chain in chains]
         _share(
             recipe,
             f"trainings, stage {length}",
@@ -209,7 +226,7 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
             report,
         )
         for chain in chains:
-            forget_run(place(directory, *chain))
+            forget_run(run_folder(directory, *chain))
     tests = _tests(recipe)
     paths = [scores_of(directory, seed, name) / test / MANIFEST_FILE for seed, name, test in tests]
     _share(recipe, "evaluations", paths, partial(make_scores, recipe, directory, tests), report)
@@ -241,9 +258,9 @@ def _check_data(data: Path) -> None:
 
 def _text_llm(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Path:
     """A language model trained on the texts of the training data, in a directory of the Hugging Face layout."""
-    place, options = directory / "model", recipe.text_training
-    if (place / "model.safetensors").exists():  # written last
-        return place
+    target, options = directory / "model", recipe.text_training
+    if (target / "model.safetensors").exists():  # written last
+        return target
     report("training a language model on the texts")
     manifests = [Manifest(recipe.data / part) for part in ("monolingual-train", "train")]
     said = PromptOptions()
@@ -257,10 +274,10 @@ def _text_llm(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Path
     chosen = ExampleOptions(rows_per_utterance=len(recipe.targets), spoken=True, **NO_MASKS)
     dev = [Manifest(recipe.data / part) for part in ("monolingual-dev", "dev")]
     corpora = [
-        Corpus([(manifest, 1.0) for manifest in found], examples, chosen) for found in (manifests, dev)
+        Corpus([(manifest, 1.0) for manifest in known], examples, chosen) for known in (manifests, dev)
     ]
     train(model, corpora[0], options, directory, dev=corpora[1], report=report)
-    with atomic_files(place, last="tokenizer.json") as draft:
+    with atomic_files(target, last="tokenizer.json") as draft:
         tokenizer.save_pretrained(draft)
-    write_part(model.llm, place)
-    return place
+    write_part(model.llm, target)
+    return target

@@ -58,7 +58,13 @@ class _Chosen:
 
 
 def scores_of(directory: Path, seed: int, name: str) -> Path:
-    """Folder of an arm's scores."""
+    """Folder of an arm's scores.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        name: name of the arm.
+    """
     return directory / f"seed-{seed}" / "scores" / name.replace(", ", "-").replace(" ", "-")
 
 
@@ -108,13 +114,13 @@ def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dic
     """Scores of each system, and its difference to the first."""
     several = [*systems, System(name="itself", runs=systems[0].runs)]  # a comparison is of two at least
     rows: dict[str, dict[str, Any]] = {system.name: {} for system in several}
-    for (metric, name), found in compare(several, metrics).means.items():
-        low, high = found.interval
-        rows[BASELINE][metric] = found.baseline
+    for (metric, name), mean in compare(several, metrics).means.items():
+        low, high = mean.interval
+        rows[BASELINE][metric] = mean.baseline
         rows[name] |= {
-            metric: found.system,
-            f"{metric} difference": f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-            f"{metric} p": found.p_value,
+            metric: mean.system,
+            f"{metric} difference": f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+            f"{metric} p": mean.p_value,
         }
     return rows
 
@@ -122,16 +128,16 @@ def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dic
 def _switches(system: System) -> dict[str, float]:
     """What became of embedded spans, and how often the output is in another language than asked for, over all runs."""
     lines = [line for run in system.runs for line in run]
-    found = switch_scores(lines)
+    scores = switch_scores(lines)
     return {
-        **{said: getattr(found, name).percent for name, said in _SAID.items()},
+        **{said: getattr(scores, name).percent for name, said in _SAID.items()},
         "wrong language %": _confusion(lines).percent,
     }
 
 
 def _confusion(lines: Sequence[Line]) -> Rate:
     identifier = identifier_for({line.target for line in lines})
-    judged = [found for line in lines if (found := in_wrong_language(line, identifier)) is not None]
+    judged = [wrong for line in lines if (wrong := in_wrong_language(line, identifier)) is not None]
     return Rate(failed=sum(judged), judged=len(judged))
 
 
@@ -141,7 +147,7 @@ def _router(system: System) -> dict[str, float]:
     for run in system.runs:
         for line in run:
             counts.add(line)
-    found = dict(counts.scores())
+    scores = dict(counts.scores())
     return {
-        said: found[name].percent for name, said in _ROUTED.items() if name in found and found[name].judged
+        said: scores[name].percent for name, said in _ROUTED.items() if name in scores and scores[name].judged
     }

@@ -16,7 +16,7 @@ import torch
 
 from sprachbund.data.batch import Batch, Sides
 from sprachbund.data.batching import PlanOptions
-from sprachbund.data.loading import Corpus, Example, ExampleOptions, Place
+from sprachbund.data.loading import Corpus, Example, ExampleOptions, SampleKey
 from sprachbund.errors import SprachbundError
 from sprachbund.models.speech_llm.stages import transition_side, transition_weights
 
@@ -89,8 +89,8 @@ class Transition:
             batches.append(np.arange(start, len(self._entries)))
         return batches
 
-    def __getitem__(self, place: Place) -> tuple[Example, _Entry]:
-        _, number, *rest = place
+    def __getitem__(self, key: SampleKey) -> tuple[Example, _Entry]:
+        _, number, *rest = key
         entry = self._entries[number]
         own: Any = (entry.epoch, entry.index, *rest)
         return self.sides[entry.side][own], entry

@@ -25,6 +25,11 @@ _PLAIN = Arm(head="attention", text="none")
 def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
     """All that models are trained on, made where it is not there yet: parallel text, units, the corpus as units.
 
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
+
     Raises:
         SprachbundError: data that are not there or do not fit, or parallel text or hours that there are not.
     """
@@ -39,7 +44,13 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
 
 
 def units_directory(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path) -> Path:
-    """Where units with the vocabulary of an arm are."""
+    """Where units with the vocabulary of an arm are.
+
+    Args:
+        recipe: options of the comparison.
+        arm: arm of the comparison.
+        directory: folder of all runs.
+    """
     vocabulary = vocabulary_of(recipe, arm)
     return directory / "units" / f"{vocabulary.form}-{vocabulary.unit_pieces}"
 
@@ -142,7 +153,13 @@ def bitext_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPa
 
 
 def phrases(source: str, target: str, count: int) -> str:
-    """A table of so many distinct meanings of the phrasebook, none of them held out, in two languages."""
+    """A table of so many distinct meanings of the phrasebook, none of them held out, in two languages.
+
+    Args:
+        source: BCP-47 tag of the source texts.
+        target: BCP-47 tag of the translations.
+        count: number of meanings.
+    """
     if unknown := sorted({source, target} - set(LANGUAGES)):
         raise SprachbundError(
             f"the phrasebook has no {', '.join(unknown)}; give parallel text with bitext, or take of "

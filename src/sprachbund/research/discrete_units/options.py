@@ -1,4 +1,4 @@
-"""What the comparison of discrete units (arXiv 2309.15826) depends on: its arms, its data, its sizes."""
+"""Options of the comparison of discrete units (arXiv 2309.15826): arms, data, sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -237,12 +237,12 @@ class DiscreteUnitsRecipe(Strict):
 
     def models(self) -> tuple[Model, ...]:
         """What is trained and scored, equal arms once, under the first of their names."""
-        found = []
+        models = []
         for seed in self.seeds:
             first = {arm: name for name, arm in reversed(self.arms(seed).items())}
-            found += [Model(name, seed, arm) for name, arm in self.arms(seed).items() if first[arm] == name]
-            found += [Model(LOG_MEL, seed, None)] if self.log_mel is not None else []
-        return tuple(found)
+            models += [Model(name, seed, arm) for name, arm in self.arms(seed).items() if first[arm] == name]
+            models += [Model(LOG_MEL, seed, None)] if self.log_mel is not None else []
+        return tuple(models)
 
     def text_models(self) -> tuple[Model, ...]:
         """What is trained on text first, for arms that begin with it: one for each of their heads."""
@@ -281,7 +281,13 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
 """Name of an ablation to what it changes. A vocabulary has to hold every cluster: none is as one of that size."""
 
 
-def place(directory: Path, seed: int, name: str) -> Path:
-    """Folder of an arm."""
+def run_folder(directory: Path, seed: int, name: str) -> Path:
+    """Folder of an arm.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        name: name of the arm.
+    """
     kept = "".join(c if c.isalnum() else "-" for c in name.lower())
     return directory / f"seed-{seed}" / "-".join(filter(None, kept.split("-")))

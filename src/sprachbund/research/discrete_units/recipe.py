@@ -1,4 +1,4 @@
-"""Discrete units and hard parameter sharing (arXiv 2309.15826) beside what they have to beat, from data to table.
+"""Discrete units and hard parameter sharing (arXiv 2309.15826) beside their baselines, from data to table.
 
 1. Units are made of an encoder's features, and the corpus is written as units once.
 2. Every arm is a model trained on them: a head, with more and more text; the base with one thing changed; the base with
@@ -29,8 +29,8 @@ from sprachbund.research.discrete_units.data import (
     scored_limit,
     units_directory,
 )
-from sprachbund.research.discrete_units.needs import needs
-from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe, Model, place
+from sprachbund.research.discrete_units.estimate import estimate_memory
+from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe, Model, run_folder
 from sprachbund.research.discrete_units.report import counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
@@ -44,7 +44,7 @@ from sprachbund.units.encoded import Encoded
 from sprachbund.units.reader import ENCODER
 from sprachbund.util.distributed import refuse_several_processes
 
-__all__ = ["DiscreteUnitsRecipe", "needs", "run"]
+__all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]
 
 
 # One model of the comparison of discrete units: trained and scored, each in a folder of its own.
@@ -55,17 +55,31 @@ MBART_RATE, NEW_RATE = 3e-5, 3e-4
 
 
 def text_model(recipe: DiscreteUnitsRecipe, directory: Path, seed: int, head: str) -> Path:
-    """The model that has learned text: the one that is named, or one trained on the text from outside."""
-    return recipe.text_start or place(directory, seed, f"text {head}") / "model"
+    """The model that has learned text: the one that is named, or one trained on the text from outside.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        seed: seed of the run.
+        head: head of the model.
+    """
+    return recipe.text_start or run_folder(directory, seed, f"text {head}") / "model"
 
 
 def make_text_model(
     recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int
 ) -> None:
-    """Train the model that an arm "+ text start" begins with, on the text from outside."""
+    """Train the model that an arm "+ text start" begins with, on the text from outside.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        models: all models of the comparison.
+        number: index in `models`.
+    """
     _, seed, arm = models[number]
     assert arm is not None
-    folder = place(directory, seed, f"text {arm.head}")
+    folder = run_folder(directory, seed, f"text {arm.head}")
     changes = {
         "train": (),
         "pairs": (),
@@ -79,9 +93,16 @@ def make_text_model(
 
 
 def make_model(recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int) -> None:
-    """Train a model and score it; what is trained already is scored."""
+    """Train a model and score it; what is trained already is scored.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        models: all models of the comparison.
+        number: index in `models`.
+    """
     name, seed, arm = models[number]
-    folder = place(directory, seed, name)
+    folder = run_folder(directory, seed, name)
     trained = folder / "run" / "model"
     with run_log(folder) as report:
         if not (trained / "model.safetensors").exists():
@@ -105,7 +126,14 @@ def _train_arm(
 
 
 def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path) -> UnitTranslatorRecipe:
-    """The run of an arm."""
+    """The run of an arm.
+
+    Args:
+        recipe: options of the comparison.
+        seed: seed of the run.
+        arm: arm of the comparison.
+        directory: folder of all runs.
+    """
     whole = _whole(recipe, seed, arm, directory)
     if arm.text != "start":
         return whole
@@ -203,6 +231,11 @@ TEXT_MODEL, SCORES = Path("model") / WEIGHTS_FILE, Path("scores") / MANIFEST_FIL
 def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run all arms over all seeds, or go on; the file with the main table.
 
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
+
     Raises:
         SprachbundError: data that are not there or do not fit, or a recipe that asks for what there is not; one that
             torchrun started several times.
@@ -215,9 +248,9 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)
     _train(recipe, directory, "models", recipe.models(), make_model, SCORES, report)
     for name, seed, _ in recipe.text_models():
-        forget_run(place(directory, seed, name))
+        forget_run(run_folder(directory, seed, name))
     for name, seed, _ in recipe.models():
-        forget_run(place(directory, seed, name) / "run")
+        forget_run(run_folder(directory, seed, name) / "run")
     _link_equal(recipe, directory)
     return write_tables(recipe, directory)
 
@@ -232,7 +265,7 @@ def _train(
     report: Report,
 ) -> None:
     """Make models beside each other; one is made when a file of its folder is there."""
-    paths = tuple(place(directory, seed, name) / file for name, seed, _ in models)
+    paths = tuple(run_folder(directory, seed, name) / file for name, seed, _ in models)
     tasks = Tasks(paths=paths, make=partial(make, recipe, directory, models))
     if paths:
         run_tasks(tasks, what, workers=recipe.workers, report=report)
@@ -243,6 +276,6 @@ def _link_equal(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
     first = {(seed, arm): name for name, seed, arm in recipe.models()}
     for seed in recipe.seeds:
         for name, arm in recipe.arms(seed).items():
-            target = place(directory, seed, name)
+            target = run_folder(directory, seed, name)
             if not target.exists():
-                target.symlink_to(place(directory, seed, first[seed, arm]).name)
+                target.symlink_to(run_folder(directory, seed, first[seed, arm]).name)

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.lines import Line
 from sprachbund.research.discrete_units.data import encoded_directory
-from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, place
+from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
 from sprachbund.units.encoded import Encoded
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
-# The figure of the comparison of discrete units: what text adds, over how much speech there is.
+# The figure: quality by hours of speech, with and without text.
 
 _COUNTED = {"all": "as many steps", "speech": "as much speech"}
 _LINES = ((INK, "o-"), (MUTED, "s--"), (ACCENT, "D-"))
@@ -53,16 +53,15 @@ def _lines(table: Path) -> list[tuple[str, list[float], list[float]]]:
     """Name, hours and chrF of each kind of data, in the order of the table."""
     values: dict[str, Any] = read_object(table, advice="run the recipe again")
     counted = _COUNTED[values["recipe"]["steps_of"]]
-    found = []
+    lines = []
     for data in dict.fromkeys(row["data"] for row in values["rows"]):
         rows = [row for row in values["rows"] if row["data"] == data]
         name = f"{data}, {counted}" if data.startswith("+") else data
-        found.append((name, [row["hours"] for row in rows], [row["chrF"] for row in rows]))
-    return found
+        lines.append((name, [row["hours"] for row in rows], [row["chrF"] for row in rows]))
+    return lines
 
 
-# What units and trainings cost: processor time, over all the times that they were taken up, and data on
-# disk.
+# Costs: processor time over all resumed runs, and stored data.
 
 COST_FILE = "cost.json"
 
@@ -96,8 +95,8 @@ class _Cost(BaseModel):
 def read_cost(folder: Path) -> Mapping[str, float]:
     """`cpu_s` and `stored_bytes`."""
     advice = "delete it, and the work is counted from here on"
-    found = read_model(folder / COST_FILE, _Cost, advice=advice)
-    return {"cpu_s": found.cpu_s, "stored_bytes": found.stored_bytes}
+    cost = read_model(folder / COST_FILE, _Cost, advice=advice)
+    return {"cpu_s": cost.cpu_s, "stored_bytes": cost.stored_bytes}
 
 
 METRICS = ("BLEU", "chrF")
@@ -143,10 +142,10 @@ def _heads(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 def _ablations(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     """The base with one thing changed, compared with the base."""
     names = list(recipe.ablation_arms())
-    found = _compared(recipe, directory, names, recipe.seeds_of_ablations) if names else []
+    compared = _compared(recipe, directory, names, recipe.seeds_of_ablations) if names else []
     return [
         {"arm": name if name != BASE else _said(recipe), **row}
-        for name, row in zip(names, found, strict=True)
+        for name, row in zip(names, compared, strict=True)
     ]
 
 
@@ -186,8 +185,8 @@ def _log_mel(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 
 def _cost(recipe: DiscreteUnitsRecipe, directory: Path, name: str) -> Mapping[str, float]:
     """Mean over the seeds."""
-    found = [read_cost(place(directory, seed, name)) for seed in recipe.seeds]
-    return {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+    costs = [read_cost(run_folder(directory, seed, name)) for seed in recipe.seeds]
+    return {key: sum(one[key] for one in costs) / len(costs) for key in costs[0]}
 
 
 def _compared(
@@ -195,25 +194,25 @@ def _compared(
 ) -> list[Row]:
     """Scores of arms, over seeds, and what they differ from the first one by, with intervals and p-values."""
     runs = {
-        name: [RunFile(place(directory, seed, name) / "scores") for seed in seeds or recipe.seeds]
+        name: [RunFile(run_folder(directory, seed, name) / "scores") for seed in seeds or recipe.seeds]
         for name in names
     }
     # A model on log-mel hears the language that it writes too, so it was asked for more.
     ids = frozenset(line.id for line in runs[names[-1]][0])
-    systems = [System(name=name, runs=[_Among(run, ids) for run in found]) for name, found in runs.items()]
+    systems = [System(name=name, runs=[_Among(run, ids) for run in group]) for name, group in runs.items()]
     if len(systems) == 1:
         systems = [systems[0], System(name="", runs=systems[0].runs)]
     rows: dict[str, Row] = {name: {} for name in names}
     means = compare(systems, METRICS).means
     for metric in METRICS:
-        for (_, name), found in ((key, value) for key, value in means.items() if key[0] == metric):
-            rows[names[0]] |= {metric: found.baseline, f"{metric} difference": "", f"{metric} p": ""}
+        for (_, name), group in ((key, value) for key, value in means.items() if key[0] == metric):
+            rows[names[0]] |= {metric: group.baseline, f"{metric} difference": "", f"{metric} p": ""}
             if name:
-                low, high = found.interval
+                low, high = group.interval
                 rows[name] |= {
-                    metric: found.system,
-                    f"{metric} difference": f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-                    f"{metric} p": found.p_value,
+                    metric: group.system,
+                    f"{metric} difference": f"{group.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+                    f"{metric} p": group.p_value,
                 }
     return list(rows.values())
 

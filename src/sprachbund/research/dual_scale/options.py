@@ -1,4 +1,4 @@
-"""What the comparison of dual-scale training (arXiv 2508.11189) depends on: its arms, its stages, its sizes."""
+"""Options of the comparison of dual-scale training (arXiv 2508.11189): arms, stages, sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -165,11 +165,11 @@ class DualScaleRecipe(Strict):
     @property
     def trained_arms(self) -> dict[str, DualScaleOptions]:
         """Arms that are trained, the main one first, without those that are the main one by another name."""
-        found = {MAIN: self.dual_scale}
+        arms = {MAIN: self.dual_scale}
         for name in self.arms:
-            if name in ARMS and (options := self.options_of(name)) not in found.values():
-                found[name] = options
-        return found
+            if name in ARMS and (options := self.options_of(name)) not in arms.values():
+                arms[name] = options
+        return arms
 
     @property
     def new_decoder_layers(self) -> int:
@@ -191,6 +191,12 @@ class DualScaleRecipe(Strict):
         return self.dual_scale.model_copy(update=changes)
 
 
-def place(directory: Path, name: str, seed: int) -> Path:
-    """Folder of an arm's run."""
+def run_folder(directory: Path, name: str, seed: int) -> Path:
+    """Folder of an arm's run.
+
+    Args:
+        directory: folder of all runs.
+        name: name of the arm.
+        seed: seed of the run.
+    """
     return directory / f"seed-{seed}" / name.replace(" ", "-")

@@ -1,10 +1,10 @@
-"""Dual-scale training (arXiv 2508.11189) beside what it has to beat, from data to table.
+"""Dual-scale training (arXiv 2508.11189) beside its baselines, from data to table.
 
 1. A many-to-many model is trained, grown from a shallow one where that is asked for, or a checkpoint fine-tuned: the
    teacher, unpruned.
-2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a guesser.
+2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a draft network.
 3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
-4. All are scored on the same test sentences, and timed interleaved, with and without guesses.
+4. All are scored on the same test sentences, and timed interleaved, with and without drafts.
 
 What is finished is not done again, so a broken-off run goes on.
 """
@@ -32,7 +32,7 @@ from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import WhisperTokens, language_name
 from sprachbund.nn.decoder import DecoderLayer
-from sprachbund.research.dual_scale.needs import needs
+from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import (
     DRAFT_MODEL,
     MAIN,
@@ -40,7 +40,7 @@ from sprachbund.research.dual_scale.options import (
     TOKEN_MAP,
     DualScaleRecipe,
     WhisperShape,
-    place,
+    run_folder,
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
 from sprachbund.research.dual_scale.speed import LOSSY, SPEED_FILE, measure_speed, models_of, systems_of
@@ -52,13 +52,10 @@ from sprachbund.training.translator import CardRecipe, DataPart, TranslatorRecip
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 
-__all__ = ["DualScaleRecipe", "needs", "run"]
+__all__ = ["DualScaleRecipe", "estimate_memory", "run"]
 
 
-# Models with more decoder layers: a deep one that begins where a shallow one has come to.
-#
-# A deep decoder learns slowly from nothing, a shallow one soon; copies of its layers are a start from
-# which the deep one is there after a fraction of the steps (progressive stacking, Gong et al., ICML 2019).
+# Deep models grown from shallow ones (progressive stacking, Gong et al., ICML 2019).
 
 Model = TypeVar("Model", bound=Layered)
 
@@ -107,6 +104,11 @@ _TEXTS = 50_000  # that a new vocabulary is fitted on, at most
 def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run everything, or go on; the file with the table.
 
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
+
     Raises:
         SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
             torchrun started several times.
@@ -150,7 +152,7 @@ def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: A
 
 def _teacher(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
     """The unpruned model, trained on the same data."""
-    folder = place(directory, TEACHER, recipe.seeds[0])
+    folder = run_folder(directory, TEACHER, recipe.seeds[0])
     if not (folder / "model" / WEIGHTS).exists():
         report(f"{TEACHER}: training")
         training = _seeded(recipe, recipe.teacher)
@@ -214,7 +216,7 @@ def _arm(
     directory: Path,
     report: Report,
 ) -> None:
-    folder = place(directory, name, seed)
+    folder = run_folder(directory, name, seed)
     if (folder / "model" / WEIGHTS).exists():
         return
     report(f"{name}, seed {seed}: training")
@@ -226,8 +228,8 @@ def _arm(
 def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
     """Drafts of other kinds for the first of the main models."""
     seed = recipe.seeds[0]
-    base = place(directory, MAIN, seed) / "model"
-    folder = place(directory, TOKEN_MAP, seed)
+    base = run_folder(directory, MAIN, seed) / "model"
+    folder = run_folder(directory, TOKEN_MAP, seed)
     if TOKEN_MAP in recipe.arms and not (folder / "model" / WEIGHTS).exists():
         report(f"{TOKEN_MAP}: counting")
         data = _translator(recipe, recipe.training)
@@ -235,12 +237,12 @@ def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> N
             draft="token-map", model=base, languages=recipe.languages, train=data.train, dev=data.dev
         )
         make_draft(wanted, folder, report=report)
-    folder = place(directory, DRAFT_MODEL, seed)
+    folder = run_folder(directory, DRAFT_MODEL, seed)
     if DRAFT_MODEL in recipe.arms and not (folder / "model" / WEIGHTS).exists():
         report(f"{DRAFT_MODEL}: training")
         small: Any = prune_decoder(load(base), recipe.draft_layers)  # type: ignore[type-var]
         save(small, folder / "new", bits=32)
-        # The encoder is shared with the model that it guesses for, so it has to stay that one's.
+        # The encoder is shared with the model that it drafts for, so it has to stay that one's.
         training = recipe.drafting.model_copy(update={"seed": seed, "trainable": ("decoder.*",)})
         train_translator(_translator(recipe, training, start=folder / "new"), folder, report=report)
 
@@ -250,7 +252,9 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
     asked = [(folder, DecodingOptions(draft=NONE), "scores") for folder in models_of(recipe, directory)]
     for system in systems_of(recipe, directory):
         if system.accept in LOSSY:
-            lossy = DecodingOptions(draft=system.draft, num_draft_tokens=system.guesses, accept=system.accept)
+            lossy = DecodingOptions(
+                draft=system.draft, num_draft_tokens=system.num_draft_tokens, accept=system.accept
+            )
             asked.append((system.model.parent, lossy, system.scores))
     for folder, decoding, name in asked:
         if (folder / name / MANIFEST_FILE).exists():
@@ -266,8 +270,7 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
         evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)
 
 
-# A new Whisper of any size with a vocabulary of its own, for experiments that do not start from a
-# published one.
+# A new Whisper with its own vocabulary, for runs without a published one.
 
 _TASKS = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>")
 

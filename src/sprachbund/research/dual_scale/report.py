@@ -67,23 +67,23 @@ def _quality(systems: Sequence[System]) -> dict[str, dict[str, Any]]:
         Scored(name=name, runs=[_Translated(RunFile(system.model.parent / system.scores))])
         for name, system in numbered.items()
     ]
-    found: dict[str, list[MeanComparison]] = {}
+    comparisons: dict[str, list[MeanComparison]] = {}
     for (_, name), mean in compare(runs, [METRIC]).means.items():
-        found.setdefault(numbered[name].name, []).append(mean)
+        comparisons.setdefault(numbered[name].name, []).append(mean)
     cells: dict[str, dict[str, Any]] = {
         name: {
             METRIC: float(np.mean([one.system for one in means])),
             "difference": f"{np.mean([one.difference for one in means]):+.2f} "
             f"({min(one.interval[0] for one in means):+.2f} to {max(one.interval[1] for one in means):+.2f})",
         }
-        for name, means in found.items()
+        for name, means in comparisons.items()
     }
-    teacher = next(iter(found.values()))[0].baseline
+    teacher = next(iter(comparisons.values()))[0].baseline
     return {TEACHER: {METRIC: teacher, "difference": ""}, **cells}
 
 
 def _millions(model: Path) -> float:
-    """Parameters of the translator, without what guesses for it and without fixed positions."""
+    """Parameters of the translator, without the draft network and without fixed positions."""
     family: Any = load(model)
     return sum(p.numel() for p in family.parameters() if p.requires_grad) / 1e6
 
@@ -141,8 +141,7 @@ def _pairs(speeds: Sequence[Speed], batch: int) -> list[dict[str, Any]]:
     return rows
 
 
-# The figure of the comparison: how much faster than its own base a draft makes a model, over how often it
-# is right.
+# The figure: speed against acceptance.
 
 _EXACT = (MAIN, "token map", "draft model", "medusa")
 

@@ -1,4 +1,4 @@
-"""How fast each system of the comparison decodes, pair by pair, and how many guesses stand.
+"""Decoding speed and acceptance of each system of the comparison, pair by pair.
 
 As in arXiv 2508.11189, section 4, the time of the decoder counts and not that of the encoder. Every repeat lets all
 systems do a piece of work one after the other, so that a slow moment of the machine hits all of them.
@@ -32,11 +32,11 @@ from sprachbund.research.dual_scale.options import (
     TOKEN_MAP,
     DualScaleRecipe,
     Timing,
-    place,
+    run_folder,
 )
 from sprachbund.util.files import read_model, write_text
 
-# What the comparison of dual-scale training measures: models, each with and without what guesses for it.
+# Systems: models with and without a draft.
 
 BASE = "pruned, no draft"
 MEDUSA = "medusa"
@@ -45,22 +45,22 @@ LOSSY: tuple[Accept, ...] = ("top-2", "top-3", "unchecked")
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A model with something that guesses for it, or nothing.
+    """A model with or without a draft.
 
     Attributes:
         name: of its row.
         seed: of its run.
         model: directory.
         draft: as `--draft` of `translate`.
-        guesses: a pass; None chooses by predicted gain.
-        accept: which guesses stand.
+        num_draft_tokens: in a pass; None chooses by predicted gain.
+        accept: rule of acceptance of draft tokens.
     """
 
     name: str
     seed: int
     model: Path
     draft: str = NONE
-    guesses: int | None = None
+    num_draft_tokens: int | None = None
     accept: Accept = "exact"
 
     @property
@@ -76,34 +76,38 @@ def models_of(recipe: DualScaleRecipe, directory: Path) -> list[Path]:
 
 def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[System]:
     """Everything that is measured, the teacher first."""
-    first, guesses = recipe.seeds[0], recipe.timing.num_draft_tokens
-    found = [System(name=TEACHER, seed=first, model=place(directory, TEACHER, first) / "model")]
+    first, count = recipe.seeds[0], recipe.timing.num_draft_tokens
+    systems = [System(name=TEACHER, seed=first, model=run_folder(directory, TEACHER, first) / "model")]
     for seed in recipe.seeds:
-        model = place(directory, MAIN, seed) / "model"
-        found.append(System(name=BASE, seed=seed, model=model))
-        found.append(System(name=MAIN, seed=seed, model=model, draft=MAIN, guesses=guesses))
-    base = place(directory, MAIN, first) / "model"
-    found.append(System(name=f"{MAIN}, guesses chosen", seed=first, model=base, draft=MAIN))
-    found += _lossy(MAIN, first, base, LOSSY)
+        model = run_folder(directory, MAIN, seed) / "model"
+        systems.append(System(name=BASE, seed=seed, model=model))
+        systems.append(System(name=MAIN, seed=seed, model=model, draft=MAIN, num_draft_tokens=count))
+    base = run_folder(directory, MAIN, first) / "model"
+    systems.append(System(name=f"{MAIN}, guesses chosen", seed=first, model=base, draft=MAIN))
+    systems += _lossy(MAIN, first, base, LOSSY)
     for name in (TOKEN_MAP, DRAFT_MODEL):
         if name in recipe.arms:
-            folder = place(directory, name, first) / "model"
+            folder = run_folder(directory, name, first) / "model"
             draft = folder / DRAFT_FILE if name == TOKEN_MAP else folder
-            found.append(System(name=name, seed=first, model=base, draft=str(draft), guesses=guesses))
+            systems.append(
+                System(name=name, seed=first, model=base, draft=str(draft), num_draft_tokens=count)
+            )
     for name, options in recipe.trained_arms.items():
-        model = place(directory, name, first) / "model"
+        model = run_folder(directory, name, first) / "model"
         if name == PRUNE_ONLY:
-            found.append(System(name=name, seed=first, model=model))
+            systems.append(System(name=name, seed=first, model=model))
         elif name != MAIN:
-            found.append(System(name=name, seed=first, model=model, draft=options.draft, guesses=guesses))
+            systems.append(
+                System(name=name, seed=first, model=model, draft=options.draft, num_draft_tokens=count)
+            )
         if name == MEDUSA:
-            found += _lossy(MEDUSA, first, model, ("unchecked",))
-    return found
+            systems += _lossy(MEDUSA, first, model, ("unchecked",))
+    return systems
 
 
 def _lossy(draft: str, seed: int, model: Path, ways: tuple[Accept, ...]) -> list[System]:
     return [
-        System(name=f"{draft}, {how}", seed=seed, model=model, draft=draft, guesses=1, accept=how)
+        System(name=f"{draft}, {how}", seed=seed, model=model, draft=draft, num_draft_tokens=1, accept=how)
         for how in ways
     ]
 
@@ -121,7 +125,7 @@ class Speed(BaseModel):
         batch: rows at a time.
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.
-        guesses: checked and accepted; a pair of zeros without a draft.
+        guesses: draft tokens checked and accepted; a pair of zeros without a draft.
         predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
         rows: in all.
@@ -165,32 +169,35 @@ class _Runner:
     def __init__(self, system: System, family: Family) -> None:
         self.system, self.family = system, family
         self.options = DecodingOptions(
-            draft=system.draft, num_draft_tokens=system.guesses, accept=system.accept, timestamps=False
+            draft=system.draft,
+            num_draft_tokens=system.num_draft_tokens,
+            accept=system.accept,
+            timestamps=False,
         )
         self.speculations: dict[str, Speculation | None] = {}
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.texts: dict[str, Texts] = defaultdict(list)
 
     def speculation(self, pair: str) -> Speculation | None:
-        """Kept for each pair, so that its guesses are counted apart."""
+        """Kept for each pair, so that its draft tokens are counted apart."""
         if pair not in self.speculations:
             self.speculations[pair] = speculation_for(self.family, self.options)
         return self.speculations[pair]
 
     def decode(self, work: Work, memory: Memory) -> tuple[Texts, float]:
         """Tokens of every row, and seconds."""
-        found: Texts = []
+        texts: Texts = []
         speculation = self.speculation(work.pair)
 
         def go() -> None:
             asked = [[target] for target in work.targets]
             rows = search(self.family, memory, asked, self.options, None, speculation)
-            found.extend(row[0].tokens for row in rows)
+            texts.extend(row[0].tokens for row in rows)
 
-        return found, timed(go, memory.states.device)
+        return texts, timed(go, memory.states.device)
 
     def predicted(self, work: Work, memory: Memory) -> float | None:
-        """Gain by what rounds cost here and now, and by what share of the pair's guesses stood."""
+        """Gain by what rounds cost here and now, and by what share of the pair's draft tokens was accepted."""
         speculation = self.speculation(work.pair)
         if speculation is None or not speculation.num_draft_tokens:
             return None
@@ -202,7 +209,13 @@ class _Runner:
 
 
 def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[str], None]) -> Path:
-    """Time all systems on the test set; the file with the result."""
+    """Time all systems on the test set; the file with the result.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
+    """
     families: dict[Path, Family] = {}
     systems = systems_of(recipe, directory)
     for system in systems:
@@ -226,15 +239,25 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
 def works(manifest: Manifest, languages: Sequence[str], utterances: int, batch: int) -> Iterator[Work]:
     """The test set in pieces: from each language so many utterances, spread evenly, into each of the others.
 
+    Args:
+        manifest: test set.
+        languages: BCP-47 tags.
+        utterances: utterances of each source language.
+        batch: utterances in a piece of work.
+
     Raises:
         SprachbundError: a language without speech.
     """
     spoken = manifest.languages
     for source in languages:
-        places = np.flatnonzero(spoken == source)
-        if not len(places):
+        rows_of_source = np.flatnonzero(spoken == source)
+        if not len(rows_of_source):
             raise SprachbundError(f"{manifest.directory} has no speech in {source}; name other data")
-        chosen = places[np.unique(np.linspace(0, len(places) - 1, min(utterances, len(places))).astype(int))]
+        chosen = rows_of_source[
+            np.unique(
+                np.linspace(0, len(rows_of_source) - 1, min(utterances, len(rows_of_source))).astype(int)
+            )
+        ]
         for begin in range(0, len(chosen), batch):
             samples = [manifest.samples(int(i)) for i in chosen[begin : begin + batch]]
             for target in languages:

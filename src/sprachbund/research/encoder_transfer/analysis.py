@@ -1,6 +1,14 @@
-"""All that a study says of a grid of results, worked out once for text, JSON and figure.
+"""The analysis of a grid of results, used by text, JSON and figure (arXiv 2606.24169).
 
-Shapes: L languages, H scales, C tiers.
+- Latency: LST(l, h) = max - min of the gap over streaming tiers. A range is never negative, so the range that seed
+  noise alone makes is estimated, too.
+- Bits: the cost of fewer bits, and whether it differs between the starts.
+- Cells: the interval of a single gap. Utterances are drawn anew, the same ones for both starts; the results of an
+  utterance at all tiers and seeds are drawn together.
+- Convergence: the epoch of the best score, and how much sooner one start reaches the best score of the other.
+
+Shapes: L languages, H scales, C tiers, Q bit widths, S seeds or draws, N utterances, K counts, R runs (seeds times
+tiers).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +37,7 @@ from sprachbund.research.encoder_transfer.power_law import (
 )
 from sprachbund.research.encoder_transfer.results import CellManifest, Grid, read_counts
 
-# Whether the gap between two starts depends on the latency: its range over the streaming tiers.
-#
-# LST(l, h) = max - min of the gap over tiers (arXiv 2606.24169). A range is never negative, so noise alone
-# makes one; what noise alone would make stands beside it. Shapes: L languages, H scales, C streaming
-# tiers, S seeds.
+# Latency.
 
 OFFLINE = "offline"
 """The tier that is not streaming."""
@@ -57,13 +61,19 @@ class LatencySensitivity:
 
 
 def latency_sensitivity(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> LatencySensitivity | None:
-    """LST at the most bits; None with fewer than two streaming tiers."""
-    streaming = [place for place, tier in enumerate(grid.tiers) if tier.lower() != OFFLINE]
+    """LST at the most bits; None with fewer than two streaming tiers.
+
+    Args:
+        grid: results by start, language, hours, tier, bits and seed.
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
+    streaming = [index for index, tier in enumerate(grid.tiers) if tier.lower() != OFFLINE]
     if len(streaming) < 2:
         return None
     cells = np.ptp(grid.gaps[:, :, streaming, 0], axis=-1)
     return LatencySensitivity(
-        tiers=tuple(grid.tiers[place] for place in streaming),
+        tiers=tuple(grid.tiers[index] for index in streaming),
         cells=cells,
         mean=mean_over_languages(cells.mean(1), draws, seed),
         by_noise=_range_of_noise(grid, streaming, seed),
@@ -90,9 +100,7 @@ def _range_of_noise(grid: Grid, streaming: list[int], seed: int) -> float | None
     return float(spread * np.ptp(normal, axis=1).mean())
 
 
-# What fewer bits cost, and whether they cost one start more than the other (arXiv 2606.24169).
-#
-# Shapes: L languages, H scales, C tiers.
+# Bits.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +123,18 @@ class BitCost:
 
 
 def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitCost, ...]:
-    """The cost of every width below the largest, most bits first."""
+    """The cost of every width below the largest, most bits first.
+
+    Args:
+        grid: results by start, language, hours, tier, bits and seed.
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
     means = grid.sign * grid.means
-    found = []
-    for place, bits in enumerate(grid.bits[1:], start=1):
-        cells = means[..., place] - means[..., 0]
-        found.append(
+    costs = []
+    for index, bits in enumerate(grid.bits[1:], start=1):
+        cells = means[..., index] - means[..., 0]
+        costs.append(
             BitCost(
                 bits=bits,
                 cells=cells,
@@ -129,7 +143,7 @@ def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitC
                 difference=mean_over_languages((cells[1] - cells[0]).mean(axis=(1, 2)), draws, seed),
             )
         )
-    return tuple(found)
+    return tuple(costs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +225,7 @@ def _fitted(grid: Grid, tiers: Sequence[int], by: By, draws: int, seed: int) -> 
     )
 
 
-# Is the gap of a single cell more than luck? Utterances drawn anew, both starts on the same ones.
-#
-# The unit is the utterance: what it cost at all tiers, by all seeds, is drawn together. Shapes: C tiers, Q
-# bit widths, N utterances, K counts, S draws, R runs (seeds times tiers).
+# Gaps of single cells.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,13 +280,20 @@ _Pair = tuple[CellManifest, CellManifest]
 def finished_pairs(
     grid: StudyGrid, manifests: Sequence[CellManifest], language: str, hours: float
 ) -> list[_Pair]:
-    """Cells of the first two starts with the same seed, as far as both are finished."""
+    """Cells of the first two starts with the same seed, as far as both are finished.
+
+    Args:
+        grid: grid of the study.
+        manifests: manifests of finished cells.
+        language: BCP-47 tag.
+        hours: hours of data of the cells.
+    """
     there = {one.cell: one for one in manifests}
-    found = (
+    pairs = (
         [there.get(Cell(start=start, language=language, hours=hours, seed=seed)) for start in grid.starts[:2]]
         for seed in grid.seeds
     )
-    return [(one, other) for one, other in found if one is not None and other is not None]
+    return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 
 def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, draws: int) -> CellGap:
@@ -332,7 +350,7 @@ def paired_counts(
     return estimate(difference(np.ones(count)), np.array(drawn), count)
 
 
-# How soon runs were at their best, and how much sooner one start gets to where the other ends.
+# Convergence.
 
 CONVERGENCE = "convergence"
 """What a cell function leaves under this name of `training`: "best" and "judgements", each with epoch, step, value."""
@@ -363,7 +381,7 @@ class Sooner:
 
 def convergence(grid: StudyGrid, manifests: Sequence[CellManifest]) -> list[Sooner]:
     """One entry for each scale that both starts have runs of; none where cells do not say how they converged."""
-    return [found for hours in grid.hours if (found := _at(grid, manifests, hours)) is not None]
+    return [row for hours in grid.hours if (row := _at(grid, manifests, hours)) is not None]
 
 
 def _at(grid: StudyGrid, manifests: Sequence[CellManifest], hours: float) -> Sooner | None:

@@ -1,4 +1,4 @@
-"""A study's grid as a value, and the order in which its cells tell most.
+"""A study's grid as a value, and the order in which its cells are most informative.
 
 A cell is what is trained: a start, a language, hours of data, a seed. Tiers and bit widths cost no training and are
 scored with the cell. Order: what the law needs comes first, so that a study that is broken off, or looked at on the

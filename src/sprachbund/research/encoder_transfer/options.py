@@ -138,7 +138,7 @@ class EncoderTransferRecipe(Strict):
             ValueError: naming those that go on from nothing that is there.
         """
         left = {name: one for name, one in self.pretrained.items() if one.checkpoint is None}
-        found = []
+        waves = []
         while left:
             wave = [
                 name
@@ -151,9 +151,9 @@ class EncoderTransferRecipe(Strict):
                     f"{', '.join(sorted({str(one.start) for one in left.values()}))}; there are "
                     f"{', '.join(self.pretrained)}, and no two may start from each other"
                 )
-            found.append(wave)
+            waves.append(wave)
             left = {name: one for name, one in left.items() if name not in wave}
-        return found
+        return waves
 
     def pretraining_of(self, name: str) -> TrainingOptions:
         """How a model that encoder layers are taken from is trained. Raises ValueError for values that cannot be."""
@@ -177,12 +177,12 @@ class EncoderTransferRecipe(Strict):
         """
         if name == OFFLINE:
             return self.streaming.tiers()[0]
-        found = _TIER.fullmatch(name)
+        match = _TIER.fullmatch(name)
         rights = self.streaming.right_contexts
         known = [f"{(right + 1) * FRAME_MS} ms" for right in sorted(rights)]
-        if found is None or name not in known:
+        if match is None or name not in known:
             raise ValueError(f"no tier {name!r}; the model is trained for {', '.join(known)}, and {OFFLINE}")
-        return Tier(left=self.streaming.left_context, right=int(found[1]) // FRAME_MS - 1)
+        return Tier(left=self.streaming.left_context, right=int(match[1]) // FRAME_MS - 1)
 
     @property
     def streaming(self) -> StreamingPart:

@@ -3,6 +3,11 @@
 As published (arXiv 2606.24169): ordinary least squares of ln(mean gap) on ln(h / 100); languages drawn with replacement
 and the law fitted anew, without scales whose mean is not positive. Beyond it: least squares of the gaps themselves,
 intervals that cover, a test of whether the points lie on a straight line, and reasons why not to trust a fit.
+Over few languages the middle 95% of the draws, the published interval, cover too little: the draws spread by the spread
+of the sample divided by L, not L - 1, and have the tails of a normal law. `t_interval` corrects both. In logarithms
+every scale has the same weight whatever its error, and a gap has to be positive; the fit of the gaps themselves needs
+neither where noise is additive, as that of seeds. docs/study.md has the measured coverage and errors.
+
 Shapes: S draws, L languages, H scales of hours.
 """
 
@@ -16,12 +21,7 @@ from numpy.typing import NDArray
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.significance import bootstrap_weights, percentiles
 
-# How far a number could have been off: languages drawn anew, and utterances drawn anew.
-#
-# Over a handful of languages the middle 95% of the draws, which is what is published, cover too little:
-# the draws spread by the spread of the sample, divided by L and not by L - 1, and their tails are those of
-# a normal law. `t_interval` mends both and is what is shown first; docs/study.md has the coverage of both,
-# measured. Shapes: S draws, L languages, N utterances.
+# Intervals over languages and utterances.
 
 DRAWS = 10_000
 UTTERANCE_DRAWS = 1_000
@@ -47,13 +47,26 @@ class Estimate:
 
 
 def language_draws(num_languages: int, draws: int = DRAWS, seed: int = SEED) -> Values:
-    """(S, L) weights that sum to 1: the share of each language in each draw with replacement."""
+    """(S, L) weights that sum to 1: the share of each language in each draw with replacement.
+
+    Args:
+        num_languages: L.
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
     chunks = [weights for _, weights in bootstrap_weights(num_languages, draws, seed)]
     return np.concatenate(chunks) / num_languages
 
 
 def t_interval(value: float, drawn: Values, num_units: int, level: float = LEVEL) -> Interval:
-    """value ± t(L - 1) sd(drawn) sqrt(L / (L - 1)), for L units that were drawn with replacement."""
+    """value ± t(L - 1) sd(drawn) sqrt(L / (L - 1)), for L units that were drawn with replacement.
+
+    Args:
+        value: estimate on all units.
+        drawn: estimates of the draws (S,).
+        num_units: L.
+        level: confidence level, between 0 and 1.
+    """
     from scipy.stats import t
 
     if num_units < 2:
@@ -64,7 +77,14 @@ def t_interval(value: float, drawn: Values, num_units: int, level: float = LEVEL
 
 
 def estimate(value: float, drawn: Values, num_units: int, level: float = LEVEL) -> Estimate:
-    """A number with both intervals from its draws (S,)."""
+    """A number with both intervals from its draws (S,).
+
+    Args:
+        value: estimate on all units.
+        drawn: estimates of the draws (S,).
+        num_units: number of units that were drawn, L.
+        level: confidence level, between 0 and 1.
+    """
     if num_units < 2:
         return Estimate(value=value, interval=(-np.inf, np.inf), percentile=(-np.inf, np.inf))
     return Estimate(
@@ -73,7 +93,13 @@ def estimate(value: float, drawn: Values, num_units: int, level: float = LEVEL) 
 
 
 def mean_over_languages(values: Values, draws: int = DRAWS, seed: int = SEED) -> Estimate:
-    """The mean of one number for each language (L,)."""
+    """The mean of one number for each language (L,).
+
+    Args:
+        values: one number for each language (L,).
+        draws: number of bootstrap draws, S.
+        seed: seed of the draws.
+    """
     return estimate(float(values.mean()), language_draws(len(values), draws, seed) @ values, len(values))
 
 
@@ -106,12 +132,7 @@ def paired_utterances(
     return estimate(float(100 * difference / total), 100 * kept[:, 0] / kept[:, 1], len(words))
 
 
-# Two ways of laying gap = A (h / 100)^-b through points, each for thousands of draws at once.
-#
-# In logarithms, as published, every scale counts the same whatever its error, and a gap that is not
-# positive has no place. On the gaps themselves both problems are gone where noise is added to scores, as
-# that of seeds is: over grids with noise of seeds alone, errors of b are about a fourth (docs/study.md has
-# the table). Shapes: … draws, H scales of hours.
+# Two ways to fit: least squares of ln(gap), and of the gaps.
 
 _STEPS, _LONGEST_STEP = 40, 0.5
 
@@ -129,18 +150,23 @@ def in_logarithms(x: Values, gaps: Values) -> Values:
     mean_x, mean_y = (share * x).sum(-1, keepdims=True), (share * y).sum(-1, keepdims=True)
     variance = (share * (x - mean_x) ** 2).sum(-1, keepdims=True)
     slope = (share * (x - mean_x) * (y - mean_y)).sum(-1, keepdims=True) / np.where(enough, variance, 1.0)
-    found: Values = np.concatenate([mean_y - slope * mean_x, -slope], axis=-1)
-    return np.where(enough, found, np.nan)
+    solution: Values = np.concatenate([mean_y - slope * mean_x, -slope], axis=-1)
+    return np.where(enough, solution, np.nan)
 
 
 def of_gaps(x: Values, gaps: Values, start: Values) -> Values:
     """ln A and b (…, 2) by least squares of the gaps (…, H) themselves, whatever their sign.
 
     Gauss-Newton from `start` (2,), with steps kept short; nan where that leads nowhere.
+
+    Args:
+        x: ln(h / 100) of every scale (H,).
+        gaps: mean gaps in points (…, H).
+        start: ln A and b to start from (2,).
     """
-    found = np.broadcast_to(start, (*gaps.shape[:-1], 2)).copy()
+    solution = np.broadcast_to(start, (*gaps.shape[:-1], 2)).copy()
     for _ in range(_STEPS):
-        fitted = np.exp(found[..., :1] - found[..., 1:] * x)
+        fitted = np.exp(solution[..., :1] - solution[..., 1:] * x)
         slopes = np.stack([fitted, -fitted * x], axis=-1)  # by ln A and by b
         square = np.einsum("...hi,...hj->...ij", slopes, slopes)
         pull = np.einsum("...hi,...h->...i", slopes, gaps - fitted)
@@ -154,9 +180,9 @@ def of_gaps(x: Values, gaps: Values, start: Values) -> Values:
                 axis=-1,
             )
             step = step / determinant[..., None]
-        found = found + np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
+        solution = solution + np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
     settled = np.abs(step).max(-1, keepdims=True) < 1e-6
-    return np.where(settled, found, np.nan)
+    return np.where(settled, solution, np.nan)
 
 
 By = Literal["log", "gaps"]
@@ -236,10 +262,10 @@ def fit_power_law(
     used = means > 0 if by == "log" else np.full(len(x), True)
     weights = language_draws(len(gaps), draws, seed)
     drawn_means = (weights @ gaps)[:, used]
-    found, drawn = _solutions(by, x[used], means[used], drawn_means)
+    solution, drawn = _solutions(by, x[used], means[used], drawn_means)
     kept = drawn[~np.isnan(drawn).any(-1)]
     incomplete = (drawn_means <= 0).any(-1) if by == "log" else np.isnan(drawn).any(-1)
-    intercept, slope = found.tolist()
+    intercept, slope = solution.tolist()
     exponent = estimate(slope, kept[:, 1], len(gaps), BOTH_LEVEL)
     return PowerLaw(
         scale=_exp(estimate(intercept, kept[:, 0], len(gaps), BOTH_LEVEL)),
@@ -260,22 +286,23 @@ def fit_power_law(
 
 def _solutions(by: By, x: Values, means: Values, drawn_means: Values) -> tuple[Values, Values]:
     """ln A and b of the means (2,) and of every draw (S, 2)."""
-    found = in_logarithms(x, means)
+    solution = in_logarithms(x, means)
     if by == "log":
-        return found, in_logarithms(x, drawn_means)
-    found = of_gaps(x, means, found)
-    if np.isnan(found).any():
+        return solution, in_logarithms(x, drawn_means)
+    solution = of_gaps(x, means, solution)
+    if np.isnan(solution).any():
         raise SprachbundError(
             "no power law: no curve of this form comes closest to the gaps; draw the figure"
         )
-    return found, of_gaps(x, drawn_means, found)
+    return solution, of_gaps(x, drawn_means, solution)
 
 
 def _check_scales(hours: Sequence[float], means: Values, min_positive: int) -> None:
-    told = ", ".join(f"{h:g} h" for h in hours if not np.isnan(h)) or "no column 'hours'"
+    listed = ", ".join(f"{h:g} h" for h in hours if not np.isnan(h)) or "no column 'hours'"
     if len(hours) < MIN_SCALES:
         raise SprachbundError(
-            f"no power law: {len(hours)} scale{'s' * (len(hours) > 1)} of data ({told}); it takes {MIN_SCALES} or more"
+            f"no power law: {len(hours)} scale{'s' * (len(hours) > 1)} of data ({listed}); it takes "
+            f"{MIN_SCALES} or more"
         )
     positive = int((means > 0).sum())
     if not means.any():

@@ -32,8 +32,8 @@ from sprachbund.models.conformer.extension import MEAN, only_losses
 from sprachbund.models.conformer.io import WEIGHTS_FILE, load, read_config
 from sprachbund.nn.streaming_conformer import StreamingEncoder, Tier
 from sprachbund.research.encoder_transfer.analysis import CONVERGENCE
+from sprachbund.research.encoder_transfer.estimate import check_checkpoints, estimate_memory
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Cell
-from sprachbund.research.encoder_transfer.needs import check_checkpoints, needs
 from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransferRecipe
 from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
 from sprachbund.research.encoder_transfer.results import CellScores
@@ -48,7 +48,7 @@ from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import validate
 
-__all__ = ["EncoderTransferRecipe", "needs", "read", "run", "run_cells"]
+__all__ = ["EncoderTransferRecipe", "estimate_memory", "read", "run", "run_cells"]
 
 
 # A cell of the transfer study: one language learned from one start, then scored at every tier and bit
@@ -76,7 +76,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     model = _trained(recipe, out, cell, folder / "run")
     speech = Speech.of(recipe, Manifest(recipe.data / "test"), cell.language, recipe.test_utterances)
     data = _data(recipe, cell)
-    found = CellScores(
+    scores = CellScores(
         counts=_counts(recipe, model, speech),
         ids=speech.ids,
         metric=recipe.scored_by,
@@ -89,7 +89,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
         },
     )
     forget_run(folder / "run")
-    return found
+    return scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +118,19 @@ class Speech:
     ) -> "Speech":
         """Utterances of a language that have a text, at most `limit`, evenly over the manifest.
 
+        Args:
+            recipe: options of the study.
+            manifest: corpus.
+            language: BCP-47 tag.
+            limit: number of utterances at most; None for all.
+
         Raises:
             SprachbundError: when there is none.
         """
         target, how = recipe.target(language), recipe.scored_by
-        own = [int(place) for place in np.flatnonzero(manifest.languages == language)]
-        texts = {place: _comparable(manifest[place].text_in(target) or "", target, how) for place in own}
-        there = [place for place in own if texts[place]]
+        own = [int(index) for index in np.flatnonzero(manifest.languages == language)]
+        texts = {index: _comparable(manifest[index].text_in(target) or "", target, how) for index in own}
+        there = [index for index in own if texts[index]]
         if not there:
             raise SprachbundError(f"{manifest.directory} has no speech in {language} with a text in {target}")
         count = min(limit or len(there), len(there))
@@ -133,17 +139,17 @@ class Speech:
             language=language,
             target=target,
             metric=how,
-            ids=tuple(manifest[place].id for place in chosen),
-            sounds=tuple(manifest.samples(place) for place in chosen),
-            references=tuple(texts[place] for place in chosen),
+            ids=tuple(manifest[index].id for index in chosen),
+            sounds=tuple(manifest.samples(index) for index in chosen),
+            references=tuple(texts[index] for index in chosen),
         )
 
     def counts(self, model: Conformer, tier: Tier) -> Counts:
         """(N, K) statistics of what a model writes at a tier."""
         by_place: dict[int, str] = {}
-        for places, features in self._batches(model):
-            by_place |= dict(zip(places, self._written(model, features, tier), strict=True))
-        texts = [_comparable(by_place[place], self.target, self.metric) for place in range(len(self.ids))]
+        for indices, features in self._batches(model):
+            by_place |= dict(zip(indices, self._written(model, features, tier), strict=True))
+        texts = [_comparable(by_place[index], self.target, self.metric) for index in range(len(self.ids))]
         return metric(self.metric, self.target).statistics(texts, self.references)
 
     @torch.inference_mode()
@@ -156,15 +162,15 @@ class Speech:
         finally:
             encoder.tier = before
         asked = Target(language=self.target, source=self.language)
-        found = search(model, memory, [[asked]] * len(features.num_frames))
-        return [model.decode_text(row[0].tokens) for row in found]
+        hypotheses = search(model, memory, [[asked]] * len(features.num_frames))
+        return [model.decode_text(row[0].tokens) for row in hypotheses]
 
     def _batches(self, model: Conformer) -> Iterator[tuple[list[int], Features]]:
         """Of like length."""
-        order = sorted(range(len(self.sounds)), key=lambda place: len(self.sounds[place]))
+        order = sorted(range(len(self.sounds)), key=lambda index: len(self.sounds[index]))
         for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
-            yield places, model.features([self.sounds[place] for place in places])
+            indices = order[start : start + _BATCH]
+            yield indices, model.features([self.sounds[index] for index in indices])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +205,11 @@ def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[s
 
     A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
     and one that writes what is spoken is told the language of translations.
+
+    Args:
+        recipe: options of the study.
+        cell: cell that is trained.
+        start: model directory of the start.
     """
     config, wanted = read_config(start), (cell.language, recipe.target(cell.language))
     new = {tag: MEAN for tag in dict.fromkeys(wanted) if tag not in config.source_languages}
@@ -210,7 +221,13 @@ def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[s
 
 
 def quantized(recipe: EncoderTransferRecipe, model: Conformer, bits: int) -> Conformer:
-    """A copy with the linear layers of its encoder in so many bits; the model itself at 32."""
+    """A copy with the linear layers of its encoder in so many bits; the model itself at 32.
+
+    Args:
+        recipe: options of the study.
+        model: model, which stays unchanged.
+        bits: bits of a weight.
+    """
     if bits == BITS_OF_FLOAT:
         return model
     made = copy.deepcopy(model)
@@ -263,8 +280,8 @@ def _counts(recipe: EncoderTransferRecipe, model: Conformer, speech: Speech) -> 
     widths: list[Sequence[Counts]] = []
     for bits in recipe.grid.bits:
         scored = quantized(recipe, model, bits)
-        found = {tier: speech.counts(scored, tier) for tier in dict.fromkeys(tiers)}
-        widths.append([found[tier] for tier in tiers])
+        by_tier = {tier: speech.counts(scored, tier) for tier in dict.fromkeys(tiers)}
+        widths.append([by_tier[tier] for tier in tiers])
     return np.array(widths).swapaxes(0, 1)
 
 
@@ -279,6 +296,11 @@ MAY_CHANGE = ("grid", "workers", "data")
 
 def run(recipe: EncoderTransferRecipe, directory: Path, *, report: Callable[[str], None] = print) -> Path:
     """Run the study, or go on, and write its report; the file with the table of gaps.
+
+    Args:
+        recipe: options of the study.
+        directory: folder of the study.
+        report: called with a line for every step.
 
     Raises:
         SprachbundError: as `run_cells` and `make_report` do.

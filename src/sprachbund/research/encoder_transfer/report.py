@@ -1,4 +1,7 @@
-"""What a study says, as text for people and as JSON for programs."""
+"""The report of a study as text, JSON, tables and figure, with a recommended start.
+
+A report can be made before all cells are finished. It then uses the complete scales and lists the missing ones.
+"""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +34,7 @@ from sprachbund.research.tasks import write_results
 from sprachbund.util.files import atomic_path, write_json
 from sprachbund.util.plotting import ACCENT, GRID, INK, MUTED, new_figure, plain_axes
 
-# Which start to take, in a sentence with the numbers that it rests on: gain, seed noise, cost of bits.
+# The recommended start: expected gain, seed noise, cost of bits.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +135,7 @@ def decisions(analysis: Analysis, hours: Sequence[float] = ()) -> list[Decision]
     if law is None:
         return []
     wanted = hours or (min(law.hours), max(law.hours))
-    return [found for at in wanted if (found := decide(analysis, at)) is not None]
+    return [decision for at in wanted if (decision := decide(analysis, at)) is not None]
 
 
 def as_values(analysis: Analysis, hours: Sequence[float] = ()) -> dict[str, Any]:
@@ -162,8 +165,8 @@ def as_values(analysis: Analysis, hours: Sequence[float] = ()) -> dict[str, Any]
             **_estimate("mean", latency.mean),
             "by_noise": latency.by_noise,
             "cells": [
-                {"language": name, "hours": h, "value": float(latency.cells[place, at])}
-                for place, name in enumerate(grid.languages)
+                {"language": name, "hours": h, "value": float(latency.cells[index, at])}
+                for index, name in enumerate(grid.languages)
                 for at, h in enumerate(grid.hours)
             ],
         },
@@ -198,18 +201,18 @@ def _gap_values(analysis: Analysis) -> list[dict[str, Any]]:
 
 def _fit_values(fitted: Fitted) -> dict[str, Any]:
     law = fitted.law
-    found: dict[str, Any] = {"A": None, "b": None}
+    values: dict[str, Any] = {"A": None, "b": None}
     if law is not None:
-        found = _estimate("A", law.scale) | _estimate("b", law.exponent)
-        found |= {"by": law.by, "r_squared": law.r_squared, "hours": list(law.hours)}
-    return found | {"trusted": fitted.trusted, "why": list(fitted.doubts)}
+        values = _estimate("A", law.scale) | _estimate("b", law.exponent)
+        values |= {"by": law.by, "r_squared": law.r_squared, "hours": list(law.hours)}
+    return values | {"trusted": fitted.trusted, "why": list(fitted.doubts)}
 
 
-def _estimate(name: str, found: Estimate) -> dict[str, Any]:
+def _estimate(name: str, estimate: Estimate) -> dict[str, Any]:
     return {
-        name: found.value,
-        f"{name}_interval": list(found.interval),
-        f"{name}_percentile": list(found.percentile),
+        name: estimate.value,
+        f"{name}_interval": list(estimate.interval),
+        f"{name}_percentile": list(estimate.percentile),
     }
 
 
@@ -234,8 +237,8 @@ def heading(analysis: Analysis) -> str:
         (grid.bits, "bit width"),
         (grid.seeds, "seed"),
     )
-    told = ", ".join(f"{len(axis)} {name}{'s' * (len(axis) > 1)}" for axis, name in counts)
-    return f"gap: by how many {grid.unit} {first} is better than {second}; {told}"
+    sizes = ", ".join(f"{len(axis)} {name}{'s' * (len(axis) > 1)}" for axis, name in counts)
+    return f"gap: by how many {grid.unit} {first} is better than {second}; {sizes}"
 
 
 def gap_table(analysis: Analysis) -> Table:
@@ -286,13 +289,13 @@ def tier_table(analysis: Analysis) -> Table:
 
 def latency_line(analysis: Analysis) -> str:
     """The range over streaming tiers beside what noise makes."""
-    found = analysis.latency
-    if found is None:
+    latency = analysis.latency
+    if latency is None:
         return ""
-    noise = f"; seed noise alone makes {found.by_noise:z.2f}" if found.by_noise is not None else ""
+    noise = f"; seed noise alone makes {latency.by_noise:z.2f}" if latency.by_noise is not None else ""
     return (
-        f"latency: the gap differs by {found.mean.value:z.2f} ({span(found.mean.interval)}) between "
-        f"{len(found.tiers)} streaming tiers, mean over languages and hours{noise}"
+        f"latency: the gap differs by {latency.mean.value:z.2f} ({span(latency.mean.interval)}) between "
+        f"{len(latency.tiers)} streaming tiers, mean over languages and hours{noise}"
     )
 
 
@@ -320,7 +323,7 @@ def span(interval: Interval) -> str:
     return f"{low:z.2f} to {high:z.2f}" if math.isfinite(low) and math.isfinite(high) else "not known"
 
 
-# A study as a picture: the law on logarithmic axes, the tiers, and what bits cost.
+# The figure: the law on logarithmic axes, the tiers, the cost of bits.
 
 KINDS = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT, _POINTS_PER_INCH = 4.4, 3.5, 160
@@ -386,14 +389,14 @@ def _draw_law(axes: Any, analysis: Analysis) -> None:
 
 def _band(axes: Any, law: PowerLaw) -> None:
     grid = np.geomspace(min(law.hours) / 1.15, max(law.hours) * 1.15, 60)
-    found = [law.gap(h) for h in grid]
-    low, high = np.array([each.interval for each in found]).T
+    gaps = [law.gap(h) for h in grid]
+    low, high = np.array([each.interval for each in gaps]).T
     if np.isfinite(high).all():
         axes.fill_between(grid, low, high, color=ACCENT, alpha=0.15, lw=0)
     word = "" if law.trusted else ", not to be trusted"
     name = f"{law.scale.value:.2f} (h/100)$^{{{-law.exponent.value:.2f}}}${word}"
     style = "-" if law.trusted else "--"
-    axes.plot(grid, [each.value for each in found], style, color=ACCENT, lw=1.6, label=name)
+    axes.plot(grid, [each.value for each in gaps], style, color=ACCENT, lw=1.6, label=name)
 
 
 def _tiers(axes: Any, analysis: Analysis) -> None:
@@ -405,27 +408,27 @@ def _tiers(axes: Any, analysis: Analysis) -> None:
     axes.axhline(0, color=GRID, lw=1)
     _hours_axis(axes, analysis)
     latency = analysis.latency
-    told = f": range {latency.mean.value:.2f} ({span(latency.mean.interval)})" if latency else ""
-    axes.set_title(f"by tier{told}", fontsize=9)
+    summary = f": range {latency.mean.value:.2f} ({span(latency.mean.interval)})" if latency else ""
+    axes.set_title(f"by tier{summary}", fontsize=9)
     axes.legend(frameon=False, fontsize=7.5)
 
 
 def _draw_bits(axes: Any, analysis: Analysis) -> None:
     """Cost of bits for both arms, one dot for each cell, the mean beside."""
-    places = np.arange(len(analysis.bit_costs))
+    positions = np.arange(len(analysis.bit_costs))
     rng = np.random.default_rng(0)
     for arm, (name, colour) in enumerate(zip(analysis.grid.arms, (ACCENT, _SECOND), strict=True)):
-        for place, cost in zip(places, analysis.bit_costs, strict=True):
+        for index, cost in zip(positions, analysis.bit_costs, strict=True):
             cells = cost.cells[arm].ravel()
-            x = place + 0.36 * (arm - 0.5)
+            x = index + 0.36 * (arm - 0.5)
             axes.plot(
                 x + rng.uniform(-0.09, 0.09, len(cells)), cells, "o", color=colour, alpha=0.3, ms=2.5, mew=0
             )
-            label = name if place == 0 else None
+            label = name if index == 0 else None
             axes.plot([x - 0.13, x + 0.13], [cells.mean()] * 2, color=colour, lw=2.2, label=label)
     axes.axhline(0, color=GRID, lw=1)
-    axes.set_xticks(places, [f"{cost.bits:g} bits" for cost in analysis.bit_costs])
-    axes.set_xlim(-0.5, len(places) - 0.5)
+    axes.set_xticks(positions, [f"{cost.bits:g} bits" for cost in analysis.bit_costs])
+    axes.set_xlim(-0.5, len(positions) - 0.5)
     axes.set_ylabel(f"cost, {analysis.grid.unit}")
     axes.set_title(f"against {analysis.grid.bits[0]:g} bits", fontsize=9)
     plain_axes(axes, "y")
@@ -451,10 +454,7 @@ def _hours_axis(axes: Any, analysis: Analysis) -> None:
     plain_axes(axes, "y")
 
 
-# The report of a study that was run: what `fit` says of its table, and what only its cells know.
-#
-# It can be made before all cells are there: of the scales that are whole by then, and it says what is
-# missing.
+# The report of a study that was run, from its table and its cells.
 
 REPORT_FILE, FIGURE_FILE, TABLES = "report.json", "study.png", "tables"
 
@@ -486,8 +486,8 @@ class StudyReport:
         if len(self.manifests) == total:
             return ""
         scales = ", ".join(f"{h:g} h" for h in self.left_out)
-        told = f"; not whole yet and left out: {scales}" if scales else ""
-        return f"{len(self.manifests)} of {total} cells are finished{told}"
+        unfinished = f"; not whole yet and left out: {scales}" if scales else ""
+        return f"{len(self.manifests)} of {total} cells are finished{unfinished}"
 
 
 def make_report(grid: StudyGrid, out: Path, *, by: By = "log", draws: int = DRAWS) -> StudyReport:
@@ -530,7 +530,13 @@ def make_report(grid: StudyGrid, out: Path, *, by: By = "log", draws: int = DRAW
 
 
 def write_report(report: StudyReport, out: Path, hours: Sequence[float] = ()) -> Path:
-    """Write report, tables and figure into the study's folder; the path of the report."""
+    """Write report, tables and figure into the study's folder; the path of the report.
+
+    Args:
+        report: the report.
+        out: folder of the study.
+        hours: amounts of data to recommend a start for.
+    """
     tables = {
         "gaps": gap_rows(report),
         "starts": start_rows(report),
@@ -556,15 +562,15 @@ def write_report(report: StudyReport, out: Path, hours: Sequence[float] = ()) ->
 
 def gap_rows(report: StudyReport) -> list[dict[str, Any]]:
     """Gap of every scale, over languages, and at each tier."""
-    found = report.analysis
+    analysis = report.analysis
     return [
         {
             "hours": hours,
             "gap": round(mean.value, 2),
             "95%": span(mean.interval),
-            **{tier.tiers[0]: round(tier.means[at].value, 2) for tier in found.by_tier},
+            **{tier.tiers[0]: round(tier.means[at].value, 2) for tier in analysis.by_tier},
         }
-        for at, (hours, mean) in enumerate(zip(found.grid.hours, found.fitted.means, strict=True))
+        for at, (hours, mean) in enumerate(zip(analysis.grid.hours, analysis.fitted.means, strict=True))
     ]
 
 
@@ -649,8 +655,8 @@ def _over_tiers(grid: StudyGrid, one: CellManifest) -> float:
 
 
 def _distinct(values: Any) -> list[Any]:
-    found: list[Any] = []
+    distinct: list[Any] = []
     for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+        if value not in distinct:
+            distinct.append(value)
+    return distinct

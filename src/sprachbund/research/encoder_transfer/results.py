@@ -1,7 +1,8 @@
-"""Results of a grid of runs, read from a table that anyone may have made: one row for each run.
+"""Results of a grid of runs: a table from any source with one row for each run, and the files of finished cells.
 
-Strict, since a study speaks in differences between cells: a cell that is missing, there twice, or misspelt would change
-them without a word. Shapes: L languages, H scales of hours, C tiers, Q bit widths, S seeds.
+Reading is strict, since a study compares cells: a cell that is missing, repeated or misspelt would change the result
+silently. A cell is finished when its manifest exists; the manifest is written last and atomically.
+Shapes: L languages, H scales of hours, C tiers, Q bit widths, S seeds, N utterances, K counts of the metric.
 """
 
 import csv
@@ -128,13 +129,15 @@ def read_results(path: Path, options: ReadOptions | None = None) -> Grid:
     options = options or ReadOptions()
     rows = [(line, row) for line, row in _rows(path, options) if _wanted(row, options.where)]
     if not rows:
-        told = ", ".join(f"{column}={value}" for column, value in options.where)
-        raise SprachbundError(f"{path}: no row has {told}" if told else f"{path}: no results; add rows")
+        conditions = ", ".join(f"{column}={value}" for column, value in options.where)
+        raise SprachbundError(
+            f"{path}: no row has {conditions}" if conditions else f"{path}: no results; add rows"
+        )
     arms = options.arms or _two_arms(path, rows, options)
     for arm in arms:
         if all(row[START] != arm for _, row in rows):
-            found = ", ".join(_distinct(rows, START))
-            raise SprachbundError(f"{path}: no start {arm!r}; there are {found}")
+            starts = ", ".join(_distinct(rows, START))
+            raise SprachbundError(f"{path}: no start {arm!r}; there are {starts}")
     rows = [(line, row) for line, row in rows if row[START] in arms]
     _check_parts(path, rows, arms)
     return _grid(path, rows, arms, options)
@@ -169,15 +172,15 @@ def _check_columns(path: Path, columns: Sequence[str], options: ReadOptions) -> 
         raise SprachbundError(f"{path}: column {twice[0]!r} is there twice; rename one")
     for name in (START, options.metric, *options.ignore, *(column for column, _ in options.where)):
         if name not in columns:
-            found = ", ".join(columns) or "none"
-            told = "; name the scores by --metric" if name == options.metric else ""
-            raise SprachbundError(f"{path}: no column {name!r}; there are: {found}{told}")
+            known_columns = ", ".join(columns) or "none"
+            advice = "; name the scores by --metric" if name == options.metric else ""
+            raise SprachbundError(f"{path}: no column {name!r}; there are: {known_columns}{advice}")
     known = {START, *AXES, *PARTS, ENCODER, options.metric, *options.ignore}
     for name in columns:
         if name not in known:
             near = difflib.get_close_matches(name, [*AXES, *PARTS], n=1)
-            told = f"is it {near[0]!r}? Rename it" if near else "rename it"
-            raise SprachbundError(f"{path}: unknown column {name!r}; {told}, or give --ignore {name}")
+            advice = f"is it {near[0]!r}? Rename it" if near else "rename it"
+            raise SprachbundError(f"{path}: unknown column {name!r}; {advice}, or give --ignore {name}")
 
 
 def _wanted(row: _Row, where: Iterable[tuple[str, str]]) -> bool:
@@ -245,10 +248,10 @@ def _hours(path: Path, line: int, row: _Row) -> float:
 
 def _bits(path: Path, line: int, row: _Row) -> float:
     """32, fp32, int4, 4.25."""
-    found = re.fullmatch(r"[A-Za-z]*(\d+(?:\.\d+)?)", row["bits"])
-    if found is None or not 0 < float(found[1]) <= 64:
+    match = re.fullmatch(r"[A-Za-z]*(\d+(?:\.\d+)?)", row["bits"])
+    if match is None or not 0 < float(match[1]) <= 64:
         raise SprachbundError(f"{path}:{line}: bits is {row['bits']!r}; give a number such as 4 or 32")
-    return float(found[1])
+    return float(match[1])
 
 
 def _grid(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str], options: ReadOptions) -> Grid:
@@ -269,8 +272,8 @@ def _grid(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str], o
     axes[2].sort()
     axes[4].sort(reverse=True)
     values = np.full([len(axis) for axis in axes], np.nan)
-    for place, key in zip(np.ndindex(*values.shape), itertools.product(*axes), strict=True):
-        values[place] = cells.get(key, (0, math.nan))[1]
+    for index, key in zip(np.ndindex(*values.shape), itertools.product(*axes), strict=True):
+        values[index] = cells.get(key, (0, math.nan))[1]
     _check_whole(path, axes, values, uneven_seeds=options.uneven_seeds)
     names = [tuple(axis) for axis in axes[1:]]
     fields = dict(zip(("languages", "hours", "tiers", "bits", "seeds"), names, strict=True))
@@ -289,10 +292,12 @@ def _check_whole(
         return
     more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
     whole_cells = np.isnan(values).all(-1).any()
-    told = "" if uneven_seeds or whole_cells else ", or allow cells to have different seeds by --uneven-seeds"
+    advice = (
+        "" if uneven_seeds or whole_cells else ", or allow cells to have different seeds by --uneven-seeds"
+    )
     raise SprachbundError(
         f"{path}: {len(missing)} of {empty.size} cells are missing: "
-        f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, or read a part by --where{told}"
+        f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, or read a part by --where{advice}"
     )
 
 
@@ -303,10 +308,7 @@ def _cell_name(key: Sequence[str | float]) -> str:
     return " ".join(str(part) for part in parts if part and not str(part).startswith("nan"))
 
 
-# What a finished cell leaves behind: its scores with all that decided them, and counts of every utterance.
-#
-# A cell is finished when its manifest stands; the manifest is written last, and whole or not at all.
-# Shapes: C tiers, Q bit widths, N utterances, K counts of the metric.
+# Files of finished cells: scores with all settings, and the counts of every utterance.
 
 CELL_FILE = "cell.json"
 COUNTS_FILE = "counts.npz"
@@ -379,35 +381,42 @@ class CellManifest(Strict):
         return next((s.value for s in self.scores if (s.tier, s.bits) == (tier, bits)), None)
 
 
-def write_cell(folder: Path, cell: Cell, grid: StudyGrid, found: CellScores, took_s: float) -> CellManifest:
+def write_cell(folder: Path, cell: Cell, grid: StudyGrid, scored: CellScores, took_s: float) -> CellManifest:
     """Write counts and manifest of a cell.
+
+    Args:
+        folder: folder of the cell.
+        cell: the cell.
+        grid: grid of the study.
+        scored: counts (C, Q, N, K) and ids of the utterances.
+        took_s: seconds that the cell took.
 
     Raises:
         SprachbundError: for counts that are not those of the grid.
     """
-    wanted = (len(grid.tiers), len(grid.bits), len(found.ids))
-    if found.counts.shape[:3] != wanted or not found.ids:
+    wanted = (len(grid.tiers), len(grid.bits), len(scored.ids))
+    if scored.counts.shape[:3] != wanted or not scored.ids:
         raise SprachbundError(
-            f"{cell}: counts are {found.counts.shape[:3]}, the grid has {wanted} tiers, bit widths and utterances"
+            f"{cell}: counts are {scored.counts.shape[:3]}, the grid has {wanted} tiers, bit widths and utterances"
         )
-    how = metric(found.metric, cell.language)
-    places = [(c, q) for c in range(len(grid.tiers)) for q in range(len(grid.bits))]
+    how = metric(scored.metric, cell.language)
+    indices = [(c, q) for c in range(len(grid.tiers)) for q in range(len(grid.bits))]
     scores = tuple(
-        Score(tier=grid.tiers[c], bits=grid.bits[q], value=float(how.score(found.counts[c, q].sum(0))))
-        for c, q in places
+        Score(tier=grid.tiers[c], bits=grid.bits[q], value=float(how.score(scored.counts[c, q].sum(0))))
+        for c, q in indices
     )
     manifest = CellManifest(
         cell=cell,
         metric=how.name,
         better="higher" if how.higher_is_better else "lower",
-        signature=f"{how.signature}|text:{found.text}",
+        signature=f"{how.signature}|text:{scored.text}",
         scores=scores,
-        parts=dict(found.parts),
-        training=dict(found.training),
-        utterances=len(found.ids),
+        parts=dict(scored.parts),
+        training=dict(scored.training),
+        utterances=len(scored.ids),
         took_s=round(took_s, 1),
     )
-    counts = {"counts": found.counts, "ids": np.array(found.ids)}
+    counts = {"counts": scored.counts, "ids": np.array(scored.ids)}
     write_arrays(folder / COUNTS_FILE, counts, compressed=True)
     write_json(folder / CELL_FILE, manifest.model_dump(mode="json"))
     return manifest
@@ -429,20 +438,20 @@ def read_counts(folder: Path) -> tuple[Counts, list[str]]:
     """Counts (C, Q, N, K) and ids (N) of a finished cell. Raises SprachbundError when they cannot be read."""
     path = folder / COUNTS_FILE
     advice = f"delete {folder / CELL_FILE}, and the cell is made again"
-    found = load_arrays(path, advice=advice)
-    if found.keys() != {"counts", "ids"} or found["counts"].ndim != 4 or found["ids"].ndim != 1:
+    arrays = load_arrays(path, advice=advice)
+    if arrays.keys() != {"counts", "ids"} or arrays["counts"].ndim != 4 or arrays["ids"].ndim != 1:
         raise SprachbundError(f"{path} does not hold counts and ids; {advice}")
-    if found["counts"].shape[2] != len(found["ids"]) or found["counts"].dtype.kind not in "fiu":
+    if arrays["counts"].shape[2] != len(arrays["ids"]) or arrays["counts"].dtype.kind not in "fiu":
         raise SprachbundError(
-            f"{path} has counts {found['counts'].shape} of {len(found['ids'])} utterances; {advice}"
+            f"{path} has counts {arrays['counts'].shape} of {len(arrays['ids'])} utterances; {advice}"
         )
-    return found["counts"], found["ids"].tolist()
+    return arrays["counts"], arrays["ids"].tolist()
 
 
 def finished_cells(grid: StudyGrid, out: Path) -> list[CellManifest]:
     """Manifests of the grid's cells that are finished and scored at all its tiers and bits, in the grid's order."""
-    found = (read_cell(cell.folder(out)) for cell in grid.cells())
-    return [one for one in found if one is not None and is_whole(one, grid)]
+    manifests = (read_cell(cell.folder(out)) for cell in grid.cells())
+    return [one for one in manifests if one is not None and is_whole(one, grid)]
 
 
 def is_whole(manifest: CellManifest, grid: StudyGrid) -> bool:

@@ -42,8 +42,8 @@ def read_layers(text: str, num_layers: int) -> tuple[Layers, ...]:
     """
     if ":" not in text:
         return (Layers(source=text.strip(), first=0, last=num_layers - 1),)
-    found = tuple(_one_range(part, text) for part in text.split())
-    named = [layer for part in found for layer in range(part.first, part.last + 1)]
+    ranges = tuple(_one_range(part, text) for part in text.split())
+    named = [layer for part in ranges for layer in range(part.first, part.last + 1)]
     for layer in named:
         if layer >= num_layers:
             raise SprachbundError(
@@ -55,7 +55,7 @@ def read_layers(text: str, num_layers: int) -> tuple[Layers, ...]:
         raise SprachbundError(
             f"{text!r} does not say where layer {missing[0]} comes from; name all of 0 to {num_layers - 1}"
         )
-    return found
+    return ranges
 
 
 def splice(base: Conformer, sources: Mapping[str, Conformer], encoder: str, *, seed: int = 0) -> Conformer:
@@ -99,9 +99,9 @@ def check_encoders_alone(models: Mapping[str, Conformer]) -> None:
     """
     (name, one), *others = models.items()
     for other_name, other in others:
-        if found := _difference(one, other):
+        if difference := _difference(one, other):
             raise SprachbundError(
-                f"{name} and {other_name} differ in {found}, not in the encoder alone; splice one out of the other"
+                f"{name} and {other_name} differ in {difference}, not in the encoder alone; splice one out of the other"
             )
 
 
@@ -123,15 +123,15 @@ def _difference(one: Conformer, other: Conformer) -> str | None:
 
 
 def _one_range(part: str, text: str) -> Layers:
-    found = _RANGE.fullmatch(part)
-    if found is None:
+    match = _RANGE.fullmatch(part)
+    if match is None:
         raise SprachbundError(
             f'{part!r} of {text!r} names no layers; write "NAME:FIRST-LAST", as in "en:0-2 ml:3-5"'
         )
-    first, last = int(found["first"]), int(found["last"] or found["first"])
+    first, last = int(match["first"]), int(match["last"] or match["first"])
     if last < first:
-        raise SprachbundError(f"{part!r} ends before it begins; write {found['source']}:{last}-{first}")
-    return Layers(source=found["source"], first=first, last=last)
+        raise SprachbundError(f"{part!r} ends before it begins; write {match['source']}:{last}-{first}")
+    return Layers(source=match["source"], first=first, last=last)
 
 
 def _tensors(base: Conformer, sources: Mapping[str, Conformer], name: str, seed: int) -> Mapping[str, Tensor]:
@@ -146,7 +146,7 @@ def _tensors(base: Conformer, sources: Mapping[str, Conformer], name: str, seed:
 
 
 def _check_kind(source: Conformer, base: Conformer, name: str) -> None:
-    """See that what no tensor's shape tells is the same: layers that heard other features, say, are of no use."""
+    """Check settings that no tensor's shape shows: layers trained on other features, for example, are of no use."""
     for what, own, wanted in (
         ("features", source.front_end, base.front_end),
         ("attention heads", source.config.num_heads, base.config.num_heads),

@@ -50,6 +50,12 @@ def make_starts(
 ) -> None:
     """Train what has to be trained first, and make every start of the grid; what is there stays.
 
+    Args:
+        recipe: options of the study.
+        out: folder of the study.
+        ray_address: address of a Ray cluster; None for this machine.
+        report: called with a line for every step.
+
     Raises:
         SprachbundError: checkpoints whose encoders have other shapes.
     """
@@ -110,7 +116,13 @@ def translator(
 
 
 def pretrained_model(recipe: EncoderTransferRecipe, out: Path, name: str) -> Path:
-    """Model directory of one that encoder layers are taken from."""
+    """Model directory of one that encoder layers are taken from.
+
+    Args:
+        recipe: options of the study.
+        out: folder of the study.
+        name: name of the pretrained model in the recipe.
+    """
     return recipe.pretrained[name].checkpoint or out / "pretrained" / name / "model"
 
 
@@ -200,7 +212,7 @@ def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: C
     tokenizer = Tokenizer.load(made / TOKENIZER_FILE, config.target_languages)
     manifest = Manifest(recipe.data / "train")
     for language in recipe.grid.languages:
-        own = (manifest[int(place)] for place in np.flatnonzero(manifest.languages == language))
+        own = (manifest[int(index)] for index in np.flatnonzero(manifest.languages == language))
         texts = (utterance.text_in(recipe.target(language)) for utterance in own)
         limited = islice(filter(None, texts), recipe.tokenizer_texts)
         for line in text_warnings(limited, tokenizer, config.max_tokens - 2):
@@ -208,21 +220,21 @@ def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: C
 
 
 def digests(model: Conformer) -> dict[str, str]:
-    """What tells encoder, decoder, joint network and tokenizer of a model from those of another."""
+    """Digests of the encoder, decoder, joint network and tokenizer of a model."""
     weights = model.state_dict()
     joint = {name for name in weights if name.startswith("transducer.joint.")}
     encoder = {name for name in weights if name.startswith("encoder.")}
-    found = {
+    by_part = {
         "encoder": _digest((name, weights[name]) for name in sorted(encoder)),
         "decoder": _digest((name, weights[name]) for name in sorted(weights.keys() - encoder - joint)),
         "tokenizer": hashlib.sha256(model.tokenizer.model).hexdigest()[:12],
     }
-    return found | ({"joint": _digest((name, weights[name]) for name in sorted(joint))} if joint else {})
+    return by_part | ({"joint": _digest((name, weights[name]) for name in sorted(joint))} if joint else {})
 
 
 def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in tensors:
-        found.update(name.encode())
-        found.update(value.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()[:12]
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

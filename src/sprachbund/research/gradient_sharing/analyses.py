@@ -1,4 +1,9 @@
-"""Analysis A of arXiv 2603.25836: which languages pull together, from the cosines of their mean gradients."""
+"""The three analyses of gradient sketches of arXiv 2603.25836.
+
+A groups languages by the cosines of their mean gradients. B sets how much of a module stays shared, and which module to
+split. C measures where the energy of the gradients lies, and how far the subspaces of languages differ.
+Notation of the paper: L languages, N_l vectors of language l as unit rows of U_l (N_l, d).
+"""
 
 import itertools
 import warnings
@@ -74,22 +79,30 @@ def find_groups(
         whole = (tuple(range(count)),)
         return Groups(partition=whole, before_veto=whole, silhouette=None, spread=0.0)
     tried = [num_groups] if num_groups else [2] if count <= FEW else range(2, count)
-    found = {k: cluster(means, distances, k, clustering, seed) for k in tried}
-    scores = {k: silhouette(distances, partition) for k, partition in found.items()}
-    best = max(found, key=lambda k: (-np.inf if scores[k] is None else round(scores[k], 9), -k))  # type: ignore[arg-type]
+    partitions = {k: cluster(means, distances, k, clustering, seed) for k in tried}
+    scores = {k: silhouette(distances, partition) for k, partition in partitions.items()}
+    best = max(partitions, key=lambda k: (-np.inf if scores[k] is None else round(scores[k], 9), -k))  # type: ignore[arg-type]
     return Groups(
-        partition=merge_alike(found[best], similarity, veto),
-        before_veto=found[best],
+        partition=merge_alike(partitions[best], similarity, veto),
+        before_veto=partitions[best],
         silhouette=scores[best],
         silhouettes={k: score for k, score in scores.items() if score is not None},
-        spread=spread(distances, found[best]),
+        spread=spread(distances, partitions[best]),
     )
 
 
 def cluster(
     means: np.ndarray, distances: np.ndarray, num_groups: int, clustering: Clustering, seed: int
 ) -> Partition:
-    """K groups by Ward linkage on the distances (L, L) or k-means on the means (L, d)."""
+    """K groups by Ward linkage on the distances (L, L) or k-means on the means (L, d).
+
+    Args:
+        means: mean gradients (L, d).
+        distances: 1 - S (L, L).
+        num_groups: K.
+        clustering: "ward" or "kmeans".
+        seed: seed of k-means.
+    """
     if clustering == "ward":
         from scipy.cluster.hierarchy import cut_tree
 
@@ -128,7 +141,13 @@ def spread(distances: np.ndarray, partition: Partition) -> float:
 
 
 def merge_alike(partition: Partition, similarity: np.ndarray, veto: float | None) -> Partition:
-    """The groups without pairs whose mean similarity is above the veto: the most similar are joined first."""
+    """The groups without pairs whose mean similarity is above the veto: the most similar are joined first.
+
+    Args:
+        partition: groups of indexes of languages.
+        similarity: S (L, L).
+        veto: mean similarity above which groups are joined; None joins none.
+    """
     groups = [list(group) for group in partition]
     while veto is not None and len(groups) > 1:
         alike = {
@@ -151,10 +170,10 @@ def agreement(one: Partition, other: Partition) -> float:
 
 def labels(partition: Partition) -> np.ndarray:
     """Group index of each language: (L,)."""
-    found = np.empty(sum(map(len, partition)), dtype=int)
+    numbers = np.empty(sum(map(len, partition)), dtype=int)
     for index, group in enumerate(partition):
-        found[list(group)] = index
-    return found
+        numbers[list(group)] = index
+    return numbers
 
 
 def _partition(labels: np.ndarray) -> Partition:
@@ -165,9 +184,7 @@ def _sorted(groups: Sequence[Sequence[int]]) -> Partition:
     return tuple(sorted(tuple(sorted(group)) for group in groups))
 
 
-# How alike the gradients of languages are: cosines between their means, and between their single vectors.
-#
-# Notation of arXiv 2603.25836: L languages, N_l vectors of language l as unit rows of U_l (N_l, d).
+# Similarity of languages: cosines between mean vectors, and between single vectors.
 
 Rows = Sequence[np.ndarray]
 """One float64 (N_l, d) of unit rows for each of L languages."""
@@ -190,6 +207,11 @@ def means(rows: Rows) -> np.ndarray:
 
 def similarity(means: np.ndarray, languages: Sequence[str], module: str) -> np.ndarray:
     """S, cosines between the languages' mean gradients (L, d): (L, L), ones on the diagonal.
+
+    Args:
+        means: mean gradients (L, d).
+        languages: BCP-47 tags, for errors.
+        module: name of the module, for errors.
 
     Raises:
         SprachbundError: when the gradients of a language cancel out, so that they have no direction.
@@ -225,13 +247,18 @@ def half_samples(rows: Rows, draws: int, seed: int) -> Iterator[list[np.ndarray]
 
     The spread of a mean over such halves around the full sample's mean is the standard error of the full sample;
     drawing with replacement instead would pair rows with themselves.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        draws: number of halves.
+        seed: seed of the draws.
     """
     random = np.random.default_rng(seed)
     for _ in range(draws):
         yield [unit[random.permutation(len(unit))[: len(unit) // 2]] for unit in rows]
 
 
-# Analysis B of arXiv 2603.25836: how much of a module stays shared, and which module to split.
+# Analysis B: the shared ratio, and the module to split.
 
 THRESHOLDS = (0.05, 0.15)
 RATIOS = (0.75, 0.5, 0.25)
@@ -240,8 +267,8 @@ ChooseBy = Literal["purity", "separation"]
 
 def self_and_cross(mean_cosines: np.ndarray) -> tuple[float, float]:
     """S_self and S_cross: means of s_lk (L, L) on the diagonal and beside it."""
-    beside = ~np.eye(len(mean_cosines), dtype=bool)
-    return float(np.diag(mean_cosines).mean()), float(mean_cosines[beside].mean())
+    off_diagonal = ~np.eye(len(mean_cosines), dtype=bool)
+    return float(np.diag(mean_cosines).mean()), float(mean_cosines[off_diagonal].mean())
 
 
 def purities(mean_cosines: np.ndarray) -> np.ndarray:
@@ -260,7 +287,13 @@ def purities(mean_cosines: np.ndarray) -> np.ndarray:
 def shared_ratio(
     delta: float, thresholds: Sequence[float] = THRESHOLDS, ratios: Sequence[float] = RATIOS
 ) -> float:
-    """rho for a conflict delta: the first ratio below the first threshold, the last one from the last on."""
+    """rho for a conflict delta: the first ratio below the first threshold, the last one from the last on.
+
+    Args:
+        delta: mean s_ll less mean s_lk.
+        thresholds: ascending bounds of delta.
+        ratios: shared ratios, one more than thresholds.
+    """
     return ratios[int(np.searchsorted(thresholds, delta, side="right"))]
 
 
@@ -281,8 +314,7 @@ def median_self_similarity(modules: Mapping[str, Evidence]) -> float:
     return float(np.median([evidence.self_similarity for evidence in modules.values()]))
 
 
-# Analysis C of arXiv 2603.25836: where the gradients' energy lies, and how far languages' subspaces turn
-# away.
+# Analysis C: energy of the gradients, and angles between subspaces.
 
 MAX_COMPONENTS = 30
 NUM_ENERGY_COMPONENTS = 10
@@ -332,11 +364,11 @@ def canonical_correlations(rows: Rows, num_directions: int = NUM_DIRECTIONS) -> 
     """
     count = min(len(unit) for unit in rows)
     whitened = [_whitened(unit[:count]) for unit in rows]
-    found = np.eye(len(rows))
+    correlations = np.eye(len(rows))
     for one, other in zip(*np.triu_indices(len(rows), 1), strict=True):
         values = np.linalg.svd(whitened[one].T @ whitened[other], compute_uv=False)[:num_directions]
-        found[one, other] = found[other, one] = values.mean() if len(values) else 0.0
-    return found
+        correlations[one, other] = correlations[other, one] = values.mean() if len(values) else 0.0
+    return correlations
 
 
 def _whitened(unit: np.ndarray) -> np.ndarray:

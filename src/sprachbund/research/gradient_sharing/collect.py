@@ -1,8 +1,9 @@
-"""Gradient sketches of a checkpoint, language by language: the evidence that everything in this room works on.
+"""Gradient sketches of a checkpoint, language by language, resumable and shared out among processes.
 
-The vectors are numbered, each a function of its number alone, and kept in blocks in a folder until all are there. So
-a collection that was killed goes on with the blocks that are missing, processes and machines share them out by
-number, and the vectors come out the same. Shapes: N vectors of a language, d dimensions of a sketch.
+The vectors are numbered, and each is a function of its number alone. They are kept in blocks in a folder until all are
+made, so an interrupted collection continues with the missing blocks. Every process, of this machine or started by
+torchrun on several, loads the model and makes the blocks of its own numbers. Processes exchange nothing but files, so
+machines need a common file system. Shapes: N vectors of a language, d dimensions of a sketch.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ from sprachbund.util.jobs import Progress, run_processes
 from sprachbund.util.memory import keep_freed_memory
 from sprachbund.util.tensors import load_arrays, write_arrays
 
-# Finished vectors on disk, block by block: what makes a collection survive being killed or shared out.
+# Finished vectors on disk, block by block.
 
 SETTINGS = "settings.json"
 
@@ -81,7 +82,14 @@ class Block:
 
 
 def divide(keys: Sequence[str], num_vectors: int, size: int, directory: Path) -> Iterator[Block]:
-    """Blocks of at most `size` vectors, `num_vectors` for every key."""
+    """Blocks of at most `size` vectors, `num_vectors` for every key.
+
+    Args:
+        keys: languages, or pairs, of the vectors.
+        num_vectors: vectors of each key.
+        size: vectors in a block at most.
+        directory: folder of the blocks.
+    """
     number = 0
     for key in keys:
         for start in range(0, num_vectors, size):
@@ -217,14 +225,16 @@ class Collection:
         Raises:
             SprachbundError: a block is missing or broken.
         """
-        found: dict[str, dict[str, list[np.ndarray]]] = {m: {k: [] for k in self.rows} for m in self.modules}
+        sketched: dict[str, dict[str, list[np.ndarray]]] = {
+            m: {k: [] for k in self.rows} for m in self.modules
+        }
         seconds = 0.0
         for block in self.blocks:
             arrays = block.read()
             seconds += float(arrays.pop(_SECONDS))
             for module, array in arrays.items():
-                found[module][block.key].append(array)
-        vectors = {m: {k: np.concatenate(parts) for k, parts in keys.items()} for m, keys in found.items()}
+                sketched[module][block.key].append(array)
+        vectors = {m: {k: np.concatenate(parts) for k, parts in keys.items()} for m, keys in sketched.items()}
         return Sketches(vectors=vectors, info={**self._info(seconds), **(info or {})})
 
     def _settings(self) -> dict[str, Any]:
@@ -309,10 +319,7 @@ def _side(module: str, by: Granularity) -> str:
     return "target" if module.split(".")[0] == "decoder" else "source"
 
 
-# Sharing a collection out among processes: of this machine, or those that torchrun started on several.
-#
-# Every process loads the model and makes the blocks whose numbers are its own; nothing is exchanged but
-# files, so machines need a common file system.
+# Sharing a collection out among processes.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class CollectOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a collection takes, told beforehand.
+    """Estimated cost of a collection.
 
     Attributes:
         passes: forward and backward, in all.

@@ -1,8 +1,17 @@
-"""What a model's gradient is on given utterances, module by module: what languages are compared by.
+"""Gradients of a model by module and language, their random projections, and the utterances that they are taken on.
 
-The loss is the decoder's cross-entropy alone, without label smoothing: smoothing, CTC and language heads pull all
-languages the same way. What the decoder is given (the language tag, a prompt) is never a target.
-Shapes: B utterances, U tokens of a row, V vocabulary.
+Loss. The decoder's cross-entropy alone, without label smoothing: smoothing, CTC and language heads pull all languages
+the same way. The decoder's input (the language tag, a prompt) is never a target.
+
+Projections. No matrix is held: a projection is a function of seed, parameter name and coordinate, the same for every
+language, device and process, and is computed again piece by piece. Random bits are the raw output of the counter-based
+generator Philox, which no release of numpy changes. Both kinds keep inner products of unit vectors x, y on average,
+with a variance of at most (1 + <x, y>^2) / d.
+
+Utterances. They are ranked by a hash of seed and name, so the choice does not depend on the order of the data.
+
+Shapes: B utterances, U tokens of a row, V vocabulary, N vectors, P coordinates of a parameter, d dimensions of a
+sketch.
 """
 
 import difflib
@@ -68,10 +77,10 @@ def decoder_loss(model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]
     memory = model.encode(_features(model, utterances))
     device = memory.states.device
     tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
-    places = torch.arange(1, tokens.shape[1], device=device)
+    positions = torch.arange(1, tokens.shape[1], device=device)
     first = torch.tensor([len(p) for p in prompts], device=device)[:, None]
     end = torch.tensor([len(row) for row in rows], device=device)[:, None]
-    counted = (places >= first) & (places < end)
+    counted = (positions >= first) & (positions < end)
     route = start_route(model, targets, device)
     hidden = model.decoder(tokens[:, :-1], memory.states, memory.num_frames, route)
     logits = model.decoder.logits(hidden[counted]).float()
@@ -80,6 +89,11 @@ def decoder_loss(model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]
 
 def target_tokens(model: Any, text: str, language: str) -> list[int]:
     """Tokens of a text as the model is taught to write it, the end included.
+
+    Args:
+        model: model with a tokenizer.
+        text: target text.
+        language: BCP-47 tag.
 
     Raises:
         SprachbundError: a family that has no such rows.
@@ -98,7 +112,7 @@ def target_tokens(model: Any, text: str, language: str) -> list[int]:
 
 
 def _features(model: Any, utterances: Sequence[Spoken]) -> Features:
-    """Features of utterances whose languages are told, on the model's device."""
+    """Features of utterances whose languages are given, on the model's device."""
     features: Features = model.features([u.samples for u in utterances])
     heard = list(model.source_languages)
     device = next(model.parameters()).device
@@ -129,13 +143,13 @@ def choose_modules(
         layers = f"{side}.layers.*"
         choices = [layers] if whole_layers else [f"{layers}.{name}" for name in FEED_FORWARDS]
         patterns = [p for p in choices if _matching(modules, p)][:1] or choices[:1]
-    found = {name: None for pattern in patterns for name in _matched(modules, pattern)}
-    return {name: _parameters(name, modules[name]) for name in modules if name in found}
+    chosen = {name: None for pattern in patterns for name in _matched(modules, pattern)}
+    return {name: _parameters(name, modules[name]) for name in modules if name in chosen}
 
 
 def _matched(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
-    found = _matching(modules, pattern)
-    if not found:
+    matching = _matching(modules, pattern)
+    if not matching:
         trained = (name for name, module in modules.items() if name and _parameters(name, module))
         general = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in trained)
         as_deep = [name for name in general if name.count(".") == pattern.count(".")]
@@ -143,7 +157,7 @@ def _matched(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
         raise SprachbundError(
             f"no module with trainable parameters matches {pattern!r}; nearest: {', '.join(nearest)}"
         )
-    return found
+    return matching
 
 
 def _matching(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
@@ -189,12 +203,19 @@ def gradients(
     """Sum over batches of the gradient of the loss per target token, fp32, flat, on the CPU.
 
     To be called within `probing`.
+
+    Args:
+        model: model in evaluation mode.
+        batches: utterances with their targets, batch by batch.
+        parameters: parameters by name.
+        objective: loss of a batch.
+        after_batch: called after every batch.
     """
     sums: dict[str, Tensor] = {}
     for utterances in batches:
         total, count = objective(model, utterances)
-        found = torch.autograd.grad(total / max(count, 1), list(parameters.values()), allow_unused=True)
-        for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
+        raw = torch.autograd.grad(total / max(count, 1), list(parameters.values()), allow_unused=True)
+        for (name, parameter), gradient in zip(parameters.items(), raw, strict=True):
             new = torch.zeros_like(parameter) if gradient is None else gradient
             sums[name] = sums[name] + new.float() if name in sums else new.float()
         after_batch()
@@ -238,14 +259,7 @@ def exact_cosines(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
     return float(one @ other / (one.norm() * other.norm()))
 
 
-# Random projections of gradients, of which no matrix is ever held.
-#
-# A projection is a function of seed, parameter name and coordinate alone: the same for every language,
-# device and process, and remade piece by piece whenever it is needed. Random bits are the raw output of
-# the counter-based generator Philox, which no release of numpy changes.
-#
-# Either kind keeps inner products of unit vectors x, y on average, and spreads them by a variance of at
-# most (1 + <x, y>^2) / d. Shapes: N vectors, P coordinates of a parameter, d dimensions of a sketch.
+# Random projections of gradients.
 
 _WORDS = 1 << 18
 """Random 64-bit words made at a time: 2 MiB."""
@@ -273,7 +287,13 @@ def cosine_error(dimensions: int, cosine: float = 0.0) -> float:
 
 
 def make_projection(kind: Kind, dimensions: int, seed: int) -> Projection:
-    """The projection of that kind."""
+    """The projection of that kind.
+
+    Args:
+        kind: "count" or "gaussian".
+        dimensions: d.
+        seed: seed of the projection.
+    """
     kinds = {"count": CountSketch, "gaussian": Gaussian}
     return kinds[kind](dimensions=dimensions, seed=seed)
 
@@ -295,15 +315,15 @@ class CountSketch:
 
     def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
         """See `Projection`."""
-        places = 2 * self.dimensions
-        sums = np.zeros((len(vectors), places))
+        num_buckets = 2 * self.dimensions
+        sums = np.zeros((len(vectors), num_buckets))
         random = _generator(self.seed, name)
         for start in range(0, vectors.shape[1], _WORDS * _SHARE):
             piece = vectors[:, start : start + _WORDS * _SHARE]
             words = random.random_raw(-(-piece.shape[1] // _SHARE)).astype("<u8", copy=False)
-            place = (words.view("<u2")[: piece.shape[1]] % places).astype(np.intp)
+            buckets = (words.view("<u2")[: piece.shape[1]] % num_buckets).astype(np.intp)
             for row, values in zip(sums, piece, strict=True):
-                row += np.bincount(place, weights=values, minlength=places)
+                row += np.bincount(buckets, weights=values, minlength=num_buckets)
         return sums[:, : self.dimensions] - sums[:, self.dimensions :]
 
     def block(self, num_coordinates: int) -> int:
@@ -347,10 +367,7 @@ def _generator(seed: int, name: str) -> np.random.Philox:
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
 
-# Which utterances the gradients of a language are taken on: the same ones in whatever order the data come.
-#
-# Utterances are ranked by a hash of seed and name, so a choice depends on nothing but the seed and which
-# utterances there are.
+# The choice of utterances.
 
 """What is compared: languages spoken, languages written, or pairs of them."""
 PAIR = ">"
@@ -393,7 +410,13 @@ class Chosen:
 
 
 def fits(model: Any, utterance: Utterance, target: str) -> bool:
-    """Whether a family's window and longest row hold the utterance and its text."""
+    """Whether a family's window and longest row hold the utterance and its text.
+
+    Args:
+        model: model that reads and writes.
+        utterance: utterance with its duration and texts.
+        target: BCP-47 tag of the text.
+    """
     text = utterance.text_in(target)
     if not text or not text.strip() or utterance.duration_s > model.max_window_s:
         return False
@@ -434,13 +457,13 @@ def choose_rows(
     rows, passed_over = {}, {}
     for key, streams in choice.streams(by, languages).items():
         before = choice.passed_over
-        found = list(islice(_taking_turns(streams), count))
-        if len(found) < count:
+        taken = list(islice(_taking_turns(streams), count))
+        if len(taken) < count:
             raise SprachbundError(
-                f"{key} has {len(found)} utterances that can be used, {count} are needed; "
+                f"{key} has {len(taken)} utterances that can be used, {count} are needed; "
                 f"take fewer (--utterances), more data, or leave {key} out (--languages)"
             )
-        rows[key], passed_over[key] = found, choice.passed_over - before
+        rows[key], passed_over[key] = taken, choice.passed_over - before
     return Chosen(rows=rows, passed_over=passed_over)
 
 
@@ -462,7 +485,7 @@ class _Choice:
                     ranked[utterance.language].append((rank, number, index))
                     texts = {utterance.language, *utterance.translations}
                     self.written |= {(utterance.language, text) for text in texts}
-        self.ranked = {language: sorted(found) for language, found in ranked.items()}
+        self.ranked = {language: sorted(ranks) for language, ranks in ranked.items()}
         if unknown := sorted(set(targets) - {target for _, target in model.pairs()}):
             raise SprachbundError(f"this model does not write {', '.join(unknown)}; leave it out of --to")
 

@@ -1,4 +1,4 @@
-"""What the comparison of gradient-driven sharing (arXiv 2603.25836) depends on: its arms, its stages, its sizes."""
+"""Options of the comparison of gradient-driven sharing (arXiv 2603.25836): arms, stages, sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,6 +125,12 @@ def last_layers(num_layers: int) -> tuple[str, ...]:
     return tuple(f"encoder.layers.{n}" for n in range(max(0, num_layers - NUM_LAST), num_layers))
 
 
-def place(directory: Path, seed: int, name: str) -> Path:
-    """Folder of an arm's run."""
+def run_folder(directory: Path, seed: int, name: str) -> Path:
+    """Folder of an arm's run.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+        name: name of the arm.
+    """
     return directory / f"seed-{seed}" / name.replace(", ", "-").replace(" ", "-").replace(".", "")

@@ -1,4 +1,8 @@
-"""A sharing plan to look at: one HTML page that needs nothing else, or one PNG."""
+"""A sharing plan as one HTML page without other files, or as one PNG.
+
+matplotlib draws the similarity heat map, the dendrogram, purity by module and energy shares; a group has the same
+colour in all of them.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -15,9 +19,7 @@ from sprachbund.research.gradient_sharing.analyses import ward_tree
 from sprachbund.util.files import atomic_path, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, as_svg, new_figure, plain_axes
 
-# Pictures of a sharing plan: similarity heat map, dendrogram, purity by module, energy shares.
-#
-# matplotlib draws them, as SVG for a page and as one PNG; a group has the same colour in each of them.
+# Pictures.
 
 GROUP_COLOURS = ("#1f6f8b", "#c8641b", "#6a4c93", "#3f7d3a", "#b03a5b", "#8a7a1f", "#4a5fc1", "#7d5a44")
 _RAMP = ("#f6efe6", "#e9dcc3", "#cfe0dc", "#8fc1c9", "#4391a3", "#1f6f8b", "#12455c")
@@ -52,9 +54,9 @@ def heat_map(axes: Any, evidence: Evidence) -> None:
             label.set_color(_colour(evidence, label.get_text()))
     axes.spines[:].set_visible(False)
     for start, length, colour in _runs(evidence, names):
-        place = (start - 0.5, start - 0.5)
+        corner = (start - 0.5, start - 0.5)
         axes.add_patch(
-            Rectangle(place, length, length, fill=False, edgecolor=colour, linewidth=2.2, clip_on=False)
+            Rectangle(corner, length, length, fill=False, edgecolor=colour, linewidth=2.2, clip_on=False)
         )
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.04)
     bar.outline.set_visible(False)
@@ -90,16 +92,23 @@ def dendrogram(axes: Any, evidence: Evidence) -> None:
 def purity_lines(
     axes: Any, modules: Mapping[str, Evidence], chosen: Sequence[str], against: Mapping[str, Evidence]
 ) -> None:
-    """Purity of each language and their mean, module by module; chosen modules marked, the other checkpoint dashed."""
+    """Purity of each language and their mean, module by module; chosen modules marked, the other checkpoint dashed.
+
+    Args:
+        axes: matplotlib axes.
+        modules: evidence by module.
+        chosen: modules that are split.
+        against: evidence of the other checkpoint; may be empty.
+    """
     names = list(modules)
     languages = modules[names[0]].languages
-    places = np.arange(len(names))
+    positions = np.arange(len(names))
     shades = _shades(len(languages))
     few = len(languages) <= _MOST_NAMES
     for language, shade in zip(languages, shades, strict=True):
         values = [modules[name].purity_by_language.get(language, np.nan) for name in names]
         axes.plot(
-            places,
+            positions,
             values,
             color=shade,
             linewidth=1,
@@ -108,15 +117,15 @@ def purity_lines(
             label=language if few else None,
         )
     mean = [modules[name].purity for name in names]
-    axes.plot(places, mean, color=INK, linewidth=2.4, marker="o", markersize=4, label="mean")
+    axes.plot(positions, mean, color=INK, linewidth=2.4, marker="o", markersize=4, label="mean")
     if against:
         before = [against[name].purity if name in against else np.nan for name in names]
-        axes.plot(places, before, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label="mean before")
+        axes.plot(positions, before, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label="mean before")
     for number, name in enumerate(chosen):
-        place = names.index(name)
-        axes.axvspan(place - 0.3, place + 0.3, color="#f3dcc8", zorder=0, label=None if number else "split")
+        index = names.index(name)
+        axes.axvspan(index - 0.3, index + 0.3, color="#f3dcc8", zorder=0, label=None if number else "split")
     turned = max(map(len, short_names(names))) * len(names) > 60
-    axes.set_xticks(places, short_names(names), rotation=90 if turned else 0, fontsize=8)
+    axes.set_xticks(positions, short_names(names), rotation=90 if turned else 0, fontsize=8)
     axes.set_xlim(-0.6, len(names) - 0.4)
     low, high = axes.get_ylim()
     missing = max(0.0, _LEAST_PURITY_RANGE - (high - low)) / 2  # or noise would look like a difference
@@ -131,8 +140,8 @@ def energy_bars(axes: Any, evidence: Evidence) -> None:
     tags = [tag for group in evidence.groups for tag in group]
     shares = [100 * evidence.energy_by_language[tag] for tag in tags]
     axes.barh(range(len(tags)), shares, color=[_colour(evidence, tag) for tag in tags], height=0.7)
-    for place, share in enumerate(shares):
-        axes.text(share + 0.01 * max(shares), place, f"{share:.1f}", va="center", fontsize=7, color=MUTED)
+    for index, share in enumerate(shares):
+        axes.text(share + 0.01 * max(shares), index, f"{share:.1f}", va="center", fontsize=7, color=MUTED)
     first = 0
     for group, share in zip(evidence.groups, evidence.energy_shares, strict=True):
         middle = first + (len(group) - 1) / 2
@@ -154,7 +163,14 @@ def energy_bars(axes: Any, evidence: Evidence) -> None:
 
 
 def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], path: Path) -> None:
-    """One PNG with all four pictures of a module."""
+    """One PNG with all four pictures of a module.
+
+    Args:
+        plan: the plan.
+        module: module in focus.
+        against: evidence of the other checkpoint; may be empty.
+        path: file of the PNG.
+    """
     evidence = plan.modules[module]
     chosen = [split.module for split in plan.splits]
     tall = 1 + 0.035 * max(0, len(evidence.languages) - 6)
@@ -174,7 +190,14 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], pa
 
 
 def svg(draw: Any, title: str, width: float, height: float) -> str:
-    """What `draw(axes)` draws as an SVG element, the same every time."""
+    """What `draw(axes)` draws as an SVG element, the same every time.
+
+    Args:
+        draw: called with the axes.
+        title: accessible title.
+        width: inches.
+        height: inches.
+    """
     figure = new_figure(width, height)
     figure.patch.set_alpha(0.0)
     draw(figure.subplots())
@@ -194,7 +217,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 def _common(parts: Sequence[Sequence[str]]) -> int:
     """How many parts all names begin with; each keeps at least its last."""
     columns = list(zip(*(part[:-1] for part in parts), strict=False))
-    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(columns))
+    return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns))
 
 
 def _leaves(evidence: Evidence) -> list[int]:
@@ -207,12 +230,12 @@ def _runs(evidence: Evidence, names: Sequence[str]) -> list[tuple[int, int, str]
     """Start, length and colour of languages of one group that stand together."""
     runs: list[tuple[int, int, str]] = []
     groups = [next(g for g, group in enumerate(evidence.groups) if name in group) for name in names]
-    for place, group in enumerate(groups):
-        if place and groups[place - 1] == group:
+    for index, group in enumerate(groups):
+        if index and groups[index - 1] == group:
             start, length, colour = runs[-1]
             runs[-1] = (start, length + 1, colour)
         else:
-            runs.append((place, 1, _colour(evidence, names[place])))
+            runs.append((index, 1, _colour(evidence, names[index])))
     return runs
 
 
@@ -282,7 +305,13 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
 
 
 def build_page(plan: SharingPlan, focus: Iterable[str], against: SharingPlan | None = None) -> str:
-    """The page as HTML, with pictures of the modules in focus."""
+    """The page as HTML, with pictures of the modules in focus.
+
+    Args:
+        plan: the plan.
+        focus: names of modules.
+        against: plan of another checkpoint to compare with.
+    """
     sections = [
         _section("Who fights, and where", _list(line.strip() for line in report.fight_lines(plan)[1:]))
     ]

@@ -129,12 +129,12 @@ def measure(sketches: Sketches, module: str, options: PlanOptions | None = None)
     in_file = [sketches.vectors[module][language].astype(np.float64) for language in languages]
     _check_vectors(module, languages, in_file)
     rows = [ordered_rows(unit) for unit in in_file]
-    found, other = (_grouped(rows, languages, module, options, name) for name in _methods(options))
+    grouping, other = (_grouped(rows, languages, module, options, name) for name in _methods(options))
     cosines = mean_cosines(rows)
     self_similarity, cross = map(_rounded, capacity.self_and_cross(cosines))
     purity = capacity.purities(cosines)
     energy = subspace.energies(rows)
-    margin, stability = _sureness(rows, found.partition, languages, module, options)
+    margin, stability = _sureness(rows, grouping.partition, languages, module, options)
     return Evidence(
         languages=languages,
         num_vectors={language: len(unit) for language, unit in zip(languages, rows, strict=True)},
@@ -146,17 +146,17 @@ def measure(sketches: Sketches, module: str, options: PlanOptions | None = None)
         delta_margin=margin,
         purity=_rounded(purity.mean()),
         purity_by_language=_by_language(languages, purity),
-        groups=_named(found.partition, languages),
-        merged=_named(found.before_veto, languages) if found.partition != found.before_veto else (),
-        silhouette=None if found.silhouette is None else _rounded(found.silhouette),
-        silhouettes={k: _rounded(score) for k, score in found.silhouettes.items()},
-        spread=_rounded(found.spread),
-        separation=_rounded(found.separation),
+        groups=_named(grouping.partition, languages),
+        merged=_named(grouping.before_veto, languages) if grouping.partition != grouping.before_veto else (),
+        silhouette=None if grouping.silhouette is None else _rounded(grouping.silhouette),
+        silhouettes={k: _rounded(score) for k, score in grouping.silhouettes.items()},
+        spread=_rounded(grouping.spread),
+        separation=_rounded(grouping.separation),
         clustering=options.clustering,
-        agreement=_rounded(groups.agreement(found.partition, other.partition)),
+        agreement=_rounded(groups.agreement(grouping.partition, other.partition)),
         stability=stability,
         energy_by_language=_by_language(languages, energy),
-        energy_shares=tuple(_rounded(energy[list(group)].sum()) for group in found.partition),
+        energy_shares=tuple(_rounded(energy[list(group)].sum()) for group in grouping.partition),
         principal_angles_deg=_matrix(subspace.principal_angles_deg(rows)),
         canonical_correlations=_matrix(subspace.canonical_correlations(in_file)),
     )
@@ -231,12 +231,12 @@ def _side(sketches: Sketches, module: str) -> Side:
     sides = sketches.info.get("side", {})
     if not isinstance(sides, Mapping):
         raise SprachbundError(f"side in the file's info is {sides!r}; it must map modules to their sides")
-    told = sides.get(module)
+    side = sides.get(module)
     if sketches.info.get("granularity") == "pair" or all(">" in tag for tag in sketches.languages):
         return "pair"
-    if told is not None:
-        _one_of(f"side of {module} in the file's info", told, get_args(Side))
-        return told
+    if side is not None:
+        _one_of(f"side of {module} in the file's info", side, get_args(Side))
+        return side
     return "target" if "decoder" in module.split(".") else "source"
 
 

@@ -1,4 +1,4 @@
-"""Gradient-driven sharing (arXiv 2603.25836) beside what it has to beat, from data to table.
+"""Gradient-driven sharing (arXiv 2603.25836) beside its baselines, from data to table.
 
 1. A model is trained on all languages at once, one of them starved of data (UFT, uniform fine-tuning).
 2. Its gradients, language by language, decide what to split (`sprachbund.research.gradient_sharing`).
@@ -26,7 +26,7 @@ from sprachbund.models.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
-from sprachbund.research.gradient_sharing.needs import needs
+from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
     BASELINE,
@@ -34,7 +34,7 @@ from sprachbund.research.gradient_sharing.options import (
     Arm,
     GradientSharingRecipe,
     last_layers,
-    place,
+    run_folder,
 )
 from sprachbund.research.gradient_sharing.planning import PlanOptions, make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
@@ -53,7 +53,7 @@ from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import write_text
 
-__all__ = ["GradientSharingRecipe", "needs", "run"]
+__all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 
 
 # The table of the comparison: every arm of the recipe beside its baseline, over seeds, by paired
@@ -83,19 +83,19 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
             System(
                 name=name,
                 runs=[
-                    _Spoken(RunFile(place(directory, seed, name) / "scores"), languages)
+                    _Spoken(RunFile(run_folder(directory, seed, name) / "scores"), languages)
                     for seed in recipe.seeds
                 ],
             )
             for name in names
         ]
-        for (_, name), found in compare(systems, ["chrF"]).means.items():
-            low, high = found.interval
-            rows[BASELINE][f"chrF {group}"] = found.baseline
+        for (_, name), mean in compare(systems, ["chrF"]).means.items():
+            low, high = mean.interval
+            rows[BASELINE][f"chrF {group}"] = mean.baseline
             rows[name] |= {
-                f"chrF {group}": found.system,
-                f"difference {group}": f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-                f"p {group}": found.p_value,
+                f"chrF {group}": mean.system,
+                f"difference {group}": f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+                f"p {group}": mean.p_value,
             }
     path = directory / "table.json"
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
@@ -109,6 +109,11 @@ Report = Callable[[str], None]
 
 def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run all arms over all seeds, or go on; the file with the table.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        report: called with a line for every step.
 
     Raises:
         SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
@@ -127,13 +132,13 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         sketches = None if recipe.plan else _analyse(recipe, seed, first, path, report)
         alike: dict[object, str] = {}
         for name in recipe.all_arms:
-            target = place(directory, seed, name)
+            target = run_folder(directory, seed, name)
             same = alike.setdefault(_change(recipe, seed, ARMS[name], sketches), name)
             if same == name or target.exists():
                 _arm(recipe, seed, name, first, sketches, target, report)
             else:
                 report(f"seed {seed}: {name} is the same as {same}")
-                target.symlink_to(place(directory, seed, same).name)
+                target.symlink_to(run_folder(directory, seed, same).name)
     return write_table(recipe, directory)
 
 

@@ -1,6 +1,6 @@
-"""A sharing plan in words: which languages fight, where, how sure that is, and what to do about it.
+"""Sharing plans, and the differences between two of them, in words and as numbers.
 
-What is said comes as blocks, lines and tables, which a terminal and a page write in their own way.
+A text consists of blocks, lines and tables, which a terminal and a page write in their own way.
 """
 
 import itertools
@@ -71,12 +71,12 @@ class Pair:
 
 def pairs(modules: Mapping[str, Evidence]) -> list[Pair]:
     """All pairs of languages in all modules, those that fight most first."""
-    found = [
+    conflicts = [
         pair
         for module, evidence in modules.items()
         for pair in pairs_of(module, evidence.languages, evidence.mean_cosines, _error(evidence))
     ]
-    return sorted(found, key=lambda pair: -pair.conflict)
+    return sorted(conflicts, key=lambda pair: -pair.conflict)
 
 
 def pairs_of(
@@ -133,7 +133,7 @@ def _change(now: Evidence, before: Evidence) -> dict[str, Any]:
         )
     cosines = [_among(evidence, common) for evidence in (now, before)]
     deltas = [own - cross for own, cross in map(capacity.self_and_cross, cosines)]
-    both = zip(*(pairs_of("", common, found.tolist()) for found in cosines), strict=True)
+    both = zip(*(pairs_of("", common, matrix.tolist()) for matrix in cosines), strict=True)
     most, old = max(both, key=lambda pair: abs(pair[0].conflict - pair[1].conflict))
     same_languages = set(now.languages) == set(before.languages)
     groups = [{frozenset(group) & set(common) for group in e.groups} - {frozenset()} for e in (now, before)]
@@ -154,8 +154,8 @@ def _change(now: Evidence, before: Evidence) -> dict[str, Any]:
 
 def _among(evidence: Evidence, languages: Sequence[str]) -> np.ndarray:
     """Mean cosines of some of the languages, in their order."""
-    places = [evidence.languages.index(tag) for tag in languages]
-    return np.array(evidence.mean_cosines)[np.ix_(places, places)]
+    indices = [evidence.languages.index(tag) for tag in languages]
+    return np.array(evidence.mean_cosines)[np.ix_(indices, indices)]
 
 
 def plan_blocks(plan: SharingPlan) -> list[Block]:
@@ -295,7 +295,7 @@ def _with_margin(evidence: Evidence) -> str:
 
 def change_blocks(plan: SharingPlan, against: SharingPlan) -> list[Block]:
     """How the conflict changed from another checkpoint, `against`, to that of the plan. Errors as for `changes`."""
-    found = changes(plan.modules, against.modules)
+    changed = changes(plan.modules, against.modules)
     rows = [
         [
             change["module"],
@@ -307,20 +307,22 @@ def change_blocks(plan: SharingPlan, against: SharingPlan) -> list[Block]:
             f"{' and '.join(change['pair_changed_most'])}: "
             f"{change['conflict_before']:.3f} to {change['conflict']:.3f}",
         ]
-        for change in found
+        for change in changed
     ]
-    clear = [change for change in found if change["clear"]]
+    clear = [change for change in changed if change["clear"]]
     grew = sum(change["change"] > 0 for change in clear)
     summary = (
-        f"conflict grew in {grew} of {_count(len(found), 'module')}, fell in {len(clear) - grew}; "
-        f"no clear change in {len(found) - len(clear)}"
+        f"conflict grew in {grew} of {_count(len(changed), 'module')}, fell in {len(clear) - grew}; "
+        f"no clear change in {len(changed) - len(clear)}"
     )
     blocks: list[Block] = [summary, Table(head=_CHANGE_HEAD, rows=rows)]
-    common = found[0]["languages"]
+    common = changed[0]["languages"]
     languages = {tag for e in (*plan.modules.values(), *against.modules.values()) for tag in e.languages}
     if languages != set(common):
         blocks.append(f"only among the languages of both, so without errors: {' '.join(common)}")
-    alone = [name for name in {**plan.modules, **against.modules} if name not in {c["module"] for c in found}]
+    alone = [
+        name for name in {**plan.modules, **against.modules} if name not in {c["module"] for c in changed}
+    ]
     return [*blocks, f"only in one of the two, so not compared: {_some(alone)}"] if alone else blocks
 
 
@@ -348,7 +350,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-# What differs between two sharing plans, in words and as numbers.
+# Differences between two sharing plans.
 
 _DECISIONS = ("side", "shared_ratio", "private_shares", "start", "seed")
 _MEASURES = ("self_similarity", "cross_similarity", "delta", "purity", "separation")
@@ -367,7 +369,9 @@ def compare(one: SharingPlan, other: SharingPlan) -> dict[str, Any]:
     first = {split.module: split for split in one.splits}
     second = {split.module: split for split in other.splits}
     changed = {
-        name: found for name in first if name in second and (found := _changed(first[name], second[name]))
+        name: difference
+        for name in first
+        if name in second and (difference := _changed(first[name], second[name]))
     }
     alone = [name for name in first if name not in second], [name for name in second if name not in first]
     hashes = [one.model_hash, other.model_hash]
@@ -378,9 +382,9 @@ def compare(one: SharingPlan, other: SharingPlan) -> dict[str, Any]:
         "only_in_second": alone[1],
         "changed": changed,
         "evidence": {
-            name: found
+            name: difference
             for name in one.modules
-            if name in other.modules and (found := _measured(one.modules[name], other.modules[name]))
+            if name in other.modules and (difference := _measured(one.modules[name], other.modules[name]))
         },
     }
 
@@ -405,30 +409,32 @@ def diff_lines(difference: dict[str, Any], one: str, other: str) -> list[str]:
     if difference["same"]:
         lines.append("both plans ask for the same splits")
     for module, measured in difference["evidence"].items():
-        told = ", ".join(f"{key.replace('_', ' ')} {a:.3f} to {b:.3f}" for key, (a, b) in measured.items())
-        lines.append(f"measured in {module}: {told}")
+        changes_of = ", ".join(
+            f"{key.replace('_', ' ')} {a:.3f} to {b:.3f}" for key, (a, b) in measured.items()
+        )
+        lines.append(f"measured in {module}: {changes_of}")
     return lines
 
 
 def _changed(one: Split, other: Split) -> dict[str, Any]:
     """Decisions that differ; groups count as the same in any order, with the shares that belong to them."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     homes = [{tag: set(group) for group in split.groups for tag in group} for split in (one, other)]
     if homes[0] != homes[1]:
-        found["groups"] = [[list(group) for group in split.groups] for split in (one, other)]
+        differences["groups"] = [[list(group) for group in split.groups] for split in (one, other)]
         tags = sorted(homes[0].keys() | homes[1].keys())
-        found["moved"] = {
+        differences["moved"] = {
             tag: [sorted(home.get(tag, ())) for home in homes]
             for tag in tags
             if homes[0].get(tag) != homes[1].get(tag)
         }
     for key in _DECISIONS:
         values = [getattr(one, key), getattr(other, key)]
-        if key == "private_shares" and not found.get("groups"):
+        if key == "private_shares" and not differences.get("groups"):
             values[1] = tuple(other.private_shares[other.group_of(group[0])] for group in one.groups)
         if not _alike(*values):
-            found[key] = [list(value) if isinstance(value, tuple) else value for value in values]
-    return found
+            differences[key] = [list(value) if isinstance(value, tuple) else value for value in values]
+    return differences
 
 
 def _measured(one: Evidence, other: Evidence) -> dict[str, list[float]]:
@@ -453,8 +459,8 @@ def _line(key: str, one: Any, other: Any) -> str:
 
 
 def _moved(tag: str, one: list[str], other: list[str]) -> str:
-    def told(home: list[str]) -> str:
+    def company(home: list[str]) -> str:
         others = [name for name in home if name != tag]
         return f"with {' '.join(others)}" if others else "alone" if home else "not known"
 
-    return f"{tag}: {told(one)} against {told(other)}"
+    return f"{tag}: {company(one)} against {company(other)}"

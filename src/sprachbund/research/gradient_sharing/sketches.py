@@ -39,8 +39,8 @@ class Sketches:
 
     def __post_init__(self) -> None:
         checked = {
-            module: {tag: _unit_rows(f"{module}{SEPARATOR}{tag}", array) for tag, array in found.items()}
-            for module, found in self.vectors.items()
+            module: {tag: _unit_rows(f"{module}{SEPARATOR}{tag}", array) for tag, array in arrays.items()}
+            for module, arrays in self.vectors.items()
         }
         _check_together(checked)
         object.__setattr__(self, "vectors", checked)
@@ -53,7 +53,7 @@ class Sketches:
     @property
     def languages(self) -> tuple[str, ...]:
         """Tags, or pairs as "de>fr", sorted; every module has the same."""
-        return tuple(sorted({language for found in self.vectors.values() for language in found}))
+        return tuple(sorted({language for arrays in self.vectors.values() for language in arrays}))
 
 
 def write_sketches(path: Path, sketches: Sketches) -> None:
@@ -149,29 +149,29 @@ def _unit_rows(name: str, array: np.ndarray) -> np.ndarray:
     return np.where(is_unit, rows * largest, rows / norms).astype(np.float32)
 
 
-def _rows(places: np.ndarray) -> str:
-    shown = ", ".join(str(place) for place in places[:3])
-    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-    return f"row{'s' if len(places) > 1 else ''} {shown}{more} (counted from 0)"
+def _rows(indices: np.ndarray) -> str:
+    shown = ", ".join(str(index) for index in indices[:3])
+    more = f" and {len(indices) - 3} more" if len(indices) > 3 else ""
+    return f"row{'s' if len(indices) > 1 else ''} {shown}{more} (counted from 0)"
 
 
 def _check_together(vectors: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """See that there are languages to compare in each module, the same ones, in vectors of one length."""
     if not vectors:
         raise SprachbundError("there are no arrays named module|language; write them with `share analyse`")
-    everywhere = sorted({language for found in vectors.values() for language in found})
-    for module, found in vectors.items():
-        missing = [language for language in everywhere if language not in found]
+    everywhere = sorted({language for arrays in vectors.values() for language in arrays})
+    for module, arrays in vectors.items():
+        missing = [language for language in everywhere if language not in arrays]
         if missing:
             raise SprachbundError(
                 f"module {module} has no vectors of {', '.join(missing)}, which other modules have; "
                 "collect them, or leave these languages out everywhere"
             )
-        lengths = {language: array.shape[1] for language, array in found.items()}
+        lengths = {language: array.shape[1] for language, array in arrays.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{language} {length}" for language, length in sorted(lengths.items()))
+            listed = ", ".join(f"{language} {length}" for language, length in sorted(lengths.items()))
             raise SprachbundError(
-                f"vectors of module {module} differ in length ({told}); "
+                f"vectors of module {module} differ in length ({listed}); "
                 "project all languages with the same matrix"
             )
     if len(everywhere) < 2:

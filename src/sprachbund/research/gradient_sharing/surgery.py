@@ -59,8 +59,8 @@ def _ranked(split: Split, old: FeedForward, importance: Importance | None) -> tu
 
     Languages count alike: each one's importances are brought to sum 1.
     """
-    found = (importance or {}).get(split.module, {})
-    missing = [tag for group in split.groups for tag in group if tag not in found]
+    by_tag = (importance or {}).get(split.module, {})
+    missing = [tag for group in split.groups for tag in group if tag not in by_tag]
     if missing:
         raise SprachbundError(
             f"{split.module} starts by 'neuron', but how much its units matter to {', '.join(missing)} is not known; "
@@ -69,7 +69,7 @@ def _ranked(split: Split, old: FeedForward, importance: Importance | None) -> tu
     width = old.expand.out_features
     shares = {}
     for tag in (tag for group in split.groups for tag in group):
-        value = found[tag].detach().double().cpu()
+        value = by_tag[tag].detach().double().cpu()
         if value.shape != (width,) or not bool(value.isfinite().all()):
             raise SprachbundError(
                 f"{split.module}: the importance for {tag} is not {width} finite numbers; measure it on this model"
@@ -150,10 +150,7 @@ def _branches(split: SplitFeedForward) -> list[Branch]:
     return [branch for branch in split.private if isinstance(branch, Branch)]
 
 
-# How much each hidden unit of a feed-forward matters to each language: mean |activation x gradient|.
-#
-# The first-order estimate of what the loss would change if the unit were gone (arXiv 1611.06440, equation
-# 8). Shapes: B utterances, T positions, F hidden width.
+# Importance of hidden units: mean |activation x gradient| (arXiv 1611.06440, equation 8).
 
 Loss = Callable[[Any], Tensor]
 """From a batch of one language to what is differentiated; a sum over target tokens, so that batches add up."""
@@ -194,8 +191,8 @@ def collect_importance(
             for batch in own:
                 hidden.clear()
                 value = loss(batch)
-                found = torch.autograd.grad(value, list(hidden.values()), allow_unused=True)
-                for (name, activation), gradient in zip(hidden.items(), found, strict=True):
+                gradients = torch.autograd.grad(value, list(hidden.values()), allow_unused=True)
+                for (name, activation), gradient in zip(hidden.items(), gradients, strict=True):
                     if gradient is not None:
                         each = (activation.detach() * gradient).abs().double()
                         sums[name][tag] += each.flatten(0, -2).sum(0).cpu()
@@ -246,7 +243,7 @@ def _check(sums: Mapping[str, Mapping[str, Tensor]], tag: str) -> None:
             )
 
 
-# The importance of hidden units, for the modules and languages that a sharing plan asks about.
+# Importance for the modules and languages of a plan.
 
 BATCH = 8
 Key = tuple[str, tuple[str, ...], int]
@@ -280,7 +277,7 @@ def measure_importance(
             languages = tuple(sorted(tag for group in split.groups for tag in group))
             alike.setdefault((split.side, languages, split.seed), []).append(split.module)
     total = sum(len(languages) for _, languages, _ in alike) * -(-utterances // BATCH)
-    found: dict[str, Any] = {}
+    importance: dict[str, Any] = {}
     done = 0
     for (side, languages, seed), modules in alike.items():
         chosen = choose_rows(
@@ -292,7 +289,7 @@ def measure_importance(
             languages=languages,
             targets=targets,
         ).rows
-        found |= collect_importance(
+        importance |= collect_importance(
             model,
             {tag: _batches(rows, manifests) for tag, rows in chosen.items()},
             modules,
@@ -300,7 +297,7 @@ def measure_importance(
             progress=lambda batches, before=done: progress(before + batches, total),  # type: ignore[misc]
         )
         done += len(languages) * -(-utterances // BATCH)
-    return found
+    return importance
 
 
 def _batches(rows: Sequence[Row], manifests: Sequence[Manifest]) -> Iterator[list[Spoken]]:

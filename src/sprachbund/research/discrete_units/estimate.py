@@ -1,4 +1,4 @@
-"""What a size of the comparison of discrete units needs, told without running it: every head on the meta device.
+"""Parameters and memory of a size of the comparison of discrete units: every head on the meta device.
 
 Shapes: S source tokens, T frames, U target tokens, W tokens that may be written.
 """
@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, computed_field
-from torch import Tensor, nn
+from torch import Tensor
 
 from sprachbund.models.tokens import MBART_50, MbartConfig, TokenConfig, TokenConformer, TokenMbart
 from sprachbund.models.tokens.config import MBART_50_TOKENS
 from sprachbund.models.tokens.mbart import MbartDecoder
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.research.estimate import (
+    FLOAT_BYTES,
+    MemoryEstimate,
+    count_parameters,
+    moments_bytes,
+    weights_bytes,
+)
 from sprachbund.training.memory import kept_on_meta
 
 SOURCE_TOKENS, TARGET_TOKENS = 100, 25
 """Of the published sentences: 6.3 s of speech, 18 words."""
-_FLOAT, _MOMENTS = 4, 2
 
 
 class Sized(BaseModel):
@@ -44,7 +50,7 @@ class Sized(BaseModel):
     @property
     def fixed_bytes(self) -> int:
         """Weights, gradients and the moments of AdamW."""
-        return _FLOAT * (2 + _MOMENTS) * self.parameters
+        return weights_bytes(self.parameters) + moments_bytes(self.parameters)
 
 
 class Training(Sized):
@@ -77,23 +83,19 @@ class FromMbart(Sized):
     units: int
 
 
-class Needs(BaseModel):
-    """What a size needs.
+class DiscreteUnitsEstimate(MemoryEstimate):
+    """Sizes of all heads.
 
     Attributes:
-        languages: of the pairs.
         vocabulary: ids that are read.
         written: ids that may be written.
         heads: every head.
         mbart: the start from mBART-50; None in sizes without a text start.
         trainings: models that are trained over all seeds, equal arms once.
-        source_tokens: of the sentence that memory is told for.
+        source_tokens: of the sentence that memory is estimated for.
         target_tokens: of it.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    languages: tuple[str, ...]
     vocabulary: int
     written: int
     heads: tuple[Training, ...]
@@ -142,14 +144,14 @@ class PlannedReader:
         raise NotImplementedError
 
 
-def needs(recipe: DiscreteUnitsRecipe) -> Needs:
-    """What a recipe needs; every head is built."""
+def estimate_memory(recipe: DiscreteUnitsRecipe) -> DiscreteUnitsEstimate:
+    """Estimate a recipe by building every head."""
     units = recipe.units
     languages = tuple(sorted({*recipe.sources, recipe.target}))
     vocabulary = PlannedVocabulary(units.text_pieces, units.unit_pieces or units.kmeans.clusters, languages)
     models = {head: _planned(recipe, head, vocabulary) for head in recipe.heads}
     from_text = any(arm.text == "start" for arm in recipe.all_arms.values())
-    return Needs(
+    return DiscreteUnitsEstimate(
         languages=languages,
         vocabulary=len(vocabulary),
         written=len(next(iter(models.values())).written),
@@ -174,27 +176,23 @@ def _from_mbart(recipe: DiscreteUnitsRecipe, vocabulary: PlannedVocabulary) -> F
         whole = [model.encoder, MbartDecoder(MBART_50_TOKENS, MBART_50)]
     return FromMbart(
         tokens=MBART_50_TOKENS,
-        whole=sum(map(_parameters, whole)),
+        whole=sum(map(count_parameters, whole)),
         kept=len(model.written),
         units=model.unit_embedding.num_embeddings,
-        parts={name: _parameters(part) for name, part in model.named_children()},
+        parts={name: count_parameters(part) for name, part in model.named_children()},
     )
-
-
-def _parameters(part: nn.Module) -> int:
-    return sum(p.numel() for p in part.parameters())
 
 
 def _training(head: str, model: TokenConformer) -> Training:
     model.train()
     frames = -(-SOURCE_TOKENS // 2**model.config.strides)
-    places = {"attention": TARGET_TOKENS, "transducer": frames * TARGET_TOKENS}
-    largest = places.get(head, max(frames, TARGET_TOKENS))
+    num_logits = {"attention": TARGET_TOKENS, "transducer": frames * TARGET_TOKENS}
+    largest = num_logits.get(head, max(frames, TARGET_TOKENS))
     return Training(
         head=head,
-        parts={name: _parameters(part) for name, part in model.named_children()},
+        parts={name: count_parameters(part) for name, part in model.named_children()},
         kept_bytes=kept_on_meta(model, lambda: _forward(model)),
-        logits_bytes=_FLOAT * largest * len(model.written),
+        logits_bytes=FLOAT_BYTES * largest * len(model.written),
     )
 
 

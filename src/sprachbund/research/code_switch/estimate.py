@@ -1,4 +1,7 @@
-"""What a size of the comparison needs, told without running it: models of the true shape on the meta device."""
+"""Parameters and memory of a size of the comparison, counted on models of the true shape on the meta device.
+
+The published shape is our reconstruction of arXiv 2511.10670: Whisper-large-v3's encoder and Qwen2.5-7B.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,14 +19,11 @@ from sprachbund.models.speech_llm.model import SpeechLLM
 from sprachbund.models.speech_llm.stages import STAGES
 from sprachbund.models.whisper.config import PRESETS
 from sprachbund.research.code_switch.options import ARMS, CodeSwitchRecipe
+from sprachbund.research.estimate import MemoryEstimate, count_parameters, moments_bytes, weights_bytes
 
-# How big a speech LLM is, counted on the meta device: no weights are needed to know what training will
-# need.
-#
-# The paper's shape is our reconstruction of arXiv 2511.10670: Whisper-large-v3's encoder and Qwen2.5-7B.
+# Sizes of a speech LLM.
 
 _GIB = 2**30
-_TRAINED_BYTES = 16  # fp32: weight, gradient, two moments of AdamW
 _QWEN_7B = {
     "vocab_size": 152_064,
     "hidden_size": 3584,
@@ -75,7 +75,8 @@ class Sizes:
 
     def training_gib(self) -> float:
         """Memory of frozen weights in 16 bits, and of what is trained in fp32 with AdamW; activations come on top."""
-        return (2 * (self.encoder + self.llm) + _TRAINED_BYTES * self.trained) / _GIB
+        trained = weights_bytes(self.trained) + moments_bytes(self.trained)
+        return (2 * (self.encoder + self.llm) + trained) / _GIB
 
 
 def sizes_of(model: SpeechLLM) -> Sizes:
@@ -84,7 +85,7 @@ def sizes_of(model: SpeechLLM) -> Sizes:
     llm, llm_adapters = _split(model.llm)
     options = model.config.projector
     experts = sum(p.numel() for n, p in model.projector.named_parameters() if ".experts." in n)
-    projector = sum(p.numel() for p in model.projector.parameters())
+    projector = count_parameters(model.projector)
     idle = experts * (options.num_experts - options.num_chosen) // options.num_experts
     return Sizes(
         encoder=encoder,
@@ -111,7 +112,10 @@ def paper_shape(projector: ProjectorOptions | None = None) -> SpeechLLM:
 def _split(module: torch.nn.Module) -> tuple[int, int]:
     """Parameters of a module without its adapters, and of them."""
     adapters = sum(p.numel() for name, p in module.named_parameters() if is_adapter(name))
-    return sum(p.numel() for p in module.parameters()) - adapters, adapters
+    return count_parameters(module) - adapters, adapters
+
+
+# Sizes of the recipe's arms.
 
 
 PUBLISHED = "openai/whisper-large-v3"
@@ -143,12 +147,11 @@ class Training(BaseModel):
     training_gib: float
 
 
-class Needs(BaseModel):
-    """What a size needs.
+class CodeSwitchEstimate(MemoryEstimate):
+    """Sizes of all arms.
 
     Attributes:
         model: in words.
-        languages: spoken.
         encoder: its parameters.
         llm: of the language model.
         arms: of all.
@@ -156,10 +159,7 @@ class Needs(BaseModel):
         steps: of all trainings together.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     model: str
-    languages: tuple[str, ...]
     encoder: int
     llm: int
     arms: tuple[Training, ...]
@@ -167,11 +167,11 @@ class Needs(BaseModel):
     steps: int
 
 
-def needs(recipe: CodeSwitchRecipe) -> Needs:
-    """What a recipe's arms need, around the published pair, or an encoder that is there and a small language model.
+def estimate_memory(recipe: CodeSwitchRecipe) -> CodeSwitchEstimate:
+    """Estimate every arm, around the published pair of models or the recipe's encoder and a small language model.
 
     Raises:
-        SprachbundError: an encoder that is not there, or of a kind that is not taken.
+        SprachbundError: for an encoder that does not exist or is of an unsupported kind.
     """
     arms = []
     size_of = cache(lambda projector: sizes_of(_shape(recipe, projector)))
@@ -189,7 +189,7 @@ def needs(recipe: CodeSwitchRecipe) -> Needs:
             )
         )
     lasts = [stages[-1] for length in range(1, len(STAGES) + 1) for _, _, stages in recipe.chains(length)]
-    return Needs(
+    return CodeSwitchEstimate(
         model="Whisper-large-v3's encoder and Qwen2.5-7B"
         if recipe.encoder == PUBLISHED
         else f"the encoder of {recipe.encoder} and a language model of its own",

@@ -1,7 +1,7 @@
-"""What a size of the transfer study needs, told without running it: the model of the true shape on the meta device.
+"""Parameters and memory of a size of the transfer study, and whether its checkpoints fit the study.
 
-Parameters are counted on the very modules that would be trained, and what the encoder keeps for its backward pass by
-making the forward pass on that device; the transducer's logits are counted by their shape.
+Parameters are counted on a model of the true shape on the meta device, the encoder's activations by a forward pass on
+that device, and the transducer's logits by their shape. Checkpoints are checked by their configurations.
 Shapes: B utterances, T frames of 80 ms, U target tokens, V vocabulary, M mel bins.
 """
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, computed_field
 from torch import nn
 
 from sprachbund.audio.constants import FRAMES_PER_S
@@ -22,68 +21,63 @@ from sprachbund.nn.streaming_conformer import SUBSAMPLING
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT
 from sprachbund.research.encoder_transfer.options import FRAME_MS, EncoderTransferRecipe
 from sprachbund.research.encoder_transfer.splice import read_layers
+from sprachbund.research.estimate import (
+    FLOAT_BYTES,
+    MemoryEstimate,
+    TrainingMemory,
+    count_parameters,
+    moments_bytes,
+    weights_bytes,
+)
 from sprachbund.training.memory import kept_on_meta
 
-_FLOAT = 4
-_MOMENTS = 2
-"""Of AdamW; Muon keeps one of matrices, so this is at most."""
 _TOKENS_PER_S = 5
 """About: pieces of fluent speech, with a vocabulary of some thousand."""
 
 
-class Needs(BaseModel):
-    """What a size needs.
+class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
+    """Size of the study and of the training of a cell.
+
+    `kept_bytes` are those of the encoder for the longest utterance.
 
     Attributes:
-        languages: that are learned.
         starts: that they are learned from.
         trainings: of cells.
         pretrainings: that come before them.
         scored: tiers and bit widths at which every cell is scored.
         parts: parameters of the model's parts.
         parameters: of the model.
-        weights_bytes: in 32 bits.
-        moments_bytes: gradients and the optimizer's moments.
-        kept_bytes: what the longest utterance keeps of the encoder for the backward pass, in 32 bits.
         logits_bytes: of the longest utterance, with their gradient; 0 for the attention head.
         utterances: in a batch, at most.
         encoder_bytes: bit width to bytes of the encoder's linear layers, scales and zero points included.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    languages: tuple[str, ...]
     starts: tuple[str, ...]
     trainings: int
     pretrainings: int
     scored: int
     parts: dict[str, int]
     parameters: int
-    weights_bytes: int
-    moments_bytes: int
-    kept_bytes: int
     logits_bytes: int
     utterances: int
     encoder_bytes: dict[int, int]
 
-    @computed_field  # type: ignore[prop-decorator]
     @property
-    def bytes(self) -> int:
-        """Memory of a training in all, where every utterance of a batch is as long as the longest."""
-        each = self.kept_bytes + self.logits_bytes
-        return self.weights_bytes + self.moments_bytes + each * self.utterances
+    def batch_bytes(self) -> int:
+        """Activations of a batch whose utterances are all as long as the longest."""
+        return (self.kept_bytes + self.logits_bytes) * self.utterances
 
 
-def needs(recipe: EncoderTransferRecipe) -> Needs:
-    """What a recipe needs."""
+def estimate_memory(recipe: EncoderTransferRecipe) -> EncoderTransferEstimate:
+    """Estimate the study of a recipe."""
     grid, options = recipe.grid, recipe.tuning
     with torch.device("meta"):
         model = _shape(recipe).eval()  # which draws no tier
         longest = int(options.max_duration_s * FRAMES_PER_S)
         mel = torch.zeros(1, longest, recipe.model.num_mel_bins)
         kept = kept_on_meta(model, lambda: model.encoder(mel, torch.tensor([longest])))
-    parameters = _count(model)
-    return Needs(
+    parameters = count_parameters(model)
+    return EncoderTransferEstimate(
         languages=grid.languages,
         starts=grid.starts,
         trainings=len(grid.cells()),
@@ -91,8 +85,8 @@ def needs(recipe: EncoderTransferRecipe) -> Needs:
         scored=len(grid.tiers) * len(grid.bits),
         parts=_parts(model),
         parameters=parameters,
-        weights_bytes=_FLOAT * parameters,
-        moments_bytes=_FLOAT * (1 + _MOMENTS) * parameters,
+        weights_bytes=weights_bytes(parameters),
+        moments_bytes=moments_bytes(parameters),
         kept_bytes=kept,
         logits_bytes=_logits_bytes(recipe, longest),
         utterances=min(options.max_utterances, max(1, int(options.batch_s / options.max_duration_s))),
@@ -110,16 +104,16 @@ def _shape(recipe: EncoderTransferRecipe) -> Conformer:
 
 
 def _parts(model: Conformer) -> dict[str, int]:
-    found = {
-        "encoder layers": _count(model.encoder.layers),
-        "encoder before its layers": _count(model.encoder) - _count(model.encoder.layers),
-        "decoder": _count(model.decoder),
-        "CTC and language heads": _count(model.ctc_head) + _count(model.language_head),
+    parts = {
+        "encoder layers": count_parameters(model.encoder.layers),
+        "encoder before its layers": count_parameters(model.encoder) - count_parameters(model.encoder.layers),
+        "decoder": count_parameters(model.decoder),
+        "CTC and language heads": count_parameters(model.ctc_head) + count_parameters(model.language_head),
     }
     if model.config.transducer is not None:
-        found["prediction network"] = _count(model.transducer.prediction)
-        found["joint network"] = _count(model.transducer.joint)
-    return found
+        parts["prediction network"] = count_parameters(model.transducer.prediction)
+        parts["joint network"] = count_parameters(model.transducer.joint)
+    return parts
 
 
 def _logits_bytes(recipe: EncoderTransferRecipe, longest: int) -> int:
@@ -130,24 +124,19 @@ def _logits_bytes(recipe: EncoderTransferRecipe, longest: int) -> int:
     num_frames = -(-longest // SUBSAMPLING)
     held = min(num_frames, transducer.frames_at_once or num_frames)
     num_tokens = min(recipe.model.max_tokens, int(_TOKENS_PER_S * recipe.tuning.max_duration_s))
-    return _FLOAT * held * (num_tokens + 1) * recipe.vocabulary_size
+    return FLOAT_BYTES * held * (num_tokens + 1) * recipe.vocabulary_size
 
 
 def _encoder_bytes(model: Conformer, bits: int, block: int = 32) -> int:
     """Codes, and for each block of inputs a 16-bit scale and a zero point of so many bits."""
     weights = [m.weight for m in model.encoder.modules() if type(m) is nn.Linear]
     if bits == BITS_OF_FLOAT:
-        return sum(_FLOAT * w.numel() for w in weights)
+        return sum(FLOAT_BYTES * w.numel() for w in weights)
     blocks = sum(w.shape[0] * -(-w.shape[1] // block) for w in weights)
     return (sum(bits * w.numel() for w in weights) + blocks * (16 + bits)) // 8
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-# What checkpoints have to be for the transfer study, told from their configurations before anything is
-# trained.
+# Checkpoints that a study starts from.
 
 _OF_ENCODER = (
     "num_mel_bins",
@@ -211,10 +200,10 @@ def _check_checkpoint(recipe: EncoderTransferRecipe, directory: Path) -> None:
     known = config.streaming.tiers()
     for name in recipe.grid.tiers:
         if (wanted := recipe.tier(name)) not in known:
-            told = ", ".join(f"{(tier.right + 1) * FRAME_MS} ms" for tier in known)
+            latencies = ", ".join(f"{(tier.right + 1) * FRAME_MS} ms" for tier in known)
             raise SprachbundError(
-                f"{directory} was trained with {known[0].left} frames of the past at {told}, not with {wanted.left} at "
-                f"{name}; change [model.streaming] and grid.tiers to what it has"
+                f"{directory} was trained with {known[0].left} frames of the past at {latencies}, not with "
+                f"{wanted.left} at {name}; change [model.streaming] and grid.tiers to what it has"
             )
     head = "transducer" if config.writes_by_frames else "attention"
     if head != recipe.head:

@@ -1,7 +1,7 @@
-"""What a size of the comparison needs, told without running it: models of the true shape on the meta device.
+"""Parameters and memory of a size of the comparison: models of the true shape on the meta device.
 
-Parameters are counted and plans are fitted on the very modules that would be trained; what a backward pass keeps is
-counted by making the forward pass on that device. Shapes: B utterances, T frames, M mel bins, U tokens of a row.
+Parameters are counted and plans are fitted on the modules that would be trained; activations are counted by a forward
+pass on that device. Shapes: B utterances, T frames, M mel bins, U tokens of a row.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,21 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.research.estimate import (
+    FLOAT_BYTES,
+    MemoryEstimate,
+    TrainingMemory,
+    count_parameters,
+    moments_bytes,
+    weights_bytes,
+)
 from sprachbund.research.gradient_sharing.analyses import FEW, RATIOS
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import choose_modules, make_projection
@@ -32,9 +40,6 @@ from sprachbund.training.memory import kept_on_meta
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import ExampleRecipe
 
-_MOMENTS = 2
-"""Of AdamW; Muon keeps one of matrices, so this is at most."""
-_FLOAT = 4
 _INPUT = {
     "conformer": (100, ConformerShape().num_mel_bins, ExampleRecipe().rows_per_utterance),
     "seamless": (50, 160, 1),
@@ -42,35 +47,22 @@ _INPUT = {
 """Family to frames a second, bins, and rows of an utterance."""
 
 
-class Training(BaseModel):
+class Training(TrainingMemory):
     """One training of the comparison.
+
+    `kept_bytes` are those of the longest batch before the split, which keeps less.
 
     Attributes:
         name: of the arm, or "first".
         split: module to inner widths, shared and private; empty where nothing is split.
         parameters: in all.
         trained: of them.
-        weights_bytes: of all weights.
-        moments_bytes: gradients and the optimizer's moments of what is trained.
-        kept_bytes: what the longest batch keeps for its backward pass, in 32 bits and before the split, which keeps
-            less.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     split: dict[str, tuple[int, ...]]
     parameters: int
     trained: int
-    weights_bytes: int
-    moments_bytes: int
-    kept_bytes: int
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def bytes(self) -> int:
-        """Memory in all."""
-        return self.weights_bytes + self.moments_bytes + self.kept_bytes
 
 
 class Collecting(BaseModel):
@@ -95,39 +87,35 @@ class Collecting(BaseModel):
     dense_bytes: int
 
 
-class Needs(BaseModel):
-    """What a size needs.
+class GradientSharingEstimate(MemoryEstimate):
+    """Sizes of all trainings and of the analysis.
 
     Attributes:
         model: in words.
-        worst_case: the plans of arms that go by gradients are those that ask most of the shape.
-        languages: of the recipe.
+        worst_case: whether arms split by gradients have the plan with the most parameters.
         seeds: how often everything is done.
         trainings: the first one, then every arm.
         collecting: the analysis, which a recipe with a plan leaves out.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     model: str
     worst_case: bool
-    languages: tuple[str, ...]
     seeds: int
     trainings: tuple[Training, ...]
     collecting: Collecting
 
 
-def needs(recipe: GradientSharingRecipe) -> Needs:
-    """What a recipe needs; every arm's plan is fitted to the shape.
+def estimate_memory(recipe: GradientSharingRecipe) -> GradientSharingEstimate:
+    """Estimate a recipe; every arm's plan is fitted to the shape.
 
-    Where the plan comes of gradients, the one that asks most of the shape stands for it: as many groups as could
-    be found, beside the largest shared branch.
+    A plan that gradients would decide is replaced by the one with the most parameters: the largest number of groups
+    and the largest shared branch.
 
     Raises:
-        SprachbundError: a plan that does not fit, naming module and reason; a pattern that matches nothing.
+        SprachbundError: for a plan that does not fit, naming module and reason, or a pattern without a match.
     """
     model = _shape(recipe)
-    return Needs(
+    return GradientSharingEstimate(
         model=f"SeamlessM4T {recipe.seamless}" if recipe.seamless else "conformer",
         worst_case=recipe.plan is None,
         languages=recipe.languages,
@@ -201,14 +189,14 @@ def _training(
     if splits:
         split_feed_forwards(model, SharingPlan(splits=splits))
     trained = sum(parameter.numel() for parameter in _set_trained(model, moving))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = count_parameters(model)
     return Training(
         name=name,
         split={split.module: _widths(model.get_submodule(split.module)) for split in splits},
         parameters=parameters,
         trained=trained,
-        weights_bytes=_FLOAT * parameters,
-        moments_bytes=_FLOAT * (1 + _MOMENTS) * trained,
+        weights_bytes=weights_bytes(parameters),
+        moments_bytes=moments_bytes(trained),
         kept_bytes=kept,
     )
 
@@ -255,6 +243,6 @@ def _collecting(recipe: GradientSharingRecipe, model: nn.Module) -> Collecting:
         vectors=options.vectors,
         passes=len(recipe.languages) * options.vectors * options.accumulate,
         coordinates=size,
-        gradients_bytes=_FLOAT * size * (block + 2),
-        dense_bytes=_FLOAT * size * options.dimensions,
+        gradients_bytes=FLOAT_BYTES * size * (block + 2),
+        dense_bytes=FLOAT_BYTES * size * options.dimensions,
     )

@@ -1,14 +1,13 @@
-"""What a size of the dual-scale comparison needs, told without running it: models of the true shape on the meta device.
+"""Parameters and memory of a size of the dual-scale comparison: models of the true shape on the meta device.
 
-Parameters are counted on the very modules that would be trained, and what a backward pass keeps by making the forward
-pass on that device. Shapes: B utterances, R rows, U tokens of a row.
+Parameters are counted on the modules that would be trained; activations by a forward pass on that device.
+Shapes: B utterances, R rows, U tokens of a row.
 """
 
 from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, computed_field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sprachbund.audio.constants import FRAMES_PER_S
@@ -20,76 +19,67 @@ from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.drafts import MedusaHeads
 from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.research.dual_scale.options import DRAFT_MODEL, TEACHER, DualScaleRecipe
+from sprachbund.research.estimate import (
+    MemoryEstimate,
+    TrainingMemory,
+    count_parameters,
+    moments_bytes,
+    weights_bytes,
+)
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.memory import kept_on_meta
 from sprachbund.training.options import TrainingOptions
 
-_MOMENTS = 2
-"""Of AdamW; Muon keeps one of matrices, so this is at most."""
-_FLOAT = 4
 _SPECIAL_TOKENS = 7
 """Of a new Whisper's vocabulary, without the languages."""
 
 
-class Training(BaseModel):
+class Training(TrainingMemory):
     """One training of the comparison.
 
     Attributes:
         name: of the arm.
         translation: parameters of the translator that comes out, without fixed positions.
-        guesser: parameters of what guesses for it.
+        guesser: parameters of its draft network.
         trained: parameters that are trained.
-        weights_bytes: of all weights while it is trained.
-        moments_bytes: gradients and the optimizer's moments.
-        kept_bytes: what an utterance keeps for the backward pass, in 32 bits.
-        utterances: in a batch, over all processes.
+        utterances: in a batch, over all processes; `kept_bytes` are those of one.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     translation: int
     guesser: int
     trained: int
-    weights_bytes: int
-    moments_bytes: int
-    kept_bytes: int
     utterances: int
 
-    @computed_field  # type: ignore[prop-decorator]
     @property
-    def bytes(self) -> int:
-        """Memory in all, where one process does it alone."""
-        return self.weights_bytes + self.moments_bytes + self.kept_bytes * self.utterances
+    def batch_bytes(self) -> int:
+        """Activations of a whole batch."""
+        return self.kept_bytes * self.utterances
 
 
-class Needs(BaseModel):
-    """What a size needs.
+class DualScaleEstimate(MemoryEstimate):
+    """Sizes of all trainings.
 
     Attributes:
         model: in words.
-        languages: of the recipe.
         seeds: of the main arm.
         parts: parameters of single parts.
         trainings: the teacher's, the draft model's and every arm's.
-        tokens: of a row, for which memory is told.
+        tokens: of a row, for which memory is estimated.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     model: str
-    languages: tuple[str, ...]
     seeds: int
     parts: dict[str, int]
     trainings: tuple[Training, ...]
     tokens: int
 
 
-def needs(recipe: DualScaleRecipe) -> Needs:
-    """What a recipe needs; every arm is built.
+def estimate_memory(recipe: DualScaleRecipe) -> DualScaleEstimate:
+    """Estimate a recipe by building every arm.
 
     Raises:
-        SprachbundError: more layers or blocks than there are, naming them.
+        SprachbundError: for more layers or blocks than the model has, naming them.
     """
     with torch.device("meta"):
         model = _shape(recipe)
@@ -105,7 +95,7 @@ def needs(recipe: DualScaleRecipe) -> Needs:
             whole = DualScale(small, None, None, plain)
             trainings.append(_training(DRAFT_MODEL, whole, recipe.drafting, recipe))
     named = f"Whisper {recipe.whisper}" if recipe.whisper else model.name
-    return Needs(
+    return DualScaleEstimate(
         model=named,
         languages=recipe.languages,
         seeds=len(recipe.seeds),
@@ -139,16 +129,12 @@ def _parts(whole: DualScale) -> dict[str, int]:
         [] if whole.draft_network is None else [p for p in whole.draft_network.parameters() if p.ndim > 1]
     )
     return {
-        "decoder layer": _count(whole.base.decoder.layers[0]),
-        "guesser": _count(whole.draft_network),
+        "decoder layer": count_parameters(whole.base.decoder.layers[0]),
+        "guesser": count_parameters(whole.draft_network),
         "guesser, matrices": sum(p.numel() for p in matrices),
-        "text encoder": _count(whole.text_encoder),
+        "text encoder": count_parameters(whole.text_encoder),
         "adapters": sum(p.numel() for p in adapters.values()),
     }
-
-
-def _count(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 
 def _translation(whole: DualScale) -> int:
@@ -156,7 +142,7 @@ def _translation(whole: DualScale) -> int:
     encoder = whole.base.encoder
     fixed = encoder.position_table if isinstance(encoder, ConvolutionalEncoder) else None
     adapters = sum(p.numel() for name, p in whole.base.named_parameters() if "lora_" in name)
-    return _count(whole.base) - adapters - (0 if fixed is None else fixed.numel())
+    return count_parameters(whole.base) - adapters - (0 if fixed is None else fixed.numel())
 
 
 def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: DualScaleRecipe) -> Training:
@@ -169,10 +155,10 @@ def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: Dua
     return Training(
         name=name,
         translation=_translation(whole),
-        guesser=_count(whole.draft_network),
+        guesser=count_parameters(whole.draft_network),
         trained=trained,
-        weights_bytes=_FLOAT * _count(whole),
-        moments_bytes=_FLOAT * (1 + _MOMENTS) * trained,
+        weights_bytes=weights_bytes(count_parameters(whole)),
+        moments_bytes=moments_bytes(trained),
         kept_bytes=kept_on_meta(whole, lambda: _forward(whole, seconds, recipe)),
         utterances=max(1, min(options.max_utterances, int(options.batch_s // seconds))),
     )
@@ -200,12 +186,12 @@ def _forward(whole: DualScale, seconds: float, recipe: DualScaleRecipe) -> Tenso
             prompts=torch.ones(rows),
             memory=Memory(states=memory, num_frames=None),
         )
-        total = total + _decoder_batch_loss(whole, decoder_batch)
+        total = total + _cross_entropy(whole, decoder_batch)
     return total
 
 
-def _decoder_batch_loss(whole: DualScale, decoder_batch: DecoderBatch) -> Tensor:
-    """Cross-entropy of decoder and draft network at every position: on this device none can be chosen by its value."""
+def _cross_entropy(whole: DualScale, decoder_batch: DecoderBatch) -> Tensor:
+    """Cross-entropy of decoder and draft network at every position, since values cannot choose any on this device."""
     decoder, draft_network = whole.base.decoder, whole.draft_network
     seen = run_decoder(decoder, decoder_batch)
     states = [seen.hidden]

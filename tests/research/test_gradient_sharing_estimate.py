@@ -8,7 +8,7 @@ import torch
 
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.research import sizes
-from sprachbund.research.gradient_sharing.needs import needs
+from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.options import read_recipe
@@ -23,7 +23,7 @@ def recipe(size: str, *overrides: str) -> GradientSharingRecipe:
 
 def test_numbers_are_those_of_a_real_model() -> None:
     chosen = recipe("tiny")
-    found = {training.name: training for training in needs(chosen).trainings}
+    found = {training.name: training for training in estimate_memory(chosen).trainings}
     texts = ["eins zwei drei vier one two three four"] * 20
     tokenizer = Tokenizer.train(texts, chosen.languages, 60)
     config = ConformerConfig(
@@ -46,7 +46,8 @@ def test_numbers_are_those_of_a_real_model() -> None:
 def test_what_is_kept_is_what_a_real_pass_keeps() -> None:
     """Nothing but the largest part is counted by hand: the logits and their softmax."""
     small, large = (
-        needs(recipe("tiny", f"vocabulary_size={size}")).trainings[0].kept_bytes for size in (200, 1200)
+        estimate_memory(recipe("tiny", f"vocabulary_size={size}")).trainings[0].kept_bytes
+        for size in (200, 1200)
     )
     rows = 3 * 128  # three rows of an utterance, 128 tokens at most
     count = 20 // 15  # a batch of 20 s holds one utterance of 15 s
@@ -55,7 +56,7 @@ def test_what_is_kept_is_what_a_real_pass_keeps() -> None:
 
 def test_the_published_shape() -> None:
     pytest.importorskip("transformers")
-    found = needs(recipe("paper", 'arms=["uft","sharing"]'))
+    found = estimate_memory(recipe("paper", 'arms=["uft","sharing"]'))
     assert not found.worst_case
     first, uft, sharing = found.trainings
     assert first.parameters == uft.parameters == 821_351_744

@@ -1,0 +1,67 @@
+"""Estimates of memory that every system's `--check` prints before anything is trained.
+
+Each system counts parameters on modules of the true shape on the meta device, which take no memory, and fills a
+`MemoryEstimate` of its own.
+"""
+
+from pydantic import BaseModel, ConfigDict, computed_field
+from torch import nn
+
+FLOAT_BYTES = 4
+"""Of a weight in 32 bits."""
+ADAMW_MOMENTS = 2
+"""Tensors that AdamW keeps of every weight. Muon keeps one of matrices, so estimates are upper bounds."""
+
+
+class MemoryEstimate(BaseModel):
+    """Parameters and memory of one size of a recipe; each system adds its own fields.
+
+    Attributes:
+        languages: of the recipe.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    languages: tuple[str, ...]
+
+
+class TrainingMemory(BaseModel):
+    """Memory of one training in 32 bits with AdamW.
+
+    Attributes:
+        weights_bytes: of all weights.
+        moments_bytes: gradients and the optimizer's moments of the trained weights.
+        kept_bytes: activations that are kept for the backward pass; see the subclass for the number of utterances.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    weights_bytes: int
+    moments_bytes: int
+    kept_bytes: int
+
+    @property
+    def batch_bytes(self) -> int:
+        """Activations of a whole batch."""
+        return self.kept_bytes
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def bytes(self) -> int:
+        """Memory of the training in one process."""
+        return self.weights_bytes + self.moments_bytes + self.batch_bytes
+
+
+def count_parameters(module: nn.Module | None) -> int:
+    """Number of parameters; 0 for None."""
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def weights_bytes(num_parameters: int) -> int:
+    """Bytes of weights in 32 bits."""
+    return FLOAT_BYTES * num_parameters
+
+
+def moments_bytes(num_trained: int) -> int:
+    """Bytes of gradients and AdamW's moments in 32 bits."""
+    return FLOAT_BYTES * (1 + ADAMW_MOMENTS) * num_trained

@@ -1,1 +1,0 @@
-"""The sizes of the recipes: one file for each recipe and size."""

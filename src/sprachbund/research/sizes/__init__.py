@@ -1,0 +1,1 @@
+"""Settings of the recipes: one TOML file for each recipe and size."""

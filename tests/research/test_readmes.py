@@ -1,0 +1,50 @@
+"""The README of every published system names its paper, its command, and files that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sprachbund.cli.train import RECIPES
+from sprachbund.research import sizes
+
+ROOT = Path(__file__).parents[2]
+RESEARCH = ROOT / "src" / "sprachbund" / "research"
+PAPERS = {
+    "gradient_sharing": "2603.25836",
+    "dual_scale": "2508.11189",
+    "code_switch": "2511.10670",
+    "discrete_units": "2309.15826",
+    "encoder_transfer": "2606.24169",
+}
+SIZES = ("tiny", "small", "paper")
+
+
+def test_every_system_has_a_readme() -> None:
+    assert set(RECIPES) == set(PAPERS) == {path.parent.name for path in RESEARCH.glob("*/README.md")}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_readme_names_paper_command_and_sizes(name: str) -> None:
+    text = (RESEARCH / name / "README.md").read_text(encoding="utf-8")
+    assert f"[arXiv {PAPERS[name]}](https://arxiv.org/abs/{PAPERS[name]})" in text
+    assert f"sprachbund recipe {name} --size small --data DIR --out DIR" in text
+    for size in SIZES:
+        assert f"`{size}`" in text
+        assert (Path(sizes.__file__).parent / f"{name}.{size}.toml").is_file()
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_files_and_modules_of_a_readme_exist(name: str) -> None:
+    folder = RESEARCH / name
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"`([\w/]+\.py)`", text))
+    local = {file for file in files if "/" not in file}
+    assert local == {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert {file for file in files - local if not (RESEARCH.parent / file).is_file()} == set()
+    for module in re.findall(r"`sprachbund\.([\w.]+)`", text):
+        path = RESEARCH.parent / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("https://") or (folder / target).is_file(), target
+    assert "<!-- table: benchmark from ../../../../docs/results/" in text
