@@ -286,7 +286,7 @@ def test_labels_are_the_texts_that_the_teacher_serves(
     options = LabelOptions(targets=("en",), replace=True)
     run_labels(str(tmp_path / "teacher"), [data], tmp_path / "out", options, spoken=None)
     family = load(tmp_path / "teacher")
-    served = DecodingOptions(draft=NONE, guard=GuardOptions(enabled=False))
+    served = DecodingOptions(draft=NONE, timestamps=True, guard=GuardOptions(enabled=False))
     for number, utterance in enumerate(Manifest(tmp_path / "out")):
         found = translate(
             family,

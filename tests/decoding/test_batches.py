@@ -1,6 +1,6 @@
 """Spans of several recordings in one batch become what each becomes alone."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import RecordedSpan, Recording, translate_spans
+from sprachbund.decoding.pipeline import NOT_OF_THE_SEARCH, RecordedSpan, Recording, translate_spans
 from sprachbund.decoding.search import search
 from tests.decoding.test_translate import LENIENT, recording
 from tests.decoding.tiny_family import TinyFamily
@@ -134,3 +134,22 @@ def test_what_a_recording_could_not_be_is_kept_by_it(source):
     assert [target for answers in found for target, _ in answers] == ["de", "en"] * 6
     unknown = [s for answers in found for _, s in answers if (s.dropped or "").startswith("unknown pair")]
     assert bool(unknown) == ("de" in one.refused)
+
+
+def test_recordings_that_ask_for_another_search_are_not_searched_together(monkeypatch) -> None:
+    """Every field of the options either separates recordings, or is named as no part of the search."""
+    names = {one.name for one in fields(DecodingOptions)}
+    others = {"beam_size": 2, "length_penalty": 0.5, "min_tokens": 2, "max_tokens": 5, "timestamps": False}
+    assert names == NOT_OF_THE_SEARCH | others.keys() | {"word_timestamps"}
+    calls = []
+
+    def counting(model, memory, targets, options, *rest):
+        calls.append(len(targets))
+        return search(model, memory, targets, options, *rest)
+
+    monkeypatch.setattr("sprachbund.decoding.pipeline.search", counting)
+    for name, value in others.items():
+        calls.clear()
+        pair = [asked(["de"], "en"), asked(["de"], "en", replace(PLAIN, **{name: value}))]
+        translate_spans(FAMILY, [span for one in pair for span in spans_of(one, 1)])
+        assert calls == [1, 1], name

@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import jiwer
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
+from typer.models import OptionInfo
 
+from sprachbund.cli.evaluate import Metrics
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import METRICS, ErrorRate, bleu, chrf, corpus_score, metric, ter
+from sprachbund.evaluation.quality import ERROR_RATES, QUALITY
 from tests.evaluation.made import made_texts
 
 BIN = Path(sys.executable).parent
@@ -115,3 +119,10 @@ def test_nothing_to_score_is_nought():
 def test_unknown_metric():
     with pytest.raises(SprachbundError, match="no metric 'bleurt'; there are chrF"):
         metric("bleurt")
+
+
+def test_every_metric_is_measured_shown_and_offered() -> None:
+    """The command's help names them by hand, since importing them takes longer than showing it."""
+    assert {*QUALITY, *ERROR_RATES} == set(METRICS)
+    option = next(extra for extra in get_args(Metrics) if isinstance(extra, OptionInfo))
+    assert set(str(option.help).removeprefix("Of ").rstrip(".").split(", ")) == set(METRICS)

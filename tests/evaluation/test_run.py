@@ -278,7 +278,7 @@ def test_numbers_of_a_whisper_model_are_replayed_under_the_options_they_were_mea
     timed = replace(tiny_options, decoding=decoding, no_speech_per_kind=0)
     plain = replace(timed, decoding=replace(decoding, timestamps=False))
     new = evaluate([corpus], tmp_path / "model", timed, out=tmp_path / "new").manifest
-    assert (new.format, new.configuration["decoding"]["timestamps"]) == (2, True)
+    assert (new.format, new.configuration["decoding"]["timestamps"]) == (2, "auto")
     assert replay(tmp_path / "new").same
     evaluate([corpus], tmp_path / "model", plain, out=tmp_path / "old")
     path = tmp_path / "old" / "scores.json"

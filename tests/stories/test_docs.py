@@ -266,3 +266,12 @@ def test_citation_names_this_version_and_the_five_papers() -> None:
 
 def test_tables_are_those_of_their_manifests() -> None:
     assert tables.main([*map(str, PAGES), "--check"]) == 0
+
+
+def test_the_map_of_contributors_names_packages_that_there_are() -> None:
+    """And every package has a place in it."""
+    named = set(
+        re.findall(r"`(src/sprachbund/[a-z_]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    )
+    there = {f"src/sprachbund/{p.parent.name}" for p in (ROOT / "src" / "sprachbund").glob("*/__init__.py")}
+    assert named == there

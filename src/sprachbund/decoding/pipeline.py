@@ -22,7 +22,7 @@ Shapes: B utterances, L source languages, N samples.
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice, product
 
@@ -511,6 +511,22 @@ def _groups(spans: Sequence[_IdentifiedSpan]) -> list[list[int]]:
     return list(groups.values())
 
 
+NOT_OF_THE_SEARCH = frozenset(
+    {
+        "allowed_languages",  # of language identification, which comes before the search
+        "language_windows",
+        "batch_size",  # of the encoder
+        "spans",  # of how speech is cut
+        "guard",  # of each recording's own segments, behind the search
+        "prompt",  # see `_search_key`
+        "draft",  # the recording's `speculation` is made of these three
+        "num_draft_tokens",
+        "accept",
+    }
+)
+"""Fields of `DecodingOptions` in which recordings of one search may differ."""
+
+
 def _search_key(recording: Recording) -> Hashable:
     """Equal for recordings that one search can decode together.
 
@@ -519,8 +535,8 @@ def _search_key(recording: Recording) -> Hashable:
     options = recording.options
     if options.prompt:
         return id(options), id(recording.speculation)
-    lengths = (options.beam_size, options.length_penalty, options.min_tokens, options.max_tokens)
-    return (*lengths, options.timestamps, options.word_timestamps, id(recording.speculation))
+    searched = (getattr(options, one.name) for one in fields(options) if one.name not in NOT_OF_THE_SEARCH)
+    return (*searched, id(recording.speculation))
 
 
 def _decode_group(

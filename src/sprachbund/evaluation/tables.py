@@ -21,7 +21,9 @@ from sprachbund.evaluation.manifest import FailureRate, Number, ResultManifest, 
 from sprachbund.evaluation.quality import (
     ALL,
     CODE_SWITCHED,
+    ERROR_RATES,
     MONOLINGUAL,
+    QUALITY,
     SWITCHING,
     TRANSCRIPTION,
     TRANSLATION,
@@ -257,7 +259,7 @@ def signature(manifest: ResultManifest, metric: str) -> str:
     return "; ".join(known)
 
 
-_MEAN_METRICS = ("chrF", "chrF++", "BLEU", "TER", "exact", "WER", "CER", "COMET")
+_MEAN_METRICS = (*QUALITY, *ERROR_RATES, "COMET")
 
 
 def has_guard(manifest: ResultManifest) -> bool:

@@ -4,10 +4,8 @@ Nothing is attempted twice. Streams with a chunk ready go through the model toge
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, VAD_WINDOW, WINDOW
 from sprachbund.audio.features import LogMelStream
@@ -19,6 +17,7 @@ from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.session import FrameStream
 from sprachbund.streaming.writing import Job, news
 
 _LAG_S = (WINDOW // 2) / SAMPLE_RATE
@@ -26,32 +25,6 @@ _LAG_S = (WINDOW // 2) / SAMPLE_RATE
 
 _KEPT = 2 * SAMPLE_RATE
 """Samples that were read are dropped when there are so many."""
-
-
-@dataclass(kw_only=True)
-class FrameStream:
-    """How far a stretch has come through the model.
-
-    Attributes:
-        mel: of its sound.
-        fed: samples given to `mel`, counted from the beginning of the session.
-        waiting: (T, M) mel frames that are no whole chunk yet.
-        encoder: its state.
-        writers: states of the transducer, one row for each target.
-        tokens: written, by target.
-        heard: (D,) sum of the encoder's states, by which the language is known.
-        num_heard: frames in it.
-    """
-
-    mel: LogMelStream
-    fed: int
-    waiting: Tensor
-    encoder: StreamState
-    writers: TransducerState
-    tokens: dict[str, list[int]]
-    heard: Tensor
-    num_heard: int = 0
-    ended: bool = field(default=False)
 
 
 class FrameWriter:

@@ -21,13 +21,43 @@ from sprachbund.streaming.events import LiveNotice
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.languages import writes_spaces
 
-if TYPE_CHECKING:
-    from sprachbund.streaming.by_frames import FrameStream
+if TYPE_CHECKING:  # a session itself computes no model, so commands hold it without loading torch
+    from torch import Tensor
+
+    from sprachbund.audio.features import LogMelStream
+    from sprachbund.nn.streaming_conformer import StreamState
+    from sprachbund.nn.transducer import TransducerState
 
 
 # Stretches of speech and their text.
 
 Samples = NDArray[np.float32]
+
+
+@dataclass(kw_only=True)
+class FrameStream:
+    """How far a stretch has come through the model.
+
+    Attributes:
+        mel: of its sound.
+        fed: samples given to `mel`, counted from the beginning of the session.
+        waiting: (T, M) mel frames that are no whole chunk yet.
+        encoder: its state.
+        writers: states of the transducer, one row for each target.
+        tokens: written, by target.
+        heard: (D,) sum of the encoder's states, by which the language is known.
+        num_heard: frames in it.
+    """
+
+    mel: "LogMelStream"
+    fed: int
+    waiting: "Tensor"
+    encoder: "StreamState"
+    writers: "TransducerState"
+    tokens: dict[str, list[int]]
+    heard: "Tensor"
+    num_heard: int = 0
+    ended: bool = field(default=False)
 
 
 @dataclass(kw_only=True)
@@ -94,7 +124,7 @@ class Stretch:
     lines: dict[str, Line]
     language: IdentifiedLanguage | None = None
     attempted_s: float
-    stream: "FrameStream | None" = None
+    stream: FrameStream | None = None
 
     @property
     def duration_s(self) -> float:
