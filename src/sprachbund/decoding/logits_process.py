@@ -161,8 +161,8 @@ class Suppressed:
 class LogitsProcessor:
     """Masks the tokens that each row may not emit next.
 
-    `SpeculativeSearch._log_probs` applies the same rules at several positions of a row in one pass: a new rule belongs in
-    both. Speculation is lossless only as long as they agree.
+    `SpeculativeSearch._log_probs` applies the same rules at several positions of a row in one pass, so a new rule
+    belongs in both. Speculation is lossless only as long as they agree.
 
     Attributes:
         suppressed: tokens never to be emitted.
