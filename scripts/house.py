@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ("models", "nn", "decoding", "engines", "runtime", "streaming")
 GLOSSARY = {
     "guess": r"guess",
-    "rules, rows": r"^_?rules$|RowsSoFar|^Rows$",
+    "Rules, Rows": r"(?-i:^Rules$|RowsSoFar|^Rows$)",  # the rows of tables and tensors are standard
     "seat, stranger, nudge, gate": r"^_?seats?$|stranger|nudge|^Gate$",
     "companions, foreign": r"companion|foreign",
     "lesson, told, tell": r"lesson|^_?tells?$|^_?told$|_told$|^_?tell_",

@@ -274,11 +274,11 @@ def test_numbers_of_a_whisper_model_are_replayed_under_the_options_they_were_mea
 ):
     """Manifests of format 1 name `timestamps: true`, and rows were decoded without them."""
     make_directory(tmp_path / "model")
-    decoding = replace(tiny_options.decoding, guard=GuardOptions(enabled=False))
+    decoding = replace(tiny_options.decoding, timestamps=True, guard=GuardOptions(enabled=False))
     timed = replace(tiny_options, decoding=decoding, no_speech_per_kind=0)
     plain = replace(timed, decoding=replace(decoding, timestamps=False))
     new = evaluate([corpus], tmp_path / "model", timed, out=tmp_path / "new").manifest
-    assert (new.format, new.configuration["decoding"]["timestamps"]) == (2, "auto")
+    assert (new.format, new.configuration["decoding"]["timestamps"]) == (2, True)
     assert replay(tmp_path / "new").same
     evaluate([corpus], tmp_path / "model", plain, out=tmp_path / "old")
     path = tmp_path / "old" / "scores.json"
