@@ -14,6 +14,8 @@ from sprachbund.models.speech_llm.encoders import of_family
 from sprachbund.models.speech_llm.projector import Projector
 from sprachbund.nn.moe import language_losses
 
+pytestmark = pytest.mark.slow
+
 GROUPS = ("es", "en")
 LAYERS = (4,)
 FRAME_S = 0.08

@@ -24,6 +24,8 @@ from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_s
 from sprachbund.training.checkpoint import LOG_FILE
 from sprachbund.training.options import read_recipe
 
+pytestmark = pytest.mark.slow
+
 TINY = Path(sizes.__file__).parent / "code_switch.tiny.toml"
 NAMES = [
     {"phrasebook/mixed/train"},

@@ -23,6 +23,8 @@ from sprachbund.research.discrete_units.recipe import mbart_training, recipe_of
 from sprachbund.training.options import read_recipe
 from sprachbund.units.encoded import Encoded
 
+pytestmark = pytest.mark.slow
+
 SIZES = Path(sizes.__file__).parent
 WEIGHTS = Path("run") / "model" / "model.safetensors"
 

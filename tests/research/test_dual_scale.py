@@ -30,6 +30,8 @@ from tests.stories.support import command
 from tests.training.made import make_corpus, options
 from tests.training.owned import fine_tuning_recipe, make_tones, make_whisper
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(sizes.__file__).parent
 NAMES = [
     "teacher",

@@ -13,6 +13,8 @@ from sprachbund.models.sharing_plan import SharingPlan
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

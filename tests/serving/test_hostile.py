@@ -27,6 +27,8 @@ from sprachbund.serving.settings import Limits, Settings, Timeouts
 from tests.serving.live_support import SPAN
 from tests.serving.support import noise, read_text, serving, talking, tiny_model, wait_for, wav
 
+pytestmark = pytest.mark.slow
+
 GREEDY, GOOD = "a-greedy-clients-key", "a-good-clients-own-key"
 AUDIO = wav(noise(0.5))
 FIELDS = {"model": "tiny", "language": "en"}

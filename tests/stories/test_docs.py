@@ -32,6 +32,8 @@ from sprachbund.training.options import TrainingOptions
 from tests.models.whisper_support import make_directory
 from tests.stories.support import command, speech, write_wav
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SYSTEMS = sorted((ROOT / "src/sprachbund/research").glob("*/README.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *SYSTEMS]

@@ -18,6 +18,8 @@ from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 from tests.training import made
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
