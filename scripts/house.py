@@ -116,21 +116,38 @@ def probes(trees: dict[str, ast.Module]) -> list[str]:
 
 
 def undocumented(trees: dict[str, ast.Module]) -> list[str]:
-    """Public functions with three or more parameters whose docstring does not document them, in their class or here."""
-    found = []
+    """Public functions with three or more parameters that are not documented.
+
+    The docstring documents them; or the annotation does, where a parameter is an option of the command line.
+    """
+    missing = []
+    aliases = {
+        target.id
+        for tree in trees.values()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and "Annotated[" in ast.unparse(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+    def is_option(argument: ast.arg) -> bool:
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        return annotation.startswith("Annotated[") or annotation in {*aliases, "typer.Context"}
+
     for name, tree in trees.items():
         for node in ast.walk(tree):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
                 continue
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             named = [a.arg for a in arguments if a.arg not in ("self", "cls")]
+            named = [] if all(is_option(a) for a in arguments if a.arg in named) else named
             overloaded = any(isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list)
             if len(named) < 3 or overloaded:
                 continue
             doc = ast.get_docstring(node) or ""
             if not ("Args:" in doc or "rguments" in doc or all(re.search(rf"\b{n}\b", doc) for n in named)):
-                found.append(f"{name}.{node.name}")
-    return found
+                missing.append(f"{name}.{node.name}")
+    return missing
 
 
 def measure(root: Path) -> dict[str, Any]:

@@ -30,6 +30,11 @@ _AT_ONCE = 64
 def translate_text(job: Job, texts: Sequence[str], files: Sequence[Path]) -> None:
     """Translate texts, then files of texts; one line for each, or one JSON object.
 
+    Args:
+        job: languages, model and output, as of recordings.
+        texts: texts of `--text`.
+        files: files of `--texts`, a text a line; "-" is standard input.
+
     Raises:
         UsageError: options that are of recordings, languages or files that cannot be, a model that reads no text.
     """
