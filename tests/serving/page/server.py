@@ -52,8 +52,7 @@ class Script:
     answers: list[Any] = field(default_factory=list)
     firsts: list[dict[str, Any]] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
-    frames_while_held: int = 0
-    held: bool = False
+    goes_on: bool = False
     gone: bool = False
     forms: list[dict[str, Any]] = field(default_factory=list)
     seq: int = 0
@@ -152,7 +151,6 @@ async def _session(websocket: WebSocket, script: Script) -> None:
         else:
             assert message["text"] == '{"type":"stop"}'
             break
-        script.frames_while_held += script.held
         await _due(websocket, script)
         if script.breaks_at_s is not None and script.received_s >= script.breaks_at_s:
             script.breaks_at_s = None
@@ -169,15 +167,14 @@ async def _due(websocket: WebSocket, script: Script) -> None:
         message = script.live.pop(0)[1]
         await _say(websocket, script, message)
         if message["type"] == "pause":
-            script.held = True
             asyncio.get_running_loop().create_task(_go_on(websocket, script))
         elif message["type"] == "error":
             await websocket.close(1008)
 
 
 async def _go_on(websocket: WebSocket, script: Script) -> None:
-    await asyncio.sleep(0.6)
-    script.held = False
+    while not script.goes_on:  # set by the test, in a thread of its own
+        await asyncio.sleep(0.02)
     await websocket.send_json({"type": "continue"})
 
 

@@ -170,9 +170,12 @@ def test_sound_waits_while_the_service_says_so(opened: Open, script: Script) -> 
     page.click("#start")
     state(page, "held")
     assert page.inner_text("#state-text") == "Catching up"
+    page.wait_for_timeout(300)  # frames may have been on their way
     before = len(script.frames)
+    page.wait_for_timeout(600)
+    assert len(script.frames) == before
+    script.goes_on = True
     state(page, "live")
-    assert script.frames_while_held <= 1, "a frame may have been on its way"
     until(lambda: len(script.frames) > before + 8 and script.received_s > 2.2, "what waited")
     stop(page)
     assert played(b"".join(script.frames))
