@@ -149,6 +149,12 @@ def test_sizes_that_nobody_can_hold_are_refused_by_field(directory: Path, field:
     refused(directory, rf"config.json: config: {field}: Input should be .*\(it is ")
 
 
+@pytest.mark.parametrize("key", ["format", "guesses", "sharing"])
+def test_a_key_of_another_release_is_refused(directory: Path, key: str) -> None:
+    edit(directory / "config.json", lambda c: c.update({key: 2}))
+    refused(directory, f"config.json has the key '{key}', which this release does not know; use the release")
+
+
 def test_heads_have_to_divide_the_width(directory: Path) -> None:
     edit(directory / "config.json", lambda c: c["config"].update(num_heads=5))
     refused(directory, "num_heads 5 does not divide width 32")

@@ -8,7 +8,7 @@ In 8 bits a matrix is stored as signed integers with one fp32 scale per output r
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -202,11 +202,37 @@ def _read(name: str, value: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
     return dequantize_rows(value, stored[name + SCALE]) if name + SCALE in stored else value.float()
 
 
-# Linear layers that a model directory holds packed: what config.json says of them, and room for them in a
-# model.
+# config.json of the families that are stored in a form of this package: family, config and, maybe, packed.
 
 KEY = "packed"
-"""Of config.json."""
+"""Of config.json: how linear layers are packed."""
+
+_Config = TypeVar("_Config", bound=BaseModel)
+
+
+def read_stored_config(directory: Path, kind: type[_Config]) -> _Config:
+    """Read the configuration of a model that is stored in a form of this package.
+
+    A key that is not known here changes what the weights mean, so the directory is refused and not half read.
+
+    Args:
+        directory: the model's.
+        kind: class of its configuration.
+
+    Raises:
+        SprachbundError: config.json is broken, or has a key of another release.
+    """
+    path = directory / "config.json"
+    values = read_object(path)
+    if unknown := sorted(values.keys() - {"family", "config", KEY}):
+        raise SprachbundError(
+            f"{path} has the key {unknown[0]!r}, which this release does not know; "
+            "use the release that wrote the model"
+        )
+    return validate(kind, values.get("config"), f"{path}: config")
+
+
+# Linear layers that a model directory holds packed: what config.json says of them, and room for them in a model.
 
 
 class PackedLinears(BaseModel):

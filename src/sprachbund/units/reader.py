@@ -21,8 +21,8 @@ from sprachbund.models.tokens import (
     TokenConformer,
     TokenMbart,
 )
-from sprachbund.models.tokens.io import CONFIG_FILE, UNITS, WEIGHTS_FILE, read_config
-from sprachbund.models.weights import check_weights, read_weights
+from sprachbund.models.tokens.io import CONFIG_FILE, UNITS, WEIGHTS_FILE
+from sprachbund.models.weights import check_weights, read_stored_config, read_weights
 from sprachbund.units.directory import Identity, Units
 from sprachbund.units.files import encoder_hash
 from sprachbund.units.kmeans import nearest
@@ -173,7 +173,7 @@ def load(directory: Path) -> ReadsTokens:
         SprachbundError: naming what is missing or does not fit.
     """
     kind, family = FAMILIES[family_of(directory)]
-    config, units = read_config(directory, kind), Units(directory / UNITS)
+    config, units = read_stored_config(directory, kind), Units(directory / UNITS)
     trained = validate(Identity, config.units, f"{directory / CONFIG_FILE}: config.units")
     if difference := trained.difference(units.identity):
         raise SprachbundError(

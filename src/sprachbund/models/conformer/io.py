@@ -24,11 +24,12 @@ from sprachbund.models.weights import (
     packed_linears,
     read_metadata,
     read_packed_linears,
+    read_stored_config,
     read_weights,
     write_weights,
 )
 from sprachbund.text.tokenizer import Tokenizer
-from sprachbund.util.files import read_object, validate, write_text
+from sprachbund.util.files import write_text
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
@@ -103,5 +104,4 @@ def _digest(tokenizer: Tokenizer) -> str:
 
 def read_config(directory: Path) -> ConformerConfig:
     """Shape and languages of a model, without its weights. Raises SprachbundError for what is no configuration."""
-    path = directory / "config.json"
-    return validate(ConformerConfig, read_object(path).get("config"), f"{path}: config")
+    return read_stored_config(directory, ConformerConfig)

@@ -7,22 +7,17 @@ without it.
 import json
 import shutil
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from sprachbund.models.card import Card
 from sprachbund.models.tokens.text_input import ReadsTokens
 from sprachbund.models.weights import Bits, write_weights
-from sprachbund.util.files import atomic_directory, read_object, validate, write_text
+from sprachbund.util.files import atomic_directory, write_text
 
-__all__ = ["read_config", "save"]
+__all__ = ["save"]
 
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNITS = "units"
-
-C = TypeVar("C", bound=BaseModel)
 
 
 def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | None = None) -> None:
@@ -44,9 +39,3 @@ def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | N
     if card is not None:
         card.model_copy(update={"bits": bits}).write(directory)
     write_weights(directory / WEIGHTS_FILE, model.state_dict(), bits)
-
-
-def read_config(directory: Path, kind: type[C]) -> C:
-    """The configuration, of some kind, in a model directory. Raises SprachbundError for one that is broken."""
-    path = directory / CONFIG_FILE
-    return validate(kind, read_object(path).get("config"), f"{path}: config")
