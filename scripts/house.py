@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def probes(trees: dict[str, ast.Module]) -> list[str]:
 def undocumented(trees: dict[str, ast.Module]) -> list[str]:
     """Public functions with three or more parameters that are not documented.
 
-    The docstring documents them; or the annotation does, where a parameter is an option of the command line.
+    The docstring documents them; or the annotation does, where a parameter is an option of the command line. A function
+    inside of another, or in a class with a leading underscore, is not public.
     """
     missing = []
     aliases = {
@@ -134,10 +136,15 @@ def undocumented(trees: dict[str, ast.Module]) -> list[str]:
         annotation = ast.unparse(argument.annotation) if argument.annotation else ""
         return annotation.startswith("Annotated[") or annotation in {*aliases, "typer.Context"}
 
+    def public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield from public(node.body)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                yield node
+
     for name, tree in trees.items():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
-                continue
+        for node in public(tree.body):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             named = [a.arg for a in arguments if a.arg not in ("self", "cls")]
             named = [] if all(is_option(a) for a in arguments if a.arg in named) else named
