@@ -26,9 +26,9 @@ CORE = ("models", "nn", "decoding", "engines", "runtime", "streaming")
 GLOSSARY = {
     "guess": r"guess",
     "Rules, Rows": r"(?-i:^Rules$|RowsSoFar|^Rows$)",  # the rows of tables and tensors are standard
-    "seat, stranger, nudge, gate": r"^_?seats?$|stranger|nudge|^Gate$",
+    "seat, stranger, nudge": r"^_?seats?$|stranger|nudge",
     "companions, foreign": r"companion|foreign",
-    "lesson, told, tell": r"lesson|^_?tells?$|^_?told$|_told$|^_?tell_",
+    "lesson, told, tell": r"lesson|^_?tells$|^_?told$|_told$|^_?tell_",  # tell() is a method of Python's files
     "judge, weigh": r"judge|^_?weigh$",
     "worth_dropping, exchanged, beside": r"worth_dropping|exchanged|_beside|^beside$|some_parts_rest",
     "place": r"^_?places?$|^Place$",
@@ -37,6 +37,8 @@ GLOSSARY = {
     "Supply": r"^Supply$",
 }
 """Words that the field has a standard term for, as patterns of names; upper and lower case are one."""
+SERVICE_GLOSSARY = {"gate": r"^gate$"}
+"""The same in the service alone, where it was a limiter; a gate of a layer or a loss is the standard term."""
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -157,6 +159,16 @@ def undocumented(trees: dict[str, ast.Module]) -> list[str]:
     return missing
 
 
+def identifiers(tree: ast.Module) -> Iterator[str]:
+    """Names that are used, of arguments and attributes, and of what is defined."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name):
+                yield name
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+
+
 def measure(root: Path) -> dict[str, Any]:
     """All figures of a checkout that reading alone gives."""
     known = modules(root)
@@ -168,15 +180,9 @@ def measure(root: Path) -> dict[str, Any]:
         for target in targets:
             importers[target].add(name)
     lines = [line for text in texts.values() for line in text.splitlines()]
-    names = [n.id for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.Name)]
-    names += [n.arg for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.arg)]
-    names += [n.attr for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.Attribute)]
-    names += [
-        n.name
-        for t in trees.values()
-        for n in ast.walk(t)
-        if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    names = [name for tree in trees.values() for name in identifiers(tree)]
+    serving = (tree for module, tree in trees.items() if module.startswith("sprachbund.serving"))
+    service_names = [name for tree in serving for name in identifiers(tree)]
     classes: dict[str, int] = defaultdict(int)
     for tree in trees.values():
         for node in ast.walk(tree):
@@ -192,8 +198,9 @@ def measure(root: Path) -> dict[str, Any]:
         "undocumented_functions": undocumented(trees),
         "classes_defined_twice": sorted(n for n, count in classes.items() if count > 1),
         "glossary": {
-            word: sum(bool(re.search(pattern, name, re.IGNORECASE)) for name in names)
-            for word, pattern in GLOSSARY.items()
+            word: sum(bool(re.search(pattern, name, re.IGNORECASE)) for name in named)
+            for glossary, named in ((GLOSSARY, names), (SERVICE_GLOSSARY, service_names))
+            for word, pattern in glossary.items()
         },
     }
 

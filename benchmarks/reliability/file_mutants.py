@@ -306,7 +306,9 @@ def _convergence(folder: Path) -> Path:
     from sprachbund.training.loop import CONVERGENCE_FILE, Convergence, Evaluation
 
     made = tuple(Evaluation(step=step, epoch=step / 10, value=1.0 / step) for step in (1, 2))
-    Convergence(judge="loss", steps=9, stopped_early=False, best=made[1], judgements=made).write(folder)
+    Convergence(
+        metric_for_best_model="loss", steps=9, stopped_early=False, best=made[1], evaluations=made
+    ).write(folder)
     return folder / CONVERGENCE_FILE
 
 
@@ -382,7 +384,7 @@ def _scores(folder: Path) -> Path:
     )
     ResultManifest(
         numbers=[number],
-        failures=[FailureRate(failure="empty", member="all", failed=1, judged=3, guard=True)],
+        failures=[FailureRate(failure="empty", member="all", failed=1, evaluated=3, guard=True)],
         measured={"real_time_factor": 0.5},
         data=[DataUsed(path="d", name="d", sha256="0", utterances=3, scored_utterances=3)],
         model=ModelUsed(path="m", name="m", sha256="0"),

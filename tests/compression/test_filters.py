@@ -81,7 +81,7 @@ def test_a_variety_is_no_other_language() -> None:
     assert why_dropped(text, GOOD, target="pt-BR", identifier=both, **asked) is None  # type: ignore[arg-type]
 
 
-def test_short_texts_and_languages_unknown_to_the_identifier_are_not_judged() -> None:
+def test_short_texts_and_languages_unknown_to_the_identifier_are_not_filtered() -> None:
     assert why("the city", transcript="die Stadt") is None
     assert why(TRANSCRIPT, target="fr") is None
 

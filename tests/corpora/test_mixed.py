@@ -145,7 +145,7 @@ def test_parts_hold_what_they_should_and_meanings_do_not_leak(made: Path) -> Non
         assert all({u.language, *u.translations} == {"en", "es", "de"} for u in utterances)
     first = Manifest(made / "train")[0]
     assert [span.language for span in spoken_spans(first)][:2] == ["es", "en"]
-    assert all(embedded.place for embedded in embedded_spans(first, "en"))
+    assert all(embedded.word_range for embedded in embedded_spans(first, "en"))
 
 
 def test_it_says_what_it_holds(made: Path) -> None:
@@ -216,7 +216,7 @@ def test_recordings_are_spliced_from_a_tree_of_packages(tmp_path: Path) -> None:
     }
     for utterance in test:
         assert len(spoken_spans(utterance)) == 3
-        assert embedded_spans(utterance, "de")[0].place is not None
+        assert embedded_spans(utterance, "de")[0].word_range is not None
     info = json.loads((tmp_path / "out" / "spliced-test" / "dataset.json").read_text())
     assert info["attribution"].keys() == {"asterisk-en-allison", "asterisk-es-allison"}
     with pytest.raises(SprachbundError, match="no recorded prompts in de"):

@@ -56,7 +56,7 @@ def accuracies(*lines):
     counts = RouteCounts()
     for one in lines:
         counts.add(one)
-    return {name: (found.right, found.judged, found.left_out) for name, found in counts.scores()}
+    return {name: (found.right, found.evaluated, found.left_out) for name, found in counts.scores()}
 
 
 MIXED = spoken((0.0, 1.0, "es"), (1.0, 1.5, "en"), (1.5, 2.0, "es"))
@@ -99,7 +99,7 @@ def test_regions_are_one_language_and_unknown_ones_are_never_right():
     assert found[SPANS] == (0, 1, 0)
 
 
-def test_what_cannot_be_judged_is_left_out_and_counted():
+def test_what_cannot_be_scored_is_left_out_and_counted():
     unknown = (SpokenSpan(language="en", embedded=True), SpokenSpan(language="es"))
     nowhere = spoken((0.5, 0.5, "es"), (0.0, 1.0, "und"))
     found = accuracies(output((*unknown, *nowhere, *spoken((0.0, 1.0, "es"))), (0.0, 1.0, "es")))

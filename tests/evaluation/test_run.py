@@ -63,9 +63,9 @@ def test_scores_are_those_of_sacrebleu_on_the_text_files(evaluated):
 def test_failures_on_no_speech_before_and_behind_the_guard(evaluated):
     rates = {rate.key: rate for rate in evaluated[1].manifest.failures}
     before, behind = (rates["hallucination", "all", str(guard)] for guard in (False, True))
-    assert before.judged == behind.judged == 9 * 3  # nine kinds of sound, three target languages
+    assert before.evaluated == behind.evaluated == 9 * 3  # nine kinds of sound, three target languages
     assert before.failed > behind.failed == 0
-    assert rates["hallucination", "hum", "False"].judged == 3
+    assert rates["hallucination", "hum", "False"].evaluated == 3
 
 
 def test_scores_come_again_from_the_hypotheses_alone(evaluated):

@@ -234,8 +234,9 @@ def _times(both: "Measurement") -> str:
     old, new = both.before.times, both.after.times
     if old is None:
         return ""
-    now = "none" if new is None else f"{new.ended} of {new.judged} rows, {new.end_error_s:.2f} s off"
-    return f"\ntimestamps at the end: {old.ended} of {old.judged} rows, {old.end_error_s:.2f} s off before; {now} after"
+    now = "none" if new is None else f"{new.ended} of {new.evaluated} rows, {new.end_error_s:.2f} s off"
+    before = f"{old.ended} of {old.evaluated} rows, {old.end_error_s:.2f} s off"
+    return f"\ntimestamps at the end: {before} before; {now} after"
 
 
 def _failures(both: "Measurement") -> str:
@@ -245,7 +246,7 @@ def _failures(both: "Measurement") -> str:
             rate.failure,
             f"{rate.percent:.1f} %",
             f"{after[rate.failure].percent:.1f} %" if rate.failure in after else "-",
-            str(rate.judged),
+            str(rate.evaluated),
         ]
         for rate in both.before.failures
     ]
@@ -407,9 +408,9 @@ def quantize(
                 what = _encoder_bits(family, source, draft, out.name, encoder_bits, method, symmetric)
             copy_drafts(source, draft)
             if packed:
-                from sprachbund.compression.quantization import pack_beside
+                from sprachbund.compression.quantization import write_packed
 
-                pack_beside(load(draft, offline=True), draft)
+                write_packed(load(draft, offline=True), draft)
         files = sorted(str(path.relative_to(draft)) for path in draft.iterdir())
         compared = measure(
             model,

@@ -48,14 +48,14 @@ class TimesWritten(BaseModel):
     """Timestamps in rows that were asked for them.
 
     Attributes:
-        judged: rows.
+        evaluated: rows.
         ended: rows that end in a timestamp.
         end_error_s: mean distance of that from the end of speech, as voice activity hears it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    judged: int
+    evaluated: int
     ended: int
     end_error_s: float
 
@@ -75,7 +75,7 @@ def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> Ti
     errors = [_error_s(family, manifest, job, times) for job in chosen]
     ended = [error for error in errors if error is not None]
     return TimesWritten(
-        judged=len(chosen), ended=len(ended), end_error_s=round(float(np.mean(ended)), 3) if ended else 0.0
+        evaluated=len(chosen), ended=len(ended), end_error_s=round(float(np.mean(ended)), 3) if ended else 0.0
     )
 
 
@@ -142,15 +142,15 @@ class _Values(BaseModel):
 
 
 class LanguageAccuracy(_Values):
-    """How often the language spoken was detected: `right` of `judged` utterances."""
+    """How often the language spoken was detected: `right` of `evaluated` utterances."""
 
     right: int
-    judged: int
+    evaluated: int
 
     @property
     def percent(self) -> float:
         """Right ones in a hundred."""
-        return 100.0 * self.right / max(1, self.judged)
+        return 100.0 * self.right / max(1, self.evaluated)
 
 
 class Measured(_Values):
@@ -279,7 +279,7 @@ def _measured(
         "scores": _scores(result),
         "failures": tuple(rate for rate in result.failures if rate.guard and rate.member == "all"),
         "languages": {
-            tag: LanguageAccuracy(right=counts[tag, True], judged=counts[tag, True] + counts[tag, False])
+            tag: LanguageAccuracy(right=counts[tag, True], evaluated=counts[tag, True] + counts[tag, False])
             for tag in sorted({tag for tag, _ in counts})
         },
         "times": times_written(family, manifests[0], plans[0].jobs),
@@ -398,7 +398,7 @@ def compare_tasks(measurement: Measurement) -> Verdict:
 
 
 def pair_metric(scores: dict[str, float]) -> str:
-    """The metric that a pair is judged by: an error rate where there is one, which only transcripts have."""
+    """The metric that a pair is evaluated by: an error rate where there is one, which only transcripts have."""
     return next((name for name in ERROR_RATES if name in scores), CHRF)
 
 
@@ -433,8 +433,8 @@ def _worse_times(before: Measured, after: Measured) -> Iterator[str]:
     old, new = before.times, after.times
     if old is None or new is None:
         return
-    if 100 * (old.ended / old.judged - new.ended / new.judged) > TOLERANCE:
-        yield f"timestamps: {old.ended} of {old.judged} rows ended in one before, {new.ended} after"
+    if 100 * (old.ended / old.evaluated - new.ended / new.evaluated) > TOLERANCE:
+        yield f"timestamps: {old.ended} of {old.evaluated} rows ended in one before, {new.ended} after"
     if new.end_error_s - old.end_error_s > TIME_TOLERANCE_S:
         yield f"timestamps: {old.end_error_s:.2f} s from the end of speech before, {new.end_error_s:.2f} s after"
 

@@ -211,7 +211,7 @@ def check_packable(model: Any) -> None:
         )
 
 
-def pack_beside(model: Any, directory: Path) -> Path:
+def write_packed(model: Any, directory: Path) -> Path:
     """Write the native engine's packed file beside the weights that `model` was loaded from; its path."""
     check_packable(model)
     return write_with_model(directory, lambda: pack(model))

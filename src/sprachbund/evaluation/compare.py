@@ -415,7 +415,7 @@ def _run_ranges(systems: Sequence[System]) -> list[tuple[int, int]]:
 
 # Manifests of `score` and `compare`: files, options and numbers, so that they can be run again without a model.
 
-Rows = list[dict[str, Any]]
+NumberRows = list[dict[str, Any]]
 
 
 class FileUsed(Strict):
@@ -452,7 +452,7 @@ class FileManifest(Strict):
 
     format: Literal[1] = 1
     kind: Literal["score", "compare"]
-    numbers: Rows
+    numbers: NumberRows
     files: list[FileUsed]
     configuration: ScoreOptions | CompareOptions
     seed: int | None = None
@@ -471,7 +471,7 @@ def read_file_manifest(values: Any, path: Path) -> FileManifest:
     return validated(FileManifest, values, path)
 
 
-def score_files(options: ScoreOptions) -> tuple[Rows, int]:
+def score_files(options: ScoreOptions) -> tuple[NumberRows, int]:
     """Every metric on the texts of a file, raw and normalized, and the number of texts.
 
     Raises:
@@ -509,7 +509,7 @@ def compare_files(options: CompareOptions, **progress: Any) -> Comparison:
     )
 
 
-def comparison_rows(comparison: Comparison) -> Rows:
+def comparison_rows(comparison: Comparison) -> NumberRows:
     """Every number of a comparison: means, pairs."""
     means = [{"metric": m, "system": s, **asdict(value)} for (m, s), value in comparison.means.items()]
     pairs = [
@@ -536,7 +536,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def manifest_of_scores(options: ScoreOptions, rows: Rows) -> FileManifest:
+def manifest_of_scores(options: ScoreOptions, rows: NumberRows) -> FileManifest:
     """What `score` found, to be written."""
     return FileManifest(kind="score", numbers=rows, files=list(_used(options)), configuration=options)
 

@@ -95,11 +95,11 @@ def failure_bars(manifest: ResultManifest) -> str:
         label = "behind the guard" if guard else "before the guard"
         axes.barh(positions, widths, height=height * 0.92, color=colour, label=label)
         for position, width, rate in zip(positions, widths, shown, strict=True):
-            text = f"{width:.1f}%" if rate else "not judged"
+            text = f"{width:.1f}%" if rate else "not evaluated"
             axes.text(width + 0.8, position, text, va="center", fontsize=8, color=MUTED)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(0, max(10.0, 1.15 * max(r.percent for r in rates.values())))
-    axes.set_xlabel("% of the lines judged")
+    axes.set_xlabel("% of the lines evaluated")
     _plain_axes(axes, "x")
     if has_guard:
         figure.legend(frameon=False, loc="outside upper right", ncols=2, fontsize=8)

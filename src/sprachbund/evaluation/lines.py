@@ -170,7 +170,7 @@ class EmbeddedSpan:
     Attributes:
         language: BCP-47 tag of it.
         said: the words, in the embedded language; empty when the corpus does not tell them.
-        start: first word of their translation in the reference; None when the place is not known.
+        start: first word of their translation in the reference; None where that is unknown.
         end: behind the last word of their translation in the reference; None with `start`.
     """
 
@@ -180,7 +180,7 @@ class EmbeddedSpan:
     end: int | None = None
 
     @property
-    def place(self) -> WordRange | None:
+    def word_range(self) -> WordRange | None:
         """(start, end) in words of the reference; None when it is not known."""
         return None if self.start is None or self.end is None else (self.start, self.end)
 
@@ -218,7 +218,7 @@ def is_code_switched(utterance: Utterance) -> bool:
 
 
 def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...]:
-    """The embedded spans of a code-switched utterance, with their places in the reference of a target.
+    """The embedded spans of a code-switched utterance, with their word ranges in the reference of a target.
 
     Raises:
         SprachbundError: for spans without a language, and places that the reference does not have.
@@ -270,9 +270,9 @@ def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
 
 def _with_positions(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
     """The words of an embedded span as a row, with its positions in every reference that has them."""
-    places = utterance.custom.get("foreign_places") or {}
+    ranges = utterance.custom.get("foreign_places") or {}
     size = len(utterance.custom["foreign_words"])
-    known = {target: of_target[number] for target, of_target in places.items() if len(of_target) == size}
+    known = {target: of_target[number] for target, of_target in ranges.items() if len(of_target) == size}
     return {"language": language, "text": said, "places": known}
 
 

@@ -50,7 +50,7 @@ from sprachbund.util.files import atomic_directory
 
 # Opening a corpus. All of it is checked first, so that errors appear before any decoding.
 
-_Place = Annotated[list[int], Field(min_length=2, max_length=2)]
+_WordRange = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
 class _Part(BaseModel):
@@ -64,7 +64,7 @@ class _Span(_Part):
     start_s: float | None = None
     end_s: float | None = None
     text: str | None = None
-    places: dict[str, _Place] | None = None
+    word_ranges: dict[str, _WordRange] | None = Field(default=None, alias="places")
 
 
 class _Custom(_Part):
@@ -72,8 +72,8 @@ class _Custom(_Part):
     spans: list[_Span] | None = None
     main_language: str | None = None
     languages: list[str] | None = None
-    foreign_words: list[str] | None = None
-    foreign_places: dict[str, list[_Place]] | None = None
+    embedded_words: list[str] | None = Field(default=None, alias="foreign_words")
+    embedded_ranges: dict[str, list[_WordRange]] | None = Field(default=None, alias="foreign_places")
 
 
 class _Supervision(_Part):
@@ -121,7 +121,7 @@ def _parse(path: Path, line: int, raw: bytes) -> _Cut:
         said = cut.supervisions[0]
         custom = said.custom or _Custom()
         _check_texts(said.language or "", custom)
-        if custom.spans or custom.foreign_words:
+        if custom.spans or custom.embedded_words:
             _check_spans(cut, dict(values["supervisions"][0]["custom"]))
     except (ValueError, SprachbundError) as error:
         reason = first_fault(error) if isinstance(error, ValidationError) else str(error)

@@ -196,7 +196,7 @@ def _comet_score(value: float, signature: str, group: str, member: str, num_line
 
 def _failure_rates(counts: RateCounts, *, guard: bool) -> list[FailureRate]:
     return [
-        FailureRate(failure=name, member=member, failed=rate.failed, judged=rate.judged, guard=guard)
+        FailureRate(failure=name, member=member, failed=rate.failed, evaluated=rate.evaluated, guard=guard)
         for member in counts.groups
         for name, rate in counts.rates(member).items()
     ]

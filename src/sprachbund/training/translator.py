@@ -570,7 +570,7 @@ def run(
     Args:
         recipe: what is trained, on what.
         directory: of the run.
-        score: of the model on the way, less is better, where `training.judge` is "score".
+        score: of the model on the way, less is better, where `training.metric_for_best_model` is "score".
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
     """

@@ -207,8 +207,8 @@ def _supplies(
         Spoken(each, recipe.all_pairs, as_text=as_text, keep_repeats=recipe.keep_repeats) for each in encoded
     ]
     dev = TokenDataset(held_out, model.config, reader, recipe.mixing, sample=False)
-    for name, supply in (("training", corpus), ("dev", dev)):
-        for line in supply.lines(training.max_duration_s):
+    for name, dataset in (("training", corpus), ("dev", dev)):
+        for line in dataset.lines(training.max_duration_s):
             report(f"{name}: {line}")
     return corpus, dev, training
 

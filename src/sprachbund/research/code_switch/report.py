@@ -137,8 +137,8 @@ def _switches(system: System) -> dict[str, float]:
 
 def _confusion(lines: Sequence[Line]) -> Rate:
     identifier = identifier_for({line.target for line in lines})
-    judged = [wrong for line in lines if (wrong := in_wrong_language(line, identifier)) is not None]
-    return Rate(failed=sum(judged), judged=len(judged))
+    evaluated = [wrong for line in lines if (wrong := in_wrong_language(line, identifier)) is not None]
+    return Rate(failed=sum(evaluated), evaluated=len(evaluated))
 
 
 def _router(system: System) -> dict[str, float]:
@@ -149,5 +149,7 @@ def _router(system: System) -> dict[str, float]:
             counts.add(line)
     scores = dict(counts.scores())
     return {
-        said: scores[name].percent for name, said in _ROUTED.items() if name in scores and scores[name].judged
+        said: scores[name].percent
+        for name, said in _ROUTED.items()
+        if name in scores and scores[name].evaluated
     }

@@ -94,7 +94,7 @@ def _speed_cells(name: str, speeds: Sequence[Speed], batches: Sequence[int]) -> 
         own = [s for s in speeds if s.name == name and s.batch == batch]
         at = "" if len(batches) == 1 or batch == batches[0] else f" at {batch}"
         if batch == batches[0]:
-            checked, accepted = (sum(s.guesses[i] for s in own) for i in (0, 1))
+            checked, accepted = (sum(s.draft_tokens[i] for s in own) for i in (0, 1))
             cells["acceptance"] = accepted / checked if checked else ""
             predicted = [s.predicted_gain for s in own if s.predicted_gain is not None]
             cells["predicted"] = float(np.mean(predicted)) if predicted else ""
@@ -127,7 +127,7 @@ def _pairs(speeds: Sequence[Speed], batch: int) -> list[dict[str, Any]]:
         base, own = (
             [s for s in speeds if (s.name, s.batch, s.pair) == (name, batch, pair)] for name in (BASE, MAIN)
         )
-        checked, accepted = (sum(s.guesses[i] for s in own) for i in (0, 1))
+        checked, accepted = (sum(s.draft_tokens[i] for s in own) for i in (0, 1))
         rows.append(
             {
                 "pair": pair,
@@ -175,7 +175,9 @@ def draw_speed(table: Path, path: Path) -> Path:
             fontsize=9,
         )
     axes.axhline(1, color=MUTED, linewidth=0.8)
-    axes.set(xlabel="guesses accepted", ylabel="tokens per second over those without a draft", xlim=(0, 1))
+    axes.set(
+        xlabel="draft tokens accepted", ylabel="tokens per second over those without a draft", xlim=(0, 1)
+    )
     axes.legend(loc="upper left", frameon=False)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=150, format=path.suffix[1:].lower())

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import NONE, Accept, DecodingOptions
@@ -35,6 +36,7 @@ from sprachbund.research.dual_scale.options import (
     run_folder,
 )
 from sprachbund.util.files import read_model, write_text
+from sprachbund.util.options import renamed
 
 # Systems: models with and without a draft.
 
@@ -125,7 +127,7 @@ class Speed(BaseModel):
         batch: rows at a time.
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.
-        guesses: draft tokens checked and accepted; a pair of zeros without a draft.
+        draft_tokens: draft tokens checked and accepted; a pair of zeros without a draft.
         predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
         rows: in all.
@@ -138,10 +140,17 @@ class Speed(BaseModel):
     batch: int
     pair: str
     ms_per_token: tuple[float, ...] = Field(min_length=1)
-    guesses: tuple[int, int]
+    draft_tokens: tuple[int, int]
     predicted_gain: float | None
     changed: int
     rows: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        return (
+            renamed(values, {"guesses": "draft_tokens"}, SPEED_FILE) if isinstance(values, dict) else values
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +319,7 @@ def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plai
         batch=batch,
         pair=pair,
         ms_per_token=tuple(1000 * s / tokens for s in runner.seconds[pair]),
-        guesses=(sum(r.checked for r in reports), sum(r.accepted for r in reports)),
+        draft_tokens=(sum(r.checked for r in reports), sum(r.accepted for r in reports)),
         predicted_gain=predicted,
         changed=sum(a != b for a, b in zip(texts, plain, strict=True)),
         rows=len(texts),

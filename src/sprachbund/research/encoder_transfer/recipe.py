@@ -175,7 +175,7 @@ class Speech:
 
 @dataclass(frozen=True, kw_only=True)
 class DevScore:
-    """Judges a model on the way, as the study will: less is better."""
+    """Scores a model during training, as the study will: less is better."""
 
     speech: Speech
     tier: Tier
@@ -196,7 +196,7 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
         num_batches: of an epoch.
     """
     steps = max(recipe.least_steps, min(recipe.tuning.steps, round(recipe.epochs * num_batches)))
-    every = max(1, steps // recipe.judgements)
+    every = max(1, steps // recipe.num_evaluations)
     return recipe.tuning.model_copy(update={"steps": steps, "evaluate_every": every, "seed": cell.seed})
 
 

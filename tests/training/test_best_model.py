@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Scores:
-    """Falls to its least at the fourth judgement; remembers nothing that a resumed run would lack."""
+    """Falls to its least at the fourth evaluation; remembers nothing that a resumed run would lack."""
 
     def __init__(self, best_at: int = 4) -> None:
         self.best_at = best_at
@@ -36,7 +36,13 @@ class Scores:
 
 
 def options(**changes: object) -> TrainingOptions:
-    values = {"evaluate_every": 2, "patience": 3, "judge": "score", "keep_best": 1, "mask_fade_share": 1.0}
+    values = {
+        "evaluate_every": 2,
+        "patience": 3,
+        "metric_for_best_model": "score",
+        "keep_best": 1,
+        "mask_fade_share": 1.0,
+    }
     return made.options(40, **(values | changes))
 
 
@@ -44,12 +50,12 @@ def test_a_score_stops_the_run_and_the_convergence_point_is_kept(data: Path, tmp
     corpus, said = made.make_training_data(data), list[str]()
     train(made.make_model(), corpus, options(), tmp_path, score=Scores(), report=said.append)
     found = Convergence.read(tmp_path)
-    assert (found.judge, found.steps, found.stopped_early) == ("score", 14, True)
+    assert (found.metric_for_best_model, found.steps, found.stopped_early) == ("score", 14, True)
     assert found.best is not None
     assert (found.best.step, found.best.value) == (8, 10.0)
     per_epoch = len(corpus.plan(PlanOptions(batch_s=6.0), 0))
     assert found.best.epoch == pytest.approx(8 / per_epoch)
-    assert [one.step for one in found.judgements] == [2, 4, 6, 8, 10, 12, 14]
+    assert [one.step for one in found.evaluations] == [2, 4, 6, 8, 10, 12, 14]
     assert any("than 10.0000 at step 8" in line for line in said)
     assert said[-1].startswith("stopped early after 14 steps; best dev score 10.0000 at step 8, epoch ")
 
@@ -61,7 +67,7 @@ def test_a_stopped_run_stays_stopped_and_a_broken_one_ends_the_same(data: Path, 
     train(made.make_model(), corpus, options(), tmp_path / "b", score=Scores(), stop_after=7)
     assert not (tmp_path / "b" / "convergence.json").exists()
     late = Scores()
-    late.asked = 3  # of judgements before the break
+    late.asked = 3  # evaluations before the break
     broken = train(made.make_model(), corpus, options(), tmp_path / "b", score=late)
     for other in (again, broken):
         pairs = zip(whole.state_dict().items(), other.state_dict().values(), strict=True)
@@ -99,7 +105,7 @@ def test_the_published_schedule() -> None:
     [
         ({"decay_share": 0.8, "final_share": 0.3}, "more than the whole run"),
         ({"final_rate": 1.0, "learning_rate": 0.1}, "above learning_rate"),
-        ({"judge": "taste"}, "judge"),
+        ({"metric_for_best_model": "taste"}, "metric_for_best_model"),
     ],
 )
 def test_options_that_cannot_be(changes: dict[str, object], said: str) -> None:
