@@ -403,10 +403,14 @@ def _read_scores(path: Path) -> None:
 
 
 def _hypotheses(folder: Path) -> Path:
-    from sprachbund.evaluation.lines import Evidence, Line
+    from sprachbund.evaluation.lines import DecodingEvidence, Line
 
-    line = Line(id="a", source="en", target="de", hypothesis="ja", reference="ja", evidence=Evidence())
-    other = Line(id="b", source="en", target="de", hypothesis="nein", reference="ja", evidence=Evidence())
+    line = Line(
+        id="a", source="en", target="de", hypothesis="ja", reference="ja", evidence=DecodingEvidence()
+    )
+    other = Line(
+        id="b", source="en", target="de", hypothesis="nein", reference="ja", evidence=DecodingEvidence()
+    )
     path = folder / "hypotheses.jsonl"
     path.write_text("".join(one.to_json() + "\n" for one in (line, other)))
     return path
@@ -681,9 +685,9 @@ def _encoded(folder: Path) -> Path:
 
 
 def _read_encoded(path: Path) -> None:
-    from sprachbund.units.encoded import Encoded
+    from sprachbund.units.encoded import EncodedCorpus
 
-    encoded = Encoded(path.parent)
+    encoded = EncodedCorpus(path.parent)
     for index in range(len(encoded)):
         _ = encoded[index].with_repeats
     list(encoded)

@@ -8,7 +8,7 @@ import torch
 
 from sprachbund.compression.before_after import (
     LanguageAccuracy,
-    Measured,
+    MeasuredModel,
     Measurement,
     MeasureOptions,
     TimesWritten,
@@ -122,9 +122,9 @@ def test_what_is_said_of_a_model_does_not_change_its_hash(models: tuple[Path, Pa
     assert model_hash(models[1]) == before
 
 
-def measured(**values: Any) -> Measured:
+def measured(**values: Any) -> MeasuredModel:
     rate = FailureRate(failure="omission", member="all", failed=1, evaluated=100, guard=True)
-    return Measured(
+    return MeasuredModel(
         **{
             "model": ModelUsed(path="m", name="m", sha256=""),
             "parameters": 1,

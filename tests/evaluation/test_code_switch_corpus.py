@@ -14,7 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import scoring
 from sprachbund.evaluation.hypotheses import make_line
 from sprachbund.evaluation.lines import (
-    Evidence,
+    DecodingEvidence,
     Line,
     LineWriter,
     embedded_spans,
@@ -116,7 +116,7 @@ def lines():
     bare = replace(utterance({"spans": TIMES}), id="bare")
     mono = replace(utterance({}), id="mono")
     written = [*zip(mixed, OUTPUTS[:3], strict=True), (bare, OUTPUTS[3]), (mono, RUSSIAN)]
-    return [make_line(u, "ru", text, Evidence(), "made") for u, text in written]
+    return [make_line(u, "ru", text, DecodingEvidence(), "made") for u, text in written]
 
 
 @pytest.fixture

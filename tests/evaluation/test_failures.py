@@ -3,7 +3,7 @@
 import pytest
 
 from sprachbund.evaluation.failures import DEFINITIONS, FailureClassifier, Rate
-from sprachbund.evaluation.lines import Evidence
+from sprachbund.evaluation.lines import DecodingEvidence
 from tests.evaluation.made import line
 
 REFERENCE = "bitte drücken Sie die zwei um mit der Vermittlung zu sprechen"
@@ -67,7 +67,7 @@ def test_a_paraphrase_of_like_length_omits_nothing(classifier):
 
 
 def test_a_row_that_the_limit_cut_is_truncated(classifier):
-    cut = line(REFERENCE, REFERENCE, transcript=TRANSCRIPT, evidence=Evidence(finished=False))
+    cut = line(REFERENCE, REFERENCE, transcript=TRANSCRIPT, evidence=DecodingEvidence(finished=False))
     assert failures(classifier, cut) == {"truncation"}
 
 

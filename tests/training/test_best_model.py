@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import ExampleOptions, batches, spec_augment
 from sprachbund.errors import SprachbundError
 from sprachbund.training.loop import Convergence, train
@@ -53,7 +53,7 @@ def test_a_score_stops_the_run_and_the_convergence_point_is_kept(data: Path, tmp
     assert (found.metric_for_best_model, found.steps, found.stopped_early) == ("score", 14, True)
     assert found.best is not None
     assert (found.best.step, found.best.value) == (8, 10.0)
-    per_epoch = len(corpus.plan(PlanOptions(batch_s=6.0), 0))
+    per_epoch = len(corpus.plan(BatchingOptions(batch_s=6.0), 0))
     assert found.best.epoch == pytest.approx(8 / per_epoch)
     assert [one.step for one in found.evaluations] == [2, 4, 6, 8, 10, 12, 14]
     assert any("than 10.0000 at step 8" in line for line in said)
@@ -135,7 +135,7 @@ def test_strength_is_linear_over_its_share() -> None:
 
 
 def test_a_batch_has_the_masks_of_its_step_wherever_it_is_begun(data: Path) -> None:
-    corpus, plan = made.make_training_data(data), PlanOptions(batch_s=6.0)
+    corpus, plan = made.make_training_data(data), BatchingOptions(batch_s=6.0)
     whole = list(batches(corpus, plan, 0, strength=lambda number: 1 - number / 5))
     later = list(batches(corpus, plan, 0, 2, strength=lambda number: 1 - number / 5))
     assert len(later) == len(whole) - 2 > 0

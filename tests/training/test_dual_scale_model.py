@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import Corpus, ExampleOptions, batches
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.drafts import draft_logits, run_decoder
@@ -22,7 +22,7 @@ from tests.training.made import make_corpus, make_model, make_training_data
 from tests.training.owned import make_tones, make_whisper
 
 ALL = {"text_layers": 1, "blocks": 1, "whole_layers": 1}
-PLAN = PlanOptions(batch_s=8.0, max_utterances=8, max_duration_s=0.9, seed=0)
+PLAN = BatchingOptions(batch_s=8.0, max_utterances=8, max_duration_s=0.9, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_medusa_heads_are_taught_the_same_way(place: Path, batch: Batch) -> None
 def test_a_conformer_keeps_its_other_heads(tmp_path: Path) -> None:
     make_corpus(tmp_path, 16)
     corpus = make_training_data(tmp_path, spoken=True, same_language=0.0)
-    batch = next(iter(batches(corpus, PlanOptions(batch_s=6.0, max_duration_s=20), 0)))
+    batch = next(iter(batches(corpus, BatchingOptions(batch_s=6.0, max_duration_s=20), 0)))
     model = make_model().eval()
     with torch.no_grad():
         own = model.loss(batch)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
 from sprachbund.training.loop import train
 from sprachbund.training.memory import (
@@ -23,7 +23,7 @@ from sprachbund.training.memory import (
 )
 from tests.training import made
 
-PLAN = PlanOptions(batch_s=6.0)
+PLAN = BatchingOptions(batch_s=6.0)
 
 
 class Stack(nn.Module):
@@ -89,7 +89,7 @@ def size_up(corpus: Path, **changes: object) -> Footprint:
     data = made.make_training_data(corpus)
     adam = torch.optim.AdamW(model.parameters())
     found = measure(
-        model, model.loss, data, PlanOptions(batch_s=chosen.batch_s), [adam], device=torch.device("cpu")
+        model, model.loss, data, BatchingOptions(batch_s=chosen.batch_s), [adam], device=torch.device("cpu")
     )
     assert found is not None
     return found

@@ -23,9 +23,9 @@ from sprachbund.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from sprachbund.compression.before_after import Measured, Measurement, Verdict
+    from sprachbund.compression.before_after import MeasuredModel, Measurement, Verdict
     from sprachbund.compression.distillation import DistilRecipe
-    from sprachbund.compression.pseudo_labels import Labelled, LabelOptions
+    from sprachbund.compression.pseudo_labels import LabelOptions, LabelResult
 
 
 # Options, measurement and printing that the commands share.
@@ -76,7 +76,7 @@ LIMIT, NO_SPEECH, ROUNDS = 200, 4, 3
 """Defaults of the options of these names."""
 
 
-class Compared(NamedTuple):
+class MeasuredPair(NamedTuple):
     """Both models measured, the verdict on every task, and the values of `compression.json`."""
 
     measurement: "Measurement"
@@ -97,7 +97,7 @@ def measure(
     engine: Any,
     offline: bool,
     final: Path | None = None,
-) -> Compared:
+) -> MeasuredPair:
     """Measure both models, and write `compression.json` into the new one's directory.
 
     Args:
@@ -143,10 +143,10 @@ def measure(
     }
     values = {**what, **both.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **made_with}
     write_json(after / provenance.COMPRESSION_FILE, values)
-    return Compared(both, verdict, values)
+    return MeasuredPair(both, verdict, values)
 
 
-def print_comparison(compared: Compared, after: Path, *, as_json: bool) -> None:
+def print_comparison(compared: MeasuredPair, after: Path, *, as_json: bool) -> None:
     """Print the measurement of the model in the directory `after`, as text or as one JSON object (`as_json`).
 
     Args:
@@ -204,7 +204,7 @@ def _sizes(both: "Measurement") -> str:
     )
 
 
-def _ratio(before: "Measured", after: "Measured", name: str) -> str:
+def _ratio(before: "MeasuredModel", after: "MeasuredModel", name: str) -> str:
     return f"{100 * getattr(after, name) / max(1, getattr(before, name)):.0f} %"
 
 
@@ -579,7 +579,7 @@ def run_labels(
     beam: int = 1,
     engine: Any = "torch",
     offline: bool = False,
-) -> "Labelled":
+) -> "LabelResult":
     """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`.
 
     Args:
@@ -598,7 +598,7 @@ def run_labels(
     from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
     from sprachbund.engines.choice import engine_for
     from sprachbund.evaluation.failures import identifier_for
-    from sprachbund.evaluation.hypotheses import Decoder
+    from sprachbund.evaluation.hypotheses import BatchDecoder
     from sprachbund.models.card import Card
     from sprachbund.models.io import load, locate
     from sprachbund.text.languages import parse_language
@@ -621,7 +621,7 @@ def run_labels(
     with resumable(out), Bar("labelling", seconds=True) as bar:
         return pseudo_label(
             family,
-            Decoder(family, decoding),
+            BatchDecoder(family, decoding),
             sources,
             out,
             options,
@@ -645,7 +645,7 @@ def default_labels(to: Sequence[str]) -> "LabelOptions":
     return LabelOptions(targets=tuple(listed(to)), replace=True)
 
 
-def corpus_as_text(done: "Labelled") -> str:
+def corpus_as_text(done: "LabelResult") -> str:
     """A row for each language: how many labels were kept, and how many dropped for what."""
     from sprachbund.compression.pseudo_labels import KEPT
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sprachbund.models.sharing_plan import SharingPlan
-    from sprachbund.research.gradient_sharing.collect import Collection, Job
-    from sprachbund.research.gradient_sharing.planning import PlanOptions
+    from sprachbund.research.gradient_sharing.collect import Collection, CollectJob
+    from sprachbund.research.gradient_sharing.planning import SharingPlanOptions
     from sprachbund.research.gradient_sharing.report import Block
     from sprachbund.research.gradient_sharing.surgery import Importance
 
@@ -83,16 +83,16 @@ def _job(
     offline: bool,
     threads: int | None,
     workers: int,
-) -> "Job":
+) -> "CollectJob":
     import torch
 
     from sprachbund.models.io import family_of, locate
-    from sprachbund.research.gradient_sharing.collect import Job
+    from sprachbund.research.gradient_sharing.collect import CollectJob
     from sprachbund.util.provenance import model_hash
 
     directory = locate(model, offline=offline)
     family_of(directory)  # an error that names what is wrong with a directory that holds no model
-    return Job(
+    return CollectJob(
         model=str(directory),
         data=tuple(data),
         options=options,
@@ -103,7 +103,7 @@ def _job(
     )
 
 
-def _collect(job: "Job", model: str, out: Path, workers: int) -> dict[str, Any] | None:
+def _collect(job: "CollectJob", model: str, out: Path, workers: int) -> dict[str, Any] | None:
     """What was done; None in a process that leaves the telling to the first one."""
     from sprachbund.research.gradient_sharing.collect import run_job, shared
     from sprachbund.research.gradient_sharing.sketches import write_sketches
@@ -390,13 +390,13 @@ def plan(
 ) -> None:
     """Decide what to split; without --out, only print the plan."""
     in_one_process("sprachbund share plan")
-    from sprachbund.research.gradient_sharing.planning import PlanOptions
+    from sprachbund.research.gradient_sharing.planning import SharingPlanOptions
     from sprachbund.research.gradient_sharing.report import numbers, plan_blocks
 
     if out is not None and not out.is_dir() and out.suffix != PLAN:
         raise UsageError(f"--out is {out}; name a {PLAN} file, or a model directory to keep the plan in")
     with as_usage():
-        options = PlanOptions(
+        options = SharingPlanOptions(
             num_modules=modules,
             num_groups=groups,
             clustering=cluster,  # type: ignore[arg-type]
@@ -469,7 +469,7 @@ def diff(
     _print_blocks(diff_lines(difference, str(one), str(other)))
 
 
-def _plan(file: Path, options: "PlanOptions | None" = None) -> "SharingPlan":
+def _plan(file: Path, options: "SharingPlanOptions | None" = None) -> "SharingPlan":
     """What a file says: a plan as it stands, or one made of gradients."""
     from sprachbund.models.sharing_plan import SharingPlan
 

@@ -376,7 +376,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SpeechJob:
     """What the command line asks for.
 
     Attributes:
@@ -410,14 +410,14 @@ class _Ready:
         began: when the work on the recordings began, on the monotonic clock.
     """
 
-    job: Job
+    job: SpeechJob
     model: "Model"
     targets: tuple[str, ...]
     table: ResultTable | None
     began: float
 
 
-def run(job: Job) -> int:
+def run(job: SpeechJob) -> int:
     """Do the job; the number of files that failed. Raises SprachbundError when no file can be begun."""
     ready = _make_ready(job)
     failures = 0
@@ -433,7 +433,7 @@ def run(job: Job) -> int:
     return failures
 
 
-def _make_ready(job: Job) -> _Ready:
+def _make_ready(job: SpeechJob) -> _Ready:
     with as_usage():
         _check_paths(job)
     model = load_model(job.model)
@@ -483,7 +483,7 @@ def load_model(options: ModelOptions) -> "Model":
     return model
 
 
-def _check_paths(job: Job) -> None:
+def _check_paths(job: SpeechJob) -> None:
     from sprachbund.decoding.formats import check_format
 
     output = job.output
@@ -497,7 +497,7 @@ def _check_paths(job: Job) -> None:
         raise SprachbundError(f"--out {output.out} is a file; name a folder")
 
 
-def _check_languages(model: "Model", job: Job) -> tuple[str, ...]:
+def _check_languages(model: "Model", job: SpeechJob) -> tuple[str, ...]:
     from sprachbund.decoding.languages import read_request
 
     request = read_request(
@@ -513,7 +513,7 @@ def _check_draft(model: "Model", options: DecodingOptions) -> None:
     speculation_for(model.family, options)
 
 
-def _check_collisions(job: Job, targets: Sequence[str]) -> None:
+def _check_collisions(job: SpeechJob, targets: Sequence[str]) -> None:
     """Two inputs of one name would write one file."""
     seen: dict[Path, str] = {}
     for file in job.files:
@@ -526,7 +526,7 @@ def _check_collisions(job: Job, targets: Sequence[str]) -> None:
             seen[path] = file
 
 
-def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
+def output_paths(job: SpeechJob, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
     """The file of every (target, format); transcripts carry no language in their name.
 
     Args:
@@ -632,7 +632,7 @@ def _warn(file: str, translations: "dict[str, Translation]", reported_later: Seq
             say(f"warning: {_named(file, warning)}")
 
 
-def _report_failure(job: Job, file: str, error: Exception) -> None:
+def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
     line = _named(file, error_line(error))
     say(f"error: {line}")
     if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be

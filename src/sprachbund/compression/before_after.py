@@ -28,7 +28,7 @@ from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import Job, Plan, make_plan, translate_plan
+from sprachbund.evaluation.hypotheses import DecodingJob, Plan, make_plan, translate_plan
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions
@@ -60,7 +60,7 @@ class TimesWritten(BaseModel):
     end_error_s: float
 
 
-def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> TimesWritten | None:
+def times_written(family: Family, manifest: Manifest, jobs: Sequence[DecodingJob]) -> TimesWritten | None:
     """Ask for transcripts, or the first target, with timestamps; None for a family that writes none.
 
     Args:
@@ -80,7 +80,7 @@ def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> Ti
 
 
 @torch.inference_mode()
-def _error_s(family: Family, manifest: Manifest, job: Job, times: TimestampTokens) -> float | None:
+def _error_s(family: Family, manifest: Manifest, job: DecodingJob, times: TimestampTokens) -> float | None:
     samples = manifest.samples(job.index)
     target = job.source if (job.source, job.source) in family.pairs() else job.targets[0]
     memory = encode(family, family.features([samples]), [job.source])
@@ -153,7 +153,7 @@ class LanguageAccuracy(_Values):
         return 100.0 * self.right / max(1, self.evaluated)
 
 
-class Measured(_Values):
+class MeasuredModel(_Values):
     """A model and what was measured of it.
 
     Attributes:
@@ -182,8 +182,8 @@ class Measured(_Values):
 class Measurement(_Values):
     """Both models, on what, and how long they took in turn; the first row is the model before, whose time is 1."""
 
-    before: Measured
-    after: Measured
+    before: MeasuredModel
+    after: MeasuredModel
     data: tuple[DataUsed, ...] = ()
     speed: tuple[dict[str, str | float], ...] = ()
     conditions: dict[str, Any] = {}
@@ -242,9 +242,9 @@ def _plan(family: Family, manifest: Manifest, options: MeasureOptions) -> Plan:
     return make_plan(family, manifest, targets or None, options.limit)
 
 
-def _described(path_or_id: str | Path, family: Any, offline: bool) -> Measured:
+def _described(path_or_id: str | Path, family: Any, offline: bool) -> MeasuredModel:
     size = stored_size(locate(path_or_id, offline=offline))
-    return Measured(
+    return MeasuredModel(
         model=model_used(path_or_id, offline),
         parameters=num_weights(family),
         bytes_on_disk=size.bytes_on_disk,
@@ -260,7 +260,7 @@ def _measured(
     options: MeasureOptions,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """What of `Measured` takes decoding."""
+    """What of `MeasuredModel` takes decoding."""
     if not manifests:
         return {}
     targets = {target for plan in plans for job in plan.jobs for target in job.targets}
@@ -324,7 +324,7 @@ def _race(
     """Both models on what both can do, in turn."""
     after = {job.index: set(job.targets) for job in plans[AFTER][0].jobs}
     jobs = [
-        Job(index=job.index, duration_s=job.duration_s, source=job.source, targets=shared)
+        DecodingJob(index=job.index, duration_s=job.duration_s, source=job.source, targets=shared)
         for job in plans[BEFORE][0].jobs
         if (shared := tuple(t for t in job.targets if t in after.get(job.index, ())))
     ]
@@ -402,7 +402,7 @@ def pair_metric(scores: dict[str, float]) -> str:
     return next((name for name in ERROR_RATES if name in scores), CHRF)
 
 
-def _lost(before: Measured, after: Measured) -> Iterator[str]:
+def _lost(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     for pair in sorted(set(before.pairs) - set(after.pairs)):
         yield f"pair {pair}"
     if before.languages and not after.languages:
@@ -411,7 +411,7 @@ def _lost(before: Measured, after: Measured) -> Iterator[str]:
         yield "timestamps"
 
 
-def _worse(before: Measured, after: Measured) -> Iterator[str]:
+def _worse(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     for pair in sorted(set(before.scores) & set(after.scores)):
         metric = pair_metric(before.scores[pair])
         old, new = before.scores[pair][metric], after.scores[pair][metric]
@@ -429,7 +429,7 @@ def _worse(before: Measured, after: Measured) -> Iterator[str]:
     yield from _worse_times(before, after)
 
 
-def _worse_times(before: Measured, after: Measured) -> Iterator[str]:
+def _worse_times(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     old, new = before.times, after.times
     if old is None or new is None:
         return

@@ -253,7 +253,7 @@ _WIDTH = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledSpan:
     """A stretch of time, its language, and the words in it."""
 
     start_s: float
@@ -280,8 +280,8 @@ class RouterPicture:
     groups: Sequence[str]
     frame_s: float
     duration_s: float
-    heard: Sequence[Labelled]
-    texts: Sequence[Labelled]
+    heard: Sequence[LabelledSpan]
+    texts: Sequence[LabelledSpan]
     title: str = ""
 
 
@@ -331,7 +331,7 @@ def _mass(axes: Any, picture: RouterPicture) -> None:
     bar.ax.tick_params(length=0, labelsize=7, colors=MUTED)
 
 
-def _strip(axes: Any, spans: Sequence[Labelled], name: str, colours: dict[str, str]) -> None:
+def _strip(axes: Any, spans: Sequence[LabelledSpan], name: str, colours: dict[str, str]) -> None:
     """Bars in the language's colour, with its tag inside and the words below."""
     for span in spans:
         axes.broken_barh(

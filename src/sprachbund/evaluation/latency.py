@@ -483,7 +483,7 @@ def score_talk(log: EmissionLog, references: Sequence[ReferenceSegment]) -> Talk
         SprachbundError: without references, or when they leave the audio.
     """
     _check_references(log, references)
-    written = Written(log, references)
+    written = WrittenUnits(log, references)
     scores = {clock: {name: latency(name, written.whole(clock)) for name in SCORES} for clock in CLOCKS}
     per_segment: dict[str, dict[str, tuple[float, ...]]] = {clock: {} for clock in CLOCKS}
     owners = {name: find(written.units, written.references) for name, (find, _) in STREAM_SCORES.items()}
@@ -522,7 +522,7 @@ def text_quality(pairs: Sequence[TextPair], target: str) -> dict[str, float]:
     return {name: corpus_score(metric(name, target), hypotheses, references) for name in QUALITY}
 
 
-class Written:
+class WrittenUnits:
     """The units of a log, each with its moment on both clocks, beside the units of the references."""
 
     def __init__(self, log: EmissionLog, segments: Sequence[ReferenceSegment]) -> None:

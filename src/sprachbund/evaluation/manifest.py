@@ -24,13 +24,13 @@ WITHOUT_TIMESTAMPS = 1
 _Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 
-class Strict(BaseModel):
+class ManifestPart(BaseModel):
     """A part of a manifest; a field that is not one of its own is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Number(Strict):
+class Number(ManifestPart):
     """One score; the fields are those of `sprachbund.evaluation.quality.Score`."""
 
     metric: str
@@ -49,7 +49,7 @@ class Number(Strict):
         return (self.metric, self.group, self.member, self.task, self.text, str(self.guard))
 
 
-class FailureRate(Strict):
+class FailureRate(ManifestPart):
     """A failure: `failed` of `evaluated` lines of a pair, a kind of sound or "all", with or without guard."""
 
     failure: str
@@ -69,7 +69,7 @@ class FailureRate(Strict):
         return (self.failure, self.member, str(self.guard))
 
 
-class DataUsed(Strict):
+class DataUsed(ManifestPart):
     """A corpus: where it lay, what it is called, its hash and size, and what of it was not scored and why."""
 
     path: str
@@ -84,7 +84,7 @@ class DataUsed(Strict):
     over_limit: int = 0
 
 
-class ModelUsed(Strict):
+class ModelUsed(ManifestPart):
     """A model: how it was asked for, the name on its card, its hash."""
 
     path: str
@@ -101,7 +101,7 @@ def _current_metric(name: str) -> str:
     return f"{name.removesuffix(former)}: evaluated" if name.endswith(former) else name
 
 
-class ResultManifest(Strict):
+class ResultManifest(ManifestPart):
     """What was measured, on what, with what, by what.
 
     Attributes:

@@ -19,10 +19,10 @@ from sprachbund.decoding.languages import declared_languages
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import Decoder, Plan, corpus_name, make_plan, translate_plan
+from sprachbund.evaluation.hypotheses import BatchDecoder, Plan, corpus_name, make_plan, translate_plan
 from sprachbund.evaluation.lines import (
     HYPOTHESES_FILE,
-    Evidence,
+    DecodingEvidence,
     Line,
     LineWriter,
     by_pair,
@@ -185,7 +185,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class EvaluationResult:
     """A finished evaluation: its result manifest, and where its files are."""
 
     manifest: ResultManifest
@@ -206,7 +206,7 @@ def evaluate(
     out: Path | None = None,
     offline: bool = False,
     progress: Progress = lambda what, done, total: None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate a model on corpora. Hypotheses are scored and written as they come, and none is held.
 
     Args:
@@ -241,7 +241,7 @@ def evaluate(
             writer.write(line)
             scoring.add(line)
     used = [data_used(m, plan) for m, plan in zip(manifests, plans, strict=True)]
-    result = Evaluation(manifest=scoring.manifest(model_used(model, offline), used, speed), out=out)
+    result = EvaluationResult(manifest=scoring.manifest(model_used(model, offline), used, speed), out=out)
     if out:
         write_texts(result.lines(), out)
         result.manifest.write(out / MANIFEST_FILE)
@@ -350,7 +350,7 @@ def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[L
     if not options.no_speech_per_kind:
         return
     # A model that cannot tell languages is measured all the same: it writes the first one that it hears.
-    decoder = Decoder(model, options.decoding, unidentified=model.source_languages[0])
+    decoder = BatchDecoder(model, options.decoding, unidentified=model.source_languages[0])
     known = {target for _, target in model.pairs()}
     everywhere = all((s, t) in model.pairs() for s in model.source_languages for t in known)
     targets = tuple(sorted(set(options.targets or known) & known)) if everywhere else ("",)
@@ -364,7 +364,7 @@ def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[L
                 yield _no_speech_line(sound, target or evidence.language or "und", text, evidence)
 
 
-def _no_speech_line(sound: Sound, target: str, text: str, evidence: Evidence) -> Line:
+def _no_speech_line(sound: Sound, target: str, text: str, evidence: DecodingEvidence) -> Line:
     return Line(
         id=sound.id,
         source="",

@@ -23,7 +23,7 @@ from pydantic import RootModel, model_validator
 from torch import nn
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
@@ -359,7 +359,7 @@ class _Run:
         )
         self.options, self.directory, self.dev, self.report = options, directory, dev, report
         self.corpus = corpus
-        self.plan = PlanOptions(
+        self.plan = BatchingOptions(
             batch_s=options.batch_s,
             max_utterances=options.max_utterances,
             max_duration_s=options.max_duration_s,

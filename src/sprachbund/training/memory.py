@@ -19,7 +19,7 @@ from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset
 
 
@@ -218,7 +218,7 @@ def measure(
     model: Any,
     loss_of: Callable[[Batch], Any],
     corpus: TrainingDataset,
-    plan: PlanOptions,
+    plan: BatchingOptions,
     optimizers: Sequence[Any],
     *,
     device: torch.device,

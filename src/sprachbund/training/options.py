@@ -17,7 +17,13 @@ Decay = Literal["linear", "cosine", "inverse_sqrt"]
 _FORMER_NAMES = {"judge": "metric_for_best_model"}
 
 
-class TrainingOptions(BaseModel):
+class Strict(BaseModel):
+    """Base of recipes: frozen, numbers are finite, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainingOptions(Strict):
     """How long, how fast, how often.
 
     Attributes:
@@ -56,8 +62,6 @@ class TrainingOptions(BaseModel):
         patience: stop after so many evaluations without a better one; 0 never stops.
         seed: of weights, order, augmentation and dropout.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"

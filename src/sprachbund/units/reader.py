@@ -27,7 +27,7 @@ from sprachbund.units.directory import Identity, Units
 from sprachbund.units.files import encoder_hash
 from sprachbund.units.kmeans import nearest
 from sprachbund.units.pieces import REPEAT, JointVocabulary
-from sprachbund.units.sources import Source, open_source
+from sprachbund.units.sources import FeatureSource, open_source
 from sprachbund.units.strings import check_ratio, collapse, to_string, upsample
 from sprachbund.util.files import validate
 
@@ -113,7 +113,7 @@ class UnitReader:
         return upsample(self.vocabulary.encode_text(text, rng, alpha), self.ratio, mark=self._mark)
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> FeatureSource:
         """The speech encoder, loaded when speech is first read: who translates text does without.
 
         Raises:

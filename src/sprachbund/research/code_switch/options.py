@@ -19,8 +19,7 @@ from sprachbund.models.speech_llm import (
 from sprachbund.models.speech_llm.llm import TextLLMOptions
 from sprachbund.models.speech_llm.stages import Data, stages_without
 from sprachbund.research.code_switch.transition import Form
-from sprachbund.training.options import TrainingOptions, check_arms
-from sprachbund.training.translator import Strict
+from sprachbund.training.options import Strict, TrainingOptions, check_arms
 
 BASELINE = "grouped experts"
 Projection = Literal["groups", "plain", "active", "total"]

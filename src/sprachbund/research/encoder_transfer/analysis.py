@@ -172,7 +172,7 @@ class Fitted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analysis:
+class StudyAnalysis:
     """What a study says.
 
     Attributes:
@@ -190,7 +190,7 @@ class Analysis:
     bit_costs: tuple[BitCost, ...]
 
 
-def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED) -> Analysis:
+def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED) -> StudyAnalysis:
     """Gaps, law, sensitivity to latency and costs of bits of a grid.
 
     Args:
@@ -200,7 +200,7 @@ def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED)
         seed: of the draws.
     """
     tiers = range(len(grid.tiers))
-    return Analysis(
+    return StudyAnalysis(
         grid=grid,
         fitted=_fitted(grid, tiers, by, draws, seed),
         by_tier=tuple(_fitted(grid, [tier], by, draws, seed) for tier in tiers if len(tiers) > 1),

@@ -10,10 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerShape, StreamingPart, TransducerPart
 from sprachbund.nn.streaming_conformer import Tier
-from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Strict, StudyGrid
+from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, StudyGrid
 from sprachbund.research.encoder_transfer.splice import RANDOM, read_layers
 from sprachbund.text.normalize import has_no_spaces
-from sprachbund.training.options import TrainingOptions
+from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.translator import ExampleRecipe
 from sprachbund.util.options import renamed
 

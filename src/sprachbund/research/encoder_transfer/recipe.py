@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
-from sprachbund.data.batching import PlanOptions, nested, plan_epoch
+from sprachbund.data.batching import BatchingOptions, nested, plan_epoch
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
@@ -268,7 +268,7 @@ def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Manifest:
 
 def _num_batches(recipe: EncoderTransferRecipe, cell: Cell) -> int:
     manifest, options = _data(recipe, cell), recipe.tuning
-    plan = PlanOptions(
+    plan = BatchingOptions(
         batch_s=options.batch_s, max_utterances=options.max_utterances, max_duration_s=options.max_duration_s
     )
     return len(plan_epoch(manifest.durations_s, np.arange(len(manifest)), plan, 0))

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.sharing_plan import Evidence
+from sprachbund.models.sharing_plan import ModuleEvidence
 
 Clustering = Literal["ward", "kmeans"]
 Partition = tuple[tuple[int, ...], ...]
@@ -297,7 +297,7 @@ def shared_ratio(
     return ratios[int(np.searchsorted(thresholds, delta, side="right"))]
 
 
-def ranked(modules: Mapping[str, Evidence], choose_by: ChooseBy) -> list[str]:
+def ranked(modules: Mapping[str, ModuleEvidence], choose_by: ChooseBy) -> list[str]:
     """Modules, the one to split first in front; of equals the one named first.
 
     "purity", as published: lowest mean purity among those whose self similarity is above the median; the others
@@ -309,7 +309,7 @@ def ranked(modules: Mapping[str, Evidence], choose_by: ChooseBy) -> list[str]:
     return sorted(modules, key=lambda name: (modules[name].self_similarity <= median, modules[name].purity))
 
 
-def median_self_similarity(modules: Mapping[str, Evidence]) -> float:
+def median_self_similarity(modules: Mapping[str, ModuleEvidence]) -> float:
     """Over all modules; the published choice looks only at those above."""
     return float(np.median([evidence.self_similarity for evidence in modules.values()]))
 

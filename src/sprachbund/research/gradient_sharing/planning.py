@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.sharing_plan import Evidence, Grouping, Matrix, SharingPlan, Side, Split, Start
+from sprachbund.models.sharing_plan import Grouping, Matrix, ModuleEvidence, SharingPlan, Side, Split, Start
 from sprachbund.research.gradient_sharing import analyses as capacity
 from sprachbund.research.gradient_sharing import analyses as groups
 from sprachbund.research.gradient_sharing import analyses as subspace
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions:
+class SharingPlanOptions:
     """How a plan is made.
 
     Attributes:
@@ -87,7 +87,7 @@ class PlanOptions:
 
 
 def make_plan(
-    sketches: Sketches, options: PlanOptions | None = None, *, progress: Progress | None = None
+    sketches: Sketches, options: SharingPlanOptions | None = None, *, progress: Progress | None = None
 ) -> SharingPlan:
     """Decide what to split, from gradients. Neither the order of languages nor that of vectors matters.
 
@@ -103,7 +103,7 @@ def make_plan(
     Raises:
         SprachbundError: when there are fewer modules or languages than asked for, or too few vectors.
     """
-    options = options or PlanOptions()
+    options = options or SharingPlanOptions()
     _check_counts(sketches, options)
     modules = {}
     for done, module in enumerate(sketches.modules):
@@ -122,9 +122,9 @@ def make_plan(
     )
 
 
-def measure(sketches: Sketches, module: str, options: PlanOptions | None = None) -> Evidence:
+def measure(sketches: Sketches, module: str, options: SharingPlanOptions | None = None) -> ModuleEvidence:
     """All numbers of one module. Arguments and errors as for `make_plan`."""
-    options = options or PlanOptions()
+    options = options or SharingPlanOptions()
     languages = sketches.languages
     in_file = [sketches.vectors[module][language].astype(np.float64) for language in languages]
     _check_vectors(module, languages, in_file)
@@ -135,7 +135,7 @@ def measure(sketches: Sketches, module: str, options: PlanOptions | None = None)
     purity = capacity.purities(cosines)
     energy = subspace.energies(rows)
     margin, stability = _sureness(rows, grouping.partition, languages, module, options)
-    return Evidence(
+    return ModuleEvidence(
         languages=languages,
         num_vectors={language: len(unit) for language, unit in zip(languages, rows, strict=True)},
         similarity=_matrix(similarity(means(rows), languages, module)),
@@ -162,7 +162,7 @@ def measure(sketches: Sketches, module: str, options: PlanOptions | None = None)
     )
 
 
-def _methods(options: PlanOptions) -> tuple[groups.Clustering, groups.Clustering]:
+def _methods(options: SharingPlanOptions) -> tuple[groups.Clustering, groups.Clustering]:
     """The clustering that decides, then the other one."""
     return ("ward", "kmeans") if options.clustering == "ward" else ("kmeans", "ward")
 
@@ -171,7 +171,7 @@ def _grouped(
     rows: Sequence[np.ndarray],
     languages: Sequence[str],
     module: str,
-    options: PlanOptions,
+    options: SharingPlanOptions,
     clustering: groups.Clustering,
 ) -> groups.Groups:
     centres = means(rows)
@@ -190,7 +190,7 @@ def _sureness(
     whole: groups.Partition,
     languages: Sequence[str],
     module: str,
-    options: PlanOptions,
+    options: SharingPlanOptions,
 ) -> tuple[float | None, float | None]:
     """Half width of delta's 95% interval, and the share of half samples that group as the whole does."""
     if min(map(len, rows)) < MIN_TO_HALVE:
@@ -204,7 +204,7 @@ def _sureness(
     return _rounded(_Z95 * float(np.sqrt(np.square(errors).mean()))), _rounded(same / NUM_HALVES)
 
 
-def _split(module: str, evidence: Evidence, side: Side, options: PlanOptions) -> Split:
+def _split(module: str, evidence: ModuleEvidence, side: Side, options: SharingPlanOptions) -> Split:
     by_energy = options.private_widths == "energy"
     ratio = options.shared_ratio
     if by_energy and min(evidence.energy_shares) <= 0:
@@ -241,7 +241,10 @@ def _side(sketches: Sketches, module: str) -> Side:
 
 
 def _notes(
-    modules: dict[str, Evidence], ranked: Sequence[str], chosen: Sequence[str], options: PlanOptions
+    modules: dict[str, ModuleEvidence],
+    ranked: Sequence[str],
+    chosen: Sequence[str],
+    options: SharingPlanOptions,
 ) -> tuple[str, ...]:
     """What was not as a person would expect of the options."""
     notes = []
@@ -261,7 +264,7 @@ def _notes(
     return tuple(notes)
 
 
-def _check_counts(sketches: Sketches, options: PlanOptions) -> None:
+def _check_counts(sketches: Sketches, options: SharingPlanOptions) -> None:
     count, languages = len(sketches.modules), sketches.languages
     if not 1 <= options.num_modules <= count:
         raise SprachbundError(
