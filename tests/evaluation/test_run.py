@@ -14,7 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
 from sprachbund.evaluation.lines import read_lines
-from sprachbund.evaluation.manifest import differences, read_manifest
+from sprachbund.evaluation.manifest import Number, differences, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
@@ -87,6 +87,24 @@ def test_manifests_of_the_earlier_version_are_read(tiny_options):
     plain["decoding"]["guesses"] = plain["decoding"].pop("num_draft_tokens")
     with pytest.warns(RenamedWarning, match="guesses is called num_draft_tokens now"):
         assert options_from(plain) == tiny_options
+
+
+def test_rates_of_the_earlier_version_are_read(evaluated, tmp_path):
+    manifest = evaluated[1].manifest
+    counts = Number(
+        metric="span recall: evaluated",
+        value=7,
+        signature="",
+        group="switching",
+        member="all",
+        task="translation",
+        num_lines=9,
+    )
+    manifest = manifest.model_copy(update={"numbers": [*manifest.numbers, counts]})
+    former = manifest.model_dump_json().replace('"evaluated":', '"judged":')
+    (tmp_path / "scores.json").write_text(former.replace("span recall: evaluated", "span recall: judged"))
+    with pytest.warns(RenamedWarning, match="judged is called evaluated now"):
+        assert read_manifest(tmp_path) == manifest
 
 
 def test_the_engine_is_recorded_and_replayed(

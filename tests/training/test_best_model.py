@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import ExampleOptions, batches, spec_augment
 from sprachbund.errors import SprachbundError
-from sprachbund.training.loop import Convergence, train
+from sprachbund.training.loop import Convergence, Evaluation, Evaluations, train
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.options import RenamedWarning
 from tests.training import made
 
 
@@ -143,3 +144,27 @@ def test_a_batch_has_the_masks_of_its_step_wherever_it_is_begun(data: Path) -> N
     plain = list(batches(corpus, plan, 0))
     assert whole[0].features.equal(plain[0].features)
     assert not whole[2].features.equal(plain[2].features)
+
+
+def test_a_recipe_a_state_and_a_result_of_the_earlier_version_are_read(tmp_path: Path) -> None:
+    with pytest.warns(RenamedWarning, match="training: judge is called metric_for_best_model now"):
+        options = TrainingOptions.model_validate({"steps": 10, "judge": "score"})
+    assert options.metric_for_best_model == "score"
+    best = Evaluation(step=2, epoch=0.5, value=1.25)
+    resumed = Evaluations()
+    with pytest.warns(RenamedWarning, match="judgements is called evaluations now"):
+        resumed.load({"lowest": 1.25, "num_worse": 0, "judgements": [[2, 0.5, 1.25]]})
+    assert resumed.made == [best]
+    written = Convergence(
+        metric_for_best_model="loss", steps=2, stopped_early=False, best=best, evaluations=(best,)
+    )
+    written.write(tmp_path)
+    path = tmp_path / "convergence.json"
+    former = (
+        path.read_text()
+        .replace('"metric_for_best_model"', '"judge"')
+        .replace('"evaluations"', '"judgements"')
+    )
+    path.write_text(former)
+    with pytest.warns(RenamedWarning):
+        assert Convergence.read(tmp_path) == written

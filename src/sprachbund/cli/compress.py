@@ -4,6 +4,7 @@ Shared options and the printed comparison come first, then one section for each 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +22,8 @@ from sprachbund.cli.console import (
     size,
     table,
 )
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.compression.options import MeasureOptions
 
 if TYPE_CHECKING:
     from sprachbund.compression.before_after import MeasuredModel, Measurement, Verdict
@@ -34,19 +37,6 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model
 Data = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="DIR", help="Corpus to measure both models on; may be repeated."),
-]
-To = Annotated[
-    list[str] | None,
-    typer.Option("--to", metavar="LANG,…", help="Languages to measure; all with references by default."),
-]
-Limit = Annotated[
-    int, typer.Option("--limit", metavar="N", min=1, help="Most utterances of a corpus, spread over it.")
-]
-NoSpeech = Annotated[
-    int, typer.Option("--no-speech", metavar="N", min=0, help="Sounds of each kind without speech.")
-]
-Rounds = Annotated[
-    int, typer.Option("--rounds", metavar="N", min=0, help="In which both are timed in turn; 0 for none.")
 ]
 Engine = Annotated[
     Literal["auto", "native", "torch"], typer.Option("--engine", help="What computes the models.")
@@ -72,8 +62,11 @@ Spoken = Annotated[
         "--from", metavar="LANG", help="Spoken in the recordings; the teacher identifies it if not given."
     ),
 ]
-LIMIT, NO_SPEECH, ROUNDS = 200, 4, 3
-"""Defaults of the options of these names."""
+Measuring = Annotated[MeasureOptions, Panel(OWN_PANEL)]
+MeasuringAfterTraining = Annotated[
+    MeasureOptions, Panel(OWN_PANEL, only=("limit", "no_speech_per_kind", "rounds", "engine"))
+]
+"""`--to` of `distil` says what is learned, and is measured with it."""
 
 
 class MeasuredPair(NamedTuple):
@@ -90,11 +83,7 @@ def measure(
     data: Sequence[Path] | None,
     *,
     what: dict[str, Any],
-    to: Sequence[str] | None,
-    limit: int,
-    no_speech: int,
-    rounds: int,
-    engine: Any,
+    options: MeasureOptions,
     offline: bool,
     final: Path | None = None,
 ) -> MeasuredPair:
@@ -105,25 +94,14 @@ def measure(
         after: directory of the smaller one.
         data: corpora.
         what: the verb and its settings, as JSON values.
-        to: languages wanted.
-        limit: utterances of a corpus.
-        no_speech: sounds of each kind.
-        rounds: of timing.
-        engine: that computes both.
+        options: how much is measured.
         offline: never use the network.
         final: the directory that `after` is renamed to; None where it is not.
     """
-    from sprachbund.compression.before_after import MeasureOptions, compare_tasks, measure_both
+    from sprachbund.compression.before_after import compare_tasks, measure_both
     from sprachbund.util import provenance
     from sprachbund.util.files import write_json
 
-    options = MeasureOptions(
-        targets=tuple(listed(to)) or None,
-        limit=limit,
-        no_speech_per_kind=no_speech,
-        rounds=rounds,
-        engine=engine,
-    )
     with Bar("measuring") as bar:
         both = measure_both(
             before,
@@ -280,11 +258,8 @@ def prune(
     decoder_layers: _Named = None,
     encoder_layers: _EncoderNamed = None,
     data: Data = None,
-    to: To = None,
-    limit: Limit = LIMIT,
-    no_speech: NoSpeech = NO_SPEECH,
-    rounds: Rounds = ROUNDS,
-    engine: Engine = "torch",
+    *,
+    measuring: Measuring,
     threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -320,11 +295,7 @@ def prune(
             draft,
             data,
             what={"verb": "prune", "layers": {k: v for k, v in how.items() if k != "by"}},
-            to=to,
-            limit=limit,
-            no_speech=no_speech,
-            rounds=rounds,
-            engine=engine,
+            options=measuring,
             offline=offline,
             final=out,
         )
@@ -372,11 +343,8 @@ def quantize(
         bool, typer.Option("--symmetric", help="With --encoder-bits: no zero points are stored.")
     ] = False,
     data: Data = None,
-    to: To = None,
-    limit: Limit = LIMIT,
-    no_speech: NoSpeech = NO_SPEECH,
-    rounds: Rounds = ROUNDS,
-    engine: Engine = "torch",
+    *,
+    measuring: Measuring,
     threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -417,11 +385,7 @@ def quantize(
             draft,
             data,
             what={"verb": "quantize", **what, "files": files},
-            to=to,
-            limit=limit,
-            no_speech=no_speech,
-            rounds=rounds,
-            engine=engine,
+            options=measuring,
             offline=offline,
             final=out,
         )
@@ -729,10 +693,8 @@ def distil(
     overrides: _Overrides = None,
     stop_after: _StopAfter = None,
     measured: _Measured = None,
-    limit: Limit = LIMIT,
-    no_speech: NoSpeech = NO_SPEECH,
-    rounds: Rounds = ROUNDS,
-    engine: Engine = "torch",
+    *,
+    measuring: MeasuringAfterTraining,
     threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -767,7 +729,13 @@ def distil(
         recipes.check_models(recipe, offline=offline)
     if texts == "teacher":
         labelled = run_labels(
-            teacher, data, out / LABELS, default_labels(to), spoken=spoken, engine=engine, offline=offline
+            teacher,
+            data,
+            out / LABELS,
+            default_labels(to),
+            spoken=spoken,
+            engine=measuring.engine,
+            offline=offline,
         )
         typer.echo(corpus_as_text(labelled), err=as_json)
     recipe = _with_spoken(recipe)
@@ -784,11 +752,7 @@ def distil(
         model,
         measured or learned,
         what={"verb": "distil", "recipe": recipe.model_dump(mode="json")},
-        to=to,
-        limit=limit,
-        no_speech=no_speech,
-        rounds=rounds,
-        engine=engine,
+        options=replace(measuring, targets=tuple(listed(to))),
         offline=offline,
     )
     print_comparison(compared, model, as_json=as_json)
@@ -819,7 +783,11 @@ def register(app: typer.Typer) -> None:
         help="Make models smaller, and measure what that costs on the same data.", **options
     )
     compress.command("pseudo-label", help="Let a model label speech, as a corpus to train on.")(pseudo_label)
-    compress.command("prune", help="Drop layers of a model.")(prune)
-    compress.command("distil", help="Teach a small model what a large one does.")(distil)
-    compress.command("quantize", help="Store a model in 8 bits, or a streaming encoder in 3 to 8.")(quantize)
+    compress.command("prune", cls=VerbCommand, help="Drop layers of a model.")(with_options(prune))
+    compress.command("distil", cls=VerbCommand, help="Teach a small model what a large one does.")(
+        with_options(distil)
+    )
+    compress.command(
+        "quantize", cls=VerbCommand, help="Store a model in 8 bits, or a streaming encoder in 3 to 8."
+    )(with_options(quantize))
     app.add_typer(compress, name="compress")

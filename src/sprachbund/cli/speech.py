@@ -5,8 +5,8 @@ The outputs come first, then the loop over files. A file that fails prints one e
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +54,18 @@ class Output(Protocol):
         ...
 
 
+@contextmanager
+def named_output(name: str) -> Iterator[None]:
+    """Let an error of the system name what was written: a full disk names nothing by itself."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
+
+
 class PrintOutput:
     """A line on stdout for each segment that the guard kept, at once.
 
@@ -86,8 +98,9 @@ class PrintOutput:
         """All is printed already."""
 
     def _print(self, line: str) -> None:
-        typer.echo(line)
-        sys.stdout.flush()
+        with named_output("standard output"):
+            typer.echo(line)
+            sys.stdout.flush()
 
 
 class WrittenFiles:
@@ -164,7 +177,8 @@ class JsonOutput:
 
     def finish(self, translations: "dict[str, Translation]") -> None:
         """Print the object."""
-        print_json(self._object(translations))
+        with named_output("standard output"):
+            print_json(self._object(translations))
 
     def _object(self, translations: "dict[str, Translation]") -> dict[str, Any]:
         by_target = {target: translation.to_dict() for target, translation in translations.items()}
@@ -337,7 +351,7 @@ class ModelOptions:
 
     Attributes:
         name: the model: bundled, a model directory, or a Hugging Face id.
-        engine: what computes: torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32,
+        engine: computes the model: torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32,
             torch-bf16, torch-int8.
         threads: threads to compute with.
         real_length: Whisper: encode speech at its own length, not as 30 s.
@@ -358,11 +372,11 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """What becomes of the text.
+    """Form and destination of the text.
 
     Attributes:
         formats: write files: txt, srt, vtt, json, jsonl, tsv; without, the segments are printed.
-        out: folder for the files.
+        out: folder for the files of --format.
         overwrite: replace files that are there already.
         as_json: print one JSON object per file, and nothing else.
         as_table: print a table of all files and the speed when done, and nothing before.
@@ -377,14 +391,14 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechJob:
-    """What the command line asks for.
+    """A request of the command line.
 
     Attributes:
         files: paths, or "-" for stdin.
         targets: languages wanted, or "transcribe".
         source: language spoken; None identifies it.
         model: which one, and what computes it.
-        output: what becomes of the text.
+        output: form and destination of the text.
         decoding: how to decode.
         untrusted: whether the recordings are decoded in a process that can do nothing else.
     """
@@ -493,6 +507,10 @@ def _check_paths(job: SpeechJob) -> None:
         raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
     if output.as_json and output.as_table:
         raise SprachbundError("--json prints nothing beside its objects; leave out --table")
+    if output.out != Path() and not output.formats:
+        raise SprachbundError(
+            f"--out {output.out} is the folder of the files of --format; give --format too, such as --format srt"
+        )
     if output.formats and output.out.exists() and not output.out.is_dir():
         raise SprachbundError(f"--out {output.out} is a file; name a folder")
 

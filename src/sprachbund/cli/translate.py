@@ -92,6 +92,7 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
     given = {
         "recordings": bool(job.files),
         "--format": bool(job.output.formats),
+        "--out": job.output.out != Path(),
         "--table": job.output.as_table,
         "--words": job.decoding.word_timestamps,
         "--prompt": job.decoding.prompt is not None,

@@ -7,7 +7,6 @@ lose a task unseen.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
+from sprachbund.compression.options import MeasureOptions
 from sprachbund.compression.quantization import stored_size
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.languages import UNDETERMINED, identify
@@ -104,37 +104,6 @@ CHRF, ERROR_RATES = "chrF", ("WER", "CER")
 BEFORE, AFTER = "before", "after"
 _TIMED = 48  # utterances that are timed; more would only take longer
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """How much is measured.
-
-    Attributes:
-        targets: languages wanted; None takes all with references.
-        limit: most utterances of each corpus, spread over it.
-        no_speech_per_kind: sounds of each kind without speech.
-        rounds: in which both models are timed, after one to warm up; 0 times nothing.
-        batch_size: utterances at a time.
-        engine: that computes both.
-    """
-
-    targets: tuple[str, ...] | None = None
-    limit: int | None = 200
-    no_speech_per_kind: int = 4
-    rounds: int = 3
-    batch_size: int = 16
-    engine: EngineChoice = "torch"
-
-    def evaluation(self, targets: tuple[str, ...] | None) -> EvaluationOptions:
-        """The same for the evaluation; no draft, which would hide what a step costs."""
-        return EvaluationOptions(
-            targets=targets,
-            limit=self.limit,
-            batch_size=self.batch_size,
-            decoding=DecodingOptions(draft=NONE),
-            no_speech_per_kind=self.no_speech_per_kind,
-        )
 
 
 class _Values(BaseModel):

@@ -992,14 +992,16 @@ def translate_texts(
         texts: sentences; each is one row of the search, none is cut.
         targets: languages wanted, as tags or names.
         source: language of the texts; None identifies it for each.
-        options: how to decode; options about speech are ignored.
+        options: how to decode. The guard and the spans apply to speech alone, and have no effect here.
 
     Raises:
-        SprachbundError: at once for a family that reads no text and for unknown languages; while iterating for a pair
-            that the model does not know.
+        SprachbundError: at once for a family that reads no text, for unknown languages and for times of words; while
+            iterating for a pair that the model does not know.
     """
     check_reads_text(family)
     options = options or DecodingOptions()
+    if options.word_timestamps:
+        raise SprachbundError("words of a text have no times; leave word_timestamps out")
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
     if TRANSCRIBE in request.targets:
         raise SprachbundError("text is not transcribed; name a language to translate into")

@@ -43,7 +43,7 @@ class Passage:
             clock.
         source_s: length of the stretch.
         num_reference: units of the reference, at least 1.
-        recording_s: where the recording ends; as `source_s` when the stretch is all of it.
+        recording_s: end of the recording; as `source_s` when the stretch is all of it.
     """
 
     delays_s: tuple[float, ...]
@@ -246,7 +246,7 @@ def by_likeness(output: Sequence[str], references: Sequence[Sequence[str]]) -> O
 
 @dataclass(frozen=True, kw_only=True)
 class _Path:
-    """What an alignment says of each unit of the output.
+    """The alignment of each unit of the output.
 
     Attributes:
         passed: reference words used up when it was reached, its own partner included, (U,).
@@ -476,7 +476,7 @@ def score_talk(log: EmissionLog, references: Sequence[ReferenceSegment]) -> Talk
     """Every score of a talk.
 
     Args:
-        log: what was written when.
+        log: emitted text with its times.
         references: of the same talk and target, in order, at least one.
 
     Raises:

@@ -16,6 +16,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.language_spans import timed_spans
 from sprachbund.data.manifest import Manifest, Utterance, shard_numbers
 from sprachbund.decoding.languages import declared_languages
+from sprachbund.decoding.options import AUTO
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
@@ -169,7 +170,7 @@ def _check_sound(path: Path, end_s: float) -> None:
             rate, num_samples = file.getframerate(), file.getnframes()
             held = (path.stat().st_size - 44) // (file.getsampwidth() * file.getnchannels())
     except (OSError, EOFError, wave.Error) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise SprachbundError(f"{path}: no sound ({reason}); copy the corpus again") from error
     there_s = min(num_samples, held) / SAMPLE_RATE
     if rate != SAMPLE_RATE or there_s < end_s - 0.01:
@@ -249,13 +250,15 @@ def evaluate(
 
 
 def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tuple[Family, EvaluationOptions]:
-    """The model on its engine, and the options as they are recorded: the engine that "auto" found, and the declared
-    languages in the model's tags."""
+    """The model on its engine, and the options as they are recorded: the engine that "auto" found, whether there are
+    timestamps, and the declared languages in the model's tags."""
     chosen = engine_for(
         load(model, offline=offline), options.engine, directory=locate(model, offline=offline)
     )
     allowed = declared_languages(chosen.family, options.decoding.allowed_languages)
     decoding = replace(options.decoding, allowed_languages=allowed)
+    if decoding.timestamps == AUTO:
+        decoding = replace(decoding, timestamps=chosen.family.capabilities.timestamps is not None)
     options = replace(options, decoding=decoding)
     if options.engine == "auto":
         options = replace(options, engine="native" if chosen.name == "native" else "torch")

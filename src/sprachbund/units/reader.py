@@ -140,7 +140,7 @@ class UnitReader:
 # Models with their units: new ones, and those loaded from a directory.
 
 C = TypeVar("C", bound=ReadTokens)
-FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
+FAMILY_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     TokenConformer.name: (TokenConfig, TokenConformer),
     TokenMbart.name: (MbartConfig, TokenMbart),
 }
@@ -172,7 +172,7 @@ def load(directory: Path) -> ReadsTokens:
     Raises:
         SprachbundError: naming what is missing or does not fit.
     """
-    kind, family = FAMILIES[family_of(directory)]
+    kind, family = FAMILY_CLASSES[family_of(directory)]
     config, units = read_config(directory, kind), Units(directory / UNITS)
     trained = validate(Identity, config.units, f"{directory / CONFIG_FILE}: config.units")
     if difference := trained.difference(units.identity):

@@ -126,7 +126,7 @@ def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dic
 
 
 def _switches(system: System) -> dict[str, float]:
-    """What became of embedded spans, and how often the output is in another language than asked for, over all runs."""
+    """Rates of embedded spans, and how often the output is in another language than asked for, over all runs."""
     lines = [line for run in system.runs for line in run]
     scores = switch_scores(lines)
     return {
