@@ -20,7 +20,8 @@ from sprachbund.research.gradient_sharing.analyses import (
     ordered_rows,
     similarity,
 )
-from sprachbund.research.gradient_sharing.planning import SharingPlanOptions, measure
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import measure
 from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows, sketches, unit
 
 MODULE = "encoder.layers.0.feed_forward_out"

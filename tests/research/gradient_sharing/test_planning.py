@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.research.gradient_sharing import analyses as capacity
-from sprachbund.research.gradient_sharing.planning import SharingPlanOptions, make_plan, measure
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import make_plan, measure
 from sprachbund.research.gradient_sharing.sketches import Sketches
 from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows, sketches
 

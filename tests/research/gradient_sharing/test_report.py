@@ -13,7 +13,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.research.gradient_sharing import page, report
 from sprachbund.research.gradient_sharing import page as figures
-from sprachbund.research.gradient_sharing.planning import SharingPlanOptions, make_plan
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import make_plan
 from tests.research.gradient_sharing.made import TAGS, planted_rows, sketches
 
 

@@ -9,14 +9,13 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import ModuleEvidence
+from sprachbund.research.gradient_sharing.plan_options import RATIOS, THRESHOLDS, ChooseBy, Clustering
 
-Clustering = Literal["ward", "kmeans"]
 Partition = tuple[tuple[int, ...], ...]
 """Groups of indexes, each sorted, the groups by their first index."""
 
@@ -259,10 +258,6 @@ def half_samples(rows: UnitGradients, draws: int, seed: int) -> Iterator[list[np
 
 
 # Analysis B: the shared ratio, and the module to split.
-
-THRESHOLDS = (0.05, 0.15)
-RATIOS = (0.75, 0.5, 0.25)
-ChooseBy = Literal["purity", "separation"]
 
 
 def self_and_cross(mean_cosines: np.ndarray) -> tuple[float, float]:

@@ -36,7 +36,8 @@ from sprachbund.research.gradient_sharing.options import (
     last_layers,
     run_folder,
 )
-from sprachbund.research.gradient_sharing.planning import SharingPlanOptions, make_plan
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.training.lora import rank_for
