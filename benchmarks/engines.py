@@ -56,7 +56,11 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         }
         rows.append(
             row
-            | {name: f"{rates[name].failed} of {rates[name].judged}" for name in DEFINITIONS if name in rates}
+            | {
+                name: f"{rates[name].failed} of {rates[name].evaluated}"
+                for name in DEFINITIONS
+                if name in rates
+            }
         )
     return rows
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rows import keep
 
-from sprachbund.evaluation.lines import HYPOTHESES_FILE, Evidence, Line, LineWriter, read_lines
+from sprachbund.evaluation.lines import HYPOTHESES_FILE, DecodingEvidence, Line, LineWriter, read_lines
 from sprachbund.evaluation.manifest import ModelUsed
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.scoring import Scoring
@@ -43,7 +43,7 @@ def made(count: int, wrong: float, seed: int) -> Iterator[Line]:
             target=target,
             hypothesis=" ".join(hypothesis),
             reference=" ".join(reference),
-            evidence=Evidence(dropped="made" if errors.random() < 0.02 else None),
+            evidence=DecodingEvidence(dropped="made" if errors.random() < 0.02 else None),
             transcript=" ".join(reversed(reference)),
             kind=f"kind-{number % 30}",
             speaker=f"speaker-{number % 60}",

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ CORE = ("models", "nn", "decoding", "engines", "runtime", "streaming")
 GLOSSARY = {
     "guess": r"guess",
     "Rules, Rows": r"(?-i:^Rules$|RowsSoFar|^Rows$)",  # the rows of tables and tensors are standard
-    "seat, stranger, nudge, gate": r"^_?seats?$|stranger|nudge|^Gate$",
+    "seat, stranger, nudge": r"^_?seats?$|stranger|nudge",
     "companions, foreign": r"companion|foreign",
-    "lesson, told, tell": r"lesson|^_?tells?$|^_?told$|_told$|^_?tell_",
+    "lesson, told, tell": r"lesson|^_?tells$|^_?told$|_told$|^_?tell_",  # tell() is a method of Python's files
     "judge, weigh": r"judge|^_?weigh$",
     "worth_dropping, exchanged, beside": r"worth_dropping|exchanged|_beside|^beside$|some_parts_rest",
     "place": r"^_?places?$|^Place$",
@@ -36,6 +37,8 @@ GLOSSARY = {
     "Supply": r"^Supply$",
 }
 """Words that the field has a standard term for, as patterns of names; upper and lower case are one."""
+SERVICE_GLOSSARY = {"gate": r"^gate$"}
+"""The same in the service alone, where it was a limiter; a gate of a layer or a loss is the standard term."""
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -118,7 +121,8 @@ def probes(trees: dict[str, ast.Module]) -> list[str]:
 def undocumented(trees: dict[str, ast.Module]) -> list[str]:
     """Public functions with three or more parameters that are not documented.
 
-    The docstring documents them; or the annotation does, where a parameter is an option of the command line.
+    The docstring documents them; or the annotation does, where a parameter is an option of the command line. A function
+    inside of another, or in a class with a leading underscore, is not public.
     """
     missing = []
     aliases = {
@@ -134,10 +138,15 @@ def undocumented(trees: dict[str, ast.Module]) -> list[str]:
         annotation = ast.unparse(argument.annotation) if argument.annotation else ""
         return annotation.startswith("Annotated[") or annotation in {*aliases, "typer.Context"}
 
+    def public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield from public(node.body)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                yield node
+
     for name, tree in trees.items():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
-                continue
+        for node in public(tree.body):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             named = [a.arg for a in arguments if a.arg not in ("self", "cls")]
             named = [] if all(is_option(a) for a in arguments if a.arg in named) else named
@@ -148,6 +157,16 @@ def undocumented(trees: dict[str, ast.Module]) -> list[str]:
             if not ("Args:" in doc or "rguments" in doc or all(re.search(rf"\b{n}\b", doc) for n in named)):
                 missing.append(f"{name}.{node.name}")
     return missing
+
+
+def identifiers(tree: ast.Module) -> Iterator[str]:
+    """Names that are used, of arguments and attributes, and of what is defined."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name):
+                yield name
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
 
 
 def measure(root: Path) -> dict[str, Any]:
@@ -161,15 +180,9 @@ def measure(root: Path) -> dict[str, Any]:
         for target in targets:
             importers[target].add(name)
     lines = [line for text in texts.values() for line in text.splitlines()]
-    names = [n.id for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.Name)]
-    names += [n.arg for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.arg)]
-    names += [n.attr for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.Attribute)]
-    names += [
-        n.name
-        for t in trees.values()
-        for n in ast.walk(t)
-        if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    names = [name for tree in trees.values() for name in identifiers(tree)]
+    serving = (tree for module, tree in trees.items() if module.startswith("sprachbund.serving"))
+    service_names = [name for tree in serving for name in identifiers(tree)]
     classes: dict[str, int] = defaultdict(int)
     for tree in trees.values():
         for node in ast.walk(tree):
@@ -185,8 +198,9 @@ def measure(root: Path) -> dict[str, Any]:
         "undocumented_functions": undocumented(trees),
         "classes_defined_twice": sorted(n for n, count in classes.items() if count > 1),
         "glossary": {
-            word: sum(bool(re.search(pattern, name, re.IGNORECASE)) for name in names)
-            for word, pattern in GLOSSARY.items()
+            word: sum(bool(re.search(pattern, name, re.IGNORECASE)) for name in named)
+            for glossary, named in ((GLOSSARY, names), (SERVICE_GLOSSARY, service_names))
+            for word, pattern in glossary.items()
         },
     }
 

@@ -306,7 +306,9 @@ def _convergence(folder: Path) -> Path:
     from sprachbund.training.loop import CONVERGENCE_FILE, Convergence, Evaluation
 
     made = tuple(Evaluation(step=step, epoch=step / 10, value=1.0 / step) for step in (1, 2))
-    Convergence(judge="loss", steps=9, stopped_early=False, best=made[1], judgements=made).write(folder)
+    Convergence(
+        metric_for_best_model="loss", steps=9, stopped_early=False, best=made[1], evaluations=made
+    ).write(folder)
     return folder / CONVERGENCE_FILE
 
 
@@ -382,7 +384,7 @@ def _scores(folder: Path) -> Path:
     )
     ResultManifest(
         numbers=[number],
-        failures=[FailureRate(failure="empty", member="all", failed=1, judged=3, guard=True)],
+        failures=[FailureRate(failure="empty", member="all", failed=1, evaluated=3, guard=True)],
         measured={"real_time_factor": 0.5},
         data=[DataUsed(path="d", name="d", sha256="0", utterances=3, scored_utterances=3)],
         model=ModelUsed(path="m", name="m", sha256="0"),
@@ -401,10 +403,14 @@ def _read_scores(path: Path) -> None:
 
 
 def _hypotheses(folder: Path) -> Path:
-    from sprachbund.evaluation.lines import Evidence, Line
+    from sprachbund.evaluation.lines import DecodingEvidence, Line
 
-    line = Line(id="a", source="en", target="de", hypothesis="ja", reference="ja", evidence=Evidence())
-    other = Line(id="b", source="en", target="de", hypothesis="nein", reference="ja", evidence=Evidence())
+    line = Line(
+        id="a", source="en", target="de", hypothesis="ja", reference="ja", evidence=DecodingEvidence()
+    )
+    other = Line(
+        id="b", source="en", target="de", hypothesis="nein", reference="ja", evidence=DecodingEvidence()
+    )
     path = folder / "hypotheses.jsonl"
     path.write_text("".join(one.to_json() + "\n" for one in (line, other)))
     return path
@@ -679,9 +685,9 @@ def _encoded(folder: Path) -> Path:
 
 
 def _read_encoded(path: Path) -> None:
-    from sprachbund.units.encoded import Encoded
+    from sprachbund.units.encoded import EncodedCorpus
 
-    encoded = Encoded(path.parent)
+    encoded = EncodedCorpus(path.parent)
     for index in range(len(encoded)):
         _ = encoded[index].with_repeats
     list(encoded)

@@ -8,7 +8,7 @@ import pytest
 
 from sprachbund.cli import main
 from sprachbund.data.manifest import ManifestWriter
-from sprachbund.evaluation.figures import Labelled, RouterPicture, draw_router
+from sprachbund.evaluation.figures import LabelledSpan, RouterPicture, draw_router
 from sprachbund.models.speech_llm import save
 from tests.models.speech_llm_support import make_model, speech
 from tests.stories.support import speech as spoken
@@ -80,8 +80,8 @@ def test_the_picture_shows_the_mass(tmp_path: Path) -> None:
         groups=("es", "en"),
         frame_s=0.1,
         duration_s=1.0,
-        heard=[Labelled(start_s=0, end_s=1, language="es")],
-        texts=[Labelled(start_s=0, end_s=1, language="es", text="a")],
+        heard=[LabelledSpan(start_s=0, end_s=1, language="es")],
+        texts=[LabelledSpan(start_s=0, end_s=1, language="es", text="a")],
     )
     draw_router(picture, tmp_path / "a.png")
     pixels = image(tmp_path / "a.png")[..., :3].mean(-1)

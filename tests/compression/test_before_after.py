@@ -8,7 +8,7 @@ import torch
 
 from sprachbund.compression.before_after import (
     LanguageAccuracy,
-    Measured,
+    MeasuredModel,
     Measurement,
     MeasureOptions,
     TimesWritten,
@@ -99,7 +99,7 @@ def test_sizes_are_those_of_the_models(models: tuple[Path, Path], found: Measure
     assert (found.before.bits, found.after.bits) == (16, 8)
     assert found.speed[0]["time_ratio"] == 1
     assert found.data[0].utterances == 12
-    assert sum(t.judged for t in found.before.languages.values()) == 12  # six utterances, two targets each
+    assert sum(t.evaluated for t in found.before.languages.values()) == 12  # six utterances, two targets each
 
 
 def test_a_model_beside_itself_has_lost_nothing(models: tuple[Path, Path], data: Path) -> None:
@@ -122,9 +122,9 @@ def test_what_is_said_of_a_model_does_not_change_its_hash(models: tuple[Path, Pa
     assert model_hash(models[1]) == before
 
 
-def measured(**values: Any) -> Measured:
-    rate = FailureRate(failure="omission", member="all", failed=1, judged=100, guard=True)
-    return Measured(
+def measured(**values: Any) -> MeasuredModel:
+    rate = FailureRate(failure="omission", member="all", failed=1, evaluated=100, guard=True)
+    return MeasuredModel(
         **{
             "model": ModelUsed(path="m", name="m", sha256=""),
             "parameters": 1,
@@ -133,8 +133,8 @@ def measured(**values: Any) -> Measured:
             "pairs": ("de-de", "de-en", "en-en"),
             "scores": {"de-en": {"chrF": 50.0}, "en-en": {"chrF": 90.0, "WER": 10.0}},
             "failures": (rate,),
-            "languages": {"de": LanguageAccuracy(right=99, judged=100)},
-            "times": TimesWritten(judged=10, ended=10, end_error_s=0.1),
+            "languages": {"de": LanguageAccuracy(right=99, evaluated=100)},
+            "times": TimesWritten(evaluated=10, ended=10, end_error_s=0.1),
             **values,
         }
     )
@@ -165,23 +165,27 @@ def test_a_task_that_is_gone_is_lost(after: dict[str, Any], lost: tuple[str, ...
         ({"scores": {"de-en": {"chrF": 48.9}}}, ("de-en: chrF 50.0 before, 48.9 after",)),
         ({"scores": {"en-en": {"WER": 11.1}}}, ("en-en: WER 10.0 before, 11.1 after",)),
         (
-            {"languages": {"de": LanguageAccuracy(right=90, judged=100)}},
+            {"languages": {"de": LanguageAccuracy(right=90, evaluated=100)}},
             ("telling de: 99.0 % right before, 90.0 % after",),
         ),
         (
-            {"failures": (FailureRate(failure="omission", member="all", failed=3, judged=100, guard=True),)},
+            {
+                "failures": (
+                    FailureRate(failure="omission", member="all", failed=3, evaluated=100, guard=True),
+                )
+            },
             ("omission: 1.0 % of lines before, 3.0 % after",),
         ),
         (
-            {"failures": (FailureRate(failure="copy", member="all", failed=2, judged=100, guard=True),)},
+            {"failures": (FailureRate(failure="copy", member="all", failed=2, evaluated=100, guard=True),)},
             ("copy: 0.0 % of lines before, 2.0 % after",),
         ),
         (
-            {"times": TimesWritten(judged=10, ended=9, end_error_s=0.1)},
+            {"times": TimesWritten(evaluated=10, ended=9, end_error_s=0.1)},
             ("timestamps: 10 of 10 rows ended in one before, 9 after",),
         ),
         (
-            {"times": TimesWritten(judged=10, ended=10, end_error_s=0.3)},
+            {"times": TimesWritten(evaluated=10, ended=10, end_error_s=0.3)},
             ("timestamps: 0.10 s from the end of speech before, 0.30 s after",),
         ),
     ],
@@ -203,8 +207,8 @@ def test_times_are_measured_where_a_family_writes_them(data: Path, tmp_path: Pat
     jobs = make_plan(model, manifest, None, 4).jobs
     found = times_written(model, manifest, jobs)
     assert found is not None
-    assert found.judged == len(jobs)
-    assert 0 <= found.ended <= found.judged
+    assert found.evaluated == len(jobs)
+    assert 0 <= found.ended <= found.evaluated
     assert 0 <= found.end_error_s <= 2.0
     assert times_written(split_support.make_model(), manifest, jobs) is None
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from sprachbund.compression.quantization import check_packable, check_quantizable, pack_beside, stored_size
+from sprachbund.compression.quantization import check_packable, check_quantizable, stored_size, write_packed
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import missing_because
 from sprachbund.engines.packed_cache import PACKED_FILE
@@ -136,7 +136,7 @@ def test_the_native_engine_maps_the_packed_file_and_packs_nothing(
     small = tmp_path / "small"
     whisper.save(whisper.load(directories[1]), small, bits=8)
     model: Any = load(small)
-    path = pack_beside(model, small)
+    path = write_packed(model, small)
     assert path == small / PACKED_FILE
     engine = engine_for(model, "native", directory=small, cache=tmp_path / "cache")
     assert engine.notes == ()
@@ -155,7 +155,7 @@ def test_a_packed_file_of_other_weights_is_told_and_not_used(
     small = tmp_path / "small"
     whisper.save(whisper.load(directories[1]), small, bits=8)
     model: Any = load(small)
-    pack_beside(model, small)
+    write_packed(model, small)
     with torch.no_grad():
         model.decoder.norm.bias.add_(1.0)
     whisper.save(model, tmp_path / "other", bits=8)

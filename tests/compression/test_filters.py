@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sprachbund.compression.pseudo_labels import FilterOptions, kind_of, length_ratio, why_dropped
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.lines import Evidence
+from sprachbund.evaluation.lines import DecodingEvidence
 from sprachbund.text.identify import LanguageIdentifier
 
 IDENTIFIER = LanguageIdentifier.train(
@@ -20,11 +20,11 @@ IDENTIFIER = LanguageIdentifier.train(
         "pt": ["a casa fica junto ao rio e o tempo está bom hoje", "onde está o trem para a cidade"] * 5,
     }
 )
-GOOD = Evidence(mean_log_probability=-0.2, speech_probability=0.9, no_speech_probability=0.01)
+GOOD = DecodingEvidence(mean_log_probability=-0.2, speech_probability=0.9, no_speech_probability=0.01)
 TEXT, TRANSCRIPT = "wo ist der Zug in die Stadt", "where is the train to the city"
 
 
-def why(text: str = TEXT, evidence: Evidence = GOOD, **changes: object) -> str | None:
+def why(text: str = TEXT, evidence: DecodingEvidence = GOOD, **changes: object) -> str | None:
     values = {"source": "en", "target": "de", "transcript": TRANSCRIPT, "duration_s": 3.0, **changes}
     options = values.pop("options", FilterOptions())
     return why_dropped(text, evidence, identifier=IDENTIFIER, options=options, **values)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def test_a_variety_is_no_other_language() -> None:
     assert why_dropped(text, GOOD, target="pt-BR", identifier=both, **asked) is None  # type: ignore[arg-type]
 
 
-def test_short_texts_and_languages_unknown_to_the_identifier_are_not_judged() -> None:
+def test_short_texts_and_languages_unknown_to_the_identifier_are_not_filtered() -> None:
     assert why("the city", transcript="die Stadt") is None
     assert why(TRANSCRIPT, target="fr") is None
 

@@ -32,7 +32,7 @@ from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import one_line
-from sprachbund.evaluation.lines import Evidence
+from sprachbund.evaluation.lines import DecodingEvidence
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import load
 from sprachbund.text.identify import LanguageIdentifier
@@ -41,14 +41,14 @@ from tests.models.whisper_support import make_directory
 from tests.training import made
 
 IDENTIFIER = LanguageIdentifier.train({"en": ["one two three four"], "de": ["eins zwei drei vier"]})
-SURE = Evidence(mean_log_probability=-0.1, speech_probability=1.0)
-GUESS = Evidence(mean_log_probability=-3.0, speech_probability=1.0)
+SURE = DecodingEvidence(mean_log_probability=-0.1, speech_probability=1.0)
+GUESS = DecodingEvidence(mean_log_probability=-3.0, speech_probability=1.0)
 
 
 class Script:
     """Says a text for each language; what it was asked for is kept."""
 
-    def __init__(self, **said: tuple[str, Evidence]) -> None:
+    def __init__(self, **said: tuple[str, DecodingEvidence]) -> None:
         self.said = {"en": ("one two", SURE), "de": ("eins zwei", SURE), **said}
         self.asked: list[tuple[int, tuple[str, ...], str | None]] = []
 

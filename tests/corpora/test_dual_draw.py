@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import Corpus, batches
 from tests.training.made import make_corpus, make_training_data
 
-PLAN = PlanOptions(batch_s=20.0, max_duration_s=20)
+PLAN = BatchingOptions(batch_s=20.0, max_duration_s=20)
 
 
 @pytest.fixture(scope="module")

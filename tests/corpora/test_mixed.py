@@ -13,7 +13,7 @@ from sprachbund.cli import main
 from sprachbund.corpora.asterisk.prompts import Clips
 from sprachbund.corpora.mixed import (
     KEEPING_TIMES,
-    Mixing,
+    MixedSpeechOptions,
     draw_mixed,
     draw_spliced,
     join_runs,
@@ -34,7 +34,7 @@ from sprachbund.evaluation.run import open_corpus
 from tests.corpora.asterisk_tree import write_tree
 from tests.corpora.test_compose import EverythingRecorded
 
-OPTIONS = Mixing(train_utterances=10, heldout_utterances=4, augmentation=KEEPING_TIMES)
+OPTIONS = MixedSpeechOptions(train_utterances=10, heldout_utterances=4, augmentation=KEEPING_TIMES)
 TIME = Meaning(kind="weekday_time", slots={"day": 2, "time": (5, 30)})
 
 
@@ -145,7 +145,7 @@ def test_parts_hold_what_they_should_and_meanings_do_not_leak(made: Path) -> Non
         assert all({u.language, *u.translations} == {"en", "es", "de"} for u in utterances)
     first = Manifest(made / "train")[0]
     assert [span.language for span in spoken_spans(first)][:2] == ["es", "en"]
-    assert all(embedded.place for embedded in embedded_spans(first, "en"))
+    assert all(embedded.word_range for embedded in embedded_spans(first, "en"))
 
 
 def test_it_says_what_it_holds(made: Path) -> None:
@@ -206,7 +206,7 @@ def test_recordings_are_spliced_from_a_tree_of_packages(tmp_path: Path) -> None:
     words = {"vm-theperson": "the person", "vm-isonphone": "is busy", "vm-isunavail": "is away"}
     texts = {tag: {**words, **{f"digits/{n}": f"{n}" for n in range(10)}} for tag in ("en", "es")}
     write_tree(tmp_path / "tree", {"en": "en_US_f_Allison", "es": "es_MX_f_Allison"}, texts)
-    options = Mixing(train_utterances=2, heldout_utterances=1, spliced_utterances=3)
+    options = MixedSpeechOptions(train_utterances=2, heldout_utterances=1, spliced_utterances=3)
     make_mixed(tmp_path / "out", options, source=tmp_path / "tree", workers=1)
     train, test = (open_corpus(tmp_path / "out" / f"spliced-{part}") for part in ("train", "test"))
     assert (len(train), len(test)) == (3, 2)
@@ -216,7 +216,7 @@ def test_recordings_are_spliced_from_a_tree_of_packages(tmp_path: Path) -> None:
     }
     for utterance in test:
         assert len(spoken_spans(utterance)) == 3
-        assert embedded_spans(utterance, "de")[0].place is not None
+        assert embedded_spans(utterance, "de")[0].word_range is not None
     info = json.loads((tmp_path / "out" / "spliced-test" / "dataset.json").read_text())
     assert info["attribution"].keys() == {"asterisk-en-allison", "asterisk-es-allison"}
     with pytest.raises(SprachbundError, match="no recorded prompts in de"):
@@ -257,7 +257,7 @@ def test_bad_input(options: list[str], said: str, tmp_path: Path, capsys: pytest
 
 def test_an_augmentation_that_would_move_the_spans_is_refused() -> None:
     with pytest.raises(SprachbundError, match="would move the spans"):
-        Mixing(augmentation=TRAIN)
+        MixedSpeechOptions(augmentation=TRAIN)
     assert read_pair(" es+en ") == ("es", "en")
 
 

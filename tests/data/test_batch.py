@@ -4,10 +4,10 @@ from dataclasses import fields
 
 import torch
 
-from sprachbund.data.batch import Batch, Mixture, Sides, Spoken
+from sprachbund.data.batch import Batch, MixedLanguages, Sides, SpokenText
 
 
-def batch_of(count: int, **parts: Spoken | Mixture | Sides) -> Batch:
+def batch_of(count: int, **parts: SpokenText | MixedLanguages | Sides) -> Batch:
     """Utterances with two rows each, told apart by their numbers."""
     numbers = torch.arange(count)
     rows = torch.arange(2 * count)
@@ -27,8 +27,8 @@ def batch_of(count: int, **parts: Spoken | Mixture | Sides) -> Batch:
 def test_parts_are_selected_with_their_utterances() -> None:
     whole = batch_of(
         3,
-        spoken=Spoken(torch.tensor([[1], [2], [3]]), torch.tensor([1, 0, 1])),
-        mixture=Mixture(torch.eye(3, dtype=torch.bool), (((0.0, 1.0, 0),), (), ((0.0, 2.0, 2),))),
+        spoken=SpokenText(torch.tensor([[1], [2], [3]]), torch.tensor([1, 0, 1])),
+        mixture=MixedLanguages(torch.eye(3, dtype=torch.bool), (((0.0, 1.0, 0),), (), ((0.0, 2.0, 2),))),
         sides=Sides(torch.tensor([0, 1, 0]), (0.25, 0.75)),
     )
     chosen = whole.select(torch.tensor([2, 0])).to("cpu")

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.data.batching import PlanOptions, epoch_indices, plan_epoch
+from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_epoch
 
 
 @settings(max_examples=50, deadline=None)
@@ -16,7 +16,7 @@ from sprachbund.data.batching import PlanOptions, epoch_indices, plan_epoch
 )
 def test_every_utterance_once_within_the_limits(durations, batch_s, most, seed):
     durations = np.array(durations)
-    options = PlanOptions(batch_s=batch_s, max_utterances=most, seed=seed, max_duration_s=10.0)
+    options = BatchingOptions(batch_s=batch_s, max_utterances=most, seed=seed, max_duration_s=10.0)
     plan = plan_epoch(durations, np.arange(len(durations)), options, epoch=2)
     planned = sorted(int(i) for batch in plan for i in batch)
     assert planned == [i for i, d in enumerate(durations) if d <= 10.0]
@@ -28,7 +28,7 @@ def test_every_utterance_once_within_the_limits(durations, batch_s, most, seed):
 def test_padding_is_below_a_tenth_on_lengths_like_ours():
     rng = np.random.default_rng(0)
     durations = np.clip(rng.lognormal(0.8, 0.5, 20_000), 0.4, 15)
-    plan = plan_epoch(durations, rng.permutation(20_000), PlanOptions(batch_s=160), epoch=0)
+    plan = plan_epoch(durations, rng.permutation(20_000), BatchingOptions(batch_s=160), epoch=0)
     padded = sum(durations[b].max() * len(b) for b in plan)
     assert 1 - durations.sum() / padded < 0.05
 
@@ -36,7 +36,7 @@ def test_padding_is_below_a_tenth_on_lengths_like_ours():
 def test_epochs_differ_and_repeat():
     def plan(epoch):
         return plan_epoch(
-            np.full(100, 2.0), epoch_indices([100], [1.0], 0, epoch), PlanOptions(batch_s=10), epoch
+            np.full(100, 2.0), epoch_indices([100], [1.0], 0, epoch), BatchingOptions(batch_s=10), epoch
         )
 
     assert [b.tolist() for b in plan(0)] == [b.tolist() for b in plan(0)]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sprachbund.data.bitext import Bitext, Pair, read_bitext
+from sprachbund.data.bitext import Bitext, SentencePair, read_bitext
 from sprachbund.errors import SprachbundError
 
 TMX = """<?xml version="1.0"?>
@@ -37,7 +37,7 @@ def test_a_table(write) -> None:  # type: ignore[no-untyped-def]
     path = write("a.tsv", '\ufeffdomain\tde\ten\nx\t"Ja,  gern\t“Yes”\r\ny\tZwei\u2028Zeilen\ttwo lines\n')
     found = read_bitext([path], "en", "de")
     assert texts(found) == [("“Yes”", '"Ja, gern'), ("two lines", "Zwei Zeilen")]
-    assert found.pairs[1] == Pair(source="two lines", target="Zwei Zeilen", where=f"{path}:3")
+    assert found.pairs[1] == SentencePair(source="two lines", target="Zwei Zeilen", where=f"{path}:3")
     assert (len(found), found.faults) == (2, ())
 
 

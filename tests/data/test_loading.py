@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sprachbund.data.batch import NO_LANGUAGE
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import ExampleOptions, batches, collate, spec_augment
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
@@ -57,7 +57,7 @@ def test_no_speech_has_empty_rows(tmp_path):
 
 
 def test_processes_share_each_batch(corpus):
-    options = PlanOptions(batch_s=6.0)
+    options = BatchingOptions(batch_s=6.0)
     whole = list(batches(corpus, options, epoch=1, first=2))
     parts = [list(batches(corpus, options, epoch=1, first=2, share=(rank, 2))) for rank in range(2)]
     for i, batch in enumerate(whole):
@@ -70,7 +70,7 @@ def test_processes_share_each_batch(corpus):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_process_without_utterances_of_a_batch_gets_one_that_does_not_count(corpus, count):
-    options = PlanOptions(max_utterances=3)
+    options = BatchingOptions(max_utterances=3)
     whole = list(batches(corpus, options, epoch=1))
     parts = [list(batches(corpus, options, epoch=1, share=(rank, count))) for rank in range(count)]
     assert all(len(part) == len(whole) for part in parts)

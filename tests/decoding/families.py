@@ -9,7 +9,7 @@ import torch
 from sprachbund.compression.onnx_export import export
 from sprachbund.models.base import Family
 from sprachbund.models.io import load
-from sprachbund.units.dataset import Spoken as SpokenSentences
+from sprachbund.units.dataset import SpokenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support

@@ -10,7 +10,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import NOT_OF_THE_SEARCH, RecordedSpan, Recording, translate_spans
+from sprachbund.decoding.pipeline import NOT_OF_THE_SEARCH, RecordedSpan, RecordingState, translate_spans
 from sprachbund.decoding.search import search
 from tests.decoding.test_translate import LENIENT, recording
 from tests.decoding.tiny_family import TinyFamily
@@ -19,13 +19,13 @@ FAMILY = TinyFamily(seed=3)
 PLAIN = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, draft="none")
 
 
-def asked(targets, source=None, options=PLAIN, family=FAMILY) -> Recording:
+def asked(targets, source=None, options=PLAIN, family=FAMILY) -> RecordingState:
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
     tracker = LanguageTracker(family.source_languages, request.allowed, options.language_windows)
-    return Recording(request=request, options=options, tracker=tracker)
+    return RecordingState(request=request, options=options, tracker=tracker)
 
 
-def spans_of(one: Recording, *seeds: int) -> list[RecordedSpan]:
+def spans_of(one: RecordingState, *seeds: int) -> list[RecordedSpan]:
     spans = []
     for number, seed in enumerate(seeds):
         duration_s = 0.6 + 0.3 * (seed % 5)
@@ -125,7 +125,7 @@ def test_a_recording_that_cannot_go_on_leaves_its_neighbours_alone():
 def test_what_a_recording_could_not_be_is_kept_by_it(source):
     family = TinyFamily(seed=3)
     family.known_pairs -= {("en", "fr"), ("de", "fr"), ("fr", "de")}
-    one = Recording(
+    one = RecordingState(
         request=read_request(family, source=source, targets=["de", "en"], allowed=None),
         options=PLAIN,
         tracker=LanguageTracker(family.source_languages, None, 3),

@@ -12,10 +12,10 @@ from sprachbund.audio.spans import Span
 from sprachbund.cli import main
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import RecordedSpan, Recording, encode, translate_spans
+from sprachbund.decoding.pipeline import RecordedSpan, RecordingState, encode, translate_spans
 from sprachbund.decoding.result import Segment
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import Decoder
+from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.models.speech_llm import SpeechLLM, save
 from sprachbund.models.speech_llm.objective import RoutedMemory
 from sprachbund.serving.schemas import segment_values
@@ -83,9 +83,11 @@ def test_neighbours_in_a_batch_do_not_matter(model: SpeechLLM) -> None:
         assert {span.language for span in segment.spans} <= names[tags]
 
 
-def recording(model: SpeechLLM, tags: tuple[str, ...] | None) -> Recording:
+def recording(model: SpeechLLM, tags: tuple[str, ...] | None) -> RecordingState:
     request = read_request(model, source=None, targets=["en"], allowed=tags)
-    return Recording(request=request, options=KEEP, tracker=LanguageTracker(model.source_languages, tags, 3))
+    return RecordingState(
+        request=request, options=KEEP, tracker=LanguageTracker(model.source_languages, tags, 3)
+    )
 
 
 def test_spans_are_in_the_json_and_come_back(model: SpeechLLM, directory: Path) -> None:
@@ -137,7 +139,7 @@ def test_the_command_line_declares_them(directory: Path, capsys: pytest.CaptureF
 
 
 def test_evaluation_declares_them(model: SpeechLLM) -> None:
-    decoder = Decoder(model, DecodingOptions(allowed_languages=("zh",), max_tokens=4))
+    decoder = BatchDecoder(model, DecodingOptions(allowed_languages=("zh",), max_tokens=4))
     ((_, evidence),) = decoder.decode(speech(1.0), [["en"]], [None])[0]
     assert {route.language for route in evidence.routes} == {"zh"}
     assert np.isfinite(evidence.mean_log_probability)

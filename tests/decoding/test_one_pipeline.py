@@ -13,7 +13,7 @@ from sprachbund.decoding.languages import TRANSCRIBE, UNDETERMINED
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import Translation, joined_text
-from sprachbund.evaluation.hypotheses import Decoder, one_line, translate_manifest
+from sprachbund.evaluation.hypotheses import BatchDecoder, one_line, translate_manifest
 from sprachbund.evaluation.lines import Line
 from sprachbund.models.base import Family
 from tests.decoding.families import FAMILIES, SLOW
@@ -105,7 +105,7 @@ def test_a_language_that_nobody_named_is_the_same(family: Family) -> None:
     if not asked:
         pytest.skip("no target is known from every language")
     sounds = [sound(1.3, seed) for seed in range(3)]
-    rows = Decoder(family, OPEN).decode(
+    rows = BatchDecoder(family, OPEN).decode(
         sounds, [["" if t == TRANSCRIBE else t for t in asked]] * 3, [None] * 3
     )
     for samples, row in zip(sounds, rows, strict=True):

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from sprachbund.evaluation.lines import Evidence, Line
+from sprachbund.evaluation.lines import DecodingEvidence, Line
 
 WORDS = [
     f"{start}{end}" for start in ("ba", "de", "fi", "go", "lu", "ma") for end in ("", "n", "ra", "ste", "ß")
@@ -25,7 +25,7 @@ def made_texts(count: int, wrong: float, seed: int = 0) -> tuple[list[str], list
 
 
 def line(hypothesis: str, reference: str, **values) -> Line:
-    given = {"id": "1", "source": "en", "target": "de", "evidence": Evidence(), **values}
+    given = {"id": "1", "source": "en", "target": "de", "evidence": DecodingEvidence(), **values}
     return Line(hypothesis=hypothesis, reference=reference, **given)
 
 

@@ -36,7 +36,7 @@ def test_untranslated_and_dropped_spans_are_told_apart():
 def test_words_that_stay_the_same_in_the_target_are_translated():
     span = EmbeddedSpan(said="meeting room", language="en", start=4, end=6)
     found = switch_scores([switched(REFERENCE, REFERENCE, span, target="en")])
-    assert found.untranslated.judged == 0
+    assert found.untranslated.evaluated == 0
     assert found.left_out["untranslated"] == 1
     assert found.recalled.percent == 100
 
@@ -44,14 +44,14 @@ def test_words_that_stay_the_same_in_the_target_are_translated():
 def test_errors_near_a_switch_and_elsewhere():
     found = switch_scores([german("du gehe morgen in dem Konferenzraum hinauf")])
     # switches before and behind word 5; near are the words 3 to 6 and no seventh
-    assert (found.near.failed, found.near.judged) == (1, 4)
-    assert (found.elsewhere.failed, found.elsewhere.judged) == (1, 3)
+    assert (found.near.failed, found.near.evaluated) == (1, 4)
+    assert (found.elsewhere.failed, found.elsewhere.evaluated) == (1, 3)
 
 
 def test_a_mark_that_stands_alone_is_no_word():
     span = EmbeddedSpan(said="meeting", language="en", start=1, end=2)
     found = switch_scores([switched("une réunion", "une réunion ?", span, target="fr")])
-    assert (found.near.failed, found.near.judged, found.elsewhere.judged) == (0, 2, 0)
+    assert (found.near.failed, found.near.evaluated, found.elsewhere.evaluated) == (0, 2, 0)
 
 
 def test_switch_points_are_inside_the_sentence():
@@ -64,7 +64,7 @@ def test_switch_points_are_inside_the_sentence():
 
 def test_rates_add_up_over_lines():
     found = switch_scores([german(GERMAN), german("ich gehe morgen in den hinauf")])
-    assert (found.recalled.failed, found.recalled.judged) == (1, 2)
+    assert (found.recalled.failed, found.recalled.evaluated) == (1, 2)
     assert found.dropped.percent == 50
 
 
@@ -72,20 +72,20 @@ def test_what_is_not_known_is_left_out_and_counted():
     without_place = german("ich gehe in den meeting room", start=None, end=None)
     without_words = german("ich gehe", said="")
     found = switch_scores([without_place, without_words, german(GERMAN)])
-    assert (found.recalled.failed, found.recalled.judged) == (1, 2)
-    assert (found.untranslated.failed, found.untranslated.judged) == (1, 2)
-    assert (found.dropped.failed, found.dropped.judged) == (0, 1)
+    assert (found.recalled.failed, found.recalled.evaluated) == (1, 2)
+    assert (found.untranslated.failed, found.untranslated.evaluated) == (1, 2)
+    assert (found.dropped.failed, found.dropped.evaluated) == (0, 1)
     # the words of the two lines with their place
-    assert found.near.judged + found.elsewhere.judged == 14
+    assert found.near.evaluated + found.elsewhere.evaluated == 14
     assert found.left_out == {"recalled": 1, "near": 1, "elsewhere": 1, "untranslated": 1, "dropped": 2}
 
 
 def test_a_line_with_one_unknown_place_has_no_switch_points():
     known, unknown = (EmbeddedSpan(language="en", start=a, end=b) for a, b in ((5, 6), (None, None)))
     found = switch_scores([switched(GERMAN, GERMAN, known, unknown)])
-    assert found.near.judged == found.elsewhere.judged == 0
+    assert found.near.evaluated == found.elsewhere.evaluated == 0
     assert found.left_out["near"] == 1
-    assert found.recalled.judged == 1
+    assert found.recalled.evaluated == 1
 
 
 @pytest.mark.parametrize(("hypothesis", "untranslated"), [("我们去meeting吧", 1), ("我们去开会吧", 0)])
@@ -93,14 +93,14 @@ def test_scripts_without_spaces(hypothesis, untranslated):
     span = EmbeddedSpan(said="meeting", language="en", start=3, end=5)
     found = switch_scores([switched(hypothesis, "我们去开会吧", span, target="zh")])
     assert found.untranslated.failed == untranslated
-    assert (found.recalled.failed, found.recalled.judged) == (2 - 2 * untranslated, 2)
+    assert (found.recalled.failed, found.recalled.evaluated) == (2 - 2 * untranslated, 2)
 
 
 def test_numbers_of_nothing_are_not_written():
     assert switching_scores([line(GERMAN, GERMAN)]) == []
     values = {s.metric: s.value for s in switching_scores([german(GERMAN, start=None, end=None, said="")])}
     assert "span recall" not in values
-    assert values["span recall: judged"] == 0
+    assert values["span recall: evaluated"] == 0
     assert values["span recall: left out"] == 1
 
 
@@ -112,4 +112,4 @@ def test_wrong_language_of_code_switched_and_monolingual_outputs():
     found = {(s.metric, s.member): s.value for s in switching_scores([*mixed, mono])}
     assert found["wrong language", "code-switched"] == 50
     assert found["wrong language", "monolingual"] == 0
-    assert found["wrong language: judged", "code-switched"] == 2
+    assert found["wrong language: evaluated", "code-switched"] == 2

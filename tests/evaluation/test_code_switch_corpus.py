@@ -14,7 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import scoring
 from sprachbund.evaluation.hypotheses import make_line
 from sprachbund.evaluation.lines import (
-    Evidence,
+    DecodingEvidence,
     Line,
     LineWriter,
     embedded_spans,
@@ -54,7 +54,7 @@ def utterance(custom, said=SAID, **translations):
 
 
 def places(custom, target, **values):
-    return [(s.language, s.said, s.place) for s in embedded_spans(utterance(custom, **values), target)]
+    return [(s.language, s.said, s.word_range) for s in embedded_spans(utterance(custom, **values), target)]
 
 
 def test_what_counts_as_code_switched():
@@ -116,7 +116,7 @@ def lines():
     bare = replace(utterance({"spans": TIMES}), id="bare")
     mono = replace(utterance({}), id="mono")
     written = [*zip(mixed, OUTPUTS[:3], strict=True), (bare, OUTPUTS[3]), (mono, RUSSIAN)]
-    return [make_line(u, "ru", text, Evidence(), "made") for u, text in written]
+    return [make_line(u, "ru", text, DecodingEvidence(), "made") for u, text in written]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_planted_errors_are_found(manifest):
     assert values["spans untranslated"] == pytest.approx(100 / 3)
     assert values["spans dropped"] == pytest.approx(100 / 3)
     # one switch, before word 5; near are the words 3 to 6, of which 0, 2 and 3 are wrong
-    assert (values["errors near a switch: judged"], values["errors elsewhere: judged"]) == (12, 12)
+    assert (values["errors near a switch: evaluated"], values["errors elsewhere: evaluated"]) == (12, 12)
     assert values["errors near a switch"] == pytest.approx(100 * 5 / 12)
     assert values["errors elsewhere"] == pytest.approx(100 * 2 / 12)
     names = ("span recall", "spans untranslated", "spans dropped", "errors near a switch", "errors elsewhere")
@@ -229,6 +229,6 @@ def test_evaluate_scores_a_corpus_with_spans(model_directory, tiny_options, tmp_
     found = evaluate([tmp_path / "corpus"], model_directory, options, out=out).manifest
     for task in ("translation", "transcription"):
         wanted = {"group": "switching", "task": task, "guard": True}
-        assert found.number("span recall: judged", "code-switched", **wanted).value == 2
+        assert found.number("span recall: evaluated", "code-switched", **wanted).value == 2
         assert found.number("chrF", "monolingual", **wanted).num_lines == 1
     assert rescore(out, read_manifest(out)).numbers == found.numbers

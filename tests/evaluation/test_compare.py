@@ -4,7 +4,7 @@ import pytest
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import System, claims, compare, read_system, tables
-from sprachbund.evaluation.lines import Evidence, LineWriter
+from sprachbund.evaluation.lines import DecodingEvidence, LineWriter
 from tests.evaluation.made import made_lines
 
 PAIRS = (("en", "de"), ("en", "fr"), ("fr", "de"))
@@ -81,7 +81,7 @@ def test_systems_with_other_lines_or_references_are_refused(good):
 
 
 def test_systems_are_read_from_files_behind_the_guard(good, tmp_path):
-    hidden = replace(good[0], hypothesis="made up", evidence=Evidence(dropped="loop"))
+    hidden = replace(good[0], hypothesis="made up", evidence=DecodingEvidence(dropped="loop"))
     for run in ("one", "two"):
         with LineWriter(tmp_path / run / "hypotheses.jsonl") as writer:
             for line in [hidden, *good[1:]]:

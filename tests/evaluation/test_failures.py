@@ -3,7 +3,7 @@
 import pytest
 
 from sprachbund.evaluation.failures import DEFINITIONS, FailureClassifier, Rate
-from sprachbund.evaluation.lines import Evidence
+from sprachbund.evaluation.lines import DecodingEvidence
 from tests.evaluation.made import line
 
 REFERENCE = "bitte drücken Sie die zwei um mit der Vermittlung zu sprechen"
@@ -67,7 +67,7 @@ def test_a_paraphrase_of_like_length_omits_nothing(classifier):
 
 
 def test_a_row_that_the_limit_cut_is_truncated(classifier):
-    cut = line(REFERENCE, REFERENCE, transcript=TRANSCRIPT, evidence=Evidence(finished=False))
+    cut = line(REFERENCE, REFERENCE, transcript=TRANSCRIPT, evidence=DecodingEvidence(finished=False))
     assert failures(classifier, cut) == {"truncation"}
 
 
@@ -95,15 +95,15 @@ def test_languages_beyond_the_phrasebook_are_told_by_the_names_in_cldr(classifie
     assert classifier.classify(turkish)["wrong language"] is True
 
 
-def test_scripts_without_spaces_are_judged_by_characters(classifier):
+def test_scripts_without_spaces_are_compared_by_characters(classifier):
     chinese = line("请按二", "请按二键与接线员通话", target="zh", transcript=TRANSCRIPT)
     assert {"omission", "truncation"} <= failures(classifier, chinese)
 
 
 def test_rates(classifier):
     rates = classifier.rates([GOOD, CASES["copy"], CASES["hallucination"], line("", "", source="")])
-    assert rates["copy"] == Rate(failed=1, judged=2)
+    assert rates["copy"] == Rate(failed=1, evaluated=2)
     assert rates["hallucination"].percent == 50
-    low, high = Rate(failed=0, judged=100).interval()
+    low, high = Rate(failed=0, evaluated=100).interval()
     assert low == 0
     assert high == pytest.approx(3.70, abs=0.01)  # Wilson's interval, as in textbooks

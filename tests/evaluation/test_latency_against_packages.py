@@ -11,7 +11,7 @@ import pytest
 from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment, text_units
 from sprachbund.evaluation.latency import (
     CLOCKS,
-    Written,
+    WrittenUnits,
     by_likeness,
     by_word_errors,
     latency,
@@ -117,7 +117,7 @@ def test_omnisteval_says_the_same(
     log: EmissionLog, references: list[ReferenceSegment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, scores = by_omnisteval(log, references, monkeypatch)
-    written, found = Written(log, references), score_talk(log, references)
+    written, found = WrittenUnits(log, references), score_talk(log, references)
     owners = by_likeness(written.units, written.references)
     pairs = written.texts(owners)
     assert [pair.hypothesis for pair in pairs] == texts
@@ -140,7 +140,7 @@ def test_omnisteval_loses_a_mark_before_the_first_word_and_this_does_not(
     log = log_of("， 我 们", [1.0, 2.0, 3.0], 4.0, target="zh")
     references = [segment("我们", 0.0, 4.0, "zh")]
     assert by_omnisteval(log, references, monkeypatch)[0] == ["我们"]
-    written = Written(log, references)
+    written = WrittenUnits(log, references)
     assert written.texts(by_likeness(written.units, written.references))[0].hypothesis == "，我们"
 
 
@@ -156,7 +156,7 @@ def test_omnisteval_has_no_latency_without_output_either(monkeypatch: pytest.Mon
 def test_stream_laal_is_simulevals_laal_of_each_segment() -> None:
     for seed in range(5):
         log, references = made_log(random.Random(seed)), made_references(random.Random(seed + 1))
-        written = Written(log, references)
+        written = WrittenUnits(log, references)
         owners = by_word_errors(written.units, written.references)
         for clock in CLOCKS:
             expected = []

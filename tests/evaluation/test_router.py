@@ -12,9 +12,9 @@ from sprachbund.data.manifest import ManifestWriter, Utterance
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run
 from sprachbund.evaluation.lines import (
+    DecodingEvidence,
     EmbeddedSpan,
-    Evidence,
-    Route,
+    RoutedSpan,
     SpokenSpan,
     joined,
     read_lines,
@@ -38,7 +38,7 @@ DATA = DataUsed(path="d", name="d", sha256="0", utterances=1, scored_utterances=
 
 
 def routes(*stretches):
-    return tuple(Route(start_s=a, end_s=b, language=tag) for a, b, tag in stretches)
+    return tuple(RoutedSpan(start_s=a, end_s=b, language=tag) for a, b, tag in stretches)
 
 
 def spoken(*stretches, main="es"):
@@ -49,14 +49,14 @@ def spoken(*stretches, main="es"):
 
 def output(spans, *stretches, **values):
     given = {"source": "es", "target": "de", "switched": True, "duration_s": 2.0, **values}
-    return line("ja", "ja", spoken=spans, evidence=Evidence(routes=routes(*stretches)), **given)
+    return line("ja", "ja", spoken=spans, evidence=DecodingEvidence(routes=routes(*stretches)), **given)
 
 
 def accuracies(*lines):
     counts = RouteCounts()
     for one in lines:
         counts.add(one)
-    return {name: (found.right, found.judged, found.left_out) for name, found in counts.scores()}
+    return {name: (found.right, found.evaluated, found.left_out) for name, found in counts.scores()}
 
 
 MIXED = spoken((0.0, 1.0, "es"), (1.0, 1.5, "en"), (1.5, 2.0, "es"))
@@ -99,7 +99,7 @@ def test_regions_are_one_language_and_unknown_ones_are_never_right():
     assert found[SPANS] == (0, 1, 0)
 
 
-def test_what_cannot_be_judged_is_left_out_and_counted():
+def test_what_cannot_be_scored_is_left_out_and_counted():
     unknown = (SpokenSpan(language="en", embedded=True), SpokenSpan(language="es"))
     nowhere = spoken((0.5, 0.5, "es"), (0.0, 1.0, "und"))
     found = accuracies(output((*unknown, *nowhere, *spoken((0.0, 1.0, "es"))), (0.0, 1.0, "es")))
@@ -112,7 +112,9 @@ def test_what_cannot_be_judged_is_left_out_and_counted():
 
 
 def test_speech_in_one_language_is_one_span():
-    one = line("ja", "ja", source="es", duration_s=2.0, evidence=Evidence(routes=routes((0.0, 1.5, "es"))))
+    one = line(
+        "ja", "ja", source="es", duration_s=2.0, evidence=DecodingEvidence(routes=routes((0.0, 1.5, "es")))
+    )
     assert accuracies(one) == {SPANS: (1, 1, 0), TIME: (1.5, 2.0, 0)}
 
 
@@ -169,7 +171,12 @@ def test_numbers_of_each_kind_of_speech_and_direction():
     mixed = output(MIXED, (0.0, 2.0, "es"), id="1")
     into_french = replace(mixed, target="fr", id="2")
     mono = line(
-        "ja", "ja", source="es", id="3", duration_s=2.0, evidence=Evidence(routes=routes((0, 2, "es")))
+        "ja",
+        "ja",
+        source="es",
+        id="3",
+        duration_s=2.0,
+        evidence=DecodingEvidence(routes=routes((0, 2, "es"))),
     )
     manifest = summarise([mixed, into_french, mono], MODEL, [DATA], EvaluationOptions())
     wanted = {"group": "switching", "task": "translation", "guard": True}
@@ -192,7 +199,9 @@ def test_numbers_of_each_kind_of_speech_and_direction():
 
 
 def test_speech_without_switches_is_shown_too(tmp_path):
-    mono = line("ja", "ja", source="es", duration_s=2.0, evidence=Evidence(routes=routes((0, 2, "es"))))
+    mono = line(
+        "ja", "ja", source="es", duration_s=2.0, evidence=DecodingEvidence(routes=routes((0, 2, "es")))
+    )
     manifest = summarise([mono], MODEL, [DATA], EvaluationOptions())
     rows = [row.split() for row in as_text(manifest).splitlines() if row.startswith("router accuracy")]
     assert rows == [
@@ -261,7 +270,7 @@ def test_from_a_model_with_a_router_to_the_page(
     options = replace(tiny_options, targets=("en",), no_speech_per_kind=0)
     found = evaluate([mixed_corpus], model_directory, options, out=out).manifest
     first = next(iter(read_lines(out / "hypotheses.jsonl")))
-    assert first.evidence.routes[0] == Route(start_s=0.0, end_s=0.5, language="de")
+    assert first.evidence.routes[0] == RoutedSpan(start_s=0.0, end_s=0.5, language="de")
     assert len(first.evidence.routes) == 2
     wanted = {"group": "switching", "guard": True}
     # de 0.5 of 0.6, en 0.2 of 0.2, de 0 of 0.2; the second utterance is half right

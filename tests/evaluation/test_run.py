@@ -14,7 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
 from sprachbund.evaluation.lines import read_lines
-from sprachbund.evaluation.manifest import differences, read_manifest
+from sprachbund.evaluation.manifest import Number, differences, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
@@ -63,9 +63,9 @@ def test_scores_are_those_of_sacrebleu_on_the_text_files(evaluated):
 def test_failures_on_no_speech_before_and_behind_the_guard(evaluated):
     rates = {rate.key: rate for rate in evaluated[1].manifest.failures}
     before, behind = (rates["hallucination", "all", str(guard)] for guard in (False, True))
-    assert before.judged == behind.judged == 9 * 3  # nine kinds of sound, three target languages
+    assert before.evaluated == behind.evaluated == 9 * 3  # nine kinds of sound, three target languages
     assert before.failed > behind.failed == 0
-    assert rates["hallucination", "hum", "False"].judged == 3
+    assert rates["hallucination", "hum", "False"].evaluated == 3
 
 
 def test_scores_come_again_from_the_hypotheses_alone(evaluated):
@@ -87,6 +87,24 @@ def test_manifests_of_the_earlier_version_are_read(tiny_options):
     plain["decoding"]["guesses"] = plain["decoding"].pop("num_draft_tokens")
     with pytest.warns(RenamedWarning, match="guesses is called num_draft_tokens now"):
         assert options_from(plain) == tiny_options
+
+
+def test_rates_of_the_earlier_version_are_read(evaluated, tmp_path):
+    manifest = evaluated[1].manifest
+    counts = Number(
+        metric="span recall: evaluated",
+        value=7,
+        signature="",
+        group="switching",
+        member="all",
+        task="translation",
+        num_lines=9,
+    )
+    manifest = manifest.model_copy(update={"numbers": [*manifest.numbers, counts]})
+    former = manifest.model_dump_json().replace('"evaluated":', '"judged":')
+    (tmp_path / "scores.json").write_text(former.replace("span recall: evaluated", "span recall: judged"))
+    with pytest.warns(RenamedWarning, match="judged is called evaluated now"):
+        assert read_manifest(tmp_path) == manifest
 
 
 def test_the_engine_is_recorded_and_replayed(

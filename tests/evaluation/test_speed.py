@@ -3,20 +3,20 @@ import time
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.lines import Evidence
-from sprachbund.evaluation.speed import Speed, Stopwatch, add_cost, race, race_rows
+from sprachbund.evaluation.lines import DecodingEvidence
+from sprachbund.evaluation.speed import DecodingCost, Stopwatch, add_cost, race, race_rows
 from tests.evaluation.made import line
 
 
 def speed(wall_s, audio_s=10.0):
-    return Speed(audio_s=audio_s, wall_s=wall_s, num_tokens=100, num_targets=2, peak_memory_mb=1)
+    return DecodingCost(audio_s=audio_s, wall_s=wall_s, num_tokens=100, num_targets=2, peak_memory_mb=1)
 
 
 def test_the_watch_counts_the_work_and_not_the_reader():
     def work():
         for n in range(4):
             time.sleep(0.02)
-            yield line("", "x", id=str(n // 2), duration_s=2.0, evidence=Evidence(num_tokens=5))
+            yield line("", "x", id=str(n // 2), duration_s=2.0, evidence=DecodingEvidence(num_tokens=5))
 
     watch = Stopwatch()
     for _ in watch.watch(work()):

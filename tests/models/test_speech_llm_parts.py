@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.audio.spans import Span
-from sprachbund.data.batch import Mixture
+from sprachbund.data.batch import MixedLanguages
 from sprachbund.data.language_spans import check_spans
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import RecordedSpan, Recording, translate_spans
+from sprachbund.decoding.pipeline import RecordedSpan, RecordingState, translate_spans
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import joined, routed_s
 from sprachbund.models.speech_llm import (
@@ -212,14 +212,14 @@ def test_mixed_batches_forgive_all_their_languages_and_frames_may_have_their_own
     model = make_model()
     plain = make_batch(model, [0, 3], ["hola", "a"], [0, 0], [1.3, 0.7])
     every = torch.ones(2, 4, dtype=torch.bool)
-    mixed = replace(plain, mixture=Mixture(every, ((), ())))
+    mixed = replace(plain, mixture=MixedLanguages(every, ((), ())))
     assert model.loss(mixed).parts["router language"] == pytest.approx(0, abs=1e-4)
     pairs = torch.tensor([[True, False, False, True], [False, True, True, False]])
-    two = replace(plain, mixture=Mixture(pairs, ((), ())))
+    two = replace(plain, mixture=MixedLanguages(pairs, ((), ())))
     own = model.loss(plain).heads["language"].total
     assert model.loss(two).parts["router language"].item() > 0
     spans = (((0.0, 2.0, 0),), ((0.0, 1.0, 3),))  # what no span covers is forgiven as before
-    by_frame = replace(plain, mixture=Mixture(every, spans))
+    by_frame = replace(plain, mixture=MixedLanguages(every, spans))
     assert model.loss(by_frame).heads["language"].total == pytest.approx(0, abs=1e-4)  # the flag is off
     model.losses = LossWeights(by_frame=True)
     assert model.loss(by_frame).heads["language"].total.item() == pytest.approx(own.item(), rel=1e-5)
@@ -246,7 +246,7 @@ def test_spans_become_segments_like_those_of_any_family() -> None:
     model = make_model()
     options = DecodingOptions(max_tokens=5, guard=GuardOptions(enabled=False))
     for source in (None, "es"):
-        recording = Recording(
+        recording = RecordingState(
             request=Request(source=source, targets=("en", "de"), allowed=None),
             options=options,
             tracker=LanguageTracker(model.source_languages, None, 3),

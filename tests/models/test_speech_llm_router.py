@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sprachbund.corpora.mixed import Mixing, make_mixed
+from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
 from sprachbund.data.language_spans import timed_spans
 from sprachbund.data.manifest import Manifest
 from sprachbund.models import io as directory
@@ -27,7 +27,7 @@ Heard = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("mixed")
-    make_mixed(place, Mixing(train_utterances=120, heldout_utterances=20), workers=2)
+    make_mixed(place, MixedSpeechOptions(train_utterances=120, heldout_utterances=20), workers=2)
     return place
 
 

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sprachbund.nn.moe import Experts, Load, Mixture, Router, Routing, balance_loss, language_losses
+from sprachbund.nn.moe import Experts, Load, MixtureOfExperts, Router, Routing, balance_loss, language_losses
 
 D, F, G, SIZE, C = 6, 5, 3, 2, 2
 K = G * SIZE
 
 
-def make_mixture(num_chosen: int = C, seed: int = 0, dtype: torch.dtype = torch.float64) -> Mixture:
+def make_mixture(num_chosen: int = C, seed: int = 0, dtype: torch.dtype = torch.float64) -> MixtureOfExperts:
     torch.manual_seed(seed)
-    mixture = Mixture(D, F, num_groups=G, group_size=SIZE, num_chosen=num_chosen)
+    mixture = MixtureOfExperts(D, F, num_groups=G, group_size=SIZE, num_chosen=num_chosen)
     return mixture.to(dtype)
 
 
@@ -94,7 +94,7 @@ def test_choosing_all_experts_is_the_dense_mixture() -> None:
 
 
 def test_a_single_expert_is_a_feed_forward() -> None:
-    mixture = Mixture(D, F, num_groups=1, group_size=1, num_chosen=1)
+    mixture = MixtureOfExperts(D, F, num_groups=1, group_size=1, num_chosen=1)
     x = torch.randn(5, D)
     out, routing = mixture(x)
     torch.testing.assert_close(out, x + mixture.experts.branches[0](mixture.norm(x)))

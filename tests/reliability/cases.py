@@ -38,7 +38,7 @@ _STUDY = """shared = "ml"
 vocabulary_size = 100
 transcript_vocabulary_size = 60
 epochs = 1
-judgements = 1
+num_evaluations = 1
 dev_utterances = 2
 test_utterances = 2
 [pretrained]
@@ -70,7 +70,7 @@ batch_s = 20
 num_workers = 0
 [tuning]
 steps = 2
-judge = "score"
+metric_for_best_model = "score"
 batch_s = 20
 num_workers = 0
 keep_best = 1
@@ -313,7 +313,7 @@ CASES = {
             clocks={
                 # decoding is timed; a draft's gain is predicted from what its rounds take here and now; and one
                 # system, "guesses chosen", makes as many guesses as these times say
-                "runs/speed.json": ("ms_per_token", "predicted_gain", "guesses"),
+                "runs/speed.json": ("ms_per_token", "predicted_gain", "draft_tokens"),
                 # of the same: speeds, their ratios, the predicted gain, and how many of the guesses were accepted
                 "runs/table.json": (
                     "*tokens/s*",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sprachbund.cli import main
-from sprachbund.corpora.mixed import Mixing, make_mixed
+from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, locate
 from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
@@ -39,7 +39,7 @@ CHAIN = "align+monolingual+transition+code-switched"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("recipe")
-    make_mixed(directory / "data", Mixing(train_utterances=16, heldout_utterances=2), workers=1)
+    make_mixed(directory / "data", MixedSpeechOptions(train_utterances=16, heldout_utterances=2), workers=1)
     (directory / "data" / "spliced-test").symlink_to(directory / "data" / "test")
     assert main(command(directory)) == 0
     return directory

@@ -21,7 +21,7 @@ from sprachbund.research.discrete_units.estimate import estimate_memory
 from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, run_folder
 from sprachbund.research.discrete_units.recipe import mbart_training, recipe_of
 from sprachbund.training.options import read_recipe
-from sprachbund.units.encoded import Encoded
+from sprachbund.units.encoded import EncodedCorpus
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def test_every_arm_has_its_row(run: Path) -> None:
         "free embeddings",
         "soft sharing",
     ]
-    all_hours = Encoded(run / "run" / "encoded" / "train").info.hours
+    all_hours = EncodedCorpus(run / "run" / "encoded" / "train").info.hours
     assert [(row["hours"], row["data"]) for row in rows(run, "curve")] == [
         (hours, data) for hours in (0.01, round(all_hours, 2)) for data in ("ST only", "+ MT")
     ]

@@ -255,12 +255,12 @@ def test_the_published_shape_is_told() -> None:
     found = estimate_memory(recipe("paper"))
     assert found.model == "Whisper medium"
     assert found.parts["decoder layer"] == 16_794_624
-    assert found.parts["guesser, matrices"] == 44_040_192
+    assert found.parts["draft network, matrices"] == 44_040_192
     named = {training.name: training for training in found.trainings}
     assert round(named["parasite"].translation / 1e6) == 561
     assert named["prune only"].translation == named["parasite"].translation - 4 * 16_794_624
     assert named["teacher"].translation == named["parasite"].translation + 12 * 16_794_624
-    assert abs(named["medusa"].guesser / named["parasite"].guesser - 1) < 0.001
+    assert abs(named["medusa"].draft_network / named["parasite"].draft_network - 1) < 0.001
     assert named["parasite"].utterances == 64
 
 

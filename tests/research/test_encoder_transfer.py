@@ -86,7 +86,7 @@ def test_cells_say_what_they_were_made_of(study: Path) -> None:
         assert (found.metric, found.utterances, len(found.scores)) == ("WER", 4, 12)
         assert found.signature.endswith("|text:normalized")
         assert 0 < found.training["hours"] <= 0.02
-        assert found.training["convergence"]["judge"] == "score"
+        assert found.training["convergence"]["metric_for_best_model"] == "score"
         assert found.training["convergence"]["best"]["step"] in (1, 2)
         assert found.value("offline", 32) == found.value("1120 ms", 32)  # the same mask
         assert not (cell.folder(study) / "run" / "resume.pt").exists()
@@ -161,7 +161,7 @@ def test_a_cell_broken_off_in_its_training_ends_the_same(
         make_cell(wanted, study, cell, tmp_path / "broken")
     assert (tmp_path / "broken" / "run" / "resume.pt").exists()
     broken = make_cell(wanted, study, cell, tmp_path / "broken")
-    assert len(asked) == 3  # the first judgement was not asked for again
+    assert len(asked) == 3  # the first evaluation was not asked for again
     assert (broken.counts == whole.counts).all()
     assert broken.training == whole.training
     one, other = (tensors(tmp_path / name / "run" / "model") for name in ("whole", "broken"))
@@ -235,7 +235,7 @@ def test_tiers_are_what_they_promise(data: Path) -> None:
 
 def test_steps_follow_from_epochs_within_bounds(data: Path) -> None:
     cell = Cell(start="ml", language="de", hours=1, seed=3)
-    wanted = recipe(data, "epochs=30", "tuning.steps=1000", "judgements=10", "least_steps=50")
+    wanted = recipe(data, "epochs=30", "tuning.steps=1000", "num_evaluations=10", "least_steps=50")
     for num_batches, steps in ((1, 50), (10, 300), (100, 1000)):
         options = tuning(wanted, cell, num_batches)
         assert (options.steps, options.evaluate_every, options.seed) == (steps, steps // 10, 3)

@@ -254,7 +254,7 @@ def test_full_disk_under_stdout(tiny_model: Path, talk: Path, here: Path) -> Non
             [sys.executable, "-m", "sprachbund", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert ran.returncode == 1
-    said = f"{talk}: No space left on device; make room there and run the same command again"
+    said = f"{talk}: standard output: No space left on device; make room there and run the same command again"
     assert ran.stderr.strip().splitlines() == [f"sprachbund: error: {said}"]
 
 

@@ -53,6 +53,13 @@ def translated(tiny_model: Path, talk: Path, *more: str | Path):
     return ran.out
 
 
+def test_a_folder_without_formats_is_refused(tiny_model: Path, talk: Path) -> None:
+    ran = command("translate", talk, "--to", "de", "--model", tiny_model, "--out", "deep")
+    assert ran.code != 0
+    assert "--out deep is the folder of the files of --format; give --format too" in ran.err
+    assert not Path("deep").exists()
+
+
 def test_segments_are_printed_with_times_and_languages(tiny_model: Path, talk: Path) -> None:
     assert re.fullmatch(r"\[0\.3 → 2\.3\] \S.*\n", translated(tiny_model, talk, "--to", "de"))
     lines = translated(tiny_model, talk, "--to", "German", "--to", "fr,de").splitlines()

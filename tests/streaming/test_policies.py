@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.options import POLICIES, LiveOptions
-from sprachbund.streaming.session import Line
+from sprachbund.streaming.session import CaptionLine
 from sprachbund.streaming.writing import (
     Attempt,
     alignatt,
@@ -40,7 +40,7 @@ def attempt(words: str, **changes: object) -> Attempt:
     ],
 )
 def test_local_agreement_commits_the_common_beginning(before, now, agreement, committed):
-    line = Line(attempts=[words.split() for words in before])
+    line = CaptionLine(attempts=[words.split() for words in before])
     assert local_agreement(attempt(now), line, LiveOptions(agreement=agreement)) == committed
 
 
@@ -56,7 +56,7 @@ def test_local_agreement_commits_the_common_beginning(before, now, agreement, co
 )
 def test_alignatt_stops_at_the_first_look_at_the_newest_audio(looks_at_s, ended, committed):
     found = alignatt(
-        attempt("a b c", looks_at_s=looks_at_s, ended=ended), Line(), LiveOptions(policy="alignatt")
+        attempt("a b c", looks_at_s=looks_at_s, ended=ended), CaptionLine(), LiveOptions(policy="alignatt")
     )
     assert found == committed
 
@@ -70,7 +70,7 @@ def test_alignatt_looks_at_every_token_of_a_word():
         steps=0,
         num_written=0,
     )
-    assert alignatt(words, Line(), LiveOptions(policy="alignatt")) == 0
+    assert alignatt(words, CaptionLine(), LiveOptions(policy="alignatt")) == 0
 
 
 def test_wait_k_is_one_word_a_step_behind():
@@ -78,7 +78,9 @@ def test_wait_k_is_one_word_a_step_behind():
     written, counts = 0, []
     for steps in range(7):
         new = wait_k(
-            attempt("a b c d e f g h"[2 * written :], steps=steps, num_written=written), Line(), options
+            attempt("a b c d e f g h"[2 * written :], steps=steps, num_written=written),
+            CaptionLine(),
+            options,
         )
         written += new
         counts.append(written)
@@ -86,7 +88,7 @@ def test_wait_k_is_one_word_a_step_behind():
 
 
 def test_retranslation_commits_nothing():
-    assert nothing(attempt("a b", ended=True), Line(), LiveOptions(policy="retranslation")) == 0
+    assert nothing(attempt("a b", ended=True), CaptionLine(), LiveOptions(policy="retranslation")) == 0
 
 
 @settings(max_examples=60, deadline=None)

@@ -35,7 +35,7 @@ from sprachbund.models.whisper.model import WhisperExamples
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.training.draft import DraftOptions, DraftTraining, make_network
 from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
-from sprachbund.units.dataset import Mixing, Spoken, TokenDataset, Written
+from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset, WrittenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from sprachbund.units.reader import UnitReader
 from tests.models.seamless.support import make_checkpoint
@@ -142,11 +142,11 @@ _SPOKEN: list[translators.Spoken] = []
 def of_tokens(root: Path, *, text: bool = True, **changes: Any) -> Objective:
     spoken = _spoken(root)
     model = translators.model_of(spoken.units, **changes)
-    parts: list[Any] = [Spoken(spoken.encoded, translators.PAIRS)]
+    parts: list[Any] = [SpokenSentences(spoken.encoded, translators.PAIRS)]
     if text:
         parts += [
-            Spoken(spoken.encoded, translators.PAIRS, as_text=True),
-            Written(read_bitext([root / "pairs.tsv"], "de", "fr")),
+            SpokenSentences(spoken.encoded, translators.PAIRS, as_text=True),
+            WrittenSentences(read_bitext([root / "pairs.tsv"], "de", "fr")),
         ]
     reader = UnitReader(spoken.units, model.config.ratio)
     return Objective(model, TokenDataset(parts, model.config, reader, Mixing(text=text, sampling=0.0)))
@@ -154,7 +154,7 @@ def of_tokens(root: Path, *, text: bool = True, **changes: Any) -> Objective:
 
 def of_mbart(root: Path) -> Objective:
     spoken = _spoken(root)
-    parts = [Spoken(spoken.encoded, translators.PAIRS)]
+    parts = [SpokenSentences(spoken.encoded, translators.PAIRS)]
     checkpoint = write_mbart(root / "mbart")
     units = units_with_mbart(spoken.units, checkpoint, parts, ["de", "en", "fr"], root / "mbart-units")
     given = {"pairs": translators.PAIRS, "ratio": 2.0}

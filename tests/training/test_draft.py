@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import Corpus, ExampleOptions, batches
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.drafts import load_draft
@@ -32,7 +32,7 @@ def model() -> Conformer:
 
 def batch_of(corpus: Corpus):
     return next(
-        iter(batches(corpus, PlanOptions(batch_s=6.0, max_utterances=8, max_duration_s=20, seed=0), 0))
+        iter(batches(corpus, BatchingOptions(batch_s=6.0, max_utterances=8, max_duration_s=20, seed=0), 0))
     )
 
 
@@ -134,7 +134,7 @@ def test_whisper_is_taught_under_its_prompts(tmp_path: Path) -> None:
     plain = ExampleOptions(rows_per_utterance=2, time_masks=0, frequency_masks=0)
     corpus = Corpus([(Manifest(data), 1.0)], examples, plain)
     batch = next(
-        iter(batches(corpus, PlanOptions(batch_s=8.0, max_utterances=8, max_duration_s=0.9, seed=0), 0))
+        iter(batches(corpus, BatchingOptions(batch_s=8.0, max_utterances=8, max_duration_s=0.9, seed=0), 0))
     )
     given = model.decoder_batch(batch)
     counts = batch.num_targets.tolist()

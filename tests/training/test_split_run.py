@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import load, save
 from sprachbund.models.sharing_plan import FILE, SharingPlan
@@ -36,7 +36,7 @@ def test_some_share_of_a_batch_lacks_a_language(tmp_path: Path) -> None:
     """Or the test above would show nothing."""
     made.make_corpus(tmp_path, 24)
     corpus = made.make_training_data(tmp_path)
-    plan = corpus.plan(PlanOptions(batch_s=1.5, max_utterances=128, max_duration_s=20.0, seed=0), 0)
+    plan = corpus.plan(BatchingOptions(batch_s=1.5, max_utterances=128, max_duration_s=20.0, seed=0), 0)
     shares = [batch[rank::2] for batch in plan[:6] for rank in (0, 1)]
     languages = [{corpus.utterance(int(i))[0].language for i in share} for share in shares]
     assert any(len(found) < 2 for found in languages)

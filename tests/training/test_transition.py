@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import Corpus, ExampleOptions, batches
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
@@ -18,7 +18,7 @@ from sprachbund.training.loop import train
 from tests.models.speech_llm_support import make_model
 from tests.training.made import LANGUAGES, make_corpus, options
 
-PLAN = PlanOptions(batch_s=6.0)
+PLAN = BatchingOptions(batch_s=6.0)
 STEPS = 9
 STAGE = STAGES[2]
 
@@ -116,7 +116,7 @@ def test_a_run_in_two_parts_ends_with_the_same_bits(data: Path, form: Form, tmp_
 def test_what_cannot_be(data: Path) -> None:
     supply = transition(data, fresh(), "mixed")
     with pytest.raises(SprachbundError, match="no utterance that is short enough"):
-        supply.plan(PlanOptions(max_duration_s=0.01), 0)
+        supply.plan(BatchingOptions(max_duration_s=0.01), 0)
     other = Corpus(
         [(Manifest(data / "next"), 1.0)], supply.sides[1].examples, ExampleOptions(rows_per_utterance=1)
     )

@@ -14,7 +14,7 @@ import pytest
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import Identity, Units
-from sprachbund.units.encoded import Encoded, Encoding, FeatureJob, encode
+from sprachbund.units.encoded import EncodedCorpus, Encoding, FeatureJob, encode
 from sprachbund.units.fit import Fit, estimate, make_units
 from sprachbund.units.sources import open_source
 from sprachbund.units.strings import to_units
@@ -262,10 +262,10 @@ def test_units_of_others_are_refused(made: Made, tmp_path: Path) -> None:
         replace(made.fit, out=tmp_path / "other", options=options(kmeans={"clusters": 7, "batch_size": 64}))
     )
     with pytest.raises(SprachbundError, match=r"encoded is of another k-means .* encode the speech again"):
-        Encoded(made.root / "encoded", other)
+        EncodedCorpus(made.root / "encoded", other)
     vocabulary = options(vocabulary={"unit_pieces": 24, "text_pieces": 22})
     same_kmeans = make_units(replace(made.fit, out=tmp_path / "same", options=vocabulary))
-    assert len(Encoded(made.root / "encoded", same_kmeans)) == 12  # strings know nothing of pieces
+    assert len(EncodedCorpus(made.root / "encoded", same_kmeans)) == 12  # strings know nothing of pieces
     ours, theirs = made.units.identity, same_kmeans.identity
     assert ours.kmeans == theirs.kmeans
     with pytest.raises(SprachbundError, match=r"the checkpoint is of another vocabulary"):
@@ -296,12 +296,12 @@ def test_files_that_changed_are_refused(made: Made, tmp_path: Path) -> None:
     shard = copy / "units.00001.jsonl"
     shard.write_bytes(shard.read_bytes().replace(b'"speaker":"t"', b'"speaker":"x"'))
     with pytest.raises(SprachbundError, match=r"units.00001.jsonl has changed"):
-        Encoded(copy)
+        EncodedCorpus(copy)
     (copy / "manifest.json").write_text(json.dumps({"format": 2}))
     with pytest.raises(
         SprachbundError, match=r"manifest.json: format: Input should be 1 \(it is 2\); make it again"
     ):
-        Encoded(copy)
+        EncodedCorpus(copy)
 
 
 def test_an_encoder_of_transformers_and_one_vocabulary(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from sklearn.metrics import homogeneity_score
 
 from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import Units
-from sprachbund.units.encoded import Encoded, Encoding, UnitUtterance, encode
+from sprachbund.units.encoded import EncodedCorpus, Encoding, UnitUtterance, encode
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.units.measures import (
     NOTHING,
     Characters,
-    Measured,
     Measuring,
     Phones,
+    UnitMeasures,
     agreement,
     draw,
     letters,
@@ -109,7 +109,7 @@ def test_chance_keeps_what_there_is(labels: list[int], seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Units, Encoded]:
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Units, EncodedCorpus]:
     root = tmp_path_factory.mktemp("measures")
     model, corpus = extraction(wav2vec(root / "wavlm"), 1), write_corpus(root / "corpus", 14)
     kmeans = {"clusters": 16, "batch_size": 256, "n_init": 3}
@@ -128,11 +128,13 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Units, Encoded]:
 
 
 @pytest.fixture(scope="module")
-def measured(encoded: tuple[Units, Encoded]) -> Measured:
+def measured(encoded: tuple[Units, EncodedCorpus]) -> UnitMeasures:
     return measure(*encoded, Characters())
 
 
-def test_letters_that_are_planted_are_found(encoded: tuple[Units, Encoded], measured: Measured) -> None:
+def test_letters_that_are_planted_are_found(
+    encoded: tuple[Units, EncodedCorpus], measured: UnitMeasures
+) -> None:
     """Every letter is a tone of the same length, so spreading letters evenly is the truth here."""
     assert measured.against.startswith("characters, spread evenly")
     assert sorted(measured.labels) == list("abcdef")
@@ -148,7 +150,9 @@ def test_letters_that_are_planted_are_found(encoded: tuple[Units, Encoded], meas
     assert measured.agreement.pnmi == pytest.approx(wanted, abs=1e-9)
 
 
-def test_phones_of_a_file(encoded: tuple[Units, Encoded], measured: Measured, tmp_path: Path) -> None:
+def test_phones_of_a_file(
+    encoded: tuple[Units, EncodedCorpus], measured: UnitMeasures, tmp_path: Path
+) -> None:
     lines = [
         f"{u.id}\t{i * TONE_S}\t{(i + 1) * TONE_S}\t{letter}"
         for u in encoded[1]
@@ -163,7 +167,9 @@ def test_phones_of_a_file(encoded: tuple[Units, Encoded], measured: Measured, tm
     assert found.agreement.pnmi > found.by_chance.pnmi + 0.05
 
 
-def test_sizes_are_those_counted_by_hand(encoded: tuple[Units, Encoded], measured: Measured) -> None:
+def test_sizes_are_those_counted_by_hand(
+    encoded: tuple[Units, EncodedCorpus], measured: UnitMeasures
+) -> None:
     units, lines = encoded
     seconds = sum(u.duration_s for u in lines)
     string = "".join(u.units for u in lines)
@@ -184,7 +190,7 @@ def test_sizes_are_those_counted_by_hand(encoded: tuple[Units, Encoded], measure
     assert (measured.runs * np.arange(1, len(measured.runs) + 1)).sum() == measured.frames.sum()
 
 
-def test_lengths_beside_text(encoded: tuple[Units, Encoded], measured: Measured) -> None:
+def test_lengths_beside_text(encoded: tuple[Units, EncodedCorpus], measured: UnitMeasures) -> None:
     assert measured.lengths is not None
     assert measured.lengths.ratio == encoded[0].config.mean_length_ratio
     if 1 < measured.lengths.ratio < 6:
@@ -200,7 +206,7 @@ def test_lengths_beside_text(encoded: tuple[Units, Encoded], measured: Measured)
         measure(*encoded, Characters(), ratio=9)
 
 
-def test_the_picture(measured: Measured, tmp_path: Path) -> None:
+def test_the_picture(measured: UnitMeasures, tmp_path: Path) -> None:
     draw(measured, tmp_path / "units.png", "units")
     assert (tmp_path / "units.png").read_bytes().startswith(b"\x89PNG")
     counts = np.array([[0, 9, 0], [5, 0, 4], [0, 0, 0], [8, 1, 0]])
@@ -209,6 +215,6 @@ def test_the_picture(measured: Measured, tmp_path: Path) -> None:
     assert clusters.tolist() == [1, 3, 0]
 
 
-def test_units_that_are_not_this_kmeanss_are_refused(encoded: tuple[Units, Encoded]) -> None:
+def test_units_that_are_not_this_kmeanss_are_refused(encoded: tuple[Units, EncodedCorpus]) -> None:
     with pytest.raises(SprachbundError, match="none of 16 units"):
         Measuring(encoded[0], Characters()).add(line([1, 99]))

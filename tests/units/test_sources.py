@@ -11,7 +11,7 @@ import torch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.nn.conformer import sinusoids, valid_frames
-from sprachbund.units.sources import Source, open_source
+from sprachbund.units.sources import FeatureSource, open_source
 from tests.models.whisper_support import make_directory
 from tests.units.made import conformer, tones, wav2vec
 
@@ -33,7 +33,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def source(directory: Path, **options: Any) -> Source:
+def source(directory: Path, **options: Any) -> FeatureSource:
     return open_source(directory, 2, **options)
 
 

@@ -5,19 +5,25 @@ import numpy as np
 import pytest
 import torch
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
-from sprachbund.units.dataset import Mixing, Spoken, TokenDataset, Written, first_epoch_behind
-from sprachbund.units.encoded import Encoded
+from sprachbund.units.dataset import (
+    Mixing,
+    SpokenSentences,
+    TokenDataset,
+    WrittenSentences,
+    first_epoch_behind,
+)
+from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.units.reader import UnitReader
 from sprachbund.units.strings import downsample, mean_length_ratio
 from tests.units.made import words
 from tests.units.translators import PAIRS, config, speak
 from tests.units.translators import Spoken as Made
 
-PLAN = PlanOptions(batch_s=20, max_utterances=4, max_duration_s=100)
+PLAN = BatchingOptions(batch_s=20, max_utterances=4, max_duration_s=100)
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +31,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return speak(tmp_path_factory.mktemp("supply"))
 
 
-def bitext(directory: Path, count: int = 60) -> Written:
+def bitext(directory: Path, count: int = 60) -> WrittenSentences:
     path = directory / "pairs.tsv"
     lines = [f"{word}\t{word.upper()}" for word in words(count, seed=9)]
     path.write_text("\n".join(["de\tfr", *lines]) + "\n")
-    return Written(read_bitext([path], "de", "fr"))
+    return WrittenSentences(read_bitext([path], "de", "fr"))
 
 
-def supply_of(made: Made, *more: Written, mixing: Mixing | None = None, **changes: Any) -> TokenDataset:
+def supply_of(
+    made: Made, *more: WrittenSentences, mixing: Mixing | None = None, **changes: Any
+) -> TokenDataset:
     known = {name: changes.pop(name) for name in ("sample", "speech_only_from") if name in changes}
     given = config(**changes)
     mixing = mixing or Mixing()
-    parts: list[Any] = [Spoken(made.encoded, PAIRS), *more]
+    parts: list[Any] = [SpokenSentences(made.encoded, PAIRS), *more]
     if mixing.text:
-        parts.insert(1, Spoken(made.encoded, PAIRS, as_text=True))
+        parts.insert(1, SpokenSentences(made.encoded, PAIRS, as_text=True))
     return TokenDataset(parts, given, UnitReader(made.units, given.ratio), mixing, **known)
 
 
@@ -106,7 +114,10 @@ def test_text_is_as_long_as_speech_and_measured_by_it(made: Made) -> None:
     ratio = mean_length_ratio(spoken, [len(vocabulary.encode_text(u.text)) for u in made.encoded])
     assert ratio > 1.2
     given = config(ratio=ratio)
-    parts = [Spoken(made.encoded, PAIRS, keep_repeats=True), Spoken(made.encoded, PAIRS, as_text=True)]
+    parts = [
+        SpokenSentences(made.encoded, PAIRS, keep_repeats=True),
+        SpokenSentences(made.encoded, PAIRS, as_text=True),
+    ]
     supply = TokenDataset(
         parts, given, UnitReader(made.units, ratio, keep_repeats=True), Mixing(), sample=False
     )
@@ -134,7 +145,9 @@ def test_ctc_alone_needs_something_that_it_can_align(made: Made, tmp_path: Path)
     with pytest.raises(
         SprachbundError, match=r"CTC can align none of 3 targets, the first is .*pairs\.tsv:2"
     ):
-        TokenDataset([Written(read_bitext([long], "de", "fr"))], given, UnitReader(made.units, 2.0), Mixing())
+        TokenDataset(
+            [WrittenSentences(read_bitext([long], "de", "fr"))], given, UnitReader(made.units, 2.0), Mixing()
+        )
 
 
 def test_what_the_model_cannot_write_is_left_out_counted_and_named(made: Made) -> None:
@@ -149,8 +162,8 @@ def test_what_the_model_cannot_write_is_left_out_counted_and_named(made: Made) -
 
 
 def test_a_missing_translation_is_counted(made: Made) -> None:
-    assert Spoken(made.encoded, [("de", "fr"), ("de", "es")]).missing == 6
-    assert len(Spoken(made.encoded, [("de", "fr")])) == 6
+    assert SpokenSentences(made.encoded, [("de", "fr"), ("de", "es")]).missing == 6
+    assert len(SpokenSentences(made.encoded, [("de", "fr")])) == 6
 
 
 def test_units_of_another_kmeans_are_refused(made: Made, tmp_path: Path) -> None:
@@ -161,7 +174,7 @@ def test_units_of_another_kmeans_are_refused(made: Made, tmp_path: Path) -> None
         (other / path.name).write_bytes(path.read_bytes())
     (other / "manifest.json").write_text(manifest.replace(made.units.identity.kmeans, "0" * 64))
     with pytest.raises(SprachbundError, match="of another k-means"):
-        Encoded(other, made.units)
+        EncodedCorpus(other, made.units)
 
 
 def test_an_utterance_without_units_is_named(made: Made, tmp_path: Path) -> None:
@@ -174,4 +187,4 @@ def test_an_utterance_without_units_is_named(made: Made, tmp_path: Path) -> None
             return (replace(u, units="", durations=()) for u in made.encoded)
 
     with pytest.raises(SprachbundError, match="u000 has no units"):
-        Spoken(Emptied(), PAIRS)  # type: ignore[arg-type]  # reads as a corpus does
+        SpokenSentences(Emptied(), PAIRS)  # type: ignore[arg-type]  # reads as a corpus does

@@ -10,7 +10,7 @@ import sentencepiece
 import torch
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
@@ -22,8 +22,7 @@ from sprachbund.models.io import load, save
 from sprachbund.models.tokens import MBART_50, MbartConfig, TokenMbart
 from sprachbund.models.tokens.config import MBART_50_TOKENS
 from sprachbund.models.tokens.mbart import MbartDecoder, MbartEncoder, language_code, new_rows
-from sprachbund.units.dataset import Mixing, TokenDataset
-from sprachbund.units.dataset import Spoken as SpokenSentences
+from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset
 from sprachbund.units.directory import Units
 from sprachbund.units.mbart import kept_rows, start_from_mbart, texts_of, units_with_mbart
 from sprachbund.units.reader import UnitReader
@@ -33,7 +32,7 @@ from tests.units.translators import PAIRS, Spoken, speak
 
 LANGUAGES = ("de", "en", "fr")
 TARGET = Target(language="fr", source="de")
-PLAN = PlanOptions(batch_s=1000, max_utterances=6, max_duration_s=1000)
+PLAN = BatchingOptions(batch_s=1000, max_utterances=6, max_duration_s=1000)
 
 
 @dataclass(frozen=True)

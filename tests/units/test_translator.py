@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
@@ -20,14 +20,13 @@ from sprachbund.models.base import Family, Target
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, save
 from sprachbund.models.tokens import HEADS, TokenConformer
-from sprachbund.units.dataset import Mixing, TokenDataset
-from sprachbund.units.dataset import Spoken as SpokenSentences
+from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset
 from sprachbund.units.pieces import REPEAT
 from sprachbund.units.reader import UnitReader
 from tests.units.made import conformer, tones
 from tests.units.translators import PAIRS, Spoken, model_of, speak, talkative
 
-PLAN = PlanOptions(batch_s=1000, max_utterances=6, max_duration_s=1000)
+PLAN = BatchingOptions(batch_s=1000, max_utterances=6, max_duration_s=1000)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from sprachbund.models.tokens import TokenConfig, TokenConformer
 from sprachbund.units.directory import Units
-from sprachbund.units.encoded import Encoded, Encoding, encode
+from sprachbund.units.encoded import EncodedCorpus, Encoding, encode
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.units.reader import make
 from tests.units.made import computing, conformer, extraction, options, wav2vec, write_corpus
@@ -22,7 +22,7 @@ class Spoken:
 
     corpus: Path
     units: Units
-    encoded: Encoded
+    encoded: EncodedCorpus
 
 
 def speak(root: Path, *, hears: bool = False) -> Spoken:

@@ -43,7 +43,7 @@ _NO_PROTOCOL = "none"  # FFmpeg has no protocol of this name
 
 
 @runtime_checkable
-class Decoder(Protocol):
+class AudioDecoder(Protocol):
     """An opened file: mono float32 chunks with their rate, and what is known without decoding."""
 
     duration_s: float | None
@@ -62,7 +62,9 @@ class Decoder(Protocol):
         ...
 
 
-def open_decoder(file: IO[bytes], name: str, *, seekable: bool, max_channels: int = MAX_CHANNELS) -> Decoder:
+def open_decoder(
+    file: IO[bytes], name: str, *, seekable: bool, max_channels: int = MAX_CHANNELS
+) -> AudioDecoder:
     """Choose the engine for an open binary file positioned at its start.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
-from sprachbund.audio.decoders import CHUNK_FRAMES, Decoder, Samples, open_decoder
+from sprachbund.audio.decoders import CHUNK_FRAMES, AudioDecoder, Samples, open_decoder
 from sprachbund.audio.isolated import IsolatedDecoder
 from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.errors import SprachbundError
@@ -39,7 +39,7 @@ class AudioSource:
             ``blocks`` is read to the end.
     """
 
-    def __init__(self, name: str, duration_s: float | None, open_decoder: Callable[[], Decoder]) -> None:
+    def __init__(self, name: str, duration_s: float | None, open_decoder: Callable[[], AudioDecoder]) -> None:
         self.name = name
         self.duration_s = duration_s
         self.warnings: list[str] = []
@@ -159,12 +159,12 @@ def load(
 class Decode(Protocol):
     """How an open file becomes a decoder: here, or in a process of its own."""
 
-    def __call__(self, file: IO[bytes], name: str, *, seekable: bool) -> Decoder:
+    def __call__(self, file: IO[bytes], name: str, *, seekable: bool) -> AudioDecoder:
         """Open it; see `open_decoder`."""
         ...
 
 
-def _probed(name: str, opener: Callable[[], Decoder]) -> AudioSource:
+def _probed(name: str, opener: Callable[[], AudioDecoder]) -> AudioSource:
     """Open once to find faults and the duration now rather than at the first block."""
     with closing(opener()) as decoder:
         source = AudioSource(name, decoder.duration_s, opener)
@@ -175,7 +175,7 @@ def _probed(name: str, opener: Callable[[], Decoder]) -> AudioSource:
 class _OwnedFile:
     """A decoder that closes the file it was given, which the engines leave open."""
 
-    def __init__(self, decoder: Decoder, file: IO[bytes]) -> None:
+    def __init__(self, decoder: AudioDecoder, file: IO[bytes]) -> None:
         self._decoder, self._file = decoder, file
         self.duration_s, self.warnings = decoder.duration_s, decoder.warnings
         self.seek, self.chunks = decoder.seek, decoder.chunks
@@ -185,7 +185,7 @@ class _OwnedFile:
         self._file.close()
 
 
-def _open_path(path: Path, decode: Decode) -> Decoder:
+def _open_path(path: Path, decode: Decode) -> AudioDecoder:
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -203,7 +203,7 @@ def _open_path(path: Path, decode: Decode) -> Decoder:
         raise
 
 
-def _open_stream(file: IO[bytes], name: str, start: int, decode: Decode) -> Decoder:
+def _open_stream(file: IO[bytes], name: str, start: int, decode: Decode) -> AudioDecoder:
     if not file.seekable():  # a named pipe or device given as a path
         return decode(file, name, seekable=False)
     if file.seek(0, 2) == start:
@@ -212,10 +212,10 @@ def _open_stream(file: IO[bytes], name: str, start: int, decode: Decode) -> Deco
     return decode(file, name, seekable=True)
 
 
-def _once(opener: Callable[[], Decoder], name: str) -> Callable[[], Decoder]:
+def _once(opener: Callable[[], AudioDecoder], name: str) -> Callable[[], AudioDecoder]:
     openers = [opener]
 
-    def open_once() -> Decoder:
+    def open_once() -> AudioDecoder:
         if not openers:
             raise SprachbundError(f"{name} cannot be read twice; save it to a file first")
         return openers.pop()()

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_debug(debug)
     if not debug:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", RenamedWarning)
+        warnings.simplefilter("default", RenamedWarning)
     try:
         wait_briefly()
         _prepare_streams()

@@ -4,6 +4,7 @@ Shared options and the printed comparison come first, then one section for each 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -21,11 +22,13 @@ from sprachbund.cli.console import (
     size,
     table,
 )
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.compression.options import MeasureOptions
 
 if TYPE_CHECKING:
-    from sprachbund.compression.before_after import Measured, Measurement, Verdict
+    from sprachbund.compression.before_after import MeasuredModel, Measurement, Verdict
     from sprachbund.compression.distillation import DistilRecipe
-    from sprachbund.compression.pseudo_labels import Labelled, LabelOptions
+    from sprachbund.compression.pseudo_labels import LabelOptions, LabelResult
 
 
 # Options, measurement and printing that the commands share.
@@ -34,19 +37,6 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model
 Data = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="DIR", help="Corpus to measure both models on; may be repeated."),
-]
-To = Annotated[
-    list[str] | None,
-    typer.Option("--to", metavar="LANG,…", help="Languages to measure; all with references by default."),
-]
-Limit = Annotated[
-    int, typer.Option("--limit", metavar="N", min=1, help="Most utterances of a corpus, spread over it.")
-]
-NoSpeech = Annotated[
-    int, typer.Option("--no-speech", metavar="N", min=0, help="Sounds of each kind without speech.")
-]
-Rounds = Annotated[
-    int, typer.Option("--rounds", metavar="N", min=0, help="In which both are timed in turn; 0 for none.")
 ]
 Engine = Annotated[
     Literal["auto", "native", "torch"], typer.Option("--engine", help="What computes the models.")
@@ -72,11 +62,14 @@ Spoken = Annotated[
         "--from", metavar="LANG", help="Spoken in the recordings; the teacher identifies it if not given."
     ),
 ]
-LIMIT, NO_SPEECH, ROUNDS = 200, 4, 3
-"""Defaults of the options of these names."""
+Measuring = Annotated[MeasureOptions, Panel(OWN_PANEL)]
+MeasuringAfterTraining = Annotated[
+    MeasureOptions, Panel(OWN_PANEL, only=("limit", "no_speech_per_kind", "rounds", "engine"))
+]
+"""`--to` of `distil` says what is learned, and is measured with it."""
 
 
-class Compared(NamedTuple):
+class MeasuredPair(NamedTuple):
     """Both models measured, the verdict on every task, and the values of `compression.json`."""
 
     measurement: "Measurement"
@@ -90,14 +83,10 @@ def measure(
     data: Sequence[Path] | None,
     *,
     what: dict[str, Any],
-    to: Sequence[str] | None,
-    limit: int,
-    no_speech: int,
-    rounds: int,
-    engine: Any,
+    options: MeasureOptions,
     offline: bool,
     final: Path | None = None,
-) -> Compared:
+) -> MeasuredPair:
     """Measure both models, and write `compression.json` into the new one's directory.
 
     Args:
@@ -105,25 +94,14 @@ def measure(
         after: directory of the smaller one.
         data: corpora.
         what: the verb and its settings, as JSON values.
-        to: languages wanted.
-        limit: utterances of a corpus.
-        no_speech: sounds of each kind.
-        rounds: of timing.
-        engine: that computes both.
+        options: how much is measured.
         offline: never use the network.
         final: the directory that `after` is renamed to; None where it is not.
     """
-    from sprachbund.compression.before_after import MeasureOptions, compare_tasks, measure_both
+    from sprachbund.compression.before_after import compare_tasks, measure_both
     from sprachbund.util import provenance
     from sprachbund.util.files import write_json
 
-    options = MeasureOptions(
-        targets=tuple(listed(to)) or None,
-        limit=limit,
-        no_speech_per_kind=no_speech,
-        rounds=rounds,
-        engine=engine,
-    )
     with Bar("measuring") as bar:
         both = measure_both(
             before,
@@ -143,10 +121,10 @@ def measure(
     }
     values = {**what, **both.model_dump(mode="json"), "tasks": verdict.model_dump(mode="json"), **made_with}
     write_json(after / provenance.COMPRESSION_FILE, values)
-    return Compared(both, verdict, values)
+    return MeasuredPair(both, verdict, values)
 
 
-def print_comparison(compared: Compared, after: Path, *, as_json: bool) -> None:
+def print_comparison(compared: MeasuredPair, after: Path, *, as_json: bool) -> None:
     """Print the measurement of the model in the directory `after`, as text or as one JSON object (`as_json`).
 
     Args:
@@ -204,7 +182,7 @@ def _sizes(both: "Measurement") -> str:
     )
 
 
-def _ratio(before: "Measured", after: "Measured", name: str) -> str:
+def _ratio(before: "MeasuredModel", after: "MeasuredModel", name: str) -> str:
     return f"{100 * getattr(after, name) / max(1, getattr(before, name)):.0f} %"
 
 
@@ -234,8 +212,9 @@ def _times(both: "Measurement") -> str:
     old, new = both.before.times, both.after.times
     if old is None:
         return ""
-    now = "none" if new is None else f"{new.ended} of {new.judged} rows, {new.end_error_s:.2f} s off"
-    return f"\ntimestamps at the end: {old.ended} of {old.judged} rows, {old.end_error_s:.2f} s off before; {now} after"
+    now = "none" if new is None else f"{new.ended} of {new.evaluated} rows, {new.end_error_s:.2f} s off"
+    before = f"{old.ended} of {old.evaluated} rows, {old.end_error_s:.2f} s off"
+    return f"\ntimestamps at the end: {before} before; {now} after"
 
 
 def _failures(both: "Measurement") -> str:
@@ -245,7 +224,7 @@ def _failures(both: "Measurement") -> str:
             rate.failure,
             f"{rate.percent:.1f} %",
             f"{after[rate.failure].percent:.1f} %" if rate.failure in after else "-",
-            str(rate.judged),
+            str(rate.evaluated),
         ]
         for rate in both.before.failures
     ]
@@ -279,11 +258,8 @@ def prune(
     decoder_layers: _Named = None,
     encoder_layers: _EncoderNamed = None,
     data: Data = None,
-    to: To = None,
-    limit: Limit = LIMIT,
-    no_speech: NoSpeech = NO_SPEECH,
-    rounds: Rounds = ROUNDS,
-    engine: Engine = "torch",
+    *,
+    measuring: Measuring,
     threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -319,11 +295,7 @@ def prune(
             draft,
             data,
             what={"verb": "prune", "layers": {k: v for k, v in how.items() if k != "by"}},
-            to=to,
-            limit=limit,
-            no_speech=no_speech,
-            rounds=rounds,
-            engine=engine,
+            options=measuring,
             offline=offline,
             final=out,
         )
@@ -371,11 +343,8 @@ def quantize(
         bool, typer.Option("--symmetric", help="With --encoder-bits: no zero points are stored.")
     ] = False,
     data: Data = None,
-    to: To = None,
-    limit: Limit = LIMIT,
-    no_speech: NoSpeech = NO_SPEECH,
-    rounds: Rounds = ROUNDS,
-    engine: Engine = "torch",
+    *,
+    measuring: Measuring,
     threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -407,20 +376,16 @@ def quantize(
                 what = _encoder_bits(family, source, draft, out.name, encoder_bits, method, symmetric)
             copy_drafts(source, draft)
             if packed:
-                from sprachbund.compression.quantization import pack_beside
+                from sprachbund.compression.quantization import write_packed
 
-                pack_beside(load(draft, offline=True), draft)
+                write_packed(load(draft, offline=True), draft)
         files = sorted(str(path.relative_to(draft)) for path in draft.iterdir())
         compared = measure(
             model,
             draft,
             data,
             what={"verb": "quantize", **what, "files": files},
-            to=to,
-            limit=limit,
-            no_speech=no_speech,
-            rounds=rounds,
-            engine=engine,
+            options=measuring,
             offline=offline,
             final=out,
         )
@@ -578,7 +543,7 @@ def run_labels(
     beam: int = 1,
     engine: Any = "torch",
     offline: bool = False,
-) -> "Labelled":
+) -> "LabelResult":
     """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`.
 
     Args:
@@ -597,7 +562,7 @@ def run_labels(
     from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
     from sprachbund.engines.choice import engine_for
     from sprachbund.evaluation.failures import identifier_for
-    from sprachbund.evaluation.hypotheses import Decoder
+    from sprachbund.evaluation.hypotheses import BatchDecoder
     from sprachbund.models.card import Card
     from sprachbund.models.io import load, locate
     from sprachbund.text.languages import parse_language
@@ -620,7 +585,7 @@ def run_labels(
     with resumable(out), Bar("labelling", seconds=True) as bar:
         return pseudo_label(
             family,
-            Decoder(family, decoding),
+            BatchDecoder(family, decoding),
             sources,
             out,
             options,
@@ -644,7 +609,7 @@ def default_labels(to: Sequence[str]) -> "LabelOptions":
     return LabelOptions(targets=tuple(listed(to)), replace=True)
 
 
-def corpus_as_text(done: "Labelled") -> str:
+def corpus_as_text(done: "LabelResult") -> str:
     """A row for each language: how many labels were kept, and how many dropped for what."""
     from sprachbund.compression.pseudo_labels import KEPT
 
@@ -728,10 +693,8 @@ def distil(
     overrides: _Overrides = None,
     stop_after: _StopAfter = None,
     measured: _Measured = None,
-    limit: Limit = LIMIT,
-    no_speech: NoSpeech = NO_SPEECH,
-    rounds: Rounds = ROUNDS,
-    engine: Engine = "torch",
+    *,
+    measuring: MeasuringAfterTraining,
     threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -766,7 +729,13 @@ def distil(
         recipes.check_models(recipe, offline=offline)
     if texts == "teacher":
         labelled = run_labels(
-            teacher, data, out / LABELS, default_labels(to), spoken=spoken, engine=engine, offline=offline
+            teacher,
+            data,
+            out / LABELS,
+            default_labels(to),
+            spoken=spoken,
+            engine=measuring.engine,
+            offline=offline,
         )
         typer.echo(corpus_as_text(labelled), err=as_json)
     recipe = _with_spoken(recipe)
@@ -783,11 +752,7 @@ def distil(
         model,
         measured or learned,
         what={"verb": "distil", "recipe": recipe.model_dump(mode="json")},
-        to=to,
-        limit=limit,
-        no_speech=no_speech,
-        rounds=rounds,
-        engine=engine,
+        options=replace(measuring, targets=tuple(listed(to))),
         offline=offline,
     )
     print_comparison(compared, model, as_json=as_json)
@@ -818,7 +783,11 @@ def register(app: typer.Typer) -> None:
         help="Make models smaller, and measure what that costs on the same data.", **options
     )
     compress.command("pseudo-label", help="Let a model label speech, as a corpus to train on.")(pseudo_label)
-    compress.command("prune", help="Drop layers of a model.")(prune)
-    compress.command("distil", help="Teach a small model what a large one does.")(distil)
-    compress.command("quantize", help="Store a model in 8 bits, or a streaming encoder in 3 to 8.")(quantize)
+    compress.command("prune", cls=VerbCommand, help="Drop layers of a model.")(with_options(prune))
+    compress.command("distil", cls=VerbCommand, help="Teach a small model what a large one does.")(
+        with_options(distil)
+    )
+    compress.command(
+        "quantize", cls=VerbCommand, help="Store a model in 8 bits, or a streaming encoder in 3 to 8."
+    )(with_options(quantize))
     app.add_typer(compress, name="compress")

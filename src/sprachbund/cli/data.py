@@ -492,7 +492,7 @@ def mixed(
     workers: Workers = 2,
 ) -> None:
     """Render code-switched sentences and their monolingual part."""
-    from sprachbund.corpora.mixed import Mixing, make_mixed, read_pair
+    from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed, read_pair
 
     if source is not None and spliced is None:
         raise UsageError(
@@ -507,7 +507,7 @@ def mixed(
             "spliced_utterances": spliced,
             "seed": seed,
         }
-        options = Mixing(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        options = MixedSpeechOptions(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
     _check_settings(out, asdict(options))
     with resumable(out), Bar("mixed") as bar:
         make_mixed(out, options, source=source, workers=workers, progress=_by_part(bar))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sprachbund.data.manifest import Utterance
-    from sprachbund.evaluation.figures import Labelled, RouterPicture
+    from sprachbund.evaluation.figures import LabelledSpan, RouterPicture
     from sprachbund.evaluation.manifest import ResultManifest
-    from sprachbund.evaluation.run import Evaluation
+    from sprachbund.evaluation.run import EvaluationResult
 
 
 # Options that several verbs share, so that each has one name and one help text.
@@ -117,7 +117,7 @@ def evaluate(
     _print_result(result.manifest, out, as_json=as_json)
 
 
-def _write_report(result: "Evaluation", path: Path | None) -> None:
+def _write_report(result: "EvaluationResult", path: Path | None) -> None:
     from sprachbund.evaluation.report import write_report
 
     if path is not None:
@@ -399,7 +399,7 @@ def router(
     say(f"the picture is in {out}")
 
 
-def _read_recording(audio: Path, utterance: str | None) -> "tuple[np.ndarray, list[Labelled], str]":
+def _read_recording(audio: Path, utterance: str | None) -> "tuple[np.ndarray, list[LabelledSpan], str]":
     """Samples (N,) at 16 kHz, spans of text with their times (empty if unknown), and a title."""
     from sprachbund.audio.load import open_audio
     from sprachbund.data.manifest import Manifest
@@ -425,26 +425,26 @@ def _read_recording(audio: Path, utterance: str | None) -> "tuple[np.ndarray, li
     return manifest.samples(index), _labelled_spans(manifest[index]), utterance
 
 
-def _labelled_spans(utterance: "Utterance") -> "list[Labelled]":
+def _labelled_spans(utterance: "Utterance") -> "list[LabelledSpan]":
     """The spans of an utterance with their words; the whole where it has none."""
     from sprachbund.data.language_spans import timed_spans
-    from sprachbund.evaluation.figures import Labelled
+    from sprachbund.evaluation.figures import LabelledSpan
 
     spans: list[dict[str, Any]] = list(utterance.custom.get("spans") or [])
     if not timed_spans(utterance):
         return [
-            Labelled(
+            LabelledSpan(
                 start_s=0.0, end_s=utterance.duration_s, language=utterance.language, text=utterance.text
             )
         ]
     return [
-        Labelled(start_s=s["start_s"], end_s=s["end_s"], language=s["language"], text=s.get("text", ""))
+        LabelledSpan(start_s=s["start_s"], end_s=s["end_s"], language=s["language"], text=s.get("text", ""))
         for s in spans
     ]
 
 
 def _routing_figure(
-    name: str, samples: "np.ndarray", texts: "list[Labelled]", title: str, languages: list[str], to: str
+    name: str, samples: "np.ndarray", texts: "list[LabelledSpan]", title: str, languages: list[str], to: str
 ) -> "RouterPicture":
     import torch
 
@@ -452,7 +452,7 @@ def _routing_figure(
     from sprachbund.audio.constants import SAMPLE_RATE
     from sprachbund.decoding.languages import read_request
     from sprachbund.decoding.pipeline import encode
-    from sprachbund.evaluation.figures import Labelled, RouterPicture
+    from sprachbund.evaluation.figures import LabelledSpan, RouterPicture
     from sprachbund.models.speech_llm import RoutedMemory, SpeechLLM
 
     model = load(name)
@@ -469,11 +469,11 @@ def _routing_figure(
     if not texts:
         translation = model.translate(samples, to, languages=languages or None, sample_rate=SAMPLE_RATE)
         texts = [
-            Labelled(start_s=s.start_s, end_s=s.end_s, language=s.target_language, text=s.text)
+            LabelledSpan(start_s=s.start_s, end_s=s.end_s, language=s.target_language, text=s.text)
             for s in translation.segments
         ]
     heard = [
-        Labelled(start_s=a, end_s=b, language=tag) for a, b, tag in family.spans(memory, [duration_s])[0]
+        LabelledSpan(start_s=a, end_s=b, language=tag) for a, b, tag in family.spans(memory, [duration_s])[0]
     ]
     return RouterPicture(
         mass=memory.group_probs[0].float().numpy(),

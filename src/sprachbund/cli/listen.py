@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sprachbund.streaming.session import LiveSession
 
 
-# Live text on a terminal: what stands is printed line by line, what may still change stands below it,
+# Live text on a terminal: committed text is printed line by line; tentative text stands below it,
 # dimmed.
 
 

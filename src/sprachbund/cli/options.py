@@ -118,6 +118,8 @@ class OfferedField:
             value = old
         if self.is_negated:
             return not value
+        if self._is_number_list():
+            return self._numbers(value)
         if self._is_list():
             return tuple(listed(value)) or self.default
         if self.option.unit is not None:
@@ -128,7 +130,21 @@ class OfferedField:
     def _is_list(self) -> bool:
         return get_origin(self.declared.type) is tuple
 
+    def _is_number_list(self) -> bool:
+        return self._is_list() and get_args(self.declared.type)[0] is float
+
+    def _numbers(self, value: str) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in listed([value]))
+        except ValueError as error:
+            shown = self._shown_default()
+            raise UsageError(
+                f"{self.option.name} is {value!r}; write numbers with commas between, as in {shown}"
+            ) from error
+
     def _command_type(self) -> Any:
+        if self._is_number_list():
+            return str
         if self._is_list():
             return list[str]
         if self.declared.choices:
@@ -141,6 +157,8 @@ class OfferedField:
             return inspect.Parameter.empty
         if self.is_negated:
             return not self.default
+        if self._is_number_list():
+            return ",".join(f"{number:g}" for number in self.default)
         if self._is_list():
             return None
         number = self.default

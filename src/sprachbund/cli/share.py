@@ -11,23 +11,22 @@ from sprachbund.cli.console import (
     UsageError,
     as_usage,
     in_one_process,
-    listed,
     print_json,
     resumable,
     say,
     size,
     table,
 )
-from sprachbund.cli.options import Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sprachbund.models.sharing_plan import SharingPlan
-    from sprachbund.research.gradient_sharing.collect import Collection, Job
-    from sprachbund.research.gradient_sharing.planning import PlanOptions
+    from sprachbund.research.gradient_sharing.collect import Collection, CollectJob
     from sprachbund.research.gradient_sharing.report import Block
     from sprachbund.research.gradient_sharing.surgery import Importance
 
@@ -83,16 +82,16 @@ def _job(
     offline: bool,
     threads: int | None,
     workers: int,
-) -> "Job":
+) -> "CollectJob":
     import torch
 
     from sprachbund.models.io import family_of, locate
-    from sprachbund.research.gradient_sharing.collect import Job
+    from sprachbund.research.gradient_sharing.collect import CollectJob
     from sprachbund.util.provenance import model_hash
 
     directory = locate(model, offline=offline)
     family_of(directory)  # an error that names what is wrong with a directory that holds no model
-    return Job(
+    return CollectJob(
         model=str(directory),
         data=tuple(data),
         options=options,
@@ -103,7 +102,7 @@ def _job(
     )
 
 
-def _collect(job: "Job", model: str, out: Path, workers: int) -> dict[str, Any] | None:
+def _collect(job: "CollectJob", model: str, out: Path, workers: int) -> dict[str, Any] | None:
     """What was done; None in a process that leaves the telling to the first one."""
     from sprachbund.research.gradient_sharing.collect import run_job, shared
     from sprachbund.research.gradient_sharing.sketches import write_sketches
@@ -337,7 +336,9 @@ def register(app: typer.Typer) -> None:
         rich_markup_mode=None,
     )
     register_analyse(share)
-    share.command("plan", help="Decide from gradients what to split, for which groups, how wide.")(plan)
+    share.command(
+        "plan", cls=VerbCommand, help="Decide from gradients what to split, for which groups, how wide."
+    )(with_options(plan))
     share.command("show", help="Say and draw which languages fight, where, and how sure that is.")(show)
     register_apply(share)
     share.command("diff", help="Say what differs between two plans.")(diff)
@@ -348,67 +349,22 @@ GradientsFile = Annotated[
     Path,
     typer.Argument(metavar="FILE.npz", help="Gradients, as `share analyse` or numpy.savez writes them."),
 ]
-Modules = Annotated[int, typer.Option("--modules", metavar="N", help="Modules to split.")]
-Groups = Annotated[
-    int | None, typer.Option("--groups", metavar="K", help="Groups of languages; found if not given.")
-]
-Cluster = Annotated[str, typer.Option("--cluster", help="ward or kmeans.")]
-ChooseBy = Annotated[str, typer.Option("--choose-by", help="purity, as published, or separation.")]
-Thresholds = Annotated[
-    str, typer.Option("--thresholds", metavar="X,…", help="Of the conflict, between the ratios.")
-]
-Ratios = Annotated[
-    str, typer.Option("--ratios", metavar="X,…", help="Shared part, for a conflict below each threshold.")
-]
-Rho = Annotated[float | None, typer.Option("--rho", metavar="X", help="Shared part, whatever the conflict.")]
-PrivateWidths = Annotated[
-    str, typer.Option("--private-widths", help="equal, or energy for more where gradients are larger.")
-]
-Start = Annotated[str, typer.Option("--start", help="First weights: neuron, svd or random.")]
-Veto = Annotated[
-    float, typer.Option("--veto", metavar="X", help="Groups more similar than this are one; 1 for never.")
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of everything drawn.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Where the plan goes.")]
 
 
 def plan(
     file: GradientsFile,
-    modules: Modules = 1,
-    groups: Groups = None,
-    cluster: Cluster = "ward",
-    choose_by: ChooseBy = "purity",
-    thresholds: Thresholds = "0.05,0.15",
-    ratios: Ratios = "0.75,0.5,0.25",
-    rho: Rho = None,
-    private_widths: PrivateWidths = "equal",
-    start: Start = "neuron",
-    veto: Veto = 0.9,
-    seed: Seed = 0,
+    *,
+    options: Annotated[SharingPlanOptions, Panel(OWN_PANEL)],
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide what to split; without --out, only print the plan."""
     in_one_process("sprachbund share plan")
-    from sprachbund.research.gradient_sharing.planning import PlanOptions
     from sprachbund.research.gradient_sharing.report import numbers, plan_blocks
 
     if out is not None and not out.is_dir() and out.suffix != PLAN:
         raise UsageError(f"--out is {out}; name a {PLAN} file, or a model directory to keep the plan in")
-    with as_usage():
-        options = PlanOptions(
-            num_modules=modules,
-            num_groups=groups,
-            clustering=cluster,  # type: ignore[arg-type]
-            choose_by=choose_by,  # type: ignore[arg-type]
-            thresholds=_floats("--thresholds", thresholds),
-            ratios=_floats("--ratios", ratios),
-            shared_ratio=rho,
-            private_widths=private_widths,  # type: ignore[arg-type]
-            start=start,  # type: ignore[arg-type]
-            veto=veto,
-            seed=seed,
-        )
     made = _plan(file, options)
     if out is not None:
         made.write(out)
@@ -469,7 +425,7 @@ def diff(
     _print_blocks(diff_lines(difference, str(one), str(other)))
 
 
-def _plan(file: Path, options: "PlanOptions | None" = None) -> "SharingPlan":
+def _plan(file: Path, options: SharingPlanOptions | None = None) -> "SharingPlan":
     """What a file says: a plan as it stands, or one made of gradients."""
     from sprachbund.models.sharing_plan import SharingPlan
 
@@ -483,15 +439,6 @@ def _plan(file: Path, options: "PlanOptions | None" = None) -> "SharingPlan":
         return make_plan(
             sketches, options, progress=lambda done, total: bar.update(done, total, "comparing gradients")
         )
-
-
-def _floats(option: str, value: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in listed([value]))
-    except ValueError as error:
-        raise UsageError(
-            f"{option} is {value!r}; write numbers with commas between, as in 0.05,0.15"
-        ) from error
 
 
 def _print_blocks(blocks: "Sequence[Block]") -> None:

@@ -5,8 +5,8 @@ The outputs come first, then the loop over files. A file that fails prints one e
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +54,18 @@ class Output(Protocol):
         ...
 
 
+@contextmanager
+def named_output(name: str) -> Iterator[None]:
+    """Let an error of the system name what was written: a full disk names nothing by itself."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
+
+
 class PrintOutput:
     """A line on stdout for each segment that the guard kept, at once.
 
@@ -86,8 +98,9 @@ class PrintOutput:
         """All is printed already."""
 
     def _print(self, line: str) -> None:
-        typer.echo(line)
-        sys.stdout.flush()
+        with named_output("standard output"):
+            typer.echo(line)
+            sys.stdout.flush()
 
 
 class WrittenFiles:
@@ -164,7 +177,8 @@ class JsonOutput:
 
     def finish(self, translations: "dict[str, Translation]") -> None:
         """Print the object."""
-        print_json(self._object(translations))
+        with named_output("standard output"):
+            print_json(self._object(translations))
 
     def _object(self, translations: "dict[str, Translation]") -> dict[str, Any]:
         by_target = {target: translation.to_dict() for target, translation in translations.items()}
@@ -337,7 +351,7 @@ class ModelOptions:
 
     Attributes:
         name: the model: bundled, a model directory, or a Hugging Face id.
-        engine: what computes: torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32,
+        engine: computes the model: torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32,
             torch-bf16, torch-int8.
         threads: threads to compute with.
         real_length: Whisper: encode speech at its own length, not as 30 s.
@@ -358,11 +372,11 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """What becomes of the text.
+    """Form and destination of the text.
 
     Attributes:
         formats: write files: txt, srt, vtt, json, jsonl, tsv; without, the segments are printed.
-        out: folder for the files.
+        out: folder for the files of --format.
         overwrite: replace files that are there already.
         as_json: print one JSON object per file, and nothing else.
         as_table: print a table of all files and the speed when done, and nothing before.
@@ -376,15 +390,15 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What the command line asks for.
+class SpeechJob:
+    """A request of the command line.
 
     Attributes:
         files: paths, or "-" for stdin.
         targets: languages wanted, or "transcribe".
         source: language spoken; None identifies it.
         model: which one, and what computes it.
-        output: what becomes of the text.
+        output: form and destination of the text.
         decoding: how to decode.
         untrusted: whether the recordings are decoded in a process that can do nothing else.
     """
@@ -410,14 +424,14 @@ class _Ready:
         began: when the work on the recordings began, on the monotonic clock.
     """
 
-    job: Job
+    job: SpeechJob
     model: "Model"
     targets: tuple[str, ...]
     table: ResultTable | None
     began: float
 
 
-def run(job: Job) -> int:
+def run(job: SpeechJob) -> int:
     """Do the job; the number of files that failed. Raises SprachbundError when no file can be begun."""
     ready = _make_ready(job)
     failures = 0
@@ -433,7 +447,7 @@ def run(job: Job) -> int:
     return failures
 
 
-def _make_ready(job: Job) -> _Ready:
+def _make_ready(job: SpeechJob) -> _Ready:
     with as_usage():
         _check_paths(job)
     model = load_model(job.model)
@@ -483,7 +497,7 @@ def load_model(options: ModelOptions) -> "Model":
     return model
 
 
-def _check_paths(job: Job) -> None:
+def _check_paths(job: SpeechJob) -> None:
     from sprachbund.decoding.formats import check_format
 
     output = job.output
@@ -493,11 +507,15 @@ def _check_paths(job: Job) -> None:
         raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
     if output.as_json and output.as_table:
         raise SprachbundError("--json prints nothing beside its objects; leave out --table")
+    if output.out != Path() and not output.formats:
+        raise SprachbundError(
+            f"--out {output.out} is the folder of the files of --format; give --format too, such as --format srt"
+        )
     if output.formats and output.out.exists() and not output.out.is_dir():
         raise SprachbundError(f"--out {output.out} is a file; name a folder")
 
 
-def _check_languages(model: "Model", job: Job) -> tuple[str, ...]:
+def _check_languages(model: "Model", job: SpeechJob) -> tuple[str, ...]:
     from sprachbund.decoding.languages import read_request
 
     request = read_request(
@@ -513,7 +531,7 @@ def _check_draft(model: "Model", options: DecodingOptions) -> None:
     speculation_for(model.family, options)
 
 
-def _check_collisions(job: Job, targets: Sequence[str]) -> None:
+def _check_collisions(job: SpeechJob, targets: Sequence[str]) -> None:
     """Two inputs of one name would write one file."""
     seen: dict[Path, str] = {}
     for file in job.files:
@@ -526,7 +544,7 @@ def _check_collisions(job: Job, targets: Sequence[str]) -> None:
             seen[path] = file
 
 
-def output_paths(job: Job, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
+def output_paths(job: SpeechJob, file: str, targets: Sequence[str]) -> dict[tuple[str, str], Path]:
     """The file of every (target, format); transcripts carry no language in their name.
 
     Args:
@@ -632,7 +650,7 @@ def _warn(file: str, translations: "dict[str, Translation]", reported_later: Seq
             say(f"warning: {_named(file, warning)}")
 
 
-def _report_failure(job: Job, file: str, error: Exception) -> None:
+def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
     line = _named(file, error_line(error))
     say(f"error: {line}")
     if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be

@@ -10,7 +10,7 @@ from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
-    from sprachbund.research.encoder_transfer.analysis import Analysis
+    from sprachbund.research.encoder_transfer.analysis import StudyAnalysis
     from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe
     from sprachbund.research.encoder_transfer.report import StudyReport, Table
     from sprachbund.research.encoder_transfer.results import ReadOptions
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What `study fit` and `study report` print.
 
 
-def print_analysis(analysis: "Analysis", at: Sequence[float]) -> None:
+def print_analysis(analysis: "StudyAnalysis", at: Sequence[float]) -> None:
     """The report of a table as text, a paragraph for each question."""
     _print([*_findings(analysis), _decisions(analysis, at)])
 
@@ -40,7 +40,7 @@ def print_study(study: "StudyReport", at: Sequence[float]) -> None:
     _print([study.missing, *_findings(study.analysis), *paragraphs, _decisions(study.analysis, at)])
 
 
-def _findings(analysis: "Analysis") -> list[str]:
+def _findings(analysis: "StudyAnalysis") -> list[str]:
     from sprachbund.research.encoder_transfer import report
 
     parts = [f"{report.heading(analysis)}\n{_columns(report.gap_table(analysis))}"]
@@ -53,7 +53,7 @@ def _findings(analysis: "Analysis") -> list[str]:
     return parts
 
 
-def _decisions(analysis: "Analysis", at: Sequence[float]) -> str:
+def _decisions(analysis: "StudyAnalysis", at: Sequence[float]) -> str:
     from sprachbund.research.encoder_transfer import report
 
     return "\n".join(decision.sentence for decision in report.decisions(analysis, at))

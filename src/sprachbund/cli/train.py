@@ -133,7 +133,7 @@ def _print_dual_scale(needed: Any, chosen: str) -> None:
     head = [
         "training",
         "translator",
-        "guesser",
+        "draft network",
         "trained",
         "weights",
         "moments",
@@ -145,7 +145,7 @@ def _print_dual_scale(needed: Any, chosen: str) -> None:
         [
             one.name,
             f"{one.translation:,}",
-            f"{one.guesser:,}" if one.guesser else "-",
+            f"{one.draft_network:,}" if one.draft_network else "-",
             f"{one.trained:,}",
             *map(size, (one.weights_bytes, one.moments_bytes, one.kept_bytes)),
             str(one.utterances),

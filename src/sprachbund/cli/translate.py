@@ -10,7 +10,7 @@ import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 from sprachbund.cli.options import Panel, VerbCommand, with_options
-from sprachbund.cli.speech import STDIN, Job, ModelOptions, OutputOptions, load_model, run
+from sprachbund.cli.speech import STDIN, ModelOptions, OutputOptions, SpeechJob, load_model, run
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 
@@ -27,7 +27,7 @@ _AT_ONCE = 64
 """Lines that are held; the search cuts them into batches."""
 
 
-def translate_text(job: Job, texts: Sequence[str], files: Sequence[Path]) -> None:
+def translate_text(job: SpeechJob, texts: Sequence[str], files: Sequence[Path]) -> None:
     """Translate texts, then files of texts; one line for each, or one JSON object.
 
     Args:
@@ -51,7 +51,7 @@ def translate_text(job: Job, texts: Sequence[str], files: Sequence[Path]) -> Non
             bar.update(num_lines)
 
 
-def _translated(model: "Model", texts: Sequence[str], job: Job) -> "Iterator[list[TranslatedText]]":
+def _translated(model: "Model", texts: Sequence[str], job: SpeechJob) -> "Iterator[list[TranslatedText]]":
     from sprachbund.decoding.pipeline import translate_texts
 
     with as_usage():
@@ -87,11 +87,12 @@ def _lines(path: Path) -> Iterator[str]:
         raise SprachbundError(f"{name} is not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def _check(job: Job, files: Sequence[Path]) -> None:
+def _check(job: SpeechJob, files: Sequence[Path]) -> None:
     """Refuse what is of recordings, and files that are not there, before a model is loaded."""
     given = {
         "recordings": bool(job.files),
         "--format": bool(job.output.formats),
+        "--out": job.output.out != Path(),
         "--table": job.output.as_table,
         "--words": job.decoding.word_timestamps,
         "--prompt": job.decoding.prompt is not None,
@@ -153,7 +154,7 @@ def translate(
     """Translate recordings, or text, into one or more languages."""
     if not (targets := listed(to)):
         raise UsageError("no language to translate into; name it with --to, as in --to de,fr")
-    job = Job(
+    job = SpeechJob(
         files=files or (),
         targets=targets,
         source=source,

@@ -9,8 +9,8 @@ from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 
 if TYPE_CHECKING:
     from sprachbund.units.directory import Units
-    from sprachbund.units.encoded import Encoded, Extraction
-    from sprachbund.units.measures import Measured
+    from sprachbund.units.encoded import EncodedCorpus, Extraction
+    from sprachbund.units.measures import UnitMeasures
 
 
 # Printing of units, of corpora as units, and of measurements.
@@ -52,7 +52,7 @@ def _print_units(units: "Units") -> None:
     typer.echo(f"{units.directory}; next: sprachbund units encode {units.directory} DATA --out DIR")
 
 
-def _print_encoded(encoded: "Encoded", out: Path) -> None:
+def _print_encoded(encoded: "EncodedCorpus", out: Path) -> None:
     """What was written."""
     info = encoded.info
     typer.echo(
@@ -66,7 +66,7 @@ def _print_encoded(encoded: "Encoded", out: Path) -> None:
     typer.echo(f"{out}; next: sprachbund units show UNITS {out}")
 
 
-def _print_measured(measured: "Measured") -> None:
+def _print_measured(measured: "UnitMeasures") -> None:
     """What units stand for, and how small they are."""
     numbers = measured.as_json()
     agreement, chance, sizes = measured.agreement, measured.by_chance, measured.sizes
@@ -99,7 +99,7 @@ def _print_measured(measured: "Measured") -> None:
     _print_ctc(measured)
 
 
-def _print_ctc(measured: "Measured") -> None:
+def _print_ctc(measured: "UnitMeasures") -> None:
     for language, count in measured.too_long.items():
         texts = f"{count} of {measured.targets[language]} texts in {language}"
         typer.echo(f"too long    {texts} for CTC at stride {measured.stride}")
@@ -393,11 +393,11 @@ def _extraction(model: str, layer: int, *, device: str, batch_s: float, offline:
 
 def _measured(
     units: "Units", directory: Path, phones: Path | None, ratio: float | None, stride: int
-) -> "Measured":
-    from sprachbund.units.encoded import Encoded
+) -> "UnitMeasures":
+    from sprachbund.units.encoded import EncodedCorpus
     from sprachbund.units.measures import Characters, Phones, measure
 
-    encoded = Encoded(directory, units)
+    encoded = EncodedCorpus(directory, units)
     aligner = Characters() if phones is None else Phones(phones, encoded.info.frame_s)
     with Bar("measuring", len(encoded)) as bar:
         return measure(units, encoded, aligner, stride=stride, ratio=ratio, progress=bar.update)

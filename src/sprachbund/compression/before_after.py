@@ -7,7 +7,6 @@ lose a task unseen.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
+from sprachbund.compression.options import MeasureOptions
 from sprachbund.compression.quantization import stored_size
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.languages import UNDETERMINED, identify
@@ -28,7 +28,7 @@ from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import Job, Plan, make_plan, translate_plan
+from sprachbund.evaluation.hypotheses import DecodingJob, Plan, make_plan, translate_plan
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions
@@ -48,19 +48,19 @@ class TimesWritten(BaseModel):
     """Timestamps in rows that were asked for them.
 
     Attributes:
-        judged: rows.
+        evaluated: rows.
         ended: rows that end in a timestamp.
         end_error_s: mean distance of that from the end of speech, as voice activity hears it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    judged: int
+    evaluated: int
     ended: int
     end_error_s: float
 
 
-def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> TimesWritten | None:
+def times_written(family: Family, manifest: Manifest, jobs: Sequence[DecodingJob]) -> TimesWritten | None:
     """Ask for transcripts, or the first target, with timestamps; None for a family that writes none.
 
     Args:
@@ -75,12 +75,12 @@ def times_written(family: Family, manifest: Manifest, jobs: Sequence[Job]) -> Ti
     errors = [_error_s(family, manifest, job, times) for job in chosen]
     ended = [error for error in errors if error is not None]
     return TimesWritten(
-        judged=len(chosen), ended=len(ended), end_error_s=round(float(np.mean(ended)), 3) if ended else 0.0
+        evaluated=len(chosen), ended=len(ended), end_error_s=round(float(np.mean(ended)), 3) if ended else 0.0
     )
 
 
 @torch.inference_mode()
-def _error_s(family: Family, manifest: Manifest, job: Job, times: TimestampTokens) -> float | None:
+def _error_s(family: Family, manifest: Manifest, job: DecodingJob, times: TimestampTokens) -> float | None:
     samples = manifest.samples(job.index)
     target = job.source if (job.source, job.source) in family.pairs() else job.targets[0]
     memory = encode(family, family.features([samples]), [job.source])
@@ -106,54 +106,23 @@ _TIMED = 48  # utterances that are timed; more would only take longer
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """How much is measured.
-
-    Attributes:
-        targets: languages wanted; None takes all with references.
-        limit: most utterances of each corpus, spread over it.
-        no_speech_per_kind: sounds of each kind without speech.
-        rounds: in which both models are timed, after one to warm up; 0 times nothing.
-        batch_size: utterances at a time.
-        engine: that computes both.
-    """
-
-    targets: tuple[str, ...] | None = None
-    limit: int | None = 200
-    no_speech_per_kind: int = 4
-    rounds: int = 3
-    batch_size: int = 16
-    engine: EngineChoice = "torch"
-
-    def evaluation(self, targets: tuple[str, ...] | None) -> EvaluationOptions:
-        """The same for the evaluation; no draft, which would hide what a step costs."""
-        return EvaluationOptions(
-            targets=targets,
-            limit=self.limit,
-            batch_size=self.batch_size,
-            decoding=DecodingOptions(draft=NONE),
-            no_speech_per_kind=self.no_speech_per_kind,
-        )
-
-
 class _Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LanguageAccuracy(_Values):
-    """How often the language spoken was detected: `right` of `judged` utterances."""
+    """How often the language spoken was detected: `right` of `evaluated` utterances."""
 
     right: int
-    judged: int
+    evaluated: int
 
     @property
     def percent(self) -> float:
         """Right ones in a hundred."""
-        return 100.0 * self.right / max(1, self.judged)
+        return 100.0 * self.right / max(1, self.evaluated)
 
 
-class Measured(_Values):
+class MeasuredModel(_Values):
     """A model and what was measured of it.
 
     Attributes:
@@ -182,8 +151,8 @@ class Measured(_Values):
 class Measurement(_Values):
     """Both models, on what, and how long they took in turn; the first row is the model before, whose time is 1."""
 
-    before: Measured
-    after: Measured
+    before: MeasuredModel
+    after: MeasuredModel
     data: tuple[DataUsed, ...] = ()
     speed: tuple[dict[str, str | float], ...] = ()
     conditions: dict[str, Any] = {}
@@ -242,9 +211,9 @@ def _plan(family: Family, manifest: Manifest, options: MeasureOptions) -> Plan:
     return make_plan(family, manifest, targets or None, options.limit)
 
 
-def _described(path_or_id: str | Path, family: Any, offline: bool) -> Measured:
+def _described(path_or_id: str | Path, family: Any, offline: bool) -> MeasuredModel:
     size = stored_size(locate(path_or_id, offline=offline))
-    return Measured(
+    return MeasuredModel(
         model=model_used(path_or_id, offline),
         parameters=num_weights(family),
         bytes_on_disk=size.bytes_on_disk,
@@ -260,7 +229,7 @@ def _measured(
     options: MeasureOptions,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """What of `Measured` takes decoding."""
+    """What of `MeasuredModel` takes decoding."""
     if not manifests:
         return {}
     targets = {target for plan in plans for job in plan.jobs for target in job.targets}
@@ -279,7 +248,7 @@ def _measured(
         "scores": _scores(result),
         "failures": tuple(rate for rate in result.failures if rate.guard and rate.member == "all"),
         "languages": {
-            tag: LanguageAccuracy(right=counts[tag, True], judged=counts[tag, True] + counts[tag, False])
+            tag: LanguageAccuracy(right=counts[tag, True], evaluated=counts[tag, True] + counts[tag, False])
             for tag in sorted({tag for tag, _ in counts})
         },
         "times": times_written(family, manifests[0], plans[0].jobs),
@@ -324,7 +293,7 @@ def _race(
     """Both models on what both can do, in turn."""
     after = {job.index: set(job.targets) for job in plans[AFTER][0].jobs}
     jobs = [
-        Job(index=job.index, duration_s=job.duration_s, source=job.source, targets=shared)
+        DecodingJob(index=job.index, duration_s=job.duration_s, source=job.source, targets=shared)
         for job in plans[BEFORE][0].jobs
         if (shared := tuple(t for t in job.targets if t in after.get(job.index, ())))
     ]
@@ -398,11 +367,11 @@ def compare_tasks(measurement: Measurement) -> Verdict:
 
 
 def pair_metric(scores: dict[str, float]) -> str:
-    """The metric that a pair is judged by: an error rate where there is one, which only transcripts have."""
+    """The metric that a pair is evaluated by: an error rate where there is one, which only transcripts have."""
     return next((name for name in ERROR_RATES if name in scores), CHRF)
 
 
-def _lost(before: Measured, after: Measured) -> Iterator[str]:
+def _lost(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     for pair in sorted(set(before.pairs) - set(after.pairs)):
         yield f"pair {pair}"
     if before.languages and not after.languages:
@@ -411,7 +380,7 @@ def _lost(before: Measured, after: Measured) -> Iterator[str]:
         yield "timestamps"
 
 
-def _worse(before: Measured, after: Measured) -> Iterator[str]:
+def _worse(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     for pair in sorted(set(before.scores) & set(after.scores)):
         metric = pair_metric(before.scores[pair])
         old, new = before.scores[pair][metric], after.scores[pair][metric]
@@ -429,12 +398,12 @@ def _worse(before: Measured, after: Measured) -> Iterator[str]:
     yield from _worse_times(before, after)
 
 
-def _worse_times(before: Measured, after: Measured) -> Iterator[str]:
+def _worse_times(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     old, new = before.times, after.times
     if old is None or new is None:
         return
-    if 100 * (old.ended / old.judged - new.ended / new.judged) > TOLERANCE:
-        yield f"timestamps: {old.ended} of {old.judged} rows ended in one before, {new.ended} after"
+    if 100 * (old.ended / old.evaluated - new.ended / new.evaluated) > TOLERANCE:
+        yield f"timestamps: {old.ended} of {old.evaluated} rows ended in one before, {new.ended} after"
     if new.end_error_s - old.end_error_s > TIME_TOLERANCE_S:
         yield f"timestamps: {old.end_error_s:.2f} s from the end of speech before, {new.end_error_s:.2f} s after"
 

@@ -28,13 +28,12 @@ from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.training.loop import train
-from sprachbund.training.options import TrainingOptions
+from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.translator import (
     NO_MASKS,
     CardRecipe,
     DataPart,
     ExampleRecipe,
-    Strict,
     TranslatorRecipe,
     check_corpus,
     prepare_model,

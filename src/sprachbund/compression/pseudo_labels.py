@@ -43,7 +43,7 @@ _WIDE = "WF"
 
 
 class LabelEvidence(Protocol):
-    """What decoding says of a label; `sprachbund.evaluation.lines.Evidence` has it all."""
+    """What decoding says of a label; `sprachbund.evaluation.lines.DecodingEvidence` has it all."""
 
     @property
     def kept(self) -> str | None:
@@ -185,7 +185,7 @@ _UNKNOWN_S = 60.0  # a recording whose header does not tell its length counts as
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spoken:
+class SpokenUtterance:
     """One utterance, whatever is known of it.
 
     Attributes:
@@ -212,7 +212,7 @@ class Spoken:
         return len(self.samples) / 16_000
 
 
-class Source(Protocol):
+class LabelSource(Protocol):
     """Speech in pieces that can be read one by one, in any order."""
 
     @property
@@ -235,12 +235,12 @@ class Source(Protocol):
         """What is said of it as a whole: name, licence, attribution."""
         ...
 
-    def read(self, piece: int) -> Iterator[Spoken]:
+    def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The utterances of a piece."""
         ...
 
 
-def open_source(path: Path, language: str | None, max_s: float) -> Source:
+def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
     """A corpus directory, a folder of recordings, or one recording.
 
     Args:
@@ -270,7 +270,7 @@ def open_source(path: Path, language: str | None, max_s: float) -> Source:
 
 
 class CorpusSource:
-    """The utterances of a corpus; see `Source`."""
+    """The utterances of a corpus; see `LabelSource`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -291,10 +291,10 @@ class CorpusSource:
         """What its `dataset.json` says."""
         return {"name": self.path.name, **read_info(self.path)}
 
-    def read(self, piece: int) -> Iterator[Spoken]:
+    def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The utterance with its texts."""
         said = self._manifest[piece]
-        yield Spoken(
+        yield SpokenUtterance(
             id=said.id,
             samples=self._manifest.samples(piece),
             language=said.language,
@@ -306,7 +306,7 @@ class CorpusSource:
 
 
 class FolderSource:
-    """Recordings without texts, cut at pauses; see `Source`."""
+    """Recordings without texts, cut at pauses; see `LabelSource`."""
 
     def __init__(self, path: Path, files: list[Path], language: str | None, max_s: float) -> None:
         self.path = path
@@ -329,7 +329,7 @@ class FolderSource:
         """Its name."""
         return {"name": self.path.name}
 
-    def read(self, piece: int) -> Iterator[Spoken]:
+    def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The stretches of speech in a recording, named by their first millisecond."""
         path = self._files[piece]
         root = self.path if self.path.is_dir() else self.path.parent
@@ -337,7 +337,7 @@ class FolderSource:
         for span, samples in iter_speech_spans(
             open_audio(path).blocks(), self._spans, activity=self._activity
         ):
-            yield Spoken(
+            yield SpokenUtterance(
                 id=f"{name}-{round(1000 * span.start_s):08d}",
                 samples=samples,
                 language=self._language,
@@ -361,7 +361,7 @@ KEPT, THERE, UNKNOWN_PAIR = "kept", "there before", "pair unknown to the teacher
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelResult:
     """What has come of the labels.
 
     Attributes:
@@ -449,8 +449,12 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def close(
-    out: Path, sources: Sequence[Source], records: Sequence[dict[str, Any]], name: str, targets: Sequence[str]
-) -> Labelled:
+    out: Path,
+    sources: Sequence[LabelSource],
+    records: Sequence[dict[str, Any]],
+    name: str,
+    targets: Sequence[str],
+) -> LabelResult:
     """Describe the corpus and add up the records of its shards.
 
     Args:
@@ -485,7 +489,7 @@ def close(
         values = [i[key] for i in infos if i.get(key)]
         info[key] = values[0] if len(values) == 1 else values or ""
     ManifestWriter(out).close(info)
-    return Labelled(
+    return LabelResult(
         utterances=sum(record["utterances"] for record in records),
         left_out=dict(left_out),
         counts={target: dict(number) for target, number in sorted(counts.items())},
@@ -498,7 +502,7 @@ Labels = list[list[tuple[str, Any]]]
 
 
 class Labeller(Protocol):
-    """What writes the labels, with their evidence; `sprachbund.evaluation.hypotheses.Decoder` does."""
+    """What writes the labels, with their evidence; `sprachbund.evaluation.hypotheses.BatchDecoder` does."""
 
     def decode(
         self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
@@ -530,7 +534,7 @@ class LabelOptions:
     filters: FilterOptions = field(default_factory=FilterOptions)
 
 
-def check_targets(teacher: Family, sources: Sequence[Source], targets: Sequence[str]) -> None:
+def check_targets(teacher: Family, sources: Sequence[LabelSource], targets: Sequence[str]) -> None:
     """Refuse data or targets that a teacher knows nothing of.
 
     Args:
@@ -561,7 +565,7 @@ def check_targets(teacher: Family, sources: Sequence[Source], targets: Sequence[
 def pseudo_label(
     teacher: Family,
     labeller: Labeller,
-    sources: Sequence[Source],
+    sources: Sequence[LabelSource],
     out: Path,
     options: LabelOptions,
     *,
@@ -569,7 +573,7 @@ def pseudo_label(
     name: str,
     settings: dict[str, Any],
     progress: Callable[[float, float], None] = lambda done_s, total_s: None,
-) -> Labelled:
+) -> LabelResult:
     """Write a corpus of speech with a teacher's texts into `out`; whole shards there stay as they are.
 
     Args:
@@ -600,12 +604,12 @@ def pseudo_label(
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    source: Source
+    source: LabelSource
     source_number: int
     number: int
     duration_s: float
 
-    def read(self) -> Iterator[Spoken]:
+    def read(self) -> Iterator[SpokenUtterance]:
         return self.source.read(self.number)
 
 
@@ -613,7 +617,7 @@ class _Piece:
 class _Job:
     """An utterance whose language is known, and the languages it is to be labelled in."""
 
-    spoken: Spoken
+    spoken: SpokenUtterance
     language: str
     id: str
     targets: tuple[str, ...]
@@ -628,7 +632,9 @@ class _Work:
         self._teacher, self._labeller = teacher, labeller
         self._options, self._identifier = options, identifier
 
-    def label(self, spoken: Sequence[tuple[str, Spoken]], record: Record, writer: ManifestWriter) -> None:
+    def label(
+        self, spoken: Sequence[tuple[str, SpokenUtterance]], record: Record, writer: ManifestWriter
+    ) -> None:
         """Label utterances under their ids and write those of which a text is known.
 
         Args:
@@ -641,7 +647,7 @@ class _Work:
         for job in jobs:
             self._write(job, labels.get(job.id, {}), record, writer)
 
-    def _jobs(self, spoken: Sequence[tuple[str, Spoken]], record: Record) -> list[_Job]:
+    def _jobs(self, spoken: Sequence[tuple[str, SpokenUtterance]], record: Record) -> list[_Job]:
         fitting = []
         for name, one in spoken:
             if one.duration_s > self._teacher.max_window_s:
@@ -661,7 +667,7 @@ class _Work:
             jobs.append(_Job(spoken=one, language=language, id=name, targets=wanted))
         return jobs
 
-    def _wanted(self, one: Spoken, language: str, record: Record) -> tuple[str, ...]:
+    def _wanted(self, one: SpokenUtterance, language: str, record: Record) -> tuple[str, ...]:
         """Languages to label in; nothing where nobody speaks."""
         wanted = []
         for target in dict.fromkeys((language, *self._options.targets)) if language else ():
@@ -675,7 +681,7 @@ class _Work:
                 record.count(target, UNKNOWN_PAIR)
         return tuple(wanted)
 
-    def _languages(self, unknown: Sequence[Spoken]) -> Iterator[tuple[str, float]]:
+    def _languages(self, unknown: Sequence[SpokenUtterance]) -> Iterator[tuple[str, float]]:
         """The language of each, and its probability."""
         teacher = self._teacher
         for some in _batches(unknown, self._options.batch_size):
@@ -761,7 +767,7 @@ def _shard(work: _Work, out: Path, number: int, pieces: Sequence[_Piece], *, man
     path = out / f"labels.{number:05d}.json"
     if not path.exists():
         record, writer = Record(), ManifestWriter(out, shard_size=2**62, shard=number)
-        spoken: list[tuple[str, Spoken]] = []
+        spoken: list[tuple[str, SpokenUtterance]] = []
         for piece in pieces:
             try:
                 prefix = f"{piece.source_number}-" if many else ""  # sources may use the same ids
@@ -774,7 +780,7 @@ def _shard(work: _Work, out: Path, number: int, pieces: Sequence[_Piece], *, man
     return read_record(path)
 
 
-def _shards(sources: Sequence[Source]) -> Iterator[list[_Piece]]:
+def _shards(sources: Sequence[LabelSource]) -> Iterator[list[_Piece]]:
     """Pieces in order, about half an hour together."""
     shard: list[_Piece] = []
     for source_number, source in enumerate(sources):

@@ -163,7 +163,7 @@ def _nearest(name: str, there: Sequence[str]) -> str:
 # engine's kernels read them, as `sprachbund.engines.packed_cache` describes; the engine then maps that file
 # and has nothing to pack.
 
-FAMILIES = ("conformer", "whisper")
+QUANTIZABLE = ("conformer", "whisper")
 WEIGHT_FILES = ("*.safetensors", "*.bin", f"*{Path(PACKED_FILE).suffix}")
 
 
@@ -197,9 +197,9 @@ def stored_size(directory: Path) -> StoredSize:
 
 def check_quantizable(model: Any) -> None:
     """Raise a SprachbundError for a family whose directories have no place for 8 bits."""
-    if model.name not in FAMILIES:
+    if model.name not in QUANTIZABLE:
         raise SprachbundError(
-            f"{model.name} models are written in 16 or 32 bits, not 8; {' and '.join(FAMILIES)} models can"
+            f"{model.name} models are written in 16 or 32 bits, not 8; {' and '.join(QUANTIZABLE)} models can"
         )
 
 
@@ -211,7 +211,7 @@ def check_packable(model: Any) -> None:
         )
 
 
-def pack_beside(model: Any, directory: Path) -> Path:
+def write_packed(model: Any, directory: Path) -> Path:
     """Write the native engine's packed file beside the weights that `model` was loaded from; its path."""
     check_packable(model)
     return write_with_model(directory, lambda: pack(model))

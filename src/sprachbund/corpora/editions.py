@@ -199,7 +199,7 @@ def _make_shard(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sentence:
+class SpokenSentence:
     """What is said in which words by whom.
 
     Attributes:
@@ -226,7 +226,7 @@ class Sentence:
         }
 
 
-def draw_sentence(edition: Edition, part: Part, language: str, rng: random.Random) -> Sentence:
+def draw_sentence(edition: Edition, part: Part, language: str, rng: random.Random) -> SpokenSentence:
     """A sentence of a part that is spoken in a language.
 
     Args:
@@ -238,7 +238,7 @@ def draw_sentence(edition: Edition, part: Part, language: str, rng: random.Rando
     meaning = draw_meaning(part, rng, edition.kinds)
     texts = {tag: render(meaning, tag, rng if tag == language else None) for tag in edition.languages}
     voice = draw_any_voice(language, rng, part, edition.synthesizers)
-    return Sentence(language=language, meaning=meaning, texts=texts, voice=voice)
+    return SpokenSentence(language=language, meaning=meaning, texts=texts, voice=voice)
 
 
 def _add_sentence(

@@ -286,7 +286,7 @@ KEEPING_TIMES = replace(TRAIN, voice_probability=0.0, silence_probability=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixing:
+class MixedSpeechOptions:
     """What is drawn for the parts.
 
     Attributes:
@@ -343,7 +343,7 @@ def read_pair(text: str) -> tuple[str, str]:
 
 def make_mixed(
     directory: Path,
-    options: Mixing,
+    options: MixedSpeechOptions,
     *,
     source: Path | None = None,
     workers: int = 2,
@@ -388,7 +388,7 @@ def make_mixed(
             )
 
 
-def _monolingual(options: Mixing) -> Edition:
+def _monolingual(options: MixedSpeechOptions) -> Edition:
     return Edition(
         name="mixed",
         seed=options.seed,
@@ -405,7 +405,7 @@ def _make(
     directory: Path,
     make: Callable[[int, int, ManifestWriter], None],
     count: int,
-    options: Mixing,
+    options: MixedSpeechOptions,
     workers: int,
     progress: Callable[[int, int], None],
     licence: Mapping[str, Any] | None = None,
@@ -439,13 +439,15 @@ def span_counts(manifest: Manifest) -> dict[str, Any]:
     return {"switches": sum(max(0, len(row) - 1) for row in spans), "spans": counted}
 
 
-def _drawing(options: Mixing, part: str, count: int, shard: int, attempt: int) -> tuple[random.Random, range]:
+def _drawing(
+    options: MixedSpeechOptions, part: str, count: int, shard: int, attempt: int
+) -> tuple[random.Random, range]:
     rng = random.Random(f"mixed/{options.seed}/{options.pairs}/{part}/{shard}/{attempt}")
     return rng, range(shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE))
 
 
 def _make_shard(
-    options: Mixing, part: Part, count: int, shard: int, attempt: int, writer: ManifestWriter
+    options: MixedSpeechOptions, part: Part, count: int, shard: int, attempt: int, writer: ManifestWriter
 ) -> None:
     rng, numbers = _drawing(options, part, count, shard, attempt)
     recent: list[np.ndarray] = []
@@ -474,7 +476,7 @@ def _spoken(
             return sentence, own, samples, times_s
 
 
-def _recordings(options: Mixing, source: Path | None, directory: Path) -> dict[str, list[Clips]]:
+def _recordings(options: MixedSpeechOptions, source: Path | None, directory: Path) -> dict[str, list[Clips]]:
     """Language to its speakers."""
     from sprachbund.corpora.asterisk.prompts import load_clips, load_prompt_set
 
@@ -501,7 +503,7 @@ def attribution(recordings: Mapping[str, Iterable[Clips]]) -> dict[str, Any]:
 
 
 def _make_spliced(
-    options: Mixing,
+    options: MixedSpeechOptions,
     part: Part,
     count: int,
     recordings: Mapping[str, list[Clips]],

@@ -17,7 +17,7 @@ _BY_ROW = {"targets", "num_targets", "target_language"}
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpokenText:
     """What was said as the model would write it, for models that read texts too.
 
     Attributes:
@@ -28,17 +28,17 @@ class Spoken:
     tokens: Tensor
     num_tokens: Tensor
 
-    def to(self, device: torch.device | str) -> "Spoken":
+    def to(self, device: torch.device | str) -> "SpokenText":
         """The same on another device."""
-        return Spoken(self.tokens.to(device), self.num_tokens.to(device))
+        return SpokenText(self.tokens.to(device), self.num_tokens.to(device))
 
-    def select(self, utterances: Tensor) -> "Spoken":
+    def select(self, utterances: Tensor) -> "SpokenText":
         """Of the utterances (b,) alone."""
-        return Spoken(self.tokens[utterances], self.num_tokens[utterances])
+        return SpokenText(self.tokens[utterances], self.num_tokens[utterances])
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MixedLanguages:
     """The languages of mixed speech, for models with experts by language.
 
     Attributes:
@@ -50,13 +50,13 @@ class Mixture:
     languages: Tensor
     spans: tuple[tuple[tuple[float, float, int], ...], ...]
 
-    def to(self, device: torch.device | str) -> "Mixture":
+    def to(self, device: torch.device | str) -> "MixedLanguages":
         """The same on another device."""
-        return Mixture(self.languages.to(device), self.spans)
+        return MixedLanguages(self.languages.to(device), self.spans)
 
-    def select(self, utterances: Tensor) -> "Mixture":
+    def select(self, utterances: Tensor) -> "MixedLanguages":
         """Of the utterances (b,) alone."""
-        return Mixture(self.languages[utterances], tuple(self.spans[b] for b in utterances.tolist()))
+        return MixedLanguages(self.languages[utterances], tuple(self.spans[b] for b in utterances.tolist()))
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Batch:
     target_language: Tensor
     kind: str = ""
     weight: float = 1.0
-    spoken: Spoken | None = None
-    mixture: Mixture | None = None
+    spoken: SpokenText | None = None
+    mixture: MixedLanguages | None = None
     sides: Sides | None = None
 
     @property

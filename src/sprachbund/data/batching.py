@@ -14,7 +14,7 @@ from sprachbund.errors import SprachbundError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions:
+class BatchingOptions:
     """How an epoch is cut into batches.
 
     Attributes:
@@ -55,14 +55,14 @@ def epoch_indices(counts: Sequence[int], repeats: Sequence[float], seed: int, ep
 
 
 def plan_epoch(
-    durations_s: np.ndarray, indices: np.ndarray, options: PlanOptions, epoch: int
+    durations_s: np.ndarray, indices: np.ndarray, options: BatchingOptions, epoch: int
 ) -> list[np.ndarray]:
     """Batches of indices with little padding, in random order.
 
     Args:
         durations_s: length of every utterance, addressed by `indices`.
         indices: the epoch's utterances in random order.
-        options: see `PlanOptions`.
+        options: see `BatchingOptions`.
         epoch: changes the order of the batches.
     """
     indices = indices[durations_s[indices] <= options.max_duration_s]
@@ -77,7 +77,7 @@ def plan_epoch(
     return [batches[i] for i in order]
 
 
-def _cut(members: np.ndarray, durations_s: np.ndarray, options: PlanOptions) -> list[np.ndarray]:
+def _cut(members: np.ndarray, durations_s: np.ndarray, options: BatchingOptions) -> list[np.ndarray]:
     """Cut utterances in order of length into batches whose padded length stays under `batch_s`."""
     batches = []
     start = 0

@@ -20,7 +20,7 @@ _CODE = {"bpt", "ept", "ph", "it", "ut"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class SentencePair:
     """A sentence in two languages, and its place."""
 
     source: str
@@ -41,7 +41,7 @@ class Bitext:
 
     source_language: str
     target_language: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SentencePair, ...]
     faults: tuple[Fault, ...]
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ def read_bitext(
     if source == target:
         raise SprachbundError(f"both sides of the bitext are {source}; give two languages")
     items = list(_items(files, source, target))
-    pairs = tuple(item for item in items if isinstance(item, Pair))
+    pairs = tuple(item for item in items if isinstance(item, SentencePair))
     faults = tuple(item for item in items if isinstance(item, Fault))
     names = " and ".join(map(str, files))
     if faults and not skip_bad:
@@ -83,7 +83,7 @@ def read_bitext(
     return Bitext(source_language=source, target_language=target, pairs=pairs, faults=faults)
 
 
-def read_tsv(path: Path, source_language: str, target_language: str) -> Iterator[Pair | Fault]:
+def read_tsv(path: Path, source_language: str, target_language: str) -> Iterator[SentencePair | Fault]:
     """Pairs of a table whose header names a column for each language; fields as they stand, quotation marks too.
 
     Args:
@@ -109,7 +109,7 @@ def read_tsv(path: Path, source_language: str, target_language: str) -> Iterator
         yield _pair(fields[columns[0]], fields[columns[1]], where)
 
 
-def read_moses(source: Path, target: Path) -> Iterator[Pair | Fault]:
+def read_moses(source: Path, target: Path) -> Iterator[SentencePair | Fault]:
     """Pairs of two files whose lines belong together.
 
     Raises:
@@ -124,7 +124,7 @@ def read_moses(source: Path, target: Path) -> Iterator[Pair | Fault]:
         yield _pair(one, other, f"{source}:{number}")
 
 
-def read_tmx(path: Path, source_language: str, target_language: str) -> Iterator[Pair | Fault]:
+def read_tmx(path: Path, source_language: str, target_language: str) -> Iterator[SentencePair | Fault]:
     """Pairs of a translation memory; `en` finds `en-GB`, where no unit says `en` itself.
 
     Args:
@@ -161,7 +161,7 @@ def read_tmx(path: Path, source_language: str, target_language: str) -> Iterator
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
-def _items(files: list[Path], source: str, target: str) -> Iterator[Pair | Fault]:
+def _items(files: list[Path], source: str, target: str) -> Iterator[SentencePair | Fault]:
     if len(files) == 2:
         return read_moses(*files)
     if len(files) == 1 and files[0].suffix.lower() == TSV:
@@ -173,12 +173,12 @@ def _items(files: list[Path], source: str, target: str) -> Iterator[Pair | Fault
     )
 
 
-def _pair(source: str, target: str, where: str) -> Pair | Fault:
+def _pair(source: str, target: str, where: str) -> SentencePair | Fault:
     source, target = clean_text(source), clean_text(target)
     empty = [side for side, text in (("source", source), ("target", target)) if not text]
     if empty:
         return Fault(where=where, reason=f"the {' and the '.join(empty)} side is empty")
-    return Pair(source=source, target=target, where=where)
+    return SentencePair(source=source, target=target, where=where)
 
 
 def _lines(path: Path) -> Iterator[str]:

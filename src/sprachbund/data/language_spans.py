@@ -134,7 +134,7 @@ def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str)
         language: BCP-47 tag of the transcript.
     """
     ranges = ranges_of_pieces([piece for piece, _ in pieces], whole, language)
-    marked = [each for each, (_, foreign) in zip(ranges, pieces, strict=False) if foreign and each]
+    marked = [each for each, (_, embedded) in zip(ranges, pieces, strict=False) if embedded and each]
     return {"foreign_places": {language: [list(each) for each in marked]}} if marked else {}
 
 

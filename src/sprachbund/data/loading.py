@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.audio.features import StreamedNormalisation, log_mel
-from sprachbund.data.batch import NO_LANGUAGE, Batch, Mixture, Spoken
-from sprachbund.data.batching import PlanOptions, epoch_indices, plan_epoch
+from sprachbund.data.batch import NO_LANGUAGE, Batch, MixedLanguages, SpokenText
+from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_epoch
 from sprachbund.data.language_spans import languages_in, timed_spans
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
@@ -190,7 +190,7 @@ class ExampleOptions:
     seed: int = 0
 
 
-class Source(Protocol):
+class UtteranceSource(Protocol):
     """A corpus that training reads: the same in every epoch (`Manifest`), or drawn anew (`LiveEdition`)."""
 
     def at(self, epoch: int | None = None) -> Manifest:
@@ -278,7 +278,7 @@ class TrainingDataset(Protocol):
         """Take up what is new in an epoch."""
         ...
 
-    def plan(self, options: PlanOptions, epoch: int) -> list[np.ndarray]:
+    def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """An epoch's batches, as indices of examples."""
         ...
 
@@ -298,7 +298,7 @@ class Corpus(Dataset[Example]):
     """
 
     def __init__(
-        self, parts: Sequence[tuple[Source, float]], examples: Examples, options: ExampleOptions
+        self, parts: Sequence[tuple[UtteranceSource, float]], examples: Examples, options: ExampleOptions
     ) -> None:
         self._sources = [source for source, _ in parts]
         self.manifests = [source.at() for source in self._sources]
@@ -416,7 +416,7 @@ class Corpus(Dataset[Example]):
         others = [language for language in drawn if language != own]
         return [own, *others] if rng.random() < share else others
 
-    def plan(self, options: PlanOptions, epoch: int) -> list[np.ndarray]:
+    def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """An epoch's batches as global indices into what was entered last."""
         options = replace(options, max_duration_s=self.longest_s(options.max_duration_s))
         indices = epoch_indices(self.counts, self.repeats, options.seed, epoch)
@@ -467,15 +467,15 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
     )
 
 
-def _spoken(examples: Sequence[Example]) -> Spoken | None:
+def _spoken(examples: Sequence[Example]) -> SpokenText | None:
     """Transcripts as the model would write them, where the examples have them."""
     tokens = [e.spoken for e in examples if e.spoken is not None]
     if len(tokens) < len(examples):
         return None
-    return Spoken(pad(tokens), torch.tensor([len(row) for row in tokens]))
+    return SpokenText(pad(tokens), torch.tensor([len(row) for row in tokens]))
 
 
-def _mixture(examples: Sequence[Example]) -> Mixture | None:
+def _mixture(examples: Sequence[Example]) -> MixedLanguages | None:
     """Languages and spans of a batch, where the examples have them."""
     if any(e.languages is None for e in examples):
         return None
@@ -483,12 +483,12 @@ def _mixture(examples: Sequence[Example]) -> Mixture | None:
     languages = torch.zeros(len(examples), num_languages, dtype=torch.bool)
     for row, example in zip(languages, examples, strict=True):
         row[list(example.languages or ())] = True
-    return Mixture(languages, tuple(e.spans for e in examples))
+    return MixedLanguages(languages, tuple(e.spans for e in examples))
 
 
 def batches(
     corpus: TrainingDataset,
-    options: PlanOptions,
+    options: BatchingOptions,
     epoch: int,
     first: int = 0,
     *,

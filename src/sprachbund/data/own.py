@@ -27,7 +27,7 @@ _FINGERPRINT = ".prepared-from"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording:
+class OwnRecording:
     """One utterance that a person has.
 
     Attributes:
@@ -68,7 +68,7 @@ class _Faults(RootModel[list[Fault]]):
 class OwnData:
     """What a folder or table holds: utterances that look sound, and faults."""
 
-    recordings: Sequence[Recording]
+    recordings: Sequence[OwnRecording]
     faults: Sequence[Fault]
 
 
@@ -169,7 +169,7 @@ def _checked(faults: Iterable[Fault], options: OwnOptions) -> Sequence[Fault]:
     return all_faults
 
 
-def _claim(out: Path, recordings: Sequence[Recording], options: OwnOptions) -> None:
+def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
     """Make `out` ours, or see that it is from before, so that shards of two corpora never mix."""
     out.mkdir(parents=True, exist_ok=True)
     what = [{**asdict(r), "where": "", "path": str(r.path.resolve())} for r in recordings]
@@ -184,10 +184,10 @@ def _claim(out: Path, recordings: Sequence[Recording], options: OwnOptions) -> N
     write_text(path, digest + "\n")
 
 
-def _parts(recordings: Sequence[Recording], dev_share: float) -> dict[str, list[Recording]]:
+def _parts(recordings: Sequence[OwnRecording], dev_share: float) -> dict[str, list[OwnRecording]]:
     if not dev_share:
         return {"": list(recordings)}
-    parts: dict[str, list[Recording]] = {"train": [], "dev": []}
+    parts: dict[str, list[OwnRecording]] = {"train": [], "dev": []}
     for recording in recordings:
         digest = hashlib.sha256(recording.text.casefold().encode()).digest()
         parts["dev" if int.from_bytes(digest[:4]) / 2**32 < dev_share else "train"].append(recording)
@@ -202,7 +202,7 @@ def _parts(recordings: Sequence[Recording], dev_share: float) -> dict[str, list[
 def _make_shard(
     directory: Path,
     shard: int,
-    recordings: Sequence[Recording],
+    recordings: Sequence[OwnRecording],
     options: OwnOptions,
     progress: Callable[[int], None],
 ) -> list[Fault]:
@@ -227,7 +227,7 @@ def _make_shard(
     return faults
 
 
-def _add(writer: ManifestWriter, recording: Recording) -> None:
+def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
     from sprachbund.audio.load import open_audio
 
     audio = open_audio(recording.path)
@@ -245,7 +245,7 @@ def _add(writer: ManifestWriter, recording: Recording) -> None:
     )
 
 
-def _close(directory: Path, part: str, recordings: Sequence[Recording], options: OwnOptions) -> None:
+def _close(directory: Path, part: str, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
     if not shard_numbers(directory):
         raise SprachbundError(f"no recording of {options.name} could be read; the faults are in {SKIPPED}")
     languages = {r.language for r in recordings} | {t for r in recordings for t in r.translations}
@@ -329,7 +329,7 @@ class _FolderReader:
             if name:
                 self._tagged.setdefault(path.with_name(name), []).append((tag, path))
 
-    def read(self, audio: Path) -> Recording | None:
+    def read(self, audio: Path) -> OwnRecording | None:
         """One recording with its texts, or None and a fault."""
         try:
             return self._read(audio)
@@ -337,7 +337,7 @@ class _FolderReader:
             self.faults.append(Fault(where=str(audio), reason=str(error)))
             return None
 
-    def _read(self, audio: Path) -> Recording:
+    def _read(self, audio: Path) -> OwnRecording:
         stem = audio.with_suffix("")
         name = stem.relative_to(self.directory).as_posix()
         if name in self._taken:
@@ -350,7 +350,7 @@ class _FolderReader:
             raise SprachbundError(f"has no transcript; write it into {transcript}")
         self._texts[transcript] = True
         parent = audio.parent.relative_to(self.directory).as_posix()
-        return Recording(
+        return OwnRecording(
             where=str(audio),
             utterance_id=name.replace("/", "-"),
             path=audio,
@@ -404,7 +404,7 @@ def read_table(path: Path, language: str | None = None) -> OwnData:
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); check the path") from error
     header = _read_header(path, lines[0].rstrip("\r"), language)
-    recordings: dict[str, Recording] = {}
+    recordings: dict[str, OwnRecording] = {}
     faults: list[Fault] = []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
@@ -450,7 +450,7 @@ def _read_header(path: Path, line: str, language: str | None) -> _Header:
     return _Header(names=names, languages=languages)
 
 
-def _read_line(path: Path, where: str, line: str, header: _Header, language: str | None) -> Recording:
+def _read_line(path: Path, where: str, line: str, header: _Header, language: str | None) -> OwnRecording:
     fields = [clean_text(value) for value in line.split("\t")]
     if len(fields) != len(header.names):
         raise SprachbundError(
@@ -467,7 +467,7 @@ def _read_line(path: Path, where: str, line: str, header: _Header, language: str
     translations = {tag: fields[i] for i, tag in header.languages.items() if fields[i]}
     if spoken in translations:
         raise SprachbundError(f"has a translation into {spoken}, the language spoken; empty that field")
-    return Recording(
+    return OwnRecording(
         where=where,
         utterance_id=named.get(ID) or Path(named[PATH]).with_suffix("").as_posix().replace("/", "-"),
         path=audio,

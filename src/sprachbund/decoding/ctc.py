@@ -23,7 +23,7 @@ from sprachbund.decoding.logits_process import LogitsProcessor
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import CtcHead, Family, JointCtc, Memory, Target
+from sprachbund.models.base import CtcScorer, Family, JointCtc, Memory, Target
 
 Scored = tuple[tuple[int, ...], float]
 """Tokens and their log-probability."""
@@ -32,7 +32,7 @@ Scored = tuple[tuple[int, ...], float]
 @torch.inference_mode()
 def search_by_ctc(
     family: Family,
-    head: CtcHead,
+    head: CtcScorer,
     memory: Memory,
     targets: Sequence[Sequence[Target]],
     options: DecodingOptions,

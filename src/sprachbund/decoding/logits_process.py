@@ -9,10 +9,12 @@ never run backwards, and the first lies within the first second. One constraint 
 Shapes: R rows, U tokens so far, K tokens wanted, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.models.base import TimestampTokens
@@ -161,8 +163,8 @@ class Suppressed:
 class LogitsProcessor:
     """Masks the tokens that each row may not emit next.
 
-    `SpeculativeSearch._log_probs` applies the same rules at several positions of a row in one pass, so a new rule
-    belongs in both. Speculation is lossless only as long as they agree.
+    Searches with a draft read several positions of a row in one pass, searches without one read one; the rules are the
+    same code, so that both write the same text.
 
     Attributes:
         suppressed: tokens never to be emitted.
@@ -186,19 +188,47 @@ class LogitsProcessor:
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities (R, V) over the allowed tokens, from logits (R, V) after `tokens` (R, U)."""
+        lengths = np.full((len(tokens), 1), tokens.shape[1])
+        return self.log_probs_at(logits[:, None], lengths, lambda padding: tokens[:, None])[:, 0]
+
+    def log_probs_at(
+        self, logits: Tensor, lengths: NDArray[np.int64], texts: Callable[[int], Tensor]
+    ) -> Tensor:
+        """Log-probabilities (R, Q, V) over the allowed tokens, each after a text of its own.
+
+        Args:
+            logits: (R, Q, V).
+            lengths: (R, Q) tokens of each text, on the host; none is empty unless all are.
+            texts: called where there are timestamps, with the first of them; the texts (R, Q, U), aligned at their
+                ends, since timestamps depend on the last tokens. Shorter texts are padded with that timestamp in front:
+                a row with timestamps begins with one, so the padding has to look like the end of a pair.
+        """
         logits = self.suppressed(logits.float())  # a copy, so that it may be written to
-        if tokens.shape[1] < self.min_tokens:
-            logits[:, self.end_token] = -torch.inf
-        if tokens.shape[1] == 0 and self.begin_suppressed is not None:
-            logits.masked_fill_(self.begin_suppressed & ~self.begun[:, None], -torch.inf)
+        early, first = lengths < self.min_tokens, lengths == 0
+        if early.any():
+            logits[..., self.end_token].masked_fill_(_on(early, logits), -torch.inf)
+        if first.any() and self.begin_suppressed is not None:
+            begins = _on(first, logits) & ~self.begun[:, None]
+            logits.masked_fill_(begins[..., None] & self.begin_suppressed, -torch.inf)
         if self.times is not None:
-            forbid_timestamps(logits, tokens, times=self.times, latest=self.latest, end_token=self.end_token)
+            forbid_timestamps(
+                logits.flatten(0, 1),
+                texts(self.times.first).flatten(0, 1),
+                times=self.times,
+                latest=self.latest.repeat_interleave(logits.shape[1]),
+                end_token=self.end_token,
+            )
         return logits.log_softmax(-1)
 
     def take(self, rows: Tensor) -> None:
         """Replace every row r by row `rows[r]`."""
         self.suppressed, self.limits = self.suppressed.take(rows), self.limits[rows]
         self.latest, self.begun = self.latest[rows], self.begun[rows]
+
+
+def _on(mask: NDArray[np.bool_], like: Tensor) -> Tensor:
+    """A mask of the host on the device of a tensor."""
+    return torch.from_numpy(mask).to(like.device)
 
 
 def likeliest(scores: Tensor) -> Tensor:

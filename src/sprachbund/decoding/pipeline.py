@@ -2,8 +2,8 @@
 
 Stages, in their order, each a section of this module:
 
-- options of a recording: `Recording` and `RecordedSpan` hold what is asked of a span; `options_with_draft` loads its
-  draft; `whole_span` makes one span of an utterance that is cut already.
+- options of a recording: `RecordingState` and `RecordedSpan` hold what is asked of a span; `options_with_draft` loads
+  its draft; `whole_span` makes one span of an utterance that is cut already.
 - encode and identify: `encode_spans` runs the encoder once and identifies the languages that are not given
   (`encode_and_identify`); models with layers split by language encode again where the answer changed.
 - targets: `known_targets` leaves out the pairs that the model does not know; `make_target` says what is asked of the
@@ -71,7 +71,7 @@ Samples = NDArray[np.float32]
 
 
 @dataclass(kw_only=True, eq=False)
-class Recording:
+class RecordingState:
     """What is asked of the spans of one recording, and what came of them so far.
 
     Attributes:
@@ -102,7 +102,7 @@ class Recording:
 class RecordedSpan:
     """A span of a recording, with its samples (N,)."""
 
-    recording: Recording
+    recording: RecordingState
     span: Span
     samples: NDArray[np.float32]
 
@@ -177,7 +177,7 @@ class LanguageQuery:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Encoded:
+class EncodedBatch:
     """A batch of B utterances after the encoder.
 
     Attributes:
@@ -223,7 +223,7 @@ class SpanContext:
 
 
 @torch.inference_mode()
-def encode_spans(model: Family, spans: Sequence[RecordedSpan], *, identify_all: bool = False) -> Encoded:
+def encode_spans(model: Family, spans: Sequence[RecordedSpan], *, identify_all: bool = False) -> EncodedBatch:
     """The first half of `translate_spans`: features, encoder, languages.
 
     Args:
@@ -252,7 +252,7 @@ def encode_and_identify(
     durations_s: Sequence[float],
     *,
     identify_all: bool = False,
-) -> Encoded:
+) -> EncodedBatch:
     """Run the encoder, and identify the languages that are not known.
 
     Args:
@@ -260,7 +260,7 @@ def encode_and_identify(
         features: of B utterances, or of B texts.
         queries: (B,) in order of time where they share a tracker.
         durations_s: (B,) of the utterances; 0 for texts.
-        identify_all: also identify the language where it is known, for `Encoded.identified`; changes nothing else.
+        identify_all: also identify the language where it is known, for `EncodedBatch.identified`; changes nothing else.
     """
     known = [query.known.language if query.known else None for query in queries]
     memory = encode(model, features, known, [query.allowed for query in queries])
@@ -280,7 +280,7 @@ def encode_and_identify(
         identified.append(own)
     # A model split by language has encoded these under the language that it identified from one utterance alone.
     memory = encode_again(model, features, memory, [language.language for language in languages])
-    return Encoded(
+    return EncodedBatch(
         memory=memory,
         languages=languages,
         log_probs=[row if query.known is None else None for query, row in zip(queries, rows, strict=True)],
@@ -401,7 +401,7 @@ def known_targets(
         model: any family.
         request: the languages asked for.
         source: the language spoken, in the model's tag; `UNDETERMINED` where the model cannot identify it.
-        unidentified: see `Recording.unidentified`.
+        unidentified: see `RecordingState.unidentified`.
 
     Raises:
         SprachbundError: transcription is asked for, and the model cannot identify the language.
@@ -462,13 +462,15 @@ class DecodedSpan:
 class _IdentifiedSpan:
     """A span with its language, and the targets that the model knows for that language."""
 
-    recording: Recording
+    recording: RecordingState
     context: SpanContext
     targets: tuple[str, ...]
 
 
 @torch.inference_mode()
-def decode_spans(model: Family, spans: Sequence[RecordedSpan], encoded: Encoded) -> list[list[DecodedSpan]]:
+def decode_spans(
+    model: Family, spans: Sequence[RecordedSpan], encoded: EncodedBatch
+) -> list[list[DecodedSpan]]:
     """The second half of `translate_spans`: search and segments of every span in each target of its recording.
 
     Args:
@@ -527,7 +529,7 @@ NOT_OF_THE_SEARCH = frozenset(
 """Fields of `DecodingOptions` in which recordings of one search may differ."""
 
 
-def _search_key(recording: Recording) -> Hashable:
+def _search_key(recording: RecordingState) -> Hashable:
     """Equal for recordings that one search can decode together.
 
     A prompt can be refused, so recordings with a prompt are searched only with those of the same caller.
@@ -554,7 +556,7 @@ def _decode_group(
 
 
 def _decode_rows(
-    model: Family, memory: Memory, group: Sequence[_IdentifiedSpan], first: Recording
+    model: Family, memory: Memory, group: Sequence[_IdentifiedSpan], first: RecordingState
 ) -> list[list[DecodedSpan]]:
     """The decoded span of every span (B) and target (n); the options of `first` hold for the whole group."""
     durations_s = [one.context.duration_s for one in group]
@@ -599,7 +601,7 @@ def _target(model: Family, span: _IdentifiedSpan, target: str) -> Target:
     return make_target(model, recording.options, language, source)
 
 
-def _note_unread_prompt(model: Family, recording: Recording, target: Target) -> None:
+def _note_unread_prompt(model: Family, recording: RecordingState, target: Target) -> None:
     """Note once that a family cannot be given the caller's prompt: its own prompt is the same without it."""
     if not target.context or recording.notes:
         return
@@ -812,7 +814,7 @@ class LongForm(Iterator[Segment]):
         self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
         self._activity = activity
         self._compute = compute or partial(translate_spans, model)
-        self._recording = Recording(
+        self._recording = RecordingState(
             request=request,
             options=options,
             tracker=LanguageTracker(model.source_languages, request.allowed, options.language_windows),
@@ -990,14 +992,16 @@ def translate_texts(
         texts: sentences; each is one row of the search, none is cut.
         targets: languages wanted, as tags or names.
         source: language of the texts; None identifies it for each.
-        options: how to decode; options about speech are ignored.
+        options: how to decode. The guard and the spans apply to speech alone, and have no effect here.
 
     Raises:
-        SprachbundError: at once for a family that reads no text and for unknown languages; while iterating for a pair
-            that the model does not know.
+        SprachbundError: at once for a family that reads no text, for unknown languages and for times of words; while
+            iterating for a pair that the model does not know.
     """
     check_reads_text(family)
     options = options or DecodingOptions()
+    if options.word_timestamps:
+        raise SprachbundError("words of a text have no times; leave word_timestamps out")
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
     if TRANSCRIBE in request.targets:
         raise SprachbundError("text is not transcribed; name a language to translate into")

@@ -29,7 +29,7 @@ from sprachbund.decoding.drafts.base import (
     Stepper,
     no_draft_tokens,
 )
-from sprachbund.decoding.logits_process import forbid_timestamps, likeliest
+from sprachbund.decoding.logits_process import likeliest
 from sprachbund.decoding.options import Accept
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch, unfinished_rows
 from sprachbund.models.base import Family
@@ -197,28 +197,13 @@ class SpeculativeSearch:
 
     def _log_probs(self, draft_tokens: Tensor, logits: Tensor) -> Tensor:
         """(R, Q, V) over the allowed tokens, at each position as if the draft tokens before it had been written."""
-        processor, num_positions = self.batch.processor, logits.shape[1]
-        logits = processor.suppressed(logits.float())
-        written = self.state.lengths - self.prompt_lengths
-        if processor.min_tokens > written.min():
-            early = written[:, None] + np.arange(num_positions) < processor.min_tokens
-            logits[..., processor.end_token].masked_fill_(self.state.on_device(early), -torch.inf)
-        if processor.times is not None:
-            forbid_timestamps(
-                logits.view(-1, logits.shape[2]),
-                self._texts(draft_tokens, processor.times.first).flatten(0, 1),
-                times=processor.times,
-                latest=processor.latest.repeat_interleave(num_positions),
-                end_token=processor.end_token,
-            )
-        return logits.log_softmax(-1)
+        lengths = (self.state.lengths - self.prompt_lengths)[:, None] + np.arange(logits.shape[1])
+        return self.batch.processor.log_probs_at(
+            logits, lengths, lambda padding: self._texts(draft_tokens, padding)
+        )
 
     def _texts(self, draft_tokens: Tensor, padding: int) -> Tensor:
-        """Tokens (R, Q, U) before each position, aligned at their ends, since timestamps depend on the last ones.
-
-        Shorter texts are padded with `padding` in front. A row with timestamps begins with one, so the padding must
-        look like the end of a pair: the earliest timestamp does.
-        """
+        """Tokens (R, Q, U) before each position, aligned at their ends; shorter texts begin with `padding`."""
         width = int((self.state.lengths - self.prompt_lengths).max()) + draft_tokens.shape[1]
         positions = self.state.lengths[:, None] + np.arange(-width, 0)
         texts = np.where(positions < self.prompt_lengths[:, None], padding, self.state.last(width))

@@ -38,13 +38,13 @@ from sprachbund.text.normalize import has_no_spaces
 
 WINDOW = 2  # words on either side of a switch that count as near
 WRONG_LANGUAGE = "wrong language"
-JUDGED, LEFT_OUT = ": judged", ": left out"
+NUM_EVALUATED, LEFT_OUT = ": evaluated", ": left out"
 """What a score's counts are called, behind its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchScores:
-    """Rates over lines, and what could not be judged for want of words or places.
+    """Rates over lines, and what could not be evaluated for want of words or places.
 
     Attributes:
         recalled: words of the embedded spans' translations that the output has.
@@ -77,7 +77,7 @@ class SwitchCounts:
     """Adds up what becomes of code-switched lines as they come; words are compared normalized."""
 
     def __init__(self) -> None:
-        self._failed, self._judged, self._left_out = Counter[str](), Counter[str](), Counter[str]()
+        self._failed, self._evaluated, self._left_out = Counter[str](), Counter[str](), Counter[str]()
         self.num_lines = 0
 
     def add(self, line: Line) -> None:
@@ -86,19 +86,19 @@ class SwitchCounts:
         reference, hypothesis = (split_words(t, line.target) for t in (line.reference, line.hypothesis))
         for span in line.embedded:
             for name, rate in _follow(line, span, reference, hypothesis).items():
-                self._count(name, rate, left_out=not rate.judged)
+                self._count(name, rate, left_out=not rate.evaluated)
         unknown = _switches(line.embedded, len(reference)) is None
         for name, rate in _around(line.embedded, reference, hypothesis).items():
             self._count(name, rate, left_out=unknown)
 
     def scores(self) -> SwitchScores:
         """Of the lines so far."""
-        rates = {name: Rate(failed=self._failed[name], judged=self._judged[name]) for name in MEASURES}
+        rates = {name: Rate(failed=self._failed[name], evaluated=self._evaluated[name]) for name in MEASURES}
         return SwitchScores(**rates, left_out={name: self._left_out[name] for name in MEASURES})
 
     def _count(self, name: str, rate: Rate, *, left_out: bool) -> None:
         self._failed[name] += rate.failed
-        self._judged[name] += rate.judged
+        self._evaluated[name] += rate.evaluated
         self._left_out[name] += left_out
 
 
@@ -113,7 +113,7 @@ def switch_scores(lines: Iterable[Line]) -> SwitchScores:
 class SwitchTally:
     """All of these scores as numbers of the grouping "switching", added up as lines come. Each
     task is scored as a whole, as the member "code-switched", and by pair where there are several. A router is
-    judged on monolingual speech and on all as well.
+    evaluated on monolingual speech and on all as well.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class SwitchTally:
         self._routed: dict[tuple[str, str], RouteCounts] = {}
 
     def add(self, line: Line, wrong_language: bool | None) -> None:
-        """Add a line of speech, and whether failures judge its output to be in the wrong language."""
+        """Add a line of speech, and whether its output counts as in the wrong language."""
         task = TRANSCRIPTION if line.source == line.target else TRANSLATION
         if task == TRANSLATION:
             self._wrong[switching(line), wrong_language] += 1
@@ -153,7 +153,7 @@ class SwitchTally:
         for of in (CODE_SWITCHED, MONOLINGUAL, ALL) if member == CODE_SWITCHED else (member,):
             if counts := self._routed.get((task, of)):
                 for name, accuracy in counts.scores():
-                    numbers = (accuracy.percent, accuracy.judged, accuracy.left_out)
+                    numbers = (accuracy.percent, accuracy.evaluated, accuracy.left_out)
                     scores += _numbers(name, *numbers, of, task, counts.num_lines)
         return scores
 
@@ -163,8 +163,8 @@ class SwitchTally:
         for member in (CODE_SWITCHED, MONOLINGUAL):
             failed, passed, left_out = (self._wrong[member, outcome] for outcome in (True, False, None))
             if num_lines := failed + passed + left_out:
-                rate = Rate(failed=failed, judged=failed + passed)
-                numbers = (rate.percent, rate.judged, left_out)
+                rate = Rate(failed=failed, evaluated=failed + passed)
+                numbers = (rate.percent, rate.evaluated, left_out)
                 scores += _numbers(WRONG_LANGUAGE, *numbers, member, TRANSLATION, num_lines)
         return scores
 
@@ -183,23 +183,23 @@ def _rates(counts: SwitchCounts, member: str, task: str) -> list[Score]:
     switch_scores, scores = counts.scores(), []
     for field, name in MEASURES.items():
         rate: Rate = getattr(switch_scores, field)
-        numbers = (rate.percent, rate.judged, switch_scores.left_out[field])
+        numbers = (rate.percent, rate.evaluated, switch_scores.left_out[field])
         scores += _numbers(name, *numbers, member, task, counts.num_lines)
     return scores
 
 
 def switch_points(spans: Iterable[EmbeddedSpan], num_words: int) -> list[int]:
     """Places between reference words where the language spoken changes; 0 and the end are none."""
-    points = {position for span in spans for position in span.place or ()}
+    points = {position for span in spans for position in span.word_range or ()}
     return sorted(position for position in points if 0 < position < num_words)
 
 
 def _numbers(
-    name: str, percent: float, num_judged: float, left_out: int, member: str, task: str, num_lines: int
+    name: str, percent: float, num_evaluated: float, left_out: int, member: str, task: str, num_lines: int
 ) -> list[Score]:
-    """A rate and its counts; no rate where nothing could be judged, as 0 would praise it."""
-    values = {name: percent} if num_judged else {}
-    values |= {name + JUDGED: float(num_judged), name + LEFT_OUT: float(left_out)}
+    """A rate and its counts; no rate where nothing could be evaluated, as 0 would praise it."""
+    values = {name: percent} if num_evaluated else {}
+    values |= {name + NUM_EVALUATED: float(num_evaluated), name + LEFT_OUT: float(left_out)}
     return [
         Score(
             metric=metric,
@@ -217,7 +217,7 @@ def _numbers(
 
 def _switches(spans: Sequence[EmbeddedSpan], num_words: int) -> list[int] | None:
     """The switch points, None when they are not all known."""
-    return switch_points(spans, num_words) if spans and all(span.place for span in spans) else None
+    return switch_points(spans, num_words) if spans and all(span.word_range for span in spans) else None
 
 
 def _around(
@@ -233,28 +233,28 @@ def _around(
             where = "near" if position in near else "elsewhere"
             counted[where] += 1
             wrong[where] += not right
-    return {where: Rate(failed=wrong[where], judged=counted[where]) for where in ("near", "elsewhere")}
+    return {where: Rate(failed=wrong[where], evaluated=counted[where]) for where in ("near", "elsewhere")}
 
 
 def _follow(
     line: Line, span: EmbeddedSpan, reference: Sequence[str], hypothesis: Sequence[str]
 ) -> dict[str, Rate]:
     """What became of one span in the output; rates of nothing where that cannot be told."""
-    wanted = Counter(reference[slice(*span.place)] if span.place else ())
+    wanted = Counter(reference[slice(*span.word_range)] if span.word_range else ())
     num_recalled = (wanted & Counter(hypothesis)).total()
     # A word that both languages write alike is no sign that it was left untranslated.
-    foreign = not same_language(span.language, line.target)
+    is_embedded = not same_language(span.language, line.target)
     said = [
-        word for word in split_words(span.said if foreign else "", span.language) if word not in reference
+        word for word in split_words(span.said if is_embedded else "", span.language) if word not in reference
     ]
     unspaced = has_no_spaces(line.target) or has_no_spaces(span.language)
     written = "".join(hypothesis) if unspaced else hypothesis
     left = sum(word in written for word in said)
-    followed = span.place is not None and bool(span.said or line.source == line.target)
+    followed = span.word_range is not None and bool(span.said or line.source == line.target)
     return {
-        "recalled": Rate(failed=num_recalled, judged=wanted.total()),
-        "untranslated": Rate(failed=int(bool(said) and left == len(said)), judged=int(bool(said))),
-        "dropped": Rate(failed=int(followed and not num_recalled and not left), judged=int(followed)),
+        "recalled": Rate(failed=num_recalled, evaluated=wanted.total()),
+        "untranslated": Rate(failed=int(bool(said) and left == len(said)), evaluated=int(bool(said))),
+        "dropped": Rate(failed=int(followed and not num_recalled and not left), evaluated=int(followed)),
     }
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import (
     HYPOTHESES_FILE,
-    Evidence,
+    DecodingEvidence,
     Line,
     by_pair,
     in_chunks,
@@ -21,13 +21,13 @@ from sprachbund.evaluation.lines import (
     read_lines,
     read_parallel,
 )
-from sprachbund.evaluation.manifest import MANIFEST_FILE, Strict, read_manifest, validated, write_rows
+from sprachbund.evaluation.manifest import MANIFEST_FILE, ManifestPart, read_manifest, validated, write_rows
 from sprachbund.evaluation.metrics import Counts, Metric, corpus_score, metric
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.significance import (
     DRAWS,
     SEED,
-    Compared,
+    ComparedSystem,
     MeanComparison,
     Test,
     compare_means,
@@ -177,7 +177,7 @@ class Comparison:
 
     names: Sequence[str]
     metrics: Mapping[str, Metric]
-    by_pair: Mapping[tuple[str, str], Sequence[Compared]]
+    by_pair: Mapping[tuple[str, str], Sequence[ComparedSystem]]
     means: Mapping[tuple[str, str], MeanComparison]
     test: Test
     draws: int
@@ -227,7 +227,12 @@ class RunFile:
             texts = zip(*read_parallel(self.path, self.reference), strict=True)
             for n, (h, r) in enumerate(texts, start=1):
                 yield Line(
-                    id=str(n), source="text", target="", hypothesis=h, reference=r, evidence=Evidence()
+                    id=str(n),
+                    source="text",
+                    target="",
+                    hypothesis=h,
+                    reference=r,
+                    evidence=DecodingEvidence(),
                 )
 
 
@@ -262,7 +267,7 @@ def compare(
     runs = _read_runs(systems, metrics, progress)
     several = len(runs) > len(systems)
     pairs = list(runs[0])
-    compared: dict[tuple[str, str], Sequence[Compared]] = {}
+    compared: dict[tuple[str, str], Sequence[ComparedSystem]] = {}
     means: dict[tuple[str, str], MeanComparison] = {}
     for name in metrics:
         progress(f"drawing samples for {name}", 0)
@@ -415,10 +420,10 @@ def _run_ranges(systems: Sequence[System]) -> list[tuple[int, int]]:
 
 # Manifests of `score` and `compare`: files, options and numbers, so that they can be run again without a model.
 
-Rows = list[dict[str, Any]]
+NumberRows = list[dict[str, Any]]
 
 
-class FileUsed(Strict):
+class FileUsed(ManifestPart):
     """A file that was read, its hash, and, beside hypotheses of a model, the model's."""
 
     path: str
@@ -426,7 +431,7 @@ class FileUsed(Strict):
     model_sha256: str | None = None
 
 
-class ScoreOptions(Strict):
+class ScoreOptions(ManifestPart):
     """What `score` does: two files of texts, the language that decides words and case, metrics, a file of ids."""
 
     hypotheses: str
@@ -436,7 +441,7 @@ class ScoreOptions(Strict):
     ids: str | None = None
 
 
-class CompareOptions(Strict):
+class CompareOptions(ManifestPart):
     """What `compare` does: system to its runs, the baseline first; references of text files; the test."""
 
     systems: dict[str, list[str]]
@@ -447,12 +452,12 @@ class CompareOptions(Strict):
     seed: int = SEED
 
 
-class FileManifest(Strict):
+class FileManifest(ManifestPart):
     """Numbers of files, with all that decided them; `numbers` are rows as `--json` prints them."""
 
     format: Literal[1] = 1
     kind: Literal["score", "compare"]
-    numbers: Rows
+    numbers: NumberRows
     files: list[FileUsed]
     configuration: ScoreOptions | CompareOptions
     seed: int | None = None
@@ -471,7 +476,7 @@ def read_file_manifest(values: Any, path: Path) -> FileManifest:
     return validated(FileManifest, values, path)
 
 
-def score_files(options: ScoreOptions) -> tuple[Rows, int]:
+def score_files(options: ScoreOptions) -> tuple[NumberRows, int]:
     """Every metric on the texts of a file, raw and normalized, and the number of texts.
 
     Raises:
@@ -509,7 +514,7 @@ def compare_files(options: CompareOptions, **progress: Any) -> Comparison:
     )
 
 
-def comparison_rows(comparison: Comparison) -> Rows:
+def comparison_rows(comparison: Comparison) -> NumberRows:
     """Every number of a comparison: means, pairs."""
     means = [{"metric": m, "system": s, **asdict(value)} for (m, s), value in comparison.means.items()]
     pairs = [
@@ -536,7 +541,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def manifest_of_scores(options: ScoreOptions, rows: Rows) -> FileManifest:
+def manifest_of_scores(options: ScoreOptions, rows: NumberRows) -> FileManifest:
     """What `score` found, to be written."""
     return FileManifest(kind="score", numbers=rows, files=list(_used(options)), configuration=options)
 

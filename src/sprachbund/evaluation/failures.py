@@ -1,6 +1,6 @@
 """Failures of a system that a mean score hides: one function for each, whose docstring is its definition.
 
-All but hallucination are judged on lines of speech with a reference. A line may fail in several ways.
+All but hallucination are evaluated on lines of speech with a reference. A line may fail in several ways.
 Nothing here asks whether a translation is right; a wrong number or name is a matter of the scores.
 """
 
@@ -80,22 +80,22 @@ class Rate:
 
     Attributes:
         failed: lines that failed.
-        judged: lines on which the failure was possible and could be judged.
+        evaluated: lines on which the failure was possible and could be evaluated.
     """
 
     failed: int
-    judged: int
+    evaluated: int
 
     @property
     def percent(self) -> float:
-        """Failed ones per hundred judged; 0 when none was."""
-        return 100.0 * self.failed / self.judged if self.judged else 0.0
+        """Failed ones per hundred evaluated; 0 when none was."""
+        return 100.0 * self.failed / self.evaluated if self.evaluated else 0.0
 
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval in percent, which is honest for rates of nought as well."""
-        if not self.judged:
+        if not self.evaluated:
             return 0.0, 100.0
-        z, n, p = 1.959964, self.judged, self.failed / self.judged
+        z, n, p = 1.959964, self.evaluated, self.failed / self.evaluated
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5 / (1 + z * z / n)
         return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
@@ -104,7 +104,7 @@ class Rate:
 def hallucinated(line: Line) -> bool | None:
     """Text on no speech: the sound holds no speech and the system wrote at least one letter or digit.
 
-    Judged only on lines without speech (source and reference empty): the fixed no-speech set.
+    Evaluated only on lines without speech (source and reference empty): the fixed no-speech set.
     """
     if line.source or line.reference:
         return None
@@ -160,7 +160,7 @@ def truncated(line: Line) -> bool | None:
 def copied(line: Line) -> bool | None:
     """Not translated: the text is the transcript of the speech instead of its translation.
 
-    Judged for translation only, where the normalized transcript has four letters and differs from the
+    Evaluated for translation only, where the normalized transcript has four letters and differs from the
     reference by more than a tenth of its characters (names and loan words may be the same in both): the
     text differs from the transcript by a tenth at most, and by less than from the reference.
     """
@@ -179,7 +179,7 @@ def copied(line: Line) -> bool | None:
 def in_wrong_language(line: Line, identifier: LanguageIdentifier) -> bool | None:
     """Wrong target language: the text is in another language than the one asked for.
 
-    Character n-grams give another language a probability of 0.95 or more. Judged only where the text has
+    Character n-grams give another language a probability of 0.95 or more. Evaluated only where the text has
     twelve letters or more and the identifier gets the reference right, so that what it cannot tell (names,
     single words shared by two languages) does not count.
     """
@@ -214,8 +214,8 @@ class RateCounts:
         """Add the outcomes of one line: failure to whether it occurred."""
         rates = self._groups.setdefault(group, {})
         for name, is_so in outcomes.items():
-            old = rates.get(name, Rate(failed=0, judged=0))
-            rates[name] = Rate(failed=old.failed + is_so, judged=old.judged + 1)
+            old = rates.get(name, Rate(failed=0, evaluated=0))
+            rates[name] = Rate(failed=old.failed + is_so, evaluated=old.evaluated + 1)
 
     def rates(self, group: str) -> dict[str, Rate]:
         """Failure to its rate, in the order of the definitions."""
@@ -247,12 +247,12 @@ class FailureClassifier:
         }
 
     def classify(self, line: Line) -> dict[str, bool]:
-        """Failure to whether the line failed so; failures that cannot be judged on it are left out."""
+        """Failure to whether the line failed so; failures that cannot be evaluated on it are left out."""
         outcomes = {name: check(line) for name, check in self._checks.items()}
         return {name: failed for name, failed in outcomes.items() if failed is not None}
 
     def rates(self, lines: Iterable[Line]) -> dict[str, Rate]:
-        """Failure to its rate; failures that were judged on no line are left out."""
+        """Failure to its rate; failures that were evaluated on no line are left out."""
         counts = RateCounts()
         for line in lines:
             counts.add("", self.classify(line))

@@ -95,11 +95,11 @@ def failure_bars(manifest: ResultManifest) -> str:
         label = "behind the guard" if guard else "before the guard"
         axes.barh(positions, widths, height=height * 0.92, color=colour, label=label)
         for position, width, rate in zip(positions, widths, shown, strict=True):
-            text = f"{width:.1f}%" if rate else "not judged"
+            text = f"{width:.1f}%" if rate else "not evaluated"
             axes.text(width + 0.8, position, text, va="center", fontsize=8, color=MUTED)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(0, max(10.0, 1.15 * max(r.percent for r in rates.values())))
-    axes.set_xlabel("% of the lines judged")
+    axes.set_xlabel("% of the lines evaluated")
     _plain_axes(axes, "x")
     if has_guard:
         figure.legend(frameon=False, loc="outside upper right", ncols=2, fontsize=8)
@@ -253,7 +253,7 @@ _WIDTH = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledSpan:
     """A stretch of time, its language, and the words in it."""
 
     start_s: float
@@ -280,8 +280,8 @@ class RouterPicture:
     groups: Sequence[str]
     frame_s: float
     duration_s: float
-    heard: Sequence[Labelled]
-    texts: Sequence[Labelled]
+    heard: Sequence[LabelledSpan]
+    texts: Sequence[LabelledSpan]
     title: str = ""
 
 
@@ -331,7 +331,7 @@ def _mass(axes: Any, picture: RouterPicture) -> None:
     bar.ax.tick_params(length=0, labelsize=7, colors=MUTED)
 
 
-def _strip(axes: Any, spans: Sequence[Labelled], name: str, colours: dict[str, str]) -> None:
+def _strip(axes: Any, spans: Sequence[LabelledSpan], name: str, colours: dict[str, str]) -> None:
     """Bars in the language's colour, with its tag inside and the words below."""
     for span in spans:
         axes.broken_barh(

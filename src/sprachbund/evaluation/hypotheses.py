@@ -26,7 +26,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import (
     DecodedSpan,
     RecordedSpan,
-    Recording,
+    RecordingState,
     decode_spans,
     encode_spans,
     options_with_draft,
@@ -35,9 +35,9 @@ from sprachbund.decoding.pipeline import (
 from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import (
-    Evidence,
+    DecodingEvidence,
     Line,
-    Route,
+    RoutedSpan,
     embedded_spans,
     is_code_switched,
     joined,
@@ -53,7 +53,7 @@ _STRETCH_BATCHES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class DecodingJob:
     """An utterance to be decoded and the languages it is decoded into."""
 
     index: int
@@ -75,7 +75,7 @@ class Plan:
         over_limit: utterances left out by the limit.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[DecodingJob, ...]
     without_reference: Counter[tuple[str, str]] = field(default_factory=Counter)
     unknown_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     without_speech: int = 0
@@ -127,7 +127,9 @@ def make_plan(
             embedded_spans(utterance, target)  # what is wrong with them is said before the work
         spoken_spans(utterance)
         if known:
-            jobs.append(Job(index=index, duration_s=utterance.duration_s, source=source, targets=known))
+            jobs.append(
+                DecodingJob(index=index, duration_s=utterance.duration_s, source=source, targets=known)
+            )
     plan = Plan(
         jobs=tuple(jobs),
         without_reference=missing,
@@ -170,7 +172,7 @@ def translate_plan(
         options: of decoding.
         batch_size: utterances in a batch.
     """
-    decoder = Decoder(model, options or DecodingOptions())
+    decoder = BatchDecoder(model, options or DecodingOptions())
     corpus = corpus_name(manifest.directory)
     stretch = batch_size * _STRETCH_BATCHES
     for start in range(0, len(plan.jobs), stretch):
@@ -189,7 +191,7 @@ def translate_plan(
             yield from done[job.index]
 
 
-class Decoder:
+class BatchDecoder:
     """A model with its options and a voice activity detector, applied to batches of utterances.
 
     An utterance goes the way that `translate` goes (`sprachbund.decoding.pipeline`); only that it is cut already, and
@@ -209,7 +211,7 @@ class Decoder:
 
     def decode(
         self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
-    ) -> list[list[tuple[str, Evidence]]]:
+    ) -> list[list[tuple[str, DecodingEvidence]]]:
         """Text before the guard, and evidence, for every sound (B) and each of its targets (n, the same for all).
 
         Args:
@@ -237,7 +239,7 @@ class Decoder:
         """An utterance as a recording of one span, which covers it whole."""
         allowed = self._options.allowed_languages
         windows = self._options.language_windows
-        recording = Recording(
+        recording = RecordingState(
             request=Request(source=source, targets=tuple(t or TRANSCRIBE for t in targets), allowed=allowed),
             options=self._options,
             tracker=LanguageTracker(self._model.source_languages, allowed, windows),
@@ -249,15 +251,15 @@ class Decoder:
 
 
 def _with_evidence(
-    decoded: DecodedSpan, span: Span, heard: IdentifiedLanguage | None, routes: tuple[Route, ...]
-) -> tuple[str, Evidence]:
+    decoded: DecodedSpan, span: Span, heard: IdentifiedLanguage | None, routes: tuple[RoutedSpan, ...]
+) -> tuple[str, DecodingEvidence]:
     """The utterance's text as `translate` joins its segments, with what decoding says of it."""
     kept = [segment for segment in decoded.segments if segment.dropped is None]
     text = one_line(joined_text(decoded.segments))
     in_part = 0 < len(kept) < len(decoded.segments)
     hypothesis, no_speech = decoded.hypothesis, decoded.segments[0].no_speech_probability
     language = None if heard is None or heard.language == UNDETERMINED else heard.language
-    return text, Evidence(
+    return text, DecodingEvidence(
         dropped=None if kept else decoded.segments[0].dropped,
         kept=one_line(joined_text(kept)) if in_part else None,
         finished=hypothesis is None or hypothesis.finished,
@@ -272,7 +274,7 @@ def _with_evidence(
     )
 
 
-def make_line(utterance: Utterance, target: str, text: str, evidence: Evidence, corpus: str) -> Line:
+def make_line(utterance: Utterance, target: str, text: str, evidence: DecodingEvidence, corpus: str) -> Line:
     """The line of one utterance in one target language.
 
     Args:
@@ -318,7 +320,7 @@ def _spread(count: int, limit: int | None) -> list[int]:
     return [round(i * (count - 1) / max(1, limit - 1)) for i in range(limit)]
 
 
-def _routes(model: Family, memory: Memory, count: int) -> list[tuple[Route, ...]]:
+def _routes(model: Family, memory: Memory, count: int) -> list[tuple[RoutedSpan, ...]]:
     """Where the router of a family that has one sent each of `count` utterances, the language being that of the experts
     chosen."""
     if (experts := model.capabilities.experts) is None:
@@ -326,7 +328,7 @@ def _routes(model: Family, memory: Memory, count: int) -> list[tuple[Route, ...]
     return [joined(stretches) for stretches in experts.routes(memory)]
 
 
-def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
+def _batches(jobs: Sequence[DecodingJob], batch_size: int) -> Iterator[list[DecodingJob]]:
     """Jobs of like length together; a batch asks for the same number of targets throughout."""
     ordered = sorted(jobs, key=lambda job: (len(job.targets), job.duration_s, job.index))
     for _, same in groupby(ordered, key=lambda job: len(job.targets)):

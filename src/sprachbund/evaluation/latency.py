@@ -43,7 +43,7 @@ class Passage:
             clock.
         source_s: length of the stretch.
         num_reference: units of the reference, at least 1.
-        recording_s: where the recording ends; as `source_s` when the stretch is all of it.
+        recording_s: end of the recording; as `source_s` when the stretch is all of it.
     """
 
     delays_s: tuple[float, ...]
@@ -246,7 +246,7 @@ def by_likeness(output: Sequence[str], references: Sequence[Sequence[str]]) -> O
 
 @dataclass(frozen=True, kw_only=True)
 class _Path:
-    """What an alignment says of each unit of the output.
+    """The alignment of each unit of the output.
 
     Attributes:
         passed: reference words used up when it was reached, its own partner included, (U,).
@@ -476,14 +476,14 @@ def score_talk(log: EmissionLog, references: Sequence[ReferenceSegment]) -> Talk
     """Every score of a talk.
 
     Args:
-        log: what was written when.
+        log: emitted text with its times.
         references: of the same talk and target, in order, at least one.
 
     Raises:
         SprachbundError: without references, or when they leave the audio.
     """
     _check_references(log, references)
-    written = Written(log, references)
+    written = WrittenUnits(log, references)
     scores = {clock: {name: latency(name, written.whole(clock)) for name in SCORES} for clock in CLOCKS}
     per_segment: dict[str, dict[str, tuple[float, ...]]] = {clock: {} for clock in CLOCKS}
     owners = {name: find(written.units, written.references) for name, (find, _) in STREAM_SCORES.items()}
@@ -522,7 +522,7 @@ def text_quality(pairs: Sequence[TextPair], target: str) -> dict[str, float]:
     return {name: corpus_score(metric(name, target), hypotheses, references) for name in QUALITY}
 
 
-class Written:
+class WrittenUnits:
     """The units of a log, each with its moment on both clocks, beside the units of the references."""
 
     def __init__(self, log: EmissionLog, segments: Sequence[ReferenceSegment]) -> None:

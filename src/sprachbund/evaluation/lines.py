@@ -170,7 +170,7 @@ class EmbeddedSpan:
     Attributes:
         language: BCP-47 tag of it.
         said: the words, in the embedded language; empty when the corpus does not tell them.
-        start: first word of their translation in the reference; None when the place is not known.
+        start: first word of their translation in the reference; None where that is unknown.
         end: behind the last word of their translation in the reference; None with `start`.
     """
 
@@ -180,7 +180,7 @@ class EmbeddedSpan:
     end: int | None = None
 
     @property
-    def place(self) -> WordRange | None:
+    def word_range(self) -> WordRange | None:
         """(start, end) in words of the reference; None when it is not known."""
         return None if self.start is None or self.end is None else (self.start, self.end)
 
@@ -218,7 +218,7 @@ def is_code_switched(utterance: Utterance) -> bool:
 
 
 def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...]:
-    """The embedded spans of a code-switched utterance, with their places in the reference of a target.
+    """The embedded spans of a code-switched utterance, with their word ranges in the reference of a target.
 
     Raises:
         SprachbundError: for spans without a language, and places that the reference does not have.
@@ -270,9 +270,9 @@ def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
 
 def _with_positions(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
     """The words of an embedded span as a row, with its positions in every reference that has them."""
-    places = utterance.custom.get("foreign_places") or {}
+    ranges = utterance.custom.get("foreign_places") or {}
     size = len(utterance.custom["foreign_words"])
-    known = {target: of_target[number] for target, of_target in places.items() if len(of_target) == size}
+    known = {target: of_target[number] for target, of_target in ranges.items() if len(of_target) == size}
     return {"language": language, "text": said, "places": known}
 
 
@@ -306,7 +306,7 @@ def _checked(span: Any, utterance: Utterance, target: str, num_words: int) -> Wo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Route:
+class RoutedSpan:
     """A stretch of sound and the language whose experts worked on it.
 
     Attributes:
@@ -327,11 +327,11 @@ class Route:
             raise ValueError(f"a route from {self.start_s} to {self.end_s} s")
 
 
-def joined(stretches: Iterable[tuple[float, float, str]]) -> tuple[Route, ...]:
+def joined(stretches: Iterable[tuple[float, float, str]]) -> tuple[RoutedSpan, ...]:
     """Routes of (start_s, end_s, language), those of one language that follow each other as one."""
-    routes: list[Route] = []
+    routes: list[RoutedSpan] = []
     for start_s, end_s, language in stretches:
-        route = Route(start_s=round(start_s, 4), end_s=round(end_s, 4), language=language)
+        route = RoutedSpan(start_s=round(start_s, 4), end_s=round(end_s, 4), language=language)
         if routes and (routes[-1].language, routes[-1].end_s) == (language, route.start_s):
             routes[-1] = replace(routes[-1], end_s=route.end_s)
         else:
@@ -339,7 +339,7 @@ def joined(stretches: Iterable[tuple[float, float, str]]) -> tuple[Route, ...]:
     return tuple(routes)
 
 
-def routed_s(start_s: float, end_s: float, language: str, routes: Sequence[Route]) -> float:
+def routed_s(start_s: float, end_s: float, language: str, routes: Sequence[RoutedSpan]) -> float:
     """Seconds of a span that went to its language.
 
     Routes that overlap share the time evenly, so that naming every language gains nothing; a gap is nobody's.
@@ -369,7 +369,7 @@ CHUNK = 256  # lines scored at a time: enough for the libraries' loops, few enou
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class DecodingEvidence:
     """Evidence of decoding for a hypothesis.
 
     Attributes:
@@ -397,7 +397,7 @@ class Evidence:
     compression_ratio: float = 0.0
     repetition: float = 0.0
     language: str | None = None
-    routes: tuple[Route, ...] = ()
+    routes: tuple[RoutedSpan, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -428,7 +428,7 @@ class Line:
     target: str
     hypothesis: str
     reference: str
-    evidence: Evidence
+    evidence: DecodingEvidence
     corpus: str = ""
     kind: str = ""
     speaker: str = ""

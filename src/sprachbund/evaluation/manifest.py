@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.util import provenance
 from sprachbund.util.files import write_text
+from sprachbund.util.options import renamed
 
 MANIFEST_FILE = "scores.json"
 WITHOUT_TIMESTAMPS = 1
@@ -23,13 +24,13 @@ WITHOUT_TIMESTAMPS = 1
 _Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 
-class Strict(BaseModel):
+class ManifestPart(BaseModel):
     """A part of a manifest; a field that is not one of its own is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Number(Strict):
+class Number(ManifestPart):
     """One score; the fields are those of `sprachbund.evaluation.quality.Score`."""
 
     metric: str
@@ -48,19 +49,19 @@ class Number(Strict):
         return (self.metric, self.group, self.member, self.task, self.text, str(self.guard))
 
 
-class FailureRate(Strict):
-    """A failure: `failed` of `judged` lines of a pair, a kind of sound or "all", with or without guard."""
+class FailureRate(ManifestPart):
+    """A failure: `failed` of `evaluated` lines of a pair, a kind of sound or "all", with or without guard."""
 
     failure: str
     member: str
     failed: int
-    judged: int
+    evaluated: int
     guard: bool
 
     @property
     def percent(self) -> float:
-        """Failed ones per hundred judged."""
-        return 100.0 * self.failed / self.judged if self.judged else 0.0
+        """Failed ones per hundred evaluated."""
+        return 100.0 * self.failed / self.evaluated if self.evaluated else 0.0
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ class FailureRate(Strict):
         return (self.failure, self.member, str(self.guard))
 
 
-class DataUsed(Strict):
+class DataUsed(ManifestPart):
     """A corpus: where it lay, what it is called, its hash and size, and what of it was not scored and why."""
 
     path: str
@@ -83,7 +84,7 @@ class DataUsed(Strict):
     over_limit: int = 0
 
 
-class ModelUsed(Strict):
+class ModelUsed(ManifestPart):
     """A model: how it was asked for, the name on its card, its hash."""
 
     path: str
@@ -91,7 +92,16 @@ class ModelUsed(Strict):
     sha256: str
 
 
-class ResultManifest(Strict):
+def _current_rate(rate: dict[str, Any]) -> dict[str, Any]:
+    return renamed(rate, {"judged": "evaluated"}, "failures")
+
+
+def _current_metric(name: str) -> str:
+    former = ": judged"
+    return f"{name.removesuffix(former)}: evaluated" if name.endswith(former) else name
+
+
+class ResultManifest(ManifestPart):
     """What was measured, on what, with what, by what.
 
     Attributes:
@@ -125,6 +135,17 @@ class ResultManifest(Strict):
     machine: dict[str, str | int] = Field(default_factory=provenance.machine)
     versions: dict[str, str] = Field(default_factory=provenance.versions)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        """Read `evaluated` where a file of an earlier version has `judged`, in rates and in names of metrics."""
+        try:
+            rates = [_current_rate(rate) for rate in values["failures"]]
+            numbers = [{**one, "metric": _current_metric(one["metric"])} for one in values["numbers"]]
+        except (TypeError, KeyError, AttributeError):  # no manifest; validation says so
+            return values
+        return {**values, "failures": rates, "numbers": numbers}
 
     @property
     def num_lines(self) -> int:
@@ -231,7 +252,7 @@ def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-
         tolerance: largest absolute difference of equal values.
     """
     again = {number.key: number.value for number in new.numbers}
-    rates = {rate.key: (rate.failed, rate.judged) for rate in new.failures}
+    rates = {rate.key: (rate.failed, rate.evaluated) for rate in new.failures}
     differing = []
     for number in old.numbers:
         label = " ".join(part for part in number.key if part)
@@ -242,9 +263,9 @@ def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-
             differing.append(f"{label}: was {number.value:.4f}, is {value:.4f}")
     for rate in old.failures:
         now = rates.get(rate.key)
-        if now != (rate.failed, rate.judged):
+        if now != (rate.failed, rate.evaluated):
             after = "missing" if now is None else f"{now[0]} of {now[1]}"
-            differing.append(f"{' '.join(rate.key)}: was {rate.failed} of {rate.judged}, is {after}")
+            differing.append(f"{' '.join(rate.key)}: was {rate.failed} of {rate.evaluated}, is {after}")
     return differing
 
 

@@ -120,7 +120,7 @@ class Sounds:
 
     def __init__(self, directories: Sequence[Path], *, needed: bool = False) -> None:
         self._needed = needed
-        self._places: dict[tuple[str, str], tuple[Manifest, int]] = {}
+        self._recordings: dict[tuple[str, str], tuple[Manifest, int]] = {}
         for directory in directories:
             try:
                 manifest, name = Manifest(directory), corpus_name(directory)
@@ -128,16 +128,16 @@ class Sounds:
                 if needed:
                     raise
                 continue  # a report without sound is still a report
-            self._places |= {(name, u.id): (manifest, index) for index, u in enumerate(manifest)}
+            self._recordings |= {(name, u.id): (manifest, index) for index, u in enumerate(manifest)}
 
     def player(self, line: Line) -> str:
         """An audio element that holds the sound; words when it is not there. Raises SprachbundError when it is
         needed and cannot be read."""
         import soundfile
 
-        if (line.corpus, line.id) not in self._places:
+        if (line.corpus, line.id) not in self._recordings:
             return _NO_SOUND
-        manifest, index = self._places[line.corpus, line.id]
+        manifest, index = self._recordings[line.corpus, line.id]
         try:
             samples = manifest.samples(index)
         except SprachbundError:
@@ -288,7 +288,7 @@ def _tiles(manifest: ResultManifest) -> str:
     for rate in manifest.failures:
         if rate.failure == "hallucination" and rate.member == "all" and rate.guard == has_guard(manifest):
             where = "behind the guard" if rate.guard else "without guard"
-            tiles.append(("text on no speech", f"{rate.percent:.1f}%", f"{rate.judged} sounds, {where}"))
+            tiles.append(("text on no speech", f"{rate.percent:.1f}%", f"{rate.evaluated} sounds, {where}"))
     if factor := manifest.measured.get("real_time_factor"):
         cores = manifest.configuration.get("num_threads")
         tiles.append(("real-time factor", f"{factor:.3f}", f"{cores} threads, all targets at once"))
@@ -336,7 +336,7 @@ def _switching(manifest: ResultManifest) -> str:
         f"{_table(present.switching_table(manifest))}{by_pair}"
         '<p class="muted">Near a switch: within two words of it in the reference. Router accuracy: spans of which '
         "more than half of the time went to the experts of their language. Of: spans, words, texts or seconds "
-        "judged; left out: those of which the corpus does not tell enough, or the model not where it sent them.</p>"
+        "evaluated; left out: those of which the corpus does not tell enough, or the model not where it sent them.</p>"
     )
 
 

@@ -22,18 +22,18 @@ class Accuracy:
 
     Attributes:
         right: spans, or seconds, that went to their language.
-        judged: spans, or seconds, in all.
-        left_out: spans that could not be judged.
+        evaluated: spans, or seconds, in all.
+        left_out: spans that could not be evaluated.
     """
 
     right: float
-    judged: float
+    evaluated: float
     left_out: int
 
     @property
     def percent(self) -> float:
-        """Right ones per hundred judged; 0 when none was."""
-        return 100.0 * self.right / self.judged if self.judged else 0.0
+        """Right ones per hundred evaluated; 0 when none was."""
+        return 100.0 * self.right / self.evaluated if self.evaluated else 0.0
 
 
 class RouteCounts:
@@ -45,7 +45,7 @@ class RouteCounts:
     """
 
     def __init__(self) -> None:
-        self._right, self._judged = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0.0)
+        self._right, self._evaluated = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0.0)
         self._left_out = Counter[str]()
         self.num_lines = 0
         self.any_routes = False
@@ -63,16 +63,18 @@ class RouteCounts:
             right_s = routed_s(span.start_s or 0.0, span.end_s or 0.0, span.language, line.evidence.routes)
             for name in names:
                 self._right[name] += right_s if name == TIME else int(2 * right_s > length_s)
-                self._judged[name] += length_s if name == TIME else 1
+                self._evaluated[name] += length_s if name == TIME else 1
 
     def scores(self) -> Iterator[tuple[str, Accuracy]]:
-        """Each accuracy of which anything was judged or left out."""
+        """Each accuracy of which anything was evaluated or left out."""
         for name in NAMES:
-            if self._judged[name] or self._left_out[name]:
+            if self._evaluated[name] or self._left_out[name]:
                 yield (
                     name,
                     Accuracy(
-                        right=self._right[name], judged=self._judged[name], left_out=self._left_out[name]
+                        right=self._right[name],
+                        evaluated=self._evaluated[name],
+                        left_out=self._left_out[name],
                     ),
                 )
 

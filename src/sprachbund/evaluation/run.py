@@ -16,13 +16,14 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.language_spans import timed_spans
 from sprachbund.data.manifest import Manifest, Utterance, shard_numbers
 from sprachbund.decoding.languages import declared_languages
+from sprachbund.decoding.options import AUTO
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import Decoder, Plan, corpus_name, make_plan, translate_plan
+from sprachbund.evaluation.hypotheses import BatchDecoder, Plan, corpus_name, make_plan, translate_plan
 from sprachbund.evaluation.lines import (
     HYPOTHESES_FILE,
-    Evidence,
+    DecodingEvidence,
     Line,
     LineWriter,
     by_pair,
@@ -50,7 +51,7 @@ from sprachbund.util.files import atomic_directory
 
 # Opening a corpus. All of it is checked first, so that errors appear before any decoding.
 
-_Place = Annotated[list[int], Field(min_length=2, max_length=2)]
+_WordRange = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
 class _Part(BaseModel):
@@ -64,7 +65,7 @@ class _Span(_Part):
     start_s: float | None = None
     end_s: float | None = None
     text: str | None = None
-    places: dict[str, _Place] | None = None
+    word_ranges: dict[str, _WordRange] | None = Field(default=None, alias="places")
 
 
 class _Custom(_Part):
@@ -72,8 +73,8 @@ class _Custom(_Part):
     spans: list[_Span] | None = None
     main_language: str | None = None
     languages: list[str] | None = None
-    foreign_words: list[str] | None = None
-    foreign_places: dict[str, list[_Place]] | None = None
+    embedded_words: list[str] | None = Field(default=None, alias="foreign_words")
+    embedded_ranges: dict[str, list[_WordRange]] | None = Field(default=None, alias="foreign_places")
 
 
 class _Supervision(_Part):
@@ -121,7 +122,7 @@ def _parse(path: Path, line: int, raw: bytes) -> _Cut:
         said = cut.supervisions[0]
         custom = said.custom or _Custom()
         _check_texts(said.language or "", custom)
-        if custom.spans or custom.foreign_words:
+        if custom.spans or custom.embedded_words:
             _check_spans(cut, dict(values["supervisions"][0]["custom"]))
     except (ValueError, SprachbundError) as error:
         reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
@@ -169,7 +170,7 @@ def _check_sound(path: Path, end_s: float) -> None:
             rate, num_samples = file.getframerate(), file.getnframes()
             held = (path.stat().st_size - 44) // (file.getsampwidth() * file.getnchannels())
     except (OSError, EOFError, wave.Error) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise SprachbundError(f"{path}: no sound ({reason}); copy the corpus again") from error
     there_s = min(num_samples, held) / SAMPLE_RATE
     if rate != SAMPLE_RATE or there_s < end_s - 0.01:
@@ -185,7 +186,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class EvaluationResult:
     """A finished evaluation: its result manifest, and where its files are."""
 
     manifest: ResultManifest
@@ -206,7 +207,7 @@ def evaluate(
     out: Path | None = None,
     offline: bool = False,
     progress: Progress = lambda what, done, total: None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate a model on corpora. Hypotheses are scored and written as they come, and none is held.
 
     Args:
@@ -241,7 +242,7 @@ def evaluate(
             writer.write(line)
             scoring.add(line)
     used = [data_used(m, plan) for m, plan in zip(manifests, plans, strict=True)]
-    result = Evaluation(manifest=scoring.manifest(model_used(model, offline), used, speed), out=out)
+    result = EvaluationResult(manifest=scoring.manifest(model_used(model, offline), used, speed), out=out)
     if out:
         write_texts(result.lines(), out)
         result.manifest.write(out / MANIFEST_FILE)
@@ -249,13 +250,15 @@ def evaluate(
 
 
 def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tuple[Family, EvaluationOptions]:
-    """The model on its engine, and the options as they are recorded: the engine that "auto" found, and the declared
-    languages in the model's tags."""
+    """The model on its engine, and the options as they are recorded: the engine that "auto" found, whether there are
+    timestamps, and the declared languages in the model's tags."""
     chosen = engine_for(
         load(model, offline=offline), options.engine, directory=locate(model, offline=offline)
     )
     allowed = declared_languages(chosen.family, options.decoding.allowed_languages)
     decoding = replace(options.decoding, allowed_languages=allowed)
+    if decoding.timestamps == AUTO:
+        decoding = replace(decoding, timestamps=chosen.family.capabilities.timestamps is not None)
     options = replace(options, decoding=decoding)
     if options.engine == "auto":
         options = replace(options, engine="native" if chosen.name == "native" else "torch")
@@ -350,7 +353,7 @@ def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[L
     if not options.no_speech_per_kind:
         return
     # A model that cannot tell languages is measured all the same: it writes the first one that it hears.
-    decoder = Decoder(model, options.decoding, unidentified=model.source_languages[0])
+    decoder = BatchDecoder(model, options.decoding, unidentified=model.source_languages[0])
     known = {target for _, target in model.pairs()}
     everywhere = all((s, t) in model.pairs() for s in model.source_languages for t in known)
     targets = tuple(sorted(set(options.targets or known) & known)) if everywhere else ("",)
@@ -364,7 +367,7 @@ def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[L
                 yield _no_speech_line(sound, target or evidence.language or "und", text, evidence)
 
 
-def _no_speech_line(sound: Sound, target: str, text: str, evidence: Evidence) -> Line:
+def _no_speech_line(sound: Sound, target: str, text: str, evidence: DecodingEvidence) -> Line:
     return Line(
         id=sound.id,
         source="",

@@ -22,7 +22,7 @@ from sprachbund.evaluation.quality import (
     switching,
     texts,
 )
-from sprachbund.evaluation.speed import Speed
+from sprachbund.evaluation.speed import DecodingCost
 
 
 class Scoring:
@@ -55,7 +55,9 @@ class Scoring:
         if len(self._waiting) == CHUNK:
             self._score_waiting()
 
-    def manifest(self, model: ModelUsed, data: list[DataUsed], speed: Speed | None = None) -> ResultManifest:
+    def manifest(
+        self, model: ModelUsed, data: list[DataUsed], speed: DecodingCost | None = None
+    ) -> ResultManifest:
         """All numbers, with what they were measured on and with.
 
         Args:
@@ -114,7 +116,7 @@ def summarise(
     model: ModelUsed,
     data: list[DataUsed],
     options: EvaluationOptions,
-    speed: Speed | None = None,
+    speed: DecodingCost | None = None,
 ) -> ResultManifest:
     """Score lines that are all there.
 
@@ -196,7 +198,7 @@ def _comet_score(value: float, signature: str, group: str, member: str, num_line
 
 def _failure_rates(counts: RateCounts, *, guard: bool) -> list[FailureRate]:
     return [
-        FailureRate(failure=name, member=member, failed=rate.failed, judged=rate.judged, guard=guard)
+        FailureRate(failure=name, member=member, failed=rate.failed, evaluated=rate.evaluated, guard=guard)
         for member in counts.groups
         for name, rate in counts.rates(member).items()
     ]

@@ -28,7 +28,7 @@ Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class ComparedSystem:
     """One system beside the baseline on one metric.
 
     Attributes:
@@ -56,7 +56,7 @@ def paired_test(
     test: Test = "bootstrap",
     draws: int | None = None,
     seed: int = SEED,
-) -> list[Compared]:
+) -> list[ComparedSystem]:
     """Compare systems with a baseline on the same N sentences; the baseline comes first in the answer.
 
     Args:
@@ -82,7 +82,7 @@ def paired_test(
     return _randomization(metric, [baseline, *systems], draws, seed)
 
 
-def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int) -> list[Compared]:
+def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int) -> list[ComparedSystem]:
     drawn = [np.zeros((draws, counts.shape[1])) for counts in systems]
     for start, weights in bootstrap_weights(len(systems[0]), draws, seed):
         for sums, counts in zip(drawn, systems, strict=True):
@@ -96,7 +96,7 @@ def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int)
         centred = np.abs(differences) - np.abs(differences).mean()
         mean, half_width = _interval(sample)
         results.append(
-            Compared(
+            ComparedSystem(
                 score=value,
                 mean=mean,
                 half_width=half_width,
@@ -108,7 +108,7 @@ def _bootstrap(metric: Metric, systems: Sequence[Counts], draws: int, seed: int)
     return results
 
 
-def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: int) -> list[Compared]:
+def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: int) -> list[ComparedSystem]:
     baseline = systems[0]
     whole = [float(metric.score(counts.sum(0))) for counts in systems]
     results = []
@@ -124,7 +124,7 @@ def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: 
                 ]
             p = p_value(differences, abs(whole[index] - whole[0]))
         results.append(
-            Compared(
+            ComparedSystem(
                 score=whole[index],
                 mean=None,
                 half_width=None,

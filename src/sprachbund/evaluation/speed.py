@@ -19,7 +19,7 @@ SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class DecodingCost:
     """What work cost.
 
     Attributes:
@@ -80,9 +80,9 @@ class Stopwatch:
             self._audio[line.corpus, line.id] = line.duration_s
             yield line
 
-    def speed(self) -> Speed:
+    def speed(self) -> DecodingCost:
         """What was counted so far."""
-        return Speed(
+        return DecodingCost(
             audio_s=sum(self._audio.values()),
             wall_s=self.wall_s,
             num_tokens=self._tokens,
@@ -122,7 +122,7 @@ def race(
     models: Mapping[str, Family],
     work: Callable[[Family], Iterable[Line]],
     rounds: int = 3,
-) -> dict[str, list[Speed]]:
+) -> dict[str, list[DecodingCost]]:
     """Let models do the same work in turn, round by round, so that what else the machine does hits all alike.
 
     Args:
@@ -130,7 +130,7 @@ def race(
         work: decodes with a model, line by line; done once more beforehand to warm up.
         rounds: of each.
     """
-    taken: dict[str, list[Speed]] = {name: [] for name in models}
+    taken: dict[str, list[DecodingCost]] = {name: [] for name in models}
     for current in range(rounds + 1):
         for name, model in models.items():
             watch = Stopwatch()
@@ -154,7 +154,7 @@ def add_cost(rows: list[dict[str, str | float]], name: str, values: Sequence[flo
         row |= {name: round(value, 4), f"{name.rpartition('_')[0]}_ratio": round(ratio, 3)}
 
 
-def race_rows(taken: Mapping[str, Sequence[Speed]]) -> list[dict[str, str | float]]:
+def race_rows(taken: Mapping[str, Sequence[DecodingCost]]) -> list[dict[str, str | float]]:
     """One row for each model of a race: medians, and its time as a ratio to the first one's, with the spread.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import router
-from sprachbund.evaluation.code_switch import JUDGED, LEFT_OUT, MEASURES, WRONG_LANGUAGE
+from sprachbund.evaluation.code_switch import LEFT_OUT, MEASURES, NUM_EVALUATED, WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import FailureRate, Number, ResultManifest, read_manifest
 from sprachbund.evaluation.quality import (
     ALL,
@@ -136,10 +136,10 @@ def switching_table(manifest: ResultManifest) -> Table:
         numbers = {(n.metric, n.member): n for n in wanted if n.task == task}
         switched = any(member == CODE_SWITCHED for _, member in numbers)
         others = (*_MEAN_METRICS, *MEASURES.values(), WRONG_LANGUAGE) if switched else ()
-        judged = CODE_SWITCHED if switched else ALL
+        evaluated = CODE_SWITCHED if switched else ALL
         for metric in (*others, *router.NAMES):
             cells = [numbers.get((metric, member)) for member in (CODE_SWITCHED, MONOLINGUAL, ALL)]
-            counts = [numbers.get((metric + count, judged)) for count in (JUDGED, LEFT_OUT)]
+            counts = [numbers.get((metric + count, evaluated)) for count in (NUM_EVALUATED, LEFT_OUT)]
             if any(cells) or any(counts):
                 label = metric if task == TRANSLATION else f"{metric}, {task}"
                 counted = ["" if n is None else f"{n.value:.0f}" for n in counts]
@@ -272,13 +272,13 @@ def _is_shown(rate: FailureRate) -> bool:
 
 
 def _rate_cells(rate: FailureRate | None) -> list[str]:
-    return ["", ""] if rate is None else [f"{rate.percent:.2f}", str(rate.judged)]
+    return ["", ""] if rate is None else [f"{rate.percent:.2f}", str(rate.evaluated)]
 
 
 def _counted_cell(numbers: dict[str, Number], name: str) -> str:
     """A rate with what it is of, as spans are few in a direction."""
-    rate, num_judged = numbers.get(name), numbers.get(name + JUDGED)
-    return f"{rate.value:.1f} of {num_judged.value:.0f}" if rate and num_judged else "–"
+    rate, num_evaluated = numbers.get(name), numbers.get(name + NUM_EVALUATED)
+    return f"{rate.value:.1f} of {num_evaluated.value:.0f}" if rate and num_evaluated else "–"
 
 
 def _cell(number: Number | None) -> str:

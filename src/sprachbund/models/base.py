@@ -118,7 +118,7 @@ class Alignment:
     heads: tuple[tuple[int, int], ...] = ()
 
 
-class CtcHead(Protocol):
+class CtcScorer(Protocol):
     """A head that scores all texts of an utterance at once."""
 
     def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
@@ -135,7 +135,7 @@ class JointCtc:
         weight: of the CTC prefix score, 0 to 1; the decoder's is the rest.
     """
 
-    head: CtcHead
+    head: CtcScorer
     weight: float
 
 
@@ -218,7 +218,7 @@ class Capabilities:
     encoder: nn.Module | None = None
     decoder: nn.Module | None = None
     transducer: Transducer | None = None
-    ctc: CtcHead | None = None
+    ctc: CtcScorer | None = None
     joint_ctc: JointCtc | None = None
     streaming: StreamingTransducer | None = None
     timestamps: TimestampTokens | None = None

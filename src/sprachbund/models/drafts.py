@@ -39,7 +39,7 @@ class DraftCard(BaseModel):
         num_layers: of that model's decoder; 0 where it does not matter.
         width: of that model's decoder; 0 where it does not matter.
         shape: sizes, by the kind.
-        acceptance: share of accepted guesses by "source>target", where it was measured.
+        acceptance: share of accepted draft tokens by "source>target", where it was measured.
         training: how it was made.
     """
 

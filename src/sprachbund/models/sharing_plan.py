@@ -25,7 +25,7 @@ Matrix = tuple[tuple[float, ...], ...]
 Grouping = tuple[tuple[str, ...], ...]
 
 
-class Evidence(BaseModel):
+class ModuleEvidence(BaseModel):
     """What the gradients of one module say (arXiv 2603.25836); L languages, cosines between -1 and 1.
 
     Attributes:
@@ -116,7 +116,7 @@ class Split(BaseModel):
     private_shares: tuple[float, ...] = ()
     start: Start = "neuron"
     seed: int = Field(default=0, strict=True, ge=0, lt=2**63)
-    evidence: Evidence | None = None
+    evidence: ModuleEvidence | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -198,7 +198,7 @@ class SharingPlan(BaseModel):
     version: Literal[1] = VERSION
     model_hash: str | None = None
     splits: tuple[Split, ...] = ()
-    modules: dict[str, Evidence] = {}
+    modules: dict[str, ModuleEvidence] = {}
     notes: tuple[str, ...] = ()
 
     @field_validator("splits")

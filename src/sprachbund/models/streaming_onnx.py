@@ -172,8 +172,8 @@ def describe(model: Conformer) -> Description:
 
 def write_description(description: Description, directory: Path) -> None:
     """Write config.json, with the checksums of the files that it names."""
-    beside = [p.name for p in directory.glob("*.onnx.data")]
-    names = [description.tokenizer, *(graph.file for graph in description.graphs.values()), *beside]
+    data_files = [p.name for p in directory.glob("*.onnx.data")]
+    names = [description.tokenizer, *(graph.file for graph in description.graphs.values()), *data_files]
     digests = {name: file_sha256(directory / name) for name in sorted(names) if (directory / name).is_file()}
     description = description.model_copy(update={"sha256": digests})
     write_json(directory / "config.json", {"family": FAMILY, **description.model_dump(mode="json")})

@@ -310,7 +310,7 @@ class MedusaShape:
 
     Attributes:
         width: D.
-        num_heads: K, tokens guessed ahead.
+        num_heads: K, tokens drafted ahead.
         num_blocks: residual blocks of a head, D^2 weights each.
     """
 

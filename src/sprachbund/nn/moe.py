@@ -113,7 +113,7 @@ class Experts(nn.Module):
         return (out * weights.to(out.dtype)[..., None]).sum(1)
 
 
-class Mixture(nn.Module):
+class MixtureOfExperts(nn.Module):
     """One pre-norm layer: x + sum over the chosen of w_e Expert_e(LN(x)).
 
     Args:

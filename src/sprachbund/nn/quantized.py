@@ -83,7 +83,7 @@ def quantize_blocks(
 
     k-quant gives a weight the importance sqrt(mean of the block's squares) + |weight|, tries 20 step widths around the
     one that spans the block's range, fits scale and offset to the codes of each by weighted least squares, brings the
-    offset to a whole zero point, and keeps what has the least weighted error. That is judged on what is stored, and
+    offset to a whole zero point, and keeps what has the least weighted error. That is measured on what is stored, and
     rounding to nearest is among what it chooses from: no block is worse by k-quant than by rounding.
 
     Args:

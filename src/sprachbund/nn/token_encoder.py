@@ -101,7 +101,7 @@ BLOCKS: dict[Block, type[ConformerLayer] | type[EBranchformerLayer]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
+class EncodedTokens:
     """What the encoder made of tokens.
 
     Attributes:
@@ -168,7 +168,7 @@ class TokenEncoder(nn.Module):
         if not self.embedding.weight.is_meta:
             nn.init.normal_(self.embedding.weight, std=embedding_width**-0.5)
 
-    def forward(self, tokens: Tensor, num_tokens: Tensor) -> Encoded:
+    def forward(self, tokens: Tensor, num_tokens: Tensor) -> EncodedTokens:
         """Encode `tokens` (B, S) of which the first `num_tokens` (B,) are valid; T is S / stride, rounded up."""
         x = self.embedding(tokens)
         if self.training and self.time_masks:
@@ -181,7 +181,7 @@ class TokenEncoder(nn.Module):
         for number, layer in enumerate(self.layers):
             x = layer(x, valid)
             inner = x if number < self.num_lower else inner
-        return Encoded(states=x, inner=inner, num_frames=num_frames)
+        return EncodedTokens(states=x, inner=inner, num_frames=num_frames)
 
 
 def time_mask(lengths: Tensor, size: int, count: int, max_share: float) -> Tensor:

@@ -21,7 +21,7 @@ _SLOW_S = 10.0
 
 
 def network_of(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, which one host may have."""
+    """The key of a client: an IPv4 address, or the /64 network of an IPv6 address, which one host may have."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:  # a name that a proxy made up, or no network at all

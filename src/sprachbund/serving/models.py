@@ -181,7 +181,7 @@ class ModelStore:
 
 
 def identifier(name: str) -> str:
-    """What requests call a model: of a directory its last part, which says nothing about this machine's folders."""
+    """Name of a model in requests: of a directory its last part, which says nothing about this machine's folders."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 

@@ -105,7 +105,7 @@ def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str
 
 
 def usage(duration_s: float) -> dict[str, Any]:
-    """What is charged elsewhere, and is only said here."""
+    """The amount of work, which other services charge for and this one only reports."""
     return {"type": "duration", "seconds": round(duration_s, 3)}
 
 
@@ -248,7 +248,7 @@ class RefusalError(SprachbundError):
 
 
 def refusal_of(error: BaseException) -> RefusalError:
-    """What an error means to a client: its own fault where it is one of ours, else ours, without the details."""
+    """Status and message of an error: the client's fault for errors of ours, else the server's, without details."""
     if isinstance(error, RefusalError):
         return error
     if isinstance(error, DecoderUnavailableError):

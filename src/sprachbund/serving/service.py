@@ -110,7 +110,7 @@ class Service:
 
     Attributes:
         ready: whether the first model is loaded, or is not to be.
-        draining: whether the service is being stopped: what was begun is finished, the rest refused.
+        draining: whether the service is being stopped: requests under way are finished, others refused.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class Settings:
         models: models that may be asked for: bundled, directories, Hugging Face ids. The first is loaded at the start,
             and is taken where a live session names none.
         key_file: keys that clients need, one a line; without, everybody is let in.
-        engine: what computes: auto, native, torch and the others of `translate`.
+        engine: computes the model: auto, native, torch and the others of `translate`.
         threads: threads to compute with.
         offline: never use the network.
         preload: load the first model at the start.

@@ -18,7 +18,7 @@ from sprachbund.nn.transducer import TransducerState
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.streaming.session import FrameStream
-from sprachbund.streaming.writing import Job, news
+from sprachbund.streaming.writing import PendingStretch, news
 
 _LAG_S = (WINDOW // 2) / SAMPLE_RATE
 """A mel frame looks so far ahead: with that much more than a chunk, its frames are surely there."""
@@ -61,7 +61,7 @@ class FrameWriter:
         return self.tier(options).chunk * SUBSAMPLING * HOP / SAMPLE_RATE
 
     @torch.inference_mode()
-    def write(self, jobs: Sequence[Job]) -> list[tuple[Job, LiveText]]:
+    def write(self, jobs: Sequence[PendingStretch]) -> list[tuple[PendingStretch, LiveText]]:
         """Decode all whole chunks of stretches; their texts, in order of the stretches."""
         before = {id(job): {t: len(tokens) for t, tokens in self._stream(job).tokens.items()} for job in jobs}
         for job in jobs:
@@ -79,7 +79,7 @@ class FrameWriter:
             if (text := self._text(job, target, number)) is not None
         ]
 
-    def _stream(self, job: Job) -> FrameStream:
+    def _stream(self, job: PendingStretch) -> FrameStream:
         """Of the job's stretch, begun if it is new."""
         stretch = job.stretch
         if stretch.stream is None:
@@ -95,7 +95,7 @@ class FrameWriter:
             )
         return stretch.stream
 
-    def _hear(self, job: Job) -> None:
+    def _hear(self, job: PendingStretch) -> None:
         """New sound to mel frames; what was heard need not be kept by the session."""
         stream, stretch = self._stream(job), job.stretch
         begin = round(stretch.span.start_s * SAMPLE_RATE)
@@ -109,12 +109,12 @@ class FrameWriter:
         if not stretch.closed and stream.fed - begin > _KEPT:
             job.session.cut(stretch, (stream.fed // VAD_WINDOW * VAD_WINDOW - begin) / SAMPLE_RATE)
 
-    def _is_ready(self, job: Job) -> bool:
+    def _is_ready(self, job: PendingStretch) -> bool:
         stream = self._stream(job)
         whole = len(stream.waiting) >= self.tier(job.options).chunk * SUBSAMPLING
         return whole or (stream.ended and len(stream.waiting) > 0)
 
-    def _pass(self, jobs: Sequence[Job]) -> None:
+    def _pass(self, jobs: Sequence[PendingStretch]) -> None:
         """One chunk of every stretch, all of one tier."""
         tier, streams = self.tier(jobs[0].options), [self._stream(job) for job in jobs]
         size = tier.chunk * SUBSAMPLING
@@ -138,7 +138,7 @@ class FrameWriter:
                 tokens += hypotheses[row].tokens
                 row += 1
 
-    def _text(self, job: Job, target: str, number: int) -> LiveText | None:
+    def _text(self, job: PendingStretch, target: str, number: int) -> LiveText | None:
         """What the tokens from `number` on add; the end of a stretch makes an event in any case."""
         tokens, line = self._stream(job).tokens[target], job.stretch.lines[target]
         if len(tokens) == number and not job.stretch.closed:
@@ -151,7 +151,7 @@ class FrameWriter:
         job.language = self._language(job)
         return news(job, target, target, piece, 0, final=job.stretch.closed)
 
-    def _language(self, job: Job) -> IdentifiedLanguage:
+    def _language(self, job: PendingStretch) -> IdentifiedLanguage:
         """Given, or by all that was heard of the stretch."""
         stream = self._stream(job)
         if job.session.source is not None:

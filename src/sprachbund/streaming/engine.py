@@ -34,8 +34,8 @@ from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.streaming.session import LiveSession, live_spans
 from sprachbund.streaming.writing import (
-    Job,
-    Row,
+    PendingStretch,
+    StretchRow,
     end_text,
     lost_text,
     policies_of,
@@ -51,7 +51,9 @@ _KEPT_S = 1.0
 """The newest audio is never cut off, because its words may not be complete."""
 
 
-def trim(family: Family, memory: Memory, job: Job, rows: list[Row]) -> list[tuple[Row, LiveText | None]]:
+def trim(
+    family: Family, memory: Memory, job: PendingStretch, rows: list[StretchRow]
+) -> list[tuple[StretchRow, LiveText | None]]:
     """Cut the stretch behind its committed text.
 
     In a language with less than half of the audio written, the words of the first half are committed as they are;
@@ -70,7 +72,7 @@ def trim(family: Family, memory: Memory, job: Job, rows: list[Row]) -> list[tupl
     tokens = [[*row.asked.prefix, *row.hypothesis.tokens] for row in rows]
     asked = [replace(row.asked, prefix=()) for row in rows]
     aligned = align(family, memory, [asked], [tokens], [duration_s])[0]
-    out: list[tuple[Row, LiveText | None]] = []
+    out: list[tuple[StretchRow, LiveText | None]] = []
     ends_s = []
     for row, whole, times in zip(rows, tokens, aligned, strict=True):
         line = job.stretch.lines[row.target]
@@ -88,7 +90,7 @@ def trim(family: Family, memory: Memory, job: Job, rows: list[Row]) -> list[tupl
 
 
 def _commit_half(
-    family: Family, job: Job, row: Row, tokens: Sequence[int], starts_s: Sequence[float]
+    family: Family, job: PendingStretch, row: StretchRow, tokens: Sequence[int], starts_s: Sequence[float]
 ) -> LiveText | None:
     """Commit the words that begin in the first half, where text is shown for them."""
     line, half_s = job.stretch.lines[row.target], job.stretch.duration_s / 2
@@ -125,7 +127,7 @@ _LEAST_ROOM = 8
 class _EncodedJobs:
     """A batch of stretches after the encoder."""
 
-    jobs: list[Job]
+    jobs: list[PendingStretch]
     memory: Memory
 
     def select(self, rows: list[int]) -> "_EncodedJobs":
@@ -231,18 +233,18 @@ class LiveEngine:
             own += session.take_notices()
         return events
 
-    def _written(self, jobs: list[Job]) -> list[tuple[Job, LiveText]]:
+    def _written(self, jobs: list[PendingStretch]) -> list[tuple[PendingStretch, LiveText]]:
         """The texts of the jobs, in their order."""
         streaming = [job for job in jobs if job.options.policy == "frames"]
         attempted = [job for job in jobs if job.options.policy != "frames"]
-        out: list[tuple[Job, LiveText]] = []
+        out: list[tuple[PendingStretch, LiveText]] = []
         if streaming and self._writer is not None:
             out += self._writer.write(streaming)
         if attempted:
             out += self._work(self._encode(attempted))
         return out
 
-    def _take(self, sessions: Sequence[LiveSession]) -> list[Job]:
+    def _take(self, sessions: Sequence[LiveSession]) -> list[PendingStretch]:
         """The oldest of every session, then the next of every session, beginning with another one each time."""
         num_sessions = len(sessions)
         order = [(self._turn + i) % num_sessions for i in range(num_sessions)]
@@ -250,7 +252,7 @@ class LiveEngine:
         due = {index: sessions[index].take_due() for index in order}
         turns = zip_longest(*due.values())
         queue = [
-            Job(index=index, session=sessions[index], stretch=stretch)
+            PendingStretch(index=index, session=sessions[index], stretch=stretch)
             for turn in turns
             for index, stretch in zip(order, turn, strict=True)
             if stretch is not None
@@ -260,7 +262,7 @@ class LiveEngine:
             sessions[index].put_back([job.stretch for job in queue[size:] if job.index == index])
         return queue[:size]
 
-    def _encode(self, jobs: list[Job]) -> _EncodedJobs:
+    def _encode(self, jobs: list[PendingStretch]) -> _EncodedJobs:
         """Run the encoder, and identify the languages spoken."""
         features = self.model.features([job.stretch.samples for job in jobs])
         queries = [
@@ -278,7 +280,7 @@ class LiveEngine:
             job.language, job.language_probs, job.mixed = language, log_probs, mixed
         return _EncodedJobs(jobs=jobs, memory=encoded.memory)
 
-    def _work(self, encoded: _EncodedJobs) -> list[tuple[Job, LiveText]]:
+    def _work(self, encoded: _EncodedJobs) -> list[tuple[PendingStretch, LiveText]]:
         """The texts of every stretch, in order of the stretches."""
         written: dict[tuple[int, str], list[LiveText]] = defaultdict(list)
         groups: dict[int, list[int]] = {}
@@ -297,7 +299,7 @@ class LiveEngine:
         order = [(b, t) for b, job in enumerate(encoded.jobs) for t in job.session.targets]
         return [(encoded.jobs[b], text) for b, target in order for text in written.get((b, target), ())]
 
-    def _find_targets(self, job: Job) -> bool:
+    def _find_targets(self, job: PendingStretch) -> bool:
         """Set the targets that the model knows; False where the session cannot go on without a language."""
         try:
             job.targets = list(known_targets(self.model, job.session.request, job.language.language))
@@ -307,10 +309,10 @@ class LiveEngine:
             return False
         return True
 
-    def _write(self, encoded: _EncodedJobs) -> list[tuple[Row, LiveText | None]]:
+    def _write(self, encoded: _EncodedJobs) -> list[tuple[StretchRow, LiveText | None]]:
         """Attempts at stretches with equally many targets."""
         rows = self._attempts(encoded)
-        out: list[tuple[Row, LiveText | None]] = []
+        out: list[tuple[StretchRow, LiveText | None]] = []
         for b, group in enumerate(rows):
             job = encoded.jobs[b]
             if job.stretch.closed:
@@ -324,7 +326,7 @@ class LiveEngine:
                 out += trim(self.model, encoded.select([b]).memory, job, group)
         return out
 
-    def _attempts(self, encoded: _EncodedJobs) -> list[list[Row]]:
+    def _attempts(self, encoded: _EncodedJobs) -> list[list[StretchRow]]:
         """Decode behind what is committed: rows of every stretch and target."""
         asked = [[self._target(job, target) for target in job.targets] for job in encoded.jobs]
         durations_s = [job.stretch.duration_s for job in encoded.jobs]
@@ -332,7 +334,7 @@ class LiveEngine:
         looks = self._looks(encoded, asked, hypotheses, durations_s)
         return [
             [
-                Row(
+                StretchRow(
                     batch_index=b,
                     target=target,
                     asked=asked[b][n],
@@ -344,7 +346,7 @@ class LiveEngine:
             for b, job in enumerate(encoded.jobs)
         ]
 
-    def _target(self, job: Job, target: str) -> Target:
+    def _target(self, job: PendingStretch, target: str) -> Target:
         source, line = job.language.language, job.stretch.lines[target]
         language = job.session.request.target_language(target, source)
         asked = make_target(self.model, self.decoding, language, source)

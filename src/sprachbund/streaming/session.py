@@ -61,7 +61,7 @@ class FrameStream:
 
 
 @dataclass(kw_only=True)
-class Line:
+class CaptionLine:
     """The text of a stretch in one language.
 
     Attributes:
@@ -121,7 +121,7 @@ class Stretch:
     span: Span
     samples: Samples
     closed: bool = False
-    lines: dict[str, Line]
+    lines: dict[str, CaptionLine]
     language: IdentifiedLanguage | None = None
     attempted_s: float
     stream: FrameStream | None = None
@@ -280,7 +280,7 @@ class LiveSession:
         self._open.span, self._open.samples = span, samples
 
     def _begin(self, span: Span, samples: Samples) -> Stretch:
-        lines = {target: Line() for target in self.targets}
+        lines = {target: CaptionLine() for target in self.targets}
         number, self._count = self._count, self._count + 1
         return Stretch(
             number=number,

@@ -21,7 +21,7 @@ from sprachbund.decoding.words import split_words
 from sprachbund.models.base import Family, Target
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions, Policy
-from sprachbund.streaming.session import Line, LiveSession, Stretch
+from sprachbund.streaming.session import CaptionLine, LiveSession, Stretch
 
 # Policies.
 
@@ -55,7 +55,7 @@ class Attempt:
 class PolicyFunction(Protocol):
     """A policy."""
 
-    def __call__(self, attempt: Attempt, line: Line, options: LiveOptions) -> int:
+    def __call__(self, attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
         """The number of words to commit.
 
         Args:
@@ -66,7 +66,7 @@ class PolicyFunction(Protocol):
         ...
 
 
-def local_agreement(attempt: Attempt, line: Line, options: LiveOptions) -> int:
+def local_agreement(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
     """Words that this attempt and those before agree on (arXiv 2005.11185).
 
     Arguments are those of `PolicyFunction`.
@@ -82,7 +82,7 @@ def local_agreement(attempt: Attempt, line: Line, options: LiveOptions) -> int:
     return agreed
 
 
-def alignatt(attempt: Attempt, line: Line, options: LiveOptions) -> int:
+def alignatt(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
     """Words before the first token that attends to the newest audio (arXiv 2305.11408, section 2).
 
     Arguments are those of `PolicyFunction`.
@@ -96,7 +96,7 @@ def alignatt(attempt: Attempt, line: Line, options: LiveOptions) -> int:
     return attempt.num_whole
 
 
-def wait_k(attempt: Attempt, line: Line, options: LiveOptions) -> int:
+def wait_k(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
     """One word for every step heard, `wait_k` - 1 steps behind (arXiv 1810.08398, equation 6).
 
     Arguments are those of `PolicyFunction`.
@@ -105,7 +105,7 @@ def wait_k(attempt: Attempt, line: Line, options: LiveOptions) -> int:
     return min(attempt.num_whole, max(0, allowed - attempt.num_written))
 
 
-def nothing(attempt: Attempt, line: Line, options: LiveOptions) -> int:
+def nothing(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
     """None: all text stays tentative until the stretch has ended (arXiv 1912.03393).
 
     Arguments are those of `PolicyFunction`.
@@ -160,7 +160,7 @@ def words_behind(
 
 
 @dataclass(kw_only=True)
-class Job:
+class PendingStretch:
     """A stretch to be worked on.
 
     Attributes:
@@ -219,7 +219,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class StretchRow:
     """An attempt in one language.
 
     Attributes:
@@ -237,7 +237,9 @@ class Row:
     looks_at_s: Sequence[float]
 
 
-def unfinished_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveText | None:
+def unfinished_text(
+    family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions
+) -> LiveText | None:
     """Commit and show text of a stretch that goes on; None if nothing changed.
 
     Args:
@@ -268,8 +270,8 @@ def unfinished_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> 
 
 def write(
     family: Family,
-    job: Job,
-    row: Row,
+    job: PendingStretch,
+    row: StretchRow,
     tokens: Sequence[int],
     words: Sequence[tuple[str, int]],
     num_words: int,
@@ -300,7 +302,7 @@ def write(
     return news(job, row.target, language, piece, retracted, final=False) if changed else None
 
 
-def end_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveText:
+def end_text(family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions) -> LiveText:
     """The last event of a stretch that has ended; arguments as of `unfinished_text`."""
     line = job.stretch.lines[row.target]
     if job.stretch.untouched:
@@ -316,7 +318,9 @@ def end_text(family: Family, job: Job, row: Row, guard: GuardOptions) -> LiveTex
     return news(job, row.target, row.asked.language, piece, retracted, final=True, dropped=dropped)
 
 
-def _as_recorded(family: Family, job: Job, row: Row, guard: GuardOptions) -> tuple[str, str | None]:
+def _as_recorded(
+    family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions
+) -> tuple[str, str | None]:
     """What a recording of the stretch would give, and why the guard kept it back."""
     times = family.capabilities.timestamps if row.asked.timestamps else None
     segments = cut_row(family, job.context, row.asked, row.hypothesis, None, times=times, guard=guard)
@@ -324,7 +328,7 @@ def _as_recorded(family: Family, job: Job, row: Row, guard: GuardOptions) -> tup
     return joined_text(kept), None if kept else segments[0].dropped
 
 
-def _drop_reason(family: Family, job: Job, row: Row, guard: GuardOptions) -> str | None:
+def _drop_reason(family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions) -> str | None:
     """The guard's reason to drop the text of the audio that is held; None to keep it."""
     line, doubt = job.stretch.lines[row.target], row.hypothesis.no_speech_log_probability
     return drop_reason(
@@ -338,7 +342,7 @@ def _drop_reason(family: Family, job: Job, row: Row, guard: GuardOptions) -> str
 
 
 def news(
-    job: Job,
+    job: PendingStretch,
     target: str,
     language: str,
     piece: str,
@@ -375,7 +379,7 @@ def news(
     )
 
 
-def unknown_pair(job: Job, target: str) -> LiveText:
+def unknown_pair(job: PendingStretch, target: str) -> LiveText:
     """Stands in for speech in a language from which the model does not know the target."""
     source = job.language.language
     lost = _kept_back(job.session, job.stretch, target, source, f"unknown pair: {source} to {target}")
@@ -392,7 +396,7 @@ def lost_text(session: LiveSession) -> list[LiveText]:
 
 
 def _kept_back(session: LiveSession, stretch: Stretch, target: str, source: str, reason: str) -> LiveText:
-    line: Line = stretch.lines[target]
+    line: CaptionLine = stretch.lines[target]
     return LiveText(
         target=target,
         segment=stretch.number,

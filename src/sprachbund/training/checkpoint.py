@@ -64,7 +64,7 @@ class _Losses(RootModel[dict[Annotated[str, Field(pattern=r"^best\.\d+\.safetens
 
 
 class BestCheckpoints:
-    """The checkpoints that were judged best (lowest), as weight files named by step, with an index beside them."""
+    """The checkpoints with the lowest loss or score, as weight files named by step, with an index beside them."""
 
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory
@@ -72,7 +72,7 @@ class BestCheckpoints:
         self._index = directory / "best.json"
         self.losses: dict[str, float] = {}
         if self._index.exists():
-            advice = f"delete it and the best.*.safetensors in {directory}, and the next judgements are kept"
+            advice = f"delete it and the best.*.safetensors in {directory}, and the next evaluations are kept"
             self.losses = read_model(self._index, _Losses, advice=advice).root
 
     def offer(self, step: int, loss: float, weights: Mapping[str, Tensor]) -> bool:
@@ -108,7 +108,7 @@ class BestCheckpoints:
             raise SprachbundError(f"no checkpoint in {self.directory} to average; train past one evaluation")
         total: dict[str, Tensor] = {}
         for name in self.losses:
-            advice = f"delete it and {self._index}, and train on to the next judgement"
+            advice = f"delete it and {self._index}, and train on to the next evaluation"
             for key, value in load_tensors(self.directory / name, advice=advice).items():
                 total[key] = total.get(key, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         return {key: (value / len(self.losses)).float() for key, value in total.items()}

@@ -196,7 +196,7 @@ def finished_draft(
     Args:
         model: a family's module, that the network was trained for.
         network: parasite or Medusa heads.
-        dev: utterances that it guesses for.
+        dev: utterances that it drafts for.
         report: is told the mean.
         known: further fields of the draft's card.
     """
@@ -211,11 +211,11 @@ def finished_draft(
 
 
 def measure_acceptance(family: Family, draft: Draft, corpus: Corpus, *, limit: int = 64) -> dict[str, float]:
-    """Share of single guesses that stand in greedy search, by "source>target", over utterances of a corpus.
+    """Share of single draft tokens that stand in greedy search, by "source>target", over utterances of a corpus.
 
     Args:
         family: the model.
-        draft: that guesses.
+        draft: network that proposes tokens.
         corpus: whose utterances, `limit` of them spread evenly, are translated into every target it draws.
     """
     count = sum(corpus.counts)

@@ -17,14 +17,13 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import DRAFT_FILE
 from sprachbund.models.io import load, locate
 from sprachbund.training.draft import DraftOptions, measure_acceptance, train_draft
-from sprachbund.training.options import TrainingOptions
+from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.translator import (
     NO_MASKS,
     CardRecipe,
     DataPart,
     ExampleRecipe,
     PreparedModel,
-    Strict,
     TranslatorRecipe,
     prepare_model,
 )

@@ -19,11 +19,11 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from pydantic import RootModel
+from pydantic import RootModel, model_validator
 from torch import nn
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
@@ -37,6 +37,7 @@ from sprachbund.training.options import TrainingOptions
 from sprachbund.util.distributed import joined_processes, of_all_ranks
 from sprachbund.util.files import read_model, write_text
 from sprachbund.util.memory import keep_freed_memory
+from sprachbund.util.options import renamed
 
 # Progress.
 
@@ -174,6 +175,7 @@ class Meter:
 # Evaluations on the dev data. They are part of the resume file, so a run that patience stopped stays stopped.
 
 CONVERGENCE_FILE = "convergence.json"
+_FORMER_NAMES = {"judge": "metric_for_best_model", "judgements": "evaluations"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,12 +228,12 @@ class Evaluations:
     def state(self) -> dict[str, Any]:
         """What a run resumes from."""
         made = [[one.step, one.epoch, one.value] for one in self.made]
-        return {"lowest": self.lowest, "num_worse": self.num_worse, "judgements": made}
+        return {"lowest": self.lowest, "num_worse": self.num_worse, "evaluations": made}
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.lowest, self.num_worse = state.get("lowest", math.inf), state.get("num_worse", 0)
-        rows = state.get("judgements", [])
+        rows = renamed(state, _FORMER_NAMES, "the resume file").get("evaluations", [])
         self.made = [Evaluation(step=step, epoch=epoch, value=value) for step, epoch, value in rows]
 
 
@@ -240,25 +242,26 @@ class Convergence:
     """Where a finished run was best.
 
     Attributes:
-        judge: "loss" or "score".
+        metric_for_best_model: "loss" or "score".
         steps: made in all.
         stopped_early: whether patience ended it.
         best: the evaluation that was best, None where there was none.
-        judgements: all of them.
+        evaluations: all of them.
     """
 
-    judge: str
+    metric_for_best_model: str
     steps: int
     stopped_early: bool
     best: Evaluation | None
-    judgements: tuple[Evaluation, ...]
+    evaluations: tuple[Evaluation, ...]
 
     def __str__(self) -> str:
         done = f"{'stopped early' if self.stopped_early else 'done'} after {self.steps} steps"
         if self.best is None:
             return done
         best = self.best
-        return f"{done}; best dev {self.judge} {best.value:.4f} at step {best.step}, epoch {best.epoch:.1f}"
+        value = f"best dev {self.metric_for_best_model} {best.value:.4f}"
+        return f"{done}; {value} at step {best.step}, epoch {best.epoch:.1f}"
 
     def write(self, directory: Path) -> None:
         """Write it beside the run."""
@@ -276,6 +279,11 @@ class Convergence:
 
 class _File(RootModel[Convergence]):
     """What the file holds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        return renamed(values, _FORMER_NAMES, CONVERGENCE_FILE) if isinstance(values, dict) else values
 
 
 def train(
@@ -299,19 +307,22 @@ def train(
         options: see `TrainingOptions`.
         directory: keeps the resume file, the best checkpoints and the TensorBoard log.
         dev: data whose loss ranks the checkpoints; without it, and without a score, the last weights are returned.
-        score: of the model as it stands, less is better; ranks the checkpoints where `options.judge` is "score".
+        score: of the model as it stands, less is better; ranks the checkpoints where `options.metric_for_best_model`
+            is "score".
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
 
     Raises:
         SprachbundError: when the options want a score and there is none, or another process of the run failed.
     """
-    if options.judge == "score" and score is None:
-        raise SprachbundError('training.judge is "score", but nothing scores here; set it to "loss"')
+    if options.metric_for_best_model == "score" and score is None:
+        raise SprachbundError(
+            'training.metric_for_best_model is "score", but nothing scores here; set it to "loss"'
+        )
     keep_freed_memory()
     with joined_processes():
         run = _Run(model, corpus, options, directory, dev, report)
-        run.score = score if options.judge == "score" else None
+        run.score = score if options.metric_for_best_model == "score" else None
         run.report_size()
         run.resume()
         if options.recompute:
@@ -348,7 +359,7 @@ class _Run:
         )
         self.options, self.directory, self.dev, self.report = options, directory, dev, report
         self.corpus = corpus
-        self.plan = PlanOptions(
+        self.plan = BatchingOptions(
             batch_s=options.batch_s,
             max_utterances=options.max_utterances,
             max_duration_s=options.max_duration_s,
@@ -429,11 +440,11 @@ class _Run:
 
     def _convergence(self) -> Convergence:
         return Convergence(
-            judge=self.options.judge,
+            metric_for_best_model=self.options.metric_for_best_model,
             steps=self.step,
             stopped_early=self.step < self.options.steps,
             best=self.evaluations.best,
-            judgements=tuple(self.evaluations.made),
+            evaluations=tuple(self.evaluations.made),
         )
 
     def _batches(self) -> Iterator[Batch]:
@@ -484,7 +495,7 @@ class _Run:
         batches_of_epoch = max(1, len(self.corpus.plan(self.plan, self.epoch)))
         epoch = self.epoch + self.batch / batches_of_epoch
         self.evaluations.add(Evaluation(step=self.step, epoch=epoch, value=value))
-        metric = self.options.judge
+        metric = self.options.metric_for_best_model
         if self.accelerator.is_main_process:
             kept = self.best.offer(self.step, value, self.plain_model.state_dict())
             self._say(f"step {self.step} dev {metric} {value:.4f}{' (kept)' if kept else ''}")

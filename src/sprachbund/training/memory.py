@@ -15,41 +15,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    CheckpointWrapper,
+    checkpoint_wrapper,
+)
 from torch.optim import AdamW
-from torch.utils.checkpoint import checkpoint
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset
+
+
+def _stacks(model: Any) -> list[nn.ModuleList]:
+    """The layers of the encoder, and those of the decoder where there is one."""
+    return [part.layers for part in (model.encoder, model.decoder) if part is not None]
 
 
 def layers_of(model: Any) -> list[nn.Module]:
     """The layers of the encoder, and of the decoder where there is one."""
-    parts = (model.encoder, model.decoder)
-    return [layer for part in parts if part is not None for layer in part.layers]
+    return [layer for layers in _stacks(model) for layer in layers]
 
 
 def recompute_layers(model: Any) -> None:
     """Keep only the inputs of layers, and run them again in the backward pass (arXiv 1604.06174), in place.
 
     The gradients are the same. Running means of batch norms, which only version 1 of Seamless has, move twice as
-    fast.
+    fast. torch's wrapper stands around each layer; it leaves the names in `state_dict` as they are, those of
+    `named_parameters` it does not.
     """
-    for layer in layers_of(model):
-        # A module around each layer would give its weights other names.
-        layer.forward = partial(_recomputed, layer.forward)
+    for layers in _stacks(model):
+        for index, layer in enumerate(layers):
+            layers[index] = checkpoint_wrapper(layer, CheckpointImpl.NO_REENTRANT)
 
 
 def keep_layers(model: Any) -> None:
     """Take `recompute_layers` back."""
-    for layer in layers_of(model):
-        vars(layer).pop("forward", None)
-
-
-def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    for layers in _stacks(model):
+        for index, layer in enumerate(layers):
+            if isinstance(layer, CheckpointWrapper):
+                layers[index] = layer._checkpoint_wrapped_module
 
 
 @dataclass(kw_only=True)
@@ -218,7 +223,7 @@ def measure(
     model: Any,
     loss_of: Callable[[Batch], Any],
     corpus: TrainingDataset,
-    plan: PlanOptions,
+    plan: BatchingOptions,
     optimizers: Sequence[Any],
     *,
     device: torch.device,

@@ -11,11 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_toml
+from sprachbund.util.options import renamed
 
 Decay = Literal["linear", "cosine", "inverse_sqrt"]
+_FORMER_NAMES = {"judge": "metric_for_best_model"}
 
 
-class TrainingOptions(BaseModel):
+class Strict(BaseModel):
+    """Base of recipes: frozen, numbers are finite, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainingOptions(Strict):
     """How long, how fast, how often.
 
     Attributes:
@@ -45,8 +53,8 @@ class TrainingOptions(BaseModel):
         log_every: steps between progress lines.
         evaluate_every: steps between evaluations on the dev data.
         save_every: steps between checkpoints to resume from.
-        judge: what ranks checkpoints and ends the patience: the "loss" on the dev data, or a "score" of which less is
-            better, such as its word error rate, that the recipe measures.
+        metric_for_best_model: ranks checkpoints and ends the patience: the "loss" on the dev data, or a "score" of
+            which less is better, such as its word error rate, that the recipe measures.
         keep_best: the best checkpoints, which are kept and averaged at the end.
         trainable: patterns of the names of the parameters that are trained, `*` for anything; all if none.
         rates: pattern to the highest rate of the parameters it matches, in place of `learning_rate`; of several that
@@ -54,8 +62,6 @@ class TrainingOptions(BaseModel):
         patience: stop after so many evaluations without a better one; 0 never stops.
         seed: of weights, order, augmentation and dropout.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -78,12 +84,17 @@ class TrainingOptions(BaseModel):
     log_every: int = Field(default=50, ge=1)
     evaluate_every: int = Field(default=500, ge=1)
     save_every: int = Field(default=500, ge=1)
-    judge: Literal["loss", "score"] = "loss"
+    metric_for_best_model: Literal["loss", "score"] = "loss"
     keep_best: int = Field(default=3, ge=0)
     trainable: tuple[str, ...] = ()
     rates: dict[str, PositiveFloat] = {}
     patience: int = Field(default=0, ge=0)
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        return renamed(values, _FORMER_NAMES, "training") if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:

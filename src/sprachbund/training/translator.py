@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from sprachbund.corpora.editions import Edition, LiveEdition, edition, texts_of
 from sprachbund.data.batching import nested
-from sprachbund.data.loading import Corpus, ExampleOptions, Examples, PieceExamples, Source
+from sprachbund.data.loading import Corpus, ExampleOptions, Examples, PieceExamples, UtteranceSource
 from sprachbund.data.manifest import Manifest, read_info
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
@@ -43,7 +43,7 @@ from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
-from sprachbund.training.options import TrainingOptions
+from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.units.strings import ctc_places
 from sprachbund.util.distributed import (
     first_rank_first,
@@ -59,12 +59,6 @@ from sprachbund.util.files import write_text
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
-class Strict(BaseModel):
-    """Frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class DataPart(Strict):
     """A manifest directory and how often an epoch goes through it.
 
@@ -76,7 +70,7 @@ class DataPart(Strict):
 
     path: Path
     repeats: float = Field(default=1.0, ge=0)
-    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
 
 
 class Scale(Strict):
@@ -164,7 +158,7 @@ class FineTuning(Strict):
     """
 
     prompt: Literal["spoken", "wanted", "wanted-only"] | None = None
-    new_languages: dict[str, str] = {}
+    new_languages: dict[str, str] = Field(default_factory=dict)
     real_length: bool | None = None
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
@@ -570,7 +564,7 @@ def run(
     Args:
         recipe: what is trained, on what.
         directory: of the run.
-        score: of the model on the way, less is better, where `training.judge` is "score".
+        score: of the model on the way, less is better, where `training.metric_for_best_model` is "score".
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
     """
@@ -639,13 +633,13 @@ def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Callable[[str
         report(line)
 
 
-def _read(parts: Sequence[DataPart]) -> list[tuple[Source, float]]:
+def _read(parts: Sequence[DataPart]) -> list[tuple[UtteranceSource, float]]:
     return [(Manifest(part.path, part.shares), part.repeats) for part in parts]
 
 
 def _training_data(
     recipe: TranslatorRecipe, directory: Path, report: Callable[[str], None]
-) -> list[tuple[Source, float]]:
+) -> list[tuple[UtteranceSource, float]]:
     if not recipe.train and not recipe.live:
         raise SprachbundError(
             "the recipe has no training data; give it a [[train]] with a path, or a [[live]]"

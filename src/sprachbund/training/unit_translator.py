@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
@@ -15,11 +15,18 @@ from sprachbund.models.io import load, save
 from sprachbund.models.tokens import MbartConfig, TokenConfig, TokenConformer, TokenMbart, TokenShape
 from sprachbund.models.weights import Bits
 from sprachbund.training.loop import train
-from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import CardRecipe, Strict
-from sprachbund.units.dataset import Mixing, Sentences, Spoken, TokenDataset, Written, first_epoch_behind
+from sprachbund.training.options import Strict, TrainingOptions
+from sprachbund.training.translator import CardRecipe
+from sprachbund.units.dataset import (
+    Mixing,
+    Sentences,
+    SpokenSentences,
+    TokenDataset,
+    WrittenSentences,
+    first_epoch_behind,
+)
 from sprachbund.units.directory import Units
-from sprachbund.units.encoded import Encoded
+from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from sprachbund.units.reader import make
 from sprachbund.util.distributed import (
@@ -189,7 +196,7 @@ def _supplies(
     parts = _parts(recipe, units, report)
     reader: Any = model.reader
     corpus = TokenDataset(parts, model.config, reader, recipe.mixing, seed=recipe.training.seed)
-    plan = PlanOptions(
+    plan = BatchingOptions(
         batch_s=recipe.training.batch_s,
         max_utterances=recipe.training.max_utterances,
         max_duration_s=recipe.training.max_duration_s,
@@ -201,14 +208,15 @@ def _supplies(
     if recipe.mixing.speech_only_share:
         step = round((1 - recipe.mixing.speech_only_share) * training.steps)
         corpus.speech_only_from = first_epoch_behind(corpus, plan, step)
-    encoded = [Encoded(path, units) for path in recipe.dev]
+    encoded = [EncodedCorpus(path, units) for path in recipe.dev]
     as_text = not recipe.train
     held_out = [
-        Spoken(each, recipe.all_pairs, as_text=as_text, keep_repeats=recipe.keep_repeats) for each in encoded
+        SpokenSentences(each, recipe.all_pairs, as_text=as_text, keep_repeats=recipe.keep_repeats)
+        for each in encoded
     ]
     dev = TokenDataset(held_out, model.config, reader, recipe.mixing, sample=False)
-    for name, supply in (("training", corpus), ("dev", dev)):
-        for line in supply.lines(training.max_duration_s):
+    for name, dataset in (("training", corpus), ("dev", dev)):
+        for line in dataset.lines(training.max_duration_s):
             report(f"{name}: {line}")
     return corpus, dev, training
 
@@ -222,12 +230,12 @@ def _on_top(training: TrainingOptions, speech_share: float) -> TrainingOptions:
 def _parts(recipe: UnitTranslatorRecipe, units: Units, report: Report) -> list[Sentences]:
     parts: list[Sentences] = []
     for path in recipe.train:
-        encoded = Encoded(path, units)
+        encoded = EncodedCorpus(path, units)
         for skipped in encoded.info.skipped:
             report(f"{path}: {skipped.id} has no units ({skipped.reason})")
         forms = (False, True) if recipe.mixing.text else (False,)
         parts += [
-            Spoken(
+            SpokenSentences(
                 encoded, recipe.pairs, as_text=as_text, keep_repeats=recipe.keep_repeats, hours=recipe.hours
             )
             for as_text in forms
@@ -238,7 +246,7 @@ def _parts(recipe: UnitTranslatorRecipe, units: Units, report: Report) -> list[S
             report(
                 f"{len(bitext.faults)} pairs of {part.paths[0]} cannot be used, the first: {bitext.faults[0]}: left out"
             )
-        parts.append(Written(bitext))
+        parts.append(WrittenSentences(bitext))
     return parts
 
 

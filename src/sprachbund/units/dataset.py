@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sprachbund.data.batch import Batch
-from sprachbund.data.batching import PlanOptions, plan_epoch
+from sprachbund.data.batching import BatchingOptions, plan_epoch
 from sprachbund.data.bitext import Bitext
 from sprachbund.data.loading import ExampleOptions, SampleKey, pad
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens import MbartConfig, TokenConfig, WrittenTokens
-from sprachbund.units.encoded import Encoded, UnitUtterance
+from sprachbund.units.encoded import EncodedCorpus, UnitUtterance
 from sprachbund.units.reader import UnitReader
 from sprachbund.units.strings import TooLong, too_long_for_ctc
 
@@ -33,7 +33,7 @@ Kind = Literal["speech", "text", "bitext"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sentence:
+class TokenPair:
     """A source and its translation.
 
     Attributes:
@@ -55,7 +55,7 @@ class Sentence:
     transcript: str = ""
 
 
-class Spoken:
+class SpokenSentences:
     """Sentences of a corpus as units, one for each utterance and each of its translations that is wanted.
 
     Args:
@@ -74,7 +74,7 @@ class Spoken:
 
     def __init__(
         self,
-        encoded: Encoded,
+        encoded: EncodedCorpus,
         pairs: Sequence[tuple[str, str]],
         *,
         as_text: bool = False,
@@ -104,11 +104,11 @@ class Spoken:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, index: int) -> Sentence:
+    def __getitem__(self, index: int) -> TokenPair:
         number, target = self._pairs[index]
         utterance = self._encoded[number]
         as_text = self.kind == "text"
-        return Sentence(
+        return TokenPair(
             name=f"{utterance.id} ({target})",
             source=utterance.text if as_text else self._units(utterance),
             spoken=not as_text,
@@ -122,7 +122,7 @@ class Spoken:
         return utterance.with_repeats if self._keep_repeats else utterance.units
 
 
-def within_hours(encoded: Encoded, languages: Collection[str], hours: float | None) -> Collection[int]:
+def within_hours(encoded: EncodedCorpus, languages: Collection[str], hours: float | None) -> Collection[int]:
     """Numbers of the utterances in some languages that make up so many hours, in a fixed random order; of all if None.
 
     Args:
@@ -146,7 +146,7 @@ def within_hours(encoded: Encoded, languages: Collection[str], hours: float | No
     return set(order[behind < 3600 * hours].tolist())
 
 
-class Written:
+class WrittenSentences:
     """Sentences of a bitext."""
 
     kind: Kind = "bitext"
@@ -159,9 +159,9 @@ class Written:
     def __len__(self) -> int:
         return len(self._bitext)
 
-    def __getitem__(self, index: int) -> Sentence:
+    def __getitem__(self, index: int) -> TokenPair:
         pair = self._bitext.pairs[index]
-        return Sentence(
+        return TokenPair(
             name=pair.where,
             source=pair.source,
             spoken=False,
@@ -171,7 +171,7 @@ class Written:
         )
 
 
-Sentences = Spoken | Written
+Sentences = SpokenSentences | WrittenSentences
 
 
 TOKENS_PER_S = 10
@@ -321,7 +321,7 @@ class TokenDataset:
     def enter(self, epoch: int) -> None:
         """Every epoch has the same sentences."""
 
-    def plan(self, options: PlanOptions, epoch: int) -> list[np.ndarray]:
+    def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """An epoch's batches, each of one kind, in random order."""
         batches: list[np.ndarray] = []
         for number, part in enumerate(self._parts):
@@ -331,7 +331,7 @@ class TokenDataset:
         order = np.random.default_rng([options.seed, epoch, 3]).permutation(len(batches))
         return [batches[i] for i in order]
 
-    def speech_share(self, options: PlanOptions) -> float:
+    def speech_share(self, options: BatchingOptions) -> float:
         """Share of an epoch's batches that are of speech, while it is mixed with text."""
         kinds = [self._sentence(int(batch[0]))[0].kind for batch in self.plan(options, 0)]
         return kinds.count("speech") / len(kinds)
@@ -345,7 +345,7 @@ class TokenDataset:
         part, sentence = self._sentence(index)
         return self._example(part.kind, sentence, rng)
 
-    def _example(self, kind: Kind, sentence: Sentence, rng: np.random.Generator | None) -> TokenExample:
+    def _example(self, kind: Kind, sentence: TokenPair, rng: np.random.Generator | None) -> TokenExample:
         read = self._reader.of_string if sentence.spoken else self._reader.of_text
         vocabulary, written = self._reader.vocabulary, self._written
         source = read(sentence.source, rng, self._alpha)
@@ -406,7 +406,7 @@ class TokenDataset:
     def _range(self, number: int) -> slice:
         return slice(int(self._offsets[number]), int(self._offsets[number + 1]))
 
-    def _sentence(self, index: int) -> tuple[Sentences, Sentence]:
+    def _sentence(self, index: int) -> tuple[Sentences, TokenPair]:
         number = int(np.searchsorted(self._offsets, index, side="right")) - 1
         part = self._parts[number]
         return part, part[index - int(self._offsets[number])]
@@ -435,7 +435,7 @@ class Collate:
         )
 
 
-def first_epoch_behind(dataset: TokenDataset, options: PlanOptions, step: int) -> int:
+def first_epoch_behind(dataset: TokenDataset, options: BatchingOptions, step: int) -> int:
     """The first epoch that begins at a step or behind it, steps counted from 0.
 
     Args:

@@ -21,7 +21,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import CorpusInfo, Identity, Units
 from sprachbund.units.files import begin, check_begun, corpus_hash, read_json
 from sprachbund.units.kmeans import nearest
-from sprachbund.units.sources import Source, SourceInfo, open_source
+from sprachbund.units.sources import FeatureSource, SourceInfo, open_source
 from sprachbund.units.strings import collapse, expand, to_string, to_units
 from sprachbund.util.files import file_sha256, parse_json, validate, write_json, write_text
 from sprachbund.util.jobs import run
@@ -120,7 +120,7 @@ class UnitUtterance:
         return (self.text or None) if language == self.language else self.translations.get(language)
 
 
-class Encoded:
+class EncodedCorpus:
     """A corpus as units.
 
     Args:
@@ -200,7 +200,7 @@ def _parsed(line: bytes, where: str) -> UnitUtterance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ChosenUtterances:
     """Which utterances of which corpora; a value that any process can open.
 
     Attributes:
@@ -314,7 +314,7 @@ class Extraction:
         """What is to be known of the features; loads the model once."""
         return self.open().info
 
-    def open(self) -> Source:
+    def open(self) -> FeatureSource:
         """Load the model."""
         return open_source(
             self.directory,
@@ -331,7 +331,7 @@ class FeatureJob:
     """Features of chosen utterances, a file for each block: `frames` (N, D) and `lengths` of its utterances."""
 
     extraction: Extraction
-    chosen: Chosen
+    chosen: ChosenUtterances
     out: Path
     computing: Computing
 
@@ -365,7 +365,7 @@ class EncodeJob:
     """Units of all utterances of a corpus, a file of lines for each block."""
 
     extraction: Extraction
-    chosen: Chosen
+    chosen: ChosenUtterances
     units: Path
     out: Path
     computing: Computing
@@ -428,7 +428,11 @@ def at_speed(num_samples: int, speed: float) -> int:
 
 
 def _features(
-    source: Source, chosen: Chosen, block: range, progress: Callable[[int], None], speed: float = 1.0
+    source: FeatureSource,
+    chosen: ChosenUtterances,
+    block: range,
+    progress: Callable[[int], None],
+    speed: float = 1.0,
 ) -> Any:
     """Features of a block's utterances, one after the other, a few of them in memory."""
     for start in range(block.start, block.stop, _AT_ONCE):
@@ -491,7 +495,7 @@ class Encoding:
         """The files that are wanted."""
         return EncodeJob(
             extraction=self.extraction,
-            chosen=Chosen(data=(self.data,), languages=self.languages),
+            chosen=ChosenUtterances(data=(self.data,), languages=self.languages),
             units=self.units,
             out=self.out,
             computing=self.computing,
@@ -499,7 +503,9 @@ class Encoding:
         )
 
 
-def encode(encoding: Encoding, progress: Callable[[int, int], None] = lambda done, total: None) -> Encoded:
+def encode(
+    encoding: Encoding, progress: Callable[[int, int], None] = lambda done, total: None
+) -> EncodedCorpus:
     """Find the units of a corpus; the same call again goes on where it stopped, and gives the same files.
 
     Raises:
@@ -510,13 +516,13 @@ def encode(encoding: Encoding, progress: Callable[[int, int], None] = lambda don
     check_source(units, encoding.extraction)
     check_begun(encoding.out, _settings(encoding, units))
     if (encoding.out / MANIFEST).exists():
-        return Encoded(encoding.out)
+        return EncodedCorpus(encoding.out)
     job = encoding.job
     skipped = _without_frames(job, encoding)
     begin(encoding.out, _settings(encoding, units))
     run(job, workers=encoding.computing.workers, ray_address=encoding.computing.ray, progress=progress)
     write_json(encoding.out / MANIFEST, _info(job, encoding, units, skipped))
-    return Encoded(encoding.out)
+    return EncodedCorpus(encoding.out)
 
 
 def check_source(units: Units, extraction: Extraction) -> None:

@@ -20,7 +20,7 @@ from sprachbund.units.directory import (
     UnitsConfig,
     write_units,
 )
-from sprachbund.units.encoded import Chosen, Computing, Extraction, FeatureJob
+from sprachbund.units.encoded import ChosenUtterances, Computing, Extraction, FeatureJob
 from sprachbund.units.files import (
     begin,
     check_begun,
@@ -83,7 +83,7 @@ class Fit:
     @property
     def job(self) -> FeatureJob:
         """The features that are wanted."""
-        chosen = Chosen(data=self.data, share=self.options.share, languages=self.options.languages)
+        chosen = ChosenUtterances(data=self.data, share=self.options.share, languages=self.options.languages)
         parts = self.out / PARTS
         return FeatureJob(extraction=self.extraction, chosen=chosen, out=parts, computing=self.computing)
 
@@ -252,7 +252,7 @@ def _vocabulary(
 def _corpus_texts(fit: Fit, languages: set[str]) -> Iterator[str]:
     """Every transcript and translation that is wanted of the data; their languages go into `languages`."""
     wanted = set(fit.options.text_languages)
-    chosen = Chosen(data=fit.data, languages=fit.options.languages)
+    chosen = ChosenUtterances(data=fit.data, languages=fit.options.languages)
     for manifest in chosen.manifests:
         for utterance in manifest:
             for tag, text in ((utterance.language, utterance.text), *utterance.translations.items()):
@@ -269,7 +269,7 @@ def _lines(files: Sequence[Path]) -> Iterator[str]:
             raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
-def _ratio(chosen: Chosen, strings: Sequence[str], vocabulary: JointVocabulary) -> float | None:
+def _ratio(chosen: ChosenUtterances, strings: Sequence[str], vocabulary: JointVocabulary) -> float | None:
     """How many times as long as transcripts units are, both in pieces, over the share."""
     lengths = [
         (len(vocabulary.encode_units(string)), len(vocabulary.encode_text(text)))
@@ -279,7 +279,7 @@ def _ratio(chosen: Chosen, strings: Sequence[str], vocabulary: JointVocabulary) 
     return mean_length_ratio(*zip(*lengths, strict=True)) if lengths else None
 
 
-def _corpora(fit: Fit, chosen: Chosen) -> tuple[CorpusInfo, ...]:
+def _corpora(fit: Fit, chosen: ChosenUtterances) -> tuple[CorpusInfo, ...]:
     return tuple(
         CorpusInfo(directory=str(path), hash=corpus_hash(path), utterances=len(manifest))
         for path, manifest in zip(fit.data, chosen.manifests, strict=True)

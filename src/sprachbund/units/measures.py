@@ -18,7 +18,7 @@ import numpy as np
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.units.directory import Units
-from sprachbund.units.encoded import Encoded, UnitUtterance
+from sprachbund.units.encoded import EncodedCorpus, UnitUtterance
 from sprachbund.units.strings import TooLong, check_ratio, ctc_places, expand, subsampled, to_units
 from sprachbund.util.files import atomic_path
 
@@ -158,7 +158,7 @@ def agreement(counts: np.ndarray) -> Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class UnitSizes:
     """What units take.
 
     Attributes:
@@ -206,7 +206,7 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class UnitMeasures:
     """All of it.
 
     Attributes:
@@ -218,7 +218,7 @@ class Measured:
         unlabelled: frames without a label.
         agreement: of clusters and labels.
         by_chance: the same with each utterance's labels in another order.
-        sizes: see `Sizes`.
+        sizes: see `UnitSizes`.
         lengths: None without transcripts.
         too_long: targets that CTC cannot align with the units, by language.
         targets: rows by language.
@@ -234,7 +234,7 @@ class Measured:
     unlabelled: int
     agreement: Agreement
     by_chance: Agreement
-    sizes: Sizes
+    sizes: UnitSizes
     lengths: Lengths | None
     too_long: dict[str, int]
     targets: dict[str, int]
@@ -303,10 +303,10 @@ class Measuring:
         self._stored += len(utterance.units.encode())
         self._compare_lengths(utterance)
 
-    def result(self, file_bytes: int) -> Measured:
+    def result(self, file_bytes: int) -> UnitMeasures:
         """All that was counted; `file_bytes` are those of the shards."""
         counts = self._counts.values(len(self._aligner.labels.numbers))
-        return Measured(
+        return UnitMeasures(
             counts=counts,
             labels=list(self._aligner.labels.numbers),
             frames=self._frames,
@@ -339,11 +339,11 @@ class Measuring:
                 if len(self._examples) < 5:
                     self._examples.append(TooLong(name=name, available=available, needed=needed))
 
-    def _sizes(self, file_bytes: int) -> Sizes:
+    def _sizes(self, file_bytes: int) -> UnitSizes:
         seconds = max(self._seconds, 1e-9)
         log_mel = round(seconds * SAMPLE_RATE / HOP) * MEL_BINS * _BYTES
         num_units, num_pieces = int(self._units_seen.sum()), int(self._pieces.sum())
-        return Sizes(
+        return UnitSizes(
             units_per_s=num_units / seconds,
             pieces_per_s=num_pieces / seconds,
             bits_per_s=num_units * _entropy(self._units_seen / max(1, num_units)) / seconds,
@@ -372,13 +372,13 @@ class Measuring:
 
 def measure(
     units: Units,
-    encoded: Encoded,
+    encoded: EncodedCorpus,
     aligner: Aligner,
     *,
     stride: int = 2,
     ratio: float | None = None,
     progress: Any = lambda done, total: None,
-) -> Measured:
+) -> UnitMeasures:
     """Measure units on a corpus that was encoded with them; arguments as for `Measuring`."""
     measuring = Measuring(units, aligner, stride=stride, ratio=ratio)
     for number, utterance in enumerate(encoded, start=1):
@@ -431,7 +431,7 @@ _MOST_RUN = 12
 _DOTS_PER_INCH = 150
 
 
-def draw(measured: Measured, path: Path, title: str) -> None:
+def draw(measured: UnitMeasures, path: Path, title: str) -> None:
     """Write a PNG.
 
     Args:
@@ -465,7 +465,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
     return counts / np.maximum(1, counts.sum(1, keepdims=True))
 
 
-def _heat_map(axes: Any, measured: Measured) -> None:
+def _heat_map(axes: Any, measured: UnitMeasures) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     labels, clusters = ordered(measured.counts)
@@ -490,7 +490,7 @@ def _heat_map(axes: Any, measured: Measured) -> None:
     bar.ax.tick_params(length=0, labelsize=7, colors=_MUTED)
 
 
-def _usage(axes: Any, measured: Measured) -> None:
+def _usage(axes: Any, measured: UnitMeasures) -> None:
     shares = np.sort(measured.frames)[::-1] / max(1, measured.frames.sum())
     axes.plot(np.arange(1, len(shares) + 1), shares * 100, color=_ACCENT)
     axes.axhline(100 / len(shares), color=_MUTED, linewidth=0.8, linestyle=":")
@@ -501,7 +501,7 @@ def _usage(axes: Any, measured: Measured) -> None:
     _plain(axes)
 
 
-def _runs(axes: Any, measured: Measured) -> None:
+def _runs(axes: Any, measured: UnitMeasures) -> None:
     runs = measured.runs[:_MOST_RUN].copy()
     if len(measured.runs) > _MOST_RUN:
         runs[-1] += measured.runs[_MOST_RUN:].sum()

@@ -187,7 +187,7 @@ def _train(lines: Sequence[str], size: int, *, model_type: str = "unigram", **op
 BLANK, UNKNOWN = 0, 1
 REPEAT = BLANK
 """Says in a text that was made longer that the piece before it goes on: nothing else that is read has this id."""
-_FOREIGN_UNKNOWN = 0
+_SENTENCEPIECE_UNKNOWN = 0
 """Of each SentencePiece model; its other pieces follow each other in the joint space."""
 SAMPLING_ALPHA = 0.4
 
@@ -300,4 +300,4 @@ def _encode(
     sampler: PieceSampler, offset: int, string: str, rng: np.random.Generator | None, alpha: float
 ) -> list[int]:
     pieces = sampler.model.encode(string) if rng is None else sampler.draw(string, rng, alpha)
-    return [UNKNOWN if piece == _FOREIGN_UNKNOWN else piece + offset for piece in pieces]
+    return [UNKNOWN if piece == _SENTENCEPIECE_UNKNOWN else piece + offset for piece in pieces]

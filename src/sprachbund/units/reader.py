@@ -27,7 +27,7 @@ from sprachbund.units.directory import Identity, Units
 from sprachbund.units.files import encoder_hash
 from sprachbund.units.kmeans import nearest
 from sprachbund.units.pieces import REPEAT, JointVocabulary
-from sprachbund.units.sources import Source, open_source
+from sprachbund.units.sources import FeatureSource, open_source
 from sprachbund.units.strings import check_ratio, collapse, to_string, upsample
 from sprachbund.util.files import validate
 
@@ -113,7 +113,7 @@ class UnitReader:
         return upsample(self.vocabulary.encode_text(text, rng, alpha), self.ratio, mark=self._mark)
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> FeatureSource:
         """The speech encoder, loaded when speech is first read: who translates text does without.
 
         Raises:
@@ -140,7 +140,7 @@ class UnitReader:
 # Models with their units: new ones, and those loaded from a directory.
 
 C = TypeVar("C", bound=ReadTokens)
-FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
+FAMILY_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     TokenConformer.name: (TokenConfig, TokenConformer),
     TokenMbart.name: (MbartConfig, TokenMbart),
 }
@@ -172,7 +172,7 @@ def load(directory: Path) -> ReadsTokens:
     Raises:
         SprachbundError: naming what is missing or does not fit.
     """
-    kind, family = FAMILIES[family_of(directory)]
+    kind, family = FAMILY_CLASSES[family_of(directory)]
     config, units = read_stored_config(directory, kind), Units(directory / UNITS)
     trained = validate(Identity, config.units, f"{directory / CONFIG_FILE}: config.units")
     if difference := trained.difference(units.identity):

@@ -76,7 +76,7 @@ class Encoder(Protocol):
         ...
 
 
-class Source:
+class FeatureSource:
     """Features of utterances of any length.
 
     Args:
@@ -131,7 +131,7 @@ class Source:
             yield batch
 
 
-class Cut:
+class TruncatedEncoder:
     """An encoder's layers, cut off after one of them, whose output is kept whenever the encoder runs."""
 
     def __init__(self, encoder: nn.Module, layer: int, name: str) -> None:
@@ -158,7 +158,7 @@ def open_source(
     device: str = "cpu",
     batch_s: float = 60.0,
     model_hash: str = "",
-) -> Source:
+) -> FeatureSource:
     """The features of a layer of a model.
 
     Args:
@@ -187,7 +187,7 @@ def open_source(
         window_s=encoder.window_s,
         hash=model_hash or encoder_hash(directory),
     )
-    return Source(encoder, info, batch_s)
+    return FeatureSource(encoder, info, batch_s)
 
 
 def placed(module: nn.Module, device: str) -> nn.Module:
@@ -228,7 +228,7 @@ class OwnEncoder:
             )
         placed(self._model, device)
         self._device = device
-        self._cut = Cut(self._model.encoder, layer, str(directory))
+        self._cut = TruncatedEncoder(self._model.encoder, layer, str(directory))
         self.num_layers = self._cut.num_layers
         self.width: int = self._model.config.width
         self.frame_s: float = self._model.frame_s
@@ -296,7 +296,7 @@ class TransformersEncoder:
             )
         placed(model, device)
         self._model, self._device = model, device
-        self._cut = Cut(model.encoder, layer, str(directory))
+        self._cut = TruncatedEncoder(model.encoder, layer, str(directory))
         self.num_layers = self._cut.num_layers
         self.width: int = model.config.hidden_size
         self.frame_s: float = model.config.inputs_to_logits_ratio / SAMPLE_RATE

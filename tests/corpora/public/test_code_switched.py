@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from sprachbund.corpora.public import PREPARATIONS, CorpusOptions
-from sprachbund.corpora.public.fisher import foreign_words, strip_markup
+from sprachbund.corpora.public.fisher import embedded_words, strip_markup
 from sprachbund.corpora.public.ntuml import english_terms
-from sprachbund.corpora.public.talkbank import Utterance, Word, read_chat, spans
+from sprachbund.corpora.public.talkbank import TranscriptLine, TranscriptWord, read_chat, spans
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.code_switch import switch_scores
 from sprachbund.evaluation.hypotheses import make_line
-from sprachbund.evaluation.lines import Evidence
+from sprachbund.evaluation.lines import DecodingEvidence
 from tests.corpora.public.trees import call, loudest_hz, melody, table, tone
 
 CALL = "20050908_182943_22_fsp"
@@ -80,8 +80,8 @@ def test_fisher_takes_the_published_index_list(fisher: Path, tmp_path: Path) -> 
 
 def test_fisher_markup() -> None:
     assert strip_markup("(( sí )) <laugh> {risa} [ruido] + o*k #") == "sí ok"
-    assert foreign_words('<foreign lang+"English">real <b>good /foreign> sí') == ["real good"]
-    assert foreign_words('<foreign lan="English"> </foreign> no') == []
+    assert embedded_words('<foreign lang+"English">real <b>good /foreign> sí') == ["real good"]
+    assert embedded_words('<foreign lan="English"> </foreign> no') == []
 
 
 def test_fisher_names_what_is_missing_and_broken(fisher: Path, tmp_path: Path) -> None:
@@ -250,12 +250,12 @@ def test_miami_takes_the_published_index_list(miami: Path, tmp_path: Path) -> No
     assert Manifest(tmp_path / "out" / "test")[0].custom["experiment"] == "cs"
 
 
-def said(*words: tuple[str, str | None]) -> Utterance:
-    return Utterance(
+def said(*words: tuple[str, str | None]) -> TranscriptLine:
+    return TranscriptLine(
         where="here",
         number=0,
         speaker="MAR",
-        words=[Word(text=text, language=language) for text, language in words],
+        words=[TranscriptWord(text=text, language=language) for text, language in words],
         times_s=None,
         language="eng",
         translation="",
@@ -287,12 +287,12 @@ def test_miami_gives_what_span_scores_need(miami: Path, tmp_path: Path) -> None:
         "my sister quiere que haga you know",
         "my sister you know",
     ]
-    lines = [make_line(mixed, "en", text, Evidence(), "miami") for text in outputs]
+    lines = [make_line(mixed, "en", text, DecodingEvidence(), "miami") for text in outputs]
     found = switch_scores(lines)
-    assert (found.recalled.failed, found.recalled.judged) == (2, 12)
-    assert (found.untranslated.failed, found.untranslated.judged) == (1, 3)
-    assert (found.dropped.failed, found.dropped.judged) == (1, 3)
-    assert found.near.judged == 3 * 8
+    assert (found.recalled.failed, found.recalled.evaluated) == (2, 12)
+    assert (found.untranslated.failed, found.untranslated.evaluated) == (1, 3)
+    assert (found.dropped.failed, found.dropped.evaluated) == (1, 3)
+    assert found.near.evaluated == 3 * 8
     assert set(found.left_out.values()) == {0}
 
 

@@ -17,7 +17,7 @@ from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.seamless import Seamless
-from sprachbund.research.gradient_sharing.gradients import Spoken, choose_modules, decoder_loss
+from sprachbund.research.gradient_sharing.gradients import GradientExample, choose_modules, decoder_loss
 
 Pair = tuple[Any, Seamless]
 LENGTHS = (61, 8, 7, 33, 1, 40, 57, 16)  # version 2 of `support` sees chunks of 16 frames and one to the left
@@ -275,7 +275,9 @@ def test_gradient_analysis_finds_its_feed_forwards_and_its_loss(pair: Pair) -> N
     assert list(choose_modules(model)) == [f"encoder.layers.{i}.feed_forward_out" for i in range(2)]
     rng = np.random.default_rng(1)
     spoken = [
-        Spoken(samples=0.1 * rng.standard_normal(n).astype(np.float32), text=text, source="lb", target=target)
+        GradientExample(
+            samples=0.1 * rng.standard_normal(n).astype(np.float32), text=text, source="lb", target=target
+        )
         for n, text, target in [(9_000, "le chien court", "fr"), (16_000, "koer jookseb", "et")]
     ]
     total, num_tokens = decoder_loss(model, spoken)

@@ -65,7 +65,9 @@ class Planted:
 def converged(cell: Cell) -> dict[str, object]:
     """Best at epoch 4 from "ml", at 10 from "en", whose best is as good as "ml" at epoch 3."""
     best_at = 4 if cell.start == "ml" else 10
-    judgements = [{"step": 10 * e, "epoch": float(e), "value": 20.0 + abs(best_at - e)} for e in range(1, 12)]
+    evaluations = [
+        {"step": 10 * e, "epoch": float(e), "value": 20.0 + abs(best_at - e)} for e in range(1, 12)
+    ]
     if cell.start == "en":
-        judgements = [j | {"value": j["value"] + 1} for j in judgements]
-    return {"best": judgements[best_at - 1], "judgements": judgements}
+        evaluations = [j | {"value": j["value"] + 1} for j in evaluations]
+    return {"best": evaluations[best_at - 1], "evaluations": evaluations}

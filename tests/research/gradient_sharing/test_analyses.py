@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.sharing_plan import Evidence
+from sprachbund.models.sharing_plan import ModuleEvidence
 from sprachbund.research.gradient_sharing import analyses as capacity
 from sprachbund.research.gradient_sharing import analyses as groups
 from sprachbund.research.gradient_sharing import analyses as subspace
@@ -20,7 +20,8 @@ from sprachbund.research.gradient_sharing.analyses import (
     ordered_rows,
     similarity,
 )
-from sprachbund.research.gradient_sharing.planning import PlanOptions, measure
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import measure
 from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows, sketches, unit
 
 MODULE = "encoder.layers.0.feed_forward_out"
@@ -115,7 +116,7 @@ def test_languages_that_do_not_differ_are_one_group() -> None:
 def test_up_to_four_languages_make_two_groups_and_more_are_tried() -> None:
     assert measure(sketches(planted_rows((1, 1, 1, 1))), MODULE).silhouettes.keys() == {2}
     assert measure(sketches(planted_rows((2, 2, 2))), MODULE).silhouettes.keys() == {2, 3, 4, 5}
-    by_hand = measure(sketches(planted_rows((2, 2, 2))), MODULE, PlanOptions(num_groups=6))
+    by_hand = measure(sketches(planted_rows((2, 2, 2))), MODULE, SharingPlanOptions(num_groups=6))
     assert len(by_hand.groups) == 6
     assert by_hand.silhouette is None
 
@@ -214,11 +215,11 @@ def published_cosines(layer: int) -> np.ndarray:
     return matrix
 
 
-def published_evidence(layer: int) -> Evidence:
+def published_evidence(layer: int) -> ModuleEvidence:
     cosines = published_cosines(layer)
     own, cross = capacity.self_and_cross(cosines)
     purity = capacity.purities(cosines)
-    return Evidence(
+    return ModuleEvidence(
         languages=PUBLISHED_TAGS,
         num_vectors=dict.fromkeys(PUBLISHED_TAGS, 50),
         similarity=tuple(map(tuple, np.eye(4))),

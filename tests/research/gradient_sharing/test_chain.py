@@ -12,12 +12,12 @@ import torch
 
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.evaluation.hypotheses import Decoder
+from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.models.conformer import Conformer, ConformerShape
 from sprachbund.models.conformer.io import load
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import split_feed_forwards
-from sprachbund.research.gradient_sharing.gradients import Spoken, decoder_loss
+from sprachbund.research.gradient_sharing.gradients import GradientExample, decoder_loss
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
@@ -134,7 +134,9 @@ def dev_loss(model: Conformer, data: Path) -> float:
     """Cross-entropy for each target token, in nats."""
     manifest = Manifest(data / "dev")
     spoken = [
-        Spoken(samples=manifest.samples(i), text=u.text_in(target) or "", source=u.language, target=target)
+        GradientExample(
+            samples=manifest.samples(i), text=u.text_in(target) or "", source=u.language, target=target
+        )
         for i, u in enumerate(manifest)
         for target in TAGS[:2]
     ]
@@ -177,7 +179,7 @@ def test_evaluation_takes_the_branch_of_the_speaker(place: Path) -> None:
     model = load(place / "second" / "model")
     options = DecodingOptions(max_tokens=12, guard=GuardOptions(enabled=False))
     samples = [sound(tone) for tone in tones for _ in TAGS]
-    found = Decoder(model, options).decode(samples, [["de"]] * 16, [*TAGS] * 4)
+    found = BatchDecoder(model, options).decode(samples, [["de"]] * 16, [*TAGS] * 4)
     texts = [row[0][0] for row in found]
     expected = [text(tone, tag, "de") for tone in tones for tag in TAGS]
     assert np.mean([a == b for a, b in zip(texts, expected, strict=True)]) >= 0.75

@@ -12,7 +12,7 @@ from torch import nn
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import save
-from sprachbund.research.gradient_sharing.collect import Collection, Job, run_job
+from sprachbund.research.gradient_sharing.collect import Collection, CollectJob, run_job
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import (
     cosine_error,
@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(corpus, whole, tmp_path):
 
 def test_two_processes_give_the_same_bits(corpus, whole, tmp_path):
     save(made.make_model(), tmp_path / "model")
-    job = Job(model=str(tmp_path / "model"), data=(corpus,), options=SMALL, parts=tmp_path / "parts")
+    job = CollectJob(model=str(tmp_path / "model"), data=(corpus,), options=SMALL, parts=tmp_path / "parts")
     collection = job.prepare()
     seen = []
     run_job(job, collection, 2, lambda done, total: seen.append(done))

@@ -12,7 +12,7 @@ from sprachbund.models.base import Target
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.gradients import (
-    Spoken,
+    GradientExample,
     choose_modules,
     decoder_loss,
     exact_cosines,
@@ -36,7 +36,7 @@ def utterances(tmp_path_factory):
     made.make_corpus(directory, 8)
     manifest = Manifest(directory)
     return [
-        Spoken(samples=manifest.samples(i), text=u.text_in("de"), source=u.language, target="de")
+        GradientExample(samples=manifest.samples(i), text=u.text_in("de"), source=u.language, target="de")
         for i, u in enumerate(manifest)
     ]
 
@@ -86,7 +86,7 @@ def test_whisper_against_transformers():
     ours = transplanted(foreign, TINY)
     rng = np.random.default_rng(0)
     spoken = [
-        Spoken(samples=rng.normal(0, 0.1, n).astype(np.float32), text=text, source="de", target="en")
+        GradientExample(samples=rng.normal(0, 0.1, n).astype(np.float32), text=text, source="de", target="en")
         for n, text in ((9000, "one"), (20_000, "two words"))
     ]
     total, count = decoder_loss(ours, spoken)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.research.gradient_sharing import analyses as capacity
-from sprachbund.research.gradient_sharing.planning import PlanOptions, make_plan, measure
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import make_plan, measure
 from sprachbund.research.gradient_sharing.sketches import Sketches
 from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows, sketches
 
@@ -33,7 +34,7 @@ def test_planted_groups_are_planned(parts: tuple[int, ...]) -> None:
 
 def test_the_split_follows_from_its_evidence() -> None:
     made = layers()
-    plan = make_plan(made, PlanOptions(num_modules=2, private_widths="energy", start="svd", seed=5))
+    plan = make_plan(made, SharingPlanOptions(num_modules=2, private_widths="energy", start="svd", seed=5))
     assert [split.module for split in plan.splits] == capacity.ranked(plan.modules, "purity")[:2]
     for split in plan.splits:
         assert split.shared_ratio == capacity.shared_ratio(split.evidence.delta)
@@ -43,7 +44,7 @@ def test_the_split_follows_from_its_evidence() -> None:
 
 
 def test_what_is_asked_for_by_hand_is_done() -> None:
-    options = PlanOptions(num_groups=3, shared_ratio=0.4, thresholds=(), ratios=(0.9,), veto=-1.0)
+    options = SharingPlanOptions(num_groups=3, shared_ratio=0.4, thresholds=(), ratios=(0.9,), veto=-1.0)
     split = make_plan(layers(), options).splits[0]
     assert len(split.groups) == 3
     assert split.shared_ratio == 0.4
@@ -57,7 +58,7 @@ def test_separation_and_purity_choose_differently() -> None:
     noise = planted_rows((2, 2), apart=0.0, common=0.1, noise=4.0)
     made = sketches(agreeing, apart, noise, noise)
     chosen = {
-        by: make_plan(made, PlanOptions(choose_by=by, veto=None)).splits[0].module  # type: ignore[arg-type]
+        by: make_plan(made, SharingPlanOptions(choose_by=by, veto=None)).splits[0].module  # type: ignore[arg-type]
         for by in ("purity", "separation")
     }
     assert chosen == {"purity": NAME.format(0), "separation": NAME.format(1)}
@@ -76,7 +77,7 @@ def test_languages_that_agree_are_left_whole_and_it_is_said() -> None:
 
 
 def test_modules_below_the_median_are_taken_last_and_noted() -> None:
-    plan = make_plan(layers(), PlanOptions(num_modules=4))
+    plan = make_plan(layers(), SharingPlanOptions(num_modules=4))
     assert sum("not above the median" in note for note in plan.notes) == 2
 
 
@@ -98,14 +99,14 @@ BLURRED = layers((2, 3), count=1, num_vectors=9, dimensions=16)
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_languages_and_vectors_changes_nothing(seed: int) -> None:
-    options = PlanOptions(private_widths="energy")
+    options = SharingPlanOptions(private_widths="energy")
     one, other = make_plan(BLURRED, options), make_plan(shuffled(BLURRED, seed), options)
     assert without_pairing(one) == without_pairing(other)
 
 
 def test_nor_does_it_with_k_means() -> None:
     made = layers((2, 2), count=1, num_vectors=9, dimensions=16)
-    options = PlanOptions(clustering="kmeans")
+    options = SharingPlanOptions(clustering="kmeans")
     assert without_pairing(make_plan(made, options)) == without_pairing(make_plan(shuffled(made, 1), options))
 
 
@@ -133,7 +134,8 @@ def test_the_side_is_told_or_read_off_the_names() -> None:
     rows = planted_rows((1, 2))
     by_module = {"encoder.layers.1.ffn": rows, "decoder.layers.1.ffn": rows}
     sides = {
-        s.module: s.side for s in make_plan(Sketches(vectors=by_module), PlanOptions(num_modules=2)).splits
+        s.module: s.side
+        for s in make_plan(Sketches(vectors=by_module), SharingPlanOptions(num_modules=2)).splits
     }
     assert sides == {"encoder.layers.1.ffn": "source", "decoder.layers.1.ffn": "target"}
     told = Sketches(vectors={"x": rows}, info={"side": {"x": "target"}, "model_hash": "ff"})
@@ -172,7 +174,7 @@ def test_the_side_is_told_or_read_off_the_names() -> None:
 )
 def test_options_that_cannot_be(options: dict, message: str) -> None:
     with pytest.raises(SprachbundError, match=message):
-        make_plan(layers(), PlanOptions(**options))
+        make_plan(layers(), SharingPlanOptions(**options))
 
 
 def test_one_vector_says_nothing_about_self_similarity() -> None:

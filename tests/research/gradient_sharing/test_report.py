@@ -13,7 +13,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.research.gradient_sharing import page, report
 from sprachbund.research.gradient_sharing import page as figures
-from sprachbund.research.gradient_sharing.planning import PlanOptions, make_plan
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import make_plan
 from tests.research.gradient_sharing.made import TAGS, planted_rows, sketches
 
 
@@ -55,7 +56,7 @@ def test_pairs_that_fight_most_come_first(plan: SharingPlan) -> None:
     ],
 )
 def test_cosines_in_words(together: float, own: tuple[float, float], words: str) -> None:
-    assert report.Pair(module="m", languages=("a", "b"), together=together, own=own).words == words
+    assert report.LanguagePair(module="m", languages=("a", "b"), together=together, own=own).words == words
 
 
 def test_the_text_says_who_fights_where_and_how_sure(plan: SharingPlan) -> None:
@@ -65,13 +66,13 @@ def test_the_text_says_who_fights_where_and_how_sure(plan: SharingPlan) -> None:
     assert "strongest conflict: encoder.layers.2.feed_forward_out, delta " in text
     assert re.search(r"sure +yes: the same groups in \d+ of 40 random halves", text)
     assert f"split {plan.splits[0].module}" in text
-    table = next(block for block in report.show_blocks(plan) if isinstance(block, report.Table))
+    table = next(block for block in report.show_blocks(plan) if isinstance(block, report.ReportTable))
     assert [row[0].removesuffix(" *") for row in table.rows] == list(plan.modules)
     assert sum(row[0].endswith(" *") for row in table.rows) == 1
 
 
 def test_doubt_is_said() -> None:
-    blurred = make_plan(sketches(planted_rows((1,) * 6, noise=6.0)), PlanOptions(veto=None))
+    blurred = make_plan(sketches(planted_rows((1,) * 6, noise=6.0)), SharingPlanOptions(veto=None))
     assert "doubtful, more utterances would tell" in said(report.plan_blocks(blurred))
     few = make_plan(sketches(planted_rows((1, 3), num_vectors=3)))
     assert "too few vectors to say" in said(report.plan_blocks(few))

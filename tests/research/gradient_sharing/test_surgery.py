@@ -14,7 +14,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import load, save
 from sprachbund.models.io import load as load_any
-from sprachbund.models.sharing_plan import FILE, Evidence, SharingPlan
+from sprachbund.models.sharing_plan import FILE, ModuleEvidence, SharingPlan
 from sprachbund.nn.feed_forward import FeedForward, Route
 from sprachbund.research.gradient_sharing.gradients import choose_rows, decoder_loss
 from sprachbund.research.gradient_sharing.surgery import apply_plan, collect_importance
@@ -130,9 +130,9 @@ def product(branch) -> np.ndarray:
     return (branch.contract.weight @ branch.expand.weight).T.detach().double().numpy()
 
 
-def make_evidence(energy: tuple[float, ...]) -> Evidence:
+def make_evidence(energy: tuple[float, ...]) -> ModuleEvidence:
     four = tuple(tuple(float(i == j) for j in range(4)) for i in range(4))
-    return Evidence(
+    return ModuleEvidence(
         languages=LANGUAGES,
         num_vectors=dict.fromkeys(LANGUAGES, 8),
         similarity=four,

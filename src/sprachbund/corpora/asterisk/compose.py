@@ -13,8 +13,8 @@ import numpy as np
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.asterisk import numbers as calendar
 from sprachbund.corpora.asterisk.numbers import (
-    Piece,
     Pieces,
+    PromptPiece,
     counted,
     digit,
     number,
@@ -142,8 +142,8 @@ _DOLLARS = {"en": "dollars", "es": "dólares", "fr": "dollars", "it": "dollari",
 _PERCENT = {"en": "percent", "it": "per cento", "ru": "процент"}
 
 
-def _carrier(name: str, texts: dict[str, str], language: str) -> Piece:
-    return Piece((name,), texts[language])
+def _carrier(name: str, texts: dict[str, str], language: str) -> PromptPiece:
+    return PromptPiece((name,), texts[language])
 
 
 _QUEUE = {
@@ -193,9 +193,9 @@ def _counted_messages(value: int, language: str, *, old: bool) -> Pieces | None:
     if language == "ru":
         form = russian_form(value)
         words = ((_RU_OLD if old else _RU_NEW)[form], _RU_MESSAGES[form])
-        pieces = [Piece((name,), text) for name, text in words]
+        pieces = [PromptPiece((name,), text) for name, text in words]
     else:
-        pieces = [Piece(names, text) for names, text in (_OLD if old else _NEW)[language][value != 1]]
+        pieces = [PromptPiece(names, text) for names, text in (_OLD if old else _NEW)[language][value != 1]]
     head = counted(value, language, "n" if language == "ru" else "m")
     return [*head, *pieces] if head else None
 
@@ -212,7 +212,7 @@ def _minutes(value: int, language: str) -> Pieces | None:
     head = counted(value, language, gender)
     if head is None or (language == "ru" and form == 1):
         return None
-    return [*head, Piece(_MINUTE_CLIPS[bool(form)], many if form else one)]
+    return [*head, PromptPiece(_MINUTE_CLIPS[bool(form)], many if form else one)]
 
 
 def _hours(value: int, language: str) -> Pieces | None:
@@ -220,7 +220,7 @@ def _hours(value: int, language: str) -> Pieces | None:
     head = counted(value, language, gender)
     if head is None or value == 1 or (language == "ru" and russian_form(value) != 2):
         return None
-    return [*head, Piece(("hours", "digits/hours"), many)]
+    return [*head, PromptPiece(("hours", "digits/hours"), many)]
 
 
 def _duration(meaning: Meaning, language: str, rng: random.Random) -> Pieces | None:
@@ -266,7 +266,7 @@ def _percent(meaning: Meaning, language: str, rng: random.Random) -> Pieces | No
     if language == "ru" and russian_form(value) != 0:
         return None
     head = number(value, language)
-    return [*head, Piece(("letters/ascii37",), _PERCENT[language])] if head else None
+    return [*head, PromptPiece(("letters/ascii37",), _PERCENT[language])] if head else None
 
 
 def _words(name: str, texts: dict[str, str]) -> Builder:

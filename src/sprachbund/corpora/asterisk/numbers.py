@@ -19,7 +19,7 @@ from sprachbund.text.numbers import ordinal as ordinal_words
 # Spoken pieces: a recording and its words.
 
 
-class Piece(NamedTuple):
+class PromptPiece(NamedTuple):
     """Play the first of ``clips`` that was recorded; it adds ``text``, joined to what came before by
     ``glue``.
 
@@ -32,10 +32,10 @@ class Piece(NamedTuple):
     optional: bool = False
 
 
-Pieces = list[Piece]
+Pieces = list[PromptPiece]
 
 
-def digit(name: str, text: str, glue: str = " ") -> Piece:
+def digit(name: str, text: str, glue: str = " ") -> PromptPiece:
     """A piece from the folder ``digits``.
 
     Args:
@@ -43,10 +43,10 @@ def digit(name: str, text: str, glue: str = " ") -> Piece:
         text: words heard.
         glue: what joins the words to those before.
     """
-    return Piece((f"digits/{name}",), text, glue)
+    return PromptPiece((f"digits/{name}",), text, glue)
 
 
-def written(pieces: Iterable[Piece]) -> str:
+def written(pieces: Iterable[PromptPiece]) -> str:
     """The words of the pieces as one text."""
     text = ""
     for piece in pieces:
@@ -63,8 +63,8 @@ def single_digits(text: str, language: str) -> Pieces:
 
 
 MAX_NUMBER = 999_999
-_AND_ES = Piece(("digits/and", "vm-and"), "y")
-_AND_FR = Piece(("digits/et", "vm-and"), "et")
+_AND_ES = PromptPiece(("digits/and", "vm-and"), "y")
+_AND_FR = PromptPiece(("digits/et", "vm-and"), "et")
 
 
 def counted(value: int, language: str, gender: str) -> Pieces | None:
@@ -94,7 +94,7 @@ def number(value: int, language: str) -> Pieces | None:
     return _LANGUAGES[language](value) if 0 <= value <= MAX_NUMBER else None
 
 
-def single(value: int, language: str, glue: str = " ") -> Piece:
+def single(value: int, language: str, glue: str = " ") -> PromptPiece:
     """One recording that says a whole small number (0 to 20, tens, or a special one).
 
     Args:
@@ -233,7 +233,11 @@ def _russian_neuter(value: int) -> Pieces:
 def _russian_small(value: int, *, feminine: bool) -> Pieces:
     if value >= 100:
         hundreds = value // 100 * 100
-        head = Piece(("digits/hundred", "digits/100"), "сто") if hundreds == 100 else single(hundreds, "ru")
+        head = (
+            PromptPiece(("digits/hundred", "digits/100"), "сто")
+            if hundreds == 100
+            else single(hundreds, "ru")
+        )
         return [head, *(_russian_small(value % 100, feminine=feminine) if value % 100 else [])]
     if value > 20 and value % 10:
         return [single(tens_of(value), "ru"), *_russian_small(value % 10, feminine=feminine)]
@@ -246,7 +250,7 @@ def _russian_thousands(count: int) -> Pieces:
     form = russian_form(count)
     noun = (
         digit("thousand", "тысяча"),
-        Piece(("digits/thousands-i", "digits/h-thousand"), "тысячи"),
+        PromptPiece(("digits/thousands-i", "digits/h-thousand"), "тысячи"),
         digit("thousands", "тысяч"),
     )[form]
     return [noun] if count == 1 else [*_russian_small(count, feminine=True), noun]
@@ -274,8 +278,8 @@ _LANGUAGES: dict[str, Callable[[int], Pieces]] = {
 # Ordinals, dates and clock times.
 
 MAX_ORDINAL = 99
-_DE = Piece(("digits/es-de", "vm-from"), "de")
-_HEURES = Piece(("hours", "digits/oclock"), "heures")
+_DE = PromptPiece(("digits/es-de", "vm-from"), "de")
+_HEURES = PromptPiece(("hours", "digits/oclock"), "heures")
 _HORAS_EN_PUNTO = digit("oclock", "en punto")
 
 
@@ -295,7 +299,7 @@ def ordinal(value: int, language: str) -> Pieces | None:
     return None  # French and Italian change the last word: "vingt et unième", "ventunesimo"
 
 
-def _ordinal_clip(value: int, language: str, glue: str = " ") -> Piece:
+def _ordinal_clip(value: int, language: str, glue: str = " ") -> PromptPiece:
     if language == "es" and 13 <= value <= 19:  # recorded as two words: "décimo tercero"
         return digit(f"h-{value}", f"décimo {ordinal_words(value - 10, 'es')}", glue)
     return digit(f"h-{value}", ordinal_words(value, language), glue)
@@ -308,12 +312,12 @@ def _name(kind: str, index: int, language: str) -> str:
     return dates.weekday(index, language) if kind == "day" else dates.month(index, language, "of")
 
 
-def weekday(index: int, language: str) -> Piece:
+def weekday(index: int, language: str) -> PromptPiece:
     """The recording of a weekday, 0 = Monday (recordings count from Sunday)."""
     return digit(f"day-{(index + 1) % 7}", _name("day", index, language))
 
 
-def month(index: int, language: str) -> Piece:
+def month(index: int, language: str) -> PromptPiece:
     """The recording of a month, 1 = January (recordings count from 0)."""
     return digit(f"mon-{index - 1}", _name("month", index, language))
 
@@ -411,7 +415,7 @@ def _time_spanish(hour: int, minute: int, rng: random.Random) -> Pieces | None:
     pieces = [digit("at", "a las")._replace(optional=True), *(number(hour, "es") or [])]
     if minute == 0:
         return [*pieces, *([_HORAS_EN_PUNTO] if hour <= 12 and rng.random() < 0.5 else [])]
-    joint = [Piece(("digits/and", "vm-and"), "y")] if hour <= 12 else []
+    joint = [PromptPiece(("digits/and", "vm-and"), "y")] if hour <= 12 else []
     return [*pieces, *joint, *(number(minute, "es") or [])]
 
 
@@ -435,20 +439,20 @@ def _time_italian(hour: int, minute: int, rng: random.Random) -> Pieces | None:
         pieces = [digit("at", "alle")._replace(optional=True), *(number(hour, "it") or [])]
     if minute == 0:
         return [*pieces, *([digit("oclock", "in punto")] if hour and rng.random() < 0.3 else [])]
-    return [*pieces, Piece(("digits/e", "vm-and"), "e"), *(number(minute, "it") or [])]
+    return [*pieces, PromptPiece(("digits/e", "vm-and"), "e"), *(number(minute, "it") or [])]
 
 
 def _time_russian(hour: int, minute: int, rng: random.Random) -> Pieces | None:
     """Only hours and minutes whose noun is ``часов``, ``минут``: the other forms were never recorded."""
     if russian_form(hour) != 2 or (minute and russian_form(minute) != 2):
         return None
-    pieces = [*(number(hour, "ru") or []), Piece(("hours", "digits/oclock"), "часов")]
+    pieces = [*(number(hour, "ru") or []), PromptPiece(("hours", "digits/oclock"), "часов")]
     if not minute:
         return pieces
     return [
         *pieces,
         *(number(minute, "ru") or []),
-        Piece(("minutes", "vm-minutes", "queue-minutes"), "минут"),
+        PromptPiece(("minutes", "vm-minutes", "queue-minutes"), "минут"),
     ]
 
 

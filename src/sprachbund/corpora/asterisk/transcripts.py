@@ -224,6 +224,7 @@ SIGNS: dict[str, dict[str, str]] = {
 
 MAX_WRITTEN_NUMBER = 99
 Rule = Callable[[str, str, str], str | None]
+"""(language as a BCP-47 tag, name of the recording, text so far) to the mended text; None drops the recording."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,47 +248,47 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def drop_no_speech(language: str, name: str, text: str) -> str | None:
+def _drop_no_speech(language: str, name: str, text: str) -> str | None:
     """Tones, silence, screams: dropped by name, or when the text is nothing but one remark in brackets."""
     if name in NO_SPEECH or name.startswith("silence/"):
         return None
     return None if re.fullmatch(r"\[[^]]*\]|\([^)]*\)|<[^>]*>", text) else text
 
 
-def drop_empty(language: str, name: str, text: str) -> str | None:
+def _drop_empty(language: str, name: str, text: str) -> str | None:
     """No transcript at all."""
     return text or None
 
 
-def drop_unusable(language: str, name: str, text: str) -> str | None:
+def _drop_unusable(language: str, name: str, text: str) -> str | None:
     """Listed by hand: foreign text, no translation, or nobody can know the words."""
     return None if (language, name) in UNUSABLE else text
 
 
-def replace_wrong_text(language: str, name: str, text: str) -> str | None:
+def _replace_wrong_text(language: str, name: str, text: str) -> str | None:
     """Listed by hand: the text of a neighbouring recording stands there."""
     return WRONG_TEXTS.get((language, name), text)
 
 
-def cut_names(language: str, name: str, text: str) -> str | None:
+def _cut_names(language: str, name: str, text: str) -> str | None:
     """The prompt's own name at the start is removed; another prompt's ``name:`` inside ends the text."""
     text = re.sub(rf"^{re.escape(name)}:\s*", "", text)
     return re.split(r"\s*(?:vm|conf|confbridge)-[a-z-]+:", text)[0].strip()
 
 
-def drop_doubtful(language: str, name: str, text: str) -> str | None:
+def _drop_doubtful(language: str, name: str, text: str) -> str | None:
     """Words in square brackets or alternatives with a slash may or may not be spoken; so may addresses."""
     if re.search(r"\[[^]]*\w{2}[^]]*\]|\w ?/ ?\w|www\.", text):
         return None
     return text
 
 
-def remove_notes(language: str, name: str, text: str) -> str | None:
+def _remove_notes(language: str, name: str, text: str) -> str | None:
     """Remarks in brackets: ``(note: does not say "2")``, ``[@]``."""
     return re.sub(r"\s+", " ", re.sub(r"\([^)]*\)|\[[^]]*\]|<[^>]*>", " ", text)).strip() or None
 
 
-def restore_letters(language: str, name: str, text: str) -> str | None:
+def _restore_letters(language: str, name: str, text: str) -> str | None:
     """Italian letters lost in a conversion (``pu?``, ``E'``) and Latin look-alikes inside Russian words."""
     if language == "it":
         for pattern, repair in ITALIAN_LOST_LETTERS:
@@ -298,19 +299,19 @@ def restore_letters(language: str, name: str, text: str) -> str | None:
     return text
 
 
-def unify_apostrophes(language: str, name: str, text: str) -> str | None:
+def _unify_apostrophes(language: str, name: str, text: str) -> str | None:
     """One apostrophe for all."""
     return re.sub(r"(?<=\w)[’`](?=\w)", "'", text)
 
 
-def mend_spelling(language: str, name: str, text: str) -> str | None:
+def _mend_spelling(language: str, name: str, text: str) -> str | None:
     """Typing mistakes, by a table per language."""
     for pattern, repair in SPELLING[language]:
         text = re.sub(pattern, repair, text, flags=re.IGNORECASE)
     return text
 
 
-def restore_accents(language: str, name: str, text: str) -> str | None:
+def _restore_accents(language: str, name: str, text: str) -> str | None:
     """Spanish accents, by a table of the words that occur."""
     if language != "es":
         return text
@@ -320,14 +321,14 @@ def restore_accents(language: str, name: str, text: str) -> str | None:
     return re.sub(r"\w+", lambda word: table.get(word[0].lower(), word[0]), text)
 
 
-def speak_signs(language: str, name: str, text: str) -> str | None:
+def _speak_signs(language: str, name: str, text: str) -> str | None:
     """The keys ``*`` and ``#`` in words."""
     for sign, words in SIGNS.items():
         text = text.replace(sign, f" {words[language]} ")
     return text
 
 
-def speak_numbers(language: str, name: str, text: str) -> str | None:
+def _speak_numbers(language: str, name: str, text: str) -> str | None:
     """Numbers up to 99 in words; prompts with others are dropped: whose reading is not known."""
     from num2words import num2words
 
@@ -339,14 +340,14 @@ def speak_numbers(language: str, name: str, text: str) -> str | None:
     return re.sub(r"\d+", lambda number: f" {num2words(int(number[0]), lang=language)} ", text)
 
 
-def strip_punctuation(language: str, name: str, text: str) -> str | None:
+def _strip_punctuation(language: str, name: str, text: str) -> str | None:
     """Only letters, and apostrophes and hyphens between letters, stay."""
     text = re.sub(r"(?<=[A-Z])\.(?=[A-Z]\.)", " ", text)
     text = re.sub(r"[^\w'\-]|_|(?<!\w)['\-]+|['\-]+(?!\w)", " ", text)
     return re.sub(r"\s+", " ", text).strip() or None
 
 
-def lexical_case(language: str, name: str, text: str) -> str | None:
+def _lexical_case(language: str, name: str, text: str) -> str | None:
     """Small letters, except proper names and, in English, ``I``, weekdays and months."""
     table = PROPER | (ENGLISH_PROPER if language == "en" else {})
     words = text.split()
@@ -356,21 +357,21 @@ def lexical_case(language: str, name: str, text: str) -> str | None:
 
 
 RULES: tuple[Rule, ...] = (
-    drop_no_speech,
-    drop_empty,
-    drop_unusable,
-    replace_wrong_text,
-    cut_names,
-    drop_doubtful,
-    remove_notes,
-    restore_letters,
-    unify_apostrophes,
-    mend_spelling,
-    restore_accents,
-    speak_signs,
-    speak_numbers,
-    strip_punctuation,
-    lexical_case,
+    _drop_no_speech,
+    _drop_empty,
+    _drop_unusable,
+    _replace_wrong_text,
+    _cut_names,
+    _drop_doubtful,
+    _remove_notes,
+    _restore_letters,
+    _unify_apostrophes,
+    _mend_spelling,
+    _restore_accents,
+    _speak_signs,
+    _speak_numbers,
+    _strip_punctuation,
+    _lexical_case,
 )
 
 
@@ -387,7 +388,7 @@ def clean(language: str, name: str, raw_text: str, counts: Counter[str] | None =
     for rule in RULES:
         mended = rule(language, name, text)
         if mended != text and counts is not None:
-            counts[rule.__name__] += 1
+            counts[rule.__name__.removeprefix("_")] += 1
         if mended is None:
             return None
         text = mended

@@ -38,7 +38,7 @@ TRANSLATIONS = "https://github.com/joshua-decoder/fisher-callhome-corpus"
 INDEX_LIST = "https://github.com/apple/ml-code-switched-speech-translation"
 LANGUAGE, TARGET = "es", "en"
 _SPLITS = ("train", "dev", "dev2", "test")
-_FOREIGN = re.compile(r"<foreign[^>]*>(.*?)(?:</foreign>|<foreign[^>]*>| ?/foreign>|$)", re.IGNORECASE)
+_EMBEDDED = re.compile(r"<foreign[^>]*>(.*?)(?:</foreign>|<foreign[^>]*>| ?/foreign>|$)", re.IGNORECASE)
 _MARKUP = re.compile(r"<[^>]*>| ?/foreign>|\{[^}]*\}|\[[^\]]*\]|[()+*/#]")
 _TDF_FIELDS = 8
 
@@ -153,14 +153,14 @@ def _entries(copy: _Copy, split: str, mapping: Path, references: Sequence[Path])
 def _custom(
     turns: Sequence[_Turn], text: str, said: Sequence[str], sound: Cut, experiment: str | None
 ) -> dict[str, Any]:
-    foreign = foreign_words(" ".join(turn.text for turn in turns))
-    custom: dict[str, Any] = {"code_switched": bool(foreign)}
+    embedded = embedded_words(" ".join(turn.text for turn in turns))
+    custom: dict[str, Any] = {"code_switched": bool(embedded)}
     if len(said) > 1:
         custom["references"] = {TARGET: list(said)}
-    if foreign:
-        custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": foreign}
+    if embedded:
+        custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": embedded}
         custom |= marked_ranges(_marked(turns), text, LANGUAGE)
-    if foreign and clean_text(" ".join(foreign)) == text:
+    if embedded and clean_text(" ".join(embedded)) == text:
         custom["spans"] = [{"start_s": 0.0, "end_s": sound.duration_s, "language": TARGET}]
     if experiment:
         custom["experiment"] = experiment
@@ -170,15 +170,15 @@ def _custom(
 def _marked(turns: Sequence[_Turn]) -> list[tuple[str, bool]]:
     """The transcript in pieces, and whether each is in another language."""
     text, pieces, begun = " ".join(turn.text for turn in turns), [], 0
-    for match in _FOREIGN.finditer(text):
+    for match in _EMBEDDED.finditer(text):
         pieces += [(text[begun : match.start()], False), (match[1], True)]
         begun = match.end()
-    return [(strip_markup(piece), foreign) for piece, foreign in [*pieces, (text[begun:], False)]]
+    return [(strip_markup(piece), embedded) for piece, embedded in [*pieces, (text[begun:], False)]]
 
 
-def foreign_words(text: str) -> list[str]:
+def embedded_words(text: str) -> list[str]:
     """What stands in `<foreign>` tags of a transcript, without markup; tags that are not closed too."""
-    cleaned = (clean_text(strip_markup(inside)) for inside in _FOREIGN.findall(text))
+    cleaned = (clean_text(strip_markup(inside)) for inside in _EMBEDDED.findall(text))
     return [words for words in cleaned if words]
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.util.files import read_model
+from sprachbund.util.options import renamed
 
 Samples = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -140,21 +141,21 @@ class Counts:
 
     Attributes:
         written: utterances written.
-        found: utterances the corpus has, by key, written or not.
+        available: utterances the corpus has, by key, written or not.
         seconds: of what was written, by key.
         left_out: reason to how many.
         listed: place, reason and detail of everything left out.
     """
 
     written: int = 0
-    found: Counter[str] = field(default_factory=Counter)
+    available: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     listed: list[list[str]] = field(default_factory=list)
 
     def find(self, item: Item) -> None:
         """Count an utterance that the corpus has."""
-        self.found.update(_keys(item))
+        self.available.update(_keys(item))
 
     def write(self, item: Item, duration_s: float) -> None:
         """Count an utterance that was written."""
@@ -175,7 +176,7 @@ class Counts:
 
     def __iadd__(self, other: "Counts") -> "Counts":
         self.written += other.written
-        self.found += other.found
+        self.available += other.available
         self.seconds += other.seconds
         self.left_out += other.left_out
         self.listed += other.listed
@@ -192,7 +193,7 @@ class Counts:
         stored = read_model(path, _Written, advice=advice)
         return cls(
             written=stored.written,
-            found=Counter(stored.found),
+            available=Counter(stored.available),
             seconds=Counter(stored.seconds),
             left_out=Counter(stored.left_out),
             listed=stored.listed,
@@ -205,10 +206,16 @@ class _Written(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     written: int = Field(ge=0)
-    found: dict[str, int]
+    available: dict[str, int]
     seconds: dict[str, float]
     left_out: dict[str, int]
     listed: list[list[str]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        former = {"found": "available"}
+        return renamed(values, former, "counts of a shard") if isinstance(values, dict) else values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +246,7 @@ def check(parts: Mapping[str, Counts], published: Sequence[Published]) -> list[s
     whole = Counts()
     for counts in parts.values():
         whole += counts
-    there = [size for size in published if size.key in whole.found]
+    there = [size for size in published if size.key in whole.available]
     lines = [line for size in there for line in _compare(parts.get(size.part), size, whole)]
     for name, counts in parts.items():
         checked = {size.key for size in there if size.part in ("", name)}
@@ -252,9 +259,9 @@ def _unchecked(counts: Counts, checked: Set[str]) -> list[str]:
     """The languages of a part, or pairs of those of which other pairs are checked, that no size speaks of."""
     if "" in checked or not counts.written:
         return []
-    pairs = [key for key in sorted(counts.found) if ">" in key]
+    pairs = [key for key in sorted(counts.available) if ">" in key]
     missing = []
-    for language in sorted(key for key in counts.found if key and ">" not in key):
+    for language in sorted(key for key in counts.available if key and ">" not in key):
         of_it = [pair for pair in pairs if pair.startswith(f"{language}>")]
         if language not in checked and checked.isdisjoint(of_it):
             missing.append(language)
@@ -267,7 +274,7 @@ def _compare(counts: Counts | None, size: Published, whole: Counts) -> Iterator[
     counts = counts if size.part else whole
     name = f"{size.part or 'all parts'} {size.key}".strip()
     if size.utterances is not None:
-        count = counts.found[size.key] if counts else 0
+        count = counts.available[size.key] if counts else 0
         same = count == size.utterances
         yield _line(name, same, f"{count}", f"{size.utterances}", "utterances", size.source)
     if size.hours is not None:

@@ -249,7 +249,7 @@ def _shard(
     writer = ManifestWriter(directory, shard_size=1 << 30, shard=shard)
     for entry in entries:
         if isinstance(entry, LeftOut):
-            counts.found[""] += entry.published
+            counts.available[""] += entry.published
             counts.leave_out(entry.where, entry.reason)
         else:
             _add(writer, entry, counts, recordings, options)
@@ -393,7 +393,7 @@ class Preparation:
         return {
             "name": f"{self.name}/{part}",
             "version": "1",
-            "languages": sorted({tag for key in counts.found if key for tag in key.split(">")}),
+            "languages": sorted({tag for key in counts.available if key for tag in key.split(">")}),
             "licence": self.licence,
             "attribution": self.homepage,
             "check": [line for line in checks if line.startswith((f"{part}:", f"{part} "))],

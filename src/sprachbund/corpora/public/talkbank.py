@@ -43,7 +43,7 @@ _ENDINGS = frozenset(".?!,")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word:
+class TranscriptWord:
     """A word and its language (three letters); None where the transcript leaves it open."""
 
     text: str
@@ -51,7 +51,7 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Utterance:
+class TranscriptLine:
     """A main line of a transcript.
 
     Attributes:
@@ -68,7 +68,7 @@ class Utterance:
     where: str
     number: int
     speaker: str
-    words: Sequence[Word]
+    words: Sequence[TranscriptWord]
     times_s: tuple[float, float] | None
     language: str
     translation: str
@@ -80,12 +80,12 @@ class Utterance:
         return joined(self.words)
 
 
-def joined(words: Iterable[Word]) -> str:
+def joined(words: Iterable[TranscriptWord]) -> str:
     """Words as a line of text, punctuation behind the word before it."""
     return clean_text(re.sub(r" ([.?!,])", r"\1", " ".join(word.text for word in words)))
 
 
-def read_chat(path: Path, translation: str) -> Iterator[Utterance]:
+def read_chat(path: Path, translation: str) -> Iterator[TranscriptLine]:
     """Utterances of a transcript, with the translations of one tier ("eng").
 
     Raises:
@@ -126,7 +126,7 @@ def _joined(path: Path) -> Iterator[tuple[str, str]]:
         yield f"{path}:{begun}", whole
 
 
-def _utterance(where: str, line: str, number: int, first: str, below: str) -> Utterance:
+def _utterance(where: str, line: str, number: int, first: str, below: str) -> TranscriptLine:
     speaker, colon, said = line[1:].partition(":")
     if not colon:
         raise SprachbundError(f"{where}: {line[:40]!r} has no speaker; copy the transcript again")
@@ -134,7 +134,7 @@ def _utterance(where: str, line: str, number: int, first: str, below: str) -> Ut
     language = precode[1] if precode else first
     tokens = _CODES.sub(" ", _PAUSES.sub(" ", _BULLET.sub(" ", said))).split()
     words = [word for token in tokens if (word := _word(token, language)) is not None]
-    return Utterance(
+    return TranscriptLine(
         where=where,
         number=number,
         speaker=speaker.strip(),
@@ -146,10 +146,10 @@ def _utterance(where: str, line: str, number: int, first: str, below: str) -> Ut
     )
 
 
-def _word(token: str, language: str) -> Word | None:
+def _word(token: str, language: str) -> TranscriptWord | None:
     """A word, or None for what is no word: linkers, laughter, beginnings of words, what nobody understood."""
     if token in _ENDINGS:
-        return Word(text=token, language=None)
+        return TranscriptWord(text=token, language=None)
     if token.lstrip("<")[:1] in ("+", "&", "") or token.strip("<>") in _UNINTELLIGIBLE:
         return None
     text, _, code = token.partition("@s:")
@@ -158,8 +158,8 @@ def _word(token: str, language: str) -> Word | None:
         return None
     code = re.match(r"[a-z&+]*", code)[0]  # type: ignore[index]
     if not code:
-        return Word(text=text, language=language)
-    return Word(text=text, language=None if _UNDETERMINED in code else code.split("+")[0])
+        return TranscriptWord(text=text, language=language)
+    return TranscriptWord(text=text, language=None if _UNDETERMINED in code else code.split("+")[0])
 
 
 HOMEPAGE = "http://bangortalk.org.uk/speakers.php?c=miami"
@@ -226,7 +226,7 @@ def _entries(
                     yield entry
 
 
-def _entry(said: Utterance, stem: str, sound: Mapping[str, Path], kind: str) -> Entry:
+def _entry(said: TranscriptLine, stem: str, sound: Mapping[str, Path], kind: str) -> Entry:
     if not said.transcribed:
         return LeftOut(where=said.where, reason="not transcribed (a third party, or no words)")
     if said.times_s is None:
@@ -257,9 +257,9 @@ def _entry(said: Utterance, stem: str, sound: Mapping[str, Path], kind: str) -> 
     )
 
 
-def runs(words: Sequence[Word], language: str) -> list[tuple[str, list[Word]]]:
+def runs(words: Sequence[TranscriptWord], language: str) -> list[tuple[str, list[TranscriptWord]]]:
     """Runs of one language (three letters); words left open go with the word before."""
-    marked: list[tuple[str, Word]] = []
+    marked: list[tuple[str, TranscriptWord]] = []
     current = next((word.language for word in words if word.language), language)
     for word in words:
         current = word.language or current
@@ -267,7 +267,7 @@ def runs(words: Sequence[Word], language: str) -> list[tuple[str, list[Word]]]:
     return [(code, [word for _, word in some]) for code, some in groupby(marked, key=lambda run: run[0])]
 
 
-def spans(said: Utterance, duration_s: float, language: str, translation: str) -> list[dict[str, Any]]:
+def spans(said: TranscriptLine, duration_s: float, language: str, translation: str) -> list[dict[str, Any]]:
     """Runs of one language: their words, their share of the time by letters, their places in the transcript
     (in `language`) and, where English words on both sides tell, in the English translation.
 

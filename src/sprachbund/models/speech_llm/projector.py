@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sprachbund.models.speech_llm.config import ProjectorOptions
 from sprachbund.nn.conformer import valid_frames
-from sprachbund.nn.moe import Mixture, Routing
+from sprachbund.nn.moe import MixtureOfExperts, Routing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Projector(nn.Module):
         self.spliced_frames = options.spliced_frames
         self.expand = nn.Linear(encoder_width * options.spliced_frames, width)
         self.layers = nn.ModuleList(
-            Mixture(
+            MixtureOfExperts(
                 width,
                 options.hidden_width,
                 num_groups=len(options.groups),

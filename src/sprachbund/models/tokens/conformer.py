@@ -32,7 +32,7 @@ from sprachbund.models.tokens.text_input import Reader, ReadsTokens
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.ctc import CtcHead, ctc_loss
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.token_encoder import Encoded, TokenEncoder
+from sprachbund.nn.token_encoder import EncodedTokens, TokenEncoder
 from sprachbund.nn.transducer import Transducer, TransducerShape
 
 # The loss: that of the head, and CTC on the transcript (arXiv 2309.15826).
@@ -242,7 +242,7 @@ class TokenConformer(ReadsTokens):
         encoded = self.encode_tokens(features.values, features.num_frames)
         return Memory(states=encoded.states, num_frames=encoded.num_frames)
 
-    def encode_tokens(self, tokens: Tensor, num_tokens: Tensor) -> Encoded:
+    def encode_tokens(self, tokens: Tensor, num_tokens: Tensor) -> EncodedTokens:
         """Encode `tokens` (B, S), all of one kind where text has an encoder of its own."""
         if not self.config.soft_sharing:
             return self.encoder(tokens, num_tokens)

@@ -28,7 +28,7 @@ from sprachbund.models.splitting import decoder_route, encode_routed, source_rou
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import CheckpointFiles
-from sprachbund.models.whisper.tokens import Tasks, WhisperTokens
+from sprachbund.models.whisper.tokens import WhisperTasks, WhisperTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import Route, run_layers
@@ -304,7 +304,7 @@ class Whisper(nn.Module):
         return self._tokens
 
     @property
-    def tasks(self) -> Tasks:
+    def tasks(self) -> WhisperTasks:
         """What the checkpoint can be asked for. Raises SprachbundError for a model without a tokenizer."""
         return self._tasks or self._read_tasks(self.tokens)
 
@@ -510,9 +510,9 @@ class Whisper(nn.Module):
             return None
         return TimestampTokens(first=self.tokens.timestamps[0], step_s=self.frame_s)
 
-    def _read_tasks(self, tokens: WhisperTokens) -> Tasks:
+    def _read_tasks(self, tokens: WhisperTokens) -> WhisperTasks:
         checkpoint_files = self.checkpoint_files
-        return Tasks.read(
+        return WhisperTasks.read(
             self.config, tokens, raw_config=checkpoint_files.config, generation=checkpoint_files.generation
         )
 

@@ -163,7 +163,7 @@ CONFIG_KEY = "sprachbund"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tasks:
+class WhisperTasks:
     """Pairs (source, target) as BCP-47 tags, and how they are asked for.
 
     Attributes:
@@ -186,7 +186,7 @@ class Tasks:
         *,
         raw_config: Mapping[str, Any],
         generation: Mapping[str, Any],
-    ) -> "Tasks":
+    ) -> "WhisperTasks":
         """Read the tasks from the files of a checkpoint.
 
         A checkpoint with fewer decoder than encoder layers is a distilled one (turbo, Distil-Whisper); those

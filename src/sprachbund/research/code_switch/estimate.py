@@ -40,7 +40,7 @@ _QWEN_7B = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class ParameterCounts:
     """Numbers of parameters.
 
     Attributes:
@@ -79,7 +79,7 @@ class Sizes:
         return (2 * (self.encoder + self.llm) + trained) / _GIB
 
 
-def sizes_of(model: SpeechLLM) -> Sizes:
+def sizes_of(model: SpeechLLM) -> ParameterCounts:
     """Count a model, on the meta device or not."""
     encoder, encoder_adapters = _split(model.encoder)
     llm, llm_adapters = _split(model.llm)
@@ -87,7 +87,7 @@ def sizes_of(model: SpeechLLM) -> Sizes:
     experts = sum(p.numel() for n, p in model.projector.named_parameters() if ".experts." in n)
     projector = count_parameters(model.projector)
     idle = experts * (options.num_experts - options.num_chosen) // options.num_experts
-    return Sizes(
+    return ParameterCounts(
         encoder=encoder,
         llm=llm,
         projector=projector,

@@ -19,8 +19,7 @@ from sprachbund.models.speech_llm import (
 from sprachbund.models.speech_llm.llm import TextLLMOptions
 from sprachbund.models.speech_llm.stages import Data, stages_without
 from sprachbund.research.code_switch.transition import Form
-from sprachbund.training.options import TrainingOptions, check_arms
-from sprachbund.training.translator import Strict
+from sprachbund.training.options import Strict, TrainingOptions, check_arms
 
 BASELINE = "grouped experts"
 Projection = Literal["groups", "plain", "active", "total"]
@@ -45,7 +44,7 @@ class Arm(Strict):
 
 
 Chain = tuple[int, Arm, tuple[Stage, ...]]
-"""Seed, arm, and its stages up to one of them: what is trained in one folder."""
+"""Seed, arm, and its stages up to one of them; each chain is trained in a folder of its own."""
 
 ARMS: Mapping[str, Arm] = {
     BASELINE: Arm(),
@@ -88,7 +87,7 @@ class CodeSwitchRecipe(Strict):
         projector: sizes.
         lora: adapters.
         max_new_tokens: longest text.
-        training: what all stages share; each sets steps, rates, warm-up, clipping and what moves.
+        training: options that all stages share; each sets steps, rates, warm-up, clipping and what moves.
         steps: of each stage, by name.
         rate_factor: the stages' rates are so many times the ones of `STAGES`, which are those of large models.
         warmup_steps: of each stage.
@@ -213,7 +212,7 @@ PARTS: Mapping[Data, tuple[str, bool]] = {
 
 
 def variant(arm: Arm) -> str:
-    """What stands in the name of a folder for all that an arm's model and losses have of their own."""
+    """The part of a folder's name that stands for the model and the losses of an arm."""
     losses = [name for name in ("language", "balance") if getattr(arm, name) == 0.0]
     return "-".join([arm.projector, *(f"no-{name}" for name in losses)])
 

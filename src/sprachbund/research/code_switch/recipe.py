@@ -53,7 +53,7 @@ NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
 _DEV_SHARE = 0.25
 """Of the dev parts, for the loss at the end of each of many short stages."""
 STAGE_FILE = "stage.json"
-"""Written last: what a stage trained, and the digest of what it did not."""
+"""Written last: names of the trained weights of a stage, and the digest of the others."""
 Test = tuple[int, str, str]
 """Seed, name of the arm, and folder of the scores."""
 
@@ -67,7 +67,7 @@ def make_stage(
         recipe: everything else.
         llm: directory of the language model.
         directory: of the comparison.
-        chains: what there is to do.
+        chains: to be trained.
         number: of the chain.
 
     Raises:
@@ -101,14 +101,14 @@ def run_stage(
     Args:
         recipe: everything else.
         model: as the stage before left it.
-        stage: what is trained on what.
+        stage: trained parts and their data.
         seed: of order and transition.
         directory: of the stage.
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps.
 
     Raises:
-        SprachbundError: what may not move has moved.
+        SprachbundError: a weight that is frozen has changed.
     """
     num_moving = enter(model, stage)
     digest = frozen_digest(model, stage)
@@ -132,7 +132,7 @@ def run_stage(
 
 
 def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:
-    """What is known of a model after a stage; of the data of the last one alone."""
+    """The card of a model after a stage; of the data of the last one alone."""
     sides = corpus.sides if isinstance(corpus, Transition) else (corpus,)
     infos = [read_info(manifest.directory) for side in sides for manifest in side.manifests]
     data = [info for info in infos if info]
@@ -192,7 +192,7 @@ def make_scores(recipe: CodeSwitchRecipe, directory: Path, tests: Sequence[Test]
 
 
 MAY_CHANGE = ("seeds", "arms", "workers", "data")
-"""What adds trainings, or changes no number: `data` may have moved."""
+"""Options that add trainings, or change no number: `data` may have moved."""
 _MOST_TEXTS = 60_000
 
 
@@ -243,7 +243,7 @@ def _share(
 
 
 def _tests(recipe: CodeSwitchRecipe) -> tuple[Test, ...]:
-    """What is to be evaluated: every arm's last model on every test set of which there is a part."""
+    """The evaluations: every arm's last model on every test set of which there is a part."""
     there = [test for test, parts in TESTS.items() if any((recipe.data / part).is_dir() for part in parts)]
     return tuple((seed, name, test) for seed in recipe.seeds for name in recipe.all_arms for test in there)
 

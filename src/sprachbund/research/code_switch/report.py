@@ -126,7 +126,7 @@ def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dic
 
 
 def _switches(system: System) -> dict[str, float]:
-    """What became of embedded spans, and how often the output is in another language than asked for, over all runs."""
+    """Rates of embedded spans, and how often the output is in another language than asked for, over all runs."""
     lines = [line for run in system.runs for line in run]
     scores = switch_scores(lines)
     return {
@@ -137,8 +137,8 @@ def _switches(system: System) -> dict[str, float]:
 
 def _confusion(lines: Sequence[Line]) -> Rate:
     identifier = identifier_for({line.target for line in lines})
-    judged = [wrong for line in lines if (wrong := in_wrong_language(line, identifier)) is not None]
-    return Rate(failed=sum(judged), judged=len(judged))
+    evaluated = [wrong for line in lines if (wrong := in_wrong_language(line, identifier)) is not None]
+    return Rate(failed=sum(evaluated), evaluated=len(evaluated))
 
 
 def _router(system: System) -> dict[str, float]:
@@ -149,5 +149,7 @@ def _router(system: System) -> dict[str, float]:
             counts.add(line)
     scores = dict(counts.scores())
     return {
-        said: scores[name].percent for name, said in _ROUTED.items() if name in scores and scores[name].judged
+        said: scores[name].percent
+        for name, said in _ROUTED.items()
+        if name in scores and scores[name].evaluated
     }

@@ -1,4 +1,4 @@
-"""From one kind of data to another within a run: what the third stage of a speech LLM learns from (arXiv 2511.10670).
+"""From one kind of data to another within a run: data of the third stage of a speech LLM (arXiv 2511.10670).
 
 At step u, counted from 0 to U, a batch is one of the previous data and one of the next, whose losses count (1 - u/U)
 and u/U ("mixed"), or one of the two, drawn with these probabilities ("sampled"). Both are functions of seed and step,
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sprachbund.data.batch import Batch, Sides
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import Corpus, Example, ExampleOptions, SampleKey
 from sprachbund.errors import SprachbundError
 from sprachbund.models.speech_llm.stages import transition_side, transition_weights
@@ -74,7 +74,7 @@ class Transition:
         for side in self.sides:
             side.enter(epoch)
 
-    def plan(self, options: PlanOptions, epoch: int) -> list[np.ndarray]:
+    def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """The batches of all steps."""
         each = replace(options, batch_s=options.batch_s / 2) if self.form == "mixed" else options
         streams = [_endless(side, each) for side in self.sides]
@@ -104,7 +104,7 @@ class Transition:
         return [(NEXT if side == "next" else PREVIOUS, ())]
 
 
-def _endless(corpus: Corpus, options: PlanOptions) -> Iterator[tuple[int, np.ndarray]]:
+def _endless(corpus: Corpus, options: BatchingOptions) -> Iterator[tuple[int, np.ndarray]]:
     """Batch after batch, epoch after epoch, with the epoch's number."""
     for epoch in count():
         batches = corpus.plan(options, epoch)

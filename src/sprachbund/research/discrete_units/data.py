@@ -11,7 +11,7 @@ from sprachbund.models.io import locate
 from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe
 from sprachbund.training.unit_translator import BitextPart
 from sprachbund.units.dataset import within_hours
-from sprachbund.units.encoded import Computing, Encoded, Encoding, Extraction, encode
+from sprachbund.units.encoded import Computing, EncodedCorpus, Encoding, Extraction, encode
 from sprachbund.units.files import encoder_hash
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.units.options import FitOptions, VocabularyOptions
@@ -95,7 +95,7 @@ def vocabulary_of(recipe: DiscreteUnitsRecipe, arm: Arm) -> VocabularyOptions:
     return options
 
 
-def _encode(recipe: DiscreteUnitsRecipe, part: str, directory: Path, report: Report) -> Encoded:
+def _encode(recipe: DiscreteUnitsRecipe, part: str, directory: Path, report: Report) -> EncodedCorpus:
     """A part of the corpus as units."""
     out = encoded_directory(part, directory)
     if not (out / "manifest.json").exists():

@@ -10,8 +10,7 @@ from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.io import BUNDLED
 from sprachbund.models.tokens import HEADS, TokenShape
 from sprachbund.models.tokens.config import Head
-from sprachbund.training.options import Decay, TrainingOptions
-from sprachbund.training.translator import Strict
+from sprachbund.training.options import Decay, Strict, TrainingOptions
 from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
 from sprachbund.units.options import Form, KMeansOptions
@@ -79,7 +78,7 @@ class Arm(Strict):
         return given if self.decay is None else given.model_copy(update={"decay": self.decay})
 
 
-class Model(NamedTuple):
+class ComparedModel(NamedTuple):
     """One training of the comparison: its name, its seed, and its arm; None is the model on log-mel."""
 
     name: str
@@ -235,21 +234,23 @@ class DiscreteUnitsRecipe(Strict):
         """See `ablation_seeds`."""
         return self.ablation_seeds or self.seeds
 
-    def models(self) -> tuple[Model, ...]:
+    def models(self) -> tuple[ComparedModel, ...]:
         """What is trained and scored, equal arms once, under the first of their names."""
         models = []
         for seed in self.seeds:
             first = {arm: name for name, arm in reversed(self.arms(seed).items())}
-            models += [Model(name, seed, arm) for name, arm in self.arms(seed).items() if first[arm] == name]
-            models += [Model(LOG_MEL, seed, None)] if self.log_mel is not None else []
+            models += [
+                ComparedModel(name, seed, arm) for name, arm in self.arms(seed).items() if first[arm] == name
+            ]
+            models += [ComparedModel(LOG_MEL, seed, None)] if self.log_mel is not None else []
         return tuple(models)
 
-    def text_models(self) -> tuple[Model, ...]:
+    def text_models(self) -> tuple[ComparedModel, ...]:
         """What is trained on text first, for arms that begin with it: one for each of their heads."""
         arms = [arm for arm in self.all_arms.values() if arm.text == "start" and not self.from_mbart(arm)]
         heads = dict.fromkeys(arm.head for arm in arms) if self.text_start is None else {}
         return tuple(
-            Model(f"text {head}", seed, self.base.model_copy(update={"head": head, "text": "start"}))
+            ComparedModel(f"text {head}", seed, self.base.model_copy(update={"head": head, "text": "start"}))
             for seed in self.seeds
             for head in heads
         )

@@ -30,7 +30,7 @@ from sprachbund.research.discrete_units.data import (
     units_directory,
 )
 from sprachbund.research.discrete_units.estimate import estimate_memory
-from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe, Model, run_folder
+from sprachbund.research.discrete_units.options import Arm, ComparedModel, DiscreteUnitsRecipe, run_folder
 from sprachbund.research.discrete_units.report import counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
@@ -40,7 +40,7 @@ from sprachbund.training.translator import run as train_translator
 from sprachbund.training.unit_translator import UnitTranslatorRecipe
 from sprachbund.training.unit_translator import run as train_units
 from sprachbund.units.dataset import Mixing
-from sprachbund.units.encoded import Encoded
+from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.units.reader import ENCODER
 from sprachbund.util.distributed import refuse_several_processes
 
@@ -67,7 +67,7 @@ def text_model(recipe: DiscreteUnitsRecipe, directory: Path, seed: int, head: st
 
 
 def make_text_model(
-    recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int
+    recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[ComparedModel], number: int
 ) -> None:
     """Train the model that an arm "+ text start" begins with, on the text from outside.
 
@@ -92,7 +92,9 @@ def make_text_model(
     forget_run(folder)
 
 
-def make_model(recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[Model], number: int) -> None:
+def make_model(
+    recipe: DiscreteUnitsRecipe, directory: Path, models: Sequence[ComparedModel], number: int
+) -> None:
     """Train a model and score it; what is trained already is scored.
 
     Args:
@@ -120,7 +122,7 @@ def _train_arm(
     recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path, folder: Path, report: Report
 ) -> None:
     given = recipe_of(recipe, seed, arm, directory)
-    stored = sum(path.stat().st_size for path in Encoded(given.train[0]).directory.glob("*.jsonl"))
+    stored = sum(path.stat().st_size for path in EncodedCorpus(given.train[0]).directory.glob("*.jsonl"))
     with counted(folder, stored):
         train_units(given, folder / "run", report=report)
 
@@ -259,8 +261,8 @@ def _train(
     recipe: DiscreteUnitsRecipe,
     directory: Path,
     what: str,
-    models: tuple[Model, ...],
-    make: Callable[[DiscreteUnitsRecipe, Path, Sequence[Model], int], None],
+    models: tuple[ComparedModel, ...],
+    make: Callable[[DiscreteUnitsRecipe, Path, Sequence[ComparedModel], int], None],
     file: Path,
     report: Report,
 ) -> None:

@@ -15,7 +15,7 @@ from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.lines import Line
 from sprachbund.research.discrete_units.data import encoded_directory
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
-from sprachbund.units.encoded import Encoded
+from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
@@ -162,7 +162,7 @@ def _curve(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 
 def _all_hours(directory: Path) -> float:
     """Of the whole corpus."""
-    return round(Encoded(encoded_directory("train", directory)).info.hours, 2)
+    return round(EncodedCorpus(encoded_directory("train", directory)).info.hours, 2)
 
 
 def _log_mel(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:

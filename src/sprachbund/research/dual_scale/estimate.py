@@ -40,14 +40,14 @@ class Training(TrainingMemory):
     Attributes:
         name: of the arm.
         translation: parameters of the translator that comes out, without fixed positions.
-        guesser: parameters of its draft network.
+        draft_network: parameters of it.
         trained: parameters that are trained.
         utterances: in a batch, over all processes; `kept_bytes` are those of one.
     """
 
     name: str
     translation: int
-    guesser: int
+    draft_network: int
     trained: int
     utterances: int
 
@@ -130,8 +130,8 @@ def _parts(whole: DualScale) -> dict[str, int]:
     )
     return {
         "decoder layer": count_parameters(whole.base.decoder.layers[0]),
-        "guesser": count_parameters(whole.draft_network),
-        "guesser, matrices": sum(p.numel() for p in matrices),
+        "draft network": count_parameters(whole.draft_network),
+        "draft network, matrices": sum(p.numel() for p in matrices),
         "text encoder": count_parameters(whole.text_encoder),
         "adapters": sum(p.numel() for p in adapters.values()),
     }
@@ -155,7 +155,7 @@ def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: Dua
     return Training(
         name=name,
         translation=_translation(whole),
-        guesser=count_parameters(whole.draft_network),
+        draft_network=count_parameters(whole.draft_network),
         trained=trained,
         weights_bytes=weights_bytes(count_parameters(whole)),
         moments_bytes=moments_bytes(trained),

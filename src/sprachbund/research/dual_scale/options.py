@@ -10,8 +10,8 @@ from sprachbund.audio.constants import FRAMES_PER_S
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.training.dual_scale import DualScaleOptions
-from sprachbund.training.options import TrainingOptions, check_arms
-from sprachbund.training.translator import ExampleRecipe, FineTuning, Strict
+from sprachbund.training.options import Strict, TrainingOptions, check_arms
+from sprachbund.training.translator import ExampleRecipe, FineTuning
 from sprachbund.util.options import renamed
 
 TEACHER, MAIN = "teacher", "parasite"

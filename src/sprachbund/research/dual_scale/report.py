@@ -15,7 +15,14 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.significance import MeanComparison
 from sprachbund.models.io import load
 from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
-from sprachbund.research.dual_scale.speed import BASE, Speed, System, mean_ms, read_speeds, systems_of
+from sprachbund.research.dual_scale.speed import (
+    BASE,
+    SystemSpeed,
+    TimedSystem,
+    mean_ms,
+    read_speeds,
+    systems_of,
+)
 from sprachbund.util.files import atomic_path, read_object, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
@@ -56,7 +63,7 @@ def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
     return path
 
 
-def _quality(systems: Sequence[System]) -> dict[str, dict[str, Any]]:
+def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:
     """Mean over pairs and seeds, and difference from the teacher.
 
     Every run is compared with the teacher's by paired bootstrap over texts; of several runs the outermost ends of their
@@ -88,13 +95,13 @@ def _millions(model: Path) -> float:
     return sum(p.numel() for p in family.parameters() if p.requires_grad) / 1e6
 
 
-def _speed_cells(name: str, speeds: Sequence[Speed], batches: Sequence[int]) -> dict[str, Any]:
+def _speed_cells(name: str, speeds: Sequence[SystemSpeed], batches: Sequence[int]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for batch in batches:
         own = [s for s in speeds if s.name == name and s.batch == batch]
         at = "" if len(batches) == 1 or batch == batches[0] else f" at {batch}"
         if batch == batches[0]:
-            checked, accepted = (sum(s.guesses[i] for s in own) for i in (0, 1))
+            checked, accepted = (sum(s.draft_tokens[i] for s in own) for i in (0, 1))
             cells["acceptance"] = accepted / checked if checked else ""
             predicted = [s.predicted_gain for s in own if s.predicted_gain is not None]
             cells["predicted"] = float(np.mean(predicted)) if predicted else ""
@@ -106,7 +113,7 @@ def _speed_cells(name: str, speeds: Sequence[Speed], batches: Sequence[int]) -> 
     return cells
 
 
-def _ratio(speeds: Sequence[Speed], other: str, own: Sequence[Speed]) -> float:
+def _ratio(speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]) -> float:
     """Times as fast as another system: the median over repeats of the mean over pairs, taken within each repeat.
 
     Of another system that has the same seeds, each run is compared with its own.
@@ -120,14 +127,14 @@ def _ratio(speeds: Sequence[Speed], other: str, own: Sequence[Speed]) -> float:
     )
 
 
-def _pairs(speeds: Sequence[Speed], batch: int) -> list[dict[str, Any]]:
+def _pairs(speeds: Sequence[SystemSpeed], batch: int) -> list[dict[str, Any]]:
     """The main system pair by pair, all seeds together."""
     rows = []
     for pair in sorted({speed.pair for speed in speeds}):
         base, own = (
             [s for s in speeds if (s.name, s.batch, s.pair) == (name, batch, pair)] for name in (BASE, MAIN)
         )
-        checked, accepted = (sum(s.guesses[i] for s in own) for i in (0, 1))
+        checked, accepted = (sum(s.draft_tokens[i] for s in own) for i in (0, 1))
         rows.append(
             {
                 "pair": pair,
@@ -175,7 +182,9 @@ def draw_speed(table: Path, path: Path) -> Path:
             fontsize=9,
         )
     axes.axhline(1, color=MUTED, linewidth=0.8)
-    axes.set(xlabel="guesses accepted", ylabel="tokens per second over those without a draft", xlim=(0, 1))
+    axes.set(
+        xlabel="draft tokens accepted", ylabel="tokens per second over those without a draft", xlim=(0, 1)
+    )
     axes.legend(loc="upper left", frameon=False)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=150, format=path.suffix[1:].lower())

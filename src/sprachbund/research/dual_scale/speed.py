@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import NONE, Accept, DecodingOptions
@@ -35,6 +36,7 @@ from sprachbund.research.dual_scale.options import (
     run_folder,
 )
 from sprachbund.util.files import read_model, write_text
+from sprachbund.util.options import renamed
 
 # Systems: models with and without a draft.
 
@@ -44,7 +46,7 @@ LOSSY: tuple[Accept, ...] = ("top-2", "top-3", "unchecked")
 
 
 @dataclass(frozen=True, kw_only=True)
-class System:
+class TimedSystem:
     """A model with or without a draft.
 
     Attributes:
@@ -74,40 +76,42 @@ def models_of(recipe: DualScaleRecipe, directory: Path) -> list[Path]:
     return list(dict.fromkeys(system.model.parent for system in systems_of(recipe, directory)))
 
 
-def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[System]:
+def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[TimedSystem]:
     """Everything that is measured, the teacher first."""
     first, count = recipe.seeds[0], recipe.timing.num_draft_tokens
-    systems = [System(name=TEACHER, seed=first, model=run_folder(directory, TEACHER, first) / "model")]
+    systems = [TimedSystem(name=TEACHER, seed=first, model=run_folder(directory, TEACHER, first) / "model")]
     for seed in recipe.seeds:
         model = run_folder(directory, MAIN, seed) / "model"
-        systems.append(System(name=BASE, seed=seed, model=model))
-        systems.append(System(name=MAIN, seed=seed, model=model, draft=MAIN, num_draft_tokens=count))
+        systems.append(TimedSystem(name=BASE, seed=seed, model=model))
+        systems.append(TimedSystem(name=MAIN, seed=seed, model=model, draft=MAIN, num_draft_tokens=count))
     base = run_folder(directory, MAIN, first) / "model"
-    systems.append(System(name=f"{MAIN}, guesses chosen", seed=first, model=base, draft=MAIN))
+    systems.append(TimedSystem(name=f"{MAIN}, guesses chosen", seed=first, model=base, draft=MAIN))
     systems += _lossy(MAIN, first, base, LOSSY)
     for name in (TOKEN_MAP, DRAFT_MODEL):
         if name in recipe.arms:
             folder = run_folder(directory, name, first) / "model"
             draft = folder / DRAFT_FILE if name == TOKEN_MAP else folder
             systems.append(
-                System(name=name, seed=first, model=base, draft=str(draft), num_draft_tokens=count)
+                TimedSystem(name=name, seed=first, model=base, draft=str(draft), num_draft_tokens=count)
             )
     for name, options in recipe.trained_arms.items():
         model = run_folder(directory, name, first) / "model"
         if name == PRUNE_ONLY:
-            systems.append(System(name=name, seed=first, model=model))
+            systems.append(TimedSystem(name=name, seed=first, model=model))
         elif name != MAIN:
             systems.append(
-                System(name=name, seed=first, model=model, draft=options.draft, num_draft_tokens=count)
+                TimedSystem(name=name, seed=first, model=model, draft=options.draft, num_draft_tokens=count)
             )
         if name == MEDUSA:
             systems += _lossy(MEDUSA, first, model, ("unchecked",))
     return systems
 
 
-def _lossy(draft: str, seed: int, model: Path, ways: tuple[Accept, ...]) -> list[System]:
+def _lossy(draft: str, seed: int, model: Path, ways: tuple[Accept, ...]) -> list[TimedSystem]:
     return [
-        System(name=f"{draft}, {how}", seed=seed, model=model, draft=draft, num_draft_tokens=1, accept=how)
+        TimedSystem(
+            name=f"{draft}, {how}", seed=seed, model=model, draft=draft, num_draft_tokens=1, accept=how
+        )
         for how in ways
     ]
 
@@ -116,7 +120,7 @@ SPEED_FILE = "speed.json"
 Texts = list[tuple[int, ...]]
 
 
-class Speed(BaseModel):
+class SystemSpeed(BaseModel):
     """One system on one pair at one size of batch.
 
     Attributes:
@@ -125,7 +129,7 @@ class Speed(BaseModel):
         batch: rows at a time.
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.
-        guesses: draft tokens checked and accepted; a pair of zeros without a draft.
+        draft_tokens: draft tokens checked and accepted; a pair of zeros without a draft.
         predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
         rows: in all.
@@ -138,10 +142,17 @@ class Speed(BaseModel):
     batch: int
     pair: str
     ms_per_token: tuple[float, ...] = Field(min_length=1)
-    guesses: tuple[int, int]
+    draft_tokens: tuple[int, int]
     predicted_gain: float | None
     changed: int
     rows: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        return (
+            renamed(values, {"guesses": "draft_tokens"}, SPEED_FILE) if isinstance(values, dict) else values
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +177,7 @@ class Work:
 class _Runner:
     """A system with its model and its draft, and what it did so far."""
 
-    def __init__(self, system: System, family: Family) -> None:
+    def __init__(self, system: TimedSystem, family: Family) -> None:
         self.system, self.family = system, family
         self.options = DecodingOptions(
             draft=system.draft,
@@ -221,7 +232,7 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
     for system in systems:
         families.setdefault(system.model, load(system.model))
     manifest = Manifest(recipe.data / "test")
-    speeds: list[Speed] = []
+    speeds: list[SystemSpeed] = []
     with torch.inference_mode():
         for batch in recipe.timing.batches:
             runners = [_Runner(system, families[system.model]) for system in systems]
@@ -265,7 +276,9 @@ def works(manifest: Manifest, languages: Sequence[str], utterances: int, batch: 
                     yield Work(samples=samples, source=source, target=target)
 
 
-def _time(runners: Sequence[_Runner], pieces: Sequence[Work], timing: Timing, batch: int) -> list[Speed]:
+def _time(
+    runners: Sequence[_Runner], pieces: Sequence[Work], timing: Timing, batch: int
+) -> list[SystemSpeed]:
     """All repeats of all pieces; the first repeat warms up, and its tokens are kept."""
     memories: dict[tuple[int, int], Memory] = {}
     plain: dict[tuple[int, str], Texts] = defaultdict(list)
@@ -296,21 +309,21 @@ def _time(runners: Sequence[_Runner], pieces: Sequence[Work], timing: Timing, ba
     ]
 
 
-def _plain(system: System) -> System:
+def _plain(system: TimedSystem) -> TimedSystem:
     return replace(system, draft=NONE, accept="exact")
 
 
-def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plain: Texts) -> Speed:
+def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plain: Texts) -> SystemSpeed:
     texts, speculation = runner.texts[pair], runner.speculations[pair]
     tokens = sum(len(text) + 1 for text in texts)
     reports = speculation.report() if speculation else ()
-    return Speed(
+    return SystemSpeed(
         name=runner.system.name,
         seed=runner.system.seed,
         batch=batch,
         pair=pair,
         ms_per_token=tuple(1000 * s / tokens for s in runner.seconds[pair]),
-        guesses=(sum(r.checked for r in reports), sum(r.accepted for r in reports)),
+        draft_tokens=(sum(r.checked for r in reports), sum(r.accepted for r in reports)),
         predicted_gain=predicted,
         changed=sum(a != b for a, b in zip(texts, plain, strict=True)),
         rows=len(texts),
@@ -320,14 +333,14 @@ def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plai
 class _Speeds(BaseModel):
     """What the file holds."""
 
-    speeds: list[Speed]
+    speeds: list[SystemSpeed]
 
 
-def read_speeds(directory: Path) -> list[Speed]:
+def read_speeds(directory: Path) -> list[SystemSpeed]:
     """What `measure_speed` wrote."""
     return read_model(directory / SPEED_FILE, _Speeds, advice="delete it, and it is measured again").speeds
 
 
-def mean_ms(speeds: Sequence[Speed]) -> float:
+def mean_ms(speeds: Sequence[SystemSpeed]) -> float:
     """Mean over pairs and seeds of the median over repeats."""
     return float(np.mean([median(speed.ms_per_token) for speed in speeds]))

@@ -36,6 +36,7 @@ from sprachbund.research.encoder_transfer.power_law import (
     paired_utterances,
 )
 from sprachbund.research.encoder_transfer.results import CellManifest, Grid, read_counts
+from sprachbund.util.options import renamed
 
 # Latency.
 
@@ -171,7 +172,7 @@ class Fitted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analysis:
+class StudyAnalysis:
     """What a study says.
 
     Attributes:
@@ -189,7 +190,7 @@ class Analysis:
     bit_costs: tuple[BitCost, ...]
 
 
-def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED) -> Analysis:
+def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED) -> StudyAnalysis:
     """Gaps, law, sensitivity to latency and costs of bits of a grid.
 
     Args:
@@ -199,7 +200,7 @@ def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED)
         seed: of the draws.
     """
     tiers = range(len(grid.tiers))
-    return Analysis(
+    return StudyAnalysis(
         grid=grid,
         fitted=_fitted(grid, tiers, by, draws, seed),
         by_tier=tuple(_fitted(grid, [tier], by, draws, seed) for tier in tiers if len(tiers) > 1),
@@ -353,7 +354,7 @@ def paired_counts(
 # Convergence.
 
 CONVERGENCE = "convergence"
-"""What a cell function leaves under this name of `training`: "best" and "judgements", each with epoch, step, value."""
+"""What a cell function leaves under this name of `training`: "best" and "evaluations", each with epoch, step, value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +364,7 @@ class Sooner:
     Attributes:
         hours: the scale.
         runs: pairs of runs that say so.
-        epochs: at which each start was judged best.
+        epochs: at which each start scored best.
         steps: the same in steps.
         reached: pairs in which the first start was as good as the second's best.
         at_epoch: when it was, mean over those; None without any.
@@ -409,8 +410,9 @@ def _at(grid: StudyGrid, manifests: Sequence[CellManifest], hours: float) -> Soo
 
 
 def _reaches(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
-    """The first epoch at which a run was judged as good as the other ever was; less is better."""
-    good = (j["epoch"] for j in one["judgements"] if j["value"] <= other["best"]["value"])
+    """The first epoch at which a run scored as well as the other ever was; less is better."""
+    evaluations = renamed(one, {"judgements": "evaluations"}, "the convergence of a cell")["evaluations"]
+    good = (e["epoch"] for e in evaluations if e["value"] <= other["best"]["value"])
     return next(good, None)
 
 

@@ -10,11 +10,12 @@ from pydantic import Field, field_validator, model_validator
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerShape, StreamingPart, TransducerPart
 from sprachbund.nn.streaming_conformer import Tier
-from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Strict, StudyGrid
+from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, StudyGrid
 from sprachbund.research.encoder_transfer.splice import RANDOM, read_layers
 from sprachbund.text.normalize import has_no_spaces
-from sprachbund.training.options import TrainingOptions
+from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.translator import ExampleRecipe
+from sprachbund.util.options import renamed
 
 FRAME_MS = 80
 OFFLINE = "offline"
@@ -70,11 +71,11 @@ class EncoderTransferRecipe(Strict):
         tokenizer_texts: that tokenizers are fitted on, at most.
         examples: masks and speeds.
         pretraining: of models that are trained here.
-        tuning: of every cell; `steps` is the most, and how often it is judged follows from `judgements`.
+        tuning: of every cell; `steps` is the most, and how often it is evaluated follows from `num_evaluations`.
         epochs: passes through a cell's data, as far as `tuning.steps` allow.
         least_steps: of a cell.
-        judgements: of a cell on dev, evenly over its steps.
-        dev_utterances: that judge a cell.
+        num_evaluations: of a cell on dev, evenly over its steps.
+        dev_utterances: that a cell is evaluated on.
         test_utterances: of each language that are scored, evenly over its test data; all if None.
         symmetric: whether quantized weights have their zero point in the middle.
         data_seed: of the order that scales are taken in.
@@ -100,12 +101,18 @@ class EncoderTransferRecipe(Strict):
     tuning: TrainingOptions
     epochs: float = Field(default=30, gt=0)
     least_steps: int = Field(default=1, ge=1)
-    judgements: int = Field(default=30, ge=1)
+    num_evaluations: int = Field(default=30, ge=1)
     dev_utterances: int = Field(default=100, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)
     symmetric: bool = False
     data_seed: int = 0
     workers: int = Field(default=1, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        former = {"judgements": "num_evaluations"}
+        return renamed(values, former, "the recipe") if isinstance(values, dict) else values
 
     @field_validator("model")
     @classmethod

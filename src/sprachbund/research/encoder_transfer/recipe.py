@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
-from sprachbund.data.batching import PlanOptions, nested, plan_epoch
+from sprachbund.data.batching import BatchingOptions, nested, plan_epoch
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
@@ -175,7 +175,7 @@ class Speech:
 
 @dataclass(frozen=True, kw_only=True)
 class DevScore:
-    """Judges a model on the way, as the study will: less is better."""
+    """Scores a model during training, as the study will: less is better."""
 
     speech: Speech
     tier: Tier
@@ -196,7 +196,7 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
         num_batches: of an epoch.
     """
     steps = max(recipe.least_steps, min(recipe.tuning.steps, round(recipe.epochs * num_batches)))
-    every = max(1, steps // recipe.judgements)
+    every = max(1, steps // recipe.num_evaluations)
     return recipe.tuning.model_copy(update={"steps": steps, "evaluate_every": every, "seed": cell.seed})
 
 
@@ -268,7 +268,7 @@ def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Manifest:
 
 def _num_batches(recipe: EncoderTransferRecipe, cell: Cell) -> int:
     manifest, options = _data(recipe, cell), recipe.tuning
-    plan = PlanOptions(
+    plan = BatchingOptions(
         batch_s=options.batch_s, max_utterances=options.max_utterances, max_duration_s=options.max_duration_s
     )
     return len(plan_epoch(manifest.durations_s, np.arange(len(manifest)), plan, 0))

@@ -13,10 +13,10 @@ import numpy as np
 
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.analysis import (
-    Analysis,
     CellGap,
     Fitted,
     Sooner,
+    StudyAnalysis,
     analyse,
     cell_gaps,
     convergence,
@@ -54,7 +54,7 @@ class Decision:
     sentence: str
 
 
-def decide(analysis: Analysis, hours: float) -> Decision | None:
+def decide(analysis: StudyAnalysis, hours: float) -> Decision | None:
     """The decision at so many hours of data; None without a law."""
     law = analysis.fitted.law
     if law is None:
@@ -67,7 +67,7 @@ def decide(analysis: Analysis, hours: float) -> Decision | None:
     return Decision(hours=hours, gain=gain, measured=measured, sentence=" ".join(parts))
 
 
-def _gain(analysis: Analysis, law: PowerLaw, hours: float, gain: Estimate, *, measured: bool) -> str:
+def _gain(analysis: StudyAnalysis, law: PowerLaw, hours: float, gain: Estimate, *, measured: bool) -> str:
     first, second = analysis.grid.arms
     low, high = gain.interval
     outside = f", beyond the {min(law.hours):g} to {max(law.hours):g} h measured" if not measured else ""
@@ -78,7 +78,7 @@ def _gain(analysis: Analysis, law: PowerLaw, hours: float, gain: Estimate, *, me
     )
 
 
-def _noise(analysis: Analysis, law: PowerLaw, gain: Estimate) -> list[str]:
+def _noise(analysis: StudyAnalysis, law: PowerLaw, gain: Estimate) -> list[str]:
     """The gain beside the noise of seeds, and where it drowns in it."""
     noise, first = analysis.grid.seed_noise, analysis.grid.arms[0]
     if noise is None:
@@ -98,7 +98,7 @@ def _noise(analysis: Analysis, law: PowerLaw, gain: Estimate) -> list[str]:
     return [f"Seeds differ by {_points(noise)} (one standard deviation){until}: {verdict}."]
 
 
-def _bits(analysis: Analysis, gain: Estimate) -> list[str]:
+def _bits(analysis: StudyAnalysis, gain: Estimate) -> list[str]:
     """The gain beside what fewer bits cost."""
     sentences = []
     for cost in analysis.bit_costs:
@@ -111,7 +111,7 @@ def _bits(analysis: Analysis, gain: Estimate) -> list[str]:
     return sentences
 
 
-def _same_for_both(analysis: Analysis, difference: Estimate) -> str:
+def _same_for_both(analysis: StudyAnalysis, difference: Estimate) -> str:
     first, second = analysis.grid.arms
     low, high = difference.interval
     if low <= 0 <= high:
@@ -129,7 +129,7 @@ Table = tuple[list[str], list[list[str]]]
 """Head and rows."""
 
 
-def decisions(analysis: Analysis, hours: Sequence[float] = ()) -> list[Decision]:
+def decisions(analysis: StudyAnalysis, hours: Sequence[float] = ()) -> list[Decision]:
     """Decisions at these hours, or at the least and the most that the law is fitted to."""
     law = analysis.fitted.law
     if law is None:
@@ -138,7 +138,7 @@ def decisions(analysis: Analysis, hours: Sequence[float] = ()) -> list[Decision]
     return [decision for at in wanted if (decision := decide(analysis, at)) is not None]
 
 
-def as_values(analysis: Analysis, hours: Sequence[float] = ()) -> dict[str, Any]:
+def as_values(analysis: StudyAnalysis, hours: Sequence[float] = ()) -> dict[str, Any]:
     """The report as a JSON value; what is not known is null.
 
     Args:
@@ -187,7 +187,7 @@ def as_values(analysis: Analysis, hours: Sequence[float] = ()) -> dict[str, Any]
     return _finite(values)
 
 
-def _gap_values(analysis: Analysis) -> list[dict[str, Any]]:
+def _gap_values(analysis: StudyAnalysis) -> list[dict[str, Any]]:
     grid, fitted = analysis.grid, analysis.fitted
     return [
         {
@@ -226,7 +226,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def heading(analysis: Analysis) -> str:
+def heading(analysis: StudyAnalysis) -> str:
     """What is compared, on how much."""
     grid = analysis.grid
     first, second = grid.arms
@@ -241,7 +241,7 @@ def heading(analysis: Analysis) -> str:
     return f"gap: by how many {grid.unit} {first} is better than {second}; {sizes}"
 
 
-def gap_table(analysis: Analysis) -> Table:
+def gap_table(analysis: StudyAnalysis) -> Table:
     """Gaps by hours, one column more for each tier where there are several."""
     tiers = [fitted.tiers[0] for fitted in analysis.by_tier]
     head = ["hours", "gap", "95%", "percentiles", *tiers]
@@ -274,7 +274,7 @@ def _law(law: PowerLaw) -> str:
     )
 
 
-def tier_table(analysis: Analysis) -> Table:
+def tier_table(analysis: StudyAnalysis) -> Table:
     """The law of each tier by itself."""
     rows = []
     for fitted in analysis.by_tier:
@@ -287,7 +287,7 @@ def tier_table(analysis: Analysis) -> Table:
     return ["tier", "A", "95%", "b", "95%", "trusted"], rows
 
 
-def latency_line(analysis: Analysis) -> str:
+def latency_line(analysis: StudyAnalysis) -> str:
     """The range over streaming tiers beside what noise makes."""
     latency = analysis.latency
     if latency is None:
@@ -299,7 +299,7 @@ def latency_line(analysis: Analysis) -> str:
     )
 
 
-def bit_table(analysis: Analysis) -> Table:
+def bit_table(analysis: StudyAnalysis) -> Table:
     """What fewer bits cost."""
     first, second = analysis.grid.arms
     head = ["bits", "cost", "95%", "median", f"{second} less {first}", "95%"]
@@ -336,7 +336,7 @@ def check_name(path: Path) -> None:
         raise SprachbundError(f"{path}: figures are written as {', '.join(KINDS)}; change the name's end")
 
 
-def draw(analysis: Analysis, path: Path) -> None:
+def draw(analysis: StudyAnalysis, path: Path) -> None:
     """Write the figure; its kind is the ending of its name.
 
     Raises:
@@ -355,7 +355,7 @@ def draw(analysis: Analysis, path: Path) -> None:
         figure.savefig(partial, dpi=_POINTS_PER_INCH, format=path.suffix[1:].lower())
 
 
-def _draw_law(axes: Any, analysis: Analysis) -> None:
+def _draw_law(axes: Any, analysis: StudyAnalysis) -> None:
     """Gaps of languages, their means, and the law with its band."""
     fitted, hours = analysis.fitted, np.array(analysis.grid.hours)
     label: str | None = "one language"
@@ -399,7 +399,7 @@ def _band(axes: Any, law: PowerLaw) -> None:
     axes.plot(grid, [each.value for each in gaps], style, color=ACCENT, lw=1.6, label=name)
 
 
-def _tiers(axes: Any, analysis: Analysis) -> None:
+def _tiers(axes: Any, analysis: StudyAnalysis) -> None:
     """Mean gap by hours, one line for each tier."""
     shades = np.linspace(0.35, 1.0, len(analysis.by_tier))
     for fitted, shade in zip(analysis.by_tier, shades, strict=True):
@@ -413,7 +413,7 @@ def _tiers(axes: Any, analysis: Analysis) -> None:
     axes.legend(frameon=False, fontsize=7.5)
 
 
-def _draw_bits(axes: Any, analysis: Analysis) -> None:
+def _draw_bits(axes: Any, analysis: StudyAnalysis) -> None:
     """Cost of bits for both arms, one dot for each cell, the mean beside."""
     positions = np.arange(len(analysis.bit_costs))
     rng = np.random.default_rng(0)
@@ -444,7 +444,7 @@ def _plain_numbers(axes: Any) -> None:
     axes.minorticks_off()
 
 
-def _hours_axis(axes: Any, analysis: Analysis) -> None:
+def _hours_axis(axes: Any, analysis: StudyAnalysis) -> None:
     grid = analysis.grid
     axes.set_xscale("log")
     axes.set_xticks(grid.hours, [f"{h:g}" for h in grid.hours])
@@ -474,7 +474,7 @@ class StudyReport:
 
     grid: StudyGrid
     manifests: tuple[CellManifest, ...]
-    analysis: Analysis
+    analysis: StudyAnalysis
     left_out: tuple[float, ...]
     cells: tuple[CellGap, ...]
     sooner: tuple[Sooner, ...]

@@ -22,7 +22,8 @@ from pydantic import Field
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import Counts, metric
-from sprachbund.research.encoder_transfer.grid import Cell, Strict, StudyGrid
+from sprachbund.research.encoder_transfer.grid import Cell, StudyGrid
+from sprachbund.training.options import Strict
 from sprachbund.util import provenance
 from sprachbund.util.files import read_model, read_text, write_json
 from sprachbund.util.tensors import load_arrays, write_arrays
@@ -335,7 +336,7 @@ class CellScores:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Score(Strict):
+class CellScore(Strict):
     """The score of a cell at a tier and a bit width."""
 
     tier: str
@@ -366,7 +367,7 @@ class CellManifest(Strict):
     metric: str
     better: str
     signature: str
-    scores: tuple[Score, ...]
+    scores: tuple[CellScore, ...]
     parts: dict[str, str]
     training: dict[str, Any]
     utterances: int
@@ -402,7 +403,7 @@ def write_cell(folder: Path, cell: Cell, grid: StudyGrid, scored: CellScores, to
     how = metric(scored.metric, cell.language)
     indices = [(c, q) for c in range(len(grid.tiers)) for q in range(len(grid.bits))]
     scores = tuple(
-        Score(tier=grid.tiers[c], bits=grid.bits[q], value=float(how.score(scored.counts[c, q].sum(0))))
+        CellScore(tier=grid.tiers[c], bits=grid.bits[q], value=float(how.score(scored.counts[c, q].sum(0))))
         for c, q in indices
     )
     manifest = CellManifest(

@@ -9,14 +9,13 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.sharing_plan import Evidence
+from sprachbund.models.sharing_plan import ModuleEvidence
+from sprachbund.research.gradient_sharing.plan_options import RATIOS, THRESHOLDS, ChooseBy, Clustering
 
-Clustering = Literal["ward", "kmeans"]
 Partition = tuple[tuple[int, ...], ...]
 """Groups of indexes, each sorted, the groups by their first index."""
 
@@ -186,7 +185,7 @@ def _sorted(groups: Sequence[Sequence[int]]) -> Partition:
 
 # Similarity of languages: cosines between mean vectors, and between single vectors.
 
-Rows = Sequence[np.ndarray]
+UnitGradients = Sequence[np.ndarray]
 """One float64 (N_l, d) of unit rows for each of L languages."""
 
 MIN_TO_HALVE = 4
@@ -200,7 +199,7 @@ def ordered_rows(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.T[::-1])].astype(np.float64)
 
 
-def means(rows: Rows) -> np.ndarray:
+def means(rows: UnitGradients) -> np.ndarray:
     """Mean gradient direction m_l of each language: (L, d)."""
     return np.stack([unit.mean(0) for unit in rows])
 
@@ -229,7 +228,7 @@ def similarity(means: np.ndarray, languages: Sequence[str], module: str) -> np.n
     return (cosines + cosines.T) / 2
 
 
-def mean_cosines(rows: Rows) -> np.ndarray:
+def mean_cosines(rows: UnitGradients) -> np.ndarray:
     """s_lk, mean cosine of rows of l with rows of k, (L, L); on the diagonal a row never meets itself.
 
     Needs two rows of each language. With unit rows the sum over all pairs is the product of the two sums, and
@@ -242,7 +241,7 @@ def mean_cosines(rows: Rows) -> np.ndarray:
     return np.clip(cosines, -1, 1)
 
 
-def half_samples(rows: Rows, draws: int, seed: int) -> Iterator[list[np.ndarray]]:
+def half_samples(rows: UnitGradients, draws: int, seed: int) -> Iterator[list[np.ndarray]]:
     """Random halves of every language's rows, without replacement.
 
     The spread of a mean over such halves around the full sample's mean is the standard error of the full sample;
@@ -259,10 +258,6 @@ def half_samples(rows: Rows, draws: int, seed: int) -> Iterator[list[np.ndarray]
 
 
 # Analysis B: the shared ratio, and the module to split.
-
-THRESHOLDS = (0.05, 0.15)
-RATIOS = (0.75, 0.5, 0.25)
-ChooseBy = Literal["purity", "separation"]
 
 
 def self_and_cross(mean_cosines: np.ndarray) -> tuple[float, float]:
@@ -297,7 +292,7 @@ def shared_ratio(
     return ratios[int(np.searchsorted(thresholds, delta, side="right"))]
 
 
-def ranked(modules: Mapping[str, Evidence], choose_by: ChooseBy) -> list[str]:
+def ranked(modules: Mapping[str, ModuleEvidence], choose_by: ChooseBy) -> list[str]:
     """Modules, the one to split first in front; of equals the one named first.
 
     "purity", as published: lowest mean purity among those whose self similarity is above the median; the others
@@ -309,7 +304,7 @@ def ranked(modules: Mapping[str, Evidence], choose_by: ChooseBy) -> list[str]:
     return sorted(modules, key=lambda name: (modules[name].self_similarity <= median, modules[name].purity))
 
 
-def median_self_similarity(modules: Mapping[str, Evidence]) -> float:
+def median_self_similarity(modules: Mapping[str, ModuleEvidence]) -> float:
     """Over all modules; the published choice looks only at those above."""
     return float(np.median([evidence.self_similarity for evidence in modules.values()]))
 
@@ -322,7 +317,7 @@ NUM_DIRECTIONS = 10
 RIDGE = 0.1
 
 
-def energies(rows: Rows) -> np.ndarray:
+def energies(rows: UnitGradients) -> np.ndarray:
     """E_l, energy of each language in the first 10 common directions, as shares that sum to 1: (L,).
 
     All rows are stacked, not centred, and decomposed into min(30, N - 1, d) directions v_c; the energy of a
@@ -336,7 +331,7 @@ def energies(rows: Rows) -> np.ndarray:
     return energy / energy.sum()
 
 
-def principal_angles_deg(rows: Rows, num_directions: int = NUM_DIRECTIONS) -> np.ndarray:
+def principal_angles_deg(rows: UnitGradients, num_directions: int = NUM_DIRECTIONS) -> np.ndarray:
     """Mean principal angle between the languages' main subspaces in degrees, (L, L): 0 the same, 90 apart.
 
     A language's subspace is spanned by its first right singular vectors: 10, or as many as the smallest language
@@ -351,7 +346,7 @@ def principal_angles_deg(rows: Rows, num_directions: int = NUM_DIRECTIONS) -> np
     return angles
 
 
-def canonical_correlations(rows: Rows, num_directions: int = NUM_DIRECTIONS) -> np.ndarray:
+def canonical_correlations(rows: UnitGradients, num_directions: int = NUM_DIRECTIONS) -> np.ndarray:
     """Mean of the first ridge canonical correlations between languages, (L, L), ones on the diagonal.
 
     Observations are rows, variables dimensions; the ridge added to a covariance C is 0.1 tr(C) / d. The i-th row

@@ -27,10 +27,10 @@ from sprachbund.nn.feed_forward import Branch, FeedForward
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions, Cost, Granularity
 from sprachbund.research.gradient_sharing.gradients import (
     Fits,
+    GradientExample,
+    GradientRow,
     Objective,
     Projection,
-    Row,
-    Spoken,
     choose_modules,
     choose_rows,
     decoder_loss,
@@ -266,10 +266,10 @@ class Collection:
         sketch: np.ndarray = (summed / np.linalg.norm(summed, axis=1, keepdims=True)).astype(np.float32)
         return sketch
 
-    def _batches(self, key: str, vector: int) -> Iterator[list[Spoken]]:
+    def _batches(self, key: str, vector: int) -> Iterator[list[GradientExample]]:
         size, accumulate = self.options.batch, self.options.accumulate
         for number in range(vector * accumulate, (vector + 1) * accumulate):
-            rows: Sequence[Row] = self.rows[key][number * size : (number + 1) * size]
+            rows: Sequence[GradientRow] = self.rows[key][number * size : (number + 1) * size]
             yield [row.read(self.manifests) for row in rows]
 
     def _pass_s(self) -> float:
@@ -323,7 +323,7 @@ def _side(module: str, by: Granularity) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class CollectJob:
     """A collection that any process can prepare for itself.
 
     Attributes:
@@ -386,7 +386,7 @@ def shared() -> Iterator[Share]:
 
 
 def run_job(
-    job: Job,
+    job: CollectJob,
     collection: Collection,
     workers: int,
     progress: Progress,
@@ -412,5 +412,5 @@ def run_job(
     )
 
 
-def _make_blocks(job: Job, share: tuple[int, int], progress: Progress) -> None:
+def _make_blocks(job: CollectJob, share: tuple[int, int], progress: Progress) -> None:
     job.prepare().run(share, progress=progress)

@@ -25,7 +25,7 @@ from sprachbund.research.estimate import (
     moments_bytes,
     weights_bytes,
 )
-from sprachbund.research.gradient_sharing.analyses import FEW, RATIOS
+from sprachbund.research.gradient_sharing.analyses import FEW
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import choose_modules, make_projection
 from sprachbund.research.gradient_sharing.options import (
@@ -35,6 +35,7 @@ from sprachbund.research.gradient_sharing.options import (
     GradientSharingRecipe,
     last_layers,
 )
+from sprachbund.research.gradient_sharing.plan_options import RATIOS
 from sprachbund.training.lora import add_lora, rank_for
 from sprachbund.training.memory import kept_on_meta
 from sprachbund.training.options import TrainingOptions

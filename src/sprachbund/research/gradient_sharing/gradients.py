@@ -45,7 +45,7 @@ softmax, for one. Normalised it would count as much as any other, so it counts a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spoken:
+class GradientExample:
     """An utterance and what is to be written of it.
 
     Attributes:
@@ -64,12 +64,12 @@ class Spoken:
 class Objective(Protocol):
     """The one thing a model has to have: a differentiable loss of utterances."""
 
-    def __call__(self, model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]:
+    def __call__(self, model: Any, utterances: Sequence[GradientExample]) -> tuple[Tensor, int]:
         """Loss summed over target tokens, and how many tokens were counted."""
         ...
 
 
-def decoder_loss(model: Any, utterances: Sequence[Spoken]) -> tuple[Tensor, int]:
+def decoder_loss(model: Any, utterances: Sequence[GradientExample]) -> tuple[Tensor, int]:
     """`Objective` of the families with a text decoder: cross-entropy of what follows the prompt."""
     targets = [Target(language=u.target, source=u.source) for u in utterances]
     prompts = [model.prompt(target) for target in targets]
@@ -111,7 +111,7 @@ def target_tokens(model: Any, text: str, language: str) -> list[int]:
     )
 
 
-def _features(model: Any, utterances: Sequence[Spoken]) -> Features:
+def _features(model: Any, utterances: Sequence[GradientExample]) -> Features:
     """Features of utterances whose languages are given, on the model's device."""
     features: Features = model.features([u.samples for u in utterances])
     heard = list(model.source_languages)
@@ -194,7 +194,7 @@ def probing(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[No
 
 def gradients(
     model: nn.Module,
-    batches: Iterable[Sequence[Spoken]],
+    batches: Iterable[Sequence[GradientExample]],
     parameters: Mapping[str, nn.Parameter],
     objective: Objective = decoder_loss,
     *,
@@ -378,7 +378,7 @@ Fits = Callable[[Any, Utterance, str], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class GradientRow:
     """An utterance, by its number in one of the manifests and its name, and the languages it is used with."""
 
     manifest: int
@@ -387,17 +387,17 @@ class Row:
     source: str
     target: str
 
-    def read(self, manifests: Sequence[Manifest]) -> Spoken:
+    def read(self, manifests: Sequence[Manifest]) -> GradientExample:
         """Sound and text."""
         manifest = manifests[self.manifest]
         text = manifest[self.index].text_in(self.target)
         assert text is not None
         samples = manifest.samples(self.index)
-        return Spoken(samples=samples, text=text, source=self.source, target=self.target)
+        return GradientExample(samples=samples, text=text, source=self.source, target=self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ChosenRows:
     """What gradients are taken on.
 
     Attributes:
@@ -405,7 +405,7 @@ class Chosen:
         passed_over: how many utterances were met that could not be used.
     """
 
-    rows: Mapping[str, Sequence[Row]]
+    rows: Mapping[str, Sequence[GradientRow]]
     passed_over: Mapping[str, int]
 
 
@@ -434,7 +434,7 @@ def choose_rows(
     languages: Sequence[str] = (),
     targets: Sequence[str] = (),
     fits: Fits = fits,
-) -> Chosen:
+) -> ChosenRows:
     """The utterances of every language (or pair), none twice.
 
     By source the languages written take turns, and by target those spoken, so that all languages are compared on
@@ -464,7 +464,7 @@ def choose_rows(
                 f"take fewer (--utterances), more data, or leave {key} out (--languages)"
             )
         rows[key], passed_over[key] = taken, choice.passed_over - before
-    return Chosen(rows=rows, passed_over=passed_over)
+    return ChosenRows(rows=rows, passed_over=passed_over)
 
 
 class _Choice:
@@ -489,7 +489,7 @@ class _Choice:
         if unknown := sorted(set(targets) - {target for _, target in model.pairs()}):
             raise SprachbundError(f"this model does not write {', '.join(unknown)}; leave it out of --to")
 
-    def streams(self, by: Granularity, languages: Sequence[str]) -> dict[str, list[Iterator[Row]]]:
+    def streams(self, by: Granularity, languages: Sequence[str]) -> dict[str, list[Iterator[GradientRow]]]:
         """For every language or pair compared, streams of rows that take turns."""
         if by == "source":
             wanted = self._wanted(languages, self.ranked, {source for source, _ in self.pairs})
@@ -499,7 +499,7 @@ class _Choice:
             named = {f"{source}{PAIR}{target}": (source, target) for source, target in pairs}
             wanted = self._wanted(languages, named, named)
             return {key: [self._rows(*named[key])] for key in wanted}
-        by_target: dict[str, list[Iterator[Row]]] = defaultdict(list)
+        by_target: dict[str, list[Iterator[GradientRow]]] = defaultdict(list)
         for source, target in pairs:
             by_target[target].append(self._rows(source, target))
         return {target: by_target[target] for target in self._wanted(languages, by_target, by_target)}
@@ -519,15 +519,15 @@ class _Choice:
             raise SprachbundError("no language of the data is known to the model; check both")
         return wanted
 
-    def _rows(self, source: str, target: str) -> Iterator[Row]:
+    def _rows(self, source: str, target: str) -> Iterator[GradientRow]:
         for _, number, index in self.ranked[source]:
             utterance = self.manifests[number][index]
             if self.fits(self.model, utterance, target):
-                yield Row(manifest=number, index=index, id=utterance.id, source=source, target=target)
+                yield GradientRow(manifest=number, index=index, id=utterance.id, source=source, target=target)
             else:
                 self.passed_over += 1
 
-    def _in_turn(self, source: str) -> Iterator[Row]:
+    def _in_turn(self, source: str) -> Iterator[GradientRow]:
         """Each utterance once, with the first language it can be written in from the one whose turn it is."""
         targets = [target for spoken, target in self.pairs if spoken == source]
         turn = 0
@@ -536,12 +536,14 @@ class _Choice:
             for step in range(len(targets)):
                 target = targets[(turn + step) % len(targets)]
                 if self.fits(self.model, utterance, target):
-                    yield Row(manifest=number, index=index, id=utterance.id, source=source, target=target)
+                    yield GradientRow(
+                        manifest=number, index=index, id=utterance.id, source=source, target=target
+                    )
                     turn += 1
                     break
             else:
                 self.passed_over += 1
 
 
-def _taking_turns(streams: Sequence[Iterator[Row]]) -> Iterator[Row]:
+def _taking_turns(streams: Sequence[Iterator[GradientRow]]) -> Iterator[GradientRow]:
     return (row for row in chain.from_iterable(zip_longest(*streams)) if row is not None)

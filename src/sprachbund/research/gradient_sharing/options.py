@@ -8,8 +8,8 @@ from pydantic import Field, field_validator
 
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
-from sprachbund.training.options import TrainingOptions, check_arms
-from sprachbund.training.translator import FineTuning, Strict
+from sprachbund.training.options import Strict, TrainingOptions, check_arms
+from sprachbund.training.translator import FineTuning
 
 BASELINE = "uft"
 ENCODER = ("encoder.layers.*",)

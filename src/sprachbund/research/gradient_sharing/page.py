@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.sharing_plan import Evidence, SharingPlan
+from sprachbund.models.sharing_plan import ModuleEvidence, SharingPlan
 from sprachbund.research.gradient_sharing import report
 from sprachbund.research.gradient_sharing.analyses import ward_tree
 from sprachbund.util.files import atomic_path, write_text
@@ -29,7 +29,7 @@ _DOTS_PER_INCH = 150
 _LEAST_PURITY_RANGE = 0.1
 
 
-def heat_map(axes: Any, evidence: Evidence) -> None:
+def heat_map(axes: Any, evidence: ModuleEvidence) -> None:
     """Cosines between mean gradients, languages in the order of the dendrogram, groups framed."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
@@ -63,7 +63,7 @@ def heat_map(axes: Any, evidence: Evidence) -> None:
     bar.ax.tick_params(labelsize=7, length=0)
 
 
-def dendrogram(axes: Any, evidence: Evidence) -> None:
+def dendrogram(axes: Any, evidence: ModuleEvidence) -> None:
     """Ward linkage on 1 - cosine: languages that join early, on the left, pull together."""
     from scipy.cluster.hierarchy import dendrogram as draw
 
@@ -90,7 +90,10 @@ def dendrogram(axes: Any, evidence: Evidence) -> None:
 
 
 def purity_lines(
-    axes: Any, modules: Mapping[str, Evidence], chosen: Sequence[str], against: Mapping[str, Evidence]
+    axes: Any,
+    modules: Mapping[str, ModuleEvidence],
+    chosen: Sequence[str],
+    against: Mapping[str, ModuleEvidence],
 ) -> None:
     """Purity of each language and their mean, module by module; chosen modules marked, the other checkpoint dashed.
 
@@ -135,7 +138,7 @@ def purity_lines(
     axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.03), borderaxespad=0.3)
 
 
-def energy_bars(axes: Any, evidence: Evidence) -> None:
+def energy_bars(axes: Any, evidence: ModuleEvidence) -> None:
     """Share of each language in the energy of the common subspace, summed by group."""
     tags = [tag for group in evidence.groups for tag in group]
     shares = [100 * evidence.energy_by_language[tag] for tag in tags]
@@ -162,7 +165,7 @@ def energy_bars(axes: Any, evidence: Evidence) -> None:
     plain_axes(axes, "x")
 
 
-def overview(plan: SharingPlan, module: str, against: Mapping[str, Evidence], path: Path) -> None:
+def overview(plan: SharingPlan, module: str, against: Mapping[str, ModuleEvidence], path: Path) -> None:
     """One PNG with all four pictures of a module.
 
     Args:
@@ -220,13 +223,13 @@ def _common(parts: Sequence[Sequence[str]]) -> int:
     return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns))
 
 
-def _leaves(evidence: Evidence) -> list[int]:
+def _leaves(evidence: ModuleEvidence) -> list[int]:
     from scipy.cluster.hierarchy import leaves_list
 
     return [int(leaf) for leaf in leaves_list(ward_tree(1 - np.array(evidence.similarity)))]
 
 
-def _runs(evidence: Evidence, names: Sequence[str]) -> list[tuple[int, int, str]]:
+def _runs(evidence: ModuleEvidence, names: Sequence[str]) -> list[tuple[int, int, str]]:
     """Start, length and colour of languages of one group that stand together."""
     runs: list[tuple[int, int, str]] = []
     groups = [next(g for g, group in enumerate(evidence.groups) if name in group) for name in names]
@@ -239,7 +242,7 @@ def _runs(evidence: Evidence, names: Sequence[str]) -> list[tuple[int, int, str]
     return runs
 
 
-def _colour(evidence: Evidence, language: str) -> str:
+def _colour(evidence: ModuleEvidence, language: str) -> str:
     index = next(i for i, group in enumerate(evidence.groups) if language in group)
     return GROUP_COLOURS[index % len(GROUP_COLOURS)]
 
@@ -359,7 +362,7 @@ def _module(plan: SharingPlan, name: str) -> str:
 
 def _purity(plan: SharingPlan, against: SharingPlan | None) -> str:
     chosen = [split.module for split in plan.splits if split.module in plan.modules]
-    before: dict[str, Evidence] = against.modules if against else {}
+    before: dict[str, ModuleEvidence] = against.modules if against else {}
     draw = partial(purity_lines, modules=plan.modules, chosen=chosen, against=before)
     title = "1/2 is as near to the others as to itself; 1 has nothing in common with them"
     return _figure(svg(draw, "purity by module", 9.4, 3.4), title)
@@ -379,11 +382,12 @@ def _list(lines: Iterable[str]) -> str:
 
 def _written(blocks: Iterable[report.Block]) -> str:
     return "".join(
-        _table(block) if isinstance(block, report.Table) else f"<p>{escape(block)}</p>" for block in blocks
+        _table(block) if isinstance(block, report.ReportTable) else f"<p>{escape(block)}</p>"
+        for block in blocks
     )
 
 
-def _table(table: report.Table) -> str:
+def _table(table: report.ReportTable) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
     return f"<table><tr>{head}</tr>{rows}</table>"

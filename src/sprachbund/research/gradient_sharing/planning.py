@@ -1,15 +1,12 @@
 """From gradient sketches to a sharing plan: the three analyses of arXiv 2603.25836 on every module, then the choice."""
 
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.sharing_plan import Evidence, Grouping, Matrix, SharingPlan, Side, Split, Start
+from sprachbund.models.sharing_plan import Grouping, Matrix, ModuleEvidence, SharingPlan, Side, Split
 from sprachbund.research.gradient_sharing import analyses as capacity
 from sprachbund.research.gradient_sharing import analyses as groups
 from sprachbund.research.gradient_sharing import analyses as subspace
@@ -21,73 +18,17 @@ from sprachbund.research.gradient_sharing.analyses import (
     ordered_rows,
     similarity,
 )
+from sprachbund.research.gradient_sharing.plan_options import Clustering, SharingPlanOptions
 from sprachbund.research.gradient_sharing.sketches import SEPARATOR, Sketches
 
-Widths = Literal["equal", "energy"]
 NUM_HALVES = 40
 _DIGITS = 6
 _Z95 = 1.96
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanOptions:
-    """How a plan is made.
-
-    Attributes:
-        num_modules: to split.
-        num_groups: K, in every module; None finds it, see `find_groups`.
-        clustering: "ward", the same every time, or "kmeans".
-        choose_by: "purity" as published, or "separation"; see `capacity.ranked`.
-        thresholds: of delta, rising.
-        ratios: shared ratio below the first threshold, between them, from the last on; one more than thresholds.
-        shared_ratio: for every split in place of the table.
-        private_widths: "equal", or "energy" for widths in proportion to the groups' energy.
-        start: how branches get their first weights.
-        veto: groups with a mean similarity above are merged; None, or a number of groups by hand, merges none.
-        seed: of k-means, of half samples, and of what the branches draw.
-
-    Raises:
-        SprachbundError: for a value that cannot be.
-    """
-
-    num_modules: int = 1
-    num_groups: int | None = None
-    clustering: groups.Clustering = "ward"
-    choose_by: capacity.ChooseBy = "purity"
-    thresholds: tuple[float, ...] = capacity.THRESHOLDS
-    ratios: tuple[float, ...] = capacity.RATIOS
-    shared_ratio: float | None = None
-    private_widths: Widths = "equal"
-    start: Start = "neuron"
-    veto: float | None = 0.9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _one_of("clustering", self.clustering, get_args(groups.Clustering))
-        _one_of("choose-by", self.choose_by, get_args(capacity.ChooseBy))
-        _one_of("private-widths", self.private_widths, get_args(Widths))
-        _one_of("start", self.start, get_args(Start))
-        ratios = self.ratios if self.shared_ratio is None else (*self.ratios, self.shared_ratio)
-        if not all(0 <= ratio < 1 for ratio in ratios):
-            raise SprachbundError(f"shared ratios are {_plain(ratios)}; each must be at least 0 and below 1")
-        if not all(a < b for a, b in itertools.pairwise(self.thresholds)):
-            raise SprachbundError(f"thresholds are {_plain(self.thresholds)}; they must rise")
-        if not all(map(math.isfinite, self.thresholds)):
-            raise SprachbundError(f"thresholds are {_plain(self.thresholds)}; they must be finite")
-        if len(self.ratios) != len(self.thresholds) + 1:
-            raise SprachbundError(
-                f"{len(self.thresholds)} thresholds need {len(self.thresholds) + 1} ratios, one below, "
-                f"between and above them; {len(self.ratios)} are given: {_plain(self.ratios)}"
-            )
-        if self.veto is not None and not -1 <= self.veto <= 1:
-            raise SprachbundError(f"the veto is {self.veto:g}; a similarity lies between -1 and 1")
-        if self.seed < 0:
-            raise SprachbundError(f"the seed is {self.seed}; it must be 0 or more")
-
-
 def make_plan(
-    sketches: Sketches, options: PlanOptions | None = None, *, progress: Progress | None = None
+    sketches: Sketches, options: SharingPlanOptions | None = None, *, progress: Progress | None = None
 ) -> SharingPlan:
     """Decide what to split, from gradients. Neither the order of languages nor that of vectors matters.
 
@@ -103,7 +44,7 @@ def make_plan(
     Raises:
         SprachbundError: when there are fewer modules or languages than asked for, or too few vectors.
     """
-    options = options or PlanOptions()
+    options = options or SharingPlanOptions()
     _check_counts(sketches, options)
     modules = {}
     for done, module in enumerate(sketches.modules):
@@ -122,9 +63,9 @@ def make_plan(
     )
 
 
-def measure(sketches: Sketches, module: str, options: PlanOptions | None = None) -> Evidence:
+def measure(sketches: Sketches, module: str, options: SharingPlanOptions | None = None) -> ModuleEvidence:
     """All numbers of one module. Arguments and errors as for `make_plan`."""
-    options = options or PlanOptions()
+    options = options or SharingPlanOptions()
     languages = sketches.languages
     in_file = [sketches.vectors[module][language].astype(np.float64) for language in languages]
     _check_vectors(module, languages, in_file)
@@ -135,7 +76,7 @@ def measure(sketches: Sketches, module: str, options: PlanOptions | None = None)
     purity = capacity.purities(cosines)
     energy = subspace.energies(rows)
     margin, stability = _sureness(rows, grouping.partition, languages, module, options)
-    return Evidence(
+    return ModuleEvidence(
         languages=languages,
         num_vectors={language: len(unit) for language, unit in zip(languages, rows, strict=True)},
         similarity=_matrix(similarity(means(rows), languages, module)),
@@ -162,7 +103,7 @@ def measure(sketches: Sketches, module: str, options: PlanOptions | None = None)
     )
 
 
-def _methods(options: PlanOptions) -> tuple[groups.Clustering, groups.Clustering]:
+def _methods(options: SharingPlanOptions) -> tuple[Clustering, Clustering]:
     """The clustering that decides, then the other one."""
     return ("ward", "kmeans") if options.clustering == "ward" else ("kmeans", "ward")
 
@@ -171,8 +112,8 @@ def _grouped(
     rows: Sequence[np.ndarray],
     languages: Sequence[str],
     module: str,
-    options: PlanOptions,
-    clustering: groups.Clustering,
+    options: SharingPlanOptions,
+    clustering: Clustering,
 ) -> groups.Groups:
     centres = means(rows)
     return groups.find_groups(
@@ -190,7 +131,7 @@ def _sureness(
     whole: groups.Partition,
     languages: Sequence[str],
     module: str,
-    options: PlanOptions,
+    options: SharingPlanOptions,
 ) -> tuple[float | None, float | None]:
     """Half width of delta's 95% interval, and the share of half samples that group as the whole does."""
     if min(map(len, rows)) < MIN_TO_HALVE:
@@ -204,7 +145,7 @@ def _sureness(
     return _rounded(_Z95 * float(np.sqrt(np.square(errors).mean()))), _rounded(same / NUM_HALVES)
 
 
-def _split(module: str, evidence: Evidence, side: Side, options: PlanOptions) -> Split:
+def _split(module: str, evidence: ModuleEvidence, side: Side, options: SharingPlanOptions) -> Split:
     by_energy = options.private_widths == "energy"
     ratio = options.shared_ratio
     if by_energy and min(evidence.energy_shares) <= 0:
@@ -241,7 +182,10 @@ def _side(sketches: Sketches, module: str) -> Side:
 
 
 def _notes(
-    modules: dict[str, Evidence], ranked: Sequence[str], chosen: Sequence[str], options: PlanOptions
+    modules: dict[str, ModuleEvidence],
+    ranked: Sequence[str],
+    chosen: Sequence[str],
+    options: SharingPlanOptions,
 ) -> tuple[str, ...]:
     """What was not as a person would expect of the options."""
     notes = []
@@ -261,7 +205,7 @@ def _notes(
     return tuple(notes)
 
 
-def _check_counts(sketches: Sketches, options: PlanOptions) -> None:
+def _check_counts(sketches: Sketches, options: SharingPlanOptions) -> None:
     count, languages = len(sketches.modules), sketches.languages
     if not 1 <= options.num_modules <= count:
         raise SprachbundError(
@@ -286,10 +230,6 @@ def _check_vectors(module: str, languages: Sequence[str], rows: Sequence[np.ndar
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise SprachbundError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
-
-
-def _plain(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _rounded(value: float) -> float:

@@ -36,7 +36,8 @@ from sprachbund.research.gradient_sharing.options import (
     last_layers,
     run_folder,
 )
-from sprachbund.research.gradient_sharing.planning import PlanOptions, make_plan
+from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.training.lora import rank_for
@@ -286,7 +287,7 @@ def _again(recipe: GradientSharingRecipe, translator: TranslatorRecipe) -> Trans
 
 def _plan(recipe: GradientSharingRecipe, arm: Arm, seed: int, sketches: Sketches | None) -> SharingPlan:
     """What the arm splits. Groups are not merged, however much alike: every arm has to differ from the baseline."""
-    options = PlanOptions(
+    options = SharingPlanOptions(
         num_modules=recipe.num_modules,
         choose_by=arm.choose_by,
         shared_ratio=arm.shared_ratio,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.sharing_plan import Evidence, Grouping, SharingPlan, Split
+from sprachbund.models.sharing_plan import Grouping, ModuleEvidence, SharingPlan, Split
 from sprachbund.research.gradient_sharing import analyses as capacity
 from sprachbund.research.gradient_sharing.planning import NUM_HALVES
 
@@ -23,18 +23,18 @@ _CHANGE_HEAD = ("module", "before", "now", "change", "conflict", "groups", "chan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class ReportTable:
     """Rows of cells under a head."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
-Block = str | Table
+Block = str | ReportTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class LanguagePair:
     """Two languages in a module.
 
     Attributes:
@@ -69,7 +69,7 @@ class Pair:
         )
 
 
-def pairs(modules: Mapping[str, Evidence]) -> list[Pair]:
+def pairs(modules: Mapping[str, ModuleEvidence]) -> list[LanguagePair]:
     """All pairs of languages in all modules, those that fight most first."""
     conflicts = [
         pair
@@ -81,10 +81,10 @@ def pairs(modules: Mapping[str, Evidence]) -> list[Pair]:
 
 def pairs_of(
     module: str, languages: Sequence[str], s: Sequence[Sequence[float]], error: float = 0.0
-) -> list[Pair]:
+) -> list[LanguagePair]:
     """All pairs of languages in a module with the mean cosines s, which may be off by `error`."""
     return [
-        Pair(
+        LanguagePair(
             module=module,
             languages=(languages[a], languages[b]),
             together=s[a][b],
@@ -95,7 +95,7 @@ def pairs_of(
     ]
 
 
-def _error(evidence: Evidence) -> float:
+def _error(evidence: ModuleEvidence) -> float:
     """Of one language's cosine: delta's is that of a mean over all languages."""
     return (evidence.delta_margin or 0.0) * len(evidence.languages) ** 0.5
 
@@ -110,7 +110,7 @@ def numbers(plan: SharingPlan) -> dict[str, Any]:
     return {"version": whole.pop("version"), "splits": splits, **whole}
 
 
-def changes(now: Mapping[str, Evidence], before: Mapping[str, Evidence]) -> list[dict[str, Any]]:
+def changes(now: Mapping[str, ModuleEvidence], before: Mapping[str, ModuleEvidence]) -> list[dict[str, Any]]:
     """How the conflict changed in each module that two checkpoints have; languages that both have are compared.
 
     Raises:
@@ -124,7 +124,7 @@ def changes(now: Mapping[str, Evidence], before: Mapping[str, Evidence]) -> list
     return [{"module": name, **_change(now[name], before[name])} for name in names]
 
 
-def _change(now: Evidence, before: Evidence) -> dict[str, Any]:
+def _change(now: ModuleEvidence, before: ModuleEvidence) -> dict[str, Any]:
     common = [tag for tag in now.languages if tag in before.languages]
     if len(common) < 2:
         raise SprachbundError(
@@ -152,7 +152,7 @@ def _change(now: Evidence, before: Evidence) -> dict[str, Any]:
     }
 
 
-def _among(evidence: Evidence, languages: Sequence[str]) -> np.ndarray:
+def _among(evidence: ModuleEvidence, languages: Sequence[str]) -> np.ndarray:
     """Mean cosines of some of the languages, in their order."""
     indices = [evidence.languages.index(tag) for tag in languages]
     return np.array(evidence.mean_cosines)[np.ix_(indices, indices)]
@@ -175,11 +175,11 @@ def show_blocks(plan: SharingPlan, against: SharingPlan | None = None) -> list[B
     return [*fight_lines(plan), *changed, "", *plan_blocks(plan)]
 
 
-def modules_table(plan: SharingPlan) -> Table:
+def modules_table(plan: SharingPlan) -> ReportTable:
     """The main numbers of every module; those to split have a star."""
     chosen = {split.module for split in plan.splits}
     rows = [_row(name, evidence, name in chosen) for name, evidence in plan.modules.items()]
-    return Table(head=_HEAD, rows=rows)
+    return ReportTable(head=_HEAD, rows=rows)
 
 
 def heading(plan: SharingPlan) -> str:
@@ -193,7 +193,7 @@ def heading(plan: SharingPlan) -> str:
     )
 
 
-def _row(name: str, evidence: Evidence, chosen: bool) -> list[str]:
+def _row(name: str, evidence: ModuleEvidence, chosen: bool) -> list[str]:
     margin = "" if evidence.delta_margin is None else f" ±{evidence.delta_margin:.3f}"
     again = "?" if evidence.stability is None else f"{100 * evidence.stability:.0f}%"
     return [
@@ -240,7 +240,7 @@ _BY = {
 }
 
 
-def _sure(evidence: Evidence) -> str:
+def _sure(evidence: ModuleEvidence) -> str:
     """How far the groups can be trusted, in words."""
     if evidence.delta_margin is not None and evidence.delta <= evidence.delta_margin:
         return (
@@ -267,7 +267,7 @@ def fight_lines(plan: SharingPlan) -> list[str]:
     """The pairs that fight most, each once, where they do so most; then where in the model."""
     if not plan.modules:
         return ["this plan holds no evidence, so what follows is only what to do"]
-    worst: dict[tuple[str, str], Pair] = {}
+    worst: dict[tuple[str, str], LanguagePair] = {}
     for pair in pairs(plan.modules):
         worst.setdefault(pair.languages, pair)
     lines = ["who fights most, and where:"]
@@ -287,7 +287,7 @@ def fight_lines(plan: SharingPlan) -> list[str]:
     return lines
 
 
-def _with_margin(evidence: Evidence) -> str:
+def _with_margin(evidence: ModuleEvidence) -> str:
     if evidence.delta_margin is None:
         return f"{evidence.delta:.3f} (too few vectors for its error)"
     return f"{evidence.delta:.3f} ± {evidence.delta_margin:.3f} (95%)"
@@ -315,7 +315,7 @@ def change_blocks(plan: SharingPlan, against: SharingPlan) -> list[Block]:
         f"conflict grew in {grew} of {_count(len(changed), 'module')}, fell in {len(clear) - grew}; "
         f"no clear change in {len(changed) - len(clear)}"
     )
-    blocks: list[Block] = [summary, Table(head=_CHANGE_HEAD, rows=rows)]
+    blocks: list[Block] = [summary, ReportTable(head=_CHANGE_HEAD, rows=rows)]
     common = changed[0]["languages"]
     languages = {tag for e in (*plan.modules.values(), *against.modules.values()) for tag in e.languages}
     if languages != set(common):
@@ -334,7 +334,7 @@ def _trend(change: Mapping[str, Any]) -> str:
     return "stronger" if change["change"] > 0 else "weaker"
 
 
-def _is_clear(change: float, now: Evidence, before: Evidence) -> bool | None:
+def _is_clear(change: float, now: ModuleEvidence, before: ModuleEvidence) -> bool | None:
     """Whether a change of delta is beyond its 95% error; None when the error is not known."""
     if now.delta_margin is None or before.delta_margin is None:
         return None
@@ -437,7 +437,7 @@ def _changed(one: Split, other: Split) -> dict[str, Any]:
     return differences
 
 
-def _measured(one: Evidence, other: Evidence) -> dict[str, list[float]]:
+def _measured(one: ModuleEvidence, other: ModuleEvidence) -> dict[str, list[float]]:
     pairs = {key: [getattr(one, key), getattr(other, key)] for key in _MEASURES}
     return {key: values for key, values in pairs.items() if not _alike(*values)}
 

@@ -16,7 +16,12 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import feed_forward_of, split_feed_forwards
 from sprachbund.nn.feed_forward import Branch, FeedForward, SplitFeedForward
-from sprachbund.research.gradient_sharing.gradients import Row, Spoken, choose_rows, decoder_loss
+from sprachbund.research.gradient_sharing.gradients import (
+    GradientExample,
+    GradientRow,
+    choose_rows,
+    decoder_loss,
+)
 
 Importance = Mapping[str, Mapping[str, Tensor]]
 """Module to language (or pair) to the importance (F,) of its hidden units."""
@@ -300,6 +305,6 @@ def measure_importance(
     return importance
 
 
-def _batches(rows: Sequence[Row], manifests: Sequence[Manifest]) -> Iterator[list[Spoken]]:
+def _batches(rows: Sequence[GradientRow], manifests: Sequence[Manifest]) -> Iterator[list[GradientExample]]:
     for start in range(0, len(rows), BATCH):
         yield [row.read(manifests) for row in rows[start : start + BATCH]]

@@ -8,11 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sprachbund.data.batching import PlanOptions
+from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import ExampleOptions, batches, spec_augment
 from sprachbund.errors import SprachbundError
-from sprachbund.training.loop import Convergence, train
+from sprachbund.training.loop import Convergence, Evaluation, Evaluations, train
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.options import RenamedWarning
 from tests.training import made
 
 
@@ -24,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Scores:
-    """Falls to its least at the fourth judgement; remembers nothing that a resumed run would lack."""
+    """Falls to its least at the fourth evaluation; remembers nothing that a resumed run would lack."""
 
     def __init__(self, best_at: int = 4) -> None:
         self.best_at = best_at
@@ -36,7 +37,13 @@ class Scores:
 
 
 def options(**changes: object) -> TrainingOptions:
-    values = {"evaluate_every": 2, "patience": 3, "judge": "score", "keep_best": 1, "mask_fade_share": 1.0}
+    values = {
+        "evaluate_every": 2,
+        "patience": 3,
+        "metric_for_best_model": "score",
+        "keep_best": 1,
+        "mask_fade_share": 1.0,
+    }
     return made.options(40, **(values | changes))
 
 
@@ -44,12 +51,12 @@ def test_a_score_stops_the_run_and_the_convergence_point_is_kept(data: Path, tmp
     corpus, said = made.make_training_data(data), list[str]()
     train(made.make_model(), corpus, options(), tmp_path, score=Scores(), report=said.append)
     found = Convergence.read(tmp_path)
-    assert (found.judge, found.steps, found.stopped_early) == ("score", 14, True)
+    assert (found.metric_for_best_model, found.steps, found.stopped_early) == ("score", 14, True)
     assert found.best is not None
     assert (found.best.step, found.best.value) == (8, 10.0)
-    per_epoch = len(corpus.plan(PlanOptions(batch_s=6.0), 0))
+    per_epoch = len(corpus.plan(BatchingOptions(batch_s=6.0), 0))
     assert found.best.epoch == pytest.approx(8 / per_epoch)
-    assert [one.step for one in found.judgements] == [2, 4, 6, 8, 10, 12, 14]
+    assert [one.step for one in found.evaluations] == [2, 4, 6, 8, 10, 12, 14]
     assert any("than 10.0000 at step 8" in line for line in said)
     assert said[-1].startswith("stopped early after 14 steps; best dev score 10.0000 at step 8, epoch ")
 
@@ -61,7 +68,7 @@ def test_a_stopped_run_stays_stopped_and_a_broken_one_ends_the_same(data: Path, 
     train(made.make_model(), corpus, options(), tmp_path / "b", score=Scores(), stop_after=7)
     assert not (tmp_path / "b" / "convergence.json").exists()
     late = Scores()
-    late.asked = 3  # of judgements before the break
+    late.asked = 3  # evaluations before the break
     broken = train(made.make_model(), corpus, options(), tmp_path / "b", score=late)
     for other in (again, broken):
         pairs = zip(whole.state_dict().items(), other.state_dict().values(), strict=True)
@@ -99,7 +106,7 @@ def test_the_published_schedule() -> None:
     [
         ({"decay_share": 0.8, "final_share": 0.3}, "more than the whole run"),
         ({"final_rate": 1.0, "learning_rate": 0.1}, "above learning_rate"),
-        ({"judge": "taste"}, "judge"),
+        ({"metric_for_best_model": "taste"}, "metric_for_best_model"),
     ],
 )
 def test_options_that_cannot_be(changes: dict[str, object], said: str) -> None:
@@ -129,7 +136,7 @@ def test_strength_is_linear_over_its_share() -> None:
 
 
 def test_a_batch_has_the_masks_of_its_step_wherever_it_is_begun(data: Path) -> None:
-    corpus, plan = made.make_training_data(data), PlanOptions(batch_s=6.0)
+    corpus, plan = made.make_training_data(data), BatchingOptions(batch_s=6.0)
     whole = list(batches(corpus, plan, 0, strength=lambda number: 1 - number / 5))
     later = list(batches(corpus, plan, 0, 2, strength=lambda number: 1 - number / 5))
     assert len(later) == len(whole) - 2 > 0
@@ -137,3 +144,27 @@ def test_a_batch_has_the_masks_of_its_step_wherever_it_is_begun(data: Path) -> N
     plain = list(batches(corpus, plan, 0))
     assert whole[0].features.equal(plain[0].features)
     assert not whole[2].features.equal(plain[2].features)
+
+
+def test_a_recipe_a_state_and_a_result_of_the_earlier_version_are_read(tmp_path: Path) -> None:
+    with pytest.warns(RenamedWarning, match="training: judge is called metric_for_best_model now"):
+        options = TrainingOptions.model_validate({"steps": 10, "judge": "score"})
+    assert options.metric_for_best_model == "score"
+    best = Evaluation(step=2, epoch=0.5, value=1.25)
+    resumed = Evaluations()
+    with pytest.warns(RenamedWarning, match="judgements is called evaluations now"):
+        resumed.load({"lowest": 1.25, "num_worse": 0, "judgements": [[2, 0.5, 1.25]]})
+    assert resumed.made == [best]
+    written = Convergence(
+        metric_for_best_model="loss", steps=2, stopped_early=False, best=best, evaluations=(best,)
+    )
+    written.write(tmp_path)
+    path = tmp_path / "convergence.json"
+    former = (
+        path.read_text()
+        .replace('"metric_for_best_model"', '"judge"')
+        .replace('"evaluations"', '"judgements"')
+    )
+    path.write_text(former)
+    with pytest.warns(RenamedWarning):
+        assert Convergence.read(tmp_path) == written
