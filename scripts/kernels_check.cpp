@@ -1,5 +1,5 @@
 // The kernels of this processor against plain loops, without Python: for processors that only an emulator has here.
-// See arm.sh.
+// See kernels_check.sh.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from sprachbund.engines.benchmark import Speed, SpeedJob
 
 
+# What translating needs; that of training and evaluating is an extra, which an installation may lack.
 NEEDED = (
-    "torch", "numpy", "scipy", "soundfile", "av", "soxr", "onnxruntime", "sentencepiece", "tokenizers",
-    "safetensors", "huggingface_hub", "transformers", "langcodes", "babel", "num2words", "lhotse",
-    "accelerate", "sacrebleu", "jiwer", "pydantic",
+    "torch", "numpy", "soundfile", "av", "soxr", "onnxruntime", "sentencepiece", "tokenizers", "safetensors",
+    "huggingface_hub", "langcodes", "pydantic",
 )  # fmt: skip
-_PACKAGES = {"babel": "Babel"}
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 Status = Literal["ok", "note", "problem"]
@@ -86,7 +85,7 @@ def _python() -> Check:
 
 def _version(name: str) -> str:
     try:
-        return version(_PACKAGES.get(name, name))
+        return version(name)
     except PackageNotFoundError:
         return "of unknown version"
 
@@ -96,9 +95,7 @@ def _library(name: str) -> Check:
         importlib.import_module(name)
     except Exception as error:  # a broken binary raises anything
         reason = " ".join(str(error).split())
-        return Check(
-            name=name, status="problem", found=reason, fix=f"pip install {_PACKAGES.get(name, name)}"
-        )
+        return Check(name=name, status="problem", found=reason, fix=f"pip install {name}")
     return Check(name=name, status="ok", found=_version(name))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from sprachbund.errors import SprachbundError
@@ -30,14 +31,18 @@ def enough_memory() -> Iterator[None]:
         ) from error
 
 
+def _not_compiled(note: Path) -> str:
+    """The reason, with the compiler's answer where setup.py noted one."""
+    answer = f" ({note.read_text(encoding='utf-8').strip()})" if note.exists() else ""
+    return f"it was not compiled when sprachbund was installed{answer}; install again where there is a C++ compiler"
+
+
 @cache
 def _loaded() -> ModuleType | str:
     try:
         return import_module("sprachbund.engines._native")
     except ModuleNotFoundError:
-        return (
-            "it was not compiled when sprachbund was installed; install again where there is a C++ compiler"
-        )
+        return _not_compiled(Path(__file__).with_name("_native_missing.txt"))
     except ImportError as error:
         return f"its compiled file does not load ({error}); install sprachbund again"
 

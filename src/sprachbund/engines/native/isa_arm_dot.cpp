@@ -1,12 +1,8 @@
 // Arm with dot products of 8 bits, as in nearly all 64-bit processors of phones, servers and laptops since 2018.
 #if defined(__aarch64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
-#else
-#pragma GCC target("arch=armv8.2-a+dotprod")
-#endif
-#include <arm_neon.h>
+#include "target.hpp"
 
+TARGET("+dotprod")
 #include "vector.hpp"
 
 namespace {
@@ -55,4 +51,6 @@ namespace sprachbund {
 extern const Kernels arm_dot_kernels;
 const Kernels arm_dot_kernels = table("arm_dot");
 }  // namespace sprachbund
+
+END_TARGET
 #endif

@@ -1,6 +1,9 @@
 // AVX2 and FMA, as in every x86 server and nearly every desktop since 2013.
 #if defined(__x86_64__)
-#include "target_avx2.hpp"
+#include "target.hpp"
+
+TARGET("avx2,fma,f16c")
+#include "avx2.inl"
 
 namespace {
 
@@ -34,4 +37,6 @@ namespace sprachbund {
 extern const Kernels avx2_kernels;
 const Kernels avx2_kernels = table("avx2");
 }  // namespace sprachbund
+
+END_TARGET
 #endif

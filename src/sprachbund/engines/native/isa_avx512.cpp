@@ -1,12 +1,9 @@
 // AVX-512 with dot products of 8 bits and of bf16, as in AMD's Zen 4 and 5 and Intel's servers since 2023.
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")
-#endif
-#include "target_avx512.hpp"
+#include "target.hpp"
+
+TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")
+#include "avx512.inl"
 
 namespace {
 
@@ -26,4 +23,6 @@ namespace sprachbund {
 extern const Kernels avx512_kernels;
 const Kernels avx512_kernels = table("avx512");
 }  // namespace sprachbund
+
+END_TARGET
 #endif

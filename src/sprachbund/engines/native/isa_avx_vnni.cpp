@@ -1,11 +1,9 @@
 // AVX2 with the 8-bit dot product, as in Intel's desktops since 2021 and AMD's Zen 5.
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avxvnni"))), apply_to = function)
-#else
-#pragma GCC target("avxvnni")
-#endif
-#include "target_avx2.hpp"
+#include "target.hpp"
+
+TARGET("avx2,fma,f16c,avxvnni")
+#include "avx2.inl"
 
 namespace {
 
@@ -33,4 +31,6 @@ namespace sprachbund {
 extern const Kernels avx_vnni_kernels;
 const Kernels avx_vnni_kernels = table("avx_vnni");
 }  // namespace sprachbund
+
+END_TARGET
 #endif

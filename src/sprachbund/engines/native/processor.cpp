@@ -1,5 +1,6 @@
 // Which kernels this processor can run.
 #include <cstring>
+#include <initializer_list>
 
 #include "kernels.hpp"
 
@@ -23,21 +24,43 @@ const char* const instruction_sets[6] = {"avx512", "avx512_vnni", "avx_vnni", "a
 #if defined(__x86_64__)
 namespace {
 
-// Leaf 7.1 of cpuid; compilers of different ages know its bits by different names.
-bool extended(unsigned bit) {
+// What the processor itself says; of the compilers' own checks, several say no to everything where their runtime library
+// is not the one that they expect. Bits: Intel's manual, volume 2A, CPUID.
+struct Leaf {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> bit & 1u);
+
+    Leaf(unsigned leaf, unsigned part) { __get_cpuid_count(leaf, part, &a, &b, &c, &d); }
+};
+
+bool all_of(unsigned word, std::initializer_list<int> bits) {
+    for (int bit : bits)
+        if (!(word >> bit & 1u)) return false;
+    return true;
 }
 
-// The compiler's own checks ask the operating system too whether it saves the wide registers.
+// Whether the operating system saves the registers with these bits of XCR0.
+bool saves(std::initializer_list<int> registers) {
+    if (!all_of(Leaf(1, 0).c, {27})) return false;  // OSXSAVE
+    unsigned low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return all_of(low, registers);
+}
+
 bool has_avx2() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return saves({1, 2}) && all_of(Leaf(1, 0).c, {12, 28, 29}) && all_of(Leaf(7, 0).b, {5});  // FMA, AVX, F16C; AVX2
 }
 
 bool has_avx512_vnni() {
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
+    return has_avx2() && saves({5, 6, 7}) && all_of(Leaf(7, 0).b, {16, 17, 30, 31}) &&  // F, DQ, BW, VL
+           all_of(Leaf(7, 0).c, {11});                                                  // VNNI
+}
+
+bool has_avx_vnni() {
+    return has_avx2() && all_of(Leaf(7, 1).a, {4});
+}
+
+bool has_avx512() {
+    return has_avx512_vnni() && all_of(Leaf(7, 1).a, {5});  // bf16
 }
 
 }  // namespace
@@ -58,10 +81,9 @@ bool has_arm_dot() {
 const Kernels* kernels(const char* name) {
     auto is = [name](const char* other) { return std::strcmp(name, other) == 0; };
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (is("avx512")) return has_avx512_vnni() && extended(5) ? &avx512_kernels : nullptr;
+    if (is("avx512")) return has_avx512() ? &avx512_kernels : nullptr;
     if (is("avx512_vnni")) return has_avx512_vnni() ? &avx512_vnni_kernels : nullptr;
-    if (is("avx_vnni")) return has_avx2() && extended(4) ? &avx_vnni_kernels : nullptr;
+    if (is("avx_vnni")) return has_avx_vnni() ? &avx_vnni_kernels : nullptr;
     if (is("avx2")) return has_avx2() ? &avx2_kernels : nullptr;
 #endif
 #if defined(__aarch64__)

@@ -1,8 +1,6 @@
 // Threads that work on one call together: woken once per call, in step with each other by barriers, asleep between
 // calls. The caller is one of them. A forked process has the object but not the threads: it starts its own.
 #pragma once
-#include <unistd.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -18,6 +16,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 
 namespace sprachbund {
 
@@ -29,19 +30,27 @@ inline void pause_briefly() {
 #endif
 }
 
+inline int process() {
+#if defined(_WIN32)
+    return 1;  // no process is forked there
+#else
+    return getpid();
+#endif
+}
+
 struct Range {
     int64_t begin, end;
 };
 
 class Team {
   public:
-    explicit Team(int size) : size_(size), owner_(getpid()) {
+    explicit Team(int size) : size_(size), owner_(process()) {
         if (size < 1) throw std::invalid_argument("a team needs one thread at least");
         start();
     }
 
     ~Team() {
-        if (getpid() != owner_) {
+        if (process() != owner_) {
             leave_behind();
             return;
         }
@@ -55,7 +64,7 @@ class Team {
 
     // Calls work(i) for i of 0 .. size - 1, each in its thread; returns when all are done. One call at a time.
     void run(const std::function<void(int)>& work) {
-        if (getpid() != owner_) start_again();
+        if (process() != owner_) start_again();
         std::lock_guard<std::mutex> one_call(calls_);
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -103,9 +112,9 @@ class Team {
     // In a forked process, by the first thread that works. The others wait for it, and each tries by itself where the
     // system gave it no threads: so all of them end with threads, or with the error.
     void start_again() {
-        const pid_t here = getpid(), starting = -here;
+        const int here = process(), starting = -here;
         while (true) {
-            pid_t before = owner_.load();
+            int before = owner_.load();
             if (before == here) return;
             if (before != starting && owner_.compare_exchange_strong(before, starting)) break;
             std::this_thread::yield();
@@ -164,7 +173,7 @@ class Team {
     }
 
     const int size_;
-    std::atomic<pid_t> owner_;  // the process that has the threads; its negative while they are started; 0 for none
+    std::atomic<int> owner_;  // the process that has the threads; its negative while they are started; 0 for none
     std::vector<std::thread> threads_;
     std::mutex calls_, mutex_;
     std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();

@@ -1,12 +1,4 @@
-// The instruction set of the AVX2 files. Chosen here and not by a compiler flag, so that any build tool will do.
-#pragma once
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c")
-#endif
-#include <immintrin.h>
-
+// What both AVX2 files share.
 #include "vector.hpp"
 
 namespace {

@@ -1,7 +1,4 @@
-// What both AVX-512 files share; they have chosen their instruction set before.
-#pragma once
-#include <immintrin.h>
-
+// What both AVX-512 files share.
 #include "vector.hpp"
 
 namespace {
