@@ -258,7 +258,7 @@ def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tupl
     decoding = replace(options.decoding, allowed_languages=allowed)
     options = replace(options, decoding=decoding)
     if options.engine == "auto":
-        options = replace(options, engine="native" if chosen.name == "native" else "torch")
+        options = replace(options, engine=chosen.name)
     return chosen.family, options
 
 
