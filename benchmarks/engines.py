@@ -2,7 +2,7 @@
 
 Each engine goes through a whole `evaluate`, no-speech set included; texts that differ from those of the first are
 counted, and chrF and BLEU compared by paired bootstrap. Failures are those of what the model writes, before the guard.
-Run: python benchmarks/engines.py corpora/phrasebook/test corpora/telephone/{composed,known,unheard,unseen} --limit 500
+Run: python benchmarks/engines.py corpora/phrasebook/dev --limit 300
 """
 
 import argparse

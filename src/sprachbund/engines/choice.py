@@ -297,7 +297,7 @@ class Engine:
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.why}"
+        return f"{self.name}, {self.why}"
 
     def as_dict(self) -> dict[str, str]:
         """Name and reason, as JSON output has them."""
