@@ -110,8 +110,8 @@ def test_those_that_cannot_run_or_find_no_memory_are_named(monkeypatch: pytest.M
     monkeypatch.setattr(trial, "available_memory", lambda: 12 * GB)
     found, _ = try_candidates([*tried, big])
     assert found.chosen == "torch"
-    assert found.refused["torch-int8"] == "didn't find engine for operation"
-    assert found.refused["torch-fp32"] == "its weights take 10.0 GB, and 12.0 GB of memory are free"
+    assert found.failed["torch-int8"] == "RuntimeError: didn't find engine for operation"
+    assert found.failed["torch-fp32"] == "its weights take 10.0 GB, and 12.0 GB of memory are free"
 
 
 def test_where_none_can_run_none_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

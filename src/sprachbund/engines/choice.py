@@ -495,11 +495,13 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
 def _verdict(trial: Trial, chosen: str) -> str:
     """Why a candidate was chosen, in a few words."""
     if trial.chosen is None:
-        reason = next(iter(trial.refused.values()), "nothing was tried")
-        return f"no engine could be tried: {reason}"
+        return f"no engine could be tried: {next(iter(trial.failed.values()))}"
     verdict = f"fastest of {len(trial.engines)} on this processor"
     ratio = trial.ratio("torch", chosen)
-    return verdict if ratio is None or chosen == "torch" else f"{verdict}, {ratio:.1f} times as fast as torch"
+    if ratio is not None and chosen != "torch":
+        verdict += f", {ratio:.1f} times as fast as torch"
+    failed = (f"{engine} could not be tried: {reason}" for engine, reason in trial.failed.items())
+    return "; ".join([verdict, *failed])
 
 
 def _named(builder: _Builder, engine: EngineChoice, threads: int | None) -> Engine:

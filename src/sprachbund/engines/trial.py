@@ -111,6 +111,12 @@ class Trial(BaseModel):
         """Names of the engines that ran."""
         return tuple(dict.fromkeys(name.partition(" ")[0] for name in self.short_s))
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Engines that did not run, with the reason."""
+        reasons = {name.partition(" ")[0]: reason for name, reason in self.refused.items()}
+        return {engine: reason for engine, reason in reasons.items() if engine not in self.engines}
+
 
 @torch.inference_mode()
 def try_candidates(candidates: Sequence[Candidate]) -> tuple[Trial, Family | None]:
@@ -130,20 +136,26 @@ def try_candidates(candidates: Sequence[Candidate]) -> tuple[Trial, Family | Non
         try:
             work = _Work(candidate.build())
             short_s[candidate.name] = _short_time(work, min(short_s.values(), default=float("inf")))
-        except (SprachbundError, RuntimeError, MemoryError) as error:
-            refused[candidate.name] = " ".join(str(error).split()) or type(error).__name__
+        except Exception as error:  # whatever it is, it must not stop those that can run
+            refused[candidate.name] = _reason(error)
             continue
         works[candidate.name] = work
         fastest_s = min(short_s.values())
         works = {name: w for name, w in works.items() if short_s[name] <= _LEFT_OUT_SHORT * fastest_s}
-    times = _rounds(works, short_s)
+    times = _rounds(works, short_s, refused)
     seconds = {name: median(measured) for name, measured in times.items()}
+    works = {name: work for name, work in works.items() if name not in refused}
     chosen = fastest(seconds) if seconds else next(iter(works), None)
     family = None if chosen is None else works[chosen].family
     trial = Trial(seconds=seconds, short_s=short_s, refused=refused, chosen=chosen)
     del works
     give_back_freed_memory()
     return trial, family
+
+
+def _reason(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return reason if isinstance(error, SprachbundError) else f"{type(error).__name__}: {reason}"
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
@@ -166,10 +178,17 @@ def _no_room(candidate: Candidate) -> str | None:
     return f"its weights take {candidate.num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
 
 
-def _rounds(works: "Mapping[str, _Work]", short_s: Mapping[str, float]) -> dict[str, list[float]]:
+def _rounds(
+    works: "Mapping[str, _Work]", short_s: Mapping[str, float], refused: dict[str, str]
+) -> dict[str, list[float]]:
     """Times of the works for the whole recording, in turn; those left out in the first round are missing.
 
     One work alone has nobody to be compared with, and is not run.
+
+    Args:
+        works: by the names of candidates.
+        short_s: their times for half a second of sound.
+        refused: gets the reasons of those that fail.
     """
     if len(works) < 2:
         return {}
@@ -177,8 +196,13 @@ def _rounds(works: "Mapping[str, _Work]", short_s: Mapping[str, float]) -> dict[
     if recording is None:
         return {name: [short_s[name]] for name in works}
     fill = recording == "as used"
-    first = {name: work.whole(fill) for name, work in works.items()}
-    limit = _LEFT_OUT * min(first.values())
+    first = dict[str, float]()
+    for name, work in works.items():
+        try:
+            first[name] = work.whole(fill)
+        except Exception as error:  # as above
+            refused[name] = _reason(error)
+    limit = _LEFT_OUT * min(first.values(), default=0.0)
     times = {name: [seconds] for name, seconds in first.items() if seconds <= limit}
     began = time.perf_counter()
     for _ in range(_MOST_ROUNDS - 1):
@@ -220,8 +244,10 @@ class _Work:
     def __init__(self, family: Family) -> None:
         self.family = family
         self._window = family.capabilities.fixed_window
-        pairs = sorted(family.pairs())
-        self._targets = [Target(language=pairs[0][1], source=pairs[0][0])] if pairs else None
+        self._targets: list[Target] | None = None
+        if family.capabilities.sharing_plan is not None:  # a decoder that is split by language asks for them
+            source, language = min(family.pairs())
+            self._targets = [Target(language=language, source=source)]
 
     def short(self) -> float:
         """Seconds that half a second takes, at its own length."""
