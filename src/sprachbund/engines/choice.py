@@ -472,8 +472,11 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
     because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
     if given_up:  # options that only the native engine has
         return _named(builder, "native", threads)
+    able = family.capabilities
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
-    if why_not_on_torch(family) is not None or not _on_cpu(family):
+    if able.transducer is not None or able.ctc is not None:
+        engines, because = ["torch"], "it writes frame by frame, and the other engines are of attention decoders"
+    elif why_not_on_torch(family) is not None or not _on_cpu(family):
         # Elsewhere than on a CPU nothing but plain torch was ever measured.
         engines = [e for e in engines if e not in _TORCH]
     if engines == ["torch"]:
