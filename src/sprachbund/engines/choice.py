@@ -475,7 +475,10 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
     able = family.capabilities
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
     if able.transducer is not None or able.ctc is not None:
-        engines, because = ["torch"], "it writes frame by frame, and the other engines are of attention decoders"
+        engines, because = (
+            ["torch"],
+            "it writes frame by frame, and the other engines are of attention decoders",
+        )
     elif why_not_on_torch(family) is not None or not _on_cpu(family):
         # Elsewhere than on a CPU nothing but plain torch was ever measured.
         engines = [e for e in engines if e not in _TORCH]
