@@ -314,6 +314,7 @@ def engine_for(
     cache: Path | None = None,
     options: NativeOptions | None = None,
     cuda_graphs: bool = True,
+    compare: bool = True,
 ) -> Engine:
     """An engine for a loaded family.
 
@@ -330,6 +331,8 @@ def engine_for(
         cache: where they are kept; the user's cache directory by default.
         options: what of its exactness the native engine may give up; nothing by default.
         cuda_graphs: on a GPU, torch-fp32 and torch-bf16 record the decoder's steps as graphs.
+        compare: compare an engine that is named with plain torch, to warn of a slow one; False for measurements, which
+            the memory of another engine would disturb.
 
     Raises:
         SprachbundError: the native engine was asked for and cannot be had, options of it with another engine, or more
@@ -360,7 +363,7 @@ def engine_for(
     )
     if engine == "auto":
         return _automatic(builder, threads, without_native)
-    return _named(builder, engine, threads)
+    return _named(builder, engine, threads, compare)
 
 
 # Engines that `auto` chooses from, the exact ones first: a trial prefers the first of equal ones.
@@ -471,7 +474,7 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
     family, given_up = builder.family, builder.options != NativeOptions()
     because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
     if given_up:  # options that only the native engine has
-        return _named(builder, "native", threads)
+        return _named(builder, "native", threads, compare=True)
     able = family.capabilities
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
     if able.transducer is not None or able.ctc is not None:
@@ -510,11 +513,11 @@ def _verdict(trial: Trial, chosen: str) -> str:
     return "; ".join([verdict, *failed])
 
 
-def _named(builder: _Builder, engine: EngineChoice, threads: int | None) -> Engine:
-    """An engine that was asked for; a model directory's is compared with plain torch, once, to warn of a slow one."""
+def _named(builder: _Builder, engine: EngineChoice, threads: int | None, compare: bool) -> Engine:
+    """An engine that was asked for; with `compare`, a model directory's is timed beside plain torch, once."""
     own, warnings, built = builder.candidates([engine], threads), list[str](), None
     chosen = own[-1]
-    if builder.directory is not None and _on_cpu(builder.family):
+    if compare and builder.directory is not None and _on_cpu(builder.family):
         trial, family = builder.trial(engine, threads, [*builder.candidates(["torch"], None), *own])
         chosen = next((c for c in own if c.name == trial.fastest_of([c.name for c in own])), chosen)
         built = family if trial.chosen == chosen.name else None
