@@ -504,7 +504,7 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
 def _verdict(trial: Trial, chosen: str) -> str:
     """Why a candidate was chosen, in a few words."""
     if trial.chosen is None:
-        return f"no engine could be tried: {next(iter(trial.failed.values()))}"
+        return f"no engine could be tried: {next(iter(trial.refused.values()))}"
     verdict = f"fastest of {len(trial.engines)} on this processor"
     ratio = trial.ratio("torch", chosen)
     if ratio is not None and chosen != "torch":
