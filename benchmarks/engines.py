@@ -20,6 +20,7 @@ from sprachbund.evaluation.lines import HYPOTHESES_FILE, read_lines
 from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
+from sprachbund.util.provenance import machine, versions
 
 METRICS = ("chrF", "BLEU")
 
@@ -33,7 +34,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     manifests: dict[str, ResultManifest] = {}
     for engine in track(args.engines, "engines"):
         options = EvaluationOptions(limit=args.limit, engine=engine)
-        manifests[engine] = evaluate([args.corpus], args.model, options, out=folder / engine).manifest
+        manifests[engine] = evaluate(args.corpora, args.model, options, out=folder / engine).manifest
     first, *others = args.engines
     systems = [System(name=engine, runs=[RunFile(folder / engine)]) for engine in args.engines]
     means, plainly = compare(systems, METRICS).means, texts(folder / first)
@@ -69,9 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("corpus", type=Path)
+    parser.add_argument("corpora", type=Path, nargs="+")
     parser.add_argument("--model", default="bundled")
-    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--limit", type=int, default=300, help="utterances of each corpus")
     parser.add_argument(
         "--engines", nargs="+", default=["torch", *(c for c in CHOICES if c not in ("auto", "torch"))]
     )
@@ -79,7 +80,8 @@ def main() -> None:
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
-    keep(args.out, {"options": {"model": args.model, "limit": args.limit}, "rows": rows})
+    options = {"model": args.model, "limit": args.limit, "corpora": [path.name for path in args.corpora]}
+    keep(args.out, {"options": options, "machine": machine(), "versions": versions(), "rows": rows})
 
 
 if __name__ == "__main__":

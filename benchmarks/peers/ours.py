@@ -42,7 +42,7 @@ class System:
         whole = load(directory, offline=True)
         packed = folder / "packed"
         self.family: Family = engine_for(
-            whole, ENGINES[engine], threads=threads, directory=directory, cache=packed
+            whole, ENGINES[engine], threads=threads, directory=directory, cache=packed, compare=False
         ).family
         self.watch, self.speculation = watch, None
         if luck:

@@ -4,6 +4,7 @@ model = sprachbund.load()
 print(model.translate("talk.wav", to="de").text)
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import LongForm, translate, translate_file
 from sprachbund.decoding.result import Translation
 from sprachbund.engines.choice import Engine, check_choice, engine_for, pooled
-from sprachbund.engines.options import EngineChoice
+from sprachbund.engines.options import EngineChoice, EngineWarning
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, use_real_length
 from sprachbund.models.card import Card
@@ -35,7 +36,8 @@ class Model:
         name: what it was loaded as: "bundled", a path or a Hugging Face id.
         card: what is known of it; for a model without a card, its name and languages.
         family: the model itself, for those who want to go deeper.
-        engine: what computes it, and why; None for a model that was not loaded by `load`.
+        engine: what computes it (`engine.name`), and why (`engine.why`); None for a model that was not loaded by
+            `load`.
     """
 
     def __init__(
@@ -195,7 +197,7 @@ def load(
     offline: bool = False,
     real_length: bool = False,
     pool_frames: int = 1,
-    engine: EngineChoice = "torch",
+    engine: EngineChoice = "auto",
     threads: int | None = None,
 ) -> Model:
     """Load a model.
@@ -209,11 +211,12 @@ def load(
         pool_frames: so many neighbouring frames of the encoder are averaged before the decoder reads them: faster after
             long speech, and other text; 1 keeps all. An error for models without an attention decoder, and for speech
             LLMs.
-        engine: "torch" computes as the weights are; "native" in compiled kernels for CPUs with 8-bit weights, much
-            faster, with results that may differ; "native-int4" with 4-bit ones, which differ more; "auto" is native
-            where it is possible; "torch-fp32", "torch-bf16" and "torch-int8" are torch in that precision, rearranged
-            for speed.
-        threads: of the native engine; by default as many as a short trial finds fastest, which is remembered.
+        engine: "auto" is the fastest of the following but native-int4 on this machine, found by a short trial that is
+            remembered; "torch" computes as the weights are, exactly the same everywhere; "torch-fp32", "torch-bf16"
+            and "torch-int8" are torch in that precision, rearranged for speed; "native" computes in compiled kernels
+            for CPUs with 8-bit weights, and "native-int4" with 4-bit ones. Texts differ a little between engines; see
+            docs/runtime.md. `Model.engine` has the name of the one that computes, and why.
+        threads: of the native engine; by default as many as the trial finds fastest.
 
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here, or the engine asked
@@ -225,6 +228,8 @@ def load(
     if real_length:
         use_real_length(family)
     chosen = engine_for(family, engine, threads=threads, directory=directory)
+    for warning in chosen.warnings:
+        warnings.warn(warning, EngineWarning, stacklevel=2)
     computed = pooled(chosen.family, pool_frames)
     return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen)
 

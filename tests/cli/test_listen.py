@@ -31,6 +31,9 @@ def test_a_recording_is_written_line_by_line(short, capsys):
 def test_events_are_json_lines_that_add_up(short, capsys):
     assert main(["listen", str(short), "--to", "de,en", "--fast", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    engine, *events = events
+    assert engine.keys() == {"type", "name", "why"}
+    assert engine["type"] == "engine"
     assert {event["target"] for event in events} == {"de", "en"}
     german = [event for event in events if event["target"] == "de"]
     assert "".join(event["committed"] for event in german) == "drücken Sie die Eins um diese Nummer anzurufen"

@@ -1,5 +1,6 @@
 """The cache of packed weights: under what a model is, found again, and not growing for ever."""
 
+import errno
 import json
 import os
 import struct
@@ -15,6 +16,7 @@ from sprachbund.engines import packed_cache
 from sprachbund.engines.packed_cache import (
     VERSION,
     Packed,
+    check_packed,
     content_hash,
     fingerprint,
     packed_for,
@@ -128,7 +130,7 @@ def test_a_file_that_another_process_tidied_away_is_no_fault(
     if when == "before it is read":
         packed_for(model, packer, cache)
 
-    def read_too_late(path: Path, *args: str) -> Packed:
+    def read_too_late(path: Path, *args: str, **more: bool) -> Packed:
         reads.append(path)
         if len(reads) == 1:
             path.unlink()
@@ -271,3 +273,34 @@ def test_without_a_place_to_write_packing_goes_on_in_memory(model: Path, tmp_pat
     packed, notes = packed_for(model, Packer(), blocked)
     assert packed.arrays.keys() == example().arrays.keys()
     assert "could not be kept" in notes[0]
+
+
+def test_arrays_that_changed_on_the_disk_are_noticed_on_request(model: Path, tmp_path: Path) -> None:
+    packer, cache = Packer(), tmp_path / "cache"
+    assert check_packed(model, cache) == ([], [])
+    packed_for(model, packer, cache)
+    (path,) = cache.glob("*.sbpacked")
+    assert check_packed(model, cache) == ([path], [])
+    content = path.read_bytes()
+    path.write_bytes(content[:-70] + b"?" + content[-69:])
+    assert packed_for(model, packer, cache)[1] == ()  # a start reads the head alone
+    good, (error,) = check_packed(model, cache)
+    assert good == []
+    assert "checksum of its arrays differs" in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_cache_is_said_and_leaves_nothing_behind(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    cache = tmp_path / "cache"
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("sprachbund.util.files.os.fsync", refuse)
+    packed, notes = packed_for(model, Packer(), cache)
+    assert packed.arrays.keys() == example().arrays.keys()
+    assert os.strerror(number) in notes[0]
+    assert "each start will pack them again" in notes[0]
+    assert list(cache.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Packed files: written whole, checked whole, and never taken for what they are not."""
+"""Packed files: written whole, checked at their head or whole, and never taken for what they are not."""
 
 import hashlib
 import json
@@ -41,16 +41,27 @@ def test_what_is_read_is_what_was_written(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]  # nothing half-written stays
 
 
-def test_every_cut_and_every_changed_byte_is_noticed(path: Path) -> None:
+def test_every_cut_is_noticed_and_every_changed_byte_when_asked(path: Path) -> None:
+    """A start reads the head alone; what is in the arrays is checked on request."""
     content = path.read_bytes()
-    for size in range(0, len(content), 7):
+    (head_length,) = struct.unpack("<I", content[12:16])
+    for size in (*range(0, len(content), 7), len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(PackedFileError):
             read_packed(path)
+    path.write_bytes(content + b"-")
+    with pytest.raises(PackedFileError, match="its head says"):
+        read_packed(path)
+    arrays_at = 48 + head_length
     for place in range(0, len(content), 3):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x11]) + content[place + 1 :])
         with pytest.raises(PackedFileError):
-            read_packed(path)
+            read_packed(path, whole=True)
+        if place < arrays_at:
+            with pytest.raises(PackedFileError):
+                read_packed(path)
+        else:
+            assert read_packed(path).source == "a"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +69,7 @@ def test_every_cut_and_every_changed_byte_is_noticed(path: Path) -> None:
     [
         (b"PK\x03\x04 a zip file, and certainly as long as a head", "not a file of packed weights"),
         (MAGIC + struct.pack("<II", 99, 4) + b"-" * 32 + b"null", "version 99"),
-        (MAGIC + struct.pack("<II", VERSION, 2**31) + b"-" * 32 + b"{}", "checksum differs"),
+        (MAGIC + struct.pack("<II", VERSION, 2**31) + b"-" * 32 + b"{}", "checksum of its head differs"),
         (b"", "cannot be read|not a file"),
     ],
 )
@@ -88,8 +99,10 @@ def test_the_file_of_another_model_is_refused(path: Path) -> None:
     ],
 )
 def test_a_checksum_alone_makes_no_packed_file(path: Path, head: object) -> None:
+    if isinstance(head, dict):
+        head |= {"weights": "int8", "num_bytes": 100, "sha256": hashlib.sha256(bytes(100)).hexdigest()}
     content = json.dumps(head).encode()
-    fixed, rest = MAGIC + struct.pack("<II", VERSION, len(content)), content + bytes(100)
-    path.write_bytes(fixed + hashlib.sha256(fixed + rest).digest() + rest)
+    fixed = MAGIC + struct.pack("<II", VERSION, len(content))
+    path.write_bytes(fixed + hashlib.sha256(fixed + content).digest() + content + bytes(100))
     with pytest.raises(PackedFileError, match="another head"):
         read_packed(path, "a")

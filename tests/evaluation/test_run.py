@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sprachbund.decoding.options import GuardOptions
+from sprachbund.engines.options import CHOICES
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
@@ -107,11 +108,17 @@ def test_rates_of_the_earlier_version_are_read(evaluated, tmp_path):
         assert read_manifest(tmp_path) == manifest
 
 
+def test_a_manifest_without_an_engine_was_measured_on_torch(tiny_options):
+    values = configuration(tiny_options)
+    del values["engine"]
+    assert options_from(values).engine == "torch"
+
+
 def test_the_engine_is_recorded_and_replayed(
     evaluated, corpus, model_directory, tiny_options, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # of the packed weights
-    for engine, recorded in (("torch-fp32", {"torch-fp32"}), ("auto", {"native", "torch"})):
+    for engine, recorded in (("torch-fp32", {"torch-fp32"}), ("auto", {*CHOICES} - {"auto", "native-int4"})):
         out = tmp_path / engine
         found = evaluate([corpus], model_directory, replace(tiny_options, engine=engine), out=out).manifest
         assert found.configuration["engine"] in recorded

@@ -440,7 +440,7 @@ def _load(directory: Path) -> None:
     from sprachbund import api
     from sprachbund.decoding.drafts import load_draft
 
-    model = api.load(directory, offline=True)
+    model = api.load(directory, offline=True, engine="torch")
     for name in model.family.drafts:
         load_draft(model.family, name)
     assert model.pairs is not None

@@ -114,6 +114,16 @@ def test_ids_say_nothing_about_folders(tmp_path):
 def test_what_is_said_of_a_model_needs_no_loading():
     store = store_of("bundled")
     found = described_model(store, "bundled")
-    assert (found["licence"], found["loaded"]) == ("CC-BY-SA-3.0", False)
+    assert (found["licence"], found["loaded"], found["engine"]) == ("CC-BY-SA-3.0", False, None)
     assert "de" in found["target_languages"]
     assert described_model(store_of("openai/whisper-nowhere"), "openai/whisper-nowhere")["licence"] == ""
+
+
+def test_a_loaded_model_says_what_computes_it():
+    async def scenario():
+        store = ModelStore(Settings(models=("bundled",), engine="torch"), Meters())
+        async with store.lease("bundled"):
+            assert described_model(store, "bundled")["engine"] == {"name": "torch", "why": "it was asked for"}
+        await store.close(5)
+
+    asyncio.run(scenario())

@@ -70,15 +70,18 @@ def test_json_is_what_python_gives(tiny_model: Path, talk: Path) -> None:
     options = sprachbund.DecodingOptions(
         guard=sprachbund.DecodingOptions().guard.__class__(enabled=False), word_timestamps=True, beam_size=2
     )
-    found = sprachbund.load(tiny_model).translate(talk, to="de", options=options)
-    out = translated(tiny_model, talk, "--to", "de", "--json", "--words", "--beam", "2")
+    exact = ("--engine", "torch")
+    found = sprachbund.load(tiny_model, engine="torch").translate(talk, to="de", options=options)
+    out = translated(tiny_model, talk, "--to", "de", "--json", "--words", "--beam", "2", *exact)
     printed = json.loads(out)
+    assert printed.pop("engine") == {"name": "torch", "why": "it was asked for"}
     assert printed.pop("file") == str(talk)
     assert printed.pop("translations") == {"de": found.to_dict()}
     assert printed == json.loads(found.to_json())
     assert printed["segments"][0]["words"]
     several = json.loads(translated(tiny_model, talk, "--to", "de,fr", "--json"))
-    assert several.keys() == {"file", "translations"}
+    assert several.keys() == {"file", "engine", "translations"}
+    assert several["engine"]["why"]
     assert list(several["translations"]) == ["de", "fr"]
 
 

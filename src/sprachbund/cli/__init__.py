@@ -15,7 +15,7 @@ import typer
 
 import sprachbund
 from sprachbund.cli.console import UsageError, error_line, in_one_process, say, set_debug, trace
-from sprachbund.cli.startup import open_closed_streams, wait_briefly
+from sprachbund.cli.startup import open_closed_streams, stay_within_quota, wait_briefly
 from sprachbund.util.options import RenamedWarning
 
 VERBS = {
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("default", RenamedWarning)
     try:
         wait_briefly()
+        stay_within_quota()
         _prepare_streams()
         warnings.showwarning = _show_warning
         # The files of other verbs would only delay the one that is asked for.

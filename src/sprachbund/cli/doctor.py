@@ -136,18 +136,28 @@ def _processor() -> Check:
 
 
 def _engine(model: str) -> Check:
-    """Which engine can compute the model on this machine, and why not the fast one."""
-    from sprachbund.engines.choice import why_not_native
-    from sprachbund.engines.extension import choose_instruction_set
-    from sprachbund.models.io import load
+    """Which engine computes the model on this machine and why, and whether its packed weights are as written."""
+    from sprachbund.engines.choice import engine_for, why_not_native
+    from sprachbund.engines.packed_cache import check_packed
+    from sprachbund.models.io import load, locate
 
     try:
-        reason = why_not_native(load(model, offline=True))
+        directory = locate(model, offline=True)
+        family = load(directory, offline=True)
     except Exception:  # the model's own check reports its faults
         return Check(name="engine", status="note", found="not tried: the model does not load")
-    if reason is not None:
-        return Check(name="engine", status="note", found=f"torch; the native engine cannot be used: {reason}")
-    return Check(name="engine", status="ok", found=f"native, {choose_instruction_set()} kernels, and torch")
+    _, damaged = check_packed(directory)
+    if damaged:
+        return Check(
+            name="engine", status="problem", found="; ".join(map(str, damaged)), fix="delete that file"
+        )
+    try:
+        engine = engine_for(family, directory=directory)
+    except SprachbundError as error:  # kernels are named that are not there
+        return Check(name="engine", status="problem", found=str(error))
+    notes = [*engine.notes, *engine.warnings]
+    status: Status = "note" if notes or why_not_native(family) is not None else "ok"
+    return Check(name="engine", status=status, found="; ".join([str(engine), *notes]))
 
 
 def _tried(name: str, attempt: Callable[[], str], fix: str) -> Check:

@@ -455,7 +455,7 @@ def _routing_figure(
     from sprachbund.evaluation.figures import LabelledSpan, RouterPicture
     from sprachbund.models.speech_llm import RoutedMemory, SpeechLLM
 
-    model = load(name)
+    model = load(name, engine="torch")
     family = model.family
     if not isinstance(family, SpeechLLM):
         raise SprachbundError(

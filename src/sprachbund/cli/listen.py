@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import typer
 
-from sprachbund.cli.console import UsageError, as_usage, duration, listed, say
+from sprachbund.cli.console import UsageError, as_usage, duration, listed, print_json, say
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.cli.speech import STDIN, ModelOptions, load_model
 from sprachbund.cli.translate import Source, Untrusted
@@ -185,11 +185,16 @@ def listen(
 ) -> None:
     """Write down what is being said, in one or more languages, while it is said."""
     _check(source_file, device, fast, log)
-    engine = _engine(model, decoding)
+    from sprachbund.streaming.engine import LiveEngine
+
+    loaded = load_model(model)
     with as_usage():
+        engine = LiveEngine(loaded.family, decoding)
         session = engine.open(listed(to) or ["transcribe"], source, live)
     for note in engine.notes:
         say(f"note: {note}")
+    if as_json and loaded.engine is not None:
+        print_json({"type": "engine", **loaded.engine.as_dict()})
     captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
     moments = _shown(_moments(engine, session, source_file, device, fast, untrusted), captions)
     if log is not None:
@@ -205,14 +210,6 @@ def _check(source_file: str | None, device: str | None, fast: bool, log: Path | 
         raise UsageError("--fast is for recordings; sound that is being made cannot be hurried")
     if log is not None and not log.absolute().parent.is_dir():
         raise UsageError(f"--log {log}: there is no folder {log.parent}; make it first")
-
-
-def _engine(model: ModelOptions, decoding: DecodingOptions) -> "LiveEngine":
-    from sprachbund.streaming.engine import LiveEngine
-
-    loaded = load_model(model)
-    with as_usage():
-        return LiveEngine(loaded.family, decoding)
 
 
 def _moments(

@@ -89,7 +89,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
 
     if not directory.is_dir():
         raise SprachbundError(f"{directory} is not there; check the path, or reinstall the package")
-    model = load(directory, offline=True)
+    model = load(directory, offline=True, engine="torch")
     card = model.card
     return {
         "model": name,

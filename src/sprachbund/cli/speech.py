@@ -152,16 +152,23 @@ class WrittenFiles:
 class JsonOutput:
     """One JSON object on stdout when the file is done; after Ctrl-C, of what was finished.
 
-    It has `file` and `translations` (by target: the fields of a `Translation`), and with one target these
-    fields at the top too.
+    It has `file`, `engine` and `translations` (by target: the fields of a `Translation`), and with one target
+    these fields at the top too.
 
     Args:
         file: as it was named.
         so_far: the translations of the segments that are finished.
+        engine: the field of that name, with `name` and `why`; or none.
     """
 
-    def __init__(self, file: str, so_far: "Callable[[], dict[str, Translation]]") -> None:
-        self._file, self._so_far = file, so_far
+    def __init__(
+        self,
+        file: str,
+        so_far: "Callable[[], dict[str, Translation]]",
+        *,
+        engine: dict[str, dict[str, str]],
+    ) -> None:
+        self._file, self._so_far, self._engine = file, so_far, engine
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +190,7 @@ class JsonOutput:
     def _object(self, translations: "dict[str, Translation]") -> dict[str, Any]:
         by_target = {target: translation.to_dict() for target, translation in translations.items()}
         top = next(iter(by_target.values())) if len(by_target) == 1 else {}
-        return {"file": self._file, **top, "translations": by_target}
+        return {"file": self._file, **self._engine, **top, "translations": by_target}
 
     @staticmethod
     def failed(file: str, line: str) -> None:
@@ -351,8 +358,8 @@ class ModelOptions:
 
     Attributes:
         name: the model: bundled, a model directory, or a Hugging Face id.
-        engine: computes the model: torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32,
-            torch-bf16, torch-int8.
+        engine: what computes: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native, with
+            8-bit weights; native-int4.
         threads: threads to compute with.
         real_length: Whisper: encode speech at its own length, not as 30 s.
         pool_frames: average so many frames of the encoder, 2 to 4: faster after long speech, changes the text.
@@ -360,7 +367,7 @@ class ModelOptions:
     """
 
     name: Annotated[str, Option("--model", metavar="MODEL")] = "bundled"
-    engine: Annotated[str, Option("--engine", metavar="NAME")] = "torch"
+    engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
     real_length: Annotated[bool, Option("--real-length")] = False
     pool_frames: Annotated[int, Option("--pool-frames", metavar="N")] = 1
@@ -492,9 +499,19 @@ def load_model(options: ModelOptions) -> "Model":
             engine=cast("EngineChoice", options.engine),
             threads=options.threads,
         )
-    for note in model.engine.notes if model.engine else ():
-        say(f"note: {note}")
+    if model.engine is not None:
+        for note in model.engine.notes:
+            say(f"note: {note}")
+        for warning in model.engine.warnings:
+            say(f"warning: {warning}")
+        if sys.stderr.isatty():
+            say(f"engine: {model.engine}")
     return model
+
+
+def engine_values(model: "Model") -> dict[str, dict[str, str]]:
+    """The engine of a model, as JSON output has it."""
+    return {"engine": model.engine.as_dict()} if model.engine else {}
 
 
 def _check_paths(job: SpeechJob) -> None:
@@ -625,7 +642,7 @@ def _outputs(
             PrintOutput(title=file if len(ready.job.files) > 1 else None, several=len(segments) > 1)
         )
     if wanted.as_json:
-        outputs.append(JsonOutput(file, lambda: _finished(work, segments)))
+        outputs.append(JsonOutput(file, lambda: _finished(work, segments), engine=engine_values(ready.model)))
     if ready.table is not None:
         outputs.append(TableOutput(ready.table, file, lambda: _finished(work, segments)))
     return outputs

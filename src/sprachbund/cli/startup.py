@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sprachbund.util.processor import core_quota, usable_cores
+
 SPINS = "5000"
 """How often a thread of torch looks for the others before it sleeps; measured by benchmarks/waiting.py."""
 
@@ -41,6 +43,16 @@ def wait_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def stay_within_quota() -> None:
+    """Let torch take as many threads as its container may keep busy; by itself it counts the cores of the machine.
+
+    Under a quota of half a core, the threads of 64 cores use up a period of it in a moment, and then stand still.
+    OpenMP reads the variable when torch is loaded. What the user's environment says stands.
+    """
+    if core_quota() is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
 @contextmanager

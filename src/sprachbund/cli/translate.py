@@ -10,7 +10,15 @@ import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 from sprachbund.cli.options import Panel, VerbCommand, with_options
-from sprachbund.cli.speech import STDIN, ModelOptions, OutputOptions, SpeechJob, load_model, run
+from sprachbund.cli.speech import (
+    STDIN,
+    ModelOptions,
+    OutputOptions,
+    SpeechJob,
+    engine_values,
+    load_model,
+    run,
+)
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 
@@ -45,7 +53,7 @@ def translate_text(job: SpeechJob, texts: Sequence[str], files: Sequence[Path]) 
         lines = chain(texts, *(_lines(path) for path in files))
         while batch := list(islice(lines, _AT_ONCE)):
             for text, translated in zip(batch, _translated(model, batch, job), strict=True):
-                _print(text, translated, as_json=job.output.as_json)
+                _print(text, translated, engine_values(model) if job.output.as_json else None)
             sys.stdout.flush()
             num_lines += len(batch)
             bar.update(num_lines)
@@ -58,13 +66,17 @@ def _translated(model: "Model", texts: Sequence[str], job: SpeechJob) -> "Iterat
         return translate_texts(model.family, texts, job.targets, job.source, job.decoding)
 
 
-def _print(text: str, translated: "Sequence[TranslatedText]", *, as_json: bool) -> None:
-    if as_json:
+def _print(
+    text: str, translated: "Sequence[TranslatedText]", engine: dict[str, dict[str, str]] | None
+) -> None:
+    """Print a translation: as JSON with the engine's field, or as text where that is None."""
+    if engine is not None:
         translations = {
             one.target: {"text": one.text, "log_probability": round(one.log_probability, 4)}
             for one in translated
         }
-        print_json({"text": text, "source_language": translated[0].source, "translations": translations})
+        values = {"text": text, "source_language": translated[0].source, "translations": translations}
+        print_json({**values, **engine})
     elif len(translated) == 1:
         typer.echo(translated[0].text)
     else:

@@ -45,4 +45,5 @@ class MeasureOptions:
             batch_size=self.batch_size,
             decoding=DecodingOptions(draft=NONE),
             no_speech_per_kind=self.no_speech_per_kind,
+            engine=self.engine,
         )

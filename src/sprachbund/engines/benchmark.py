@@ -281,7 +281,7 @@ def _plain(job: SpeedJob) -> tuple[Family, Features]:
 
 def _family(job: SpeedJob) -> tuple[Family, str]:
     family, directory = _made(job)
-    engine = engine_for(family, job.engine, threads=job.threads, directory=directory)
+    engine = engine_for(family, job.engine, threads=job.threads, directory=directory, compare=False)
     dtype = str(next(family.parameters()).dtype).removeprefix("torch.")
     return engine.family, f"torch, weights in {dtype}" if engine.name == "torch" else engine.why
 

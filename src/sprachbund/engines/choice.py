@@ -2,34 +2,28 @@
 
 An engine is a family with some modules replaced. In the native one, the decoder, and encoder layers where possible,
 compute in the compiled kernels with int8 weights. The torch engine is the model itself, or, as torch-fp32, torch-bf16
-and torch-int8, the model with its decoder rearranged for speed, in that precision. Searches see no difference.
+and torch-int8, the model with its decoder rearranged for speed, in that precision. Searches see no difference. "auto"
+is the fastest of them here, by a trial that is made once (`sprachbund.engines.trial`).
 
 Also here: `pooled`, which averages neighbouring frames of the encoder's memory, so that a step of the decoder reads
-less (it changes the text; no model was trained on averaged frames); and `fastest_threads`, which times a model with
-several numbers of threads once and remembers the best for this machine and model, because threads beyond the cores of
-one memory, or beyond what a small model can use, make it slower.
+less (it changes the text; no model was trained on averaged frames).
 
 Shapes: B memories, T frames, D width, R rows, Q tokens per step, V vocabulary.
 """
 
-import json
 import os
-import platform
 import sys
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.engines import packed_cache
 from sprachbund.engines.extension import choose_instruction_set, missing_because, native
 from sprachbund.engines.native_engine import (
@@ -40,7 +34,7 @@ from sprachbund.engines.native_engine import (
     with_native_modules,
 )
 from sprachbund.engines.options import CHOICES, EngineChoice, NativeOptions
-from sprachbund.engines.packed_cache import packed_for
+from sprachbund.engines.packed_cache import Packed, fingerprint, packed_for
 from sprachbund.engines.torch_layers import (
     FusedEncoderLayer,
     Precision,
@@ -48,11 +42,12 @@ from sprachbund.engines.torch_layers import (
     recast,
     with_submodules,
 )
+from sprachbund.engines.trial import Candidate, Trial, TrialFile, thread_counts, try_candidates
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Family, Features, Memory, Target
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
-from sprachbund.util.files import write_text
+from sprachbund.util.processor import usable_cores
 
 # Pooled frames.
 
@@ -190,90 +185,6 @@ def pool(states: Tensor, num_frames: Tensor | None, size: int) -> tuple[Tensor, 
     return means, None if num_frames is None else (num_frames + size - 1) // size
 
 
-# Number of threads.
-
-_FILE = "threads.json"
-_REMEMBERED = 200
-_ROUNDS = 3
-_WORTH = 0.95
-"""More threads have to take less than this of the time of fewer."""
-_CLIP_S, _TOKENS = 3.0, 16
-
-
-def fastest_threads(most: int, family_with: Callable[[int], Family], *, model: str, cache: Path) -> int:
-    """The number of threads, from 1 to `most`, with which a family is fastest.
-
-    Args:
-        most: threads that may be used.
-        family_with: the family computed by so many.
-        model: what to remember it under, besides this machine.
-        cache: folder of the file that remembers; where it cannot be written, every start measures.
-    """
-    known = _read(cache / _FILE)
-    key = " ".join((platform.node(), platform.machine(), str(os.cpu_count()), str(most), model))
-    if 1 <= (remembered := known.get(key, 0)) <= most:
-        return remembered
-    if most == 1:
-        return 1
-    works = {count: _work(family_with(count)) for count in candidates(most)}
-    chosen = fastest(works)
-    _write(cache / _FILE, {**known, key: chosen})
-    return chosen
-
-
-def candidates(most: int) -> list[int]:
-    """Powers of two, half of all, and all: the second thread of a core is seldom worth it."""
-    powers = {2**i for i in range(most.bit_length()) if 2**i <= most}
-    return sorted(powers | {max(1, most // 2), most})
-
-
-def fastest(works: dict[int, Callable[[], Any]]) -> int:
-    """The key of the fastest work, measured in turn; a smaller one where the greater gains next to nothing."""
-    times: dict[int, list[float]] = {count: [] for count in works}
-    for number in range(_ROUNDS + 1):
-        for count, work in works.items():
-            begin = time.perf_counter()
-            work()
-            if number:  # the first time, weights are read from disk
-                times[count].append(time.perf_counter() - begin)
-    best = min(works)
-    for count in sorted(works):
-        if median(times[count]) < _WORTH * median(times[best]):
-            best = count
-    return best
-
-
-def _work(family: Family) -> Callable[[], None]:
-    """A short recording with some tokens; the family is nobody else's."""
-    if (window := family.capabilities.fixed_window) is not None:
-        window.real_length = True
-    num_samples = round(min(_CLIP_S, family.max_window_s) * SAMPLE_RATE)
-    noise = np.random.default_rng(0).standard_normal(num_samples).astype(np.float32) * 0.1
-    features, num_tokens = family.features([noise]), min(_TOKENS, family.max_tokens)
-    token = torch.zeros(1, 1, dtype=torch.long)
-
-    def work() -> None:
-        cache = family.start(family.encode(features), capacity=num_tokens)
-        for _ in range(num_tokens):
-            family.step(token, cache)
-
-    return torch.inference_mode()(work)
-
-
-def _read(path: Path) -> dict[str, int]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {k: v for k, v in stored.items() if isinstance(v, int)} if isinstance(stored, dict) else {}
-
-
-def _write(path: Path, known: dict[str, int]) -> None:
-    latest = dict(list(known.items())[-_REMEMBERED:])
-    with suppress(OSError):  # nothing is lost but time
-        write_text(path, json.dumps(latest, indent=1))
-
-
 # The torch engine.
 
 
@@ -288,17 +199,12 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
     Raises:
         SprachbundError: a family without our decoder, or a precision that torch has no kernels for here.
     """
+    if (reason := why_not_on_torch(family)) is not None:
+        raise SprachbundError(f"the torch engine in {precision} cannot run {reason}; use the engine torch")
     encoder, decoder = family.capabilities.encoder, family.capabilities.decoder
-    if (
-        not isinstance(family, nn.Module)
-        or encoder is None
-        or not isinstance(decoder, TextDecoder)
-        or not _computes_alike(type(decoder))
-    ):
-        raise SprachbundError(
-            f"the torch engine in {precision} cannot run a decoder of the kind {type(decoder).__name__}; "
-            "use the engine torch"
-        )
+    assert isinstance(family, nn.Module)
+    assert encoder is not None
+    assert isinstance(decoder, TextDecoder)
     on_cpu = decoder.positions.device.type == "cpu"
 
     def swap(module: nn.Module) -> nn.Module | None:
@@ -318,6 +224,24 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
     return with_submodules(
         family, encoder=recast(encoder, precision, swap), decoder=recast(decoder, precision, swap)
     )
+
+
+def why_not_on_torch(family: Family) -> str | None:
+    """Why the decoder of a family cannot be rearranged, for any precision; None where it can."""
+    encoder, decoder = family.capabilities.encoder, family.capabilities.decoder
+    if (
+        isinstance(family, nn.Module)
+        and encoder is not None
+        and isinstance(decoder, TextDecoder)
+        and _computes_alike(type(decoder))
+    ):
+        return None
+    return f"a decoder of the kind {type(decoder).__name__}"
+
+
+def _on_cpu(family: Family) -> bool:
+    """Whether a family that is a module computes on a CPU."""
+    return not isinstance(family, nn.Module) or all(p.device.type == "cpu" for p in family.parameters())
 
 
 def _computes_alike(kind: type[TextDecoder]) -> bool:
@@ -361,14 +285,23 @@ class Engine:
     Attributes:
         name: "native", "torch", or "torch" with a precision.
         family: to encode, start and step with.
-        why: a sentence: what computes with how many threads, or why the native engine does not.
+        why: what computes, with how many threads, and why this engine.
         notes: sentences the user should see, such as about a damaged cache.
+        warnings: sentences about an engine that was asked for and is slower here than plain torch.
     """
 
-    name: str
+    name: EngineChoice
     family: Family
     why: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.why}"
+
+    def as_dict(self) -> dict[str, str]:
+        """Name and reason, as JSON output has them."""
+        return {"name": self.name, "why": self.why}
 
 
 def engine_for(
@@ -381,6 +314,7 @@ def engine_for(
     cache: Path | None = None,
     options: NativeOptions | None = None,
     cuda_graphs: bool = True,
+    compare: bool = True,
 ) -> Engine:
     """An engine for a loaded family.
 
@@ -388,14 +322,17 @@ def engine_for(
         family: with its weights.
         engine: "native" (int8 weights, CPU), "native-int4" (the same with `weights="int4"` among its options), "torch"
             (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8" (torch in that precision, faster), or
-            "auto": native where it is possible, else torch.
-        threads: of the native engine. By default the number that a short trial finds fastest, up to those that torch
-            uses; it is remembered for this machine and model. Without a directory, as many as torch uses.
+            "auto": the fastest of them, `native-int4` excepted, by a short trial (`sprachbund.engines.trial`).
+        threads: of the native engine. By default the number that the trial finds fastest, up to the cores that this
+            process may use and the threads of torch. For "native" without a directory, as many as that.
         instruction_set: of the kernels, for tests; the best there is by default.
-        directory: the model's; its packed weights are then kept and mapped. Without it they are packed in memory.
+        directory: the model's; its packed weights are then kept and mapped, and the trial is remembered. Without it
+            they are packed in memory, and every call with "auto" makes a trial.
         cache: where they are kept; the user's cache directory by default.
         options: what of its exactness the native engine may give up; nothing by default.
         cuda_graphs: on a GPU, torch-fp32 and torch-bf16 record the decoder's steps as graphs.
+        compare: compare an engine that is named with plain torch, to warn of a slow one; False for measurements, which
+            the memory of another engine would disturb.
 
     Raises:
         SprachbundError: the native engine was asked for and cannot be had, options of it with another engine, or more
@@ -408,25 +345,194 @@ def engine_for(
     if engine not in ("native", "auto"):
         _check_exact(options, f"the engine {engine}")
     if engine == "torch":
-        return Engine(name="torch", family=family, why="it was asked for")
-    if engine in _TORCH:
-        precision, what = _TORCH[engine]
-        return Engine(
-            name=engine, family=on_torch(family, precision, cuda_graphs=cuda_graphs), why=f"torch, {what}"
+        return Engine(name="torch", family=family, why="it was asked for", notes=_quota_notes())
+    without_native = why_not_native(family)
+    if engine == "native" and without_native is not None:
+        raise SprachbundError(
+            f"the native engine cannot run this model: {without_native}; use the torch engine"
         )
-    if (reason := why_not_native(family)) is None:
-        return _native(
-            family,
-            options,
-            threads,
-            choose_instruction_set(instruction_set),
-            directory=directory,
-            cache=cache,
+    if without_native is not None:
+        _check_exact(options, f"torch, since {without_native},")
+    builder = _Builder(
+        family=family,
+        options=options,
+        kernels=None if without_native else choose_instruction_set(instruction_set),
+        directory=directory,
+        cache=cache or packed_cache.default_cache(),
+        cuda_graphs=cuda_graphs,
+    )
+    if engine == "auto":
+        return _automatic(builder, threads, without_native)
+    return _named(builder, engine, threads, compare)
+
+
+# Engines that `auto` chooses from, the exact ones first: a trial prefers the first of equal ones.
+_EXACT: tuple[EngineChoice, ...] = ("torch", "torch-fp32")
+_ROUNDED: tuple[EngineChoice, ...] = ("native", "torch-bf16", "torch-int8")
+_SLOWER = 1.05
+"""An engine that takes so many times as long as plain torch is slower, and not by noise."""
+
+
+@dataclass(kw_only=True)
+class _Builder:
+    """Builds the engines of a family.
+
+    Attributes:
+        family: with its weights.
+        options: of the native engine.
+        kernels: name of the native kernels; None where they cannot run the family.
+        directory: of the model, or none.
+        cache: of packed weights and trials.
+        cuda_graphs: see `on_torch`.
+        notes: what the user should know of the packed weights.
+    """
+
+    family: Family
+    options: NativeOptions
+    kernels: str | None
+    directory: Path | None
+    cache: Path
+    cuda_graphs: bool
+    notes: list[str] = field(default_factory=list)
+
+    def build(self, engine: EngineChoice, threads: int | None = None) -> Family:
+        """The family computed by an engine."""
+        if engine == "torch":
+            return self.family
+        if engine in _TORCH:
+            return on_torch(self.family, _TORCH[engine][0], cuda_graphs=self.cuda_graphs)
+        assert self.kernels is not None
+        assert threads is not None
+        team = native().Team(threads)
+        return with_native_modules(self.family, self._packed, team, self.kernels, self.options)
+
+    @cached_property
+    def _packed(self) -> Packed:
+        weights = self.options.weights
+        if self.directory is None:
+            return pack(self.family, weights)
+        packed, notes = packed_for(self.directory, lambda: pack(self.family, weights), self.cache, weights)
+        self.notes += notes
+        return packed
+
+    def detail(self, engine: EngineChoice, threads: int | None) -> str:
+        """What computes."""
+        if engine in _TORCH:
+            return f"torch, {_TORCH[engine][1]}"
+        if engine == "torch":
+            return "weights and computation as the model has them"
+        detail = f"{self.kernels} kernels, {threads} thread{'s' * (threads != 1)}, "
+        detail += f"{self.options.weights} {native_parts_of(self.family)}"
+        return detail + "; keys and values of the speech in int8" * (self.options.memory == "int8")
+
+    def candidates(self, engines: Sequence[EngineChoice], threads: int | None) -> list[Candidate]:
+        """One for each engine; of the native one for each number of threads, if none is given."""
+        made = []
+        weights = sum(p.nbytes for p in self.family.parameters()) if isinstance(self.family, nn.Module) else 0
+        for engine in engines:
+            counts = [threads] if threads is not None else thread_counts(choose_threads(None))
+            for number in counts if engine == "native" else [None]:
+                build = partial(self.build, engine, number)
+                num_bytes = round(weights * _SHARE_OF_FP32.get(engine, 1.0))
+                made.append(Candidate(engine=engine, build=build, num_bytes=num_bytes, threads=number))
+        return made
+
+    def trial(
+        self, engine: EngineChoice, threads: int | None, candidates: Sequence[Candidate]
+    ) -> tuple[Trial, Family | None]:
+        """What was found before, or is found now; the fastest family if it was built now.
+
+        Args:
+            engine: that was asked for.
+            threads: that were asked for.
+            candidates: to be tried.
+        """
+        if self.directory is None:
+            return try_candidates(candidates)
+        file = TrialFile(
+            folder=self.cache,
+            kernels=self.kernels,
+            model=fingerprint(self.directory, self.cache),
+            asked=f"{engine} {threads or 'any'} threads, {self.options}",
         )
-    if engine == "native":
-        raise SprachbundError(f"the native engine cannot run this model: {reason}; use the torch engine")
-    _check_exact(options, f"torch, since {reason},")
-    return Engine(name="torch", family=family, why=f"the native engine cannot run this model: {reason}")
+        if (known := file.read()) is not None:
+            return known, None
+        trial, family = try_candidates(candidates)
+        try:
+            file.write(trial)
+        except OSError as error:
+            self.notes.append(f"the choice of the engine could not be kept ({error}); each start tries again")
+        return trial, family
+
+
+_SHARE_OF_FP32: dict[EngineChoice, float] = {"torch-bf16": 0.5, "torch-int8": 0.3, "native": 0.3}
+"""Memory of an engine's weights in that of the model's, about."""
+
+
+def _automatic(builder: _Builder, threads: int | None, without_native: str | None) -> Engine:
+    """The fastest engine that can run the family here."""
+    family, given_up = builder.family, builder.options != NativeOptions()
+    because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
+    if given_up:  # options that only the native engine has
+        return _named(builder, "native", threads, compare=True)
+    able = family.capabilities
+    engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
+    if able.transducer is not None or able.ctc is not None:
+        engines, because = (
+            ["torch"],
+            "it writes frame by frame, and the other engines are of attention decoders",
+        )
+    elif why_not_on_torch(family) is not None or not _on_cpu(family):
+        # Elsewhere than on a CPU nothing but plain torch was ever measured.
+        engines = [e for e in engines if e not in _TORCH]
+    if engines == ["torch"]:
+        return Engine(name="torch", family=family, why=because)
+    candidates = builder.candidates(engines, threads)
+    trial, built = builder.trial("auto", threads, candidates)
+    chosen = next((c for c in candidates if c.name == trial.chosen), candidates[0])
+    why = [_verdict(trial, chosen.name)]
+    if because:
+        why.append(because)
+    return Engine(
+        name=chosen.engine,
+        family=chosen.build() if built is None else built,
+        why=f"{builder.detail(chosen.engine, chosen.threads)} ({'; '.join(why)})",
+        notes=(*builder.notes, *(() if chosen.engine == "native" else _quota_notes())),
+    )
+
+
+def _verdict(trial: Trial, chosen: str) -> str:
+    """Why a candidate was chosen, in a few words."""
+    if trial.chosen is None:
+        return f"no engine could be tried: {next(iter(trial.refused.values()))}"
+    verdict = f"fastest of {len(trial.engines)} on this processor"
+    ratio = trial.ratio("torch", chosen)
+    if ratio is not None and chosen != "torch":
+        verdict += f", {ratio:.1f} times as fast as torch"
+    failed = (f"{engine} could not be tried: {reason}" for engine, reason in trial.failed.items())
+    return "; ".join([verdict, *failed])
+
+
+def _named(builder: _Builder, engine: EngineChoice, threads: int | None, compare: bool) -> Engine:
+    """An engine that was asked for; with `compare`, a model directory's is timed beside plain torch, once."""
+    own, warnings, built = builder.candidates([engine], threads), list[str](), None
+    chosen = own[-1]
+    if compare and builder.directory is not None and _on_cpu(builder.family):
+        trial, family = builder.trial(engine, threads, [*builder.candidates(["torch"], None), *own])
+        chosen = next((c for c in own if c.name == trial.fastest_of([c.name for c in own])), chosen)
+        built = family if trial.chosen == chosen.name else None
+        if (ratio := trial.ratio(chosen.name, "torch")) is not None and ratio > _SLOWER:
+            warnings.append(
+                f"the engine {engine} takes {ratio:.1f} times as long as torch on this processor; leave the engine out "
+                "to have the fastest"
+            )
+    return Engine(
+        name=engine,
+        family=chosen.build() if built is None else built,
+        why=builder.detail(engine, chosen.threads),
+        notes=tuple(builder.notes),
+        warnings=tuple(warnings),
+    )
 
 
 def on_same_engine(family: Family, other: Family, directory: Path | None = None) -> Family:
@@ -453,38 +559,15 @@ def on_same_engine(family: Family, other: Family, directory: Path | None = None)
     return with_native_modules(other, packed, decoder.team, decoder.instruction_set, decoder.options)
 
 
-def _native(
-    family: Family,
-    options: NativeOptions,
-    threads: int | None,
-    kernels: str,
-    *,
-    directory: Path | None,
-    cache: Path | None,
-) -> Engine:
-    """The native engine, for a family that it can run."""
-    weights, notes = options.weights, tuple[str, ...]()
-    if directory is None:
-        packed = pack(family, weights)
-    else:
-        packed, notes = packed_for(directory, lambda: pack(family, weights), cache, weights)
-
-    def computed_by(count: int) -> Family:
-        return with_native_modules(family, packed, native().Team(count), kernels, options)
-
-    num_threads = choose_threads(threads)
-    if threads is None and directory is not None:
-        num_threads = fastest_threads(
-            num_threads,
-            computed_by,
-            model=f"{packed.source} {kernels}" + (f" {weights}" if weights != "int8" else ""),
-            cache=cache or packed_cache.default_cache(),
-        )
-    parts = native_parts_of(family)
-    why = f"{kernels} kernels, {num_threads} thread{'s' * (num_threads != 1)}, {weights} {parts}"
-    if options.memory == "int8":
-        why += "; keys and values of the speech in int8"
-    return Engine(name="native", family=computed_by(num_threads), why=why, notes=notes)
+def _quota_notes() -> tuple[str, ...]:
+    """What to do where torch has more threads than this process may keep busy."""
+    threads, cores = torch.get_num_threads(), usable_cores()
+    if threads <= cores:
+        return ()
+    return (
+        f"torch computes with {threads} threads, and this process may use {cores} core{'s' * (cores != 1)}; it is "
+        f"faster after torch.set_num_threads({cores}), or with OMP_NUM_THREADS={cores} in the environment",
+    )
 
 
 def _check_exact(options: NativeOptions, computes: str) -> None:
@@ -512,12 +595,14 @@ def check_choice(engine: EngineChoice, threads: int | None) -> None:
 
 
 def choose_threads(wanted: int | None) -> int:
-    """The number of threads to use. Raises SprachbundError for fewer than one or more than there are cores."""
-    cores = os.cpu_count() or 1
+    """The number of threads to use: that wanted, or those of torch, as far as this process may use so many cores.
+
+    Raises:
+        SprachbundError: fewer than one, or more than there are cores.
+    """
     if wanted is None:
-        # Which cores a process may use, Linux alone says.
-        usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores
-        return min(torch.get_num_threads(), usable)
+        return min(torch.get_num_threads(), usable_cores())
+    cores = os.cpu_count() or 1
     if not 1 <= wanted <= cores:
         raise SprachbundError(f"{wanted} threads asked for; this machine has {cores}, give 1 to {cores}")
     return wanted

@@ -1,5 +1,6 @@
 """The compiled part, if it was built and fits this processor; and if not, why not, in a sentence for users."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -66,16 +67,19 @@ def instruction_sets() -> tuple[str, ...]:
     return () if missing_because() else tuple(native().instruction_sets())
 
 
+INSTRUCTION_SET = "SPRACHBUND_INSTRUCTION_SET"
+"""Environment variable with the name of the kernels to use, as on a processor without better ones."""
+
+
 def choose_instruction_set(wanted: str | None = None) -> str:
-    """The best set of kernels here, or the one wanted.
+    """The kernels wanted, those that `SPRACHBUND_INSTRUCTION_SET` names, or the best there are here.
 
     Raises:
         SprachbundError: no compiled part, or a processor without the instructions asked for.
     """
     native()
     known = instruction_sets()
-    if wanted is None:
-        return known[0]
+    wanted = wanted or os.environ.get(INSTRUCTION_SET) or known[0]
     if wanted not in known:
         raise SprachbundError(
             f"no kernels named {wanted!r} run on this processor; choose from {', '.join(known)}"

@@ -11,6 +11,10 @@ MemoryNumbers = Literal["bf16", "int8"]
 WeightNumbers = Literal["int8", "int4"]
 
 
+class EngineWarning(UserWarning):
+    """An engine was asked for that is slower here than plain torch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NativeOptions:
     """Options of the native engine.

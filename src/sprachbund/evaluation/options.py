@@ -24,7 +24,8 @@ class EvaluationOptions:
         decoding: how to decode, as `translate` does with the same options; its guard is applied to what is scored.
         no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
-        engine: what computes the model: torch; native, native-int4; auto; torch-fp32, torch-bf16, torch-int8.
+        engine: what computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8;
+            native; native-int4. The result manifest has the one that computed.
         comet: a COMET model to score with as well: its directory, or a name.
         seed: seed of the no-speech set.
     """
@@ -35,7 +36,7 @@ class EvaluationOptions:
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     no_speech_per_kind: Annotated[int, Range(0), Option("--no-speech", metavar="N")] = PER_KIND
     first_segments: Annotated[int, Range(0)] = 5
-    engine: Annotated[EngineChoice, Option("--engine", metavar="NAME")] = "torch"
+    engine: Annotated[EngineChoice, Option("--engine", metavar="NAME")] = "auto"
     comet: Annotated[str | None, Option("--comet", metavar="MODEL")] = None
     seed: Annotated[int, Option("--seed", metavar="N")] = SEED
 
@@ -54,6 +55,7 @@ def options_from(values: dict[str, Any], path: Path | None = None) -> Evaluation
     """The inverse of `configuration`. Raises SprachbundError for what this version does not know, naming the
     manifest that they stand in, if any."""
     rest = {key: value for key, value in values.items() if key not in {"num_threads", "precision"}}
+    rest.setdefault("engine", "torch")  # of the manifests that are older than this option
     try:
         decoding = DecodingOptions.from_stored(rest.pop("decoding"), str(path or "a configuration"))
         return EvaluationOptions(**{**rest, "targets": _tuple(rest["targets"])}, decoding=decoding)

@@ -261,7 +261,7 @@ def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tupl
         decoding = replace(decoding, timestamps=chosen.family.capabilities.timestamps is not None)
     options = replace(options, decoding=decoding)
     if options.engine == "auto":
-        options = replace(options, engine="native" if chosen.name == "native" else "torch")
+        options = replace(options, engine=chosen.name)
     return chosen.family, options
 
 

@@ -236,7 +236,8 @@ def speed_line(manifest: ResultManifest) -> str:
         f"targets at once, {measured['tokens_per_s']:.0f} tokens/s, "
         f"peak memory {measured['peak_memory_mb']:.0f} MiB, "
         f"{_first_segment(measured['first_segment_s'])}"
-        f"on {manifest.machine.get('cores')} cores ({manifest.configuration.get('num_threads')} threads)"
+        f"on {manifest.machine.get('cores')} cores ({manifest.configuration.get('num_threads')} threads, engine "
+        f"{manifest.configuration.get('engine', 'torch')})"
     )
 
 

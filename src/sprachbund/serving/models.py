@@ -1,6 +1,8 @@
 """The models of a service: loaded on demand, unloaded when idle."""
 
 import asyncio
+import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from sprachbund.serving.worker import ModelWorker
 from sprachbund.text.languages import language_name
 
 OWNER = "sprachbund"
+log = logging.getLogger("sprachbund.serving")
 
 
 class _Slot:
@@ -176,8 +179,12 @@ class ModelStore:
 
     def _load_named(self, name: str) -> Model:
         settings = self._settings
-        engine: Any = settings.engine
-        return load(name, offline=settings.offline, engine=engine, threads=settings.threads)
+        wanted: Any = settings.engine
+        model = load(name, offline=settings.offline, engine=wanted, threads=settings.threads)
+        if (engine := model.engine) is not None:
+            event = {"event": "model loaded", "model": name, "engine": engine.as_dict()}
+            log.info(json.dumps({**event, "notes": engine.notes, "warnings": engine.warnings}))
+        return model
 
 
 def identifier(name: str) -> str:
@@ -194,7 +201,7 @@ def live_engine(model: Model, batch_size: int) -> Any:
 
 def described_model(store: ModelStore, model: str) -> dict[str, Any]:
     """A model in the form of OpenAI's list, with what a user should know before choosing it."""
-    card = store.card(model)
+    card, worker = store.card(model), store.loaded_worker(model)
     return {
         "id": model,
         "object": "model",
@@ -206,6 +213,7 @@ def described_model(store: ModelStore, model: str) -> dict[str, Any]:
         "target_languages": card.target_languages,
         "limits": card.limits,
         "loaded": model in store.loaded,
+        "engine": None if worker is None or worker.model.engine is None else worker.model.engine.as_dict(),
     }
 
 

@@ -52,7 +52,7 @@ class LiveAgent(SpeechToTextAgent):
     def add_args(parser: ArgumentParser) -> None:
         """The model, the languages, every field of `LiveOptions`, and where to write the log of emissions."""
         parser.add_argument("--model", default="bundled", help="bundled, a directory, or a Hugging Face id")
-        parser.add_argument("--engine", default="torch", help="as of sprachbund translate")
+        parser.add_argument("--engine", default="auto", help="as of sprachbund translate")
         parser.add_argument("--to", required=True, help="language to translate into")
         parser.add_argument("--spoken", default=None, help="language spoken; identified if not given")
         parser.add_argument("--emission-log", type=Path, default=None, help="for sprachbund latency")

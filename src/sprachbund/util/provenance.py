@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import PARTIAL
+from sprachbund.util.processor import processor_name, usable_cores
 
 LIBRARIES = (
     "sprachbund",
@@ -88,8 +89,8 @@ def commit() -> str | None:
 def machine() -> dict[str, str | int]:
     """Processor, cores that may be used, memory and system."""
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "processor": processor_name(),
+        "cores": usable_cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -104,12 +105,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return installed
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -178,7 +178,7 @@ def torch_decoder(family: Family, draft: str) -> TextDecoder:
     if not isinstance(decoder, TextDecoder):
         raise SprachbundError(
             f"the {draft} draft reads inside the decoder, which {type(decoder).__name__} does not show; "
-            "use the torch engine, or a token-map or a model as the draft"
+            "use the torch engine (--engine torch), or a token-map or a model as the draft"
         )
     if (dtype := decoder.positions.dtype) not in (torch.float32, torch.bfloat16):
         raise SprachbundError(

@@ -184,7 +184,11 @@ def make_scores(recipe: CodeSwitchRecipe, directory: Path, tests: Sequence[Test]
     seed, name, test = tests[number]
     arm = ARMS[name]
     options = EvaluationOptions(
-        targets=recipe.targets, limit=recipe.test_utterances, no_speech_per_kind=0, first_segments=0
+        targets=recipe.targets,
+        limit=recipe.test_utterances,
+        no_speech_per_kind=0,
+        first_segments=0,
+        engine="torch",
     )
     model = run_folder(directory, seed, arm, recipe.stages_of(arm)) / "model"
     there = [recipe.data / part for part in TESTS[test] if (recipe.data / part).is_dir()]

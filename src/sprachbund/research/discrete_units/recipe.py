@@ -216,6 +216,7 @@ def _score(recipe: DiscreteUnitsRecipe, model: Path, out: Path) -> None:
         decoding=DecodingOptions(beam_size=recipe.beam_size, guard=GuardOptions(enabled=False)),
         no_speech_per_kind=0,
         first_segments=0,
+        engine="torch",
     )
     evaluate([recipe.data / "test"], model, options, out=out)
 

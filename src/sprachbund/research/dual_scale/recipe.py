@@ -266,6 +266,7 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
             decoding=decoding,
             no_speech_per_kind=0,
             first_segments=0,
+            engine="torch",
         )
         evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)
 

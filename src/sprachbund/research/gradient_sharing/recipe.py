@@ -229,6 +229,7 @@ def _arm(
         limit=recipe.test_utterances,
         no_speech_per_kind=0,
         first_segments=0,
+        engine="torch",
     )
     evaluate([recipe.data / "test"], trained, options, out=scores)
 
