@@ -617,7 +617,7 @@ def run_labels(
         beam_size=beam, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
     )
     card = Card.read(directory)
-    with resumable(out), Bar("labelling", seconds=True) as bar:
+    with resumable(out), Bar("labelling", unit="seconds") as bar:
         return pseudo_label(
             family,
             Decoder(family, decoding),
@@ -814,9 +814,7 @@ def _with_spoken(recipe: "DistilRecipe") -> "DistilRecipe":
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-    compress = typer.Typer(
-        help="Make models smaller, and measure what that costs on the same data.", **options
-    )
+    compress = typer.Typer(**options)
     compress.command("pseudo-label", help="Let a model label speech, as a corpus to train on.")(pseudo_label)
     compress.command("prune", help="Drop layers of a model.")(prune)
     compress.command("distil", help="Teach a small model what a large one does.")(distil)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
 from sprachbund.errors import SprachbundError
 
@@ -42,7 +43,10 @@ class Check:
 
 
 def doctor(
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model to try.")] = "bundled",
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="MODEL", help="Model to try.", autocompletion=completion.models),
+    ] = "bundled",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Check this installation; exit code 1 when something is wrong."""
@@ -261,7 +265,10 @@ def bench(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="MODEL", help="bundled (the default), a directory, or a Hugging Face id."
+            "--model",
+            metavar="MODEL",
+            help="bundled (the default), a directory, an alias or a Hugging Face id.",
+            autocompletion=completion.models,
         ),
     ] = None,
     shape: Annotated[
@@ -391,5 +398,5 @@ def _bound(bound_ms: float | None, measured_ms: float) -> tuple[str, str]:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that look at this machine."""
-    app.command(help="Check that everything works here.")(doctor)
-    app.command(help="Measure how fast a model is on this machine.")(bench)
+    app.command()(doctor)
+    app.command()(bench)

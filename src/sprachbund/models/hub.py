@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import nn
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.catalogue import find_checkpoint
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import read_object
@@ -62,10 +63,19 @@ def family_of(directory: Path) -> str:
     return family
 
 
-def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
+Progress = Callable[[float, float | None], None]
+"""Called with the bytes that are there, and with all of them where that is known."""
+
+
+def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progress | None = None) -> Path:
     """The directory of a model, downloaded first when `path_or_id` names one on the hub.
 
-    Offline, a model that was downloaded before is still found.
+    Offline, a model that was downloaded before is still found. A download that was broken off goes on where it stopped.
+
+    Args:
+        path_or_id: a directory, a name on the hub, or an alias of `sprachbund.models.catalogue`.
+        offline: never use the network.
+        progress: told how far a download has come; without it, the hub's own library shows that.
 
     Raises:
         SprachbundError: no such directory, or the model cannot be had from the hub.
@@ -75,6 +85,8 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
     if os.path.isdir(path):
         return path
     name = str(path_or_id)
+    if not os.path.lexists(path) and (checkpoint := find_checkpoint(name)) is not None:
+        name = checkpoint.id
     if path.suffix == ".nemo" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
@@ -83,18 +95,21 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):
         raise SprachbundError(f"there is no directory {name}; check the path")
-    directory = _download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline)
+    directory = _download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
     if not any(directory.glob("model*.safetensors")):
-        directory = _download(name, _DESCRIPTIONS + _PICKLED, offline=offline)
+        directory = _download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)
     return directory
 
 
-def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
+def _download(name: str, patterns: list[str], *, offline: bool, progress: Progress | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    options: dict[str, Any] = {"local_files_only": offline}
+    if progress is not None:
+        options["tqdm_class"] = _follower(progress)
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
+        return Path(snapshot_download(name, allow_patterns=patterns, **options))
     except LocalEntryNotFoundError as error:
         why = "offline, and it was not downloaded before" if offline else "the hub cannot be reached"
         raise SprachbundError(
@@ -105,6 +120,24 @@ def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
         raise SprachbundError(
             f"{name} is neither a directory nor to be had from the hub ({reason})"
         ) from error
+
+
+def _follower(progress: Progress) -> type:
+    """The class of progress bars for huggingface_hub: they show nothing, and hand on the bytes."""
+    from tqdm.auto import tqdm
+
+    class Follower(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._counts_bytes = options.get("unit") == "B"
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            if self._counts_bytes:
+                progress(self.n, self.total or None)
+            return None
+
+    return Follower
 
 
 # Reading with transformers, without its progress bars and warnings.
