@@ -48,7 +48,7 @@ COMMANDS = {
     "listen": ["listen talk.wav --fast --to de --model tiny --no-guard --offline"],
     "serve": ["serve --port 0 --model ./nowhere --offline"],
     "models list": ["models list"],
-    "models show": ["models show tiny", "models show seamless"],
+    "models show": ["models show tiny"],
     "models download": ["models download nobody/nothing --offline"],
     "models check": ["models check tiny"],
     "doctor": ["doctor --model tiny"],
@@ -63,7 +63,8 @@ COMMANDS = {
         "data make phrasebook --edition tiny --out OUT --utterances 4 --heldout 3 --workers 1"
     ],
     "data make telephone": [
-        "data make telephone --source tree --out OUT --languages en,es --workers 1 --utterances 5 --heldout 2 --leave-out asterisk-es-allison"
+        "data make telephone --source tree --out OUT --languages en,es --workers 1 --utterances 5 --heldout 2"
+        " --leave-out asterisk-es-allison"
     ],
     "data make mixed": [
         "data make mixed --out OUT --workers 1 --utterances 4 --heldout 1 --mixed en+de --languages en,de"

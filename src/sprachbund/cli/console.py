@@ -270,7 +270,8 @@ class Bar:
         if self._total and self._first is not None and self._done > self._first[1]:
             parts.append(f"{100 * self._done / self._total:.0f} %")
             speed = (self._done - self._first[1]) / max(1e-9, time.monotonic() - self._first[0])
-            parts.append(f"{duration(max(0.0, self._total - self._done) / speed)} s left")
+            minutes, seconds = divmod(round(max(0.0, self._total - self._done) / speed), 60)
+            parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
         return ", ".join(part for part in parts if part) + " …"
 
     def _draw(self) -> None:

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         list_models
     )
     models.command("show", help="Describe models: languages, pairs, licence, data, limits.")(show)
-    models.command("download", help="Download a model from the hub; a broken-off download goes on.")(download)
+    models.command("download", help="Download a model from the hub.")(download)
     models.command("check", help="Read all of a model, and see that it loads.")(check)
     app.add_typer(models, name="models")
 
@@ -113,7 +113,7 @@ def download(
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a model into the cache of the hub's library; the same command again goes on where it stopped."""
+    """Fetch a model into the cache of the hub's library; the same command again fetches what is missing."""
     from sprachbund.util.extras import is_installed
 
     public = find_checkpoint(name)
@@ -143,7 +143,7 @@ def fetch(name: str, *, offline: bool) -> Path:
         with Bar(f"downloading {name}", unit="bytes") as bar:
             return locate(name, offline=offline, progress=bar.update)
     except KeyboardInterrupt as interruption:
-        interruption.add_note("the same command goes on where the download stopped")
+        interruption.add_note("the same command fetches what is missing")
         raise
 
 
@@ -277,8 +277,9 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
     if "error" in model:
         return f"{model['model']}\n  broken     {model['error']}"
     bits = f", {model['bits']} bits" if model["bits"] else ""
+    name = model["model"] if model["name"] == model["directory"] else model["name"]
     rows = [
-        ["is", f"{model['name']}: {model['family']}{bits}, {size(model['size_bytes'])}"],
+        ["is", f"{name}: {model['family']}{bits}, {size(model['size_bytes'])}"],
         ["about", model["description"]],
         ["hears", _some(model["source_languages"])],
         ["writes", _some(model["target_languages"])],

@@ -337,6 +337,7 @@ def _tag(translation: "Translation", spoken: str) -> str:
 STDIN = "-"
 BUNDLED = "bundled"
 """That of `sprachbund.models.io`, which takes too long to import here."""
+OPEN_TALK = "the bundled model knows telephone prompts, numbers and everyday phrases, not open talk; these do"
 TRANSCRIBE = "transcribe"
 """That of `sprachbund.decoding.languages`, which takes too long to import here."""
 
@@ -350,7 +351,7 @@ class ModelOptions:
     """The model, and what computes it; see `sprachbund.load`.
 
     Attributes:
-        name: the model: bundled, a model directory, a Hugging Face id, or an alias that `sprachbund models list` names.
+        name: the model: bundled, a model directory, a Hugging Face id, or an alias of `sprachbund models list`.
         engine: what computes: torch; native: fastest on CPUs, 8-bit weights; native-int4; auto; torch-fp32,
             torch-bf16, torch-int8.
         threads: threads to compute with.
@@ -621,6 +622,12 @@ def _one_file(ready: _Ready, file: str) -> None:
             output.finish(translations)
     damage = work.audio_warnings
     _warn(file, translations, damage)
+    if job.model.name == BUNDLED and any(_is_out_of_domain(t) for t in translations.values()):
+        say(f"hint: {OPEN_TALK}")
+        for hint in _hints(
+            "transcribe" if ready.targets == (TRANSCRIBE,) else "translate", file, ready.targets, job.source
+        ):
+            say(f"hint: {hint}")
     if damage:
         raise DamagedAudioError(
             f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
@@ -700,6 +707,14 @@ def _report_failure(job: Job, file: str, error: Exception) -> None:
     say(f"error: {line}")
     if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be
         JsonOutput.failed(file, line)
+
+
+def _is_out_of_domain(translation: "Translation") -> bool:
+    """Whether the guard dropped most of the speech since the model guessed, or looped."""
+    reasons = ("guessing", "loop", "too much text")
+    guessed = [s for s in translation.dropped if s.dropped is not None and s.dropped.startswith(reasons)]
+    guessed_s = sum(segment.end_s - segment.start_s for segment in guessed)
+    return guessed_s > sum(segment.end_s - segment.start_s for segment in translation.segments)
 
 
 def _named(file: str, line: str) -> str:

@@ -1,5 +1,6 @@
 """The family of a model directory, models of the Hugging Face hub, and reading those of transformers."""
 
+import logging
 import math
 import os
 import re
@@ -70,7 +71,8 @@ Progress = Callable[[float, float | None], None]
 def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progress | None = None) -> Path:
     """The directory of a model, downloaded first when `path_or_id` names one on the hub.
 
-    Offline, a model that was downloaded before is still found. A download that was broken off goes on where it stopped.
+    Offline, a model that was downloaded before is still found. Files that were downloaded whole are kept
+    when a download is broken off.
 
     Args:
         path_or_id: a directory, a name on the hub, or an alias of `sprachbund.models.catalogue`.
@@ -109,17 +111,52 @@ def _download(name: str, patterns: list[str], *, offline: bool, progress: Progre
     if progress is not None:
         options["tqdm_class"] = _follower(progress)
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, **options))
+        with _quiet_hub():
+            return Path(snapshot_download(name, allow_patterns=patterns, **options))
     except LocalEntryNotFoundError as error:
-        why = "offline, and it was not downloaded before" if offline else "the hub cannot be reached"
+        partly = _begun(name)
+        if offline:
+            why = (
+                "offline, and it was downloaded in part only"
+                if partly
+                else "offline, and it was not downloaded before"
+            )
+            advice = f"run `sprachbund models download {name}` where there is a network"
+        else:
+            why, advice = "the hub cannot be reached", "check the network"
         raise SprachbundError(
-            f"{name} is not a directory here ({why}); give a directory on this disk"
+            f"{name} is not a directory here ({why}); {advice}, or give a directory on this disk"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(
             f"{name} is neither a directory nor to be had from the hub ({reason})"
         ) from error
+    except (
+        Exception
+    ) as error:  # the library raises what the one below it does, which differs with its version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SprachbundError(
+            f"the download of {name} was broken off ({reason}); the same command fetches what is missing"
+        ) from error
+
+
+def _begun(name: str) -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return any(Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}").glob("snapshots/*/*"))
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """No warnings of huggingface_hub inside: it warns of every retry, and an error is reported here."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _follower(progress: Progress) -> type:
@@ -146,17 +183,17 @@ def _follower(progress: Progress) -> type:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No progress bars and no warnings of transformers inside; as before behind it."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bar:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 # Model directories of transformers, read with its classes and checked.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import PARTIAL
+from sprachbund.util.memory import installed_memory
 
 LIBRARIES = (
     "sprachbund",
@@ -90,7 +91,7 @@ def machine() -> dict[str, str | int]:
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "memory_gb": round(installed_memory() / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
     }
 
