@@ -21,6 +21,7 @@ import typer
 
 from sprachbund.cli import build_app
 from sprachbund.cli.console import error_line
+from sprachbund.cli.doctor import NEEDED
 from sprachbund.util import extras
 from tests.cli.hidden import MODULES
 
@@ -330,6 +331,8 @@ def test_what_each_error_advises_is_enough(place: Path, whole: dict[str, dict[st
             left.append(line)
     assert not left
     assert not installed[COMMANDS["translate"][0]]  # the main job needs no extra
+    assert whole["doctor --model tiny"]["code"] == 0
+    assert not installed["doctor --model tiny"]  # a plain install is well
     assert installed["share plan gradients.npz --out OUT.json"] == ["train"]
 
 
@@ -345,6 +348,11 @@ def test_help_of_every_verb_needs_no_extra(place: Path) -> None:
         COMMANDS, run(place, [(f"{verb} --help", hidden) for verb in COMMANDS]), strict=True
     ):
         assert (done["code"], done["err"]) == (0, ""), verb
+
+
+def test_doctor_looks_for_the_packages_of_a_plain_install() -> None:
+    looked_for = {extras.package_of(module.partition(".")[0]) for module in NEEDED}
+    assert looked_for == set(extras.extras()[extras.BASE])
 
 
 def test_packages_of_the_core_and_of_nobody_are_named_themselves() -> None:

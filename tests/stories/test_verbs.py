@@ -168,7 +168,7 @@ def test_doctor_names_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sprachbund.cli.doctor.NEEDED", ("numpy", "no_such_library"))
     ran = command("doctor")
     assert ran.code == 1
-    assert "mend it with: pip install no_such_library" in ran.out
+    assert "mend it with: pip install no-such-library" in ran.out
 
 
 def test_doctor_tries_everything_and_finds_a_broken_model(tiny_model: Path, here: Path) -> None:

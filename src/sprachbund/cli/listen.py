@@ -190,7 +190,7 @@ def listen(
     """Write down what is being said, in one or more languages, while it is said."""
     _check(source_file, device, fast, log)
     engine = _engine(model, decoding)
-    with as_usage(), with_hints("listen", source_file, listed(to), source):
+    with as_usage(), with_hints(sorted(engine.model.pairs()), "listen", source_file, listed(to), source):
         session = engine.open(listed(to) or ["transcribe"], source, live)
     for note in engine.notes:
         say(f"note: {note}")

@@ -454,7 +454,7 @@ def _make_ready(job: Job) -> _Ready:
     model = load_model(job.model)
     with as_usage():
         verb = "transcribe" if list(job.targets) == [TRANSCRIBE] else "translate"
-        with with_hints(verb, job.files[0], job.targets, job.source):
+        with with_hints(model.pairs, verb, job.files[0], job.targets, job.source):
             targets = _check_languages(model, job)
         _check_draft(model, job.decoding)
         _check_collisions(job, targets)
@@ -528,10 +528,17 @@ def _check_languages(model: "Model", job: Job) -> tuple[str, ...]:
 
 
 @contextmanager
-def with_hints(verb: str, file: str | None, targets: Sequence[str], source: str | None) -> Iterator[None]:
+def with_hints(
+    pairs: Sequence[tuple[str, str]],
+    verb: str,
+    file: str | None,
+    targets: Sequence[str],
+    source: str | None,
+) -> Iterator[None]:
     """Where languages are refused in here, name public checkpoints that know them, with the command.
 
     Args:
+        pairs: that the model knows; where it knows those wanted, something else was refused.
         verb: of the command.
         file: its first recording; None for the microphone.
         targets: languages wanted, as they were given; none, or "transcribe", for the language spoken.
@@ -541,11 +548,17 @@ def with_hints(verb: str, file: str | None, targets: Sequence[str], source: str 
         yield
     except SprachbundError as error:
         refused = UsageError(str(error))
-        refused.hints = _hints(verb, file, targets, source)
+        refused.hints = _hints(verb, file, targets, source, pairs)
         raise refused from error
 
 
-def _hints(verb: str, file: str | None, targets: Sequence[str], source: str | None) -> tuple[str, ...]:
+def _hints(
+    verb: str,
+    file: str | None,
+    targets: Sequence[str],
+    source: str | None,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> tuple[str, ...]:
     from sprachbund.models.catalogue import all_languages, fitting
     from sprachbund.text.languages import parse_language
     from sprachbund.util.extras import is_installed
@@ -555,6 +568,8 @@ def _hints(verb: str, file: str | None, targets: Sequence[str], source: str | No
         spoken = None if source is None else parse_language(source, known)
         wanted = [None if target == TRANSCRIBE else parse_language(target, known) for target in targets]
     except SprachbundError:  # a language that none of them knows
+        return ()
+    if all(any(spoken in (None, s) and t == (w or s) for s, t in pairs) for w in wanted or [None]):
         return ()
     to = "" if verb == "transcribe" or not targets else f" --to {','.join(targets)}"
     said = "" if source is None else f" --from {source}"

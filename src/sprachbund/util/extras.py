@@ -11,11 +11,13 @@ _PACKAGES = {
     "babel": "Babel",
     "comet": "unbabel-comet",
     "google": "protobuf",
+    "h11": "uvicorn",
     "multipart": "python-multipart",
     "pkg_resources": "setuptools",
     "sklearn": "scikit-learn",
     "starlette": "fastapi",
     "threadpoolctl": "scikit-learn",
+    "tqdm": "huggingface_hub",
     "yaml": "pyyaml",
 }
 """Packages whose module has another name, or that bring a module which no extra asks for by itself."""
