@@ -25,7 +25,7 @@ def run(redirections: str, place: Path, *args: str) -> tuple[int, str, str]:
 
 
 def test_what_would_be_printed_is_said_to_be_lost(tmp_path: Path) -> None:
-    for args in (["models"], ["translate", "--help"]):
+    for args in (["models", "list"], ["translate", "--help"]):
         code, out, err = run(">&-", tmp_path, *args)
         assert (code, out) == (1, "")
         assert err == f"sprachbund: error: {CLOSED}\n"

@@ -126,8 +126,9 @@ def test_every_field_of_training_is_reached_by_set(recipe: Any) -> None:
 
 def _commands(group: Any, path: str = "sprachbund") -> Iterator[tuple[str, Any]]:
     yield path, group
-    for name, below in group.commands.items() if isinstance(group, TyperGroup) else ():
-        yield from _commands(below, f"{path} {name}")
+    context = group.context_class(group, info_name=path)
+    for name in group.list_commands(context) if isinstance(group, TyperGroup) else ():
+        yield from _commands(group.get_command(context, name), f"{path} {name}")
 
 
 def test_every_option_of_every_verb_is_explained() -> None:

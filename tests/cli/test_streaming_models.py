@@ -48,7 +48,7 @@ def refused(place: Path):
 
 
 def test_a_converted_checkpoint_is_a_model_like_any_other(place):
-    listed = json.loads(command("models", place / "model", "--json").out)
+    listed = json.loads(command("models", "show", place / "model", "--json").out)
     assert listed["licence"] == "MIT"
     assert listed["pairs"] == [["en", "en"]]
     assert "NeMo" in listed["description"]
@@ -94,7 +94,7 @@ def test_an_encoder_in_few_bits(place, tmp_path):
     assert 5.5 <= told["bits_per_weight"] < 6.5
     assert told["after"]["parameters"] == told["before"]["parameters"]
     assert told["after"]["bytes_on_disk"] < told["before"]["bytes_on_disk"]
-    assert json.loads(command("models", out, "--json").out)["bits"] == 5
+    assert json.loads(command("models", "show", out, "--json").out)["bits"] == 5
     before, after = load(place / "model").state_dict(), load(out).state_dict()  # type: ignore[attr-defined]
     assert all((before[name] == after[name]).all() for name in before.keys() & after.keys())
 

@@ -46,7 +46,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "transcribe": ["transcribe talk.wav --model tiny --format srt --out texts --offline"],
     "listen": ["listen talk.wav --fast --to de --model tiny --no-guard --offline"],
-    "models": ["models tiny --json"],
+    "models": ["models list", "models show tiny --json", "models check tiny"],
     "doctor": ["doctor --model tiny"],
     "data make": [
         "data make phrasebook --edition tiny --out book --utterances 24 --heldout 3 --workers 2",

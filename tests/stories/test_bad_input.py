@@ -132,7 +132,11 @@ def test_unknown_language_names_the_nearest_and_the_list(tiny_model: Path, talk:
 def test_unknown_pair_lists_the_known_ones_and_never_falls_back_to_english(talk: Path, here: Path) -> None:
     make_directory(Path("whisper"))
     ran = translate(Path("whisper"), talk, more=("--from", "es"))
-    one_line(ran, "es to de", "from es it knows en (English), es (Spanish)", "into de it knows de (German)")
+    [error, *hints] = ran.err.splitlines()
+    for part in ("es to de", "from es it knows en (English), es (Spanish)", "into de it knows de (German)"):
+        assert part in error
+    assert hints
+    assert all(line.startswith("sprachbund: hint: ") and "--to de" in line for line in hints)
     assert (ran.code, ran.out) == (2, "")
 
 

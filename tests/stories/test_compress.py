@@ -284,5 +284,5 @@ def test_the_page_names_every_reason_and_threshold_with_its_default() -> None:
 
 def defaults(verb: str) -> dict[str, object]:
     """Options of a command and what they are if not given."""
-    compress = typer.main.get_command(build_app()).commands["compress"]  # type: ignore[attr-defined]
+    compress = typer.main.get_command(build_app()).get_command(None, "compress")  # type: ignore[attr-defined]
     return {parameter.opts[0]: parameter.default for parameter in compress.commands[verb].params}

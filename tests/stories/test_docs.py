@@ -155,7 +155,9 @@ def all_options() -> set[str]:
     while waiting:
         group = waiting.pop()
         if hasattr(group, "get_command"):
-            group.get_command(None, "no such command")  # public corpora become commands when one is asked for
+            # Verbs become commands when they are asked for, and so do public corpora.
+            for name in ("no such command", *group.list_commands(None)):
+                group.get_command(None, name)
         found |= {option for parameter in group.params for option in parameter.opts}
         waiting += getattr(group, "commands", {}).values()
     return found | {"--help"}

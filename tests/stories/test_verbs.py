@@ -140,7 +140,7 @@ def test_guard_keeps_a_loop_silent(tiny_model: Path, talk: Path, here: Path) -> 
 
 
 def test_models_lists_what_is_here(tiny_model: Path, here: Path) -> None:
-    ran = command("models", tiny_model, "--json")
+    ran = command("models", "show", tiny_model, "--json")
     model = json.loads(ran.out)
     assert ran.code == 0
     assert (model["name"], model["family"], model["bits"], model["licence"]) == (
@@ -151,10 +151,10 @@ def test_models_lists_what_is_here(tiny_model: Path, here: Path) -> None:
     )
     assert [tuple(pair) for pair in model["pairs"]] == [(s, t) for s in LANGUAGES for t in LANGUAGES]
     Path("mine").symlink_to(tiny_model)
-    ran = command("models", "--pairs")
+    ran = command("models", "show", "--pairs")
     assert "mine\n  is         tiny: conformer, 8 bits" in ran.out
     assert "de-de, de-en, de-fr, en-de" in ran.out
-    ran = command("models", here)
+    ran = command("models", "show", here)
     assert ran.code == 1
     assert "broken" in ran.out
 
@@ -168,7 +168,7 @@ def test_models_finds_whisper_models_downloaded_before(here: Path, monkeypatch: 
     other = here / "cache" / "models--someone--bert" / "snapshots" / "def456"
     other.mkdir(parents=True)
     (other / "config.json").write_text('{"model_type": "bert"}')
-    models = {m["model"]: m for m in map(json.loads, command("models", "--json").out.splitlines())}
+    models = {m["model"]: m for m in map(json.loads, command("models", "show", "--json").out.splitlines())}
     assert models.keys() == {"bundled", "someone/whisper-mini"}
     assert ["fr", "en"] in models["someone/whisper-mini"]["pairs"]
     assert ["en", "fr"] not in models["someone/whisper-mini"]["pairs"]
@@ -178,7 +178,7 @@ def test_doctor_names_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sprachbund.cli.doctor.NEEDED", ("numpy", "no_such_library"))
     ran = command("doctor")
     assert ran.code == 1
-    assert "mend it with: pip install no_such_library" in ran.out
+    assert "mend it with: pip install no-such-library" in ran.out
 
 
 def test_doctor_tries_everything_and_finds_a_broken_model(tiny_model: Path, here: Path) -> None:
@@ -229,7 +229,8 @@ def test_from_phrasebook_to_translation(here: Path, talk: Path) -> None:
     assert "resumed at step 2" in ended.out
     assert "step 4/4" in ended.out
     assert (
-        json.loads(command("models", "run/model", "--json").out)["data"][0]["name"] == "phrasebook/tiny/train"
+        json.loads(command("models", "show", "run/model", "--json").out)["data"][0]["name"]
+        == "phrasebook/tiny/train"
     )
     ran = command("translate", talk, "--to", "de,en", "--model", "run/model", "--no-guard", "--format", "srt")
     assert ran.code == 0, ran.err

@@ -7,62 +7,142 @@ Exit codes: 0 all went well, 1 something failed, 2 the command was asked for som
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import sprachbund
 from sprachbund.cli.console import UsageError, error_line, in_one_process, say, set_debug, trace
 from sprachbund.cli.startup import open_closed_streams, stay_within_quota, wait_briefly
 from sprachbund.util.options import RenamedWarning
 
+
+@dataclass(frozen=True)
+class Verb:
+    """What is known of a verb before its file is imported.
+
+    Attributes:
+        file: module of this package that adds it.
+        panel: what people want to do with it; the help has a section for each.
+        help: one line.
+    """
+
+    file: str
+    panel: str
+    help: str
+
+
+_TRANSLATE, _MACHINE, _MAKE, _SMALLER, _MEASURE = (
+    "Translate speech",
+    "Models and this machine",
+    "Make data and models",
+    "Change models",
+    "Measure and compare",
+)
 VERBS = {
-    "translate": "translate",
-    "transcribe": "translate",
-    "listen": "listen",
-    "serve": "serve",
-    "models": "models",
-    "doctor": "doctor",
-    "bench": "doctor",
-    "data": "data",
-    "train": "train",
-    "recipe": "train",
-    "share": "share",
-    "units": "units",
-    "compress": "compress",
-    "convert": "convert",
-    "export": "convert",
-    "evaluate": "evaluate",
-    "compare": "evaluate",
-    "score": "evaluate",
-    "latency": "evaluate",
-    "report": "evaluate",
-    "router": "evaluate",
-    "replay": "evaluate",
-    "study": "study",
+    "translate": Verb("translate", _TRANSLATE, "Translate recordings, or text."),
+    "transcribe": Verb("translate", _TRANSLATE, "Write down recordings in the language spoken."),
+    "listen": Verb("listen", _TRANSLATE, "Translate a microphone, or a recording as it is played, live."),
+    "serve": Verb("serve", _TRANSLATE, "Serve the page, HTTP and live captions."),
+    "models": Verb("models", _MACHINE, "List, download, describe and check models."),
+    "doctor": Verb("doctor", _MACHINE, "Check that everything works here."),
+    "bench": Verb("doctor", _MACHINE, "Measure how fast a model is on this machine."),
+    "data": Verb("data", _MAKE, "Make and prepare corpora, and look at them."),
+    "train": Verb("train", _MAKE, "Train a model, or go on with training."),
+    "recipe": Verb("train", _MAKE, "Run one of the published systems beside its baselines."),
+    "units": Verb("units", _MAKE, "Turn speech into discrete units that share one vocabulary with text."),
+    "compress": Verb(
+        "compress", _SMALLER, "Make models smaller, and measure what that costs on the same data."
+    ),
+    "share": Verb(
+        "share", _SMALLER, "Measure the conflict between languages inside a model, and split where it hurts."
+    ),
+    "convert": Verb("convert", _SMALLER, "Make a model of a public streaming checkpoint."),
+    "export": Verb("convert", _SMALLER, "Write a streaming model as ONNX graphs."),
+    "evaluate": Verb("evaluate", _MEASURE, "Measure how good a model is on corpora, and how it fails."),
+    "compare": Verb(
+        "evaluate", _MEASURE, "Compare systems with intervals and significance; the first is the baseline."
+    ),
+    "score": Verb("evaluate", _MEASURE, "Score texts against references, or what `evaluate` wrote again."),
+    "latency": Verb(
+        "evaluate", _MEASURE, "Score when live translation wrote its words: lagging, flicker, quality."
+    ),
+    "report": Verb("evaluate", _MEASURE, "Write what an evaluation found as one HTML page."),
+    "router": Verb("evaluate", _MEASURE, "Draw where a model with experts by language sends speech."),
+    "replay": Verb(
+        "evaluate", _MEASURE, "Measure a result manifest again, and say whether it came out the same."
+    ),
+    "study": Verb("study", _MEASURE, "Study what a start, hours of data, latency and bits are worth."),
 }
-"""Each verb and the file that adds it, in the order of the help."""
+"""Every verb, in the order of the help. The help and the completion of verbs are made of it: no file is imported."""
 SHARED_VERBS = ("train", "share")
 """Those whose work processes of torchrun share (of share: analyse); the others would write the same files twice."""
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"
+COMPLETION = "_SPRACHBUND_COMPLETE"
+"""Environment variable by which a shell's script asks for completions."""
 
 
-def build_app(verbs: Iterable[str] = VERBS) -> typer.Typer:
-    """The application with every verb that there is, or with some of them."""
+class VerbGroup(TyperGroup):
+    """All verbs; the file of a verb is imported when the verb is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, in the order of the help."""
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name in VERBS and cmd_name not in self.commands:
+            app = typer.Typer(rich_markup_mode=None)
+            import_module(f"{__name__}.{VERBS[cmd_name].file}").register(app)
+            for name, command in typer.main.get_group(app).commands.items():
+                command.help = VERBS[name].help
+                self.commands[name] = command
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name, command and the other arguments. Raises UsageError for a verb that there is not, with the nearest."""
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            raise UsageError(f"no verb {args[0]!r}; {_nearest(args[0])}`sprachbund --help` lists all")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each thing that people want to do."""
+        width = max(map(len, VERBS))
+        for panel in dict.fromkeys(verb.panel for verb in VERBS.values()):
+            with formatter.section(panel):
+                formatter.write_dl(
+                    [(name.ljust(width), verb.help) for name, verb in VERBS.items() if verb.panel == panel]
+                )
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Verbs that begin with what is typed, and options."""
+        verbs: dict[str, Any] = {name: TyperCommand(name, help=verb.help) for name, verb in VERBS.items()}
+        return TyperGroup(commands=verbs, params=self.params).shell_complete(ctx, incomplete)
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, VERBS, n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def build_app() -> typer.Typer:
+    """The application with every verb that there is."""
     app = typer.Typer(
         name="sprachbund",
+        cls=VerbGroup,
         help="Speech in one language to text in another, on this machine.",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_common)
-    for module in dict.fromkeys(VERBS[verb] for verb in verbs):
-        import_module(f"{__name__}.{module}").register(app)
     return app
 
 
@@ -83,14 +163,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         stay_within_quota()
         _prepare_streams()
         warnings.showwarning = _show_warning
-        # The files of other verbs would only delay the one that is asked for.
-        verb = next((arg for arg in args if not arg.startswith("-")), None)
-        command = typer.main.get_command(build_app([verb] if verb in VERBS else VERBS))
+        command = typer.main.get_command(build_app())
+        if COMPLETION in os.environ:
+            command.main(prog_name="sprachbund", args=args)
         with command.make_context("sprachbund", args) as context:
             command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as request:
         return request.exit_code
+    except SystemExit as ended:  # of completion
+        return ended.code if isinstance(ended.code, int) else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
@@ -165,4 +247,8 @@ def _report(error: Exception) -> int:
         say(f"error: {error.format_message()} See `{path} --help`.")
         return USAGE
     say(f"error: {error_line(error)}")
-    return USAGE if isinstance(error, UsageError) else FAILED
+    if not isinstance(error, UsageError):
+        return FAILED
+    for hint in error.hints:
+        say(f"hint: {hint}")
+    return USAGE

@@ -582,7 +582,7 @@ def run_labels(
         beam_size=beam, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
     )
     card = Card.read(directory)
-    with resumable(out), Bar("labelling", seconds=True) as bar:
+    with resumable(out), Bar("labelling", unit="seconds") as bar:
         return pseudo_label(
             family,
             BatchDecoder(family, decoding),
@@ -779,9 +779,7 @@ def _with_spoken(recipe: "DistilRecipe") -> "DistilRecipe":
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-    compress = typer.Typer(
-        help="Make models smaller, and measure what that costs on the same data.", **options
-    )
+    compress = typer.Typer(**options)
     compress.command("pseudo-label", help="Let a model label speech, as a corpus to train on.")(pseudo_label)
     compress.command("prune", cls=VerbCommand, help="Drop layers of a model.")(with_options(prune))
     compress.command("distil", cls=VerbCommand, help="Teach a small model what a large one does.")(

@@ -5,21 +5,22 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import typer
 
-from sprachbund.engines.extension import lacks_memory
 from sprachbund.errors import SprachbundError
-from sprachbund.util.extras import missing_package
 
 DELAY_S = 2.0
 """Work shorter than this shows no progress bar."""
+LOG_DELAY_S = 30.0
+"""Work shorter than this writes nothing about its progress into a file or a pipe."""
 _NEXT_STEPS = {
     errno.ENOSPC: "make room there and run the same command again",
     errno.EDQUOT: "make room there and run the same command again",
@@ -31,7 +32,13 @@ _NEXT_STEPS = {
 
 
 class UsageError(SprachbundError):
-    """The command was asked for something that cannot be, whatever the files hold."""
+    """The command was asked for something that cannot be, whatever the files hold.
+
+    Attributes:
+        hints: lines that are printed after the error: commands that would do what was wanted.
+    """
+
+    hints: tuple[str, ...] = ()
 
 
 class _Debug:
@@ -56,6 +63,8 @@ def as_usage() -> Iterator[None]:
     """Errors in here are the command line's fault."""
     try:
         yield
+    except UsageError:
+        raise
     except SprachbundError as error:
         raise UsageError(str(error)) from error
 
@@ -95,6 +104,10 @@ def say(line: str) -> None:
 
 def error_line(error: BaseException) -> str:
     """An exception in one line; one that was not foreseen points to `--debug`."""
+    # here, since most commands start without them
+    from sprachbund.engines.extension import lacks_memory
+    from sprachbund.util.extras import missing_package
+
     parts = [" ".join(str(error).split())]
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
@@ -156,13 +169,20 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} GB"
 
 
+Unit = Literal["things", "seconds", "bytes"]
+_AMOUNTS: dict[Unit, Callable[[float], str]] = {"things": "{:.0f}".format, "seconds": duration, "bytes": size}
+
+
 class Bar:
-    """A progress bar on stderr, for work that turns out to take over two seconds; none without a terminal.
+    """How far work has come, on stderr, once it has taken over two seconds: the amounts and the time left.
+
+    A terminal shows a progress bar. One that cannot move its cursor (TERM=dumb) gets a line now and then, and so does a
+    file or a pipe, more rarely.
 
     Args:
         label: what is being done.
         total: where it ends, None when unknown; `update` may set it later.
-        seconds: whether the amounts are seconds of audio.
+        unit: what the amounts count: "things", "seconds" of audio, or "bytes".
         enabled: False shows nothing.
         delay_s: how long the work may go on unseen.
     """
@@ -172,16 +192,21 @@ class Bar:
         label: str,
         total: float | None = None,
         *,
-        seconds: bool = False,
+        unit: Unit = "things",
         enabled: bool = True,
         delay_s: float = DELAY_S,
     ) -> None:
-        self._label, self._total, self._done, self._seconds = label, total, 0.0, seconds
-        self._enabled = enabled and sys.stderr.isatty()
+        self._label, self._total, self._done = label, total, 0.0
+        self._shown = _AMOUNTS[unit]
+        self._enabled = enabled
         self._lock = threading.Lock()
         self._progress: Any = None
         self._task: Any = None
-        self._timer = threading.Timer(max(0.0, delay_s), self._show)
+        self._first: tuple[float, float] | None = None
+        """Time and amount of the first update under this label; what was done before says nothing about the speed."""
+        self._draws = _draws(sys.stderr)
+        self._pause_s = max(0.0, delay_s) if sys.stderr.isatty() else LOG_DELAY_S
+        self._timer = threading.Timer(self._pause_s, self._show)
         self._timer.daemon = True
 
     def __enter__(self) -> Self:
@@ -192,9 +217,9 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
         with self._lock:
             self._enabled = False
+            self._timer.cancel()
             if self._progress is not None:
                 self._progress.stop()
 
@@ -207,15 +232,16 @@ class Bar:
             label: text before the bar; None keeps the one shown.
         """
         with self._lock:
+            if self._first is None or done < self._done or label not in (None, self._label):
+                self._first = time.monotonic(), done
             self._done, self._total = done, total or self._total
             self._label = label or self._label
             if self._progress is not None:
                 self._progress.update(self._task, **self._state())
 
     def _state(self) -> dict[str, Any]:
-        shown = duration if self._seconds else "{:.0f}".format
-        of = f" / {shown(self._total)}" if self._total else ""
-        amount = shown(self._done) + of if self._done or self._total else ""
+        of = f" / {self._shown(self._total)}" if self._total else ""
+        amount = self._shown(self._done) + of if self._done or self._total else ""
         return {
             "completed": self._done,
             "total": self._total,
@@ -224,6 +250,31 @@ class Bar:
         }
 
     def _show(self) -> None:
+        with self._lock:
+            if not self._enabled:
+                return
+            if self._draws:
+                self._draw()
+                return
+            with suppress(OSError, ValueError):  # nobody reads any more
+                sys.stderr.write(f"sprachbund: {self._line()}\n")
+                sys.stderr.flush()
+            # A log of an hour is not to be full of them.
+            self._pause_s = min(600.0, max(5.0, self._pause_s * 1.5))
+            self._timer = threading.Timer(self._pause_s, self._show)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _line(self) -> str:
+        parts = [self._label, self._state()["amount"]]
+        if self._total and self._first is not None and self._done > self._first[1]:
+            parts.append(f"{100 * self._done / self._total:.0f} %")
+            speed = (self._done - self._first[1]) / max(1e-9, time.monotonic() - self._first[0])
+            minutes, seconds = divmod(round(max(0.0, self._total - self._done) / speed), 60)
+            parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
+        return ", ".join(part for part in parts if part) + " …"
+
+    def _draw(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
         from rich.text import Text
@@ -233,16 +284,19 @@ class Bar:
                 left = super().render(task)
                 return left + Text(" left") if task.total and task.speed else Text("")
 
-        with self._lock:
-            if not self._enabled:
-                return
-            self._progress = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=30),
-                TextColumn("{task.fields[amount]}"),
-                Left(compact=True),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._progress.add_task(**self._state())
-            self._progress.start()
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[amount]}"),
+            Left(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(**self._state())
+        self._progress.start()
+
+
+def _draws(stream: Any) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
+    dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown") and sys.platform != "win32"
+    return bool(stream.isatty()) and not dumb

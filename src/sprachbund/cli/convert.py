@@ -96,5 +96,5 @@ def export(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs between forms of models."""
-    app.command(help="Make a model of a public streaming checkpoint.")(convert)
-    app.command(help="Write a streaming model as ONNX graphs.")(export)
+    app.command()(convert)
+    app.command()(export)

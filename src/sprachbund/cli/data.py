@@ -296,7 +296,7 @@ MEAN_UTTERANCE_S = 2.4
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-    data = typer.Typer(help="Make and prepare corpora, and look at them.", **options)
+    data = typer.Typer(**options)
     prepare = typer.Typer(
         help="Bring recordings into the form that training reads.",
         cls=CorpusGroup,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, table
+from sprachbund.cli import completion
+from sprachbund.cli.console import Bar, UsageError, as_usage, error_line, listed, print_json, say, size, table
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
@@ -22,10 +23,34 @@ if TYPE_CHECKING:
 
 # What translating needs; that of training and evaluating is an extra, which an installation may lack.
 NEEDED = (
-    "torch", "numpy", "soundfile", "av", "soxr", "onnxruntime", "sentencepiece", "tokenizers", "safetensors",
-    "huggingface_hub", "langcodes", "pydantic",
+    "torch", "numpy", "safetensors", "huggingface_hub", "tokenizers", "sentencepiece", "google.protobuf", "yaml",
+    "soundfile", "av", "soxr", "onnxruntime", "langcodes", "language_data", "pydantic", "typer", "rich",
 )  # fmt: skip
-_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""Modules of the packages that are always installed."""
+_PURPOSES = {
+    "train": "making data, training, evaluating",
+    "serve": "the service",
+    "seamless": "SeamlessM4T checkpoints",
+    "speech-llm": "speech encoders joined to language models",
+    "onnx": "exporting streaming models",
+    "comet": "scoring with COMET",
+    "ntuml": "reading the corpus NTUML2021",
+    "ray": "the service on many machines",
+}
+_FEATURES = (
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "asimd", "asimddp",
+    "i8mm", "sve",
+)  # fmt: skip
+_CODECS = ("aac", "ac3", "alac", "amrnb", "flac", "mp3", "opus", "pcm_s16le", "vorbis", "wmav2")
+_CONTAINERS = {
+    "mov": "mp4",
+    "matroska": "mkv",
+    "ogg": "ogg",
+    "mpegts": "ts",
+    "avi": "avi",
+    "asf": "wma",
+    "caf": "caf",
+}
 
 Status = Literal["ok", "note", "problem"]
 
@@ -41,7 +66,10 @@ class Check:
 
 
 def doctor(
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model to try.")] = "bundled",
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="MODEL", help="Model to try.", autocompletion=completion.models),
+    ] = "bundled",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Check this installation; exit code 1 when something is wrong."""
@@ -67,11 +95,16 @@ def _checks(model: str) -> Iterator[Check]:
     if missing:
         return
     yield Check(name="libraries", status="ok", found=f"{len(NEEDED)} found, torch {_version('torch')}")
+    yield from _extras()
     yield _processor()
+    yield _memory()
     yield _engine(model)
-    yield _synthesis()
-    yield _new_voices()
+    if _has("espeakng-loader"):
+        yield _synthesis()
+    if _has("pyworld"):
+        yield _new_voices()
     yield _tried("audio", _try_audio, "pip install --force-reinstall soundfile av soxr")
+    yield _tried("formats", _formats, "pip install --force-reinstall av")
     yield _untrusted_sound()
     yield _tried("voice activity", _try_activity, "pip install --force-reinstall onnxruntime")
     fix = "pip install --force-reinstall sprachbund" if model == "bundled" else "copy the model again"
@@ -83,20 +116,59 @@ def _python() -> Check:
     return Check(name="Python", status="ok", found=system)
 
 
-def _version(name: str) -> str:
+def _version(package: str) -> str:
     try:
-        return version(name)
+        return version(package)
     except PackageNotFoundError:
         return "of unknown version"
 
 
+def _has(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def _library(name: str) -> Check:
+    from sprachbund.util.extras import package_of
+
+    package = package_of(name.partition(".")[0])
     try:
         importlib.import_module(name)
     except Exception as error:  # a broken binary raises anything
         reason = " ".join(str(error).split())
-        return Check(name=name, status="problem", found=reason, fix=f"pip install {name}")
-    return Check(name=name, status="ok", found=_version(name))
+        return Check(name=package, status="problem", found=reason, fix=f"pip install {package}")
+    return Check(name=package, status="ok", found=_version(package))
+
+
+def _extras() -> Iterator[Check]:
+    """Which extras are installed, and what the others are for; none has to be."""
+    from sprachbund.util.extras import DEVELOPERS, extras, missing_of
+
+    names = [name for name in extras() if name and name not in DEVELOPERS]
+    missing = {name: missing_of(name) for name in names}
+    if there := [name for name in names if not missing[name]]:
+        yield Check(name="extras", status="ok", found=f"{', '.join(there)}")
+    for name, packages in missing.items():
+        if packages:
+            whole = len(packages) == len(extras()[name])
+            lacks = "not installed" if whole else f"lacks {', '.join(packages)}"
+            yield Check(
+                name=f"extra {name}",
+                status="note",
+                found=f"{lacks}; only needed for {_PURPOSES.get(name, name)}: pip install 'sprachbund[{name}]'",
+            )
+
+
+def _decodes(codec: str) -> bool:
+    import av
+
+    try:
+        return av.Codec(codec, "r").is_decoder
+    except ValueError:  # of av: an unknown codec
+        return False
 
 
 def _optional(name: str, package: str, purpose: str, attempt: Callable[[], object]) -> Check:
@@ -104,6 +176,8 @@ def _optional(name: str, package: str, purpose: str, attempt: Callable[[], objec
         attempt()
     except SprachbundError as error:
         return Check(name=name, status="note", found=f"only needed for {purpose}: {error}")
+    except ImportError as error:
+        return Check(name=name, status="note", found=f"only needed for {purpose}: {error_line(error)}")
     return Check(name=name, status="ok", found=f"{_version(package)}, for {purpose}")
 
 
@@ -117,10 +191,12 @@ def _synthesis() -> Check:
 def _new_voices() -> Check:
     import numpy as np
 
-    from sprachbund.audio.augment import revoice
+    def attempt() -> None:
+        from sprachbund.audio.augment import revoice
 
-    noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1
-    return _optional("pyworld", "pyworld", "new voices in training data", lambda: revoice(noise))
+        revoice(np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1)
+
+    return _optional("pyworld", "pyworld", "new voices in training data", attempt)
 
 
 def _processor() -> Check:
@@ -133,6 +209,32 @@ def _processor() -> Check:
     if torch.cuda.is_available():
         computing += f", {torch.cuda.get_device_name()}"
     return Check(name="processor", status="ok", found=", ".join([computing, *known]))
+
+
+def _memory() -> Check:
+    from sprachbund.util.memory import allowed_memory, installed_memory
+
+    whole, allowed = installed_memory(), allowed_memory()
+    limit = f", of which this process may use {size(allowed)}" if allowed < whole else ""
+    return Check(name="memory", status="ok", found=f"{size(whole)}{limit}")
+
+
+def _formats() -> str:
+    """Containers and codecs that PyAV's FFmpeg reads, and what is missing of the usual ones."""
+    import av
+
+    libraries = av.library_versions
+    codec = ".".join(map(str, libraries["libavcodec"]))
+    lacks = [name for name in _CODECS if not _decodes(name)]
+    lacks += [
+        name
+        for part, name in _CONTAINERS.items()
+        if not any(part in f.split(",") for f in av.formats_available)
+    ]
+    containers = [name for name in _CONTAINERS.values() if name not in lacks]
+    codecs = [name for name in _CODECS if name not in lacks]
+    without = f"; without {', '.join(lacks)}" if lacks else ""
+    return f"{', '.join([*containers, *codecs])} (PyAV {_version('av')}, libavcodec {codec}){without}"
 
 
 def _engine(model: str) -> Check:
@@ -268,7 +370,10 @@ def bench(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="MODEL", help="bundled (the default), a directory, or a Hugging Face id."
+            "--model",
+            metavar="MODEL",
+            help="bundled (the default), a directory, an alias or a Hugging Face id.",
+            autocompletion=completion.models,
         ),
     ] = None,
     shape: Annotated[
@@ -398,5 +503,5 @@ def _bound(bound_ms: float | None, measured_ms: float) -> tuple[str, str]:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that look at this machine."""
-    app.command(help="Check that everything works here.")(doctor)
-    app.command(help="Measure how fast a model is on this machine.")(bench)
+    app.command()(doctor)
+    app.command()(bench)

@@ -523,12 +523,10 @@ def replay(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of evaluation."""
-    app.command(cls=VerbCommand, help="Measure how good a model is on corpora, and how it fails.")(
-        with_options(evaluate)
-    )
-    app.command(help="Compare systems with intervals and significance; the first is the baseline.")(compare)
-    app.command(help="Score texts against references, or what `evaluate` wrote again.")(score)
-    app.command(help="Score when live translation wrote its words: lagging, flicker, quality.")(latency)
-    app.command(help="Write what an evaluation found as one HTML page.")(report)
-    app.command(help="Draw where a model with experts by language sends speech.")(router)
-    app.command(help="Measure a result manifest again, and say whether it came out the same.")(replay)
+    app.command(cls=VerbCommand)(with_options(evaluate))
+    app.command()(compare)
+    app.command()(score)
+    app.command()(latency)
+    app.command()(report)
+    app.command()(router)
+    app.command()(replay)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import typer
 
+from sprachbund.cli import completion
 from sprachbund.cli.console import UsageError, as_usage, duration, listed, print_json, say
 from sprachbund.cli.options import Panel, VerbCommand, with_options
-from sprachbund.cli.speech import STDIN, ModelOptions, load_model
+from sprachbund.cli.speech import STDIN, ModelOptions, load_model, with_hints
 from sprachbund.cli.translate import Source, Untrusted
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
@@ -148,9 +149,7 @@ _Model = Annotated[ModelOptions, Panel("Model", only=("name", "engine", "threads
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(cls=VerbCommand, help="Translate a microphone, or a recording as it is played, live.")(
-        with_options(listen)
-    )
+    app.command(cls=VerbCommand)(with_options(listen))
 
 
 def listen(
@@ -163,7 +162,12 @@ def listen(
     ] = None,
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", metavar="LANG,…", help="Languages wanted; the language spoken if not given."),
+        typer.Option(
+            "--to",
+            metavar="LANG,…",
+            help="Languages wanted; the language spoken if not given.",
+            autocompletion=completion.languages,
+        ),
     ] = None,
     source: Source = None,
     device: Annotated[
@@ -190,6 +194,7 @@ def listen(
     loaded = load_model(model)
     with as_usage():
         engine = LiveEngine(loaded.family, decoding)
+    with as_usage(), with_hints(sorted(engine.model.pairs()), "listen", source_file, listed(to), source):
         session = engine.open(listed(to) or ["transcribe"], source, live)
     for note in engine.notes:
         say(f"note: {note}")

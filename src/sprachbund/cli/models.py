@@ -1,31 +1,101 @@
-"""`sprachbund models`: which models are on this machine, what they know, and under which licences."""
+"""`sprachbund models`: models on this machine and public ones; what they know, and under which licences."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, print_json, size
+from sprachbund.cli import completion
+from sprachbund.cli.console import Bar, print_json, say, size, table
 from sprachbund.errors import SprachbundError
+from sprachbund.models.catalogue import CATALOGUE, Checkpoint, find_checkpoint
+
+PUBLIC_FAMILIES = tuple(dict.fromkeys(one.family for one in CATALOGUE))
+"""Families of models of the hub."""
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(help="List the models on this machine.")(models)
+    """Add the verb and what stands under it."""
+    models = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    models.command("list", help="List the models on this machine, and public ones that it can load.")(
+        list_models
+    )
+    models.command("show", help="Describe models: languages, pairs, licence, data, limits.")(show)
+    models.command("download", help="Download a model from the hub.")(download)
+    models.command("check", help="Read all of a model, and see that it loads.")(check)
+    app.add_typer(models, name="models")
 
 
-def models(
-    directories: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[DIR]", help="Model directories; if none are given, those here are found."),
-    ] = None,
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="bundled, a directory, an alias or a Hugging Face id; all on this machine if none is given.",
+        autocompletion=completion.models,
+    ),
+]
+
+
+def list_models(as_json: AsJson = False) -> None:
+    """List the models on this machine, then public checkpoints; nothing is loaded."""
+    here = _local_models()
+    downloaded = {name for name in here if name != str(here[name])}
+    if as_json:
+        for name, path in here.items():
+            print_json(
+                {"model": name, "directory": str(path), "family": _family(path), "size_bytes": _size(path)}
+            )
+        for one in CATALOGUE:
+            values: dict[str, Any] = {
+                "model": one.alias,
+                "id": one.id,
+                "family": one.family,
+                "task": one.task,
+            }
+            values |= {"languages": len(one.sources), "size_gb": one.size_gb, "licence": one.licence}
+            print_json({**values, "commercial_use": one.commercial, "here": one.id in downloaded})
+        return
+    rows = [[name, _family(path), size(_size(path))] for name, path in here.items()]
+    typer.echo(table(rows, ["on this machine", "family", "size"]))
+    rows = [
+        [one.alias, _does(one), f"{one.size_gb:g} GB", one.licence, "here" if one.id in downloaded else ""]
+        for one in CATALOGUE
+    ]
+    typer.echo("\n" + table(rows, ["public", "does", "about", "licence of the weights", ""]))
+    typer.echo("\n`sprachbund models download NAME` fetches one, and `--model NAME` uses it")
+
+
+def _does(one: Checkpoint) -> str:
+    into = {"transcribe": "", "to-english": ", into English", "any-to-any": ", into each other"}[one.task]
+    return f"{one.spoken}{into}"
+
+
+def _family(directory: Path) -> str:
+    from sprachbund.util.files import read_object
+
+    config = read_object(directory / "config.json")
+    return str(config.get("family") or config.get("model_type"))
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+
+
+def show(
+    names: Models = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Name every pair.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List models: the bundled one, those in the working directory, and Whisper models downloaded before."""
-    named = {str(path): path for path in directories} if directories else _local_models()
+    """Describe models; without names, the bundled one, those in the working directory, and downloaded ones."""
+    described = []
     with Bar("reading models"):
-        described = [_described(name, path) for name, path in named.items()]
+        for name, path in _named(names).items():
+            try:
+                described.append(describe(name, path))
+            except SprachbundError as error:
+                described.append({"model": name, "directory": str(path), "error": str(error)})
     for model in described:
         if as_json:
             print_json(model)
@@ -35,8 +105,87 @@ def models(
         raise typer.Exit(1)
 
 
+def download(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="An alias, or owner/name.", autocompletion=completion.models),
+    ],
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a model into the cache of the hub's library; the same command again fetches what is missing."""
+    from sprachbund.util.extras import is_installed
+
+    public = find_checkpoint(name)
+    if public is not None:
+        say(f"{public.id}: {public.text}")
+    directory = fetch(name, offline=offline)
+    num_bytes = _size(directory)
+    done = {
+        "model": name,
+        "directory": str(directory),
+        "family": _family(directory),
+        "size_bytes": num_bytes,
+    }
+    if as_json:
+        return print_json(done)
+    typer.echo(f"{directory}  {size(num_bytes)}")
+    if public is not None and public.extra and not is_installed(public.extra):
+        say(f"note: it needs more packages; run: pip install 'sprachbund[{public.extra}]'")
+    say(f"next: sprachbund translate FILE --to LANG --model {name}")
+
+
+def fetch(name: str, *, offline: bool) -> Path:
+    """The directory of a model, downloaded with a progress bar if need be. Raises SprachbundError."""
+    from sprachbund.models.io import locate
+
+    try:
+        with Bar(f"downloading {name}", unit="bytes") as bar:
+            return locate(name, offline=offline, progress=bar.update)
+    except KeyboardInterrupt as interruption:
+        interruption.add_note("the same command fetches what is missing")
+        raise
+
+
+def check(names: Models = None, as_json: AsJson = False) -> None:
+    """Load models whole; exit code 1 when one is broken."""
+    broken = 0
+    for name, path in _named(names).items():
+        checked: dict[str, Any] = {"model": name, "directory": str(path)}
+        try:
+            with Bar(f"checking {name}"):
+                checked |= _checked(path)
+        except SprachbundError as error:
+            checked |= {"error": str(error)}
+            broken += 1
+        if as_json:
+            print_json(checked)
+        elif "error" in checked:
+            typer.echo(f"{name}: broken; {checked['error']}")
+        else:
+            typer.echo(f"{name}: whole; {checked['family']}, {checked['tensors']} tensors")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _checked(directory: Path) -> dict[str, Any]:
+    from sprachbund.models.io import load
+
+    if not directory.is_dir():
+        raise SprachbundError(f"{directory} is not there; check the path")
+    family: Any = load(directory, offline=True)
+    return {"family": family.name, "tensors": len(family.state_dict())}
+
+
+def _named(names: list[str] | None) -> dict[str, Path]:
+    """Models by the names given, or all that are here."""
+    from sprachbund.models.io import locate
+
+    return {name: locate(name, offline=True) for name in names} if names else _local_models()
+
+
 def _local_models() -> dict[str, Path]:
-    """Name, as `--model` takes it, to directory."""
+    """Name, as `--model` takes it, to directory: the bundled model, those in the working directory, downloaded ones."""
     from sprachbund.models.io import BUNDLED, FAMILIES, bundled_directory, family_of
 
     directories = {BUNDLED: bundled_directory(), **_downloaded()}
@@ -52,7 +201,7 @@ def _local_models() -> dict[str, Path]:
 
 
 def _downloaded() -> dict[str, Path]:
-    """Whisper models in the Hugging Face cache, the newest snapshot of each."""
+    """Models in the Hugging Face cache that can be loaded, the newest snapshot of each."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     from sprachbund.models.io import family_of
@@ -65,18 +214,11 @@ def _downloaded() -> dict[str, Path]:
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         newest = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
         try:
-            if newest is not None and family_of(newest.snapshot_path) == "whisper":
+            if newest is not None and family_of(newest.snapshot_path) in PUBLIC_FAMILIES:
                 downloaded[repo.repo_id] = Path(newest.snapshot_path)
         except SprachbundError:
             continue
     return downloaded
-
-
-def _described(name: str, directory: Path) -> dict[str, Any]:
-    try:
-        return describe(name, directory)
-    except SprachbundError as error:
-        return {"model": name, "directory": str(directory), "error": str(error)}
 
 
 def describe(name: str, directory: Path) -> dict[str, Any]:
@@ -135,8 +277,9 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
     if "error" in model:
         return f"{model['model']}\n  broken     {model['error']}"
     bits = f", {model['bits']} bits" if model["bits"] else ""
+    name = model["model"] if model["name"] == model["directory"] else model["name"]
     rows = [
-        ["is", f"{model['name']}: {model['family']}{bits}, {size(model['size_bytes'])}"],
+        ["is", f"{name}: {model['family']}{bits}, {size(model['size_bytes'])}"],
         ["about", model["description"]],
         ["hears", _some(model["source_languages"])],
         ["writes", _some(model["target_languages"])],

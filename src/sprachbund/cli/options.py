@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from sprachbund.cli.completion import completion_of
 from sprachbund.cli.console import UsageError, as_usage, listed, say
 from sprachbund.util.options import Declared, Option, OptionValueError, Range, declared, documented
 
@@ -92,7 +93,11 @@ class OfferedField:
     def parameters(self) -> Iterator[inspect.Parameter]:
         """The command's parameters: the option, and its former name, hidden."""
         info = typer.Option(
-            self.option.name, metavar=self.option.metavar, help=self.help, rich_help_panel=self.panel
+            self.option.name,
+            metavar=self.option.metavar,
+            help=self.help,
+            rich_help_panel=self.panel,
+            autocompletion=completion_of(self.option.name, self.option.metavar, self.declared.choices),
         )
         shown = self._shown_default()
         kind = self._command_type()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(cls=VerbCommand, help="Serve the page, HTTP and live captions.")(with_options(serve))
+    app.command(cls=VerbCommand)(with_options(serve))
 
 
 def serve(

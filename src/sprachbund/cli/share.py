@@ -331,7 +331,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     share = typer.Typer(
-        help="Measure the conflict between languages inside a model, and split where it hurts.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )

@@ -3,6 +3,7 @@
 The outputs come first, then the loop over files. A file that fails prints one error line; the others go on.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
 
 import typer
 
-from sprachbund.cli.console import DELAY_S, Bar, as_usage, duration, error_line, print_json, say, trace
+from sprachbund.cli.console import (
+    DELAY_S,
+    Bar,
+    UsageError,
+    as_usage,
+    duration,
+    error_line,
+    print_json,
+    say,
+    trace,
+)
+from sprachbund.cli.models import fetch
 from sprachbund.cli.startup import undisturbed
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
@@ -340,12 +352,15 @@ def _lines(translation: "Translation") -> list[str]:
 
 
 def _tag(translation: "Translation", spoken: str) -> str:
-    from sprachbund.decoding.languages import TRANSCRIBE
-
     return spoken if translation.target_language == TRANSCRIBE else translation.target_language
 
 
 STDIN = "-"
+BUNDLED = "bundled"
+"""That of `sprachbund.models.io`, which takes too long to import here."""
+OPEN_TALK = "the bundled model knows telephone prompts, numbers and everyday phrases, not open talk; these do"
+TRANSCRIBE = "transcribe"
+"""That of `sprachbund.decoding.languages`, which takes too long to import here."""
 
 
 class DamagedAudioError(SprachbundError):
@@ -357,7 +372,7 @@ class ModelOptions:
     """The model, and what computes it; see `sprachbund.load`.
 
     Attributes:
-        name: the model: bundled, a model directory, or a Hugging Face id.
+        name: the model: bundled, a model directory, a Hugging Face id, or an alias of `sprachbund models list`.
         engine: what computes: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native, with
             8-bit weights; native-int4.
         threads: threads to compute with.
@@ -366,7 +381,7 @@ class ModelOptions:
         offline: never use the network.
     """
 
-    name: Annotated[str, Option("--model", metavar="MODEL")] = "bundled"
+    name: Annotated[str, Option("--model", metavar="MODEL")] = BUNDLED
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
     real_length: Annotated[bool, Option("--real-length")] = False
@@ -459,7 +474,9 @@ def _make_ready(job: SpeechJob) -> _Ready:
         _check_paths(job)
     model = load_model(job.model)
     with as_usage():
-        targets = _check_languages(model, job)
+        verb = "transcribe" if list(job.targets) == [TRANSCRIBE] else "translate"
+        with with_hints(model.pairs, verb, job.files[0], job.targets, job.source):
+            targets = _check_languages(model, job)
         _check_draft(model, job.decoding)
         _check_collisions(job, targets)
     table = ResultTable(job.files) if job.output.as_table else None
@@ -480,7 +497,11 @@ def _succeeds(ready: _Ready, file: str) -> bool:
 
 
 def load_model(options: ModelOptions) -> "Model":
-    """Load a model, with a bar for large ones."""
+    """Load a model, with a bar for large ones; download it first if need be."""
+    offline = options.offline
+    if options.name != BUNDLED and not offline and not Path(options.name).is_dir():
+        fetch(options.name, offline=False)
+        offline = True  # it is here now
     with Bar(f"loading {options.name}"):
         with undisturbed():
             import torch
@@ -493,7 +514,7 @@ def load_model(options: ModelOptions) -> "Model":
                 torch.set_num_threads(choose_threads(options.threads))
         model = load(
             options.name,
-            offline=options.offline,
+            offline=offline,
             real_length=options.real_length,
             pool_frames=options.pool_frames,
             engine=cast("EngineChoice", options.engine),
@@ -541,6 +562,64 @@ def _check_languages(model: "Model", job: SpeechJob) -> tuple[str, ...]:
     return request.targets
 
 
+@contextmanager
+def with_hints(
+    pairs: Sequence[tuple[str, str]],
+    verb: str,
+    file: str | None,
+    targets: Sequence[str],
+    source: str | None,
+) -> Iterator[None]:
+    """Where languages are refused in here, name public checkpoints that know them, with the command.
+
+    Args:
+        pairs: that the model knows; where it knows those wanted, something else was refused.
+        verb: of the command.
+        file: its first recording; None for the microphone.
+        targets: languages wanted, as they were given; none, or "transcribe", for the language spoken.
+        source: the language spoken, as it was given; None when it is to be identified.
+    """
+    try:
+        yield
+    except SprachbundError as error:
+        refused = UsageError(str(error))
+        refused.hints = _hints(verb, file, targets, source, pairs)
+        raise refused from error
+
+
+def _hints(
+    verb: str,
+    file: str | None,
+    targets: Sequence[str],
+    source: str | None,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> tuple[str, ...]:
+    from sprachbund.models.catalogue import all_languages, fitting
+    from sprachbund.text.languages import parse_language
+    from sprachbund.util.extras import is_installed
+
+    known = all_languages()
+    try:
+        spoken = None if source is None else parse_language(source, known)
+        wanted = [None if target == TRANSCRIBE else parse_language(target, known) for target in targets]
+    except SprachbundError:  # a language that none of them knows
+        return ()
+    if all(any(spoken in (None, s) and t == (w or s) for s, t in pairs) for w in wanted or [None]):
+        return ()
+    to = "" if verb == "transcribe" or not targets else f" --to {','.join(targets)}"
+    said = "" if source is None else f" --from {source}"
+    command = f"sprachbund {verb} {shlex.join([file]) if file else ''}".rstrip() + said + to
+    return tuple(
+        f"{command} --model {one.alias}  ({one.text}"
+        + (
+            f"; needs pip install 'sprachbund[{one.extra}]')"
+            if one.extra and not is_installed(one.extra)
+            else ")"
+        )
+        for one in fitting(spoken, wanted or [None])
+    )
+
+
 def _check_draft(model: "Model", options: DecodingOptions) -> None:
     """A draft that is not there, or not this model's, is found out before the first file."""
     from sprachbund.decoding.speculation import speculation_for
@@ -569,8 +648,6 @@ def output_paths(job: SpeechJob, file: str, targets: Sequence[str]) -> dict[tupl
         file: the input file, or "-" for stdin.
         targets: languages, or "transcribe".
     """
-    from sprachbund.decoding.languages import TRANSCRIBE
-
     stem = "stdin" if file == STDIN else Path(file).stem
     names = {target: stem if target == TRANSCRIBE else f"{stem}.{target}" for target in targets}
     return {(t, f): job.output.out / f"{names[t]}.{f}" for t in targets for f in job.output.formats}
@@ -595,6 +672,12 @@ def _one_file(ready: _Ready, file: str) -> None:
             output.finish(translations)
     damage = work.audio_warnings
     _warn(file, translations, damage)
+    if job.model.name == BUNDLED and any(_is_out_of_domain(t) for t in translations.values()):
+        say(f"hint: {OPEN_TALK}")
+        for hint in _hints(
+            "transcribe" if ready.targets == (TRANSCRIBE,) else "translate", file, ready.targets, job.source
+        ):
+            say(f"hint: {hint}")
     if damage:
         raise DamagedAudioError(
             f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
@@ -616,7 +699,9 @@ def _follow(
     if count > 1:
         label += f" ({ready.job.files.index(file) + 1} of {count})"
     try:
-        with Bar(label, work.duration_s, seconds=True, enabled=not prints, delay_s=DELAY_S - unseen_s) as bar:
+        with Bar(
+            label, work.duration_s, unit="seconds", enabled=not prints, delay_s=DELAY_S - unseen_s
+        ) as bar:
             for target, segment in work.by_target():
                 segments[target].append(segment)
                 for output in outputs:
@@ -672,6 +757,14 @@ def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
     say(f"error: {line}")
     if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be
         JsonOutput.failed(file, line)
+
+
+def _is_out_of_domain(translation: "Translation") -> bool:
+    """Whether the guard dropped most of the speech since the model guessed, or looped."""
+    reasons = ("guessing", "loop", "too much text")
+    guessed = [s for s in translation.dropped if s.dropped is not None and s.dropped.startswith(reasons)]
+    guessed_s = sum(segment.end_s - segment.start_s for segment in guessed)
+    return guessed_s > sum(segment.end_s - segment.start_s for segment in translation.segments)
 
 
 def _named(file: str, line: str) -> str:

@@ -186,7 +186,6 @@ def _go_on(recipe: "EncoderTransferRecipe", out: Path, workers: int | None, ray:
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     study = typer.Typer(
-        help="Study what a start, hours of data, latency and bits are worth.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )

@@ -322,5 +322,5 @@ def _print(path: Path, as_json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that train."""
-    app.command(help="Train a model, or go on with training.")(train)
-    app.command(help="Run one of the published systems beside its baselines.")(recipe)
+    app.command()(train)
+    app.command()(recipe)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.cli.speech import (
@@ -126,7 +127,13 @@ Files = Annotated[
     list[str] | None, typer.Argument(metavar="FILE", help="Audio or video of any format; - is stdin.")
 ]
 Source = Annotated[
-    str | None, typer.Option("--from", metavar="LANG", help="Language spoken; found out if not given.")
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="LANG",
+        help="Language spoken; found out if not given.",
+        autocompletion=completion.languages,
+    ),
 ]
 Untrusted = Annotated[
     bool,
@@ -144,7 +151,12 @@ def translate(
     files: Files = None,
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", metavar="LANG,…", help="Languages wanted, as tags or names."),
+        typer.Option(
+            "--to",
+            metavar="LANG,…",
+            help="Languages wanted, as tags or names.",
+            autocompletion=completion.languages,
+        ),
     ] = None,
     source: Source = None,
     text: Annotated[
@@ -209,7 +221,5 @@ def transcribe(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of files and texts."""
-    app.command(cls=VerbCommand, help="Translate recordings, or text.")(with_options(translate))
-    app.command(cls=VerbCommand, help="Write down recordings in the language spoken.")(
-        with_options(transcribe)
-    )
+    app.command(cls=VerbCommand)(with_options(translate))
+    app.command(cls=VerbCommand)(with_options(transcribe))

@@ -116,7 +116,6 @@ PICTURE = ".png"
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     units = typer.Typer(
-        help="Turn speech into discrete units that share one vocabulary with text.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )

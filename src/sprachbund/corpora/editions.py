@@ -4,16 +4,16 @@
 shard is drawn from (edition, part, shard, attempt) alone.
 """
 
-import fcntl
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -368,5 +368,18 @@ class LiveEdition:
     def _alone(self) -> Iterator[None]:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lock)
             yield
+
+
+def _wait_for(file: IO[str]) -> None:
+    """Lock a file until it is closed, as soon as no other process holds it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            with suppress(OSError):  # it gives up after ten seconds
+                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX)

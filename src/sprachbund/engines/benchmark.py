@@ -5,7 +5,6 @@ them, so the time of that reading is the bound on a token; where all of it fits 
 take less. An encoder computes more than it reads: its bound is the processor's speed in products of 8 bits.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -257,11 +256,15 @@ def bytes_per_token(family: Family, cache: DecoderCache) -> int:
 
 
 def peak_mib() -> float:
-    """The most memory this process has held, in MiB."""
+    """The most memory this process has held, in MiB; NaN on Windows, where Python does not tell."""
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says includes the process that started this one
         kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(kib) / 1024
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -313,10 +313,10 @@ def _package() -> Any:
         if error.name != "comet":
             raise SprachbundError(
                 f"COMET is installed and cannot be loaded ({error}); give it an environment of its own, with "
-                "`pip install sprachbund[comet]`"
+                "`pip install 'sprachbund[comet]'`"
             ) from error
         raise SprachbundError(
-            "COMET is not installed; install it with `pip install sprachbund[comet]`, or leave it out"
+            "COMET is not installed; install it with `pip install 'sprachbund[comet]'`, or leave it out"
         ) from error
     if not hasattr(comet, "load_from_checkpoint"):
         raise SprachbundError(

@@ -1,5 +1,6 @@
 """The family of a model directory, models of the Hugging Face hub, and reading those of transformers."""
 
+import logging
 import math
 import os
 import re
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.catalogue import find_checkpoint
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import read_object
@@ -62,10 +64,20 @@ def family_of(directory: Path) -> str:
     return family
 
 
-def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
+Progress = Callable[[float, float | None], None]
+"""Called with the bytes that are there, and with all of them where that is known."""
+
+
+def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progress | None = None) -> Path:
     """The directory of a model, downloaded first when `path_or_id` names one on the hub.
 
-    Offline, a model that was downloaded before is still found.
+    Offline, a model that was downloaded before is still found. Files that were downloaded whole are kept
+    when a download is broken off.
+
+    Args:
+        path_or_id: a directory, a name on the hub, or an alias of `sprachbund.models.catalogue`.
+        offline: never use the network.
+        progress: told how far a download has come; without it, the hub's own library shows that.
 
     Raises:
         SprachbundError: no such directory, or the model cannot be had from the hub.
@@ -75,6 +87,8 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
     if os.path.isdir(path):
         return path
     name = str(path_or_id)
+    if not os.path.lexists(path) and (checkpoint := find_checkpoint(name)) is not None:
+        name = checkpoint.id
     if path.suffix == ".nemo" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
@@ -83,28 +97,84 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool) -> Path:
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):
         raise SprachbundError(f"there is no directory {name}; check the path")
-    directory = _download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline)
+    directory = _download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
     if not any(directory.glob("model*.safetensors")):
-        directory = _download(name, _DESCRIPTIONS + _PICKLED, offline=offline)
+        directory = _download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)
     return directory
 
 
-def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
+def _download(name: str, patterns: list[str], *, offline: bool, progress: Progress | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    options: dict[str, Any] = {"local_files_only": offline}
+    if progress is not None:
+        options["tqdm_class"] = _follower(progress)
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
+        with _quiet_hub():
+            return Path(snapshot_download(name, allow_patterns=patterns, **options))
     except LocalEntryNotFoundError as error:
-        why = "offline, and it was not downloaded before" if offline else "the hub cannot be reached"
+        partly = _begun(name)
+        if offline:
+            why = (
+                "offline, and it was downloaded in part only"
+                if partly
+                else "offline, and it was not downloaded before"
+            )
+            advice = f"run `sprachbund models download {name}` where there is a network"
+        else:
+            why, advice = "the hub cannot be reached", "check the network"
         raise SprachbundError(
-            f"{name} is not a directory here ({why}); give a directory on this disk"
+            f"{name} is not a directory here ({why}); {advice}, or give a directory on this disk"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(
             f"{name} is neither a directory nor to be had from the hub ({reason})"
         ) from error
+    except (
+        Exception
+    ) as error:  # the library raises what the one below it does, which differs with its version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SprachbundError(
+            f"the download of {name} was broken off ({reason}); the same command fetches what is missing"
+        ) from error
+
+
+def _begun(name: str) -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return any(Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}").glob("snapshots/*/*"))
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """No warnings of huggingface_hub inside: it warns of every retry, and an error is reported here."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _follower(progress: Progress) -> type:
+    """The class of progress bars for huggingface_hub: they show nothing, and hand on the bytes."""
+    from tqdm.auto import tqdm
+
+    class Follower(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._counts_bytes = options.get("unit") == "B"
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            if self._counts_bytes:
+                progress(self.n, self.total or None)
+            return None
+
+    return Follower
 
 
 # Reading with transformers, without its progress bars and warnings.
@@ -113,17 +183,17 @@ def _download(name: str, patterns: list[str], *, offline: bool) -> Path:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No progress bars and no warnings of transformers inside; as before behind it."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bar:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 # Model directories of transformers, read with its classes and checked.

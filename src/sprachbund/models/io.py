@@ -8,7 +8,7 @@ from typing import Any
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.drafts import find_drafts
-from sprachbund.models.hub import FAMILIES, family_of, find
+from sprachbund.models.hub import FAMILIES, Progress, family_of, find
 
 __all__ = ["BUNDLED", "FAMILIES", "LOADERS", "bundled_directory", "family_of", "load", "locate", "save"]
 
@@ -102,7 +102,7 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
     """Load a model for inference.
 
     Args:
-        path_or_id: "bundled", a model directory, or the name of a Whisper model on the Hugging Face hub.
+        path_or_id: "bundled", a model directory, a name on the Hugging Face hub, or an alias such as "whisper-small".
         offline: never use the network, even for a name that is not on disk.
 
     Raises:
@@ -115,11 +115,14 @@ def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
     return family
 
 
-def locate(path_or_id: str | Path, *, offline: bool = False) -> Path:
-    """The directory that a name stands for, downloaded first if need be. Arguments and errors as for `load`."""
+def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """The directory that a name stands for, downloaded first if need be. Arguments and errors as for `load`.
+
+    `progress` is told how far a download has come.
+    """
     if str(path_or_id) == BUNDLED:
         return bundled_directory()
-    return find(path_or_id, offline=offline)
+    return find(path_or_id, offline=offline, progress=progress)
 
 
 def save(family: Family, directory: Path, **options: Any) -> None:

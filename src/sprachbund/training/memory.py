@@ -5,12 +5,10 @@ Recomputing and measuring go by layers: every family has them in `encoder.layers
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from torch.optim import AdamW
 from sprachbund.data.batch import Batch
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset
+from sprachbund.util.memory import allowed_memory
 
 
 def _stacks(model: Any) -> list[nn.ModuleList]:
@@ -147,7 +146,6 @@ def kept_on_meta(model: nn.Module, forward: Callable[[], Any]) -> int:
 
 # The estimate, which a run reports before it begins.
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _FP32 = 4
 
 
@@ -277,11 +275,7 @@ def memory_of(device: torch.device) -> int:
     """Bytes of memory that a device has; of a machine, what this process is allowed."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(whole, int(_CGROUP_LIMIT.read_text()))
-    except (OSError, ValueError):  # no such group, or "max"
-        return whole
+    return allowed_memory()
 
 
 def _line(one: int, two: int, count: int) -> int:

@@ -1,46 +1,151 @@
-"""Which extra of this package brings a module that is missing."""
+"""The extras of this package: which packages each asks for, and which one brings a module that is missing."""
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
 _PACKAGES = {
+    "babel": "Babel",
     "comet": "unbabel-comet",
     "google": "protobuf",
+    "h11": "uvicorn",
     "multipart": "python-multipart",
+    "pkg_resources": "setuptools",
     "sklearn": "scikit-learn",
+    "starlette": "fastapi",
+    "threadpoolctl": "scikit-learn",
+    "tqdm": "huggingface_hub",
     "yaml": "pyyaml",
 }
-"""Packages whose module has another name."""
-_EVERYTHING = "dev"
+"""Packages whose module has another name, or that bring a module which no extra asks for by itself."""
+_HOMES = {
+    "sprachbund.models.seamless": "seamless",
+    "sprachbund.models.speech_llm": "speech-llm",
+    "sprachbund.serving": "serve",
+}
+"""Code to the extra that is made for it, where several ask for the same package."""
+_GENERAL = "train"
+"""The extra of all other code, where it asks for the package."""
+BASE = ""
+"""In place of an extra: what is always installed."""
+DEVELOPERS = ("dev", "docs")
+"""Extras that no command needs."""
 
 
 def missing_package(error: ImportError) -> str | None:
     """One line that says which package is missing and what installs it; None if that is not what happened.
 
     Args:
-        error: of an import that failed.
+        error: of an import that failed. Where several extras ask for the package, the code that imported it decides.
     """
-    module = (error.name or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or module in ("", "sprachbund"):
+    if not isinstance(error, ModuleNotFoundError):
         return None
-    package = _canonical(_PACKAGES.get(module, module))
-    extra = _extra(package)
+    said = re.match(r"No module named '([\w.]+)'", str(error))  # some libraries raise it without the name
+    module = (error.name or (said[1] if said else "")).partition(".")[0]
+    if module in ("", "sprachbund"):
+        return None
+    package = package_of(module)
+    extra = _extra(package, error)
     wanted = f"'sprachbund[{extra}]'" if extra else package
     return f"the package {package} is not installed; run: pip install {wanted}"
 
 
-def _extra(package: str) -> str:
-    """The first extra, in the order of pyproject.toml, that asks for a package; empty if none does."""
+def is_installed(extra: str) -> bool:
+    """Whether every package of an extra is installed."""
+    return not missing_of(extra)
+
+
+def missing_of(extra: str) -> list[str]:
+    """Packages of an extra that are not installed."""
+    return [package for package in extras().get(extra, ()) if not _has(package)]
+
+
+def _has(package: str) -> bool:
     try:
-        lines = requires("sprachbund") or []
-    except PackageNotFoundError:  # run from the sources, which were never installed
-        return ""
-    for line in lines:
-        name = re.match(r"[\w.-]+", line)
-        extra = re.search(r"""extra\s*==\s*["']([^"']+)""", line)
-        if name and extra and _canonical(name[0]) == package and extra[1] != _EVERYTHING:
-            return extra[1]
-    return ""
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def package_of(module: str) -> str:
+    """The package that brings a module of the top level, by its name in lower case."""
+    return _canonical(_PACKAGES.get(module, module))
+
+
+@cache
+def extras() -> dict[str, tuple[str, ...]]:
+    """Extra to the packages it asks for, in the order of pyproject.toml; `BASE` to those of the core.
+
+    As the installed package states them; as pyproject.toml does where the sources run without being installed. Empty
+    where neither is there.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for extra, line in _requirements():
+        # "sprachbund[serve]", for what extends another extra
+        names = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", line)
+        if names is None:
+            continue
+        own = _canonical(names[1]) == "sprachbund"
+        inner = [part.strip() for part in (names[2] or "").split(",")] if own else []
+        packages = [package for part in inner for package in found.get(part, ())]
+        packages += [] if own else [_canonical(names[1])]
+        found[extra] = tuple(dict.fromkeys([*found.get(extra, ()), *packages]))
+    return found
+
+
+def _requirements() -> Iterator[tuple[str, str]]:
+    """Every extra with a requirement of it."""
+    try:
+        for line in requires("sprachbund") or ():
+            extra = re.search(r"""extra\s*==\s*["']([^"']+)""", line)
+            yield extra[1] if extra else BASE, line
+    except PackageNotFoundError:
+        path = Path(__file__).parents[3] / "pyproject.toml"
+        if not path.is_file():
+            return
+        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+        if project.get("name") != "sprachbund":
+            return
+        for line in project["dependencies"]:
+            yield BASE, line
+        for extra, lines in project["optional-dependencies"].items():
+            for line in lines:
+                yield extra, line
+
+
+def _extra(package: str, error: ImportError) -> str:
+    """The extra to install for a package that some code lacks; empty if none asks for it, or all have it."""
+    asking = {name: packages for name, packages in extras().items() if name not in DEVELOPERS}
+    importers = list(_importers(error))
+    if not any(package in packages for packages in asking.values()):
+        # What only a library asks for comes with that library.
+        known = {one for packages in asking.values() for one in packages}
+        package = next((one for one in map(package_of, importers) if one in known), package)
+    having = [name for name, packages in asking.items() if package in packages]
+    if BASE in having or not having:
+        return BASE
+    for importer in importers:
+        for code, extra in _HOMES.items():
+            if f"{importer}.".startswith(f"{code}.") and extra in having:
+                return extra
+    return _GENERAL if _GENERAL in having else min(having, key=lambda name: len(asking[name]))
+
+
+def _importers(error: ImportError) -> Iterator[str]:
+    """Modules of this package that an error came through, and libraries by their top level; the innermost first."""
+    modules = []
+    trace = error.__traceback__
+    while trace is not None:
+        modules.append(str(trace.tb_frame.f_globals.get("__name__", "")))
+        trace = trace.tb_next
+    for name in reversed(modules):
+        top = name.partition(".")[0]
+        if top and top != "importlib" and not top.startswith("_"):
+            yield name if top == "sprachbund" else top
 
 
 def _canonical(name: str) -> str:

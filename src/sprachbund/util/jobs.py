@@ -200,7 +200,9 @@ def _run_on_ray(job: Job, workers: int, address: str, progress: Progress) -> Non
     try:
         import ray
     except ImportError as error:
-        raise SprachbundError("there is no Ray here; pip install 'ray', or leave out --ray") from error
+        raise SprachbundError(
+            "there is no Ray here; pip install 'sprachbund[ray]', or leave out --ray"
+        ) from error
     started = not ray.is_initialized()
     if started:
         _start_ray(address)

@@ -1,4 +1,4 @@
-"""What becomes of freed memory: kept, so that training on CPUs spends its time computing, or given back.
+"""Memory of the machine, and what becomes of freed memory: kept, so that training computes, or given back.
 
 glibc gives large blocks back to the system as soon as they are freed, and a training step frees and asks for
 hundreds of them; the kernel then spends as much time clearing pages as we spend computing. It does not give back what
@@ -6,12 +6,44 @@ lies below a block in use, so work on pieces of ever other lengths holds more an
 """
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 _KEEP_ALL = 2**31 - 1
 _TOP_PAD = 256 * 2**20
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def installed_memory() -> int:
+    """Bytes of memory that the machine has."""
+    if sys.platform == "win32":
+        kib = ctypes.c_ulonglong()
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kib))
+        return int(kib.value) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def allowed_memory() -> int:
+    """Bytes of memory that this process may use: those of the machine, or the limit of its container."""
+    return min([installed_memory(), *_limits()])
+
+
+def _limits() -> list[int]:
+    """Limits of the control groups of this process, of version 2 and 1; none outside Linux."""
+    found = []
+    own = Path("/proc/self/cgroup")
+    groups = [line.split(":", 2)[2] for line in own.read_text().splitlines()] if own.exists() else []
+    paths = [_CGROUPS / group.strip("/") / "memory.max" for group in ("", *groups)]
+    paths += [_CGROUPS / "memory" / group.strip("/") / "memory.limit_in_bytes" for group in ("", *groups)]
+    for path in paths:
+        try:
+            found.append(int(path.read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return found
 
 
 def keep_freed_memory() -> bool:

@@ -1,7 +1,6 @@
 """Provenance of a measurement: hashes of data and model, machine, versions of libraries, commit."""
 
 import hashlib
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import PARTIAL
+from sprachbund.util.memory import installed_memory
 from sprachbund.util.processor import processor_name, usable_cores
 
 LIBRARIES = (
@@ -91,7 +91,7 @@ def machine() -> dict[str, str | int]:
     return {
         "processor": processor_name(),
         "cores": usable_cores(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "memory_gb": round(installed_memory() / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -108,7 +108,7 @@ def _open(path: Path) -> Any:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise SprachbundError(
-            f"{path} is a parquet file; reading it needs pyarrow: pip install sprachbund[ntuml]"
+            f"{path} is a parquet file; reading it needs pyarrow: pip install 'sprachbund[ntuml]'"
         ) from None
     try:
         file = ParquetFile(path)

@@ -157,9 +157,11 @@ def adapt(module: nn.Module, names: Sequence[str], options: LoraOptions) -> None
     kinds = (nn.Linear, library().pytorch_utils.Conv1D)  # the latter is GPT-2's name for a linear layer
     try:
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
+    except ImportError as error:
+        if error.name != "peft":  # a package that peft needs
+            raise
         raise SprachbundError(
-            "speech LLMs need the package peft; run: pip install 'sprachbund[train]'"
+            "speech LLMs need the package peft; run: pip install 'sprachbund[speech-llm]'"
         ) from None
 
     module.requires_grad_(False)

@@ -1,0 +1,62 @@
+"""What a shell completes: models, languages, engines and formats; each call is a start of the command, so it is quick.
+
+A value after the last comma is completed alone, as in `--to de,f`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from sprachbund.models.catalogue import CATALOGUE, all_languages
+
+
+def models(incomplete: str) -> list[str]:
+    """The bundled model, public ones by their aliases, and model directories below the working directory."""
+    directories = [
+        str(path.parent) for path in (*Path().glob("*/config.json"), *Path().glob("*/*/config.json"))
+    ]
+    return _matching(["bundled", *(one.alias for one in CATALOGUE), *sorted(directories)], incomplete)
+
+
+def languages(incomplete: str) -> list[str]:
+    """Tags of languages that the bundled model or a public one knows."""
+    return _matching(sorted(all_languages()), incomplete)
+
+
+def engines(incomplete: str) -> list[str]:
+    """Names of engines."""
+    from sprachbund.engines.options import EngineChoice
+
+    return _matching(get_args(EngineChoice), incomplete)
+
+
+def formats(incomplete: str) -> list[str]:
+    """Names of file formats."""
+    return _matching(FORMATS, incomplete)
+
+
+def _matching(values: Iterable[str], incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    given = before.split(",") if comma else []
+    return [f"{before}{comma}{value}" for value in values if value.startswith(last) and value not in given]
+
+
+def completion_of(
+    option: str, metavar: str | None, choices: Sequence[object] = ()
+) -> Callable[[str], list[str]] | None:
+    """What completes an option that a dataclass declares; None for nothing.
+
+    Args:
+        option: its name, with dashes.
+        metavar: what stands for its value in the help.
+        choices: values that its type allows.
+    """
+    if choices:
+        return lambda incomplete: _matching(map(str, choices), incomplete)
+    return _BY_OPTION.get(option) or _BY_METAVAR.get(metavar or "")
+
+
+FORMATS = ("txt", "srt", "vtt", "json", "jsonl", "tsv")
+"""Those of `sprachbund.decoding.formats`, which takes too long to import here."""
+_BY_METAVAR = {"MODEL": models, "LANG": languages, "LANG,…": languages, "FMT,…": formats}
+_BY_OPTION = {"--engine": engines}

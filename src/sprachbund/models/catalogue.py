@@ -1,0 +1,243 @@
+"""Public checkpoints that this package loads: what each does, how large it is, and under which licence.
+
+Sizes are those of the weights that `models download` fetches, as the hub lists them, rounded; licences are those of the
+weights, as the hub states them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+Task = Literal["transcribe", "to-english", "any-to-any"]
+"""Transcription alone; with translation into English; into any of its languages from any."""
+ENGLISH = "en"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A published model.
+
+    Attributes:
+        alias: short name, which `--model` takes.
+        id: name on the Hugging Face hub.
+        family: that loads it here.
+        task: what it was trained to do.
+        languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english" or "seamless".
+        size_gb: of the download, in 10^9 bytes, about.
+        licence: of the weights.
+        commercial: whether the licence allows commercial use.
+        extra: of this package that it needs; empty for none.
+    """
+
+    alias: str
+    id: str
+    family: str
+    task: Task
+    languages: Literal["whisper", "whisper-v3", "english", "seamless"]
+    size_gb: float
+    licence: str
+    commercial: bool = True
+    extra: str = ""
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """BCP-47 tags of the languages understood."""
+        return _spoken(self.languages)
+
+    @property
+    def spoken(self) -> str:
+        """The languages understood, in words."""
+        counts = {"english": "English", "seamless": "about 100 languages"}  # whose published counts differ
+        return counts.get(self.languages, f"{len(self.sources)} languages")
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """BCP-47 tags of the languages that it translates into; none of a model that only transcribes."""
+        if self.task == "any-to-any":
+            return _written(self.languages)
+        return frozenset({ENGLISH} if self.task == "to-english" else ())
+
+    def does(self, source: str | None, target: str | None) -> bool:
+        """Whether it writes `target` for speech in `source`.
+
+        Args:
+            source: BCP-47 tag; None for any.
+            target: BCP-47 tag; None for the language spoken.
+        """
+        if source is not None and source not in self.sources:
+            return False
+        if target is None or target == source:
+            return target is None or target in self.sources
+        return target in self.targets
+
+    @property
+    def text(self) -> str:
+        """One line: task, languages, size and licence."""
+        does = {
+            "transcribe": "transcribes {}",
+            "to-english": "transcribes {} and translates them into English",
+            "any-to-any": "translates {} into each other",
+        }[self.task]
+        use = "" if self.commercial else ", no commercial use"
+        return f"{does.format(self.spoken)}; about {self.size_gb:g} GB; {self.licence}{use}"
+
+
+CATALOGUE = (
+    Checkpoint(
+        alias="whisper-tiny",
+        id="openai/whisper-tiny",
+        family="whisper",
+        task="to-english",
+        languages="whisper",
+        size_gb=0.15,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="whisper-base",
+        id="openai/whisper-base",
+        family="whisper",
+        task="to-english",
+        languages="whisper",
+        size_gb=0.29,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="whisper-small",
+        id="openai/whisper-small",
+        family="whisper",
+        task="to-english",
+        languages="whisper",
+        size_gb=0.97,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="whisper-medium",
+        id="openai/whisper-medium",
+        family="whisper",
+        task="to-english",
+        languages="whisper",
+        size_gb=3.1,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="whisper-large-v2",
+        id="openai/whisper-large-v2",
+        family="whisper",
+        task="to-english",
+        languages="whisper",
+        size_gb=6.2,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="whisper-large-v3",
+        id="openai/whisper-large-v3",
+        family="whisper",
+        task="to-english",
+        languages="whisper-v3",
+        size_gb=3.1,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="whisper-large-v3-turbo",
+        id="openai/whisper-large-v3-turbo",
+        family="whisper",
+        task="transcribe",
+        languages="whisper-v3",
+        size_gb=1.6,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="distil-large-v3",
+        id="distil-whisper/distil-large-v3",
+        family="whisper",
+        task="transcribe",
+        languages="english",
+        size_gb=1.5,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="seamless-m4t-medium",
+        id="facebook/hf-seamless-m4t-medium",
+        family="seamless_m4t",
+        task="any-to-any",
+        languages="seamless",
+        size_gb=4.8,
+        licence="CC BY-NC 4.0",
+        commercial=False,
+        extra="seamless",
+    ),
+    Checkpoint(
+        alias="seamless-m4t-v2-large",
+        id="facebook/seamless-m4t-v2-large",
+        family="seamless_m4t_v2",
+        task="any-to-any",
+        languages="seamless",
+        size_gb=9.2,
+        licence="CC BY-NC 4.0",
+        commercial=False,
+        extra="seamless",
+    ),
+)
+"""By family, from small to large."""
+_PREFERRED = (
+    "whisper-large-v3",
+    "whisper-large-v3-turbo",
+    "seamless-m4t-v2-large",
+    "whisper-small",
+    "distil-large-v3",
+)
+"""Which to name first where several would do."""
+_WHISPER = (
+    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml "
+    "cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am "
+    "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jv su"
+)
+_SEAMLESS = (
+    "af am ar ary arz as az be bn bs bg ca ceb cs ckb zh zh-Hant cy da de el en et eu fi fr fuv om ga gl gu he hi hr "
+    "hu hy ig id is it jv ja kn ka kk mn km ky ko lo lt lg luo lv mai ml mr mk mt mni my nl nn nb ne ny or pa ps fa pl "
+    "pt ro ru sk sl sn sd so es sr sv sw ta te tg fil th tr uk ur uz vi yo yue ms zu"
+)
+_SPOKEN_ONLY = "ast kam kea lb oc xh"
+"""Languages that SeamlessM4T hears and does not write (arXiv 2312.05187)."""
+
+
+def find_checkpoint(name: str) -> Checkpoint | None:
+    """The entry of an alias, or of a name on the hub; None for others."""
+    return next((one for one in CATALOGUE if name in (one.alias, one.id)), None)
+
+
+def all_languages() -> frozenset[str]:
+    """BCP-47 tags of all languages that any of them knows."""
+    return frozenset().union(*(one.sources | one.targets for one in CATALOGUE))
+
+
+def fitting(source: str | None, targets: Sequence[str | None], most: int = 3) -> list[Checkpoint]:
+    """Checkpoints that do all that is wanted, the most recommendable first.
+
+    Args:
+        source: BCP-47 tag of the language spoken; None for any.
+        targets: BCP-47 tags of the languages wanted; None for the language spoken.
+        most: how many to name.
+    """
+    able = [one for one in CATALOGUE if all(one.does(source, target) for target in targets)]
+
+    def rank(one: Checkpoint) -> tuple[int, float]:
+        known = one.alias in _PREFERRED
+        return _PREFERRED.index(one.alias) if known else len(_PREFERRED), one.size_gb
+
+    return sorted(able, key=rank)[:most]
+
+
+@cache
+def _spoken(rule: str) -> frozenset[str]:
+    if rule == "english":
+        return frozenset({ENGLISH})
+    if rule == "seamless":
+        return frozenset([*_SEAMLESS.split(), *_SPOKEN_ONLY.split()])
+    return frozenset(_WHISPER.split()) | ({"yue"} if rule == "whisper-v3" else frozenset())
+
+
+@cache
+def _written(rule: str) -> frozenset[str]:
+    return frozenset(_SEAMLESS.split()) if rule == "seamless" else frozenset()

@@ -1,0 +1,286 @@
+"""The first minute: help, completion, progress on terminals of all kinds, streams that cannot show every letter."""
+
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sprachbund.cli import VERBS, completion
+from sprachbund.cli.console import Bar
+from sprachbund.decoding.formats import FORMATS
+from sprachbund.engines.options import CHOICES
+from tests.stories.support import command, speech, write_tiny_model, write_wav
+
+HEAVY = ("torch", "numpy", "rich", "huggingface_hub", "langcodes", "onnxruntime")
+
+
+def python(code: str, **env: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return ran.stdout
+
+
+def test_the_help_names_every_verb_once_in_groups_and_imports_nothing_heavy() -> None:
+    text = command("--help").out
+    for name, verb in VERBS.items():
+        assert len(re.findall(rf"^  {name} +{re.escape(verb.help.split()[0])}", text, re.MULTILINE)) == 1
+        assert f"\n{verb.panel}:\n" in text
+    code = (
+        "import sys; from sprachbund.cli import main; main({}); print(sorted(sys.modules.keys() & set({})))"
+    )
+    for arguments in (["--help"], ["--version"], ["translate", "--help"]):
+        assert python(code.format(arguments, [*HEAVY])).splitlines()[-1] == "[]"
+    files = python(
+        "import sys; from sprachbund.cli import main; main(['--help']); print(*sys.modules)"
+    ).splitlines()[-1]
+    assert not {f"sprachbund.cli.{verb.file}" for verb in VERBS.values()} & set(files.split())
+
+
+def test_a_verb_that_there_is_not_names_the_nearest() -> None:
+    ran = command("trnslate", "talk.wav")
+    assert (ran.code, ran.out) == (2, "")
+    assert (
+        ran.err
+        == "sprachbund: error: no verb 'trnslate'; did you mean translate? `sprachbund --help` lists all\n"
+    )
+
+
+def completed(line: str, shell: str = "bash") -> list[str]:
+    """What a shell is told for a line whose last word is being typed."""
+    words = line.split(" ")
+    env = {"_SPRACHBUND_COMPLETE": f"complete_{shell}"}
+    if shell == "bash":
+        env |= {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    else:
+        env |= {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    code = "import sys; from sprachbund.cli import main; code = main([]); print(sorted(sys.modules.keys() & {'torch'}))"
+    *lines, heavy = python(f"{code}; sys.exit(code)", **env).splitlines()
+    assert heavy == "[]"
+    return lines
+
+
+def test_shells_complete_verbs_options_and_values() -> None:
+    assert completed("sprachbund tr") == ["translate", "transcribe", "train"]
+    assert "download" in completed("sprachbund models ")
+    assert completed("sprachbund translate a.wav --eng") == ["--engine"]
+    assert completed("sprachbund translate a.wav --engine nat") == ["native", "native-int4"]
+    assert completed("sprachbund translate a.wav --model whisper-large-v3-t") == ["whisper-large-v3-turbo"]
+    assert completed("sprachbund translate a.wav --to fr,d") == ["fr,da", "fr,de"]
+    assert completed("sprachbund models download seam") == ["seamless-m4t-medium", "seamless-m4t-v2-large"]
+    assert completed("sprachbund translate a.wav --format srt,js") == ["srt,json", "srt,jsonl"]
+    assert "translate" in completed("sprachbund tr", "zsh")[0]
+    assert completed("sprachbund tr", "fish")[0].startswith("translate\t")
+
+
+def test_what_completion_knows_by_heart_is_so() -> None:
+    assert completion.FORMATS == FORMATS
+    assert completion.engines("") == [*CHOICES]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    # The shell is found among the parents of the process; it must not replace itself by the command.
+    line = f"{sys.executable} -m sprachbund --install-completion; true"
+    ran = subprocess.run(
+        [shell, "-c", line],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"{shell} completion installed in {tmp_path}" in ran.stdout
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("_SPRACHBUND_COMPLETE=complete_" in text for text in written)
+
+
+def on_terminal(code: str, env: Mapping[str, str]) -> str:
+    """What a process writes to a pseudo-terminal of 80 columns."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "COLUMNS": "80", **env},
+    )  # fmt: skip
+    os.close(slave)
+    written = bytearray()
+
+    def read() -> None:
+        while True:
+            try:
+                data = os.read(master, 65_536)
+            except OSError:
+                return
+            if not data:
+                return
+            written.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert process.wait(60) == 0
+    reader.join(10)
+    os.close(master)
+    return written.decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+WORK = """
+import time
+from sprachbund.cli.console import Bar
+with Bar("counting", 100, delay_s=0.2) as bar:
+    bar.update(10)
+    time.sleep(0.1)
+    bar.update(60)
+    deadline = time.monotonic() + 30
+    while {going} and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for done in (61, 62, 63):
+        time.sleep(0.3)
+        bar.update(done)
+    time.sleep(0.3)
+print("done")
+"""
+
+
+def test_a_terminal_shows_a_bar_with_the_time_left_and_wipes_it() -> None:
+    said = on_terminal(WORK.format(going="bar._progress is None"), {"TERM": "xterm"})
+    assert "counting" in said
+    assert "60 / 100" in said
+    assert re.search(r"\d:\d\d left", said)
+    assert "\x1b[2K" in said  # the line is wiped
+    assert said.rstrip().endswith("done")
+
+
+def test_a_dumb_terminal_gets_plain_lines() -> None:
+    said = on_terminal(WORK.format(going="bar._pause_s < 1"), {"TERM": "dumb"})
+    assert "\x1b" not in said
+    first, *rest = said.splitlines()
+    assert re.fullmatch(r"sprachbund: counting, 60 / 100, 60 %, \d+:\d\d:\d\d left …", first)
+    assert rest[-1] == "done"
+
+
+def test_a_terminal_without_these_letters_gets_others() -> None:
+    env = {"TERM": "xterm", "PYTHONIOENCODING": "latin-1"}
+    said = on_terminal(WORK.format(going="bar._progress is None"), env)
+    assert "60 / 100" in said
+    assert "Traceback" not in said
+
+
+def test_work_of_a_moment_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("counting", 2) as bar:
+        bar.update(1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("streams")
+    write_tiny_model(place / "tiny")
+    write_wav(place / "Grüße мир.wav", speech())
+    return place
+
+
+def run(place: Path, env: Mapping[str, str], *args: str) -> tuple[int, bytes, bytes]:
+    ran = subprocess.run(
+        [sys.executable, "-m", "sprachbund", *args],
+        cwd=place,
+        env={**os.environ, **env},
+        capture_output=True,
+        timeout=120,
+    )
+    return ran.returncode, ran.stdout, ran.stderr
+
+
+TRANSLATE = (
+    "translate",
+    "Grüße мир.wav",
+    "--to",
+    "de",
+    "--model",
+    "tiny",
+    "--no-guard",
+    "--json",
+    "--offline",
+)
+
+
+@pytest.mark.slow
+def test_letters_that_an_encoding_lacks_become_numbers(place: Path) -> None:
+    code, out, err = run(place, {"PYTHONIOENCODING": "latin-1"}, *TRANSLATE)
+    assert (code, err) == (0, b"")
+    assert '"file": "Grüße \\u043c\\u0438\\u0440.wav"'.encode("latin-1") in out
+    code, out, err = run(place, {"PYTHONIOENCODING": "latin-1"}, *TRANSLATE[:3], "мир", *TRANSLATE[4:])
+    assert code == 2
+    assert b"\\u043c\\u0438\\u0440" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"LC_ALL": "C", "PYTHONIOENCODING": ""},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""},
+        {"PYTHONIOENCODING": "ascii"},
+    ],
+)
+def test_a_terminal_of_ascii_is_taken_for_utf_8(place: Path, env: dict[str, str]) -> None:
+    code, out, err = run(place, env, *TRANSLATE, "--format", "txt", "--out", "texts", "--overwrite")
+    assert (code, err) == (0, b"")
+    out.decode("utf-8")
+    assert (place / "texts" / "Grüße мир.de.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_enough_ends_the_command_quietly(place: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sprachbund", "--help"],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 141)
+    assert err == b""
+
+
+def test_no_file_imports_what_windows_lacks_before_it_asks() -> None:
+    """Modules that only POSIX has are imported in functions, behind a question for the system."""
+    import ast
+
+    posix = {"fcntl", "resource", "termios", "pwd", "grp", "tty", "pty", "syslog"}
+    for path in (Path(__file__).parents[2] / "src").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not posix & set(names), path
+
+
+def test_a_second_process_waits_for_the_lock_of_an_edition(tmp_path: Path) -> None:
+    from sprachbund.corpora.editions import _wait_for
+
+    with (tmp_path / "lock").open("w") as mine:
+        _wait_for(mine)
+        code = f"from sprachbund.corpora.editions import _wait_for; f = open({str(tmp_path / 'lock')!r}, 'w')"
+        other = subprocess.Popen(
+            [sys.executable, "-c", f"{code}; print(1, flush=True); _wait_for(f)"], stdout=subprocess.PIPE
+        )
+        assert other.stdout is not None
+        other.stdout.readline()
+        time.sleep(0.2)
+        assert other.poll() is None
+    assert other.wait(60) == 0

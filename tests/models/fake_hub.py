@@ -1,0 +1,134 @@
+"""A Hugging Face hub on the loopback interface: the routes that downloading a model needs, and broken connections."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from urllib.parse import urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """What is served, and what was asked for.
+
+    Attributes:
+        repositories: name to the directory with its files.
+        break_after: bytes of a file after which the connection ends; None for never.
+        stall_after: bytes of a file after which nothing more comes until `stalled` is cleared; None for never.
+        stalled: set once it is so.
+        asked: method, path and range of every request, in order.
+    """
+
+    repositories: dict[str, Path]
+    break_after: int | None = None
+    stall_after: int | None = None
+    stalled: Event = field(default_factory=Event)
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    address: str = ""
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Variables with which huggingface_hub asks this hub, and keeps what it fetches under `home`."""
+        return {
+            "HF_ENDPOINT": self.address,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "no_proxy": "127.0.0.1",
+        }
+
+
+@contextmanager
+def serve(hub: Hub) -> Iterator[Hub]:
+    """Serve a hub until the end of the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _answer(self, *, body: bool) -> None:
+            path = urlsplit(self.path).path
+            hub.asked.append((self.command, path, self.headers.get("Range", "")))
+            for name, directory in hub.repositories.items():
+                if re.fullmatch(rf"/api/models/{name}(/revision/[^/]+)?", path):
+                    files = [{"rfilename": file.name} for file in sorted(directory.iterdir())]
+                    return self._json({"id": name, "sha": COMMIT, "siblings": files})
+                if path.startswith(f"/api/models/{name}/tree/"):
+                    return self._json([_entry(file) for file in sorted(directory.iterdir())])
+                if found := re.fullmatch(rf"/{name}/resolve/[^/]+/(.+)", path):
+                    return self._file(directory / found[1], body=body)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def _json(self, value: object) -> None:
+            content = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def _file(self, path: Path, *, body: bool) -> None:
+            content = path.read_bytes()
+            found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            start = int(found[1]) if found else 0
+            self.send_response(206 if found else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            if found:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            if not body:
+                return
+            if hub.break_after is not None and len(content) - start > hub.break_after:
+                self.wfile.write(content[start : start + hub.break_after])
+                self.close_connection = True
+                self.connection.close()
+                return
+            if hub.stall_after is not None and len(content) - start > hub.stall_after:
+                self.wfile.write(content[start : start + hub.stall_after])
+                hub.stalled.set()
+                self.connection.settimeout(60)
+                self.close_connection = True
+                with suppress(OSError):
+                    self.connection.recv(1)  # until the client is gone
+                return
+            self.wfile.write(content[start:])
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *args: None  # type: ignore[method-assign]
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _entry(path: Path) -> dict[str, object]:
+    return {
+        "type": "file",
+        "path": path.name,
+        "size": path.stat().st_size,
+        "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
+    }
