@@ -1,5 +1,6 @@
 """The compiled part, if it was built and fits this processor; and if not, why not, in a sentence for users."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -7,6 +8,9 @@ from importlib import import_module
 from types import ModuleType
 
 from sprachbund.errors import SprachbundError
+
+BEST = "SPRACHBUND_INSTRUCTION_SET"
+"""The environment variable that names the best set of kernels to use, for a look at what slower processors do."""
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -57,8 +61,24 @@ def native() -> ModuleType:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Names of the kernels that run on this processor, best first; none without the compiled part."""
-    return () if missing_because() else tuple(native().instruction_sets())
+    """Names of the kernels that run on this processor, best first; none without the compiled part.
+
+    With SPRACHBUND_INSTRUCTION_SET in the environment, those from the one it names on.
+
+    Raises:
+        SprachbundError: the variable names none of them.
+    """
+    if missing_because():
+        return ()
+    known = tuple(native().instruction_sets())
+    best = os.environ.get(BEST)
+    if best is None:
+        return known
+    if best not in known:
+        raise SprachbundError(
+            f"{BEST} is {best!r}, and no such kernels run on this processor; choose from {', '.join(known)}"
+        )
+    return known[known.index(best) :]
 
 
 def choose_instruction_set(wanted: str | None = None) -> str:
