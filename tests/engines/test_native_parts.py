@@ -254,7 +254,9 @@ def test_the_environment_names_the_best_kernels_to_use(monkeypatch: pytest.Monke
         assert instruction_sets() == known[number:]
         assert choose_instruction_set() == name
     monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", "neon")
-    with pytest.raises(SprachbundError, match=r"SPRACHBUND_INSTRUCTION_SET is 'neon'.*choose from .*portable"):
+    with pytest.raises(
+        SprachbundError, match=r"SPRACHBUND_INSTRUCTION_SET is 'neon'.*choose from .*portable"
+    ):
         instruction_sets()
 
 
