@@ -36,7 +36,7 @@ test: $(VENV)/.dev site
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
-	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder   # tests/conftest.py orders the files
 
 # Any warning, such as a link to a missing page or heading, is an error.
 site: $(VENV)/.docs

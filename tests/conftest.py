@@ -1,10 +1,30 @@
 """Test set-up shared by all rooms."""
 
+import os
+
+# Tiny models are faster on one thread, and the tests of a busy machine then do not wait for each other. Libraries
+# read this when they are loaded, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
-# Tiny models are faster on one thread, and the tests of a busy machine then do not wait for each other.
-torch.set_num_threads(1)
+from tests import shared
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # more than there are cores only if told so
+
+
+@pytest.fixture(autouse=True)
+def threads() -> None:
+    """As many as at first, whatever the test before has set."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of all processes of pytest-xdist, each of which has a temporary folder inside one of the whole run."""
+    own = tmp_path_factory.getbasetemp()
+    shared.folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -154,11 +154,11 @@ def test_arrays(dtype: type) -> None:
     )
 
 
-class TenHours(io.RawIOBase):
-    """A WAV file of ten hours that exists only while it is read."""
+class TwoHours(io.RawIOBase):
+    """A WAV file of two hours that exists only while it is read."""
 
     def __init__(self, rate: int = 8000) -> None:
-        size = 36_000 * rate * 2
+        size = 7200 * rate * 2
         form = struct.pack("<IHHIIHH", 16, 1, 1, rate, rate * 2, 2, 16)
         self.head = (
             b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + form + b"data" + struct.pack("<I", size)
@@ -189,12 +189,12 @@ class TenHours(io.RawIOBase):
         return len(piece)
 
 
-def test_ten_hours_need_no_ten_hour_buffer() -> None:
-    source = open_audio(TenHours())
-    assert source.duration_s == 36_000
+def test_two_hours_need_no_two_hour_buffer() -> None:
+    source = open_audio(TwoHours())
+    assert source.duration_s == 7200
     tracemalloc.start()
     num_samples = sum(map(len, source.blocks()))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert num_samples == 36_000 * SAMPLE_RATE
-    assert peak < 16e6  # the whole would be 2.3 GB
+    assert num_samples == 7200 * SAMPLE_RATE
+    assert peak < 16e6  # the whole would be 460 MB

@@ -35,17 +35,24 @@ from tests.models.transducer_checkpoints import (
     sentencepiece_model,
     write_nemo,
 )
-from tests.streaming.test_by_frames import OPEN, SPEECH, TARGETS, Loudness, hear, recording, tiny_transducer
+from tests.streaming.test_by_frames import (
+    OPEN,
+    SPEECH,
+    TARGETS,
+    Loudness,
+    exported,
+    hear,
+    recording,
+    tiny_transducer,
+)
 
 Pair = tuple[Conformer, Path]
 pytestmark = pytest.mark.slow  # an export is traced for some ten seconds, whatever the size of the model
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    model, place = tiny_transducer(), tmp_path_factory.mktemp("plain")
-    export(model, place)
-    return model, place
+def plain() -> Pair:
+    return tiny_transducer(), exported()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from sprachbund.compression.onnx_export import export
 from sprachbund.models.base import Family
 from sprachbund.models.io import load
 from sprachbund.units.dataset import SpokenSentences
@@ -15,7 +14,7 @@ from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support
 from tests.models.seamless.support import make_pair
 from tests.models.whisper_support import make_directory
-from tests.streaming.test_by_frames import tiny_transducer
+from tests.streaming.test_by_frames import exported, tiny_transducer
 from tests.units.mbart import write_mbart
 from tests.units.test_text_start import LANGUAGES, shaped
 from tests.units.translators import PAIRS, Spoken, model_of, speak, talkative
@@ -59,8 +58,7 @@ def _spoken(root: Path) -> Spoken:
 
 
 def _streaming_onnx(root: Path) -> Family:
-    export(tiny_transducer(), root / "onnx")
-    return load(root / "onnx")
+    return load(exported())
 
 
 FAMILIES: Mapping[str, Callable[[Path], Family]] = {

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sprachbund.engines.extension import instruction_sets, missing_because, native
+from sprachbund.engines.extension import choose_instruction_set, instruction_sets, missing_because, native
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.options import MemoryNumbers, NativeOptions
 from sprachbund.engines.packing import pack_decoder
@@ -245,6 +245,19 @@ def test_a_team_calls_from_several_python_threads_one_by_one() -> None:
 def test_there_is_a_reason_or_there_are_kernels() -> None:
     assert (missing_because() is None) == bool(instruction_sets())
     assert instruction_sets()[-1] == "portable"
+
+
+def test_the_environment_names_the_best_kernels_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = tuple(native().instruction_sets())
+    for number, name in enumerate(known):
+        monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", name)
+        assert instruction_sets() == known[number:]
+        assert choose_instruction_set() == name
+    monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", "neon")
+    with pytest.raises(
+        SprachbundError, match=r"SPRACHBUND_INSTRUCTION_SET is 'neon'.*choose from .*portable"
+    ):
+        instruction_sets()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")

@@ -1,18 +1,9 @@
 import pytest
-import torch
 
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
 from tests.evaluation.tiny_model import save_tiny_model, write_corpus
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

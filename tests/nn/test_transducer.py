@@ -38,6 +38,15 @@ def test_the_prediction_looks_only_back() -> None:
     assert not torch.allclose(before[:, 3], after[:, 3])
 
 
+def test_the_recurrence_is_computed_in_float32_where_the_rest_is_in_bf16() -> None:
+    """Processors without AVX-512 have no other LSTM."""
+    transducer = make().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = transducer.prediction(TARGETS)
+        assert transducer.joint.prediction(predicted).dtype == torch.bfloat16
+    assert torch.equal(predicted, transducer.prediction(TARGETS))
+
+
 @pytest.mark.parametrize("frames_at_once", [None, 1, 3])
 def test_loss_and_gradients_do_not_depend_on_how_many_logits_are_held(frames_at_once: int | None) -> None:
     transducer = make()

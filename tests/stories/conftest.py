@@ -1,14 +1,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.stories.support import speech, write_tiny_model, write_wav
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.compression.onnx_export import export
 from sprachbund.decoding.languages import TRANSCRIBE
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
@@ -20,6 +21,7 @@ from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.tokenizer import Tokenizer
 from tests.decoding.test_translate import Loudness, recording
 from tests.evaluation.tiny_model import LANGUAGES, SENTENCES
+from tests.shared import made_once
 
 SPEECH = [(1.0, 4.5), (6.0, 7.0), (9.0, 16.0)]
 OPEN = DecodingOptions(guard=GuardOptions(enabled=False))
@@ -50,6 +52,11 @@ def tiny_transducer(seed: int = 0, **changes: object) -> Conformer:
             parameter.mul_(4.0)
         model.transducer.joint.out.bias[0] += BLANK_BIAS
     return model
+
+
+def exported() -> Path:
+    """The graphs of `tiny_transducer`; to trace them takes some ten seconds."""
+    return made_once("tiny-transducer-onnx", lambda folder: export(tiny_transducer(), folder))
 
 
 def hear(engine: LiveEngine, session, samples: np.ndarray, block: int) -> dict[str, list[str]]:

@@ -98,9 +98,12 @@ def test_a_policy_that_may_wait_writes_what_a_recording_gives(policy, source):
 
 
 @settings(max_examples=15, deadline=None)
-@given(blocks=st.lists(st.integers(1, 40_000), min_size=1, max_size=8))
-def test_how_the_audio_is_cut_up_does_not_matter(blocks):
-    samples = recording(*SPEECH)
+@given(some=st.lists(st.integers(1, 40_000), max_size=7), long=st.integers(8_000, 40_000))
+def test_how_the_audio_is_cut_up_does_not_matter(some, long):
+    samples, blocks = (
+        recording(*SPEECH),
+        [*some, long],
+    )  # one of half a second at least: else hours of single samples
     own = engine()
     session = own.open(TARGETS, options=LiveOptions(policy="span", max_behind_s=100, max_waiting_s=100))
     events, begin, turn = [], 0, 0

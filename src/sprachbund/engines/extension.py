@@ -10,6 +10,9 @@ from types import ModuleType
 
 from sprachbund.errors import SprachbundError
 
+INSTRUCTION_SET = "SPRACHBUND_INSTRUCTION_SET"
+"""The environment variable that names the best set of kernels to use, for a look at what slower processors do."""
+
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, in Python's or torch's words."""
@@ -63,23 +66,35 @@ def native() -> ModuleType:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Names of the kernels that run on this processor, best first; none without the compiled part."""
-    return () if missing_because() else tuple(native().instruction_sets())
+    """Names of the kernels that run on this processor, best first; none without the compiled part.
 
+    With SPRACHBUND_INSTRUCTION_SET in the environment, those from the one it names on.
 
-INSTRUCTION_SET = "SPRACHBUND_INSTRUCTION_SET"
-"""Environment variable with the name of the kernels to use, as on a processor without better ones."""
+    Raises:
+        SprachbundError: the variable names none of them.
+    """
+    if missing_because():
+        return ()
+    known = tuple(native().instruction_sets())
+    best = os.environ.get(INSTRUCTION_SET)
+    if best is None:
+        return known
+    if best not in known:
+        raise SprachbundError(
+            f"{INSTRUCTION_SET} is {best!r}, and no such kernels run on this processor; choose from {', '.join(known)}"
+        )
+    return known[known.index(best) :]
 
 
 def choose_instruction_set(wanted: str | None = None) -> str:
-    """The kernels wanted, those that `SPRACHBUND_INSTRUCTION_SET` names, or the best there are here.
+    """The kernels wanted, or the best of `instruction_sets`.
 
     Raises:
         SprachbundError: no compiled part, or a processor without the instructions asked for.
     """
     native()
     known = instruction_sets()
-    wanted = wanted or os.environ.get(INSTRUCTION_SET) or known[0]
+    wanted = wanted or known[0]
     if wanted not in known:
         raise SprachbundError(
             f"no kernels named {wanted!r} run on this processor; choose from {', '.join(known)}"

@@ -397,7 +397,10 @@ class PredictionNetwork(nn.Module):
     def forward(self, targets: Tensor) -> Tensor:
         """What follows no token, one token, … all of `targets` (B, U); (B, U+1, P). Padding may hold any number."""
         known = targets.clamp(0, self.embedding.num_embeddings - 1)
-        output, _ = self.lstm(self.embedding(F.pad(known, (1, 0), value=self.blank)))
+        embedded = self.embedding(F.pad(known, (1, 0), value=self.blank))
+        # oneDNN has no LSTM in bf16 for processors without AVX-512, and torch asks it for one under autocast.
+        with torch.autocast(embedded.device.type, enabled=False):
+            output, _ = self.lstm(embedded)
         return output
 
     def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:

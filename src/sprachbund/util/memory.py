@@ -8,13 +8,13 @@ lies below a block in use, so work on pieces of ever other lengths holds more an
 import ctypes
 import os
 import sys
-from pathlib import Path
 from typing import Any
+
+from sprachbund.util.processor import memory_limits
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 _KEEP_ALL = 2**31 - 1
 _TOP_PAD = 256 * 2**20
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def installed_memory() -> int:
@@ -28,22 +28,7 @@ def installed_memory() -> int:
 
 def allowed_memory() -> int:
     """Bytes of memory that this process may use: those of the machine, or the limit of its container."""
-    return min([installed_memory(), *_limits()])
-
-
-def _limits() -> list[int]:
-    """Limits of the control groups of this process, of version 2 and 1; none outside Linux."""
-    found = []
-    own = Path("/proc/self/cgroup")
-    groups = [line.split(":", 2)[2] for line in own.read_text().splitlines()] if own.exists() else []
-    paths = [_CGROUPS / group.strip("/") / "memory.max" for group in ("", *groups)]
-    paths += [_CGROUPS / "memory" / group.strip("/") / "memory.limit_in_bytes" for group in ("", *groups)]
-    for path in paths:
-        try:
-            found.append(int(path.read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return found
+    return min([installed_memory(), *memory_limits()])
 
 
 def keep_freed_memory() -> bool:

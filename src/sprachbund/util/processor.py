@@ -57,6 +57,18 @@ def available_memory(root: Path = _ROOT) -> int | None:
     neither is known."""
     meminfo = _lines(root / "proc" / "meminfo")
     known = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
+    for folder, limit, usage in _memory_groups(root):
+        known.append(limit - usage + _file_cache(folder))
+    return max(0, min(known)) if known else None
+
+
+def memory_limits(root: Path = _ROOT) -> list[int]:
+    """Bytes that control groups of this process allow in all; none without a limit."""
+    return [limit for _, limit, _ in _memory_groups(root)]
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, int, int]]:
+    """Folder, limit and bytes in use of each control group that limits memory."""
     for folder in _groups(root, "memory"):
         for limit, used in (
             ("memory.max", "memory.current"),
@@ -64,8 +76,7 @@ def available_memory(root: Path = _ROOT) -> int | None:
         ):
             most, now = _words(folder / limit), _words(folder / used)
             if most and now and most[0] != "max" and int(most[0]) < _V1_UNLIMITED:
-                known.append(int(most[0]) - int(now[0]) + _file_cache(folder))
-    return max(0, min(known)) if known else None
+                yield folder, int(most[0]), int(now[0])
 
 
 def _file_cache(folder: Path) -> int:

@@ -106,7 +106,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chain")
     write_corpus(root / "data" / "train", 192, 0)
     write_corpus(root / "data" / "dev", 32, 1)
-    torch.set_num_threads(1)
     first = train(root / "data", root / "first", 250)
     numbers = ("--utterances", "32", "--accumulate", "1", "--dimensions", "256")
     for line in (

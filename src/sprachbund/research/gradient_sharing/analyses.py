@@ -59,6 +59,7 @@ def find_groups(
     clustering: Clustering = "ward",
     veto: float | None = None,
     seed: int = 0,
+    scored: bool = True,
 ) -> Groups:
     """Group languages.
 
@@ -69,6 +70,7 @@ def find_groups(
         clustering: Ward linkage on the distances, or k-means on the means.
         veto: groups whose mean similarity is above are merged, the most similar ones first; None merges none.
         seed: of k-means.
+        scored: False leaves out a silhouette that decides nothing, as where one K is tried; it takes half of the time.
 
     Languages that do not differ at all (every distance below 1e-6) are one group, whatever K.
     """
@@ -79,7 +81,9 @@ def find_groups(
         return Groups(partition=whole, before_veto=whole, silhouette=None, spread=0.0)
     tried = [num_groups] if num_groups else [2] if count <= FEW else range(2, count)
     partitions = {k: cluster(means, distances, k, clustering, seed) for k in tried}
-    scores = {k: silhouette(distances, partition) for k, partition in partitions.items()}
+    scores: dict[int, float | None] = dict.fromkeys(partitions)
+    if scored or len(partitions) > 1:
+        scores = {k: silhouette(distances, partition) for k, partition in partitions.items()}
     best = max(partitions, key=lambda k: (-np.inf if scores[k] is None else round(scores[k], 9), -k))  # type: ignore[arg-type]
     return Groups(
         partition=merge_alike(partitions[best], similarity, veto),

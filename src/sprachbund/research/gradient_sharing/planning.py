@@ -114,6 +114,7 @@ def _grouped(
     module: str,
     options: SharingPlanOptions,
     clustering: Clustering,
+    scored: bool = True,
 ) -> groups.Groups:
     centres = means(rows)
     return groups.find_groups(
@@ -123,6 +124,7 @@ def _grouped(
         clustering=clustering,
         veto=options.veto if options.num_groups is None else None,
         seed=options.seed,
+        scored=scored,
     )
 
 
@@ -141,7 +143,8 @@ def _sureness(
     for half in half_samples(rows, NUM_HALVES, options.seed):
         half_self, half_cross = capacity.self_and_cross(mean_cosines(half))
         errors.append(half_self - half_cross - self_similarity + cross)
-        same += _grouped(half, languages, module, options, options.clustering).partition == whole
+        found = _grouped(half, languages, module, options, options.clustering, scored=False)
+        same += found.partition == whole
     return _rounded(_Z95 * float(np.sqrt(np.square(errors).mean()))), _rounded(same / NUM_HALVES)
 
 
