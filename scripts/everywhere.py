@@ -172,6 +172,10 @@ CONDITIONS = {
         tests=FILES,
         under=_inside("--net", first="ip link set lo up"),
     ),
+    "missing-packages": Condition(
+        what="every verb without each package that it looks for",
+        tests=("-m", "long", "tests/cli/test_missing_packages.py"),
+    ),
 }
 
 

@@ -782,7 +782,7 @@ def _corpus_counts(folder: Path) -> Path:
     from sprachbund.corpora.public.items import Counts
 
     counts = Counts(written=2)
-    counts.found.update(["", "de"])
+    counts.available.update(["", "de"])
     counts.seconds[""] += 3.5  # type: ignore[assignment]
     counts.leave_out("a:1", "sound cannot be read", "x")
     path = folder / ".counts.00000.json"

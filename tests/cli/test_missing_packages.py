@@ -134,6 +134,13 @@ num_workers = 0
 name = "small"
 licence = "CC0-1.0"
 """
+EVERY_TIME = {
+    "translate talk.wav --to de --offline": None,
+    "score hypotheses.txt references.txt --language de": "train",
+    "study fit results.csv --draws 100": "train",
+    "serve --port 0 --offline": "serve",
+}
+"""Commands that take seconds, with the extra that they name where all are missing; the others run with `-m long`."""
 SLOW = ("export streaming --out OUT --offline",)
 """Commands that take a minute with all packages, and look for those of their extra before anything else."""
 MODULE_NAMES = sorted(module for modules in MODULES.values() for module in modules.split())
@@ -166,6 +173,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the commands read."""
     place = tmp_path_factory.mktemp("missing")
     _write_models(place)
+    _write_few(place)
     _write_data(place)
     setup = [line.split() for line in SETUP]
     subprocess.run([sys.executable, "-c", _DRIVER, json.dumps(setup)], cwd=place, check=True, timeout=600)
@@ -210,6 +218,17 @@ def _write_models(place: Path) -> None:
     write_nemo(place / "x.nemo", nemo_config(nemo), nemo_weights(nemo), sentencepiece_model())
 
 
+def _write_few(place: Path) -> None:
+    """What the commands of `EVERY_TIME` read."""
+    from tests.research.encoder_transfer.made import TIERS, rows, write
+    from tests.stories.support import speech, write_wav
+
+    write_wav(place / "talk.wav", speech())
+    write(place / "results.csv", list(rows(5, noise=0.1, tiers=TIERS, bits=(32, 4))))
+    (place / "hypotheses.txt").write_text("Guten Tag.\n", encoding="utf-8")
+    (place / "references.txt").write_text("Guten Abend.\n", encoding="utf-8")
+
+
 def _write_data(place: Path) -> None:
     import pyarrow as arrow
     from pyarrow import parquet
@@ -219,21 +238,16 @@ def _write_data(place: Path) -> None:
     from tests.corpora.asterisk_tree import write_tree
     from tests.evaluation.made_talks import write_lines
     from tests.evaluation.test_emissions import LOG, REFERENCE
-    from tests.research.encoder_transfer.made import TIERS, rows, write
     from tests.stories.support import speech, write_wav
     from tests.stories.test_telephone import WORDING, texts
     from tests.units.made import write_corpus
 
-    write_wav(place / "talk.wav", speech())
     write_corpus(place / "tones")
     (place / "recipe.toml").write_text(_RECIPE)
     study = Path(sizes.__file__).parent / "encoder_transfer.tiny.toml"
     (place / "study.toml").write_text(study.read_text())
     write_lines(place / "log.jsonl", LOG)
     write_lines(place / "references.jsonl", REFERENCE)
-    write(place / "results.csv", list(rows(5, noise=0.1, tiers=TIERS, bits=(32, 4))))
-    (place / "hypotheses.txt").write_text("Guten Tag.\n", encoding="utf-8")
-    (place / "references.txt").write_text("Guten Abend.\n", encoding="utf-8")
     (place / "own").mkdir()
     for name in ("one", "two"):
         write_wav(place / "own" / f"{name}.wav", speech(name))
@@ -299,6 +313,7 @@ def test_every_verb_is_in_the_table() -> None:
     assert all(line.startswith(verb) for verb, lines in COMMANDS.items() for line in lines)
 
 
+@pytest.mark.long
 def test_no_package_alone_is_unexpected(place: Path, whole: dict[str, dict[str, Any]]) -> None:
     alone = [
         (line, modules.split())
@@ -311,6 +326,7 @@ def test_no_package_alone_is_unexpected(place: Path, whole: dict[str, dict[str, 
             as_advised(line, hidden, done)
 
 
+@pytest.mark.long
 def test_what_each_error_advises_is_enough(place: Path, whole: dict[str, dict[str, Any]]) -> None:
     installed: dict[str, list[str]] = {line: [] for line in whole}
     left = list(whole)
@@ -336,17 +352,26 @@ def test_what_each_error_advises_is_enough(place: Path, whole: dict[str, dict[st
     assert installed["share plan gradients.npz --out OUT.json"] == ["train"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", SLOW)
 def test_what_takes_long_looks_for_packages_first(place: Path, line: str) -> None:
     [done] = run(place, [(line, MODULE_NAMES)])
     assert as_advised(line, MODULE_NAMES, done) == "onnx"
 
 
-def test_help_of_every_verb_needs_no_extra(place: Path) -> None:
-    hidden = MODULE_NAMES
-    for verb, done in zip(
-        COMMANDS, run(place, [(f"{verb} --help", hidden) for verb in COMMANDS]), strict=True
-    ):
+def test_after_a_plain_install_one_line_names_the_extra(tmp_path: Path) -> None:
+    _write_few(tmp_path)
+    results = run(tmp_path, [(line, MODULE_NAMES) for line in EVERY_TIME])
+    for (line, extra), done in zip(EVERY_TIME.items(), results, strict=True):
+        if extra is None:
+            assert done["code"] == 0, done
+        else:
+            assert as_advised(line, MODULE_NAMES, done) == extra
+
+
+def test_help_of_every_verb_needs_no_extra(tmp_path: Path) -> None:
+    results = run(tmp_path, [(f"{verb} --help", MODULE_NAMES) for verb in COMMANDS])
+    for verb, done in zip(COMMANDS, results, strict=True):
         assert (done["code"], done["err"]) == (0, ""), verb
 
 

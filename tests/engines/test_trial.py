@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from sprachbund import api
-from sprachbund.engines import choice, extension, trial
+from sprachbund.engines import choice, trial
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.options import EngineChoice, EngineWarning
 from sprachbund.engines.trial import Candidate, Trial, TrialFile, fastest, thread_counts, try_candidates
-from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.io import load
 from tests.engines.support import needs_native
@@ -255,18 +254,6 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
         engine = engine_for(load(directory), directory=directory, cache=tmp_path / "file")
         assert any("each start tries again" in note for note in engine.notes)
         assert len(decided["asked"]) == count
-
-
-def test_kernels_of_an_older_processor_are_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extension, "native", lambda: None)
-    monkeypatch.setattr(extension, "instruction_sets", lambda: ("avx512", "avx2", "portable"))
-    assert extension.choose_instruction_set() == "avx512"
-    monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", "avx2")
-    assert extension.choose_instruction_set() == "avx2"
-    assert extension.choose_instruction_set("portable") == "portable"
-    monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", "neon")
-    with pytest.raises(SprachbundError, match=r"'neon'.*avx512, avx2, portable"):
-        extension.choose_instruction_set()
 
 
 def test_half_a_core_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def on_disk(tmp_path):
 
 def test_without_the_package_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "comet", None)
-    with pytest.raises(SprachbundError, match=r"pip install sprachbund\[comet\]"):
+    with pytest.raises(SprachbundError, match=r"pip install 'sprachbund\[comet\]'"):
         Comet()
     monkeypatch.setitem(sys.modules, "comet", SimpleNamespace(__version__="3"))
     with pytest.raises(SprachbundError, match=r"is another one; .*pip install unbabel-comet"):

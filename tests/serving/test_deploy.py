@@ -18,7 +18,8 @@ def test_the_container_starts_the_verb_with_options_it_has():
     lists = re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", text, re.MULTILINE)
     program, verb, *arguments = [part for one in lists for part in json.loads(one)]
     assert (program, verb) == ("sprachbund", "serve")
-    command = typer.main.get_command(build_app()).commands["serve"]
+    app = typer.main.get_command(build_app())
+    command = app.get_command(app.context_class(app, info_name="sprachbund"), "serve")
     command.make_context("serve", arguments)
     for line in re.findall(r"^COPY (.*) /source/$", text, re.MULTILINE):
         for copied in line.split():

@@ -44,6 +44,7 @@ CHECKED_ONLY = (
     "data prepare asterisk",
     "data make telephone",
     "--model openai/",
+    "models download",
     "seamless",
     "--edition bundled",
     "recipes/bundled.toml",
@@ -59,7 +60,10 @@ CHECKED_ONLY = (
     "replay",
     "report",
 )
-OTHER_PROGRAMS = {"--drafts", "--nproc-per-node", "--no-deps", "--peers", "--quick", "--rounds", "--shapes"}
+OTHER_PROGRAMS = {
+    "--drafts", "--index-url", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--peers", "--quick",
+    "--rounds", "--shapes", "--verbose",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,8 @@ def run(line: str) -> None:
     program, *arguments = shlex.split(line, comments=True)
     if program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+    elif program == "pip":
+        assert arguments[0] == "install", line
     elif program == "torchrun":
         parse(arguments[arguments.index("sprachbund") + 1 :])
     elif (program == "sprachbund" and any(part in line for part in CHECKED_ONLY)) or (

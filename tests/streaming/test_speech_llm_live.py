@@ -131,7 +131,8 @@ def test_listen_prints_them(
     command = ["listen", str(tmp_path / "talk.wav"), "--model", str(tmp_path / "model"), "--to", "en"]
     command += ["--fast", "--json", "--no-guard", "--policy", "span"]
     assert main([*command, "--languages", "Spanish,zh"]) == 0
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    engine, *events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert engine["type"] == "engine"
     wanted = [segment.to_dict()["spans"] for segment in recorded(model, talk)["en"]]
     assert [event["spans"] for event in events] == wanted
     assert main([*command, "--languages", "es,fr"]) != 0

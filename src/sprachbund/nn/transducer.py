@@ -6,6 +6,7 @@ network, V vocabulary, L layers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
@@ -399,7 +400,9 @@ class PredictionNetwork(nn.Module):
         known = targets.clamp(0, self.embedding.num_embeddings - 1)
         embedded = self.embedding(F.pad(known, (1, 0), value=self.blank))
         # oneDNN has no LSTM in bf16 for processors without AVX-512, and torch asks it for one under autocast.
-        with torch.autocast(embedded.device.type, enabled=False):
+        device = embedded.device.type
+        known_here = torch.amp.is_autocast_available(device)  # the meta device has no autocast to switch off
+        with torch.autocast(device, enabled=False) if known_here else nullcontext():
             output, _ = self.lstm(embedded)
         return output
 
