@@ -840,7 +840,7 @@ def _speed(folder: Path) -> Path:
         "batch": 1,
         "pair": "en>de",
         "ms_per_token": [1.0, 2.0],
-        "guesses": [3, 1],
+        "draft_tokens": [3, 1],
         "predicted_gain": None,
         "changed": 0,
         "rows": 2,

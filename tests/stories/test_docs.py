@@ -45,6 +45,7 @@ CHECKED_ONLY = (
     "data make telephone",
     "--model openai/",
     "models download",
+    "--model whisper-large",
     "seamless",
     "--edition bundled",
     "recipes/bundled.toml",
