@@ -760,11 +760,11 @@ def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
 
 
 def _is_out_of_domain(translation: "Translation") -> bool:
-    """Whether the guard dropped most of the speech since the model guessed, or looped."""
+    """Whether the guard dropped most of the speech since the model improbable, or looped."""
     reasons = ("guessing", "loop", "too much text")
-    guessed = [s for s in translation.dropped if s.dropped is not None and s.dropped.startswith(reasons)]
-    guessed_s = sum(segment.end_s - segment.start_s for segment in guessed)
-    return guessed_s > sum(segment.end_s - segment.start_s for segment in translation.segments)
+    improbable = [s for s in translation.dropped if s.dropped is not None and s.dropped.startswith(reasons)]
+    improbable_s = sum(segment.end_s - segment.start_s for segment in improbable)
+    return improbable_s > sum(segment.end_s - segment.start_s for segment in translation.segments)
 
 
 def _named(file: str, line: str) -> str:

@@ -305,7 +305,7 @@ def packed_for(
     """
     cache, notes = cache or default_cache(), list[str]()
     source = fingerprint(directory, cache)
-    shipped, path = _places(directory, cache, source, weights)
+    shipped, path = _packed_paths(directory, cache, source, weights)
     with _turn(path):
         for there in filter(Path.exists, (shipped, path)):
             try:
@@ -347,7 +347,7 @@ def check_packed(
     cache = cache or default_cache()
     source = fingerprint(directory, cache)
     good, errors = list[Path](), list[PackedFileError]()
-    for path in filter(Path.exists, _places(directory, cache, source, weights)):
+    for path in filter(Path.exists, _packed_paths(directory, cache, source, weights)):
         try:
             read_packed(path, source, weights, whole=True)
             good.append(path)
@@ -356,7 +356,7 @@ def check_packed(
     return good, errors
 
 
-def _places(directory: Path, cache: Path, source: str, weights: WeightNumbers) -> tuple[Path, Path]:
+def _packed_paths(directory: Path, cache: Path, source: str, weights: WeightNumbers) -> tuple[Path, Path]:
     """Where packed weights of a model may be: in its directory, and in the cache."""
     kept = cache / f"{source[:_NAME]}-{VERSION}{_KIND[weights]}{_SUFFIX}"
     return directory / _packed_file_name(weights), kept

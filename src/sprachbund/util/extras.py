@@ -83,7 +83,7 @@ def extras() -> dict[str, tuple[str, ...]]:
     As the installed package states them; as pyproject.toml does where the sources run without being installed. Empty
     where neither is there.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    packages_of_extra: dict[str, tuple[str, ...]] = {}
     for extra, line in _requirements():
         # "sprachbund[serve]", for what extends another extra
         names = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", line)
@@ -91,10 +91,10 @@ def extras() -> dict[str, tuple[str, ...]]:
             continue
         own = _canonical(names[1]) == "sprachbund"
         inner = [part.strip() for part in (names[2] or "").split(",")] if own else []
-        packages = [package for part in inner for package in found.get(part, ())]
+        packages = [package for part in inner for package in packages_of_extra.get(part, ())]
         packages += [] if own else [_canonical(names[1])]
-        found[extra] = tuple(dict.fromkeys([*found.get(extra, ()), *packages]))
-    return found
+        packages_of_extra[extra] = tuple(dict.fromkeys([*packages_of_extra.get(extra, ()), *packages]))
+    return packages_of_extra
 
 
 def _requirements() -> Iterator[tuple[str, str]]:

@@ -143,8 +143,8 @@ def _sureness(
     for half in half_samples(rows, NUM_HALVES, options.seed):
         half_self, half_cross = capacity.self_and_cross(mean_cosines(half))
         errors.append(half_self - half_cross - self_similarity + cross)
-        found = _grouped(half, languages, module, options, options.clustering, scored=False)
-        same += found.partition == whole
+        groups_of_half = _grouped(half, languages, module, options, options.clustering, scored=False)
+        same += groups_of_half.partition == whole
     return _rounded(_Z95 * float(np.sqrt(np.square(errors).mean()))), _rounded(same / NUM_HALVES)
 
 
