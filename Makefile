@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test site format clean
+.PHONY: demo test lint site format clean
 
 $(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,15 +28,20 @@ $(VENV)/.docs: $(VENV)/.dev requirements-docs.lock
 demo: $(VENV)/.core
 	$(BIN)/sprachbund translate examples/recordings/* --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
 
-test: $(VENV)/.dev site
+# --no-loadscope-reorder: tests/conftest.py puts the slow files first, and pytest-xdist would sort them again.
+test: $(VENV)/.docs
 	-scripts/browser.sh   # the tests of the page are skipped without it
 	-scripts/strace.sh    # nor is the network watched without it
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
+	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
+	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile \
+		--no-loadscope-reorder
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
-	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder   # tests/conftest.py orders the files
 
 # Any warning, such as a link to a missing page or heading, is an error.
 site: $(VENV)/.docs
