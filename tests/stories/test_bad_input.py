@@ -275,6 +275,8 @@ def test_interruption_keeps_finished_segments(tiny_model: Path, long_talk: Path,
         "srt",
         "--threads",
         "1",
+        "--engine",
+        "torch",
         *KEEP,
         tiny_model,
     ]
