@@ -16,20 +16,23 @@ from setuptools.errors import BaseError, CCompilerError
 NATIVE = Path("src/sprachbund/engines/native")
 NANOBIND = Path(nanobind.include_dir()).parent
 NOTE = "_native_missing.txt"  # beside the extension's place; engines/extension.py reads it
-UNIX_FLAGS = [
-    "-std=c++17",
-    "-O2",
-    "-ftree-vectorize",
+CODE_FLAGS = [
     "-ffp-contract=fast",  # GCC's default, for Clang too
     "-fno-math-errno",  # square roots and roundings as single instructions
     "-fno-trapping-math",
     "-fno-strict-aliasing",  # nanobind asks for it
+]
+UNIX_FLAGS = [
+    "-std=c++17",
+    "-O2",
+    "-ftree-vectorize",
+    *CODE_FLAGS,
     "-fvisibility=hidden",
     "-Wno-psabi",  # vectors are never passed between files
     "-g0",
 ]
 # For clang-cl; it has -fvisibility=hidden by itself, and setuptools adds /O2 and /EHsc.
-WINDOWS_FLAGS = ["/std:c++17", *(f"/clang:{flag}" for flag in UNIX_FLAGS[3:7])]
+WINDOWS_FLAGS = ["/std:c++17", *(f"/clang:{flag}" for flag in CODE_FLAGS)]
 # From Python 3.12 on, nanobind can do with the part of Python's interface that later versions keep: one build for all.
 STABLE = sys.version_info >= (3, 12) and sys.implementation.name == "cpython"
 

@@ -13,8 +13,7 @@ from typing import overload
 
 from sprachbund.audio.load import AudioInput, AudioSource
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.languages import TRANSCRIBE
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import LongForm, translate, translate_file
 from sprachbund.decoding.result import Translation
 from sprachbund.engines.choice import Engine, check_choice, engine_for, pooled
@@ -22,8 +21,9 @@ from sprachbund.engines.options import EngineChoice, EngineWarning
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, use_real_length
 from sprachbund.models.card import Card
-from sprachbund.models.io import BUNDLED, locate
+from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.io import load as load_family
+from sprachbund.models.io import locate
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import Listener
 from sprachbund.streaming.options import LiveOptions

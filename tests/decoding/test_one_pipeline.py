@@ -9,8 +9,8 @@ import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.decoding.languages import TRANSCRIBE, UNDETERMINED
-from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.languages import UNDETERMINED
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import Translation, joined_text
 from sprachbund.evaluation.hypotheses import BatchDecoder, one_line, translate_manifest

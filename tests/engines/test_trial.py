@@ -147,7 +147,7 @@ def test_a_trial_is_remembered_under_processor_version_and_model(
         ("processor_name", lambda: "Another CPU"),
         ("instruction_flags", lambda: ("sse",)),
         ("usable_cores", lambda: 99),
-        ("versions", lambda: {"sprachbund": "9", "torch": "9"}),
+        ("versions", lambda libraries: {"sprachbund": "9", "torch": "9"}),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(trial, name, value)

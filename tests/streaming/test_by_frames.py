@@ -9,8 +9,7 @@ import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.compression.onnx_export import export
-from sprachbund.decoding.languages import TRANSCRIBE
-from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart

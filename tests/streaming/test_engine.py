@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
-from sprachbund.decoding.languages import TRANSCRIBE
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine

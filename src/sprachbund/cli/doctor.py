@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -16,6 +15,7 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, error_line, listed, print_json, say, size, table
 from sprachbund.errors import SprachbundError
+from sprachbund.models.catalogue import BUNDLED
 
 if TYPE_CHECKING:
     from sprachbund.engines.benchmark import Speed, SpeedJob
@@ -87,6 +87,7 @@ def doctor(
 
 def _checks(model: str) -> Iterator[Check]:
     import sprachbund
+    from sprachbund.util.extras import is_there
 
     yield Check(name="sprachbund", status="ok", found=sprachbund.__version__)
     yield _python()
@@ -99,9 +100,9 @@ def _checks(model: str) -> Iterator[Check]:
     yield _processor()
     yield _memory()
     yield _engine(model)
-    if _has("espeakng-loader"):
+    if is_there("espeakng-loader"):
         yield _synthesis()
-    if _has("pyworld"):
+    if is_there("pyworld"):
         yield _new_voices()
     yield _tried("audio", _try_audio, "pip install --force-reinstall soundfile av soxr")
     yield _tried("formats", _formats, "pip install --force-reinstall av")
@@ -121,14 +122,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "of unknown version"
-
-
-def _has(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _library(name: str) -> Check:
@@ -202,8 +195,9 @@ def _new_voices() -> Check:
 def _processor() -> Check:
     import torch
 
-    path = Path("/proc/cpuinfo")
-    flags = set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
+    from sprachbund.util.processor import instruction_flags
+
+    flags = set(instruction_flags())
     known = [flag.upper() for flag in _FEATURES if flag in flags]
     computing = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
@@ -359,7 +353,6 @@ def _line(check: Check) -> str:
 
 # `sprachbund bench`: speed of a model on this machine with each engine, and its upper bound.
 
-BUNDLED = "bundled"
 _LEGEND = """\
 Milliseconds, medians; encoder, prompt and token are of the long call. The bound of the encoder is the time for as many
 operations on 8 bits, out of the cache. The bound of a token is the time to read from memory all that it needs; models

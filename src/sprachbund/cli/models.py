@@ -8,7 +8,7 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, print_json, say, size, table
 from sprachbund.errors import SprachbundError
-from sprachbund.models.catalogue import CATALOGUE, Checkpoint, find_checkpoint
+from sprachbund.models.catalogue import BUNDLED, CATALOGUE, Checkpoint, find_checkpoint
 
 PUBLIC_FAMILIES = tuple(dict.fromkeys(one.family for one in CATALOGUE))
 """Families of models of the hub."""
@@ -186,7 +186,7 @@ def _named(names: list[str] | None) -> dict[str, Path]:
 
 def _local_models() -> dict[str, Path]:
     """Name, as `--model` takes it, to directory: the bundled model, those in the working directory, downloaded ones."""
-    from sprachbund.models.io import BUNDLED, FAMILIES, bundled_directory, family_of
+    from sprachbund.models.io import FAMILIES, bundled_directory, family_of
 
     directories = {BUNDLED: bundled_directory(), **_downloaded()}
     for config in sorted(
@@ -241,7 +241,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         "description": card.description,
         "licence": card.licence,
         "bits": _bits(directory),
-        "size_bytes": sum(path.stat().st_size for path in directory.iterdir() if path.is_file()),
+        "size_bytes": _size(directory),
         "source_languages": sorted({source for source, _ in model.pairs}),
         "target_languages": sorted({target for _, target in model.pairs}),
         "pairs": [list(pair) for pair in model.pairs],

@@ -28,8 +28,9 @@ from sprachbund.cli.console import (
 )
 from sprachbund.cli.models import fetch
 from sprachbund.cli.startup import undisturbed
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.options import Option, Range, check
 
 if TYPE_CHECKING:
@@ -356,11 +357,7 @@ def _tag(translation: "Translation", spoken: str) -> str:
 
 
 STDIN = "-"
-BUNDLED = "bundled"
-"""That of `sprachbund.models.io`, which takes too long to import here."""
 OPEN_TALK = "the bundled model knows telephone prompts, numbers and everyday phrases, not open talk; these do"
-TRANSCRIBE = "transcribe"
-"""That of `sprachbund.decoding.languages`, which takes too long to import here."""
 
 
 class DamagedAudioError(SprachbundError):
@@ -433,6 +430,11 @@ class SpeechJob:
     decoding: DecodingOptions
     untrusted: bool = False
 
+    @property
+    def verb(self) -> str:
+        """The command that asks for this."""
+        return "transcribe" if list(self.targets) == [TRANSCRIBE] else "translate"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Ready:
@@ -474,8 +476,7 @@ def _make_ready(job: SpeechJob) -> _Ready:
         _check_paths(job)
     model = load_model(job.model)
     with as_usage():
-        verb = "transcribe" if list(job.targets) == [TRANSCRIBE] else "translate"
-        with with_hints(model.pairs, verb, job.files[0], job.targets, job.source):
+        with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
             targets = _check_languages(model, job)
         _check_draft(model, job.decoding)
         _check_collisions(job, targets)
@@ -604,20 +605,23 @@ def _hints(
         wanted = [None if target == TRANSCRIBE else parse_language(target, known) for target in targets]
     except SprachbundError:  # a language that none of them knows
         return ()
-    if all(any(spoken in (None, s) and t == (w or s) for s, t in pairs) for w in wanted or [None]):
+    wanted = wanted or [None]
+    if all(_knows(pairs, spoken, target) for target in wanted):
         return ()
     to = "" if verb == "transcribe" or not targets else f" --to {','.join(targets)}"
     said = "" if source is None else f" --from {source}"
     command = f"sprachbund {verb} {shlex.join([file]) if file else ''}".rstrip() + said + to
-    return tuple(
-        f"{command} --model {one.alias}  ({one.text}"
-        + (
-            f"; needs pip install 'sprachbund[{one.extra}]')"
-            if one.extra and not is_installed(one.extra)
-            else ")"
-        )
-        for one in fitting(spoken, wanted or [None])
-    )
+    hints = []
+    for one in fitting(spoken, wanted):
+        missing = one.extra and not is_installed(one.extra)
+        install = f"; needs pip install 'sprachbund[{one.extra}]'" if missing else ""
+        hints.append(f"{command} --model {one.alias}  ({one.text}{install})")
+    return tuple(hints)
+
+
+def _knows(pairs: Sequence[tuple[str, str]], source: str | None, target: str | None) -> bool:
+    """Whether a model with these pairs writes a target, None for the language spoken, from a source, None for any."""
+    return any(source in (None, s) and t == (target or s) for s, t in pairs)
 
 
 def _check_draft(model: "Model", options: DecodingOptions) -> None:
@@ -674,9 +678,7 @@ def _one_file(ready: _Ready, file: str) -> None:
     _warn(file, translations, damage)
     if job.model.name == BUNDLED and any(_is_out_of_domain(t) for t in translations.values()):
         say(f"hint: {OPEN_TALK}")
-        for hint in _hints(
-            "transcribe" if ready.targets == (TRANSCRIBE,) else "translate", file, ready.targets, job.source
-        ):
+        for hint in _hints(job.verb, file, ready.targets, job.source):
             say(f"hint: {hint}")
     if damage:
         raise DamagedAudioError(
@@ -760,7 +762,7 @@ def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
 
 
 def _is_out_of_domain(translation: "Translation") -> bool:
-    """Whether the guard dropped most of the speech since the model improbable, or looped."""
+    """Whether the guard dropped most of the speech because its text was improbable, a loop or too much."""
     reasons = ("guessing", "loop", "too much text")
     improbable = [s for s in translation.dropped if s.dropped is not None and s.dropped.startswith(reasons)]
     improbable_s = sum(segment.end_s - segment.start_s for segment in improbable)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sprachbund.decoding.options import TRANSCRIBE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.languages import described, parse_language
@@ -91,9 +92,6 @@ class LanguageTracker:
 
 
 # The languages of a request.
-
-TRANSCRIBE = "transcribe"
-"""In place of a target language: text in the language spoken."""
 
 
 @dataclass(frozen=True, kw_only=True)

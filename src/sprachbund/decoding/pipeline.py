@@ -38,7 +38,6 @@ from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.decoding.guard import compression_ratio, drop_reason, repetition
 from sprachbund.decoding.languages import (
-    TRANSCRIBE,
     UNDETERMINED,
     IdentifiedLanguage,
     LanguageTracker,
@@ -48,7 +47,7 @@ from sprachbund.decoding.languages import (
     read_request,
 )
 from sprachbund.decoding.logits_process import cut_by_timestamps
-from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions, check_options
+from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions, GuardOptions, check_options
 from sprachbund.decoding.result import (
     LanguageSpan,
     Segment,

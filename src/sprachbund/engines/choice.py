@@ -440,7 +440,7 @@ class _Builder:
     def trial(
         self, engine: EngineChoice, threads: int | None, candidates: Sequence[Candidate]
     ) -> tuple[Trial, Family | None]:
-        """What was found before, or is found now; the fastest family if it was built now.
+        """The trial that is remembered, or one made now; the fastest family if it was built now.
 
         Args:
             engine: that was asked for.
@@ -471,17 +471,14 @@ _SHARE_OF_FP32: dict[EngineChoice, float] = {"torch-bf16": 0.5, "torch-int8": 0.
 
 def _automatic(builder: _Builder, threads: int | None, without_native: str | None) -> Engine:
     """The fastest engine that can run the family here."""
-    family, given_up = builder.family, builder.options != NativeOptions()
-    because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
-    if given_up:  # options that only the native engine has
+    if builder.options != NativeOptions():  # options that only the native engine has
         return _named(builder, "native", threads, compare=True)
-    able = family.capabilities
+    family, able = builder.family, builder.family.capabilities
+    because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
     if able.transducer is not None or able.ctc is not None:
-        engines, because = (
-            ["torch"],
-            "it writes frame by frame, and the other engines are of attention decoders",
-        )
+        engines = ["torch"]
+        because = "the model decodes frame by frame, and the other engines replace attention decoders"
     elif why_not_on_torch(family) is not None or not _on_cpu(family):
         # Elsewhere than on a CPU nothing but plain torch was ever measured.
         engines = [e for e in engines if e not in _TORCH]

@@ -11,7 +11,7 @@ The recording is noise of 5 s with 20 tokens, encoded at its own length. A model
 whole window for every recording. Where a round of that would take more than about 15 s, as with large models, it gets
 the 5 s at their own length, and where even those would, the half second decides.
 
-What was found is remembered in one file (`TrialFile`) under processor, version and model.
+The result is remembered in one file (`TrialFile`) under processor, version and model.
 """
 
 import hashlib
@@ -229,7 +229,7 @@ def _short_time(work: "_Work", best: float) -> float:
     times = [work.short()]
     while len(times) < _SHORT_RUNS and times[0] < _HOPELESS * best:
         times.append(work.short())
-        if min(times) > _LEFT_OUT_SHORT * best and len(times) > 1:
+        if min(times) > _LEFT_OUT_SHORT * best:
             break
     return min(times)
 
@@ -290,7 +290,7 @@ class _Work:
         return time.perf_counter() - began
 
 
-# What was found before.
+# Trials that were made before.
 
 FILE = "trials.json"
 _KEPT = 200  # entries; models in temporary places come and go
@@ -354,8 +354,7 @@ class TrialFile:
             f"native for {self.kernels or 'nothing'}",
             *emulated,
         ]
-        installed = versions()
-        software = [f"{name} {installed.get(name, 'unknown')}" for name in ("sprachbund", "torch")]
+        software = [f"{name} {number}" for name, number in versions(("sprachbund", "torch")).items()]
         return "; ".join([*processor, *software, f"model {self.model[:32]}", self.asked])
 
 

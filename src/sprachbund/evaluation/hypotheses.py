@@ -15,14 +15,8 @@ import numpy as np
 from sprachbund.audio.spans import Span, VoiceActivity
 from sprachbund.data.manifest import Manifest, Utterance, read_info
 from sprachbund.decoding.guard import compression_ratio, repetition
-from sprachbund.decoding.languages import (
-    TRANSCRIBE,
-    UNDETERMINED,
-    IdentifiedLanguage,
-    LanguageTracker,
-    Request,
-)
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage, LanguageTracker, Request
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import (
     DecodedSpan,
     RecordedSpan,

@@ -17,7 +17,8 @@ from sprachbund.evaluation.manifest import (
     validated,
 )
 from sprachbund.evaluation.run import Progress, evaluate
-from sprachbund.models.io import BUNDLED, family_of, locate
+from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.io import family_of, locate
 from sprachbund.util import provenance
 
 

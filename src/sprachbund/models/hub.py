@@ -114,13 +114,9 @@ def _download(name: str, patterns: list[str], *, offline: bool, progress: Progre
         with _quiet_hub():
             return Path(snapshot_download(name, allow_patterns=patterns, **options))
     except LocalEntryNotFoundError as error:
-        partly = _begun(name)
         if offline:
-            why = (
-                "offline, and it was downloaded in part only"
-                if partly
-                else "offline, and it was not downloaded before"
-            )
+            state = "it was downloaded in part only" if _begun(name) else "it was not downloaded before"
+            why = f"offline, and {state}"
             advice = f"run `sprachbund models download {name}` where there is a network"
         else:
             why, advice = "the hub cannot be reached", "check the network"
@@ -132,9 +128,8 @@ def _download(name: str, patterns: list[str], *, offline: bool, progress: Progre
         raise SprachbundError(
             f"{name} is neither a directory nor to be had from the hub ({reason})"
         ) from error
-    except (
-        Exception
-    ) as error:  # the library raises what the one below it does, which differs with its version
+    except Exception as error:
+        # A broken connection raises an error of the HTTP library below, and which one that is depends on the version.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(
             f"the download of {name} was broken off ({reason}); the same command fetches what is missing"

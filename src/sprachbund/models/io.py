@@ -7,12 +7,11 @@ from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
+from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.hub import FAMILIES, Progress, family_of, find
 
 __all__ = ["BUNDLED", "FAMILIES", "LOADERS", "bundled_directory", "family_of", "load", "locate", "save"]
-
-BUNDLED = "bundled"
 
 
 def bundled_directory() -> Path:

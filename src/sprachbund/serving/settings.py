@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.options import Option, OptionValueError, Range, check
 
 LOOPBACK = "127.0.0.1"
@@ -117,8 +118,7 @@ class Settings:
 
     host: Annotated[str, Option("--host", metavar="ADDRESS")] = LOOPBACK
     port: Annotated[int, Option("--port", metavar="N")] = 8000
-    # models.directory.BUNDLED, without importing torch for `serve --help`
-    models: Annotated[tuple[str, ...], Option("--model", metavar="MODEL,…")] = ("bundled",)
+    models: Annotated[tuple[str, ...], Option("--model", metavar="MODEL,…")] = (BUNDLED,)
     key_file: Annotated[Path | None, Option("--key-file", metavar="FILE")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("--threads", metavar="N")] = None

@@ -15,8 +15,8 @@ from itertools import zip_longest
 import torch
 
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.languages import TRANSCRIBE, LanguageTracker, Request, read_request
-from sprachbund.decoding.options import DecodingOptions, check_options
+from sprachbund.decoding.languages import LanguageTracker, Request, read_request
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     LanguageQuery,
     encode_and_identify,

@@ -60,10 +60,11 @@ def is_installed(extra: str) -> bool:
 
 def missing_of(extra: str) -> list[str]:
     """Packages of an extra that are not installed."""
-    return [package for package in extras().get(extra, ()) if not _has(package)]
+    return [package for package in extras().get(extra, ()) if not is_there(package)]
 
 
-def _has(package: str) -> bool:
+def is_there(package: str) -> bool:
+    """Whether a package is installed."""
     try:
         version(package)
     except PackageNotFoundError:

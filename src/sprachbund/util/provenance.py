@@ -96,10 +96,10 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that can move a number."""
+def versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python and of libraries that are installed; by default of all that can move a number."""
     installed = {"python": platform.python_version()}
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             installed[library] = version(library)
         except PackageNotFoundError:

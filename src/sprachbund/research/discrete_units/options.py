@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.conformer import ConformerShape
-from sprachbund.models.io import BUNDLED
 from sprachbund.models.tokens import HEADS, TokenShape
 from sprachbund.models.tokens.config import Head
 from sprachbund.training.options import Decay, Strict, TrainingOptions
