@@ -42,14 +42,16 @@ class Script:
         rest: messages after "stop".
         breaks_at_s: the connection is cut once, when so much audio has come.
         key: the one that is let in; None lets everybody in.
-        answers: of the file route, one after the other: a list of server-sent events, or (status, body, headers).
+        answers: of the file route, one after the other: a list of server-sent events, or (status, body, headers). A
+            file goes up for all languages at once and either request may come first, so several languages need a
+            dict of such lists, by target language.
     """
 
     live: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     rest: list[dict[str, Any]] = field(default_factory=list)
     breaks_at_s: float | None = None
     key: str | None = None
-    answers: list[Any] = field(default_factory=list)
+    answers: list[Any] | dict[str, list[Any]] = field(default_factory=list)
     firsts: list[dict[str, Any]] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
     goes_on: bool = False
@@ -97,7 +99,9 @@ def make_app(script: Script) -> FastAPI:
         async with request.form() as form:
             upload: Any = form["file"]
             script.forms.append({**form, "file": (upload.filename, await upload.read())})
-        answer = script.answers.pop(0)
+            target = str(form["target_language"])
+        answers = script.answers[target] if isinstance(script.answers, dict) else script.answers
+        answer = answers.pop(0)
         if isinstance(answer, tuple):
             return JSONResponse(answer[1], answer[0], headers=answer[2])
         return StreamingResponse(_events(answer), media_type="text/event-stream")

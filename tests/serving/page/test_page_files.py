@@ -33,11 +33,13 @@ def answer(*segments: str) -> list[str]:
 
 def test_a_file_goes_up_once_for_each_language_and_its_text_comes_down(opened: Open, script: Script) -> None:
     first = segment(0, "Eins <b>zwei</b>", 1.25, 3.5)
-    script.answers = [
-        answer(first, segment(1, "", 5.0, 6.0, dropped="repetition"), segment(2, "Drei", 30.0, 31.0)),
-        (429, {"error": {"message": "all places are taken"}}, {"Retry-After": "1"}),
-        answer(segment(0, "Un deux", 1.25, 3.5), segment(1, "Trois", 30.0, 31.0)),
-    ]
+    script.answers = {
+        "de": [answer(first, segment(1, "", 5.0, 6.0, dropped="repetition"), segment(2, "Drei", 30.0, 31.0))],
+        "fr": [
+            (429, {"error": {"message": "all places are taken"}}, {"Retry-After": "1"}),
+            answer(segment(0, "Un deux", 1.25, 3.5), segment(1, "Trois", 30.0, 31.0)),
+        ],
+    }
     page = opened(targets=["de", "fr"])
     page.set_input_files("#file", SOUND)
     until(lambda: "Drei" in page.inner_text("#panes"), "text")
