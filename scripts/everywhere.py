@@ -1,9 +1,10 @@
 """Runs the tests as other machines would: fewer instructions, other threads, locales, time zones, users and folders.
 
 Run from the root of the repository: `python -m scripts.everywhere [CONDITION ...] [--tests PATH ...]`. Without names
-it goes through all conditions, which takes hours on two cores; `--list` shows them. It needs Linux, and for some
-conditions Debian's `qemu-user` or a locale; a condition that cannot be had is told and skipped. One line says what came
-out of each, and the names of failed tests follow it.
+it goes through all conditions, which takes hours on two cores; `--list` shows them. Names joined by "+" hold together
+in one run, such as `eight-threads+locale-de+not-root`, and `--together` goes through all in as few runs as can be, an
+hour. It needs Linux, and for some conditions Debian's `qemu-user` or a locale; a condition that cannot be had is told
+and skipped. One line says what came out of each run, and the names of failed tests follow it.
 """
 
 import argparse
@@ -177,6 +178,41 @@ CONDITIONS = {
         tests=("-m", "long", "tests/cli/test_missing_packages.py"),
     ),
 }
+TOGETHER = (
+    "one-thread+locale-c+kathmandu",
+    "two-threads+avx2+locale-tr+offline",
+    "eight-threads+locale-de+not-root",
+    "no-avx2+aten-default+read-only-home",
+    "haswell",
+    "nehalem",
+    "missing-packages",
+)
+"""Every condition once. When a run fails, its conditions one by one say which it was."""
+
+
+def joined(names: str) -> Condition:
+    """All conditions of "A+B+C" at once.
+
+    Raises:
+        ValueError: a name is unknown, or two conditions set one variable to different values.
+    """
+    conditions = []
+    for name in names.split("+"):
+        if name not in CONDITIONS:
+            raise ValueError(f"no condition {name}; choose from {', '.join(CONDITIONS)}")
+        conditions.append(CONDITIONS[name])
+    environment: dict[str, str] = {}
+    for condition in conditions:
+        for variable, value in condition.environment.items():
+            if environment.setdefault(variable, value) != value:
+                raise ValueError(f"{names} cannot hold together: two values of {variable}")
+    return Condition(
+        what=" and ".join(condition.what for condition in conditions),
+        tests=tuple(dict.fromkeys(path for condition in conditions for path in condition.tests)),
+        environment=environment,
+        under=tuple(word for condition in conditions for word in condition.under),
+        emulated=any(condition.emulated for condition in conditions),
+    )
 
 
 def main() -> int:
@@ -184,15 +220,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("conditions", nargs="*", metavar="CONDITION", help="all by default")
     parser.add_argument("--list", action="store_true", help="show the conditions and end")
+    parser.add_argument("--together", action="store_true", help="all conditions, several in one run")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="instead of those of each condition")
     parser.add_argument("--processes", default="2", metavar="N", help="of pytest; one under emulation")
     parser.add_argument(
         "--logs", type=Path, metavar="DIR", help="what pytest wrote; a temporary folder by default"
     )
     options = parser.parse_args()
-    if unknown := set(options.conditions) - set(CONDITIONS):
-        parser.error(f"no condition {', '.join(sorted(unknown))}; choose from {', '.join(CONDITIONS)}")
-    chosen = {name: CONDITIONS[name] for name in options.conditions or CONDITIONS}
+    try:
+        names = options.conditions or (TOGETHER if options.together else CONDITIONS)
+        chosen = {name: joined(name) for name in names}
+    except ValueError as error:
+        parser.error(str(error))
     if options.list:
         for name, condition in chosen.items():
             print(
