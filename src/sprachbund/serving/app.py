@@ -8,11 +8,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from sprachbund import __version__
 from sprachbund.api import Model
 from sprachbund.errors import SprachbundError
-from sprachbund.serving.middleware import RequestMiddleware
+from sprachbund.serving.middleware import ID_HEADER, RequestMiddleware
 from sprachbund.serving.routes import audio, text
 from sprachbund.serving.routes.service import live_router, models_router, mount, router
 from sprachbund.serving.schemas import RefusalError, refusal_of
@@ -56,6 +57,14 @@ def create_app(
     )
     app.state.service = service
     app.add_middleware(RequestMiddleware, service=service, names=names)
+    if service.settings.cors:  # around the other, so that refusals can be read by pages too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.settings.cors,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["retry-after", "x-note", ID_HEADER],
+        )
     app.add_exception_handler(SprachbundError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_http)

@@ -19,6 +19,7 @@ from starlette.websockets import WebSocketClose
 from sprachbund.serving.admission import network_of
 from sprachbund.serving.schemas import RefusalError, refusal_of
 from sprachbund.serving.service import Service
+from sprachbund.serving.settings import ANY_ORIGIN
 
 # Host and Origin: pages of other sites are refused by the headers, before a body is read.
 
@@ -26,7 +27,9 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d
 _SHOWN = 100
 
 
-def check_origin(headers: Headers, names: Collection[str] | None = None) -> None:
+def check_origin(
+    headers: Headers, names: Collection[str] | None = None, origins: Collection[str] = ()
+) -> None:
     """Refuse requests of pages of other sites. Browsers let every page send them, with its `Origin`.
 
     A client that is no browser sends no `Origin` and goes on. `Host` is compared as the client sent it, so a proxy has
@@ -35,10 +38,11 @@ def check_origin(headers: Headers, names: Collection[str] | None = None) -> None
     Args:
         headers: of a request or of a WebSocket.
         names: of the service; None is any. A page can point a name of its own at this machine.
+        origins: of other sites whose pages may ask; `ANY_ORIGIN` lets all.
 
     Raises:
         RefusalError: 400 for a `Host` that is none; 421 for one that is not among the names; 403 for an `Origin` other
-            than this host.
+            than this host and those origins.
     """
     hosts = headers.getlist("host")
     host = hosts[0] if hosts else ""
@@ -55,10 +59,13 @@ def check_origin(headers: Headers, names: Collection[str] | None = None) -> None
             code="wrong_host",
         )
     for origin in headers.getlist("origin"):  # of a page without a site, as in a sandbox, it is "null"
+        if ANY_ORIGIN in origins or origin in origins:
+            continue
         if not host or origin.partition("://")[2].lower() != host.lower():
             raise RefusalError(
                 403,
-                f"the page that asks is of {origin[:_SHOWN]!a}, not of this service; open the service's own page",
+                f"the page that asks is of {origin[:_SHOWN]!a}, not of this service; open the service's own page, or "
+                "let that origin in with --cors",
                 code="foreign_origin",
             )
 
@@ -97,7 +104,7 @@ class RequestMiddleware:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            check_origin(Headers(scope=scope), self._names)
+            check_origin(Headers(scope=scope), self._names, self._service.settings.cors)
         except RefusalError as refusal:  # before it is accepted: the client gets a 403
             log.info(json.dumps({"client": _host(scope), "path": scope["path"], "refused": refusal.message}))
             await WebSocketClose()(scope, receive, send)
@@ -131,7 +138,7 @@ class _LimitedRequest:
     async def run(self, app: ASGIApp, names: Collection[str] | None) -> None:
         try:
             headers = Headers(scope=self._scope)
-            check_origin(headers, names)
+            check_origin(headers, names, self._service.settings.cors)
             _check_charset(headers)
             await app(self._scope, self._limited_receive, self._limited_send)
         except ClientDisconnect:

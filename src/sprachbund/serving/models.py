@@ -43,6 +43,13 @@ class ModelStore:
         meters: of the service.
         loader: gives a model by its name.
         engine_for: makes the engine of a model's live sessions.
+
+    Attributes:
+        default: the first model.
+        aliases: further names of the models.
+
+    Raises:
+        SprachbundError: two models or aliases of one name, or an alias of a model that is not served.
     """
 
     def __init__(
@@ -62,11 +69,29 @@ class ModelStore:
                 f"two of the models {', '.join(settings.models)} have the same name; rename a directory"
             )
         self.default = next(iter(self._slots))
+        self.aliases: dict[str, str] = {}
+        for name, _, model in (alias.partition("=") for alias in settings.aliases):
+            if name in self._slots or name in self.aliases:
+                raise SprachbundError(f"the alias {name} is the name of a model already; choose another")
+            self.aliases[name] = self._checked_id(model)
 
     @property
     def ids(self) -> list[str]:
-        """Names that requests may use."""
+        """Names of the models; requests may use these and `aliases`."""
         return list(self._slots)
+
+    def id_of(self, model: str) -> str:
+        """Name of the model that a request means by its name or an alias."""
+        return self.aliases.get(model, model)
+
+    def _checked_id(self, model: str) -> str:
+        """The name of a model of the settings, in which directories are named by their path."""
+        name = model if model in self._slots else identifier(model)
+        if name not in self._slots:
+            raise SprachbundError(
+                f"an alias is for {model}, which is not served; serve it with --model {model}"
+            )
+        return name
 
     @property
     def loaded(self) -> list[str]:
@@ -80,7 +105,7 @@ class ModelStore:
 
     def card(self, model: str) -> Card:
         """The card of a model; only its name where it has no card. Raises RefusalError: 404."""
-        slot = self._slot(model)
+        slot, model = self._slot(model), self.id_of(model)
         if worker := self.loaded_worker(model):
             return worker.model.card
         try:
@@ -96,7 +121,7 @@ class ModelStore:
             RefusalError: 404 for a model not known here; 429 when all that may be in memory are in use; 503 when
                 it cannot be loaded.
         """
-        slot = self._slot(model)
+        slot, model = self._slot(model), self.id_of(model)
         slot.users += 1
         try:
             yield await self._ready(model, slot)
@@ -125,15 +150,15 @@ class ModelStore:
             await asyncio.to_thread(worker.join, timeout_s)
 
     def _slot(self, model: str) -> _Slot:
-        if model not in self._slots:
-            known = ", ".join(self._slots)
+        if (name := self.id_of(model)) not in self._slots:
+            known = ", ".join([*self._slots, *self.aliases])
             raise RefusalError(
                 404,
                 f"there is no model {model[:200]!r} here; choose from {known}",
                 code="model_not_found",
                 param="model",
             )
-        return self._slots[model]
+        return self._slots[name]
 
     async def _ready(self, model: str, slot: _Slot) -> ModelWorker:
         if slot.worker is None:
@@ -212,7 +237,8 @@ def described_model(store: ModelStore, model: str) -> dict[str, Any]:
         "source_languages": card.source_languages,
         "target_languages": card.target_languages,
         "limits": card.limits,
-        "loaded": model in store.loaded,
+        "alias_of": store.aliases.get(model),
+        "loaded": store.id_of(model) in store.loaded,
         "engine": None if worker is None or worker.model.engine is None else worker.model.engine.as_dict(),
     }
 

@@ -31,7 +31,9 @@ class TranscriptionForm(BaseModel):
         str | None, Field(description="Context or glossary, for models with room for it.", max_length=10_000)
     ] = None
     response_format: ResponseFormat = "json"
-    temperature: Annotated[float, Field(description="0 only: the search is deterministic.")] = 0.0
+    temperature: Annotated[
+        float, Field(ge=0, le=1, description="0 to 1; the search is deterministic at any of them.")
+    ] = 0.0
     granularities: Annotated[
         list[Literal["word", "segment"]],
         Field(alias="timestamp_granularities[]", description="Times in verbose_json."),
@@ -44,13 +46,6 @@ class TranscriptionForm(BaseModel):
         Literal["auto"] | None, Field(description="Speech is always found by voice activity, which is auto.")
     ] = None
 
-    @field_validator("temperature")
-    @classmethod
-    def _deterministic(cls, value: float) -> float:
-        if value != 0:
-            raise ValueError(f"{value:g} is not offered: the search is deterministic; leave it out or give 0")
-        return value
-
     @field_validator("language", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
@@ -60,6 +55,13 @@ class TranscriptionForm(BaseModel):
     def words(self) -> bool:
         """Whether words are to have times."""
         return "word" in self.granularities
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was asked for and has no effect, a sentence each."""
+        if self.temperature == 0:
+            return ()
+        return (f"temperature {self.temperature:g} has no effect: the search is deterministic",)
 
 
 class TranslationForm(TranscriptionForm):
@@ -145,7 +147,7 @@ def _verbose(translation: Translation, form: TranscriptionForm, task: str) -> di
         "duration": round(translation.duration_s, 3),
         "segments": [segment_values(segment, n) for n, segment in enumerate(translation.segments)],
         "dropped": [segment_values(segment, n) for n, segment in enumerate(translation.dropped)],
-        "warnings": list(translation.warnings),
+        "warnings": [*translation.warnings, *form.notes],
     }
     if form.words:
         words = (word for segment in translation.segments for word in segment.words)
@@ -160,7 +162,7 @@ class Events:
     """Server-sent events of a recording whose segments come one by one; the deltas joined are the text."""
 
     def __init__(self, form: TranscriptionForm) -> None:
-        self._verbose = form.response_format == VERBOSE
+        self._verbose, self._notes = form.response_format == VERBOSE, form.notes
         self._count, self._begun = 0, False
 
     def of_segment(self, segment: Segment, duration_s: float | None) -> Iterable[str]:
@@ -179,7 +181,10 @@ class Events:
         """The whole text."""
         values: dict[str, Any] = {"text": translation.text, "usage": usage(translation.duration_s)}
         if self._verbose:
-            values |= {"duration": round(translation.duration_s, 3), "warnings": list(translation.warnings)}
+            values |= {
+                "duration": round(translation.duration_s, 3),
+                "warnings": [*translation.warnings, *self._notes],
+            }
         yield event({"type": "transcript.text.done", **values})
         yield "data: [DONE]\n\n"
 

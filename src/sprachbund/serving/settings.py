@@ -1,6 +1,7 @@
 """Settings of the service, checked before it listens."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,8 @@ from sprachbund.util.options import Option, OptionValueError, Range, check
 LOOPBACK = "127.0.0.1"
 _MEGABYTE = 1e6
 _POSITIVE = Range(0, above=True)
+ANY_ORIGIN = "*"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@?#]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +109,9 @@ class Settings:
         port: port to listen at; 0 takes one that is free.
         models: models that may be asked for: bundled, directories, Hugging Face ids. The first is loaded at the start,
             and is taken where a live session names none.
+        aliases: further names of these models for requests, such as whisper-1=bundled.
+        cors: pages of other sites that may use the service, by origin, such as https://example.org; * is every page,
+            and needs keys.
         key_file: keys that clients need, one a line; without, everybody is let in.
         engine: computes the model: auto, native, torch and the others of `translate`.
         threads: threads to compute with.
@@ -119,6 +125,8 @@ class Settings:
     host: Annotated[str, Option("--host", metavar="ADDRESS")] = LOOPBACK
     port: Annotated[int, Option("--port", metavar="N")] = 8000
     models: Annotated[tuple[str, ...], Option("--model", metavar="MODEL,…")] = (BUNDLED,)
+    aliases: Annotated[tuple[str, ...], Option("--alias", metavar="NAME=MODEL,…")] = ()
+    cors: Annotated[tuple[str, ...], Option("--cors", metavar="ORIGIN,…")] = ()
     key_file: Annotated[Path | None, Option("--key-file", metavar="FILE")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("--threads", metavar="N")] = None
@@ -134,3 +142,17 @@ class Settings:
             raise SprachbundError("no model to serve; name at least one")
         if not 0 <= self.port < 1 << 16:
             raise OptionValueError("port", self.port, "give 1 to 65535, or 0 for a free one")
+        for origin in self.cors:
+            if origin == ANY_ORIGIN:
+                if self.key_file is None:
+                    raise OptionValueError(
+                        "cors", origin, "name the origins, or give keys, which pages then need"
+                    )
+            elif not _ORIGIN.fullmatch(origin):
+                raise OptionValueError(
+                    "cors", origin, "give scheme and host, such as https://example.org:8080"
+                )
+        for alias in self.aliases:
+            name, equals, model = alias.partition("=")
+            if not (name and equals and model):
+                raise OptionValueError("aliases", alias, "give NAME=MODEL, such as whisper-1=bundled")

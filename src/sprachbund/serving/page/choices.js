@@ -41,7 +41,7 @@ export class Choices {
   /** Reads models and languages from the service. */
   async load(failed) {
     this.failed = failed;
-    const { data } = await getJson("v1/models");
+    const data = (await getJson("v1/models")).data.filter((model) => !model.alias_of);
     if (!data.length) throw new Error("The service has no model. Whoever runs it has to name one");
     fillSelect(byId("model"), data.map(({ id }) => [id, id]));
     const before = recall("model", null);

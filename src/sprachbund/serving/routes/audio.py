@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from typing import Any
@@ -264,8 +264,14 @@ async def _answer(request: Request, service: Service, kind: type[TranscriptionFo
         if not form.stream:
             await _unless_gone(request, _collected(job, service))
             media_type = MEDIA_TYPES.get(form.response_format, "application/json")
-            return Response(body_of(job.translation, form, task), media_type=media_type)
-        return _OwningStream(_events(job, form, service), stack.pop_all())
+            body = body_of(job.translation, form, task)
+            return Response(body, media_type=media_type, headers=_note_headers(form))
+        return _OwningStream(_events(job, form, service), stack.pop_all(), _note_headers(form))
+
+
+def _note_headers(form: TranscriptionForm) -> dict[str, str]:
+    """The notes of a request; only verbose_json has a place for them in its body."""
+    return {"x-note": "; ".join(form.notes)} if form.notes else {}
 
 
 async def _start_job(
@@ -360,9 +366,11 @@ async def _gone(request: Request) -> None:
 class _OwningStream(StreamingResponse):
     """A stream that lets go of what it needed when it ends, however it ends."""
 
-    def __init__(self, content: AsyncIterator[str], needed: AsyncExitStack) -> None:
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        super().__init__(content, media_type="text/event-stream", headers=headers)
+    def __init__(
+        self, content: AsyncIterator[str], needed: AsyncExitStack, headers: Mapping[str, str]
+    ) -> None:
+        own = {"cache-control": "no-store", "x-accel-buffering": "no", **headers}
+        super().__init__(content, media_type="text/event-stream", headers=own)
         self._needed = needed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

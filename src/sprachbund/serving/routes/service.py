@@ -55,7 +55,8 @@ _REFUSALS = refusals(400, 401, 404, 429, 503)
 @models_router.get("/models", responses=refusals(401, 429, 503))
 def models(service: ServiceOf) -> dict[str, Any]:
     """All models that requests may name."""
-    return {"object": "list", "data": [described_model(service.store, name) for name in service.store.ids]}
+    names = [*service.store.ids, *service.store.aliases]
+    return {"object": "list", "data": [described_model(service.store, name) for name in names]}
 
 
 @models_router.get("/models/{model:path}", responses=_REFUSALS)
