@@ -193,6 +193,19 @@ class FixedWindow(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Translator:
+    """The second half of a cascade: reads what the first half, which is all else of the model, has transcribed.
+
+    Attributes:
+        family: reads texts.
+        languages: each language spoken that it can read, to its own tag of it.
+    """
+
+    family: "Family"
+    languages: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What one model has beyond `Family`; None, or empty, where it has not.
 
@@ -213,6 +226,7 @@ class Capabilities:
         experts: of a model whose experts belong to languages.
         text_input: of a model that reads text too.
         fixed_window: of a model that fills up speech to a window.
+        translator: of a cascade.
     """
 
     encoder: nn.Module | None = None
@@ -229,6 +243,7 @@ class Capabilities:
     experts: LanguageExperts | None = None
     text_input: TextInput | None = None
     fixed_window: FixedWindow | None = None
+    translator: "Translator | None" = None
 
 
 @runtime_checkable

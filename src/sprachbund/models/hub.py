@@ -28,6 +28,7 @@ _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
 FAMILIES = (
+    "cascade",
     "conformer",
     "whisper",
     "seamless_m4t",
