@@ -1,5 +1,6 @@
 """Cascades: what they write is what the recogniser writes, brought into another language by the translator."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from sprachbund.decoding.result import Segment, Translation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features
 from sprachbund.models.cascade import Cascade
-from sprachbund.models.io import load, save
+from sprachbund.models.io import content_hash, load, save
 from sprachbund.text.sentences import ends_sentence, split_sentences
 from tests.decoding.families import FAMILIES
 from tests.decoding.test_one_pipeline import OPEN, sound
@@ -216,3 +217,15 @@ def test_a_directory_of_both_halves(tmp_path: Path) -> None:
     (tmp_path / "saved" / "config.json").write_text('{"model_type": "cascade", "recogniser": "recogniser"}')
     with pytest.raises(SprachbundError, match="translator"):
         load(tmp_path / "saved")
+
+
+def test_the_hash_of_a_cascade_is_of_its_halves(tmp_path: Path) -> None:
+    save(FAMILIES["cascade"](tmp_path / "made"), tmp_path / "saved")
+    before = content_hash(tmp_path / "saved")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    halves = {half: str(tmp_path / "saved" / half) for half in ("recogniser", "translator")}
+    (elsewhere / "config.json").write_text(json.dumps({"model_type": "cascade", **halves}))
+    assert content_hash(elsewhere) == before
+    (tmp_path / "saved" / "translator" / "extra.json").write_text("{}")
+    assert content_hash(tmp_path / "saved") == content_hash(elsewhere) != before

@@ -1,6 +1,7 @@
 """Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.hub import FAMILIES, Progress, family_of, find
 from sprachbund.util.files import read_model, write_json
+from sprachbund.util.provenance import model_hash
 
 __all__ = ["BUNDLED", "FAMILIES", "LOADERS", "bundled_directory", "family_of", "load", "locate", "save"]
 
@@ -149,6 +151,14 @@ def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress 
     if str(path_or_id) == BUNDLED:
         return bundled_directory()
     return find(path_or_id, offline=offline, progress=progress)
+
+
+def content_hash(directory: Path) -> str:
+    """SHA-256 of a model directory (`sprachbund.util.provenance.model_hash`); of a cascade over those of its halves."""
+    if family_of(directory) != "cascade":
+        return model_hash(directory)
+    halves = read_model(directory / "config.json", CascadeConfig).halves(directory)
+    return sha256("\n".join(content_hash(locate(half, offline=True)) for half in halves).encode()).hexdigest()
 
 
 def save(family: Family, directory: Path, **options: Any) -> None:
