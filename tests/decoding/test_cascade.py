@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.guard import length_ratio
@@ -18,6 +19,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features
 from sprachbund.models.cascade import Cascade
 from sprachbund.models.io import content_hash, load, save
+from sprachbund.nn.decoder import DecoderCache
 from sprachbund.text.sentences import ends_sentence, split_sentences
 from tests.decoding.families import FAMILIES
 from tests.decoding.test_one_pipeline import OPEN, sound
@@ -46,6 +48,30 @@ class Reading(TinyFamily):
 
     def prompt(self, target: object) -> list[int]:
         return [2]
+
+
+class Backwards(Reading):
+    """Attends to the letters of its text from the last to the first, two of them for each token that it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capabilities = replace(self.capabilities, token_offsets=self)
+
+    def source_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        return [[(n, n + 1) for n in range(len(text))] for text in texts]
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        first = cache.lengths.tolist()
+        logits = super().step(tokens, cache, weights)
+        if weights is not None:
+            assert cache.memory_allowed is not None
+            lengths = cache.memory_allowed[:, 0, 0].sum(-1).tolist()
+            for layer in weights:
+                layer.zero_()
+                for row, (begin, length) in enumerate(zip(first, lengths, strict=True)):
+                    for place in range(tokens.shape[1]):
+                        layer[row, :, place, max(0, length - 1 - 2 * (begin + place))] = 1.0
+        return logits
 
 
 def speech(seconds: Sequence[float]) -> np.ndarray:
@@ -85,6 +111,35 @@ def test_texts_go_to_the_translator() -> None:
     assert list(translate_texts(cascade, texts, ["es"], "de")) == list(
         translate_texts(translator, texts, ["es"], "de")
     )
+
+
+def test_words_have_the_times_of_what_they_were_translated_from() -> None:
+    cascade = Cascade(TinyFamily(), Backwards())
+    options = replace(OPEN, word_timestamps=True)
+    found = read(cascade, speech([1.5, 2.0]), ["es", "de"], options)
+    different = 0
+    for heard, written in zip(found["de"].segments, found["es"].segments, strict=True):
+        assert " ".join(word.text for word in written.words) == " ".join(written.text.split())
+        letters = [word for word in heard.words for _ in word.text]
+        said = [n for n, letter in enumerate(heard.text) if letter != " "]
+        tokens = len(written.text.replace(" ", ""))
+        places = [max(0, len(heard.text) - 1 - 2 * n) for n in range(tokens)]
+        expected, token = [], 0
+        for word in written.words:  # the letter that most tokens of the word attend to, the first of equals
+            own = places[token : token + len(word.text)]
+            token += len(word.text)
+            place = max(sorted(set(own)), key=own.count)
+            source = letters[min(sum(n < place for n in said), len(letters) - 1)]
+            expected.append((source.start_s, source.end_s))
+        assert [(word.start_s, word.end_s) for word in written.words] == expected
+        different = max(different, len(set(expected)))
+        assert all(0 < word.probability <= 1 for word in written.words)
+    assert different > 1
+
+
+def test_words_are_refused_where_the_translator_does_not_show_what_it_reads() -> None:
+    with pytest.raises(SprachbundError, match="translator reading does not show"):
+        read(Cascade(TinyFamily(), Reading()), speech([1.0]), ["es"], replace(OPEN, word_timestamps=True))
 
 
 def said(text: str, start_s: float, **more: object) -> Segment:

@@ -189,6 +189,13 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
             f"the model {family.name} does not show which speech it reads, so words get no times; leave "
             f"word_timestamps out, or take a model that shows it, such as {_ATTENTION_FAMILIES}"
         )
+    if options.word_timestamps and able.translator is not None:
+        translator = able.translator.family
+        if translator.capabilities.token_offsets is None:
+            raise SprachbundError(
+                f"the translator {translator.name} does not show which words of a text it reads, so words of a "
+                "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
+            )
     if options.timestamps is True and able.timestamps is None:
         raise SprachbundError(
             f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '

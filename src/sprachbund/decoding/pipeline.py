@@ -61,7 +61,13 @@ from sprachbund.decoding.result import (
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.words import AlignedTokens, align, timed_words
+from sprachbund.decoding.words import (
+    AlignedTokens,
+    AttendedWord,
+    align,
+    attended_words,
+    timed_words,
+)
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import (
     Family,
@@ -816,9 +822,9 @@ def _decode_cascade(
     written: dict[tuple[int, str], DecodedSpan] = {}
     for (source, target), spans in jobs.items():
         texts = [sentence for b in spans for passage in passages[b] for sentence in passage.sentences]
-        hypotheses = iter(_translate_sentences(translator, texts, source, target, first.options))
+        sentences = iter(_translate_sentences(translator, texts, source, target, first.options))
         for b in spans:
-            own = [(passage, [next(hypotheses) for _ in passage.sentences]) for passage in passages[b]]
+            own = [(passage, [next(sentences) for _ in passage.sentences]) for passage in passages[b]]
             guard = group[b].recording.options.guard
             written[b, target] = _translated_span(translator.family, heard[b], own, target, guard)
     return [
@@ -850,32 +856,47 @@ def _passages(segments: Sequence[Segment]) -> list[_Passage]:
     return passages
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Translated:
+    """A translated sentence.
+
+    Attributes:
+        hypothesis: its row.
+        words: with the places in the sentence that they were translated from; empty unless times are wanted.
+    """
+
+    hypothesis: Hypothesis
+    words: list[AttendedWord]
+
+
 def _translate_sentences(
     translator: Translator, texts: Sequence[str], source: str, target: str, options: DecodingOptions
-) -> list[Hypothesis]:
+) -> list[_Translated]:
     """One row for each of `texts`; `source` is the recogniser's tag, `target` the translator's."""
-    # A prompt, a draft, limits and times of words are the recogniser's.
-    options = DecodingOptions(
+    # A prompt, a draft, limits and timestamps are the recogniser's.
+    own = DecodingOptions(
         beam_size=options.beam_size, length_penalty=options.length_penalty, batch_size=options.batch_size
     )
-    hypotheses: list[Hypothesis] = []
-    for start in range(0, len(texts), options.batch_size):
-        rows = _search_texts(
-            translator.family,
-            texts[start : start + options.batch_size],
-            (target,),
-            translator.languages[source],
-            options,
-        )
-        hypotheses += [row[0] for row in rows.hypotheses]
-    return hypotheses
+    family, translated = translator.family, list[_Translated]()
+    for start in range(0, len(texts), own.batch_size):
+        batch = texts[start : start + own.batch_size]
+        rows = _search_texts(family, batch, (target,), translator.languages[source], own)
+        hypotheses = [row[0] for row in rows.hypotheses]
+        words: list[list[AttendedWord]] = [[] for _ in batch]
+        if options.word_timestamps:
+            asked = [row[0] for row in rows.targets]
+            words = attended_words(family, rows.memory, asked, [h.tokens for h in hypotheses], batch)
+        translated += [
+            _Translated(hypothesis=hypothesis, words=read)
+            for hypothesis, read in zip(hypotheses, words, strict=True)
+        ]
+    return translated
 
 
 def _translated_span(
     family: Family,
     heard: DecodedSpan,
-    passages: Sequence[tuple[_Passage, Sequence[Hypothesis]]],
+    passages: Sequence[tuple[_Passage, Sequence[_Translated]]],
     target: str,
     guard: GuardOptions,
 ) -> DecodedSpan:
@@ -885,9 +906,9 @@ def _translated_span(
         for segment in heard.segments
         if segment.dropped is not None
     ]
-    for passage, hypotheses in passages:
-        segments.append(_translated_segment(family, passage, hypotheses, target, guard))
-    rows = [hypothesis for _, own in passages for hypothesis in own]
+    for passage, sentences in passages:
+        segments.append(_translated_segment(family, passage, sentences, target, guard))
+    rows = [sentence.hypothesis for _, own in passages for sentence in own]
     return DecodedSpan(
         target=target,
         segments=tuple(sorted(segments, key=lambda segment: segment.start_s)),
@@ -896,18 +917,20 @@ def _translated_span(
 
 
 def _translated_segment(
-    family: Family, passage: _Passage, hypotheses: Sequence[Hypothesis], target: str, guard: GuardOptions
+    family: Family, passage: _Passage, sentences: Sequence[_Translated], target: str, guard: GuardOptions
 ) -> Segment:
-    first, last, row = passage.segments[0], passage.segments[-1], _joined_hypothesis(hypotheses)
+    first, last = passage.segments[0], passage.segments[-1]
+    rows = [sentence.hypothesis for sentence in sentences]
+    row = _joined_hypothesis(rows)
     space = " " if writes_spaces(target) else ""
-    text = space.join(filter(None, (family.decode_text(h.tokens).strip() for h in hypotheses)))
+    text = space.join(filter(None, (family.decode_text(h.tokens).strip() for h in rows)))
     return replace(
         first,
         end_s=last.end_s,
         target_language=target,
         text=text,
         source_text=passage.text,
-        words=(),
+        words=_words_of_translation(passage, sentences),
         mean_log_probability=row.mean_log_probability,
         compression_ratio=compression_ratio(text),
         repetition=repetition(text),
@@ -922,6 +945,28 @@ def _translated_segment(
         ),
         spans=tuple(span for segment in passage.segments for span in segment.spans),
     )
+
+
+def _words_of_translation(passage: _Passage, sentences: Sequence[_Translated]) -> tuple[Word, ...]:
+    """Words of a translation, at the times of the words that they were translated from."""
+    spoken = [word for segment in passage.segments for word in segment.words]
+    # Letters up to each word of the transcript: they are the same in its words and its sentences, white space is not.
+    ends = np.cumsum([_num_letters(word.text) for word in spoken])
+    words: list[Word] = []
+    before = 0
+    for sentence, translated in zip(passage.sentences, sentences, strict=True):
+        for word in translated.words:
+            letter = before + _num_letters(sentence[: word.character])
+            source = spoken[min(int(np.searchsorted(ends, letter, side="right")), len(spoken) - 1)]
+            words.append(
+                Word(start_s=source.start_s, end_s=source.end_s, text=word.text, probability=word.probability)
+            )
+        before += _num_letters(sentence)
+    return tuple(words)
+
+
+def _num_letters(text: str) -> int:
+    return sum(not character.isspace() for character in text)
 
 
 def _joined_hypothesis(rows: Sequence[Hypothesis]) -> Hypothesis:
@@ -1228,11 +1273,15 @@ class _TextRows:
     """A batch of texts after the search.
 
     Attributes:
+        memory: of the texts.
         languages: (B,) of the texts, given or identified.
+        targets: (B,) rows (n,), what was asked of the decoder.
         hypotheses: (B,) rows (n,), one for each target.
     """
 
+    memory: Memory
     languages: list[str]
+    targets: list[list[Target]]
     hypotheses: list[list[Hypothesis]]
 
 
@@ -1277,4 +1326,5 @@ def _search_texts(
     for language, target in product(dict.fromkeys(languages), targets):
         check_pair(family, language, target)
     asked = [[make_target(family, options, target, language) for target in targets] for language in languages]
-    return _TextRows(languages=languages, hypotheses=search(family, encoded.memory, asked, options))
+    hypotheses = search(family, encoded.memory, asked, options)
+    return _TextRows(memory=encoded.memory, languages=languages, targets=asked, hypotheses=hypotheses)
