@@ -55,6 +55,12 @@ def _load_streaming_onnx(directory: Path) -> Family:
     return load(directory)
 
 
+def _load_translation(directory: Path) -> Family:
+    from sprachbund.models.translation import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
     "conformer": _load_conformer,
     "whisper": _load_whisper,
@@ -64,6 +70,7 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "streaming_onnx": _load_streaming_onnx,
     "token_conformer": _load_reader_of_tokens,
     "token_mbart": _load_reader_of_tokens,
+    "m2m_100": _load_translation,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -92,6 +99,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.tokens.io import save as save_tokens
 
             return save_tokens
+        case "translation":
+            from sprachbund.models.translation.io import save as save_translation
+
+            return save_translation
     raise SprachbundError(
         f"a model of the kind {package} cannot be written; save the model that it was made from"
     )

@@ -21,9 +21,10 @@ from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.hub import optional_setting
+from sprachbund.models.language_codes import to_bcp47
 from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
 from sprachbund.models.seamless.layers import SeamlessEncoder
-from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens, to_bcp47
+from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route

@@ -8,7 +8,6 @@ model, and its start from a checkpoint of transformers. Shapes: B utterances, R 
 width, L source languages, W tokens that may be written.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from sprachbund.models.speech_llm.checkpoints import read_part
 from sprachbund.models.tokens.config import MbartConfig, MbartShape
 from sprachbund.models.tokens.conformer import decoder_loss, language_loss
 from sprachbund.models.tokens.text_input import Reader, ReadsTokens
+from sprachbund.models.translation import checkpoints
+from sprachbund.models.translation.checkpoints import as_ours, transformers_name
 from sprachbund.nn.conformer import valid_frames
-from sprachbund.nn.feed_forward import ACTIVATIONS
 from sprachbund.nn.text_to_text import MbartDecoder, MbartEncoder, embedding
 
 
@@ -132,9 +132,6 @@ PAD, END, UNKNOWN = 1, 2, 3
 FIRST_PIECE = 3
 """Of the SentencePiece model; before it are its own unknown, begin and end."""
 _PIECES_LATER = 1
-_EMBEDDING = "model.shared.weight"
-_POSITIONS_LATER = 2
-"""Rows of the tables of positions that no token gets."""
 
 
 def _codes() -> list[str]:
@@ -192,23 +189,7 @@ def read_mbart(directory: Path, num_pieces: int) -> Any:
 
 def shape_of(config: Any) -> MbartShape:
     """The shape of a configuration of transformers. Raises SprachbundError for one that is not built here."""
-    if config.activation_function not in ACTIVATIONS:
-        raise SprachbundError(
-            f"its activation is {config.activation_function}; {', '.join(ACTIVATIONS)} are built here"
-        )
-    return MbartShape(
-        width=config.d_model,
-        num_encoder_heads=config.encoder_attention_heads,
-        num_decoder_heads=config.decoder_attention_heads,
-        num_encoder_layers=config.encoder_layers,
-        num_decoder_layers=config.decoder_layers,
-        encoder_feed_forward_width=config.encoder_ffn_dim,
-        decoder_feed_forward_width=config.decoder_ffn_dim,
-        activation=config.activation_function,
-        scaled=config.scale_embedding,
-        positions=config.max_position_embeddings,
-        dropout=config.dropout,
-    )
+    return MbartShape(**checkpoints.shape_of(config, "the checkpoint").model_dump())
 
 
 def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
@@ -241,38 +222,8 @@ def new_rows(rows: Tensor, count: int) -> Tensor:
     return rows.mean(0) + rows.std(0) * torch.randn(count, rows.shape[1])
 
 
-_RENAMED = (
-    (r"^decoder\.embedding\.weight$", _EMBEDDING),
-    (r"^decoder\.logits_bias$", "final_logits_bias"),
-    (r"^(encoder|decoder)\.", r"model.\1."),
-    (r"\.positions$", ".embed_positions.weight"),
-    (r"\.embedding_norm\.", ".layernorm_embedding."),
-    (r"^(model\.\w+)\.norm\.", r"\1.layer_norm."),
-    (r"\.self_norm\.", ".self_attn_layer_norm."),
-    (r"\.cross_norm\.", ".encoder_attn_layer_norm."),
-    (r"\.self_attention\.", ".self_attn."),
-    (r"\.cross_attention\.", ".encoder_attn."),
-    (r"\.feed_forward\.norm\.", ".final_layer_norm."),
-    (r"\.feed_forward\.expand\.", ".fc1."),
-    (r"\.feed_forward\.contract\.", ".fc2."),
-    (r"attn\.query\.", "attn.q_proj."),
-    (r"attn\.key\.", "attn.k_proj."),
-    (r"attn\.value\.", "attn.v_proj."),
-    (r"attn\.out\.", "attn.out_proj."),
-)
-"""Our names of parameters to those of transformers, one rule after the other."""
-
-
-def transformers_name(name: str) -> str:
-    """transformers' name of our parameter or buffer `name`."""
-    for pattern, replacement in _RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def _taken(weight: Tensor, name: str, rows: Tensor) -> Tensor:
-    if name == "decoder.embedding.weight":
-        return weight[rows].clone()
-    if name == "decoder.logits_bias":
-        return weight[0, rows].clone()
-    return weight[_POSITIONS_LATER:].clone() if name.endswith(".positions") else weight
+    own = as_ours(name, weight)
+    if name in ("decoder.embedding.weight", "decoder.logits_bias"):
+        return own[rows]
+    return own if own is weight else own.clone()
