@@ -68,6 +68,12 @@ def _cascade(recogniser: str | Path, translator: str | Path, *, offline: bool) -
     return Cascade(load(directories[0]), load(directories[1]), directories)
 
 
+def _load_translation(directory: Path) -> Family:
+    from sprachbund.models.translation import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
     "cascade": _load_cascade,
     "conformer": _load_conformer,
@@ -78,6 +84,7 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "streaming_onnx": _load_streaming_onnx,
     "token_conformer": _load_reader_of_tokens,
     "token_mbart": _load_reader_of_tokens,
+    "m2m_100": _load_translation,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -108,6 +115,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.tokens.io import save as save_tokens
 
             return save_tokens
+        case "translation":
+            from sprachbund.models.translation.io import save as save_translation
+
+            return save_translation
     raise SprachbundError(
         f"a model of the kind {package} cannot be written; save the model that it was made from"
     )
