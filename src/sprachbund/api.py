@@ -194,6 +194,7 @@ class Model:
 def load(
     path_or_id: str | Path = BUNDLED,
     *,
+    then: str | Path | None = None,
     offline: bool = False,
     real_length: bool = False,
     pool_frames: int = 1,
@@ -205,6 +206,8 @@ def load(
     Args:
         path_or_id: "bundled" is the one in the package; else a model directory or the name of a Whisper model
             on the Hugging Face hub.
+        then: a model of texts, named in the same way, that translates what the first one transcribes: a cascade, which
+            writes languages that the first one does not.
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
             faster, with results that may differ. An error for other families, which always do.
@@ -224,13 +227,15 @@ def load(
     """
     check_choice(engine, threads)
     directory = locate(path_or_id, offline=offline)
-    family = load_family(directory, offline=offline)
+    family = load_family(directory, then=then, offline=offline)
     if real_length:
         use_real_length(family)
     chosen = engine_for(family, engine, threads=threads, directory=directory)
     for warning in chosen.warnings:
         warnings.warn(warning, EngineWarning, stacklevel=2)
     computed = pooled(chosen.family, pool_frames)
+    if then is not None:
+        return Model(computed, name=f"{path_or_id} then {then}", engine=chosen)
     return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen)
 
 

@@ -127,7 +127,8 @@ def test_languages_of_whisper_are_those_of_transformers() -> None:
 
 
 def test_languages_of_seamless_are_those_of_its_loader() -> None:
-    from sprachbund.models.seamless.tokens import SPOKEN, to_bcp47
+    from sprachbund.models.language_codes import to_bcp47
+    from sprachbund.models.seamless.tokens import SPOKEN
 
     seamless = find_checkpoint("facebook/seamless-m4t-v2-large")
     assert seamless is not None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sprachbund.models.base import Family
+from sprachbund.models.cascade import Cascade
 from sprachbund.models.io import load
 from sprachbund.units.dataset import SpokenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
@@ -61,6 +62,10 @@ def _streaming_onnx(root: Path) -> Family:
     return load(exported())
 
 
+def _cascade(root: Path) -> Family:
+    return Cascade(_whisper(root), _tokens("attention")(root))
+
+
 FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "conformer": _conformer,
     "split conformer": _split,
@@ -72,6 +77,7 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "tokens by CTC and attention": _tokens("ctc_attention"),
     "tokens by transducer": _tokens("transducer"),
     "mBART": _token_mbart,
+    "cascade": _cascade,
     "streaming transducer": lambda root: tiny_transducer(),
     "streaming ONNX": _streaming_onnx,
 }

@@ -31,12 +31,12 @@ from sprachbund.engines.torch_layers import (
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Family, Target
 from sprachbund.models.io import load
-from sprachbund.models.seamless.layers import SeamlessDecoder
 from sprachbund.models.tokens.config import MbartShape
-from sprachbund.models.tokens.mbart import MbartDecoder
 from sprachbund.models.whisper import Whisper
 from sprachbund.nn.attention import attend
+from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.text_to_text import FixedPositionDecoder, MbartDecoder
 from tests.decoding.test_speculative_drafts import medusa_for, parasite_for
 from tests.decoding.tiny_family import TinyFamily, random_memory
 from tests.engines.support import product_reference, quantize_reference, random_decoder, relative_error
@@ -352,14 +352,12 @@ def test_a_split_model_takes_the_branches_of_its_languages(precision: Precision)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_decoder_with_scaled_embeddings_relu_and_key_biases(precision: Precision) -> None:
     torch.manual_seed(0)
-    decoder = SeamlessDecoder(
+    decoder = FixedPositionDecoder(
         vocabulary_size=40,
-        max_tokens=20,
-        width=32,
+        positions=sinusoids(22, 32)[2:],
         num_heads=4,
         num_layers=2,
         feed_forward_width=48,
-        first_position=2,
         scaled=True,
         dropout=0.0,
     ).eval()

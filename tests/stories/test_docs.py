@@ -215,6 +215,7 @@ def test_translate_page_names_every_field_format_and_threshold() -> None:
         "`guessing`": (guard.hopeless_mean_log_probability,),
         "`loop`": (guard.max_compression_ratio, guard.max_repetition),
         "`too much text`": (guard.max_characters_per_s,),
+        "`not a translation`": (guard.max_length_ratio,),
     }.items():
         assert [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", reasons[reason])] == list(values)
 

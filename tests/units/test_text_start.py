@@ -21,7 +21,8 @@ from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.io import load, save
 from sprachbund.models.tokens import MBART_50, MbartConfig, TokenMbart
 from sprachbund.models.tokens.config import MBART_50_TOKENS
-from sprachbund.models.tokens.mbart import MbartDecoder, MbartEncoder, language_code, new_rows
+from sprachbund.models.tokens.mbart import language_code, new_rows
+from sprachbund.nn.text_to_text import MbartDecoder, MbartEncoder
 from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset
 from sprachbund.units.directory import Units
 from sprachbund.units.mbart import kept_rows, start_from_mbart, texts_of, units_with_mbart

@@ -144,7 +144,9 @@ class JsonLines:
 
 
 _Decoding = Annotated[DecodingOptions, Panel("Decoding", only=("allowed_languages", "guard.enabled"))]
-_Model = Annotated[ModelOptions, Panel("Model", only=("name", "engine", "threads", "real_length", "offline"))]
+_Model = Annotated[
+    ModelOptions, Panel("Model", only=("name", "then", "engine", "threads", "real_length", "offline"))
+]
 
 
 def register(app: typer.Typer) -> None:

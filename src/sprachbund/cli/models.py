@@ -169,12 +169,16 @@ def check(names: Models = None, as_json: AsJson = False) -> None:
 
 
 def _checked(directory: Path) -> dict[str, Any]:
+    from sprachbund.models.cascade import Cascade
     from sprachbund.models.io import load
 
     if not directory.is_dir():
         raise SprachbundError(f"{directory} is not there; check the path")
-    family: Any = load(directory, offline=True)
-    return {"family": family.name, "tensors": len(family.state_dict())}
+    family = load(directory, offline=True)
+    halves: tuple[Any, ...] = (family,)
+    if isinstance(family, Cascade):
+        halves = (family.recogniser, family.translator)
+    return {"family": family.name, "tensors": sum(len(half.state_dict()) for half in halves)}
 
 
 def _named(names: list[str] | None) -> dict[str, Path]:

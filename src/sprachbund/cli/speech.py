@@ -370,6 +370,7 @@ class ModelOptions:
 
     Attributes:
         name: the model: bundled, a model directory, a Hugging Face id, or an alias of `sprachbund models list`.
+        then: a model of texts that translates what the first one transcribes, named likewise: a cascade.
         engine: what computes: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native, with
             8-bit weights; native-int4.
         threads: threads to compute with.
@@ -379,6 +380,7 @@ class ModelOptions:
     """
 
     name: Annotated[str, Option("--model", metavar="MODEL")] = BUNDLED
+    then: Annotated[str | None, Option("--then", metavar="MODEL")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
     real_length: Annotated[bool, Option("--real-length")] = False
@@ -499,11 +501,11 @@ def _succeeds(ready: _Ready, file: str) -> bool:
 
 def load_model(options: ModelOptions) -> "Model":
     """Load a model, with a bar for large ones; download it first if need be."""
-    offline = options.offline
-    if options.name != BUNDLED and not offline and not Path(options.name).is_dir():
-        fetch(options.name, offline=False)
-        offline = True  # it is here now
-    with Bar(f"loading {options.name}"):
+    names = [options.name] if options.then is None else [options.name, options.then]
+    for name in names:
+        if name != BUNDLED and not options.offline and not Path(name).is_dir():
+            fetch(name, offline=False)
+    with Bar(f"loading {' and '.join(names)}"):
         with undisturbed():
             import torch
 
@@ -515,7 +517,8 @@ def load_model(options: ModelOptions) -> "Model":
                 torch.set_num_threads(choose_threads(options.threads))
         model = load(
             options.name,
-            offline=offline,
+            then=options.then,
+            offline=True,  # all is here now
             real_length=options.real_length,
             pool_frames=options.pool_frames,
             engine=cast("EngineChoice", options.engine),

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
@@ -56,8 +57,9 @@ def cues_of(segment: Segment) -> list[Cue]:
         return []
     bounds = _proportional_bounds(segment, chunks)
     by_words = _word_bounds(segment.words, chunks)
-    if by_words and _shortest(by_words) >= min(MIN_CUE_S, _shortest(bounds)):
-        bounds = by_words  # else alignment has failed somewhere: nobody could read those cues
+    # Otherwise alignment has failed somewhere, or a translation says things in another order.
+    if by_words and _in_order(by_words) and _shortest(by_words) >= min(MIN_CUE_S, _shortest(bounds)):
+        bounds = by_words
     return [Cue(start_s=a, end_s=b, lines=c) for (a, b), c in zip(bounds, chunks, strict=True)]
 
 
@@ -150,6 +152,10 @@ def _proportional_bounds(segment: Segment, chunks: list[tuple[str, ...]]) -> lis
         done += size
         bounds.append((start_s, segment.start_s + length_s * done / total))
     return bounds
+
+
+def _in_order(bounds: list[tuple[float, float]]) -> bool:
+    return all(end_s <= start_s for (_, end_s), (start_s, _) in pairwise(bounds))
 
 
 def _word_bounds(words: tuple[Word, ...], chunks: list[tuple[str, ...]]) -> list[tuple[float, float]] | None:

@@ -12,6 +12,7 @@ from sprachbund.decoding.options import GuardOptions
 _LOOP_TIMES = 5  # a unit this often in a row is a loop; digits and names are rarely said so often
 _LONG_LOOP = (3, 3)  # and so is a unit of at least three words that stands there three times
 _LONGEST_UNIT = 40
+_SHORT = 12  # characters that a translation may have beyond the ratio, since a short source says little
 _FEW_SPACES = 0.04  # share of spaces below which a script is taken to write none
 
 
@@ -61,6 +62,7 @@ def drop_reason(
     no_speech_probability: float | None,
     mean_log_probability: float,
     options: GuardOptions,
+    source_text: str | None = None,
 ) -> str | None:
     """The reason to drop a segment; None when it is kept.
 
@@ -71,6 +73,7 @@ def drop_reason(
         no_speech_probability: the model's own doubt; None when it has none.
         mean_log_probability: per token.
         options: the thresholds.
+        source_text: what was translated, where that is known.
     """
     if not any(c.isalnum() for c in text):
         return "no text"
@@ -87,7 +90,22 @@ def drop_reason(
         return f"no speech: the model's own probability of none is {no_speech_probability:.2f}"
     if mean_log_probability < options.hopeless_mean_log_probability:
         return f"guessing: mean log-probability {mean_log_probability:.2f}"
+    if source_text is not None and (ratio := length_ratio(text, source_text)) > options.max_length_ratio:
+        return f"not a translation: {ratio:.1f} times as long as what was said"
     return _text_drop_reason(text, duration_s, options)
+
+
+def length_ratio(text: str, source_text: str) -> float:
+    """Length of a translation over that of its source, with allowance for short texts.
+
+    It is counted in characters and in bytes, and the smaller ratio holds: Chinese says in one character what takes
+    four of English, and Hindi takes three bytes for each of its own.
+    """
+    ratios = [
+        len(text) / (len(source_text) + _SHORT),
+        len(text.encode()) / (len(source_text.encode()) + _SHORT),
+    ]
+    return min(ratios)
 
 
 def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> str | None:

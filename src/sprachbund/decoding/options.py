@@ -41,6 +41,8 @@ class GuardOptions:
         max_compression_ratio: bytes of text over bytes after zlib; above this the text is a loop.
         max_repetition: share of the text, from 0 to 1, that repeats what stands directly before it.
         max_characters_per_s: more text than anyone can say in the time.
+        max_length_ratio: of a cascade: a translation so many times as long as what was said is none, but a loop or an
+            answer.
     """
 
     enabled: Annotated[
@@ -53,6 +55,7 @@ class GuardOptions:
     max_compression_ratio: Annotated[float, Range(0)] = 2.4
     max_repetition: Annotated[float, _PROBABILITY] = 0.6
     max_characters_per_s: Annotated[float, Range(0)] = 60.0
+    max_length_ratio: Annotated[float, Range(0)] = 3.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -186,6 +189,13 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
             f"the model {family.name} does not show which speech it reads, so words get no times; leave "
             f"word_timestamps out, or take a model that shows it, such as {_ATTENTION_FAMILIES}"
         )
+    if options.word_timestamps and able.translator is not None:
+        translator = able.translator.family
+        if translator.capabilities.token_offsets is None:
+            raise SprachbundError(
+                f"the translator {translator.name} does not show which words of a text it reads, so words of a "
+                "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
+            )
     if options.timestamps is True and able.timestamps is None:
         raise SprachbundError(
             f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '

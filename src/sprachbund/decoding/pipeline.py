@@ -10,6 +10,7 @@ Stages, in their order, each a section of this module:
   decoder.
 - search: `decode_spans` searches the rows of all spans whose options agree together.
 - segments: `cut_row` cuts a row of tokens into segments, with their words, their evidence and the guard's reason.
+- cascades: `_decode_cascade` transcribes, and translates the transcript sentence by sentence.
 - long form: `translate_spans` is all of the above for a batch of spans; `LongForm` reads a recording of any length span
   by span, in memory bounded by one batch; `translate` waits for its end.
 - text input: `translate_texts` calls the same stages on what an encoder makes of a text.
@@ -55,13 +56,30 @@ from sprachbund.decoding.result import (
     Translation,
     Word,
     build_translation,
+    joined_text,
 )
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.words import AlignedTokens, align, timed_words
+from sprachbund.decoding.words import (
+    AlignedTokens,
+    AttendedWord,
+    align,
+    attended_words,
+    timed_words,
+)
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Features, Memory, Target, TextInput, TimestampTokens
+from sprachbund.models.base import (
+    Family,
+    Features,
+    Memory,
+    Target,
+    TextInput,
+    TimestampTokens,
+    Translator,
+)
+from sprachbund.text.languages import writes_spaces
+from sprachbund.text.sentences import ends_sentence, split_sentences
 
 # Options of a recording.
 
@@ -403,9 +421,11 @@ def known_targets(
         unidentified: see `RecordingState.unidentified`.
 
     Raises:
-        SprachbundError: transcription is asked for, and the model cannot identify the language.
+        SprachbundError: transcription is asked for, or is the first half of a cascade, and the model cannot identify
+            the language.
     """
-    if source == UNDETERMINED and unidentified is None and TRANSCRIBE in request.targets:
+    transcribed = TRANSCRIBE in request.targets or model.capabilities.translator is not None
+    if source == UNDETERMINED and unidentified is None and transcribed:
         raise SprachbundError(
             f"the model {model.name} cannot tell which language is spoken; name the source language"
         )
@@ -558,8 +578,21 @@ def _decode_rows(
     model: Family, memory: Memory, group: Sequence[_IdentifiedSpan], first: RecordingState
 ) -> list[list[DecodedSpan]]:
     """The decoded span of every span (B) and target (n); the options of `first` hold for the whole group."""
+    if (translator := model.capabilities.translator) is not None:
+        return _decode_cascade(model, translator, memory, group, first)
+    return _write_rows(model, memory, group, [one.targets for one in group], first)
+
+
+def _write_rows(
+    model: Family,
+    memory: Memory,
+    group: Sequence[_IdentifiedSpan],
+    names: Sequence[Sequence[str]],
+    first: RecordingState,
+) -> list[list[DecodedSpan]]:
+    """The decoded span of every span (B) in each of its `names` (n), which are targets, by the model's own search."""
     durations_s = [one.context.duration_s for one in group]
-    asked = [[_target(model, one, target) for target in one.targets] for one in group]
+    asked = [[_target(model, one, name) for name in own] for one, own in zip(group, names, strict=True)]
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
     hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
@@ -588,9 +621,9 @@ def _decode_rows(
                 ),
                 hypothesis=hypothesis,
             )
-            for name, target, hypothesis, words in zip(one.targets, *per_span, strict=True)
+            for name, target, hypothesis, words in zip(own, *per_span, strict=True)
         ]
-        for one, per_span in zip(group, zip(asked, hypotheses, aligned, strict=True), strict=True)
+        for one, own, per_span in zip(group, names, zip(asked, hypotheses, aligned, strict=True), strict=True)
     ]
 
 
@@ -742,6 +775,209 @@ def _shifted(word: Word, offset_s: float) -> Word:
         end_s=word.end_s + offset_s,
         text=word.text,
         probability=word.probability,
+    )
+
+
+# Cascades.
+#
+# The recogniser writes one row for each span, in the language spoken. Its segments are joined where a sentence goes on
+# from one to the next, since a translator needs the whole of it. Every sentence is a row of the translator's search.
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Passage:
+    """Segments of a transcript that are translated together: they end where a sentence ends.
+
+    Attributes:
+        segments: neighbours, none dropped.
+        sentences: of their texts.
+    """
+
+    segments: tuple[Segment, ...]
+    sentences: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Of all segments."""
+        return joined_text(self.segments)
+
+
+def _decode_cascade(
+    model: Family,
+    translator: Translator,
+    memory: Memory,
+    group: Sequence[_IdentifiedSpan],
+    first: RecordingState,
+) -> list[list[DecodedSpan]]:
+    """As `_decode_rows`: transcribe every span, then translate the transcripts."""
+    heard = [row[0] for row in _write_rows(model, memory, group, [(TRANSCRIBE,)] * len(group), first)]
+    passages = [_passages(one.segments) for one in heard]
+    jobs: dict[tuple[str, str], list[int]] = {}
+    for b, one in enumerate(group):
+        source = one.context.language.language
+        for name in one.targets:
+            target = _target_language(one.recording.request, name, source, one.recording.unidentified)
+            if target != source and b not in jobs.setdefault((source, target), []):
+                jobs[source, target].append(b)
+    written: dict[tuple[int, str], DecodedSpan] = {}
+    for (source, target), spans in jobs.items():
+        texts = [sentence for b in spans for passage in passages[b] for sentence in passage.sentences]
+        sentences = iter(_translate_sentences(translator, texts, source, target, first.options))
+        for b in spans:
+            own = [(passage, [next(sentences) for _ in passage.sentences]) for passage in passages[b]]
+            guard = group[b].recording.options.guard
+            written[b, target] = _translated_span(translator.family, heard[b], own, target, guard)
+    return [
+        [
+            replace(written.get((b, target), heard[b]), target=name)
+            for name in one.targets
+            for target in [_target(model, one, name).language]
+        ]
+        for b, one in enumerate(group)
+    ]
+
+
+def _passages(segments: Sequence[Segment]) -> list[_Passage]:
+    """The kept segments of a transcript, joined where a sentence goes on.
+
+    In a transcript without full stops, every segment stands alone: nothing says where a sentence ends.
+    """
+    kept = [segment for segment in segments if segment.dropped is None]
+    sentences = [split_sentences(segment.text, segment.target_language) for segment in kept]
+    punctuated = any(ends_sentence(sentence) for own in sentences for sentence in own)
+    passages, open_segments = list[_Passage](), list[Segment]()
+    for n, segment in enumerate(kept):
+        open_segments.append(segment)
+        if not punctuated or ends_sentence(segment.text) or n + 1 == len(kept):
+            text = joined_text(open_segments)
+            own = tuple(split_sentences(text, segment.target_language))
+            passages.append(_Passage(segments=tuple(open_segments), sentences=own))
+            open_segments = []
+    return passages
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Translated:
+    """A translated sentence.
+
+    Attributes:
+        hypothesis: its row.
+        words: with the places in the sentence that they were translated from; empty unless times are wanted.
+    """
+
+    hypothesis: Hypothesis
+    words: list[AttendedWord]
+
+
+def _translate_sentences(
+    translator: Translator, texts: Sequence[str], source: str, target: str, options: DecodingOptions
+) -> list[_Translated]:
+    """One row for each of `texts`; `source` is the recogniser's tag, `target` the translator's."""
+    # A prompt, a draft, limits and timestamps are the recogniser's.
+    own = DecodingOptions(
+        beam_size=options.beam_size, length_penalty=options.length_penalty, batch_size=options.batch_size
+    )
+    family, translated = translator.family, list[_Translated]()
+    for start in range(0, len(texts), own.batch_size):
+        batch = texts[start : start + own.batch_size]
+        rows = _search_texts(family, batch, (target,), translator.languages[source], own)
+        hypotheses = [row[0] for row in rows.hypotheses]
+        words: list[list[AttendedWord]] = [[] for _ in batch]
+        if options.word_timestamps:
+            asked = [row[0] for row in rows.targets]
+            words = attended_words(family, rows.memory, asked, [h.tokens for h in hypotheses], batch)
+        translated += [
+            _Translated(hypothesis=hypothesis, words=read)
+            for hypothesis, read in zip(hypotheses, words, strict=True)
+        ]
+    return translated
+
+
+def _translated_span(
+    family: Family,
+    heard: DecodedSpan,
+    passages: Sequence[tuple[_Passage, Sequence[_Translated]]],
+    target: str,
+    guard: GuardOptions,
+) -> DecodedSpan:
+    """A span of the transcript in another language; what the guard has dropped of the transcript stays dropped."""
+    segments = [
+        replace(segment, text="", words=(), target_language=target, source_text=segment.text)
+        for segment in heard.segments
+        if segment.dropped is not None
+    ]
+    for passage, sentences in passages:
+        segments.append(_translated_segment(family, passage, sentences, target, guard))
+    rows = [sentence.hypothesis for _, own in passages for sentence in own]
+    return DecodedSpan(
+        target=target,
+        segments=tuple(sorted(segments, key=lambda segment: segment.start_s)),
+        hypothesis=_joined_hypothesis(rows) if rows else None,
+    )
+
+
+def _translated_segment(
+    family: Family, passage: _Passage, sentences: Sequence[_Translated], target: str, guard: GuardOptions
+) -> Segment:
+    first, last = passage.segments[0], passage.segments[-1]
+    rows = [sentence.hypothesis for sentence in sentences]
+    row = _joined_hypothesis(rows)
+    space = " " if writes_spaces(target) else ""
+    text = space.join(filter(None, (family.decode_text(h.tokens).strip() for h in rows)))
+    return replace(
+        first,
+        end_s=last.end_s,
+        target_language=target,
+        text=text,
+        source_text=passage.text,
+        words=_words_of_translation(passage, sentences),
+        mean_log_probability=row.mean_log_probability,
+        compression_ratio=compression_ratio(text),
+        repetition=repetition(text),
+        dropped=drop_reason(
+            text,
+            duration_s=last.end_s - first.start_s,
+            speech_probability=first.speech_probability,
+            no_speech_probability=first.no_speech_probability,
+            mean_log_probability=row.mean_log_probability,
+            source_text=passage.text,
+            options=guard,
+        ),
+        spans=tuple(span for segment in passage.segments for span in segment.spans),
+    )
+
+
+def _words_of_translation(passage: _Passage, sentences: Sequence[_Translated]) -> tuple[Word, ...]:
+    """Words of a translation, at the times of the words that they were translated from."""
+    spoken = [word for segment in passage.segments for word in segment.words]
+    # Letters up to each word of the transcript: they are the same in its words and its sentences, white space is not.
+    ends = np.cumsum([_num_letters(word.text) for word in spoken])
+    words: list[Word] = []
+    before = 0
+    for sentence, translated in zip(passage.sentences, sentences, strict=True):
+        for word in translated.words:
+            letter = before + _num_letters(sentence[: word.character])
+            source = spoken[min(int(np.searchsorted(ends, letter, side="right")), len(spoken) - 1)]
+            words.append(
+                Word(start_s=source.start_s, end_s=source.end_s, text=word.text, probability=word.probability)
+            )
+        before += _num_letters(sentence)
+    return tuple(words)
+
+
+def _num_letters(text: str) -> int:
+    return sum(not character.isspace() for character in text)
+
+
+def _joined_hypothesis(rows: Sequence[Hypothesis]) -> Hypothesis:
+    """Several rows as one, for the evidence."""
+    log_probability = sum(row.log_probability for row in rows)
+    return Hypothesis(
+        tokens=tuple(token for row in rows for token in row.tokens),
+        log_probability=log_probability,
+        finished=all(row.finished for row in rows),
+        no_speech_log_probability=None,
+        score=log_probability,
     )
 
 
@@ -998,6 +1234,8 @@ def translate_texts(
             iterating for a pair that the model does not know.
     """
     check_reads_text(family)
+    if (translator := family.capabilities.translator) is not None:
+        family = translator.family
     options = options or DecodingOptions()
     if options.word_timestamps:
         raise SprachbundError("words of a text have no times; leave word_timestamps out")
@@ -1012,16 +1250,69 @@ def translate_texts(
     )
 
 
-@torch.inference_mode()
 def _translate_text_batch(
     family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
 ) -> list[list[TranslatedText]]:
+    rows = _search_texts(family, texts, request.targets, request.source, options, request.allowed)
+    return [
+        [
+            TranslatedText(
+                text=family.decode_text(hypothesis.tokens) if text.strip() else "",
+                source=language,
+                target=target,
+                log_probability=hypothesis.mean_log_probability if text.strip() else 0.0,
+            )
+            for target, hypothesis in zip(request.targets, row, strict=True)
+        ]
+        for text, language, row in zip(texts, rows.languages, rows.hypotheses, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _TextRows:
+    """A batch of texts after the search.
+
+    Attributes:
+        memory: of the texts.
+        languages: (B,) of the texts, given or identified.
+        targets: (B,) rows (n,), what was asked of the decoder.
+        hypotheses: (B,) rows (n,), one for each target.
+    """
+
+    memory: Memory
+    languages: list[str]
+    targets: list[list[Target]]
+    hypotheses: list[list[Hypothesis]]
+
+
+@torch.inference_mode()
+def _search_texts(
+    family: Family,
+    texts: Sequence[str],
+    targets: Sequence[str],
+    source: str | None,
+    options: DecodingOptions,
+    allowed: Sequence[str] | None = None,
+) -> _TextRows:
+    """Encode and decode a batch of texts.
+
+    Args:
+        family: a model that reads text.
+        texts: (B,), each one row for every target.
+        targets: in the model's tags.
+        source: language of the texts, in the model's tag; None identifies it for each.
+        options: how to decode.
+        allowed: languages to choose from.
+
+    Raises:
+        SprachbundError: a language that cannot be identified, or a pair that the model does not know.
+    """
     # Every text is identified by itself: each has a tracker of its own.
     queries = [
         LanguageQuery(
-            known=given_language(request.source),
-            allowed=request.allowed,
-            tracker=LanguageTracker(family.source_languages, request.allowed, 1),
+            known=given_language(source),
+            allowed=allowed,
+            tracker=LanguageTracker(family.source_languages, allowed, 1),
         )
         for _ in texts
     ]
@@ -1032,21 +1323,8 @@ def _translate_text_batch(
         raise SprachbundError(
             f"the model {family.name} cannot tell the language of a text; name it with --from (source)"
         )
-    for language, target in product(dict.fromkeys(languages), request.targets):
+    for language, target in product(dict.fromkeys(languages), targets):
         check_pair(family, language, target)
-    asked = [
-        [make_target(family, options, target, source) for target in request.targets] for source in languages
-    ]
+    asked = [[make_target(family, options, target, language) for target in targets] for language in languages]
     hypotheses = search(family, encoded.memory, asked, options)
-    return [
-        [
-            TranslatedText(
-                text=family.decode_text(hypothesis.tokens) if text.strip() else "",
-                source=language,
-                target=target.language,
-                log_probability=hypothesis.mean_log_probability if text.strip() else 0.0,
-            )
-            for target, hypothesis in zip(group, row, strict=True)
-        ]
-        for text, language, group, row in zip(texts, languages, asked, hypotheses, strict=True)
-    ]
+    return _TextRows(memory=encoded.memory, languages=languages, targets=asked, hypotheses=hypotheses)

@@ -50,6 +50,7 @@ class Segment:
         source_language: BCP-47 tag of the speech, given or identified.
         target_language: BCP-47 tag of the text.
         text: the text, also when the guard dropped the segment.
+        source_text: what was said, where a cascade has translated it; else None.
         words: the words with their times; empty unless word timestamps were asked for.
         mean_log_probability: natural logarithm per token, the end token included.
         speech_probability: mean voice activity over the span, 0 to 1.
@@ -77,10 +78,13 @@ class Segment:
     language_probability: float | None = None
     dropped: str | None = None
     spans: tuple[LanguageSpan, ...] = ()
+    source_text: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values under the names of the fields, times rounded to milliseconds."""
+        """Plain JSON values under the names of the fields, times rounded; `source_text` only of a cascade."""
         values: dict[str, Any] = rounded(asdict(self))
+        if self.source_text is None:
+            del values["source_text"]
         return values
 
     @classmethod

@@ -124,6 +124,50 @@ def attended_s(
     return [seconds[i : i + num_targets] for i in range(0, len(seconds), num_targets)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttendedWord:
+    """A word of a translated text, and the character of the source text that it was translated from."""
+
+    text: str
+    probability: float
+    character: int
+
+
+@torch.inference_mode()
+def attended_words(
+    family: Family,
+    memory: Memory,
+    targets: Sequence[Target],
+    tokens: Sequence[Sequence[int]],
+    texts: Sequence[str],
+) -> list[list[AttendedWord]]:
+    """For each word of translated texts, the part of the source text with the most attention as it was written.
+
+    Args:
+        family: a model with `Capabilities.token_offsets`; heads are averaged, those of the upper half of the layers.
+        memory: B encoded texts.
+        targets: (B,), what each was translated to.
+        tokens: (B,) rows of the translations.
+        texts: (B,), as they were encoded.
+    """
+    offsets_of = family.capabilities.token_offsets
+    assert offsets_of is not None  # `check_options` has asked
+    weights, log_probs = _read(family, memory, [[target] for target in targets], tokens)
+    found = []
+    for r, offsets in enumerate(offsets_of.source_offsets(texts)):
+        in_text = torch.tensor([end > begin for begin, end in offsets])
+        read = weights[r].mean(0)[:, : len(offsets)].masked_fill(~in_text, 0.0)
+        words, token = [], 0
+        for text, count in split_words(family, tokens[r], targets[r].language):
+            own = slice(token, token + count)
+            character = offsets[int(read[own].mean(0).argmax())][0]
+            probability = float(log_probs[r][own].mean().exp())
+            words.append(AttendedWord(text=text, probability=probability, character=character))
+            token += count
+        found.append(words)
+    return found
+
+
 def alignment_of(family: Family) -> Alignment:
     """The alignment of a family. Raises SprachbundError where it has none."""
     if (alignment := family.capabilities.alignment) is None:
@@ -173,7 +217,8 @@ def _teacher_forced(family: Family, cache: DecoderCache, rows: list[list[int]]) 
 def _chosen_heads(family: Family, layers: list[Tensor], num_rows: int) -> Tensor:
     """(R, H, Q, T) out of one (B, all heads, R/B * Q, T) per layer; without a list, all of the upper half."""
     by_row = [_by_row(w, num_rows) for w in layers]
-    if listed := alignment_of(family).heads:
+    alignment = family.capabilities.alignment  # a translator of texts has none
+    if alignment is not None and (listed := alignment.heads):
         return torch.stack([by_row[layer][:, head] for layer, head in listed], dim=1)
     return torch.cat(by_row[len(by_row) // 2 :], dim=1)
 

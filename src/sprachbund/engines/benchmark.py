@@ -29,6 +29,7 @@ from sprachbund.engines.packing import pack_matrix
 from sprachbund.engines.torch_layers import TorchDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features
+from sprachbund.models.cascade import Cascade
 from sprachbund.models.io import load, locate
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
@@ -274,7 +275,12 @@ def _made(job: SpeedJob) -> tuple[Any, Path | None]:
     if job.model is None:
         return random_whisper(job.shape or ""), None
     directory = locate(job.model, offline=job.offline)
-    return load(directory, offline=job.offline), directory
+    family = load(directory, offline=job.offline)
+    if isinstance(family, Cascade):
+        raise SprachbundError(
+            f"{job.model} is a cascade, and the speed of one model is measured; name its recogniser"
+        )
+    return family, directory
 
 
 def _plain(job: SpeedJob) -> tuple[Family, Features]:

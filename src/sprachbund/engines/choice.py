@@ -20,7 +20,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,8 +43,10 @@ from sprachbund.engines.torch_layers import (
 )
 from sprachbund.engines.trial import Candidate, Trial, TrialFile, thread_counts, try_candidates
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Capabilities, Family, Features, Memory, Target
-from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.models.base import Capabilities, Family, Features, Memory
+from sprachbund.models.cascade import Cascade
+from sprachbund.models.wrapped import WrappedFamily
+from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.util.processor import usable_cores
 
@@ -54,7 +55,7 @@ from sprachbund.util.processor import usable_cores
 MOST_POOLED = 4
 
 
-class PooledFamily:
+class PooledFamily(WrappedFamily):
     """A family whose memories have one frame for every `size`; all else is that family's own.
 
     Args:
@@ -63,8 +64,8 @@ class PooledFamily:
     """
 
     def __init__(self, family: Family, size: int) -> None:
-        self._family, self._size = family, size
-        self.drafts = family.drafts
+        super().__init__(family)
+        self._size = size
 
     def encode(self, features: Features) -> Memory:
         """Run the encoder and average its frames."""
@@ -79,79 +80,6 @@ class PooledFamily:
         if able.alignment is None:
             return able
         return replace(able, alignment=replace(able.alignment, frame_s=self._size * able.alignment.frame_s))
-
-    @property
-    def name(self) -> str:
-        """As the family's; so is all that follows."""
-        return self._family.name
-
-    @property
-    def source_languages(self) -> tuple[str, ...]:
-        """See `Family`."""
-        return self._family.source_languages
-
-    @property
-    def end_token(self) -> int:
-        """See `Family`."""
-        return self._family.end_token
-
-    @property
-    def max_tokens(self) -> int:
-        """See `Family`."""
-        return self._family.max_tokens
-
-    @property
-    def max_window_s(self) -> float:
-        """See `Family`."""
-        return self._family.max_window_s
-
-    @property
-    def frame_s(self) -> float:
-        """Seconds of a frame of the encoder; timestamp tokens count those."""
-        return self._family.frame_s
-
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """See `Family`."""
-        return self._family.pairs()
-
-    def features(self, samples: Sequence[np.ndarray]) -> Features:
-        """See `Family`."""
-        return self._family.features(samples)
-
-    def language_log_probs(self, memory: Memory) -> Tensor:
-        """See `Family`."""
-        return self._family.language_log_probs(memory)
-
-    def prompt(self, target: Target) -> list[int]:
-        """See `Family`."""
-        return self._family.prompt(target)
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """See `Family`, arguments included."""
-        return self._family.start(memory, rows_per_memory=rows_per_memory, capacity=capacity, targets=targets)
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """See `Family`, arguments included."""
-        return self._family.step(tokens, cache, weights)
-
-    def suppressed(self, target: Target) -> Tensor:
-        """See `Family`."""
-        return self._family.suppressed(target)
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """See `Family`."""
-        return self._family.no_speech_log_prob(logits)
-
-    def decode_text(self, tokens: Sequence[int]) -> str:
-        """See `Family`."""
-        return self._family.decode_text(tokens)
 
 
 def pooled(family: Family, size: int) -> Family:
@@ -288,6 +216,7 @@ class Engine:
         why: what computes, with how many threads, and why this engine.
         notes: sentences the user should see, such as about a damaged cache.
         warnings: sentences about an engine that was asked for and is slower here than plain torch.
+        translator: of a cascade: the engine of its second half; the rest then says what computes the first.
     """
 
     name: EngineChoice
@@ -295,13 +224,16 @@ class Engine:
     why: str
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    translator: "Engine | None" = None
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.why}"
+        own = f"{self.name}, {self.why}"
+        return own if self.translator is None else f"{own}; of the translator: {self.translator}"
 
-    def as_dict(self) -> dict[str, str]:
-        """Name and reason, as JSON output has them."""
-        return {"name": self.name, "why": self.why}
+    def as_dict(self) -> dict[str, Any]:
+        """Name and reason, as JSON output has them; of a cascade those of the translator too."""
+        second = {} if self.translator is None else {"translator": self.translator.as_dict()}
+        return {"name": self.name, "why": self.why, **second}
 
 
 def engine_for(
@@ -327,7 +259,7 @@ def engine_for(
             process may use and the threads of torch. For "native" without a directory, as many as that.
         instruction_set: of the kernels, for tests; the best there is by default.
         directory: the model's; its packed weights are then kept and mapped, and the trial is remembered. Without it
-            they are packed in memory, and every call with "auto" makes a trial.
+            they are packed in memory, and every call with "auto" makes a trial. The halves of a cascade have their own.
         cache: where they are kept; the user's cache directory by default.
         options: what of its exactness the native engine may give up; nothing by default.
         cuda_graphs: on a GPU, torch-fp32 and torch-bf16 record the decoder's steps as graphs.
@@ -338,6 +270,22 @@ def engine_for(
         SprachbundError: the native engine was asked for and cannot be had, options of it with another engine, or more
             threads than cores.
     """
+    if isinstance(family, Cascade):
+        halves = [
+            engine_for(
+                half,
+                engine,
+                threads=threads,
+                instruction_set=instruction_set,
+                directory=None if family.directories is None else family.directories[n],
+                cache=cache,
+                options=options,
+                cuda_graphs=cuda_graphs,
+                compare=compare,
+            )
+            for n, half in enumerate((family.recogniser, family.translator))
+        ]
+        return _joined(family, *halves)
     check_choice(engine, threads)
     options = options or NativeOptions()
     if engine == "native-int4":
@@ -364,6 +312,17 @@ def engine_for(
     if engine == "auto":
         return _automatic(builder, threads, without_native)
     return _named(builder, engine, threads, compare)
+
+
+def _joined(cascade: Cascade, recogniser: Engine, translator: Engine) -> Engine:
+    """The engine of a cascade, made of those of its halves."""
+    return replace(
+        recogniser,
+        family=Cascade(recogniser.family, translator.family, cascade.directories),
+        notes=(*recogniser.notes, *translator.notes),
+        warnings=(*recogniser.warnings, *translator.warnings),
+        translator=translator,
+    )
 
 
 # Engines that `auto` chooses from, the exact ones first: a trial prefers the first of equal ones.

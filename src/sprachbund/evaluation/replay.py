@@ -18,7 +18,7 @@ from sprachbund.evaluation.manifest import (
 )
 from sprachbund.evaluation.run import Progress, evaluate
 from sprachbund.models.catalogue import BUNDLED
-from sprachbund.models.io import family_of, locate
+from sprachbund.models.io import content_hash, family_of, locate
 from sprachbund.util import provenance
 
 
@@ -84,7 +84,7 @@ def replay(
     location = model or _model_path(old, path)
     directory = locate(location, offline=offline)
     family_of(directory)  # an error that names what is wrong with a directory that holds no model
-    sha256 = provenance.model_hash(directory)
+    sha256 = content_hash(directory)
     if sha256 != old.model.sha256:
         raise SprachbundError(
             f"the model {location} has hash {sha256[:12]}, the manifest was measured with "

@@ -45,7 +45,7 @@ from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import Stopwatch, add_cost, first_segment_s, race, race_rows
 from sprachbund.models.base import Family
 from sprachbund.models.card import Card
-from sprachbund.models.io import family_of, load, locate
+from sprachbund.models.io import content_hash, family_of, load, locate
 from sprachbund.util import provenance
 from sprachbund.util.files import atomic_directory
 
@@ -454,7 +454,7 @@ def model_used(model: str | Path, offline: bool) -> ModelUsed:
     family_of(directory)  # an error that names what is wrong with a directory that holds no model
     card = Card.read(directory)
     return ModelUsed(
-        path=str(model), name=card.name if card else directory.name, sha256=provenance.model_hash(directory)
+        path=str(model), name=card.name if card else directory.name, sha256=content_hash(directory)
     )
 
 

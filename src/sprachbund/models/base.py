@@ -182,6 +182,17 @@ class TextInput(Protocol):
         ...
 
 
+class TokenOffsets(Protocol):
+    """A family that reads text, and knows which part of it each token stands for."""
+
+    def source_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """For each frame of `TextInput.text_features`, where its part of the text begins and ends, in characters.
+
+        Frames that stand for no part of it, such as that of the language, have (0, 0).
+        """
+        ...
+
+
 class FixedWindow(Protocol):
     """A family that fills speech up with silence to a whole window, unless it is set to encode the real length.
 
@@ -190,6 +201,19 @@ class FixedWindow(Protocol):
     """
 
     real_length: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translator:
+    """The second half of a cascade: reads what the first half, which is all else of the model, has transcribed.
+
+    Attributes:
+        family: reads texts.
+        languages: each language spoken that it can read, to its own tag of it.
+    """
+
+    family: "Family"
+    languages: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +236,9 @@ class Capabilities:
         sharing_plan: of a model that is split by language.
         experts: of a model whose experts belong to languages.
         text_input: of a model that reads text too.
+        token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
+        translator: of a cascade.
     """
 
     encoder: nn.Module | None = None
@@ -228,7 +254,9 @@ class Capabilities:
     sharing_plan: SharingPlan | None = None
     experts: LanguageExperts | None = None
     text_input: TextInput | None = None
+    token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
+    translator: "Translator | None" = None
 
 
 @runtime_checkable

@@ -22,12 +22,13 @@ from sprachbund.util.tensors import check_tensors
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Other formats of the same weights lie beside these on the hub; they would double the download.
-_DESCRIPTIONS = ["*.json", "merges.txt", "sentencepiece.bpe.model"]
+_DESCRIPTIONS = ["*.json", "merges.txt", "sentencepiece.bpe.model", "source.spm", "target.spm"]
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
 FAMILIES = (
+    "cascade",
     "conformer",
     "whisper",
     "seamless_m4t",
@@ -36,6 +37,7 @@ FAMILIES = (
     "streaming_onnx",
     "token_conformer",
     "token_mbart",
+    "m2m_100",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 
@@ -56,6 +58,11 @@ def family_of(directory: Path) -> str:
     if family == "nemotron_asr_streaming":
         raise SprachbundError(
             f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
+        )
+    if family == "nllb-moe":
+        raise SprachbundError(
+            f"{directory} is a mixture of experts (nllb-moe), which is not built here; take a dense NLLB-200, such as "
+            "facebook/nllb-200-distilled-600M"
         )
     if not isinstance(family, str) or family not in FAMILIES:
         raise SprachbundError(
@@ -308,6 +315,25 @@ def read_model(
         )
     check_finite(model.state_dict(), directory)
     return model
+
+
+GENERATION = "generation_config.json"
+
+
+def read_generation(directory: Path) -> Any:
+    """The settings of generation of a directory, None without their file.
+
+    transformers itself drops what it does not know, such as language codes, from a file that says it was made from the
+    model's configuration.
+    """
+    from transformers import GenerationConfig
+
+    path = directory / GENERATION
+    if not path.is_file():
+        return None
+    values = check_config(path)
+    with one_line(path):
+        return GenerationConfig.from_dict({**values, "_from_model_config": False})
 
 
 def _check_types(path: Path, surplus: Sequence[str]) -> None:

@@ -1,15 +1,19 @@
 """Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
+from sprachbund.models.cascade import RECOGNISER, TRANSLATOR, Cascade, CascadeConfig
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.hub import FAMILIES, Progress, family_of, find
+from sprachbund.util.files import read_model, write_json
+from sprachbund.util.provenance import model_hash
 
 __all__ = ["BUNDLED", "FAMILIES", "LOADERS", "bundled_directory", "family_of", "load", "locate", "save"]
 
@@ -55,7 +59,23 @@ def _load_streaming_onnx(directory: Path) -> Family:
     return load(directory)
 
 
+def _load_cascade(directory: Path) -> Family:
+    return _cascade(*read_model(directory / "config.json", CascadeConfig).halves(directory), offline=True)
+
+
+def _cascade(recogniser: str | Path, translator: str | Path, *, offline: bool) -> Family:
+    directories = (locate(recogniser, offline=offline), locate(translator, offline=offline))
+    return Cascade(load(directories[0]), load(directories[1]), directories)
+
+
+def _load_translation(directory: Path) -> Family:
+    from sprachbund.models.translation import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
+    "cascade": _load_cascade,
     "conformer": _load_conformer,
     "whisper": _load_whisper,
     "seamless_m4t": _load_seamless,
@@ -64,6 +84,7 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "streaming_onnx": _load_streaming_onnx,
     "token_conformer": _load_reader_of_tokens,
     "token_mbart": _load_reader_of_tokens,
+    "m2m_100": _load_translation,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -72,6 +93,8 @@ def _saver(family: Family) -> Callable[..., None]:
     """`save` of the package that a family's class is defined in."""
     package = type(family).__module__.removeprefix("sprachbund.models.").partition(".")[0]
     match package:
+        case "cascade":
+            return _save_cascade
         case "conformer":
             from sprachbund.models.conformer.io import save as save_conformer
 
@@ -92,25 +115,42 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.tokens.io import save as save_tokens
 
             return save_tokens
+        case "translation":
+            from sprachbund.models.translation.io import save as save_translation
+
+            return save_translation
     raise SprachbundError(
         f"a model of the kind {package} cannot be written; save the model that it was made from"
     )
 
 
-def load(path_or_id: str | Path = BUNDLED, *, offline: bool = False) -> Family:
+def _save_cascade(cascade: Cascade, directory: Path, **options: Any) -> None:
+    """Both halves in folders of their own, and config.json last, so that a broken-off writing is no model."""
+    save(cascade.recogniser, directory / RECOGNISER, **options)
+    save(cascade.translator, directory / TRANSLATOR, **options)
+    write_json(directory / "config.json", CascadeConfig(recogniser=RECOGNISER, translator=TRANSLATOR))
+
+
+def load(
+    path_or_id: str | Path = BUNDLED, *, then: str | Path | None = None, offline: bool = False
+) -> Family:
     """Load a model for inference.
 
     Args:
         path_or_id: "bundled", a model directory, a name on the Hugging Face hub, or an alias such as "whisper-small".
+        then: a model of texts, named in the same way, that translates what the first one transcribes: a cascade.
         offline: never use the network, even for a name that is not on disk.
 
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here, or has a file that
-            is named like a draft and is none.
+            is named like a draft and is none; halves of a cascade that do not fit together.
     """
+    if then is not None:
+        return _cascade(path_or_id, then, offline=offline)
     directory = locate(path_or_id, offline=offline)
     family = LOADERS[family_of(directory)](directory)
-    family.drafts = find_drafts(directory)
+    if not isinstance(family, Cascade):  # whose drafts are the recogniser's
+        family.drafts = find_drafts(directory)
     return family
 
 
@@ -122,6 +162,14 @@ def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress 
     if str(path_or_id) == BUNDLED:
         return bundled_directory()
     return find(path_or_id, offline=offline, progress=progress)
+
+
+def content_hash(directory: Path) -> str:
+    """SHA-256 of a model directory (`sprachbund.util.provenance.model_hash`); of a cascade over those of its halves."""
+    if family_of(directory) != "cascade":
+        return model_hash(directory)
+    halves = read_model(directory / "config.json", CascadeConfig).halves(directory)
+    return sha256("\n".join(content_hash(locate(half, offline=True)) for half in halves).encode()).hexdigest()
 
 
 def save(family: Family, directory: Path, **options: Any) -> None:

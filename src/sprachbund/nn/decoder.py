@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.feed_forward import FeedForward, Route
+from sprachbund.nn.feed_forward import Activation, FeedForward, Route
 
 
 @dataclass(kw_only=True)
@@ -111,17 +111,37 @@ class DecoderCache:
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm self-attention, cross-attention and feed-forward (arXiv 1706.03762, section 3.1; pre-norm)."""
+    """Pre-norm self-attention, cross-attention and feed-forward (arXiv 1706.03762, section 3.1; pre-norm).
+
+    Args:
+        width: D.
+        num_heads: H.
+        feed_forward_width: width of the feed-forward.
+        memory_width: width of the memory.
+        dropout: after the feed-forward, in training.
+        activation: of the feed-forward.
+        key_bias: see `MultiHeadAttention`.
+    """
 
     def __init__(
-        self, width: int, num_heads: int, feed_forward_width: int, *, memory_width: int, dropout: float
+        self,
+        width: int,
+        num_heads: int,
+        feed_forward_width: int,
+        *,
+        memory_width: int,
+        dropout: float,
+        activation: Activation = "gelu",
+        key_bias: bool = False,
     ) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(width)
-        self.self_attention = MultiHeadAttention(width, num_heads)
+        self.self_attention = MultiHeadAttention(width, num_heads, key_bias=key_bias)
         self.cross_norm = nn.LayerNorm(width)
-        self.cross_attention = MultiHeadAttention(width, num_heads, memory_width=memory_width)
-        self.feed_forward = FeedForward(width, feed_forward_width, "gelu")
+        self.cross_attention = MultiHeadAttention(
+            width, num_heads, key_bias=key_bias, memory_width=memory_width
+        )
+        self.feed_forward = FeedForward(width, feed_forward_width, activation)
         self.dropout = dropout
 
     def forward(
@@ -167,6 +187,9 @@ class TextDecoder(nn.Module):
         memory_width: width of the memory, D by default.
         dropout: after each feed-forward, in training.
         tied: whether the embedding is the output matrix too (arXiv 1608.05859), or that is one of its own.
+        activation: of the feed-forwards.
+        key_bias: see `MultiHeadAttention`.
+        layer_kind: class of the layers.
     """
 
     def __init__(
@@ -181,17 +204,22 @@ class TextDecoder(nn.Module):
         memory_width: int | None = None,
         dropout: float = 0.0,
         tied: bool = True,
+        activation: Activation = "gelu",
+        key_bias: bool = False,
+        layer_kind: type[DecoderLayer] = DecoderLayer,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding.from_pretrained(torch.empty(vocabulary_size, width), freeze=False)
         self.positions = nn.Parameter(torch.empty(max_tokens, width))
         self.layers = nn.ModuleList(
-            DecoderLayer(
+            layer_kind(
                 width,
                 num_heads,
                 feed_forward_width or 4 * width,
                 memory_width=memory_width or width,
                 dropout=dropout,
+                activation=activation,
+                key_bias=key_bias,
             )
             for _ in range(num_layers)
         )

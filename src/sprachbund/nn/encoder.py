@@ -50,6 +50,7 @@ class EncoderLayer(nn.Module):
         feed_forward_width: width of the feed-forward.
         dropout: after the feed-forward, in training.
         activation: of the feed-forward.
+        key_bias: see `MultiHeadAttention`.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class EncoderLayer(nn.Module):
         *,
         dropout: float = 0.0,
         activation: Activation = "gelu",
+        key_bias: bool = False,
     ) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(width)
-        self.self_attention = MultiHeadAttention(width, num_heads)
+        self.self_attention = MultiHeadAttention(width, num_heads, key_bias=key_bias)
         self.feed_forward = FeedForward(width, feed_forward_width, activation)
         self.dropout = dropout
 

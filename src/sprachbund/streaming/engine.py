@@ -18,7 +18,11 @@ from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
+    EncodedBatch,
     LanguageQuery,
+    RecordedSpan,
+    RecordingState,
+    decode_spans,
     encode_and_identify,
     known_targets,
     make_target,
@@ -39,6 +43,7 @@ from sprachbund.streaming.writing import (
     end_text,
     lost_text,
     policies_of,
+    recorded_text,
     unfinished_text,
     unknown_pair,
     words_behind,
@@ -241,7 +246,9 @@ class LiveEngine:
         if streaming and self._writer is not None:
             out += self._writer.write(streaming)
         if attempted:
-            out += self._work(self._encode(attempted))
+            encoded = self._encode(attempted)
+            cascade = self.model.capabilities.translator is not None
+            out += self._as_recorded(attempted, encoded) if cascade else self._work(attempted, encoded.memory)
         return out
 
     def _take(self, sessions: Sequence[LiveSession]) -> list[PendingStretch]:
@@ -262,7 +269,7 @@ class LiveEngine:
             sessions[index].put_back([job.stretch for job in queue[size:] if job.index == index])
         return queue[:size]
 
-    def _encode(self, jobs: list[PendingStretch]) -> _EncodedJobs:
+    def _encode(self, jobs: list[PendingStretch]) -> EncodedBatch:
         """Run the encoder, and identify the languages spoken."""
         features = self.model.features([job.stretch.samples for job in jobs])
         queries = [
@@ -278,10 +285,40 @@ class LiveEngine:
         each = zip(jobs, encoded.languages, encoded.log_probs, encoded.mixed, strict=True)
         for job, language, log_probs, mixed in each:
             job.language, job.language_probs, job.mixed = language, log_probs, mixed
-        return _EncodedJobs(jobs=jobs, memory=encoded.memory)
+        return encoded
 
-    def _work(self, encoded: _EncodedJobs) -> list[tuple[PendingStretch, LiveText]]:
+    def _as_recorded(
+        self, jobs: list[PendingStretch], encoded: EncodedBatch
+    ) -> list[tuple[PendingStretch, LiveText]]:
+        """The texts of every stretch by a cascade: each attempt goes the way of a recording.
+
+        A sentence may turn round as it grows, so the text of a stretch that goes on is only shown.
+        """
+        spans = [
+            RecordedSpan(
+                recording=RecordingState(
+                    request=job.session.request,
+                    options=self.decoding,
+                    tracker=job.session.tracker,
+                    speculation=self._speculation,
+                ),
+                span=job.stretch.span,
+                samples=job.stretch.samples,
+            )
+            for job in jobs
+        ]
+        out: list[tuple[PendingStretch, LiveText]] = []
+        for job, span, decoded in zip(jobs, spans, decode_spans(self.model, spans, encoded), strict=True):
+            if span.recording.error is not None and job.session.error is None:
+                job.session.fail(str(span.recording.error))
+            job.stretch.attempted_s = job.stretch.span.end_s
+            texts = [recorded_text(job, one.target, one.segments) for one in decoded]
+            out += [(job, text) for text in texts if text is not None]
+        return out
+
+    def _work(self, jobs: list[PendingStretch], memory: Memory) -> list[tuple[PendingStretch, LiveText]]:
         """The texts of every stretch, in order of the stretches."""
+        encoded = _EncodedJobs(jobs=jobs, memory=memory)
         written: dict[tuple[int, str], list[LiveText]] = defaultdict(list)
         groups: dict[int, list[int]] = {}
         for b, job in enumerate(encoded.jobs):

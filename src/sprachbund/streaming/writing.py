@@ -15,13 +15,14 @@ from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
-from sprachbund.decoding.result import LanguageSpan, joined_text
+from sprachbund.decoding.result import LanguageSpan, Segment, joined_text
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.words import split_words
 from sprachbund.models.base import Family, Target
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.session import CaptionLine, LiveSession, Stretch
+from sprachbund.text.languages import writes_spaces
 
 # Policies.
 
@@ -125,9 +126,11 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
     """The policies that a family can work by; "auto" means the first.
 
     Where text is committed before its speech has ended, the audio is cut behind it, at the times of its words. So a
-    family without alignment, or that cannot continue a text, commits nothing before.
+    family without alignment, or that cannot continue a text, commits nothing before; nor does a cascade.
     """
     able = family.capabilities
+    if able.translator is not None:
+        return "retranslation", "span"
     if able.transducer is not None:
         return "frames", "span"
     if able.ctc is not None or able.alignment is None:
@@ -316,6 +319,30 @@ def end_text(family: Family, job: PendingStretch, row: StretchRow, guard: GuardO
         dropped = dropped if row.hypothesis.tokens else None
     retracted = line.show("", piece)
     return news(job, row.target, row.asked.language, piece, retracted, final=True, dropped=dropped)
+
+
+def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment]) -> LiveText | None:
+    """The event of a stretch that was decoded as a recording; None if nothing changed.
+
+    Args:
+        job: the stretch.
+        target: as it was asked for.
+        segments: of the stretch in this target, at least one.
+    """
+    line, language = job.stretch.lines[target], segments[0].target_language
+    kept = [segment for segment in segments if segment.dropped is None]
+    text = joined_text(kept)
+    if job.stretch.closed:
+        piece = line.commit(text, language)
+        dropped = None if kept else segments[0].dropped
+        return news(job, target, language, piece, line.show("", piece), final=True, dropped=dropped)
+    units = text.split() if writes_spaces(language) else list(text)
+    shown = (" " if writes_spaces(language) else "").join(
+        units[: max(0, len(units) - job.options.mask_words)]
+    )
+    if shown == line.tentative:
+        return None
+    return news(job, target, language, "", line.show(shown, ""), final=False)
 
 
 def _as_recorded(

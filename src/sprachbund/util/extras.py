@@ -24,6 +24,7 @@ _PACKAGES = {
 _HOMES = {
     "sprachbund.models.seamless": "seamless",
     "sprachbund.models.speech_llm": "speech-llm",
+    "sprachbund.models.translation": "translation",
     "sprachbund.serving": "serve",
 }
 """Code to the extra that is made for it, where several ask for the same package."""

@@ -4,7 +4,8 @@ import langcodes
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.seamless.tokens import SPOKEN, Languages, to_bcp47
+from sprachbund.models.language_codes import Languages, to_bcp47
+from sprachbund.models.seamless.tokens import SPOKEN
 
 NLLB = (
     "ace ace_Latn acm acq aeb afr ajp aka amh apc arb ars ary arz asm ast awa ayr azb azj bak bam ban bel bem ben bho "

@@ -14,12 +14,14 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.hub import (
+    GENERATION,
     check_config,
     family_of,
     find,
     one_line,
     optional_setting,
     quiet_transformers,
+    read_generation,
     read_model,
 )
 from sprachbund.models.seamless.checkpoints import (
@@ -47,7 +49,6 @@ SPLIT_TYPE = "sprachbund-seamless"
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model")
-_GENERATION = "generation_config.json"
 _EXTRACTOR = "preprocessor_config.json"
 _CODES = "text_decoder_lang_to_code_id"  # in the settings of generation
 _OTHER_PARTS = (r"^t2u_model\.", r"^vocoder\.", r"^text_encoder\.", r"^lm_head\.")
@@ -97,7 +98,7 @@ def read_transformers(directory: Path, dtype: torch.dtype) -> Any:
         dtype=dtype,
         attn_implementation="sdpa",
     )
-    hf_model.generation_config = _generation(directory) or hf_model.generation_config
+    hf_model.generation_config = read_generation(directory) or hf_model.generation_config
     return hf_model
 
 
@@ -107,7 +108,7 @@ def empty_transformers(directory: Path) -> Any:
     with one_line(directory), quiet_transformers():
         with torch.device("meta"):
             hf_model: Any = speech_to_text(config)
-        hf_model.generation_config = _generation(directory) or hf_model.generation_config
+        hf_model.generation_config = read_generation(directory) or hf_model.generation_config
         conformer = hf_model.speech_encoder.encoder
         if optional_setting(conformer, "embed_positions") is not None:
             conformer.embed_positions = type(conformer.embed_positions)(config)
@@ -119,7 +120,7 @@ def read_tokens(directory: Path, hf_model: Any) -> SeamlessTokens:
     codes = optional_setting(hf_model.generation_config, _CODES)
     if codes is not None and not (isinstance(codes, dict) and all(type(n) is int for n in codes.values())):
         raise SprachbundError(
-            f"{directory / _GENERATION}: {_CODES} is {repr(codes)[:60]}, not languages with their tokens; copy it again"
+            f"{directory / GENERATION}: {_CODES} is {repr(codes)[:60]}, not languages with their tokens; copy it again"
         )
     with one_line(directory / "tokenizer_config.json"), quiet_transformers():
         tokenizer = library().SeamlessM4TTokenizer.from_pretrained(directory, local_files_only=True)
@@ -153,17 +154,6 @@ def _config(directory: Path) -> Any:
                     f"{path}: {heads} heads do not divide hidden_size {width}; copy it again"
                 )
     return config
-
-
-def _generation(directory: Path) -> Any:
-    """The settings of generation, None without their file. transformers itself drops the language codes from a file
-    that says it was made from the model's configuration."""
-    path = directory / _GENERATION
-    if not path.is_file():
-        return None
-    values = check_config(path)
-    with one_line(path):
-        return library().GenerationConfig.from_dict({**values, "_from_model_config": False})
 
 
 _EMBEDDING = "decoder.embedding.weight"

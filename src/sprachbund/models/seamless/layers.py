@@ -1,12 +1,11 @@
-"""The speech encoder and the text decoder of Seamless.
+"""The speech encoder of Seamless; its text decoder is NLLB's, `sprachbund.nn.text_to_text.FixedPositionDecoder`.
 
-The encoder has attention and convolution of transformers, and feed-forwards and order of its own. The feed-forwards are
+It has attention and convolution of transformers, and feed-forwards and order of its own. The feed-forwards are
 ours so that they can be measured and split by language like those of any family; the order is ours so that padding
 stays out of the adaptor's convolutions: with transformers a row's text can depend on the rows beside it. Shapes: B
 utterances, T frames of 20 ms, S memory frames, M stacked mel bins, D width.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -15,9 +14,7 @@ from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import optional_setting
-from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.conformer import sinusoids, valid_frames
-from sprachbund.nn.decoder import DecoderLayer, TextDecoder
+from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
 
 
@@ -156,75 +153,3 @@ def _check(config: Any) -> None:
                 f"config.json has {key} = {value!r}; only {values[0]!r} is known, "
                 "which all published Seamless checkpoints have"
             )
-
-
-# The text decoder (that of NLLB) on our own decoder, so that every search works on it.
-#
-# It differs from `sprachbund.nn.decoder.TextDecoder` in fixed sinusoidal positions, scaled embeddings,
-# ReLU, and a bias on the keys.
-
-
-class ScaledEmbedding(nn.Embedding):
-    """An embedding whose rows are multiplied by `scale` where they are read, not where they are tied."""
-
-    def __init__(self, num_embeddings: int, width: int, scale: float) -> None:
-        super().__init__(num_embeddings, width)
-        self.scale = scale
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Rows (..., D) of `tokens` (...)."""
-        return super().forward(tokens) * self.scale
-
-
-class SeamlessDecoderLayer(DecoderLayer):
-    """Pre-norm self-attention, cross-attention and feed-forward with ReLU (arXiv 2308.11596, section 4)."""
-
-    def __init__(self, width: int, num_heads: int, feed_forward_width: int, *, dropout: float) -> None:
-        with torch.device("meta"):  # what is replaced below
-            super().__init__(width, num_heads, feed_forward_width, memory_width=width, dropout=dropout)
-        self.self_norm, self.cross_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.self_attention = MultiHeadAttention(width, num_heads, key_bias=True)
-        self.cross_attention = MultiHeadAttention(width, num_heads, key_bias=True)
-        self.feed_forward = FeedForward(width, feed_forward_width, "relu")
-
-
-class SeamlessDecoder(TextDecoder):
-    """Tokens and a memory in, logits out; output matrix tied to the embedding.
-
-    Args:
-        vocabulary_size: V.
-        max_tokens: longest row, U.
-        width: D.
-        num_heads: H.
-        num_layers: L.
-        feed_forward_width: of every layer.
-        first_position: row of the table of sinusoids that the first token gets; padding has those before.
-        scaled: whether embeddings are multiplied by the root of D.
-        dropout: after each feed-forward, in training.
-    """
-
-    def __init__(
-        self,
-        *,
-        vocabulary_size: int,
-        max_tokens: int,
-        width: int,
-        num_heads: int,
-        num_layers: int,
-        feed_forward_width: int,
-        first_position: int,
-        scaled: bool,
-        dropout: float,
-    ) -> None:
-        super().__init__(
-            vocabulary_size=0, max_tokens=0, width=width, num_heads=num_heads, num_layers=0, dropout=dropout
-        )
-        del self.positions
-        with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
-            table = sinusoids(first_position + max_tokens, width)[first_position:]
-        self.register_buffer("positions", table, persistent=False)
-        self.embedding = ScaledEmbedding(vocabulary_size, width, math.sqrt(width) if scaled else 1.0)
-        self.layers = nn.ModuleList(
-            SeamlessDecoderLayer(width, num_heads, feed_forward_width, dropout=dropout)
-            for _ in range(num_layers)
-        )

@@ -21,14 +21,17 @@ from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.hub import optional_setting
+from sprachbund.models.language_codes import to_bcp47
 from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
-from sprachbund.models.seamless.layers import SeamlessDecoder, SeamlessEncoder
-from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens, to_bcp47
+from sprachbund.models.seamless.layers import SeamlessEncoder
+from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
+from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.text_to_text import FixedPositionDecoder
 
 # Training examples: features and rows of an utterance.
 
@@ -139,14 +142,17 @@ class Seamless(nn.Module):
         self.drafts: Mapping[str, Path] = {}
         self.encoder = SeamlessEncoder(hf_model.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
-        self.decoder = SeamlessDecoder(
+        first = (
+            config.pad_token_id + 1
+        )  # row of the table that the first token gets; padding has those before
+        with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
+            positions = sinusoids(first + self.max_tokens, config.hidden_size)[first:]
+        self.decoder = FixedPositionDecoder(
             vocabulary_size=config.vocab_size,
-            max_tokens=self.max_tokens,
-            width=config.hidden_size,
+            positions=positions,
             num_heads=config.decoder_attention_heads,
             num_layers=config.decoder_layers,
             feed_forward_width=config.decoder_ffn_dim,
-            first_position=config.pad_token_id + 1,
             scaled=config.scale_embedding,
             dropout=config.dropout,
         )

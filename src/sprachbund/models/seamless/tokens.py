@@ -4,18 +4,11 @@ The vocabulary has one token for each language that it writes; a row that begins
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import described
-
-# Languages: three-letter codes of a checkpoint (some with a script) to BCP-47 tags and back.
-#
-# Seamless writes `fra`, `arb`, `cmn_Hant`; this project writes `fr`, `ar`, `zh-Hant`. Two codes may fall
-# together (`aka` and `twi` are both `ak` to CLDR): each then keeps its code as its tag, and the shared tag
-# is refused by name.
+from sprachbund.models.language_codes import Languages
 
 _PUBLISHED = (
     "afr amh arb ary arz asm ast azj bel ben bos bul cat ceb ces ckb cmn cmn_Hant cym dan deu ell eng est eus fin "
@@ -26,74 +19,6 @@ _PUBLISHED = (
 SPOKEN = tuple(_PUBLISHED.split())
 """Codes of the speech that the published checkpoints were trained on (arXiv 2308.11596 and 2312.05187); their
 files tell only what they write."""
-
-_MACRO = {"pbt": "ps", "zlm": "ms"}  # what CLDR leaves apart: Southern Pashto, Malay as it is spoken
-
-
-def to_bcp47(code: str) -> str:
-    """The BCP-47 tag of a Seamless or NLLB code: "fr" for "fra", "zh-Hant" for "cmn_Hant".
-
-    Raises:
-        SprachbundError: it is no language code.
-    """
-    import langcodes
-
-    tag = code.replace("_", "-")
-    try:
-        return _MACRO.get(tag) or langcodes.standardize_tag(tag, macro=True)
-    except ValueError:
-        raise SprachbundError(f"{code!r} is not a language code such as 'fra' or 'cmn_Hant'") from None
-
-
-class Languages:
-    """Codes and tags of one checkpoint, one to one.
-
-    Args:
-        codes: as the checkpoint writes them; their order is kept.
-
-    Attributes:
-        tags: BCP-47 tags, in the order of the codes.
-        ambiguous: a tag that several codes share, to those codes written as tags.
-    """
-
-    def __init__(self, codes: Iterable[str]) -> None:
-        sharing: dict[str, list[str]] = defaultdict(list)
-        for code in codes:
-            sharing[to_bcp47(code)].append(code)
-        self.ambiguous = {tag: [_as_tag(c) for c in same] for tag, same in sharing.items() if len(same) > 1}
-        self._tags = {c: _as_tag(c) if len(same) > 1 else tag for tag, same in sharing.items() for c in same}
-        self._codes = {tag: code for code, tag in self._tags.items()}
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """Every BCP-47 tag."""
-        return tuple(self._codes)
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """Every code, in its order."""
-        return tuple(self._tags)
-
-    def tag(self, code: str) -> str:
-        """The tag of a code of this checkpoint. Raises SprachbundError for another."""
-        if code not in self._tags:
-            raise SprachbundError(f"{code!r} is not a language of this model; it has {', '.join(self._tags)}")
-        return self._tags[code]
-
-    def code(self, tag: str) -> str:
-        """The code of a tag. Raises SprachbundError for one that is unknown, or shared by several codes."""
-        if tag in self.ambiguous:
-            raise SprachbundError(
-                f"{tag!r} may be {' or '.join(self.ambiguous[tag])} in this model; name one of them"
-            )
-        if tag not in self._codes:
-            raise SprachbundError(f"this model does not write {tag!r}; it writes {described(self._codes)}")
-        return self._codes[tag]
-
-
-def _as_tag(code: str) -> str:
-    return code.replace("_", "-")
-
 
 _LANGUAGE = re.compile(r"__(\w+)__")
 

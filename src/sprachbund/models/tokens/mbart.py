@@ -4,103 +4,27 @@ Rows of text are mBART's own and serve input and output; those of units are new,
 their own, so that they can learn at a rate of their own (arXiv 2309.15826; 2008.00401). As in mBART-50 a source begins
 with the token of its language and a target with the end and the token of its language. Where the source language is not
 known, a layer detects it from the mean of the embedded tokens, before the encoder reads them. The sections are the
-layers, the model, and its start from a checkpoint of transformers. Shapes: B utterances, R rows, S source tokens, D
+model, and its start from a checkpoint of transformers. Shapes: B utterances, R rows, S source tokens, D
 width, L source languages, W tokens that may be written.
 """
 
-import math
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import LANGUAGE, Features, HeadLoss, Loss, Memory, Target
-from sprachbund.models.seamless.layers import ScaledEmbedding
 from sprachbund.models.speech_llm.checkpoints import read_part
 from sprachbund.models.tokens.config import MbartConfig, MbartShape
 from sprachbund.models.tokens.conformer import decoder_loss, language_loss
 from sprachbund.models.tokens.text_input import Reader, ReadsTokens
+from sprachbund.models.translation import checkpoints
+from sprachbund.models.translation.checkpoints import as_ours, transformers_name
 from sprachbund.nn.conformer import valid_frames
-from sprachbund.nn.decoder import TextDecoder, allowed_frames
-from sprachbund.nn.encoder import EncoderLayer
-from sprachbund.nn.feed_forward import ACTIVATIONS
-
-# Encoder and decoder of mBART on our own layers, so that every search works on them (arXiv 2001.08210).
-#
-# They differ from `sprachbund.nn` in a norm behind the embedding, scaled embeddings, and a bias on the
-# logits. mBART's bias on the keys is left out: it adds the same number to all scores of a query, and the
-# softmax does not see that. Shapes: B sources, R rows, S source tokens, U target tokens, D width, V
-# vocabulary.
-
-
-def embedding(num_rows: int, shape: MbartShape) -> ScaledEmbedding:
-    """Rows that are read as the shape has it."""
-    return ScaledEmbedding(num_rows, shape.width, math.sqrt(shape.width) if shape.scaled else 1.0)
-
-
-class MbartEncoder(nn.Module):
-    """Pre-norm layers over embedded tokens, with learned positions."""
-
-    def __init__(self, shape: MbartShape) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(0.02 * torch.randn(shape.positions, shape.width))
-        self.embedding_norm, self.norm = nn.LayerNorm(shape.width), nn.LayerNorm(shape.width)
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                shape.width,
-                shape.num_encoder_heads,
-                shape.encoder_feed_forward_width,
-                dropout=shape.dropout,
-                activation=shape.activation,
-            )
-            for _ in range(shape.num_encoder_layers)
-        )
-
-    def forward(self, embedded: Tensor, num_tokens: Tensor) -> Tensor:
-        """States (B, S, D) of embedded tokens (B, S, D), of which the first `num_tokens` (B,) are valid."""
-        x = self.embedding_norm(embedded + self.positions[: embedded.shape[1]])
-        allowed = allowed_frames(x, num_tokens)
-        for layer in self.layers:
-            x = layer(x, allowed)
-        states: Tensor = self.norm(x)
-        return states
-
-
-class MbartDecoder(TextDecoder):
-    """Tokens and a memory in, logits out; output matrix tied to the embedding."""
-
-    logits_bias: Tensor
-
-    def __init__(self, vocabulary_size: int, shape: MbartShape) -> None:
-        super().__init__(
-            vocabulary_size=0,
-            max_tokens=shape.positions,
-            width=shape.width,
-            num_heads=shape.num_decoder_heads,
-            num_layers=shape.num_decoder_layers,
-            feed_forward_width=shape.decoder_feed_forward_width,
-            dropout=shape.dropout,
-        )
-        for layer in self.layers:
-            each: Any = layer
-            each.feed_forward.activation = shape.activation
-        self.embedding = embedding(vocabulary_size, shape)
-        self.embedding_norm = nn.LayerNorm(shape.width)
-        self.register_buffer("logits_bias", torch.zeros(vocabulary_size))
-
-    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
-        x: Tensor = self.embedding_norm(super().embedded(tokens, positions))
-        return x
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., D) that have been through a last norm."""
-        return F.linear(x, self.embedding.weight, self.logits_bias)
+from sprachbund.nn.text_to_text import MbartDecoder, MbartEncoder, embedding
 
 
 class TokenMbart(ReadsTokens):
@@ -208,9 +132,6 @@ PAD, END, UNKNOWN = 1, 2, 3
 FIRST_PIECE = 3
 """Of the SentencePiece model; before it are its own unknown, begin and end."""
 _PIECES_LATER = 1
-_EMBEDDING = "model.shared.weight"
-_POSITIONS_LATER = 2
-"""Rows of the tables of positions that no token gets."""
 
 
 def _codes() -> list[str]:
@@ -268,23 +189,7 @@ def read_mbart(directory: Path, num_pieces: int) -> Any:
 
 def shape_of(config: Any) -> MbartShape:
     """The shape of a configuration of transformers. Raises SprachbundError for one that is not built here."""
-    if config.activation_function not in ACTIVATIONS:
-        raise SprachbundError(
-            f"its activation is {config.activation_function}; {', '.join(ACTIVATIONS)} are built here"
-        )
-    return MbartShape(
-        width=config.d_model,
-        num_encoder_heads=config.encoder_attention_heads,
-        num_decoder_heads=config.decoder_attention_heads,
-        num_encoder_layers=config.encoder_layers,
-        num_decoder_layers=config.decoder_layers,
-        encoder_feed_forward_width=config.encoder_ffn_dim,
-        decoder_feed_forward_width=config.decoder_ffn_dim,
-        activation=config.activation_function,
-        scaled=config.scale_embedding,
-        positions=config.max_position_embeddings,
-        dropout=config.dropout,
-    )
+    return MbartShape(**checkpoints.shape_of(config, "the checkpoint").model_dump())
 
 
 def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
@@ -317,38 +222,8 @@ def new_rows(rows: Tensor, count: int) -> Tensor:
     return rows.mean(0) + rows.std(0) * torch.randn(count, rows.shape[1])
 
 
-_RENAMED = (
-    (r"^decoder\.embedding\.weight$", _EMBEDDING),
-    (r"^decoder\.logits_bias$", "final_logits_bias"),
-    (r"^(encoder|decoder)\.", r"model.\1."),
-    (r"\.positions$", ".embed_positions.weight"),
-    (r"\.embedding_norm\.", ".layernorm_embedding."),
-    (r"^(model\.\w+)\.norm\.", r"\1.layer_norm."),
-    (r"\.self_norm\.", ".self_attn_layer_norm."),
-    (r"\.cross_norm\.", ".encoder_attn_layer_norm."),
-    (r"\.self_attention\.", ".self_attn."),
-    (r"\.cross_attention\.", ".encoder_attn."),
-    (r"\.feed_forward\.norm\.", ".final_layer_norm."),
-    (r"\.feed_forward\.expand\.", ".fc1."),
-    (r"\.feed_forward\.contract\.", ".fc2."),
-    (r"attn\.query\.", "attn.q_proj."),
-    (r"attn\.key\.", "attn.k_proj."),
-    (r"attn\.value\.", "attn.v_proj."),
-    (r"attn\.out\.", "attn.out_proj."),
-)
-"""Our names of parameters to those of transformers, one rule after the other."""
-
-
-def transformers_name(name: str) -> str:
-    """transformers' name of our parameter or buffer `name`."""
-    for pattern, replacement in _RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def _taken(weight: Tensor, name: str, rows: Tensor) -> Tensor:
-    if name == "decoder.embedding.weight":
-        return weight[rows].clone()
-    if name == "decoder.logits_bias":
-        return weight[0, rows].clone()
-    return weight[_POSITIONS_LATER:].clone() if name.endswith(".positions") else weight
+    own = as_ours(name, weight)
+    if name in ("decoder.embedding.weight", "decoder.logits_bias"):
+        return own[rows]
+    return own if own is weight else own.clone()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sprachbund.models.tokens import MBART_50, MbartConfig, TokenConfig, TokenConformer, TokenMbart
 from sprachbund.models.tokens.config import MBART_50_TOKENS
-from sprachbund.models.tokens.mbart import MbartDecoder
+from sprachbund.nn.text_to_text import MbartDecoder
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
 from sprachbund.research.estimate import (
     FLOAT_BYTES,

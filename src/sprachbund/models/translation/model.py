@@ -1,0 +1,296 @@
+"""Text-to-text translators of the public: M2M-100 (arXiv 2010.11125) and NLLB-200 (arXiv 2207.04672).
+
+They read text and hear nothing, so they translate text, or are the second half of a cascade behind a recogniser.
+
+Shapes: B texts, S source tokens, D width, L source languages, R rows, Q tokens of a step, U tokens of a row, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprachbund.data.batch import NO_LANGUAGE
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Capabilities, Features, Memory, Target
+from sprachbund.models.hub import optional_setting
+from sprachbund.models.translation.checkpoints import shape_of
+from sprachbund.models.translation.tokens import Offsets, TranslationTokens
+from sprachbund.nn.conformer import sinusoids
+from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.text_to_text import (
+    FixedPositionDecoder,
+    ScaledEmbedding,
+    TextToTextEncoder,
+    TextToTextShape,
+)
+from sprachbund.text.languages import described
+
+CONFIG_KEY = "sprachbund"
+"""Our own key of `config.json`; transformers carries it along untouched."""
+
+_NEW_TOKENS = 256
+"""Longest text where a checkpoint does not say."""
+
+
+class TextTranslator(nn.Module):
+    """A translator of text; satisfies `sprachbund.models.base.Family` once it has its tokens.
+
+    Args:
+        config: of the checkpoint, in transformers' class.
+        generation: its settings of generation.
+        tokens: the vocabulary; without it the model has shapes and weights, but no languages.
+
+    Raises:
+        SprachbundError: a shape that is not built here, or languages in the configuration that it has not got.
+    """
+
+    # Texts have no length in seconds. Whoever cuts speech or tries engines asks all the same.
+    max_window_s = 30.0
+    frame_s = 1.0
+    _source_tokens: Tensor
+    _suppressed: Tensor
+
+    def __init__(self, config: Any, generation: Any, tokens: TranslationTokens | None = None) -> None:
+        super().__init__()
+        self.config, self.generation = config, generation
+        self.drafts: Mapping[str, Path] = {}
+        shape = shape_of(config, "config.json")
+        self.encoder, self.decoder = _build(config, shape)
+        self.embedding: ScaledEmbedding = self.decoder.embedding
+        self.max_source_tokens = shape.positions
+        self.max_tokens = min(_longest_row(generation), shape.positions)
+        self._tokens = tokens
+        self.source_languages, self.target_languages = _languages(config, tokens)
+        self._pairs = frozenset(
+            (s, t) for s in self.source_languages for t in self.target_languages if s != t
+        )
+        with torch.device("cpu"):  # neither is stored, so they have to be real in a model built on meta too
+            self.register_buffer("_source_tokens", self._language_table(), persistent=False)
+            self.register_buffer("_suppressed", self._not_written(), persistent=False)
+
+    @property
+    def name(self) -> str:
+        """Of the kind of checkpoint, as its config.json has it."""
+        return str(self.config.model_type)
+
+    @property
+    def tokens(self) -> TranslationTokens:
+        """The vocabulary. Raises SprachbundError for a model built without one."""
+        if self._tokens is None:
+            raise SprachbundError("this model was built without a tokenizer; load it from a directory")
+        return self._tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    @property
+    def end_token(self) -> int:
+        """</s>."""
+        return self.tokens.end
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """An attention decoder over text, which knows where each source token stands in it."""
+        return Capabilities(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            encode_text=None if self._tokens is None else self._tokens.pieces.tokens,
+            text_input=self,
+            token_offsets=self,
+        )
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Every language it reads with every other that it writes; it has not learned to copy."""
+        return self._pairs
+
+    def features(self, samples: Sequence[np.ndarray]) -> Features:
+        """Not there.
+
+        Raises:
+            SprachbundError: always.
+        """
+        raise SprachbundError(
+            f"the model {self.name} reads text and hears nothing; give it a text, or make it the second half of a "
+            "cascade, behind a model that transcribes"
+        )
+
+    def text_features(self, texts: Sequence[str]) -> Features:
+        """Source tokens (B, S) of texts; `encode` puts the language in its place.
+
+        Raises:
+            SprachbundError: a text has more tokens than the model reads.
+        """
+        rows = [self.tokens.source(text) for text in texts]
+        if (longest := max(map(len, rows), default=0)) > self.max_source_tokens:
+            raise SprachbundError(
+                f"a text has {longest} tokens and the model {self.name} reads {self.max_source_tokens}, its language "
+                "and end included; give shorter texts, such as sentences"
+            )
+        values = nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in rows], batch_first=True, padding_value=self.tokens.padding
+        )
+        num_tokens = torch.tensor([len(row) for row in rows])
+        return Features(values=values.to(self.device), num_frames=num_tokens.to(self.device))
+
+    def source_offsets(self, texts: Sequence[str]) -> list[Offsets]:
+        """For each token of `text_features`, the characters of its text that it stands for; (0, 0) for none."""
+        return [self.tokens.source_offsets(text) for text in texts]
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder; states are (B, S, D).
+
+        The languages come from `features.source_language`. A text whose language is not known is encoded without one:
+        whoever finds it out encodes again, see `sprachbund.decoding.pipeline.encode_again`.
+        """
+        language = features.source_language
+        if language is None:
+            language = torch.full_like(features.num_frames, NO_LANGUAGE)
+        tokens = torch.cat([self._source_tokens[language][:, None], features.values[:, 1:]], dim=1)
+        states = self.encoder(self.embedding(tokens), features.num_frames)
+        return Memory(states=states, num_frames=features.num_frames, source_language=language)
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """All languages equal, (B, L): it has not learned to tell them apart."""
+        shape = (memory.states.shape[0], len(self.source_languages))
+        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+
+    def prompt(self, target: Target) -> list[int]:
+        """What a row starts with, and the language wanted; that of the text is told to the encoder.
+
+        Raises:
+            SprachbundError: a language that the model does not read, or does not write.
+        """
+        if target.source is not None and target.source not in self.source_languages:
+            raise SprachbundError(
+                f"this model does not read {target.source!r}; it reads {described(self.source_languages)}"
+            )
+        if target.language not in self.target_languages:
+            self.tokens.languages.code(target.language)  # an error of its own for an ambiguous tag
+            raise SprachbundError(
+                f"this model does not write {target.language!r}; it writes {described(self.target_languages)}"
+            )
+        return [self._start_token(), self.tokens.language_token(target.language)]
+
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory.
+
+        Args:
+            memory: of B texts.
+            rows_per_memory: rows for each text; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows.
+        """
+        return self.decoder.start(
+            memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
+        )
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, S) are appended to it, if given.
+        """
+        return self.decoder.step(tokens, cache, weights)
+
+    def forward(self, features: Features, tokens: Tensor) -> Tensor:
+        """Logits (B, U, V) after each token of whole rows (B, U), prompt included.
+
+        Args:
+            features: of B texts, with their languages.
+            tokens: whole rows (B, U).
+        """
+        memory = self.encode(features)
+        return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames))
+
+    def suppressed(self, target: Target) -> Tensor:
+        """Boolean (V,): every token that is no text, but the end."""
+        return self._suppressed.clone()
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """None: there is no token for it."""
+        return None
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        return self.tokens.tokens_to_text(tokens)
+
+    def _start_token(self) -> int:
+        return int(self.config.decoder_start_token_id)
+
+    def _language_table(self) -> Tensor:
+        """(L + 1,) tokens of the source languages; the last, which -1 finds, is that of a language not known."""
+        if self._tokens is None:
+            return torch.zeros(1, dtype=torch.long)
+        own = [self._tokens.language_token(tag) for tag in self.source_languages]
+        return torch.tensor([*own, own[0] if len(own) == 1 else self._tokens.end])
+
+    def _not_written(self) -> Tensor:
+        mask = torch.zeros(self.config.vocab_size, dtype=torch.bool)
+        if self._tokens is not None:
+            mask[list(self._tokens.not_text - {self._tokens.end})] = True
+        return mask
+
+
+def _build(config: Any, shape: TextToTextShape) -> tuple[TextToTextEncoder, TextDecoder]:
+    """Encoder and decoder of a configuration."""
+    first = config.pad_token_id + 1  # row of the table that the first token gets; padding has those before
+    with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
+        positions = sinusoids(first + shape.positions, shape.width)[first:]
+    decoder = FixedPositionDecoder(
+        vocabulary_size=config.vocab_size,
+        positions=positions,
+        num_heads=shape.num_decoder_heads,
+        num_layers=shape.num_decoder_layers,
+        feed_forward_width=shape.decoder_feed_forward_width,
+        scaled=shape.scaled,
+        dropout=shape.dropout,
+        activation=shape.activation,
+    )
+    return TextToTextEncoder(shape, positions), decoder
+
+
+def _longest_row(generation: Any) -> int:
+    """Tokens of a row, its prompt of two included, as transformers would generate them."""
+    prompt = 2
+    if (new := optional_setting(generation, "max_new_tokens")) is not None:
+        return prompt + int(new)
+    return int(optional_setting(generation, "max_length") or prompt + _NEW_TOKENS)
+
+
+def _languages(config: Any, tokens: TranslationTokens | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """BCP-47 tags read and written: all of the vocabulary, or those that `config.json` lists under our key."""
+    if tokens is None:
+        return (), ()
+    known = tokens.languages.tags
+    ours = optional_setting(config, CONFIG_KEY) or {}
+    return _listed(ours, "source_languages", known), _listed(ours, "target_languages", known)
+
+
+def _listed(ours: object, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    listed = ours.get(key) if isinstance(ours, dict) else None
+    if listed is None:
+        return known
+    if not isinstance(listed, list) or not listed or not set(map(str, listed)) <= set(known):
+        raise SprachbundError(
+            f"{key!r} in config.json has to list language tags of this model, not {repr(listed)[:60]}; it has "
+            f"{described(known)}"
+        )
+    return tuple(dict.fromkeys(listed))

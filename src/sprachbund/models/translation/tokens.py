@@ -1,0 +1,261 @@
+"""Vocabularies of text-to-text checkpoints: texts to tokens and back, and the languages with their tokens.
+
+A source is the token of its language, the pieces of the text and the end. Pieces come from transformers' tokenizer of a
+checkpoint: from SentencePiece, or from the library tokenizers. What looks like a special token in a text is text.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import one_line, quiet_transformers
+from sprachbund.models.language_codes import Languages, to_bcp47
+from sprachbund.models.translation.checkpoints import library
+from sprachbund.util.files import read_object
+
+Offsets = list[tuple[int, int]]
+"""Of tokens: the characters of the text from which to before which each stands for."""
+
+
+class Pieces(Protocol):
+    """The pieces of a vocabulary; special tokens are no pieces."""
+
+    def tokens(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        ...
+
+    def offsets(self, text: str) -> Offsets:
+        """Where the tokens of a text stand in it, white space before them left out."""
+        ...
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        ...
+
+
+class BackendPieces:
+    """Pieces by the library tokenizers.
+
+    Args:
+        backend: `tokenizers.Tokenizer`; from now on it takes special tokens in a text for text.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        backend.encode_special_tokens = True
+
+    def tokens(self, text: str) -> list[int]:  # noqa: D102 - see `Pieces`
+        tokens: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return tokens
+
+    def offsets(self, text: str) -> Offsets:  # noqa: D102 - see `Pieces`
+        return _trimmed(self._backend.encode(text, add_special_tokens=False).offsets, text)
+
+    def text(self, tokens: Sequence[int]) -> str:  # noqa: D102 - see `Pieces`
+        text: str = self._backend.decode(list(tokens))
+        return text
+
+
+class SentencePieces:
+    """Pieces by SentencePiece, numbered by a table of their own.
+
+    Args:
+        processor: `sentencepiece.SentencePieceProcessor`.
+        numbers: of the pieces.
+        unknown: token of pieces without a number.
+    """
+
+    def __init__(self, processor: Any, numbers: Mapping[str, int], unknown: int) -> None:
+        self._processor, self._numbers, self._unknown = processor, numbers, unknown
+        self._names = {number: piece for piece, number in numbers.items()}
+
+    def tokens(self, text: str) -> list[int]:  # noqa: D102 - see `Pieces`
+        return [
+            self._numbers.get(piece, self._unknown) for piece in self._processor.encode(text, out_type=str)
+        ]
+
+    def offsets(self, text: str) -> Offsets:  # noqa: D102 - see `Pieces`
+        # Pieces cut up the normalised text, of which SentencePiece knows where each character is from.
+        pieces = self._processor.encode(text, out_type=str)
+        normalised, places = self._processor.normalize(text, with_offsets=True)
+        if "".join(pieces) != normalised:
+            raise SprachbundError(
+                "the SentencePiece model writes bytes, whose place in a text is not known; leave out times of words"
+            )
+        ends = accumulate(map(len, pieces), initial=0)
+        # One character of the text may become several, which then are all of it.
+        return _trimmed(
+            [
+                (places[begin], next((place for place in places[end:] if place > places[begin]), places[-1]))
+                for begin, end in pairwise(ends)
+            ],
+            text,
+        )
+
+    def text(self, tokens: Sequence[int]) -> str:  # noqa: D102 - see `Pieces`
+        text: str = self._processor.decode([self._names[token] for token in tokens if token in self._names])
+        return text.strip()
+
+
+def _trimmed(offsets: Sequence[tuple[int, int]], text: str) -> Offsets:
+    """The same without the white space that pieces begin with."""
+    trimmed = []
+    for begin, end in offsets:
+        own = text[begin:end]
+        trimmed.append((begin + len(own) - len(own.lstrip()), end))
+    return trimmed
+
+
+class TranslationTokens:
+    """The vocabulary of one checkpoint.
+
+    Args:
+        tokenizer: of transformers, which a saved model is written with.
+        pieces: of sources and of what is written.
+        codes: the checkpoint's language code to its token.
+        languages: the same codes, with their BCP-47 tags.
+        special: tokens that are no text; those of languages are added.
+        vocabulary_size: V.
+
+    Attributes:
+        end: ends a source and a row.
+        padding: fills up shorter sources; nothing reads it.
+        not_text: every token that is not text.
+
+    Raises:
+        SprachbundError: the tokenizer belongs to another checkpoint, or has no language tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        pieces: Pieces,
+        codes: Mapping[str, int],
+        languages: Languages,
+        *,
+        special: Sequence[int],
+        vocabulary_size: int,
+    ) -> None:
+        self.tokenizer, self.pieces, self.languages = tokenizer, pieces, languages
+        self._codes = codes
+        self.end, self.padding = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+        largest = max([*tokenizer.get_vocab().values(), *codes.values()])
+        if largest >= vocabulary_size:
+            raise SprachbundError(
+                f"the tokenizer numbers its tokens up to {largest} but the model has {vocabulary_size}; "
+                "the tokenizer belongs to another checkpoint"
+            )
+        # A table of weights may have more rows than there are tokens.
+        beyond = range(largest + 1, vocabulary_size)
+        self.not_text = frozenset([*special, *codes.values(), *beyond])
+
+    def language_token(self, tag: str) -> int:
+        """Token of a BCP-47 tag. Raises SprachbundError for a language without, or an ambiguous tag."""
+        return self._codes[self.languages.code(tag)]
+
+    def source(self, text: str) -> list[int]:
+        """Tokens of a source; the end in the place of its language, which is not known here, comes first."""
+        return [self.end, *self.pieces.tokens(text), self.end]
+
+    def source_offsets(self, text: str) -> Offsets:
+        """Where the tokens of a source stand in the text; (0, 0) for those that stand for none of it."""
+        return [(0, 0), *self.pieces.offsets(text), (0, 0)]
+
+    def tokens_to_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        return self.pieces.text([token for token in tokens if token not in self.not_text])
+
+
+# M2M-100 and NLLB.
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+
+
+def read_tokens(directory: Path, kind: str, vocabulary_size: int) -> TranslationTokens:
+    """The vocabulary of a directory.
+
+    Args:
+        directory: in the Hugging Face layout.
+        kind: of the checkpoint.
+        vocabulary_size: V.
+
+    Raises:
+        SprachbundError: files that are broken, or of another model.
+    """
+    path = directory / _TOKENIZER_CONFIG
+    if path.is_file() and (own := read_object(path).get("tokenizer_class")) not in (None, *_CLASSES[kind]):
+        raise SprachbundError(
+            f"{path}: the tokenizer is {own!r}, which marks languages in another way than {_CLASSES[kind][0]}; take a "
+            "checkpoint with that one"
+        )
+    with one_line(path), quiet_transformers():
+        return _READERS[kind](directory, vocabulary_size)
+
+
+def _read_m2m_100(directory: Path, vocabulary_size: int) -> TranslationTokens:
+    """M2M-100 numbers its pieces in vocab.json; NLLB, which is of the same type, has no such file."""
+    if not (directory / "vocab.json").is_file():
+        return _read_nllb(directory, vocabulary_size)
+    tokenizer = library().M2M100Tokenizer.from_pretrained(directory, local_files_only=True)
+    codes: dict[str, int] = tokenizer.lang_code_to_id
+    special = [*tokenizer.all_special_ids, *range(len(tokenizer.encoder) + len(codes), vocabulary_size)]
+    pieces = SentencePieces(tokenizer.sp_model, tokenizer.encoder, tokenizer.unk_token_id)
+    languages = Languages(codes)
+    return TranslationTokens(
+        tokenizer, pieces, codes, languages, special=special, vocabulary_size=vocabulary_size
+    )
+
+
+def _read_nllb(directory: Path, vocabulary_size: int) -> TranslationTokens:
+    tokenizer = library().NllbTokenizer.from_pretrained(directory, local_files_only=True)
+    codes = _named(tokenizer, _NLLB_CODE)
+    if not codes:
+        raise SprachbundError(
+            f"{directory}: the tokenizer has no language tokens such as eng_Latn; it is not NLLB's, restore the file"
+        )
+    languages = Languages(codes, without_scripts(codes))
+    pieces = BackendPieces(tokenizer.backend_tokenizer)
+    special = tokenizer.all_special_ids
+    return TranslationTokens(
+        tokenizer, pieces, codes, languages, special=special, vocabulary_size=vocabulary_size
+    )
+
+
+def _named(tokenizer: Any, pattern: re.Pattern[str]) -> dict[str, int]:
+    """Added tokens whose whole name fits, in their order."""
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    found = {name: token for name, token in added.items() if pattern.fullmatch(name)}
+    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+def without_scripts(codes: Sequence[str] | Mapping[str, int]) -> dict[str, str]:
+    """NLLB's codes without a script that goes without saying: one that the language alone has here, or its usual one.
+
+    "deu_Latn" becomes "deu" and "zho_Hans" "zho"; "zho_Hant" stays.
+    """
+    import langcodes
+
+    scripts = defaultdict(list)
+    for code in codes:
+        language, _, script = code.partition("_")
+        scripts[language].append(script)
+    spelled = {}
+    for language, own in scripts.items():
+        usual = langcodes.Language.get(to_bcp47(language)).maximize().script
+        for script in own:
+            implied = len(own) == 1 or script == usual
+            spelled[f"{language}_{script}"] = language if implied else f"{language}_{script}"
+    return {code: spelled[code] for code in codes}
+
+
+_READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {"m2m_100": _read_m2m_100}
+"""By kind of checkpoint."""
+_ANY = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Names under which transformers writes any tokenizer of the library tokenizers."""
+_CLASSES = {"m2m_100": ("M2M100Tokenizer", "NllbTokenizer", "NllbTokenizerFast", *_ANY)}
+"""Tokenizers by kind of checkpoint, as tokenizer_config.json names them."""

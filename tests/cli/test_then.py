@@ -1,0 +1,92 @@
+"""`--then`: a cascade on the command line, of a tiny recogniser and an M2M-100 of random weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sprachbund.decoding.pipeline import translate_texts
+from sprachbund.models.io import load
+from sprachbund.text.sentences import split_sentences
+from tests.models.translation.support import make_checkpoint
+from tests.stories.support import command, speech, write_tiny_model, write_wav
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording, both halves, and a cascade of them as a directory."""
+    root = tmp_path_factory.mktemp("then")
+    write_wav(root / "talk.wav", speech())
+    write_tiny_model(root / "recogniser")
+    make_checkpoint(root / "m2m", "m2m_100")
+    (root / "both").mkdir()
+    halves = {"recogniser": str(root / "recogniser"), "translator": "../m2m"}
+    (root / "both" / "config.json").write_text(json.dumps({"model_type": "cascade", **halves}))
+    return root
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return folder
+
+
+BOTH = ("--model", "recogniser", "--then", "m2m", "--engine", "torch")
+
+
+def test_a_recording(here: Path) -> None:
+    ran = command(
+        "translate", "talk.wav", "--from", "en", "--to", "zh,en", *BOTH, "--no-guard", "--words", "--json"
+    )
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["engine"]["translator"]["name"] == "torch"
+    chinese, english = (found["translations"][tag] for tag in ("zh", "en"))
+    texts = [segment["text"] for segment in [*english["segments"], *english["dropped"]]]
+    assert all("source_text" not in segment for segment in english["segments"])
+    translator = load(here / "m2m")
+    for segment in chinese["segments"]:
+        assert segment["source_text"] in texts
+        sentences = split_sentences(segment["source_text"], "en")
+        alone = [row[0].text.strip() for row in translate_texts(translator, sentences, ["zh"], "en")]
+        assert segment["text"] == "".join(alone)
+        assert "".join(word["text"] for word in segment["words"]) == "".join(segment["text"].split())
+
+
+def test_a_directory_is_the_same(here: Path) -> None:
+    asked = ("translate", "talk.wav", "--from", "en", "--to", "ko", "--no-guard", "--engine", "torch")
+    one, other = command(*asked, "--model", "both"), command(*asked, *BOTH[:4])
+    assert one.code == other.code == 0
+    assert one.out == other.out
+    assert "both: whole; cascade" in command("models", "check", "both").out
+    assert "name its recogniser" in command("bench", "--model", "both", "--engine", "torch").err
+
+
+def test_a_text_and_live(here: Path) -> None:
+    ran = command("translate", "--text", "the train", "--from", "en", "--to", "ko", *BOTH)
+    [[alone]] = translate_texts(load(here / "m2m"), ["the train"], ["ko"], "en")
+    assert ran.out.strip() == alone.text.strip()
+    live = command("listen", "talk.wav", "--fast", "--from", "en", "--to", "ko", "--json", *BOTH)
+    assert live.code == 0, live.err
+    assert [json.loads(line)["type"] for line in live.out.splitlines()][-1] == "text"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--then", "recogniser"), "cannot be the second half of a cascade"),
+        (("--model", "m2m", "--then", "m2m"), "cannot be the first half"),
+        (("--model", "m2m"), "reads text and hears nothing"),
+        (("--model", "both", "--then", "m2m"), "the recogniser is a cascade itself"),
+        (("--then", "none", "--offline"), "none"),
+    ],
+)
+def test_halves_that_do_not_fit(here: Path, args: tuple[str, ...], says: str) -> None:
+    model = () if "--model" in args else ("--model", "recogniser")
+    ran = command("translate", "talk.wav", "--from", "en", "--to", "ko", *model, *args, "--engine", "torch")
+    assert ran.code != 0
+    assert says in ran.err
+    assert len(ran.err.strip().splitlines()) <= 2

@@ -1,0 +1,170 @@
+"""Random text-to-text checkpoints in the true layouts, made by transformers, with vocabularies trained here."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+import transformers
+from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
+
+from sprachbund.models.base import Features, Target
+from sprachbund.models.translation import TextTranslator, load
+from tests.models.seamless.support import SENTENCES, pieces
+
+SIZES = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 40,
+    "max_position_embeddings": 64,
+    "scale_embedding": True,
+}
+"""A model that translates in milliseconds; every size differs where sizes may differ."""
+MAX_LENGTH = 24
+NLLB_CODES = [
+    *("aka_Latn", "deu_Latn", "eng_Latn", "fra_Latn", "kor_Hang"),
+    *("taq_Latn", "taq_Tfng", "twi_Latn", "zho_Hans", "zho_Hant"),
+]
+TEXTS = (*SENTENCES[:4], "koer jookseb", "🎉 ﬁ  zwei  Leerzeichen", "x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A directory and what is in it.
+
+    Attributes:
+        codes: BCP-47 tag to language code, of some languages.
+        mark: name of the token of a code.
+    """
+
+    kind: str
+    directory: Path
+    hf_model: Any
+    tokenizer: Any
+    model: TextTranslator
+    codes: dict[str, str] = field(default_factory=dict)
+    mark: Callable[[str], str] = str
+
+    def language_token(self, tag: str) -> int:
+        """The token of a language, by transformers."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.mark(self.codes[tag])))
+
+    def source(self, texts: list[str], source: str) -> Any:
+        """Tokens and mask of texts, padded, by transformers."""
+        self.tokenizer.src_lang = self.codes[source]
+        return self.tokenizer(texts, return_tensors="pt", padding=True)
+
+    def features(self, texts: list[str], source: str | None) -> Features:
+        """The same by our model."""
+        made = self.model.text_features(texts)
+        language = -1 if source is None else self.model.source_languages.index(source)
+        return Features(
+            values=made.values,
+            num_frames=made.num_frames,
+            source_language=torch.full((len(texts),), language),
+        )
+
+    def target(self, source: str, language: str) -> Target:
+        return Target(source=source, language=language)
+
+
+def write_m2m_100(directory: Path) -> Any:
+    """vocab.json, pieces and the tokenizer's configuration, as published; the tokenizer read back."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=pieces())
+    own = [processor.id_to_piece(i) for i in range(3, len(processor))]
+    vocabulary = {name: i for i, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", *own])}
+    (directory / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (directory / "sentencepiece.bpe.model").write_bytes(pieces())
+    special = [f"__{code}__" for code in FAIRSEQ_LANGUAGE_CODES["m2m100"]]
+    return _read_back(directory, "M2M100Tokenizer", additional_special_tokens=special)
+
+
+def write_nllb(directory: Path) -> Any:
+    """tokenizer.json and the language codes among its special tokens, as published; the tokenizer read back."""
+    (directory / "sentencepiece.bpe.model").write_bytes(pieces())
+    _read_back(directory, "NllbTokenizer", additional_special_tokens=NLLB_CODES).save_pretrained(directory)
+    return transformers.NllbTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def _read_back(directory: Path, kind: str, **settings: Any) -> Any:
+    config = {"tokenizer_class": kind, **settings}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return getattr(transformers, kind).from_pretrained(directory, local_files_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """How checkpoints of a kind are made; `spare` rows have no token, as published."""
+
+    write: Callable[[Path], Any]
+    config: str
+    model: str
+    spare: int
+    codes: dict[str, str]
+    mark: Callable[[str], str] = str
+
+
+_KINDS = {
+    "m2m_100": _Kind(
+        write=write_m2m_100,
+        config="M2M100Config",
+        model="M2M100ForConditionalGeneration",
+        spare=8,
+        codes={tag: tag for tag in ("de", "en", "fr", "ko", "zh")},
+        mark="__{}__".format,
+    ),
+    "nllb": _Kind(
+        write=write_nllb,
+        config="M2M100Config",
+        model="M2M100ForConditionalGeneration",
+        spare=2,
+        codes={"de": "deu_Latn", "en": "eng_Latn", "fr": "fra_Latn", "ko": "kor_Hang", "zh": "zho_Hans"},
+    ),
+}
+KINDS = tuple(_KINDS)
+
+
+def make_checkpoint(directory: Path, name: str, **changes: Any) -> Checkpoint:
+    """A directory as published, of a kind."""
+    kind = _KINDS[name]
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = kind.write(directory)
+    num_tokens = max(tokenizer.get_vocab().values()) + 1 + kind.spare
+    config = getattr(transformers, kind.config)(vocab_size=num_tokens, **{**SIZES, **changes})
+    hf_model = randomised(getattr(transformers, kind.model)(config))
+    hf_model.generation_config.max_length = MAX_LENGTH
+    hf_model.save_pretrained(directory)
+    return Checkpoint(
+        kind=name,
+        directory=directory,
+        hf_model=hf_model,
+        tokenizer=tokenizer,
+        model=load(directory),
+        codes=kind.codes,
+        mark=kind.mark,
+    )
+
+
+def randomised(hf_model: Any, seed: int = 0) -> Any:
+    """The same with every weight, bias and norm random, so that none is lost unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in hf_model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                value.copy_(1 + 0.2 * noise)
+            else:
+                value.copy_(noise * (0.1 if value.ndim < 2 else 1.6 * value[0].numel() ** -0.5))
+        # The output matrix is tied: without this every token repeats itself, and no row ends.
+        norm, shared = hf_model.model.decoder.layer_norm, hf_model.model.shared
+        norm.weight.mul_(torch.randn(len(norm.weight), generator=generator).sign())
+        shared.weight.mul_(2)
+        shared.weight[hf_model.config.eos_token_id].mul_(2)
+    return hf_model.eval()

@@ -1,0 +1,251 @@
+"""Directories: read as published, written for transformers, and refused with one line when something is wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models import io as any_directory
+from sprachbund.models.language_codes import Languages
+from sprachbund.models.translation import TextTranslator, load, save
+from sprachbund.models.translation.checkpoints import transformers_name
+from sprachbund.models.translation.tokens import without_scripts
+from tests.models.seamless.test_languages import MEDIUM
+from tests.models.translation.support import TEXTS, Checkpoint
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def copied(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint.directory, tmp_path / "model"))
+
+
+def change(directory: Path, name: str, **values: object) -> None:
+    path = directory / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refused(directory: Path, message: str) -> None:
+    with pytest.raises(SprachbundError, match=message) as raised:
+        any_directory.load(directory, offline=True)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_every_weight_has_its_place_in_transformers(checkpoint: Checkpoint) -> None:
+    theirs = {
+        n for n in checkpoint.hf_model.state_dict() if "embed_tokens" not in n and n != "lm_head.weight"
+    }
+    assert {transformers_name(name) for name in checkpoint.model.state_dict()} == theirs
+
+
+def test_saved_and_loaded_is_the_same_here_and_in_transformers(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    model = any_directory.load(checkpoint.directory)
+    assert isinstance(model, TextTranslator)
+    assert not model.training
+    any_directory.save(model, tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert again.pairs() == model.pairs()
+    assert again.max_tokens == model.max_tokens
+    assert [again.tokens.source(text) for text in TEXTS] == [model.tokens.source(text) for text in TEXTS]
+    theirs, report = type(checkpoint.hf_model).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    wanted = checkpoint.hf_model.state_dict()
+    learned = {name: value for name, value in theirs.state_dict().items() if "embed_positions" not in name}
+    assert all(torch.equal(value, wanted[name]) for name, value in learned.items())
+    tokenizer = type(checkpoint.tokenizer).from_pretrained(tmp_path / "saved")
+    tokenizer.src_lang = checkpoint.codes["de"]
+    ours = tokenizer([*TEXTS], return_tensors="pt", padding=True)["input_ids"]
+    assert torch.equal(ours, checkpoint.source([*TEXTS], "de")["input_ids"])
+    save(again, tmp_path / "saved")  # over itself
+    with pytest.raises(SprachbundError, match="is not a model directory"):
+        save(model, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_precision_asked_for_is_given(checkpoint: Checkpoint, tmp_path: Path, dtype: torch.dtype) -> None:
+    model = load(checkpoint.directory, dtype=dtype)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert model.decoder.positions.dtype == model.encoder.positions.dtype == dtype
+    save(load(checkpoint.directory), tmp_path / "half", bits=16)
+    stored = load_file(tmp_path / "half" / WEIGHTS)
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+
+
+def test_sharded_and_pickled_weights_are_read(checkpoint: Checkpoint, copied: Path) -> None:
+    (copied / WEIGHTS).unlink()
+    checkpoint.hf_model.save_pretrained(copied, max_shard_size="20kB")
+    assert len(list(copied.glob("model-*-of-*.safetensors"))) > 1
+    wanted = checkpoint.model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in load(copied).state_dict().items())
+    for path in copied.glob("model*"):
+        path.unlink()
+    torch.save(checkpoint.hf_model.state_dict(), copied / "pytorch_model.bin")
+    assert all(torch.equal(value, wanted[name]) for name, value in load(copied).state_dict().items())
+
+
+def test_languages_can_be_fewer_by_the_configuration(copied: Path) -> None:
+    change(
+        copied, "config.json", sprachbund={"source_languages": ["en"], "target_languages": ["de", "en", "fr"]}
+    )
+    model = load(copied)
+    assert model.pairs() == {("en", "de"), ("en", "fr")}
+    encoded = model.encode(model.text_features(["x"]))  # of one language there is no question
+    named = model.text_features(["x"])
+    named = type(named)(values=named.values, num_frames=named.num_frames, source_language=torch.tensor([0]))
+    assert torch.equal(encoded.states, model.encode(named).states)
+    save(model, copied.parent / "again")
+    assert load(copied.parent / "again").pairs() == model.pairs()
+    change(copied, "config.json", sprachbund={"source_languages": "en"})
+    refused(
+        copied, "'source_languages' in config.json has to list language tags of this model, not 'en'; it has"
+    )
+    change(copied, "config.json", sprachbund={"target_languages": ["tlh"]})
+    refused(copied, "'target_languages' in config.json has to list language tags of this model")
+
+
+def without_tensor(directory: Path) -> None:
+    weights = load_file(directory / WEIGHTS)
+    del weights["model.encoder.layers.1.fc1.weight"]
+    save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def with_tensor(directory: Path) -> None:
+    weights = load_file(directory / WEIGHTS)
+    save_file({**weights, "model.more": torch.zeros(1)}, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def with_nan(directory: Path) -> None:
+    weights = load_file(directory / WEIGHTS)
+    weights["model.decoder.layers.1.fc1.weight"][0, 0] = torch.nan
+    save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def without_tokenizer(directory: Path) -> None:
+    for name in ("tokenizer.json", "sentencepiece.bpe.model"):
+        (directory / name).unlink(missing_ok=True)
+
+
+def config(**values: object) -> Callable[[Path], None]:
+    return lambda directory: change(directory, "config.json", **values)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no weights": (lambda d: (d / WEIGHTS).unlink(), "has no weights"),
+    "no tokenizer": (without_tokenizer, "has no tokenizer: neither"),
+    "missing": (
+        without_tensor,
+        r"lacks 1 tensors .* such as model.encoder.layers.1.fc1.weight",
+    ),
+    "surplus": (with_tensor, r"holds 1 tensors that config.json has no place for \(model.more\)"),
+    "nan": (with_nan, "fc1.weight holds values that are not finite"),
+    "cut": (lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:-9]), "model.safetensors"),
+    "deeper": (config(encoder_layers=3), "lacks .* tensors"),
+    "huge": (config(encoder_ffn_dim=2**20), r"asks for \d+ weights"),
+    "no number": (config(d_model="32"), "d_model is '32', not a whole number"),
+    "heads": (
+        config(encoder_attention_heads=5),
+        "config.json: .*num_encoder_heads 5 does not divide width 32",
+    ),
+    "positions": (
+        config(max_position_embeddings=0),
+        "max_position_embeddings is 0, not a whole number from 1",
+    ),
+    "activation": (
+        config(activation_function="tanh"),
+        "its activation is tanh; silu, gelu, relu are built here",
+    ),
+    "untied": (config(tie_word_embeddings=False), "its output matrix is not tied"),
+    "start": (config(decoder_start_token_id=9999), "decoder_start_token_id is 9999 of"),
+    "vocabulary": (config(vocab_size=100), "numbers its tokens up to .* but the model has 100"),
+    "experts": (config(model_type="nllb-moe"), "is a mixture of experts .*take a dense NLLB-200"),
+    "pieces": (
+        lambda d: [(d / n).write_bytes(b"none") for n in ("tokenizer.json", "sentencepiece.bpe.model")],
+        "tokenizer_config.json cannot be read",
+    ),
+    "tokenizer": (
+        lambda d: change(d, "tokenizer_config.json", tokenizer_class="SMALL100Tokenizer"),
+        "the tokenizer is 'SMALL100Tokenizer', which marks languages in another way than M2M100Tokenizer",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_is_said_in_one_line(copied: Path, fault: str) -> None:
+    damage, said = FAULTS[fault]
+    damage(copied)
+    refused(copied, said)
+
+
+def test_a_tokenizer_without_languages_is_refused(copied: Path) -> None:
+    if (copied / "vocab.json").exists():
+        (copied / "vocab.json").unlink()  # as an NLLB without its codes
+        (copied / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}')
+        refused(copied, "has no language tokens such as eng_Latn; it is not NLLB's")
+
+
+def test_codes_of_nllb_are_the_tags_of_seamless() -> None:
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+    languages = Languages(FAIRSEQ_LANGUAGE_CODES, without_scripts(FAIRSEQ_LANGUAGE_CODES))
+    assert len(languages.tags) == len(FAIRSEQ_LANGUAGE_CODES)
+    tags = dict(zip(languages.codes, languages.tags, strict=True))
+    some = (
+        "deu_Latn",
+        "zho_Hans",
+        "zho_Hant",
+        "arb_Arab",
+        "kor_Hang",
+        "pbt_Arab",
+        "sat_Beng",
+        "taq_Tfng",
+        "twi_Latn",
+    )
+    assert [tags[code] for code in some] == [
+        "de",
+        "zh",
+        "zh-Hant",
+        "ar",
+        "ko",
+        "ps",
+        "sat",
+        "taq-Tfng",
+        "twi",
+    ]
+    # Where a language has two scripts, Seamless leaves out the other one of three languages.
+    assert set(Languages(MEDIUM).tags) - set(languages.tags) == {"ace-Latn", "bjn-Latn", "kr-Latn"}
+
+
+def test_codes_of_m2m_100_are_bcp47() -> None:
+    from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
+
+    languages = Languages(FAIRSEQ_LANGUAGE_CODES["m2m100"])
+    differ = {code: languages.tag(code) for code in languages.codes if languages.tag(code) != code}
+    assert differ == {"ns": "nso", "tl": "fil"}
+
+
+def test_a_published_vocabulary_of_nllb_without_tokenizer_json_has_its_languages(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    from tests.models.translation.support import NLLB_CODES, make_checkpoint
+
+    made = make_checkpoint(tmp_path / "model", "nllb")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "NllbTokenizer", "additional_special_tokens": [*NLLB_CODES]}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+    assert load(tmp_path / "model").pairs() == made.model.pairs()
+    assert (
+        transformers.NllbTokenizer.from_pretrained(tmp_path / "model").get_vocab()
+        == made.tokenizer.get_vocab()
+    )

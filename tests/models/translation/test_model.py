@@ -1,0 +1,257 @@
+"""Our translators of text against transformers', and against themselves in other batches."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.pipeline import translate_texts
+from sprachbund.decoding.search import search
+from sprachbund.engines.choice import engine_for, on_torch
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family, Target
+from tests.models.translation.support import MAX_LENGTH, SIZES, TEXTS, Checkpoint
+
+PAIRS = (("en", "fr"), ("de", "en"), ("zh", "ko"))
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def rows_of_tokens(checkpoint: Checkpoint, target: Target, num_rows: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    text = torch.randint(4, 100, (num_rows, 9), generator=generator)
+    return torch.cat([torch.tensor([checkpoint.model.prompt(target)]).expand(num_rows, -1), text], dim=1)
+
+
+def generated(checkpoint: Checkpoint, text: str, source: str, target: Target, **options: Any) -> list[int]:
+    prompt = [checkpoint.hf_model.config.decoder_start_token_id, checkpoint.language_token(target.language)]
+    assert prompt == checkpoint.model.prompt(target)
+    row: list[int] = checkpoint.hf_model.generate(
+        **checkpoint.source([text], source),
+        decoder_input_ids=torch.tensor([prompt]),
+        do_sample=False,
+        forced_eos_token_id=None,
+        **options,
+    )[0].tolist()
+    return row[len(prompt) :]
+
+
+@pytest.mark.parametrize("source", ["en", "de", "zh"])
+def test_sources_are_the_tokens_of_transformers(checkpoint: Checkpoint, source: str) -> None:
+    model, theirs = checkpoint.model, checkpoint.source([*TEXTS], source)
+    features = checkpoint.features([*TEXTS], source)
+    language = torch.tensor([[model.tokens.language_token(source)]]).expand(len(TEXTS), 1)
+    ours = torch.cat([language, features.values[:, 1:]], dim=1)
+    assert torch.equal(ours, theirs["input_ids"])
+    assert torch.equal(features.num_frames, theirs["attention_mask"].sum(1))
+
+
+@torch.inference_mode()
+def test_memory_and_logits_of_whole_rows_equal_those_of_transformers(checkpoint: Checkpoint) -> None:
+    model = checkpoint.model
+    for source, language in PAIRS:
+        tokens = rows_of_tokens(checkpoint, checkpoint.target(source, language), 1)
+        for text in TEXTS:
+            theirs = checkpoint.hf_model(**checkpoint.source([text], source), decoder_input_ids=tokens)
+            features = checkpoint.features([text], source)
+            states = model.encode(features).states
+            torch.testing.assert_close(states, theirs.encoder_last_hidden_state, **TOLERANCE)
+            assert theirs.logits.std() > 1
+            torch.testing.assert_close(model(features, tokens), theirs.logits, **TOLERANCE)
+
+
+@torch.inference_mode()
+def test_a_ragged_batch_equals_singles_and_whole_rows_equal_steps(checkpoint: Checkpoint) -> None:
+    model, target = checkpoint.model, checkpoint.target("de", "en")
+    features = checkpoint.features([*TEXTS], "de")
+    tokens = rows_of_tokens(checkpoint, target, len(TEXTS))
+    together = model(features, tokens)
+    for row, text in enumerate(TEXTS):
+        alone = model(checkpoint.features([text], "de"), tokens[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, **TOLERANCE)
+    padded = replace(features, values=features.values.clone())
+    for row, length in enumerate(features.num_frames.tolist()):
+        padded.values[row, length:] = 7  # which nothing may read
+    assert torch.equal(model(padded, tokens), together)
+    cache = model.start(model.encode(features), capacity=tokens.shape[1])
+    weights: list[torch.Tensor] = []
+    steps = torch.cat([model.step(tokens[:, :4], cache), model.step(tokens[:, 4:], cache, weights)], dim=1)
+    torch.testing.assert_close(steps, together, **TOLERANCE)
+    shape = (len(TEXTS), SIZES["decoder_attention_heads"], tokens.shape[1] - 4, features.values.shape[1])
+    assert [layer.shape for layer in weights] == [shape] * SIZES["decoder_layers"]
+    for layer in weights:
+        torch.testing.assert_close(layer.sum(-1), torch.ones(shape[:3]))
+        for row, length in enumerate(features.num_frames.tolist()):
+            assert not layer[row, :, :, length:].any()
+
+
+@torch.inference_mode()
+def test_weights_of_cross_attention_are_those_of_transformers(checkpoint: Checkpoint) -> None:
+    model, target = checkpoint.model, checkpoint.target("de", "en")
+    tokens = rows_of_tokens(checkpoint, target, 1)
+    checkpoint.hf_model.set_attn_implementation("eager")
+    theirs = checkpoint.hf_model(
+        **checkpoint.source([TEXTS[1]], "de"), decoder_input_ids=tokens, output_attentions=True
+    ).cross_attentions
+    checkpoint.hf_model.set_attn_implementation("sdpa")
+    weights: list[torch.Tensor] = []
+    model.step(tokens, model.start(model.encode(checkpoint.features([TEXTS[1]], "de"))), weights)
+    for ours, wanted in zip(weights, theirs, strict=True):
+        torch.testing.assert_close(ours, wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_search_finds_what_generate_finds(
+    checkpoint: Checkpoint, beam_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = checkpoint.model
+    suppressed = model.suppressed(Target(language="fr")) & (beam_size == 1)
+    # With suppressed tokens our scores are over what is left, theirs over everything: beams may differ rightly.
+    monkeypatch.setattr(model, "suppressed", lambda target: suppressed)
+    found, num_equal = [], 0
+    for source, language in PAIRS:
+        target = checkpoint.target(source, language)
+        with torch.inference_mode():
+            memory = model.encode(checkpoint.features([*TEXTS], source))
+            options = DecodingOptions(beam_size=beam_size, length_penalty=0)
+            hypotheses = [row[0] for row in search(model, memory, [[target] for _ in TEXTS], options)]
+        for text, hypothesis in zip(TEXTS, hypotheses, strict=True):
+            theirs = generated(
+                checkpoint, text, source, target,
+                num_beams=beam_size,
+                length_penalty=0.0,
+                early_stopping="never" if beam_size > 1 else False,
+                suppress_tokens=suppressed.nonzero().flatten().tolist() or None,
+            )  # fmt: skip
+            found.append(hypothesis)
+            if beam_size > 1 and not (hypothesis.finished and theirs[-1] == model.end_token):
+                continue  # ours prefers rows that end over rows cut at the limit, theirs does not
+            assert theirs == [*hypothesis.tokens, *([model.end_token] if hypothesis.finished else [])]
+            num_equal += 1
+    assert num_equal >= (2 if beam_size > 1 else len(found))
+    assert any(h.finished for h in found)
+    assert len({h.tokens for h in found}) > 4
+
+
+def test_it_is_a_family_that_reads_text(checkpoint: Checkpoint) -> None:
+    model = checkpoint.model
+    assert isinstance(model, Family)
+    assert model.capabilities.text_input is model
+    assert model.capabilities.token_offsets is model
+    assert model.capabilities.alignment is None
+    assert model.max_tokens == MAX_LENGTH
+    assert ("en", "fr") in model.pairs()
+    assert not any(source == target for source, target in model.pairs())
+    log_probs = model.language_log_probs(model.encode(checkpoint.features(["x"], None)))
+    assert log_probs.shape == (1, len(model.source_languages))
+    assert log_probs.unique().numel() == 1
+    assert model.no_speech_log_prob(torch.zeros(1, 5)) is None
+
+
+def test_texts_become_text(checkpoint: Checkpoint) -> None:
+    model = checkpoint.model
+    for text in TEXTS[:4]:
+        tokens = model.tokens.source(text)
+        assert model.decode_text([*model.prompt(checkpoint.target("de", "en")), *tokens]) == text
+
+
+def test_offsets_cut_up_the_text(checkpoint: Checkpoint) -> None:
+    features, offsets = checkpoint.features([*TEXTS], "de"), checkpoint.model.source_offsets(TEXTS)
+    assert [len(row) for row in offsets] == features.num_frames.tolist()
+    for text, row in zip(TEXTS, offsets, strict=True):
+        assert row[0] == row[-1] == (0, 0)
+        inner = row[1:-1]
+        assert inner == sorted(inner)
+        covered = {place for begin, end in inner for place in range(begin, end)}
+        assert covered == {place for place, character in enumerate(text) if not character.isspace()}
+    said = [TEXTS[1][begin:end] for begin, end in offsets[1]]
+    assert "".join(said) == TEXTS[1].replace(" ", "")
+    assert "🎉" in [TEXTS[5][begin:end] for begin, end in offsets[5]]
+    assert "ﬁ" in [TEXTS[5][begin:end] for begin, end in offsets[5]]
+
+
+def test_only_text_and_the_end_may_be_written(checkpoint: Checkpoint) -> None:
+    model = checkpoint.model
+    allowed = (~model.suppressed(checkpoint.target("de", "en"))).nonzero().flatten().tolist()
+    names = checkpoint.tokenizer.convert_ids_to_tokens(allowed)
+    assert model.end_token in allowed
+    assert not {"<pad>", "<unk>", "<s>", "<mask>", checkpoint.mark(checkpoint.codes["fr"])} & set(names)
+    assert max(allowed) < max(checkpoint.tokenizer.get_vocab().values())
+    assert len(allowed) > 80
+
+
+def test_what_looks_like_a_special_token_is_text(checkpoint: Checkpoint) -> None:
+    model = checkpoint.model
+    for name in ("</s>", "<s>", checkpoint.mark(checkpoint.codes["fr"])):
+        tokens = model.tokens.source(f"a {name} b")[1:-1]
+        assert not model.tokens.not_text.intersection(tokens) - {checkpoint.tokenizer.unk_token_id}
+        assert len(tokens) > 3
+
+
+def texts(checkpoint: Checkpoint, source: str | None, **options: Any) -> list[str]:
+    rows = translate_texts(checkpoint.model, [*TEXTS, " "], ["en"], source, DecodingOptions(**options))
+    return [row[0].text for row in rows]
+
+
+def test_the_language_of_a_text_has_to_be_named(checkpoint: Checkpoint) -> None:
+    with pytest.raises(SprachbundError, match=r"cannot tell the language of a text; name it with --from"):
+        texts(checkpoint, None)
+    with pytest.raises(SprachbundError, match=r"does not know the pair en to en"):
+        texts(checkpoint, "en")
+    with pytest.raises(SprachbundError, match="language 'tlh' is not among those of this model"):
+        texts(checkpoint, "tlh")
+
+
+def test_the_only_language_allowed_is_that_of_the_text(checkpoint: Checkpoint) -> None:
+    named = texts(checkpoint, "de")
+    assert named != texts(checkpoint, "fr")
+    assert named[-1] == ""
+    assert texts(checkpoint, None, allowed_languages=("de",)) == named
+    assert texts(checkpoint, "de", batch_size=1) == named
+    assert texts(checkpoint, "de", batch_size=3) == named
+
+
+def test_languages_it_does_not_know_are_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(SprachbundError, match=r"does not write 'tlh'; it writes .*fr \(French\)"):
+        checkpoint.model.prompt(Target(language="tlh"))
+    with pytest.raises(SprachbundError, match=r"does not read 'tlh'; it reads .*fr \(French\)"):
+        checkpoint.model.prompt(Target(language="fr", source="tlh"))
+
+
+def test_a_text_that_is_too_long_is_refused_with_its_length(checkpoint: Checkpoint) -> None:
+    limit = SIZES["max_position_embeddings"]
+    longest = "e"
+    while len(checkpoint.model.tokens.source(longest)) < limit:
+        longest += "e"
+    assert checkpoint.model.text_features([longest]).values.shape[1] == limit
+    with pytest.raises(SprachbundError, match=rf"has {limit + 1} tokens .* reads {limit}, .*shorter texts"):
+        checkpoint.model.text_features([longest + "e", "x"])
+
+
+def test_it_hears_nothing(checkpoint: Checkpoint) -> None:
+    with pytest.raises(
+        SprachbundError, match="hears nothing; give it a text, or make it the second half of a cascade"
+    ):
+        checkpoint.model.features([np.zeros(16_000, np.float32)])
+
+
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-4), ("bf16", 0.15), ("int8", 0.3)])
+@torch.inference_mode()
+def test_torch_engines_give_the_same_logits(checkpoint: Checkpoint, precision: Any, near: float) -> None:
+    model, target = checkpoint.model, checkpoint.target("de", "en")
+    features, tokens = checkpoint.features([*TEXTS], "de"), rows_of_tokens(checkpoint, target, len(TEXTS))
+    fast = on_torch(model, precision)
+    plain = model.step(tokens, model.start(model.encode(features)))
+    ours = fast.step(tokens, fast.start(fast.encode(features))).float()
+    assert float((ours - plain).norm() / plain.norm()) < near
+    assert torch.equal(model.step(tokens, model.start(model.encode(features))), plain), (
+        "the original is left as it is"
+    )
+
+
+def test_an_engine_is_found_by_trial(checkpoint: Checkpoint) -> None:
+    engine = engine_for(checkpoint.model)
+    rows = list(translate_texts(engine.family, [*TEXTS], ["en"], "de"))
+    assert len(rows) == len(TEXTS)

@@ -1,0 +1,66 @@
+"""Live sessions of a cascade: what stands at the end is what a recording gives, and what comes before is only shown."""
+
+import pytest
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.options import TRANSCRIBE
+from sprachbund.decoding.pipeline import translate
+from sprachbund.errors import SprachbundError
+from sprachbund.models.cascade import Cascade
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.events import LiveEvent
+from sprachbund.streaming.options import LiveOptions
+from tests.decoding.test_cascade import Reading
+from tests.decoding.test_translate import SPEECH, Loudness, recording
+from tests.decoding.tiny_family import TinyFamily
+from tests.streaming.test_engine import OPTIONS, finish, run, texts, written
+
+TARGETS = ["es", TRANSCRIBE]
+
+
+def engine() -> LiveEngine:
+    family = Cascade(TinyFamily(seed=3), Reading(read=["de", "en", "fr"]))
+    return LiveEngine(family, OPTIONS, activity=Loudness())
+
+
+@pytest.mark.parametrize("policy", ["retranslation", "span"])
+@pytest.mark.parametrize("source", [None, "fr"])
+def test_the_text_at_the_end_is_that_of_a_recording(policy: str, source: str | None) -> None:
+    samples, own = recording(*SPEECH), engine()
+    events = run(own, own.open(TARGETS, source, LiveOptions(policy=policy, step_s=0.4)), samples)  # type: ignore[arg-type]
+    whole = translate(
+        own.model, samples, TARGETS, source, OPTIONS, sample_rate=SAMPLE_RATE, activity=Loudness()
+    )
+    found = written(events)
+    for target, translation in whole.items():
+        assert " ".join(found.get(target, [])) == translation.text
+    shown = [event for event in texts(events) if event.tentative]
+    assert bool(shown) == (policy == "retranslation")
+    assert not any(event.committed and not event.final for event in texts(events))
+
+
+def test_sessions_together_write_what_each_writes_alone() -> None:
+    options = LiveOptions(step_s=0.5)
+    talks = [recording(*SPEECH[n:], seed=n) for n in range(3)]
+    alone = []
+    for samples in talks:
+        own = engine()
+        alone.append(run(own, own.open(TARGETS, options=options), samples))
+    shared = engine()
+    sessions = [shared.open(TARGETS, options=options) for _ in talks]
+    together: list[list[LiveEvent]] = [[] for _ in talks]
+    for begin in range(0, len(talks[0]), 1600):
+        for session, samples in zip(sessions, talks, strict=True):
+            session.push(samples[begin : begin + 1600])
+        while any(session.due for session in sessions):
+            for events, new in zip(together, shared.step(sessions), strict=True):
+                events += new
+    for session, events in zip(sessions, together, strict=True):
+        events += finish(shared, session)
+    assert together == alone
+
+
+def test_policies_that_write_early_are_refused() -> None:
+    own = engine()
+    with pytest.raises(SprachbundError, match="local-agreement is not for the model cascade"):
+        own.open(["es"], options=LiveOptions(policy="local-agreement"))
