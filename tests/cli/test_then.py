@@ -90,3 +90,30 @@ def test_halves_that_do_not_fit(here: Path, args: tuple[str, ...], says: str) ->
     assert ran.code != 0
     assert says in ran.err
     assert len(ran.err.strip().splitlines()) <= 2
+
+
+def test_subtitles_in_both_languages(here: Path, tmp_path: Path) -> None:
+    asked = ("translate", "talk.wav", "--from", "en", "--to", "ko", "--no-guard", "--out", tmp_path, "--both")
+    ran = command(*asked, *BOTH, "--format", "srt,vtt")
+    assert ran.code == 0, ran.err
+    said = command("transcribe", "talk.wav", "--from", "en", "--no-guard", *BOTH[:2], *BOTH[4:]).out
+    first = (tmp_path / "talk.ko.srt").read_text().splitlines()[2]
+    assert first.split()[0] in said
+    assert "only" not in ran.err
+    assert "choose from srt, vtt" in command(*asked, *BOTH, "--format", "json").err
+    assert "--both is for the files of --format" in command(*asked[:-4], "--both", *BOTH).err
+    assert (
+        "which a cascade knows"
+        in command(
+            "translate",
+            "talk.wav",
+            "--to",
+            "de",
+            "--both",
+            "--format",
+            "srt",
+            "--out",
+            tmp_path / "x",
+            *BOTH[:2],
+        ).err
+    )

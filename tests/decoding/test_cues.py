@@ -1,20 +1,27 @@
 """Laws of subtitle layout: nothing lost, lines short, times ordered."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sprachbund.decoding.formats import (
+    FORMATS,
     LEAST_CUE_S,
     MAX_LINE_CHARACTERS,
     MAX_LINES,
     MIN_CUE_S,
+    Cue,
+    bilingual_cues,
+    check_format,
     cues_of,
+    render,
     spaced_out,
 )
-from sprachbund.decoding.result import Segment, Word
+from sprachbund.decoding.result import Segment, Translation, Word
+from sprachbund.errors import SprachbundError
 
 words_strategy = st.lists(
     st.text(st.characters(categories=("Lu", "Ll", "Lo", "Nd", "Po")), min_size=1, max_size=60), max_size=50
@@ -91,3 +98,50 @@ def test_a_cue_closes_at_a_clause_and_its_lines_are_even():
     lines = cues_of(segment("a short line of text and then one more word"))[0].lines
     assert abs(len(lines[0]) - len(lines[1])) < 10
     assert cues_of(segment("")) == []
+
+
+def both(said: str, written: str, end_s: float = 10.0) -> list[Cue]:
+    return bilingual_cues(replace(segment(written, 2.0, end_s), source_text=said))
+
+
+def test_both_languages_stand_in_a_cue() -> None:
+    assert both("Good morning.", "Guten Morgen.") == [
+        Cue(start_s=2.0, end_s=10.0, lines=("Good morning.", "Guten Morgen."))
+    ]
+
+
+@given(
+    said=st.lists(st.text("abc", min_size=1, max_size=60), min_size=1, max_size=60),
+    written=st.lists(st.text("xyz", min_size=1, max_size=60), min_size=1, max_size=60),
+)
+def test_long_texts_are_cut_together_and_nothing_is_lost(said: list[str], written: list[str]) -> None:
+    cues = both(" ".join(said), " ".join(written))
+    lines = [line for cue in cues for line in cue.lines]
+    for words, letters in ((said, "abc"), (written, "xyz")):
+        own = [line for line in lines if line[0] in letters]
+        assert "".join(own).replace(" ", "") == "".join(words)
+    assert all(len(line) <= MAX_LINE_CHARACTERS for line in lines)
+    assert all(1 <= len(cue.lines) <= 2 for cue in cues)
+    assert cues[0].start_s == 2.0
+    assert cues[-1].end_s == pytest.approx(10.0)
+    for before, after in itertools.pairwise(cues):
+        assert before.end_s == pytest.approx(after.start_s)
+
+
+def test_a_segment_that_does_not_know_what_was_said_has_cues_as_ever() -> None:
+    plain = segment("Ja.")
+    assert bilingual_cues(plain) == cues_of(plain)
+
+
+def test_files_with_both() -> None:
+    whole = Translation(
+        source_language="en",
+        target_language="de",
+        duration_s=3.0,
+        segments=(replace(segment("Ja <b>.", 0.0, 3.0), source_text="Yes --> no"),),
+    )
+    assert render(whole, "srt", both=True) == "1\n00:00:00,000 --> 00:00:03,000\nYes -> no\nJa <b>.\n\n"
+    assert "Yes --&gt; no\nJa &lt;b&gt;." in render(whole, "vtt", both=True)
+    for name in set(FORMATS) - {"srt", "vtt"}:
+        with pytest.raises(SprachbundError, match="does not show both languages; choose from srt, vtt"):
+            check_format(name, both=True)

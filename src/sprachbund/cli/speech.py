@@ -122,10 +122,13 @@ class WrittenFiles:
     Args:
         paths: by (target, format); the folder is made.
         on_written: called with each file that has been written.
+        both: whether subtitles show both languages.
     """
 
-    def __init__(self, paths: dict[tuple[str, str], Path], on_written: Callable[[Path], None]) -> None:
-        self._paths, self._on_written = paths, on_written
+    def __init__(
+        self, paths: dict[tuple[str, str], Path], on_written: Callable[[Path], None], *, both: bool
+    ) -> None:
+        self._paths, self._on_written, self._both = paths, on_written, both
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -140,7 +143,8 @@ class WrittenFiles:
                 ) from error
         with ExitStack() as stack:
             self._writers = {
-                key: stack.enter_context(SegmentWriter(path, key[1])) for key, path in self._paths.items()
+                key: stack.enter_context(SegmentWriter(path, key[1], both=self._both))
+                for key, path in self._paths.items()
             }
             self._stack = stack.pop_all()
         return self
@@ -397,6 +401,7 @@ class OutputOptions:
 
     Attributes:
         formats: write files: txt, srt, vtt, json, jsonl, tsv; without, the segments are printed.
+        both: subtitles show what was said above its translation (srt, vtt; of a cascade, see --then).
         out: folder for the files of --format.
         overwrite: replace files that are there already.
         as_json: print one JSON object per file, and nothing else.
@@ -404,6 +409,7 @@ class OutputOptions:
     """
 
     formats: Annotated[tuple[str, ...], Option("--format", metavar="FMT,…")] = ()
+    both: Annotated[bool, Option("--both")] = False
     out: Annotated[Path, Option("--out", metavar="DIR")] = Path()
     overwrite: Annotated[bool, Option("--overwrite")] = False
     as_json: Annotated[bool, Option("--json")] = False
@@ -481,6 +487,11 @@ def _make_ready(job: SpeechJob) -> _Ready:
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
             targets = _check_languages(model, job)
         _check_draft(model, job.decoding)
+        if job.output.both and model.family.capabilities.translator is None:
+            raise SprachbundError(
+                f"--both shows what was said, which a cascade knows, and {model.name} is none; leave it out, or name a "
+                "translator with --then"
+            )
         _check_collisions(job, targets)
     table = ResultTable(job.files) if job.output.as_table else None
     return _Ready(job=job, model=model, targets=targets, table=table, began=time.monotonic())
@@ -544,7 +555,9 @@ def _check_paths(job: SpeechJob) -> None:
 
     output = job.output
     for name in output.formats:
-        check_format(name)
+        check_format(name, both=output.both)
+    if output.both and not output.formats:
+        raise SprachbundError("--both is for the files of --format; give --format too, such as --format srt")
     if list(job.files).count(STDIN) > 1:
         raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
     if output.as_json and output.as_table:
@@ -726,7 +739,7 @@ def _outputs(
 ) -> list[Output]:
     wanted, outputs = ready.job.output, list[Output]()
     if wanted.formats:
-        outputs.append(WrittenFiles(paths, _file_callback(ready)))
+        outputs.append(WrittenFiles(paths, _file_callback(ready), both=wanted.both))
     elif not wanted.as_json and not wanted.as_table:
         outputs.append(
             PrintOutput(title=file if len(ready.job.files) > 1 else None, several=len(segments) > 1)

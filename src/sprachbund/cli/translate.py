@@ -105,6 +105,7 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
     given = {
         "recordings": bool(job.files),
         "--format": bool(job.output.formats),
+        "--both": job.output.both,
         "--out": job.output.out != Path(),
         "--table": job.output.as_table,
         "--words": job.decoding.word_timestamps,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
@@ -61,6 +61,34 @@ def cues_of(segment: Segment) -> list[Cue]:
     if by_words and _in_order(by_words) and _shortest(by_words) >= min(MIN_CUE_S, _shortest(bounds)):
         bounds = by_words
     return [Cue(start_s=a, end_s=b, lines=c) for (a, b), c in zip(bounds, chunks, strict=True)]
+
+
+def bilingual_cues(segment: Segment) -> list[Cue]:
+    """Cues of a translation with what was said above it, one line each; as `cues_of` for a segment without that.
+
+    Both texts are cut into as many parts, at words and in proportion, so that a cue shows about the same part of both.
+    """
+    said, written = (segment.source_text or "").split(), segment.text.split()
+    if not said or not written:
+        return cues_of(segment)
+    both = [[part for word in words for part in _broken(word)] for words in (said, written)]
+    count = max(len(_wrapped(words)) for words in both)
+    while any(len(part) > MAX_LINE_CHARACTERS for words in both for part in _parts(words, count)):
+        count += 1
+    pairs = zip(*(_parts(words, count) for words in both), strict=True)
+    chunks = [tuple(line for line in pair if line) for pair in pairs]
+    chunks = [chunk for chunk in chunks if chunk]
+    bounds = _proportional_bounds(segment, chunks)
+    return [Cue(start_s=a, end_s=b, lines=c) for (a, b), c in zip(bounds, chunks, strict=True)]
+
+
+def _parts(words: list[str], count: int) -> list[str]:
+    """Words in `count` parts of about as many characters; some are empty where there are fewer words."""
+    ends = [*accumulate(len(word) + 1 for word in words)]
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for word, end in zip(words, ends, strict=True):
+        parts[(end - len(word) - 1) * count // ends[-1]].append(word)
+    return [" ".join(part) for part in parts]
 
 
 def spaced_out(cues: Iterable[Cue]) -> Iterator[Cue]:
@@ -224,8 +252,9 @@ class _Json(_Lines):
 class _Subtitles:
     """Numbered cues. The last is held back until its end is known, which the next one decides."""
 
-    def __init__(self, head: str, point: str) -> None:
+    def __init__(self, head: str, point: str, *, both: bool = False) -> None:
         self._head, self._point = head, point
+        self._cues_of = bilingual_cues if both else cues_of
         self._held: list[Cue] = []
         self._number = 0
 
@@ -235,7 +264,7 @@ class _Subtitles:
     def segment(self, segment: Segment) -> str:
         if segment.dropped is not None:
             return ""
-        cues = [*spaced_out([*self._held, *cues_of(segment)])]
+        cues = [*spaced_out([*self._held, *self._cues_of(segment)])]
         self._held = cues[-1:]
         return "".join(self._cue(cue) for cue in cues[:-1])
 
@@ -288,20 +317,47 @@ _LAYOUTS: dict[str, Callable[[], _Layout]] = {
     "tsv": lambda: _Lines(_tsv_line, "start_s\tend_s\tsource_language\ttarget_language\ttext\n"),
 }
 
+_BILINGUAL: dict[str, Callable[[], _Layout]] = {
+    "srt": lambda: _Subtitles("", ",", both=True),
+    "vtt": lambda: _Subtitles("WEBVTT\n\n", ".", both=True),
+}
+
 FORMATS = tuple(_LAYOUTS)
 """Names of the formats; also the endings of their files."""
 
 
-def check_format(name: str) -> str:
-    """`name` itself, if it is a format. Raises SprachbundError with the list otherwise."""
+def check_format(name: str, *, both: bool = False) -> str:
+    """`name` itself, if it is a format.
+
+    Args:
+        name: as it was given.
+        both: whether it is to carry both languages.
+
+    Raises:
+        SprachbundError: it is none, or has no place for both; with the list.
+    """
+    if both and name not in _BILINGUAL:
+        raise SprachbundError(
+            f"format {name!r} does not show both languages; choose from {', '.join(_BILINGUAL)}"
+        )
     if name not in _LAYOUTS:
         raise SprachbundError(f"format {name!r} is not known; choose from {', '.join(FORMATS)}")
     return name
 
 
-def render(translation: Translation, format_name: str) -> str:
-    """A finished translation as text of a format."""
-    layout = _LAYOUTS[check_format(format_name)]()
+def _layout(name: str, *, both: bool) -> _Layout:
+    return (_BILINGUAL if both else _LAYOUTS)[check_format(name, both=both)]()
+
+
+def render(translation: Translation, format_name: str, *, both: bool = False) -> str:
+    """A finished translation as text of a format.
+
+    Args:
+        translation: to be written.
+        format_name: one of `FORMATS`.
+        both: subtitles show what was said above the translation, where segments know it.
+    """
+    layout = _layout(format_name, both=both)
     whole = layout.whole(translation)
     if whole is not None:
         return whole
@@ -318,15 +374,16 @@ class SegmentWriter:
     Args:
         path: the file to appear when all is done; an existing one is replaced only then.
         format_name: one of `FORMATS`.
+        both: see `render`.
 
     Raises:
         SprachbundError: unknown format; a folder that is missing or may not be written; a full disk.
     """
 
-    def __init__(self, path: str | os.PathLike[str], format_name: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], format_name: str, *, both: bool = False) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + PARTIAL)
-        self._layout = _LAYOUTS[check_format(format_name)]()
+        self._layout = _layout(format_name, both=both)
         self._size = 0
         if self.path.is_dir():
             raise SprachbundError(f"{self.path} is a directory; name a file to write")
