@@ -37,6 +37,7 @@ FAMILIES = (
     "token_conformer",
     "token_mbart",
     "m2m_100",
+    "mbart",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 

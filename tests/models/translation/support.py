@@ -93,6 +93,13 @@ def write_nllb(directory: Path) -> Any:
     return transformers.NllbTokenizer.from_pretrained(directory, local_files_only=True)
 
 
+def write_mbart(directory: Path) -> Any:
+    """tokenizer.json, as published; the tokenizer read back."""
+    (directory / "sentencepiece.bpe.model").write_bytes(pieces("unigram"))
+    _read_back(directory, "MBart50Tokenizer").save_pretrained(directory)
+    return transformers.MBart50Tokenizer.from_pretrained(directory, local_files_only=True)
+
+
 def _read_back(directory: Path, kind: str, **settings: Any) -> Any:
     config = {"tokenizer_class": kind, **settings}
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -109,6 +116,7 @@ class _Kind:
     spare: int
     codes: dict[str, str]
     mark: Callable[[str], str] = str
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 _KINDS = {
@@ -127,6 +135,14 @@ _KINDS = {
         spare=2,
         codes={"de": "deu_Latn", "en": "eng_Latn", "fr": "fra_Latn", "ko": "kor_Hang", "zh": "zho_Hans"},
     ),
+    "mbart": _Kind(
+        write=write_mbart,
+        config="MBartConfig",
+        model="MBartForConditionalGeneration",
+        spare=0,
+        codes={"de": "de_DE", "en": "en_XX", "fr": "fr_XX", "ko": "ko_KR", "zh": "zh_CN"},
+        settings={"decoder_start_token_id": 2, "activation_function": "relu"},
+    ),
 }
 KINDS = tuple(_KINDS)
 
@@ -137,7 +153,9 @@ def make_checkpoint(directory: Path, name: str, **changes: Any) -> Checkpoint:
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = kind.write(directory)
     num_tokens = max(tokenizer.get_vocab().values()) + 1 + kind.spare
-    config = getattr(transformers, kind.config)(vocab_size=num_tokens, **{**SIZES, **changes})
+    config = getattr(transformers, kind.config)(
+        vocab_size=num_tokens, **{**SIZES, **kind.settings, **changes}
+    )
     hf_model = randomised(getattr(transformers, kind.model)(config))
     hf_model.generation_config.max_length = MAX_LENGTH
     hf_model.save_pretrained(directory)
@@ -156,7 +174,9 @@ def randomised(hf_model: Any, seed: int = 0) -> Any:
     """The same with every weight, bias and norm random, so that none is lost unseen."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, value in hf_model.named_parameters():
+        for name, value in [*hf_model.named_parameters(), *hf_model.named_buffers()]:
+            if name.endswith("embed_positions.weights"):  # computed
+                continue
             noise = torch.randn(value.shape, generator=generator)
             if "norm" in name and name.endswith("weight"):
                 value.copy_(1 + 0.2 * noise)
@@ -167,4 +187,6 @@ def randomised(hf_model: Any, seed: int = 0) -> Any:
         norm.weight.mul_(torch.randn(len(norm.weight), generator=generator).sign())
         shared.weight.mul_(2)
         shared.weight[hf_model.config.eos_token_id].mul_(2)
+        if "final_logits_bias" in hf_model.state_dict():
+            hf_model.final_logits_bias[0, hf_model.config.eos_token_id] += 8
     return hf_model.eval()

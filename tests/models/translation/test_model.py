@@ -179,12 +179,18 @@ def test_only_text_and_the_end_may_be_written(checkpoint: Checkpoint) -> None:
     assert model.end_token in allowed
     assert not {"<pad>", "<unk>", "<s>", "<mask>", checkpoint.mark(checkpoint.codes["fr"])} & set(names)
     assert max(allowed) < max(checkpoint.tokenizer.get_vocab().values())
-    assert len(allowed) > 80
+    assert len(allowed) > 50
 
 
-def test_what_looks_like_a_special_token_is_text(checkpoint: Checkpoint) -> None:
+def test_what_looks_like_a_special_token_is_text_or_refused(checkpoint: Checkpoint) -> None:
     model = checkpoint.model
     for name in ("</s>", "<s>", checkpoint.mark(checkpoint.codes["fr"])):
+        if checkpoint.kind == "mbart":
+            with pytest.raises(
+                SprachbundError, match=f"the text contains the special token {name}; take it out"
+            ):
+                model.tokens.source(f"a {name} b")
+            continue
         tokens = model.tokens.source(f"a {name} b")[1:-1]
         assert not model.tokens.not_text.intersection(tokens) - {checkpoint.tokenizer.unk_token_id}
         assert len(tokens) > 3
@@ -241,6 +247,10 @@ def test_it_hears_nothing(checkpoint: Checkpoint) -> None:
 @torch.inference_mode()
 def test_torch_engines_give_the_same_logits(checkpoint: Checkpoint, precision: Any, near: float) -> None:
     model, target = checkpoint.model, checkpoint.target("de", "en")
+    if checkpoint.kind not in ("m2m_100", "nllb"):
+        with pytest.raises(SprachbundError, match=f"in {precision} cannot run a decoder of the kind M"):
+            on_torch(model, precision)
+        return
     features, tokens = checkpoint.features([*TEXTS], "de"), rows_of_tokens(checkpoint, target, len(TEXTS))
     fast = on_torch(model, precision)
     plain = model.step(tokens, model.start(model.encode(features)))

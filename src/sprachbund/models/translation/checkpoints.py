@@ -18,6 +18,7 @@ from sprachbund.util.files import validate
 
 KINDS = {
     "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration"),
+    "mbart": ("MBartConfig", "MBartForConditionalGeneration"),
 }
 """`model_type` of a checkpoint to the names of its configuration and of its model."""
 EMBEDDING = "model.shared.weight"

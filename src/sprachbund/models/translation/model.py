@@ -1,4 +1,4 @@
-"""Text-to-text translators of the public: M2M-100 (arXiv 2010.11125) and NLLB-200 (arXiv 2207.04672).
+"""Text-to-text translators that are public: M2M-100 (arXiv 2010.11125), NLLB-200 (2207.04672), mBART-50 (2008.00401).
 
 They read text and hear nothing, so they translate text, or are the second half of a cascade behind a recogniser.
 
@@ -26,6 +26,8 @@ from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.text_to_text import (
     FixedPositionDecoder,
+    MbartDecoder,
+    MbartEncoder,
     ScaledEmbedding,
     TextToTextEncoder,
     TextToTextShape,
@@ -67,7 +69,7 @@ class TextTranslator(nn.Module):
         self.max_source_tokens = shape.positions
         self.max_tokens = min(_longest_row(generation), shape.positions)
         self._tokens = tokens
-        self.source_languages, self.target_languages = _languages(config, tokens)
+        self.source_languages, self.target_languages = _languages(config, generation, tokens)
         self._pairs = frozenset(
             (s, t) for s in self.source_languages for t in self.target_languages if s != t
         )
@@ -251,6 +253,8 @@ class TextTranslator(nn.Module):
 
 def _build(config: Any, shape: TextToTextShape) -> tuple[TextToTextEncoder, TextDecoder]:
     """Encoder and decoder of a configuration."""
+    if config.model_type == "mbart":
+        return MbartEncoder(shape, key_bias=True), MbartDecoder(config.vocab_size, shape, key_bias=True)
     first = config.pad_token_id + 1  # row of the table that the first token gets; padding has those before
     with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
         positions = sinusoids(first + shape.positions, shape.width)[first:]
@@ -275,19 +279,31 @@ def _longest_row(generation: Any) -> int:
     return int(optional_setting(generation, "max_length") or prompt + _NEW_TOKENS)
 
 
-def _languages(config: Any, tokens: TranslationTokens | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """BCP-47 tags read and written: all of the vocabulary, or those that `config.json` lists under our key."""
+def _languages(
+    config: Any, generation: Any, tokens: TranslationTokens | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """BCP-47 tags read and written: those that `config.json` lists under our key, or all of the vocabulary.
+
+    A checkpoint whose settings of generation force a language writes that one alone.
+    """
     if tokens is None:
         return (), ()
-    known = tokens.languages.tags
+    read = written = tokens.languages.tags
+    if (forced := optional_setting(generation, "forced_bos_token_id")) is not None:
+        written = tuple(tag for tag in written if tokens.language_token(tag) == forced) or written
     ours = optional_setting(config, CONFIG_KEY) or {}
-    return _listed(ours, "source_languages", known), _listed(ours, "target_languages", known)
+    known = tokens.languages.tags
+    return (
+        _listed(ours, "source_languages", known) or read,
+        _listed(ours, "target_languages", known) or written,
+    )
 
 
 def _listed(ours: object, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What our key of config.json lists; nothing where it does not."""
     listed = ours.get(key) if isinstance(ours, dict) else None
     if listed is None:
-        return known
+        return ()
     if not isinstance(listed, list) or not listed or not set(map(str, listed)) <= set(known):
         raise SprachbundError(
             f"{key!r} in config.json has to list language tags of this model, not {repr(listed)[:60]}; it has "

@@ -1,7 +1,8 @@
 """Vocabularies of text-to-text checkpoints: texts to tokens and back, and the languages with their tokens.
 
 A source is the token of its language, the pieces of the text and the end. Pieces come from transformers' tokenizer of a
-checkpoint: from SentencePiece, or from the library tokenizers. What looks like a special token in a text is text.
+checkpoint: from SentencePiece, or from the library tokenizers. What looks like a special token in a text is text, but
+to mBART, whose pieces include them: there it is an error.
 """
 
 import re
@@ -158,8 +159,16 @@ class TranslationTokens:
         return self._codes[self.languages.code(tag)]
 
     def source(self, text: str) -> list[int]:
-        """Tokens of a source; the end in the place of its language, which is not known here, comes first."""
-        return [self.end, *self.pieces.tokens(text), self.end]
+        """Tokens of a source; the end in the place of its language, which is not known here, comes first.
+
+        Raises:
+            SprachbundError: a special token that the pieces take for one in a text too; it would steer the model.
+        """
+        tokens = self.pieces.tokens(text)
+        if steering := self.not_text.intersection(tokens) - {self.tokenizer.unk_token_id}:
+            name = self.tokenizer.convert_ids_to_tokens(min(steering))
+            raise SprachbundError(f"the text contains the special token {name}; take it out")
+        return [self.end, *tokens, self.end]
 
     def source_offsets(self, text: str) -> Offsets:
         """Where the tokens of a source stand in the text; (0, 0) for those that stand for none of it."""
@@ -253,9 +262,34 @@ def without_scripts(codes: Sequence[str] | Mapping[str, int]) -> dict[str, str]:
     return {code: spelled[code] for code in codes}
 
 
-_READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {"m2m_100": _read_m2m_100}
+# mBART-50.
+
+
+def _read_mbart(directory: Path, vocabulary_size: int) -> TranslationTokens:
+    tokenizer = library().MBart50Tokenizer.from_pretrained(directory, local_files_only=True)
+    codes: dict[str, int] = tokenizer.lang_code_to_id
+    if lacking := [code for code, token in codes.items() if token == tokenizer.unk_token_id]:
+        raise SprachbundError(
+            f"{directory}: the tokenizer has no token {lacking[0]}, which mBART-50 has; take an mBART-50 checkpoint, "
+            "not one of another mBART"
+        )
+    languages = Languages(codes, {code: code.partition("_")[0] for code in codes})
+    pieces = BackendPieces(tokenizer.backend_tokenizer)
+    special = tokenizer.all_special_ids
+    return TranslationTokens(
+        tokenizer, pieces, codes, languages, special=special, vocabulary_size=vocabulary_size
+    )
+
+
+_READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {
+    "m2m_100": _read_m2m_100,
+    "mbart": _read_mbart,
+}
 """By kind of checkpoint."""
 _ANY = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Names under which transformers writes any tokenizer of the library tokenizers."""
-_CLASSES = {"m2m_100": ("M2M100Tokenizer", "NllbTokenizer", "NllbTokenizerFast", *_ANY)}
+_CLASSES = {
+    "m2m_100": ("M2M100Tokenizer", "NllbTokenizer", "NllbTokenizerFast", *_ANY),
+    "mbart": ("MBart50Tokenizer", "MBart50TokenizerFast", *_ANY),
+}
 """Tokenizers by kind of checkpoint, as tokenizer_config.json names them."""
