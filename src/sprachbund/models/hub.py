@@ -38,6 +38,7 @@ FAMILIES = (
     "token_mbart",
     "m2m_100",
     "mbart",
+    "marian",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 

@@ -39,7 +39,7 @@ CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model")
+_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "source.spm")
 _COMPUTED = (r"\.embed_positions\.weights$",)
 """Tables that early checkpoints hold and that are computed."""
 _SIZES = {
