@@ -38,6 +38,8 @@ FAMILIES = (
     "token_conformer",
     "token_mbart",
     "m2m_100",
+    "mbart",
+    "marian",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 

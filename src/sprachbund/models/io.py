@@ -85,6 +85,8 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "token_conformer": _load_reader_of_tokens,
     "token_mbart": _load_reader_of_tokens,
     "m2m_100": _load_translation,
+    "mbart": _load_translation,
+    "marian": _load_translation,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 

@@ -51,14 +51,14 @@ SIZES = {
 
 
 @cache
-def pieces() -> bytes:
+def pieces(kind: str = "bpe") -> bytes:
     """A SentencePiece model with Seamless's special pieces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 3),
         model_writer=model,
         vocab_size=120,
-        model_type="bpe",
+        model_type=kind,
         unk_id=0,
         bos_id=1,
         eos_id=2,

@@ -42,6 +42,7 @@ class Checkpoint:
     Attributes:
         codes: BCP-47 tag to language code, of some languages.
         mark: name of the token of a code.
+        pairs: to be tried.
     """
 
     kind: str
@@ -49,15 +50,20 @@ class Checkpoint:
     hf_model: Any
     tokenizer: Any
     model: TextTranslator
-    codes: dict[str, str] = field(default_factory=dict)
-    mark: Callable[[str], str] = str
+    codes: dict[str, str]
+    mark: Callable[[str], str]
+    pairs: tuple[tuple[str, str], ...]
 
     def language_token(self, tag: str) -> int:
         """The token of a language, by transformers."""
         return int(self.tokenizer.convert_tokens_to_ids(self.mark(self.codes[tag])))
 
-    def source(self, texts: list[str], source: str) -> Any:
+    def source(self, texts: list[str], source: str, target: str) -> Any:
         """Tokens and mask of texts, padded, by transformers."""
+        if self.kind == "marian_many":
+            texts = [f"{self.mark(self.codes[target])} {text}" for text in texts]
+        if self.kind.startswith("marian"):
+            return self.tokenizer(texts, return_tensors="pt", padding=True)
         self.tokenizer.src_lang = self.codes[source]
         return self.tokenizer(texts, return_tensors="pt", padding=True)
 
@@ -70,6 +76,11 @@ class Checkpoint:
             num_frames=made.num_frames,
             source_language=torch.full((len(texts),), language),
         )
+
+    def prompt(self, target: str) -> list[int]:
+        """What `generate` starts with."""
+        start: int = self.hf_model.config.decoder_start_token_id
+        return [start] if self.kind.startswith("marian") else [start, self.language_token(target)]
 
     def target(self, source: str, language: str) -> Target:
         return Target(source=source, language=language)
@@ -93,6 +104,27 @@ def write_nllb(directory: Path) -> Any:
     return transformers.NllbTokenizer.from_pretrained(directory, local_files_only=True)
 
 
+def write_mbart(directory: Path) -> Any:
+    """tokenizer.json, as published; the tokenizer read back."""
+    (directory / "sentencepiece.bpe.model").write_bytes(pieces("unigram"))
+    _read_back(directory, "MBart50Tokenizer").save_pretrained(directory)
+    return transformers.MBart50Tokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def write_marian(directory: Path, targets: tuple[str, ...] = ()) -> Any:
+    """vocab.json with <pad> as its last, two models of pieces and the pair, as published; the tokenizer read back."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=pieces())
+    own = [processor.id_to_piece(i) for i in range(3, len(processor))]
+    names = ["</s>", "<unk>", *(f">>{code}<<" for code in targets), *own, "<pad>"]
+    (directory / "vocab.json").write_text(
+        json.dumps({name: i for i, name in enumerate(names)}), encoding="utf-8"
+    )
+    for name in ("source.spm", "target.spm"):
+        (directory / name).write_bytes(pieces())
+    target = "mul" if targets else "en"
+    return _read_back(directory, "MarianTokenizer", source_lang="de", target_lang=target)
+
+
 def _read_back(directory: Path, kind: str, **settings: Any) -> Any:
     config = {"tokenizer_class": kind, **settings}
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -109,6 +141,8 @@ class _Kind:
     spare: int
     codes: dict[str, str]
     mark: Callable[[str], str] = str
+    settings: dict[str, Any] = field(default_factory=dict)
+    pairs: tuple[tuple[str, str], ...] = (("en", "fr"), ("de", "en"), ("zh", "ko"))
 
 
 _KINDS = {
@@ -127,6 +161,36 @@ _KINDS = {
         spare=2,
         codes={"de": "deu_Latn", "en": "eng_Latn", "fr": "fra_Latn", "ko": "kor_Hang", "zh": "zho_Hans"},
     ),
+    "mbart": _Kind(
+        write=write_mbart,
+        config="MBartConfig",
+        model="MBartForConditionalGeneration",
+        spare=0,
+        codes={"de": "de_DE", "en": "en_XX", "fr": "fr_XX", "ko": "ko_KR", "zh": "zh_CN"},
+        settings={"decoder_start_token_id": 2, "activation_function": "relu"},
+    ),
+}
+_MARIAN = {"eos_token_id": 0, "forced_eos_token_id": None, "activation_function": "swish"}
+_KINDS |= {
+    "marian": _Kind(
+        write=write_marian,
+        config="MarianConfig",
+        model="MarianMTModel",
+        spare=0,
+        codes={},
+        settings=_MARIAN,
+        pairs=(("de", "en"),),
+    ),
+    "marian_many": _Kind(
+        write=lambda directory: write_marian(directory, ("eng", "fra", "cmn_Hans", "cmn_Hant", "mul")),
+        config="MarianConfig",
+        model="MarianMTModel",
+        spare=0,
+        codes={"en": "eng", "fr": "fra", "zh": "cmn_Hans", "zh-Hant": "cmn_Hant"},
+        mark=">>{}<<".format,
+        settings=_MARIAN,
+        pairs=(("de", "en"), ("de", "fr"), ("de", "zh")),
+    ),
 }
 KINDS = tuple(_KINDS)
 
@@ -137,7 +201,10 @@ def make_checkpoint(directory: Path, name: str, **changes: Any) -> Checkpoint:
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = kind.write(directory)
     num_tokens = max(tokenizer.get_vocab().values()) + 1 + kind.spare
-    config = getattr(transformers, kind.config)(vocab_size=num_tokens, **{**SIZES, **changes})
+    settings = {**SIZES, **kind.settings, **changes}
+    if name.startswith("marian"):
+        settings |= {"pad_token_id": num_tokens - 1, "decoder_start_token_id": num_tokens - 1}
+    config = getattr(transformers, kind.config)(vocab_size=num_tokens, **settings)
     hf_model = randomised(getattr(transformers, kind.model)(config))
     hf_model.generation_config.max_length = MAX_LENGTH
     hf_model.save_pretrained(directory)
@@ -149,6 +216,7 @@ def make_checkpoint(directory: Path, name: str, **changes: Any) -> Checkpoint:
         model=load(directory),
         codes=kind.codes,
         mark=kind.mark,
+        pairs=kind.pairs,
     )
 
 
@@ -156,15 +224,26 @@ def randomised(hf_model: Any, seed: int = 0) -> Any:
     """The same with every weight, bias and norm random, so that none is lost unseen."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, value in hf_model.named_parameters():
+        for name, value in [*hf_model.named_parameters(), *hf_model.named_buffers()]:
+            if name.endswith("embed_positions.weights") or (
+                not value.requires_grad and value.ndim > 1 < len(value)
+            ):
+                continue  # computed
             noise = torch.randn(value.shape, generator=generator)
             if "norm" in name and name.endswith("weight"):
                 value.copy_(1 + 0.2 * noise)
             else:
                 value.copy_(noise * (0.1 if value.ndim < 2 else 1.6 * value[0].numel() ** -0.5))
         # The output matrix is tied: without this every token repeats itself, and no row ends.
-        norm, shared = hf_model.model.decoder.layer_norm, hf_model.model.shared
-        norm.weight.mul_(torch.randn(len(norm.weight), generator=generator).sign())
+        decoder, shared = hf_model.model.decoder, hf_model.model.shared
+        last = (
+            decoder.layers[-1].final_layer_norm
+            if hf_model.config.model_type == "marian"
+            else decoder.layer_norm
+        )
+        last.weight.mul_(torch.randn(len(last.weight), generator=generator).sign())
         shared.weight.mul_(2)
         shared.weight[hf_model.config.eos_token_id].mul_(2)
+        if "final_logits_bias" in hf_model.state_dict():
+            hf_model.final_logits_bias[0, hf_model.config.eos_token_id] += 8
     return hf_model.eval()

@@ -1,8 +1,10 @@
 """Directories: read as published, written for transformers, and refused with one line when something is wrong."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from sprachbund.models.translation import TextTranslator, load, save
 from sprachbund.models.translation.checkpoints import transformers_name
 from sprachbund.models.translation.tokens import without_scripts
 from tests.models.seamless.test_languages import MEDIUM
-from tests.models.translation.support import TEXTS, Checkpoint
+from tests.models.translation.support import TEXTS, Checkpoint, make_checkpoint
 
 WEIGHTS = "model.safetensors"
 
@@ -40,9 +42,8 @@ def refused(directory: Path, message: str) -> None:
 
 
 def test_every_weight_has_its_place_in_transformers(checkpoint: Checkpoint) -> None:
-    theirs = {
-        n for n in checkpoint.hf_model.state_dict() if "embed_tokens" not in n and n != "lm_head.weight"
-    }
+    computed = r"embed_tokens|lm_head" + (r"|embed_positions" if checkpoint.kind.startswith("marian") else "")
+    theirs = {name for name in checkpoint.hf_model.state_dict() if not re.search(computed, name)}
     assert {transformers_name(name) for name in checkpoint.model.state_dict()} == theirs
 
 
@@ -66,9 +67,9 @@ def test_saved_and_loaded_is_the_same_here_and_in_transformers(
     learned = {name: value for name, value in theirs.state_dict().items() if "embed_positions" not in name}
     assert all(torch.equal(value, wanted[name]) for name, value in learned.items())
     tokenizer = type(checkpoint.tokenizer).from_pretrained(tmp_path / "saved")
-    tokenizer.src_lang = checkpoint.codes["de"]
-    ours = tokenizer([*TEXTS], return_tensors="pt", padding=True)["input_ids"]
-    assert torch.equal(ours, checkpoint.source([*TEXTS], "de")["input_ids"])
+    other = replace(checkpoint, tokenizer=tokenizer)
+    ours, theirs = (one.source([*TEXTS], "de", "en")["input_ids"] for one in (other, checkpoint))
+    assert torch.equal(ours, theirs)
     save(again, tmp_path / "saved")  # over itself
     with pytest.raises(SprachbundError, match="is not a model directory"):
         save(model, tmp_path)
@@ -96,7 +97,9 @@ def test_sharded_and_pickled_weights_are_read(checkpoint: Checkpoint, copied: Pa
     assert all(torch.equal(value, wanted[name]) for name, value in load(copied).state_dict().items())
 
 
-def test_languages_can_be_fewer_by_the_configuration(copied: Path) -> None:
+def test_languages_can_be_fewer_by_the_configuration(checkpoint: Checkpoint, copied: Path) -> None:
+    if checkpoint.kind.startswith("marian"):
+        return
     change(
         copied, "config.json", sprachbund={"source_languages": ["en"], "target_languages": ["de", "en", "fr"]}
     )
@@ -114,6 +117,39 @@ def test_languages_can_be_fewer_by_the_configuration(copied: Path) -> None:
     )
     change(copied, "config.json", sprachbund={"target_languages": ["tlh"]})
     refused(copied, "'target_languages' in config.json has to list language tags of this model")
+
+
+def test_a_language_that_is_forced_is_the_only_one_written(checkpoint: Checkpoint, copied: Path) -> None:
+    if checkpoint.kind.startswith("marian"):
+        return
+    change(copied, "generation_config.json", forced_bos_token_id=checkpoint.language_token("en"))
+    model = load(copied)
+    assert model.target_languages == ("en",)
+    assert {source for source, _ in model.pairs()} == {*checkpoint.model.source_languages} - {"en"}
+    change(copied, "config.json", sprachbund={"target_languages": ["fr"]})
+    assert load(copied).target_languages == ("fr",)
+
+
+def test_marian_that_does_not_name_its_languages_is_told_them(tmp_path: Path) -> None:
+    made = make_checkpoint(tmp_path / "model", "marian")
+    assert made.model.pairs() == {("de", "en")}
+    change(made.directory, "tokenizer_config.json", source_lang="ROMANCE", target_lang=None)
+    refused(
+        made.directory,
+        r'name its source languages; add to .*"sprachbund": \{"source_languages": \["fr", "it"\]\}',
+    )
+    change(made.directory, "config.json", sprachbund={"source_languages": ["fr", "it"]})
+    refused(made.directory, "does not name its target languages")
+    change(
+        made.directory,
+        "config.json",
+        sprachbund={"source_languages": ["fr", "it"], "target_languages": ["en"]},
+    )
+    assert load(made.directory).pairs() == {("fr", "en"), ("it", "en")}
+    change(made.directory, "config.json", sprachbund={"source_languages": ["no language"]})
+    refused(
+        made.directory, r"'source_languages' in config.json has to list language tags .*not \['no language'\]"
+    )
 
 
 def without_tensor(directory: Path) -> None:
@@ -134,7 +170,7 @@ def with_nan(directory: Path) -> None:
 
 
 def without_tokenizer(directory: Path) -> None:
-    for name in ("tokenizer.json", "sentencepiece.bpe.model"):
+    for name in ("tokenizer.json", "sentencepiece.bpe.model", "source.spm"):
         (directory / name).unlink(missing_ok=True)
 
 
@@ -168,16 +204,22 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "its activation is tanh; silu, gelu, relu are built here",
     ),
     "untied": (config(tie_word_embeddings=False), "its output matrix is not tied"),
+    "no start": (config(decoder_start_token_id=None), "decoder_start_token_id is None"),
     "start": (config(decoder_start_token_id=9999), "decoder_start_token_id is 9999 of"),
-    "vocabulary": (config(vocab_size=100), "numbers its tokens up to .* but the model has 100"),
+    "vocabulary": (
+        config(vocab_size=100),
+        r"tokens up to \d+ but the model has 100|token_id is \d+ of 100",
+    ),
     "experts": (config(model_type="nllb-moe"), "is a mixture of experts .*take a dense NLLB-200"),
     "pieces": (
-        lambda d: [(d / n).write_bytes(b"none") for n in ("tokenizer.json", "sentencepiece.bpe.model")],
+        lambda d: [
+            (d / n).write_bytes(b"none") for n in ("tokenizer.json", "sentencepiece.bpe.model", "source.spm")
+        ],
         "tokenizer_config.json cannot be read",
     ),
     "tokenizer": (
         lambda d: change(d, "tokenizer_config.json", tokenizer_class="SMALL100Tokenizer"),
-        "the tokenizer is 'SMALL100Tokenizer', which marks languages in another way than M2M100Tokenizer",
+        "the tokenizer is 'SMALL100Tokenizer', which marks languages in another way than M",
     ),
 }
 
@@ -189,11 +231,27 @@ def test_what_is_wrong_is_said_in_one_line(copied: Path, fault: str) -> None:
     refused(copied, said)
 
 
-def test_a_tokenizer_without_languages_is_refused(copied: Path) -> None:
-    if (copied / "vocab.json").exists():
-        (copied / "vocab.json").unlink()  # as an NLLB without its codes
-        (copied / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}')
-        refused(copied, "has no language tokens such as eng_Latn; it is not NLLB's")
+def test_tokenizers_without_the_languages_of_their_kind_are_refused(tmp_path: Path) -> None:
+    nllb = make_checkpoint(tmp_path / "nllb", "nllb").directory
+    (nllb / "tokenizer.json").unlink()
+    (nllb / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}')
+    refused(nllb, "has no language tokens such as eng_Latn; it is not NLLB's")
+    mbart = make_checkpoint(tmp_path / "mbart", "mbart").directory
+    change(mbart, "tokenizer_config.json", tokenizer_class="MBartTokenizer")
+    refused(
+        mbart, "the tokenizer is 'MBartTokenizer', which marks languages in another way than MBart50Tokenizer"
+    )
+    path = mbart / "tokenizer.json"
+    path.write_text(path.read_text().replace("sl_SI", "sl_XX"))
+    change(mbart, "tokenizer_config.json", tokenizer_class="MBart50Tokenizer")
+    refused(mbart, "numbers its tokens up to 115 but the model has 115; the tokenizer belongs to another")
+    marian = make_checkpoint(tmp_path / "marian", "marian").directory
+    change(
+        marian, "tokenizer_config.json", separate_vocabs=True, target_vocab_file=str(marian / "vocab.json")
+    )
+    refused(marian, "source and target have vocabularies of their own")
+    change(marian, "config.json", share_encoder_decoder_embeddings=False)
+    refused(marian, "source and target have embeddings of their own")
 
 
 def test_codes_of_nllb_are_the_tags_of_seamless() -> None:
@@ -238,7 +296,7 @@ def test_codes_of_m2m_100_are_bcp47() -> None:
 
 def test_a_published_vocabulary_of_nllb_without_tokenizer_json_has_its_languages(tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
-    from tests.models.translation.support import NLLB_CODES, make_checkpoint
+    from tests.models.translation.support import NLLB_CODES
 
     made = make_checkpoint(tmp_path / "model", "nllb")
     (tmp_path / "model" / "tokenizer.json").unlink()

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import optional_setting
 from sprachbund.nn.feed_forward import ACTIVATIONS
 from sprachbund.nn.text_to_text import TextToTextShape
 from sprachbund.util.files import validate
 
 KINDS = {
     "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration"),
+    "mbart": ("MBartConfig", "MBartForConditionalGeneration"),
+    "marian": ("MarianConfig", "MarianMTModel"),
 }
 """`model_type` of a checkpoint to the names of its configuration and of its model."""
 EMBEDDING = "model.shared.weight"
@@ -66,6 +69,11 @@ def shape_of(config: Any, source: str) -> TextToTextShape:
     if activation not in ACTIVATIONS:
         raise SprachbundError(
             f"{source}: its activation is {activation}; {', '.join(ACTIVATIONS)} are built here"
+        )
+    if optional_setting(config, "share_encoder_decoder_embeddings") is False:
+        raise SprachbundError(
+            f"{source}: source and target have embeddings of their own (share_encoder_decoder_embeddings is "
+            "false), which is not built here; take a checkpoint with one for both"
         )
     if not config.tie_word_embeddings:
         raise SprachbundError(

@@ -39,7 +39,7 @@ CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model")
+_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "source.spm")
 _COMPUTED = (r"\.embed_positions\.weights$",)
 """Tables that early checkpoints hold and that are computed."""
 _SIZES = {
@@ -163,9 +163,9 @@ def _config(directory: Path) -> Any:
     with one_line(path), quiet_transformers():
         config = classes(values["model_type"])[0].from_dict(values)
         shape_of(config, str(path))
-    if not 0 <= config.decoder_start_token_id < config.vocab_size:
+    start = config.decoder_start_token_id
+    if start is None or not 0 <= start < config.vocab_size:
         raise SprachbundError(
-            f"{path}: decoder_start_token_id is {config.decoder_start_token_id} of {config.vocab_size} tokens; copy it "
-            "again"
+            f"{path}: decoder_start_token_id is {start} of {config.vocab_size} tokens; copy it again"
         )
     return config

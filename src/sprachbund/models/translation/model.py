@@ -1,4 +1,8 @@
-"""Text-to-text translators of the public: M2M-100 (arXiv 2010.11125) and NLLB-200 (arXiv 2207.04672).
+"""Text-to-text translators that are public: M2M-100, NLLB-200, mBART-50 and Marian.
+
+arXiv 2010.11125, 2207.04672, 2008.00401 and 1804.00344; Marian is the toolkit of the Opus-MT models (Tiedemann and
+Thottingal 2020, EAMT). Those with several targets read the language wanted in front of the source, so that the encoder
+can run only when it is known, in `start`.
 
 They read text and hear nothing, so they translate text, or are the second half of a cascade behind a recogniser.
 
@@ -26,9 +30,14 @@ from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.text_to_text import (
     FixedPositionDecoder,
+    MarianDecoder,
+    MarianEncoder,
+    MbartDecoder,
+    MbartEncoder,
     ScaledEmbedding,
     TextToTextEncoder,
     TextToTextShape,
+    marian_positions,
 )
 from sprachbund.text.languages import described
 
@@ -67,7 +76,7 @@ class TextTranslator(nn.Module):
         self.max_source_tokens = shape.positions
         self.max_tokens = min(_longest_row(generation), shape.positions)
         self._tokens = tokens
-        self.source_languages, self.target_languages = _languages(config, tokens)
+        self.source_languages, self.target_languages = _languages(config, generation, tokens)
         self._pairs = frozenset(
             (s, t) for s in self.source_languages for t in self.target_languages if s != t
         )
@@ -103,7 +112,7 @@ class TextTranslator(nn.Module):
         return Capabilities(
             encoder=self.encoder,
             decoder=self.decoder,
-            encode_text=None if self._tokens is None else self._tokens.pieces.tokens,
+            encode_text=None if self._tokens is None else self._tokens.written.tokens,
             text_input=self,
             token_offsets=self,
         )
@@ -149,8 +158,13 @@ class TextTranslator(nn.Module):
         """Run the encoder; states are (B, S, D).
 
         The languages come from `features.source_language`. A text whose language is not known is encoded without one:
-        whoever finds it out encodes again, see `sprachbund.decoding.pipeline.encode_again`.
+        whoever finds it out encodes again, see `sprachbund.decoding.pipeline.encode_again`. Where the language wanted
+        comes first, the states are the embedded tokens, and `start` runs the encoder.
         """
+        if self.tokens.marked != "source":
+            embedded = self.embedding(features.values)
+            states = self.encoder(embedded, features.num_frames) if self.tokens.marked is None else embedded
+            return Memory(states=states, num_frames=features.num_frames)
         language = features.source_language
         if language is None:
             language = torch.full_like(features.num_frames, NO_LANGUAGE)
@@ -164,7 +178,7 @@ class TextTranslator(nn.Module):
         return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
 
     def prompt(self, target: Target) -> list[int]:
-        """What a row starts with, and the language wanted; that of the text is told to the encoder.
+        """What a row starts with, and the language wanted, where the source does not begin with it.
 
         Raises:
             SprachbundError: a language that the model does not read, or does not write.
@@ -174,11 +188,15 @@ class TextTranslator(nn.Module):
                 f"this model does not read {target.source!r}; it reads {described(self.source_languages)}"
             )
         if target.language not in self.target_languages:
-            self.tokens.languages.code(target.language)  # an error of its own for an ambiguous tag
             raise SprachbundError(
                 f"this model does not write {target.language!r}; it writes {described(self.target_languages)}"
             )
-        return [self._start_token(), self.tokens.language_token(target.language)]
+        start = int(self.config.decoder_start_token_id)
+        return (
+            [start, self.tokens.language_token(target.language)]
+            if self.tokens.marked == "source"
+            else [start]
+        )
 
     def start(
         self,
@@ -194,10 +212,16 @@ class TextTranslator(nn.Module):
             memory: of B texts.
             rows_per_memory: rows for each text; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows.
+            targets: of the R rows; a model whose source begins with the language wanted needs them.
+
+        Raises:
+            SprachbundError: several languages are wanted of one text, and its source has room for one.
         """
+        states = memory.states
+        if self.tokens.marked == "target":
+            states = self._encoded_for(memory, targets, rows_per_memory)
         return self.decoder.start(
-            memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
+            states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
         )
 
     def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
@@ -210,15 +234,21 @@ class TextTranslator(nn.Module):
         """
         return self.decoder.step(tokens, cache, weights)
 
-    def forward(self, features: Features, tokens: Tensor) -> Tensor:
-        """Logits (B, U, V) after each token of whole rows (B, U), prompt included.
-
-        Args:
-            features: of B texts, with their languages.
-            tokens: whole rows (B, U).
-        """
-        memory = self.encode(features)
-        return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames))
+    def _encoded_for(self, memory: Memory, targets: Sequence[Target] | None, rows_per_memory: int) -> Tensor:
+        """States (B, S, D) of embedded sources, each behind the token of the language wanted of it."""
+        assert memory.num_frames is not None
+        if targets is None:
+            raise SprachbundError(f"the model {self.name} reads the language wanted; give the targets")
+        wanted = [target.language for target in targets]
+        groups = [set(wanted[i : i + rows_per_memory]) for i in range(0, len(wanted), rows_per_memory)]
+        if several := next((group for group in groups if len(group) > 1), None):
+            raise SprachbundError(
+                f"the model {self.name} reads the language wanted with the text, one at a time; ask for "
+                f"{' and '.join(sorted(several))} one after the other"
+            )
+        tokens = [self.tokens.language_token(group.pop()) for group in groups]
+        marks = self.embedding(torch.tensor(tokens, device=memory.states.device))[:, None]
+        return self.encoder(torch.cat([marks, memory.states[:, 1:]], dim=1), memory.num_frames)
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): every token that is no text, but the end."""
@@ -232,12 +262,9 @@ class TextTranslator(nn.Module):
         """Text of tokens, special ones left out."""
         return self.tokens.tokens_to_text(tokens)
 
-    def _start_token(self) -> int:
-        return int(self.config.decoder_start_token_id)
-
     def _language_table(self) -> Tensor:
         """(L + 1,) tokens of the source languages; the last, which -1 finds, is that of a language not known."""
-        if self._tokens is None:
+        if self._tokens is None or self._tokens.marked != "source":
             return torch.zeros(1, dtype=torch.long)
         own = [self._tokens.language_token(tag) for tag in self.source_languages]
         return torch.tensor([*own, own[0] if len(own) == 1 else self._tokens.end])
@@ -251,6 +278,12 @@ class TextTranslator(nn.Module):
 
 def _build(config: Any, shape: TextToTextShape) -> tuple[TextToTextEncoder, TextDecoder]:
     """Encoder and decoder of a configuration."""
+    if config.model_type == "mbart":
+        return MbartEncoder(shape, key_bias=True), MbartDecoder(config.vocab_size, shape, key_bias=True)
+    if config.model_type == "marian":
+        with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
+            table = marian_positions(shape.positions, shape.width)
+        return MarianEncoder(shape, table), MarianDecoder(config.vocab_size, shape, table)
     first = config.pad_token_id + 1  # row of the table that the first token gets; padding has those before
     with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
         positions = sinusoids(first + shape.positions, shape.width)[first:]
@@ -275,22 +308,48 @@ def _longest_row(generation: Any) -> int:
     return int(optional_setting(generation, "max_length") or prompt + _NEW_TOKENS)
 
 
-def _languages(config: Any, tokens: TranslationTokens | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """BCP-47 tags read and written: all of the vocabulary, or those that `config.json` lists under our key."""
+def _languages(
+    config: Any, generation: Any, tokens: TranslationTokens | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """BCP-47 tags read and written: those that `config.json` lists under our key, or all that the vocabulary names.
+
+    A checkpoint whose settings of generation force a language writes that one alone.
+    """
     if tokens is None:
         return (), ()
-    known = tokens.languages.tags
+    written = tokens.targets
+    if (
+        tokens.marked == "source"
+        and (forced := optional_setting(generation, "forced_bos_token_id")) is not None
+    ):
+        written = tuple(tag for tag in written if tokens.language_token(tag) == forced) or written
+    # Tokens tell apart the languages that are marked; of others the checkpoint knows no more than we do.
+    marked = tokens.languages.tags
+    return (
+        _listed(config, "source_languages", marked if tokens.marked == "source" else None, tokens.sources),
+        _listed(config, "target_languages", marked if tokens.marked else None, written),
+    )
+
+
+def _listed(
+    config: Any, key: str, known: tuple[str, ...] | None, otherwise: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What our key of config.json lists, all of it known; `otherwise` where it does not."""
+    import langcodes
+
     ours = optional_setting(config, CONFIG_KEY) or {}
-    return _listed(ours, "source_languages", known), _listed(ours, "target_languages", known)
-
-
-def _listed(ours: object, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
     listed = ours.get(key) if isinstance(ours, dict) else None
     if listed is None:
-        return known
-    if not isinstance(listed, list) or not listed or not set(map(str, listed)) <= set(known):
+        if not otherwise:
+            raise SprachbundError(
+                f"the checkpoint does not name its {key.replace('_', ' ')}; add to its config.json, with their tags, "
+                f'"{CONFIG_KEY}": {{"{key}": ["fr", "it"]}}'
+            )
+        return otherwise
+    valid = isinstance(listed, list) and bool(listed) and all(isinstance(tag, str) for tag in listed)
+    if not valid or not all(langcodes.tag_is_valid(tag) if known is None else tag in known for tag in listed):
+        having = "" if known is None else f"; it has {described(known)}"
         raise SprachbundError(
-            f"{key!r} in config.json has to list language tags of this model, not {repr(listed)[:60]}; it has "
-            f"{described(known)}"
+            f"{key!r} in config.json has to list language tags of this model, not {repr(listed)[:60]}{having}"
         )
     return tuple(dict.fromkeys(listed))

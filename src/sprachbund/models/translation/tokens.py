@@ -1,20 +1,24 @@
 """Vocabularies of text-to-text checkpoints: texts to tokens and back, and the languages with their tokens.
 
-A source is the token of its language, the pieces of the text and the end. Pieces come from transformers' tokenizer of a
-checkpoint: from SentencePiece, or from the library tokenizers. What looks like a special token in a text is text.
+A source is the token of a language, the pieces of the text and the end. It is the language of the text, but with Marian
+the one wanted, and none where there is only one. Pieces come from transformers' tokenizer of a
+checkpoint: from SentencePiece, or from the library tokenizers. What looks like a special token in a text is text, but
+to mBART, whose pieces include them: there it is an error.
 """
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import one_line, quiet_transformers
 from sprachbund.models.language_codes import Languages, to_bcp47
 from sprachbund.models.translation.checkpoints import library
+from sprachbund.text.languages import language_name
 from sprachbund.util.files import read_object
 
 Offsets = list[tuple[int, int]]
@@ -110,16 +114,24 @@ def _trimmed(offsets: Sequence[tuple[int, int]], text: str) -> Offsets:
     return trimmed
 
 
+Marked = Literal["source", "target"]
+"""Whose language's token a source begins with."""
+
+
 class TranslationTokens:
     """The vocabulary of one checkpoint.
 
     Args:
         tokenizer: of transformers, which a saved model is written with.
-        pieces: of sources and of what is written.
+        pieces: of sources.
         codes: the checkpoint's language code to its token.
         languages: the same codes, with their BCP-47 tags.
         special: tokens that are no text; those of languages are added.
         vocabulary_size: V.
+        written: pieces of what is written; those of sources if None.
+        marked: whose language's token a source begins with; None for no token.
+        sources: BCP-47 tags read; those of `languages` if None, and () where the checkpoint does not say.
+        targets: BCP-47 tags written; likewise.
 
     Attributes:
         end: ends a source and a row.
@@ -139,8 +151,15 @@ class TranslationTokens:
         *,
         special: Sequence[int],
         vocabulary_size: int,
+        written: Pieces | None = None,
+        marked: Marked | None = "source",
+        sources: tuple[str, ...] | None = None,
+        targets: tuple[str, ...] | None = None,
     ) -> None:
         self.tokenizer, self.pieces, self.languages = tokenizer, pieces, languages
+        self.written, self.marked = written or pieces, marked
+        self.sources = languages.tags if sources is None else sources
+        self.targets = languages.tags if targets is None else targets
         self._codes = codes
         self.end, self.padding = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
         largest = max([*tokenizer.get_vocab().values(), *codes.values()])
@@ -158,16 +177,24 @@ class TranslationTokens:
         return self._codes[self.languages.code(tag)]
 
     def source(self, text: str) -> list[int]:
-        """Tokens of a source; the end in the place of its language, which is not known here, comes first."""
-        return [self.end, *self.pieces.tokens(text), self.end]
+        """Tokens of a source; the end holds the place of a language, which is not known here.
+
+        Raises:
+            SprachbundError: a special token that the pieces take for one in a text too; it would steer the model.
+        """
+        tokens = self.pieces.tokens(text)
+        if steering := self.not_text.intersection(tokens) - {self.tokenizer.unk_token_id}:
+            name = self.tokenizer.convert_ids_to_tokens(min(steering))
+            raise SprachbundError(f"the text contains the special token {name}; take it out")
+        return [*([self.end] if self.marked else []), *tokens, self.end]
 
     def source_offsets(self, text: str) -> Offsets:
         """Where the tokens of a source stand in the text; (0, 0) for those that stand for none of it."""
-        return [(0, 0), *self.pieces.offsets(text), (0, 0)]
+        return [*([(0, 0)] if self.marked else []), *self.pieces.offsets(text), (0, 0)]
 
     def tokens_to_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
-        return self.pieces.text([token for token in tokens if token not in self.not_text])
+        return self.written.text([token for token in tokens if token not in self.not_text])
 
 
 # M2M-100 and NLLB.
@@ -253,9 +280,80 @@ def without_scripts(codes: Sequence[str] | Mapping[str, int]) -> dict[str, str]:
     return {code: spelled[code] for code in codes}
 
 
-_READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {"m2m_100": _read_m2m_100}
+# mBART-50.
+
+
+def _read_mbart(directory: Path, vocabulary_size: int) -> TranslationTokens:
+    tokenizer = library().MBart50Tokenizer.from_pretrained(directory, local_files_only=True)
+    codes: dict[str, int] = tokenizer.lang_code_to_id
+    languages = Languages(codes, {code: code.partition("_")[0] for code in codes})
+    pieces = BackendPieces(tokenizer.backend_tokenizer)
+    special = tokenizer.all_special_ids
+    return TranslationTokens(
+        tokenizer, pieces, codes, languages, special=special, vocabulary_size=vocabulary_size
+    )
+
+
+# Marian, as the Opus-MT project publishes it: one pair, or several targets named by a token such as >>fra<<.
+
+_TARGET = re.compile(r">>(\w+)<<")
+
+
+def _read_marian(directory: Path, vocabulary_size: int) -> TranslationTokens:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it recommends a package of which it uses nothing here
+        tokenizer = library().MarianTokenizer.from_pretrained(directory, local_files_only=True)
+    if tokenizer.separate_vocabs:
+        raise SprachbundError(
+            f"{directory}: source and target have vocabularies of their own (separate_vocabs), which is not built "
+            "here; take a checkpoint with one for both"
+        )
+    vocabulary: dict[str, int] = tokenizer.encoder
+    marks = {m[1]: token for name, token in vocabulary.items() if (m := _TARGET.fullmatch(name))}
+    codes = {code: token for code, token in marks.items() if _one_language(code)}
+    scripted = without_scripts([code for code in codes if _NLLB_CODE.fullmatch(code)])
+    languages = Languages(codes, {code: scripted.get(code, code) for code in codes})
+    source, target = (_one_language(code) for code in (tokenizer.source_lang, tokenizer.target_lang))
+    sources, targets = (pieces_of(spm, vocabulary) for spm in (tokenizer.spm_source, tokenizer.spm_target))
+    return TranslationTokens(
+        tokenizer,
+        sources,
+        codes,
+        languages,
+        special=[*tokenizer.all_special_ids, *marks.values()],
+        vocabulary_size=vocabulary_size,
+        written=targets,
+        marked="target" if codes else None,
+        sources=(source,) if source else (),
+        targets=languages.tags or ((target,) if target else ()),
+    )
+
+
+def pieces_of(processor: Any, vocabulary: Mapping[str, int]) -> SentencePieces:
+    """Pieces numbered by a vocabulary with <unk>."""
+    return SentencePieces(processor, vocabulary, vocabulary["<unk>"])
+
+
+def _one_language(code: object) -> str | None:
+    """The BCP-47 tag of a code; None where it is no code, or stands for a group of languages such as "mul" or "gem"."""
+    import langcodes
+
+    if not isinstance(code, str) or not langcodes.tag_is_valid(code.replace("_", "-")):
+        return None
+    return None if language_name(code.replace("_", "-")).endswith("languages") else to_bcp47(code)
+
+
+_READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {
+    "m2m_100": _read_m2m_100,
+    "mbart": _read_mbart,
+    "marian": _read_marian,
+}
 """By kind of checkpoint."""
 _ANY = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Names under which transformers writes any tokenizer of the library tokenizers."""
-_CLASSES = {"m2m_100": ("M2M100Tokenizer", "NllbTokenizer", "NllbTokenizerFast", *_ANY)}
+_CLASSES = {
+    "m2m_100": ("M2M100Tokenizer", "NllbTokenizer", "NllbTokenizerFast", *_ANY),
+    "mbart": ("MBart50Tokenizer", "MBart50TokenizerFast", *_ANY),
+    "marian": ("MarianTokenizer",),
+}
 """Tokenizers by kind of checkpoint, as tokenizer_config.json names them."""
