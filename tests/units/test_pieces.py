@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.options import VocabularyOptions, checked
-from sprachbund.units.pieces import BLANK, UNKNOWN, JointVocabulary, train_models
-from sprachbund.units.strings import to_string
+from sprachbund.models.tokens.strings import to_string
+from sprachbund.models.tokens.unit_options import VocabularyOptions, checked
+from sprachbund.models.tokens.vocabulary import BLANK, UNKNOWN, JointVocabulary
+from sprachbund.units.pieces import train_models
 
 K = 30
 TEXTS = ["guten tag wie geht es", "hello how are you my friend", "bonjour comment allez vous", "ça va"] * 3

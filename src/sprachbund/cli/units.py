@@ -8,7 +8,7 @@ import typer
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size
 
 if TYPE_CHECKING:
-    from sprachbund.units.directory import Units
+    from sprachbund.models.tokens.directory import Units
     from sprachbund.units.encoded import EncodedCorpus, Extraction
     from sprachbund.units.measures import UnitMeasures
 
@@ -210,9 +210,9 @@ def fit(
 ) -> None:
     """Find units; the same command again goes on where it stopped."""
     with as_usage(), Bar("starting"):
+        from sprachbund.models.tokens.unit_options import checked
         from sprachbund.units.encoded import Computing
         from sprachbund.units.fit import Fit, estimate, make_units
-        from sprachbund.units.options import checked
 
         options = checked(
             {
@@ -274,7 +274,7 @@ def encode(
 ) -> None:
     """Write a corpus as units; the same command again goes on where it stopped."""
     with Bar("starting"):
-        from sprachbund.units.directory import Units
+        from sprachbund.models.tokens.directory import Units
         from sprachbund.units.encoded import Computing, Encoding
         from sprachbund.units.encoded import encode as encode_corpus
 
@@ -332,7 +332,7 @@ def show(
             "--phones needs a corpus as units to measure them on; name what `units encode` wrote"
         )
     with Bar("reading"):
-        from sprachbund.units.directory import Units
+        from sprachbund.models.tokens.directory import Units
 
         read = Units(units)
     if encoded is None:
@@ -375,8 +375,8 @@ class _Steps:
 
 def _extraction(model: str, layer: int, *, device: str, batch_s: float, offline: bool) -> "Extraction":
     from sprachbund.models.io import locate
+    from sprachbund.models.tokens.sources import encoder_hash
     from sprachbund.units.encoded import Extraction
-    from sprachbund.units.files import encoder_hash
 
     directory = locate(model, offline=offline).resolve()
     name = str(directory) if Path(model).is_dir() else model

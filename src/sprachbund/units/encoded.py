@@ -18,12 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
-from sprachbund.units.directory import CorpusInfo, Identity, Units
-from sprachbund.units.files import begin, check_begun, corpus_hash, read_json
-from sprachbund.units.kmeans import nearest
-from sprachbund.units.sources import FeatureSource, SourceInfo, open_source
-from sprachbund.units.strings import collapse, expand, to_string, to_units
-from sprachbund.util.files import file_sha256, parse_json, validate, write_json, write_text
+from sprachbund.models.tokens.directory import CorpusInfo, Identity, Units, nearest
+from sprachbund.models.tokens.sources import FeatureSource, SourceInfo, open_source
+from sprachbund.models.tokens.strings import collapse, expand, to_string, to_units
+from sprachbund.units.files import begin, check_begun, corpus_hash
+from sprachbund.util.files import file_sha256, parse_json, read_model, validate, write_json, write_text
 from sprachbund.util.jobs import run
 from sprachbund.util.tensors import write_arrays
 
@@ -134,7 +133,7 @@ class EncodedCorpus:
 
     def __init__(self, directory: str | Path, units: Units | None = None) -> None:
         self.directory = Path(directory)
-        self.info = read_json(self.directory / MANIFEST, EncodedInfo, MADE_BY)
+        self.info = read_model(self.directory / MANIFEST, EncodedInfo, advice=f"make it with `{MADE_BY}`")
         if units is not None:
             units.identity.check(self.info.identity, str(directory), strings_only=True)
         offsets: list[tuple[int, int]] = []

@@ -5,8 +5,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.strings import MOST_CLUSTERS
 
+FIRST = 0x4E00
+"""The character that stands for the first cluster."""
+MOST_CLUSTERS = 0x9FFF - FIRST + 1
+"""The block of characters ends there."""
 Form = Literal["union", "single"]
 
 
