@@ -585,7 +585,8 @@ def _results(folder: Path) -> Path:
 
 
 def _read_results(path: Path) -> None:
-    from sprachbund.research.encoder_transfer.results import ReadOptions, read_results
+    from sprachbund.research.encoder_transfer.results import read_results
+    from sprachbund.research.encoder_transfer.study_options import ReadOptions
 
     read_results(path, ReadOptions(metric="score"))
 

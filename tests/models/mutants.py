@@ -461,7 +461,8 @@ def _conformer(directory: Path, **options: Any) -> Any:
 
 
 def _packed(directory: Path) -> None:
-    from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
+    from sprachbund.compression.options import KQuantOptions
+    from sprachbund.compression.quantization import quantize_encoder
     from sprachbund.models.conformer.io import save
 
     model = _streaming_model()

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from sprachbund.compression.distillation import Distillation, DistillationOptions
+from sprachbund.compression.distillation import Distillation
+from sprachbund.compression.options import DistillationOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest

@@ -10,7 +10,8 @@ import torch
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.models.tokens.sources import encoder_hash
 from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
-from sprachbund.units.encoded import Computing, Extraction
+from sprachbund.units.encoded import Extraction
+from sprachbund.units.options import Computing
 from tests.stories.support import write_tiny_model
 
 LETTERS = "abcdef"

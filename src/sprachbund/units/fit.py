@@ -17,7 +17,7 @@ from sprachbund.models.tokens.directory import CONFIG, CorpusInfo, Units, UnitsC
 from sprachbund.models.tokens.strings import collapse, to_string
 from sprachbund.models.tokens.unit_options import FitOptions
 from sprachbund.models.tokens.vocabulary import JointVocabulary
-from sprachbund.units.encoded import ChosenUtterances, Computing, Extraction, FeatureJob
+from sprachbund.units.encoded import ChosenUtterances, Extraction, FeatureJob
 from sprachbund.units.files import (
     begin,
     check_begun,
@@ -25,6 +25,7 @@ from sprachbund.units.files import (
 )
 from sprachbund.units.kmeans import explained, fit_kmeans
 from sprachbund.units.lengths import mean_length_ratio
+from sprachbund.units.options import Computing
 from sprachbund.units.pieces import train_models
 from sprachbund.util.files import atomic_path, files_sha256
 from sprachbund.util.jobs import run

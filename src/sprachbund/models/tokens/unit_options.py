@@ -1,10 +1,11 @@
 """How units are made: every number of it, with the published values as defaults."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.options import Option
 
 FIRST = 0x4E00
 """The character that stands for the first cluster."""
@@ -17,38 +18,39 @@ class KMeansOptions(BaseModel):
     """Of scikit-learn's MiniBatchKMeans; k-means++ chooses the first centres.
 
     Attributes:
-        clusters: K.
-        batch_size: frames of a step.
+        clusters: clusters of k-means, K.
+        batch_size: frames of a step of k-means.
         n_init: first centres tried; the best are taken.
         max_no_improvement: steps without improvement after which it ends.
         max_iter: passes over the frames at most.
-        seed: of every draw.
+        seed: seed of every draw.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clusters: Annotated[int, Field(ge=2, le=MOST_CLUSTERS)] = 2000
-    batch_size: Annotated[int, Field(ge=1)] = 10_000
-    n_init: Annotated[int, Field(ge=1)] = 20
-    max_no_improvement: Annotated[int, Field(ge=1)] = 100
-    max_iter: Annotated[int, Field(ge=2)] = 100  # scikit-learn fails on a single batch
-    seed: Annotated[int, Field(ge=0)] = 0
+    clusters: Annotated[int, Field(ge=2, le=MOST_CLUSTERS), Option("--clusters", metavar="K")] = 2000
+    batch_size: Annotated[int, Field(ge=1), Option("--kmeans-batch", metavar="N")] = 10_000
+    n_init: Annotated[int, Field(ge=1), Option("--n-init", metavar="N")] = 20
+    max_no_improvement: Annotated[int, Field(ge=1), Option("--max-no-improvement", metavar="N")] = 100
+    # scikit-learn fails on a single batch
+    max_iter: Annotated[int, Field(ge=2), Option("--max-iter", metavar="N")] = 100
+    seed: Annotated[int, Field(ge=0), Option("--seed", metavar="N")] = 0
 
 
 class VocabularyOptions(BaseModel):
     """Of the SentencePiece models.
 
     Attributes:
-        form: `union`, one model for text and one for units in one space of ids; or `single`, one over both.
+        form: one model for text and one for units in one space of ids (union), or one over both (single).
         unit_pieces: size of the units' part; 0 makes every unit a piece.
         text_pieces: size of the text's part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    form: Form = "union"
-    unit_pieces: Annotated[int, Field(ge=0)] = 4000
-    text_pieces: Annotated[int, Field(ge=1)] = 4000
+    form: Annotated[Form, Option("--form")] = "union"
+    unit_pieces: Annotated[int, Field(ge=0), Option("--unit-pieces", metavar="N")] = 4000
+    text_pieces: Annotated[int, Field(ge=1), Option("--text-pieces", metavar="N")] = 4000
 
     def check(self, clusters: int) -> None:
         """Raises SprachbundError when the units' part cannot hold every unit."""
@@ -76,18 +78,14 @@ class FitOptions(BaseModel):
 
     kmeans: KMeansOptions = KMeansOptions()
     vocabulary: VocabularyOptions = VocabularyOptions()
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    languages: tuple[str, ...] = ()
-    text_languages: tuple[str, ...] = ()
+    share: Annotated[float, Field(gt=0, le=1), Option("--share", metavar="X")] = 0.1
+    languages: Annotated[tuple[str, ...], Option("--languages", metavar="LANG,…")] = ()
+    text_languages: Annotated[tuple[str, ...], Option("--text-languages", metavar="LANG,…")] = ()
 
-
-def checked(options: dict[str, object]) -> FitOptions:
-    """Options from plain values. Raises SprachbundError, naming the value, for one that cannot be."""
-    try:
-        made = FitOptions.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][-1]).replace("_", "-")
-        raise SprachbundError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from error
-    made.vocabulary.check(made.kmeans.clusters)
-    return made
+    @model_validator(mode="after")
+    def _vocabulary_fits(self) -> Self:
+        try:
+            self.vocabulary.check(self.kmeans.clusters)
+        except SprachbundError as error:
+            raise ValueError(str(error)) from error  # so that a file that holds it is named
+        return self

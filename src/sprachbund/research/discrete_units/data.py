@@ -13,8 +13,9 @@ from sprachbund.models.tokens.unit_options import FitOptions, VocabularyOptions
 from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe
 from sprachbund.training.unit_translator import BitextPart
 from sprachbund.units.dataset import within_hours
-from sprachbund.units.encoded import Computing, EncodedCorpus, Encoding, Extraction, encode
+from sprachbund.units.encoded import EncodedCorpus, Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
+from sprachbund.units.options import Computing
 from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
