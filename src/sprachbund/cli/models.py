@@ -8,7 +8,13 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, print_json, say, size, table
 from sprachbund.errors import SprachbundError
-from sprachbund.models.catalogue import BUNDLED, CATALOGUE, Checkpoint, find_checkpoint
+from sprachbund.models.catalogue import (
+    BUNDLED,
+    CATALOGUE,
+    Checkpoint,
+    find_checkpoint,
+    folders_with_config,
+)
 
 PUBLIC_FAMILIES = tuple(dict.fromkeys(one.family for one in CATALOGUE))
 """Families of models of the hub."""
@@ -189,12 +195,10 @@ def _local_models() -> dict[str, Path]:
     from sprachbund.models.io import FAMILIES, bundled_directory, family_of
 
     directories = {BUNDLED: bundled_directory(), **_downloaded()}
-    for config in sorted(
-        [Path("config.json"), *Path().glob("*/config.json"), *Path().glob("*/*/config.json")]
-    ):
+    for folder in folders_with_config():
         try:
-            if family_of(config.parent) in FAMILIES:
-                directories[str(config.parent)] = config.parent
+            if family_of(folder) in FAMILIES:
+                directories[str(folder)] = folder
         except (SprachbundError, OSError):
             continue  # some other program's config.json
     return directories
