@@ -1,5 +1,6 @@
 """`sprachbund models`: models on this machine and public ones; what they know, and under which licences."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,9 @@ def register(app: typer.Typer) -> None:
     )
     models.command("show", help="Describe models: languages, pairs, licence, data, limits.")(show)
     models.command("download", help="Download a model from the hub.")(download)
-    models.command("check", help="Read all of a model, and see that it loads.")(check)
+    models.command("check", help="Read all of a model and of its packed weights, and see that it loads.")(
+        check
+    )
     app.add_typer(models, name="models")
 
 
@@ -154,33 +157,52 @@ def fetch(name: str, *, offline: bool) -> Path:
 
 
 def check(names: Models = None, as_json: AsJson = False) -> None:
-    """Load models whole; exit code 1 when one is broken."""
-    broken = 0
+    """Load models whole, and read their packed weights; exit code 1 when anything is broken."""
+    broken = False
     for name, path in _named(names).items():
         checked: dict[str, Any] = {"model": name, "directory": str(path)}
         try:
             with Bar(f"checking {name}"):
-                checked |= _checked(path)
+                checked |= _checked(name, path)
         except SprachbundError as error:
             checked |= {"error": str(error)}
-            broken += 1
+        broken |= any("error" in one for one in (checked, *checked.get("packed", ())))
         if as_json:
             print_json(checked)
-        elif "error" in checked:
-            typer.echo(f"{name}: broken; {checked['error']}")
         else:
-            typer.echo(f"{name}: whole; {checked['family']}, {checked['tensors']} tensors")
+            typer.echo("\n".join(_lines_of(checked)))
     if broken:
         raise typer.Exit(1)
 
 
-def _checked(directory: Path) -> dict[str, Any]:
+def _checked(name: str, directory: Path) -> dict[str, Any]:
+    from sprachbund.engines.packed_cache import check_packed
     from sprachbund.models.io import load
 
     if not directory.is_dir():
         raise SprachbundError(f"{directory} is not there; check the path")
     family: Any = load(directory, offline=True)
-    return {"family": family.name, "tensors": len(family.state_dict())}
+    packed = []
+    for one in check_packed(directory):
+        packed.append({"file": str(one.path), "weights": one.weights})
+        if one.error is not None:
+            packed[-1] |= {"error": str(one.error), "fix": one.rebuilt_by(name)}
+    return {"family": family.name, "tensors": len(family.state_dict()), "packed": packed}
+
+
+def _lines_of(checked: dict[str, Any]) -> Iterator[str]:
+    """What was found of a model, and of each of its packed files."""
+    name = checked["model"]
+    if "error" in checked:
+        yield f"{name}: broken; {checked['error']}"
+        return
+    yield f"{name}: whole; {checked['family']}, {checked['tensors']} tensors"
+    for one in checked["packed"]:
+        what = f"{name}: packed in {one['weights']}"
+        if "error" in one:
+            yield f"{what}: broken; {one['error']}; mend it with: {one['fix']}"
+        else:
+            yield f"{what}: whole; {one['file']}"
 
 
 def _named(names: list[str] | None) -> dict[str, Path]:
