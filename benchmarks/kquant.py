@@ -20,7 +20,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_linears
+from sprachbund.compression.options import KQuantOptions
+from sprachbund.compression.quantization import bits_per_weight, quantize_linears
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.compression.onnx_export import export
-from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_encoder
+from sprachbund.compression.options import KQuantOptions
+from sprachbund.compression.quantization import bits_per_weight, quantize_encoder
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
 from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart

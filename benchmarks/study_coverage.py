@@ -12,7 +12,8 @@ import numpy as np
 from rows import keep
 
 from sprachbund.errors import SprachbundError
-from sprachbund.research.encoder_transfer.power_law import By, Interval, PowerLaw, fit_power_law
+from sprachbund.research.encoder_transfer.power_law import Interval, PowerLaw, fit_power_law
+from sprachbund.research.encoder_transfer.study_options import By
 from sprachbund.util.provenance import machine
 
 HOURS = np.array([100.0, 250.0, 500.0, 1000.0, 2500.0])

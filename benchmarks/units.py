@@ -25,10 +25,11 @@ from rows import keep
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.models.io import bundled_directory
-from sprachbund.units.encoded import Computing, Encoding, Extraction, encode
-from sprachbund.units.files import encoder_hash
+from sprachbund.models.tokens.sources import encoder_hash
+from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
+from sprachbund.units.encoded import Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.options import FitOptions, KMeansOptions, VocabularyOptions
+from sprachbund.units.options import Computing
 from sprachbund.util.provenance import machine
 
 LAYER = 5

@@ -104,7 +104,7 @@ def _fields(options: griffe.Class, *, key: str) -> Iterator[str]:
             path = f"{key}.{name}" if key else name
             nested[path] = inner
             meaning = f"{meaning} See [{path}](#{re.sub(r'[^a-z0-9_-]', '', path)}).".strip()
-        yield f"| `{name}` | `{field.annotation}` | {_default(field)} | {_cell(meaning)} |"
+        yield f"| `{name}` | `{_type(field)}` | {_default(field)} | {_cell(meaning)} |"
     for path, inner in nested.items():
         yield from _fields(inner, key=path)
 
@@ -119,11 +119,23 @@ def _meanings(options: griffe.Class) -> dict[str, str]:
     return found
 
 
+def _type(field: griffe.Attribute) -> str | griffe.Expr | None:
+    """The type of a field without what is declared beside it: `int` of `Annotated[int, Range(1), Option("--beam")]`."""
+    match field.annotation:
+        case griffe.ExprSubscript(
+            left=griffe.ExprName(name="Annotated"), slice=griffe.ExprTuple(elements=[bare, *_])
+        ):
+            return bare
+        case annotation:
+            return annotation
+
+
 def _option_class(field: griffe.Attribute) -> griffe.Class | None:
     """The class of options that a field holds one or several of, if its type names one."""
-    names = [field.annotation] if isinstance(field.annotation, griffe.ExprName) else []
-    if isinstance(field.annotation, griffe.Expr):
-        names += [part for part in field.annotation.iterate() if isinstance(part, griffe.ExprName)]
+    annotation = _type(field)
+    names = [annotation] if isinstance(annotation, griffe.ExprName) else []
+    if isinstance(annotation, griffe.Expr):
+        names += [part for part in annotation.iterate() if isinstance(part, griffe.ExprName)]
     for name in names:
         if not name.canonical_path.startswith("sprachbund."):
             continue

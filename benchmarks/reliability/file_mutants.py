@@ -585,15 +585,16 @@ def _results(folder: Path) -> Path:
 
 
 def _read_results(path: Path) -> None:
-    from sprachbund.research.encoder_transfer.results import ReadOptions, read_results
+    from sprachbund.research.encoder_transfer.results import read_results
+    from sprachbund.research.encoder_transfer.study_options import ReadOptions
 
     read_results(path, ReadOptions(metric="score"))
 
 
 def _units(folder: Path) -> Path:
-    from sprachbund.units.directory import CONFIG, CorpusInfo, UnitsConfig, write_units
-    from sprachbund.units.options import FitOptions, KMeansOptions, VocabularyOptions
-    from sprachbund.units.sources import SourceInfo
+    from sprachbund.models.tokens.directory import CONFIG, CorpusInfo, UnitsConfig, write_units
+    from sprachbund.models.tokens.sources import SourceInfo
+    from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
 
     source = SourceInfo(
         name="m",
@@ -625,7 +626,7 @@ def _units(folder: Path) -> Path:
 
 
 def _read_units(path: Path) -> None:
-    from sprachbund.units.directory import Units
+    from sprachbund.models.tokens.directory import Units
 
     units = Units(path.parent)
     _ = units.centroids, units.identity, units.num_clusters
@@ -648,7 +649,7 @@ def _centroids_unhashed(path: Path) -> None:
 
 
 def _encoded(folder: Path) -> Path:
-    from sprachbund.units.directory import CorpusInfo, Identity
+    from sprachbund.models.tokens.directory import CorpusInfo, Identity
     from sprachbund.units.encoded import MANIFEST, EncodedInfo, Shard
     from sprachbund.util.files import file_sha256, write_json
 

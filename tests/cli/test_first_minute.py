@@ -1,5 +1,6 @@
 """The first minute: help, completion, progress on terminals of all kinds, streams that cannot show every letter."""
 
+import json
 import os
 import pty
 import re
@@ -15,8 +16,6 @@ import pytest
 
 from sprachbund.cli import VERBS, completion
 from sprachbund.cli.console import Bar
-from sprachbund.decoding.formats import FORMATS
-from sprachbund.engines.options import CHOICES
 from tests.stories.support import command, speech, write_tiny_model, write_wav
 
 HEAVY = ("torch", "numpy", "rich", "huggingface_hub", "langcodes", "onnxruntime")
@@ -86,9 +85,18 @@ def test_shells_complete_verbs_options_and_values() -> None:
     assert completed("sprachbund tr", "fish")[0].startswith("translate\t")
 
 
-def test_what_completion_knows_by_heart_is_so() -> None:
-    assert completion.FORMATS == FORMATS
-    assert completion.engines("") == [*CHOICES]
+def test_models_that_are_completed_are_those_that_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (".", "one", "runs/two", "runs/deep/three"):
+        write_tiny_model(tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    listed = [json.loads(line)["model"] for line in command("models", "list", "--json").out.splitlines()]
+    completed = completion.models("")
+    assert set(completed) <= set(listed)
+    for names in (listed, completed):
+        assert [name for name in names if Path(name).is_dir()] == [".", "one", "runs/two"]
+    assert completion.models("ru") == ["runs/two"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

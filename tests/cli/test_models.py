@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sprachbund.engines.packed_cache import VERSION, packed_for
 from sprachbund.models.catalogue import CATALOGUE, all_languages, find_checkpoint, fitting
+from tests.engines.test_packed_file import example
 from tests.models.fake_hub import COMMIT, Hub, serve
 from tests.models.whisper_support import make_directory
 from tests.stories.support import Ran, command, speech, write_tiny_model, write_wav
@@ -176,3 +179,39 @@ def test_a_language_that_the_model_lacks_names_models_that_have_it(tmp_path: Pat
     assert "sprachbund transcribe" in ran.err
     assert "--from ja --model whisper-large-v3-turbo" in ran.err
     assert "hint" not in command("translate", talk, "--to", "klingon", "--model", model).err
+
+
+def test_packed_weights_are_checked_and_damaged_ones_named_with_what_rebuilds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, model = tmp_path / "cache", write_tiny_model(tmp_path / "my model")
+    monkeypatch.setattr("sprachbund.engines.packed_cache.default_cache", lambda: cache)
+    assert command("models", "check", model).out.splitlines()[1:] == []
+    for weights in ("int8", "int4"):
+        packed_for(model, lambda numbers=weights: replace(example(), weights=numbers), cache, weights)
+    first, second = command("models", "check", model).out.splitlines()[1:]
+    [byte] = cache.glob(f"*-{VERSION}.sbpacked")
+    [code] = cache.glob("*-int4.sbpacked")
+    assert (first, second) == (
+        f"{model}: packed in int8: whole; {byte}",
+        f"{model}: packed in int4: whole; {code}",
+    )
+    content = bytearray(code.read_bytes())
+    content[-70] ^= 1
+    code.write_bytes(content)
+    ran = command("models", "check", model)
+    assert ran.code == 1
+    whole, first, broken = ran.out.splitlines()
+    assert whole.startswith(f"{model}: whole; conformer, ")
+    assert first.endswith(f"whole; {byte}")
+    assert broken.startswith(f"{model}: packed in int4: broken; {code} is damaged")
+    fix = f"rm {code} && sprachbund bench --model '{model}' --engine native-int4 --repeats 1"
+    assert broken.endswith(f"; mend it with: {fix}")
+    values = json.loads(command("models", "check", model, "--json").out)
+    assert [one.get("fix") for one in values["packed"]] == [None, fix]
+    [engine] = [
+        one
+        for one in json.loads(command("doctor", "--model", model, "--json").out)["checks"]
+        if one["name"] == "engine"
+    ]
+    assert (engine["status"], engine["fix"]) == ("problem", fix)

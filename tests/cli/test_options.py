@@ -1,4 +1,4 @@
-"""Options of verbs come from dataclasses: every field reachable or excused, every option explained."""
+"""Options of verbs come from options classes: every field reachable or excused, every option explained."""
 
 import subprocess
 import sys
@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
+from pydantic import BaseModel, Field, model_validator
 from typer.core import TyperGroup, TyperOption
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.cli import build_app
+from sprachbund.cli.compress import distil, prune, pseudo_label, quantize
 from sprachbund.cli.console import UsageError
 from sprachbund.cli.evaluate import evaluate
 from sprachbund.cli.listen import listen
@@ -20,20 +22,57 @@ from sprachbund.cli.options import Panel, VerbCommand, offered_fields, with_opti
 from sprachbund.cli.serve import serve
 from sprachbund.cli.share import analyse
 from sprachbund.cli.speech import ModelOptions, OutputOptions
+from sprachbund.cli.study import fit as fit_study
+from sprachbund.cli.study import report, resume
+from sprachbund.cli.study import run as run_study
+from sprachbund.cli.train import recipe, train
 from sprachbund.cli.translate import transcribe, translate
-from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.cli.units import encode
+from sprachbund.cli.units import fit as fit_units
+from sprachbund.compression.options import (
+    DistillationOptions,
+    FilterOptions,
+    KQuantOptions,
+    LabelOptions,
+    MeasureOptions,
+    QuantizeOptions,
+    TeacherOptions,
+)
+from sprachbund.decoding.options import GUARD_THRESHOLDS, DecodingOptions, GuardOptions
 from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
+from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, ReadOptions, StudyRunOptions
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.training.draft_recipe import DraftRecipe
-from sprachbund.training.options import TrainingOptions
+from sprachbund.training.options import RunOptions, TrainingOptions
 from sprachbund.training.translator import TranslatorRecipe
 from sprachbund.training.unit_translator import UnitTranslatorRecipe
+from sprachbund.units.options import Computing, EncodingOptions, FeatureOptions, LayerOptions
 from sprachbund.util.options import Option, Range, check, declared
 from tests.stories.support import command
 
-VERBS: tuple[Callable[..., None], ...] = (translate, transcribe, listen, serve, evaluate, analyse)
+VERBS: tuple[Callable[..., None], ...] = (
+    translate,
+    transcribe,
+    listen,
+    serve,
+    evaluate,
+    analyse,
+    prune,
+    quantize,
+    pseudo_label,
+    distil,
+    fit_units,
+    encode,
+    train,
+    recipe,
+    run_study,
+    resume,
+    report,
+    fit_study,
+)
 OPTIONS = (
     DecodingOptions,
     GuardOptions,
@@ -46,8 +85,25 @@ OPTIONS = (
     CollectOptions,
     ModelOptions,
     OutputOptions,
+    MeasureOptions,
+    KQuantOptions,
+    QuantizeOptions,
+    FilterOptions,
+    LabelOptions,
+    TeacherOptions,
+    DistillationOptions,
+    FitOptions,
+    KMeansOptions,
+    VocabularyOptions,
+    FeatureOptions,
+    LayerOptions,
+    EncodingOptions,
+    Computing,
+    RunOptions,
+    StudyRunOptions,
+    ReadOptions,
+    AnalysisOptions,
 )
-_PUBLISHED = "the published threshold; another one is for experiments, which are written in Python"
 _SPANS = "chosen together on recordings, and some contradict each other; written in Python"
 _PROTOCOL = "a limit of the protocol, far above what clients need; written in Python"
 _TESTED = "a time of the protocol that the clients in the documentation count on; written in Python"
@@ -58,18 +114,9 @@ NOT_OFFERED = {
         "batch_size": "changes no text; the default fills the machines that there are",
         "timestamps": "off only where a corpus is evaluated that is cut already",
     },
-    GuardOptions: dict.fromkeys(
-        (
-            "min_speech_probability",
-            "max_no_speech_probability",
-            "min_mean_log_probability",
-            "hopeless_mean_log_probability",
-            "max_compression_ratio",
-            "max_repetition",
-            "max_characters_per_s",
-        ),
-        _PUBLISHED,
-    ),
+    GuardOptions: {
+        "hopeless_mean_log_probability": "pseudo-labels have one limit of the log-probability; captions, the published"
+    },
     SpanOptions: dict.fromkeys(
         ("threshold", "release", "min_speech_s", "min_silence_s", "padding_s", "max_span_s"), _SPANS
     ),
@@ -88,6 +135,13 @@ NOT_OFFERED = {
         ("upload_grace_s", "upload_bytes_per_s", "answer_s", "live_silent_s", "resume_s"), _TESTED
     ),
     EvaluationOptions: {"first_segments": "how many recordings are timed for one number in the manifest"},
+    MeasureOptions: {"batch_size": "changes no text; the default fills the machines that there are"},
+    KQuantOptions: {
+        "bits": "--encoder-bits says them",
+        "block": "the kernels and exported graphs are for blocks of this size",
+    },
+    DistillationOptions: {"label_smoothing": "reached by --set objective.label_smoothing=X"},
+    Computing: {"block": "how many utterances a file holds, which decides what a kill costs"},
 }
 """Fields without an option, and why."""
 
@@ -116,6 +170,15 @@ def test_every_field_has_an_option_or_a_reason_to_have_none(kind: type[Any]) -> 
     offered, excused = _offered(), NOT_OFFERED.get(kind, {})
     plain = [one.name for one in declared(kind) if not one.is_nested]
     assert [name for name in plain if (kind, name) not in offered] == list(excused)
+
+
+def test_captions_have_no_options_for_the_thresholds_of_the_guard() -> None:
+    with_option = [f"guard.{one.name}" for one in declared(GuardOptions) if one.option is not None]
+    assert with_option == ["guard.enabled", *GUARD_THRESHOLDS]
+    for verb in (translate, transcribe, listen, evaluate):
+        for kind, panel in _groups(verb):
+            for one in offered_fields(kind, panel, ("",)):
+                assert one.path[-2:-1] != ("guard",) or one.path[-1] == "enabled"
 
 
 @pytest.mark.parametrize("recipe", [TranslatorRecipe, UnitTranslatorRecipe, DraftRecipe])
@@ -245,7 +308,18 @@ def test_options_stand_under_the_titles_of_their_panels() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("--help",), ("translate", "--help"), ("serve", "--help"), ("evaluate", "--help")]
+    "args",
+    [
+        ("--help",),
+        ("translate", "--help"),
+        ("serve", "--help"),
+        ("evaluate", "--help"),
+        ("train", "--help"),
+        ("recipe", "--help"),
+        ("compress", "distil", "--help"),
+        ("units", "fit", "--help"),
+        ("study", "fit", "--help"),
+    ],
 )
 def test_help_imports_nothing_heavy(args: tuple[str, ...]) -> None:
     code = (
@@ -254,3 +328,106 @@ def test_help_imports_nothing_heavy(args: tuple[str, ...]) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60)
     assert ran.stdout.splitlines()[-1] == "0"
+
+
+class Shape(BaseModel):
+    """A part of what a file holds.
+
+    Attributes:
+        width: of it all.
+    """
+
+    width: Annotated[int, Field(ge=2, le=8), Option("--width", metavar="N")] = 4
+
+
+class Kept(BaseModel):
+    """What a file holds.
+
+    Attributes:
+        steps: how many.
+        share: of the data.
+        form: what becomes of it.
+        names: of the parts.
+        hours: amounts of data.
+        texts: with commas in them.
+        shape: see `Shape`.
+    """
+
+    steps: Annotated[int, Field(ge=1), Option("--steps", metavar="N")]
+    share: Annotated[float, Field(gt=0, le=1), Option("--share", metavar="X")] = 0.5
+    form: Annotated[Literal["one", "two"], Option("--form")] = "one"
+    names: Annotated[tuple[str, ...], Option("--names", metavar="NAME,…")] = ()
+    hours: Annotated[tuple[float, ...], Option("--at", metavar="HOURS")] = ()
+    texts: Annotated[tuple[str, ...], Option("--text", metavar="TEXT", commas=False)] = ()
+    shape: Shape = Shape()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Kept":
+        if self.form == "two" and self.share < 0.25:
+            raise ValueError("two are more than a quarter; give --share 0.25 or more")
+        return self
+
+
+def _kept(*args: str) -> Kept:
+    found: list[Kept] = []
+
+    def verb(*, kept: Annotated[Kept, Panel("Kept")]) -> None:
+        found.append(kept)
+
+    app = typer.Typer(rich_markup_mode=None)
+    app.command(cls=VerbCommand)(with_options(verb))
+    made = typer.main.get_command(app)
+    with made.make_context("verb", list(args)) as context:
+        made.invoke(context)
+    [kept] = found
+    return kept
+
+
+def test_options_arrive_in_the_fields_of_a_pydantic_model() -> None:
+    assert _kept("--steps", "3") == Kept(steps=3)
+    given = ("--steps", "3", "--share", ".25", "--form", "two", "--names", "a,b", "--width", "8")
+    lists = ("--at", "1,2", "--at", "3.5", "--text", "a,b", "--text", "c")
+    assert _kept(*given, *lists) == Kept(
+        steps=3,
+        share=0.25,
+        form="two",
+        names=("a", "b"),
+        hours=(1.0, 2.0, 3.5),
+        texts=("a,b", "c"),
+        shape=Shape(width=8),
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--steps", "0"), "--steps is 0; give 1 or more"),
+        (("--steps", "1", "--share", "0"), "--share is 0.0; give a number above 0, up to 1"),
+        (("--steps", "1", "--share", "nan"), "--share is nan; give a number above 0, up to 1"),
+        (("--steps", "1", "--form", "three"), "--form is 'three'; choose one of one, two"),
+        (("--steps", "1", "--width", "9"), "--width is 9; give 2 to 8"),
+        (("--steps", "1", "--at", "2,x"), "--at is '2,x'; write numbers with commas between, as in 1,2.5"),
+        (
+            ("--steps", "1", "--form", "two", "--share", "0.1"),
+            "two are more than a quarter; give --share 0.25",
+        ),
+    ],
+)
+def test_errors_of_a_pydantic_model_name_the_option(args: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{said}"):
+        _kept(*args)
+
+
+def test_the_help_of_a_pydantic_model_says_limits_choices_and_what_has_to_be_given() -> None:
+    app = typer.Typer(rich_markup_mode=None)
+
+    def verb(*, kept: Annotated[Kept, Panel("Kept")]) -> None: ...
+
+    app.command(cls=VerbCommand)(with_options(verb))
+    made = typer.main.get_command(app)
+    with made.make_context("verb", [], resilient_parsing=True) as context:
+        text = " ".join(made.get_help(context).split())
+    assert "--steps N How many (1 or more). [required]" in text
+    assert "--share X Of the data (above 0, up to 1). [default: 0.5]" in text
+    assert "--form <one|two> What becomes of it. [default: one]" in text
+    assert "--width N Of it all (2 to 8). [default: 4]" in text

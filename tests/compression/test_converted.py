@@ -8,7 +8,8 @@ import torch
 from transformers import NemotronAsrStreamingFeatureExtractor
 
 from sprachbund.cli import main
-from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
+from sprachbund.compression.options import KQuantOptions
+from sprachbund.compression.quantization import quantize_encoder
 from sprachbund.compression.smaller import convert
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest

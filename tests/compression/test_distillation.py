@@ -11,12 +11,8 @@ import torch
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
-from sprachbund.compression.distillation import (
-    Distillation,
-    DistillationOptions,
-    check_pair,
-    kl_divergence,
-)
+from sprachbund.compression.distillation import Distillation, check_pair, kl_divergence
+from sprachbund.compression.options import DistillationOptions
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, ExampleOptions, collate
 from sprachbund.data.manifest import Manifest

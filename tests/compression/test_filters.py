@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprachbund.compression.pseudo_labels import FilterOptions, kind_of, length_ratio, why_dropped
+from sprachbund.compression.options import FilterOptions
+from sprachbund.compression.pseudo_labels import kind_of, length_ratio, why_dropped
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import DecodingEvidence

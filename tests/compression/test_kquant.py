@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sprachbund.compression.quantization import (
-    KQuantOptions,
-    bits_per_weight,
-    quantize_linears,
-    weighted_error,
-)
+from sprachbund.compression.options import KQuantOptions
+from sprachbund.compression.quantization import bits_per_weight, quantize_linears, weighted_error
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import load

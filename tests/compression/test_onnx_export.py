@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.compression.onnx_export import check_exportable, export
-from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
+from sprachbund.compression.options import KQuantOptions
+from sprachbund.compression.quantization import quantize_encoder
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy

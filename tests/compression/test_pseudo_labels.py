@@ -14,16 +14,8 @@ import torch
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.cli.compress import run_labels
 from sprachbund.compression import pseudo_labels
-from sprachbund.compression.pseudo_labels import (
-    KEPT,
-    THERE,
-    UNKNOWN_PAIR,
-    FilterOptions,
-    LabelOptions,
-    claim,
-    open_source,
-    pseudo_label,
-)
+from sprachbund.compression.options import FilterOptions, LabelOptions, TeacherOptions
+from sprachbund.compression.pseudo_labels import KEPT, THERE, UNKNOWN_PAIR, claim, open_source, pseudo_label
 from sprachbund.data.loading import collate
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import Voice, speak
@@ -284,7 +276,7 @@ def test_labels_are_the_texts_that_the_teacher_serves(
     # Random weights write nothing that is worth teaching.
     monkeypatch.setattr(pseudo_labels, "why_dropped", lambda *label, **around: None)
     options = LabelOptions(targets=("en",), replace=True)
-    run_labels(str(tmp_path / "teacher"), [data], tmp_path / "out", options, spoken=None)
+    run_labels(str(tmp_path / "teacher"), [data], tmp_path / "out", options, TeacherOptions())
     family = load(tmp_path / "teacher")
     served = DecodingOptions(draft=NONE, timestamps=True, guard=GuardOptions(enabled=False))
     for number, utterance in enumerate(Manifest(tmp_path / "out")):

@@ -15,6 +15,7 @@ import torch
 from sprachbund.engines import packed_cache
 from sprachbund.engines.packed_cache import (
     VERSION,
+    CheckedFile,
     Packed,
     check_packed,
     content_hash,
@@ -277,16 +278,18 @@ def test_without_a_place_to_write_packing_goes_on_in_memory(model: Path, tmp_pat
 
 def test_arrays_that_changed_on_the_disk_are_noticed_on_request(model: Path, tmp_path: Path) -> None:
     packer, cache = Packer(), tmp_path / "cache"
-    assert check_packed(model, cache) == ([], [])
+    assert check_packed(model, cache) == []
     packed_for(model, packer, cache)
     (path,) = cache.glob("*.sbpacked")
-    assert check_packed(model, cache) == ([path], [])
+    assert check_packed(model, cache) == [CheckedFile(path=path, weights="int8", error=None)]
     content = path.read_bytes()
     path.write_bytes(content[:-70] + b"?" + content[-69:])
     assert packed_for(model, packer, cache)[1] == ()  # a start reads the head alone
-    good, (error,) = check_packed(model, cache)
-    assert good == []
-    assert "checksum of its arrays differs" in str(error)
+    (damaged,) = check_packed(model, cache)
+    assert "checksum of its arrays differs" in str(damaged.error)
+    assert damaged.rebuilt_by("my model") == (
+        f"rm {path} && sprachbund bench --model 'my model' --engine native --repeats 1"
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])

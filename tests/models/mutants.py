@@ -461,7 +461,8 @@ def _conformer(directory: Path, **options: Any) -> Any:
 
 
 def _packed(directory: Path) -> None:
-    from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
+    from sprachbund.compression.options import KQuantOptions
+    from sprachbund.compression.quantization import quantize_encoder
     from sprachbund.models.conformer.io import save
 
     model = _streaming_model()
@@ -563,8 +564,9 @@ def _token_conformer(directory: Path) -> None:
 
 def _token_mbart(directory: Path) -> None:
     from sprachbund.models.io import save
-    from sprachbund.models.tokens import MbartConfig, TokenMbart
-    from sprachbund.units.reader import named, reader_for
+    from sprachbund.models.tokens.config import MbartConfig
+    from sprachbund.models.tokens.mbart import TokenMbart
+    from sprachbund.models.tokens.reader import named, reader_for
     from tests.units.translators import PAIRS, speak
 
     with tempfile.TemporaryDirectory() as place:

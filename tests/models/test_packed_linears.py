@@ -8,12 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sprachbund.compression.quantization import (
-    KQuantOptions,
-    bits_per_weight,
-    quantize_encoder,
-    quantize_linears,
-)
+from sprachbund.compression.options import KQuantOptions
+from sprachbund.compression.quantization import bits_per_weight, quantize_encoder, quantize_linears
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import load, save

@@ -14,7 +14,7 @@ from sprachbund.corpora.editions import edition, make_edition
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
-from sprachbund.models.tokens import TokenConformer
+from sprachbund.models.tokens.conformer import TokenConformer
 from sprachbund.research import sizes
 from sprachbund.research.discrete_units.data import phrases, scored_limit, vocabulary_of
 from sprachbund.research.discrete_units.estimate import estimate_memory

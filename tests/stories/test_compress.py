@@ -10,8 +10,7 @@ import typer
 
 from sprachbund.cli import build_app
 from sprachbund.compression import before_after
-from sprachbund.compression.distillation import DistillationOptions
-from sprachbund.compression.pseudo_labels import FilterOptions
+from sprachbund.compression.options import DistillationOptions, FilterOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.models import whisper
 from sprachbund.models.card import Card

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from sprachbund.compression.distillation import Distillation, DistillationOptions
+from sprachbund.compression.distillation import Distillation
+from sprachbund.compression.options import DistillationOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
@@ -29,7 +30,8 @@ from sprachbund.models.speech_llm.llm import (
 )
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter
-from sprachbund.models.tokens import MbartConfig
+from sprachbund.models.tokens.config import MbartConfig
+from sprachbund.models.tokens.reader import UnitReader
 from sprachbund.models.whisper.extension import set_prompt
 from sprachbund.models.whisper.model import WhisperExamples
 from sprachbund.research.code_switch.transition import Transition
@@ -37,7 +39,6 @@ from sprachbund.training.draft import DraftOptions, DraftTraining, make_network
 from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
 from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset, WrittenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
-from sprachbund.units.reader import UnitReader
 from tests.models.seamless.support import make_checkpoint
 from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.training import made, made_split, owned

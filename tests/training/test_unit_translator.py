@@ -15,7 +15,7 @@ from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
-from sprachbund.models.tokens import ReadTokens
+from sprachbund.models.tokens.config import ReadTokens
 from sprachbund.training.options import make_recipe
 from sprachbund.training.unit_translator import UnitTranslatorRecipe, run
 from sprachbund.units.dataset import within_hours

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from sprachbund.data.manifest import ManifestWriter
-from sprachbund.units.encoded import Computing, Extraction
-from sprachbund.units.files import encoder_hash
-from sprachbund.units.options import FitOptions, KMeansOptions, VocabularyOptions
+from sprachbund.models.tokens.sources import encoder_hash
+from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
+from sprachbund.units.encoded import Extraction
+from sprachbund.units.options import Computing
 from tests.stories.support import write_tiny_model
 
 LETTERS = "abcdef"

@@ -14,7 +14,7 @@ from sprachbund.decoding.search import search
 from sprachbund.decoding.state import start_batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
-from sprachbund.models.tokens import TokenConformer
+from sprachbund.models.tokens.conformer import TokenConformer
 from tests.units.translators import model_of, speak, talkative
 
 TARGET = Target(language="fr")

@@ -9,8 +9,9 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score, pairwise_distances_argmin
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.kmeans import explained, fit_kmeans, nearest
-from sprachbund.units.options import KMeansOptions
+from sprachbund.models.tokens.directory import nearest
+from sprachbund.models.tokens.unit_options import KMeansOptions
+from sprachbund.units.kmeans import explained, fit_kmeans
 
 OPTIONS = KMeansOptions(clusters=7, batch_size=128, n_init=5)
 

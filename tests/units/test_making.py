@@ -13,11 +13,11 @@ import pytest
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
-from sprachbund.units.directory import Identity, Units
+from sprachbund.models.tokens.directory import Identity, Units
+from sprachbund.models.tokens.sources import open_source
+from sprachbund.models.tokens.strings import to_units
 from sprachbund.units.encoded import EncodedCorpus, Encoding, FeatureJob, encode
 from sprachbund.units.fit import Fit, estimate, make_units
-from sprachbund.units.sources import open_source
-from sprachbund.units.strings import to_units
 from sprachbund.util import jobs as work
 from tests.units.made import computing, conformer, extraction, options, tones, wav2vec, write_corpus
 
@@ -180,7 +180,7 @@ def test_broken_off_and_taken_up_units_are_as_unbroken(made: Made, tmp_path: Pat
         make_units(again, tell)
     assert not (again.out / "units.json").exists()
     with pytest.raises(
-        SprachbundError, match=r"there is no .*units.json; make it with `sprachbund units fit`"
+        SprachbundError, match=r"units.json does not exist; make it with `sprachbund units fit`"
     ):
         Units(again.out)
     prepared: list[int] = []
@@ -299,7 +299,7 @@ def test_files_that_changed_are_refused(made: Made, tmp_path: Path) -> None:
         EncodedCorpus(copy)
     (copy / "manifest.json").write_text(json.dumps({"format": 2}))
     with pytest.raises(
-        SprachbundError, match=r"manifest.json: format: Input should be 1 \(it is 2\); make it again"
+        SprachbundError, match=r"manifest.json: format: Input should be 1 \(it is 2\); make it with"
     ):
         EncodedCorpus(copy)
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import homogeneity_score
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.directory import Units
+from sprachbund.models.tokens.directory import Units
+from sprachbund.models.tokens.strings import collapse, expand, to_string, to_units
 from sprachbund.units.encoded import EncodedCorpus, Encoding, UnitUtterance, encode
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.units.measures import (
@@ -24,7 +25,6 @@ from sprachbund.units.measures import (
     ordered,
     shuffled,
 )
-from sprachbund.units.strings import collapse, expand, to_string, to_units
 from tests.units.made import TONE_S, computing, extraction, options, wav2vec, write_corpus
 
 

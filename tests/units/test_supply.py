@@ -9,6 +9,8 @@ from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
+from sprachbund.models.tokens.reader import UnitReader
+from sprachbund.models.tokens.strings import downsample
 from sprachbund.units.dataset import (
     Mixing,
     SpokenSentences,
@@ -17,8 +19,7 @@ from sprachbund.units.dataset import (
     first_epoch_behind,
 )
 from sprachbund.units.encoded import EncodedCorpus
-from sprachbund.units.reader import UnitReader
-from sprachbund.units.strings import downsample, mean_length_ratio
+from sprachbund.units.lengths import mean_length_ratio
 from tests.units.made import words
 from tests.units.translators import PAIRS, config, speak
 from tests.units.translators import Spoken as Made

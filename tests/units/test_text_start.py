@@ -19,14 +19,13 @@ from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.io import load, save
-from sprachbund.models.tokens import MBART_50, MbartConfig, TokenMbart
-from sprachbund.models.tokens.config import MBART_50_TOKENS
-from sprachbund.models.tokens.mbart import language_code, new_rows
+from sprachbund.models.tokens.config import MBART_50, MBART_50_TOKENS, MbartConfig
+from sprachbund.models.tokens.directory import Units
+from sprachbund.models.tokens.mbart import TokenMbart, language_code, new_rows
+from sprachbund.models.tokens.reader import UnitReader
 from sprachbund.nn.text_to_text import MbartDecoder, MbartEncoder
 from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset
-from sprachbund.units.directory import Units
 from sprachbund.units.mbart import kept_rows, start_from_mbart, texts_of, units_with_mbart
-from sprachbund.units.reader import UnitReader
 from tests.units.made import words
 from tests.units.mbart import write_mbart
 from tests.units.translators import PAIRS, Spoken, speak

@@ -8,7 +8,7 @@ import torch
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.errors import SprachbundError
-from sprachbund.models.tokens import TokenConformer
+from sprachbund.models.tokens.conformer import TokenConformer
 from tests.decoding.tiny_family import TinyFamily
 from tests.units.translators import Spoken, model_of, speak, talkative
 

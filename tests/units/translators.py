@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from sprachbund.models.tokens import TokenConfig, TokenConformer
-from sprachbund.units.directory import Units
+from sprachbund.models.tokens.config import TokenConfig
+from sprachbund.models.tokens.conformer import TokenConformer
+from sprachbund.models.tokens.directory import Units
+from sprachbund.models.tokens.reader import make
 from sprachbund.units.encoded import EncodedCorpus, Encoding, encode
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.reader import make
 from tests.units.made import computing, conformer, extraction, options, wav2vec, write_corpus
 
 PAIRS = (("de", "fr"), ("en", "fr"))

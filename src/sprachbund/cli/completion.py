@@ -4,18 +4,15 @@ A value after the last comma is completed alone, as in `--to de,f`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import get_args
 
-from sprachbund.models.catalogue import CATALOGUE, all_languages
+from sprachbund.models.catalogue import BUNDLED, CATALOGUE, all_languages, folders_with_config
 
 
 def models(incomplete: str) -> list[str]:
-    """The bundled model, public ones by their aliases, and model directories below the working directory."""
-    directories = [
-        str(path.parent) for path in (*Path().glob("*/config.json"), *Path().glob("*/*/config.json"))
-    ]
-    return _matching(["bundled", *(one.alias for one in CATALOGUE), *sorted(directories)], incomplete)
+    """The bundled model, public ones by their aliases, and folders here that may hold one."""
+    folders = map(str, folders_with_config())
+    return _matching([BUNDLED, *(one.alias for one in CATALOGUE), *folders], incomplete)
 
 
 def languages(incomplete: str) -> list[str]:
@@ -32,6 +29,8 @@ def engines(incomplete: str) -> list[str]:
 
 def formats(incomplete: str) -> list[str]:
     """Names of file formats."""
+    from sprachbund.decoding.formats import FORMATS
+
     return _matching(FORMATS, incomplete)
 
 
@@ -56,7 +55,5 @@ def completion_of(
     return _BY_OPTION.get(option) or _BY_METAVAR.get(metavar or "")
 
 
-FORMATS = ("txt", "srt", "vtt", "json", "jsonl", "tsv")
-"""Those of `sprachbund.decoding.formats`, which takes too long to import here."""
 _BY_METAVAR = {"MODEL": models, "LANG": languages, "LANG,…": languages, "FMT,…": formats}
 _BY_OPTION = {"--engine": engines}

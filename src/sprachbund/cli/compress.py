@@ -4,7 +4,7 @@ Shared options and the printed comparison come first, then one section for each 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -23,12 +23,21 @@ from sprachbund.cli.console import (
     table,
 )
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
-from sprachbund.compression.options import MeasureOptions
+from sprachbund.compression.options import (
+    DistillationOptions,
+    KQuantOptions,
+    LabelOptions,
+    MeasureOptions,
+    QuantizeOptions,
+    StudentTraining,
+    TeacherOptions,
+)
+from sprachbund.training.options import RunOptions
 
 if TYPE_CHECKING:
     from sprachbund.compression.before_after import MeasuredModel, Measurement, Verdict
     from sprachbund.compression.distillation import DistilRecipe
-    from sprachbund.compression.pseudo_labels import LabelOptions, LabelResult
+    from sprachbund.compression.pseudo_labels import LabelResult
 
 
 # Options, measurement and printing that the commands share.
@@ -37,9 +46,6 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model
 Data = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="DIR", help="Corpus to measure both models on; may be repeated."),
-]
-Engine = Annotated[
-    Literal["auto", "native", "torch"], typer.Option("--engine", help="What computes the models.")
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
@@ -53,19 +59,8 @@ Speech = Annotated[
     list[Path],
     typer.Argument(metavar="DATA", help="Corpora, folders of recordings, recordings; texts are not needed."),
 ]
-Targets = Annotated[
-    list[str], typer.Option("--to", metavar="LANG,…", help="Languages to label in, beside transcripts.")
-]
-Spoken = Annotated[
-    str | None,
-    typer.Option(
-        "--from", metavar="LANG", help="Spoken in the recordings; the teacher identifies it if not given."
-    ),
-]
 Measuring = Annotated[MeasureOptions, Panel(OWN_PANEL)]
-MeasuringAfterTraining = Annotated[
-    MeasureOptions, Panel(OWN_PANEL, only=("limit", "no_speech_per_kind", "rounds", "engine"))
-]
+MeasuringAfterTraining = Annotated[MeasureOptions, Panel(OWN_PANEL, without=("targets",))]
 """`--to` of `distil` says what is learned, and is measured with it."""
 
 
@@ -327,23 +322,9 @@ def quantize(
         str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
     ],
     out: Out,
-    packed: Annotated[
-        bool, typer.Option("--packed", help="Write what the native engine maps beside it: it starts at once.")
-    ] = False,
-    encoder_bits: Annotated[
-        int | None,
-        typer.Option(
-            "--encoder-bits", metavar="BITS", help="Pack a streaming encoder in 8, 6, 5, 4 or 3; no more."
-        ),
-    ] = None,
-    method: Annotated[
-        Literal["k-quant", "round"], typer.Option("--method", help="How --encoder-bits chooses its numbers.")
-    ] = "k-quant",
-    symmetric: Annotated[
-        bool, typer.Option("--symmetric", help="With --encoder-bits: no zero points are stored.")
-    ] = False,
     data: Data = None,
     *,
+    options: Annotated[QuantizeOptions, Panel(OWN_PANEL)],
     measuring: Measuring,
     threads: Threads = None,
     offline: Offline = False,
@@ -354,10 +335,6 @@ def quantize(
     With --encoder-bits only the linear layers of a streaming encoder change: blocks of 32 weights share a scale, and
     the model computes from them as they are packed.
     """
-    if encoder_bits is None and (symmetric or method != "k-quant"):
-        raise UsageError("--method and --symmetric are for --encoder-bits; give it too")
-    if encoder_bits is not None and packed:
-        raise UsageError("--packed is for the native engine, which has no streaming encoders; leave it out")
     set_threads(threads)
     with as_usage(), Bar("quantizing"):
         from sprachbund.compression.smaller import check_new, copy_drafts, new_directory
@@ -370,12 +347,12 @@ def quantize(
         out
     ) as draft:  # with its numbers: what was killed or failed before them leaves nothing
         with as_usage(), Bar("quantizing"):
-            if encoder_bits is None:
-                what = _eight_bits(family, source, draft, out.name, packed=packed)
+            if options.encoder is None:
+                what = _eight_bits(family, source, draft, out.name, packed=options.packed)
             else:
-                what = _encoder_bits(family, source, draft, out.name, encoder_bits, method, symmetric)
+                what = _encoder_bits(family, source, draft, out.name, options.encoder)
             copy_drafts(source, draft)
-            if packed:
+            if options.packed:
                 from sprachbund.compression.quantization import write_packed
 
                 write_packed(load(draft, offline=True), draft)
@@ -413,16 +390,14 @@ def _encoder_bits(
     source: Path,
     draft: Path,
     name: str,
-    bits: int,
-    method: Literal["k-quant", "round"],
-    symmetric: bool,
+    options: KQuantOptions,
 ) -> dict[str, Any]:
     """Write the encoder's linear layers packed. Returns the values for the report."""
-    from sprachbund.compression.quantization import KQuantOptions, bits_per_weight, quantize_encoder
+    from sprachbund.compression.quantization import bits_per_weight, quantize_encoder
     from sprachbund.compression.smaller import bits_of, save_smaller
 
-    layers = quantize_encoder(family, KQuantOptions(bits=bits, method=method, symmetric=symmetric))
-    settings = {"encoder_bits": bits, "method": method, "symmetric": symmetric}
+    layers = quantize_encoder(family, options)
+    settings = {"encoder_bits": options.bits, "method": options.method, "symmetric": options.symmetric}
     save_smaller(family, source, draft, bits_of(source), {"by": "quantize", **settings}, name=name)
     mean = sum(layer.weighted_error * layer.num_weights for layer in layers)
     num_weights = sum(layer.num_weights for layer in layers)
@@ -437,97 +412,30 @@ def _encoder_bits(
 # `sprachbund compress pseudo-label TEACHER DATA…`: a corpus with the texts that a model writes.
 
 _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus, as `train` reads it.")]
-_Replace = Annotated[bool, typer.Option("--replace", help="Write anew also what the data have a text for.")]
-_Beam = Annotated[int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept.")]
-_MinSpeech = Annotated[
-    float, typer.Option("--min-speech", metavar="P", help="Least voice activity of the speech.")
-]
-_MaxNoSpeech = Annotated[
-    float,
-    typer.Option("--max-no-speech", metavar="P", help="Most of the teacher's doubt, where it is unsure too."),
-]
-_MinLogProbability = Annotated[
-    float,
-    typer.Option("--min-log-probability", metavar="X", help="Least mean per token, natural logarithm."),
-]
-_MaxCompression = Annotated[
-    float, typer.Option("--max-compression", metavar="X", help="Most bytes over bytes after zlib.")
-]
-_MaxRepetition = Annotated[
-    float, typer.Option("--max-repetition", metavar="P", help="Largest share of a text in loops.")
-]
-_MaxCharactersPerS = Annotated[
-    float, typer.Option("--max-characters-per-s", metavar="X", help="More than anyone can say.")
-]
-_MaxLengthRatio = Annotated[
-    float, typer.Option("--max-length-ratio", metavar="X", help="Of transcript and translation.")
-]
-_MaxOtherLanguage = Annotated[
-    float,
-    typer.Option(
-        "--max-other-language", metavar="P", help="Most probability of another language, by letters."
-    ),
-]
-_MinLanguage = Annotated[
-    float,
-    typer.Option("--min-language", metavar="P", help="Least probability of the language spoken."),
-]
-_BatchSize = Annotated[
-    int,
-    typer.Option("--batch-size", metavar="N", min=1, help="Utterances at a time; changes no label."),
-]
 
 
 def pseudo_label(
     teacher: Teacher,
     data: Speech,
-    to: Targets,
     out: _Out,
-    spoken: Spoken = None,
-    replace: _Replace = False,
-    beam: _Beam = 1,
-    min_speech: _MinSpeech = 0.5,
-    max_no_speech: _MaxNoSpeech = 0.6,
-    min_log_probability: _MinLogProbability = -1.0,
-    max_compression: _MaxCompression = 2.4,
-    max_repetition: _MaxRepetition = 0.3,
-    max_characters_per_s: _MaxCharactersPerS = 60.0,
-    max_length_ratio: _MaxLengthRatio = 3.0,
-    max_other_language: _MaxOtherLanguage = 0.95,
-    min_language: _MinLanguage = 0.5,
-    batch_size: _BatchSize = 16,
-    engine: Engine = "torch",
     threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
+    *,
+    labels: Annotated[
+        LabelOptions,
+        Panel(OWN_PANEL, without=("filters.guard.enabled",), nested={"filters": "Labels that are kept"}),
+    ],
+    teaching: Annotated[TeacherOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Label speech; doubtful labels are dropped and counted by reason. The same command goes on where it stopped."""
     set_threads(threads)
-    with as_usage(), Bar("starting"):
-        from sprachbund.compression.pseudo_labels import FilterOptions, LabelOptions
-        from sprachbund.decoding.options import GuardOptions
-
-        filters = FilterOptions(
-            guard=GuardOptions(
-                min_speech_probability=min_speech,
-                max_no_speech_probability=max_no_speech,
-                min_mean_log_probability=min_log_probability,
-                hopeless_mean_log_probability=min_log_probability,
-                max_compression_ratio=max_compression,
-                max_repetition=max_repetition,
-                max_characters_per_s=max_characters_per_s,
-            ),
-            max_length_ratio=max_length_ratio,
-            max_other_language=max_other_language,
-            min_language_probability=min_language,
-        )
-        options = LabelOptions(
-            targets=tuple(listed(to)), replace=replace, batch_size=batch_size, filters=filters
-        )
-    done = run_labels(teacher, data, out, options, spoken=spoken, beam=beam, engine=engine, offline=offline)
+    guard = labels.filters.guard
+    # One limit of the mean: a label below it is dropped at once, where a caption needs a second sign.
+    guard = replace(guard, hopeless_mean_log_probability=guard.min_mean_log_probability)
+    options = replace(labels, filters=replace(labels.filters, guard=guard))
+    done = run_labels(teacher, data, out, options, teaching, offline=offline)
     if as_json:
-        from dataclasses import asdict
-
         return print_json({**asdict(done), "out": str(out)})
     typer.echo(corpus_as_text(done))
     say(f"the corpus is in {out}; labels.*.json there lists what was dropped")
@@ -537,11 +445,9 @@ def run_labels(
     teacher: str,
     data: Sequence[Path],
     out: Path,
-    options: "LabelOptions",
+    options: LabelOptions,
+    teaching: TeacherOptions,
     *,
-    spoken: str | None,
-    beam: int = 1,
-    engine: Any = "torch",
     offline: bool = False,
 ) -> "LabelResult":
     """Label speech into a corpus; see `sprachbund.compression.pseudo_labels`.
@@ -551,13 +457,9 @@ def run_labels(
         data: corpora, folders of recordings, or recordings.
         out: folder of the new corpus.
         options: targets, filters and batch size.
-        spoken: language of the recordings; None identifies it.
-        beam: width of the search.
-        engine: that computes the teacher.
+        teaching: language of the recordings, width of the search, engine.
         offline: never use the network.
     """
-    from dataclasses import asdict, replace
-
     from sprachbund.compression.pseudo_labels import check_targets, open_source, pseudo_label
     from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
     from sprachbund.engines.choice import engine_for
@@ -570,16 +472,17 @@ def run_labels(
 
     with as_usage(), Bar("loading the teacher"):
         directory = locate(teacher, offline=offline)
-        family = engine_for(load(directory, offline=True), engine, directory=directory).family
+        family = engine_for(load(directory, offline=True), teaching.engine, directory=directory).family
         written = {target for _, target in family.pairs()}
         options = replace(options, targets=tuple(parse_language(t, written) for t in options.targets))
+        spoken = teaching.spoken
         language = None if spoken is None else parse_language(spoken, family.source_languages)
         sources = [open_source(path, language, family.max_window_s) for path in data]
         check_targets(family, sources, options.targets)
     # Named as they are served: a teacher without timestamps is not said to have been asked for them.
     timed = family.capabilities.timestamps is not None
     decoding = DecodingOptions(
-        beam_size=beam, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
+        beam_size=teaching.beam_size, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
     )
     card = Card.read(directory)
     with resumable(out), Bar("labelling", unit="seconds") as bar:
@@ -594,19 +497,12 @@ def run_labels(
             settings={
                 "teacher": model_hash(directory),
                 "spoken": language,
-                "beam": beam,
-                "engine": engine,
+                "beam": teaching.beam_size,
+                "engine": teaching.engine,
                 "decoding": asdict(decoding),
             },
             progress=bar.update,
         )
-
-
-def default_labels(to: Sequence[str]) -> "LabelOptions":
-    """Every text written anew, filtered as by default."""
-    from sprachbund.compression.pseudo_labels import LabelOptions
-
-    return LabelOptions(targets=tuple(listed(to)), replace=True)
 
 
 def corpus_as_text(done: "LabelResult") -> str:
@@ -637,18 +533,6 @@ _Student = Annotated[
 _StudentOut = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")
 ]
-_Steps = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Of training.")]
-_LearningRate = Annotated[float, typer.Option("--learning-rate", metavar="X", min=0, help="The highest.")]
-_Temperature = Annotated[
-    float, typer.Option("--temperature", metavar="T", help="At which distributions are compared.")
-]
-_KlWeight = Annotated[
-    float, typer.Option("--kl-weight", metavar="X", min=0, help="Of what else the teacher might write.")
-]
-_LabelWeight = Annotated[float, typer.Option("--label-weight", metavar="X", min=0, help="Of the texts.")]
-_LanguageWeight = Annotated[
-    float, typer.Option("--language-weight", metavar="X", min=0, help="Of the language spoken.")
-]
 _Texts = Annotated[
     Literal["teacher", "data"],
     typer.Option("--texts", help="What is learned: the teacher's, or those in the corpora as they stand."),
@@ -656,14 +540,6 @@ _Texts = Annotated[
 _Dev = Annotated[
     list[Path] | None,
     typer.Option("--dev", metavar="DIR", help="Corpus that ranks the checkpoints; may be repeated."),
-]
-_Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
-]
-_StopAfter = Annotated[
-    int | None,
-    typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all."),
 ]
 _Measured = Annotated[
     list[Path] | None,
@@ -679,52 +555,41 @@ def distil(
     teacher: Teacher,
     data: Speech,
     student: _Student,
-    to: Targets,
     out: _StudentOut,
-    steps: _Steps = 2000,
-    learning_rate: _LearningRate = 2e-4,
-    temperature: _Temperature = 2.0,
-    kl_weight: _KlWeight = 1.0,
-    label_weight: _LabelWeight = 1.0,
-    language_weight: _LanguageWeight = 1.0,
     texts: _Texts = "teacher",
-    spoken: Spoken = None,
     dev: _Dev = None,
-    overrides: _Overrides = None,
-    stop_after: _StopAfter = None,
     measured: _Measured = None,
-    *,
-    measuring: MeasuringAfterTraining,
-    threads: Threads = None,
     offline: Offline = False,
     as_json: Json = False,
+    *,
+    labels: Annotated[LabelOptions, Panel(OWN_PANEL, only=("targets",))],
+    teaching: Annotated[TeacherOptions, Panel(OWN_PANEL, only=("spoken",))],
+    objective: Annotated[DistillationOptions, Panel("Training")],
+    training: Annotated[StudentTraining, Panel("Training")],
+    asked: Annotated[RunOptions, Panel("Training")],
+    measuring: MeasuringAfterTraining,
 ) -> None:
     """Teach a student by its teacher's texts and by KL, from speech alone; both are then measured side by side."""
-    set_threads(threads)
+    set_threads(asked.threads)
     learned = [out / LABELS] if texts == "teacher" else data
     values: dict[str, Any] = {
         "teacher": teacher,
         "student": student,
-        "languages": listed(to),
+        "languages": labels.targets,
         "train": [{"path": path} for path in learned],
         "dev": [{"path": path} for path in dev or ()],
-        "objective": {
-            "temperature": temperature,
-            "kl_weight": kl_weight,
-            "label_weight": label_weight,
-            "language_weight": language_weight,
-        },
+        "objective": objective.model_dump(),
         "training": {
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "warmup_steps": min(500, steps // 10),
+            "steps": training.steps,
+            "learning_rate": training.learning_rate,
+            "warmup_steps": min(500, training.steps // 10),
         },
     }
     with as_usage(), Bar("starting"):
         from sprachbund.compression import distillation as recipes
         from sprachbund.training.options import make_recipe
 
-        recipe = make_recipe(recipes.DistilRecipe, values, overrides or ())
+        recipe = make_recipe(recipes.DistilRecipe, values, asked.overrides)
         _check_out(out)
         recipes.check_models(recipe, offline=offline)
     if texts == "teacher":
@@ -732,19 +597,18 @@ def distil(
             teacher,
             data,
             out / LABELS,
-            default_labels(to),
-            spoken=spoken,
-            engine=measuring.engine,
+            replace(labels, replace=True),
+            replace(teaching, engine=measuring.engine),
             offline=offline,
         )
         typer.echo(corpus_as_text(labelled), err=as_json)
     recipe = _with_spoken(recipe)
     with resumable(out):
         model = recipes.run(
-            recipe, out, report=lambda line: typer.echo(line, err=as_json), stop_after=stop_after
+            recipe, out, report=lambda line: typer.echo(line, err=as_json), stop_after=asked.stop_after
         )
-    if stop_after is not None and stop_after < recipe.training.steps:
-        return say(f"stopped at step {stop_after}; the same command without --stop-after goes on")
+    if asked.stop_after is not None and asked.stop_after < recipe.training.steps:
+        return say(f"stopped at step {asked.stop_after}; the same command without --stop-after goes on")
     if not measured and texts == "teacher":
         say("measured on the teacher's own texts, by which it is faultless; name a corpus with --data")
     compared = measure(
@@ -752,7 +616,7 @@ def distil(
         model,
         measured or learned,
         what={"verb": "distil", "recipe": recipe.model_dump(mode="json")},
-        options=replace(measuring, targets=tuple(listed(to))),
+        options=replace(measuring, targets=labels.targets),
         offline=offline,
     )
     print_comparison(compared, model, as_json=as_json)
@@ -780,7 +644,9 @@ def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
     compress = typer.Typer(**options)
-    compress.command("pseudo-label", help="Let a model label speech, as a corpus to train on.")(pseudo_label)
+    compress.command(
+        "pseudo-label", cls=VerbCommand, help="Let a model label speech, as a corpus to train on."
+    )(with_options(pseudo_label))
     compress.command("prune", cls=VerbCommand, help="Drop layers of a model.")(with_options(prune))
     compress.command("distil", cls=VerbCommand, help="Teach a small model what a large one does.")(
         with_options(distil)

@@ -242,11 +242,10 @@ def _engine(model: str) -> Check:
         family = load(directory, offline=True)
     except Exception:  # the model's own check reports its faults
         return Check(name="engine", status="note", found="not tried: the model does not load")
-    _, damaged = check_packed(directory)
-    if damaged:
-        return Check(
-            name="engine", status="problem", found="; ".join(map(str, damaged)), fix="delete that file"
-        )
+    if damaged := [one for one in check_packed(directory) if one.error is not None]:
+        found = "; ".join(str(one.error) for one in damaged)
+        fix = " && ".join(one.rebuilt_by(model) for one in damaged)
+        return Check(name="engine", status="problem", found=found, fix=fix)
     try:
         engine = engine_for(family, directory=directory)
     except SprachbundError as error:  # kernels are named that are not there

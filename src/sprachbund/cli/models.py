@@ -1,5 +1,6 @@
 """`sprachbund models`: models on this machine and public ones; what they know, and under which licences."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,13 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, print_json, say, size, table
 from sprachbund.errors import SprachbundError
-from sprachbund.models.catalogue import BUNDLED, CATALOGUE, Checkpoint, find_checkpoint
+from sprachbund.models.catalogue import (
+    BUNDLED,
+    CATALOGUE,
+    Checkpoint,
+    find_checkpoint,
+    folders_with_config,
+)
 
 PUBLIC_FAMILIES = tuple(dict.fromkeys(one.family for one in CATALOGUE))
 """Families of models of the hub."""
@@ -22,7 +29,9 @@ def register(app: typer.Typer) -> None:
     )
     models.command("show", help="Describe models: languages, pairs, licence, data, limits.")(show)
     models.command("download", help="Download a model from the hub.")(download)
-    models.command("check", help="Read all of a model, and see that it loads.")(check)
+    models.command("check", help="Read all of a model and of its packed weights, and see that it loads.")(
+        check
+    )
     app.add_typer(models, name="models")
 
 
@@ -148,37 +157,61 @@ def fetch(name: str, *, offline: bool) -> Path:
 
 
 def check(names: Models = None, as_json: AsJson = False) -> None:
-    """Load models whole; exit code 1 when one is broken."""
-    broken = 0
+    """Load models whole, and read their packed weights; exit code 1 when anything is broken."""
+    broken = False
     for name, path in _named(names).items():
         checked: dict[str, Any] = {"model": name, "directory": str(path)}
         try:
             with Bar(f"checking {name}"):
-                checked |= _checked(path)
+                checked |= _checked(name, path)
         except SprachbundError as error:
             checked |= {"error": str(error)}
-            broken += 1
+        broken |= any("error" in one for one in (checked, *checked.get("packed", ())))
         if as_json:
             print_json(checked)
-        elif "error" in checked:
-            typer.echo(f"{name}: broken; {checked['error']}")
         else:
-            typer.echo(f"{name}: whole; {checked['family']}, {checked['tensors']} tensors")
+            typer.echo("\n".join(_lines_of(checked)))
     if broken:
         raise typer.Exit(1)
 
 
-def _checked(directory: Path) -> dict[str, Any]:
+def _checked(name: str, directory: Path) -> dict[str, Any]:
+    from sprachbund.engines.packed_cache import check_packed
     from sprachbund.models.cascade import Cascade
     from sprachbund.models.io import load
 
     if not directory.is_dir():
         raise SprachbundError(f"{directory} is not there; check the path")
     family = load(directory, offline=True)
-    halves: tuple[Any, ...] = (family,)
+    halves: dict[Path, Any] = {directory: family}
     if isinstance(family, Cascade):
-        halves = (family.recogniser, family.translator)
-    return {"family": family.name, "tensors": sum(len(half.state_dict()) for half in halves)}
+        assert family.directories is not None
+        halves = dict(zip(family.directories, (family.recogniser, family.translator), strict=True))
+    packed = []
+    for one in (one for half in halves for one in check_packed(half)):
+        packed.append({"file": str(one.path), "weights": one.weights})
+        if one.error is not None:
+            packed[-1] |= {"error": str(one.error), "fix": one.rebuilt_by(name)}
+    return {
+        "family": family.name,
+        "tensors": sum(len(half.state_dict()) for half in halves.values()),
+        "packed": packed,
+    }
+
+
+def _lines_of(checked: dict[str, Any]) -> Iterator[str]:
+    """What was found of a model, and of each of its packed files."""
+    name = checked["model"]
+    if "error" in checked:
+        yield f"{name}: broken; {checked['error']}"
+        return
+    yield f"{name}: whole; {checked['family']}, {checked['tensors']} tensors"
+    for one in checked["packed"]:
+        what = f"{name}: packed in {one['weights']}"
+        if "error" in one:
+            yield f"{what}: broken; {one['error']}; mend it with: {one['fix']}"
+        else:
+            yield f"{what}: whole; {one['file']}"
 
 
 def _named(names: list[str] | None) -> dict[str, Path]:
@@ -193,12 +226,10 @@ def _local_models() -> dict[str, Path]:
     from sprachbund.models.io import FAMILIES, bundled_directory, family_of
 
     directories = {BUNDLED: bundled_directory(), **_downloaded()}
-    for config in sorted(
-        [Path("config.json"), *Path().glob("*/config.json"), *Path().glob("*/*/config.json")]
-    ):
+    for folder in folders_with_config():
         try:
-            if family_of(config.parent) in FAMILIES:
-                directories[str(config.parent)] = config.parent
+            if family_of(folder) in FAMILIES:
+                directories[str(folder)] = folder
         except (SprachbundError, OSError):
             continue  # some other program's config.json
     return directories

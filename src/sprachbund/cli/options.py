@@ -1,17 +1,17 @@
-"""Options of a verb, made from the dataclasses that declare them (`sprachbund.util.options`).
+"""Options of a verb, made from the classes that declare them (`sprachbund.util.options`).
 
     def listen(file: File = None, *, live: Annotated[LiveOptions, Panel("When text is written")]) -> None: ...
 
     app.command(cls=VerbCommand)(with_options(listen))
 
 The command then has an option for every field of `LiveOptions` that declares one, under that title in the help, and
-the verb gets the dataclass, made and checked. Its errors are those of the command line.
+the verb gets a `LiveOptions`, made and checked. Its errors are those of the command line.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -19,7 +19,16 @@ from typer.core import TyperCommand, TyperOption
 
 from sprachbund.cli.completion import completion_of
 from sprachbund.cli.console import UsageError, as_usage, listed, say
-from sprachbund.util.options import Declared, Option, OptionValueError, Range, declared, documented
+from sprachbund.errors import SprachbundError
+from sprachbund.util.options import (
+    Declared,
+    Option,
+    OptionValueError,
+    Range,
+    check_values,
+    declared,
+    documented,
+)
 
 OWN_PANEL = "Options"
 """Title of the options that a verb lists itself."""
@@ -27,21 +36,24 @@ OWN_PANEL = "Options"
 
 @dataclass(frozen=True)
 class Panel:
-    """Where the options of a dataclass stand in the help.
+    """Where the options of a class stand in the help.
 
     Attributes:
         title: above them.
-        only: fields that are offered, with dots for those of nested dataclasses; None offers all that can be.
-        nested: field to the title above the options of the dataclass in it; without, they stand under `title`.
+        only: fields that are offered, with dots for those of nested classes; None offers all that can be.
+        without: fields that are not offered.
+        nested: field to the title above the options of the class in it; without, they stand under `title`.
     """
 
     title: str
     only: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
     nested: Mapping[str, str] = field(default_factory=dict)
 
     def offers(self, path: tuple[str, ...]) -> bool:
         """Whether a field is offered, by its path of names."""
-        return self.only is None or ".".join(path) in self.only
+        name = ".".join(path)
+        return name not in self.without and (self.only is None or name in self.only)
 
 
 class VerbCommand(TyperCommand):
@@ -62,13 +74,13 @@ class VerbCommand(TyperCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class OfferedField:
-    """A field of a verb's dataclass that the command line offers.
+    """A field of a verb's options that the command line offers.
 
     Attributes:
         path: the verb's parameter, then the names of fields down to this one.
         declared: type and range of the field.
         option: how it is given.
-        default: as the dataclass has it; `MISSING` for a field that has to be given.
+        default: as the class has it; `MISSING` for a field that has to be given.
         help: of the option.
         panel: title of its section.
     """
@@ -92,9 +104,10 @@ class OfferedField:
 
     def parameters(self) -> Iterator[inspect.Parameter]:
         """The command's parameters: the option, and its former name, hidden."""
+        choices = f"<{'|'.join(map(str, self.declared.choices))}>" if self.declared.choices else None
         info = typer.Option(
             self.option.name,
-            metavar=self.option.metavar,
+            metavar=self.option.metavar or choices,
             help=self.help,
             rich_help_panel=self.panel,
             autocompletion=completion_of(self.option.name, self.option.metavar, self.declared.choices),
@@ -126,7 +139,8 @@ class OfferedField:
         if self._is_number_list():
             return self._numbers(value)
         if self._is_list():
-            return tuple(listed(value)) or self.default
+            texts = tuple(listed(value) if self.option.commas else value or ())
+            return texts if self.default is MISSING else texts or self.default
         if self.option.unit is not None:
             number = value * self.option.unit
             return round(number) if self.declared.type is int else number
@@ -138,32 +152,33 @@ class OfferedField:
     def _is_number_list(self) -> bool:
         return self._is_list() and get_args(self.declared.type)[0] is float
 
-    def _numbers(self, value: str) -> tuple[float, ...]:
+    def _numbers(self, value: list[str] | None) -> tuple[float, ...]:
         try:
-            return tuple(float(part) for part in listed([value]))
+            return tuple(float(part) for part in listed(value))
         except ValueError as error:
-            shown = self._shown_default()
             raise UsageError(
-                f"{self.option.name} is {value!r}; write numbers with commas between, as in {shown}"
+                f"{self.option.name} is {','.join(value or ())!r}; write numbers with commas between, as in "
+                f"{self._shown_numbers() or '1,2.5'}"
             ) from error
 
+    def _shown_numbers(self) -> str:
+        return ",".join(f"{number:g}" for number in self.default)
+
     def _command_type(self) -> Any:
-        if self._is_number_list():
-            return str
         if self._is_list():
             return list[str]
         if self.declared.choices:
-            return str  # checked by the dataclass, whose message names them
+            return str  # checked by `check_values`, whose message names them
         return float if self.option.unit is not None else self.declared.type
 
     def _shown_default(self) -> Any:
-        """The default as the command line has it; of lists, which may be given in parts, None."""
+        """The default as the command line has it; None of lists of texts, whose default the help says in words."""
         if self.default is MISSING:
             return inspect.Parameter.empty
         if self.is_negated:
             return not self.default
-        if self._is_number_list():
-            return ",".join(f"{number:g}" for number in self.default)
+        if self._is_number_list() and self.default:
+            return [self._shown_numbers()]
         if self._is_list():
             return None
         number = self.default
@@ -174,20 +189,20 @@ class OfferedField:
 
 
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb as a function for typer: in place of each parameter that is a dataclass, the options of its fields.
+    """The verb as a function for typer: in place of each parameter with a panel, the options of its class's fields.
 
     Args:
-        verb: parameters with a dataclass are annotated as `Annotated[Dataclass, Panel(...)]`.
+        verb: such parameters are annotated as `Annotated[Class, Panel(...)]`.
     """
     signature, hints = inspect.signature(verb), get_type_hints(verb, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Any], list[OfferedField]]] = {}
     for name, parameter in signature.parameters.items():
         kind, *extras = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
-        if not (isinstance(kind, type) and is_dataclass(kind)):
+        panel = next((extra for extra in extras if isinstance(extra, Panel)), None)
+        if panel is None:
             parameters.append(_parameter(name, hints[name], parameter.default))
             continue
-        [panel] = [extra for extra in extras if isinstance(extra, Panel)]
         offered = list(offered_fields(kind, panel, (name,)))
         groups[name] = (kind, offered)
         parameters += [made for one in offered for made in one.parameters()]
@@ -210,18 +225,18 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
 def offered_fields(
     kind: type[Any], panel: Panel, path: tuple[str, ...], instance: Any = None
 ) -> Iterator[OfferedField]:
-    """The fields of an options dataclass, and of those nested in it, that a panel offers.
+    """The fields of an options class, and of those nested in it, that a panel offers.
 
     Args:
-        kind: the dataclass.
+        kind: the class.
         panel: what is offered.
         path: the verb's parameter, then the fields above.
         instance: where nested defaults come from; None takes the defaults of `kind`.
     """
     texts = documented(kind)
-    for one, own_field in zip(declared(kind), fields(kind), strict=True):
+    for one in declared(kind):
         here = (*path, one.name)
-        default = _default(own_field) if instance is None else vars(instance)[one.name]
+        default = one.default if instance is None else vars(instance)[one.name]
         if one.is_nested:
             title = panel.nested.get(one.name, panel.title)
             yield from offered_fields(one.type, replace(panel, title=title), here, default)
@@ -231,22 +246,31 @@ def offered_fields(
                 declared=one,
                 option=one.option,
                 default=default,
-                help=one.option.help or _sentence(texts.get(one.name, ""), one.range),
+                help=_sentence(one.option.help or texts.get(one.name, ""), one.range, one.option.unit),
                 panel=panel.title,
             )
 
 
 def _made(kind: type[Any], values: dict[tuple[str, ...], Any], instance: Any = None) -> Any:
-    """The dataclass with the values given, by path; the rest as in `instance`, or as by default."""
+    """The options with the values given, by path; the rest as in `instance`, or as by default."""
+    from pydantic import ValidationError  # here, since help does without it
+
     own: dict[str, Any] = {}
-    for one, own_field in zip(declared(kind), fields(kind), strict=True):
+    for one in declared(kind):
         if one.is_nested:
             below = {path[1:]: value for path, value in values.items() if path[0] == one.name}
-            default = _default(own_field) if instance is None else vars(instance)[one.name]
-            own[one.name] = _made(one.type, below, default)
+            own[one.name] = _made(
+                one.type, below, one.default if instance is None else vars(instance)[one.name]
+            )
         elif (one.name,) in values:
             own[one.name] = values[(one.name,)]
-    return kind(**own) if instance is None else replace(instance, **own)
+        elif instance is not None:
+            own[one.name] = vars(instance)[one.name]
+    check_values(kind, own)
+    try:
+        return kind(**own)
+    except ValidationError as error:
+        raise SprachbundError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 @contextmanager
@@ -265,13 +289,9 @@ def _named_by_option(offered: Sequence[OfferedField]) -> Iterator[None]:
         raise
 
 
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _sentence(text: str, allowed: Range | None) -> str:
-    """A field's documentation as a sentence, with the limits of its values if there are two."""
-    limits = f" ({allowed})" if allowed is not None and allowed.is_bounded else ""
+def _sentence(text: str, allowed: Range | None, unit: float | None) -> str:
+    """A field's documentation as a sentence, with the limits of its values."""
+    limits = f" ({str(allowed).removeprefix('a number ')})" if allowed is not None and unit is None else ""
     return f"{text[:1].upper()}{text[1:].removesuffix('.')}{limits}." if text else ""
 
 

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, set_threads, size, table
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
+from sprachbund.training.options import RunOptions, read_recipe
 
 # `sprachbund train RECIPE.toml --out DIR`: run a recipe, or resume it where it stopped.
 
@@ -19,28 +21,17 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder of the run; DIR/model is the result.")
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
-    ] = None,
-    stop_after: Annotated[
-        int | None,
-        typer.Option("--stop-after", metavar="N", min=1, help="Stop, resumable, after N steps in all."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
-    ] = None,
+    *,
+    asked: Annotated[RunOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Train a model by a recipe; the same command again goes on where it stopped."""
     with as_usage():
-        from sprachbund.training.options import read_recipe
-
         with Bar("starting"):
             kind, run = _recipe_of(recipe)
-        values = read_recipe(kind, recipe, overrides or ())
-    set_threads(threads)
+        values = read_recipe(kind, recipe, asked.overrides)
+    set_threads(asked.threads)
     try:
-        run(values, out, report=lambda line: typer.echo(line), stop_after=stop_after)
+        run(values, out, report=lambda line: typer.echo(line), stop_after=asked.stop_after)
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
         raise
@@ -260,17 +251,12 @@ def recipe(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the runs; the table is in it.")
     ] = None,
     chosen: Annotated[str, typer.Option("--size", metavar="SIZE", help=f"{', '.join(SIZES)}.")] = "small",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=VALUE", help="Change a value of the recipe; may be repeated."),
-    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what the size needs and whether its plans fit; run nothing.")
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    *,
+    asked: Annotated[RunOptions, Panel(OWN_PANEL, only=("overrides", "threads"))],
 ) -> None:
     """Run a recipe over its arms and seeds; the same command again goes on where it stopped."""
     with as_usage():
@@ -278,13 +264,12 @@ def recipe(
             if value not in known:
                 raise UsageError(f"no {what} {value!r}; there are {', '.join(known)}")
         from sprachbund.research import sizes
-        from sprachbund.training.options import read_recipe
 
         with Bar("starting"):
             module: Any = import_module(f"sprachbund.research.{name}.recipe")
         toml = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
         given = [f'data="{data}"'] if data is not None else []
-        values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *(overrides or ())])
+        values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *asked.overrides])
     if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
             needed = module.estimate_memory(values)
@@ -297,7 +282,7 @@ def recipe(
         return
     if data is None or out is None:
         raise UsageError("a recipe needs --data and --out; with --check it runs nothing and needs neither")
-    set_threads(threads)
+    set_threads(asked.threads)
     try:
         path = module.run(values, out, report=say)
     except KeyboardInterrupt as interruption:
@@ -322,5 +307,5 @@ def _print(path: Path, as_json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that train."""
-    app.command()(train)
-    app.command()(recipe)
+    app.command(cls=VerbCommand)(with_options(train))
+    app.command(cls=VerbCommand)(with_options(recipe))

@@ -20,7 +20,7 @@ from sprachbund.cli.speech import (
     load_model,
     run,
 )
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import GUARD_THRESHOLDS, DecodingOptions
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ Untrusted = Annotated[
     ),
 ]
 Output = Annotated[OutputOptions, Panel("Output")]
-Decoding = Annotated[DecodingOptions, Panel("Decoding")]
+Decoding = Annotated[DecodingOptions, Panel("Decoding", without=GUARD_THRESHOLDS)]
 Computing = Annotated[ModelOptions, Panel("Model")]
 
 

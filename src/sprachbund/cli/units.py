@@ -1,14 +1,18 @@
 """`sprachbund units`: speech as discrete units that share one vocabulary with text."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, size
+from sprachbund.cli.console import Bar, UsageError, print_json, resumable, say, size
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.models.tokens.unit_options import FitOptions
+from sprachbund.units.options import Computing, EncodingOptions, FeatureOptions, LayerOptions
 
 if TYPE_CHECKING:
-    from sprachbund.units.directory import Units
+    from sprachbund.models.tokens.directory import Units
     from sprachbund.units.encoded import EncodedCorpus, Extraction
     from sprachbund.units.measures import UnitMeasures
 
@@ -119,8 +123,10 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    units.command("fit", help="Find units in the features of a speech encoder, and their vocabulary.")(fit)
-    units.command("encode", help="Write a corpus as units.")(encode)
+    units.command(
+        "fit", cls=VerbCommand, help="Find units in the features of a speech encoder, and their vocabulary."
+    )(with_options(fit))
+    units.command("encode", cls=VerbCommand, help="Write a corpus as units.")(with_options(encode))
     units.command("show", help="Say and draw what units stand for, and how small they are.")(show)
     app.add_typer(units, name="units")
 
@@ -135,49 +141,10 @@ Model = Annotated[
 DataDirectories = Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")]
 UnitsDirectory = Annotated[Path, typer.Argument(metavar="UNITS", help="What `units fit` wrote.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where it goes.")]
-Layer = Annotated[
-    int, typer.Option("--layer", metavar="N", min=1, help="Of the encoder, 1 the first; WavLM-large: 21.")
-]
-Clusters = Annotated[int, typer.Option("--clusters", metavar="K", help="Of k-means.")]
-Share = Annotated[float, typer.Option("--share", metavar="X", help="Of the utterances, for k-means.")]
-Languages = Annotated[
-    list[str] | None, typer.Option("--languages", metavar="LANG,…", help="Of the speech; all if not given.")
-]
-TextLanguages = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text-languages", metavar="LANG,…", help="Of the texts for the vocabulary; all if not given."
-    ),
-]
-Form = Annotated[
-    Literal["union", "single"],
-    typer.Option("--form", help="A vocabulary of two models, or one model over text and units."),
-]
-UnitPieces = Annotated[int, typer.Option("--unit-pieces", metavar="N", help="0 makes every unit a piece.")]
-TextPieces = Annotated[int, typer.Option("--text-pieces", metavar="N", help="Of the text's part.")]
 Texts = Annotated[
     list[Path] | None,
     typer.Option("--texts", metavar="FILE", help="More texts for the vocabulary, a line each; repeatable."),
 ]
-KMeansBatch = Annotated[int, typer.Option("--kmeans-batch", metavar="N", help="Frames of a step of k-means.")]
-Starts = Annotated[int, typer.Option("--n-init", metavar="N", help="First centres tried.")]
-Patience = Annotated[
-    int, typer.Option("--max-no-improvement", metavar="N", help="Steps without improvement at the end.")
-]
-MaxIter = Annotated[int, typer.Option("--max-iter", metavar="N", help="Passes over the frames at most.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of everything drawn.")]
-Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
-Threads = Annotated[
-    int, typer.Option("--threads", metavar="N", min=1, help="Of each process; more can change the last bits.")
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray", metavar="ADDRESS", help="Use a Ray cluster: auto, host:port, or local for one here."
-    ),
-]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
-BatchS = Annotated[float, typer.Option("--batch-s", metavar="S", help="Seconds of speech at once.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 
@@ -186,58 +153,27 @@ def fit(
     model: Model,
     data: DataDirectories,
     out: Out,
-    layer: Layer,
-    clusters: Clusters = 2000,
-    share: Share = 0.1,
-    languages: Languages = None,
-    text_languages: TextLanguages = None,
-    form: Form = "union",
-    unit_pieces: UnitPieces = 4000,
-    text_pieces: TextPieces = 4000,
     texts: Texts = None,
-    kmeans_batch: KMeansBatch = 10_000,
-    n_init: Starts = 20,
-    max_no_improvement: Patience = 100,
-    max_iter: MaxIter = 100,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    threads: Threads = 1,
-    ray: Ray = None,
-    device: Device = "cpu",
-    batch_s: BatchS = 60.0,
     offline: Offline = False,
     as_json: AsJson = False,
+    *,
+    features: Annotated[LayerOptions, Panel("Features")],
+    options: Annotated[
+        FitOptions, Panel("Data of the units", nested={"kmeans": "k-means", "vocabulary": "Vocabulary"})
+    ],
+    computing: Annotated[Computing, Panel("Computing")],
 ) -> None:
     """Find units; the same command again goes on where it stopped."""
-    with as_usage(), Bar("starting"):
-        from sprachbund.units.encoded import Computing
+    with Bar("starting"):
         from sprachbund.units.fit import Fit, estimate, make_units
-        from sprachbund.units.options import checked
-
-        options = checked(
-            {
-                "kmeans": {
-                    "clusters": clusters,
-                    "batch_size": kmeans_batch,
-                    "n_init": n_init,
-                    "max_no_improvement": max_no_improvement,
-                    "max_iter": max_iter,
-                    "seed": seed,
-                },
-                "vocabulary": {"form": form, "unit_pieces": unit_pieces, "text_pieces": text_pieces},
-                "share": share,
-                "languages": listed(languages),
-                "text_languages": listed(text_languages),
-            }
-        )
     with Bar("loading the model"):
         wanted = Fit(
-            extraction=_extraction(model, layer, device=device, batch_s=batch_s, offline=offline),
+            extraction=_extraction(model, features, offline=offline),
             data=tuple(path.resolve() for path in data),
             out=out,
             options=options,
             texts=tuple(texts or ()),
-            computing=Computing(workers=workers, threads=threads, ray=ray),
+            computing=computing,
         )
         needed = estimate(wanted)
     say(
@@ -257,43 +193,31 @@ def encode(
         str | None,
         typer.Option("--model", metavar="MODEL", help="The model of the units, where it is elsewhere now."),
     ] = None,
-    speed: Annotated[
-        float, typer.Option("--speed", metavar="X", help="Of the speech, as in training at 0.9, 1 and 1.1.")
-    ] = 1.0,
-    languages: Languages = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave utterances of no frames out, and name them.")
-    ] = False,
-    workers: Workers = 1,
-    threads: Threads = 1,
-    ray: Ray = None,
-    device: Device = "cpu",
-    batch_s: BatchS = 60.0,
     offline: Offline = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[EncodingOptions, Panel(OWN_PANEL)],
+    features: Annotated[FeatureOptions, Panel("Computing")],
+    computing: Annotated[Computing, Panel("Computing")],
 ) -> None:
     """Write a corpus as units; the same command again goes on where it stopped."""
     with Bar("starting"):
-        from sprachbund.units.directory import Units
-        from sprachbund.units.encoded import Computing, Encoding
+        from sprachbund.models.tokens.directory import Units
+        from sprachbund.units.encoded import Encoding
         from sprachbund.units.encoded import encode as encode_corpus
 
         source = Units(units).config.source
     with Bar("loading the model"):
-        extraction = _extraction(
-            model or source.name, source.layer, device=device, batch_s=batch_s, offline=offline
-        )
-    with as_usage():
-        encoding = Encoding(
-            units=units.resolve(),
-            extraction=extraction,
-            data=data.resolve(),
-            out=out.resolve(),
-            languages=tuple(listed(languages)),
-            speed=speed,
-            skip_bad=skip_bad,
-            computing=Computing(workers=workers, threads=threads, ray=ray),
-        )
+        wanted = LayerOptions(layer=source.layer, **asdict(features))
+        extraction = _extraction(model or source.name, wanted, offline=offline)
+    encoding = Encoding(
+        units=units.resolve(),
+        extraction=extraction,
+        data=data.resolve(),
+        out=out.resolve(),
+        computing=computing,
+        **asdict(options),
+    )
     with resumable(out), Bar("encoding") as bar:
         encoded = encode_corpus(encoding, bar.update)
     print_json(encoded.info.model_dump(mode="json")) if as_json else _print_encoded(encoded, out)
@@ -332,7 +256,7 @@ def show(
             "--phones needs a corpus as units to measure them on; name what `units encode` wrote"
         )
     with Bar("reading"):
-        from sprachbund.units.directory import Units
+        from sprachbund.models.tokens.directory import Units
 
         read = Units(units)
     if encoded is None:
@@ -373,21 +297,14 @@ class _Steps:
             self._bar.update(done, total)
 
 
-def _extraction(model: str, layer: int, *, device: str, batch_s: float, offline: bool) -> "Extraction":
+def _extraction(model: str, features: LayerOptions, *, offline: bool) -> "Extraction":
     from sprachbund.models.io import locate
+    from sprachbund.models.tokens.sources import encoder_hash
     from sprachbund.units.encoded import Extraction
-    from sprachbund.units.files import encoder_hash
 
     directory = locate(model, offline=offline).resolve()
     name = str(directory) if Path(model).is_dir() else model
-    return Extraction(
-        directory=directory,
-        layer=layer,
-        name=name,
-        hash=encoder_hash(directory),
-        device=device,
-        batch_s=batch_s,
-    )
+    return Extraction(directory=directory, name=name, hash=encoder_hash(directory), **asdict(features))
 
 
 def _measured(

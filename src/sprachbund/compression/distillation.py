@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sprachbund.compression.options import DistillationOptions, StudentTraining
 from sprachbund.compression.smaller import bits_of, card_of
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus, ExampleOptions
@@ -28,7 +28,7 @@ from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.training.loop import train
-from sprachbund.training.options import Strict, TrainingOptions
+from sprachbund.training.options import Strict
 from sprachbund.training.translator import (
     NO_MASKS,
     CardRecipe,
@@ -48,31 +48,6 @@ from sprachbund.util.distributed import (
 from sprachbund.util.files import read_object, write_text
 
 _TEXTS_ONLY = "or learn from its texts alone with --kl-weight 0 --language-weight 0"
-
-
-class DistillationOptions(BaseModel):
-    """Weights of the losses; 0 leaves a part out.
-
-    Attributes:
-        temperature: T, by which all logits are divided before they are compared (arXiv 1503.02531, section 2).
-        kl_weight: of T^2 KL(teacher || student) per target token.
-        label_weight: of the cross-entropy of the texts, the teacher's own or others.
-        language_weight: of KL(teacher || student) of the language spoken, which no target token asks for.
-        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7); the teacher smooths by itself.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    temperature: float = Field(default=2.0, gt=0)
-    kl_weight: float = Field(default=1.0, ge=0)
-    label_weight: float = Field(default=1.0, ge=0)
-    language_weight: float = Field(default=1.0, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-    @property
-    def asks_the_teacher(self) -> bool:
-        """Whether the teacher is run at all, beside its texts."""
-        return self.kl_weight > 0 or self.language_weight > 0
 
 
 class Distillation(nn.Module):
@@ -280,7 +255,7 @@ class DistilRecipe(Strict):
     dev: tuple[DataPart, ...] = ()
     objective: DistillationOptions = DistillationOptions()
     examples: ExampleRecipe = ExampleRecipe()
-    training: TrainingOptions
+    training: StudentTraining = StudentTraining()
 
 
 def run(

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
+from sprachbund.compression.options import FilterOptions, LabelOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own import AUDIO_SUFFIXES
 from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.languages import UNDETERMINED, LanguageTracker
-from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
@@ -69,32 +69,6 @@ class LabelEvidence(Protocol):
     def no_speech_probability(self) -> float | None:
         """The teacher's own doubt; None when it has none."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilterOptions:
-    """Thresholds.
-
-    Attributes:
-        guard: those of decoding; a label may be less of a guess than a caption.
-        max_length_ratio: of the longer to the shorter of transcript and translation; see `length_ratio`.
-        max_other_language: probability of another language than the one asked for, by character n-grams.
-        min_language_probability: of the language that the teacher hears, where the data do not tell it.
-    """
-
-    guard: GuardOptions = field(
-        default_factory=lambda: GuardOptions(hopeless_mean_log_probability=-1.0, max_repetition=0.3)
-    )
-    max_length_ratio: float = 3.0
-    max_other_language: float = 0.95
-    min_language_probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.max_length_ratio < 1:
-            raise SprachbundError(f"max_length_ratio is {self.max_length_ratio}; it must be at least 1")
-        for name in ("max_other_language", "min_language_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SprachbundError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
 
 
 def why_dropped(
@@ -515,23 +489,6 @@ class Labeller(Protocol):
             sources: BCP-47 tag of the language spoken in each; None where it is to be detected.
         """
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelOptions:
-    """What is labelled.
-
-    Attributes:
-        targets: BCP-47 tags of the texts wanted. What is said is transcribed besides, where no transcript is there.
-        replace: write every text anew; what the data have is not taken over, also where the label is dropped.
-        batch_size: utterances at a time; does not change the labels.
-        filters: which labels are kept.
-    """
-
-    targets: tuple[str, ...]
-    replace: bool = False
-    batch_size: int = 16
-    filters: FilterOptions = field(default_factory=FilterOptions)
 
 
 def check_targets(teacher: Family, sources: Sequence[LabelSource], targets: Sequence[str]) -> None:

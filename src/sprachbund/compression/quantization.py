@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sprachbund.compression.options import KQuantOptions
 from sprachbund.engines.choice import why_not_native
 from sprachbund.engines.native_engine import pack
 from sprachbund.engines.packed_cache import PACKED_FILE, write_with_model
@@ -22,7 +23,6 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.weights import SCALE, read_packed_linears
 from sprachbund.nn.quantized import (
     BlockLinear,
-    BlockMethod,
     BlockWeights,
     importance,
     linear_names,
@@ -30,23 +30,6 @@ from sprachbund.nn.quantized import (
     quantize_blocks,
 )
 from sprachbund.nn.streaming_conformer import ChunkEncoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class KQuantOptions:
-    """How linear layers are quantized; see `quantize_blocks`.
-
-    Attributes:
-        bits: 3, 4, 5, 6 or 8.
-        block: inputs that share a scale.
-        method: "k-quant" or "round".
-        symmetric: whether zero points are the middle of the range.
-    """
-
-    bits: int = 4
-    block: int = 32
-    method: BlockMethod = "k-quant"
-    symmetric: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,15 @@ Accept = Literal["exact", "top-2", "top-3", "unchecked"]
 All but the first change the text.
 """
 _PROBABILITY = Range(0, 1)
+GUARD_THRESHOLDS = (
+    "guard.min_speech_probability",
+    "guard.max_no_speech_probability",
+    "guard.min_mean_log_probability",
+    "guard.max_compression_ratio",
+    "guard.max_repetition",
+    "guard.max_characters_per_s",
+)
+"""Fields that pseudo-labels have options for and captions do not: there the published values hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +48,7 @@ class GuardOptions:
         min_mean_log_probability: below this (natural logarithm, per token) the model is unsure.
         hopeless_mean_log_probability: below this a segment is dropped without any second sign.
         max_compression_ratio: bytes of text over bytes after zlib; above this the text is a loop.
-        max_repetition: share of the text, from 0 to 1, that repeats what stands directly before it.
+        max_repetition: share of the text that repeats what stands directly before it; above this it is a loop.
         max_characters_per_s: more text than anyone can say in the time.
         max_length_ratio: of a cascade: a translation so many times as long as what was said is none, but a loop or an
             answer.
@@ -48,13 +57,27 @@ class GuardOptions:
     enabled: Annotated[
         bool, Option("--no-guard", help="Keep text even where there seems to be no speech.")
     ] = True
-    min_speech_probability: Annotated[float, _PROBABILITY] = 0.5
-    max_no_speech_probability: Annotated[float, _PROBABILITY] = 0.6
-    min_mean_log_probability: Annotated[float, Range(high=0)] = -1.0
+    min_speech_probability: Annotated[float, _PROBABILITY, Option("--min-speech", metavar="P")] = 0.5
+    max_no_speech_probability: Annotated[
+        float,
+        _PROBABILITY,
+        Option(
+            "--max-no-speech",
+            metavar="P",
+            help="Most of the teacher's doubt that it heard speech, where it is unsure too.",
+        ),
+    ] = 0.6
+    min_mean_log_probability: Annotated[
+        float,
+        Range(high=0),
+        Option(
+            "--min-log-probability", metavar="X", help="Least mean of a label per token, natural logarithm."
+        ),
+    ] = -1.0
     hopeless_mean_log_probability: Annotated[float, Range(high=0)] = -2.5
-    max_compression_ratio: Annotated[float, Range(0)] = 2.4
-    max_repetition: Annotated[float, _PROBABILITY] = 0.6
-    max_characters_per_s: Annotated[float, Range(0)] = 60.0
+    max_compression_ratio: Annotated[float, Range(0), Option("--max-compression", metavar="X")] = 2.4
+    max_repetition: Annotated[float, _PROBABILITY, Option("--max-repetition", metavar="P")] = 0.6
+    max_characters_per_s: Annotated[float, Range(0), Option("--max-characters-per-s", metavar="X")] = 60.0
     max_length_ratio: Annotated[float, Range(0)] = 3.0
 
     def __post_init__(self) -> None:

@@ -5,8 +5,8 @@
   head as JSON, and the arrays, each at a multiple of 64 bytes. The head names the model they came from, the numbers of
   its weights, the sizes of its parts, of each array its type, shape and offset, and the size and SHA-256 of all arrays.
   A start checks the head and the size of the file. The arrays are checked after writing and on request (`check_packed`,
-  which `sprachbund doctor` calls): reading them whole at every start took 6 s for the shape of large-v3. Numbers that a
-  disk has damaged are therefore not noticed at a start.
+  which `sprachbund doctor` and `models check` call): reading them whole at every start took 6 s for the shape of
+  large-v3. Numbers that a disk has damaged are therefore not noticed at a start.
 - The arrays are the same for all instruction sets, so machines with different processors can share a folder.
 - The hash of a model (`content_hash`) covers its tensors, configuration and plan, however their files were written.
 - The cache (`packed_for`) finds the file of a model by its hash, packs where there is none, and deletes old ones
@@ -17,6 +17,7 @@ import hashlib
 import json
 import mmap
 import os
+import shlex
 import struct
 import sys
 import threading
@@ -331,29 +332,59 @@ def packed_for(
         return packed, tuple(notes)
 
 
-def check_packed(
-    directory: Path, cache: Path | None = None, weights: WeightNumbers = "int8"
-) -> tuple[list[Path], list[PackedFileError]]:
-    """Read the packed weights of a model directory whole, where there are any.
+@dataclass(frozen=True, kw_only=True)
+class CheckedFile:
+    """A file of packed weights that was read whole.
+
+    Attributes:
+        path: of the file.
+        weights: numbers of its linear layers.
+        error: what is wrong with it; None for a file that is as it was written.
+    """
+
+    path: Path
+    weights: WeightNumbers
+    error: PackedFileError | None
+
+    def rebuilt_by(self, model: str) -> str:
+        """The command that packs the weights anew, into the cache where the file came with the model.
+
+        A start packs again what is missing, and what has another head, but not a file whose arrays are damaged.
+
+        Args:
+            model: as `--model` takes it.
+        """
+        bench = [
+            "sprachbund",
+            "bench",
+            "--model",
+            model,
+            "--engine",
+            f"native{_KIND[self.weights]}",
+            "--repeats",
+            "1",
+        ]
+        return f"{shlex.join(['rm', str(self.path)])} && {shlex.join(bench)}"
+
+
+def check_packed(directory: Path, cache: Path | None = None) -> list[CheckedFile]:
+    """Read the packed weights of a model directory whole, those beside the model and those in the cache.
 
     Args:
         directory: of the model.
         cache: where they are kept; the user's cache directory by default.
-        weights: numbers of the files.
-
-    Returns:
-        Files that are as they were written, and the errors of the others.
     """
-    cache = cache or default_cache()
+    cache, checked = cache or default_cache(), list[CheckedFile]()
     source = fingerprint(directory, cache)
-    good, errors = list[Path](), list[PackedFileError]()
-    for path in filter(Path.exists, _packed_paths(directory, cache, source, weights)):
-        try:
-            read_packed(path, source, weights, whole=True)
-            good.append(path)
-        except PackedFileError as error:
-            errors.append(error)
-    return good, errors
+    for weights in _KIND:
+        for path in filter(Path.exists, _packed_paths(directory, cache, source, weights)):
+            error = None
+            try:
+                read_packed(path, source, weights, whole=True)
+            except PackedFileError as found:
+                error = found
+            checked.append(CheckedFile(path=path, weights=weights, error=error))
+    return checked
 
 
 def _packed_paths(directory: Path, cache: Path, source: str, weights: WeightNumbers) -> tuple[Path, Path]:

@@ -1,4 +1,6 @@
-"""Public checkpoints that this package loads: what each does, how large it is, and under which licence.
+"""Models by name, without torch: folders here, and the public checkpoints that this package loads.
+
+Of each of these it says what it does, how large it is, and under which licence.
 
 Sizes are about those of the weights that `models download` fetches; licences are those of the weights. Both were
 compared with pages of the hub for large-v2, large-v3, turbo, distil-large-v3 and, the licence alone, SeamlessM4T v2;
@@ -8,6 +10,7 @@ the others are from general knowledge.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 Task = Literal["transcribe", "to-english", "any-to-any"]
@@ -203,6 +206,16 @@ _SEAMLESS = (
 )
 _SPOKEN_ONLY = "ast kam kea lb oc xh"
 """Languages that SeamlessM4T hears and does not write (arXiv 2312.05187)."""
+
+
+def folders_with_config() -> list[Path]:
+    """The working directory and the folders in it, two levels deep, as far as they hold a config.json, in order.
+
+    Such a folder may hold a model; whose file it is, nothing has looked at.
+    """
+    here = Path()
+    patterns = ("config.json", "*/config.json", "*/*/config.json")
+    return sorted(config.parent for pattern in patterns for config in here.glob(pattern))
 
 
 def find_checkpoint(name: str) -> Checkpoint | None:

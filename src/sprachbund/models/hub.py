@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.catalogue import find_checkpoint
+from sprachbund.models.catalogue import BUNDLED, find_checkpoint
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import read_object
@@ -75,6 +75,18 @@ def family_of(directory: Path) -> str:
 
 Progress = Callable[[float, float | None], None]
 """Called with the bytes that are there, and with all of them where that is known."""
+
+
+def bundled_directory() -> Path:
+    """Directory of the model that comes with the package."""
+    return Path(__file__).parent / "assets" / BUNDLED
+
+
+def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """The directory of a model: the bundled one's, or as `find`, whose arguments and errors these are."""
+    if str(path_or_id) == BUNDLED:
+        return bundled_directory()
+    return find(path_or_id, offline=offline, progress=progress)
 
 
 def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progress | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,11 @@ from sprachbund.models.base import Family
 from sprachbund.models.cascade import RECOGNISER, TRANSLATOR, Cascade, CascadeConfig
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.drafts import find_drafts
-from sprachbund.models.hub import FAMILIES, Progress, family_of, find
+from sprachbund.models.hub import FAMILIES, bundled_directory, family_of, locate
 from sprachbund.util.files import read_model, write_json
 from sprachbund.util.provenance import model_hash
 
 __all__ = ["BUNDLED", "FAMILIES", "LOADERS", "bundled_directory", "family_of", "load", "locate", "save"]
-
-
-def bundled_directory() -> Path:
-    """Directory of the model that comes with the package."""
-    return Path(__file__).parent / "assets" / BUNDLED
 
 
 def _load_conformer(directory: Path) -> Family:
@@ -47,10 +41,10 @@ def _load_speech_llm(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
-def _load_reader_of_tokens(directory: Path) -> Family:
-    # Units are made in a package above this one, which is therefore named and not imported.
-    loaded: Family = import_module("sprachbund.units.reader").load(directory)
-    return loaded
+def _load_tokens(directory: Path) -> Family:
+    from sprachbund.models.tokens.io import load
+
+    return load(directory)
 
 
 def _load_streaming_onnx(directory: Path) -> Family:
@@ -82,8 +76,8 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "seamless_m4t_v2": _load_seamless,
     "speech_llm": _load_speech_llm,
     "streaming_onnx": _load_streaming_onnx,
-    "token_conformer": _load_reader_of_tokens,
-    "token_mbart": _load_reader_of_tokens,
+    "token_conformer": _load_tokens,
+    "token_mbart": _load_tokens,
     "m2m_100": _load_translation,
     "mbart": _load_translation,
     "marian": _load_translation,
@@ -154,16 +148,6 @@ def load(
     if not isinstance(family, Cascade):  # whose drafts are the recogniser's
         family.drafts = find_drafts(directory)
     return family
-
-
-def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress | None = None) -> Path:
-    """The directory that a name stands for, downloaded first if need be. Arguments and errors as for `load`.
-
-    `progress` is told how far a download has come.
-    """
-    if str(path_or_id) == BUNDLED:
-        return bundled_directory()
-    return find(path_or_id, offline=offline, progress=progress)
 
 
 def content_hash(directory: Path) -> str:

@@ -4,14 +4,15 @@ import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_toml
-from sprachbund.util.options import renamed
+from sprachbund.util.options import Option, Range, check, renamed
 
 Decay = Literal["linear", "cosine", "inverse_sqrt"]
 _FORMER_NAMES = {"judge": "metric_for_best_model"}
@@ -129,6 +130,24 @@ class TrainingOptions(Strict):
         if self.mask_fade_share == 0:
             return 1.0
         return min(1.0, max(0.0, (self.steps - step) / (self.mask_fade_share * self.steps)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is asked for beside its recipe.
+
+    Attributes:
+        overrides: change a value of the recipe; may be repeated.
+        stop_after: stop, resumable, after so many steps in all.
+        threads: threads to compute with.
+    """
+
+    overrides: Annotated[tuple[str, ...], Option("--set", metavar="A.B=VALUE", commas=False)] = ()
+    stop_after: Annotated[int | None, Range(1), Option("--stop-after", metavar="N")] = None
+    threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 # Recipes: a TOML file with overrides (`--set a.b=c`), checked whole before any work.

@@ -44,7 +44,7 @@ from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dua
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import Strict, TrainingOptions
-from sprachbund.units.strings import ctc_places
+from sprachbund.units.lengths import ctc_places
 from sprachbund.util.distributed import (
     first_rank_first,
     is_first_rank,

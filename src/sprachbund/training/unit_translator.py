@@ -12,7 +12,11 @@ from sprachbund.data.bitext import read_bitext
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, save
-from sprachbund.models.tokens import MbartConfig, TokenConfig, TokenConformer, TokenMbart, TokenShape
+from sprachbund.models.tokens.config import MbartConfig, TokenConfig, TokenShape
+from sprachbund.models.tokens.conformer import TokenConformer
+from sprachbund.models.tokens.directory import Units
+from sprachbund.models.tokens.mbart import TokenMbart
+from sprachbund.models.tokens.reader import make
 from sprachbund.models.weights import Bits
 from sprachbund.training.loop import train
 from sprachbund.training.options import Strict, TrainingOptions
@@ -25,10 +29,8 @@ from sprachbund.units.dataset import (
     WrittenSentences,
     first_epoch_behind,
 )
-from sprachbund.units.directory import Units
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
-from sprachbund.units.reader import make
 from sprachbund.util.distributed import (
     first_rank_first,
     is_first_rank,

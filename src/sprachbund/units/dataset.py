@@ -22,10 +22,11 @@ from sprachbund.data.batching import BatchingOptions, plan_epoch
 from sprachbund.data.bitext import Bitext
 from sprachbund.data.loading import ExampleOptions, SampleKey, pad
 from sprachbund.errors import SprachbundError
-from sprachbund.models.tokens import MbartConfig, TokenConfig, WrittenTokens
+from sprachbund.models.tokens.config import MbartConfig, TokenConfig
+from sprachbund.models.tokens.reader import UnitReader
+from sprachbund.models.tokens.text_input import WrittenTokens
 from sprachbund.units.encoded import EncodedCorpus, UnitUtterance
-from sprachbund.units.reader import UnitReader
-from sprachbund.units.strings import TooLong, too_long_for_ctc
+from sprachbund.units.lengths import TooLong, too_long_for_ctc
 
 # Sentences.
 

@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
-from sprachbund.units.directory import CorpusInfo, Identity, Units
-from sprachbund.units.files import begin, check_begun, corpus_hash, read_json
-from sprachbund.units.kmeans import nearest
-from sprachbund.units.sources import FeatureSource, SourceInfo, open_source
-from sprachbund.units.strings import collapse, expand, to_string, to_units
-from sprachbund.util.files import file_sha256, parse_json, validate, write_json, write_text
+from sprachbund.models.tokens.directory import CorpusInfo, Identity, Units, nearest
+from sprachbund.models.tokens.sources import FeatureSource, SourceInfo, open_source
+from sprachbund.models.tokens.strings import collapse, expand, to_string, to_units
+from sprachbund.units.files import begin, check_begun, corpus_hash
+from sprachbund.units.options import Computing, EncodingOptions, LayerOptions
+from sprachbund.util.files import file_sha256, parse_json, read_model, validate, write_json, write_text
 from sprachbund.util.jobs import run
 from sprachbund.util.tensors import write_arrays
 
@@ -134,7 +134,7 @@ class EncodedCorpus:
 
     def __init__(self, directory: str | Path, units: Units | None = None) -> None:
         self.directory = Path(directory)
-        self.info = read_json(self.directory / MANIFEST, EncodedInfo, MADE_BY)
+        self.info = read_model(self.directory / MANIFEST, EncodedInfo, advice=f"make it with `{MADE_BY}`")
         if units is not None:
             units.identity.check(self.info.identity, str(directory), strings_only=True)
         offsets: list[tuple[int, int]] = []
@@ -273,41 +273,18 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computing:
-    """How work is shared out.
-
-    Attributes:
-        workers: processes at a time.
-        threads: of each process; another number can change the last bits of features.
-        ray: address of a Ray cluster, "local" for one here; None for plain processes.
-        block: utterances of a file.
-    """
-
-    workers: int = 1
-    threads: int = 1
-    ray: str | None = None
-    block: int = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """Which features are wanted.
+class Extraction(LayerOptions):
+    """Features that are wanted of a model.
 
     Attributes:
         directory: of the model.
-        layer: of its encoder, 1 the first.
         name: of the model, to be written down.
-        hash: of the model, see `files.encoder_hash`.
-        device: to compute on, as torch names it.
-        batch_s: seconds of speech computed at once.
+        hash: of the model, see `encoder_hash`.
     """
 
     directory: Path
-    layer: int
     name: str
     hash: str
-    device: str = "cpu"
-    batch_s: float = 60.0
 
     @cached_property
     def info(self) -> SourceInfo:
@@ -463,7 +440,7 @@ def _faster(samples: np.ndarray, speed: float) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
+class Encoding(EncodingOptions):
     """Units to be found in a corpus.
 
     Attributes:
@@ -471,9 +448,6 @@ class Encoding:
         extraction: the model that they are made of.
         data: the corpus.
         out: directory of what is found.
-        languages: of the speech taken; all if none is named.
-        speed: of the speech, against its own; units are found anew at each (arXiv 2309.15826 trains on 0.9, 1, 1.1).
-        skip_bad: leave out, and name, utterances of no frames instead of ending.
         computing: see `Computing`.
     """
 
@@ -481,14 +455,7 @@ class Encoding:
     extraction: Extraction
     data: Path
     out: Path
-    languages: tuple[str, ...] = ()
-    speed: float = 1.0
-    skip_bad: bool = False
     computing: Computing = field(default_factory=Computing)
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.speed <= 2:
-            raise SprachbundError(f"the speed is {self.speed}; give 0.5 to 2")
 
     @property
     def job(self) -> EncodeJob:

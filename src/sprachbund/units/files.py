@@ -1,57 +1,19 @@
-"""Files of this room: hashes that name them, folders begun with one setting."""
+"""Files of units that are being made: the hash of a corpus, folders begun with one setting."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import file_sha256, read_model, read_object, write_json
+from sprachbund.util.files import files_sha256, read_object, write_json
 
 SETTINGS = "settings.json"
-_MODEL_FILES = (
-    "config.json",
-    "preprocessor_config.json",
-    "*.safetensors",
-    "pytorch_model*.bin",
-    "*.index.json",
-)
-
-_Read = TypeVar("_Read", bound=BaseModel)
-
-
-def files_hash(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents, in the order of names."""
-    digest = hashlib.sha256()
-    for path in sorted(set(paths), key=lambda path: path.name):
-        digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def encoder_hash(directory: Path) -> str:
-    """SHA-256 over all of a model directory that decides its features."""
-    return files_hash(path for pattern in _MODEL_FILES for path in directory.glob(pattern))
 
 
 def corpus_hash(directory: Path) -> str:
     """SHA-256 over a corpus's cuts; they name every utterance, its place and its texts."""
-    return files_hash(directory.glob("cuts.*.jsonl"))
-
-
-def read_json(path: Path, kind: type[_Read], made_by: str) -> _Read:
-    """A file that `write_json` wrote. Raises SprachbundError when it is not there or something else.
-
-    Args:
-        path: file.
-        kind: pydantic model of its content.
-        made_by: command that writes the file, for the error.
-    """
-    if not path.exists():
-        raise SprachbundError(f"there is no {path}; make it with `{made_by}`")
-    return read_model(path, kind, advice=f"make it again with `{made_by}`")
+    return files_sha256(directory.glob("cuts.*.jsonl"))
 
 
 def begin(directory: Path, settings: Mapping[str, Any]) -> None:

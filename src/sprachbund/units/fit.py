@@ -13,25 +13,21 @@ from pathlib import Path
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.directory import (
-    CONFIG,
-    CorpusInfo,
-    Units,
-    UnitsConfig,
-    write_units,
-)
-from sprachbund.units.encoded import ChosenUtterances, Computing, Extraction, FeatureJob
+from sprachbund.models.tokens.directory import CONFIG, CorpusInfo, Units, UnitsConfig, nearest, write_units
+from sprachbund.models.tokens.strings import collapse, to_string
+from sprachbund.models.tokens.unit_options import FitOptions
+from sprachbund.models.tokens.vocabulary import JointVocabulary
+from sprachbund.units.encoded import ChosenUtterances, Extraction, FeatureJob
 from sprachbund.units.files import (
     begin,
     check_begun,
     corpus_hash,
-    files_hash,
 )
-from sprachbund.units.kmeans import explained, fit_kmeans, nearest
-from sprachbund.units.options import FitOptions
-from sprachbund.units.pieces import JointVocabulary, train_models
-from sprachbund.units.strings import collapse, mean_length_ratio, to_string
-from sprachbund.util.files import atomic_path
+from sprachbund.units.kmeans import explained, fit_kmeans
+from sprachbund.units.lengths import mean_length_ratio
+from sprachbund.units.options import Computing
+from sprachbund.units.pieces import train_models
+from sprachbund.util.files import atomic_path, files_sha256
 from sprachbund.util.jobs import run
 from sprachbund.util.tensors import load_array, load_arrays, write_array, write_arrays
 
@@ -155,7 +151,7 @@ def _settings(fit: Fit) -> dict[str, object]:
     """All that decides the files."""
     return {
         **_feature_settings(fit),
-        "texts": files_hash(fit.texts),
+        "texts": files_sha256(fit.texts),
         **fit.options.model_dump(mode="json"),
         "text_languages": fit.options.text_languages or None,
     }

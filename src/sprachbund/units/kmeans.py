@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.options import KMeansOptions
+from sprachbund.models.tokens.unit_options import KMeansOptions
 
 _CHUNK = 1 << 14
 
@@ -61,14 +61,6 @@ def fit_kmeans(frames: np.ndarray, options: KMeansOptions, *, threads: int = 1) 
         warnings.simplefilter("ignore")  # of equal frames, which silence has
         model.fit(frames)
     return Clustering(centroids=model.cluster_centers_.astype(np.float32), num_steps=int(model.n_steps_))
-
-
-def nearest(frames: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The nearest of centroids (K, D) for each frame (N, D): int64 (N,), the first of several that are equal."""
-    half_norms = 0.5 * np.einsum("kd,kd->k", centroids, centroids)
-    chunks = [frames[start : start + _CHUNK] for start in range(0, len(frames), _CHUNK)]
-    labels = [np.argmin(half_norms - chunk @ centroids.T, axis=1) for chunk in chunks]
-    return np.concatenate(labels) if labels else np.zeros(0, np.int64)
 
 
 def explained(frames: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> float:

@@ -15,25 +15,26 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import locate
-from sprachbund.models.tokens import MbartConfig, TokenMbart
+from sprachbund.models.tokens.config import MbartConfig
+from sprachbund.models.tokens.directory import CONFIG, MODEL, Units, write_units
 from sprachbund.models.tokens.mbart import (
     END,
     FIRST_PIECE,
     PAD,
     PIECES,
     UNKNOWN,
+    TokenMbart,
     fill,
     language_row,
     piece_row,
     read_mbart,
     shape_of,
 )
+from sprachbund.models.tokens.reader import named, reader_for
+from sprachbund.models.tokens.vocabulary import JointVocabulary
 from sprachbund.text.tokenizer import language_token
 from sprachbund.units.dataset import Sentences
-from sprachbund.units.directory import CONFIG, MODEL, Units, write_units
-from sprachbund.units.pieces import JointVocabulary
-from sprachbund.units.reader import named, reader_for
-from sprachbund.units.strings import mean_length_ratio
+from sprachbund.units.lengths import mean_length_ratio
 
 _UNKNOWN_TYPE, _CONTROL_TYPE = 2, 3
 """Of a piece in a SentencePiece model's file."""

@@ -17,9 +17,10 @@ import numpy as np
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
-from sprachbund.units.directory import Units
+from sprachbund.models.tokens.directory import Units
+from sprachbund.models.tokens.strings import check_ratio, expand, to_units
 from sprachbund.units.encoded import EncodedCorpus, UnitUtterance
-from sprachbund.units.strings import TooLong, check_ratio, ctc_places, expand, subsampled, to_units
+from sprachbund.units.lengths import TooLong, ctc_places, subsampled
 from sprachbund.util.files import atomic_path
 
 # Labels of frames.

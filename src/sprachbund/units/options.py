@@ -1,90 +1,75 @@
-"""How units are made: every number of it, with the published values as defaults."""
+"""Options of `sprachbund units`, beside those that a directory of units keeps (`models.tokens.unit_options`).
 
-from typing import Annotated, Literal
+They load no NumPy, since commands are made of them.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from dataclasses import dataclass
+from typing import Annotated
 
-from sprachbund.errors import SprachbundError
-from sprachbund.units.strings import MOST_CLUSTERS
-
-Form = Literal["union", "single"]
+from sprachbund.util.options import Option, Range, check
 
 
-class KMeansOptions(BaseModel):
-    """Of scikit-learn's MiniBatchKMeans; k-means++ chooses the first centres.
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """How work is shared out.
 
     Attributes:
-        clusters: K.
-        batch_size: frames of a step.
-        n_init: first centres tried; the best are taken.
-        max_no_improvement: steps without improvement after which it ends.
-        max_iter: passes over the frames at most.
-        seed: of every draw.
+        workers: processes at a time.
+        threads: threads of each process; another number can change the last bits of features.
+        ray: address of a Ray cluster: auto, host:port, or local for one here; plain processes if not given.
+        block: utterances of a file.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    workers: Annotated[int, Range(1), Option("--workers", metavar="N")] = 1
+    threads: Annotated[int, Range(1), Option("--threads", metavar="N")] = 1
+    ray: Annotated[str | None, Option("--ray", metavar="ADDRESS")] = None
+    block: int = 64
 
-    clusters: Annotated[int, Field(ge=2, le=MOST_CLUSTERS)] = 2000
-    batch_size: Annotated[int, Field(ge=1)] = 10_000
-    n_init: Annotated[int, Field(ge=1)] = 20
-    max_no_improvement: Annotated[int, Field(ge=1)] = 100
-    max_iter: Annotated[int, Field(ge=2)] = 100  # scikit-learn fails on a single batch
-    seed: Annotated[int, Field(ge=0)] = 0
+    def __post_init__(self) -> None:
+        check(self)
 
 
-class VocabularyOptions(BaseModel):
-    """Of the SentencePiece models.
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """How features are computed.
 
     Attributes:
-        form: `union`, one model for text and one for units in one space of ids; or `single`, one over both.
-        unit_pieces: size of the units' part; 0 makes every unit a piece.
-        text_pieces: size of the text's part.
+        device: where to compute: cpu, cuda or cuda:1
+        batch_s: seconds of speech computed at once.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    device: Annotated[str, Option("--device", metavar="NAME")] = "cpu"
+    batch_s: Annotated[float, Range(0, above=True), Option("--batch-s", metavar="S")] = 60.0
 
-    form: Form = "union"
-    unit_pieces: Annotated[int, Field(ge=0)] = 4000
-    text_pieces: Annotated[int, Field(ge=1)] = 4000
-
-    def check(self, clusters: int) -> None:
-        """Raises SprachbundError when the units' part cannot hold every unit."""
-        if self.form == "single" and not self.unit_pieces:
-            raise SprachbundError("one model for both needs unit pieces; give --unit-pieces or --form union")
-        if 0 < self.unit_pieces <= clusters:
-            raise SprachbundError(
-                f"{self.unit_pieces} unit pieces cannot hold {clusters} clusters and the unknown; "
-                f"give --unit-pieces {2 * clusters}, or 0 for a piece each"
-            )
+    def __post_init__(self) -> None:
+        check(self)
 
 
-class FitOptions(BaseModel):
-    """How units are found.
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions(FeatureOptions):
+    """Which features of a speech encoder are wanted.
 
     Attributes:
-        kmeans: see `KMeansOptions`.
-        vocabulary: see `VocabularyOptions`.
-        share: share of each corpus's utterances that k-means sees, chosen by their ids.
+        layer: layer of the encoder, 1 the first; WavLM-large: 21.
+    """
+
+    layer: Annotated[int, Range(1), Option("--layer", metavar="N")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """What of a corpus becomes units.
+
+    Attributes:
         languages: languages of the speech taken; all if none is named.
-        text_languages: languages of the texts that the vocabulary is made of, those with a token; all if none is named.
+        speed: speed of the speech, against its own, as in training at 0.9, 1 and 1.1 (arXiv 2309.15826); units are
+            found anew at each.
+        skip_bad: leave out, and name, utterances of no frames instead of ending.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    languages: Annotated[tuple[str, ...], Option("--languages", metavar="LANG,…")] = ()
+    speed: Annotated[float, Range(0.5, 2), Option("--speed", metavar="X")] = 1.0
+    skip_bad: Annotated[bool, Option("--skip-bad")] = False
 
-    kmeans: KMeansOptions = KMeansOptions()
-    vocabulary: VocabularyOptions = VocabularyOptions()
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    languages: tuple[str, ...] = ()
-    text_languages: tuple[str, ...] = ()
-
-
-def checked(options: dict[str, object]) -> FitOptions:
-    """Options from plain values. Raises SprachbundError, naming the value, for one that cannot be."""
-    try:
-        made = FitOptions.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][-1]).replace("_", "-")
-        raise SprachbundError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from error
-    made.vocabulary.check(made.kmeans.clusters)
-    return made
+    def __post_init__(self) -> None:
+        check(self)

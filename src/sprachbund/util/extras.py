@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 _PACKAGES = {
+    "annotated_types": "pydantic",
     "babel": "Babel",
     "comet": "unbabel-comet",
     "google": "protobuf",

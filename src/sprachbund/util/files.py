@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -161,6 +161,14 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal. Raises OSError: the file is missing or cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of files, in the order of names. Raises OSError: one cannot be read."""
+    digest = hashlib.sha256()
+    for path in sorted(set(paths), key=lambda path: path.name):
+        digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def remove_stale(path: Path) -> None:

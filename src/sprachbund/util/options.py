@@ -1,4 +1,4 @@
-"""Options declared once: a field of a dataclass carries its allowed range and its name on the command line.
+"""Options declared once: a field of a class carries its allowed range and its name on the command line.
 
     @dataclass(frozen=True, kw_only=True)
     class SearchOptions:
@@ -14,15 +14,20 @@
             check(self)
 
 The type, the default and the text under "Attributes:" are not repeated anywhere: `sprachbund.cli.options` makes options
-of the command line from them. This module imports nothing heavy, since every start of the command reads it.
+of the command line from them. What recipes and files hold is a pydantic model, which says `Field(ge=1)` in place of
+`Range(1)` and checks itself; the rest is the same:
+
+    steps: Annotated[int, Field(ge=1), Option("--steps", metavar="N")] = 2000
+
+This module imports nothing heavy, since every start of the command reads it.
 """
 
 import inspect
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -70,11 +75,6 @@ class Range:
             else self.low <= value <= self.high
         )
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether there is a smallest and a largest value."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
     def __str__(self) -> str:
         """What to give, in words: "1 to 8", "1 or more", "a number above 0"."""
         if self.above:
@@ -94,6 +94,7 @@ class Option:
         help: of the command line, where the field's documentation says it from another side; None takes that one.
         unit: what is given is multiplied by it, such as 1e6 for megabytes of a field that counts bytes.
         old: former name, still accepted.
+        commas: whether a list is also given with commas between its values, not only by repeating the option.
     """
 
     name: str
@@ -101,11 +102,12 @@ class Option:
     help: str | None = None
     unit: float | None = None
     old: str | None = None
+    commas: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What a field of an options dataclass declares.
+    """What a field of an options class declares.
 
     Attributes:
         name: of the field.
@@ -113,6 +115,7 @@ class Declared:
         choices: values that a `Literal` allows; empty for other types.
         range: None for no limits.
         option: None for a field that the command line does not offer.
+        default: `MISSING` for a field that has to be given.
     """
 
     name: str
@@ -120,46 +123,92 @@ class Declared:
     choices: tuple[Any, ...]
     range: Range | None
     option: Option | None
+    default: Any
 
     @property
     def is_nested(self) -> bool:
         """Whether the field holds options itself."""
-        return isinstance(self.type, type) and is_dataclass(self.type)
+        return isinstance(self.type, type) and (is_dataclass(self.type) or _is_model(self.type))
 
 
 _DECLARED = dict[type[Any], tuple[Declared, ...]]()  # reading type hints takes longer than checking values
 
 
 def declared(kind: type[Any]) -> tuple[Declared, ...]:
-    """The fields of an options dataclass, in order."""
+    """The fields of an options class, in order."""
     if kind not in _DECLARED:
         _DECLARED[kind] = tuple(_read_declared(kind))
     return _DECLARED[kind]
 
 
 def _read_declared(kind: type[Any]) -> Iterator[Declared]:
-    hints = get_type_hints(kind, include_extras=True)
-    for one in fields(kind):
-        bare, extras = hints[one.name], tuple[Any, ...]()
-        if get_origin(bare) is Annotated:
-            bare, *rest = get_args(bare)
-            extras = tuple(rest)
+    for name, bare, extras, default in _dataclass_fields(kind) if is_dataclass(kind) else _model_fields(kind):
         if get_origin(bare) in (Union, UnionType):
             [bare] = [part for part in get_args(bare) if part is not NoneType]
         yield Declared(
-            name=one.name,
+            name=name,
             type=bare,
             choices=get_args(bare) if get_origin(bare) is Literal else (),
             range=next((extra for extra in extras if isinstance(extra, Range)), None),
             option=next((extra for extra in extras if isinstance(extra, Option)), None),
+            default=default,
         )
 
 
+def _dataclass_fields(kind: type[Any]) -> Iterator[tuple[str, Any, Sequence[Any], Any]]:
+    """Name, type, what is declared beside it, and default."""
+    hints = get_type_hints(kind, include_extras=True)
+    for one in fields(kind):
+        bare, *extras = (
+            get_args(hints[one.name]) if get_origin(hints[one.name]) is Annotated else [hints[one.name]]
+        )
+        yield one.name, bare, extras, one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _model_fields(kind: Any) -> Iterator[tuple[str, Any, Sequence[Any], Any]]:
+    """The same of a pydantic model."""
+    for name, one in kind.model_fields.items():
+        default = MISSING if one.is_required() else one.get_default(call_default_factory=True)
+        yield name, one.annotation, [*one.metadata, _range_of(one.metadata)], default
+
+
+def _range_of(metadata: Sequence[Any]) -> Range | None:
+    """The limits of a pydantic field; None for one without, or with an upper one that is excluded."""
+    from annotated_types import Ge, Gt, Le, Lt
+
+    low: Any = -math.inf
+    high: Any = math.inf
+    above = False
+    for limit in metadata:
+        match limit:
+            case Ge(ge=least):
+                low = least
+            case Gt(gt=bound):
+                low, above = bound, True
+            case Le(le=most):
+                high = most
+            case Lt():
+                return None  # pydantic refuses what is above, in its own words
+    return Range(low, high, above) if (low, high) != (-math.inf, math.inf) else None
+
+
+def _is_model(kind: type[Any]) -> bool:
+    from pydantic import BaseModel  # here, since a start of the command does without it
+
+    return issubclass(kind, BaseModel)
+
+
 def documented(kind: type[Any]) -> dict[str, str]:
-    """Name to text of what stands under "Attributes:" in a docstring; empty where Python runs without docstrings."""
-    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
-    section = re.split(r"\n(?=\S)", attributes)[0]
-    return {name: " ".join(text.split()) for name, text in _ENTRY.findall(section)}
+    """Name to text of what stands under "Attributes:" in the docstrings of a class and of those that it inherits from.
+
+    It is empty where Python runs without docstrings.
+    """
+    texts: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        _, _, attributes = inspect.cleandoc(one.__doc__ or "").partition("\nAttributes:\n")
+        section = re.split(r"\n(?=\S)", attributes)[0]
+        texts |= {name: " ".join(text.split()) for name, text in _ENTRY.findall(section)}
+    return texts
 
 
 def check(options: Any) -> None:
@@ -168,15 +217,23 @@ def check(options: Any) -> None:
     Raises:
         OptionValueError: names the field, its value, and what to give.
     """
-    values = vars(options)
-    for one in declared(type(options)):
-        value = values[one.name]
-        if value is None:
-            continue
-        if one.range is not None and value not in one.range:
-            raise OptionValueError(one.name, value, f"give {one.range}")
-        if one.choices and value not in one.choices:
-            raise OptionValueError(one.name, value, f"choose one of {', '.join(map(str, one.choices))}")
+    check_values(type(options), vars(options))
+
+
+def check_values(kind: type[Any], values: Mapping[str, Any]) -> None:
+    """The same of values by field, of an options class that is not made yet. Raises OptionValueError.
+
+    The range of a tuple is that of each of its values.
+    """
+    for one in declared(kind):
+        value = values.get(one.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is None:
+                continue
+            if one.range is not None and each not in one.range:
+                raise OptionValueError(one.name, each, f"give {one.range}")
+            if one.choices and each not in one.choices:
+                raise OptionValueError(one.name, each, f"choose one of {', '.join(map(str, one.choices))}")
 
 
 def renamed(values: Mapping[str, Any], names: Mapping[str, str], source: str) -> dict[str, Any]:

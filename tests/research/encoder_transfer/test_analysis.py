@@ -6,6 +6,7 @@ import pytest
 
 from sprachbund.research.encoder_transfer.analysis import analyse, bit_costs, latency_sensitivity
 from sprachbund.research.encoder_transfer.report import as_values, decide
+from sprachbund.research.encoder_transfer.study_options import AnalysisOptions
 from tests.research.encoder_transfer.made import HOURS, grid_of, planted
 
 
@@ -85,7 +86,7 @@ def test_seed_noise_is_the_pooled_deviation() -> None:
 def test_the_decision_holds_the_numbers() -> None:
     values = arms(GAPS, bits=2) + np.random.default_rng(3).normal(0, 0.05, (2, 6, 5, 1, 2, 2))
     values[..., 1, :] += 0.5
-    found = analyse(grid_of(values), draws=500)
+    found = analyse(grid_of(values), AnalysisOptions(draws=500))
     early, late = decide(found, 100), decide(found, 5000)
     assert "At 100 h, starting from ml rather than en is expected to gain 3.96 points" in early.sentence
     assert early.sentence.count("take ml") == 1
@@ -94,12 +95,12 @@ def test_the_decision_holds_the_numbers() -> None:
     assert "beyond the 100 to 2500 h measured" in late.sentence
     assert "more than the start gains" in late.sentence
     assert not late.measured
-    one_seed = decide(analyse(grid_of(values[..., :1]), draws=200), 100)
+    one_seed = decide(analyse(grid_of(values[..., :1]), AnalysisOptions(draws=200)), 100)
     assert "one seed" in one_seed.sentence
 
 
 def test_an_untrusted_law_is_called_so_everywhere() -> None:
-    found = analyse(grid_of(arms(GAPS[:2])), draws=200)
+    found = analyse(grid_of(arms(GAPS[:2])), AnalysisOptions(draws=200))
     values = as_values(found)
     assert values["fit"]["trusted"] is False
     assert "2 languages" in values["fit"]["why"][0]
@@ -107,7 +108,7 @@ def test_an_untrusted_law_is_called_so_everywhere() -> None:
 
 
 def test_identical_arms_give_nought_and_no_law() -> None:
-    found = analyse(grid_of(arms(GAPS * 0, tiers=4, bits=2)), draws=200)
+    found = analyse(grid_of(arms(GAPS * 0, tiers=4, bits=2)), AnalysisOptions(draws=200))
     values = as_values(found)
     for gap in values["gaps"]:
         assert (gap["mean"], gap["mean_interval"], gap["mean_percentile"]) == (0.0, [0.0, 0.0], [0.0, 0.0])
@@ -118,7 +119,7 @@ def test_identical_arms_give_nought_and_no_law() -> None:
 
 
 def test_one_language_has_no_interval_and_json_is_json() -> None:
-    values = as_values(analyse(grid_of(arms(GAPS[:1], tiers=4, bits=2)), draws=200))
+    values = as_values(analyse(grid_of(arms(GAPS[:1], tiers=4, bits=2)), AnalysisOptions(draws=200)))
     again = json.loads(json.dumps(values, allow_nan=False))
     assert again["fit"]["b_interval"] is None
     assert again["fit"]["b"] == pytest.approx(0.92)
@@ -132,11 +133,11 @@ def test_the_figure_is_drawn_with_what_there_is(tmp_path: Path, shape: tuple[int
     from sprachbund.research.encoder_transfer.report import draw
 
     gaps = np.where(np.arange(5) == 4, -0.1, GAPS)
-    draw(analyse(grid_of(arms(gaps, *shape)), draws=200), tmp_path / "deep" / "figure.png")
+    draw(analyse(grid_of(arms(gaps, *shape)), AnalysisOptions(draws=200)), tmp_path / "deep" / "figure.png")
     picture = imread(tmp_path / "deep" / "figure.png")
     assert picture.shape[1] > 600 * (1 if shape == (1, 1) else 3)
     assert picture[..., :3].std() > 0.05
 
 
 def test_hours_are_those_of_the_grid() -> None:
-    assert analyse(grid_of(arms(GAPS)), draws=100).fitted.law.hours == HOURS
+    assert analyse(grid_of(arms(GAPS)), AnalysisOptions(draws=100)).fitted.law.hours == HOURS

@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.power_law import (
-    By,
     fit_power_law,
     language_draws,
     mean_over_languages,
     paired_utterances,
     t_interval,
 )
+from sprachbund.research.encoder_transfer.study_options import By
 from tests.research.encoder_transfer.made import HOURS, planted
 
 

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
-from sprachbund.research.encoder_transfer.results import ReadOptions, read_results
+from sprachbund.research.encoder_transfer.results import read_results
+from sprachbund.research.encoder_transfer.study_options import ReadOptions
 from tests.research.encoder_transfer.made import HOURS, TIERS, planted, rows, write
 
 Table = list[dict[str, Any]]
@@ -64,7 +65,7 @@ def test_any_metric_any_arms_any_part(tmp_path: Path) -> None:
             better="higher",
             arms=("ml", "random"),
             ignore=("value",),
-            where=(("bits", "32"), ("hours", "100"), ("hours", "250"), ("hours", "500.0")),
+            where=("bits=32", "hours=100", "hours=250", "hours=500.0"),
         ),
     )
     assert grid.arms == ("ml", "random")
@@ -151,9 +152,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
             read_results(path)
     path = write(path, list(rows(2)))
     with pytest.raises(SprachbundError, match="no row has tier=5 s"):
-        read_results(path, ReadOptions(where=(("tier", "5 s"),)))
+        read_results(path, ReadOptions(where=("tier=5 s",)))
     with pytest.raises(SprachbundError, match="no column 'teir'"):
-        read_results(path, ReadOptions(where=(("teir", "x"),)))
+        read_results(path, ReadOptions(where=("teir=x",)))
     with pytest.raises(SprachbundError, match="no start 'xx'; there are ml, en"):
         read_results(path, ReadOptions(arms=("ml", "xx")))
 

@@ -109,7 +109,7 @@ class ReadTokens(BaseModel):
         keep_repeats: whether it reads a unit for every frame of speech.
         max_window_s: longest speech it takes at once.
         frame_s: seconds of a frame of the features that units are made of.
-        units: hashes of k-means and vocabulary, and the sampling rate; see `sprachbund.units.directory.Identity`.
+        units: hashes of k-means and vocabulary, and the sampling rate; see `directory.Identity`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

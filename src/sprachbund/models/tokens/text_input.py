@@ -16,11 +16,11 @@ from sprachbund.models.base import Capabilities, Features, Memory, Target
 from sprachbund.models.tokens.config import ReadTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
-# The reader, which `sprachbund.units` implements. Shapes: V vocabulary, N samples.
+# The reader; `reader.UnitReader` reads with units. Shapes: V vocabulary, N samples.
 
 
 class Vocabulary(Protocol):
-    """One space of ids for speech and text, 0 the blank; see `sprachbund.units.pieces.JointVocabulary`."""
+    """One space of ids for speech and text, 0 the blank; see `sprachbund.models.tokens.vocabulary.JointVocabulary`."""
 
     end: int
     is_unit: np.ndarray
@@ -40,7 +40,7 @@ class Vocabulary(Protocol):
 
 
 class Reader(Protocol):
-    """Turns speech and text into source tokens, without their end; see `sprachbund.units.reader.UnitReader`."""
+    """Turns speech and text into source tokens, without their end; see `sprachbund.models.tokens.reader.UnitReader`."""
 
     @property
     def vocabulary(self) -> Vocabulary:

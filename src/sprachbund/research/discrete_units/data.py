@@ -8,13 +8,14 @@ from sprachbund.corpora.phrasebook import LANGUAGES, draw, render, split_of
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import locate
+from sprachbund.models.tokens.sources import encoder_hash
+from sprachbund.models.tokens.unit_options import FitOptions, VocabularyOptions
 from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe
 from sprachbund.training.unit_translator import BitextPart
 from sprachbund.units.dataset import within_hours
-from sprachbund.units.encoded import Computing, EncodedCorpus, Encoding, Extraction, encode
-from sprachbund.units.files import encoder_hash
+from sprachbund.units.encoded import EncodedCorpus, Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.options import FitOptions, VocabularyOptions
+from sprachbund.units.options import Computing
 from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]

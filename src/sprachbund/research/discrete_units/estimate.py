@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, computed_field
 from torch import Tensor
 
-from sprachbund.models.tokens import MBART_50, MbartConfig, TokenConfig, TokenConformer, TokenMbart
-from sprachbund.models.tokens.config import MBART_50_TOKENS
+from sprachbund.models.tokens.config import MBART_50, MBART_50_TOKENS, MbartConfig, TokenConfig
+from sprachbund.models.tokens.conformer import TokenConformer
+from sprachbund.models.tokens.mbart import TokenMbart
 from sprachbund.nn.text_to_text import MbartDecoder
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
 from sprachbund.research.estimate import (
@@ -106,7 +107,7 @@ class DiscreteUnitsEstimate(MemoryEstimate):
 
 
 class PlannedVocabulary:
-    """A vocabulary of which only the sizes are known; satisfies `sprachbund.models.tokens.Vocabulary`."""
+    """A vocabulary of which only the sizes are known; satisfies `sprachbund.models.tokens.text_input.Vocabulary`."""
 
     def __init__(self, text_pieces: int, unit_pieces: int, languages: Sequence[str]) -> None:
         size = 1 + text_pieces + unit_pieces
@@ -128,7 +129,7 @@ class PlannedVocabulary:
 
 
 class PlannedReader:
-    """Reads nothing; satisfies `sprachbund.models.tokens.Reader`."""
+    """Reads nothing; satisfies `sprachbund.models.tokens.text_input.Reader`."""
 
     directory = Path()
 

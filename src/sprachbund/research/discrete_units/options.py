@@ -8,12 +8,11 @@ from pydantic import Field
 
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.conformer import ConformerShape
-from sprachbund.models.tokens import HEADS, TokenShape
-from sprachbund.models.tokens.config import Head
+from sprachbund.models.tokens.config import HEADS, Head, TokenShape
+from sprachbund.models.tokens.unit_options import Form, KMeansOptions
 from sprachbund.training.options import Decay, Strict, TrainingOptions
 from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
-from sprachbund.units.options import Form, KMeansOptions
 
 Text = Literal["none", "own", "external", "start"]
 """What text is learned from beside the speech: none; that of the speech's own triples; sentences from outside too; and
@@ -87,7 +86,7 @@ class ComparedModel(NamedTuple):
 
 
 class UnitsPart(Strict):
-    """How units are made; see `sprachbund.units.options`.
+    """How units are made; see `sprachbund.models.tokens.unit_options`.
 
     Attributes:
         encoder: a model of ours or a checkpoint of transformers, by path or name.

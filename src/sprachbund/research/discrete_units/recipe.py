@@ -20,8 +20,9 @@ from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
 from sprachbund.models.io import locate
-from sprachbund.models.tokens import TokenShape
+from sprachbund.models.tokens.config import TokenShape
 from sprachbund.models.tokens.io import WEIGHTS_FILE
+from sprachbund.models.tokens.reader import ENCODER
 from sprachbund.research.discrete_units.data import (
     bitext_parts,
     encoded_directory,
@@ -41,7 +42,6 @@ from sprachbund.training.unit_translator import UnitTranslatorRecipe
 from sprachbund.training.unit_translator import run as train_units
 from sprachbund.units.dataset import Mixing
 from sprachbund.units.encoded import EncodedCorpus
-from sprachbund.units.reader import ENCODER
 from sprachbund.util.distributed import refuse_several_processes
 
 __all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]

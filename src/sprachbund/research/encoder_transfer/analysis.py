@@ -23,10 +23,7 @@ from sprachbund.evaluation.metrics import Counts, ErrorRate, Metric, metric
 from sprachbund.evaluation.significance import bootstrap_weights
 from sprachbund.research.encoder_transfer.grid import Cell, StudyGrid
 from sprachbund.research.encoder_transfer.power_law import (
-    DRAWS,
-    SEED,
     UTTERANCE_DRAWS,
-    By,
     Estimate,
     PowerLaw,
     Values,
@@ -36,6 +33,7 @@ from sprachbund.research.encoder_transfer.power_law import (
     paired_utterances,
 )
 from sprachbund.research.encoder_transfer.results import CellManifest, Grid, read_counts
+from sprachbund.research.encoder_transfer.study_options import DRAWS, SEED, AnalysisOptions, By
 from sprachbund.util.options import renamed
 
 # Latency.
@@ -190,15 +188,10 @@ class StudyAnalysis:
     bit_costs: tuple[BitCost, ...]
 
 
-def analyse(grid: Grid, *, by: By = "log", draws: int = DRAWS, seed: int = SEED) -> StudyAnalysis:
-    """Gaps, law, sensitivity to latency and costs of bits of a grid.
-
-    Args:
-        grid: of results.
-        by: what the law makes least, see `fit_power_law`.
-        draws: of languages.
-        seed: of the draws.
-    """
+def analyse(grid: Grid, options: AnalysisOptions | None = None) -> StudyAnalysis:
+    """Gaps, law, sensitivity to latency and costs of bits of a grid of results."""
+    options = options or AnalysisOptions()
+    by, draws, seed = options.by, options.draws, options.seed
     tiers = range(len(grid.tiers))
     return StudyAnalysis(
         grid=grid,

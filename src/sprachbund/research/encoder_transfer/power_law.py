@@ -13,20 +13,18 @@ Shapes: S draws, L languages, H scales of hours.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.significance import bootstrap_weights, percentiles
+from sprachbund.research.encoder_transfer.study_options import DRAWS, SEED, By
 
 # Intervals over languages and utterances.
 
-DRAWS = 10_000
 UTTERANCE_DRAWS = 1_000
 LEVEL = 0.95
-SEED = 12345
 Values = NDArray[np.float64]
 Interval = tuple[float, float]
 
@@ -185,8 +183,6 @@ def of_gaps(x: Values, gaps: Values, start: Values) -> Values:
     return np.where(settled, solution, np.nan)
 
 
-By = Literal["log", "gaps"]
-"""What is least: squares of errors of ln(gap), as published, or of the gap."""
 REFERENCE_HOURS = 100.0
 MIN_SCALES = 3
 MIN_POSITIVE: dict[By, int] = {"log": 3, "gaps": 2}

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sprachbund.compression.quantization import KQuantOptions, quantize_encoder
+from sprachbund.compression.options import KQuantOptions
+from sprachbund.compression.quantization import quantize_encoder
 from sprachbund.data.batching import BatchingOptions, nested, plan_epoch
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.search import search
@@ -38,6 +39,7 @@ from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransfe
 from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
 from sprachbund.research.encoder_transfer.results import CellScores
 from sprachbund.research.encoder_transfer.starts import make_starts, start_model, start_parts, translator
+from sprachbund.research.encoder_transfer.study_options import StudyRunOptions
 from sprachbund.research.tasks import STUDY_FILE, Study, read_study, remember
 from sprachbund.text.normalize import normalize
 from sprachbund.training.checkpoint import forget_run, run_log
@@ -314,7 +316,7 @@ def run_cells(
     recipe: EncoderTransferRecipe,
     directory: Path,
     *,
-    ray_address: str | None = None,
+    options: StudyRunOptions | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Make starts and all cells that are missing; the table of results.
@@ -322,7 +324,7 @@ def run_cells(
     Args:
         recipe: of the study.
         directory: of the study.
-        ray_address: of a Ray cluster that shares both folders, "local" for one here; None for plain processes.
+        options: processes; those of the recipe if None.
         report: is told how far it is.
 
     Raises:
@@ -330,13 +332,15 @@ def run_cells(
             that torchrun started several times.
     """
     refuse_several_processes("the transfer study")
-    recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
+    options = options or StudyRunOptions()
+    workers = options.workers or recipe.workers
+    recipe = recipe.model_copy(update={"data": recipe.data.resolve(), "workers": workers})
     check_data(recipe)
     check_checkpoints(recipe)
     remember(directory, recipe, may_change=MAY_CHANGE)
-    make_starts(recipe, directory, ray_address=ray_address, report=report)
+    make_starts(recipe, directory, ray_address=options.ray, report=report)
     study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
-    return study.run(workers=recipe.workers, ray_address=ray_address, report=report)
+    return study.run(workers=workers, ray_address=options.ray, report=report)
 
 
 def check_data(recipe: EncoderTransferRecipe) -> None:

@@ -22,14 +22,9 @@ from sprachbund.research.encoder_transfer.analysis import (
     convergence,
 )
 from sprachbund.research.encoder_transfer.grid import StudyGrid
-from sprachbund.research.encoder_transfer.power_law import DRAWS, By, Estimate, Interval, PowerLaw
-from sprachbund.research.encoder_transfer.results import (
-    Better,
-    CellManifest,
-    ReadOptions,
-    finished_cells,
-    read_results,
-)
+from sprachbund.research.encoder_transfer.power_law import Estimate, Interval, PowerLaw
+from sprachbund.research.encoder_transfer.results import CellManifest, finished_cells, read_results
+from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, Better, ReadOptions
 from sprachbund.research.tasks import write_results
 from sprachbund.util.files import atomic_path, write_json
 from sprachbund.util.plotting import ACCENT, GRID, INK, MUTED, new_figure, plain_axes
@@ -490,14 +485,13 @@ class StudyReport:
         return f"{len(self.manifests)} of {total} cells are finished{unfinished}"
 
 
-def make_report(grid: StudyGrid, out: Path, *, by: By = "log", draws: int = DRAWS) -> StudyReport:
+def make_report(grid: StudyGrid, out: Path, options: AnalysisOptions | None = None) -> StudyReport:
     """The report of what is finished.
 
     Args:
         grid: of the study.
         out: its folder.
-        by: see `fit_power_law`.
-        draws: of languages.
+        options: of the analysis; the defaults if None.
 
     Raises:
         SprachbundError: when no scale is whole, or the table is not one that can be compared.
@@ -515,14 +509,14 @@ def make_report(grid: StudyGrid, out: Path, *, by: By = "log", draws: int = DRAW
             f"{arms[1]} in all {len(grid.languages)} languages; go on with `sprachbund study resume {out}`"
         )
     better: Better = "higher" if manifests[0].better == "higher" else "lower"
-    options = ReadOptions(
-        arms=arms, better=better, where=tuple(("hours", f"{h!r}") for h in whole), uneven_seeds=True
+    reading = ReadOptions(
+        arms=arms, better=better, where=tuple(f"hours={h!r}" for h in whole), uneven_seeds=True
     )
-    table = replace(read_results(results, options), metric=manifests[0].metric)
+    table = replace(read_results(results, reading), metric=manifests[0].metric)
     return StudyReport(
         grid=grid,
         manifests=tuple(manifests),
-        analysis=analyse(table, by=by, draws=draws),
+        analysis=analyse(table, options),
         left_out=tuple(h for h in grid.hours if h not in whole),
         cells=tuple(cell_gaps(grid, manifests, out, bits=max(grid.bits))),
         sooner=tuple(convergence(grid, manifests)),

@@ -10,11 +10,11 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,13 @@ from pydantic import Field
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import Counts, metric
 from sprachbund.research.encoder_transfer.grid import Cell, StudyGrid
+from sprachbund.research.encoder_transfer.study_options import VALUE, Better, ReadOptions
 from sprachbund.training.options import Strict
 from sprachbund.util import provenance
 from sprachbund.util.files import read_model, read_text, write_json
 from sprachbund.util.tensors import load_arrays, write_arrays
 
-Better = Literal["lower", "higher"]
-START, VALUE = "start", "value"
+START = "start"
 AXES = ("language", "hours", "tier", "bits", "seed")
 PARTS = ("decoder", "joint", "tokenizer")
 """What both arms have to share."""
@@ -37,28 +37,6 @@ ENCODER = "encoder"
 _SHOWN = 5
 _Row = Mapping[str, str]
 Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How a table is read.
-
-    Attributes:
-        metric: the column of the scores.
-        better: which scores are.
-        arms: the two starts, the one that is expected to be better first; None takes the only two that there are, the
-            better one by mean first.
-        where: column and value; only such rows are read. Of several values of one column any will do.
-        ignore: columns that are there and not to be looked at.
-        uneven_seeds: whether cells may have different seeds.
-    """
-
-    metric: str = VALUE
-    better: Better = "lower"
-    arms: tuple[str, str] | None = None
-    where: tuple[tuple[str, str], ...] = ()
-    ignore: tuple[str, ...] = ()
-    uneven_seeds: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +106,9 @@ def read_results(path: Path, options: ReadOptions | None = None) -> Grid:
         SprachbundError: naming line, column or cell, for what is not a whole grid of two arms.
     """
     options = options or ReadOptions()
-    rows = [(line, row) for line, row in _rows(path, options) if _wanted(row, options.where)]
+    rows = [(line, row) for line, row in _rows(path, options) if _wanted(row, options.conditions)]
     if not rows:
-        conditions = ", ".join(f"{column}={value}" for column, value in options.where)
+        conditions = ", ".join(options.where)
         raise SprachbundError(
             f"{path}: no row has {conditions}" if conditions else f"{path}: no results; add rows"
         )
@@ -171,7 +149,7 @@ def _check_columns(path: Path, columns: Sequence[str], options: ReadOptions) -> 
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
         raise SprachbundError(f"{path}: column {twice[0]!r} is there twice; rename one")
-    for name in (START, options.metric, *options.ignore, *(column for column, _ in options.where)):
+    for name in (START, options.metric, *options.ignore, *options.conditions):
         if name not in columns:
             known_columns = ", ".join(columns) or "none"
             advice = "; name the scores by --metric" if name == options.metric else ""
@@ -184,10 +162,7 @@ def _check_columns(path: Path, columns: Sequence[str], options: ReadOptions) -> 
             raise SprachbundError(f"{path}: unknown column {name!r}; {advice}, or give --ignore {name}")
 
 
-def _wanted(row: _Row, where: Iterable[tuple[str, str]]) -> bool:
-    wanted: dict[str, list[str]] = {}
-    for column, value in where:
-        wanted.setdefault(column, []).append(value)
+def _wanted(row: _Row, wanted: Mapping[str, Sequence[str]]) -> bool:
     return all(any(_same(row[column], value) for value in values) for column, values in wanted.items())
 
 

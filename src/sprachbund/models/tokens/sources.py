@@ -6,7 +6,7 @@ Shapes: T frames, D width.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,11 +17,17 @@ from sprachbund.audio import features as logmel
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features
-from sprachbund.models.hub import optional_setting, quiet_transformers
-from sprachbund.models.io import load
+from sprachbund.models.hub import FAMILIES, family_of, optional_setting, quiet_transformers
 from sprachbund.nn.feed_forward import is_split
-from sprachbund.units.files import encoder_hash
-from sprachbund.util.files import read_object
+from sprachbund.util.files import files_sha256, read_object
+
+_MODEL_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "*.index.json",
+)
 
 
 class SourceInfo(BaseModel):
@@ -150,6 +156,11 @@ class TruncatedEncoder:
         self.output = output[0] if isinstance(output, tuple) else output
 
 
+def encoder_hash(directory: Path) -> str:
+    """SHA-256 over all of a model directory that decides its features."""
+    return files_sha256(path for pattern in _MODEL_FILES for path in directory.glob(pattern))
+
+
 def open_source(
     directory: Path,
     layer: int,
@@ -172,8 +183,6 @@ def open_source(
     Raises:
         SprachbundError: not a speech encoder, no such layer, speech of another sampling rate, or no such device.
     """
-    from sprachbund.models.io import FAMILIES
-
     kind = OwnEncoder if model_type(directory) in FAMILIES else TransformersEncoder
     encoder: Encoder = kind(directory, layer, device)
     info = SourceInfo(
@@ -204,8 +213,25 @@ def placed(module: nn.Module, device: str) -> nn.Module:
 _KNOWN = ("conformer", "whisper")
 
 
+def _load_own(directory: Path) -> Any:
+    """Not by `sprachbund.models.io`, which loads models of units too."""
+    family = family_of(directory)
+    if family not in _KNOWN:
+        raise SprachbundError(
+            f"{directory} is of the family {family}; units are made of {' or '.join(_KNOWN)} models, "
+            "or of speech encoders such as WavLM"
+        )
+    if family == "conformer":
+        from sprachbund.models.conformer.io import load as load_conformer
+
+        return load_conformer(directory)
+    from sprachbund.models.whisper import load as load_whisper
+
+    return load_whisper(directory, offline=True)
+
+
 class OwnEncoder:
-    """The encoder of one of our models, cut off after a layer; satisfies `sprachbund.units.sources.Encoder`.
+    """The encoder of one of our models, cut off after a layer; satisfies `Encoder`.
 
     Raises:
         SprachbundError: another family, an encoder that is split by language, no such layer or device.
@@ -214,13 +240,8 @@ class OwnEncoder:
     only_equal_lengths = False
 
     def __init__(self, directory: Path, layer: int, device: str) -> None:
-        self._model = cast(Any, load(directory, offline=True))
+        self._model = _load_own(directory)
         self.family: str = self._model.name
-        if self.family not in _KNOWN:
-            raise SprachbundError(
-                f"{directory} is of the family {self.family}; units are made of {' or '.join(_KNOWN)} models, "
-                "or of speech encoders such as WavLM"
-            )
         if is_split(self._model.encoder):
             raise SprachbundError(
                 f"the encoder of {directory} is split by language, and units are to be the same for all; "
@@ -272,7 +293,7 @@ def model_type(directory: Path) -> str:
 
 
 class TransformersEncoder:
-    """A speech encoder of transformers, cut off after a layer; satisfies `sprachbund.units.sources.Encoder`.
+    """A speech encoder of transformers, cut off after a layer; satisfies `Encoder`.
 
     Raises:
         SprachbundError: transformers or the checkpoint cannot be read, the model does not read samples of 16 kHz,

@@ -1,4 +1,4 @@
-"""Models with token input and the units and the encoder that they were trained on: reading, making and loading.
+"""The reader of a model with token input: its units, and the speech encoder that these are made of.
 
 `UnitReader` satisfies `sprachbund.models.tokens.text_input.Reader`. Shapes: N samples, S source tokens.
 """
@@ -6,30 +6,18 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.io import family_of, locate
-from sprachbund.models.tokens import (
-    MbartConfig,
-    ReadsTokens,
-    ReadTokens,
-    TokenConfig,
-    TokenConformer,
-    TokenMbart,
-)
-from sprachbund.models.tokens.io import CONFIG_FILE, UNITS, WEIGHTS_FILE
-from sprachbund.models.weights import check_weights, read_stored_config, read_weights
-from sprachbund.units.directory import Identity, Units
-from sprachbund.units.files import encoder_hash
-from sprachbund.units.kmeans import nearest
-from sprachbund.units.pieces import REPEAT, JointVocabulary
-from sprachbund.units.sources import FeatureSource, open_source
-from sprachbund.units.strings import check_ratio, collapse, to_string, upsample
-from sprachbund.util.files import validate
+from sprachbund.models.hub import locate
+from sprachbund.models.tokens.config import ReadTokens, TokenConfig
+from sprachbund.models.tokens.conformer import TokenConformer
+from sprachbund.models.tokens.directory import Units, nearest
+from sprachbund.models.tokens.sources import FeatureSource, encoder_hash, open_source
+from sprachbund.models.tokens.strings import check_ratio, collapse, to_string, upsample
+from sprachbund.models.tokens.vocabulary import REPEAT, JointVocabulary
 
 ENCODER = "encoder"
 """Folder beside the units in which the speech encoder is looked for first."""
@@ -137,14 +125,9 @@ class UnitReader:
         return open_source(directory, info.layer, name=info.name, device=self.device, model_hash=seen)
 
 
-# Models with their units: new ones, and those loaded from a directory.
+# New models with their units.
 
 C = TypeVar("C", bound=ReadTokens)
-FAMILY_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
-    TokenConformer.name: (TokenConfig, TokenConformer),
-    TokenMbart.name: (MbartConfig, TokenMbart),
-}
-"""Name to configuration and model."""
 
 
 def reader_for(config: ReadTokens, units: Units) -> UnitReader:
@@ -164,25 +147,3 @@ def make(config: TokenConfig, units: Units) -> TokenConformer:
     """A model with random weights that reads with units, whose name and sizes go into its configuration."""
     complete = named(config, units)
     return TokenConformer(complete, reader_for(complete, units))
-
-
-def load(directory: Path) -> ReadsTokens:
-    """Load a model for inference, on the CPU in fp32; its speech encoder is loaded when speech is first read.
-
-    Raises:
-        SprachbundError: naming what is missing or does not fit.
-    """
-    kind, family = FAMILY_CLASSES[family_of(directory)]
-    config, units = read_stored_config(directory, kind), Units(directory / UNITS)
-    trained = validate(Identity, config.units, f"{directory / CONFIG_FILE}: config.units")
-    if difference := trained.difference(units.identity):
-        raise SprachbundError(
-            f"{units.directory} is of {difference} than the model was trained with; "
-            "copy the model's directory again, whole"
-        )
-    with torch.device("meta"):
-        model: ReadsTokens = family(config, reader_for(config, units))
-    weights = read_weights(directory / WEIGHTS_FILE)
-    check_weights(weights, model.state_dict(), directory)
-    model.load_state_dict(weights, assign=True)
-    return model.eval()

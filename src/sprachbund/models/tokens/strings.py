@@ -1,21 +1,17 @@
-"""Cluster numbers as text, and lengths of text beside speech (arXiv 2309.15826, sections 2.1 and 2.2).
+"""Cluster numbers as text, and text as long as speech (arXiv 2309.15826, sections 2.1 and 2.2).
 
 Repeats are removed, and cluster i is the character U+4E00 + i, so every tool for text works on speech. Source text is
-up-sampled to the length of speech. Targets that are too long for CTC are counted.
-Shapes: T frames, S units or source pieces, U target tokens.
+up-sampled to the length of speech.
+Shapes: T frames, S units or source pieces.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-
-FIRST = 0x4E00
-MOST_CLUSTERS = 0x9FFF - FIRST + 1
-"""The block of characters ends there."""
+from sprachbund.models.tokens.unit_options import FIRST, MOST_CLUSTERS
 
 
 def collapse(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,75 +98,3 @@ def downsample(pieces: Sequence[int], ratio: float) -> list[int]:
     firsts = np.arange(num) * exact.numerator // exact.denominator
     shorter: list[int] = np.asarray(pieces, np.int64)[firsts].tolist()
     return shorter
-
-
-def mean_length_ratio(unit_lengths: Sequence[int], text_lengths: Sequence[int]) -> float:
-    """The ratio that makes a corpus's texts as long as its speech, both in pieces, within 1 to 6.
-
-    Raises:
-        SprachbundError: no text, or not one text for each utterance.
-    """
-    if len(unit_lengths) != len(text_lengths):
-        raise SprachbundError(
-            f"{len(unit_lengths)} utterances and {len(text_lengths)} texts; give one for each"
-        )
-    if not sum(text_lengths):
-        raise SprachbundError(
-            "the corpus has no transcripts to compare lengths with; give the ratio as a number"
-        )
-    ratio = sum(unit_lengths) / sum(text_lengths)
-    return round(min(max(ratio, LEAST), MOST), 2)
-
-
-def subsampled(length: int, stride: int) -> int:
-    """Places that are left after convolutions that go `stride` at a time."""
-    return -(-length // stride)
-
-
-def ctc_places(target: Sequence[int]) -> int:
-    """Places that CTC needs for a target: one for each token, and a blank between equal neighbours."""
-    tokens = np.asarray(target)
-    return len(tokens) + int((tokens[1:] == tokens[:-1]).sum())
-
-
-@dataclass(frozen=True, kw_only=True)
-class TooLong:
-    """A target that CTC cannot align.
-
-    Attributes:
-        name: of the example.
-        available: places that its source has.
-        needed: places that its target needs.
-    """
-
-    name: str
-    available: int
-    needed: int
-
-
-def too_long_for_ctc(
-    names: Sequence[str], source_lengths: Sequence[int], targets: Sequence[Sequence[int]], *, stride: int = 1
-) -> list[TooLong]:
-    """Every example whose target (U,) does not fit its source, of `source_lengths` pieces before the stride.
-
-    Args:
-        names: names of the examples, for messages.
-        source_lengths: source pieces of each example.
-        targets: target ids (U,) of each example.
-        stride: source pieces of a frame.
-    """
-    counted = [
-        TooLong(name=name, available=subsampled(length, stride), needed=ctc_places(target))
-        for name, length, target in zip(names, source_lengths, targets, strict=True)
-    ]
-    return [example for example in counted if example.needed > example.available]
-
-
-def require_alignable(too_long: Sequence[TooLong], num_examples: int) -> None:
-    """Raises SprachbundError that counts the examples found by `too_long_for_ctc` and names the first."""
-    if too_long:
-        first = too_long[0]
-        raise SprachbundError(
-            f"{len(too_long)} of {num_examples} targets are longer than CTC can align; the first is {first.name}, "
-            f"{first.needed} places wanted and {first.available} there; drop them, or use a smaller stride"
-        )

@@ -10,8 +10,8 @@ import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
+from sprachbund.models.tokens.sources import FeatureSource, open_source
 from sprachbund.nn.conformer import sinusoids, valid_frames
-from sprachbund.units.sources import FeatureSource, open_source
 from tests.models.whisper_support import make_directory
 from tests.units.made import conformer, tones, wav2vec
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from sprachbund.units.pieces import PieceSampler, marked
+from sprachbund.models.tokens.vocabulary import PieceSampler, marked
 from tests.units.made import words
 
 ALPHA = 0.4
@@ -80,7 +80,7 @@ def test_the_likeliest_is_that_of_sentencepiece_unknown_characters_and_all(model
 def test_other_processes_draw_the_same(model: Any, tmp_path: Path) -> None:
     (tmp_path / "m.model").write_bytes(model.serialized_model_proto())
     program = (
-        "import sys, numpy, sentencepiece; from sprachbund.units.pieces import PieceSampler; "
+        "import sys, numpy, sentencepiece; from sprachbund.models.tokens.vocabulary import PieceSampler; "
         "s = PieceSampler(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1])); "
         "print([s.draw(' fade bad cab deaf', numpy.random.default_rng(n), 0.4) for n in range(20)])"
     )

@@ -1,4 +1,7 @@
-"""A directory of units: centroids, SentencePiece models, and whose features they are made of, all named by hash."""
+"""A directory of units: centroids, SentencePiece models, and whose features they are made of, all named by hash.
+
+`sprachbund units fit` writes it, and a model directory holds a copy. Shapes: N frames, K clusters, D width.
+"""
 
 import hashlib
 import json
@@ -11,15 +14,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from sprachbund.errors import SprachbundError
-from sprachbund.units.files import read_json
-from sprachbund.units.options import FitOptions
-from sprachbund.units.pieces import JointVocabulary
-from sprachbund.units.sources import SourceInfo
-from sprachbund.util.files import file_sha256, write_bytes, write_json
+from sprachbund.models.tokens.sources import SourceInfo
+from sprachbund.models.tokens.unit_options import FitOptions
+from sprachbund.models.tokens.vocabulary import JointVocabulary
+from sprachbund.util.files import file_sha256, read_model, write_bytes, write_json
 from sprachbund.util.tensors import load_array, write_array
 
 CONFIG, KMEANS, MODEL = "units.json", "kmeans.npy", ".model"
 MADE_BY = "sprachbund units fit"
+_CHUNK = 1 << 14
 
 
 class Identity(BaseModel):
@@ -118,7 +121,7 @@ class Units:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self.config = read_json(self.directory / CONFIG, UnitsConfig, MADE_BY)
+        self.config = read_model(self.directory / CONFIG, UnitsConfig, advice=f"make it with `{MADE_BY}`")
         if KMEANS not in self.config.files:
             raise SprachbundError(
                 f"{self.directory / CONFIG}: files lacks {KMEANS}; copy the directory again, whole"
@@ -163,6 +166,14 @@ class Units:
     def identity(self) -> Identity:
         """Its k-means, vocabulary and sampling rate."""
         return identity_of(self.config)
+
+
+def nearest(frames: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The nearest of centroids (K, D) for each frame (N, D): int64 (N,), the first of several that are equal."""
+    half_norms = 0.5 * np.einsum("kd,kd->k", centroids, centroids)
+    chunks = [frames[start : start + _CHUNK] for start in range(0, len(frames), _CHUNK)]
+    labels = [np.argmin(half_norms - chunk @ centroids.T, axis=1) for chunk in chunks]
+    return np.concatenate(labels) if labels else np.zeros(0, np.int64)
 
 
 def identity_of(config: UnitsConfig) -> Identity:

@@ -19,10 +19,11 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Target
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, save
-from sprachbund.models.tokens import HEADS, TokenConformer
+from sprachbund.models.tokens.config import HEADS
+from sprachbund.models.tokens.conformer import TokenConformer
+from sprachbund.models.tokens.reader import UnitReader
+from sprachbund.models.tokens.vocabulary import REPEAT
 from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset
-from sprachbund.units.pieces import REPEAT
-from sprachbund.units.reader import UnitReader
 from tests.units.made import conformer, tones
 from tests.units.translators import PAIRS, Spoken, model_of, speak, talkative
 
