@@ -248,8 +248,8 @@ _M2M_100 = (
 _NLLB = (
     "ace-Arab ace acm acq aeb af ajp aka twi am apc ar ars ary arz as ast awa ay azb az ba bm ban be bem bn bho "
     "bjn-Arab bjn bo bs bug bg ca ceb cs cjk ckb crh cy da de din dyu dz el en eo et eu ee fo fa fj fi fon fr fur fuv "
-    "gd ga gl gn gu ht ha he hi hne hr hu hy ig ilo id is it jv ja kab kac kam kn ks ks-Deva ka kr-Arab kr kk kbp kea km "
-    "ki rw ky kmb kg ko ku lo lv lij li ln lt lmo ltg lb lua lg luo lus mag mai ml mr min mk mg mt mni mn mos mi ms "
+    "gd ga gl gn gu ht ha he hi hne hr hu hy ig ilo id is it jv ja kab kac kam kn ks ks-Deva ka kr-Arab kr kk kbp kea "
+    "km ki rw ky kmb kg ko ku lo lv lij li ln lt lmo ltg lb lua lg luo lus mag mai ml mr min mk mg mt mni mn mos mi ms "
     "my nl nn nb ne nso nus ny oc om or pag pa pap pl pt fa-AF ps quy ro rn ru sg sa sat scn shn si sk sl sm sn sd so "
     "st es sq sc sr ss su sv sw szl ta tt te tg fil th ti taq taq-Tfng tpi tn ts tk tum tr tzm ug uk umb ur uz vec vi "
     "war wo xh yi yo yue zh zh-Hant zu"
