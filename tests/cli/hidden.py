@@ -36,6 +36,7 @@ MODULES = {
     "sacrebleu": "sacrebleu",
     "scikit-learn": "sklearn",
     "scipy": "scipy",
+    "sentencex": "sentencex",
     "setuptools": "setuptools pkg_resources",
     "tensorboard": "tensorboard",
     "transformers": "transformers",

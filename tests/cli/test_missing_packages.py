@@ -44,6 +44,7 @@ COMMANDS = {
         "translate talk.wav --to es --model llm --no-guard --offline",
         "translate talk.wav --to en --from fr --model seamless --no-guard --offline",
         "translate talk.wav --to en --from es --model whisper --no-guard --offline",
+        "translate talk.wav --to ko --from en --model tiny --then m2m --no-guard --offline",
     ],
     "transcribe": ["transcribe talk.wav --model tiny --table --offline"],
     "listen": ["listen talk.wav --fast --to de --model tiny --no-guard --offline"],
@@ -201,6 +202,7 @@ def _write_models(place: Path) -> None:
         sentencepiece_model,
         write_nemo,
     )
+    from tests.models.translation.support import make_checkpoint as make_translator
     from tests.models.whisper_support import make_directory
     from tests.stories.support import write_tiny_model
     from tests.streaming.test_by_frames import tiny_transducer
@@ -213,6 +215,7 @@ def _write_models(place: Path) -> None:
     save(tiny_transducer(), place / "streaming")
     save(make_model(), place / "llm")
     make_directory(place / "whisper")
+    make_translator(place / "m2m", "m2m_100")
     make_checkpoint(place / "seamless", "seamless_m4t_v2")
     nemo = made_model()
     write_nemo(place / "x.nemo", nemo_config(nemo), nemo_weights(nemo), sentencepiece_model())

@@ -141,6 +141,24 @@ def test_languages_of_seamless_are_those_of_its_loader() -> None:
     }
 
 
+def test_languages_of_translators_of_text_are_those_of_their_loaders() -> None:
+    from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES as M2M_100
+    from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES as MBART_50
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as NLLB
+
+    from sprachbund.models.language_codes import Languages, to_bcp47
+    from sprachbund.models.translation.tokens import without_scripts
+
+    known = {one.alias: one for one in CATALOGUE if one.task == "text"}
+    assert known["m2m100-418m"].sources == {to_bcp47(code) for code in M2M_100["m2m100"]}
+    assert known["nllb-200-600m"].sources == {*Languages(NLLB, without_scripts(NLLB)).tags}
+    assert known["mbart-50"].sources == {to_bcp47(code.partition("_")[0]) for code in MBART_50}
+    for one in known.values():
+        assert one.targets == one.sources
+        assert not one.does("en", "fr"), "it hears nothing"
+        assert one.text.startswith("translates text of ")
+
+
 def test_every_public_model_is_of_a_family_that_can_be_loaded() -> None:
     from sprachbund.models.io import LOADERS
     from sprachbund.util.extras import extras

@@ -115,7 +115,8 @@ NOT_OFFERED = {
         "timestamps": "off only where a corpus is evaluated that is cut already",
     },
     GuardOptions: {
-        "hopeless_mean_log_probability": "pseudo-labels have one limit of the log-probability; captions, the published"
+        "hopeless_mean_log_probability": "pseudo-labels have one limit of the log-probability; captions, the published",
+        "max_length_ratio": "only of cascades, and no pair of languages has translations near it",
     },
     SpanOptions: dict.fromkeys(
         ("threshold", "release", "min_speech_s", "min_silence_s", "padding_s", "max_span_s"), _SPANS

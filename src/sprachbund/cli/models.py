@@ -77,8 +77,8 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 def _does(one: Checkpoint) -> str:
-    into = {"transcribe": "", "to-english": ", into English", "any-to-any": ", into each other"}[one.task]
-    return f"{one.spoken}{into}"
+    into = {"transcribe": "", "to-english": ", into English", "any-to-any": ", into each other"}
+    return f"text of {one.spoken}, into each other" if one.task == "text" else f"{one.spoken}{into[one.task]}"
 
 
 def _family(directory: Path) -> str:

@@ -4,7 +4,8 @@ Of each of these it says what it does, how large it is, and under which licence.
 
 Sizes are about those of the weights that `models download` fetches; licences are those of the weights. Both were
 compared with pages of the hub for large-v2, large-v3, turbo, distil-large-v3 and, the licence alone, SeamlessM4T v2;
-the others are from general knowledge.
+the others are from general knowledge. Sizes of translators of text are those of their shapes in 32 bits. Opus-MT is a
+thousand models of a pair or some, each with a licence of its own (mostly Apache-2.0 or CC BY 4.0), and not listed.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-Task = Literal["transcribe", "to-english", "any-to-any"]
-"""Transcription alone; with translation into English; into any of its languages from any."""
+Task = Literal["transcribe", "to-english", "any-to-any", "text"]
+"""Transcription alone; with translation into English; into any of its languages from any; the same of text, without
+hearing."""
 ENGLISH = "en"
 BUNDLED = "bundled"
 """Name of the model that comes with the package."""
@@ -29,7 +31,8 @@ class Checkpoint:
         id: name on the Hugging Face hub.
         family: that loads it here.
         task: what it was trained to do.
-        languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english" or "seamless".
+        languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "seamless", or one
+            of a translator of text.
         size_gb: of the download, in 10^9 bytes, about.
         licence: of the weights.
         commercial: whether the licence allows commercial use.
@@ -40,7 +43,7 @@ class Checkpoint:
     id: str
     family: str
     task: Task
-    languages: Literal["whisper", "whisper-v3", "english", "seamless"]
+    languages: Literal["whisper", "whisper-v3", "english", "seamless", "m2m-100", "nllb-200", "mbart-50"]
     size_gb: float
     licence: str
     commercial: bool = True
@@ -60,7 +63,7 @@ class Checkpoint:
     @property
     def targets(self) -> frozenset[str]:
         """BCP-47 tags of the languages that it translates into; none of a model that only transcribes."""
-        if self.task == "any-to-any":
+        if self.task in ("any-to-any", "text"):
             return _written(self.languages)
         return frozenset({ENGLISH} if self.task == "to-english" else ())
 
@@ -71,6 +74,8 @@ class Checkpoint:
             source: BCP-47 tag; None for any.
             target: BCP-47 tag; None for the language spoken.
         """
+        if self.task == "text":
+            return False
         if source is not None and source not in self.sources:
             return False
         if target is None or target == source:
@@ -84,6 +89,7 @@ class Checkpoint:
             "transcribe": "transcribes {}",
             "to-english": "transcribes {} and translates them into English",
             "any-to-any": "translates {} into each other",
+            "text": "translates text of {} into each other",
         }[self.task]
         use = "" if self.commercial else ", no commercial use"
         return f"{does.format(self.spoken)}; about {self.size_gb:g} GB; {self.licence}{use}"
@@ -184,6 +190,37 @@ CATALOGUE = (
         commercial=False,
         extra="seamless",
     ),
+    Checkpoint(
+        alias="m2m100-418m",
+        id="facebook/m2m100_418M",
+        family="m2m_100",
+        task="text",
+        languages="m2m-100",
+        size_gb=1.9,
+        licence="MIT",
+        extra="translation",
+    ),
+    Checkpoint(
+        alias="nllb-200-600m",
+        id="facebook/nllb-200-distilled-600M",
+        family="m2m_100",
+        task="text",
+        languages="nllb-200",
+        size_gb=2.5,
+        licence="CC BY-NC 4.0",
+        commercial=False,
+        extra="translation",
+    ),
+    Checkpoint(
+        alias="mbart-50",
+        id="facebook/mbart-large-50-many-to-many-mmt",
+        family="mbart",
+        task="text",
+        languages="mbart-50",
+        size_gb=2.4,
+        licence="none stated with the weights",
+        extra="translation",
+    ),
 )
 """By family, from small to large."""
 _PREFERRED = (
@@ -206,6 +243,26 @@ _SEAMLESS = (
 )
 _SPOKEN_ONLY = "ast kam kea lb oc xh"
 """Languages that SeamlessM4T hears and does not write (arXiv 2312.05187)."""
+_M2M_100 = (
+    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu hy "
+    "id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no nso oc or pa pl ps pt ro ru "
+    "sd si sk sl so sq sr ss su sv sw ta th fil tn tr uk ur uz vi wo xh yi yo zh zu"
+)
+_NLLB = (
+    "ace-Arab ace acm acq aeb af ajp aka twi am apc ar ars ary arz as ast awa ay azb az ba bm ban be bem bn bho "
+    "bjn-Arab bjn bo bs bug bg ca ceb cs cjk ckb crh cy da de din dyu dz el en eo et eu ee fo fa fj fi fon fr fur fuv "
+    "gd ga gl gn gu ht ha he hi hne hr hu hy ig ilo id is it jv ja kab kac kam kn ks ks-Deva ka kr-Arab kr kk kbp kea "
+    "km ki rw ky kmb kg ko ku lo lv lij li ln lt lmo ltg lb lua lg luo lus mag mai ml mr min mk mg mt mni mn mos mi ms "
+    "my nl nn nb ne nso nus ny oc om or pag pa pap pl pt fa-AF ps quy ro rn ru sg sa sat scn shn si sk sl sm sn sd so "
+    "st es sq sc sr ss su sv sw szl ta tt te tg fil th ti taq taq-Tfng tpi tn ts tk tum tr tzm ug uk umb ur uz vec vi "
+    "war wo xh yi yo yue zh zh-Hant zu"
+)
+_MBART_50 = (
+    "ar cs de en es et fi fr gu hi it ja kk ko lt lv my ne nl ro ru si tr vi zh af az bn fa he hr id ka km mk ml mn "
+    "mr pl ps pt sv sw ta te th fil uk ur xh gl sl"
+)
+_TEXT = {"m2m-100": _M2M_100, "nllb-200": _NLLB, "mbart-50": _MBART_50}
+"""Rules of translators of text to what they read and write."""
 
 
 def folders_with_config() -> list[Path]:
@@ -249,6 +306,8 @@ def fitting(source: str | None, targets: Sequence[str | None], most: int = 3) ->
 def _spoken(rule: str) -> frozenset[str]:
     if rule == "english":
         return frozenset({ENGLISH})
+    if rule in _TEXT:
+        return frozenset(_TEXT[rule].split())
     if rule == "seamless":
         return frozenset([*_SEAMLESS.split(), *_SPOKEN_ONLY.split()])
     return frozenset(_WHISPER.split()) | ({"yue"} if rule == "whisper-v3" else frozenset())
@@ -256,4 +315,4 @@ def _spoken(rule: str) -> frozenset[str]:
 
 @cache
 def _written(rule: str) -> frozenset[str]:
-    return frozenset(_SEAMLESS.split()) if rule == "seamless" else frozenset()
+    return _spoken(rule) if rule in _TEXT else frozenset(_SEAMLESS.split() if rule == "seamless" else ())

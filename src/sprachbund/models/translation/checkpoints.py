@@ -37,7 +37,7 @@ def library() -> ModuleType:
         import transformers
     except ImportError:
         raise SprachbundError(
-            "translators of text need the package transformers; run: pip install 'sprachbund[seamless]'"
+            "translators of text need the package transformers; run: pip install 'sprachbund[translation]'"
         ) from None
     return transformers
 

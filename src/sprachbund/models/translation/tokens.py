@@ -230,7 +230,7 @@ def _read_m2m_100(directory: Path, vocabulary_size: int) -> TranslationTokens:
         return _read_nllb(directory, vocabulary_size)
     tokenizer = library().M2M100Tokenizer.from_pretrained(directory, local_files_only=True)
     codes: dict[str, int] = tokenizer.lang_code_to_id
-    special = [*tokenizer.all_special_ids, *range(len(tokenizer.encoder) + len(codes), vocabulary_size)]
+    special = tokenizer.all_special_ids
     pieces = SentencePieces(tokenizer.sp_model, tokenizer.encoder, tokenizer.unk_token_id)
     languages = Languages(codes)
     return TranslationTokens(
