@@ -1,5 +1,6 @@
 """Test set-up shared by all rooms."""
 
+import gc
 import os
 
 # Tiny models are faster on one thread, and the tests of a busy machine then do not wait for each other. Libraries
@@ -11,6 +12,7 @@ import torch
 
 from tests import shared
 
+gc.disable()  # until the tests are imported, all of which stays: to look for garbage there takes a third of the time
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # more than there are cores only if told so
 
 
@@ -31,3 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests, so that no process works on one while the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported by now is never garbage, and need not be gone through again and again
+    gc.enable()

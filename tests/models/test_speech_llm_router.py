@@ -27,7 +27,7 @@ Heard = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("mixed")
-    make_mixed(place, MixedSpeechOptions(train_utterances=120, heldout_utterances=20), workers=2)
+    make_mixed(place, MixedSpeechOptions(train_utterances=60, heldout_utterances=16), workers=1)
     return place
 
 
@@ -67,7 +67,7 @@ def test_the_likeliest_group_is_the_language_spoken_and_follows_switches(corpora
     )
     projector = Projector(taught[0][0].shape[-1], 64, options)
     optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3)
-    for _ in range(100):
+    for _ in range(40):
         for states, num_states, spoken in taught:
             groups = torch.eye(len(GROUPS), dtype=torch.bool)[spoken.clamp(min=0)] | (spoken < 0)[:, None]
             routings = projector(states, num_states).routings

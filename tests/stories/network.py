@@ -37,7 +37,8 @@ for args in json.loads(sys.argv[1]):
 time.sleep(float(sys.argv[2]))
 """
 UNITS = "--clusters 8 --unit-pieces 24 --text-pieces 30 --share 1 --kmeans-batch 64 --n-init 2 --layer 2"
-STUDY = '--set grid.languages=["de"] --set grid.hours=[0.005,0.02]'
+STUDY = '--set grid.languages=["de"] --set grid.hours=[0.005,0.02] --set grid.tiers=["offline"] --set grid.bits=[32]'
+FEW_ARMS = '--set arms=["uft","lora"]'
 
 VERBS: dict[str, list[str]] = {
     "translate": [
@@ -60,7 +61,7 @@ VERBS: dict[str, list[str]] = {
     "compare": ["compare scores same=scores --draws 20"],
     "report": ["report scores --out report.html"],
     "replay": ["replay scores --offline"],
-    "bench": ["bench --model tiny --repeats 1 --engine torch,native --offline"],
+    "bench": ["bench --model tiny --repeats 1 --engine native --offline"],
     "data prepare": ["data prepare folder own --language en --licence CC0-1.0 --out mine"],
     "convert": ["convert x.nemo --out converted --language en --offline"],
     "export": ["export streaming --out graphs --offline"],
@@ -81,7 +82,7 @@ VERBS: dict[str, list[str]] = {
     "compress": [
         "compress quantize streaming --encoder-bits 8 --out small",
     ],
-    "recipe": ["recipe gradient_sharing --size tiny --data study_data --out recipe --threads 1"],
+    "recipe": [f"recipe gradient_sharing --size tiny --data study_data --out recipe --threads 1 {FEW_ARMS}"],
     "study": [f"study run study.toml --data study_data --out study {STUDY}"],
 }
 """Every verb but `serve`, which `watched_service` watches; in their order, for later ones use what others wrote."""
@@ -174,7 +175,7 @@ def prepare(place: Path) -> None:
     (place / "recipe.toml").write_text(_RECIPE)
     theirs = made_model()
     write_nemo(place / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
-    save(tiny_transducer(), place / "streaming")
+    save(tiny_transducer(num_encoder_layers=1), place / "streaming")
     save_speech_llm(make_model(), place / "llm")
     write_lines(place / "log.jsonl", LOG)
     write_lines(place / "references.jsonl", REFERENCE)

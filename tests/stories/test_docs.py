@@ -48,6 +48,7 @@ CHECKED_ONLY = (
     "--model whisper-large",
     "seamless",
     "--edition bundled",
+    "--check",  # tests/research does
     "recipes/bundled.toml",
     "bench",
     "sprachbund serve",

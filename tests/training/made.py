@@ -1,10 +1,7 @@
-"""A made corpus and a tiny model, and the command that the resume and torchrun tests start.
-
-`python -m tests.training.made DIRECTORY STEPS [STOP_AFTER]` trains on the corpus in DIRECTORY/data and writes the
-weights to DIRECTORY/run/weights.pt.
-"""
+"""A made corpus, a tiny model, and a training of it: `python -m tests.training.made DIRECTORY STEPS`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,14 +82,16 @@ def options(steps: int, **changes: object) -> TrainingOptions:
     return TrainingOptions.model_validate(values)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    directory, steps = Path(sys.argv[1]), int(sys.argv[2])
-    dropout = float(sys.argv[3]) if len(sys.argv) > 3 else 0.1
-    model = make_model(dropout)
-    model = train(model, make_training_data(directory / "data"), options(steps), directory / "run")
-    torch.save(model.state_dict(), directory / "run" / "weights.pt")
+def train_made(
+    directory: Path, steps: int, dropout: float = 0.0, report: Callable[[str], None] = print
+) -> dict[str, torch.Tensor]:
+    """Train on the corpus in `directory`/data; the weights, which are in `directory`/run/weights.pt too."""
+    data, model = make_training_data(directory / "data"), make_model(dropout)
+    weights = train(model, data, options(steps), directory / "run", report=report).state_dict()
+    torch.save(weights, directory / "run" / "weights.pt")
+    return weights
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    train_made(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,21 +1,33 @@
 """Several processes give the gradients of one, for every objective, with batches of fewer utterances than processes."""
 
 import os
-import subprocess
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from sprachbund.errors import SprachbundError
+from sprachbund.training.loop import train
 from sprachbund.util.distributed import launched_processes, local_device
-from tests.training.objectives import OBJECTIVES
-from tests.training.ranks import BY_FOUR, STEPS
+from tests.training import made
+from tests.training.objectives import OBJECTIVES, Objective
+from tests.training.ranks import fork_ranks
 
-ROOT = Path(__file__).parents[2]
+STEPS = {1: 1, 3: 2}
+"""Most utterances of a batch, fewer than there are processes, of which some then have none; and steps with these."""
+BY_FOUR = (
+    "attention and CTC",
+    "streaming transducer without CTC",
+    "text LLM",
+    "speech LLM, two kinds of data",
+    "tokens by CTC and attention",
+    "dual scale",
+)
+"""Objectives that differ most in how they go from utterances to a sum; all of them by four take longer."""
 UNIT_ROUNDOFF = 2.0**-24
 TOLERANCE = 1000 * UNIT_ROUNDOFF
 """Relative, of the norm of all gradients: processes add up some hundred terms in another order, each rounded once.
@@ -28,16 +40,71 @@ NOT_SHARED = "router balance"
 """In the log of a speech LLM: the mean of the processes' own; it has no weight here."""
 
 
+class Gradients:
+    """Records the gradients that the optimizer sees, step by step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self.steps: list[dict[str, torch.Tensor]] = []
+        self._handle = register_optimizer_step_pre_hook(self._record)
+
+    def _record(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.steps.append({self._names[id(p)]: p.grad.detach().clone() for p in moved})
+
+    def end(self) -> None:
+        self._handle.remove()
+
+
+def run(objective: Objective, directory: Path) -> dict[int, Any]:
+    """Gradients, progress and buffers of a few steps, so small that the weights hardly move."""
+    found: dict[int, Any] = {}
+    for size, steps in STEPS.items():
+        gradients, lines = Gradients(objective.model), []
+        chosen = made.options(
+            steps,
+            max_utterances=size,
+            batch_s=100.0,
+            learning_rate=1e-7,
+            warmup_steps=1,
+            weight_decay=0.0,
+            clip_norm=1e9,
+            log_every=1,
+            save_every=1000,
+        )
+        train(objective.model, objective.corpus, chosen, directory / f"run-{size}", report=lines.append)
+        gradients.end()
+        losses = [line.split(" | ")[0] for line in lines if line.startswith("step ")]
+        buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+        found[size] = {"gradients": gradients.steps, "losses": losses, "buffers": buffers}
+    return found
+
+
+def train_objectives(root: Path, wanted: Mapping[int, Sequence[str]]) -> None:
+    """Train the objectives named for each number of processes, all at once.
+
+    `root`/COUNT/OBJECTIVE.pt is what the first process saw: the gradient of each step.
+    """
+    made.make_corpus(root / "data", 8)
+    made.make_corpus(root / "other", 10)
+    names = dict.fromkeys(name for some in wanted.values() for name in some)
+    objectives = {name: OBJECTIVES[name](root) for name in names}
+
+    def work(rank: int, count: int) -> None:
+        for name in wanted[count]:
+            found = run(objectives[name], root / str(count) / name / str(rank))
+            if rank == 0:
+                torch.save(found, root / str(count) / f"{name}.pt")
+
+    codes = fork_ranks([*wanted], work, root)
+    why = [path.read_text()[-2000:] for path in sorted(root.glob("*/failure.*.txt"))]
+    assert not any(codes.values()), (codes, why)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("ranks"), "1,2,4", "--some")
-
-
-def trained(directory: Path, *given: str) -> Path:
-    command = (sys.executable, "-m", "tests.training.ranks", directory, *given)
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    why = [path.read_text()[-2000:] for path in sorted(directory.glob("*/failure.*.txt"))]
-    assert ran.returncode == 0, (ran.stderr[-2000:], why)
+    directory = tmp_path_factory.mktemp("ranks")
+    train_objectives(directory, {1: [*OBJECTIVES], 2: [*OBJECTIVES], 4: BY_FOUR})
     return directory
 
 
@@ -60,9 +127,9 @@ def test_gradients_and_losses_are_those_of_one_process(name: str, root: Path) ->
 @pytest.mark.skipif("ALL_RANKS" not in os.environ, reason="half a minute of two cores; set ALL_RANKS=1")
 def test_gradients_of_four_processes_too_are_those_of_one(tmp_path: Path) -> None:
     rest = [name for name in OBJECTIVES if name not in BY_FOUR]
-    root = trained(tmp_path, "1,4", *rest)
+    train_objectives(tmp_path, {1: rest, 4: rest})
     for name in rest:
-        compare(root, name, 4)
+        compare(tmp_path, name, 4)
 
 
 def compare(root: Path, name: str, count: int) -> None:

@@ -1,8 +1,6 @@
 """A run from encoded corpora to a model: learns, goes on after a stop to the same bits, says what it leaves out."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from sprachbund.models.tokens.config import ReadTokens
 from sprachbund.training.options import make_recipe
 from sprachbund.training.unit_translator import UnitTranslatorRecipe, run
 from sprachbund.units.dataset import within_hours
+from tests.training.ranks import fork_ranks
 from tests.units.made import words
 from tests.units.mbart import write_mbart
 from tests.units.translators import Spoken, config, speak
@@ -83,10 +82,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(made: Spoken, tmp_path: 
 def test_two_processes_train_like_one(made: Spoken, tmp_path: Path) -> None:
     """Batches of speech, and batches of text, of which the CTC on transcripts gets no gradient."""
     given = recipe(made, training={"steps": 4, "batch_s": 60, "evaluate_every": 4, "keep_best": 1})
-    (tmp_path / "recipe.json").write_text(given.model_dump_json())
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    command = (*launcher, "-m", "tests.training.unit_run", tmp_path / "recipe.json", tmp_path / "two")
-    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    codes = fork_ranks([2], lambda rank, count: run(given, tmp_path / "two", report=_silent), tmp_path)
+    assert not any(codes.values()), codes
     lines: list[str] = []
     run(given, tmp_path / "one", report=lines.append)
     assert any(" speech " in line for line in lines)

@@ -179,7 +179,7 @@ def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress:
 
     Args:
         job: see `Job`.
-        workers: number of processes.
+        workers: number of processes, at most as many as there are files missing.
         ray_address: of a Ray cluster, "local" for one on this machine; None for plain processes.
         progress: called with utterances done and utterances in all.
 
@@ -187,8 +187,9 @@ def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress:
         SprachbundError: what the first process to fail raised, or that one died, or that Ray is not there.
     """
     if ray_address is not None:
-        _run_on_ray(job, workers, ray_address, progress)
-    elif workers == 1:
+        return _run_on_ray(job, workers, ray_address, progress)
+    workers = min(workers, sum(not path.exists() for path, _ in job.files))  # one that starts takes seconds
+    if workers <= 1:
         make(job, progress=progress)
     else:
         total = sum(count for _, count in job.files)

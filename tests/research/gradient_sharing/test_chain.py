@@ -76,7 +76,7 @@ def train(data: Path, directory: Path, steps: int, start: Path | None = None, **
         learning_rate=5e-3,
         warmup_steps=5,
         precision="no",
-        batch_s=12,
+        batch_s=6,
         num_workers=0,
         evaluate_every=steps,
         save_every=steps,
@@ -106,7 +106,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chain")
     write_corpus(root / "data" / "train", 192, 0)
     write_corpus(root / "data" / "dev", 32, 1)
-    first = train(root / "data", root / "first", 250)
+    first = train(root / "data", root / "first", 150)
     numbers = ("--utterances", "32", "--accumulate", "1", "--dimensions", "256")
     for line in (
         ("analyse", first, root / "data" / "train", "--out", root / "gradients.npz", *numbers),
@@ -125,7 +125,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         ran = command("share", *line)
         assert ran.code == 0, ran.err
-    train(root / "data", root / "second", 250, root / "split", rates={"*.private.*": 1e-2})
+    train(root / "data", root / "second", 150, root / "split", rates={"*.private.*": 1e-2})
     return root
 
 
