@@ -8,8 +8,9 @@ from typing import Any
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.download import Progress
 from sprachbund.models.drafts import find_drafts
-from sprachbund.models.hub import FAMILIES, Progress, family_of, find
+from sprachbund.models.hub import FAMILIES, family_of, find
 
 __all__ = ["BUNDLED", "FAMILIES", "LOADERS", "bundled_directory", "family_of", "load", "locate", "save"]
 
