@@ -1,11 +1,12 @@
 """`sprachbund models`: the list, downloads from a hub on this machine, aliases, broken connections, hints."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,13 +35,46 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def run(hub: Hub, place: Path, *args: str) -> Ran:
+def environment(hub: Hub, place: Path) -> dict[str, str]:
+    return {**os.environ, **hub.environment(place / "home")}
+
+
+def start(hub: Hub, place: Path, *args: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own, since huggingface_hub reads its variables once."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sprachbund", *args],
+        cwd=place, env=environment(hub, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def run(hub: Hub, place: Path, *args: str) -> Ran:
+    """The command in a process of its own, and what it printed."""
     ran = subprocess.run(
         [sys.executable, "-m", "sprachbund", *args],
-        cwd=place, env={**os.environ, **hub.environment(place / "home")}, capture_output=True, text=True, timeout=200,
+        cwd=place, env=environment(hub, place), capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
+
+
+def partial(place: Path) -> Path:
+    """Where a part of the large file is kept."""
+    sha256 = hashlib.sha256((place / "large" / "model.safetensors").read_bytes()).hexdigest()
+    return place / "home" / "hub" / "models--someone--large" / "blobs" / f"{sha256}.incomplete"
+
+
+def ranges(hub: Hub) -> list[str]:
+    """The bytes of the large file that were asked for, in order; empty for all of it."""
+    return [
+        wanted for method, path, wanted in hub.asked if method == "GET" and path.endswith("model.safetensors")
+    ]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came")
 
 
 def test_an_alias_is_downloaded_once_and_then_loads_offline(hub: Hub, tmp_path: Path) -> None:
@@ -68,24 +102,17 @@ def test_a_connection_that_breaks_is_taken_up_again_where_it_broke(hub: Hub, tmp
     hub.break_after = 12 * MIB  # the library writes pieces of ten megabytes, and tries five times more
     ran = run(hub, tmp_path, "models", "download", "someone/large", "--json")
     assert ran.code == 0, ran.err
-    asked = [wanted for _, path, wanted in hub.asked if path.endswith("model.safetensors") and wanted]
-    assert asked == [f"bytes={10 * MIB}-", f"bytes={20 * MIB}-"]
+    assert ranges(hub) == ["", f"bytes={10 * MIB}-", f"bytes={20 * MIB}-"]
     written = Path(json.loads(ran.out)["directory"], "model.safetensors").read_bytes()
     assert written == (tmp_path / "large" / "model.safetensors").read_bytes()
     assert "Trying" not in ran.err
 
 
-def test_a_download_that_was_killed_keeps_the_files_that_were_whole(hub: Hub, tmp_path: Path) -> None:
+def test_a_download_that_was_killed_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     hub.stall_after = 12 * MIB
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sprachbund", "models", "download", "someone/large"],
-        env={**os.environ, **hub.environment(tmp_path / "home")}, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start(hub, tmp_path, "models", "download", "someone/large")
     assert hub.stalled.wait(120)
-    for _ in range(1200):
-        if list((tmp_path / "home").rglob("snapshots/*/config.json")):
-            break
-        time.sleep(0.1)
+    wait_for(lambda: partial(tmp_path).stat().st_size == 10 * MIB)
     process.kill()
     process.wait(60)
     ran = run(hub, tmp_path, "models", "download", "someone/large", "--offline")
@@ -93,9 +120,52 @@ def test_a_download_that_was_killed_keeps_the_files_that_were_whole(hub: Hub, tm
     assert "offline, and it was downloaded in part only" in ran.err
     hub.stall_after = None
     hub.asked.clear()
+    ran = run(hub, tmp_path, "models", "download", "someone/large", "--json")
+    assert ran.code == 0, ran.err
+    assert ranges(hub) == [f"bytes={10 * MIB}-"]
+    assert hub.sent["model.safetensors"] == 12 * MIB + 14 * MIB
+    written = Path(json.loads(ran.out)["directory"], "model.safetensors").read_bytes()
+    assert written == (tmp_path / "large" / "model.safetensors").read_bytes()
+    assert not list(tmp_path.rglob("*.incomplete"))
+    hub.asked.clear()
     assert run(hub, tmp_path, "models", "download", "someone/large").code == 0
-    fetched = [Path(path).name for method, path, _ in hub.asked if method == "GET" and "resolve" in path]
-    assert fetched == ["model.safetensors"]
+    assert not ranges(hub)
+
+
+def test_what_is_there_of_a_file_counts_in_the_progress(hub: Hub, tmp_path: Path) -> None:
+    content = (tmp_path / "large" / "model.safetensors").read_bytes()
+    partial(tmp_path).parent.mkdir(parents=True)
+    partial(tmp_path).write_bytes(content[: 20 * MIB])
+    program = (
+        "from sprachbund.models.io import locate\nlocate('someone/large', progress=lambda *of: print(*of))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(hub, tmp_path), capture_output=True, text=True, timeout=200, check=True,
+    )  # fmt: skip
+    told = [line.split() for line in ran.stdout.splitlines()]
+    done = [int(one) for one, _ in told]
+    assert done == sorted(done)
+    assert done[0] == len(content)  # the last piece of the weights, behind what was there
+    assert done[-1] == len(content) + (tmp_path / "large" / "config.json").stat().st_size
+    assert int(told[0][1]) == len(content)
+    assert hub.sent["model.safetensors"] == 4 * MIB
+
+
+def test_a_part_of_another_file_is_found_out(hub: Hub, tmp_path: Path) -> None:
+    partial(tmp_path).parent.mkdir(parents=True)
+    partial(tmp_path).write_bytes(bytes(20 * MIB))
+    ran = run(hub, tmp_path, "models", "download", "someone/large")
+    assert (ran.code, len(ran.error_lines)) == (1, 1)
+    assert "model.safetensors of someone/large arrived damaged" in ran.err
+    assert run(hub, tmp_path, "models", "download", "someone/large").code == 0
+    assert hub.sent["model.safetensors"] == 4 * MIB + 24 * MIB
+
+
+def test_two_downloads_at_once_fetch_weights_once(hub: Hub, tmp_path: Path) -> None:
+    both = [start(hub, tmp_path, "models", "download", "someone/large") for _ in range(2)]
+    assert [process.wait(200) for process in both] == [0, 0]
+    assert hub.sent["model.safetensors"] == 24 * MIB
 
 
 def test_a_hub_that_breaks_off_or_is_not_there_is_one_line(hub: Hub, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 from urllib.parse import urlsplit
 
+_PIECE = 2**16
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -24,6 +26,7 @@ class Hub:
         stall_after: bytes of a file after which nothing more comes until `stalled` is cleared; None for never.
         stalled: set once it is so.
         asked: method, path and range of every request, in order.
+        sent: bytes of files that were sent, by name.
     """
 
     repositories: dict[str, Path]
@@ -31,6 +34,7 @@ class Hub:
     stall_after: int | None = None
     stalled: Event = field(default_factory=Event)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    sent: Counter[str] = field(default_factory=Counter)
     address: str = ""
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -61,7 +65,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
             hub.asked.append((self.command, path, self.headers.get("Range", "")))
             for name, directory in hub.repositories.items():
                 if re.fullmatch(rf"/api/models/{name}(/revision/[^/]+)?", path):
-                    files = [{"rfilename": file.name} for file in sorted(directory.iterdir())]
+                    files = [_sibling(file) for file in sorted(directory.iterdir())]
                     return self._json({"id": name, "sha": COMMIT, "siblings": files})
                 if path.startswith(f"/api/models/{name}/tree/"):
                     return self._json([_entry(file) for file in sorted(directory.iterdir())])
@@ -88,7 +92,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
             self.send_response(206 if found else 200)
             self.send_header("Content-Length", str(len(content) - start))
             self.send_header("Accept-Ranges", "bytes")
-            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+            self.send_header("ETag", f'"{_etag(path)}"')
             self.send_header("X-Repo-Commit", COMMIT)
             if found:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -96,19 +100,24 @@ def serve(hub: Hub) -> Iterator[Hub]:
             if not body:
                 return
             if hub.break_after is not None and len(content) - start > hub.break_after:
-                self.wfile.write(content[start : start + hub.break_after])
+                self._send(path, content[start : start + hub.break_after])
                 self.close_connection = True
                 self.connection.close()
                 return
             if hub.stall_after is not None and len(content) - start > hub.stall_after:
-                self.wfile.write(content[start : start + hub.stall_after])
+                self._send(path, content[start : start + hub.stall_after])
                 hub.stalled.set()
                 self.connection.settimeout(60)
                 self.close_connection = True
                 with suppress(OSError):
                     self.connection.recv(1)  # until the client is gone
                 return
-            self.wfile.write(content[start:])
+            self._send(path, content[start:])
+
+        def _send(self, path: Path, content: bytes) -> None:
+            for begin in range(0, len(content), _PIECE):
+                self.wfile.write(content[begin : begin + _PIECE])
+                hub.sent[path.name] += len(content[begin : begin + _PIECE])
 
         def log_message(self, *args: object) -> None:
             pass
@@ -125,10 +134,21 @@ def serve(hub: Hub) -> Iterator[Hub]:
         server.server_close()
 
 
+def _is_large(path: Path) -> bool:
+    """Whether the hub keeps a file in its large file storage (Git LFS), under its SHA-256."""
+    return path.suffix == ".safetensors"
+
+
+def _etag(path: Path) -> str:
+    return hashlib.new("sha256" if _is_large(path) else "sha1", path.read_bytes()).hexdigest()
+
+
+def _sibling(path: Path) -> dict[str, object]:
+    lfs = {"sha256": _etag(path), "size": path.stat().st_size, "pointerSize": 134}
+    return {"rfilename": path.name, "size": path.stat().st_size} | ({"lfs": lfs} if _is_large(path) else {})
+
+
 def _entry(path: Path) -> dict[str, object]:
-    return {
-        "type": "file",
-        "path": path.name,
-        "size": path.stat().st_size,
-        "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
-    }
+    lfs = {"oid": _etag(path), "size": path.stat().st_size, "pointerSize": 134}
+    entry = {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0" * 40}
+    return entry | ({"lfs": lfs} if _is_large(path) else {})

@@ -1,6 +1,5 @@
-"""The family of a model directory, models of the Hugging Face hub, and reading those of transformers."""
+"""The family of a model directory, names of the Hugging Face hub, and reading models of transformers."""
 
-import logging
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from torch import nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED, find_checkpoint
+from sprachbund.models.download import Progress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import read_object
@@ -73,10 +73,6 @@ def family_of(directory: Path) -> str:
     return family
 
 
-Progress = Callable[[float, float | None], None]
-"""Called with the bytes that are there, and with all of them where that is known."""
-
-
 def bundled_directory() -> Path:
     """Directory of the model that comes with the package."""
     return Path(__file__).parent / "assets" / BUNDLED
@@ -92,8 +88,8 @@ def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress 
 def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progress | None = None) -> Path:
     """The directory of a model, downloaded first when `path_or_id` names one on the hub.
 
-    Offline, a model that was downloaded before is still found. Files that were downloaded whole are kept
-    when a download is broken off.
+    Offline, a model that was downloaded before is still found. A download that was broken off goes on where it
+    stopped.
 
     Args:
         path_or_id: a directory, a name on the hub, or an alias of `sprachbund.models.catalogue`.
@@ -118,79 +114,10 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):
         raise SprachbundError(f"there is no directory {name}; check the path")
-    directory = _download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
+    directory = download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
     if not any(directory.glob("model*.safetensors")):
-        directory = _download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)
+        directory = download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)
     return directory
-
-
-def _download(name: str, patterns: list[str], *, offline: bool, progress: Progress | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    options: dict[str, Any] = {"local_files_only": offline}
-    if progress is not None:
-        options["tqdm_class"] = _follower(progress)
-    try:
-        with _quiet_hub():
-            return Path(snapshot_download(name, allow_patterns=patterns, **options))
-    except LocalEntryNotFoundError as error:
-        if offline:
-            state = "it was downloaded in part only" if _begun(name) else "it was not downloaded before"
-            why = f"offline, and {state}"
-            advice = f"run `sprachbund models download {name}` where there is a network"
-        else:
-            why, advice = "the hub cannot be reached", "check the network"
-        raise SprachbundError(
-            f"{name} is not a directory here ({why}); {advice}, or give a directory on this disk"
-        ) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SprachbundError(
-            f"{name} is neither a directory nor to be had from the hub ({reason})"
-        ) from error
-    except Exception as error:
-        # A broken connection raises an error of the HTTP library below, and which one that is depends on the version.
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SprachbundError(
-            f"the download of {name} was broken off ({reason}); the same command fetches what is missing"
-        ) from error
-
-
-def _begun(name: str) -> bool:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return any(Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}").glob("snapshots/*/*"))
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """No warnings of huggingface_hub inside: it warns of every retry, and an error is reported here."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _follower(progress: Progress) -> type:
-    """The class of progress bars for huggingface_hub: they show nothing, and hand on the bytes."""
-    from tqdm.auto import tqdm
-
-    class Follower(tqdm):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            self._counts_bytes = options.get("unit") == "B"
-            super().__init__(*args, **{**options, "disable": True})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self.n += n or 0
-            if self._counts_bytes:
-                progress(self.n, self.total or None)
-            return None
-
-    return Follower
 
 
 # Reading with transformers, without its progress bars and warnings.
