@@ -243,9 +243,9 @@ def _engine(model: str) -> Check:
     except Exception:  # the model's own check reports its faults
         return Check(name="engine", status="note", found="not tried: the model does not load")
     if damaged := [one for one in check_packed(directory) if one.error is not None]:
-        found = "; ".join(str(one.error) for one in damaged)
+        errors = "; ".join(str(one.error) for one in damaged)
         fix = " && ".join(one.rebuilt_by(model) for one in damaged)
-        return Check(name="engine", status="problem", found=found, fix=fix)
+        return Check(name="engine", status="problem", found=errors, fix=fix)
     try:
         engine = engine_for(family, directory=directory)
     except SprachbundError as error:  # kernels are named that are not there

@@ -24,7 +24,6 @@ from sprachbund.util.options import (
     Declared,
     Option,
     OptionValueError,
-    Range,
     check_values,
     declared,
     documented,
@@ -246,7 +245,7 @@ def offered_fields(
                 declared=one,
                 option=one.option,
                 default=default,
-                help=_sentence(one.option.help or texts.get(one.name, ""), one.range, one.option.unit),
+                help=_help(one, one.option, texts.get(one.name, "")),
                 panel=panel.title,
             )
 
@@ -289,10 +288,12 @@ def _named_by_option(offered: Sequence[OfferedField]) -> Iterator[None]:
         raise
 
 
-def _sentence(text: str, allowed: Range | None, unit: float | None) -> str:
-    """A field's documentation as a sentence, with the limits of its values."""
-    limits = f" ({str(allowed).removeprefix('a number ')})" if allowed is not None and unit is None else ""
-    return f"{text[:1].upper()}{text[1:].removesuffix('.')}{limits}." if text else ""
+def _help(one: Declared, option: Option, text: str) -> str:
+    """What the option says of itself, or the field's documentation as a sentence; with the limits of its values."""
+    said = (option.help or f"{text[:1].upper()}{text[1:]}").removesuffix(".")
+    shown = one.range is not None and option.unit is None
+    limits = f" ({str(one.range).removeprefix('a number ')})" if shown else ""
+    return f"{said}{limits}." if said else ""
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -378,12 +378,12 @@ def check_packed(directory: Path, cache: Path | None = None) -> list[CheckedFile
     source = fingerprint(directory, cache)
     for weights in _KIND:
         for path in filter(Path.exists, _packed_paths(directory, cache, source, weights)):
-            error = None
             try:
                 read_packed(path, source, weights, whole=True)
-            except PackedFileError as found:
-                error = found
-            checked.append(CheckedFile(path=path, weights=weights, error=error))
+            except PackedFileError as error:
+                checked.append(CheckedFile(path=path, weights=weights, error=error))
+            else:
+                checked.append(CheckedFile(path=path, weights=weights, error=None))
     return checked
 
 
