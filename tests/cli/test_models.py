@@ -258,11 +258,12 @@ def test_a_language_that_the_model_lacks_names_models_that_have_it(tmp_path: Pat
     ran = command("translate", talk, "--to", "ja", "--model", model)
     assert (ran.code, len(ran.error_lines)) == (2, 1)
     hints = [line for line in ran.err.splitlines() if line.startswith("sprachbund: hint: ")]
-    assert len(hints) == 2
-    assert hints[0].startswith(
-        f"sprachbund: hint: sprachbund translate '{talk}' --to ja --model seamless-m4t-v2-large"
-    )
-    assert all("GB" in hint and "CC BY-NC 4.0, no commercial use" in hint for hint in hints)
+    asked = f"sprachbund: hint: sprachbund translate '{talk}' --to ja --model"
+    assert len(hints) == 3
+    assert hints[0].startswith(f"{asked} whisper-large-v3-turbo --then m2m100-418m  (transcribes ")
+    assert hints[1].startswith(f"{asked} seamless-m4t-v2-large")
+    assert all("GB" in hint and "CC BY-NC 4.0, no commercial use" in hint for hint in hints[1:])
+    assert "no commercial use" not in hints[0]
     ran = command("transcribe", talk, "--from", "ja", "--model", model)
     assert "sprachbund transcribe" in ran.err
     assert "--from ja --model whisper-large-v3-turbo" in ran.err

@@ -611,7 +611,7 @@ def _hints(
     source: str | None,
     pairs: Sequence[tuple[str, str]] = (),
 ) -> tuple[str, ...]:
-    from sprachbund.models.catalogue import all_languages, fitting
+    from sprachbund.models.catalogue import all_languages, fitting, fitting_cascade
     from sprachbund.text.languages import parse_language
     from sprachbund.util.extras import is_installed
 
@@ -627,11 +627,14 @@ def _hints(
     to = "" if verb == "transcribe" or not targets else f" --to {','.join(targets)}"
     said = "" if source is None else f" --from {source}"
     command = f"sprachbund {verb} {shlex.join([file]) if file else ''}".rstrip() + said + to
+    models = [(one,) for one in fitting(spoken, wanted)]
+    cascade = fitting_cascade(spoken, wanted)
     hints = []
-    for one in fitting(spoken, wanted):
-        missing = one.extra and not is_installed(one.extra)
-        install = f"; needs pip install 'sprachbund[{one.extra}]'" if missing else ""
-        hints.append(f"{command} --model {one.alias}  ({one.text}{install})")
+    for parts in [*([cascade] if cascade else []), *models]:
+        missing = [one.extra for one in parts if one.extra and not is_installed(one.extra)]
+        install = f"; needs pip install 'sprachbund[{','.join(missing)}]'" if missing else ""
+        names = " --then ".join(one.alias for one in parts)
+        hints.append(f"{command} --model {names}  ({', then '.join(one.text for one in parts)}{install})")
     return tuple(hints)
 
 

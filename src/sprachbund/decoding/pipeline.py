@@ -1208,7 +1208,7 @@ def check_reads_text(family: Family) -> TextInput:
     if (text_input := family.capabilities.text_input) is None:
         raise SprachbundError(
             f"the model {family.name} turns speech into text, and cannot translate text; give it a recording, or take "
-            "a model of speech units, which reads both"
+            "a translator of texts, such as m2m100-418m"
         )
     return text_input
 

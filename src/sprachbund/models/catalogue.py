@@ -231,6 +231,8 @@ _PREFERRED = (
     "distil-large-v3",
 )
 """Which to name first where several would do."""
+_RECOGNISER = "whisper-large-v3-turbo"
+"""The first half of a cascade that is recommended."""
 _WHISPER = (
     "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml "
     "cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am "
@@ -300,6 +302,31 @@ def fitting(source: str | None, targets: Sequence[str | None], most: int = 3) ->
         return _PREFERRED.index(one.alias) if known else len(_PREFERRED), one.size_gb
 
     return sorted(able, key=rank)[:most]
+
+
+def fitting_cascade(
+    source: str | None, targets: Sequence[str | None]
+) -> tuple[Checkpoint, Checkpoint] | None:
+    """A recogniser and a translator of text that do together what is wanted; those for commerce before others.
+
+    Args:
+        source: BCP-47 tag of the language spoken; None for any.
+        targets: BCP-47 tags of the languages wanted; None for the language spoken.
+
+    Returns:
+        None where no two do, or where nothing is to be translated.
+    """
+    wanted = [target for target in targets if target not in (None, source)]
+    recogniser = next(one for one in CATALOGUE if one.alias == _RECOGNISER)
+    able = [
+        one
+        for one in CATALOGUE
+        if one.task == "text"
+        and all(target in one.targets for target in wanted)
+        and (source is None or source in one.sources & recogniser.sources)
+    ]
+    able.sort(key=lambda one: not one.commercial)
+    return (recogniser, able[0]) if wanted and able else None
 
 
 @cache
