@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
     said = on_terminal(WORK.format(going="bar._pause_s < 1"), {"TERM": "dumb"})
     assert "\x1b" not in said
     first, *rest = said.splitlines()
-    assert re.fullmatch(r"sprachbund: counting, 60 / 100, 60 %, \d+:\d\d:\d\d left …", first)
+    assert re.fullmatch(r"sprachbund: counting, 60 / 100, 60 %, (\d+:)?\d+:\d\d left …", first)
     assert rest[-1] == "done"
 
 
@@ -177,6 +178,77 @@ def test_a_terminal_without_these_letters_gets_others() -> None:
     said = on_terminal(WORK.format(going="bar._progress is None"), env)
     assert "60 / 100" in said
     assert "Traceback" not in said
+
+
+BESIDE = """
+import time
+from sprachbund.cli import console
+
+def drawn(bar):
+    deadline = time.monotonic() + 30
+    while bar._progress is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+
+with console.Bar("a long account of all that is going on in here", 9, delay_s=0.1) as outer:
+    outer.update(1)
+    outer.update(2)
+    drawn(outer)
+    console.say("a note")
+    console.show("a result")
+    with console.Bar("within", 5, delay_s=0.1) as inner:
+        drawn(inner)
+        outer.update(3)
+        inner.update(4)
+    drawn(outer)
+    outer.update(0, 7, "another stage")
+    time.sleep(0.3)
+"""
+
+
+def test_lines_stand_above_the_bar_and_one_bar_in_place_of_another() -> None:
+    said = on_terminal(BESIDE, {"TERM": "xterm", "COLUMNS": "40"})
+    assert "\x1b[?25l" not in said  # a killed command leaves a cursor
+    for line in ("sprachbund: a note\n", "a result\n"):
+        assert re.search(rf"\x1b\[2K{line}", said)  # behind a wiped one
+    pictures = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part) for part in re.split(r"[\r\n]", said)]
+    assert all(len(picture) <= 40 for picture in pictures)
+    bars = [picture.split()[0] for picture in pictures if "━" in picture]
+    assert [label for label, _ in groupby(bars)] == ["a", "within", "a", "another"]
+    stage = [picture for picture in pictures if "another stage" in picture]
+    assert stage
+    assert not any("left" in picture for picture in stage)  # nothing is known of its speed
+
+
+def test_steps_shorter_than_the_delay_add_up() -> None:
+    work = """
+import time
+from sprachbund.cli import console
+console._Progress.silent_since -= 2000
+with console.Bar("the last step", delay_s=1000) as bar:
+    deadline = time.monotonic() + 30
+    while bar._progress is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+"""
+    assert "the last step" in on_terminal(work, {"TERM": "xterm"})
+
+
+def test_output_in_a_file_stays_out_of_the_terminal(tmp_path: Path) -> None:
+    work = f"""
+import sys
+sys.stdout = open({str(tmp_path / "out")!r}, "w")
+import time
+from sprachbund.cli import console
+with console.Bar("counting", delay_s=0.1) as bar:
+    deadline = time.monotonic() + 30
+    while bar._progress is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    print("a result")
+sys.stdout.close()
+"""
+    assert "a result" not in on_terminal(work, {"TERM": "xterm"})
+    assert (tmp_path / "out").read_text() == "a result\n"
 
 
 def test_work_of_a_moment_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:

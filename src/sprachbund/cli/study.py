@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
+from sprachbund.cli.console import (
+    Bar,
+    UsageError,
+    as_usage,
+    listed,
+    live_bar,
+    print_json,
+    resumable,
+    say,
+    table,
+)
 from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
@@ -178,8 +188,14 @@ def _go_on(recipe: "EncoderTransferRecipe", out: Path, workers: int | None, ray:
 
     if workers is not None:
         recipe = recipe.model_copy(update={"workers": workers})
-    with resumable(out):
-        results = run_cells(recipe, out, ray_address=ray, report=say)
+    with resumable(out), live_bar("starts") as bar:
+        results = run_cells(
+            recipe,
+            out,
+            ray_address=ray,
+            report=say,
+            progress=lambda done, total: bar.update(done, total, "cells"),
+        )
     say(f"results are in {results}; `sprachbund study report {out}` says what they mean")
 
 

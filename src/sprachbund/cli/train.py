@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, set_threads, size, table
+from sprachbund.cli.console import (
+    Bar,
+    UsageError,
+    as_usage,
+    live_bar,
+    print_json,
+    say,
+    set_threads,
+    show,
+    size,
+    table,
+)
 from sprachbund.errors import SprachbundError
 
 # `sprachbund train RECIPE.toml --out DIR`: run a recipe, or resume it where it stopped.
@@ -40,7 +51,14 @@ def train(
         values = read_recipe(kind, recipe, overrides or ())
     set_threads(threads)
     try:
-        run(values, out, report=lambda line: typer.echo(line), stop_after=stop_after)
+        with live_bar("preparing") as bar:
+            run(
+                values,
+                out,
+                report=show,
+                stop_after=stop_after,
+                on_step=lambda done, total: bar.update(done, total, "steps"),
+            )
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
         raise
@@ -299,7 +317,8 @@ def recipe(
         raise UsageError("a recipe needs --data and --out; with --check it runs nothing and needs neither")
     set_threads(threads)
     try:
-        path = module.run(values, out, report=say)
+        with live_bar(f"recipe {name}"):
+            path = module.run(values, out, report=say)
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from what is finished in {out}")
         raise
