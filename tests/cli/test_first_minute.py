@@ -92,22 +92,48 @@ def test_what_completion_knows_by_heart_is_so() -> None:
     assert completion.engines("") == [*CHOICES]
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+COMPLETE_VERBS = {
+    "bash": """
+        source ~/.bashrc
+        COMP_WORDS=(sprachbund tr) COMP_CWORD=1
+        _sprachbund_completion sprachbund
+        echo "${COMPREPLY[@]}"
+    """,
+    # Outside the line editor there is no completion, so what would be shown is printed.
+    "zsh": """
+        compdef() { :; }
+        _arguments() { print -r -- "$@" }
+        source ~/.zfunc/_sprachbund
+        words=(sprachbund tr) CURRENT=2
+        _sprachbund_completion
+    """,
+    "fish": "complete -C 'sprachbund tr'",
+}
+"""What prints the verbs that a shell completes for "tr", by shell."""
+
+
+@pytest.mark.parametrize("shell", COMPLETE_VERBS)
 def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path, shell: str) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell}")
+        pytest.skip(f"there is no {shell}; scripts/shells.sh installs it")
     # The shell is found among the parents of the process; it must not replace itself by the command.
-    line = f"{sys.executable} -m sprachbund --install-completion; true"
-    ran = subprocess.run(
-        [shell, "-c", line],
-        env={**os.environ, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert f"{shell} completion installed in {tmp_path}" in ran.stdout
-    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
-    assert any("_SPRACHBUND_COMPLETE=complete_" in text for text in written)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run_in_shell(line: str) -> str:
+        return subprocess.run(
+            [shell, "-c", line],
+            env={**os.environ, "HOME": str(tmp_path), "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    installed = run_in_shell(f"{sys.executable} -m sprachbund --install-completion; true")
+    assert f"{shell} completion installed in {tmp_path}" in installed
+    words = re.findall(r"[a-z]{5,}", run_in_shell(COMPLETE_VERBS[shell]))
+    assert {"translate", "transcribe", "train"} <= set(words)
+    assert "evaluate" not in words
 
 
 def on_terminal(code: str, env: Mapping[str, str]) -> str:
