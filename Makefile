@@ -32,6 +32,7 @@ demo: $(VENV)/.core
 test: $(VENV)/.docs
 	-scripts/browser.sh   # the tests of the page are skipped without it
 	-scripts/strace.sh    # nor is the network watched without it
+	-scripts/shells.sh    # nor does any shell but bash complete without them
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
 	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
 	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile \

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -99,22 +100,48 @@ def test_models_that_are_completed_are_those_that_are_listed(
     assert completion.models("ru") == ["runs/two"]
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+COMPLETE_VERBS = {
+    "bash": """
+        source ~/.bashrc
+        COMP_WORDS=(sprachbund tr) COMP_CWORD=1
+        _sprachbund_completion sprachbund
+        echo "${COMPREPLY[@]}"
+    """,
+    # Outside the line editor there is no completion, so what would be shown is printed.
+    "zsh": """
+        compdef() { :; }
+        _arguments() { print -r -- "$@" }
+        source ~/.zfunc/_sprachbund
+        words=(sprachbund tr) CURRENT=2
+        _sprachbund_completion
+    """,
+    "fish": "complete -C 'sprachbund tr'",
+}
+"""What prints the verbs that a shell completes for "tr", by shell."""
+
+
+@pytest.mark.parametrize("shell", COMPLETE_VERBS)
 def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path, shell: str) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell}")
+        pytest.skip(f"there is no {shell}; scripts/shells.sh installs it")
     # The shell is found among the parents of the process; it must not replace itself by the command.
-    line = f"{sys.executable} -m sprachbund --install-completion; true"
-    ran = subprocess.run(
-        [shell, "-c", line],
-        env={**os.environ, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert f"{shell} completion installed in {tmp_path}" in ran.stdout
-    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
-    assert any("_SPRACHBUND_COMPLETE=complete_" in text for text in written)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run_in_shell(line: str) -> str:
+        return subprocess.run(
+            [shell, "-c", line],
+            env={**os.environ, "HOME": str(tmp_path), "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    installed = run_in_shell(f"{sys.executable} -m sprachbund --install-completion; true")
+    assert f"{shell} completion installed in {tmp_path}" in installed
+    words = re.findall(r"[a-z]{5,}", run_in_shell(COMPLETE_VERBS[shell]))
+    assert {"translate", "transcribe", "train"} <= set(words)
+    assert "evaluate" not in words
 
 
 def on_terminal(code: str, env: Mapping[str, str]) -> str:
@@ -176,7 +203,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
     said = on_terminal(WORK.format(going="bar._pause_s < 1"), {"TERM": "dumb"})
     assert "\x1b" not in said
     first, *rest = said.splitlines()
-    assert re.fullmatch(r"sprachbund: counting, 60 / 100, 60 %, \d+:\d\d:\d\d left …", first)
+    assert re.fullmatch(r"sprachbund: counting, 60 / 100, 60 %, (\d+:)?\d+:\d\d left …", first)
     assert rest[-1] == "done"
 
 
@@ -185,6 +212,77 @@ def test_a_terminal_without_these_letters_gets_others() -> None:
     said = on_terminal(WORK.format(going="bar._progress is None"), env)
     assert "60 / 100" in said
     assert "Traceback" not in said
+
+
+BESIDE = """
+import time
+from sprachbund.cli import console
+
+def drawn(bar):
+    deadline = time.monotonic() + 30
+    while bar._progress is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+
+with console.Bar("a long account of all that is going on in here", 9, delay_s=0.1) as outer:
+    outer.update(1)
+    outer.update(2)
+    drawn(outer)
+    console.say("a note")
+    console.show("a result")
+    with console.Bar("within", 5, delay_s=0.1) as inner:
+        drawn(inner)
+        outer.update(3)
+        inner.update(4)
+    drawn(outer)
+    outer.update(0, 7, "another stage")
+    time.sleep(0.3)
+"""
+
+
+def test_lines_stand_above_the_bar_and_one_bar_in_place_of_another() -> None:
+    said = on_terminal(BESIDE, {"TERM": "xterm", "COLUMNS": "40"})
+    assert "\x1b[?25l" not in said  # a killed command leaves a cursor
+    for line in ("sprachbund: a note\n", "a result\n"):
+        assert re.search(rf"\x1b\[2K{line}", said)  # behind a wiped one
+    pictures = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part) for part in re.split(r"[\r\n]", said)]
+    assert all(len(picture) <= 40 for picture in pictures)
+    bars = [picture.split()[0] for picture in pictures if "━" in picture]
+    assert [label for label, _ in groupby(bars)] == ["a", "within", "a", "another"]
+    stage = [picture for picture in pictures if "another stage" in picture]
+    assert stage
+    assert not any("left" in picture for picture in stage)  # nothing is known of its speed
+
+
+def test_steps_shorter_than_the_delay_add_up() -> None:
+    work = """
+import time
+from sprachbund.cli import console
+console._Progress.silent_since -= 2000
+with console.Bar("the last step", delay_s=1000) as bar:
+    deadline = time.monotonic() + 30
+    while bar._progress is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+"""
+    assert "the last step" in on_terminal(work, {"TERM": "xterm"})
+
+
+def test_output_in_a_file_stays_out_of_the_terminal(tmp_path: Path) -> None:
+    work = f"""
+import sys
+sys.stdout = open({str(tmp_path / "out")!r}, "w")
+import time
+from sprachbund.cli import console
+with console.Bar("counting", delay_s=0.1) as bar:
+    deadline = time.monotonic() + 30
+    while bar._progress is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    print("a result")
+sys.stdout.close()
+"""
+    assert "a result" not in on_terminal(work, {"TERM": "xterm"})
+    assert (tmp_path / "out").read_text() == "a result\n"
 
 
 def test_work_of_a_moment_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:

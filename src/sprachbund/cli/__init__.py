@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import sprachbund
-from sprachbund.cli.console import UsageError, error_line, in_one_process, say, set_debug, trace
+from sprachbund.cli.console import UsageError, begin, error_line, in_one_process, say, set_debug, trace
 from sprachbund.cli.startup import open_closed_streams, stay_within_quota, wait_briefly
 from sprachbund.util.options import RenamedWarning
 
@@ -152,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: what stands after the command's name; None takes it from the process.
     """
+    begin()
     open_closed_streams()
     args, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     set_debug(debug)
@@ -177,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt as interruption:
+        if sys.stderr.isatty():
+            typer.echo("\r", err=True, nl=False)  # the terminal has written ^C
         say("; ".join(["interrupted", *getattr(interruption, "__notes__", [])]))
         return INTERRUPTED
     except Exception as error:

@@ -5,6 +5,7 @@ Shared options and the printed comparison come first, then one section for each 
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -15,13 +16,16 @@ from sprachbund.cli.console import (
     UsageError,
     as_usage,
     listed,
+    live_bar,
     print_json,
     resumable,
     say,
     set_threads,
+    show,
     size,
     table,
 )
+from sprachbund.cli.models import fetch
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.compression.options import (
     DistillationOptions,
@@ -263,13 +267,13 @@ def prune(
     set_threads(threads)
     with as_usage(), Bar("pruning"):
         from sprachbund.compression.smaller import bits_of, check_new, new_directory, save_smaller
-        from sprachbund.models.io import load, locate
+        from sprachbund.models.io import load
         from sprachbund.models.pruning import kept_layers, num_layers, with_layers
 
         check_new(out)
         if not any(x is not None for x in (decoder, encoder)) and not (decoder_layers or encoder_layers):
             raise UsageError("say what stays: --decoder K, --encoder K, --decoder-layers or --encoder-layers")
-        source = locate(model, offline=offline)
+        source = fetch(model, offline=offline)
         family: Any = load(source, offline=True)
         kept = {
             side: _layers(side, count, named, num_layers(family, side), kept_layers)  # type: ignore[arg-type]
@@ -338,10 +342,10 @@ def quantize(
     set_threads(threads)
     with as_usage(), Bar("quantizing"):
         from sprachbund.compression.smaller import check_new, copy_drafts, new_directory
-        from sprachbund.models.io import load, locate
+        from sprachbund.models.io import load
 
         check_new(out)
-        source = locate(model, offline=offline)
+        source = fetch(model, offline=offline)
         family: Any = load(source, offline=True)
     with new_directory(
         out
@@ -466,12 +470,12 @@ def run_labels(
     from sprachbund.evaluation.failures import identifier_for
     from sprachbund.evaluation.hypotheses import BatchDecoder
     from sprachbund.models.card import Card
-    from sprachbund.models.io import load, locate
+    from sprachbund.models.io import load
     from sprachbund.text.languages import parse_language
     from sprachbund.util.provenance import model_hash
 
     with as_usage(), Bar("loading the teacher"):
-        directory = locate(teacher, offline=offline)
+        directory = fetch(teacher, offline=offline)
         family = engine_for(load(directory, offline=True), teaching.engine, directory=directory).family
         written = {target for _, target in family.pairs()}
         options = replace(options, targets=tuple(parse_language(t, written) for t in options.targets))
@@ -603,9 +607,13 @@ def distil(
         )
         typer.echo(corpus_as_text(labelled), err=as_json)
     recipe = _with_spoken(recipe)
-    with resumable(out):
+    with resumable(out), live_bar("preparing") as bar:
         model = recipes.run(
-            recipe, out, report=lambda line: typer.echo(line, err=as_json), stop_after=asked.stop_after
+            recipe,
+            out,
+            report=partial(show, err=as_json),
+            stop_after=asked.stop_after,
+            on_step=lambda done, total: bar.update(done, total, "steps"),
         )
     if asked.stop_after is not None and asked.stop_after < recipe.training.steps:
         return say(f"stopped at step {asked.stop_after}; the same command without --stop-after goes on")

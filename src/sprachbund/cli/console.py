@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,9 +18,11 @@ import typer
 from sprachbund.errors import SprachbundError
 
 DELAY_S = 2.0
-"""Work shorter than this shows no progress bar."""
+"""For how long a command may show nothing on a terminal."""
 LOG_DELAY_S = 30.0
-"""Work shorter than this writes nothing about its progress into a file or a pipe."""
+"""For how long it may write nothing about its progress into a file or a pipe."""
+MOMENT_S = 0.3
+"""Work shorter than this shows no progress bar; nobody could read it."""
 _NEXT_STEPS = {
     errno.ENOSPC: "make room there and run the same command again",
     errno.EDQUOT: "make room there and run the same command again",
@@ -50,6 +52,31 @@ class _Debug:
 def set_debug(wanted: bool) -> None:
     """Show tracebacks beside error lines from now on, or not."""
     _Debug.wanted = wanted
+
+
+class _Progress:
+    """What is known of the progress shown; the one thing that every place that writes to a terminal has to know.
+
+    Attributes:
+        silent_since: when the command began, or when the last line about its progress was written.
+        bar: the innermost one under way, drawn or not.
+    """
+
+    silent_since = time.monotonic()
+    bar: "Bar | None" = None
+
+
+def begin() -> None:
+    """A command begins now: its first bar may not be long in coming."""
+    _Progress.silent_since = time.monotonic()
+
+
+@contextmanager
+def no_bar() -> Iterator[None]:
+    """Wipe the bar that may be drawn while something else is written to the terminal."""
+    bar = _Progress.bar
+    with nullcontext() if bar is None else bar.wiped():
+        yield
 
 
 def trace(error: BaseException) -> None:
@@ -98,8 +125,15 @@ def set_threads(threads: int | None) -> None:
 
 def say(line: str) -> None:
     """One line on stderr, under the command's name."""
-    sys.stdout.flush()
-    typer.echo(f"sprachbund: {line}", err=True)
+    with no_bar():
+        sys.stdout.flush()
+        typer.echo(f"sprachbund: {line}", err=True)
+
+
+def show(line: str, *, err: bool = False) -> None:
+    """One line on stdout, or stderr, above a bar that may be drawn."""
+    with no_bar():
+        typer.echo(line, err=err)
 
 
 def error_line(error: BaseException) -> str:
@@ -133,7 +167,7 @@ def listed(values: Iterable[str] | None) -> list[str]:
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
     """A JSON value on stdout, at once."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+    show(json.dumps(value, ensure_ascii=False, indent=indent))
     sys.stdout.flush()
 
 
@@ -169,22 +203,25 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} GB"
 
 
+_LEAST_BAR = 4
+"""Columns; rich makes none narrower."""
 Unit = Literal["things", "seconds", "bytes"]
 _AMOUNTS: dict[Unit, Callable[[float], str]] = {"things": "{:.0f}".format, "seconds": duration, "bytes": size}
 
 
 class Bar:
-    """How far work has come, on stderr, once it has taken over two seconds: the amounts and the time left.
+    """How far work has come, on stderr, once the command has taken over two seconds: the amounts and the time left.
 
-    A terminal shows a progress bar. One that cannot move its cursor (TERM=dumb) gets a line now and then, and so does a
-    file or a pipe, more rarely.
+    A terminal shows a progress bar, and of one inside another the inner one. A terminal that cannot move its cursor
+    (TERM=dumb) gets a line now and then, and so does a file or a pipe, more rarely. Work whose end is unknown shows how
+    long it has taken.
 
     Args:
         label: what is being done.
         total: where it ends, None when unknown; `update` may set it later.
         unit: what the amounts count: "things", "seconds" of audio, or "bytes".
         enabled: False shows nothing.
-        delay_s: how long the work may go on unseen.
+        delay_s: for how long the command may show nothing.
     """
 
     def __init__(
@@ -199,59 +236,99 @@ class Bar:
         self._label, self._total, self._done = label, total, 0.0
         self._shown = _AMOUNTS[unit]
         self._enabled = enabled
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._outer: Bar | None = None
         self._progress: Any = None
-        self._task: Any = None
-        self._first: tuple[float, float] | None = None
-        """Time and amount of the first update under this label; what was done before says nothing about the speed."""
+        self._began = time.monotonic()
+        self._updates: tuple[tuple[float, float], ...] = ()
+        """Time and amount of the first and the last update of this work; what was done before it says nothing about
+        the speed."""
         self._draws = _draws(sys.stderr)
-        self._pause_s = max(0.0, delay_s) if sys.stderr.isatty() else LOG_DELAY_S
-        self._timer = threading.Timer(self._pause_s, self._show)
-        self._timer.daemon = True
+        self._pause_s = delay_s if sys.stderr.isatty() else LOG_DELAY_S
 
     def __enter__(self) -> Self:
         if self._enabled:
-            self._timer.start()
+            self._outer, _Progress.bar = _Progress.bar, self
+            if self._outer is not None:
+                self._outer._hide()
+            self._wait_in_turn()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
-            self._enabled = False
-            self._timer.cancel()
-            if self._progress is not None:
-                self._progress.stop()
+        if self._enabled:
+            self._hide()
+            _Progress.bar = self._outer
+            if self._outer is not None:
+                self._outer._wait_in_turn()
 
     def update(self, done: float, total: float | None = None, label: str | None = None) -> None:
         """Say how far the work has come.
 
         Args:
             done: amount of work done.
-            total: amount in all; None keeps the one known.
+            total: amount in all; None keeps the one known, unless the label is another one.
             label: text before the bar; None keeps the one shown.
         """
         with self._lock:
-            if self._first is None or done < self._done or label not in (None, self._label):
-                self._first = time.monotonic(), done
-            self._done, self._total = done, total or self._total
-            self._label = label or self._label
+            now, is_labelled = time.monotonic(), label not in (None, self._label)
+            total = total or (0 if is_labelled else self._total) or 0
+            is_other = done < self._done or total != (self._total or 0) or (is_labelled and not total)
+            self._began = now if is_other else self._began
+            # Replaced whole: another thread draws.
+            self._updates = ((now, done),) if is_other else (*self._updates[:1], (now, done))
+            self._done, self._total, self._label = done, total, label or self._label
             if self._progress is not None:
-                self._progress.update(self._task, **self._state())
+                self._progress.tasks[0].total = total or None  # its method would keep a total that was known
+                self._progress.update(self._progress.tasks[0].id, completed=done)
 
-    def _state(self) -> dict[str, Any]:
+    @contextmanager
+    def wiped(self) -> Iterator[None]:
+        """Nothing of the bar is on the terminal in here."""
+        with self._lock:
+            if self._progress is not None:
+                self._progress.stop()
+            try:
+                yield
+            finally:
+                if self._progress is not None:
+                    self._progress.start()
+
+    def _hide(self) -> None:
+        with self._lock:
+            self._timer.cancel()
+            if self._progress is not None:
+                self._progress.stop()
+                self._progress = None
+
+    def _amount(self) -> str:
         of = f" / {self._shown(self._total)}" if self._total else ""
-        amount = self._shown(self._done) + of if self._done or self._total else ""
-        return {
-            "completed": self._done,
-            "total": self._total,
-            "description": self._label,
-            "amount": amount,
-        }
+        return self._shown(self._done) + of if self._done or self._total else ""
+
+    def _time(self) -> str:
+        """The time left, by the mean speed so far; the time taken while that is unknown."""
+        now, total, updates = time.monotonic(), self._total, self._updates
+        if total and len(updates) == 2 and updates[1][1] > updates[0][1]:
+            (first, before), (last, done) = updates
+            each_s = (last - first) / (done - before)
+            return f"{_clock(each_s * (total - done) - (now - last))} left"
+        return _clock(now - self._began)
+
+    def _numbers(self) -> str:
+        return " ".join(part for part in (self._amount(), self._time()) if part)
+
+    def _wait_in_turn(self) -> None:
+        self._wait(max(MOMENT_S, self._pause_s - (time.monotonic() - _Progress.silent_since)))
+
+    def _wait(self, pause_s: float) -> None:
+        self._timer = threading.Timer(pause_s, self._show)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _show(self) -> None:
         with self._lock:
-            if not self._enabled:
+            if _Progress.bar is not self:
                 return
             if self._draws:
                 self._draw()
@@ -259,41 +336,66 @@ class Bar:
             with suppress(OSError, ValueError):  # nobody reads any more
                 sys.stderr.write(f"sprachbund: {self._line()}\n")
                 sys.stderr.flush()
+            _Progress.silent_since = time.monotonic()
             # A log of an hour is not to be full of them.
             self._pause_s = min(600.0, max(5.0, self._pause_s * 1.5))
-            self._timer = threading.Timer(self._pause_s, self._show)
-            self._timer.daemon = True
-            self._timer.start()
+            self._wait(self._pause_s)
 
     def _line(self) -> str:
-        parts = [self._label, self._state()["amount"]]
-        if self._total and self._first is not None and self._done > self._first[1]:
-            parts.append(f"{100 * self._done / self._total:.0f} %")
-            speed = (self._done - self._first[1]) / max(1e-9, time.monotonic() - self._first[0])
-            minutes, seconds = divmod(round(max(0.0, self._total - self._done) / speed), 60)
-            parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
+        share = f"{100 * self._done / self._total:.0f} %" if self._total and self._done else ""
+        parts = [self._label, self._amount(), share, self._time()]
         return ", ".join(part for part in parts if part) + " …"
 
     def _draw(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, Task
+        from rich.table import Column
         from rich.text import Text
 
-        class Left(TimeRemainingColumn):
-            def render(self, task: Task) -> Text:
-                left = super().render(task)
-                return left + Text(" left") if task.total and task.speed else Text("")
+        class Terminal(Console):
+            def show_cursor(self, show: bool = True) -> bool:
+                return False  # a command that was killed would leave the terminal without one
 
+        class Part(ProgressColumn):
+            """A text that is made anew with each picture."""
+
+            def __init__(self, text: Callable[[], str]) -> None:
+                super().__init__(Column(no_wrap=True))
+                self.text = text
+
+            def render(self, task: Task) -> Text:
+                return Text(self.text())
+
+        def label() -> str:
+            """As much of it as there is room for beside the other parts: a bar of two lines cannot be wiped."""
+            room = terminal.width - len(self._numbers()) - len(" ") - _LEAST_BAR - len(" ")
+            shown = Text(self._label)
+            shown.truncate(max(_LEAST_BAR, room), overflow="ellipsis")
+            return shown.plain
+
+        terminal = Terminal(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
+            Part(label),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[amount]}"),
-            Left(compact=True),
-            console=Console(stderr=True),
+            Part(self._numbers),
+            console=terminal,
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # what goes into a file is not to come here
         )
-        self._task = self._progress.add_task(**self._state())
+        self._progress.add_task("", completed=self._done, total=self._total or None)
         self._progress.start()
+
+
+def live_bar(label: str) -> Bar:
+    """A bar beside lines that say in a log how far the work has come: on terminals alone, and for one process."""
+    return Bar(label, enabled=sys.stderr.isatty() and os.environ.get("RANK", "0") == "0")
+
+
+def _clock(seconds: float) -> str:
+    """0:07, 1:02:03."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _draws(stream: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, size, table
+from sprachbund.cli.models import fetch
 
 
 def convert(
@@ -76,11 +77,11 @@ def export(
         from sprachbund.compression.onnx_export import check_exportable
         from sprachbund.compression.onnx_export import export as write
         from sprachbund.compression.smaller import card_of, check_new, write_whole
-        from sprachbund.models.io import load, locate
+        from sprachbund.models.io import load
         from sprachbund.models.streaming_onnx import read_description
 
         check_new(out)
-        source = locate(model, offline=offline)
+        source = fetch(model, offline=offline)
         family: Any = load(source, offline=True)
         check_exportable(family)
         card = card_of(family, source, out.name, {"by": "export"})

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -323,10 +322,8 @@ def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_
     from sprachbund.corpora.asterisk.packages import LANGUAGES
     from sprachbund.corpora.asterisk.writing import cleaning_table, prepare
 
-    number = count(1)
     with Bar("preparing prompts") as bar:
-        wanted = listed(languages) or LANGUAGES
-        done = prepare(out, source, languages=wanted, on_progress=lambda name: bar.update(next(number)))
+        done = prepare(out, source, languages=listed(languages) or LANGUAGES, progress=bar.update)
     if as_json:
         return print_json(done)
     typer.echo(cleaning_table(done["cleaning"]))
@@ -424,7 +421,7 @@ def phrasebook(
         voices = check_synthesizers(chosen.synthesizers, chosen.languages)
     _check_settings(out, asdict(chosen) | {"voices": voices})
     with resumable(out), Bar(f"phrasebook/{name}") as bar:
-        make_edition(out, chosen, workers=workers, progress=_by_part(bar))
+        make_edition(out, chosen, workers=workers, progress=_labelled(bar))
     _print_parts(out)
 
 
@@ -462,7 +459,7 @@ def telephone(
         voices = check_synthesizers(options.synthesizers, options.languages)
     _check_settings(out, asdict(options) | {"voices": voices})
     with resumable(out), Bar("telephone") as bar:
-        make_telephone(out, options, source=source, workers=workers, progress=_by_part(bar))
+        make_telephone(out, options, source=source, workers=workers, progress=_labelled(bar))
     _print_parts(out)
 
 
@@ -510,7 +507,7 @@ def mixed(
         options = MixedSpeechOptions(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
     _check_settings(out, asdict(options))
     with resumable(out), Bar("mixed") as bar:
-        make_mixed(out, options, source=source, workers=workers, progress=_by_part(bar))
+        make_mixed(out, options, source=source, workers=workers, progress=_labelled(bar))
     _print_parts(out)
 
 
@@ -529,8 +526,8 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
-def _by_part(bar: Bar) -> Callable[[str, int, int], None]:
-    return lambda part, done, total: bar.update(done, total, f"shards of {part}")
+def _labelled(bar: Bar) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: bar.update(done, total, what)
 
 
 def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool) -> None:

@@ -4,16 +4,15 @@ import importlib
 import platform
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, error_line, listed, print_json, say, size, table
+from sprachbund.cli.models import fetch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 
@@ -393,11 +392,11 @@ def bench(
     with as_usage():
         jobs = _jobs(model, shape, listed(engines), threads, repeats, offline)
     if model := jobs[0].model:
-        _check_model(model, offline=offline)
+        fetch(model, offline=offline)  # an error in the name is one for all engines
     speeds = []
     with Bar("measuring", len(jobs)) as bar:
         for i, job in enumerate(jobs):
-            bar.update(i, label=f"measuring {job.engine}")
+            bar.update(i, len(jobs), f"measuring {job.engine}")
             if (speed := _measured(job, optional=not engines)) is not None:
                 speeds.append(speed)
     if as_json:
@@ -421,21 +420,13 @@ def _jobs(
     return [SpeedJob(engine=engine, model=model, shape=shape, **more) for engine in engines or ENGINES]  # type: ignore[arg-type]
 
 
-def _check_model(model: str, *, offline: bool) -> None:
-    """Find the model, or download it, before any engine loads it: an error in the name is one for all engines."""
-    from sprachbund.models.io import locate
-
-    with Bar(f"looking for {model}"):
-        locate(model, offline=offline)
-
-
 def _measured(job: "SpeedJob", *, optional: bool) -> "Speed | None":
     """A job's result; None, and a line, where an engine that nobody named cannot run the model."""
     from sprachbund.engines.benchmark import measure_speed
+    from sprachbund.util.jobs import run_apart
 
     try:
-        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
-            return process.submit(measure_speed, job).result()
+        return run_apart(measure_speed, job)
     except SprachbundError as error:
         if job.engine != "native" or not optional or isinstance(error, UsageError):
             raise

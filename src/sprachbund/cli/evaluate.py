@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, set_threads, table
+from sprachbund.cli.models import fetch
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import EvaluationOptions
@@ -91,26 +92,31 @@ def evaluate(
             from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
-            from sprachbund.models.io import locate
         check_choice(options.engine, threads)
     set_threads(threads)
-    if against is not None:
-        locate(against, offline=offline)  # a model that does not exist is reported before the work
+    directory = fetch(model, offline=offline)
+    if against is not None and fetch(against, offline=offline) == directory:
+        raise UsageError(f"--speed-against names the model itself, {against}; name another one")
     with ExitStack() as stack, Bar("evaluating") as bar:
         folder = out
         if report is not None and out is None:  # the report reads the hypotheses from a file
             folder = Path(stack.enter_context(TemporaryDirectory()))
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(done, total, what)
+
         result = run.evaluate(
             data,
             model,
             options,
             out=folder,
             offline=offline,
-            progress=lambda what, done, total: bar.update(done, total, what),
+            progress=progress,
         )
         if against is not None:
-            bar.update(0, None, "timing both models")
-            result.manifest.race = run.race_models(data[0], [against, model], options, offline=offline)
+            result.manifest.race = run.race_models(
+                data[0], [against, model], options, offline=offline, progress=progress
+            )
             if out is not None:
                 result.manifest.write(out / MANIFEST_FILE)
         _write_report(result, report)

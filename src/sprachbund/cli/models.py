@@ -98,9 +98,10 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Describe models; without names, the bundled one, those in the working directory, and downloaded ones."""
-    described = []
-    with Bar("reading models"):
-        for name, path in _named(names).items():
+    described, named = [], _named(names)
+    with Bar("reading models", len(named)) as bar:
+        for number, (name, path) in enumerate(named.items()):
+            bar.update(number)
             try:
                 described.append(describe(name, path))
             except SprachbundError as error:

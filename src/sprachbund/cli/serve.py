@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, say
+from sprachbund.cli.models import fetch
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.settings import Settings
@@ -61,12 +62,11 @@ def _check_reach(settings: Settings, *, no_key: bool) -> None:
 def _run(settings: Settings) -> None:
     with Bar("starting"):
         from sprachbund.engines.choice import check_choice
-        from sprachbund.models.io import locate
         from sprachbund.serving.server import make_server
 
         check_choice(cast("EngineChoice", settings.engine), settings.threads)
         for name in settings.models:
-            locate(name, offline=settings.offline)
+            fetch(name, offline=settings.offline)
         server = make_server(settings)
         sock = server.listen()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

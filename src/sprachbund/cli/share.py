@@ -17,6 +17,7 @@ from sprachbund.cli.console import (
     size,
     table,
 )
+from sprachbund.cli.models import fetch
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
@@ -85,11 +86,11 @@ def _job(
 ) -> "CollectJob":
     import torch
 
-    from sprachbund.models.io import family_of, locate
+    from sprachbund.models.io import family_of
     from sprachbund.research.gradient_sharing.collect import CollectJob
     from sprachbund.util.provenance import model_hash
 
-    directory = locate(model, offline=offline)
+    directory = fetch(model, offline=offline)
     family_of(directory)  # an error that names what is wrong with a directory that holds no model
     return CollectJob(
         model=str(directory),
@@ -205,14 +206,14 @@ def apply(
     """Split a model's feed-forwards by language; every language's branch is written into the model directory."""
     in_one_process("sprachbund share apply")
     with as_usage(), Bar("loading the model"):
-        from sprachbund.models.io import family_of, load, locate
+        from sprachbund.models.io import family_of, load
         from sprachbund.models.sharing_plan import SharingPlan
         from sprachbund.research.gradient_sharing.surgery import apply_plan
 
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} is there already; choose another --out")
         wanted = _started(SharingPlan.read(plan), start)
-        source = locate(model, offline=offline)
+        source = fetch(model, offline=offline)
         family_of(source)  # an error that names what is wrong with a directory that holds no model
         _check(wanted, plan, source, data or [], any_model)
         family: Any = load(source, offline=True)

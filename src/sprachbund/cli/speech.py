@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
 import typer
 
 from sprachbund.cli.console import (
-    DELAY_S,
     Bar,
     UsageError,
     as_usage,
@@ -453,14 +452,12 @@ class _Ready:
         model: of the job.
         targets: in the model's tags.
         table: collects the results, if one is wanted.
-        began: when the work on the recordings began, on the monotonic clock.
     """
 
     job: SpeechJob
     model: "Model"
     targets: tuple[str, ...]
     table: ResultTable | None
-    began: float
 
 
 def run(job: SpeechJob) -> int:
@@ -494,7 +491,7 @@ def _make_ready(job: SpeechJob) -> _Ready:
             )
         _check_collisions(job, targets)
     table = ResultTable(job.files) if job.output.as_table else None
-    return _Ready(job=job, model=model, targets=targets, table=table, began=time.monotonic())
+    return _Ready(job=job, model=model, targets=targets, table=table)
 
 
 def _succeeds(ready: _Ready, file: str) -> bool:
@@ -715,14 +712,11 @@ def _follow(
     """Hand every segment on as it comes, and keep it."""
     # Lines on a terminal show by themselves how far the work has come, and a bar would run into them.
     prints = sys.stdout.isatty() and any(isinstance(output, PrintOutput) for output in outputs)
-    unseen_s = time.monotonic() - ready.began if ready.table is not None else 0.0
     label, count = Path(file).name, len(ready.job.files)
     if count > 1:
         label += f" ({ready.job.files.index(file) + 1} of {count})"
     try:
-        with Bar(
-            label, work.duration_s, unit="seconds", enabled=not prints, delay_s=DELAY_S - unseen_s
-        ) as bar:
+        with Bar(label, work.duration_s, unit="seconds", enabled=not prints) as bar:
             for target, segment in work.by_target():
                 segments[target].append(segment)
                 for output in outputs:

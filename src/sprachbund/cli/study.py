@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sprachbund.cli.console import Bar, as_usage, print_json, resumable, say, table
+from sprachbund.cli.console import Bar, as_usage, live_bar, print_json, resumable, say, table
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, ReadOptions, StudyRunOptions
@@ -184,8 +184,14 @@ def _remembered(out: Path) -> "EncoderTransferRecipe":
 def _go_on(recipe: "EncoderTransferRecipe", out: Path, running: StudyRunOptions) -> None:
     from sprachbund.research.encoder_transfer.recipe import run_cells
 
-    with resumable(out):
-        results = run_cells(recipe, out, options=running, report=say)
+    with resumable(out), live_bar("starts") as bar:
+        results = run_cells(
+            recipe,
+            out,
+            options=running,
+            report=say,
+            progress=lambda done, total: bar.update(done, total, "cells"),
+        )
     say(f"results are in {results}; `sprachbund study report {out}` says what they mean")
 
 

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, print_json, say, set_threads, size, table
+from sprachbund.cli.console import (
+    Bar,
+    UsageError,
+    as_usage,
+    live_bar,
+    print_json,
+    say,
+    set_threads,
+    show,
+    size,
+    table,
+)
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.training.options import RunOptions, read_recipe
@@ -31,7 +42,14 @@ def train(
         values = read_recipe(kind, recipe, asked.overrides)
     set_threads(asked.threads)
     try:
-        run(values, out, report=lambda line: typer.echo(line), stop_after=asked.stop_after)
+        with live_bar("preparing") as bar:
+            run(
+                values,
+                out,
+                report=show,
+                stop_after=asked.stop_after,
+                on_step=lambda done, total: bar.update(done, total, "steps"),
+            )
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
         raise
@@ -284,7 +302,8 @@ def recipe(
         raise UsageError("a recipe needs --data and --out; with --check it runs nothing and needs neither")
     set_threads(asked.threads)
     try:
-        path = module.run(values, out, report=say)
+        with live_bar(f"recipe {name}"):
+            path = module.run(values, out, report=say)
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from what is finished in {out}")
         raise

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sprachbund.cli.console import Bar, UsageError, print_json, resumable, say, size
+from sprachbund.cli.models import fetch
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.models.tokens.unit_options import FitOptions
 from sprachbund.units.options import Computing, EncodingOptions, FeatureOptions, LayerOptions
@@ -180,8 +181,8 @@ def fit(
         f"k-means sees {needed.utterances} utterances, {needed.hours:.2f} h, about {needed.frames} frames; "
         f"{size(needed.disk_bytes)} of disk for a while"
     )
-    with resumable(out), _Steps() as steps:
-        units = make_units(wanted, steps.update)
+    with resumable(out), Bar("preparing") as bar:
+        units = make_units(wanted, lambda step, done, total: bar.update(done, total, step))
     print_json(fitted(units)) if as_json else _print_units(units)
 
 
@@ -277,32 +278,11 @@ def show(
         say(f"the picture is in {out}")
 
 
-class _Steps:
-    """A progress bar for each step of a longer work."""
-
-    def __enter__(self) -> "_Steps":
-        self._label, self._bar = "", Bar("")
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(None, None, None)
-
-    def update(self, label: str, done: int, total: int) -> None:
-        """Show `done` of `total` of the step named `label`."""
-        if label != self._label:
-            self._bar.__exit__(None, None, None)
-            self._label, self._bar = label, Bar(label, total or None)
-            self._bar.__enter__()
-        if total:
-            self._bar.update(done, total)
-
-
 def _extraction(model: str, features: LayerOptions, *, offline: bool) -> "Extraction":
-    from sprachbund.models.io import locate
     from sprachbund.models.tokens.sources import encoder_hash
     from sprachbund.units.encoded import Extraction
 
-    directory = locate(model, offline=offline).resolve()
+    directory = fetch(model, offline=offline).resolve()
     name = str(directory) if Path(model).is_dir() else model
     return Extraction(directory=directory, name=name, hash=encoder_hash(directory), **asdict(features))
 

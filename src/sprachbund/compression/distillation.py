@@ -46,6 +46,7 @@ from sprachbund.util.distributed import (
     wait_for_all_ranks,
 )
 from sprachbund.util.files import read_object, write_text
+from sprachbund.util.jobs import nothing
 
 _TEXTS_ONLY = "or learn from its texts alone with --kl-weight 0 --language-weight 0"
 
@@ -264,6 +265,7 @@ def run(
     *,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
+    on_step: Callable[[int, int], None] = nothing,
 ) -> Path:
     """Train a student, or take up the run in `directory`, and return the directory of the model.
 
@@ -272,16 +274,21 @@ def run(
         directory: of the run; its `model` folder is the result.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
+        on_step: called with the steps made, and with all of them.
 
     Raises:
         SprachbundError: models that do not go together, data that neither knows, or a run of another recipe.
     """
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step)
 
 
 def _run(
-    recipe: DistilRecipe, directory: Path, report: Callable[[str], None], stop_after: int | None
+    recipe: DistilRecipe,
+    directory: Path,
+    report: Callable[[str], None],
+    stop_after: int | None,
+    on_step: Callable[[int, int], None],
 ) -> Path:
     torch.manual_seed(recipe.training.seed)
     with first_rank_first():
@@ -303,6 +310,7 @@ def _run(
         dev=dev if recipe.dev else None,
         report=report,
         stop_after=stop_after,
+        on_step=on_step,
     )
     student.model.cpu()
     how = {

@@ -549,9 +549,12 @@ def pseudo_label(
     """
     check_targets(teacher, sources, options.targets)
     claim(out, {**settings, "options": asdict(options), "data": [str(s.path.resolve()) for s in sources]})
-    work = _Work(teacher, labeller, options, identifier)
     shards, total_s = list(_shards(sources)), sum(sum(s.durations_s) for s in sources)
     done_s, records = 0.0, []
+    work = _Work(
+        teacher, labeller, options, identifier, lambda of_shard_s: progress(done_s + of_shard_s, total_s)
+    )
+    progress(0.0, total_s)
     for number, pieces in enumerate(shards):
         records.append(_shard(work, out, number, pieces, many=len(sources) > 1))
         done_s += sum(piece.duration_s for piece in pieces)
@@ -584,10 +587,16 @@ class _Work:
     """A teacher at work on shards."""
 
     def __init__(
-        self, teacher: Family, labeller: Labeller, options: LabelOptions, identifier: LanguageIdentifier
+        self,
+        teacher: Family,
+        labeller: Labeller,
+        options: LabelOptions,
+        identifier: LanguageIdentifier,
+        progress: Callable[[float], None],
     ) -> None:
         self._teacher, self._labeller = teacher, labeller
         self._options, self._identifier = options, identifier
+        self._progress = progress  # called with seconds of the shard that are labelled
 
     def label(
         self, spoken: Sequence[tuple[str, SpokenUtterance]], record: Record, writer: ManifestWriter
@@ -660,6 +669,7 @@ class _Work:
     def _labels(self, jobs: Sequence[_Job]) -> dict[str, dict[str, tuple[str, LabelEvidence]]]:
         """Job to target to text and evidence; utterances of like length share a batch."""
         labels: dict[str, dict[str, tuple[str, LabelEvidence]]] = {}
+        labelled_s = 0.0
         order = sorted(jobs, key=lambda job: (len(job.targets), job.spoken.duration_s, job.id))
         for count, same in groupby(order, key=lambda job: len(job.targets)):
             for batch in _batches(list(same), self._options.batch_size) if count else ():
@@ -672,6 +682,8 @@ class _Work:
                     # Where the guard left a part, that is the text which the teacher would show.
                     shown = [(text if e.kept is None else e.kept, e) for text, e in row]
                     labels[job.id] = dict(zip(job.targets, shown, strict=True))
+                labelled_s += sum(job.spoken.duration_s for job in batch)
+                self._progress(labelled_s)
         return labels
 
     def _write(

@@ -108,7 +108,7 @@ def make_edition(
     edition: Edition,
     *,
     workers: int = 2,
-    progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Render an edition into `directory/train`, `dev` and `test`; what is already there stays.
 
@@ -118,7 +118,7 @@ def make_edition(
         directory: folder of the corpus.
         edition: languages, sizes, voices and channels.
         workers: processes.
-        progress: called with the part, utterances done and in all.
+        progress: called with what is being done, how much of it is, and of how much.
     """
     sizes: dict[Part, int] = {
         "dev": edition.heldout_sentences * len(edition.languages),
@@ -126,7 +126,8 @@ def make_edition(
         "train": edition.train_utterances,
     }
     for part, count in sizes.items():
-        make_part(directory / part, edition, part, count, workers=workers, progress=partial(progress, part))
+        told = partial(progress, f"shards of {part}")
+        make_part(directory / part, edition, part, count, workers=workers, progress=told)
 
 
 def make_part(
@@ -148,7 +149,7 @@ def make_part(
         part: "train", "dev" or "test".
         count: number of utterances.
         workers: processes.
-        progress: called with utterances done and in all.
+        progress: called with shards done and in all.
     """
     check_synthesizers(edition.synthesizers, edition.languages)
     make = partial(_make_shard, edition, part, count)

@@ -347,7 +347,7 @@ def make_mixed(
     *,
     source: Path | None = None,
     workers: int = 2,
-    progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Make all parts; what is there already stays.
 
@@ -356,7 +356,7 @@ def make_mixed(
         options: what is drawn.
         source: prompt packages or their tree, where recordings are spliced; fetched when None.
         workers: processes at a time.
-        progress: called with the part, shards done, shards in all.
+        progress: called with what is being done, how much of it is, and of how much (0: unknown).
 
     Raises:
         SprachbundError: a shard that cannot be made; recordings that are not there, or of languages without any.
@@ -367,10 +367,10 @@ def make_mixed(
         ("test", held_out * len(options.pairs), held_out * len(options.spoken)),
         ("train", options.train_utterances, options.train_utterances),
     )
-    spliced = _recordings(options, source, directory) if options.spliced_utterances else None
+    spliced = _recordings(options, source, directory, progress) if options.spliced_utterances else None
     for part, num_mixed, num_monolingual in sizes:
         make = partial(_make_shard, options, part, num_mixed)
-        _make(directory / part, make, num_mixed, options, workers, partial(progress, part))
+        _make(directory / part, make, num_mixed, options, workers, partial(progress, f"shards of {part}"))
         name = f"monolingual-{part}"
         make_part(
             directory / name,
@@ -378,14 +378,13 @@ def make_mixed(
             part,
             num_monolingual,
             workers=workers,
-            progress=partial(progress, name),
+            progress=partial(progress, f"shards of {name}"),
         )
         if spliced is not None and part != "dev":
             name, count = f"spliced-{part}", options.spliced_utterances if part == "train" else num_mixed
             make = partial(_make_spliced, options, part, count, spliced)
-            _make(
-                directory / name, make, count, options, workers, partial(progress, name), attribution(spliced)
-            )
+            told = partial(progress, f"shards of {name}")
+            _make(directory / name, make, count, options, workers, told, attribution(spliced))
 
 
 def _monolingual(options: MixedSpeechOptions) -> Edition:
@@ -476,17 +475,24 @@ def _spoken(
             return sentence, own, samples, times_s
 
 
-def _recordings(options: MixedSpeechOptions, source: Path | None, directory: Path) -> dict[str, list[Clips]]:
+def _recordings(
+    options: MixedSpeechOptions,
+    source: Path | None,
+    directory: Path,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, list[Clips]]:
     """Language to its speakers."""
     from sprachbund.corpora.asterisk.prompts import load_clips, load_prompt_set
 
+    progress("finding recordings", 0, 0)
     prompts = [p for p in load_prompt_set(source, cache=directory / ".packages").prompts if not p.held_out]
     recorded = {prompt.language for prompt in prompts}
     if missing := [tag for tag in options.spoken if tag not in recorded]:
         raise SprachbundError(
             f"there are no recorded prompts in {missing[0]}; leave its pairs out, or make no spliced part"
         )
-    clips = load_clips(p for p in prompts if p.language in options.spoken)
+    mine = [p for p in prompts if p.language in options.spoken]
+    clips = load_clips(mine, progress=partial(progress, "reading recordings"))
     return {tag: [c for c in clips.values() if c.language == tag] for tag in options.spoken}
 
 

@@ -77,7 +77,7 @@ def make_telephone(
     *,
     source: Path | None = None,
     workers: int = 2,
-    progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays.
 
@@ -88,10 +88,10 @@ def make_telephone(
         options: sizes and channels.
         source: prompt packages; None fetches them.
         workers: processes.
-        progress: called with the part, utterances done and in all.
+        progress: called with what is being done, how much of it is, and of how much (0: unknown).
     """
     check_synthesizers(options.synthesizers, options.languages)
-    sounds = _Sounds.load(source, directory, options)
+    sounds = _Sounds.load(source, directory, options, progress)
     sizes: dict[Part, int] = {
         "known": len(sounds.known),
         "unseen": len(sounds.unseen),
@@ -107,7 +107,7 @@ def make_telephone(
             -(-count // SHARD_SIZE),
             make,
             workers=workers,
-            progress=partial(progress, part),
+            progress=partial(progress, f"shards of {part}"),
         )
         info = _info(part, options, sounds) | synthesis_info(directory / part, options.synthesizers)
         ManifestWriter(directory / part).close(info)
@@ -127,7 +127,14 @@ class _Sounds:
     texts: Mapping[str, Mapping[str, str]]
 
     @classmethod
-    def load(cls, source: Path | None, directory: Path, options: Telephone) -> "_Sounds":
+    def load(
+        cls,
+        source: Path | None,
+        directory: Path,
+        options: Telephone,
+        progress: Callable[[str, int, int], None],
+    ) -> "_Sounds":
+        progress("finding recordings", 0, 0)
         prompts = load_prompt_set(source, cache=directory / ".packages")
         in_training = [p for p in prompts.prompts if not p.held_out and p.speaker not in options.leave_out]
         sentences = [p for p in in_training if not is_clip(p.name) and p.duration_s <= MAX_DURATION_S]
@@ -135,6 +142,7 @@ class _Sounds:
         known = [p for p in sentences if wording[p.name] == "train" and is_known_only_in_text(p)]
         withheld_prompts = set(known)
         usable = [p for p in in_training if p not in withheld_prompts]
+        read = partial(progress, "reading recordings")
         others = [p for p in prompts.prompts if p.held_out or p.speaker in options.leave_out]
         return cls(
             options=options,
@@ -142,8 +150,10 @@ class _Sounds:
             train=[p for p in sentences if p not in withheld_prompts and wording[p.name] == "train"],
             known=known,
             unseen=[p for p in sentences if wording[p.name] == "test"],
-            clips=load_clips(usable),
-            unheard_clips={k: replace(c, held_out=False) for k, c in load_clips(others).items()},
+            clips=load_clips(usable, progress=read),
+            unheard_clips={
+                k: replace(c, held_out=False) for k, c in load_clips(others, progress=read).items()
+            },
             texts={name: by for name, by in prompts.texts.items() if wording.get(name) == "train"},
         )
 

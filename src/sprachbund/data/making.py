@@ -22,7 +22,7 @@ from pathlib import Path
 from sprachbund.data.manifest import ManifestWriter, shard_numbers
 from sprachbund.data.synthesis import CRASHES, SynthesisError
 from sprachbund.errors import SprachbundError
-from sprachbund.util.jobs import how_it_ended, receive_failure, send_failure
+from sprachbund.util.jobs import how_it_ended, receive_failure, send_failure, without_interrupts
 
 MAX_TRIES = 3
 """Attempts with other content, on each of which the synthesiser fails twice."""
@@ -78,7 +78,8 @@ def make_shards(
                 process: BaseProcess = context.Process(
                     target=_make_one, args=(directory, task, make, theirs), daemon=True
                 )
-                process.start()
+                with without_interrupts():
+                    process.start()
                 theirs.close()
                 running[process] = task, ours
             for process in [p for p in running if not p.is_alive()]:
@@ -121,9 +122,9 @@ def _again(task: _Task, code: int, failure: str | None, directory: Path) -> _Tas
 def _make_one(
     directory: Path, task: _Task, make: Callable[[int, int, ManifestWriter], None], failures: Connection
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     torch.set_num_threads(1)
     writer = ManifestWriter(directory, shard_size=2**62, shard=task.shard)
     try:

@@ -2,9 +2,8 @@
 
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -48,6 +47,7 @@ from sprachbund.models.card import Card
 from sprachbund.models.io import content_hash, family_of, load, locate
 from sprachbund.util import provenance
 from sprachbund.util.files import atomic_directory
+from sprachbund.util.jobs import run_apart
 
 # Opening a corpus. All of it is checked first, so that errors appear before any decoding.
 
@@ -216,7 +216,7 @@ def evaluate(
         options: what and how.
         out: where to write hypotheses, texts by pair and the result manifest; None writes nothing.
         offline: never use the network.
-        progress: called with the stage, the amount done and the total.
+        progress: called with the stage, the amount done and the total (0: unknown).
 
     Raises:
         SprachbundError: for models, engines, corpora and languages that cannot be, before any decoding.
@@ -235,12 +235,15 @@ def evaluate(
             writer.write(line)
             scoring.add(line)
             progress(", ".join(filter(None, ["decoding", scoring.so_far])), done, total)
+        progress("timing first segments", 0, 0)
         speed = replace(
             watch.speed(), first_segment_s=_first_segment_s(family, manifests[0], plans[0], options)
         )
-        for line in translate_no_speech(family, options):
+        for done, line in enumerate(translate_no_speech(family, options), start=1):
+            progress("decoding sounds without speech", done, 0)
             writer.write(line)
             scoring.add(line)
+    progress("scoring", 0, 0)
     used = [data_used(m, plan) for m, plan in zip(manifests, plans, strict=True)]
     result = EvaluationResult(manifest=scoring.manifest(model_used(model, offline), used, speed), out=out)
     if out:
@@ -279,6 +282,7 @@ def race_models(
     *,
     rounds: int = 3,
     offline: bool = False,
+    progress: Progress = lambda what, done, total: None,
 ) -> list[dict[str, str | float]]:
     """Speed and cost of models side by side on the same corpus and the same pairs; the first one's are 1.
     Memory is that of a process of its own for each, on the longest of the utterances.
@@ -289,6 +293,7 @@ def race_models(
         options: of the evaluation.
         rounds: timed rounds, in which the models take turns.
         offline: never use the network.
+        progress: called with the stage, the amount done and the total.
 
     Raises:
         SprachbundError: when there is no target language that all of them know for the same utterances.
@@ -303,28 +308,34 @@ def race_models(
         )
     shared = Plan(jobs=tuple(job for job in plans[0].jobs if job in jobs))
 
+    number = count()
+
     def work(family: Family) -> Iterator[Line]:
+        progress("timing both models", next(number), len(families) * (rounds + 1))
         return translate_plan(family, manifest, shared, options.decoding, options.batch_size)
 
     rows = race_rows(race(families, work, rounds))
     first: dict[str, list[float]] = {name: [] for name in families}
-    for index in range(min(options.first_segments, len(shared.jobs))):
+    num_first = min(options.first_segments, len(shared.jobs))
+    for index in range(num_first):
+        progress("timing first segments", index, num_first)
         one = Plan(jobs=(shared.jobs[index * len(shared.jobs) // options.first_segments],))
         for name, family in families.items():
             first[name] += filter(None, [_first_segment_s(family, manifest, one, options)])
     if all(first.values()):
         add_cost(rows, "first_segment_s", [median(seconds) for seconds in first.values()])
     longest = sorted(shared.jobs, key=lambda job: job.duration_s)[-options.batch_size :]
-    peaks = [_peak_apart(name, directory, Plan(jobs=tuple(longest)), options, offline) for name in models]
+    peaks: list[float] = []
+    for name in models:
+        progress("measuring memory", len(peaks), len(models))
+        peaks.append(_peak_apart(name, directory, Plan(jobs=tuple(longest)), options, offline))
     add_cost(rows, "peak_memory_mb", peaks)
     return rows
 
 
 def _peak_apart(model: str, directory: Path, plan: Plan, options: EvaluationOptions, offline: bool) -> float:
     """Peak memory of a new process that does the work, in MiB."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        work = (model, directory, plan, options, offline, torch.get_num_threads())
-        return pool.submit(peak_memory_of, *work).result()
+    return run_apart(peak_memory_of, model, directory, plan, options, offline, torch.get_num_threads())
 
 
 def peak_memory_of(

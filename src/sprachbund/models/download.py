@@ -161,6 +161,7 @@ def _continue(weights: _Weights, progress: Progress | None, *, before: int, tota
         if there < weights.num_bytes:
             bar: dict[str, Any] = {"displayed_filename": weights.file}
             if progress is not None:
+                progress(before + there, total)
                 follower = _follower(progress, before=before)
                 bar["_tqdm_bar"] = follower(unit="B", total=total - before, initial=there)
             http_get(

@@ -84,7 +84,12 @@ class Study:
     out: Path
 
     def run(
-        self, *, workers: int = 1, ray_address: str | None = None, report: Callable[[str], None] = print
+        self,
+        *,
+        workers: int = 1,
+        ray_address: str | None = None,
+        report: Callable[[str], None] = print,
+        progress: Callable[[int, int], None] = work.nothing,
     ) -> Path:
         """Make the cells that are missing; the table of results.
 
@@ -92,6 +97,7 @@ class Study:
             workers: cells at a time, each with one thread.
             ray_address: of a Ray cluster that shares the folder, "local" for one here; None for plain processes.
             report: is told whenever a cell is finished.
+            progress: called with cells finished and in all.
 
         Raises:
             SprachbundError: what the first cell to fail raised, and what is wrong with a manifest.
@@ -100,7 +106,15 @@ class Study:
         for cell in cells:
             self._forget_if_not_whole(cell)
         tasks = Tasks(paths=tuple(cell.folder(self.out) / CELL_FILE for cell in cells), make=self._make)
-        run_tasks(tasks, "cells", self.write_results, workers=workers, ray_address=ray_address, report=report)
+        run_tasks(
+            tasks,
+            "cells",
+            self.write_results,
+            workers=workers,
+            ray_address=ray_address,
+            report=report,
+            progress=progress,
+        )
         return self.write_results()
 
     def write_results(self) -> Path:
@@ -130,6 +144,7 @@ def run_tasks(
     workers: int = 1,
     ray_address: str | None = None,
     report: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = work.nothing,
 ) -> None:
     """Make the files of tasks that are missing; the number of finished ones and the time left are reported.
 
@@ -140,6 +155,7 @@ def run_tasks(
         workers: tasks at a time.
         ray_address: as for `Study.run`.
         report: is told.
+        progress: called with the number of finished ones and of all.
 
     Raises:
         SprachbundError: what the first task to fail raised.
@@ -147,16 +163,18 @@ def run_tasks(
     before = reported = work.done(tasks)
     report(f"{reported} of {len(tasks.paths)} {what} are finished")
     began = time.monotonic()
+    progress(reported, len(tasks.paths))
 
-    def progress(done: int, total: int) -> None:
+    def made(done: int, total: int) -> None:
         nonlocal reported
+        progress(done, total)
         if done > reported:
             reported = done
             finished()
             left_min = (time.monotonic() - began) / (done - before) * (total - done) / 60
             report(f"{done} of {total} {what} are finished; about {_hours(left_min)} left")
 
-    work.run(tasks, workers=workers, ray_address=ray_address, progress=progress)
+    work.run(tasks, workers=workers, ray_address=ray_address, progress=made)
 
 
 def _hours(minutes: float) -> str:

@@ -34,6 +34,7 @@ from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteSha
 from sprachbund.nn.feed_forward import Activation, FeedForward
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
+from sprachbund.util.jobs import nothing
 
 Kind = Literal["parasite", "medusa"]
 
@@ -157,6 +158,7 @@ def train_draft(
     dev: Corpus | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
+    on_step: Callable[[int, int], None] = nothing,
 ) -> NetworkDraft:
     """Train a draft for a model, or take up the run in `directory`; the model comes out with the bits it went in with.
 
@@ -169,6 +171,7 @@ def train_draft(
         dev: ranks the checkpoints, and gives the acceptance that the draft is saved with.
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
+        on_step: called with the steps made, and with all of them.
 
     Raises:
         SprachbundError: what is asked for does not fit the model.
@@ -179,7 +182,16 @@ def train_draft(
     report(
         f"{sum(p.numel() for p in draft_training.parameters()) / 1e6:.2f} M parameters of the {options.kind}"
     )
-    train(draft_training, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)
+    train(
+        draft_training,
+        corpus,
+        training,
+        directory,
+        dev=dev,
+        report=report,
+        stop_after=stop_after,
+        on_step=on_step,
+    )
     if _digest(model) != before:
         raise RuntimeError("the model under the draft has changed in training; this is a bug")
     model.cpu()

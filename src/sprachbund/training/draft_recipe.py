@@ -29,6 +29,7 @@ from sprachbund.training.translator import (
 )
 from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
 from sprachbund.util.files import copy_file, write_text
+from sprachbund.util.jobs import nothing
 
 
 class DraftRecipe(Strict):
@@ -80,6 +81,7 @@ def run(
     *,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
+    on_step: Callable[[int, int], None] = nothing,
 ) -> Any:
     """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
 
@@ -88,12 +90,19 @@ def run(
         directory: of the run.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
+        on_step: called with the steps made, and with all of them.
     """
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step)
 
 
-def _run(recipe: DraftRecipe, directory: Path, report: Callable[[str], None], stop_after: int | None) -> Any:
+def _run(
+    recipe: DraftRecipe,
+    directory: Path,
+    report: Callable[[str], None],
+    stop_after: int | None,
+    on_step: Callable[[int, int], None],
+) -> Any:
     if is_first_rank():
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
@@ -114,6 +123,7 @@ def _run(recipe: DraftRecipe, directory: Path, report: Callable[[str], None], st
             dev=dev if recipe.dev else None,
             report=report,
             stop_after=stop_after,
+            on_step=on_step,
         )
     if is_first_rank():
         _install(source, directory / "model", draft)

@@ -36,6 +36,7 @@ from sprachbund.training.memory import keep_layers, measure, recompute_layers
 from sprachbund.training.options import TrainingOptions
 from sprachbund.util.distributed import joined_processes, of_all_ranks
 from sprachbund.util.files import read_model, write_text
+from sprachbund.util.jobs import nothing
 from sprachbund.util.memory import keep_freed_memory
 from sprachbund.util.options import renamed
 
@@ -296,6 +297,7 @@ def train(
     score: Callable[[Any], float] | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
+    on_step: Callable[[int, int], None] = nothing,
 ) -> nn.Module:
     """Train a model, or take up the run that `directory` holds, and return it with its best weights averaged.
 
@@ -311,6 +313,7 @@ def train(
             is "score".
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
+        on_step: called with the steps made, and with all of them.
 
     Raises:
         SprachbundError: when the options want a score and there is none, or another process of the run failed.
@@ -327,7 +330,7 @@ def train(
         run.resume()
         if options.recompute:
             recompute_layers(model)
-        run.go_on(min(options.steps, stop_after or options.steps))
+        run.go_on(min(options.steps, stop_after or options.steps), on_step)
         keep_layers(model)
         return run.finish()
 
@@ -413,11 +416,13 @@ class _Run:
             self.evaluations.load(state)
             self._say(f"resumed at step {self.step}")
 
-    def go_on(self, until: int) -> None:
+    def go_on(self, until: int, on_step: Callable[[int, int], None]) -> None:
         """Train until a step, an epoch after the other, or until patience is at its end."""
+        on_step(self.step, until)
         while self.step < until and not self.out_of_patience:
             for batch in self._batches():
                 self._train_step(batch)
+                on_step(self.step, until)
                 self._housekeeping(until)
                 if self.step == until or self.out_of_patience:
                     return

@@ -53,6 +53,7 @@ from sprachbund.util.distributed import (
     wait_for_all_ranks,
 )
 from sprachbund.util.files import write_text
+from sprachbund.util.jobs import nothing
 
 # The recipe.
 
@@ -558,6 +559,7 @@ def run(
     score: Callable[[Any], float] | None = None,
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
+    on_step: Callable[[int, int], None] = nothing,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -567,9 +569,10 @@ def run(
         score: of the model on the way, less is better, where `training.metric_for_best_model` is "score".
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
+        on_step: called with the steps made, and with all of them.
     """
     with joined_processes():
-        return _run(recipe, directory, score, on_first_rank(report), stop_after)
+        return _run(recipe, directory, score, on_first_rank(report), stop_after, on_step)
 
 
 def _run(
@@ -578,6 +581,7 @@ def _run(
     score: Callable[[Any], float] | None,
     report: Callable[[str], None],
     stop_after: int | None,
+    on_step: Callable[[int, int], None],
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     if is_first_rank():
@@ -609,7 +613,15 @@ def _run(
     check_corpus(corpus, recipe.training.max_duration_s, report)
     _report_texts(prepared, corpus, report)
     train(
-        model, corpus, recipe.training, directory, dev=dev, score=score, report=report, stop_after=stop_after
+        model,
+        corpus,
+        recipe.training,
+        directory,
+        dev=dev,
+        score=score,
+        report=report,
+        stop_after=stop_after,
+        on_step=on_step,
     )
     merge_lora(model)
     if is_first_rank():

@@ -39,6 +39,7 @@ from sprachbund.util.distributed import (
     wait_for_all_ranks,
 )
 from sprachbund.util.files import write_text
+from sprachbund.util.jobs import nothing
 
 Report = Callable[[str], None]
 StepsOf = Literal["all", "speech"]
@@ -114,6 +115,7 @@ def run(
     *,
     report: Report = print,
     stop_after: int | None = None,
+    on_step: Callable[[int, int], None] = nothing,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -122,6 +124,7 @@ def run(
         directory: of the run.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
+        on_step: called with the steps made, and with all of them.
 
     Raises:
         SprachbundError: units of another k-means or sampling rate, utterances without units, parallel text of unequal
@@ -133,10 +136,16 @@ def run(
         other = "start" if recipe.start is not None else "[model]"
         raise SprachbundError(f"shape and weights are those of mbart ({recipe.mbart}); leave out {other}")
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step)
 
 
-def _run(recipe: UnitTranslatorRecipe, directory: Path, report: Report, stop_after: int | None) -> Any:
+def _run(
+    recipe: UnitTranslatorRecipe,
+    directory: Path,
+    report: Report,
+    stop_after: int | None,
+    on_step: Callable[[int, int], None],
+) -> Any:
     torch.manual_seed(recipe.training.seed)
     if is_first_rank():
         directory.mkdir(parents=True, exist_ok=True)
@@ -144,7 +153,7 @@ def _run(recipe: UnitTranslatorRecipe, directory: Path, report: Report, stop_aft
     with first_rank_first():  # which makes the units of an mBART
         units, model = _made(recipe, directory, report)
     corpus, dev, training = _supplies(recipe, units, model, report)
-    train(model, corpus, training, directory, dev=dev, report=report, stop_after=stop_after)
+    train(model, corpus, training, directory, dev=dev, report=report, stop_after=stop_after, on_step=on_step)
     if is_first_rank():
         save(model, directory / "model", bits=recipe.bits, card=_card(recipe, corpus, training))
     wait_for_all_ranks()

@@ -8,11 +8,13 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.memory import give_back_freed_memory
@@ -48,7 +50,8 @@ def run_processes(
         for share in shares:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(work, share, theirs, os.getpid()), daemon=True)
-            process.start()
+            with without_interrupts():
+                process.start()
             theirs.close()
             running[process] = ours
         while running:
@@ -67,6 +70,65 @@ def run_processes(
         for process in running:
             process.terminate()
             process.join()
+
+
+_Result = TypeVar("_Result")
+
+
+def run_apart(function: Callable[..., _Result], *args: Any) -> _Result:
+    """The result of a function in a new process, or what it raised. Ctrl-C ends both.
+
+    Args:
+        function: has to be picklable, as its arguments, its result and its errors.
+        args: of it.
+
+    Raises:
+        SprachbundError: the process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send_result, args=(theirs, function, args))
+    with without_interrupts():
+        process.start()
+    theirs.close()
+    try:
+        result, error = ours.recv()
+    except EOFError:
+        process.join()
+        raise SprachbundError(
+            f"a process {how_it_ended(process.exitcode or 0)}; end other programs, and run the command again"
+        ) from None
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.join()
+    if error is not None:
+        raise error
+    return result
+
+
+def _send_result(results: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        results.send((function(*args), None))
+    except Exception as error:
+        results.send((None, error))
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """A process that is started in here never hears Ctrl-C, which is its parent's to answer.
+
+    From its first moment on: importing torch, it would print a traceback. Here Ctrl-C waits until the end of the block.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def send_failure(failures: Connection, error: Exception) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,16 +125,28 @@ def level(samples: Samples) -> Samples:
     return (samples * np.float32(gain)).astype(np.float32)
 
 
-def load_clips(prompts: Iterable[Prompt], *, max_duration_s: float = MAX_CLIP_S) -> dict[str, Clips]:
+def load_clips(
+    prompts: Iterable[Prompt],
+    *,
+    max_duration_s: float = MAX_CLIP_S,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Clips]:
     """Decode, trim and level the recordings of every speaker; the result is keyed by speaker.
 
-    Recordings longer than ``max_duration_s`` are left out: nobody joins them to others.
+    Recordings longer than ``max_duration_s`` are left out: nobody joins them to others. ``progress`` is called with
+    recordings done and in all.
     """
     by_speaker: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         if prompt.duration_s <= max_duration_s:
             by_speaker.setdefault(prompt.speaker, []).append(prompt)
-    return {speaker: _load_speaker(mine) for speaker, mine in by_speaker.items()}
+    done, total = 0, sum(map(len, by_speaker.values()))
+    clips = {}
+    for speaker, mine in by_speaker.items():
+        progress(done, total)
+        clips[speaker] = _load_speaker(mine)
+        done += len(mine)
+    return clips
 
 
 def _load_speaker(prompts: list[Prompt]) -> Clips:

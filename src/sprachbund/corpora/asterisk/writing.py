@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def prepare(
     *,
     languages: Sequence[str] = LANGUAGES,
     max_duration_s: float = MAX_DURATION_S,
-    on_progress: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write ``out/train``, ``out/dev``, ``out/test`` and ``out/unheard``, and ``out/cleaning.json``.
 
@@ -35,21 +37,23 @@ def prepare(
     of its wording. Every utterance says in ``custom`` whether its ``words`` are "documented" or, for those
     speakers, "assumed": the wording of the core prompt of the same name, which often differs in long
     prompts; translations hold all the same. Recordings longer than ``max_duration_s`` are left out and
-    counted. ``on_progress`` is called with the name of each recording written. Returns what was written, by
-    part. Raises SprachbundError when the packages cannot be found or read.
+    counted. Returns what was written, by part. Raises SprachbundError when the packages cannot be found or read.
 
     Args:
         out: folder of the corpus.
         source: packages; None fetches them.
         languages: BCP-47 tags.
         max_duration_s: longer recordings are left out.
-        on_progress: called with the name of each recording written.
+        progress: called with recordings written and in all.
     """
     out.mkdir(parents=True, exist_ok=True)
     prompts = load_prompt_set(source, languages, cache=out / ".packages")
     cleaning = {language: dict(counts) for language, counts in prompts.cleaning.items()}
     write_json(out / "cleaning.json", cleaning)
-    written = {part: _write_part(out / part, part, prompts, max_duration_s, on_progress) for part in PARTS}
+    total = sum(prompt.duration_s <= max_duration_s for prompt in prompts.prompts)
+    number = count(1)
+    told = partial(_write_part, told=lambda: progress(next(number), total))
+    written = {part: told(out / part, part, prompts, max_duration_s) for part in PARTS}
     return {"cleaning": cleaning, "parts": written}
 
 
@@ -72,7 +76,8 @@ def _write_part(
     part: str,
     prompts: PromptSet,
     max_duration_s: float,
-    on_progress: Callable[[str], None] | None,
+    *,
+    told: Callable[[], None],
 ) -> dict[str, Any]:
     mine = [prompt for prompt in prompts.prompts if part_of(prompt, prompts) == part]
     short = [prompt for prompt in mine if prompt.duration_s <= max_duration_s]
@@ -94,8 +99,7 @@ def _write_part(
                 "words": "assumed" if prompt.held_out else "documented",
             },
         )
-        if on_progress is not None:
-            on_progress(prompt.name)
+        told()
     writer.close({**_info(part, short), "left_out_too_long": len(mine) - len(short)})
     return {"utterances": len(short), "left_out_too_long": len(mine) - len(short)}
 

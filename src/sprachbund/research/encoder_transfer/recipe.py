@@ -49,6 +49,7 @@ from sprachbund.training.translator import FineTuning, Scale
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import validate
+from sprachbund.util.jobs import nothing
 
 __all__ = ["EncoderTransferRecipe", "estimate_memory", "read", "run", "run_cells"]
 
@@ -318,6 +319,7 @@ def run_cells(
     *,
     options: StudyRunOptions | None = None,
     report: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = nothing,
 ) -> Path:
     """Make starts and all cells that are missing; the table of results.
 
@@ -326,6 +328,7 @@ def run_cells(
         directory: of the study.
         options: processes; those of the recipe if None.
         report: is told how far it is.
+        progress: called with cells finished and in all.
 
     Raises:
         SprachbundError: a folder with another study, data or layers that there are not, a cell that failed; a study
@@ -340,7 +343,7 @@ def run_cells(
     remember(directory, recipe, may_change=MAY_CHANGE)
     make_starts(recipe, directory, ray_address=options.ray, report=report)
     study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
-    return study.run(workers=workers, ray_address=options.ray, report=report)
+    return study.run(workers=workers, ray_address=options.ray, report=report, progress=progress)
 
 
 def check_data(recipe: EncoderTransferRecipe) -> None:
