@@ -43,9 +43,11 @@ def write_ffmpeg(
     audio: bool = True,
     audio_from_s: float = 0.0,
     duration_s: float = DURATION_S,
+    title: str = "",
 ) -> Path:
     codec, rate = FFMPEG_CODECS.get(path.suffix[1:], ("aac", 44_100))
     with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
         picture = (
             container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p") if video else None
         )

@@ -72,6 +72,16 @@ def test_ffmpeg_containers(tmp_path: Path, suffix: str) -> None:
         assert source.duration_s == pytest.approx(DURATION_S, abs=0.1)
 
 
+@pytest.mark.parametrize("suffix", ["m4a", "mkv", "webm"])
+def test_a_title_in_another_encoding_is_no_obstacle(tmp_path: Path, suffix: str) -> None:
+    title, in_latin_1 = "a title, Gruesse", "ein Titel, Grüße".encode("latin-1")
+    path = write_ffmpeg(tmp_path / f"a.{suffix}", title=title)
+    content = path.read_bytes()
+    assert content.count(title.encode()) == 1
+    path.write_bytes(content.replace(title.encode(), in_latin_1))  # of the same length
+    assert_melody(load(path), least=0.98)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_sound_of_a_video(tmp_path: Path, suffix: str) -> None:
     assert_melody(load(write_ffmpeg(tmp_path / f"a.{suffix}", video=True)), least=0.99)

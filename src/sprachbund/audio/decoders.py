@@ -313,9 +313,7 @@ class FfmpegDecoder:
         self._file = _Unnamed(file)
         try:
             # An open file alone keeps FFmpeg from nothing: a playlist would lead it to other files and to the network.
-            self._container: Any = av.open(
-                self._file, mode="r", container_options=options, metadata_errors="replace"
-            )
+            self._container: Any = av.open(self._file, mode="r", container_options=options, **_any_metadata())
         except MemoryError as error:
             raise SprachbundError(
                 f"{name} asks for more memory than there is; convert it to wav or flac"
@@ -345,7 +343,7 @@ class FfmpegDecoder:
         _check_channels(self._name, channels, self._max_channels)
 
     def _stated_duration(self) -> float | None:
-        if self._stream.duration is not None and self._stream.time_base is not None:
+        if self._stream.duration is not None and self._stream.time_base:
             stated_s = float(self._stream.duration * self._stream.time_base)
         elif self._container.duration is not None:
             stated_s = self._container.duration / _MICROSECONDS
@@ -435,6 +433,13 @@ class FfmpegDecoder:
     def close(self) -> None:
         """Release the container; the file stays open for its owner."""
         self._container.close()
+
+
+def _any_metadata() -> dict[str, str]:
+    """Options with which a title that is not in UTF-8 makes no file unreadable. PyAV 19 takes none, and reads any."""
+    import av
+
+    return {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 def _unreadable(name: str, error: OSError) -> str:
