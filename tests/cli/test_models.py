@@ -31,18 +31,32 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def run(hub: Hub, place: Path, *args: str) -> Ran:
-    """The command in a process of its own, since huggingface_hub reads its variables once."""
+def run(hub: Hub, place: Path, *lines: str) -> list[Ran]:
+    """Commands in one process of their own, since huggingface_hub reads its variables once."""
     ran = subprocess.run(
-        [sys.executable, "-m", "sprachbund", *args],
+        [sys.executable, "-c", COMMANDS, *lines],
         cwd=place, env={**os.environ, **hub.environment(place / "home")}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-    return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
+    assert ran.returncode == 0, ran.stderr
+    return [Ran(**one) for one in json.loads(ran.stdout)]
+
+
+COMMANDS = """
+import contextlib, io, json, sys
+from sprachbund.cli import main
+ran = []
+for line in sys.argv[1:]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(line.split())
+    ran.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
+print(json.dumps(ran))
+"""
 
 
 def test_an_alias_is_downloaded_once_and_then_loads_offline(hub: Hub, tmp_path: Path) -> None:
-    assert run(hub, tmp_path, "models", "check", "whisper-tiny").code == 1
-    ran = run(hub, tmp_path, "models", "download", "whisper-tiny", "--json")
+    checked, ran = run(hub, tmp_path, "models check whisper-tiny", "models download whisper-tiny --json")
+    assert checked.code == 1
     assert ran.code == 0, ran.err
     done = json.loads(ran.out)
     assert (done["family"], Path(done["directory"]).name) == ("whisper", COMMIT)
@@ -51,19 +65,26 @@ def test_an_alias_is_downloaded_once_and_then_loads_offline(hub: Hub, tmp_path: 
     assert "Apache-2.0" in ran.err
     hub.asked.clear()
     write_wav(tmp_path / "talk.wav", speech())
-    translate = ("translate", "talk.wav", "--to", "en", "--from", "fr", "--no-guard", "--offline", "--model")
-    for name in ("whisper-tiny", "openai/whisper-tiny"):
-        assert run(hub, tmp_path, *translate, name).code == 0
-    assert "whole; whisper" in run(hub, tmp_path, "models", "check", "openai/whisper-tiny").out
+    translate = "translate talk.wav --to en --from fr --no-guard --offline --model"
+    *translated, checked, listed = run(
+        hub,
+        tmp_path,
+        f"{translate} whisper-tiny",
+        f"{translate} openai/whisper-tiny",
+        "models check openai/whisper-tiny",
+        "models list --json",
+    )
+    assert [one.code for one in translated] == [0, 0]
+    assert "whole; whisper" in checked.out
     assert not hub.asked
-    listed = [json.loads(line) for line in run(hub, tmp_path, "models", "list", "--json").out.splitlines()]
-    assert [one["model"] for one in listed if one.get("here")] == ["whisper-tiny"]
-    assert [one["model"] for one in listed if "directory" in one][:2] == ["bundled", "openai/whisper-tiny"]
+    models = [json.loads(line) for line in listed.out.splitlines()]
+    assert [one["model"] for one in models if one.get("here")] == ["whisper-tiny"]
+    assert [one["model"] for one in models if "directory" in one][:2] == ["bundled", "openai/whisper-tiny"]
 
 
 def test_a_connection_that_breaks_is_taken_up_again_where_it_broke(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 12 * MIB  # the library writes pieces of ten megabytes, and tries five times more
-    ran = run(hub, tmp_path, "models", "download", "someone/large", "--json")
+    [ran] = run(hub, tmp_path, "models download someone/large --json")
     assert ran.code == 0, ran.err
     asked = [wanted for _, path, wanted in hub.asked if path.endswith("model.safetensors") and wanted]
     assert asked == [f"bytes={10 * MIB}-", f"bytes={20 * MIB}-"]
@@ -85,29 +106,30 @@ def test_a_download_that_was_killed_keeps_the_files_that_were_whole(hub: Hub, tm
         time.sleep(0.1)
     process.kill()
     process.wait(60)
-    ran = run(hub, tmp_path, "models", "download", "someone/large", "--offline")
-    assert ran.code == 1
-    assert "offline, and it was downloaded in part only" in ran.err
     hub.stall_after = None
     hub.asked.clear()
-    assert run(hub, tmp_path, "models", "download", "someone/large").code == 0
+    download = "models download someone/large"
+    offline, ran = run(hub, tmp_path, f"{download} --offline", download)
+    assert offline.code == 1
+    assert "offline, and it was downloaded in part only" in offline.err
+    assert ran.code == 0, ran.err
     fetched = [Path(path).name for method, path, _ in hub.asked if method == "GET" and "resolve" in path]
     assert fetched == ["model.safetensors"]
 
 
 def test_a_hub_that_breaks_off_or_is_not_there_is_one_line(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 50_000
-    ran = run(hub, tmp_path, "models", "download", "openai/whisper-tiny")
-    assert ran.code == 1
-    [line] = [line for line in ran.err.splitlines() if "error" in line]
+    unknown = "models download nobody/nothing"
+    broken, ran = run(hub, tmp_path, "models download openai/whisper-tiny", unknown)
+    assert broken.code == 1
+    [line] = [line for line in broken.err.splitlines() if "error" in line]
     assert "was broken off" in line
     assert "the same command fetches what is missing" in line
-    assert len(ran.err.splitlines()) == 2  # what it is, and the error
-    ran = run(hub, tmp_path, "models", "download", "nobody/nothing")
+    assert len(broken.err.splitlines()) == 2  # what it is, and the error
     assert (ran.code, len(ran.error_lines)) == (1, 1)
     assert "404" in ran.err
     hub.address = "http://127.0.0.1:9"
-    ran = run(hub, tmp_path, "models", "download", "nobody/nothing")
+    [ran] = run(hub, tmp_path, unknown)
     assert ran.error_lines == [
         "sprachbund: error: nobody/nothing is not a directory here (the hub cannot be reached); check the network, or "
         "give a directory on this disk"
