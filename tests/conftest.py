@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterator
 
 # Tiny models are faster on one thread, and the tests of a busy machine then do not wait for each other. Libraries
 # read this when they are loaded, here and in the processes that tests start.
@@ -20,6 +21,14 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # more than there are
 def threads() -> None:
     """As many as at first, whatever the test before has set."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Files need not outlast a power cut; tests/reliability sees that they would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,7 +40,7 @@ def test_commands_do_their_work_and_errors_keep_their_codes(tmp_path: Path) -> N
     )
     assert (code, err) == (0, "")
     assert out
-    assert run("2>&-", tmp_path, "translate", "gone.wav", "--to", "xx") == (2, "", "")
+    assert run("2>&-", tmp_path, "translate", "--too", "xx") == (2, "", "")
     code, out, err = run("<&-", tmp_path, "translate", "-", "--to", "de", "--offline")
     assert (code, out) == (1, "")
     assert err == "sprachbund: error: -: <stdin> is empty (0 bytes); record or copy it again\n"

@@ -362,20 +362,28 @@ def test_what_takes_long_looks_for_packages_first(place: Path, line: str) -> Non
     assert as_advised(line, MODULE_NAMES, done) == "onnx"
 
 
-def test_after_a_plain_install_one_line_names_the_extra(tmp_path: Path) -> None:
-    _write_few(tmp_path)
-    results = run(tmp_path, [(line, MODULE_NAMES) for line in EVERY_TIME])
-    for (line, extra), done in zip(EVERY_TIME.items(), results, strict=True):
+HELP = [f"{verb} --help" for verb in COMMANDS]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What commands do after a plain install."""
+    place, lines = tmp_path_factory.mktemp("plain"), [*EVERY_TIME, *HELP]
+    _write_few(place)
+    return dict(zip(lines, run(place, [(line, MODULE_NAMES) for line in lines]), strict=True))
+
+
+def test_after_a_plain_install_one_line_names_the_extra(plain: dict[str, dict[str, Any]]) -> None:
+    for line, extra in EVERY_TIME.items():
         if extra is None:
-            assert done["code"] == 0, done
+            assert plain[line]["code"] == 0, plain[line]
         else:
-            assert as_advised(line, MODULE_NAMES, done) == extra
+            assert as_advised(line, MODULE_NAMES, plain[line]) == extra
 
 
-def test_help_of_every_verb_needs_no_extra(tmp_path: Path) -> None:
-    results = run(tmp_path, [(f"{verb} --help", MODULE_NAMES) for verb in COMMANDS])
-    for verb, done in zip(COMMANDS, results, strict=True):
-        assert (done["code"], done["err"]) == (0, ""), verb
+def test_help_of_every_verb_needs_no_extra(plain: dict[str, dict[str, Any]]) -> None:
+    for line in HELP:
+        assert (plain[line]["code"], plain[line]["err"]) == (0, ""), line
 
 
 def test_doctor_looks_for_the_packages_of_a_plain_install() -> None:

@@ -45,7 +45,7 @@ def family_on(engine: str, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     tokens_listed=st.sets(st.integers(0, 40), min_size=1),

@@ -22,6 +22,7 @@ for name in (
     "matplotlib.figure",
     "sacrebleu",
     "sklearn.cluster",
+    "torch._dynamo",
     "torch.utils.tensorboard",
     "transformers",
     "sprachbund.evaluation.run",

@@ -222,7 +222,10 @@ def test_a_connection_that_rests_between_two_requests_is_not_given_up(open_to_al
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HT", HEALTH, HEALTH + b"GET /he"])
-def test_more_than_a_thousand_connections_of_one_address_keep_nobody_out(served, sent):
+def test_more_than_a_thousand_connections_of_one_address_keep_nobody_out(served, sent, monkeypatch):
+    monkeypatch.setattr(
+        "sprachbund.serving.server._LINGER_S", 0.5
+    )  # so long, a client may read why it is refused
     with served() as running, connections(running, 1100, sent):
         wait_for(lambda: len(running.server.server_state.connections) <= Limits().max_connections_per_address)
         assert post(running).status_code == 200
@@ -279,15 +282,18 @@ def test_an_answer_that_is_taken_slowly_comes_whole(served):
     with served(timeouts=Timeouts(answer_s=0.5)) as running, socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", running.port))
-        num_requests = 100
-        sock.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * num_requests)
-        got, began = b"", time.monotonic()
+        request = "GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n{}\r\n"
+        requests = [*[request.format("")] * 99, request.format("Connection: close\r\n")]
+        sock.sendall("".join(requests).encode())
+        got, began = bytearray(), time.monotonic()
         while time.monotonic() - began < 1.5:  # slowly for three times as long as nothing may be taken
             got += sock.recv(8192)
             time.sleep(0.05)
         sock.settimeout(5)
-        while got.count(b"HTTP/1.1 200") < num_requests or not got.endswith(b"}"):
-            got += sock.recv(1 << 20)
+        while data := sock.recv(1 << 20):
+            got += data
+    assert got.count(b"HTTP/1.1 200") == len(requests)
+    assert got.endswith(b"}")
 
 
 # Bodies, places, storage.

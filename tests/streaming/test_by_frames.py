@@ -1,6 +1,7 @@
 """A transducer that streams: live text is that of the whole under each tier, alone and together, for any blocks."""
 
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,16 @@ def hear(engine: LiveEngine, session, samples: np.ndarray, block: int) -> dict[s
     return {t: [text for (target, _), text in sorted(found.items()) if target == t] for t in TARGETS}
 
 
+@cache
+def talk() -> tuple[Conformer, np.ndarray]:
+    return tiny_transducer(), recording(*SPEECH, seed=4)
+
+
+@cache
+def talk_as_a_whole(right: int) -> dict[str, list[str]]:
+    return whole(*talk(), right)
+
+
 def whole(model: Conformer, samples: np.ndarray, right: int) -> dict[str, list[str]]:
     model.encoder.tier = next(tier for tier in model.encoder.tiers if tier.right == right)
     found = translate(model, samples, TARGETS, "en", OPEN, sample_rate=SAMPLE_RATE, activity=Loudness())
@@ -84,11 +95,11 @@ def whole(model: Conformer, samples: np.ndarray, right: int) -> dict[str, list[s
 @pytest.mark.parametrize("right", [6, 1, 0])
 @pytest.mark.parametrize("block", [1600, 777, 40_000])
 def test_live_text_is_that_of_the_whole(right, block):
-    model, samples = tiny_transducer(), recording(*SPEECH, seed=4)
+    model, samples = talk()
     engine = LiveEngine(model, OPEN, activity=Loudness())
     session = engine.open(TARGETS, "en", LiveOptions(right_context=right))
     found = hear(engine, session, samples, block)
-    expected = whole(model, samples, right)
+    expected = talk_as_a_whole(right)
     assert found == expected
     assert all(len(text) > 5 for texts in expected.values() for text in texts)
 
