@@ -435,7 +435,7 @@ class FfmpegDecoder:
         self._container.close()
 
 
-def _any_metadata() -> dict[str, str]:
+def _any_metadata() -> dict[str, Any]:
     """Options with which a title that is not in UTF-8 makes no file unreadable. PyAV 19 takes none, and reads any."""
     import av
 
