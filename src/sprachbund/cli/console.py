@@ -356,7 +356,7 @@ class Bar:
             def show_cursor(self, show: bool = True) -> bool:
                 return False  # a command that was killed would leave the terminal without one
 
-        class Part(ProgressColumn):
+        class Share(ProgressColumn):
             """A text that is made anew with each picture."""
 
             def __init__(self, text: Callable[[], str]) -> None:

@@ -126,8 +126,8 @@ def make_edition(
         "train": edition.train_utterances,
     }
     for part, count in sizes.items():
-        told = partial(progress, f"shards of {part}")
-        make_part(directory / part, edition, part, count, workers=workers, progress=told)
+        report = partial(progress, f"shards of {part}")
+        make_part(directory / part, edition, part, count, workers=workers, progress=report)
 
 
 def make_part(

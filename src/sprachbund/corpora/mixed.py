@@ -383,8 +383,8 @@ def make_mixed(
         if spliced is not None and part != "dev":
             name, count = f"spliced-{part}", options.spliced_utterances if part == "train" else num_mixed
             make = partial(_make_spliced, options, part, count, spliced)
-            told = partial(progress, f"shards of {name}")
-            _make(directory / name, make, count, options, workers, told, attribution(spliced))
+            report = partial(progress, f"shards of {name}")
+            _make(directory / name, make, count, options, workers, report, attribution(spliced))
 
 
 def _monolingual(options: MixedSpeechOptions) -> Edition:

@@ -153,7 +153,7 @@ def attended_words(
     offsets_of = family.capabilities.token_offsets
     assert offsets_of is not None  # `check_options` has asked
     weights, log_probs = _read(family, memory, [[target] for target in targets], tokens)
-    found = []
+    attended = []
     for r, offsets in enumerate(offsets_of.source_offsets(texts)):
         in_text = torch.tensor([end > begin for begin, end in offsets])
         read = weights[r].mean(0)[:, : len(offsets)].masked_fill(~in_text, 0.0)
@@ -164,8 +164,8 @@ def attended_words(
             probability = float(log_probs[r][own].mean().exp())
             words.append(AttendedWord(text=text, probability=probability, character=character))
             token += count
-        found.append(words)
-    return found
+        attended.append(words)
+    return attended
 
 
 def alignment_of(family: Family) -> Alignment:

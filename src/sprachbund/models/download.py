@@ -141,8 +141,8 @@ def _download_weights(missing: list[_Weights], progress: Progress | None) -> int
     for weights in missing:
         # The library's own lock of the file: another process with the same download waits.
         lock = Path(HF_HUB_CACHE, ".locks", _cached(weights.name).name, f"{weights.sha256}.lock")
-        for place in (lock, weights.path):
-            place.parent.mkdir(parents=True, exist_ok=True)
+        for path in (lock, weights.path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
             if not weights.path.exists():
                 _continue(weights, progress, before=before, total=total)

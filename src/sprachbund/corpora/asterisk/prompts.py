@@ -133,8 +133,10 @@ def load_clips(
 ) -> dict[str, Clips]:
     """Decode, trim and level the recordings of every speaker; the result is keyed by speaker.
 
-    Recordings longer than ``max_duration_s`` are left out: nobody joins them to others. ``progress`` is called with
-    recordings done and in all.
+    Args:
+        prompts: of any speakers.
+        max_duration_s: longer recordings are left out: nobody joins them to others.
+        progress: called with recordings done and in all.
     """
     by_speaker: dict[str, list[Prompt]] = {}
     for prompt in prompts:

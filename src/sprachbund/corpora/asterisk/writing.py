@@ -52,8 +52,8 @@ def prepare(
     write_json(out / "cleaning.json", cleaning)
     total = sum(prompt.duration_s <= max_duration_s for prompt in prompts.prompts)
     number = count(1)
-    told = partial(_write_part, told=lambda: progress(next(number), total))
-    written = {part: told(out / part, part, prompts, max_duration_s) for part in PARTS}
+    write = partial(_write_part, on_written=lambda: progress(next(number), total))
+    written = {part: write(out / part, part, prompts, max_duration_s) for part in PARTS}
     return {"cleaning": cleaning, "parts": written}
 
 
@@ -77,7 +77,7 @@ def _write_part(
     prompts: PromptSet,
     max_duration_s: float,
     *,
-    told: Callable[[], None],
+    on_written: Callable[[], None],
 ) -> dict[str, Any]:
     mine = [prompt for prompt in prompts.prompts if part_of(prompt, prompts) == part]
     short = [prompt for prompt in mine if prompt.duration_s <= max_duration_s]
@@ -99,7 +99,7 @@ def _write_part(
                 "words": "assumed" if prompt.held_out else "documented",
             },
         )
-        told()
+        on_written()
     writer.close({**_info(part, short), "left_out_too_long": len(mine) - len(short)})
     return {"utterances": len(short), "left_out_too_long": len(mine) - len(short)}
 

@@ -85,7 +85,7 @@ class SentencePieces:
     def offsets(self, text: str) -> Offsets:  # noqa: D102 - see `Pieces`
         # Pieces cut up the normalised text, of which SentencePiece knows where each character is from.
         pieces = self._processor.encode(text, out_type=str)
-        normalised, places = self._processor.normalize(text, with_offsets=True)
+        normalised, sources = self._processor.normalize(text, with_offsets=True)
         if "".join(pieces) != normalised:
             raise SprachbundError(
                 "the SentencePiece model writes bytes, whose place in a text is not known; leave out times of words"
@@ -94,7 +94,7 @@ class SentencePieces:
         # One character of the text may become several, which then are all of it.
         return _trimmed(
             [
-                (places[begin], next((place for place in places[end:] if place > places[begin]), places[-1]))
+                (sources[begin], next((n for n in sources[end:] if n > sources[begin]), sources[-1]))
                 for begin, end in pairwise(ends)
             ],
             text,
@@ -256,8 +256,8 @@ def _read_nllb(directory: Path, vocabulary_size: int) -> TranslationTokens:
 def _named(tokenizer: Any, pattern: re.Pattern[str]) -> dict[str, int]:
     """Added tokens whose whole name fits, in their order."""
     added: dict[str, int] = tokenizer.get_added_vocab()
-    found = {name: token for name, token in added.items() if pattern.fullmatch(name)}
-    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+    marked = {name: token for name, token in added.items() if pattern.fullmatch(name)}
+    return dict(sorted(marked.items(), key=lambda pair: pair[1]))
 
 
 def without_scripts(codes: Sequence[str] | Mapping[str, int]) -> dict[str, str]:
