@@ -375,9 +375,9 @@ class Bar:
 
         terminal = Terminal(stderr=True)
         self._progress = Progress(
-            Part(label),
+            Share(label),
             BarColumn(bar_width=30),
-            Part(self._numbers),
+            Share(self._numbers),
             console=terminal,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # what goes into a file is not to come here
