@@ -90,6 +90,11 @@ class ModuleEvidence(BaseModel):
     principal_angles_deg: Matrix = ()
     canonical_correlations: Matrix = ()
 
+    @property
+    def clear_conflict(self) -> float:
+        """The lower end of the conflict's interval; 0 where the conflict is not known."""
+        return 0.0 if self.conflict is None else self.conflict - (self.conflict_margin or 0.0)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         count = len(self.languages)

@@ -63,7 +63,7 @@ def test_the_text_says_who_fights_where_and_how_sure(plan: SharingPlan) -> None:
     text = said(report.show_blocks(plan))
     worst = report.pairs(plan.modules)[0]
     assert f"{worst.languages[0]} and {worst.languages[1]} {worst.words} in {worst.module}" in text
-    assert "strongest conflict: encoder.layers.2.feed_forward_out, 0." in text
+    assert "clearest conflict: encoder.layers.2.feed_forward_out, 0." in text
     assert re.search(r"sure +yes: the same groups in \d+ of 40 random halves", text)
     assert f"split {plan.splits[0].module}" in text
     table = next(block for block in report.show_blocks(plan) if isinstance(block, report.ReportTable))

@@ -184,7 +184,7 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, ModuleEvidenc
     dendrogram(panels[0, 1], evidence)
     purity_lines(panels[1, 0], plan.modules, chosen, against)
     energy_bars(panels[1, 1], evidence)
-    titles = ("Similarity of mean gradients", "Who joins whom", "Purity by module", "Energy shares")
+    titles = ("Corrected cosines of gradients", "Who joins whom", "Purity by module", "Energy shares")
     for axes, title in zip(panels.ravel(), titles, strict=True):
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
     figure.suptitle(module, x=0.01, ha="left", fontsize=13, color=ACCENT)
@@ -302,7 +302,7 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
             "the plan holds no evidence to draw; make one with `share plan`, or leave --out away to read it"
         )
     focus = [split.module for split in plan.splits if split.module in plan.modules]
-    focus = focus or [max(plan.modules, key=lambda name: plan.modules[name].conflict or 0.0)]
+    focus = focus or [max(plan.modules, key=lambda name: plan.modules[name].clear_conflict)]
     if path.suffix.lower() == ".png":
         overview(plan, focus[0], against.modules if against else {}, path)
     else:

@@ -206,10 +206,13 @@ def _notes(
     """What was not as a person would expect of the options."""
     notes = []
     last = ranked.index(chosen[-1]) if len(chosen) == options.num_modules else len(ranked)
+    whole: dict[str, list[str]] = {}
     for name in ranked[:last]:
         if name not in chosen:
-            why = _why_whole(modules[name])
-            notes.append(f"{name} would come first, but stays whole: {why}")
+            whole.setdefault(_why_whole(modules[name]), []).append(name)
+    for why, names in whole.items():
+        stay = "stays" if len(names) == 1 else "stay"
+        notes.append(f"{', '.join(names)} would come first, but {stay} whole: {why}")
     median = analyses.median_self_similarity(modules)
     if options.choose_by == "purity" and len(modules) > 1:
         low = [name for name in chosen if modules[name].self_similarity <= median]
@@ -217,16 +220,18 @@ def _notes(
             f"{name} is not above the median self similarity; the modules above ran out" for name in low
         ]
     if len(chosen) < options.num_modules:
-        notes.append(f"{len(chosen)} of {options.num_modules} modules to split: the rest is as good shared")
+        notes.append(
+            f"{len(chosen)} of {options.num_modules} modules to split: in the rest there are no groups to split by"
+        )
     return tuple(notes)
 
 
 def _why_whole(evidence: ModuleEvidence) -> str:
     if evidence.merged:
-        return "its groups are too alike"
+        return "groups too alike"
     if evidence.conflict is None:
-        return "the gradients of a language agree with themselves no better than by chance; collect more utterances"
-    return "no groups come out again in halves of the data"
+        return "gradients of a language that agree with themselves no better than by chance; collect more utterances"
+    return "no groups that come out again in halves of the data"
 
 
 def _check_counts(sketches: Sketches, options: SharingPlanOptions) -> None:

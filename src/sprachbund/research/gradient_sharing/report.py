@@ -290,14 +290,12 @@ def fight_lines(plan: SharingPlan) -> list[str]:
             f"  {one} and {other} {pair.words} in {pair.module}: cosine of their gradients "
             f"{pair.together:.2f}, within each {pair.own[0]:.2f} and {pair.own[1]:.2f}"
         )
-    known = {
-        name: evidence.conflict for name, evidence in plan.modules.items() if evidence.conflict is not None
-    }
-    order = sorted(known, key=lambda name: -known[name])
+    known = {name: evidence for name, evidence in plan.modules.items() if evidence.conflict is not None}
+    order = sorted(known, key=lambda name: -known[name].clear_conflict)
     if order:
-        lines.append(f"  strongest conflict: {order[0]}, {_conflict(plan.modules[order[0]])} (95%)")
+        lines.append(f"  clearest conflict: {order[0]}, {_conflict(plan.modules[order[0]])} (95%)")
     if len(order) > 1:
-        lines.append(f"  weakest conflict: {order[-1]}, {_conflict(plan.modules[order[-1]])} (95%)")
+        lines.append(f"  least clear conflict: {order[-1]}, {_conflict(plan.modules[order[-1]])} (95%)")
     if all(map(_none_seen, plan.modules.values())):
         lines.append("  no conflict is larger than its error: more utterances are needed to tell")
     return lines
