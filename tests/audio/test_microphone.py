@@ -28,7 +28,7 @@ def test_a_microphone_that_is_stopped_ends(tmp_path):
 
 
 def test_no_microphone_is_an_error_with_a_way_out():
-    with pytest.raises(SprachbundError, match=r"nobody.*--device.*listen -"):
+    with pytest.raises(SprachbundError, match=r"nobody.*--microphone.*listen -"):
         Microphone("nobody", system="wav")
 
 

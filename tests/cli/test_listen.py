@@ -73,10 +73,10 @@ def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
         (["--step", "0"], "--step is 0"),
         (["--to", "Klingon"], "Klingon"),
         (["--fast"], "recordings"),
-        (["x.wav", "--device", "hw:0"], "--device"),
+        (["x.wav", "--microphone", "hw:0"], "--microphone"),
         (["x.wav", "--log", "/nowhere/at/all.jsonl"], "no folder"),
         (["x.wav"], "x.wav does not exist"),
-        (["--device", "nobody-has-this"], "--device"),
+        (["--microphone", "nobody-has-this"], "--microphone"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments, told, capsys):

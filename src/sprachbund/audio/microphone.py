@@ -41,7 +41,8 @@ class Microphone:
             self._stream = self._container.streams.audio[0]
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             raise SprachbundError(
-                f"the microphone {self.name or '(none named)'} cannot be opened ({error}); name another with --device, "
+                f"the microphone {self.name or '(none named)'} cannot be opened ({error}); name another with "
+                "--microphone, "
                 "or pipe raw 16-bit mono sound at 16 kHz into: sprachbund listen -"
             ) from error
         self._blocks: queue.Queue[Samples | Exception | None] = queue.Queue()

@@ -145,7 +145,8 @@ class JsonLines:
 
 _Decoding = Annotated[DecodingOptions, Panel("Decoding", only=("allowed_languages", "guard.enabled"))]
 _Model = Annotated[
-    ModelOptions, Panel("Model", only=("name", "then", "engine", "threads", "real_length", "offline"))
+    ModelOptions,
+    Panel("Model", only=("name", "then", "engine", "threads", "device", "real_length", "offline")),
 ]
 
 
@@ -172,8 +173,8 @@ def listen(
         ),
     ] = None,
     source: Source = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Microphone, as the system names it.")
+    microphone: Annotated[
+        str | None, typer.Option("--microphone", metavar="NAME", help="Microphone, as the system names it.")
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Do not wait for the recording: as if computing took no time.")
@@ -190,7 +191,7 @@ def listen(
     model: _Model,
 ) -> None:
     """Write down what is being said, in one or more languages, while it is said."""
-    _check(source_file, device, fast, log)
+    _check(source_file, microphone, fast, log)
     from sprachbund.streaming.engine import LiveEngine
 
     loaded = load_model(model)
@@ -203,16 +204,16 @@ def listen(
     if as_json and loaded.engine is not None:
         print_json({"type": "engine", **loaded.engine.as_dict()})
     captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
-    moments = _shown(_moments(engine, session, source_file, device, fast, untrusted), captions)
+    moments = _shown(_moments(engine, session, source_file, microphone, fast, untrusted), captions)
     if log is not None:
         _write_log(log, moments, session, source_file or "microphone")
     if session.error:
         raise SprachbundError(session.error)
 
 
-def _check(source_file: str | None, device: str | None, fast: bool, log: Path | None) -> None:
-    if source_file is not None and device is not None:
-        raise UsageError("--device names a microphone; leave it out for a file")
+def _check(source_file: str | None, microphone: str | None, fast: bool, log: Path | None) -> None:
+    if source_file is not None and microphone is not None:
+        raise UsageError("--microphone names a microphone; leave it out for a file")
     if fast and source_file in (None, STDIN):
         raise UsageError("--fast is for recordings; sound that is being made cannot be hurried")
     if log is not None and not log.absolute().parent.is_dir():
@@ -223,7 +224,7 @@ def _moments(
     engine: "LiveEngine",
     session: "LiveSession",
     source_file: str | None,
-    device: str | None,
+    microphone: str | None,
     fast: bool,
     untrusted: bool,
 ) -> "Iterator[Moment]":
@@ -240,7 +241,7 @@ def _moments(
         for warning in audio.warnings:
             say(f"warning: {warning}")
         return
-    blocks: Iterable[Any] = raw_blocks(sys.stdin.buffer) if source_file == STDIN else Microphone(device)
+    blocks: Iterable[Any] = raw_blocks(sys.stdin.buffer) if source_file == STDIN else Microphone(microphone)
     if source_file is None:
         say("listening; Ctrl-C ends it")
     with _stopping() as stopped:
