@@ -92,7 +92,7 @@ class Lines:
         if event.final:
             del self._open[key]
             if committed:
-                self._print(f"{self._stamp(event)}{committed}")
+                self._print(f"{self._stamp(event)}{committed.strip()}")
         self._refresh(moment)
 
     def _stamp(self, event: "LiveText") -> str:
@@ -114,8 +114,8 @@ class Lines:
         shown = Text()
         for (target, _), (committed, tentative) in self._open.items():
             shown.append(f"{target} " if self._several else "", style="bold")
-            shown.append(committed)
-            shown.append(f"{tentative}\n", style="dim italic")
+            shown.append(committed.lstrip())
+            shown.append(f"{tentative if committed else tentative.lstrip()}\n", style="dim italic")
         behind_s = max(0.0, moment.second - moment.event.audio_s)
         shown.append(f"{duration(moment.event.audio_s)} heard, {behind_s:.1f} s behind", style="dim")
         self._live.update(shown, refresh=True)
