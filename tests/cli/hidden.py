@@ -28,6 +28,7 @@ MODULES = {
     "onnxscript": "onnxscript",
     "peft": "peft",
     "prometheus-client": "prometheus_client",
+    "py3langid": "py3langid",
     "pyarrow": "pyarrow",
     "python-multipart": "python_multipart multipart",
     "pyworld": "pyworld",
