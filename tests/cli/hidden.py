@@ -39,6 +39,7 @@ MODULES = {
     "scipy": "scipy",
     "sentencex": "sentencex",
     "setuptools": "setuptools pkg_resources",
+    "sounddevice": "sounddevice _sounddevice",
     "tensorboard": "tensorboard",
     "transformers": "transformers",
     "unbabel-comet": "comet",
