@@ -58,6 +58,7 @@ _OFFERED = (
     "decoding.guard.enabled",
     "no_speech_per_kind",
     "engine",
+    "device",
     "comet",
     "seed",
 )
@@ -92,7 +93,7 @@ def evaluate(
             from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
-        check_choice(options.engine, threads)
+        check_choice(options.engine, threads, options.device)
     set_threads(threads)
     directory = fetch(model, offline=offline)
     if against is not None and fetch(against, offline=offline) == directory:
