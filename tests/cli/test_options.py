@@ -179,7 +179,7 @@ def test_captions_have_no_options_for_the_thresholds_of_the_guard() -> None:
     for verb in (translate, transcribe, listen, evaluate):
         for kind, panel in _groups(verb):
             for one in offered_fields(kind, panel, ("",)):
-                assert one.path[-2:-1] != ("guard",) or one.path[-1] == "enabled"
+                assert one.path[-2:-1] != ("guard",) or one.path[-1] in ("enabled", "max_out_of_domain")
 
 
 @pytest.mark.parametrize("recipe", [TranslatorRecipe, UnitTranslatorRecipe, DraftRecipe])

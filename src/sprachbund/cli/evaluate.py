@@ -56,6 +56,7 @@ _OFFERED = (
     "decoding.beam_size",
     "decoding.allowed_languages",
     "decoding.guard.enabled",
+    "decoding.guard.max_out_of_domain",
     "no_speech_per_kind",
     "engine",
     "comet",
@@ -158,7 +159,8 @@ def calibrate(
         typer.Option("--test", metavar="DIR", help="Corpus to measure the threshold on; may be repeated."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="Write what was measured.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for the tables of what --test measures."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
@@ -172,7 +174,6 @@ def calibrate(
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import calibration
         from sprachbund.models.io import load
-        from sprachbund.util.files import write_json
     if out is not None and not test:
         raise UsageError("--out is for what --test measures; give --test too")
     set_threads(threads)
@@ -188,7 +189,7 @@ def calibrate(
         measured = calibration.measure(tested, domain) if test else {}
         domain.write(model)
     if out is not None:
-        write_json(out, measured)
+        calibration.write_tables(out, measured, calibration.provenance(model, data, test or [], options))
     if as_json:
         print_json({"threshold": domain.threshold, **measured})
         return

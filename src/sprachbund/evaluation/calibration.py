@@ -7,8 +7,8 @@ that nobody could translate; for the others, chrF decides. `fit` makes the logis
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.base import Family
 from sprachbund.models.domain import Domain, mean_states
+from sprachbund.models.io import content_hash
+from sprachbund.util.files import write_json
+from sprachbund.util.provenance import commit, data_hash
 
 UNDERSTOOD, NOT_UNDERSTOOD = 50.0, 20.0
 """chrF from which a text is right, and below which it is wrong; what lies between is not learned from."""
@@ -289,6 +292,40 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
         for level in sorted({0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, domain.threshold})
     ]
     return {"rows": rows, "signals": signals, "curve": curve}
+
+
+def provenance(
+    model: Path, data: Sequence[Path], test: Sequence[Path], options: CalibrationOptions
+) -> dict[str, Any]:
+    """What was measured with what, for the written tables.
+
+    Args:
+        model: directory, with its new calibration.
+        data: corpora of the calibration.
+        test: corpora of the measurement.
+        options: of both.
+    """
+    return {
+        "model": content_hash(model),
+        "data": {corpus_name(one): data_hash(one) for one in data},
+        "test": {corpus_name(one): data_hash(one) for one in test},
+        "options": asdict(options),
+        "commit": commit(),
+    }
+
+
+def write_tables(out: Path, measured: Mapping[str, list[dict[str, Any]]], origin: Mapping[str, Any]) -> None:
+    """Write `domain.json`, `domain_signals.json` and `domain_curve.json`, which documents show as tables.
+
+    Args:
+        out: folder; it is made if need be.
+        measured: of `measure`.
+        origin: of `provenance`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name, rows in measured.items():
+        file = "domain.json" if name == "rows" else f"domain_{name}.json"
+        write_json(out / file, {**origin, "rows": rows})
 
 
 def _share(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> float | None:
