@@ -1,0 +1,131 @@
+"""Everyday sentences composed of verbs, things, people, times and frames, in six languages.
+
+Wishes, questions, offers, duties, refusals ("could you please forward the invoice tomorrow") are frames around a verb
+with its object; statements about things have no verb of their own. The tables beside this file hold the parts with
+the forms that agreement needs; `classes` say which objects a verb takes and which times a frame. There are some
+hundred thousand sentences.
+"""
+
+import csv
+import random
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+from sprachbund.text import numbers
+
+LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
+_VOWELS = "aeiouyhéèêàâîïôœ"
+_TIME_SHARE = 0.5
+_STATEMENT_SHARE = 0.15
+_TIMES_OF = {"open": ("open", "future", "any"), "past": ("any",), "plain": ()}
+_DE_ARTICLES = {"m": ("der", "den"), "f": ("die", "die"), "n": ("das", "das")}
+
+
+@cache
+def _table(name: str) -> tuple[Mapping[str, str], ...]:
+    path = resources.files("sprachbund.corpora.wording") / f"{name}.tsv"
+    with path.open(encoding="utf-8") as file:
+        return tuple(csv.DictReader(file, delimiter="\t"))
+
+
+def compose_sentence(rng: random.Random) -> dict[str, str]:
+    """A sentence in all of `LANGUAGES`.
+
+    Args:
+        rng: source of all random choices.
+    """
+    return _statement(rng) if rng.random() < _STATEMENT_SHARE else _wish(rng)
+
+
+def _wish(rng: random.Random) -> dict[str, str]:
+    frame, verb = rng.choice(_table("frames")), rng.choice(_table("verbs"))
+    kinds = verb["class"].split()
+    people = _table("people") if "person" in kinds else ()
+    thing = rng.choice([*people, *(row for row in _table("objects") if row["class"] in kinds)])
+    times = [row for row in _table("times") if row["when"] in _TIMES_OF[frame["when"]]]
+    time = rng.choice(times) if times and rng.random() < _TIME_SHARE else dict.fromkeys(LANGUAGES, "")
+    digit = rng.randint(0, 9)
+    return {
+        tag: frame[tag].format(
+            **_verb_phrase(tag, verb[tag], _definite(thing, tag), time[tag]), digit=_digit(digit, tag)
+        )
+        for tag in LANGUAGES
+    }
+
+
+def _statement(rng: random.Random) -> dict[str, str]:
+    frame, thing, state = (rng.choice(_table(name)) for name in ("nouns", "objects", "states"))
+    sentences: dict[str, str] = {}
+    for tag in LANGUAGES:
+        forms = {"n": thing["en"], "def": _definite(thing, tag), "a": _agreeing(state[tag], thing[tag], tag)}
+        if tag == "de":
+            forms |= {"nom": _german(thing["de"], 0), "acc": _german(thing["de"], 1)}
+        if tag == "ru":
+            forms |= dict(zip(("nom", "acc", "gen"), _russian(thing["ru"]), strict=True))
+        sentences[tag] = frame[tag].format(**forms)
+    return sentences
+
+
+def _verb_phrase(language: str, verb: str, thing: str, time: str) -> dict[str, str]:
+    """The phrase for each place in a frame: bare (`vp`), behind French "de", and three word orders of German."""
+    if language == "de":
+        bare, with_zu = verb.split("/")
+        before = _joined(time, thing)
+        return {"vp": f"{before} {bare}", "zu": f"{before} {with_zu}", "not": f"{before} nicht {bare}"}
+    if language == "ru":
+        return {"vp": _joined(time, verb, thing)}
+    phrase = _joined(verb, thing, time)
+    return {"vp": phrase, "de": f"d'{phrase}" if phrase[0] in _VOWELS else f"de {phrase}"}
+
+
+def _joined(*words: str) -> str:
+    return " ".join(filter(None, words))
+
+
+def _digit(value: int, language: str) -> str:
+    words = numbers.cardinal(value, language)
+    return words.capitalize() if language == "de" else words  # as a thing: "die Eins"
+
+
+def _definite(thing: Mapping[str, str], language: str) -> str:
+    """A thing with its article, as an object; people are written out in their table."""
+    cell = thing[language]
+    if "class" not in thing:
+        return cell
+    if language == "en":
+        return f"the {cell}"
+    if language == "de":
+        return _german(cell, 1)
+    if language == "ru":
+        return _russian(cell)[1]
+    gender, _, noun = cell.partition(" ")
+    if language == "es":
+        return f"{'el' if gender == 'm' else 'la'} {noun}"
+    if noun[0] in _VOWELS:
+        return f"l'{noun}"
+    if language == "it" and gender == "m":
+        hard = noun[0] == "z" or (noun[0] == "s" and noun[1] not in _VOWELS)
+        return f"{'lo' if hard else 'il'} {noun}"
+    article = "la" if gender == "f" else "le"
+    return f"{article} {noun}"
+
+
+def _german(cell: str, case: int) -> str:
+    """Nominative (0) or accusative (1) with the article; a cell has both forms where they differ."""
+    gender, _, noun = cell.partition(" ")
+    return f"{_DE_ARTICLES[gender][case]} {noun.split('/')[-1 if case else 0]}"
+
+
+def _russian(cell: str) -> tuple[str, str, str]:
+    """Nominative, accusative, genitive, each of as many words as the others."""
+    words = cell.split(" ")[1:]
+    size = len(words) // 3
+    nominative, accusative, genitive = (" ".join(words[n * size : (n + 1) * size]) for n in range(3))
+    return nominative, accusative, genitive
+
+
+def _agreeing(forms: str, cell: str, language: str) -> str:
+    if language in ("en", "de"):
+        return forms
+    return forms.split(" ")[{"m": 0, "f": 1, "n": 2}[cell[0]]]
