@@ -8,7 +8,7 @@ import pytest
 from sprachbund.corpora import wording
 from sprachbund.corpora.wording import LANGUAGES, compose_sentence
 
-TABLES = ("frames", "nouns", "objects", "people", "states", "times", "verbs")
+TABLES = ("frames", "nouns", "objects", "people", "states", "times", "verbs", "words")
 ROWS = {name: {row["key"]: row for row in wording._table(name)} for name in TABLES}
 
 
@@ -97,3 +97,18 @@ def test_states_agree_with_things(drawn: list[dict[str, str]]) -> None:
     assert texts["es"].split()[-1] == state["es"].split()[1]
     assert texts["ru"].split()[-1] == state["ru"].split()[1]
     assert texts["de"].startswith("die Tür ist")
+
+
+def test_names_are_those_of_cldr() -> None:
+    names = {name["en"]: name for name in wording._names()}
+    assert len(names) > 500
+    assert names["Germany"] == {
+        "en": "Germany", "es": "Alemania", "fr": "Allemagne", "it": "Germania", "de": "Deutschland", "ru": "Германия",
+    }  # fmt: skip
+    assert names["Polish"]["fr"] == "polonais"
+    assert names["Moscow"]["it"] == "Mosca"
+    assert names["Swiss franc"]["es"] == "franco suizo"
+    assert names["kilograms"]["ru"] == "килограммы"
+    assert not [
+        text for name in names.values() for text in name.values() if not text or "(" in text or "_" in text
+    ]

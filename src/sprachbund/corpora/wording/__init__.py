@@ -1,16 +1,21 @@
 """Everyday sentences composed of verbs, things, people, times and frames, in six languages.
 
 Wishes, questions, offers, duties, refusals ("could you please forward the invoice tomorrow") are frames around a verb
-with its object; statements about things have no verb of their own. The tables beside this file hold the parts with
+with its object; statements about things have no verb of their own; countries, cities, languages, currencies and units
+by their names in CLDR stand where a sentence speaks of a word. The tables beside this file hold the parts with
 the forms that agreement needs; `classes` say which objects a verb takes and which times a frame. There are some
 hundred thousand sentences.
 """
 
 import csv
 import random
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+
+from babel import Locale
+from babel.numbers import get_currency_name
 
 from sprachbund.text import numbers
 
@@ -18,6 +23,11 @@ LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
 _VOWELS = "aeiouyhéèêàâîïôœ"
 _TIME_SHARE = 0.5
 _STATEMENT_SHARE = 0.15
+_NAME_SHARE = 0.1
+_MAX_WORDS_OF_NAME = 4
+_LATIN = re.compile("[A-Za-z]")
+_AS_SPOKEN = str.maketrans({"\u00a0": " ", "’": "'", "_": " "})
+_NAME = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")
 _TIMES_OF = {"open": ("open", "future", "any"), "past": ("any",), "plain": ()}
 _DE_ARTICLES = {"m": ("der", "den"), "f": ("die", "die"), "n": ("das", "das")}
 
@@ -35,7 +45,10 @@ def compose_sentence(rng: random.Random) -> dict[str, str]:
     Args:
         rng: source of all random choices.
     """
-    return _statement(rng) if rng.random() < _STATEMENT_SHARE else _wish(rng)
+    choice = rng.random()
+    if choice < _NAME_SHARE:
+        return _speaking_of(rng)
+    return _statement(rng) if choice < _NAME_SHARE + _STATEMENT_SHARE else _wish(rng)
 
 
 def _wish(rng: random.Random) -> dict[str, str]:
@@ -65,6 +78,46 @@ def _statement(rng: random.Random) -> dict[str, str]:
             forms |= dict(zip(("nom", "acc", "gen"), _russian(thing["ru"]), strict=True))
         sentences[tag] = frame[tag].format(**forms)
     return sentences
+
+
+def _speaking_of(rng: random.Random) -> dict[str, str]:
+    frame, name = rng.choice(_table("words")), rng.choice(_names())
+    return {tag: frame[tag].format(w=name[tag]) for tag in LANGUAGES}
+
+
+@cache
+def _names() -> tuple[Mapping[str, str], ...]:
+    """What CLDR names in all of `LANGUAGES` with nothing but a few words."""
+    found = {tag: _names_in(Locale(tag)) for tag in LANGUAGES}
+    keys = [key for key in found["en"] if all(key in names for names in found.values())]
+    names = [{tag: found[tag][key] for tag in LANGUAGES} for key in sorted(keys)]
+    return tuple(
+        name
+        for name in names
+        if all(_is_short(text) for text in name.values()) and not _LATIN.search(name["ru"])
+    )
+
+
+def _names_in(locale: Locale) -> dict[str, str]:
+    names = {f"country/{key}": str(name) for key, name in locale.territories.items() if key.isalpha()}
+    names |= {f"language/{key}": str(name) for key, name in locale.languages.items()}
+    names |= {
+        f"currency/{code}": get_currency_name(code, count=1, locale=locale)
+        for code in map(str, locale.currencies)
+    }
+    units = locale.unit_display_names
+    names |= {f"unit/{key}": by_length["long"] for key, by_length in units.items() if "long" in by_length}
+    for key in map(str, Locale("ru").time_zones):
+        # By CLDR's rule, the last part of the key is the name where there is none; Russian has them all.
+        city = locale.time_zones.get(key, {}).get("city")
+        names[f"city/{key}"] = city or key.rpartition("/")[2]
+    return {key: name.translate(_AS_SPOKEN) for key, name in names.items()}
+
+
+def _is_short(text: str) -> bool:
+    """A few whole words; Russian shortens "island" to "о-в"."""
+    short = bool(_NAME.fullmatch(text)) and len(text.split()) <= _MAX_WORDS_OF_NAME
+    return short and "о-в" not in text
 
 
 def _verb_phrase(language: str, verb: str, thing: str, time: str) -> dict[str, str]:
