@@ -48,7 +48,7 @@ class TrainingOptions(Strict):
             0 for none.
         precision: bf16 is mixed precision on fp32 weights.
         frozen_bf16: keep the linear and convolutional weights that are not trained in 16 bits; what is trained stays
-            in 32. The model is saved with these weights rounded.
+            in 32. It needs precision bf16, and the model is saved with these weights rounded.
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
             memory, about a third more time.
         compile: compile each layer with torch.compile; the first steps take minutes.
@@ -122,6 +122,10 @@ class TrainingOptions(Strict):
             )
         if self.final_rate > self.learning_rate:
             raise ValueError(f"final_rate {self.final_rate:g} is above learning_rate {self.learning_rate:g}")
+        if self.frozen_bf16 and self.precision != "bf16":
+            raise ValueError(
+                'frozen_bf16 needs precision = "bf16", in which products are computed with such weights'
+            )
         if self.decay == "inverse_sqrt" and self.final_share:
             raise ValueError(
                 f"with decay inverse_sqrt the rate never arrives, so there is no final_share ({self.final_share:g}); "

@@ -36,6 +36,7 @@ _SILENT_S = 600.0
 _GRACE_S = 10.0
 """So long a process has to end by its own error, once another has failed."""
 _store: Store | None = None  # of the group that was started here; holds the first failure
+_taken: torch.device | None = None
 _num_waits = 0
 _num_blocks = 0
 
@@ -64,8 +65,17 @@ def refuse_several_processes(what: str) -> None:
 
 
 def own_device() -> torch.device:
-    """The device of this process: its own GPU, or the CPU where there is none. Errors as of `local_device`."""
-    return local_device(os.environ, torch.cuda.device_count())
+    """The device that this process trains on: its own GPU, or the CPU where there is none, unless one was taken.
+
+    Errors as of `local_device`.
+    """
+    return _taken or local_device(os.environ, torch.cuda.device_count())
+
+
+def take_device(device: torch.device) -> None:
+    """Train on a device that was asked for; of several processes, each keeps its own."""
+    global _taken
+    _taken = device
 
 
 def local_device(environment: Mapping[str, str], num_gpus: int) -> torch.device:
