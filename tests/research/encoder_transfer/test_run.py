@@ -19,7 +19,13 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import metric
 from sprachbund.research.encoder_transfer.analysis import cell_gaps, paired_counts
 from sprachbund.research.encoder_transfer.power_law import paired_utterances
-from sprachbund.research.encoder_transfer.report import make_report, start_rows, write_report
+from sprachbund.research.encoder_transfer.report import (
+    gap_table,
+    hole_lines,
+    make_report,
+    start_rows,
+    write_report,
+)
 from sprachbund.research.encoder_transfer.results import (
     CELL_FILE,
     finished_cells,
@@ -172,6 +178,18 @@ def test_a_study_on_its_way_is_reported_as_far_as_it_is_whole(tmp_path: Path) ->
     assert found.left_out == (1, 4)
     assert found.missing == "27 of 40 cells are finished; not whole yet and left out: 1 h, 4 h"
     assert found.analysis.fitted.law is not None
+
+
+def test_a_study_with_unequal_data_is_fitted_and_says_so(tmp_path: Path) -> None:
+    wanted = planted.grid(seeds=(0,), most_hours={"it": 2})
+    study(tmp_path, seeds=(0,), most_hours={"it": 2}).run(report=quiet)
+    found = make_report(wanted, tmp_path)
+    assert found.missing == ""
+    assert found.analysis.grid.hours == (0.5, 1, 2, 4, 8)
+    assert {hole.split()[1:3][0] for hole in found.analysis.grid.holes} == {"it"}
+    assert found.analysis.fitted.law.exponent.value == pytest.approx(planted.EXPONENT, abs=0.01)
+    assert [row[4] for row in gap_table(found.analysis)[1]] == ["4", "4", "4", "3", "3"]
+    assert "means are over the languages that have both starts" in hole_lines(found.analysis)[0]
 
 
 def test_further_starts_are_told_beside_the_gap(tmp_path: Path) -> None:
