@@ -113,6 +113,21 @@ def test_a_killed_study_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert len(finished_cells(planted.grid(**few), tmp_path)) == 8
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_that_fails_does_not_end_the_others(tmp_path: Path, workers: int) -> None:
+    grid = planted.grid(starts=("ml", "en", "random"), languages=("de",), seeds=(0,), hours=(1, 2, 4))
+    failing = Study(grid=grid, make=planted.Planted(grid, fails_from="random"), out=tmp_path)
+    with pytest.raises(SprachbundError, match="3 of 9 cells failed, all others are finished") as raised:
+        failing.run(workers=workers, report=quiet)
+    assert "random de 1 h seed 0: " in str(raised.value)
+    assert "ValueError: no such layer (planted.py:" in str(raised.value)
+    assert len(finished_cells(grid, tmp_path)) == 6
+    assert make_report(grid, tmp_path).analysis.fitted.law is not None
+    Study(grid=grid, make=planted.Planted(grid), out=tmp_path).run(report=quiet)
+    assert len(finished_cells(grid, tmp_path)) == 9
+    assert not list(tmp_path.rglob("failed.txt"))
+
+
 def test_ray_makes_the_same(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for Ray that runs what it is given at once."""
 
