@@ -148,7 +148,7 @@ class Study:
         more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
         raise SprachbundError(
             f"{len(failed)} of {len(cells)} cells failed, all others are finished "
-            f"({'; '.join(reasons[:_NAMED])}{more}); `sprachbund study resume {self.out}` tries them again, and a report leaves them out"
+            f"({'; '.join(reasons[:_NAMED])}{more}); `sprachbund study resume {self.out}` tries them again"
         )
 
     def _forget_if_not_whole(self, cell: Cell) -> None:
