@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 MODULES = {
-    "accelerate": "accelerate",
     "babel": "babel",
     "espeakng-loader": "espeakng_loader",
     "fastapi": "fastapi",

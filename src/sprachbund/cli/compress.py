@@ -617,6 +617,7 @@ def distil(
             report=partial(show, err=as_json),
             stop_after=asked.stop_after,
             on_step=lambda done, total: bar.update(done, total, "steps"),
+            accept_changes=asked.accept_changes,
         )
     if asked.stop_after is not None and asked.stop_after < recipe.training.steps:
         return say(f"stopped at step {asked.stop_after}; the same command without --stop-after goes on")
@@ -634,8 +635,8 @@ def distil(
 
 
 def _check_out(out: Path) -> None:
-    from sprachbund.compression.distillation import RECIPE_FILE
     from sprachbund.compression.smaller import check_new
+    from sprachbund.training.checkpoint import RECIPE_FILE
 
     if not ((out / RECIPE_FILE).exists() or (out / LABELS).exists()):
         check_new(out)

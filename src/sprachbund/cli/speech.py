@@ -361,7 +361,6 @@ def _tag(translation: "Translation", spoken: str) -> str:
 
 
 STDIN = "-"
-OPEN_TALK = "the bundled model knows telephone prompts, numbers and everyday phrases, not open talk; these do"
 
 
 class DamagedAudioError(SprachbundError):
@@ -697,10 +696,6 @@ def _one_file(ready: _Ready, file: str) -> None:
             output.finish(translations)
     damage = work.audio_warnings
     _warn(file, translations, damage)
-    if job.model.name == BUNDLED and any(_is_out_of_domain(t) for t in translations.values()):
-        say(f"hint: {OPEN_TALK}")
-        for hint in _hints(job.verb, file, ready.targets, job.source):
-            say(f"hint: {hint}")
     if damage:
         raise DamagedAudioError(
             f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
@@ -777,14 +772,6 @@ def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
     say(f"error: {line}")
     if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be
         JsonOutput.failed(file, line)
-
-
-def _is_out_of_domain(translation: "Translation") -> bool:
-    """Whether the guard dropped most of the speech because its text was improbable, a loop or too much."""
-    reasons = ("guessing", "loop", "too much text")
-    improbable = [s for s in translation.dropped if s.dropped is not None and s.dropped.startswith(reasons)]
-    improbable_s = sum(segment.end_s - segment.start_s for segment in improbable)
-    return improbable_s > sum(segment.end_s - segment.start_s for segment in translation.segments)
 
 
 def _named(file: str, line: str) -> str:

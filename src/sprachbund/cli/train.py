@@ -52,6 +52,7 @@ def train(
                 report=show,
                 stop_after=asked.stop_after,
                 on_step=lambda done, total: bar.update(done, total, "steps"),
+                accept_changes=asked.accept_changes,
             )
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from the last checkpoint in {out}")

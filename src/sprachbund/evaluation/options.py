@@ -48,6 +48,26 @@ class EvaluationOptions:
         check_device_name(self.device)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """How a model is calibrated.
+
+    Attributes:
+        limit: most utterances of each corpus, spread evenly over it.
+        max_dropped: share of the texts that are right which may be dropped.
+        batch_size: utterances in a batch.
+        seed: of channels, pauses and languages.
+    """
+
+    limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1600
+    max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.02
+    batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
+    seed: Annotated[int, Option("--seed", metavar="N")] = 1
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 def configuration(options: EvaluationOptions) -> dict[str, Any]:
     """Options as plain values, with what may decide last bits from outside: threads."""
     import torch  # here, since the command line reads the options at its start

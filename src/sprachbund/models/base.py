@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sprachbund.audio.features import StreamedNormalisation
 from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.streaming_conformer import ChunkEncoder
@@ -268,9 +269,11 @@ class Family(Protocol):
 
     Attributes:
         drafts: files of the drafts in its model directory, by name; `sprachbund.models.io.load` fills it.
+        domain: tells what the model does not understand, where it was calibrated; `sprachbund.models.io.load` fills it.
     """
 
     drafts: Mapping[str, Path]
+    domain: Domain | None
 
     @property
     def name(self) -> str:

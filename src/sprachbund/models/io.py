@@ -11,6 +11,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.cascade import RECOGNISER, TRANSLATOR, Cascade, CascadeConfig
 from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.domain import Domain
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.hub import FAMILIES, bundled_directory, family_of, locate
 from sprachbund.util.devices import CPU, check_kind, find_device
@@ -157,6 +158,7 @@ def load(
     family = LOADERS[family_of(directory)](directory)
     if not isinstance(family, Cascade):  # whose drafts are the recogniser's
         family.drafts = find_drafts(directory)
+        family.domain = Domain.read(directory)
     return move(family, device)
 
 

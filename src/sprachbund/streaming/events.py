@@ -45,16 +45,16 @@ class LiveText:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveNotice:
-    """An overload or an error of a session.
+    """An overload or an error of a session, or a warning about its speech.
 
     Attributes:
-        kind: "overload", or "error" when the session has ended by it.
+        kind: "overload", "warning", or "error" when the session has ended by it.
         message: in one line, with what is done about it.
         audio_s: audio that had been taken in by then.
         lost_s: seconds of speech that will never be written.
     """
 
-    kind: Literal["overload", "error"]
+    kind: Literal["overload", "warning", "error"]
     message: str
     audio_s: float
     lost_s: float = 0.0

@@ -30,6 +30,7 @@ from sprachbund.models.base import (
     Target,
 )
 from sprachbund.models.conformer.config import ConformerConfig, TransducerPart
+from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import (
     decoder_route,
@@ -73,6 +74,7 @@ class Conformer(nn.Module):
         self.transcript_tokenizer = transcript_tokenizer
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
         self.encoder = _encoder(config)

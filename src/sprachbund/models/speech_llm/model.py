@@ -22,6 +22,7 @@ from sprachbund.data.language_spans import Stretch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.domain import Domain
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
@@ -75,6 +76,7 @@ class SpeechLLM(nn.Module):
         self._group_of = torch.tensor(groups)
         self.sources: dict[str, str] | None = None
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self._prompts = None if tokenizer is None else self._checked(tokenizer, config.prompts)
         self.eval()
 

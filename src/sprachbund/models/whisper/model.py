@@ -23,6 +23,7 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
+from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
@@ -270,6 +271,7 @@ class Whisper(nn.Module):
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=config.vocabulary_size,
