@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from sprachbund.audio.augment import TRAIN, augment
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.spans import VoiceActivity
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
@@ -41,6 +42,14 @@ from sprachbund.util.provenance import commit, data_hash
 
 UNDERSTOOD, NOT_UNDERSTOOD = 50.0, 20.0
 """chrF from which a text is right, and below which it is wrong; what lies between is not learned from."""
+_CHANNELS = replace(
+    TRAIN,
+    clean_probability=0.1,
+    tempo=(0.5, 2.0),
+    overload_probability=0.2,
+    overload_db=(1.0, 24.0),
+)
+"""Worse than in training: the model fails in some of them, and that is to be known too."""
 _LONGEST_S = 15.0
 _PAUSE_S = (0.2, 0.7)
 _FOLDS = 5
@@ -76,20 +85,25 @@ class Observation:
 Sound = tuple[Utterance, npt.NDArray[np.float32]]
 
 
-def read_sounds(directory: Path, options: CalibrationOptions, *, vary: bool) -> Iterator[tuple[str, Sound]]:
+def read_sounds(
+    directory: Path, options: CalibrationOptions, activity: VoiceActivity, *, vary: bool
+) -> Iterator[tuple[str, Sound]]:
     """Utterances of a corpus, each with the group it is counted in.
+
+    Sound without a text is cut where a recording would be: a song has many short spans.
 
     Args:
         directory: of the corpus.
         options: how many, and the seed.
+        activity: the voice activity detector.
         vary: half of them in another channel, and every fourth with others of its language behind it, as a recording
             has several sentences in a row; for fitting.
     """
     manifest, rng = Manifest(directory), random.Random(f"{options.seed}/{directory.name}")
-    step = max(1, len(manifest) // options.limit)
+    count = min(options.limit, len(manifest))
     name = corpus_name(directory)
     last: dict[str, Sound] = {}
-    for index in list(range(0, len(manifest), step))[: options.limit]:
+    for index in (number * len(manifest) // count for number in range(count)):
         utterance, samples = manifest[index], manifest.samples(index)
         group = name if utterance.text else f"{name}: {utterance.custom.get('kind', '')}"
         if vary and utterance.text:
@@ -98,8 +112,11 @@ def read_sounds(directory: Path, options: CalibrationOptions, *, vary: bool) -> 
             if before is not None and rng.random() < 0.25:
                 utterance, samples = _joined(before, (utterance, samples), rng)
         if vary and rng.random() < 0.5:
-            samples = augment(samples, np.random.default_rng(rng.getrandbits(63)), TRAIN, [])
-        yield group, (utterance, samples[: round(_LONGEST_S * SAMPLE_RATE)])
+            samples = augment(samples, np.random.default_rng(rng.getrandbits(63)), _CHANNELS, [])
+        samples = samples[: round(_LONGEST_S * SAMPLE_RATE)]
+        cut = [] if utterance.text else list(iter_speech_spans([samples], SpanOptions(), activity=activity))
+        for piece in [own for _, own in cut] or [samples]:
+            yield group, (utterance, piece)
 
 
 def _joined(first: Sound, second: Sound, rng: random.Random) -> Sound:
@@ -132,11 +149,11 @@ def collect(
     """
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
     for directory in directories:
-        total = min(options.limit, len(Manifest(directory)))
-        sounds = list(read_sounds(directory, options, vary=vary))
+        progress(f"reading {directory}", 0, 0)
+        sounds = list(read_sounds(directory, options, activity, vary=vary))
         sounds.sort(key=lambda sound: len(sound[1][1]))  # even lengths in a batch
         for start in range(0, len(sounds), options.batch_size):
-            progress(str(directory), start, total)
+            progress(str(directory), start, len(sounds))
             batch = sounds[start : start + options.batch_size]
             observations += _observe(model, batch, activity, rng)
     return observations

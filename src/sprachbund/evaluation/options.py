@@ -55,7 +55,7 @@ class CalibrationOptions:
         seed: of channels, pauses and languages.
     """
 
-    limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1600
+    limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 2000
     max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.02
     batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
     seed: Annotated[int, Option("--seed", metavar="N")] = 1
