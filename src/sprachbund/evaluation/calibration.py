@@ -100,12 +100,20 @@ def read_sounds(
             has several sentences in a row; for fitting.
     """
     manifest, rng = Manifest(directory), random.Random(f"{options.seed}/{directory.name}")
-    count = min(options.limit, len(manifest))
     name = corpus_name(directory)
     last: dict[str, Sound] = {}
-    for index in (number * len(manifest) // count for number in range(count)):
-        utterance, samples = manifest[index], manifest.samples(index)
+    groups: dict[str, list[int]] = {}
+    for index, utterance in enumerate(manifest):
         group = name if utterance.text else f"{name}: {utterance.custom.get('kind', '')}"
+        groups.setdefault(group, []).append(index)
+    chosen = [
+        (own[number * len(own) // count], group)
+        for group, own in groups.items()
+        for count in [min(options.limit, len(own))]
+        for number in range(count)
+    ]
+    for index, group in sorted(chosen):
+        utterance, samples = manifest[index], manifest.samples(index)
         if vary and utterance.text:
             before = last.get(utterance.language)
             last[utterance.language] = utterance, samples
