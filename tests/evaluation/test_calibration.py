@@ -23,6 +23,7 @@ def observations(seed: int, count: int = 400, apart: float = 3.0) -> list[Observ
         made.append(
             Observation(
                 group="music" if wrong else "phrases",
+                plain=True,
                 has_text=not wrong,
                 written=True,
                 chrf=0.0 if wrong else 90.0,
@@ -88,9 +89,9 @@ def test_sounds_are_limited_by_kind_and_cut_where_nobody_speaks(tmp_path):
             )
     options = CalibrationOptions(limit=2)
     sounds = list(read_sounds(tmp_path / "corpus", options, Loudness(), vary=False))
-    speech = [samples for _, (utterance, samples) in sounds if utterance.text]
-    music = [samples for _, (utterance, samples) in sounds if not utterance.text]
+    speech = [sound.samples for sound in sounds if sound.utterance.text]
+    music = [sound.samples for sound in sounds if not sound.utterance.text]
     assert [len(samples) for samples in speech] == [48_000] * 2
     assert len(music) == 4  # two sounds, each with two spans
     assert max(map(len, music)) < 32_000
-    assert len({group for group, _ in sounds}) == 2
+    assert len({sound.group for sound in sounds}) == 2

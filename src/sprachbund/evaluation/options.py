@@ -56,7 +56,7 @@ class CalibrationOptions:
     """
 
     limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1000
-    max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.02
+    max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.03
     batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
     seed: Annotated[int, Option("--seed", metavar="N")] = 1
 
