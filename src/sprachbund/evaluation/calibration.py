@@ -367,6 +367,6 @@ def write_tables(out: Path, measured: Mapping[str, list[dict[str, Any]]], origin
         write_json(out / file, {**origin, "rows": rows})
 
 
-def _share(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> float | None:
-    """In per cent; None of nothing."""
-    return round(100 * float(some.sum() / of.sum()), 1) if of.any() else None
+def _share(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> float | str:
+    """In per cent; a dash of nothing."""
+    return round(100 * float(some.sum() / of.sum()), 1) if of.any() else "-"
