@@ -45,6 +45,7 @@ CHECKED_ONLY = (
     "data make telephone",
     "data make outside",
     "calibrate",
+    "data make sentences",
     "--model openai/",
     "models download",
     "--model whisper-large",
@@ -65,8 +66,8 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--drafts", "--index-url", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--peers", "--quick",
-    "--rounds", "--shapes", "--verbose",
+    "--drafts", "--index-url", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--peers",
+    "--quick", "--rounds", "--shapes", "--verbose",
 }  # fmt: skip
 
 

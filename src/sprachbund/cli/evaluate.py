@@ -59,6 +59,7 @@ _OFFERED = (
     "decoding.guard.max_out_of_domain",
     "no_speech_per_kind",
     "engine",
+    "device",
     "comet",
     "seed",
 )
@@ -93,7 +94,7 @@ def evaluate(
             from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
-        check_choice(options.engine, threads)
+        check_choice(options.engine, threads, options.device)
     set_threads(threads)
     directory = fetch(model, offline=offline)
     if against is not None and fetch(against, offline=offline) == directory:

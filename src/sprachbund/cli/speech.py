@@ -30,6 +30,7 @@ from sprachbund.cli.startup import undisturbed
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
+from sprachbund.util.devices import CPU, check_device_name
 from sprachbund.util.options import Option, Range, check
 
 if TYPE_CHECKING:
@@ -376,6 +377,7 @@ class ModelOptions:
         engine: what computes: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native, with
             8-bit weights; native-int4.
         threads: threads to compute with.
+        device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
         real_length: Whisper: encode speech at its own length, not as 30 s.
         pool_frames: average so many frames of the encoder, 2 to 4: faster after long speech, changes the text.
         offline: never use the network.
@@ -385,12 +387,14 @@ class ModelOptions:
     then: Annotated[str | None, Option("--then", metavar="MODEL")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
+    device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     real_length: Annotated[bool, Option("--real-length")] = False
     pool_frames: Annotated[int, Option("--pool-frames", metavar="N")] = 1
     offline: Annotated[bool, Option("--offline")] = False
 
     def __post_init__(self) -> None:
         check(self)
+        check_device_name(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -530,6 +534,7 @@ def load_model(options: ModelOptions) -> "Model":
             pool_frames=options.pool_frames,
             engine=cast("EngineChoice", options.engine),
             threads=options.threads,
+            device=options.device,
         )
     if model.engine is not None:
         for note in model.engine.notes:

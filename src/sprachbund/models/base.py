@@ -23,6 +23,7 @@ from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.streaming_conformer import ChunkEncoder
 from sprachbund.nn.transducer import Transducer
+from sprachbund.util.devices import CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +241,7 @@ class Capabilities:
         token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
         translator: of a cascade.
+        devices: kinds of devices that it computes on, as in `sprachbund.util.devices.ANY_DEVICE`.
     """
 
     encoder: nn.Module | None = None
@@ -258,6 +260,7 @@ class Capabilities:
     token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None
+    devices: tuple[str, ...] = (CPU,)
 
 
 @runtime_checkable

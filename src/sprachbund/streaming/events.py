@@ -13,7 +13,8 @@ class LiveText:
     Attributes:
         target: the language, or "transcribe", as it was asked for.
         segment: number of the stretch, from 0.
-        committed: characters to append to what was committed before; never taken back.
+        committed: characters to append to what was committed before in this target, over all stretches; where a
+            stretch begins behind another one, they begin with a space, in languages that write them. Never taken back.
         tentative: replaces what stood behind the committed text; may still change.
         retracted: words of the tentative text before that were replaced.
         start_s: where the stretch begins.

@@ -155,6 +155,7 @@ class LiveSession:
         options: of the session.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
+        written: targets with text.
         error: why the session has ended early, if it has.
     """
 
@@ -169,6 +170,7 @@ class LiveSession:
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
+        self.written: set[str] = set()
         self._stream = SpanStream(spans, activity=activity)
         self._waiting: deque[Stretch] = deque()
         self._open: Stretch | None = None

@@ -395,11 +395,21 @@ def news(
         final: whether the stretch has ended.
         dropped: why the guard dropped text.
     """
+    line = job.stretch.lines[target]
+    # The first text of a stretch, committed or not, stands behind that of the stretches before.
+    begins = line.written == piece and target in job.session.written and writes_spaces(language)
+    tentative = line.tentative
+    if begins and piece:
+        piece = f" {piece}"
+    elif begins and tentative:
+        tentative = f" {tentative}"
+    if piece:
+        job.session.written.add(target)
     return LiveText(
         target=target,
         segment=job.stretch.number,
         committed=piece,
-        tentative=job.stretch.lines[target].tentative,
+        tentative=tentative,
         retracted=retracted,
         start_s=job.stretch.begin_s,
         end_s=job.stretch.span.end_s,

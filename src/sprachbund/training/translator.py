@@ -39,6 +39,7 @@ from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.loop import train
@@ -52,7 +53,6 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.files import write_text
 from sprachbund.util.jobs import nothing
 
 # The recipe.
@@ -96,6 +96,8 @@ class LivePart(Strict):
         synthesizers: that speak; those of the edition if empty.
         seed: of everything drawn; that of the edition if None.
         exact: whether a run that is taken up hears the same again to the last bit, at half the speed.
+        sentences: folder of tables of sentences besides the phrasebook's own (`sprachbund data make sentences`).
+        sentence_share: share of the utterances that say a sentence of these tables.
     """
 
     edition: str = "bundled"
@@ -104,12 +106,20 @@ class LivePart(Strict):
     synthesizers: tuple[str, ...] = ()
     seed: int | None = None
     exact: bool = True
+    sentences: Path | None = None
+    sentence_share: float = Field(default=0.0, ge=0, le=1)
 
     def drawn(self) -> Edition:
         """The edition to be rendered. Raises SprachbundError for an unknown name."""
-        given = {name: getattr(self, name) for name in ("languages", "synthesizers", "seed")}
+        given = {name: getattr(self, name) for name in ("languages", "synthesizers", "seed", "sentences")}
         changes = {name: value for name, value in given.items() if value not in ((), None)}
-        return edition(self.edition, train_utterances=self.utterances, exact=self.exact, **changes)
+        return edition(
+            self.edition,
+            train_utterances=self.utterances,
+            exact=self.exact,
+            sentence_share=self.sentence_share,
+            **changes,
+        )
 
 
 class ExampleRecipe(Strict):
@@ -560,6 +570,7 @@ def run(
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
+    accept_changes: bool = False,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -570,9 +581,10 @@ def run(
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
+        accept_changes: go on with a run whose recipe was another one.
     """
     with joined_processes():
-        return _run(recipe, directory, score, on_first_rank(report), stop_after, on_step)
+        return _run(recipe, directory, score, on_first_rank(report), stop_after, on_step, accept_changes)
 
 
 def _run(
@@ -582,11 +594,10 @@ def _run(
     report: Callable[[str], None],
     stop_after: int | None,
     on_step: Callable[[int, int], None],
+    accept_changes: bool,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
-    if is_first_rank():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    claim_folder(directory, recipe, accept_changes=accept_changes)
     with first_rank_first():  # which renders live data and fits tokenizers
         parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
         prepared = prepare_model(recipe, directory, [source.at() for source, _ in parts])

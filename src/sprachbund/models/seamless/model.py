@@ -33,6 +33,7 @@ from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.text_to_text import FixedPositionDecoder
+from sprachbund.util.devices import ANY_DEVICE
 
 # Training examples: features and rows of an utterance.
 
@@ -196,6 +197,7 @@ class Seamless(nn.Module):
             alignment=Alignment(frame_s=self.frame_s),
             encode_text=None if self._tokens is None else self._tokens.text_to_tokens,
             sharing_plan=self.sharing_plan,
+            devices=ANY_DEVICE,
         )
 
     def pairs(self) -> frozenset[tuple[str, str]]:

@@ -30,6 +30,7 @@ from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache, Prompts
 from sprachbund.models.speech_llm.objective import RoutedMemory, smoothed, speech_llm_loss, stretches
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
 from sprachbund.text.languages import described
+from sprachbund.util.devices import ANY_DEVICE
 
 _SPAN_S = 0.3
 """Router decisions are averaged over so long before they are called spans: no word is said in less."""
@@ -99,7 +100,7 @@ class SpeechLLM(nn.Module):
     @property
     def capabilities(self) -> Capabilities:
         """Experts of languages in the projector; its attention is not shown, so words get no times."""
-        return Capabilities(encoder=self.encoder, decoder=self.llm, experts=self)
+        return Capabilities(encoder=self.encoder, decoder=self.llm, experts=self, devices=ANY_DEVICE)
 
     @property
     def end_token(self) -> int:

@@ -41,6 +41,7 @@ from sprachbund.nn.text_to_text import (
     marian_positions,
 )
 from sprachbund.text.languages import described
+from sprachbund.util.devices import ANY_DEVICE
 
 CONFIG_KEY = "sprachbund"
 """Our own key of `config.json`; transformers carries it along untouched."""
@@ -117,6 +118,7 @@ class TextTranslator(nn.Module):
             encode_text=None if self._tokens is None else self._tokens.written.tokens,
             text_input=self,
             token_offsets=self,
+            devices=ANY_DEVICE,
         )
 
     def pairs(self) -> frozenset[tuple[str, str]]:

@@ -34,6 +34,7 @@ from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import Route, run_layers
 from sprachbund.text.languages import writes_spaces
+from sprachbund.util.devices import ANY_DEVICE
 
 if TYPE_CHECKING:
     from sprachbund.models.whisper.tokens import WhisperTokens
@@ -349,6 +350,7 @@ class Whisper(nn.Module):
             encode_text=self.tokens.text_to_tokens if self.has_tokens else None,
             sharing_plan=self.sharing_plan,
             fixed_window=self,
+            devices=ANY_DEVICE,
         )
 
     def pairs(self) -> frozenset[tuple[str, str]]:

@@ -151,7 +151,7 @@ class Segments {
 
   show({ id, start, end, text, source_language, dropped, duration }) {
     this.run.on.text({
-      type: "text", target: this.target, segment: id, committed: text, tentative: "", retracted: 0,
+      type: "text", target: this.target, segment: Number(id), committed: text, tentative: "", retracted: 0,
       start_s: start, end_s: end, source_language, audio_s: end, final: true, dropped,
     });
     this.run.reached(this.target, end, duration);
