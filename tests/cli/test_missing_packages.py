@@ -79,6 +79,7 @@ COMMANDS = {
     "data make mixed": [
         "data make mixed --out OUT --workers 1 --utterances 4 --heldout 1 --mixed en+de --languages en,de"
     ],
+    "data make outside": ["data make outside --out OUT --per-kind 1 --workers 1"],
     "train": ["train recipe.toml --out OUT --threads 1"],
     "recipe": [
         f"recipe {name} --size tiny --check" for name in ("discrete_units", "encoder_transfer", "code_switch")
@@ -86,6 +87,7 @@ COMMANDS = {
     "convert": ["convert x.nemo --out OUT --language en --offline"],
     "export": ["export streaming --out OUT --offline"],
     "evaluate": ["evaluate book/dev --model tiny --limit 2 --no-speech 1 --offline --out OUT --threads 1"],
+    "calibrate": ["calibrate book/dev --model tiny"],
     "compare": ["compare scores same=scores --draws 20"],
     "score": [
         "score hypotheses.txt references.txt --language de",

@@ -43,6 +43,8 @@ LANGUAGES_OF_BLOCKS = {"", "python", "console", "toml", "tsv", "json"}
 CHECKED_ONLY = (
     "data prepare asterisk",
     "data make telephone",
+    "data make outside",
+    "calibrate",
     "data make sentences",
     "--model openai/",
     "models download",
