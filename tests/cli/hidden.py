@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 MODULES = {
-    "accelerate": "accelerate",
     "babel": "babel",
     "espeakng-loader": "espeakng_loader",
     "fastapi": "fastapi",
@@ -28,6 +27,7 @@ MODULES = {
     "onnxscript": "onnxscript",
     "peft": "peft",
     "prometheus-client": "prometheus_client",
+    "py3langid": "py3langid",
     "pyarrow": "pyarrow",
     "python-multipart": "python_multipart multipart",
     "pyworld": "pyworld",
@@ -38,6 +38,7 @@ MODULES = {
     "scipy": "scipy",
     "sentencex": "sentencex",
     "setuptools": "setuptools pkg_resources",
+    "sounddevice": "sounddevice _sounddevice",
     "tensorboard": "tensorboard",
     "transformers": "transformers",
     "unbabel-comet": "comet",

@@ -18,7 +18,6 @@ import torch
 torch.set_num_threads(1)
 
 for name in (
-    "accelerate",
     "matplotlib.figure",
     "sacrebleu",
     "sklearn.cluster",

@@ -1,5 +1,7 @@
-"""A made corpus, a tiny model, and a training of it: `python -m tests.training.made DIRECTORY STEPS`."""
+"""A made corpus, a tiny model, and a training of it: `python -m tests.training.made DIRECTORY STEPS KILLED_AT`."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,15 +85,33 @@ def options(steps: int, **changes: object) -> TrainingOptions:
 
 
 def train_made(
-    directory: Path, steps: int, dropout: float = 0.0, report: Callable[[str], None] = print
+    directory: Path,
+    steps: int,
+    dropout: float = 0.0,
+    report: Callable[[str], None] = print,
+    *,
+    killed_at: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """Train on the corpus in `directory`/data; the weights, which are in `directory`/run/weights.pt too."""
+    """Train on the corpus in `directory`/data; the weights, which are in `directory`/run/weights.pt too.
+
+    torchrun's second process kills itself at a step, the first time.
+    """
+
+    def on_step(done: int, total: int) -> None:
+        if (done, os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == (
+            killed_at,
+            "1",
+            "0",
+        ):
+            os.kill(os.getpid(), signal.SIGKILL)
+
     data, model = make_training_data(directory / "data"), make_model(dropout)
-    weights = train(model, data, options(steps), directory / "run", report=report).state_dict()
+    run = directory / "run"
+    weights = train(model, data, options(steps), run, report=report, on_step=on_step).state_dict()
     torch.save(weights, directory / "run" / "weights.pt")
     return weights
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train_made(Path(sys.argv[1]), int(sys.argv[2]))
+    train_made(Path(sys.argv[1]), int(sys.argv[2]), 0.1, killed_at=int(sys.argv[3]))

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
+
+from sprachbund.util.distributed import world_size
 
 _LONGEST_S = 240.0
 
@@ -51,13 +52,10 @@ def _in_rank(rank: int, count: int, port: int, work: Callable[[int, int], None],
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         values = (rank, rank, count, count, "127.0.0.1", port)
         os.environ.update(dict(zip(names, map(str, values), strict=True)))
-    AcceleratorState._reset_state(
-        reset_partial_state=True
-    )  # the process that was forked may have trained alone
     try:
         torch.set_num_threads(1)
         work(rank, count)
-        assert PartialState().num_processes == count
+        assert world_size() == count
     except BaseException:
         (out / f"failure.{rank}.txt").write_text(traceback.format_exc())
         os._exit(1)

@@ -6,8 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from sprachbund.errors import SprachbundError
 from sprachbund.training import checkpoint
-from sprachbund.training.checkpoint import RESUME_FILE, BestCheckpoints, load_resume, save_resume
+from sprachbund.training.checkpoint import (
+    RESUME_FILE,
+    BestCheckpoints,
+    claim_folder,
+    load_resume,
+    save_resume,
+)
+from sprachbund.training.loop import train
+from sprachbund.training.lora import add_lora, merge_lora
+from sprachbund.training.options import Strict, TrainingOptions
+from tests.training import made
 
 
 def _weights(value: float) -> dict[str, torch.Tensor]:
@@ -30,9 +41,9 @@ def test_a_run_that_is_killed_before_the_index_is_written_loses_no_checkpoint(
         best.offer(3, 1.0, _weights(1))
     monkeypatch.undo()
     again = BestCheckpoints(tmp_path, keep=2)
-    torch.testing.assert_close(again.average()["w"], torch.full((2,), 2.5))
+    torch.testing.assert_close(dict(again.average())["w"], torch.full((2,), 2.5))
     again.offer(3, 1.0, _weights(1))
-    torch.testing.assert_close(again.average()["w"], torch.full((2,), 1.5))
+    torch.testing.assert_close(dict(again.average())["w"], torch.full((2,), 1.5))
     kept = {"best.json", "best.00000002.safetensors", "best.00000003.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == kept
 
@@ -63,3 +74,97 @@ def test_equal_states_are_equal_bytes(tmp_path: Path) -> None:
     read["optimizers"][0]["groups"][1] = {"betas": (betas[0], betas[1])}
     save_resume(tmp_path / "second", read)
     assert (tmp_path / "first" / RESUME_FILE).read_bytes() == (tmp_path / "second" / RESUME_FILE).read_bytes()
+
+
+class Recipe(Strict):
+    words: tuple[str, ...] = ("one",)
+    training: TrainingOptions
+
+
+def test_a_folder_that_holds_a_run_refuses_another_recipe_and_names_its_keys(tmp_path: Path) -> None:
+    first = Recipe(training=made.options(4))
+    claim_folder(tmp_path, first)
+    claim_folder(tmp_path, Recipe(training=made.options(5)))  # nothing has begun
+    claim_folder(tmp_path, first)
+    save_resume(tmp_path, {"step": 1})
+    claim_folder(tmp_path, Recipe(training=made.options(4, log_every=7, recompute=True)))  # the same run
+    other = Recipe(words=("two",), training=made.options(5))
+    wanted = (
+        r"another training\.steps, words \(training\.steps: 4 there, 5 now\); choose .* with --accept-changes"
+    )
+    with pytest.raises(SprachbundError, match=wanted):
+        claim_folder(tmp_path, other)
+    claim_folder(tmp_path, other, accept_changes=True)
+    claim_folder(tmp_path, other)
+
+
+LORA = ("decoder.layers.?.feed_forward.*", "encoder.layers.?.attention.query")
+
+
+def adapted(root: Path, out: Path, steps: int, **options: object) -> made.Conformer:
+    """A model with adapters after so many steps of four."""
+    model, data = made.make_model(), made.make_training_data(root / "data")
+    torch.manual_seed(0)
+    add_lora(model, LORA, 4)
+    chosen = made.options(4, learning_rate=2e-5, warmup_steps=0, optimizer="adamw", **options)
+    train(model, data, chosen, out, dev=data, report=lambda line: None, stop_after=steps)
+    return model
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("frozen")
+    made.make_corpus(directory / "data", 12)
+    return directory
+
+
+def test_what_does_not_move_is_in_no_checkpoint(root: Path, tmp_path: Path) -> None:
+    adapted(root, tmp_path / "run", 2, keep_best=1, evaluate_every=1)
+    state = load_resume(tmp_path / "run")
+    assert state is not None
+    assert all("lora" in name for name in state["model"])
+    [best] = (tmp_path / "run" / "best").glob("*.safetensors")
+    assert best.stat().st_size < 4 * sum(v.numel() + 100 for v in state["model"].values())
+    whole = adapted(root, tmp_path / "whole", 4, keep_best=1, evaluate_every=1).state_dict()
+    parts = adapted(root, tmp_path / "run", 4, keep_best=1, evaluate_every=1).state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_refuses_other_frozen_weights(root: Path, tmp_path: Path) -> None:
+    adapted(root, tmp_path, 2)
+    model = made.make_model()
+    add_lora(model, LORA, 4)
+    model.get_parameter("encoder.layers.0.attention.value.weight").data[0] += 1e-6
+    with pytest.raises(SprachbundError, match=r"not trained are not those that the run in .* began with"):
+        train(model, made.make_training_data(root / "data"), made.options(4), tmp_path, report=lambda _: None)
+
+
+def moved(model: torch.nn.Module) -> torch.Tensor:
+    """Of all adapters."""
+    return torch.cat([v.flatten() for name, v in model.state_dict().items() if "lora" in name])
+
+
+def test_adapters_on_weights_in_16_bits_lose_no_update(root: Path, tmp_path: Path) -> None:
+    start = made.make_model()
+    torch.manual_seed(0)
+    add_lora(start, LORA, 4)
+    begun, full = moved(start), moved(adapted(root, tmp_path / "full", 4, precision="bf16"))
+    model = adapted(root, tmp_path / "half", 4, frozen_bf16=True, precision="bf16")
+    half = moved(model)
+    updated = (full - begun).norm()
+    assert half.dtype == torch.float32
+    # The direction is that of the gradients of rounded weights; the steps are as long.
+    assert (half - begun).norm() == pytest.approx(float(updated), rel=0.01)
+    assert torch.cosine_similarity(half - begun, full - begun, 0) > 0.95
+    # Adapters in 16 bits would have kept little of it.
+    rounded = (begun.bfloat16().float() + (full - begun)).bfloat16().float() - begun.bfloat16().float()
+    assert ((rounded == 0) & (full != begun)).float().mean() > 0.4
+    frozen = dict(start.named_parameters())["encoder.layers.0.attention.value.weight"]
+    kept = model.get_parameter("encoder.layers.0.attention.value.weight")
+    assert torch.equal(kept, frozen.bfloat16().float())
+    adapter = model.get_submodule("decoder.layers.0.feed_forward.expand")
+    delta = adapter.get_delta_weight("default").detach()
+    base = adapter.get_base_layer().weight.detach().clone()
+    merge_lora(model)
+    merged = model.get_parameter("decoder.layers.0.feed_forward.expand.weight")
+    torch.testing.assert_close(merged, base + delta, rtol=0, atol=1e-7)

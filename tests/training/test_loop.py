@@ -1,6 +1,7 @@
 """The loop: it learns, a killed run ends with the same bits, two processes give one process's weights."""
 
 import multiprocessing
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from sprachbund.training.checkpoint import BestCheckpoints, load_resume
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 from tests.training import made
+from tests.training.ranks import fork_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -73,15 +75,27 @@ def test_killed_run_ends_with_the_same_bits(corpus, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_two_processes_train_like_one(corpus, tmp_path):
-    """As torchrun starts them."""
-    one, two = _workplace(corpus, tmp_path / "one"), _workplace(corpus, tmp_path / "two")
+def test_a_killed_rank_and_another_number_of_ranks(corpus, tmp_path):
+    """torchrun starts both ranks again; the run goes on, and so it does in one process or in more."""
+    names = ("killed", "undisturbed", "one", "half")
+    killed, undisturbed, one, half = (_workplace(corpus, tmp_path / name) for name in names)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    command = (*launcher, "-m", "tests.training.made", str(two), "6")
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    first, second = made.train_made(one, 6, report=quiet), torch.load(two / "run" / "weights.pt")
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+    command = (*launcher, "--max-restarts=1", "-m", "tests.training.made", str(killed), "6", "3")
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "(exitcode: -9)" in done.stderr
+    assert re.search("resumed at step [23]\\n", done.stdout)
+
+    def work(rank: int, count: int) -> None:
+        made.train_made(undisturbed, 6, 0.1, quiet)
+        data = made.make_training_data(half / "data")
+        train(made.make_model(), data, made.options(6), half / "run", report=quiet, stop_after=3)
+
+    assert fork_ranks([2], work, tmp_path / "ranks") == {"2/0": 0, "2/1": 0}
+    first, second = (torch.load(folder / "run" / "weights.pt") for folder in (undisturbed, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    whole, parts = made.train_made(one, 6, report=quiet), made.train_made(half, 6, report=quiet)
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], atol=2e-4, rtol=1e-3)
 
 
 def test_best_checkpoints_are_kept_and_averaged(tmp_path):
@@ -90,7 +104,7 @@ def test_best_checkpoints_are_kept_and_averaged(tmp_path):
         best.offer(step, loss, {"w": torch.full((2,), float(step))})
     assert sorted(best.losses.values()) == [1.0, 2.0]
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
-    torch.testing.assert_close(BestCheckpoints(tmp_path, keep=2).average()["w"], torch.full((2,), 1.5))
+    torch.testing.assert_close(dict(BestCheckpoints(tmp_path, keep=2).average())["w"], torch.full((2,), 1.5))
 
 
 def test_broken_resume_file_is_named(tmp_path):

@@ -1,17 +1,18 @@
 """Several processes give the gradients of one, for every objective, with batches of fewer utterances than processes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training.loop import train
+from sprachbund.training.parallel import whole_tensor
 from sprachbund.util.distributed import launched_processes, local_device
 from tests.training import made
 from tests.training.objectives import OBJECTIVES, Objective
@@ -28,6 +29,30 @@ BY_FOUR = (
     "dual scale",
 )
 """Objectives that differ most in how they go from utterances to a sum; all of them by four take longer."""
+VARIANTS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
+    1: {"": {}, ".parts": {"accumulate": 3}},
+    2: {"": {}, ".shards": {"shard": True}},
+    4: {"": {}},
+}
+WITHOUT = {
+    # Each part draws its look-ahead; the gate sees as many means as there are parts; kinds of data have means by part.
+    ".parts": {
+        "streaming transducer",
+        "streaming transducer without CTC",
+        "dual scale",
+        "dual scale, no gate",
+        "speech LLM, two kinds of data",
+    },
+    ".shards": {"speech LLM", "speech LLM, two kinds of data"},  # refused
+}
+
+
+def of_variant(variant: str, names: Iterable[str]) -> list[str]:
+    """Those of some objectives that can be trained so: `BY_FOUR`, and all with ALL_RANKS set."""
+    chosen = OBJECTIVES if "ALL_RANKS" in os.environ else BY_FOUR
+    return [name for name in names if name in chosen and name not in WITHOUT[variant]]
+
+
 UNIT_ROUNDOFF = 2.0**-24
 TOLERANCE = 1000 * UNIT_ROUNDOFF
 """Relative, of the norm of all gradients: processes add up some hundred terms in another order, each rounded once.
@@ -41,26 +66,29 @@ NOT_SHARED = "router balance"
 
 
 class Gradients:
-    """Records the gradients that the optimizer sees, step by step."""
+    """Records the whole gradients that the optimizer sees, step by step, by the number of their parameter."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._names = {id(p): name for name, p in model.named_parameters()}
+    def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
         self._handle = register_optimizer_step_pre_hook(self._record)
 
     def _record(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.steps.append({self._names[id(p)]: p.grad.detach().clone() for p in moved})
+        moved = [p for group in optimizer.param_groups for p in group["params"]]
+        if all(float(group["lr"]) == 0 for group in optimizer.param_groups):
+            return  # torch prepares the moments of an optimizer by a step that moves nothing
+        self.steps.append(
+            {str(n): whole_tensor(p.grad).detach().clone() for n, p in enumerate(moved) if p.grad is not None}
+        )
 
     def end(self) -> None:
         self._handle.remove()
 
 
-def run(objective: Objective, directory: Path) -> dict[int, Any]:
+def run(objective: Objective, directory: Path, **changes: Any) -> dict[int, Any]:
     """Gradients, progress and buffers of a few steps, so small that the weights hardly move."""
     found: dict[int, Any] = {}
     for size, steps in STEPS.items():
-        gradients, lines = Gradients(objective.model), []
+        gradients, lines = Gradients(), []
         chosen = made.options(
             steps,
             max_utterances=size,
@@ -71,6 +99,7 @@ def run(objective: Objective, directory: Path) -> dict[int, Any]:
             clip_norm=1e9,
             log_every=1,
             save_every=1000,
+            **changes,
         )
         train(objective.model, objective.corpus, chosen, directory / f"run-{size}", report=lines.append)
         gradients.end()
@@ -83,7 +112,8 @@ def run(objective: Objective, directory: Path) -> dict[int, Any]:
 def train_objectives(root: Path, wanted: Mapping[int, Sequence[str]]) -> None:
     """Train the objectives named for each number of processes, all at once.
 
-    `root`/COUNT/OBJECTIVE.pt is what the first process saw: the gradient of each step.
+    `root`/COUNT/OBJECTIVE.pt is what the first process saw: the gradient of each step. One process also makes its
+    batches in three parts, into OBJECTIVE.parts.pt, and two also share the weights out, into OBJECTIVE.shards.pt.
     """
     made.make_corpus(root / "data", 8)
     made.make_corpus(root / "other", 10)
@@ -92,9 +122,18 @@ def train_objectives(root: Path, wanted: Mapping[int, Sequence[str]]) -> None:
 
     def work(rank: int, count: int) -> None:
         for name in wanted[count]:
-            found = run(objectives[name], root / str(count) / name / str(rank))
-            if rank == 0:
-                torch.save(found, root / str(count) / f"{name}.pt")
+            for variant, changes in VARIANTS[count].items():
+                if variant and name not in of_variant(variant, wanted[count]):
+                    continue
+                model = objectives[name].model
+                before = {key: value.clone() for key, value in model.state_dict().items()}
+                trained = [p.requires_grad for p in model.parameters()]
+                found = run(objectives[name], root / str(count) / f"{name}{variant}" / str(rank), **changes)
+                model.load_state_dict(before)
+                for parameter, is_trained in zip(model.parameters(), trained, strict=True):
+                    parameter.requires_grad_(is_trained)
+                if rank == 0:
+                    torch.save(found, root / str(count) / f"{name}{variant}.pt")
 
     codes = fork_ranks([*wanted], work, root)
     why = [path.read_text()[-2000:] for path in sorted(root.glob("*/failure.*.txt"))]
@@ -123,6 +162,16 @@ def test_gradients_and_losses_are_those_of_one_process(name: str, root: Path) ->
         compare(root, name, count)
 
 
+@pytest.mark.parametrize("name", of_variant(".parts", OBJECTIVES))
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(name: str, root: Path) -> None:
+    compare(root, name, 1, ".parts")
+
+
+@pytest.mark.parametrize("name", of_variant(".shards", OBJECTIVES))
+def test_processes_that_hold_shares_of_the_weights_have_the_gradient_of_one(name: str, root: Path) -> None:
+    compare(root, name, 2, ".shards")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("ALL_RANKS" not in os.environ, reason="half a minute of two cores; set ALL_RANKS=1")
 def test_gradients_of_four_processes_too_are_those_of_one(tmp_path: Path) -> None:
@@ -132,18 +181,19 @@ def test_gradients_of_four_processes_too_are_those_of_one(tmp_path: Path) -> Non
         compare(tmp_path, name, 4)
 
 
-def compare(root: Path, name: str, count: int) -> None:
-    one, many = (torch.load(root / str(n) / f"{name}.pt") for n in (1, count))
+def compare(root: Path, name: str, count: int, variant: str = "") -> None:
+    one, many = (torch.load(root / str(n) / f"{name}{which}.pt") for n, which in ((1, ""), (count, variant)))
     for size, steps in STEPS.items():
         assert len(one[size]["gradients"]) == len(many[size]["gradients"]) == steps
-        _compare(one[size], many[size], TOLERANCE * ROUGH.get(name, 1))
+        _compare(one[size], many[size], TOLERANCE * ROUGH.get(name, 1), zeros=variant == ".shards")
 
 
-def _compare(one: dict[str, Any], many: dict[str, Any], tolerance: float) -> None:
+def _compare(one: dict[str, Any], many: dict[str, Any], tolerance: float, *, zeros: bool = False) -> None:
+    """With `zeros`, parameters that the batch leaves unused may have gradients of zero."""
     for wanted, found in zip(one["gradients"], many["gradients"], strict=True):
-        assert found.keys() == wanted.keys(), "another set of parameters was trained"
+        assert found.keys() == wanted.keys() or zeros, "another set of parameters was trained"
         assert norm(wanted) > 0
-        differences = {key: found[key] - wanted[key] for key in wanted}
+        differences = {key: found[key] - wanted.get(key, 0) for key in found}
         assert norm(differences) <= tolerance * norm(wanted)
     for wanted, found in zip(one["losses"], many["losses"], strict=True):
         for a, b in zip(without_balance(wanted), without_balance(found), strict=True):

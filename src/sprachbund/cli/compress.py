@@ -20,6 +20,7 @@ from sprachbund.cli.console import (
     print_json,
     resumable,
     say,
+    set_device,
     set_threads,
     show,
     size,
@@ -575,6 +576,8 @@ def distil(
 ) -> None:
     """Teach a student by its teacher's texts and by KL, from speech alone; both are then measured side by side."""
     set_threads(asked.threads)
+    with as_usage():
+        set_device(asked.device)
     learned = [out / LABELS] if texts == "teacher" else data
     values: dict[str, Any] = {
         "teacher": teacher,
@@ -614,6 +617,7 @@ def distil(
             report=partial(show, err=as_json),
             stop_after=asked.stop_after,
             on_step=lambda done, total: bar.update(done, total, "steps"),
+            accept_changes=asked.accept_changes,
         )
     if asked.stop_after is not None and asked.stop_after < recipe.training.steps:
         return say(f"stopped at step {asked.stop_after}; the same command without --stop-after goes on")
@@ -631,8 +635,8 @@ def distil(
 
 
 def _check_out(out: Path) -> None:
-    from sprachbund.compression.distillation import RECIPE_FILE
     from sprachbund.compression.smaller import check_new
+    from sprachbund.training.checkpoint import RECIPE_FILE
 
     if not ((out / RECIPE_FILE).exists() or (out / LABELS).exists()):
         check_new(out)

@@ -319,6 +319,7 @@ def register(app: typer.Typer) -> None:
     prepare.command("tsv", help="A table with a line for each recording.")(tsv)
     make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(phrasebook)
     make.command("telephone", help="Recorded prompts, composed into new utterances.")(telephone)
+    make.command("outside", help="Sound that a model of a narrow domain does not understand.")(outside)
     make.command("sentences", help="Tables of sentences in many languages, for the phrasebook to say.")(
         sentences
     )
@@ -518,6 +519,26 @@ def telephone(
     _check_settings(out, asdict(options) | {"voices": voices})
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, progress=_labelled(bar))
+    _print_parts(out)
+
+
+def outside(
+    out: Out,
+    per_kind: Annotated[
+        int | None,
+        typer.Option("--per-kind", metavar="N", min=1, help="Utterances of each kind in each part."),
+    ] = None,
+    seed: Seed = None,
+    workers: Workers = 2,
+) -> None:
+    """Make open talk, other languages, music, songs, babble and noise, to calibrate a model with."""
+    from sprachbund.corpora.outside import Outside, make_outside
+
+    changes = {"per_kind": per_kind, "seed": seed}
+    options = Outside(**{key: value for key, value in changes.items() if value is not None})
+    _check_settings(out, asdict(options))
+    with resumable(out), Bar("outside") as bar:
+        make_outside(out, options, workers=workers, progress=_labelled(bar))
     _print_parts(out)
 
 

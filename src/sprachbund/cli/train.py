@@ -15,6 +15,7 @@ from sprachbund.cli.console import (
     live_bar,
     print_json,
     say,
+    set_device,
     set_threads,
     show,
     size,
@@ -41,6 +42,8 @@ def train(
             kind, run = _recipe_of(recipe)
         values = read_recipe(kind, recipe, asked.overrides)
     set_threads(asked.threads)
+    with as_usage():
+        set_device(asked.device)
     try:
         with live_bar("preparing") as bar:
             run(
@@ -49,6 +52,7 @@ def train(
                 report=show,
                 stop_after=asked.stop_after,
                 on_step=lambda done, total: bar.update(done, total, "steps"),
+                accept_changes=asked.accept_changes,
             )
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
@@ -274,7 +278,7 @@ def recipe(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     *,
-    asked: Annotated[RunOptions, Panel(OWN_PANEL, only=("overrides", "threads"))],
+    asked: Annotated[RunOptions, Panel(OWN_PANEL, only=("overrides", "threads", "device"))],
 ) -> None:
     """Run a recipe over its arms and seeds; the same command again goes on where it stopped."""
     with as_usage():
@@ -288,6 +292,7 @@ def recipe(
         toml = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
         given = [f'data="{data}"'] if data is not None else []
         values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *asked.overrides])
+        set_device(asked.device)
     if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
             needed = module.estimate_memory(values)

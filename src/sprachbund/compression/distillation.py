@@ -27,6 +27,7 @@ from sprachbund.models.io import family_of, load, locate
 from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper.model import Whisper
+from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.loop import train
 from sprachbund.training.options import Strict
 from sprachbund.training.translator import (
@@ -39,13 +40,11 @@ from sprachbund.training.translator import (
     prepare_model,
 )
 from sprachbund.util.distributed import (
-    first_rank_first,
     is_first_rank,
     joined_processes,
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.files import read_object, write_text
 from sprachbund.util.jobs import nothing
 
 _TEXTS_ONLY = "or learn from its texts alone with --kl-weight 0 --language-weight 0"
@@ -230,7 +229,6 @@ def _traits(student: Any, teacher: Any) -> Iterator[tuple[str, object, object]]:
 
 # The recipe of a student.
 
-RECIPE_FILE = "recipe.json"
 MODEL = "model"
 """Folder of the result in that of the run."""
 
@@ -266,6 +264,7 @@ def run(
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
+    accept_changes: bool = False,
 ) -> Path:
     """Train a student, or take up the run in `directory`, and return the directory of the model.
 
@@ -275,12 +274,13 @@ def run(
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
+        accept_changes: go on with a run whose recipe was another one.
 
     Raises:
         SprachbundError: models that do not go together, data that neither knows, or a run of another recipe.
     """
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after, on_step)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes)
 
 
 def _run(
@@ -289,10 +289,10 @@ def _run(
     report: Callable[[str], None],
     stop_after: int | None,
     on_step: Callable[[int, int], None],
+    accept_changes: bool,
 ) -> Path:
     torch.manual_seed(recipe.training.seed)
-    with first_rank_first():
-        _claim(recipe, directory)
+    claim_folder(directory, recipe, accept_changes=accept_changes)
     start = locate(str(recipe.student))
     teacher: Any = load(recipe.teacher)
     student = prepare_model(_as_translator(recipe, start), directory, [])
@@ -335,25 +335,6 @@ def check_models(recipe: DistilRecipe, *, offline: bool = False) -> None:
             raise SprachbundError(
                 f"{name} does not write {', '.join(unknown)}; it writes {', '.join(sorted(written))}"
             )
-
-
-def _claim(recipe: DistilRecipe, directory: Path) -> None:
-    """Make the folder ours, or see that it holds this run; how long and how fast may have changed."""
-    path = directory / RECIPE_FILE
-    wanted = recipe.model_dump(mode="json")
-    if path.exists():
-        known = read_object(
-            path, advice="delete it if the run there is of this recipe, or choose another --out"
-        )
-        changed = [key for key in wanted if key != "training" and wanted[key] != known.get(key)]
-        if changed:
-            raise SprachbundError(
-                f"{directory} holds a run with another {', '.join(changed)}; choose another --out"
-            )
-    if not is_first_rank():
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(path, recipe.model_dump_json(indent=1) + "\n")
 
 
 def _as_translator(recipe: DistilRecipe, start: Path) -> TranslatorRecipe:

@@ -494,13 +494,15 @@ def batches(
     *,
     num_workers: int = 0,
     share: tuple[int, int] = (0, 1),
+    parts: int = 1,
     strength: Callable[[int], float] = lambda number: 1.0,
 ) -> Iterator[Batch]:
     """The epoch's batches from number `first` on, the same ones whoever asks.
 
     Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`; its masks are as strong as
-    `strength` says of its number. A process for which a batch has no utterance gets the batch's first one as a
-    placeholder, which does not count: all processes see the same number of batches, and none of them is empty.
+    `strength` says of its number. With `parts`, its utterances of a batch come in so many parts, one after the other,
+    as if each were another process's share. A share without an utterance gets the batch's first one as a placeholder,
+    which does not count: all processes see the same number of batches, and none of them is empty.
 
     Args:
         corpus: dataset.
@@ -509,6 +511,7 @@ def batches(
         first: first batch that is made.
         num_workers: loading processes; 0 loads in this one.
         share: number of this process, and number of processes.
+        parts: that a process's share of a batch is made in.
         strength: strength of the masks by number of the batch.
     """
     rank, count = share
@@ -516,13 +519,14 @@ def batches(
     plan = corpus.plan(options, epoch)
     # One speed for a batch, or its lengths would no longer fit together.
     speeds = np.random.default_rng([options.seed, epoch, 2]).choice(corpus.options.speeds, size=len(plan))
-    is_placeholder = [len(indices) <= rank for indices in plan]
-    own = [
-        indices[:1] if is_placeholder[number] else indices[rank::count] for number, indices in enumerate(plan)
-    ]
+    own = [(number, rank * parts + part) for number in range(first, len(plan)) for part in range(parts)]
+    is_placeholder = [len(plan[number]) <= start for number, start in own]
     keys: list[list[SampleKey]] = [
-        [(epoch, int(i), float(speeds[number]), strength(number)) for i in own[number]]
-        for number in range(first, len(plan))
+        [
+            (epoch, int(i), float(speeds[number]), strength(number))
+            for i in (plan[number][:1] if absent else plan[number][start :: count * parts])
+        ]
+        for (number, start), absent in zip(own, is_placeholder, strict=True)
     ]
     loader: DataLoader[Any] = DataLoader(
         corpus,  # type: ignore[arg-type]  # a Dataset in all but name
@@ -532,9 +536,9 @@ def batches(
         worker_init_fn=_single_thread,
         prefetch_factor=4 if num_workers else None,
     )
-    if not any(is_placeholder[first:]):
+    if not any(is_placeholder):
         return iter(loader)
-    made = zip(is_placeholder[first:], loader, strict=True)
+    made = zip(is_placeholder, loader, strict=True)
     return (batch.placeholder() if absent else batch for absent, batch in made)
 
 

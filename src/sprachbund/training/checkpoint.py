@@ -1,22 +1,113 @@
-"""What a run needs to go on, and what it keeps: written whole or not at all."""
+"""What a run needs to go on, and what it keeps: written whole or not at all.
 
+Weights that do not move are not written: a digest of them is, by which a run sees that it goes on from the same.
+"""
+
+import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, RootModel
-from torch import Tensor
+from pydantic import BaseModel, Field, RootModel
+from safetensors import safe_open
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import atomic_path, read_model, write_text
-from sprachbund.util.tensors import load_tensors, save_tensors
+from sprachbund.training.parallel import MovingAverage
+from sprachbund.util.distributed import is_first_rank, wait_for_all_ranks
+from sprachbund.util.files import atomic_path, read_model, read_object, write_text
+from sprachbund.util.tensors import check_tensors, save_tensors
+
+RECIPE_FILE = "recipe.json"
+_OF_A_RUN_BEGUN = ("resume.*", "best", "model", "*tokenizer*")
+_FREE = {
+    f"training.{name}"
+    for name in ("num_workers", "log_every", "save_every", "recompute", "accumulate", "max_skipped", "shard")
+}
+"""Keys by which a run computes the same, up to rounding."""
+
+
+def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = False) -> None:
+    """Write the recipe into the folder of its run; every rank has to come here.
+
+    Args:
+        directory: of the run; made if it is not there.
+        recipe: of the run.
+        accept_changes: go on with a run whose recipe was another one.
+
+    Raises:
+        SprachbundError: the folder holds a run of another recipe; names the keys.
+    """
+    path = directory / RECIPE_FILE
+    begun = any(any(directory.glob(pattern)) for pattern in _OF_A_RUN_BEGUN)
+    if begun and path.exists() and not accept_changes:
+        advice = "delete it if the run there is of this recipe, or choose another --out"
+        known = _flat(read_model(path, type(recipe), advice=advice))
+        wanted = _flat(recipe)
+        changed = [key for key in sorted({*known, *wanted} - _FREE) if known.get(key) != wanted.get(key)]
+        if changed:
+            first = changed[0]
+            names = ", ".join(changed[:5]) + " …" * (len(changed) > 5)
+            raise SprachbundError(
+                f"{directory} holds a run with another {names} ({first}: {known.get(first)} there, "
+                f"{wanted.get(first)} now); choose another --out, or go on with --accept-changes"
+            )
+    wait_for_all_ranks()  # before the first rank writes what the others compare with
+    if is_first_rank():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(path, recipe.model_dump_json(indent=1) + "\n")
+
+
+def _flat(recipe: BaseModel) -> dict[str, Any]:
+    """The values of a recipe by their keys with dots; lists are values."""
+    flat: dict[str, Any] = {}
+
+    def enter(value: Any, key: str) -> None:
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                enter(inner, f"{key}.{name}" if key else name)
+        else:
+            flat[key] = value
+
+    enter(recipe.model_dump(mode="json"), "")
+    return flat
+
+
+# The state to resume from.
 
 RESUME_FILE = "resume.pt"
+SHARES_FILE = "resume.json"
+"""Says which folder of `SHARES` is whole."""
+SHARES = "resume"
+
+
+def frozen_names(model: nn.Module) -> set[str]:
+    """Names in `state_dict` of the parameters that are not trained, tied ones under all their names."""
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
+def digest_of(model: nn.Module, names: set[str]) -> str:
+    """SHA-256 of some weights; empty where there are none.
+
+    Args:
+        model: that has them.
+        names: in its `state_dict`.
+    """
+    if not names:
+        return ""
+    total, state = hashlib.sha256(), model.state_dict()
+    for name in sorted(names):
+        total.update(name.encode())
+        total.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def save_resume(directory: Path, state: Mapping[str, Any]) -> None:
@@ -59,6 +150,163 @@ def load_resume(directory: Path) -> dict[str, Any] | None:
     return state
 
 
+class ResumeFiles:
+    """The state of a run in its folder: one file, or a folder that every process writes its share of the weights into.
+
+    The old state stays until the new one is whole on disk. Either form is read by any number of processes.
+
+    Args:
+        directory: of the run, which all processes have to see.
+        model: as this process holds it.
+        optimizers: of the model.
+        moved: names in its `state_dict` of all that a step may change.
+        is_sharded: whether processes hold shares of the weights; the folder is then written while training goes on.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: nn.Module,
+        optimizers: Sequence[Any],
+        moved: Sequence[str],
+        *,
+        is_sharded: bool,
+    ) -> None:
+        self._directory, self._model, self._optimizers = directory, model, list(optimizers)
+        self._moved, self._is_sharded = list(moved), is_sharded
+        self._group = distributed.new_group(backend="gloo") if is_sharded else None
+        self._under_way: tuple[Any, dict[str, Any]] | None = None
+
+    def save(self, state: Mapping[str, Any], average: MovingAverage | None) -> None:
+        """Write the state; every process has to come here.
+
+        Args:
+            state: plain values.
+            average: of the weights, if there is one.
+        """
+        if not self._is_sharded:
+            if is_first_rank():
+                save_resume(self._directory, {**state, **self._tensors(average)})
+                self._remove_shares(None)
+            return
+        self.finish()
+        name = f"{state['step']:08d}"
+        folder = self._directory / SHARES / name
+        if is_first_rank():
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed while it wrote
+        wait_for_all_ranks()
+        writing = state_dict_saver.async_save(
+            self._shares(average), checkpoint_id=folder, process_group=self._group, no_dist=False
+        )
+        self._under_way = writing, {"folder": name, **state}
+
+    def finish(self) -> None:
+        """Return once what was to be written is written; every process has to come here."""
+        if self._under_way is None:
+            return
+        writing, state = self._under_way
+        self._under_way = None
+        writing.result()
+        wait_for_all_ranks()
+        if is_first_rank():
+            write_text(self._directory / SHARES_FILE, json.dumps(state, indent=1) + "\n")
+            self._remove_shares(state["folder"])
+            (self._directory / RESUME_FILE).unlink(missing_ok=True)
+
+    def load(self, average: MovingAverage | None) -> dict[str, Any] | None:
+        """Bring the state back into model, optimizers and average; its plain values, None when there is no state.
+
+        Args:
+            average: of the weights, if there is one.
+
+        Raises:
+            SprachbundError: when it cannot be read, or is of another model.
+        """
+        path = self._directory / SHARES_FILE
+        if (self._directory / RESUME_FILE).exists() or not path.exists():
+            return self._load_file(average)
+        state = read_object(path, advice=f"delete it and {self._directory / SHARES} to start anew")
+        shares = self._shares(average)
+        try:
+            state_dict_loader.load(
+                shares,
+                checkpoint_id=self._directory / SHARES / str(state.get("folder")),
+                process_group=self._group,
+                no_dist=not distributed.is_initialized(),
+            )
+        except (
+            Exception
+        ) as error:  # CheckpointException is no Exception of torch's own, and readers raise others
+            raise self._unreadable(path, error) from error
+        set_optimizer_state_dict(self._model, self._optimizers, shares["optimizers"])
+        return state
+
+    def _tensors(self, average: MovingAverage | None) -> dict[str, Any]:
+        own = self._model.state_dict()
+        tensors: dict[str, Any] = {
+            "model": {name: own[name] for name in self._moved},
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+        }
+        return tensors if average is None else {**tensors, "average": average.averages}
+
+    def _shares(self, average: MovingAverage | None) -> dict[str, Any]:
+        """What `torch.distributed.checkpoint` writes, and reads into: the tensors of this process themselves."""
+        own = self._model.state_dict()
+        shares: dict[str, Any] = {
+            "model": {name: own[name] for name in self._moved},
+            "optimizers": get_optimizer_state_dict(self._model, self._optimizers),
+        }
+        if average is not None:
+            shares["average"] = {str(number): one for number, one in enumerate(average.averages)}
+        return shares
+
+    def _load_file(self, average: MovingAverage | None) -> dict[str, Any] | None:
+        if (state := load_resume(self._directory)) is None:
+            return None
+        path = self._directory / RESUME_FILE
+        try:
+            own, kept = self._model.state_dict(), state.pop("model")
+            if missing := sorted({*self._moved} - kept.keys()):
+                raise KeyError(f"no {missing[0]}")
+            for name, value in kept.items():
+                own[name].copy_(_like(value, own[name]))
+            for optimizer, moments in zip(self._optimizers, state.pop("optimizers"), strict=True):
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                for number, values in moments["state"].items():
+                    for key, value in values.items():
+                        if isinstance(value, Tensor) and value.shape == parameters[number].shape:
+                            values[key] = _like(value, parameters[number])
+                optimizer.load_state_dict(moments)
+            kept_average = state.pop("average", None)
+            if average is not None and kept_average is not None:
+                for one, value in zip(average.averages, kept_average, strict=True):
+                    one.copy_(_like(value, one))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise self._unreadable(path, error) from error
+        return state
+
+    def _unreadable(self, path: Path, error: Exception) -> SprachbundError:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        return SprachbundError(f"cannot resume from {path} ({reason}); delete it to start anew")
+
+    def _remove_shares(self, but: str | None) -> None:
+        folder = self._directory / SHARES
+        if but is None:
+            (self._directory / SHARES_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for path in folder.iterdir():
+            if path.name != but:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _like(value: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor as another one is held: on its device, and this process's share of it."""
+    if not isinstance(own, DTensor):
+        return value.to(own.device)
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+
+
 class _Losses(RootModel[dict[Annotated[str, Field(pattern=r"^best\.\d+\.safetensors$")], float]]):
     """File of weights to its loss."""
 
@@ -75,50 +323,60 @@ class BestCheckpoints:
             advice = f"delete it and the best.*.safetensors in {directory}, and the next evaluations are kept"
             self.losses = read_model(self._index, _Losses, advice=advice).root
 
+    def accepts(self, loss: float) -> bool:
+        """Whether weights of this loss are among the best."""
+        ranked = sorted([*self.losses.values(), loss])
+        return self.keep > 0 and loss <= ranked[: self.keep][-1]
+
     def offer(self, step: int, loss: float, weights: Mapping[str, Tensor]) -> bool:
-        """Keep these weights if they are among the best; says whether they were.
+        """Keep these weights if they are among the best; says whether they were. The first rank writes them.
 
         Args:
             step: after which they were evaluated.
             loss: or score; less is better.
             weights: by name.
         """
-        ranked = sorted([*self.losses.values(), loss])
-        if self.keep == 0 or loss > ranked[: self.keep][-1]:
+        if not self.accepts(loss):
             return False
         name = f"best.{step:08d}.safetensors"
         # A run that is killed between two of these lines, and taken up, has no file too few in its index.
-        save_tensors(self.directory / name, weights)
+        if is_first_rank():
+            save_tensors(self.directory / name, weights)
         self.losses[name] = loss
         for worse in sorted(self.losses, key=lambda n: self.losses[n])[self.keep :]:
             del self.losses[worse]
-        write_text(self._index, json.dumps(self.losses, indent=1))
-        for path in self.directory.glob("best.*.safetensors"):
-            if path.name not in self.losses:
-                path.unlink(missing_ok=True)
+        if is_first_rank():
+            write_text(self._index, json.dumps(self.losses, indent=1))
+            for path in self.directory.glob("best.*.safetensors"):
+                if path.name not in self.losses:
+                    path.unlink(missing_ok=True)
         return True
 
-    def average(self) -> dict[str, Tensor]:
-        """Mean of the kept checkpoints' weights.
+    def average(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and mean of each tensor of the kept checkpoints, one after the other.
+
+        No more than one tensor is held in 64 bits, however large the model is.
 
         Raises:
-            SprachbundError: when none was kept.
+            SprachbundError: when none was kept, or one is damaged.
         """
         if not self.losses:
             raise SprachbundError(f"no checkpoint in {self.directory} to average; train past one evaluation")
-        total: dict[str, Tensor] = {}
+        advice = f"delete it and {self._index}, and train on to the next evaluation"
         for name in self.losses:
-            advice = f"delete it and {self._index}, and train on to the next evaluation"
-            for key, value in load_tensors(self.directory / name, advice=advice).items():
-                total[key] = total.get(key, torch.zeros_like(value, dtype=torch.float64)) + value.double()
-        return {key: (value / len(self.losses)).float() for key, value in total.items()}
+            check_tensors(self.directory / name, advice=advice)
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(self.directory / name, "pt")) for name in self.losses]
+            for key in files[0].keys():  # noqa: SIM118 - not a mapping
+                total = sum((file.get_tensor(key).double() for file in files), start=torch.zeros(()))
+                yield key, (total / len(files)).float()
 
 
 # What a training in a folder of its own leaves there: a log while it runs, and no more than its result
 # afterwards.
 
 LOG_FILE = "log.txt"
-_OF_A_RUN = (RESUME_FILE, "best", "tensorboard")
+_OF_A_RUN = (RESUME_FILE, SHARES_FILE, SHARES, "best", "tensorboard")
 """What only a run that goes on needs."""
 
 

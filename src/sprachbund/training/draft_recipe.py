@@ -16,6 +16,7 @@ from sprachbund.decoding.drafts.token_map import ORDERS, TokenMap, TokenMapDraft
 from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import DRAFT_FILE
 from sprachbund.models.io import load, locate
+from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.draft import DraftOptions, measure_acceptance, train_draft
 from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.translator import (
@@ -28,7 +29,7 @@ from sprachbund.training.translator import (
     prepare_model,
 )
 from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
-from sprachbund.util.files import copy_file, write_text
+from sprachbund.util.files import copy_file
 from sprachbund.util.jobs import nothing
 
 
@@ -82,6 +83,7 @@ def run(
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
+    accept_changes: bool = False,
 ) -> Any:
     """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
 
@@ -91,9 +93,10 @@ def run(
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
+        accept_changes: go on with a run whose recipe was another one.
     """
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after, on_step)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes)
 
 
 def _run(
@@ -102,10 +105,9 @@ def _run(
     report: Callable[[str], None],
     stop_after: int | None,
     on_step: Callable[[int, int], None],
+    accept_changes: bool,
 ) -> Any:
-    if is_first_rank():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    claim_folder(directory, recipe, accept_changes=accept_changes)
     source = locate(str(recipe.model))
     prepared = _prepared_model(recipe, source, directory)
     corpus = _corpus(recipe, recipe.train, prepared, recipe.examples.model_dump())

@@ -9,16 +9,21 @@ together, so that the gradient is that of one process on the whole batch, whatev
 draws of dropout, the balance loss of a mixture of experts and the running means of batch norms (docs/train.md).
 """
 
+import hashlib
 import json
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from pydantic import RootModel, model_validator
 from torch import nn
 
@@ -28,17 +33,24 @@ from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CTC, LANGUAGE, Loss, PartlyTrained
-from sprachbund.nn.feed_forward import is_split
-from sprachbund.nn.moe import has_experts
-from sprachbund.training.checkpoint import BestCheckpoints, load_resume, save_resume
+from sprachbund.training.checkpoint import BestCheckpoints, ResumeFiles, digest_of, frozen_names
 from sprachbund.training.lora import freeze_others, make_optimizers, set_rates
-from sprachbund.training.memory import keep_layers, measure, recompute_layers
+from sprachbund.training.memory import Footprint, keep_layers, layers_of, measure, recompute_layers
 from sprachbund.training.options import TrainingOptions
-from sprachbund.util.distributed import joined_processes, of_all_ranks
+from sprachbund.training.parallel import LossOf, MovingAverage, Parallel, in_16_bits
+from sprachbund.util.distributed import (
+    is_first_rank,
+    joined_processes,
+    of_all_ranks,
+    refuse_different,
+    wait_for_all_ranks,
+    world_size,
+)
 from sprachbund.util.files import read_model, write_text
 from sprachbund.util.jobs import nothing
 from sprachbund.util.memory import keep_freed_memory
 from sprachbund.util.options import renamed
+from sprachbund.util.provenance import versions
 
 # Progress.
 
@@ -118,9 +130,16 @@ class Meter:
         self.norm = self.rate = 0.0
         self.steps = 0
 
-    def add(self, batch: Batch, loss: Loss, norm: float, rate: float) -> None:
-        """Count a step: its batch and loss, the norm of its gradient, its learning rate."""
-        self.norm, self.rate, self.steps = norm, rate, self.steps + 1
+    def step(self, norm: float, rate: float) -> None:
+        """Count a step, by the norm of its gradient and its rate; one whose norm is not finite was skipped."""
+        self.rate, self.steps = rate, self.steps + 1
+        if math.isfinite(norm):
+            self.norm = norm
+        elif is_first_rank():
+            self.sums.add(_Sums(counts={SKIPPED: 1}))
+
+    def add(self, batch: Batch, loss: Loss) -> None:
+        """Count a batch, or a part of one, and its loss."""
         if batch.is_placeholder:
             return
         seen = {
@@ -148,6 +167,8 @@ class Meter:
         for own in of_all_ranks(self.sums):
             everything.add(own)
         sums = everything.sums
+        for name in ("attention", "tokens", "utterances", "frames", "padded"):
+            sums.setdefault(name, 0.0)  # where every step was skipped
         means = {name: total / max(number, 1) for name, (total, number) in everything.heads.items()}
         progress = Progress(
             step=step,
@@ -160,9 +181,9 @@ class Meter:
             gradient_norm=self.norm,
             utterances_per_s=sums["utterances"] / took,
             real_time=sums["frames"] / self.frames_per_s / took,
-            padding=1 - sums["frames"] / sums["padded"],
+            padding=1 - sums["frames"] / sums["padded"] if sums["padded"] else 0.0,
             memory_gib=peak_mib() / 2**10,
-            left_s=(steps - step) * took / self.steps,
+            left_s=(steps - step) * took / max(self.steps, 1),
             parts={name: value / max(sums["tokens"], 1) for name, value in everything.parts.items()},
             kinds={
                 kind: total / max(tokens, 1) for kind, (total, tokens) in sorted(everything.kinds.items())
@@ -175,6 +196,8 @@ class Meter:
 
 # Evaluations on the dev data. They are part of the resume file, so a run that patience stopped stays stopped.
 
+SKIPPED = "skipped"
+"""In the log: steps whose gradient was not finite."""
 CONVERGENCE_FILE = "convergence.json"
 _FORMER_NAMES = {"judge": "metric_for_best_model", "judgements": "evaluations"}
 
@@ -301,7 +324,8 @@ def train(
 ) -> nn.Module:
     """Train a model, or take up the run that `directory` holds, and return it with its best weights averaged.
 
-    A run that is over leaves its `Convergence` in the directory.
+    A run that is over leaves its `Convergence` in the directory. After SIGTERM it saves its state and ends the process
+    with exit code 143.
 
     Args:
         model: a family's module, whose `loss(batch)` gives its `Loss`.
@@ -316,23 +340,68 @@ def train(
         on_step: called with the steps made, and with all of them.
 
     Raises:
-        SprachbundError: when the options want a score and there is none, or another process of the run failed.
+        SprachbundError: when the options want a score and there is none, the gradient was not finite in too many steps
+            in a row, the frozen weights are not those that the run began with, or another process of the run failed.
     """
     if options.metric_for_best_model == "score" and score is None:
         raise SprachbundError(
             'training.metric_for_best_model is "score", but nothing scores here; set it to "loss"'
         )
+    if options.shard and score is not None and options.metric_for_best_model == "score":
+        raise SprachbundError(
+            'training.metric_for_best_model is "score", for which a process needs all weights; set it to "loss", or '
+            "leave training.shard out"
+        )
     keep_freed_memory()
-    with joined_processes():
+    with joined_processes(), _sigterm() as is_asked_to_end:
+        _refuse_different_runs(options, corpus)
         run = _Run(model, corpus, options, directory, dev, report)
         run.score = score if options.metric_for_best_model == "score" else None
+        run.is_asked_to_end = is_asked_to_end
         run.report_size()
         run.resume()
-        if options.recompute:
-            recompute_layers(model)
+        run.connect()
         run.go_on(min(options.steps, stop_after or options.steps), on_step)
-        keep_layers(model)
         return run.finish()
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM came, in place of ending at once; a thread that is not the main one does not ask."""
+    came: list[int] = []
+    process = os.getpid()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != process:  # one that was forked, to render or to load
+            os._exit(_TERMINATED)
+        came.append(number)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if came:
+        raise SystemExit(_TERMINATED)
+
+
+def _refuse_different_runs(options: TrainingOptions, corpus: TrainingDataset) -> None:
+    """See that all processes have the same versions, options and data."""
+    lengths = hashlib.sha256(corpus.durations_s.tobytes()).hexdigest()
+    installed = versions(("sprachbund", "torch"))
+    refuse_different(
+        {
+            **{f"the version of {name}": version for name, version in installed.items()},
+            "[training]": options.model_dump_json(),
+            "the training data (SHA-256 of all lengths)": lengths[:12],
+        }
+    )
+
+
+_TERMINATED = 128 + signal.SIGTERM
 
 
 class _Run:
@@ -347,19 +416,6 @@ class _Run:
         dev: TrainingDataset | None,
         report: Callable[[str], None],
     ) -> None:
-        partly = model if isinstance(model, PartlyTrained) else None
-        # A branch whose languages are absent from a process's share of a batch has no gradient there, and no more
-        # has an expert that nobody chose.
-        has_unused = partly is not None and partly.has_unused_parameters
-        absent = DistributedDataParallelKwargs(
-            find_unused_parameters=has_unused or is_split(model) or has_experts(model)
-        )
-        self.accelerator = Accelerator(
-            kwargs_handlers=[absent],
-            mixed_precision="no",  # `_LossOf` sees to it: Accelerate holds a process to its first choice
-            cpu=not torch.cuda.is_available(),
-            step_scheduler_with_optimizer=False,
-        )
         self.options, self.directory, self.dev, self.report = options, directory, dev, report
         self.corpus = corpus
         self.plan = BatchingOptions(
@@ -369,18 +425,34 @@ class _Run:
             seed=options.seed,
         )
         freeze_others(model, options.trainable)
-        # Wrappers get the loss; weights, names and states are those of the model itself.
-        self.plain_model, self.loss_of = model, _LossOf(model, options)
-        optimizers = make_optimizers(model, options)
+        untrained = model.untrained if isinstance(model, PartlyTrained) else ()
+        frozen = frozen_names(model)
+        self.digest = digest_of(model, frozen) if is_first_rank() else ""
+        self._in_32_bits = in_16_bits(model) if options.frozen_bf16 else None
+        loss_of = LossOf(model, options)
+        if options.shard:  # while the weights are whole
+            self.footprint = self._measured(
+                model, loss_of, make_optimizers(model, options), torch.device("cpu")
+            )
+        self.plain_model, self.parallel = model, Parallel(loss_of, options)
+        self.model = self.parallel.model
+        self.moved = [name for name in self.model.state_dict() if name not in frozen]
+        self.optimizers: list[Any] = list(make_optimizers(self.model, options))
+        if not options.shard:
+            self.footprint = self._measured(model, loss_of, self.optimizers, self.parallel.device)
         # Frozen behind the optimizers, which skip what has no gradient: their states keep the layout of earlier runs.
-        for part in () if partly is None else partly.untrained:
+        for part in untrained:
             part.requires_grad_(False)
-        self.model = self.accelerator.prepare(self.loss_of)
-        self.optimizers: list[Any] = [self.accelerator.prepare(one) for one in optimizers]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.average = MovingAverage(trained, options.ema) if options.ema else None
         self.best = BestCheckpoints(directory / "best", options.keep_best)
-        self.step = self.epoch = self.batch = 0
+        self.files = ResumeFiles(
+            directory, self.model, self.optimizers, self.moved, is_sharded=self.parallel.is_sharded
+        )
+        self.step = self.epoch = self.batch = self.skipped = 0
         self.evaluations = Evaluations(patience=options.patience)
         self.score: Callable[[Any], float] | None = None
+        self.is_asked_to_end: Callable[[], bool] = lambda: False
         self.meter = Meter(corpus.frames_per_s)
         self._writer: Any = None
 
@@ -389,39 +461,59 @@ class _Run:
         """Whether no evaluation was better for as long as the options allow."""
         return self.evaluations.at_an_end
 
-    def report_size(self) -> None:
-        """Say how many weights are trained, and about how much memory that takes."""
-        accelerator, options = self.accelerator, self.options
-        footprint = measure(
-            self.plain_model,
-            self.loss_of,
+    def _measured(
+        self, model: nn.Module, loss_of: LossOf, optimizers: Sequence[Any], device: torch.device
+    ) -> Footprint | None:
+        return measure(
+            model,
+            loss_of,
             self.corpus,
             self.plan,
-            self.optimizers,
-            device=accelerator.device,
-            num_processes=accelerator.num_processes,
+            optimizers,
+            device=device,
+            num_processes=world_size() * self.options.accumulate,
+            num_shards=world_size() if self.options.shard else 1,
         )
+
+    def report_size(self) -> None:
+        """Say how many weights are trained, and about how much memory that takes."""
+        options = self.options
         for line in (
-            footprint.lines(recompute=options.recompute, batch_s=options.batch_s) if footprint else ()
+            self.footprint.lines(recompute=options.recompute, batch_s=options.batch_s)
+            if self.footprint
+            else ()
         ):
             self._say(line)
 
     def resume(self) -> None:
         """Take up the state in the directory, if there is one."""
-        if state := load_resume(self.directory):
-            self.plain_model.load_state_dict(state["model"])
-            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(kept)
+        [digest] = {one for one in of_all_ranks(self.digest) if one} or {""}
+        if state := self.files.load(self.average):
+            if state.get("frozen", digest) != digest:
+                raise SprachbundError(
+                    f"the weights that are not trained are not those that the run in {self.directory} began with; "
+                    "start from the same model, or choose another folder"
+                )
             self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+            self.skipped = state.get("skipped", 0)
             self.evaluations.load(state)
             self._say(f"resumed at step {self.step}")
+
+    def connect(self) -> None:
+        """Make the model ready for its first step."""
+        if self.options.recompute:
+            recompute_layers(self.model)
+        if self.options.compile:
+            for layer in layers_of(self.model):
+                layer.compile(dynamic=True)
+        self.parallel.connect()
 
     def go_on(self, until: int, on_step: Callable[[int, int], None]) -> None:
         """Train until a step, an epoch after the other, or until patience is at its end."""
         on_step(self.step, until)
         while self.step < until and not self.out_of_patience:
-            for batch in self._batches():
-                self._train_step(batch)
+            for parts in self._batches():
+                self._train_step(parts)
                 on_step(self.step, until)
                 self._housekeeping(until)
                 if self.step == until or self.out_of_patience:
@@ -430,14 +522,23 @@ class _Run:
 
     def finish(self) -> nn.Module:
         """Average the best checkpoints into the model when the run is over."""
+        keep_layers(self.model)
+        self.files.finish()
+        if self.average is not None:
+            self.average.exchange()
+        self.parallel.give_back()
+        if self._in_32_bits is not None:
+            self._in_32_bits()
         model = self.plain_model
-        self.accelerator.wait_for_everyone()
-        best = BestCheckpoints(self.best.directory, self.best.keep)  # the main process wrote them
+        wait_for_all_ranks()
+        best = BestCheckpoints(self.best.directory, self.best.keep)  # the first process wrote them
         if self.step < self.options.steps and not self.out_of_patience:
             return model
         if best.losses:
-            model.load_state_dict(best.average())
-        if self.accelerator.is_main_process:
+            state = model.state_dict()
+            for name, mean in best.average():
+                state[name].copy_(mean)
+        if is_first_rank():
             convergence = self._convergence()
             convergence.write(self.directory)
             self._say(str(convergence))
@@ -452,37 +553,72 @@ class _Run:
             evaluations=tuple(self.evaluations.made),
         )
 
-    def _batches(self) -> Iterator[Batch]:
-        began = self.step - self.batch
-        return batches(
+    def _batches(self) -> Iterator[tuple[Batch, ...]]:
+        """This process's share of each batch, in as many parts as the options say."""
+        began, each = self.step - self.batch, self.options.accumulate
+        parts = batches(
             self.corpus,
             self.plan,
             self.epoch,
             self.batch,
             num_workers=self.options.num_workers,
-            share=(self.accelerator.process_index, self.accelerator.num_processes),
+            share=(self.parallel.rank, self.parallel.count),
+            parts=each,
             strength=lambda number: self.options.mask_strength(began + number),
         )
+        return zip(*[parts] * each, strict=True)
 
-    def _train_step(self, batch: Batch) -> None:
-        options = self.options
+    def _train_step(self, parts: Sequence[Batch]) -> None:
+        options, parallel = self.options, self.parallel
         self.model.train()
-        # Dropout too is a function of the step, so nothing about random numbers needs to be saved.
-        torch.manual_seed((options.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
         rate = options.rate(self.step)
         set_rates(self.optimizers, rate)
-        loss = self.model(batch.to(self.accelerator.device))
-        tokens = torch.tensor(float(loss.num_tokens), device=self.accelerator.device)
-        all_tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)
+        if len(parts) > 1 and any(part.sides is not None for part in parts):
+            raise SprachbundError(
+                "training.accumulate is above 1, and batches mix data whose losses are weighed against each other; set "
+                "training.accumulate to 1"
+            )
+        losses: list[Loss] = []
+        for number, part in enumerate(parts):
+            # Dropout too is a function of the step, so nothing about random numbers needs to be saved.
+            seed = (options.seed * 1_000_003 + self.step) * 64 + parallel.rank * len(parts) + number
+            torch.manual_seed(seed)
+            loss, exchanging = parallel.loss(part.to(parallel.device), exchange=number == len(parts) - 1)
+            with exchanging:
+                (loss.total * part.weight).backward()
+            losses.append(loss)
+        tokens, asked = parallel.sums(sum(loss.num_tokens for loss in losses), self.is_asked_to_end())
         # Processes' gradients are averaged; sums over the whole batch are wanted.
-        weight = batch.weight * self.accelerator.num_processes
-        self.accelerator.backward(loss.total * weight / all_tokens)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+        parallel.scale_gradients(parallel.count / max(1.0, tokens))
+        norm = parallel.clip(options.clip_norm)
+        if math.isfinite(norm):
+            self.skipped = 0
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if self.average is not None:
+                self.average.update()
+            for part, loss in zip(parts, losses, strict=True):
+                self.meter.add(part, loss)
+        else:
+            self.skipped += 1
         for optimizer in self.optimizers:
-            optimizer.step()
             optimizer.zero_grad()
         self.step, self.batch = self.step + 1, self.batch + 1
-        self.meter.add(batch, loss, float(norm or 0.0), rate)
+        self.meter.step(norm, rate)
+        if self.skipped > options.max_skipped:
+            raise SprachbundError(
+                f"the gradient was not finite in {self.skipped} steps in a row, up to step {self.step}; lower "
+                "training.learning_rate, or look for damaged utterances"
+            )
+        if asked:
+            self._end_early()
+
+    def _end_early(self) -> None:
+        """Save the state and end the process, as SIGTERM asked."""
+        self._save()
+        self.files.finish()
+        self._say(f"ended by SIGTERM at step {self.step}, saved; the same command goes on from there")
+        raise SystemExit(_TERMINATED)
 
     def _housekeeping(self, until: int) -> None:
         options, step = self.options, self.step
@@ -490,10 +626,10 @@ class _Run:
             self._log(self.meter.progress(step, options.steps, self.epoch))
         evaluated = self.dev is not None or self.score is not None
         if evaluated and (step % options.evaluate_every == 0 or step == options.steps):
-            self._record_evaluation(self.dev_loss() if self.score is None else self._dev_score(self.score))
+            self._evaluate()
         last = step == until or self.out_of_patience
-        if (step % options.save_every == 0 or last) and self.accelerator.is_main_process:
-            save_resume(self.directory, self._state())
+        if step % options.save_every == 0 or last:
+            self._save()
 
     def _record_evaluation(self, value: float) -> None:
         """Keep the weights if they are among the best; count how long none was better."""
@@ -501,10 +637,15 @@ class _Run:
         epoch = self.epoch + self.batch / batches_of_epoch
         self.evaluations.add(Evaluation(step=self.step, epoch=epoch, value=value))
         metric = self.options.metric_for_best_model
-        if self.accelerator.is_main_process:
-            kept = self.best.offer(self.step, value, self.plain_model.state_dict())
-            self._say(f"step {self.step} dev {metric} {value:.4f}{' (kept)' if kept else ''}")
-            self._scalar(f"dev/{metric}", value)
+        if kept := self.best.accepts(value):
+            # Every process has to hand its share of each tensor over; the first one holds them all.
+            whole = {
+                name: value.detach().cpu() if is_first_rank() else value.new_empty(0)
+                for name, value in self.parallel.whole(self.moved)
+            }
+            self.best.offer(self.step, value, whole)
+        self._say(f"step {self.step} dev {metric} {value:.4f}{' (kept)' if kept else ''}")
+        self._scalar(f"dev/{metric}", value)
         best = self.evaluations.best
         if self.out_of_patience and best is not None:
             self._say(
@@ -512,38 +653,47 @@ class _Run:
                 f"than {best.value:.4f} at step {best.step}, epoch {best.epoch:.1f}"
             )
 
+    def _evaluate(self) -> None:
+        """Measure the model as it would be kept, and record it."""
+        if self.average is not None:
+            self.average.exchange()
+        self._record_evaluation(self.dev_loss() if self.score is None else self._dev_score(self.score))
+        if self.average is not None:
+            self.average.exchange()
+
     @torch.no_grad()
     def _dev_score(self, score: Callable[[Any], float]) -> float:
         """What the recipe measures of the model as it stands."""
-        self.plain_model.eval()
-        return self._agreed(score(self.plain_model))
-
-    def _agreed(self, value: float) -> float:
-        """All processes have to stop at the same step, so all have to see the same number."""
-        mean = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
-        return float(self.accelerator.reduce(mean, reduction="mean"))
+        self.model.eval()
+        # All processes have to stop at the same step, so all have to see the same number.
+        [total] = self.parallel.sums(score(self.model))
+        return total / self.parallel.count
 
     @torch.no_grad()
     def dev_loss(self) -> float:
-        """Cross-entropy per target token over the dev data."""
+        """Cross-entropy per target token over the dev data, of which every process takes its share."""
         assert self.dev is not None
-        self.plain_model.eval()
+        self.model.eval()
         total = tokens = 0.0
-        for batch in batches(self.dev, self.plan, 0, num_workers=0):
-            loss = self.loss_of(batch.to(self.accelerator.device))
-            total += float(loss.attention)
-            tokens += loss.num_tokens
-        return self._agreed(total / max(tokens, 1))
+        share = (self.parallel.rank, self.parallel.count)
+        for batch in batches(self.dev, self.plan, 0, num_workers=0, share=share):
+            loss = self.parallel.loss_of(batch.to(self.parallel.device))
+            if not batch.is_placeholder:
+                total += float(loss.attention)
+                tokens += loss.num_tokens
+        total, tokens = self.parallel.sums(total, tokens)
+        return total / max(tokens, 1)
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.plain_model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+    def _save(self) -> None:
+        state = {
+            "frozen": self.digest,
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
+            "skipped": self.skipped,
             **self.evaluations.state(),
         }
+        self.files.save(state, self.average)
 
     def _log(self, progress: Progress) -> None:
         self._say(str(progress))
@@ -561,11 +711,11 @@ class _Run:
             self._scalar(f"train/{name}", value)
 
     def _say(self, line: str) -> None:
-        if self.accelerator.is_main_process:
+        if is_first_rank():
             self.report(line)
 
     def _scalar(self, name: str, value: float) -> None:
-        if not self.accelerator.is_main_process:
+        if not is_first_rank():
             return
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -573,17 +723,3 @@ class _Run:
             self._writer = SummaryWriter(str(self.directory / "tensorboard"))
         self._writer.add_scalar(name, value, self.step)
         self._writer.flush()
-
-
-class _LossOf(nn.Module):
-    """A family's loss, in the precision of the options, as the `forward` that wrappers for several processes watch."""
-
-    def __init__(self, model: Any, options: TrainingOptions) -> None:
-        super().__init__()
-        self.model = model
-        self.in_bf16 = options.precision == "bf16"
-
-    def forward(self, batch: Batch) -> Any:
-        """`Loss` of a batch."""
-        with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.in_bf16):
-            return self.model.loss(batch)

@@ -226,6 +226,7 @@ def measure(
     *,
     device: torch.device,
     num_processes: int = 1,
+    num_shards: int = 1,
     epoch: int = 0,
 ) -> Footprint | None:
     """Measure on one and on two utterances of the epoch's largest batch; None when the epoch is empty.
@@ -239,7 +240,8 @@ def measure(
         plan: how batches are made.
         optimizers: of the model.
         device: that the run trains on.
-        num_processes: that share every batch.
+        num_processes: parts that every batch is made in, by all processes together.
+        num_shards: processes that share the weights, the gradients and the moments.
         epoch: whose largest batch is taken.
     """
     if not (batches := corpus.plan(plan, epoch)):
@@ -260,9 +262,10 @@ def measure(
     return Footprint(
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_trained=sum(p.numel() for p in trained),
-        weights=sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())),
-        gradients=sum(p.numel() * p.element_size() for p in trained),
-        moments=sum(map(_moments, optimizers)),
+        weights=sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+        // num_shards,
+        gradients=sum(p.numel() * p.element_size() for p in trained) // num_shards,
+        moments=sum(map(_moments, optimizers)) // num_shards,
         activations=_line(one.total, both.total, count),
         recomputed=_line(one.recomputed, both.recomputed, count),
         batch=count,
@@ -285,11 +288,8 @@ def _line(one: int, two: int, count: int) -> int:
 
 def _moments(optimizer: Any) -> int:
     """AdamW keeps two moments of every weight, Muon one."""
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    plain = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
-    each = 2 if isinstance(plain, AdamW) else 1
-    moved = (p for group in plain.param_groups for p in group["params"] if p.requires_grad)
+    each = 2 if isinstance(optimizer, AdamW) else 1
+    moved = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
     return each * _FP32 * sum(p.numel() for p in moved)
 
 

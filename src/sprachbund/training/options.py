@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.devices import check_device_name
 from sprachbund.util.files import read_toml
 from sprachbund.util.options import Option, Range, check, renamed
 
@@ -44,10 +45,19 @@ class TrainingOptions(Strict):
             to none; 0 keeps them, 1 fades from the first step.
         weight_decay: of AdamW (arXiv 1711.05101), on matrices only.
         clip_norm: gradients are scaled down to this norm.
+        ema: decay of an exponential moving average of the trained weights, which is evaluated and kept in their place;
+            0 for none.
         precision: bf16 is mixed precision on fp32 weights.
+        frozen_bf16: keep the linear and convolutional weights that are not trained in 16 bits; what is trained stays
+            in 32. It needs precision bf16, and the model is saved with these weights rounded.
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
             memory, about a third more time.
+        compile: compile each layer with torch.compile; the first steps take minutes.
+        shard: share weights, gradients and moments out over the processes (FSDP2, arXiv 2304.11277); checkpoints are
+            written by all of them, while the training goes on.
         batch_s: padded seconds of speech in a batch, over all processes.
+        accumulate: parts that a process makes of its share of a batch, one after the other, so that activations of one
+            part are held at a time; the step is the same.
         max_utterances: most utterances in a batch.
         max_duration_s: longer utterances are left out.
         num_workers: processes that make batches.
@@ -57,6 +67,8 @@ class TrainingOptions(Strict):
         metric_for_best_model: ranks checkpoints and ends the patience: the "loss" on the dev data, or a "score" of
             which less is better, such as its word error rate, that the recipe measures.
         keep_best: the best checkpoints, which are kept and averaged at the end.
+        max_skipped: steps in a row whose gradient is not finite; each is skipped and counted, and one more ends the
+            run.
         trainable: patterns of the names of the parameters that are trained, `*` for anything; all if none.
         rates: pattern to the highest rate of the parameters it matches, in place of `learning_rate`; of several that
             match, the first counts. Warm-up and decay are those of the run.
@@ -76,9 +88,14 @@ class TrainingOptions(Strict):
     mask_fade_share: float = Field(default=0.0, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["no", "bf16"] = "bf16"
+    frozen_bf16: bool = False
     recompute: bool = False
+    compile: bool = False
+    shard: bool = False
     batch_s: float = Field(default=160.0, gt=0)
+    accumulate: int = Field(default=1, ge=1)
     max_utterances: int = Field(default=128, ge=1)
     max_duration_s: float = Field(default=20.0, gt=0)
     num_workers: int = Field(default=1, ge=0)
@@ -87,6 +104,7 @@ class TrainingOptions(Strict):
     save_every: int = Field(default=500, ge=1)
     metric_for_best_model: Literal["loss", "score"] = "loss"
     keep_best: int = Field(default=3, ge=0)
+    max_skipped: int = Field(default=10, ge=0)
     trainable: tuple[str, ...] = ()
     rates: dict[str, PositiveFloat] = {}
     patience: int = Field(default=0, ge=0)
@@ -105,6 +123,10 @@ class TrainingOptions(Strict):
             )
         if self.final_rate > self.learning_rate:
             raise ValueError(f"final_rate {self.final_rate:g} is above learning_rate {self.learning_rate:g}")
+        if self.frozen_bf16 and self.precision != "bf16":
+            raise ValueError(
+                'frozen_bf16 needs precision = "bf16", in which products are computed with such weights'
+            )
         if self.decay == "inverse_sqrt" and self.final_share:
             raise ValueError(
                 f"with decay inverse_sqrt the rate never arrives, so there is no final_share ({self.final_share:g}); "
@@ -140,14 +162,21 @@ class RunOptions:
         overrides: change a value of the recipe; may be repeated.
         stop_after: stop, resumable, after so many steps in all.
         threads: threads to compute with.
+        device: trains the model: cpu, cuda, cuda:1 for the second GPU, or mps; the first GPU, or the CPU where there
+            is none, if not given.
+        accept_changes: go on with a run whose recipe was another one.
     """
 
     overrides: Annotated[tuple[str, ...], Option("--set", metavar="A.B=VALUE", commas=False)] = ()
     stop_after: Annotated[int | None, Range(1), Option("--stop-after", metavar="N")] = None
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
+    device: Annotated[str | None, Option("--device", metavar="NAME")] = None
+    accept_changes: Annotated[bool, Option("--accept-changes")] = False
 
     def __post_init__(self) -> None:
         check(self)
+        if self.device is not None:
+            check_device_name(self.device)
 
 
 # Recipes: a TOML file with overrides (`--set a.b=c`), checked whole before any work.

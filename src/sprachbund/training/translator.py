@@ -39,6 +39,7 @@ from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.loop import train
@@ -52,7 +53,6 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.files import write_text
 from sprachbund.util.jobs import nothing
 
 # The recipe.
@@ -570,6 +570,7 @@ def run(
     report: Callable[[str], None] = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
+    accept_changes: bool = False,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -580,9 +581,10 @@ def run(
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
+        accept_changes: go on with a run whose recipe was another one.
     """
     with joined_processes():
-        return _run(recipe, directory, score, on_first_rank(report), stop_after, on_step)
+        return _run(recipe, directory, score, on_first_rank(report), stop_after, on_step, accept_changes)
 
 
 def _run(
@@ -592,11 +594,10 @@ def _run(
     report: Callable[[str], None],
     stop_after: int | None,
     on_step: Callable[[int, int], None],
+    accept_changes: bool,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
-    if is_first_rank():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    claim_folder(directory, recipe, accept_changes=accept_changes)
     with first_rank_first():  # which renders live data and fits tokenizers
         parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
         prepared = prepare_model(recipe, directory, [source.at() for source, _ in parts])

@@ -18,6 +18,7 @@ from sprachbund.models.tokens.directory import Units
 from sprachbund.models.tokens.mbart import TokenMbart
 from sprachbund.models.tokens.reader import make
 from sprachbund.models.weights import Bits
+from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.loop import train
 from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.translator import CardRecipe
@@ -38,7 +39,6 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.files import write_text
 from sprachbund.util.jobs import nothing
 
 Report = Callable[[str], None]
@@ -116,6 +116,7 @@ def run(
     report: Report = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
+    accept_changes: bool = False,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -125,6 +126,7 @@ def run(
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
+        accept_changes: go on with a run whose recipe was another one.
 
     Raises:
         SprachbundError: units of another k-means or sampling rate, utterances without units, parallel text of unequal
@@ -136,7 +138,7 @@ def run(
         other = "start" if recipe.start is not None else "[model]"
         raise SprachbundError(f"shape and weights are those of mbart ({recipe.mbart}); leave out {other}")
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after, on_step)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes)
 
 
 def _run(
@@ -145,11 +147,10 @@ def _run(
     report: Report,
     stop_after: int | None,
     on_step: Callable[[int, int], None],
+    accept_changes: bool,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
-    if is_first_rank():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "recipe.json", recipe.model_dump_json(indent=1) + "\n")
+    claim_folder(directory, recipe, accept_changes=accept_changes)
     with first_rank_first():  # which makes the units of an mBART
         units, model = _made(recipe, directory, report)
     corpus, dev, training = _supplies(recipe, units, model, report)

@@ -1,0 +1,269 @@
+"""Two processes: shares of the weights, checkpoints of them, an average of the weights, errors, signals, no numbers."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.training.checkpoint import RESUME_FILE, SHARES, SHARES_FILE, load_resume
+from sprachbund.training.loop import train
+from sprachbund.util import distributed
+from tests.training import made
+from tests.training.ranks import fork_ranks
+
+pytestmark = pytest.mark.slow
+STEPS = 6
+PLAIN: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
+OPTIONS: dict[str, Any] = {
+    "ema": 0.5,
+    "evaluate_every": 2,
+    "keep_best": 2,
+    "log_every": 1,
+    "save_every": 3,
+    "max_utterances": 5,
+    "weight_decay": 0.0,
+}
+SHARED: dict[str, Any] = {**OPTIONS, "shard": True, "recompute": True, "accumulate": 2}
+
+
+def run(root: Path, out: Path, steps: int = STEPS, **options: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights after so many steps of a run of six, and what it reported."""
+    lines: list[str] = []
+    stop_after, data = steps, made.make_training_data(root / "data", **PLAIN)
+    chosen = made.options(STEPS, **options)
+    model = train(made.make_model(), data, chosen, out, dev=data, report=lines.append, stop_after=stop_after)
+    return {name: value.clone() for name, value in model.state_dict().items()}, lines
+
+
+def shares(root: Path, out: Path) -> None:
+    """Half a run, from which one process goes on later, and the other half."""
+    run(root, out / "run", STEPS // 2, **SHARED)
+    if distributed.is_first_rank():
+        shutil.copytree(out / "run", out / "half")
+    distributed.wait_for_all_ranks()
+    found = run(root, out / "run", **SHARED)
+    if distributed.is_first_rank():
+        torch.save(found, out / "found.pt")
+
+
+def of_one_process(root: Path, out: Path) -> None:
+    """Goes on, with shares of the weights, from what one process without them has left."""
+    found = run(root, root / "file", **{**SHARED, "optimizer": "muon"})
+    if distributed.is_first_rank():
+        torch.save(found, out / "found.pt")
+
+
+class WithoutNumbers:
+    """A corpus whose features are no numbers, in one process, from a batch of the second epoch on."""
+
+    def __init__(self, corpus: Any, last_epoch: int) -> None:
+        self._corpus, self._last = corpus, last_epoch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._corpus, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        example = self._corpus[key]
+        if distributed.rank() == 1 and 1 <= key[0] <= self._last:
+            example.features[:] = float("nan")
+        return example
+
+
+def no_numbers(root: Path, out: Path) -> None:
+    lines: list[str] = []
+    data: Any = WithoutNumbers(made.make_training_data(root / "data"), 1)
+    model = train(made.make_model(), data, made.options(12, log_every=1), out / "some", report=lines.append)
+    state = {name: bool(value.isfinite().all()) for name, value in model.state_dict().items()}
+    if distributed.is_first_rank():
+        torch.save((lines, state), out / "found.pt")
+    data = WithoutNumbers(made.make_training_data(root / "data"), 99)
+    train(made.make_model(), data, made.options(99, max_skipped=2), out / "all", report=lines.append)
+
+
+def ended_by_a_signal(root: Path, out: Path) -> None:
+    """One of the processes gets SIGTERM during the third step."""
+
+    def on_step(done: int, total: int) -> None:
+        if done == 2 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    data = made.make_training_data(root / "data")
+    try:
+        train(
+            made.make_model(),
+            data,
+            made.options(99, save_every=50),
+            out / "run",
+            on_step=on_step,
+            report=lambda line: None,
+        )
+    except SystemExit as ended:
+        (out / f"status.{distributed.rank()}").write_text(str(ended.code))
+
+
+def one_hangs(root: Path, out: Path) -> None:
+    """One process fails while the other is in no exchange."""
+    distributed._GRACE_S = 0.2
+    sys.stderr = (out / f"stderr.{os.environ['RANK']}").open("w")
+
+    def on_step(done: int, total: int) -> None:
+        if done == 1 and distributed.rank() == 1:
+            raise SprachbundError("the third disk is full")
+        if done == 1:
+            time.sleep(600)
+
+    data = made.make_training_data(root / "data")
+    train(made.make_model(), data, made.options(9), out / "run", on_step=on_step, report=lambda line: None)
+
+
+def different(root: Path, out: Path) -> None:
+    data = made.make_training_data(root / "data")
+    steps = 9 + int(os.environ["RANK"])
+    train(made.make_model(), data, made.options(steps), out / "run", report=lambda line: None)
+
+
+CASES: dict[str, Callable[[Path, Path], None]] = {
+    "shares": shares,
+    "of one process": of_one_process,
+    "no numbers": no_numbers,
+    "signal": ended_by_a_signal,
+    "one hangs": one_hangs,
+    "different": different,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case in `root`/NAME/2, with the exit codes in codes.pt; all side by side."""
+    directory = tmp_path_factory.mktemp("parallel")
+    made.make_corpus(directory / "data", 12)
+    run(directory, directory / "file", STEPS // 2, **{**OPTIONS, "optimizer": "muon"})
+    for name, case in CASES.items():
+
+        def work(rank: int, count: int, name: str = name, case: Callable[[Path, Path], None] = case) -> None:
+            case(directory, directory / name / "2")
+
+        codes = fork_ranks([2], work, directory / name)
+        torch.save([*codes.values()], directory / name / "codes.pt")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def plain(root: Path) -> dict[str, tuple[dict[str, Tensor], list[str]]]:
+    """Of one process, by optimizer."""
+    return {name: run(root, root / f"plain-{name}", **OPTIONS, optimizer=name) for name in ("adamw", "muon")}
+
+
+def codes(root: Path, name: str) -> list[int]:
+    return list(torch.load(root / name / "codes.pt"))
+
+
+def failures(root: Path, name: str) -> list[str]:
+    paths = [root / name / "2" / f"failure.{rank}.txt" for rank in (0, 1)]
+    return [path.read_text().strip().splitlines()[-1] if path.exists() else "" for path in paths]
+
+
+def assert_alike(
+    one: tuple[dict[str, Tensor], list[str]],
+    other: tuple[dict[str, Tensor], list[str]],
+    *,
+    muon: bool = False,
+) -> None:
+    """Weights differ by a small part of how far they moved; Muon orthogonalizes in 16 bits, of a precision of 4e-3."""
+    start, moved, apart = made.make_model().state_dict(), 0.0, 0.0
+    for name, value in one[0].items():
+        moved += float((value - start[name]).square().sum())
+        apart += float((other[0][name] - value).square().sum())
+    assert 0 < apart < (0.05 if muon else 0.01) ** 2 * moved
+    losses = [
+        [float(line.split("dev loss ")[1].split()[0]) for line in lines if "dev loss" in line]
+        for lines in (one[1], other[1])
+    ]
+    assert losses[0][-len(losses[1]) :] == pytest.approx(losses[1], abs=1e-2 if muon else 1e-3)
+
+
+def test_shares_of_the_weights_train_as_one_process(root: Path, plain: Any) -> None:
+    assert codes(root, "shares") == [0, 0], failures(root, "shares")
+    assert_alike(plain["adamw"], torch.load(root / "shares" / "2" / "found.pt"))
+    left = {path.name for path in (root / "shares" / "2" / "run").iterdir()}
+    assert {SHARES, SHARES_FILE} <= left
+    assert RESUME_FILE not in left
+    assert len([*(root / "shares" / "2" / "run" / SHARES).iterdir()]) == 1
+
+
+def test_a_checkpoint_of_shares_is_read_by_one_process(root: Path, plain: Any, tmp_path: Path) -> None:
+    shutil.copytree(root / "shares" / "2" / "half", tmp_path / "run")
+    found = run(root, tmp_path / "run", **OPTIONS)
+    assert f"resumed at step {STEPS // 2}" in found[1]
+    assert_alike(plain["adamw"], found)
+    assert not (tmp_path / "run" / SHARES).exists()
+
+
+def test_shares_go_on_from_the_file_of_one_process(root: Path, plain: Any) -> None:
+    assert codes(root, "of one process") == [0, 0], failures(root, "of one process")
+    found = torch.load(root / "of one process" / "2" / "found.pt")
+    assert f"resumed at step {STEPS // 2}" in found[1]
+    assert_alike(plain["muon"], found, muon=True)
+
+
+def test_the_average_of_the_weights_is_that_of_torch(root: Path, tmp_path: Path) -> None:
+    """Without evaluations the average itself is returned."""
+    data, model, averages = made.make_training_data(root / "data"), made.make_model(), []
+    chosen = made.options(4, ema=0.7)
+
+    def on_step(done: int, total: int) -> None:
+        if done == 0:
+            averages.append(
+                torch.optim.swa_utils.AveragedModel(
+                    model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.7)
+                )
+            )
+            averages[0].update_parameters(model)  # the first time, it copies
+        else:
+            averages[0].update_parameters(model)
+
+    train(model, data, chosen, tmp_path, on_step=on_step, report=lambda line: None)
+    for name, wanted in averages[0].module.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), wanted)
+
+
+def test_steps_without_numbers_are_skipped_and_too_many_end_the_run(root: Path) -> None:
+    assert codes(root, "no numbers") == [1, 1]
+    assert all(
+        "the gradient was not finite in 3 steps in a row" in line for line in failures(root, "no numbers")
+    )
+    lines, is_finite = torch.load(root / "no numbers" / "2" / "found.pt")
+    assert all(is_finite.values())
+    of_epoch = [[line for line in lines if f" epoch {n} " in line] for n in (0, 1, 2)]
+    assert of_epoch[1]
+    assert all("| skipped 1 |" in line for line in of_epoch[1])
+    assert not any("skipped" in line or "nan" in line for line in (*of_epoch[0], *of_epoch[2]))
+
+
+def test_sigterm_to_one_process_saves_and_ends_all(root: Path) -> None:
+    assert codes(root, "signal") == [0, 0], failures(root, "signal")
+    out = root / "signal" / "2"
+    assert [(out / f"status.{rank}").read_text() for rank in (0, 1)] == ["143", "143"]
+    state = load_resume(out / "run")
+    assert state is not None
+    assert state["step"] == 3
+
+
+def test_a_process_in_no_exchange_ends_with_the_message_of_the_one_that_failed(root: Path) -> None:
+    assert codes(root, "one hangs") == [1, 1]
+    said = (root / "one hangs" / "2" / "stderr.0").read_text()
+    assert "process 1 of 2 failed: the third disk is full" in said
+
+
+def test_processes_with_different_options_are_refused(root: Path) -> None:
+    assert codes(root, "different") == [1, 1]
+    assert any("[training] differs between processes" in line for line in failures(root, "different"))
