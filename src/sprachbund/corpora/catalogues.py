@@ -20,6 +20,7 @@ import re
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -213,9 +214,11 @@ def _messages(content: bytes) -> dict[str, str]:
     """English to translation; what is marked as doubtful, and what has plural forms, is left out."""
     from babel.messages.pofile import read_po
 
+    with redirect_stdout(io.StringIO()):  # where it prints what it finds odd
+        catalogue = read_po(io.BytesIO(content))
     return {
         message.id: message.string
-        for message in read_po(io.BytesIO(content))
+        for message in catalogue
         if isinstance(message.id, str)
         and isinstance(message.string, str)
         and message.id
