@@ -173,6 +173,24 @@ class RunOptions:
         check(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """The cluster that a recipe is checked for.
+
+    Attributes:
+        check: print what memory the run needs on each GPU, and which strategy fits; train nothing.
+        gpus: GPUs of all machines together.
+        gpu_memory_gib: memory of each GPU.
+    """
+
+    check: Annotated[bool, Option("--check")] = False
+    gpus: Annotated[int, Range(1), Option("--gpus", metavar="N")] = 1
+    gpu_memory_gib: Annotated[float, Range(0.001), Option("--gpu-memory", metavar="GIB")] = 80.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 # Recipes: a TOML file with overrides (`--set a.b=c`), checked whole before any work.
 
 Recipe = TypeVar("Recipe", bound=BaseModel)

@@ -80,7 +80,7 @@ class Parallel:
                 "one by one: leave training.shard out; training.frozen_bf16 and training.recompute save memory, too"
             )
         self._has_unused = _has_unused_parameters(loss_of.model)
-        self.loss_of = _sharded(loss_of, options) if self.is_sharded else loss_of.to(self.device)
+        self.loss_of = _sharded(loss_of) if self.is_sharded else loss_of.to(self.device)
         self._call: Any = self.loss_of
 
     @property
@@ -96,6 +96,7 @@ class Parallel:
                 self.loss_of,
                 device_ids=[self.device] if on_gpu else None,
                 find_unused_parameters=self._has_unused,
+                gradient_as_bucket_view=True,  # or every gradient would be held twice
             )
 
     def loss(self, batch: Batch, *, exchange: bool) -> tuple[Loss, AbstractContextManager[None]]:
@@ -174,7 +175,7 @@ def _has_unused_parameters(model: Any) -> bool:
     return partly or is_split(model) or has_experts(model)
 
 
-def _sharded(loss_of: LossOf, options: TrainingOptions) -> LossOf:
+def _sharded(loss_of: LossOf) -> LossOf:
     """A twin of the module, whose weights are shared out, layer by layer; the plain module keeps none.
 
     `fully_shard` cannot be undone, and others hold on to the plain module. The weights are moved to the device a layer
@@ -182,19 +183,18 @@ def _sharded(loss_of: LossOf, options: TrainingOptions) -> LossOf:
     """
     own: list[Tensor] = [*loss_of.parameters(), *loss_of.buffers()]
     twin = copy.deepcopy(loss_of, {id(tensor): tensor for tensor in own})
-    in_bf16 = options.precision == "bf16"
     twin.uses_all = _has_unused_parameters(twin.model)
-    # Layers travel in 16 bits, as autocast computes in them; gradients are summed up in 32.
-    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+    # Autocast chooses the precision of each operation, as with copies of the weights. Norms want theirs in 32 bits, so
+    # what is trained travels in 32, too; weights that `in_16_bits` has rounded travel in 16.
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     for layer in layers_of(twin.model):
         for name, module in layer.named_modules():
             if name.endswith(("cross_attention.key", "cross_attention.value")):
-                fully_shard(module, mp_policy=half if in_bf16 else whole)  # which run before the layer does
+                fully_shard(module, mp_policy=policy)  # which run before the layer does
         if twin.uses_all:
             layer.register_forward_hook(_use_all_weights)
-        fully_shard(layer, mp_policy=half if in_bf16 else whole)
-    fully_shard(twin, mp_policy=whole)
+        fully_shard(layer, mp_policy=policy)
+    fully_shard(twin, mp_policy=policy)
     for parameter in loss_of.parameters():
         parameter.data = parameter.new_empty(0)
     return twin
