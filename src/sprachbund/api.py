@@ -27,6 +27,7 @@ from sprachbund.models.io import locate
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import Listener
 from sprachbund.streaming.options import LiveOptions
+from sprachbund.util.devices import CPU
 
 
 class Model:
@@ -200,6 +201,7 @@ def load(
     pool_frames: int = 1,
     engine: EngineChoice = "auto",
     threads: int | None = None,
+    device: str = CPU,
 ) -> Model:
     """Load a model.
 
@@ -220,14 +222,16 @@ def load(
             for CPUs with 8-bit weights, and "native-int4" with 4-bit ones. Texts differ a little between engines; see
             docs/runtime.md. `Model.engine` has the name of the one that computes, and why.
         threads: of the native engine; by default as many as the trial finds fastest.
+        device: computes the model: "cpu", "cuda", "cuda:1" for the second GPU, or "mps". Elsewhere than on a CPU,
+            "auto" is "torch".
 
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here, or the engine asked
-            for cannot run it, or an option that it cannot serve.
+            for cannot run it, or an option that it cannot serve, or a device that is not there.
     """
-    check_choice(engine, threads)
+    check_choice(engine, threads, device)
     directory = locate(path_or_id, offline=offline)
-    family = load_family(directory, then=then, offline=offline)
+    family = load_family(directory, then=then, offline=offline, device=device)
     if real_length:
         use_real_length(family)
     chosen = engine_for(family, engine, threads=threads, directory=directory)

@@ -1,35 +1,160 @@
-"""A recording in the place of a device: the same thread, queue and resampling."""
+"""Microphones: a stand-in for the library, whose devices come and go, and PortAudio itself on a device of ALSA."""
 
+import ctypes.util
 import io
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
-from sprachbund.audio.microphone import Microphone, raw_blocks
+from sprachbund.audio import microphone as module
+from sprachbund.audio.microphone import Microphone, input_devices, raw_blocks
 from sprachbund.errors import SprachbundError
+from tests.audio.standin_sounddevice import installed
 
 
-def test_sound_comes_whole_and_at_the_right_rate(tmp_path):
-    tone = np.sin(2 * np.pi * 440 * np.arange(44_100 * 2) / 44_100).astype(np.float32)
-    soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], 1) * 0.5, 44_100)
-    heard = np.concatenate(list(Microphone(str(tmp_path / "a.wav"), system="wav")))
-    assert len(heard) == pytest.approx(32_000, abs=200)
-    spectrum = np.abs(np.fft.rfft(heard[4000:20000]))
-    assert spectrum.argmax() * 16_000 / 16_000 == pytest.approx(440, abs=2)
+def hz_of(samples: np.ndarray) -> float:
+    """The loudest frequency of the middle second."""
+    middle = samples[4000:20000]
+    return float(np.abs(np.fft.rfft(middle)).argmax() * 16_000 / len(middle))
+
+
+def test_sound_comes_whole_and_at_the_right_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    blocks = list(islice(Microphone(), 30))
+    heard = np.concatenate(blocks)
+    assert heard.dtype == np.float32
+    assert len(heard) == pytest.approx(30 * 1600, abs=800)  # what the resampler still holds
+    assert hz_of(heard) == pytest.approx(440, abs=2)
     assert heard.max() == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_microphone_that_is_stopped_ends(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.zeros(16_000 * 60, np.float32), 16_000)
-    microphone = Microphone(str(tmp_path / "a.wav"), system="wav")
+def test_a_microphone_that_is_stopped_ends_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = installed(monkeypatch)
+    microphone = Microphone("USB")
+    for count, _ in enumerate(microphone):
+        if count == 3:
+            microphone.stop()
+    [stream] = machine.streams
+    assert stream.name == "USB headset"
+    assert stream.closed.is_set()
+
+
+def test_a_device_that_is_unplugged_is_opened_again_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.05)
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    machine = installed(monkeypatch)
+    said: list[str] = []
+    microphone = Microphone("USB headset", report=said.append)
+    start, attempts = machine.module._initialize, 0
+
+    def start_again() -> None:
+        """The device is back at the third attempt."""
+        nonlocal attempts
+        attempts += 1
+        if attempts == 3:
+            machine.plugged.add("USB headset")
+        start()
+
+    machine.module._initialize = start_again
+    sound = iter(microphone)
+    before = [next(sound) for _ in range(5)]
+    machine.plugged.discard("USB headset")
+    after = []
+    while len(machine.streams) == 1 or len(after) < 5:
+        block = next(sound)
+        after += [block] if len(machine.streams) > 1 else []
     microphone.stop()
-    assert sum(len(block) for block in microphone) < 16_000 * 60
+    list(sound)
+    assert attempts == 3
+    assert said == [
+        "the microphone USB headset is gone; listening goes on when it is back",
+        "the microphone is back",
+    ]
+    assert all(np.abs(np.concatenate(part)).max() > 0.4 for part in (before, after))
+    assert all(stream.closed.is_set() for stream in machine.streams)
 
 
-def test_no_microphone_is_an_error_with_a_way_out():
-    with pytest.raises(SprachbundError, match=r"nobody.*--device.*listen -"):
-        Microphone("nobody", system="wav")
+def test_a_microphone_that_stays_away_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.02)
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    machine = installed(monkeypatch, blocks_until_gone=2)
+    microphone = Microphone(report=lambda line: (machine.plugged.clear(), microphone.stop()))  # type: ignore[func-returns-value]
+    assert sum(len(block) for block in microphone) > 0
+
+
+def test_devices_that_record_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    devices = input_devices()
+    assert [(d.number, d.name, d.is_default) for d in devices] == [
+        (0, "Built-in", True),
+        (1, "USB headset", False),
+    ]
+    assert {d.system for d in devices} == {"ALSA"}
+
+
+@pytest.mark.parametrize("name", ["nobody", "17"])
+def test_no_microphone_is_an_error_with_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    installed(monkeypatch)
+    with pytest.raises(SprachbundError, match=rf"{name}.*0 Built-in, 1 USB headset.*--microphone.*listen -"):
+        Microphone(name)
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SprachbundError, match=r"PortAudio.*sudo apt install libportaudio2") as caught:
+        Microphone()
+    assert "\n" not in str(caught.value)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or ctypes.util.find_library("portaudio") is None,
+    reason="no PortAudio on ALSA here",
+)
+def test_portaudio_itself_records_from_a_device_of_alsa(tmp_path: Path) -> None:
+    """ALSA's own device of a file, which gives its sound as fast as it is asked; no sound card is needed."""
+    pytest.importorskip("sounddevice")
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44_100 * 20) / 44_100)
+    np.repeat(tone, 2).astype("<f4").tofile(tmp_path / "tone.raw")  # stereo
+    (tmp_path / "asound.conf").write_text(
+        f"pcm.tone {{ type file\n slave.pcm {{ type null }}\n file /dev/null\n infile {tmp_path / 'tone.raw'}\n"
+        " format raw }\npcm.silence { type null }\npcm.!default { type plug\n slave.pcm tone }\n"
+        "ctl.!default { type hw\n card 0 }\n"  # without a default, PortAudio ends the process
+    )
+    code = (
+        "import sys, numpy\n"
+        "from itertools import islice\n"
+        "from sprachbund.audio.microphone import Microphone, input_devices\n"
+        "print(*(d.name for d in input_devices()))\n"
+        "microphone = Microphone('tone')\n"
+        "sound = iter(microphone)\n"
+        "heard = numpy.concatenate(list(islice(sound, 20)))\n"
+        "sound.close()\n"
+        "heard.tofile(sys.argv[1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "heard")],
+        env={**os.environ, "ALSA_CONFIG_PATH": str(tmp_path / "asound.conf")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert {"tone", "silence"} <= set(done.stdout.split())
+    heard = np.fromfile(tmp_path / "heard", np.float32)
+    assert len(heard) > 24_000
+    assert hz_of(heard) == pytest.approx(440, abs=2)
 
 
 def test_raw_sound_is_whole_whatever_the_pipe_gives():

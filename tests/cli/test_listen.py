@@ -11,7 +11,10 @@ import pytest
 import soundfile
 
 from sprachbund.audio.load import load
+from sprachbund.audio.microphone import Microphone
 from sprachbund.cli import main
+from sprachbund.cli.listen import level_bar
+from tests.audio.standin_sounddevice import installed
 
 RECORDING = Path(__file__).parents[2] / "examples" / "recordings" / "es.flac"
 
@@ -73,16 +76,50 @@ def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
         (["--step", "0"], "--step is 0"),
         (["--to", "Klingon"], "Klingon"),
         (["--fast"], "recordings"),
-        (["x.wav", "--device", "hw:0"], "--device"),
+        (["x.wav", "--microphone", "hw:0"], "--microphone"),
         (["x.wav", "--log", "/nowhere/at/all.jsonl"], "no folder"),
         (["x.wav"], "x.wav does not exist"),
-        (["--device", "nobody-has-this"], "--device"),
+        (["--microphone", "nobody-has-this"], "--microphone"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(arguments, told, capsys):
+def test_what_cannot_be_is_said_in_one_line(arguments, told, capsys, monkeypatch):
+    installed(monkeypatch)
     assert main(["listen", *arguments]) in (1, 2)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sprachbund:")]
     assert told in lines[-1]
+
+
+def test_microphones_are_listed(capsys, monkeypatch):
+    installed(monkeypatch)
+    assert main(["listen", "--microphones"]) == 0
+    table = capsys.readouterr().out
+    assert "Built-in" in table
+    assert "USB headset" in table
+    assert "Loudspeaker" not in table
+    assert main(["listen", "--microphones", "--json"]) == 0
+    assert [device["name"] for device in json.loads(capsys.readouterr().out)] == ["Built-in", "USB headset"]
+
+
+def test_a_microphone_is_listened_to_until_it_is_stopped(capsys, monkeypatch):
+    machine = installed(monkeypatch)
+    opened = Microphone._open
+
+    def open_and_stop_later(self):
+        opened(self)
+        self.stop()
+
+    monkeypatch.setattr(Microphone, "_open", open_and_stop_later)
+    assert main(["listen", "--to", "de", "--policy", "span"]) == 0
+    assert "listening; Ctrl-C ends it" in capsys.readouterr().err
+    assert all(stream.closed.is_set() for stream in machine.streams)
+
+
+def test_the_level_is_a_bar_of_its_decibels():
+    tone = np.sin(np.arange(1600) * 0.3).astype(np.float32)
+    assert level_bar(np.zeros(1600, np.float32)) == "░" * 20 + " -60 dB"
+    assert level_bar(tone) == "█" * 19 + "░" + " -3 dB"
+    assert level_bar(tone / 10).endswith(" -23 dB")
+    assert level_bar(np.zeros(0, np.float32)).endswith(" -60 dB")
 
 
 def test_silence_gives_no_text(tmp_path, capsys):

@@ -68,6 +68,7 @@ COMMANDS = {
         "data make telephone --source tree --out OUT --languages en,es --workers 1 --utterances 5 --heldout 2"
         " --leave-out asterisk-es-allison"
     ],
+    "data make sentences": ["data make sentences --source tree --composed 30 --out OUT"],
     "data make mixed": [
         "data make mixed --out OUT --workers 1 --utterances 4 --heldout 1 --mixed en+de --languages en,de"
     ],
@@ -456,7 +457,8 @@ def test_sources_that_were_never_installed_read_their_pyproject(monkeypatch: pyt
 
 def test_every_import_of_the_package_is_declared() -> None:
     """Whatever any file imports is of the standard library, of the core, of an extra, or brought by one."""
-    undeclared = {"simuleval"}  # its users start it themselves: it imports this package
+    # simuleval's users start it themselves: it imports this package. pico is asked for by name, as festival is.
+    undeclared = {"simuleval", "py_nanotts"}
     known = {package for packages in extras.extras().values() for package in packages}
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -176,11 +176,11 @@ def test_every_field_has_an_option_or_a_reason_to_have_none(kind: type[Any]) -> 
 
 def test_captions_have_no_options_for_the_thresholds_of_the_guard() -> None:
     with_option = [f"guard.{one.name}" for one in declared(GuardOptions) if one.option is not None]
-    assert with_option == ["guard.enabled", *GUARD_THRESHOLDS]
+    assert with_option == ["guard.enabled", *GUARD_THRESHOLDS, "guard.max_out_of_domain"]
     for verb in (translate, transcribe, listen, evaluate):
         for kind, panel in _groups(verb):
             for one in offered_fields(kind, panel, ("",)):
-                assert one.path[-2:-1] != ("guard",) or one.path[-1] == "enabled"
+                assert one.path[-2:-1] != ("guard",) or one.path[-1] in ("enabled", "max_out_of_domain")
 
 
 @pytest.mark.parametrize("recipe", [TranslatorRecipe, UnitTranslatorRecipe, DraftRecipe])

@@ -13,14 +13,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import DecodingEvidence
 from sprachbund.text.identify import LanguageIdentifier
 
-IDENTIFIER = LanguageIdentifier.train(
-    {
-        "en": ["the house is by the river and the weather is good today", "where is the train to the city"]
-        * 5,
-        "de": ["das Haus steht am Fluss und das Wetter ist heute gut", "wo ist der Zug in die Stadt"] * 5,
-        "pt": ["a casa fica junto ao rio e o tempo está bom hoje", "onde está o trem para a cidade"] * 5,
-    }
-)
+IDENTIFIER = LanguageIdentifier(["en", "de", "pt"])
 GOOD = DecodingEvidence(mean_log_probability=-0.2, speech_probability=0.9, no_speech_probability=0.01)
 TEXT, TRANSCRIPT = "wo ist der Zug in die Stadt", "where is the train to the city"
 
@@ -75,9 +68,7 @@ def test_lengths_are_not_compared_without_a_transcript_or_with_itself() -> None:
 def test_a_variety_is_no_other_language() -> None:
     text = "onde está o trem para a cidade"
     assert why(text, target="pt") is None
-    both = LanguageIdentifier.train(
-        {"pt": ["onde está o trem"] * 3, "pt-BR": ["onde está o trem"] * 3, "en": ["where is the train"] * 3}
-    )
+    both = LanguageIdentifier(["en", "pt", "pt-BR"])
     asked = {"source": "en", "transcript": TRANSCRIPT, "duration_s": 3.0, "options": FilterOptions()}
     assert why_dropped(text, GOOD, target="pt-BR", identifier=both, **asked) is None  # type: ignore[arg-type]
 

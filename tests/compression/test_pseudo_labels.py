@@ -32,7 +32,7 @@ from tests.decoding.test_translate import Loudness
 from tests.models.whisper_support import make_directory
 from tests.training import made
 
-IDENTIFIER = LanguageIdentifier.train({"en": ["one two three four"], "de": ["eins zwei drei vier"]})
+IDENTIFIER = LanguageIdentifier(["en", "de"])
 SURE = DecodingEvidence(mean_log_probability=-0.1, speech_probability=1.0)
 GUESS = DecodingEvidence(mean_log_probability=-3.0, speech_probability=1.0)
 

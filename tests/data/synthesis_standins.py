@@ -1,4 +1,4 @@
-"""Programs that stand in for festival and flite: they speak the same protocols and answer with tones.
+"""What stands in for festival, flite and pico: it speaks the same protocols and answers with tones.
 
 Each writes what it was asked to `log.jsonl` beside itself. Words in the text make it misbehave: `crash`, `once`
 (crash the first time only), `hang`, `mute` (no file), `noise` (a file that is no sound), `zeros`.
@@ -7,7 +7,10 @@ Each writes what it was asked to `log.jsonl` beside itself. Words in the text ma
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 _COMMON = """#!{python} -IS
 import array, json, math, os, re, signal, sys, time, wave
@@ -96,3 +99,24 @@ def asked(directory: Path) -> list[dict[str, Any]]:
     """What the programs were asked to say, in order: voice, text as bytes, process id."""
     lines = (directory / "log.jsonl").read_text().splitlines()
     return [{**entry, "text": bytes(entry["text"])} for entry in map(json.loads, lines)]
+
+
+def pico_standin() -> ModuleType:
+    """A package `py_nanotts` whose voices are tones of 400 Hz; the text `mute` has no sound."""
+    module = ModuleType("py_nanotts")
+
+    class NanoTTS:
+        """As the package has it."""
+
+        def speak(self, text: str, voice: str) -> bytes:
+            """16-bit samples at 16 kHz."""
+            assert voice in ("de-DE", "en-GB", "en-US", "es-ES", "fr-FR", "it-IT")
+            silence = np.zeros(8000, "<i2")
+            if text == "mute":
+                return silence.tobytes()
+            times_s = np.arange(800 * len(text)) / 16_000
+            tone = (8000 * np.sin(2 * np.pi * 400 * times_s)).astype("<i2")
+            return np.concatenate([silence, tone, silence]).tobytes()
+
+    module.NanoTTS = NanoTTS  # type: ignore[attr-defined]
+    return module

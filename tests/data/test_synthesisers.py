@@ -6,6 +6,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ import pytest
 from sprachbund.audio.augment import CLEAN
 from sprachbund.cli import main
 from sprachbund.corpora.asterisk.packages import SPEAKERS
-from sprachbund.corpora.editions import Edition, edition, make_edition
+from sprachbund.corpora.editions import Edition, edition, make_edition, make_part
 from sprachbund.corpora.telephone import Telephone, make_telephone
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.synthesis import Split, Voice, draw_voice
+from sprachbund.data.synthesis import NothingSaidError, Split, Voice, draw_voice
 from sprachbund.data.synthesisers import (
     SYNTHESIZERS,
     InstalledVoice,
@@ -25,12 +26,13 @@ from sprachbund.data.synthesisers import (
     check_synthesizers,
     draw_any_voice,
     installed_voices,
+    say,
     speak_as,
     split_of_voice,
 )
 from sprachbund.errors import SprachbundError
 from tests.corpora.asterisk_tree import write_tree
-from tests.data.synthesis_standins import put_standins
+from tests.data.synthesis_standins import pico_standin, put_standins
 from tests.stories.test_telephone import NUMBERS
 
 pytest.importorskip("espeakng_loader")
@@ -44,7 +46,8 @@ SMALL = edition(
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with stand-ins for both programs, and nothing else to be found."""
+    """A folder with stand-ins for the programs, and nothing else to be found; pico has one, too."""
+    monkeypatch.setitem(sys.modules, "py_nanotts", pico_standin())
     directory = tmp_path / "bin"
     directory.mkdir()
     put_standins(directory, "flite", "festival")
@@ -74,15 +77,15 @@ def test_default_draws_nothing_more() -> None:
 def test_synthesisers_that_can_are_drawn_equally_often(programs: Path) -> None:
     rng = random.Random(1)
     for language, expected in (
-        ("en", {"espeak", "festival", "flite"}),
+        ("en", {"espeak", "festival", "flite", "pico"}),
         ("ru", {"espeak", "festival"}),
-        ("de", {"espeak"}),
+        ("de", {"espeak", "pico"}),
     ):
         drawn = Counter(
-            draw_any_voice(language, rng, "train", SYNTHESIZERS).name.split("-")[0] for _ in range(900)
+            draw_any_voice(language, rng, "train", SYNTHESIZERS).name.split("-")[0] for _ in range(1200)
         )
         assert set(drawn) == expected
-        assert min(drawn.values()) > 0.85 * 900 / len(expected)
+        assert min(drawn.values()) > 0.85 * 1200 / len(expected)
 
 
 def test_espeak_stands_in_for_a_language_or_part_without_a_voice(programs: Path) -> None:
@@ -134,6 +137,7 @@ def test_manner_of_speaking_varies(programs: Path) -> None:
         ("kal_diphone", "festival", 200),
         ("cmu_us_slt_arctic_hts", "festival", 300),
         ("kal16", "flite", 250),
+        ("en-US", "pico", 400),
     ],
 )
 def test_sound_is_trimmed_at_16_khz_with_tempo_and_pitch_changed(
@@ -149,6 +153,22 @@ def test_sound_is_trimmed_at_16_khz_with_tempo_and_pitch_changed(
         spectrum = np.abs(np.fft.rfft(samples[1600:-1600] * np.hanning(len(samples) - 3200), 1 << 16))
         assert np.argmax(spectrum) * 16_000 / (1 << 16) == pytest.approx(pitch_hz * ratio, rel=0.03)
         assert np.abs(samples).max() == pytest.approx(8000 / 32768, rel=0.1)
+
+
+def test_voices_of_pico_are_its_languages_and_two_are_held_out(programs: Path) -> None:
+    voices = installed_voices("pico")
+    assert {voice.language for voice in voices} == {"de", "en", "es", "fr", "it"}
+    held_out = {voice.name for voice in voices if split_of_voice(voice) != "train"}
+    assert held_out == {"en-GB", "it-IT"}
+    with pytest.raises(NothingSaidError, match="pico says nothing for 'mute' as 'en-US'"):
+        say("mute", InstalledVoice(program="pico", name="en-US", language="en", coding="utf-8"))
+
+
+def test_pico_that_is_not_installed_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "py_nanotts", None)
+    installed_voices.cache_clear()
+    with pytest.raises(SprachbundError, match="pico is not installed: pip install py-nanotts"):
+        check_synthesizers(("pico",), ("en",))
 
 
 def test_edition_with_others_counts_who_spoke_and_comes_out_the_same_twice(
@@ -188,6 +208,16 @@ def test_shard_is_drawn_again_when_a_program_crashes(
     make_edition(tmp_path / "made", crashing, workers=1)
     assert (programs / "crashed").exists()
     assert len(Manifest(tmp_path / "made/train")) == 3
+
+
+def test_sentence_that_a_voice_cannot_say_is_drawn_again(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = iter(["this is mute", "this is heard", "this is mute", "this is mute", "and this is"])
+    monkeypatch.setattr("sprachbund.corpora.editions.render", lambda meaning, tag, rng: next(texts))
+    one = Edition(name="mute", seed=1, languages=("en",), train_utterances=2, synthesizers=("flite",))
+    make_part(tmp_path / "made", replace(one, no_speech_share=0.0), "train", 2, workers=1)
+    assert [utterance.text for utterance in Manifest(tmp_path / "made")] == ["this is heard", "and this is"]
 
 
 def test_what_cannot_speak_is_an_error_that_says_what_to_do(programs: Path) -> None:

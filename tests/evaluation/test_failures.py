@@ -90,9 +90,23 @@ def test_what_cannot_be_told_is_not_in_a_wrong_language(classifier):
     assert "wrong language" not in classifier.classify(line("12 345 678 901 234", "x" * 12, transcript="x"))
 
 
-def test_languages_beyond_the_phrasebook_are_told_by_the_names_in_cldr(classifier):
-    turkish = line("Monday the third of September", "üç Eylül Pazartesi günü", target="tr", transcript="x")
+def test_languages_beyond_the_phrasebook_are_identified(classifier):
+    said = "Monday is the third of September"
+    turkish = line(said, "Pazartesi günü üç Eylül", target="tr", transcript="x")
     assert classifier.classify(turkish)["wrong language"] is True
+
+
+def test_varieties_of_a_language_are_that_language():
+    classifier = FailureClassifier(["pt-BR", "pt"])
+    text = "a casa fica junto ao rio e o tempo está bom hoje"
+    for target in ("pt", "pt-BR"):
+        assert classifier.classify(line(text, text, target=target, transcript="x"))["wrong language"] is False
+
+
+def test_languages_that_the_identifier_does_not_know_are_not_evaluated():
+    classifier = FailureClassifier(["tlh"])
+    text = "nuqDaq 'oH puchpa''e' nuqDaq 'oH puchpa''e'"
+    assert "wrong language" not in classifier.classify(line(text, text, target="tlh", transcript="x"))
 
 
 def test_scripts_without_spaces_are_compared_by_characters(classifier):

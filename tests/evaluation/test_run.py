@@ -15,7 +15,14 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
 from sprachbund.evaluation.lines import read_lines
-from sprachbund.evaluation.manifest import Number, differences, read_manifest
+from sprachbund.evaluation.manifest import (
+    FORMER_IDENTIFIER,
+    FailureRate,
+    Number,
+    ResultManifest,
+    differences,
+    read_manifest,
+)
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
@@ -106,6 +113,19 @@ def test_rates_of_the_earlier_version_are_read(evaluated, tmp_path):
     (tmp_path / "scores.json").write_text(former.replace("span recall: evaluated", "span recall: judged"))
     with pytest.warns(RenamedWarning, match="judged is called evaluated now"):
         assert read_manifest(tmp_path) == manifest
+
+
+def test_counts_of_another_identifier_are_not_compared(evaluated):
+    new = read_manifest(evaluated[0])
+    assert new.identifier.startswith("py3langid ")
+    rate = FailureRate(failure="wrong language", member="all", failed=3, evaluated=4, guard=True)
+    old = new.model_copy(update={"failures": [*new.failures, rate]})
+    assert differences(old, new) != ()
+    former = old.model_copy(update={"identifier": FORMER_IDENTIFIER})
+    assert not [line for line in differences(former, new) if "wrong language" in line]
+    values = json.loads(new.model_dump_json())
+    del values["identifier"]
+    assert ResultManifest.model_validate(values).identifier == FORMER_IDENTIFIER
 
 
 def test_a_manifest_without_an_engine_was_measured_on_torch(tiny_options):

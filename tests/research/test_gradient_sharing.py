@@ -7,9 +7,11 @@ import pytest
 
 from sprachbund.cli import main
 from sprachbund.corpora.editions import edition, make_edition
+from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.research.gradient_sharing.recipe import other_groups
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
 
@@ -112,6 +114,34 @@ def test_a_seamless_checkpoint_goes_through_every_arm(
     card = Card.read(seed / "first" / "model")
     assert card is not None
     assert card.target_languages == ["en"]
+
+
+def test_a_conformer_goes_on_with_the_losses_of_the_recipe(run: Path, tmp_path: Path) -> None:
+    """It was once refused, since every arm set a label smoothing that only other families take."""
+    first = run / "run" / "seed-0" / "first" / "model"
+    sets = {
+        "start": f'"{first}"',
+        "model.label_smoothing": "0.25",
+        "model.dropout": "0.05",
+        "arms": '["sharing"]',
+    }
+    words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    line = [*command(run)[:6], "--out", str(tmp_path), "--threads", "1", *words]
+    assert main(line) == 0
+    for name in ("first", "uft/run", "sharing/run"):
+        config = load(tmp_path / "seed-0" / name / "model").config
+        assert (config.label_smoothing, config.dropout, config.width) == (0.25, 0.05, 32)
+
+
+def test_random_groups_have_the_same_sizes_and_are_others() -> None:
+    groups = (("a",), ("b", "c"), ("d", "e", "f"))
+    drawn = {other_groups(groups, seed) for seed in range(20)}
+    assert len(drawn) > 10
+    assert groups not in drawn
+    assert all([len(group) for group in other] == [1, 2, 3] for other in drawn)
+    assert all(sorted(tag for group in other for tag in group) == list("abcdef") for other in drawn)
+    with pytest.raises(SprachbundError, match="leave the random arm out"):
+        other_groups((("a",), ("b",)), 0)
 
 
 def test_arms_with_the_same_plan_are_trained_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import socket
 import struct
 import threading
@@ -302,6 +303,38 @@ def test_keys_and_rates(tmp_path):
         statuses = [httpx.get(url, headers=mine).status_code for _ in range(12)]
         assert statuses == [200] * 10 + [429] * 2
         assert int(httpx.get(url, headers=mine).headers["retry-after"]) > 0
+
+
+def test_keys_are_read_again_when_their_file_changes(tmp_path, caplog):
+    path = tmp_path / "keys"
+    path.write_text(KEY)
+    settings = Settings(port=0, models=("tiny",), key_file=path, preload=False)
+    with serving(settings, loader=lambda name: tiny_model()) as running:
+
+        def status(key):
+            return httpx.get(
+                f"{running.url}/v1/models", headers={"authorization": f"Bearer {key}"}
+            ).status_code
+
+        assert status(KEY) == 200
+        path.write_text(f"{KEY[::-1]}\n")
+        os.utime(path, ns=(1, 1))  # whatever the steps of the file system's clock
+        wait_for(lambda: status(KEY[::-1]) == 200)
+        assert status(KEY) == 401
+        path.write_text("short\n")
+        os.utime(path, ns=(2, 2))
+        wait_for(lambda: "the keys of before stay" in caplog.text)
+        path.unlink()
+        assert status(KEY[::-1]) == 200
+
+
+@pytest.mark.parametrize("name", ["key", "api_key", "API-Key", "token", "access_token"])
+def test_a_key_in_an_address_is_refused_and_not_written_down(small, caplog, name):
+    answer = httpx.get(f"{small.url}/v1/models?x=1&{name}={KEY}")
+    assert "send the key as 'Authorization: Bearer KEY'" in reason(answer, 400)
+    assert KEY not in answer.text
+    assert KEY not in caplog.text
+    assert httpx.get(f"{small.url}/v1/models?x=1").status_code == 200
 
 
 def test_stopping_finishes_what_was_begun_and_refuses_the_rest():

@@ -1,5 +1,7 @@
 """The official client, unchanged, against a real server: what it gets is what the library gives."""
 
+import math
+
 import openai
 import pytest
 
@@ -77,6 +79,37 @@ def test_a_stream_of_deltas_is_the_text(client, clip, spanish):
     assert "".join(event.delta for event in deltas) == done.text == spanish["transcribe"].text
 
 
+def test_log_probabilities_are_those_of_the_words(client, bundled, clip):
+    found = client.audio.transcriptions.create(
+        file=clip, model="bundled", language="es", include=["logprobs"]
+    )
+    expected = bundled.transcribe(clip, source="es", options=DecodingOptions(word_timestamps=True))
+    words = [word for segment in expected.segments for word in segment.words]
+    assert [entry.token.strip() for entry in found.logprobs] == [word.text for word in words]
+    assert [math.exp(entry.logprob) for entry in found.logprobs] == pytest.approx(
+        [word.probability for word in words], abs=1e-3
+    )
+    assert bytes(map(int, found.logprobs[1].bytes)).decode() == found.logprobs[1].token
+    *deltas, done = client.audio.transcriptions.create(
+        file=clip, model="bundled", language="es", include=["logprobs"], stream=True
+    )
+    streamed = [entry.model_dump() for event in deltas for entry in event.logprobs]
+    assert streamed == [entry.model_dump() for entry in done.logprobs]
+    assert "".join(entry.token for entry in deltas[0].logprobs) == deltas[0].delta
+    plain = client.audio.transcriptions.create(file=clip, model="bundled", language="es")
+    assert plain.logprobs is None
+
+
+def test_segments_of_a_stream_have_the_types_of_the_client(client, clip):
+    events = client.audio.transcriptions.create(
+        file=clip, model="bundled", stream=True, response_format="verbose_json"
+    )
+    segments = [event for event in events if event.type == "transcript.text.segment"]
+    assert [event.id for event in segments] == [str(number) for number in range(len(segments))]
+    for event in segments:
+        assert type(event).model_validate(event.model_dump(), strict=True)
+
+
 def test_allowed_languages_are_an_argument(client, clip):
     found = client.audio.transcriptions.create(
         file=clip,
@@ -101,7 +134,14 @@ def test_models_are_listed(client):
         ({"response_format": "diarized_json"}, openai.BadRequestError, "response_format"),
         ({"timestamp_granularities": ["word"]}, openai.BadRequestError, "verbose_json only"),
         ({"stream": True, "response_format": "srt"}, openai.BadRequestError, "srt cannot be streamed"),
-        ({"include": ["logprobs"]}, openai.BadRequestError, "there are model, language"),
+        ({"include": ["tokens"]}, openai.BadRequestError, "logprobs"),
+        (
+            {"include": ["logprobs"], "response_format": "verbose_json"},
+            openai.BadRequestError,
+            "log-probabilities come in json only",
+        ),
+        ({"model": "/etc"}, openai.NotFoundError, "choose from bundled"),
+        ({"model": "openai/whisper-tiny"}, openai.NotFoundError, "choose from bundled"),
         (
             {"extra_body": {"model": "bundled", "colour": "red"}},
             openai.BadRequestError,

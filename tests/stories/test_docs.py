@@ -43,6 +43,7 @@ LANGUAGES_OF_BLOCKS = {"", "python", "console", "toml", "tsv", "json"}
 CHECKED_ONLY = (
     "data prepare asterisk",
     "data make telephone",
+    "data make sentences",
     "--model openai/",
     "models download",
     "--model whisper-large",
@@ -63,8 +64,8 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--drafts", "--index-url", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--peers", "--quick",
-    "--rounds", "--shapes", "--verbose",
+    "--drafts", "--index-url", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--peers",
+    "--quick", "--rounds", "--shapes", "--verbose",
 }  # fmt: skip
 
 

@@ -85,9 +85,11 @@ def part(calls: Path, name: str) -> list[Utterance]:
 def test_nothing_of_the_held_out_parts_is_trained_on(calls: Path) -> None:
     train = part(calls, "train")
     trained = {text for u in train for text in (u.text, *u.translations.values())}
-    unseen = part(calls, "unseen")
+    unseen, dev_prompts = part(calls, "unseen"), part(calls, "dev_prompts")
     assert unseen
-    assert not [text for text in trained for u in unseen if u.text in text]
+    assert dev_prompts
+    assert not [text for text in trained for u in [*unseen, *dev_prompts] if u.text in text]
+    assert {u.text for u in unseen}.isdisjoint(u.text for u in dev_prompts)
     composed = {u.text for name in ("composed", "unheard") for u in part(calls, name)}
     assert composed.isdisjoint(trained)
     known = part(calls, "known")
@@ -96,7 +98,15 @@ def test_nothing_of_the_held_out_parts_is_trained_on(calls: Path) -> None:
     assert recordings.isdisjoint((u.speaker, u.custom["prompt"]) for u in known)
 
 
-def test_a_speaker_left_out_is_heard_in_unheard_only(calls: Path) -> None:
+def test_checkpoints_can_be_chosen_by_a_speaker_left_out(calls: Path) -> None:
+    left_out = part(calls, "left_out")
+    assert len(left_out) == 4
+    assert {u.speaker for u in left_out} == {LEFT_OUT}
+    tested = {u.text for u in part(calls, "unheard")}
+    assert tested.isdisjoint(u.text for u in left_out)
+
+
+def test_a_speaker_left_out_is_heard_in_no_other_part_but_unheard(calls: Path) -> None:
     human = {
         name: {u.speaker for u in part(calls, name) if u.speaker.startswith("asterisk")}
         for name in ("train", "composed", "known", "unseen", "unheard")

@@ -73,7 +73,7 @@ def hear(engine: LiveEngine, session, samples: np.ndarray, block: int) -> dict[s
         for event in engine.step([session])[0]:
             assert isinstance(event, LiveText)
             found[event.target, event.segment] += event.committed
-    return {t: [text for (target, _), text in sorted(found.items()) if target == t] for t in TARGETS}
+    return {t: [text.strip() for (target, _), text in sorted(found.items()) if target == t] for t in TARGETS}
 
 
 @cache
@@ -137,7 +137,7 @@ def test_streams_together_write_what_each_writes_alone():
                 own[event.target, event.segment] += event.committed
     for own, samples, right in zip(found, talks, rights, strict=True):
         for target, texts in whole(model, samples, right).items():
-            assert [text for (t, _), text in sorted(own.items()) if t == target] == texts
+            assert [text.strip() for (t, _), text in sorted(own.items()) if t == target] == texts
 
 
 def test_speech_without_a_pause_holds_a_bounded_memory():

@@ -16,7 +16,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
 from sprachbund.streaming.live import in_blocks, play
-from sprachbund.streaming.options import POLICIES, LiveOptions
+from sprachbund.streaming.options import POLICIES, LiveOptions, Policy
 from sprachbund.streaming.session import LiveSession, OverloadError
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
 from tests.decoding.tiny_family import TinyFamily
@@ -41,7 +41,7 @@ def written(events: list[LiveEvent]) -> dict[str, list[str]]:
     for event in texts(events):
         found[event.target, event.segment] += event.committed
     return {
-        target: [text for (t, _), text in sorted(found.items()) if t == target and text]
+        target: [text.strip() for (t, _), text in sorted(found.items()) if t == target and text]
         for target in {t for t, _ in found}
     }
 
@@ -94,6 +94,32 @@ def test_a_policy_that_may_wait_writes_what_a_recording_gives(policy, source):
     found = written(run(own, session, samples))
     for target, translation in recorded(samples, [*TARGETS, TRANSCRIBE], source).items():
         assert " ".join(found[target]) == translation.text
+
+
+@pytest.mark.parametrize("policy", ["local-agreement", "wait-k", "retranslation", "span"])
+def test_stretches_are_one_text_with_spaces_between_them(policy: Policy) -> None:
+    own = engine()
+    session = own.open(TARGETS, options=LiveOptions(policy=policy, step_s=0.5))
+    events = run(own, session, recording(*SPEECH))
+    for target, stretches in written(events).items():
+        assert len(stretches) > 1
+        pieces = [event.committed for event in texts(events) if event.target == target]
+        assert "".join(pieces) == " ".join(stretches)
+        shown = ""
+        for event in texts(events):
+            if event.target == target:
+                shown += event.committed
+                begun = " ".join(shown.split() + event.tentative.split())
+                assert f"{shown}{event.tentative}" in (begun, f"{begun} ")
+
+
+def test_languages_without_spaces_have_none_between_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sprachbund.streaming.writing.writes_spaces", lambda tag: tag != "de")
+    own = engine()
+    events = run(own, own.open(TARGETS, options=LiveOptions(policy="span")), recording(*SPEECH))
+    stretches = written(events)
+    joined = {t: "".join(e.committed for e in texts(events) if e.target == t) for t in TARGETS}
+    assert joined == {"de": "".join(stretches["de"]), "en": " ".join(stretches["en"])}
 
 
 @settings(max_examples=15, deadline=None)

@@ -16,6 +16,9 @@ import sprachbund
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emissions import Emission, EmissionLog, ReferenceSegment, read_logs
 from sprachbund.evaluation.latency import CLOCKS, MeanLatency, means, score_talk
+from sprachbund.models.io import save
+from sprachbund.streaming.options import LiveOptions
+from tests.streaming.test_by_frames import tiny_transducer
 
 pytest.importorskip("simuleval")
 ROOT = Path(__file__).parents[2]
@@ -147,6 +150,17 @@ def test_the_policy_that_waits_writes_what_a_recording_gives(ran: Path) -> None:
 
 def test_silence_is_an_end_without_text() -> None:
     assert written(agent(), [0.0] * 20_000) == ""
+
+
+def test_every_option_of_a_session_is_one_of_the_command(tmp_path: Path) -> None:
+    """Some have no default, which is no type that numbers can be read with."""
+    model = tiny_transducer()
+    save(model, tmp_path / "streaming", bits=16)
+    right = model.encoder.tiers[-1].right
+    made = agent("--model", str(tmp_path / "streaming"), "--right-context", str(right), "--overload", "drop")
+    assert made._options == LiveOptions(right_context=right, overload="drop")
+    with pytest.raises(SprachbundError, match="tier of 3 frames ahead is for the policy frames"):
+        agent("--right-context", "3")
 
 
 def test_what_cannot_be_is_said() -> None:

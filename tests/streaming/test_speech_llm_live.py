@@ -66,7 +66,7 @@ def test_a_stretch_that_has_ended_has_the_text_and_spans_of_a_recording(
     events = heard(model, talk, policy)
     for target, segments in recorded(model, talk).items():
         last = [event for event in events if event.target == target and event.final]
-        assert [event.committed for event in last] == [segment.text for segment in segments]
+        assert [event.committed.strip() for event in last] == [segment.text for segment in segments]
         assert [of(event) for event in last] == [of(segment) for segment in segments]
         assert any(len(event.spans) > 1 for event in last)
     assert any(event.tentative for event in events) == (policy != "span")

@@ -1,8 +1,10 @@
 """Recipes with numbers that cannot be are refused with the key, before anything is computed."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from scripts import bundled
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training.options import read_recipe
@@ -63,3 +65,32 @@ def test_a_misspelt_key_is_named_rather_than_the_one_that_is_missing_by_it(tmp_p
     recipe.write_text(text.replace("\nsteps =", "\nstepps ="), encoding="utf-8")
     with pytest.raises(SprachbundError, match=r"unknown key training\.stepps; did you mean steps\?"):
         read_recipe(TranslatorRecipe, recipe)
+
+
+@pytest.mark.parametrize("leave_out", [None, "asterisk-it-carlo"])
+def test_stages_of_the_bundled_model_are_its_recipe_one_from_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave_out: str | None
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(bundled, "run", lambda command, folder=None: commands.append(list(command[3:])))
+    bundled.make_data(tmp_path, 1, leave_out)
+    bundled.train(tmp_path, 77, ["training.batch_s=99"], leave_out)
+    telephone, *stages = [command for command in commands if command[0] == "train" or "telephone" in command]
+    assert ("--leave-out" in telephone) is (leave_out is not None)
+    recipes = [
+        read_recipe(
+            TranslatorRecipe,
+            Path(command[1]),
+            [value for key, value in pairwise(command) if key == "--set"],
+        )
+        for command in stages
+    ]
+    short, whole = recipes
+    assert (short.start, str(whole.start)) == (None, str(tmp_path / "short" / "model"))
+    assert (short.training.steps, whole.training.steps) == (1000, 77)
+    assert short.training.max_duration_s < 4 < whole.training.max_duration_s
+    for recipe in recipes:
+        assert recipe.training.batch_s == 99
+        assert recipe.live[0].drawn().sentence_share == 0.6
+        paths = {part.path for part in recipe.dev}
+        assert (Path("corpora/telephone/left_out") in paths) is (leave_out is not None)

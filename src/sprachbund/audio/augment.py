@@ -222,6 +222,27 @@ def revoice(
     return out
 
 
+def set_pitch(samples: FloatArray, pitch_hz: npt.NDArray[np.float64], tempo: float = 1.0) -> FloatArray:
+    """Speech on a melody: where a voice sounds, its pitch becomes the one given, by the WORLD vocoder.
+
+    Raises `SprachbundError` if pyworld is not installed.
+
+    Args:
+        samples: float32 mono at 16 kHz, shape (N,).
+        pitch_hz: at every sample of the result, shape (N / tempo,); the last one goes on where it is shorter.
+        tempo: of new to old speed.
+    """
+    world = _world()
+    wide = samples.astype(np.float64)
+    f0, times_s = world.dio(wide, SAMPLE_RATE, frame_period=_PERIOD_MS)
+    envelope = world.cheaptrick(wide, f0, times_s, SAMPLE_RATE)
+    aperiodicity = world.d4c(wide, f0, times_s, SAMPLE_RATE)
+    places = np.minimum((times_s / tempo * SAMPLE_RATE).astype(np.int64), len(pitch_hz) - 1)
+    melody = np.where(f0 > 0, pitch_hz[places], 0.0)
+    sung = world.synthesize(melody, envelope, aperiodicity, SAMPLE_RATE, _PERIOD_MS / tempo)
+    return np.asarray(sung / max(1.0, float(np.abs(sung).max())), np.float32)
+
+
 @cache
 def _world() -> Any:
     """The compiled part of pyworld. Its package asks for pkg_resources, which setuptools dropped."""

@@ -1,15 +1,17 @@
-"""Sound of this machine's input as 16 kHz mono, while it is being made.
+"""Sound of this machine's inputs as 16 kHz mono, while it is being made, by PortAudio (sounddevice).
 
-A thread reads the device, so that nothing is lost while text is being computed.
+PortAudio's thread hands blocks over, so that nothing is lost while text is being computed. A device that vanishes is
+opened again when it comes back.
 """
 
 import queue
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -17,66 +19,173 @@ from sprachbund.errors import SprachbundError
 
 Samples = NDArray[np.float32]
 
-_SYSTEMS = {"linux": ("alsa", "default"), "darwin": ("avfoundation", ":default"), "win32": ("dshow", "")}
+_BLOCK_S = 0.1
+SILENT_S = 2.0
+"""A device that hands over nothing for so long is gone: an open one hands over silence, too."""
+RETRY_S = 1.0
+"""Between two attempts to open a device that is gone."""
+_OTHER_WAY = "or pipe raw 16-bit mono sound at 16 kHz into: sprachbund listen -"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputDevice:
+    """A device that records.
+
+    Attributes:
+        number: PortAudio's; may change when devices are plugged in.
+        name: of the device.
+        system: of the sound system that offers it, such as ALSA, Core Audio or Windows WASAPI.
+        channels: most that it records.
+        sample_rate: its own, in Hz.
+        is_default: whether it is taken where none is named.
+    """
+
+    number: int
+    name: str
+    system: str
+    channels: int
+    sample_rate: float
+    is_default: bool
+
+
+def input_devices() -> list[InputDevice]:
+    """All devices that record.
+
+    Raises:
+        SprachbundError: PortAudio is not installed.
+    """
+    sounddevice = _sounddevice()
+    systems = sounddevice.query_hostapis()
+    default = sounddevice.default.device[0]
+    return [
+        InputDevice(
+            number=number,
+            name=device["name"],
+            system=systems[device["hostapi"]]["name"],
+            channels=device["max_input_channels"],
+            sample_rate=device["default_samplerate"],
+            is_default=number == default,
+        )
+        for number, device in enumerate(sounddevice.query_devices())
+        if device["max_input_channels"] > 0
+    ]
 
 
 class Microphone:
     """An input device; iterate over its sound until `stop` is called.
 
     Args:
-        device: its name in the system's own terms (alsa, avfoundation, dshow); the default one if None.
-        system: name of the way to read it; that of this operating system if None.
+        name: a part of the device's name, or its number in `input_devices`; the system's default if None.
+        report: called with a line when the device is gone, and when it is back.
 
     Raises:
-        SprachbundError: there is none, or it cannot be read.
+        SprachbundError: there is no such device, it cannot be opened, or PortAudio is not installed.
     """
 
-    def __init__(self, device: str | None = None, *, system: str | None = None) -> None:
-        import av
-
-        own, default = _SYSTEMS.get(sys.platform, ("", ""))
-        self.name = device or default
-        try:
-            self._container: Any = av.open(self.name, format=system or own or None)
-            self._stream = self._container.streams.audio[0]
-        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-            raise SprachbundError(
-                f"the microphone {self.name or '(none named)'} cannot be opened ({error}); name another with --device, "
-                "or pipe raw 16-bit mono sound at 16 kHz into: sprachbund listen -"
-            ) from error
-        self._blocks: queue.Queue[Samples | Exception | None] = queue.Queue()
+    def __init__(self, name: str | None = None, *, report: Callable[[str], None] = print) -> None:
+        self.name, self._report = name, report
+        self._blocks: queue.Queue[Samples] = queue.Queue()
         self._stopped = threading.Event()
+        self._stream: Any = None
+        self._resampler: Any = None
+        self._open()
 
     def stop(self) -> None:
         """End the sound; what was recorded before still comes."""
         self._stopped.set()
 
     def __iter__(self) -> Iterator[Samples]:
-        threading.Thread(target=self._record, daemon=True).start()
-        while (block := self._blocks.get()) is not None:
-            if isinstance(block, Exception):
-                raise SprachbundError(f"the microphone {self.name} broke off ({block})")
-            yield block
-
-    def _record(self) -> None:
-        import av
-
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
-        waiting: Exception | None = None
         try:
-            for frame in self._container.decode(self._stream):
-                for piece in resampler.resample(frame):
-                    self._blocks.put(piece.to_ndarray().mean(0, dtype=np.float32))
-                if self._stopped.is_set():
-                    break
-        except (av.FFmpegError, OSError) as error:
-            waiting = error
+            while not self._stopped.is_set():
+                try:
+                    block = self._blocks.get(timeout=SILENT_S)
+                except queue.Empty:
+                    self._reopen()
+                    continue
+                yield self._resampled(block)
+            while not self._blocks.empty():
+                yield self._resampled(self._blocks.get())
+            yield self._resampled(np.zeros(0, np.float32), last=True)
         finally:
-            self._container.close()
-            self._blocks.put(waiting)
+            self._close()
+
+    def _open(self) -> None:
+        """Find the device and record from it."""
+        sounddevice = _sounddevice()
+        try:
+            device = sounddevice.query_devices(_number_or_name(self.name), "input")
+            rate = device["default_samplerate"]
+            self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+            self._stream = sounddevice.InputStream(
+                device=device["index"],
+                samplerate=rate,
+                channels=min(2, device["max_input_channels"]),
+                dtype="float32",
+                blocksize=round(rate * _BLOCK_S),
+                callback=self._take,
+            )
+            self._stream.start()
+        except (sounddevice.PortAudioError, ValueError) as error:
+            self._close()
+            known = ", ".join(f"{one.number} {one.name}" for one in input_devices()) or "none"
+            raise SprachbundError(
+                f"the microphone {self.name or 'of the system'} cannot be opened ({_first_line(error)}); there are: "
+                f"{known}; name one with --microphone, {_OTHER_WAY}"
+            ) from error
+
+    def _take(self, block: Samples, num_frames: int, time: object, status: object) -> None:
+        """Called by PortAudio's thread with (N, channels); must neither wait nor fail."""
+        self._blocks.put(block.mean(axis=1, dtype=np.float32))
+
+    def _resampled(self, block: Samples, *, last: bool = False) -> Samples:
+        samples: Samples = self._resampler.resample_chunk(block, last=last)
+        return samples
+
+    def _reopen(self) -> None:
+        """Wait until the device is back; PortAudio looks for devices only when it starts."""
+        sounddevice = _sounddevice()
+        self._report(
+            f"the microphone {self.name or 'of the system'} is gone; listening goes on when it is back"
+        )
+        self._close()
+        while not self._stopped.wait(RETRY_S):
+            # The library offers no public way to look again; its documentation names these two.
+            sounddevice._terminate()
+            sounddevice._initialize()
+            try:
+                self._open()
+            except SprachbundError:
+                continue
+            self._report("the microphone is back")
+            return
+
+    def _close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close(ignore_errors=True)
 
 
-def raw_blocks(file: IO[bytes], block_s: float = 0.1) -> Iterator[Samples]:
+def _sounddevice() -> Any:
+    """The library. Raises SprachbundError where it finds no PortAudio."""
+    try:
+        import sounddevice
+    except OSError as error:  # it looks for the library when it is imported
+        raise SprachbundError(
+            "the library PortAudio, which reads microphones, is not installed; run: sudo apt install libportaudio2 "
+            f"(Fedora: sudo dnf install portaudio; Arch: sudo pacman -S portaudio), {_OTHER_WAY}"
+        ) from error
+    return sounddevice
+
+
+def _number_or_name(name: str | None) -> int | str | None:
+    return int(name) if name is not None and name.isdecimal() else name
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def raw_blocks(file: IO[bytes], block_s: float = _BLOCK_S) -> Iterator[Samples]:
     """Raw sound, 16-bit little-endian mono at 16 kHz, as it comes through a pipe."""
     size, rest = 2 * round(block_s * SAMPLE_RATE), b""
     read = getattr(file, "read1", file.read)

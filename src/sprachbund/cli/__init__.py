@@ -64,6 +64,7 @@ VERBS = {
     "convert": Verb("convert", _SMALLER, "Make a model of a public streaming checkpoint."),
     "export": Verb("convert", _SMALLER, "Write a streaming model as ONNX graphs."),
     "evaluate": Verb("evaluate", _MEASURE, "Measure how good a model is on corpora, and how it fails."),
+    "calibrate": Verb("evaluate", _MEASURE, "Let a model find out what it does not understand."),
     "compare": Verb(
         "evaluate", _MEASURE, "Compare systems with intervals and significance; the first is the baseline."
     ),

@@ -20,6 +20,7 @@ from sprachbund.cli.console import (
     print_json,
     resumable,
     say,
+    set_device,
     set_threads,
     show,
     size,
@@ -575,6 +576,8 @@ def distil(
 ) -> None:
     """Teach a student by its teacher's texts and by KL, from speech alone; both are then measured side by side."""
     set_threads(asked.threads)
+    with as_usage():
+        set_device(asked.device)
     learned = [out / LABELS] if texts == "teacher" else data
     values: dict[str, Any] = {
         "teacher": teacher,

@@ -267,7 +267,17 @@ Synthesizers = Annotated[
     typer.Option(
         "--synthesizers",
         metavar="NAME,…",
-        help="Who speaks: espeak-ng, festival, flite, each where it has a voice; espeak-ng if not given.",
+        help="Who speaks: espeak-ng, festival, flite, pico, each where it has a voice; espeak-ng if not given.",
+    ),
+]
+Sentences = Annotated[
+    Path | None,
+    typer.Option("--sentences", metavar="DIR", help="Tables of `data make sentences`, said too."),
+]
+SentenceShare = Annotated[
+    float,
+    typer.Option(
+        "--sentence-share", metavar="X", min=0, max=1, help="Share of the utterances that say them."
     ),
 ]
 Name = Annotated[
@@ -309,6 +319,10 @@ def register(app: typer.Typer) -> None:
     prepare.command("tsv", help="A table with a line for each recording.")(tsv)
     make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(phrasebook)
     make.command("telephone", help="Recorded prompts, composed into new utterances.")(telephone)
+    make.command("outside", help="Sound that a model of a narrow domain does not understand.")(outside)
+    make.command("sentences", help="Tables of sentences in many languages, for the phrasebook to say.")(
+        sentences
+    )
     make.command("mixed", help="Phrases that mix two languages, with the time of every switch.")(mixed)
     data.add_typer(prepare, name="prepare")
     data.add_typer(make, name="make")
@@ -400,6 +414,8 @@ def phrasebook(
     ] = None,
     languages: Languages = None,
     synthesizers: Synthesizers = None,
+    tables: Sentences = None,
+    sentence_share: SentenceShare = 0.5,
     seed: Seed = None,
     workers: Workers = 2,
 ) -> None:
@@ -414,15 +430,58 @@ def phrasebook(
         "heldout_sentences": heldout,
         "languages": tuple(listed(languages)) or None,
         "synthesizers": tuple(listed(synthesizers)) or None,
+        "sentences": tables,
+        "sentence_share": sentence_share if tables else None,
         "seed": seed,
     }
     with as_usage():
         chosen = edition(name, **{key: value for key, value in changes.items() if value is not None})
         voices = check_synthesizers(chosen.synthesizers, chosen.languages)
-    _check_settings(out, asdict(chosen) | {"voices": voices})
+    said = {"sentences": str(tables) if tables else None, "voices": voices}
+    _check_settings(out, asdict(chosen) | said)
     with resumable(out), Bar(f"phrasebook/{name}") as bar:
         make_edition(out, chosen, workers=workers, progress=_labelled(bar))
     _print_parts(out)
+
+
+def sentences(
+    out: Out,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[WHEEL…]", help="Wheels, zip files or folders with translations."),
+    ] = None,
+    composed: Annotated[
+        int, typer.Option("--composed", metavar="N", min=0, help="Drawings of composed everyday sentences.")
+    ] = 36_000,
+    prompts: Packages = None,
+    languages: Languages = None,
+    seed: Seed = None,
+) -> None:
+    """Write sentences of message catalogues, and composed ones, as tables.
+
+    The wording that the telephone corpus tests is left out, so its packages are read too.
+    """
+    from sprachbund.corpora.asterisk.prompts import load_prompt_set
+    from sprachbund.corpora.catalogues import make_sentences
+    from sprachbund.corpora.wording import LANGUAGES
+
+    tested = load_prompt_set(prompts, cache=out / ".packages")
+    without = [
+        texts["en"]
+        for name, texts in tested.texts.items()
+        if "en" in texts and tested.split_of_prompt(name) != "train"
+    ]
+    counts = make_sentences(
+        sources or [],
+        tuple(listed(languages)) or LANGUAGES,
+        out,
+        composed=composed,
+        seed=seed or 0,
+        without=without,
+    )
+    typer.echo(
+        table([[f"{out / part}.tsv", f"{count}"] for part, count in counts.items()], ["table", "sentences"])
+    )
 
 
 def telephone(
@@ -460,6 +519,26 @@ def telephone(
     _check_settings(out, asdict(options) | {"voices": voices})
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, progress=_labelled(bar))
+    _print_parts(out)
+
+
+def outside(
+    out: Out,
+    per_kind: Annotated[
+        int | None,
+        typer.Option("--per-kind", metavar="N", min=1, help="Utterances of each kind in each part."),
+    ] = None,
+    seed: Seed = None,
+    workers: Workers = 2,
+) -> None:
+    """Make open talk, other languages, music, songs, babble and noise, to calibrate a model with."""
+    from sprachbund.corpora.outside import Outside, make_outside
+
+    changes = {"per_kind": per_kind, "seed": seed}
+    options = Outside(**{key: value for key, value in changes.items() if value is not None})
+    _check_settings(out, asdict(options))
+    with resumable(out), Bar("outside") as bar:
+        make_outside(out, options, workers=workers, progress=_labelled(bar))
     _print_parts(out)
 
 

@@ -15,7 +15,7 @@ from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 from sprachbund.cli.models import fetch
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.options import CalibrationOptions, EvaluationOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +56,10 @@ _OFFERED = (
     "decoding.beam_size",
     "decoding.allowed_languages",
     "decoding.guard.enabled",
+    "decoding.guard.max_out_of_domain",
     "no_speech_per_kind",
     "engine",
+    "device",
     "comet",
     "seed",
 )
@@ -92,7 +94,7 @@ def evaluate(
             from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
-        check_choice(options.engine, threads)
+        check_choice(options.engine, threads, options.device)
     set_threads(threads)
     directory = fetch(model, offline=offline)
     if against is not None and fetch(against, offline=offline) == directory:
@@ -139,6 +141,64 @@ def _print_result(manifest: "ResultManifest", out: Path | None, *, as_json: bool
     typer.echo(present.as_text(manifest))
     if out is not None:
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")
+
+
+# `sprachbund calibrate DATA… --model DIR`: what a model does not understand.
+
+
+def calibrate(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA",
+            help="Corpora of speech that the model understands, and of sound that it does not.",
+        ),
+    ],
+    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="Directory of the model.")],
+    test: Annotated[
+        list[Path] | None,
+        typer.Option("--test", metavar="DIR", help="Corpus to measure the threshold on; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for the tables of what --test measures."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
+    ] = None,
+    as_json: Json = False,
+    *,
+    options: Annotated[CalibrationOptions, Panel("Calibration")],
+) -> None:
+    """Write into a model's directory how it finds out what it does not understand."""
+    with as_usage(), Bar("starting"):
+        from sprachbund.engines.choice import engine_for
+        from sprachbund.evaluation import calibration
+        from sprachbund.models.io import load
+    if out is not None and not test:
+        raise UsageError("--out is for what --test measures; give --test too")
+    set_threads(threads)
+    with Bar("calibrating") as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(done, total, what)
+
+        family = engine_for(load(model, offline=True), "auto", directory=model).family
+        seen = calibration.collect(family, data, options, vary=True, progress=progress)
+        domain = calibration.fit(seen, options)
+        tested = calibration.collect(family, test or [], options, vary=False, progress=progress)
+        measured = calibration.measure(tested, domain) if test else {}
+        domain.write(model)
+    if out is not None:
+        calibration.write_tables(out, measured, calibration.provenance(model, data, test or [], options))
+    if as_json:
+        print_json({"threshold": domain.threshold, **measured})
+        return
+    typer.echo(f"texts with a probability above {domain.threshold:g} are dropped from now on")
+    for rows in measured.values():
+        heads = list(rows[0])
+        cells = [["" if row[head] is None else f"{row[head]}" for head in heads] for row in rows]
+        typer.echo(table(cells, [head.replace("_", " ") for head in heads]))
 
 
 # `sprachbund compare A B…`: systems with confidence intervals and significance.
@@ -530,6 +590,7 @@ def replay(
 def register(app: typer.Typer) -> None:
     """Add the verbs of evaluation."""
     app.command(cls=VerbCommand)(with_options(evaluate))
+    app.command(cls=VerbCommand)(with_options(calibrate))
     app.command()(compare)
     app.command()(score)
     app.command()(latency)

@@ -3,9 +3,11 @@
 import json
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
+from math import log10
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 import typer
 
 from sprachbund.cli import completion
-from sprachbund.cli.console import UsageError, as_usage, duration, listed, print_json, say
+from sprachbund.cli.console import UsageError, as_usage, duration, listed, print_json, say, table
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.cli.speech import STDIN, ModelOptions, load_model, with_hints
 from sprachbund.cli.translate import Source, Untrusted
@@ -22,6 +24,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.streaming.options import LiveOptions
 
 if TYPE_CHECKING:
+    from sprachbund.audio.microphone import Samples
     from sprachbund.streaming.engine import LiveEngine
     from sprachbund.streaming.events import LiveText
     from sprachbund.streaming.live import Moment
@@ -49,6 +52,10 @@ class Captions(Protocol):
         """Show an event."""
         ...
 
+    def level(self, samples: "Samples") -> None:
+        """Show how loud the newest sound of a microphone is, (N,)."""
+        ...
+
 
 class Lines:
     """A line on stdout for every stretch of speech once it has ended; on a terminal, what is under way below.
@@ -60,12 +67,15 @@ class Lines:
     def __init__(self, *, several: bool) -> None:
         from rich.console import Console
         from rich.live import Live
+        from rich.text import Text
 
         self._several = several
         self._open: dict[tuple[str, int], tuple[str, str]] = {}
         console = Console(highlight=False, soft_wrap=False)
         shows = console.is_terminal and not console.is_dumb_terminal
         self._live = Live(console=console, auto_refresh=False, transient=True) if shows else None
+        self._text = partial(Text, style="dim")
+        self._shown = self._text("listening")
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -92,7 +102,7 @@ class Lines:
         if event.final:
             del self._open[key]
             if committed:
-                self._print(f"{self._stamp(event)}{committed}")
+                self._print(f"{self._stamp(event)}{committed.strip()}")
         self._refresh(moment)
 
     def _stamp(self, event: "LiveText") -> str:
@@ -114,11 +124,17 @@ class Lines:
         shown = Text()
         for (target, _), (committed, tentative) in self._open.items():
             shown.append(f"{target} " if self._several else "", style="bold")
-            shown.append(committed)
-            shown.append(f"{tentative}\n", style="dim italic")
+            shown.append(committed.lstrip())
+            shown.append(f"{tentative if committed else tentative.lstrip()}\n", style="dim italic")
         behind_s = max(0.0, moment.second - moment.event.audio_s)
         shown.append(f"{duration(moment.event.audio_s)} heard, {behind_s:.1f} s behind", style="dim")
+        self._shown = shown
         self._live.update(shown, refresh=True)
+
+    def level(self, samples: "Samples") -> None:
+        """Show how loud the newest sound is, below the text."""
+        if self._live is not None:
+            self._live.update(self._shown + self._text(f"  {level_bar(samples)}"), refresh=True)
 
 
 class JsonLines:
@@ -132,6 +148,9 @@ class JsonLines:
     ) -> None:
         pass
 
+    def level(self, samples: "Samples") -> None:
+        """Not shown."""
+
     def add(self, moment: "Moment") -> None:
         """Print an event, with its kind and its moment."""
         from sprachbund.decoding.result import rounded
@@ -143,9 +162,23 @@ class JsonLines:
         sys.stdout.flush()
 
 
+_BAR, _QUIETEST_DB = 20, -60.0
+
+
+def level_bar(samples: "Samples") -> str:
+    """The level of samples (N,) as a bar from -60 dB to full scale, with the number."""
+    import numpy as np
+
+    power = float(np.mean(np.square(samples))) if len(samples) else 0.0
+    level_db = max(_QUIETEST_DB, 10 * log10(power)) if power > 0 else _QUIETEST_DB
+    filled = round(_BAR * (1 - level_db / _QUIETEST_DB))
+    return f"{'█' * filled}{'░' * (_BAR - filled)} {level_db:.0f} dB"
+
+
 _Decoding = Annotated[DecodingOptions, Panel("Decoding", only=("allowed_languages", "guard.enabled"))]
 _Model = Annotated[
-    ModelOptions, Panel("Model", only=("name", "then", "engine", "threads", "real_length", "offline"))
+    ModelOptions,
+    Panel("Model", only=("name", "then", "engine", "threads", "device", "real_length", "offline")),
 ]
 
 
@@ -172,9 +205,13 @@ def listen(
         ),
     ] = None,
     source: Source = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Microphone, as the system names it.")
+    microphone: Annotated[
+        str | None,
+        typer.Option("--microphone", metavar="NAME", help="Microphone: a part of its name, or its number."),
     ] = None,
+    microphones: Annotated[
+        bool, typer.Option("--microphones", help="List the microphones, and do nothing else.")
+    ] = False,
     fast: Annotated[
         bool, typer.Option("--fast", help="Do not wait for the recording: as if computing took no time.")
     ] = False,
@@ -190,7 +227,9 @@ def listen(
     model: _Model,
 ) -> None:
     """Write down what is being said, in one or more languages, while it is said."""
-    _check(source_file, device, fast, log)
+    if microphones:
+        return _print_microphones(as_json=as_json)
+    _check(source_file, microphone, fast, log)
     from sprachbund.streaming.engine import LiveEngine
 
     loaded = load_model(model)
@@ -203,16 +242,16 @@ def listen(
     if as_json and loaded.engine is not None:
         print_json({"type": "engine", **loaded.engine.as_dict()})
     captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
-    moments = _shown(_moments(engine, session, source_file, device, fast, untrusted), captions)
+    moments = _shown(_moments(engine, session, captions, source_file, microphone, fast, untrusted), captions)
     if log is not None:
         _write_log(log, moments, session, source_file or "microphone")
     if session.error:
         raise SprachbundError(session.error)
 
 
-def _check(source_file: str | None, device: str | None, fast: bool, log: Path | None) -> None:
-    if source_file is not None and device is not None:
-        raise UsageError("--device names a microphone; leave it out for a file")
+def _check(source_file: str | None, microphone: str | None, fast: bool, log: Path | None) -> None:
+    if source_file is not None and microphone is not None:
+        raise UsageError("--microphone names a microphone; leave it out for a file")
     if fast and source_file in (None, STDIN):
         raise UsageError("--fast is for recordings; sound that is being made cannot be hurried")
     if log is not None and not log.absolute().parent.is_dir():
@@ -222,8 +261,9 @@ def _check(source_file: str | None, device: str | None, fast: bool, log: Path | 
 def _moments(
     engine: "LiveEngine",
     session: "LiveSession",
+    captions: Captions,
     source_file: str | None,
-    device: str | None,
+    microphone: str | None,
     fast: bool,
     untrusted: bool,
 ) -> "Iterator[Moment]":
@@ -240,22 +280,58 @@ def _moments(
         for warning in audio.warnings:
             say(f"warning: {warning}")
         return
-    blocks: Iterable[Any] = raw_blocks(sys.stdin.buffer) if source_file == STDIN else Microphone(device)
-    if source_file is None:
-        say("listening; Ctrl-C ends it")
-    with _stopping() as stopped:
-        yield from follow(engine, session, _until(stopped, blocks), WallClock())
+    if source_file == STDIN:
+        with _stopping() as stopped:
+            yield from follow(engine, session, _until(stopped, raw_blocks(sys.stdin.buffer)), WallClock())
+        return
+    recorder = Microphone(microphone, report=say)
+    say("listening; Ctrl-C ends it")
+    with _stopping(recorder.stop):
+        yield from follow(engine, session, _metered(recorder, captions), WallClock())
+
+
+def _metered(blocks: "Iterable[Samples]", captions: Captions) -> "Iterator[Samples]":
+    for block in blocks:
+        captions.level(block)
+        yield block
+
+
+def _print_microphones(*, as_json: bool) -> None:
+    from sprachbund.audio.microphone import input_devices
+
+    devices = input_devices()
+    if as_json:
+        return print_json([asdict(device) for device in devices])
+    if not devices:
+        raise SprachbundError("no microphone was found; plug one in, or pipe sound into: sprachbund listen -")
+    rows = [
+        [
+            str(d.number),
+            "*" if d.is_default else "",
+            d.name,
+            d.system,
+            str(d.channels),
+            f"{d.sample_rate:.0f}",
+        ]
+        for d in devices
+    ]
+    typer.echo(table(rows, ["number", "default", "name", "system", "channels", "Hz"]))
 
 
 @contextmanager
-def _stopping() -> "Iterator[list[bool]]":
-    """Let the first Ctrl-C end the sound and not the work on it; the second ends all."""
+def _stopping(on_stop: Callable[[], None] = lambda: None) -> "Iterator[list[bool]]":
+    """Let the first Ctrl-C end the sound and not the work on it; the second ends all.
+
+    Args:
+        on_stop: called at the first.
+    """
     stopped: list[bool] = []
 
     def stop(number: int, frame: object) -> None:
         if stopped:
             raise KeyboardInterrupt
         stopped.append(True)
+        on_stop()
 
     before = signal.signal(signal.SIGINT, stop)
     try:

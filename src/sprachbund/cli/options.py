@@ -151,7 +151,9 @@ class OfferedField:
     def _is_number_list(self) -> bool:
         return self._is_list() and get_args(self.declared.type)[0] is float
 
-    def _numbers(self, value: list[str] | None) -> tuple[float, ...]:
+    def _numbers(self, value: list[str] | None) -> tuple[float, ...] | None:
+        if self.default is None and not value:
+            return None
         try:
             return tuple(float(part) for part in listed(value))
         except ValueError as error:
@@ -161,7 +163,7 @@ class OfferedField:
             ) from error
 
     def _shown_numbers(self) -> str:
-        return ",".join(f"{number:g}" for number in self.default)
+        return ",".join(f"{number:g}" for number in self.default or ())
 
     def _command_type(self) -> Any:
         if self._is_list():

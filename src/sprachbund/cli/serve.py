@@ -64,7 +64,7 @@ def _run(settings: Settings) -> None:
         from sprachbund.engines.choice import check_choice
         from sprachbund.serving.server import make_server
 
-        check_choice(cast("EngineChoice", settings.engine), settings.threads)
+        check_choice(cast("EngineChoice", settings.engine), settings.threads, settings.device)
         for name in settings.models:
             fetch(name, offline=settings.offline)
         server = make_server(settings)

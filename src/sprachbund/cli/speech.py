@@ -30,6 +30,7 @@ from sprachbund.cli.startup import undisturbed
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
+from sprachbund.util.devices import CPU, check_device_name
 from sprachbund.util.options import Option, Range, check
 
 if TYPE_CHECKING:
@@ -360,7 +361,6 @@ def _tag(translation: "Translation", spoken: str) -> str:
 
 
 STDIN = "-"
-OPEN_TALK = "the bundled model knows telephone prompts, numbers and everyday phrases, not open talk; these do"
 
 
 class DamagedAudioError(SprachbundError):
@@ -377,6 +377,7 @@ class ModelOptions:
         engine: what computes: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native, with
             8-bit weights; native-int4.
         threads: threads to compute with.
+        device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
         real_length: Whisper: encode speech at its own length, not as 30 s.
         pool_frames: average so many frames of the encoder, 2 to 4: faster after long speech, changes the text.
         offline: never use the network.
@@ -386,12 +387,14 @@ class ModelOptions:
     then: Annotated[str | None, Option("--then", metavar="MODEL")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
+    device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     real_length: Annotated[bool, Option("--real-length")] = False
     pool_frames: Annotated[int, Option("--pool-frames", metavar="N")] = 1
     offline: Annotated[bool, Option("--offline")] = False
 
     def __post_init__(self) -> None:
         check(self)
+        check_device_name(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -531,6 +534,7 @@ def load_model(options: ModelOptions) -> "Model":
             pool_frames=options.pool_frames,
             engine=cast("EngineChoice", options.engine),
             threads=options.threads,
+            device=options.device,
         )
     if model.engine is not None:
         for note in model.engine.notes:
@@ -692,10 +696,6 @@ def _one_file(ready: _Ready, file: str) -> None:
             output.finish(translations)
     damage = work.audio_warnings
     _warn(file, translations, damage)
-    if job.model.name == BUNDLED and any(_is_out_of_domain(t) for t in translations.values()):
-        say(f"hint: {OPEN_TALK}")
-        for hint in _hints(job.verb, file, ready.targets, job.source):
-            say(f"hint: {hint}")
     if damage:
         raise DamagedAudioError(
             f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
@@ -772,14 +772,6 @@ def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
     say(f"error: {line}")
     if job.output.as_json and not isinstance(error, DamagedAudioError | OSError):  # printed, or cannot be
         JsonOutput.failed(file, line)
-
-
-def _is_out_of_domain(translation: "Translation") -> bool:
-    """Whether the guard dropped most of the speech because its text was improbable, a loop or too much."""
-    reasons = ("guessing", "loop", "too much text")
-    improbable = [s for s in translation.dropped if s.dropped is not None and s.dropped.startswith(reasons)]
-    improbable_s = sum(segment.end_s - segment.start_s for segment in improbable)
-    return improbable_s > sum(segment.end_s - segment.start_s for segment in translation.segments)
 
 
 def _named(file: str, line: str) -> str:

@@ -16,6 +16,7 @@ from sprachbund.cli.console import (
     live_bar,
     print_json,
     say,
+    set_device,
     set_threads,
     show,
     size,
@@ -43,6 +44,8 @@ def train(
             kind, run = _recipe_of(recipe)
         values = read_recipe(kind, recipe, asked.overrides)
     set_threads(asked.threads)
+    with as_usage():
+        set_device(asked.device)
     if cluster.check:
         return _check(run, values, out, asked, cluster)
     try:
@@ -295,7 +298,7 @@ def recipe(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     *,
-    asked: Annotated[RunOptions, Panel(OWN_PANEL, only=("overrides", "threads"))],
+    asked: Annotated[RunOptions, Panel(OWN_PANEL, only=("overrides", "threads", "device"))],
 ) -> None:
     """Run a recipe over its arms and seeds; the same command again goes on where it stopped."""
     with as_usage():
@@ -309,6 +312,7 @@ def recipe(
         toml = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
         given = [f'data="{data}"'] if data is not None else []
         values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *asked.overrides])
+        set_device(asked.device)
     if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
             needed = module.estimate_memory(values)

@@ -9,6 +9,9 @@ Parts, each a manifest directory:
 - `known`: recorded prompts whose wording is in `train`, but not in this recording
 - `unheard`: utterances like `composed` by speakers that are not in `train` at all
 - `unseen`: recorded prompts whose wording is in no other part
+- `dev_prompts`: the same, of other wording, to choose checkpoints by
+- `left_out`: like `dev`, by the speakers of `Telephone.leave_out`, if there are any: checkpoints that are chosen by
+  them are not those that know the training speakers by heart
 """
 
 import hashlib
@@ -36,7 +39,7 @@ from sprachbund.data.synthesisers import (
     synthesis_info,
 )
 
-Part = Literal["train", "dev", "composed", "known", "unheard", "unseen"]
+Part = Literal["train", "dev", "composed", "known", "unheard", "unseen", "dev_prompts", "left_out"]
 SHARD_SIZE = 500
 MAX_DURATION_S = 15.0
 KNOWN_SHARE = 0.25
@@ -95,11 +98,14 @@ def make_telephone(
     sizes: dict[Part, int] = {
         "known": len(sounds.known),
         "unseen": len(sounds.unseen),
+        "dev_prompts": len(sounds.dev_prompts),
         "dev": options.heldout_utterances // 2,
         "composed": options.heldout_utterances,
         "unheard": options.heldout_utterances,
         "train": options.train_utterances,
     }
+    if options.leave_out:
+        sizes["left_out"] = options.heldout_utterances // 2
     for part, count in sizes.items():
         make = partial(_make_shard, sounds, part, count)
         make_shards(
@@ -122,8 +128,10 @@ class _Sounds:
     train: list[Prompt]
     known: list[Prompt]
     unseen: list[Prompt]
+    dev_prompts: list[Prompt]
     clips: Mapping[str, Clips]
     unheard_clips: Mapping[str, Clips]
+    left_out_clips: Mapping[str, Clips]
     texts: Mapping[str, Mapping[str, str]]
 
     @classmethod
@@ -144,16 +152,17 @@ class _Sounds:
         usable = [p for p in in_training if p not in withheld_prompts]
         read = partial(progress, "reading recordings")
         others = [p for p in prompts.prompts if p.held_out or p.speaker in options.leave_out]
+        unheard = {k: replace(c, held_out=False) for k, c in load_clips(others, progress=read).items()}
         return cls(
             options=options,
             prompts=prompts,
             train=[p for p in sentences if p not in withheld_prompts and wording[p.name] == "train"],
             known=known,
             unseen=[p for p in sentences if wording[p.name] == "test"],
+            dev_prompts=[p for p in sentences if wording[p.name] == "dev"],
             clips=load_clips(usable, progress=read),
-            unheard_clips={
-                k: replace(c, held_out=False) for k, c in load_clips(others, progress=read).items()
-            },
+            unheard_clips=unheard,
+            left_out_clips={name: clips for name, clips in unheard.items() if name in options.leave_out},
             texts={name: by for name, by in prompts.texts.items() if wording.get(name) == "train"},
         )
 
@@ -170,8 +179,9 @@ def _make_shard(
     options = sounds.options
     rng = random.Random(f"telephone/{options.seed}/{part}/{shard}/{attempt}")
     first, last = shard * SHARD_SIZE, min(count, (shard + 1) * SHARD_SIZE)
-    if part in ("known", "unseen"):
-        for prompt in getattr(sounds, part)[first:last]:
+    recorded = {"known": sounds.known, "unseen": sounds.unseen, "dev_prompts": sounds.dev_prompts}
+    if part in recorded:
+        for prompt in recorded[part][first:last]:
             _add_prompt(sounds, prompt, f"{part}-{prompt.speaker}-{prompt.name}", CLEAN, rng, [], writer)
         return
     adder = _Adder(sounds, part, rng, writer)
@@ -185,13 +195,13 @@ class _Adder:
     def __init__(self, sounds: _Sounds, part: Part, rng: random.Random, writer: ManifestWriter) -> None:
         self.sounds, self.part, self.rng, self.writer = sounds, part, rng, writer
         self.recent: list[np.ndarray] = []
-        clips = sounds.unheard_clips if part == "unheard" else sounds.clips
+        clips = _clips(sounds, part)
         # Sentences of whole prompts count as known wording, so held-out parts hold composed meanings only.
         kinds = sounds.options.kinds if part == "train" else HELD_OUT_KINDS
         self.composed = composed_utterances(
             clips,
             rng,
-            part if part in ("train", "dev") else "test",
+            {"train": "train", "dev": "dev", "left_out": "dev"}.get(part, "test"),
             prompts=None if kinds else sounds.prompts,
             kinds=kinds or None,
         )
@@ -280,10 +290,15 @@ def _wanted(texts: Mapping[str, str], languages: Iterable[str]) -> dict[str, str
     return {tag: texts[tag] for tag in languages if tag in texts}
 
 
+def _clips(sounds: _Sounds, part: Part) -> Mapping[str, Clips]:
+    """The recordings that a part is composed of, by speaker."""
+    return {"unheard": sounds.unheard_clips, "left_out": sounds.left_out_clips}.get(part, sounds.clips)
+
+
 def _info(part: Part, options: Telephone, sounds: _Sounds) -> dict[str, object]:
     from sprachbund.corpora.asterisk.packages import SPEAKERS
 
-    clips = sounds.unheard_clips if part == "unheard" else sounds.clips
+    clips = _clips(sounds, part)
     speakers = [s for s in SPEAKERS if s.tag in clips]
     return {
         "name": f"telephone/{part}",

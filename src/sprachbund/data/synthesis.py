@@ -42,6 +42,10 @@ class SynthesisError(SprachbundError):
         self.killed = killed
 
 
+class NothingSaidError(SynthesisError):
+    """A synthesiser works and has no sound for a text."""
+
+
 FloatArray = npt.NDArray[np.float32]
 Split = Literal["train", "dev", "test"]
 
@@ -179,7 +183,7 @@ def speak_with_words(
     with _LOCK:
         raw, events = _engine(exact).speak(text, voice)
     if not len(raw) or not raw.any():
-        raise SynthesisError(f"espeak-ng says nothing for {text!r} in '{voice.language}': check the text")
+        raise NothingSaidError(f"espeak-ng says nothing for {text!r} in '{voice.language}': check the text")
     begin, end = voiced_part(raw, ESPEAK_RATE_HZ)
     samples = raw[begin:end].astype(np.float32) / 32768.0
     words = [(character, max(0, sample - begin) / ESPEAK_RATE_HZ) for character, sample in events]

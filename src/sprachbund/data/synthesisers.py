@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.data.synthesis import (
     CRASHES,
     FloatArray,
+    NothingSaidError,
     Split,
     SynthesisError,
     Voice,
@@ -35,13 +37,13 @@ from sprachbund.data.synthesis import (
 )
 from sprachbund.errors import SprachbundError
 
-# festival and flite, for more variety than one synthesiser has: their voices were cut from recordings of
+# festival, flite and pico, for more variety than one synthesiser has: their voices were made of recordings of
 # people.
 #
-# Neither is ever needed. The programs are asked themselves which voices they have, and what they say is
+# None is ever needed. The programs are asked themselves which voices they have, and what they say is
 # read from the file they write. flite starts in milliseconds, so it is run for every sentence; festival is
 # not, so one runs for as long as the process that asks it, and gives the same samples whatever it said
-# before.
+# before. pico is a library in a Python package; its noise differs a little from call to call.
 
 Pcm = npt.NDArray[np.int16]
 
@@ -87,7 +89,7 @@ def say(text: str, voice: InstalledVoice) -> tuple[Pcm, int]:
         except soundfile.LibsndfileError:
             samples, rate_hz = np.zeros(0, np.int16), 0
     if not samples.any():
-        raise SynthesisError(f"{voice.program} says nothing for {text!r} as '{voice.name}': check the text")
+        raise NothingSaidError(f"{voice.program} says nothing for {text!r} as '{voice.name}': check the text")
     return samples, rate_hz
 
 
@@ -130,7 +132,7 @@ def _ended(program: str, status: int, last: str) -> SynthesisError:
 
 
 def _missing(program: str) -> SprachbundError:
-    return SprachbundError(f"{program} is not installed: apt-get install {program}")
+    return SprachbundError(f"{program} is not installed: {PROGRAMS[program].install}")
 
 
 def _flite_voices() -> list[InstalledVoice]:
@@ -229,6 +231,33 @@ def _escaped(text: bytes) -> bytes:
     return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
+_PICO_VOICES = {"de-DE": "de", "en-GB": "en", "en-US": "en", "es-ES": "es", "fr-FR": "fr", "it-IT": "it"}
+
+
+def _pico() -> ModuleType:
+    try:
+        import py_nanotts
+    except ImportError as error:
+        raise _missing("pico") from error
+    return py_nanotts
+
+
+def _pico_voices() -> list[InstalledVoice]:
+    """Those that the package brings along."""
+    _pico()
+    return [
+        InstalledVoice(program="pico", name=name, language=language, coding="utf-8")
+        for name, language in _PICO_VOICES.items()
+    ]
+
+
+def _say_with_pico(text: bytes, voice: InstalledVoice, path: Path) -> None:
+    import soundfile
+
+    said = _pico().NanoTTS().speak(text.decode("utf-8"), voice=voice.name)
+    soundfile.write(path, np.frombuffer(said, "<i2"), 16_000, subtype="PCM_16")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Program:
     """How to use a program, and what to install where it has no voice for a language.
@@ -236,11 +265,13 @@ class Program:
     Attributes:
         voices: lists what is installed.
         say: writes encoded text, spoken by a voice, as a sound file.
-        packages: Debian's package with a voice, by language; no others have one.
+        install: command that installs it.
+        packages: Debian's package with a voice, by language, where it is one of its own; no others have one.
     """
 
     voices: Callable[[], list[InstalledVoice]]
     say: Callable[[bytes, InstalledVoice, Path], None]
+    install: str
     packages: dict[str, str]
 
 
@@ -248,9 +279,16 @@ PROGRAMS = {
     "festival": Program(
         voices=_festival_voices,
         say=_say_with_festival,
+        install="apt-get install festival",
         packages={"en": "festvox-kallpc16k", "it": "festvox-itapc16k", "ru": "festvox-ru"},
     ),
-    "flite": Program(voices=_flite_voices, say=_say_with_flite, packages={"en": "flite"}),
+    "flite": Program(
+        voices=_flite_voices,
+        say=_say_with_flite,
+        install="apt-get install flite",
+        packages={"en": "flite"},
+    ),
+    "pico": Program(voices=_pico_voices, say=_say_with_pico, install="pip install py-nanotts", packages={}),
 }
 
 
@@ -258,7 +296,14 @@ ESPEAK = "espeak-ng"
 SYNTHESIZERS = (ESPEAK, *PROGRAMS)
 DEFAULT_SYNTHESIZERS = (ESPEAK,)
 
-HELD_OUT_PEOPLE: dict[str, Split] = {"awb": "dev", "ked": "dev", "rms": "test", "lp": "test"}
+HELD_OUT_PEOPLE: dict[str, Split] = {
+    "awb": "dev",
+    "ked": "dev",
+    "en-GB": "dev",
+    "it-IT": "dev",
+    "rms": "test",
+    "lp": "test",
+}
 """Part of every voice whose name has this word in it; all others are for training.
 
 By person and not by voice: kal and slt lent theirs to both festival and flite.
@@ -267,7 +312,7 @@ By person and not by voice: kal and slt lent theirs to both festival and flite.
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramVoice:
-    """A voice of festival or flite in one manner of speaking.
+    """A voice of festival, flite or pico in one manner of speaking.
 
     ``ratio`` multiplies pitch and formants, ``tempo`` the voice's own pace.
     """
@@ -358,7 +403,7 @@ def split_of_voice(voice: InstalledVoice) -> Split:
 def speak_as(text: str, voice: AnyVoice, *, exact: bool = True) -> FloatArray:
     """``text`` spoken by any voice: float32 mono samples in [-1, 1] at 16 kHz, trimmed of silence.
 
-    ``exact`` is as in `sprachbund.data.synthesis.speak`; the other synthesisers are always exact. Raises
+    ``exact`` is as in `sprachbund.data.synthesis.speak`; festival and flite are always exact, pico never. Raises
     `SprachbundError` as `speak` does.
     """
     if isinstance(voice, Voice):

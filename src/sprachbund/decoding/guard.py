@@ -6,8 +6,17 @@ here; they carry the reason, and callers show or hide them.
 """
 
 import zlib
+from collections.abc import Sequence
 
-from sprachbund.decoding.options import GuardOptions
+from sprachbund.decoding.options import TRANSCRIBE, GuardOptions
+from sprachbund.decoding.state import Hypothesis
+from sprachbund.models.base import Family, Memory
+from sprachbund.models.catalogue import fitting, fitting_cascade
+from sprachbund.models.domain import mean_states
+
+OUT_OF_DOMAIN = "out of domain"
+"""Reason to drop what a model does not understand."""
+_NOT_UNDERSTOOD = (OUT_OF_DOMAIN, "guessing", "loop", "too much text")
 
 _LOOP_TIMES = 5  # a unit this often in a row is a loop; digits and names are rarely said so often
 _LONG_LOOP = (3, 3)  # and so is a unit of at least three words that stands there three times
@@ -63,6 +72,8 @@ def drop_reason(
     mean_log_probability: float,
     options: GuardOptions,
     source_text: str | None = None,
+    out_of_domain: float | None = None,
+    max_out_of_domain: float = 1.0,
 ) -> str | None:
     """The reason to drop a segment; None when it is kept.
 
@@ -74,6 +85,8 @@ def drop_reason(
         mean_log_probability: per token.
         options: the thresholds.
         source_text: what was translated, where that is known.
+        out_of_domain: probability that the text is not what was said; None of models that were not calibrated.
+        max_out_of_domain: the most of it, see `max_out_of_domain`.
     """
     if not any(c.isalnum() for c in text):
         return "no text"
@@ -88,11 +101,41 @@ def drop_reason(
         and no_speech_probability > options.max_no_speech_probability
     ):
         return f"no speech: the model's own probability of none is {no_speech_probability:.2f}"
+    if out_of_domain is not None and out_of_domain > max_out_of_domain:
+        return f"{OUT_OF_DOMAIN}: probability {out_of_domain:.2f}"
     if mean_log_probability < options.hopeless_mean_log_probability:
         return f"guessing: mean log-probability {mean_log_probability:.2f}"
     if source_text is not None and (ratio := length_ratio(text, source_text)) > options.max_length_ratio:
         return f"not a translation: {ratio:.1f} times as long as what was said"
     return _text_drop_reason(text, duration_s, options)
+
+
+def max_out_of_domain(family: Family, options: GuardOptions) -> float:
+    """The threshold that holds: the one asked for, else the model's own; 1 where it has none."""
+    if options.max_out_of_domain is not None:
+        return options.max_out_of_domain
+    return 1.0 if family.domain is None else family.domain.threshold
+
+
+def out_of_domain(
+    family: Family, memory: Memory, hypotheses: Sequence[Sequence[Hypothesis]], durations_s: Sequence[float]
+) -> list[list[float | None]]:
+    """The probability that each text is not what was said; None of models that were not calibrated.
+
+    Args:
+        family: the model.
+        memory: of B utterances.
+        hypotheses: B rows (n,) of what was written for them.
+        durations_s: (B,) lengths of the utterances.
+    """
+    domain = family.domain
+    if domain is None:
+        return [[None] * len(row) for row in hypotheses]
+    means = mean_states(memory.states, memory.num_frames, durations_s, family.frame_s)
+    return [
+        [domain.probability(log_odds, hypothesis.mean_log_probability) for hypothesis in row]
+        for log_odds, row in zip(domain.encoder_log_odds(means), hypotheses, strict=True)
+    ]
 
 
 def length_ratio(text: str, source_text: str) -> float:
@@ -117,3 +160,47 @@ def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> st
     if len(text) > options.max_characters_per_s * max(duration_s, 0.5):
         return f"too much text: {len(text)} characters in {duration_s:.1f} s"
     return None
+
+
+class Understanding:
+    """How much of the speech of a recording or session a calibrated model understands, segment by segment.
+
+    Attributes:
+        kept_s: seconds of the segments that are kept.
+        left_out_s: seconds of those that were dropped though somebody speaks: the model does not understand them.
+    """
+
+    def __init__(self) -> None:
+        self.kept_s = self.left_out_s = 0.0
+
+    def add(self, duration_s: float, dropped: str | None) -> None:
+        """Count a segment.
+
+        Args:
+            duration_s: its length.
+            dropped: why the guard dropped it; None when it is kept.
+        """
+        if dropped is None:
+            self.kept_s += duration_s
+        elif dropped.startswith(_NOT_UNDERSTOOD):
+            self.left_out_s += duration_s
+
+    def warning(self, family: Family, target: str) -> str | None:
+        """A sentence that names models for open speech; None where most was understood, or nobody can know.
+
+        Args:
+            family: the model.
+            target: language wanted, or "transcribe".
+        """
+        if family.domain is None or self.left_out_s <= self.kept_s:
+            return None
+        wanted = None if target == TRANSCRIBE else target
+        models = fitting_cascade(None, [wanted]) or tuple(fitting(None, [wanted], most=1))
+        names = " --then ".join(one.alias for one in models)
+        verb = "transcribe FILE" if wanted is None else f"translate FILE --to {target}"
+        advice = f"; for open speech take a public one: sprachbund {verb} --model {names}" if names else ""
+        heard_s = self.kept_s + self.left_out_s
+        return (
+            f"{self.left_out_s:.0f} of {heard_s:.0f} s of speech were left out, because they are not of the kind that "
+            f"this model knows{advice}"
+        )

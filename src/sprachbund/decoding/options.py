@@ -50,6 +50,8 @@ class GuardOptions:
         max_compression_ratio: bytes of text over bytes after zlib; above this the text is a loop.
         max_repetition: share of the text that repeats what stands directly before it; above this it is a loop.
         max_characters_per_s: more text than anyone can say in the time.
+        max_out_of_domain: probability that a text is not what was said, above which it is dropped, for models that were
+            calibrated; the model's own threshold if not given, 1 to drop nothing for it.
         max_length_ratio: of a cascade: a translation so many times as long as what was said is none, but a loop or an
             answer.
     """
@@ -78,6 +80,9 @@ class GuardOptions:
     max_compression_ratio: Annotated[float, Range(0), Option("--max-compression", metavar="X")] = 2.4
     max_repetition: Annotated[float, _PROBABILITY, Option("--max-repetition", metavar="P")] = 0.6
     max_characters_per_s: Annotated[float, Range(0), Option("--max-characters-per-s", metavar="X")] = 60.0
+    max_out_of_domain: Annotated[float | None, _PROBABILITY, Option("--max-out-of-domain", metavar="P")] = (
+        None
+    )
     max_length_ratio: Annotated[float, Range(0)] = 3.0
 
     def __post_init__(self) -> None:
@@ -219,6 +224,12 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
                 f"the translator {translator.name} does not show which words of a text it reads, so words of a "
                 "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
             )
+    limit = options.guard.max_out_of_domain
+    if limit is not None and limit < 1 and family.domain is None:
+        raise SprachbundError(
+            f"max_out_of_domain is {limit:g}, and the model {family.name} was not calibrated to know what it does not "
+            "understand; leave it out, or calibrate the model with `sprachbund calibrate`"
+        )
     if options.timestamps is True and able.timestamps is None:
         raise SprachbundError(
             f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '

@@ -37,7 +37,14 @@ from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.data.batch import NO_LANGUAGE
-from sprachbund.decoding.guard import compression_ratio, drop_reason, repetition
+from sprachbund.decoding.guard import (
+    Understanding,
+    compression_ratio,
+    drop_reason,
+    max_out_of_domain,
+    out_of_domain,
+    repetition,
+)
 from sprachbund.decoding.languages import (
     UNDETERMINED,
     IdentifiedLanguage,
@@ -596,6 +603,7 @@ def _write_rows(
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
     hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
+    doubts = out_of_domain(model, memory, hypotheses, durations_s)
     times = model.capabilities.timestamps if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
     if first.options.word_timestamps:
@@ -617,13 +625,16 @@ def _write_rows(
                         words,
                         times=times,
                         guard=one.recording.options.guard,
+                        doubt=doubt,
                     )
                 ),
                 hypothesis=hypothesis,
             )
-            for name, target, hypothesis, words in zip(own, *per_span, strict=True)
+            for name, target, hypothesis, words, doubt in zip(own, *per_span, strict=True)
         ]
-        for one, own, per_span in zip(group, names, zip(asked, hypotheses, aligned, strict=True), strict=True)
+        for one, own, per_span in zip(
+            group, names, zip(asked, hypotheses, aligned, doubts, strict=True), strict=True
+        )
     ]
 
 
@@ -663,6 +674,7 @@ def cut_row(
     *,
     times: TimestampTokens | None,
     guard: GuardOptions,
+    doubt: float | None,
 ) -> list[Segment]:
     """Cut a row of tokens into segments, in order and inside the span.
 
@@ -674,6 +686,7 @@ def cut_row(
         aligned: its text tokens with their times; None where no words are wanted.
         times: the timestamp tokens to cut at; None makes one segment of the whole span.
         guard: thresholds.
+        doubt: probability that the text is not what was said, where the model was calibrated.
 
     Returns:
         At least one segment: a row without text gives one that is dropped.
@@ -683,6 +696,8 @@ def cut_row(
         pieces = cut_by_timestamps(hypothesis.tokens, times, context.duration_s) or [
             (0.0, context.duration_s, [])
         ]
+    offset_s, no_speech = context.span.start_s, hypothesis.no_speech_log_probability
+    no_speech_probability = None if no_speech is None else math.exp(no_speech)
     segments: list[Segment] = []
     first = 0  # index of the piece's first token among the text tokens
     for start_s, end_s, tokens in pieces:
@@ -693,45 +708,36 @@ def cut_row(
             )
         first += len(tokens)
         text = family.decode_text(tokens).strip()
-        segments.append(_segment(context, target, hypothesis, guard, text, words, start_s, end_s))
-    return segments
-
-
-def _segment(
-    context: SpanContext,
-    target: Target,
-    hypothesis: Hypothesis,
-    guard: GuardOptions,
-    text: str,
-    words: tuple[Word, ...],
-    start_s: float,
-    end_s: float,
-) -> Segment:
-    offset_s, no_speech = context.span.start_s, hypothesis.no_speech_log_probability
-    no_speech_probability = None if no_speech is None else math.exp(no_speech)
-    return Segment(
-        start_s=offset_s + start_s,
-        end_s=offset_s + end_s,
-        source_language=context.language.language,
-        target_language=target.language,
-        text=text,
-        words=tuple(_shifted(word, offset_s) for word in words),
-        mean_log_probability=hypothesis.mean_log_probability,
-        speech_probability=context.span.speech_probability,
-        no_speech_probability=no_speech_probability,
-        compression_ratio=compression_ratio(text),
-        repetition=repetition(text),
-        language_probability=context.language_probability,
-        dropped=drop_reason(
+        dropped = drop_reason(
             text,
             duration_s=end_s - start_s,
             speech_probability=context.span.speech_probability,
             no_speech_probability=no_speech_probability,
             mean_log_probability=hypothesis.mean_log_probability,
             options=guard,
-        ),
-        spans=spans_within(context, start_s, end_s),
-    )
+            out_of_domain=doubt,
+            max_out_of_domain=max_out_of_domain(family, guard),
+        )
+        segments.append(
+            Segment(
+                start_s=offset_s + start_s,
+                end_s=offset_s + end_s,
+                source_language=context.language.language,
+                target_language=target.language,
+                text=text,
+                words=tuple(_shifted(word, offset_s) for word in words),
+                mean_log_probability=hypothesis.mean_log_probability,
+                speech_probability=context.span.speech_probability,
+                no_speech_probability=no_speech_probability,
+                out_of_domain=doubt,
+                compression_ratio=compression_ratio(text),
+                repetition=repetition(text),
+                language_probability=context.language_probability,
+                dropped=dropped,
+                spans=spans_within(context, start_s, end_s),
+            )
+        )
+    return segments
 
 
 def unknown_pair_segment(context: SpanContext, target: str) -> Segment:
@@ -1020,6 +1026,7 @@ class LongForm(Iterator[Segment]):
         speculation: a draft to share with other recordings.
 
     Attributes:
+        model: as it was given.
         targets: the languages asked for, in the model's tags.
         source: the language given, in the model's tag; None when it is identified.
         duration_s: length of the recording; until it is read to the end, the one in its header, or None.
@@ -1039,7 +1046,7 @@ class LongForm(Iterator[Segment]):
         compute: Compute | None = None,
         speculation: Speculation | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
         options = options or DecodingOptions()
         check_options(model, options)
         self._draft_notes: list[str] = []
@@ -1088,7 +1095,7 @@ class LongForm(Iterator[Segment]):
 
     def _run(self) -> Iterator[tuple[str, Segment]]:
         decoding = self._recording.options
-        longest_s = min(decoding.spans.max_span_s, self._model.max_window_s)
+        longest_s = min(decoding.spans.max_span_s, self.model.max_window_s)
         options = replace(decoding.spans, max_span_s=longest_s)
         spans = iter_speech_spans(self._counted(), options, activity=self._activity)
         size = 1  # the first text comes early; larger batches after it are faster
@@ -1099,7 +1106,7 @@ class LongForm(Iterator[Segment]):
         self.finished_s = self.duration_s or 0.0
         refused = self._recording.refused
         for target in refused.keys() - self._recording.translated:
-            check_pair(self._model, refused[target], target)
+            check_pair(self.model, refused[target], target)
 
     def _counted(self) -> Iterator[Samples]:
         num_samples = 0
@@ -1173,12 +1180,16 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
         target: an entry of `work.targets`.
         segments: all that `work` gave for it.
     """
+    understanding = Understanding()
+    for segment in segments:
+        understanding.add(segment.end_s - segment.start_s, segment.dropped)
+    advice = understanding.warning(work.model, target)
     return build_translation(
         segments,
         target=target,
         source=work.source,
         duration_s=work.duration_s or 0.0,
-        warnings=work.warnings,
+        warnings=work.warnings if advice is None else (*work.warnings, advice),
         speculation=[r for r in work.speculation if target in (TRANSCRIBE, r.target_language)],
     )
 

@@ -55,6 +55,7 @@ class Segment:
         mean_log_probability: natural logarithm per token, the end token included.
         speech_probability: mean voice activity over the span, 0 to 1.
         no_speech_probability: the model's own doubt that this is speech; None when it has none.
+        out_of_domain: probability that the text is not what was said; None of models that were not calibrated.
         compression_ratio: bytes of the text over bytes after zlib.
         repetition: share of the text that repeats what stands directly before it, 0 to 1.
         language_probability: probability of `source_language` among the allowed languages; None when it was
@@ -73,6 +74,7 @@ class Segment:
     mean_log_probability: float = 0.0
     speech_probability: float = 1.0
     no_speech_probability: float | None = None
+    out_of_domain: float | None = None
     compression_ratio: float = 0.0
     repetition: float = 0.0
     language_probability: float | None = None

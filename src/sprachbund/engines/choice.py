@@ -32,7 +32,7 @@ from sprachbund.engines.native_engine import (
     why_not_family,
     with_native_modules,
 )
-from sprachbund.engines.options import CHOICES, EngineChoice, NativeOptions
+from sprachbund.engines.options import CHOICES, ENGINE_DEVICES, EngineChoice, NativeOptions
 from sprachbund.engines.packed_cache import Packed, fingerprint, packed_for
 from sprachbund.engines.torch_layers import (
     FusedEncoderLayer,
@@ -45,9 +45,11 @@ from sprachbund.engines.trial import Candidate, Trial, TrialFile, thread_counts,
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Family, Features, Memory
 from sprachbund.models.cascade import Cascade
+from sprachbund.models.io import move
 from sprachbund.models.wrapped import WrappedFamily
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.util.devices import CPU, check_kind, find_device
 from sprachbund.util.processor import usable_cores
 
 # Pooled frames.
@@ -503,6 +505,8 @@ def on_same_engine(family: Family, other: Family, directory: Path | None = None)
         SprachbundError: the family is on torch in a precision in which the other cannot be run.
     """
     decoder = family.capabilities.decoder
+    if isinstance(decoder, nn.Module) and (weight := next(decoder.parameters(), None)) is not None:
+        other = move(other, str(weight.device))
     if isinstance(decoder, TorchDecoder):
         return on_torch(other, decoder.precision)
     if not isinstance(decoder, NativeDecoder) or why_not_family(other) is not None:
@@ -540,10 +544,18 @@ def why_not_native(family: Family) -> str | None:
     return why_not_family(family)
 
 
-def check_choice(engine: EngineChoice, threads: int | None) -> None:
-    """Raise the SprachbundError that `engine_for` would, as far as possible without a model."""
+def check_choice(engine: EngineChoice, threads: int | None, device: str = CPU) -> None:
+    """Raise the SprachbundError that `engine_for` would, as far as possible without a model.
+
+    Args:
+        engine: asked for.
+        threads: asked for, or none.
+        device: that the model is to be on.
+    """
     if engine not in CHOICES:
         raise SprachbundError(f"there is no engine {engine!r}; choose one of {', '.join(CHOICES)}")
+    find_device(device)
+    check_kind(device, ENGINE_DEVICES[engine], f"the engine {engine}")
     if engine in ("native", "native-int4"):
         native()
     if engine in ("native", "native-int4", "auto"):

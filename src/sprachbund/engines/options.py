@@ -4,9 +4,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.devices import ANY_DEVICE, CPU
 
 EngineChoice = Literal["auto", "native", "native-int4", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
 CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
+ENGINE_DEVICES: dict[EngineChoice, tuple[str, ...]] = {
+    engine: (CPU,) if engine in ("native", "native-int4", "torch-int8") else ANY_DEVICE for engine in CHOICES
+}
+"""Kinds of devices that an engine computes on; "auto" is plain torch elsewhere than on a CPU."""
 MemoryNumbers = Literal["bf16", "int8"]
 WeightNumbers = Literal["int8", "int4"]
 

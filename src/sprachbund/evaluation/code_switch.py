@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sprachbund.data.language_spans import split_words
-from sprachbund.evaluation.failures import Rate, identifier_for, in_wrong_language
+from sprachbund.evaluation.failures import WRONG_LANGUAGE, Rate, identifier_for, in_wrong_language
 from sprachbund.evaluation.lines import EmbeddedSpan, Line, same_language
 from sprachbund.evaluation.quality import (
     ALL,
@@ -37,7 +37,6 @@ from sprachbund.evaluation.router import RouteCounts
 from sprachbund.text.normalize import has_no_spaces
 
 WINDOW = 2  # words on either side of a switch that count as near
-WRONG_LANGUAGE = "wrong language"
 NUM_EVALUATED, LEFT_OUT = ": evaluated", ": left out"
 """What a score's counts are called, behind its name."""
 

@@ -4,71 +4,30 @@ All but hallucination are evaluated on lines of speech with a reference. A line 
 Nothing here asks whether a translation is right; a wrong number or name is a matter of the scores.
 """
 
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
-from sprachbund.corpora.phrasebook import Meaning
 from sprachbund.decoding.guard import repetition
 from sprachbund.evaluation.lines import Line
-from sprachbund.text.identify import LanguageIdentifier
+from sprachbund.text.identify import UNKNOWN, IdentifiedText, LanguageIdentifier
 from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
 
-# The language identifier, trained at first use: on sentences of the phrasebook, and on names of countries, languages,
-# months and days in CLDR (through Babel), which has some two hundred languages.
+# The language identifier chooses among the languages asked for and those of the phrasebook.
 
-_NUM_MEANINGS = 400
-_SEED = 7
 _ALWAYS = ("en", "es", "fr", "it", "de", "ru", "pt", "nl")
 
 
 def identifier_for(languages: Iterable[str]) -> LanguageIdentifier:
-    """An identifier that knows these languages, and always those of the phrasebook.
-
-    Languages that neither the phrasebook nor CLDR has words of are left out: see its `languages`.
-    """
-    return _train(tuple(sorted({*languages, *_ALWAYS})))
+    """An identifier of these languages, as far as it knows them, and always of those of the phrasebook."""
+    return LanguageIdentifier({*languages, *_ALWAYS})
 
 
-@lru_cache(maxsize=4)
-def _train(languages: tuple[str, ...]) -> LanguageIdentifier:
-    texts = {tag: [*_sentences(tag), *names(tag)] for tag in languages}
-    return LanguageIdentifier.train({tag: examples for tag, examples in texts.items() if examples})
-
-
-def _sentences(language: str) -> list[str]:
-    from sprachbund.corpora.phrasebook import LANGUAGES, render
-
-    return [render(m, language, None) for m in _meanings()] if language in LANGUAGES else []
-
-
-@lru_cache(maxsize=1)
-def _meanings() -> Sequence[Meaning]:
-    from sprachbund.corpora.phrasebook import draw
-
-    rng = random.Random(_SEED)
-    return [draw(rng) for _ in range(_NUM_MEANINGS)]
-
-
-def names(language: str) -> list[str]:
-    """Names in CLDR of countries, languages, months, days and units, in a language; none if CLDR lacks it."""
-    from babel import Locale, UnknownLocaleError
-
-    try:
-        locale = Locale.parse(language, sep="-")
-    except (UnknownLocaleError, ValueError):
-        return []
-    known = [*locale.territories.values(), *locale.languages.values()]
-    for calendar in (locale.months, locale.days):
-        known += calendar["format"]["wide"].values()
-    return [name for name in dict.fromkeys(map(str, known)) if name]
-
-
+WRONG_LANGUAGE = "wrong language"
+"""Failure, and metric, that the identifier of languages decides."""
 _EXCESS_REPETITION = 0.2
 _OMITTED_UNITS, _OMITTED_SHARE = 3, 0.3
 _PREFIX_MATCH = 0.8
-_WRONG_LANGUAGE = 0.95
+_SURELY = 0.95
 _MIN_LETTERS = 12
 _COPY_ERROR_RATE = 0.1
 _MIN_COPY_LETTERS = 4
@@ -179,18 +138,24 @@ def copied(line: Line) -> bool | None:
 def in_wrong_language(line: Line, identifier: LanguageIdentifier) -> bool | None:
     """Wrong target language: the text is in another language than the one asked for.
 
-    Character n-grams give another language a probability of 0.95 or more. Evaluated only where the text has
-    twelve letters or more and the identifier gets the reference right, so that what it cannot tell (names,
-    single words shared by two languages) does not count.
+    The identifier (`sprachbund.text.identify`) gives another language a probability of 0.95 or more. Evaluated only
+    where the text has twelve letters or more and the identifier gets the reference right, so that what it cannot
+    tell (names, single words shared by two languages) does not count.
     """
     if not line.reference or line.target not in identifier.languages:
         return None
     if sum(c.isalpha() for c in line.hypothesis) < _MIN_LETTERS:
         return None
-    if identifier.identify(line.reference).language != line.target:
+    reference = identifier.identify(line.reference)
+    if reference.language == UNKNOWN or not _is_likeliest(line.target, reference):
         return None
     identified = identifier.identify(line.hypothesis)
-    return identified.language != line.target and identified.probability >= _WRONG_LANGUAGE
+    return identified.probability >= _SURELY and not _is_likeliest(line.target, identified)
+
+
+def _is_likeliest(language: str, identified: IdentifiedText) -> bool:
+    """Whether no language is likelier; tags of one language, such as pt and pt-BR, are as likely as each other."""
+    return identified.probabilities[language] == identified.probability
 
 
 DEFINITIONS: Mapping[str, str] = {
@@ -199,7 +164,7 @@ DEFINITIONS: Mapping[str, str] = {
     "omission": omitted.__doc__ or "",
     "truncation": truncated.__doc__ or "",
     "copy": copied.__doc__ or "",
-    "wrong language": in_wrong_language.__doc__ or "",
+    WRONG_LANGUAGE: in_wrong_language.__doc__ or "",
 }
 """Failure to its definition, for reports."""
 
@@ -233,17 +198,21 @@ class FailureClassifier:
 
     Args:
         targets: BCP-47 tags of the target languages.
+
+    Attributes:
+        identifier: of languages of texts, by its name and version.
     """
 
     def __init__(self, targets: Iterable[str]) -> None:
         self._identifier = identifier_for(targets)
+        self.identifier = self._identifier.name
         self._checks: dict[str, Callable[[Line], bool | None]] = {
             "hallucination": hallucinated,
             "repetition": repeated,
             "omission": omitted,
             "truncation": truncated,
             "copy": copied,
-            "wrong language": self._wrong_language,
+            WRONG_LANGUAGE: self._wrong_language,
         }
 
     def classify(self, line: Line) -> dict[str, bool]:

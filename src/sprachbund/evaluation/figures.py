@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sprachbund.evaluation import router
-from sprachbund.evaluation.code_switch import MEASURES, WRONG_LANGUAGE
+from sprachbund.evaluation.code_switch import MEASURES
+from sprachbund.evaluation.failures import WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.metrics import Counts, Metric
 from sprachbund.evaluation.quality import ALL, CODE_SWITCHED, SWITCHING, TRANSCRIPTION, TRANSLATION

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.failures import WRONG_LANGUAGE
 from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.util import provenance
 from sprachbund.util.files import write_text
@@ -21,6 +22,8 @@ from sprachbund.util.options import renamed
 MANIFEST_FILE = "scores.json"
 WITHOUT_TIMESTAMPS = 1
 """The format of manifests whose `timestamps` was named and not asked for: rows were decoded without them."""
+FORMER_IDENTIFIER = "character n-grams of sprachbund 0.1"
+"""What told the languages of texts apart for manifests that name nothing else."""
 _Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 
@@ -110,6 +113,7 @@ class ResultManifest(ManifestPart):
         numbers: scores, which a rerun must give again.
         failures: rates of failures, which a rerun must give again.
         measured: times and memory, which another run gives differently.
+        identifier: of languages of texts, by which outputs in the wrong language are counted: name and version.
         race: speed beside other models', one row each.
         data: corpora in the order given.
         model: what was evaluated.
@@ -126,6 +130,7 @@ class ResultManifest(ManifestPart):
     numbers: list[Number]
     failures: list[FailureRate] = []
     measured: dict[str, float | None] = {}
+    identifier: str = FORMER_IDENTIFIER
     race: list[dict[str, str | float]] = []
     data: list[DataUsed]
     model: ModelUsed
@@ -246,6 +251,8 @@ def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:
 def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-9) -> Sequence[str]:
     """Every number of `old` that `new` does not give again, in words; empty when all are the same.
 
+    Outputs in the wrong language are compared where the same identifier counted them.
+
     Args:
         old: the manifest to be reproduced.
         new: a later measurement.
@@ -254,7 +261,10 @@ def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-
     again = {number.key: number.value for number in new.numbers}
     rates = {rate.key: (rate.failed, rate.evaluated) for rate in new.failures}
     differing = []
+    counted_alike = old.identifier == new.identifier
     for number in old.numbers:
+        if number.metric.startswith(WRONG_LANGUAGE) and not counted_alike:
+            continue
         label = " ".join(part for part in number.key if part)
         value = again.get(number.key)
         if value is None:
@@ -262,6 +272,8 @@ def differences(old: ResultManifest, new: ResultManifest, tolerance: float = 1e-
         elif abs(value - number.value) > tolerance:
             differing.append(f"{label}: was {number.value:.4f}, is {value:.4f}")
     for rate in old.failures:
+        if rate.failure == WRONG_LANGUAGE and not counted_alike:
+            continue
         now = rates.get(rate.key)
         if now != (rate.failed, rate.evaluated):
             after = "missing" if now is None else f"{now[0]} of {now[1]}"

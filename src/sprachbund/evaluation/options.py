@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
+from sprachbund.util.devices import CPU, check_device_name
 from sprachbund.util.options import Option, Range, check
 
 BATCH_SIZE, PER_KIND, SEED = 16, 12, 2024
@@ -26,6 +27,7 @@ class EvaluationOptions:
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
         engine: what computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8;
             native; native-int4. The result manifest has the one that computed.
+        device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
         comet: a COMET model to score with as well: its directory, or a name.
         seed: seed of the no-speech set.
     """
@@ -37,8 +39,30 @@ class EvaluationOptions:
     no_speech_per_kind: Annotated[int, Range(0), Option("--no-speech", metavar="N")] = PER_KIND
     first_segments: Annotated[int, Range(0)] = 5
     engine: Annotated[EngineChoice, Option("--engine", metavar="NAME")] = "auto"
+    device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     comet: Annotated[str | None, Option("--comet", metavar="MODEL")] = None
     seed: Annotated[int, Option("--seed", metavar="N")] = SEED
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_device_name(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """How a model is calibrated.
+
+    Attributes:
+        limit: most utterances of each corpus, spread evenly over it.
+        max_dropped: share of the texts that are right which may be dropped.
+        batch_size: utterances in a batch.
+        seed: of channels, pauses and languages.
+    """
+
+    limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1600
+    max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.02
+    batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
+    seed: Annotated[int, Option("--seed", metavar="N")] = 1
 
     def __post_init__(self) -> None:
         check(self)

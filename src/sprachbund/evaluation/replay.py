@@ -149,7 +149,18 @@ def _near(path: Path, manifest: Path) -> Path:
 def _changed(old: ResultManifest | FileManifest, new: ResultManifest | FileManifest) -> list[str]:
     """Versions, properties of the machine and the commit that differ, one line each."""
     commits = {"": old.commit}, {"": new.commit}
+    identifiers = []
+    if (
+        isinstance(old, ResultManifest)
+        and isinstance(new, ResultManifest)
+        and old.identifier != new.identifier
+    ):
+        identifiers = [
+            f"outputs in the wrong language were counted by {old.identifier}, now by {new.identifier}, and are not "
+            "compared"
+        ]
     return [
+        *identifiers,
         *_changes("version of", old.versions, new.versions),
         *_changes("machine's", old.machine, new.machine),
         *[line.replace("commit  was", "commit was") for line in _changes("commit", *commits)],

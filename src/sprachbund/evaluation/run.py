@@ -256,7 +256,9 @@ def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tupl
     """The model on its engine, and the options as they are recorded: the engine that "auto" found, whether there are
     timestamps, and the declared languages in the model's tags."""
     chosen = engine_for(
-        load(model, offline=offline), options.engine, directory=locate(model, offline=offline)
+        load(model, offline=offline, device=options.device),
+        options.engine,
+        directory=locate(model, offline=offline),
     )
     allowed = declared_languages(chosen.family, options.decoding.allowed_languages)
     decoding = replace(options.decoding, allowed_languages=allowed)

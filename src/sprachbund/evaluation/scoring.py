@@ -5,8 +5,8 @@ from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
-from sprachbund.evaluation.code_switch import WRONG_LANGUAGE, SwitchTally
-from sprachbund.evaluation.failures import FailureClassifier, RateCounts
+from sprachbund.evaluation.code_switch import SwitchTally
+from sprachbund.evaluation.failures import WRONG_LANGUAGE, FailureClassifier, RateCounts
 from sprachbund.evaluation.lines import CHUNK, Line, by_pair
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, Number, ResultManifest
 from sprachbund.evaluation.metrics import Comet
@@ -75,6 +75,7 @@ class Scoring:
         if self._comet:
             numbers += [_number(s, guarded) for s in self._comet.scores()]
         return ResultManifest(
+            identifier=self._classifier.identifier,
             numbers=numbers,
             failures=[*_failure_rates(self._before, guard=False), *_failure_rates(self._behind, guard=True)],
             measured=speed.to_dict() if speed else {},

@@ -16,7 +16,8 @@ from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import router
-from sprachbund.evaluation.code_switch import LEFT_OUT, MEASURES, NUM_EVALUATED, WRONG_LANGUAGE
+from sprachbund.evaluation.code_switch import LEFT_OUT, MEASURES, NUM_EVALUATED
+from sprachbund.evaluation.failures import WRONG_LANGUAGE
 from sprachbund.evaluation.manifest import FailureRate, Number, ResultManifest, read_manifest
 from sprachbund.evaluation.quality import (
     ALL,

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from sprachbund.audio.features import StreamedNormalisation
 from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.streaming_conformer import ChunkEncoder
 from sprachbund.nn.transducer import Transducer
+from sprachbund.util.devices import CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +241,7 @@ class Capabilities:
         token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
         translator: of a cascade.
+        devices: kinds of devices that it computes on, as in `sprachbund.util.devices.ANY_DEVICE`.
     """
 
     encoder: nn.Module | None = None
@@ -257,6 +260,7 @@ class Capabilities:
     token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None
+    devices: tuple[str, ...] = (CPU,)
 
 
 @runtime_checkable
@@ -265,9 +269,11 @@ class Family(Protocol):
 
     Attributes:
         drafts: files of the drafts in its model directory, by name; `sprachbund.models.io.load` fills it.
+        domain: tells what the model does not understand, where it was calibrated; `sprachbund.models.io.load` fills it.
     """
 
     drafts: Mapping[str, Path]
+    domain: Domain | None
 
     @property
     def name(self) -> str:

@@ -5,12 +5,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.cascade import RECOGNISER, TRANSLATOR, Cascade, CascadeConfig
 from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.domain import Domain
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.hub import FAMILIES, bundled_directory, family_of, locate
+from sprachbund.util.devices import CPU, check_kind, find_device
 from sprachbund.util.files import read_model, write_json
 from sprachbund.util.provenance import model_hash
 
@@ -128,7 +132,11 @@ def _save_cascade(cascade: Cascade, directory: Path, **options: Any) -> None:
 
 
 def load(
-    path_or_id: str | Path = BUNDLED, *, then: str | Path | None = None, offline: bool = False
+    path_or_id: str | Path = BUNDLED,
+    *,
+    then: str | Path | None = None,
+    offline: bool = False,
+    device: str = CPU,
 ) -> Family:
     """Load a model for inference.
 
@@ -136,17 +144,40 @@ def load(
         path_or_id: "bundled", a model directory, a name on the Hugging Face hub, or an alias such as "whisper-small".
         then: a model of texts, named in the same way, that translates what the first one transcribes: a cascade.
         offline: never use the network, even for a name that is not on disk.
+        device: computes it: cpu, cuda, cuda:1 …, mps.
 
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here, or has a file that
-            is named like a draft and is none; halves of a cascade that do not fit together.
+            is named like a draft and is none; halves of a cascade that do not fit together; a device that is not
+            there, or that the family does not compute on.
     """
+    find_device(device)
     if then is not None:
-        return _cascade(path_or_id, then, offline=offline)
+        return move(_cascade(path_or_id, then, offline=offline), device)
     directory = locate(path_or_id, offline=offline)
     family = LOADERS[family_of(directory)](directory)
     if not isinstance(family, Cascade):  # whose drafts are the recogniser's
         family.drafts = find_drafts(directory)
+        family.domain = Domain.read(directory)
+    return move(family, device)
+
+
+def move(family: Family, device: str) -> Family:
+    """Put a model on a device; it is changed in place, and given back.
+
+    Args:
+        family: any; both halves of a cascade are moved.
+        device: as torch names it.
+
+    Raises:
+        SprachbundError: its family does not compute on devices of that kind.
+    """
+    parts = (family.recogniser, family.translator) if isinstance(family, Cascade) else (family,)
+    for part in parts:
+        check_kind(device, part.capabilities.devices, f"a model of the family {part.name}")
+    for part in parts:
+        if isinstance(part, nn.Module):
+            part.to(device)
     return family
 
 

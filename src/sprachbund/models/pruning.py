@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from torch import nn
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 
 Side = Literal["encoder", "decoder"]
@@ -25,11 +26,13 @@ class Layered(Protocol):
     Attributes:
         name: of the family.
         drafts: see `sprachbund.models.base.Family`.
+        domain: likewise.
         sharing_plan: of a model that is split by language.
     """
 
     name: str
     drafts: Mapping[str, Path]
+    domain: Domain | None
     sharing_plan: SharingPlan | None
 
     def get_submodule(self, target: str) -> nn.Module:
@@ -93,7 +96,7 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
     for side, layers in kept.items():
         new.set_submodule(f"{side}.layers", nn.ModuleList(_stack(new, side)[i] for i in layers))
     new.sharing_plan = _renumbered(new.sharing_plan, kept)
-    new.drafts = {}
+    new.drafts, new.domain = {}, None
     follow_depths(new, kept)
     return new
 

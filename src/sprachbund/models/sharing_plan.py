@@ -35,19 +35,24 @@ class ModuleEvidence(BaseModel):
         mean_cosines: (L, L) mean cosines between single vectors, s; a vector is not compared with itself.
         self_similarity: mean of the diagonal of s.
         cross_similarity: mean of s beside the diagonal.
-        delta: the difference of the two, which sets the shared ratio.
+        delta: the difference of the two, which sets the shared ratio by the published rule.
         delta_margin: half width of its 95% interval by half samples; None with fewer than four vectors.
+        corrected: (L, L) noise-corrected cosines, c_lk = s_lk / sqrt(s_ll s_kk); empty in plans of versions before.
+        conflict: 1 - mean of c_lk; None where a language agrees with itself no better than by chance.
+        conflict_margin: half width of its 95% interval by half samples.
         purity: mean over languages of the self similarity's share.
         purity_by_language: s_ll / (s_ll + mean_k s_lk).
         groups: found here, after the veto.
         merged: groups that the veto joined, as they were before.
-        silhouette: of the groups before the veto, on 1 - S; None where it is not defined, for groups of one.
-        silhouettes: of every number of groups that was tried.
-        spread: mean of 1 - S between languages of different groups, before the veto.
+        silhouette: of the groups before the veto, on 1 - c; None where it is not defined, for groups of one.
+        silhouettes: of every number of groups; in plans of versions before.
+        agreements: number of groups to the mean agreement of disjoint halves of the data, which chooses the number.
+        spread: mean distance (1 - c) between languages of different groups, before the veto.
         separation: silhouette (1 where undefined) times spread.
         clustering: the method that the groups are from.
         agreement: adjusted Rand index of the groups by k-means and by Ward linkage; 1 is the same.
-        stability: share of half samples in which exactly these groups came out; None as for `delta_margin`.
+        stability: share of half samples in which exactly these groups came out; None for one group, and as for
+            `delta_margin`.
         energy_by_language: energy in the common subspace, as shares that sum to 1.
         energy_shares: the same for each group, p_g.
         principal_angles_deg: (L, L) mean angle between the languages' main subspaces, degrees.
@@ -65,12 +70,16 @@ class ModuleEvidence(BaseModel):
     cross_similarity: float
     delta: float
     delta_margin: float | None = None
+    corrected: Matrix = ()
+    conflict: float | None = None
+    conflict_margin: float | None = None
     purity: float
     purity_by_language: dict[str, float]
     groups: Grouping
     merged: Grouping = ()
     silhouette: float | None = None
     silhouettes: dict[int, float] = {}
+    agreements: dict[int, float] = {}
     spread: float
     separation: float
     clustering: Literal["ward", "kmeans"] = "ward"
@@ -80,6 +89,11 @@ class ModuleEvidence(BaseModel):
     energy_shares: tuple[float, ...]
     principal_angles_deg: Matrix = ()
     canonical_correlations: Matrix = ()
+
+    @property
+    def clear_conflict(self) -> float:
+        """The lower end of the conflict's interval; 0 where the conflict is not known."""
+        return 0.0 if self.conflict is None else self.conflict - (self.conflict_margin or 0.0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

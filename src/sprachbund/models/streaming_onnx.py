@@ -36,6 +36,7 @@ from sprachbund.nn.streaming_conformer import (
 )
 from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.util.devices import CPU
 from sprachbund.util.files import file_sha256, read_object, validate, write_json
 
 # config.json of an exported model: sizes and languages, tiers, and the graphs with inputs and outputs.
@@ -486,6 +487,11 @@ class OnnxStreamingTransducer(Conformer):
         )
         self.language_head: nn.Module = OnnxLayer(sessions[LANGUAGE])  # type: ignore[assignment]
         del self.decoder, self.ctc_head
+
+    @property
+    def device(self) -> torch.device:
+        """Graphs are run on the CPU."""
+        return torch.device(CPU)
 
     @property
     def capabilities(self) -> Capabilities:

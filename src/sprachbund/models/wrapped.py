@@ -19,6 +19,7 @@ class WrappedFamily:
     def __init__(self, family: Family) -> None:
         self._family = family
         self.drafts = family.drafts
+        self.domain = family.domain
 
     @property
     def capabilities(self) -> Capabilities:

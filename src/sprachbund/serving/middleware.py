@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -70,6 +71,28 @@ def check_origin(
             )
 
 
+_SECRETS = {"key", "api_key", "api-key", "apikey", "token", "access_token", "authorization"}
+
+
+def check_query(query: str) -> None:
+    """Refuse a key in an address, which proxies, histories and logs keep.
+
+    Args:
+        query: of the address, without the question mark.
+
+    Raises:
+        RefusalError: 400.
+    """
+    for name, _ in parse_qsl(query, keep_blank_values=True):
+        if name.lower() in _SECRETS:
+            raise RefusalError(
+                400,
+                f"the address has {name}=…, and addresses are written down on their way; send the key as "
+                "'Authorization: Bearer KEY', and take another one, for this one is known now",
+                code="key_in_address",
+            )
+
+
 # The middleware.
 
 log = logging.getLogger("sprachbund.serving")
@@ -105,6 +128,7 @@ class RequestMiddleware:
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             check_origin(Headers(scope=scope), self._names, self._service.settings.cors)
+            check_query(scope["query_string"].decode("latin-1"))
         except RefusalError as refusal:  # before it is accepted: the client gets a 403
             log.info(json.dumps({"client": _host(scope), "path": scope["path"], "refused": refusal.message}))
             await WebSocketClose()(scope, receive, send)
@@ -140,6 +164,7 @@ class _LimitedRequest:
             headers = Headers(scope=self._scope)
             check_origin(headers, names, self._service.settings.cors)
             _check_charset(headers)
+            check_query(self._scope["query_string"].decode("latin-1"))
             await app(self._scope, self._limited_receive, self._limited_send)
         except ClientDisconnect:
             self._status = _GONE

@@ -205,7 +205,13 @@ class ModelStore:
     def _load_named(self, name: str) -> Model:
         settings = self._settings
         wanted: Any = settings.engine
-        model = load(name, offline=settings.offline, engine=wanted, threads=settings.threads)
+        model = load(
+            name,
+            offline=settings.offline,
+            engine=wanted,
+            threads=settings.threads,
+            device=settings.device,
+        )
         if (engine := model.engine) is not None:
             event = {"event": "model loaded", "model": name, "engine": engine.as_dict()}
             log.info(json.dumps({**event, "notes": engine.notes, "warnings": engine.warnings}))

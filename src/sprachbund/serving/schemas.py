@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from math import log
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -14,6 +15,8 @@ from sprachbund.text.languages import writes_spaces
 
 JSON, VERBOSE, TEXT = "json", "verbose_json", "text"
 ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
+_LEAST = 1e-10
+"""Probability below which a logarithm says no more."""
 MEDIA_TYPES = {TEXT: "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
@@ -38,6 +41,10 @@ class TranscriptionForm(BaseModel):
         list[Literal["word", "segment"]],
         Field(alias="timestamp_granularities[]", description="Times in verbose_json."),
     ] = []
+    include: Annotated[
+        list[Literal["logprobs"]],
+        Field(alias="include[]", description="Log-probabilities of the words, in json."),
+    ] = []
     stream: Annotated[bool, Field(description="Server-sent events, for json and verbose_json.")] = False
     allow_damaged: Annotated[
         bool, Field(description="Take what can be read of a file that is cut off or damaged, with a warning.")
@@ -55,6 +62,11 @@ class TranscriptionForm(BaseModel):
     def words(self) -> bool:
         """Whether words are to have times."""
         return "word" in self.granularities
+
+    @property
+    def log_probs(self) -> bool:
+        """Whether log-probabilities are wanted."""
+        return "logprobs" in self.include
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -100,7 +112,9 @@ def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str
         return translation.text + "\n"
     if form.response_format in MEDIA_TYPES:
         return render(translation, form.response_format)
-    values = {"text": translation.text, "usage": usage(translation.duration_s)}
+    values: dict[str, Any] = {"text": translation.text, "usage": usage(translation.duration_s)}
+    if form.log_probs:
+        values["logprobs"] = [entry for segment in translation.segments for entry in log_probs(segment)]
     if form.response_format == VERBOSE:
         values |= _verbose(translation, form, task)
     return as_json(values)
@@ -109,6 +123,16 @@ def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str
 def usage(duration_s: float) -> dict[str, Any]:
     """The amount of work, which other services charge for and this one only reports."""
     return {"type": "duration", "seconds": round(duration_s, 3)}
+
+
+def log_probs(segment: Segment) -> list[dict[str, Any]]:
+    """OpenAI's entries, one for each word: the mean probability of its tokens, as a natural logarithm."""
+    space = " " if writes_spaces(segment.target_language) else ""
+    texts = [f"{space if number else ''}{word.text.strip()}" for number, word in enumerate(segment.words)]
+    return [
+        {"token": text, "bytes": [*text.encode()], "logprob": round(log(max(word.probability, _LEAST)), 4)}
+        for text, word in zip(texts, segment.words, strict=True)
+    ]
 
 
 def segment_values(segment: Segment, number: int) -> dict[str, Any]:
@@ -163,6 +187,7 @@ class Events:
 
     def __init__(self, form: TranscriptionForm) -> None:
         self._verbose, self._notes = form.response_format == VERBOSE, form.notes
+        self._log_probs = form.log_probs
         self._count, self._begun = 0, False
 
     def of_segment(self, segment: Segment, duration_s: float | None) -> Iterable[str]:
@@ -170,16 +195,23 @@ class Events:
         text = "" if segment.dropped else segment.text.strip()
         if text:
             space = " " if self._begun and writes_spaces(segment.target_language) else ""
-            yield event({"type": "transcript.text.delta", "delta": space + text})
+            extra = {"logprobs": log_probs(segment)} if self._log_probs else {}
+            yield event({"type": "transcript.text.delta", "delta": space + text, **extra})
             self._begun = True
         if self._verbose:
             values = segment_values(segment, self._count) | {"text": text, "duration": duration_s}
+            values |= {
+                "id": str(self._count),
+                "speaker": "",
+            }  # their types in OpenAI's stream; nobody is told apart
             yield event({"type": "transcript.text.segment", **values})
             self._count += 1
 
     def of_end(self, translation: Translation) -> Iterable[str]:
         """The whole text."""
         values: dict[str, Any] = {"text": translation.text, "usage": usage(translation.duration_s)}
+        if self._log_probs:
+            values["logprobs"] = [entry for segment in translation.segments for entry in log_probs(segment)]
         if self._verbose:
             values |= {
                 "duration": round(translation.duration_s, 3),

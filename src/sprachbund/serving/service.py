@@ -122,6 +122,7 @@ class Service:
     ) -> None:
         self.settings, self.meters = settings, Meters()
         self.keys = Keys.read(settings.key_file)
+        self._keys_changed_ns = _changed_ns(settings.key_file)
         self.rates = Rates(settings.limits.requests_per_minute)
         self.intake = Intake(settings.limits)
         self.limiter = ConcurrencyLimiter(settings.limits, self.meters.in_progress)
@@ -161,6 +162,19 @@ class Service:
         self.rates.take(client)
         return client
 
+    def reload_keys(self) -> None:
+        """Read the key file again if it has changed; where it cannot be read, the keys of before stay."""
+        changed_ns = _changed_ns(self.settings.key_file)
+        if changed_ns in (None, self._keys_changed_ns):
+            return
+        self._keys_changed_ns = changed_ns
+        try:
+            self.keys = Keys.read(self.settings.key_file)
+        except SprachbundError as error:
+            log.error(json.dumps({"event": "the keys of before stay", "error": str(error)}))
+        else:
+            log.info(json.dumps({"event": "keys read again"}))
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The time between start and stop."""
@@ -192,6 +206,7 @@ class Service:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
+            self.reload_keys()
             self.store.sweep()
             await self.sessions.sweep()
 
@@ -203,6 +218,14 @@ class Service:
                 self.ready = True
         except RefusalError as error:
             log.error(json.dumps({"event": "the first model cannot be loaded", "error": error.message}))
+
+
+def _changed_ns(path: Path | None) -> int | None:
+    """When a file was changed; None without one, or where it is gone for the moment."""
+    try:
+        return None if path is None else path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def service_of(connection: HTTPConnection) -> Service:

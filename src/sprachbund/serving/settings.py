@@ -8,6 +8,7 @@ from typing import Annotated
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
+from sprachbund.util.devices import CPU, check_device_name
 from sprachbund.util.options import Option, OptionValueError, Range, check
 
 LOOPBACK = "127.0.0.1"
@@ -115,6 +116,7 @@ class Settings:
         key_file: keys that clients need, one a line; without, everybody is let in.
         engine: computes the model: auto, native, torch and the others of `translate`.
         threads: threads to compute with.
+        device: computes the models: cpu, cuda, cuda:1 for the second GPU, or mps.
         offline: never use the network.
         preload: load the first model at the start.
         batch_size: speech spans that go through a model together.
@@ -130,6 +132,7 @@ class Settings:
     key_file: Annotated[Path | None, Option("--key-file", metavar="FILE")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("--threads", metavar="N")] = None
+    device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     offline: Annotated[bool, Option("--offline")] = False
     preload: bool = True
     batch_size: Annotated[int, Range(1)] = 8
@@ -138,6 +141,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
+        check_device_name(self.device)
         if not self.models:
             raise SprachbundError("no model to serve; name at least one")
         if not 0 <= self.port < 1 << 16:

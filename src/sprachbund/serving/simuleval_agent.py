@@ -9,7 +9,6 @@ counts what stands between spaces: a word that goes on after its beginning was c
 
 import logging
 from argparse import ArgumentParser, Namespace
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice
 from sprachbund.streaming.live import SimulatedClock
 from sprachbund.streaming.options import LiveOptions
+from sprachbund.util.options import declared
 
 _LOG = logging.getLogger("sprachbund")
 
@@ -41,7 +41,7 @@ class LiveAgent(SpeechToTextAgent):
     """
 
     def __init__(self, args: Namespace) -> None:
-        values = {field.name: getattr(args, field.name) for field in fields(LiveOptions)}
+        values = {option.name: getattr(args, option.name) for option in declared(LiveOptions)}
         self._options = LiveOptions(**values)
         self._engine = LiveEngine(sprachbund.load(args.model, engine=args.engine).family)
         self._spoken, self._to, self._log_path = args.spoken, args.to, args.emission_log
@@ -56,9 +56,9 @@ class LiveAgent(SpeechToTextAgent):
         parser.add_argument("--to", required=True, help="language to translate into")
         parser.add_argument("--spoken", default=None, help="language spoken; identified if not given")
         parser.add_argument("--emission-log", type=Path, default=None, help="for sprachbund latency")
-        for field in fields(LiveOptions):
-            name = f"--{field.name.replace('_', '-')}"
-            parser.add_argument(name, type=type(field.default), default=field.default)
+        for option in declared(LiveOptions):
+            name = f"--{option.name.replace('_', '-')}"
+            parser.add_argument(name, type=str if option.choices else option.type, default=option.default)
 
     def reset(self) -> None:
         """Begin a sentence."""

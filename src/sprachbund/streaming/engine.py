@@ -15,6 +15,7 @@ from itertools import zip_longest
 import torch
 
 from sprachbund.audio.spans import VoiceActivity
+from sprachbund.decoding.guard import out_of_domain
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
@@ -234,6 +235,8 @@ class LiveEngine:
         jobs = [job for job in jobs if job.session.error is None]
         for job, text in self._written(jobs):
             events[job.index].append(text)
+            if text.final:
+                job.session.note_understanding(self.model, text)
         for session, own in zip(sessions, events, strict=True):
             own += session.take_notices()
         return events
@@ -369,6 +372,7 @@ class LiveEngine:
         durations_s = [job.stretch.duration_s for job in encoded.jobs]
         hypotheses = search(self.model, encoded.memory, asked, self.decoding, durations_s, self._speculation)
         looks = self._looks(encoded, asked, hypotheses, durations_s)
+        doubts = out_of_domain(self.model, encoded.memory, hypotheses, durations_s)
         return [
             [
                 StretchRow(
@@ -377,6 +381,7 @@ class LiveEngine:
                     asked=asked[b][n],
                     hypothesis=hypotheses[b][n],
                     looks_at_s=looks[b][n],
+                    doubt=doubts[b][n],
                 )
                 for n, target in enumerate(job.targets)
             ]

@@ -13,7 +13,8 @@ class LiveText:
     Attributes:
         target: the language, or "transcribe", as it was asked for.
         segment: number of the stretch, from 0.
-        committed: characters to append to what was committed before; never taken back.
+        committed: characters to append to what was committed before in this target, over all stretches; where a
+            stretch begins behind another one, they begin with a space, in languages that write them. Never taken back.
         tentative: replaces what stood behind the committed text; may still change.
         retracted: words of the tentative text before that were replaced.
         start_s: where the stretch begins.
@@ -44,16 +45,16 @@ class LiveText:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveNotice:
-    """An overload or an error of a session.
+    """An overload or an error of a session, or a warning about its speech.
 
     Attributes:
-        kind: "overload", or "error" when the session has ended by it.
+        kind: "overload", "warning", or "error" when the session has ended by it.
         message: in one line, with what is done about it.
         audio_s: audio that had been taken in by then.
         lost_s: seconds of speech that will never be written.
     """
 
-    kind: Literal["overload", "error"]
+    kind: Literal["overload", "warning", "error"]
     message: str
     audio_s: float
     lost_s: float = 0.0

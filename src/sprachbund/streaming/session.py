@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
+from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
 from sprachbund.errors import SprachbundError
-from sprachbund.streaming.events import LiveNotice
+from sprachbund.models.base import Family
+from sprachbund.streaming.events import LiveNotice, LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.languages import writes_spaces
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:  # a session itself computes no model, so commands hold it wit
     from sprachbund.nn.streaming_conformer import StreamState
     from sprachbund.nn.transducer import TransducerState
 
+
+_LEAST_LEFT_OUT_S = 30.0
+"""Seconds of speech that was not understood, after which a session that goes on is warned."""
 
 # Stretches of speech and their text.
 
@@ -150,6 +155,7 @@ class LiveSession:
         options: of the session.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
+        written: targets with text.
         error: why the session has ended early, if it has.
     """
 
@@ -164,10 +170,12 @@ class LiveSession:
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
+        self.written: set[str] = set()
         self._stream = SpanStream(spans, activity=activity)
         self._waiting: deque[Stretch] = deque()
         self._open: Stretch | None = None
         self._notices: list[LiveNotice] = []
+        self._understanding, self._warned = Understanding(), False
         self._count = 0
         self._lost: list[Stretch] = []
         self._ended = self._overloaded = False
@@ -242,6 +250,20 @@ class LiveSession:
         """Notices since the last call."""
         notices, self._notices = self._notices, []
         return notices
+
+    def note_understanding(self, family: Family, event: LiveText) -> None:
+        """Count the end of a stretch, and warn once when most of the speech so far is not understood.
+
+        Args:
+            family: the model.
+            event: with which a stretch has ended.
+        """
+        self._understanding.add(event.end_s - event.start_s, event.dropped)
+        if self._warned or not (self.finished or self._understanding.left_out_s >= _LEAST_LEFT_OUT_S):
+            return
+        if (warning := self._understanding.warning(family, event.target)) is not None:
+            self._warned = True
+            self._notices.append(LiveNotice(kind="warning", message=warning, audio_s=self.audio_s))
 
     def fail(self, message: str) -> None:
         """End the session for a reason."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sprachbund.decoding.guard import drop_reason
+from sprachbund.decoding.guard import drop_reason, max_out_of_domain
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
@@ -231,6 +231,7 @@ class StretchRow:
         asked: the same, as the model was asked.
         hypothesis: what it wrote behind the prefix.
         looks_at_s: see `Attempt`.
+        doubt: probability that the text is not what was said, where the model was calibrated.
     """
 
     batch_index: int
@@ -238,6 +239,7 @@ class StretchRow:
     asked: Target
     hypothesis: Hypothesis
     looks_at_s: Sequence[float]
+    doubt: float | None
 
 
 def unfinished_text(
@@ -350,7 +352,9 @@ def _as_recorded(
 ) -> tuple[str, str | None]:
     """What a recording of the stretch would give, and why the guard kept it back."""
     times = family.capabilities.timestamps if row.asked.timestamps else None
-    segments = cut_row(family, job.context, row.asked, row.hypothesis, None, times=times, guard=guard)
+    segments = cut_row(
+        family, job.context, row.asked, row.hypothesis, None, times=times, guard=guard, doubt=row.doubt
+    )
     kept = [segment for segment in segments if segment.dropped is None]
     return joined_text(kept), None if kept else segments[0].dropped
 
@@ -365,6 +369,8 @@ def _drop_reason(family: Family, job: PendingStretch, row: StretchRow, guard: Gu
         no_speech_probability=None if doubt is None else exp(doubt),
         mean_log_probability=row.hypothesis.mean_log_probability,
         options=guard,
+        out_of_domain=row.doubt,
+        max_out_of_domain=max_out_of_domain(family, guard),
     )
 
 
@@ -389,11 +395,21 @@ def news(
         final: whether the stretch has ended.
         dropped: why the guard dropped text.
     """
+    line = job.stretch.lines[target]
+    # The first text of a stretch, committed or not, stands behind that of the stretches before.
+    begins = line.written == piece and target in job.session.written and writes_spaces(language)
+    tentative = line.tentative
+    if begins and piece:
+        piece = f" {piece}"
+    elif begins and tentative:
+        tentative = f" {tentative}"
+    if piece:
+        job.session.written.add(target)
     return LiveText(
         target=target,
         segment=job.stretch.number,
         committed=piece,
-        tentative=job.stretch.lines[target].tentative,
+        tentative=tentative,
         retracted=retracted,
         start_s=job.stretch.begin_s,
         end_s=job.stretch.span.end_s,

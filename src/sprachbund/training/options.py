@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.devices import check_device_name
 from sprachbund.util.files import read_toml
 from sprachbund.util.options import Option, Range, check, renamed
 
@@ -161,16 +162,21 @@ class RunOptions:
         overrides: change a value of the recipe; may be repeated.
         stop_after: stop, resumable, after so many steps in all.
         threads: threads to compute with.
+        device: trains the model: cpu, cuda, cuda:1 for the second GPU, or mps; the first GPU, or the CPU where there
+            is none, if not given.
         accept_changes: go on with a run whose recipe was another one.
     """
 
     overrides: Annotated[tuple[str, ...], Option("--set", metavar="A.B=VALUE", commas=False)] = ()
     stop_after: Annotated[int | None, Range(1), Option("--stop-after", metavar="N")] = None
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
+    device: Annotated[str | None, Option("--device", metavar="NAME")] = None
     accept_changes: Annotated[bool, Option("--accept-changes")] = False
 
     def __post_init__(self) -> None:
         check(self)
+        if self.device is not None:
+            check_device_name(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

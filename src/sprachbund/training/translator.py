@@ -97,6 +97,8 @@ class LivePart(Strict):
         synthesizers: that speak; those of the edition if empty.
         seed: of everything drawn; that of the edition if None.
         exact: whether a run that is taken up hears the same again to the last bit, at half the speed.
+        sentences: folder of tables of sentences besides the phrasebook's own (`sprachbund data make sentences`).
+        sentence_share: share of the utterances that say a sentence of these tables.
     """
 
     edition: str = "bundled"
@@ -105,12 +107,20 @@ class LivePart(Strict):
     synthesizers: tuple[str, ...] = ()
     seed: int | None = None
     exact: bool = True
+    sentences: Path | None = None
+    sentence_share: float = Field(default=0.0, ge=0, le=1)
 
     def drawn(self) -> Edition:
         """The edition to be rendered. Raises SprachbundError for an unknown name."""
-        given = {name: getattr(self, name) for name in ("languages", "synthesizers", "seed")}
+        given = {name: getattr(self, name) for name in ("languages", "synthesizers", "seed", "sentences")}
         changes = {name: value for name, value in given.items() if value not in ((), None)}
-        return edition(self.edition, train_utterances=self.utterances, exact=self.exact, **changes)
+        return edition(
+            self.edition,
+            train_utterances=self.utterances,
+            exact=self.exact,
+            sentence_share=self.sentence_share,
+            **changes,
+        )
 
 
 class ExampleRecipe(Strict):

@@ -21,6 +21,7 @@ LIBRARIES = (
     "transformers",
     "sentencepiece",
     "onnxruntime",
+    "py3langid",
 )
 _BLOCK = 1 << 20
 COMPRESSION_FILE = "compression.json"

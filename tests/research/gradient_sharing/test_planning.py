@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.research.gradient_sharing import analyses as capacity
-from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.research.gradient_sharing.plan_options import THRESHOLDS, SharingPlanOptions
 from sprachbund.research.gradient_sharing.planning import make_plan, measure
 from sprachbund.research.gradient_sharing.sketches import Sketches
 from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows, sketches
@@ -37,7 +37,7 @@ def test_the_split_follows_from_its_evidence() -> None:
     plan = make_plan(made, SharingPlanOptions(num_modules=2, private_widths="energy", start="svd", seed=5))
     assert [split.module for split in plan.splits] == capacity.ranked(plan.modules, "purity")[:2]
     for split in plan.splits:
-        assert split.shared_ratio == capacity.shared_ratio(split.evidence.delta)
+        assert split.shared_ratio == capacity.shared_ratio(split.evidence.conflict, THRESHOLDS["corrected"])
         assert split.private_shares == split.evidence.energy_shares
         assert (split.start, split.seed) == ("svd", 5)
     assert list(plan.modules) == [NAME.format(i) for i in range(4)]
@@ -52,16 +52,21 @@ def test_what_is_asked_for_by_hand_is_done() -> None:
 
 
 def test_separation_and_purity_choose_differently() -> None:
-    """Gradients agree within the languages equally in both; only in one do groups stand apart."""
+    """Gradients agree within the languages equally in both; groups stand further apart in one."""
     agreeing = planted_rows((2, 2), apart=0.0, common=1.5, noise=1.5, own=0.3)
     apart = planted_rows((2, 2), apart=1.5, common=0.0, noise=1.5, own=0.3)
     noise = planted_rows((2, 2), apart=0.0, common=0.1, noise=4.0)
     made = sketches(agreeing, apart, noise, noise)
     chosen = {
-        by: make_plan(made, SharingPlanOptions(choose_by=by, veto=None)).splits[0].module  # type: ignore[arg-type]
+        by: make_plan(made, SharingPlanOptions(choose_by=by, num_groups=2, shared_ratio=0.5)).splits[0].module  # type: ignore[arg-type]
         for by in ("purity", "separation")
     }
     assert chosen == {"purity": NAME.format(0), "separation": NAME.format(1)}
+
+
+def test_the_published_rule_is_an_option() -> None:
+    split = make_plan(layers(), SharingPlanOptions(conflict="raw")).splits[0]
+    assert split.shared_ratio == capacity.shared_ratio(split.evidence.delta, THRESHOLDS["raw"])
 
 
 def test_languages_that_agree_are_left_whole_and_it_is_said() -> None:
@@ -69,8 +74,11 @@ def test_languages_that_agree_are_left_whole_and_it_is_said() -> None:
     apart = planted_rows((2, 2), noise=4.0)
     plan = make_plan(sketches(agreeing, apart))
     assert [split.module for split in plan.splits] == [NAME.format(1)]
-    assert plan.modules[NAME.format(0)].merged != ()
-    assert any(NAME.format(0) in note and "too alike" in note for note in plan.notes)
+    assert any(NAME.format(0) in note and "no groups that come out again" in note for note in plan.notes)
+    three = planted_rows((2, 2), apart=0.15, own=0.0, noise=0.3)  # apart, but by less than the veto
+    joined = make_plan(sketches(three))
+    assert joined.modules[NAME.format(0)].merged != ()
+    assert any("too alike" in note for note in joined.notes)
     nothing = make_plan(sketches(agreeing))
     assert nothing.splits == ()
     assert any("0 of 1 modules" in note for note in nothing.notes)

@@ -42,7 +42,7 @@ def test_pairs_that_fight_most_come_first(plan: SharingPlan) -> None:
     first = found[0]
     s = plan.modules[first.module].mean_cosines
     a, b = (plan.modules[first.module].languages.index(tag) for tag in first.languages)
-    assert first.conflict == pytest.approx((s[a][a] + s[b][b]) / 2 - s[a][b])
+    assert first.conflict == pytest.approx(1 - s[a][b] / (s[a][a] * s[b][b]) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_text_says_who_fights_where_and_how_sure(plan: SharingPlan) -> None:
     text = said(report.show_blocks(plan))
     worst = report.pairs(plan.modules)[0]
     assert f"{worst.languages[0]} and {worst.languages[1]} {worst.words} in {worst.module}" in text
-    assert "strongest conflict: encoder.layers.2.feed_forward_out, delta " in text
+    assert "clearest conflict: encoder.layers.2.feed_forward_out, 0." in text
     assert re.search(r"sure +yes: the same groups in \d+ of 40 random halves", text)
     assert f"split {plan.splits[0].module}" in text
     table = next(block for block in report.show_blocks(plan) if isinstance(block, report.ReportTable))
@@ -72,11 +72,12 @@ def test_the_text_says_who_fights_where_and_how_sure(plan: SharingPlan) -> None:
 
 
 def test_doubt_is_said() -> None:
-    blurred = make_plan(sketches(planted_rows((1,) * 6, noise=6.0)), SharingPlanOptions(veto=None))
+    blurred = make_plan(sketches(planted_rows((6,), own=0.4, noise=4.0)), SharingPlanOptions(num_groups=3))
     assert "doubtful, more utterances would tell" in said(report.plan_blocks(blurred))
-    few = make_plan(sketches(planted_rows((1, 3), num_vectors=3)))
-    assert "too few vectors to say" in said(report.plan_blocks(few))
-    assert "too few vectors for its error" in said(report.show_blocks(few))
+    few = make_plan(
+        sketches(planted_rows((1, 3), num_vectors=3)), SharingPlanOptions(num_groups=2, shared_ratio=0.5)
+    )
+    assert "no: the conflict is not larger than its error" in said(report.plan_blocks(few))
 
 
 def test_two_languages_need_no_grouping() -> None:
@@ -113,7 +114,7 @@ def test_the_change_between_checkpoints(plan: SharingPlan) -> None:
     for change in found:
         name = change["module"]
         assert change["change"] == pytest.approx(
-            plan.modules[name].delta - before.modules[name].delta, abs=2e-6
+            plan.modules[name].conflict - before.modules[name].conflict, abs=1e-4
         )
     top = found[-1]
     assert top["clear"]
@@ -255,7 +256,7 @@ def test_the_heat_map_shows_the_numbers_in_the_order_of_the_dendrogram() -> None
     shown = axes.images[0].get_array()
     for row, one in enumerate(names):
         for column, other in enumerate(names):
-            wanted = evidence.similarity[evidence.languages.index(one)][evidence.languages.index(other)]
+            wanted = evidence.corrected[evidence.languages.index(one)][evidence.languages.index(other)]
             assert shown[row, column] == wanted
     assert len(axes.patches) == 3  # a frame around each group
 

@@ -50,7 +50,7 @@ def test_applied_twice_it_gives_the_same_weights(start: str) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     seeded = applied(made.make_split(start=start, seed=1), random_importance())[2].state_dict()
     changed = {name for name in first if not torch.equal(first[name], seeded[name])}
-    assert bool(changed) == (start == "random")
+    assert bool(changed) == (start != "neuron")  # "svd" draws for the units beyond its directions
 
 
 @pytest.mark.parametrize("module", [ENCODER, DECODER])
@@ -108,14 +108,29 @@ def test_by_svd_the_branches_are_the_published_directions(ratio: float) -> None:
     np.testing.assert_allclose(product(new.shared), shared, atol=1e-5)
     root = np.linalg.norm(new.shared.expand.weight.detach().numpy(), axis=1)
     np.testing.assert_allclose(root[:count], np.sqrt(s[:count]), rtol=1e-4)
-    assert not root[count:].any()
+    assert root[count:].all()  # units beyond the directions have weights in, and none out
+    assert not new.shared.contract.weight[:, count:].any()
+    biases = [branch.expand.bias for branch in (new.shared, *new.private)]
+    assert torch.equal(torch.cat(biases), old.expand.bias)
     for branch, share in zip(new.private, energy, strict=True):
         u, s, vt = np.linalg.svd(share * (equivalent - shared))
         width = min(branch.expand.out_features, 32)
         np.testing.assert_allclose(product(branch), (u[:, :width] * s[:width]) @ vt[:width], atol=1e-5)
         assert not branch.contract.bias.any()
-        assert not branch.expand.bias.any()
     assert torch.equal(new.shared.contract.bias, old.contract.bias)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("start", ["svd", "random"])
+def test_every_unit_gets_a_gradient_from_the_first_step(start: str) -> None:
+    """With zeros on both sides, 48 of 64 shared units were once dead for ever."""
+    _, new, _ = applied(made.make_split(start=start, shared_ratio=0.75, evidence=make_evidence((0.3, 0.7))))
+    for branch in (new.shared, *new.private):
+        x = torch.randn(64, branch.expand.in_features, generator=torch.Generator().manual_seed(0))
+        branch.zero_grad()
+        branch(x).square().sum().backward() if branch.contract.weight.any() else branch(x).sum().backward()
+        into = branch.expand.weight.grad.abs().sum(1) + branch.contract.weight.grad.abs().sum(0)
+        assert (into > 0).all()
 
 
 def test_by_svd_nothing_is_lost_where_everything_has_room() -> None:

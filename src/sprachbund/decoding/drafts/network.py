@@ -62,7 +62,8 @@ class NetworkDraft(ABC):
         """The network in the precision of a decoder, with linear layers as fast as the decoder's."""
         precision: Precision = "bf16" if decoder.positions.dtype == torch.bfloat16 else "fp32"
         if precision not in self._by_precision:
-            self._by_precision[precision] = recast(self.network, precision, keep)
+            network = self.network.to(decoder.positions.device)
+            self._by_precision[precision] = recast(network, precision, keep)
         return self._by_precision[precision]
 
     @staticmethod

@@ -30,6 +30,7 @@ from sprachbund.models.base import (
     Target,
 )
 from sprachbund.models.conformer.config import ConformerConfig, TransducerPart
+from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import (
     decoder_route,
@@ -45,6 +46,7 @@ from sprachbund.nn.feed_forward import Route, is_split
 from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamingEncoder, StreamingShape
 from sprachbund.nn.transducer import Transducer, TransducerShape
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
+from sprachbund.util.devices import ANY_DEVICE, CPU
 
 
 class Conformer(nn.Module):
@@ -72,6 +74,7 @@ class Conformer(nn.Module):
         self.transcript_tokenizer = transcript_tokenizer
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
         self.encoder = _encoder(config)
@@ -100,6 +103,8 @@ class Conformer(nn.Module):
             alignment=None if by_frames else Alignment(frame_s=self.frame_s),
             encode_text=self.encode_text,
             sharing_plan=self.sharing_plan,
+            # Live text by frames keeps its streams in the host's memory.
+            devices=(CPU,) if self.streaming else ANY_DEVICE,
         )
 
     @property
@@ -148,7 +153,13 @@ class Conformer(nn.Module):
         """Log-mel (B, T, M) of utterances given as 16 kHz mono float32 samples, padded to the longest."""
         mels = [log_mel(s, self.config.num_mel_bins, normalise=self.front_end).T for s in samples]
         num_frames = torch.tensor([mel.shape[0] for mel in mels])
-        return Features(values=nn.utils.rnn.pad_sequence(mels, batch_first=True), num_frames=num_frames)
+        values = nn.utils.rnn.pad_sequence(mels, batch_first=True)
+        return Features(values=values.to(self.device), num_frames=num_frames.to(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.language_head.weight.device
 
     def encode(self, features: Features) -> Memory:
         """Run the encoder; the states are (B, ceil(T / 8), D). See `encode_routed` for a split one."""

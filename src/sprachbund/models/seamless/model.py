@@ -20,6 +20,7 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.domain import Domain
 from sprachbund.models.hub import optional_setting
 from sprachbund.models.language_codes import to_bcp47
 from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
@@ -32,6 +33,7 @@ from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.text_to_text import FixedPositionDecoder
+from sprachbund.util.devices import ANY_DEVICE
 
 # Training examples: features and rows of an utterance.
 
@@ -140,6 +142,7 @@ class Seamless(nn.Module):
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self.encoder = SeamlessEncoder(hf_model.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
         first = (
@@ -194,6 +197,7 @@ class Seamless(nn.Module):
             alignment=Alignment(frame_s=self.frame_s),
             encode_text=None if self._tokens is None else self._tokens.text_to_tokens,
             sharing_plan=self.sharing_plan,
+            devices=ANY_DEVICE,
         )
 
     def pairs(self) -> frozenset[tuple[str, str]]:

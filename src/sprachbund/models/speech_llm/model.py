@@ -22,6 +22,7 @@ from sprachbund.data.language_spans import Stretch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.domain import Domain
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
@@ -29,6 +30,7 @@ from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache, Prompts
 from sprachbund.models.speech_llm.objective import RoutedMemory, smoothed, speech_llm_loss, stretches
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
 from sprachbund.text.languages import described
+from sprachbund.util.devices import ANY_DEVICE
 
 _SPAN_S = 0.3
 """Router decisions are averaged over so long before they are called spans: no word is said in less."""
@@ -74,6 +76,7 @@ class SpeechLLM(nn.Module):
         self._group_of = torch.tensor(groups)
         self.sources: dict[str, str] | None = None
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self._prompts = None if tokenizer is None else self._checked(tokenizer, config.prompts)
         self.eval()
 
@@ -97,7 +100,7 @@ class SpeechLLM(nn.Module):
     @property
     def capabilities(self) -> Capabilities:
         """Experts of languages in the projector; its attention is not shown, so words get no times."""
-        return Capabilities(encoder=self.encoder, decoder=self.llm, experts=self)
+        return Capabilities(encoder=self.encoder, decoder=self.llm, experts=self, devices=ANY_DEVICE)
 
     @property
     def end_token(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Memory, Target
+from sprachbund.models.domain import Domain
 from sprachbund.models.tokens.config import ReadTokens
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
@@ -123,6 +124,7 @@ class ReadsTokens(nn.Module):
         super().__init__()
         self.config, self.reader = config, reader
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self.decoder = None  # until a family with an attention decoder makes it
         self.written = WrittenTokens(reader.vocabulary)
         self.end_token = self.written.end

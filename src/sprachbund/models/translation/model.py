@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Memory, Target
+from sprachbund.models.domain import Domain
 from sprachbund.models.hub import optional_setting
 from sprachbund.models.translation.checkpoints import shape_of
 from sprachbund.models.translation.tokens import Offsets, TranslationTokens
@@ -40,6 +41,7 @@ from sprachbund.nn.text_to_text import (
     marian_positions,
 )
 from sprachbund.text.languages import described
+from sprachbund.util.devices import ANY_DEVICE
 
 CONFIG_KEY = "sprachbund"
 """Our own key of `config.json`; transformers carries it along untouched."""
@@ -70,6 +72,7 @@ class TextTranslator(nn.Module):
         super().__init__()
         self.config, self.generation = config, generation
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         shape = shape_of(config, "config.json")
         self.encoder, self.decoder = _build(config, shape)
         self.embedding: ScaledEmbedding = self.decoder.embedding
@@ -115,6 +118,7 @@ class TextTranslator(nn.Module):
             encode_text=None if self._tokens is None else self._tokens.written.tokens,
             text_input=self,
             token_offsets=self,
+            devices=ANY_DEVICE,
         )
 
     def pairs(self) -> frozenset[tuple[str, str]]:

@@ -23,6 +23,7 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
+from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
@@ -33,6 +34,7 @@ from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import Route, run_layers
 from sprachbund.text.languages import writes_spaces
+from sprachbund.util.devices import ANY_DEVICE
 
 if TYPE_CHECKING:
     from sprachbund.models.whisper.tokens import WhisperTokens
@@ -269,6 +271,7 @@ class Whisper(nn.Module):
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=config.vocabulary_size,
@@ -347,6 +350,7 @@ class Whisper(nn.Module):
             encode_text=self.tokens.text_to_tokens if self.has_tokens else None,
             sharing_plan=self.sharing_plan,
             fixed_window=self,
+            devices=ANY_DEVICE,
         )
 
     def pairs(self) -> frozenset[tuple[str, str]]:

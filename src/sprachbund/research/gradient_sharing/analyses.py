@@ -14,178 +14,7 @@ import numpy as np
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import ModuleEvidence
-from sprachbund.research.gradient_sharing.plan_options import RATIOS, THRESHOLDS, ChooseBy, Clustering
-
-Partition = tuple[tuple[int, ...], ...]
-"""Groups of indexes, each sorted, the groups by their first index."""
-
-FEW = 4
-"""Up to so many languages make two groups; a silhouette over fewer means little."""
-
-NUM_STARTS = 10
-_SAME = 1e-6
-_MAX_SEED = 2**32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Groups:
-    """How languages group in a module.
-
-    Attributes:
-        partition: the groups; a single one when the languages do not differ or the veto joined all.
-        before_veto: the groups as clustered.
-        silhouette: of the groups before the veto, None where it is not defined.
-        silhouettes: of every number of groups that was tried.
-        spread: mean distance between languages of different groups, before the veto.
-    """
-
-    partition: Partition
-    before_veto: Partition
-    silhouette: float | None
-    silhouettes: dict[int, float] = field(default_factory=dict)
-    spread: float
-
-    @property
-    def separation(self) -> float:
-        """Silhouette times spread; the spread alone where there is no silhouette, as with two languages."""
-        return (1.0 if self.silhouette is None else self.silhouette) * self.spread
-
-
-def find_groups(
-    means: np.ndarray,
-    similarity: np.ndarray,
-    *,
-    num_groups: int | None = None,
-    clustering: Clustering = "ward",
-    veto: float | None = None,
-    seed: int = 0,
-    scored: bool = True,
-) -> Groups:
-    """Group languages.
-
-    Args:
-        means: (L, d) mean gradients, at least two.
-        similarity: (L, L) their cosines S; the distance is 1 - S.
-        num_groups: K; None takes 2 for up to four languages, else what has the best silhouette of 2 to L - 1.
-        clustering: Ward linkage on the distances, or k-means on the means.
-        veto: groups whose mean similarity is above are merged, the most similar ones first; None merges none.
-        seed: of k-means.
-        scored: False leaves out a silhouette that decides nothing, as where one K is tried; it takes half of the time.
-
-    Languages that do not differ at all (every distance below 1e-6) are one group, whatever K.
-    """
-    count = len(means)
-    distances = 1 - similarity
-    if distances.max() < _SAME:
-        whole = (tuple(range(count)),)
-        return Groups(partition=whole, before_veto=whole, silhouette=None, spread=0.0)
-    tried = [num_groups] if num_groups else [2] if count <= FEW else range(2, count)
-    partitions = {k: cluster(means, distances, k, clustering, seed) for k in tried}
-    scores: dict[int, float | None] = dict.fromkeys(partitions)
-    if scored or len(partitions) > 1:
-        scores = {k: silhouette(distances, partition) for k, partition in partitions.items()}
-    best = max(partitions, key=lambda k: (-np.inf if scores[k] is None else round(scores[k], 9), -k))  # type: ignore[arg-type]
-    return Groups(
-        partition=merge_alike(partitions[best], similarity, veto),
-        before_veto=partitions[best],
-        silhouette=scores[best],
-        silhouettes={k: score for k, score in scores.items() if score is not None},
-        spread=spread(distances, partitions[best]),
-    )
-
-
-def cluster(
-    means: np.ndarray, distances: np.ndarray, num_groups: int, clustering: Clustering, seed: int
-) -> Partition:
-    """K groups by Ward linkage on the distances (L, L) or k-means on the means (L, d).
-
-    Args:
-        means: mean gradients (L, d).
-        distances: 1 - S (L, L).
-        num_groups: K.
-        clustering: "ward" or "kmeans".
-        seed: seed of k-means.
-    """
-    if clustering == "ward":
-        from scipy.cluster.hierarchy import cut_tree
-
-        return _partition(cut_tree(ward_tree(distances), n_clusters=num_groups).ravel())
-    from sklearn.cluster import KMeans
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer different means than groups: the groups say so themselves
-        kmeans = KMeans(n_clusters=num_groups, n_init=NUM_STARTS, random_state=seed % _MAX_SEED)
-        return _partition(kmeans.fit_predict(means))
-
-
-def ward_tree(distances: np.ndarray) -> np.ndarray:
-    """Ward linkage on distances (L, L), as scipy writes trees: (L - 1, 4)."""
-    from scipy.cluster.hierarchy import linkage
-    from scipy.spatial.distance import squareform
-
-    tree: np.ndarray = linkage(squareform(distances, checks=False), "ward")
-    return tree
-
-
-def silhouette(distances: np.ndarray, partition: Partition) -> float | None:
-    """Mean silhouette of groups on distances (L, L); None for one group, or as many groups as languages."""
-    if not 2 <= len(partition) < len(distances):
-        return None
-    from sklearn.metrics import silhouette_score
-
-    return float(silhouette_score(distances, labels(partition), metric="precomputed"))
-
-
-def spread(distances: np.ndarray, partition: Partition) -> float:
-    """Mean distance between languages of different groups; 0 for one group."""
-    group_of = labels(partition)
-    apart = group_of[:, None] != group_of[None, :]
-    return float(distances[apart].mean()) if apart.any() else 0.0
-
-
-def merge_alike(partition: Partition, similarity: np.ndarray, veto: float | None) -> Partition:
-    """The groups without pairs whose mean similarity is above the veto: the most similar are joined first.
-
-    Args:
-        partition: groups of indexes of languages.
-        similarity: S (L, L).
-        veto: mean similarity above which groups are joined; None joins none.
-    """
-    groups = [list(group) for group in partition]
-    while veto is not None and len(groups) > 1:
-        alike = {
-            (a, b): float(similarity[np.ix_(groups[a], groups[b])].mean())
-            for a, b in itertools.combinations(range(len(groups)), 2)
-        }
-        a, b = max(alike, key=lambda pair: alike[pair])
-        if alike[a, b] <= veto:
-            break
-        groups[a] += groups.pop(b)
-    return _sorted(groups)
-
-
-def agreement(one: Partition, other: Partition) -> float:
-    """Adjusted Rand index: 1 for the same groups, about 0 for unrelated ones."""
-    from sklearn.metrics import adjusted_rand_score
-
-    return float(adjusted_rand_score(labels(one), labels(other)))
-
-
-def labels(partition: Partition) -> np.ndarray:
-    """Group index of each language: (L,)."""
-    numbers = np.empty(sum(map(len, partition)), dtype=int)
-    for index, group in enumerate(partition):
-        numbers[list(group)] = index
-    return numbers
-
-
-def _partition(labels: np.ndarray) -> Partition:
-    return _sorted([np.flatnonzero(labels == label).tolist() for label in np.unique(labels)])
-
-
-def _sorted(groups: Sequence[Sequence[int]]) -> Partition:
-    return tuple(sorted(tuple(sorted(group)) for group in groups))
-
+from sprachbund.research.gradient_sharing.plan_options import RATIOS, ChooseBy, Clustering
 
 # Similarity of languages: cosines between mean vectors, and between single vectors.
 
@@ -245,6 +74,39 @@ def mean_cosines(rows: UnitGradients) -> np.ndarray:
     return np.clip(cosines, -1, 1)
 
 
+def corrected(mean_cosines: np.ndarray) -> np.ndarray:
+    """C, noise-corrected cosines of languages: c_lk = s_lk / sqrt(s_ll s_kk), (L, L), ones on the diagonal.
+
+    A vector is a language's gradient plus the noise of its utterances. The noise of different vectors is independent,
+    so s_lk = c_lk times the share of signal in vectors of l and of k, and s_ll is the square of l's share. C does
+    not depend on the noise, whereas S and the differences of s do.
+
+    Args:
+        mean_cosines: s (L, L), a row never compared with itself. A diagonal at or below zero counts as nearly zero.
+    """
+    share = np.sqrt(np.maximum(np.diag(mean_cosines), _VANISHES))
+    cosines = np.clip(mean_cosines / np.outer(share, share), -1, 1)
+    np.fill_diagonal(cosines, 1)
+    return (cosines + cosines.T) / 2
+
+
+def halves(rows: UnitGradients, draws: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Every language's rows cut in two at random; the second half has the odd row.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        draws: number of cuts.
+        seed: seed of the draws.
+    """
+    random = np.random.default_rng(seed)
+    for _ in range(draws):
+        orders = [random.permutation(len(unit)) for unit in rows]
+        yield (
+            [unit[order[: len(unit) // 2]] for unit, order in zip(rows, orders, strict=True)],
+            [unit[order[len(unit) // 2 :]] for unit, order in zip(rows, orders, strict=True)],
+        )
+
+
 def half_samples(rows: UnitGradients, draws: int, seed: int) -> Iterator[list[np.ndarray]]:
     """Random halves of every language's rows, without replacement.
 
@@ -256,9 +118,297 @@ def half_samples(rows: UnitGradients, draws: int, seed: int) -> Iterator[list[np
         draws: number of halves.
         seed: seed of the draws.
     """
-    random = np.random.default_rng(seed)
-    for _ in range(draws):
-        yield [unit[random.permutation(len(unit))[: len(unit) // 2]] for unit in rows]
+    for half, _ in halves(rows, draws, seed):
+        yield half
+
+
+# Analysis A: groups of languages.
+
+Partition = tuple[tuple[int, ...], ...]
+"""Groups of indexes, each sorted, the groups by their first index."""
+
+FEW = 4
+"""Up to so many languages may each be a group of its own; with more, that says nothing about groups."""
+
+STABLE = 0.95
+"""Mean agreement of disjoint halves of the data (adjusted Rand index) from which a number of groups is believed."""
+
+ALIKE = 0.9
+"""Corrected cosine above which two languages are as good as one."""
+
+NUM_CUTS = 20
+NUM_HALVES = 40
+NUM_STARTS = 10
+_SAME = 1e-6
+_MAX_SEED = 2**32
+_Z95 = 1.96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """How languages group in a module.
+
+    Attributes:
+        partition: the groups; a single one when the languages do not differ or the veto joined all.
+        before_veto: the groups as clustered.
+        agreements: number of groups to the mean agreement of disjoint halves of the data (adjusted Rand index).
+        silhouette: of the groups before the veto, None where it is not defined.
+        spread: mean distance between languages of different groups, before the veto.
+    """
+
+    partition: Partition
+    before_veto: Partition
+    agreements: dict[int, float] = field(default_factory=dict)
+    silhouette: float | None
+    spread: float
+
+    @property
+    def separation(self) -> float:
+        """Silhouette times spread; the spread alone where there is no silhouette, as with two languages."""
+        return (1.0 if self.silhouette is None else self.silhouette) * self.spread
+
+
+def find_groups(
+    rows: UnitGradients,
+    *,
+    num_groups: int | None = None,
+    clustering: Clustering = "ward",
+    veto: float | None = None,
+    seed: int = 0,
+) -> Groups:
+    """Group languages by the noise-corrected cosines of their gradients.
+
+    The number of groups is the largest one whose groups come out again: every language's vectors are cut at random
+    into two halves, both are clustered, and the two clusterings agree on average (adjusted Rand index at least 0.95).
+    A silhouette prefers groups of equal size, and misses single languages beside one large group. Where no number
+    from 2 to L - 1 is stable, the languages are one group, but up to four languages that all differ clearly are a
+    group each.
+
+    Args:
+        rows: unit rows of every language (N_l, d), at least two of each.
+        num_groups: K; None finds it.
+        clustering: Ward linkage on the distances 1 - C, or k-means on the means.
+        veto: groups whose mean corrected cosine is above are merged, the most similar ones first; None merges none.
+        seed: of halves and of k-means.
+
+    Languages that do not differ at all (every distance below 1e-6) are one group, whatever K. So are languages whose
+    gradients are `noisy`, and those with too few vectors for halves, unless K is given.
+    """
+    count = len(rows)
+    cosines = cosines_of(rows)
+    distances = 1 - cosines
+    whole: Partition = (tuple(range(count)),)
+    agreements: dict[int, float] = {}
+    if distances.max() < _SAME and (1 - _cosines_of_means(rows)).max() < _SAME:
+        return Groups(partition=whole, before_veto=whole, silhouette=None, spread=0.0)
+    if num_groups is None:
+        measurable = min(map(len, rows)) >= MIN_TO_HALVE and not noisy(rows, seed)
+        if measurable:
+            agreements = agreement_of_halves(rows, clustering, seed)
+        stable = [k for k, agrees in agreements.items() if agrees >= STABLE]
+        if stable:
+            num_groups = max(stable)
+        else:
+            alike = ALIKE if veto is None else veto
+            each = measurable and count <= FEW and all_differ(rows, alike, seed)
+            num_groups = count if each else 1
+    partition = cluster(rows, num_groups, clustering, seed)
+    return Groups(
+        partition=merge_alike(partition, cosines, veto),
+        before_veto=partition,
+        agreements=agreements,
+        silhouette=silhouette(distances, partition),
+        spread=spread(distances, partition),
+    )
+
+
+def cosines_of(rows: UnitGradients) -> np.ndarray:
+    """The cosines by which languages are grouped: corrected, or S where a language does not agree with itself, (L, L).
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+    """
+    cosines = mean_cosines(rows)
+    if np.diag(cosines).min() > 0:
+        return corrected(cosines)
+    return _cosines_of_means(rows)
+
+
+def _cosines_of_means(rows: UnitGradients) -> np.ndarray:
+    centres = means(rows)
+    centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), _VANISHES)
+    return np.clip(centres @ centres.T, -1, 1)
+
+
+def agreement_of_halves(rows: UnitGradients, clustering: Clustering, seed: int) -> dict[int, float]:
+    """How far clusterings of two disjoint halves of the vectors agree, for 2 to L - 1 groups.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        clustering: "ward" or "kmeans".
+        seed: of the halves.
+
+    Returns:
+        number of groups to the mean adjusted Rand index.
+    """
+    numbers = range(2, len(rows))
+    totals = dict.fromkeys(numbers, 0.0)
+    if not totals:
+        return totals
+    for one, other in halves(rows, NUM_CUTS, seed):
+        first, second = (clusterings(half, numbers, clustering, seed) for half in (one, other))
+        for k in numbers:
+            totals[k] += agreement(first[k], second[k]) / NUM_CUTS
+    return totals
+
+
+def all_differ(rows: UnitGradients, alike: float, seed: int) -> bool:
+    """Whether the corrected cosine of every two languages is below `alike`, at the upper end of its 95% interval.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        alike: cosine from which two languages are as good as one.
+        seed: of the halves.
+    """
+    cosines = corrected(mean_cosines(rows))
+    drawn = [corrected(mean_cosines(half)) for half in half_samples(rows, NUM_HALVES, seed)]
+    error = np.sqrt(np.square(np.array(drawn) - cosines).mean(0))
+    apart = ~np.eye(len(rows), dtype=bool)
+    return bool(((cosines + _Z95 * error)[apart] < alike).all())
+
+
+def noisy(rows: UnitGradients, seed: int) -> bool:
+    """Whether gradients agree with those of their own language no better than by chance.
+
+    That is so where the mean of s_ll is not above its 95% error, or a language's own is not above zero; nothing can be
+    corrected then.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        seed: of the halves.
+    """
+    own = np.diag(mean_cosines(rows))
+    drawn = [np.diag(mean_cosines(half)).mean() for half in half_samples(rows, NUM_HALVES, seed)]
+    error = float(np.sqrt(np.square(np.array(drawn) - own.mean()).mean()))
+    return bool(own.min() <= 0 or own.mean() <= _Z95 * error)
+
+
+def cluster(rows: UnitGradients, num_groups: int, clustering: Clustering, seed: int) -> Partition:
+    """K groups by Ward linkage on the distances 1 - C, or by k-means on the mean gradients.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        num_groups: K.
+        clustering: "ward" or "kmeans".
+        seed: seed of k-means.
+    """
+    return clusterings(rows, [num_groups], clustering, seed)[num_groups]
+
+
+def clusterings(
+    rows: UnitGradients, numbers: Sequence[int], clustering: Clustering, seed: int
+) -> dict[int, Partition]:
+    """The same for several numbers of groups."""
+    if clustering == "ward":
+        from scipy.cluster.hierarchy import cut_tree
+
+        tree = ward_tree(1 - cosines_of(rows))
+        cuts = cut_tree(tree, n_clusters=sorted(numbers))
+        return {k: _partition(column) for k, column in zip(sorted(numbers), cuts.T, strict=True)}
+    from sklearn.cluster import KMeans
+
+    centres = means(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer different means than groups: the groups say so themselves
+        return {
+            k: _partition(
+                KMeans(n_clusters=k, n_init=NUM_STARTS, random_state=seed % _MAX_SEED).fit_predict(centres)
+            )
+            for k in numbers
+        }
+
+
+def ward_tree(distances: np.ndarray) -> np.ndarray:
+    """Ward linkage on distances (L, L), as scipy writes trees: (L - 1, 4)."""
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    tree: np.ndarray = linkage(squareform(distances, checks=False), "ward")
+    return tree
+
+
+def silhouette(distances: np.ndarray, partition: Partition) -> float | None:
+    """Mean silhouette of groups on distances (L, L); None for one group, or as many groups as languages."""
+    if not 2 <= len(partition) < len(distances):
+        return None
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(distances, labels(partition), metric="precomputed"))
+
+
+def spread(distances: np.ndarray, partition: Partition) -> float:
+    """Mean distance between languages of different groups; 0 for one group."""
+    group_of = labels(partition)
+    apart = group_of[:, None] != group_of[None, :]
+    return float(distances[apart].mean()) if apart.any() else 0.0
+
+
+def merge_alike(partition: Partition, similarity: np.ndarray, veto: float | None) -> Partition:
+    """The groups without pairs whose mean similarity is above the veto: the most similar are joined first.
+
+    Args:
+        partition: groups of indexes of languages.
+        similarity: S (L, L).
+        veto: mean similarity above which groups are joined; None joins none.
+    """
+    groups = [list(group) for group in partition]
+    while veto is not None and len(groups) > 1:
+        alike = {
+            (a, b): float(similarity[np.ix_(groups[a], groups[b])].mean())
+            for a, b in itertools.combinations(range(len(groups)), 2)
+        }
+        a, b = max(alike, key=lambda pair: alike[pair])
+        if alike[a, b] <= veto:
+            break
+        groups[a] += groups.pop(b)
+    return _sorted(groups)
+
+
+def agreement(one: Partition, other: Partition) -> float:
+    """Adjusted Rand index: 1 for the same groups, about 0 for unrelated ones.
+
+    scikit-learn has it too; this takes microseconds instead of milliseconds, and is asked for thousands of times.
+    """
+    first, second = map(_together, (one, other))
+    both, expected = (
+        float((first & second).sum()),
+        float(first.sum()) * float(second.sum()) / max(1, len(first)),
+    )
+    most = (float(first.sum()) + float(second.sum())) / 2
+    return 1.0 if most == expected else (both - expected) / (most - expected)
+
+
+def _together(partition: Partition) -> np.ndarray:
+    """For every pair of languages, whether they are in one group: (L (L - 1) / 2,)."""
+    group_of = labels(partition)
+    same: np.ndarray = (group_of[:, None] == group_of[None, :])[np.triu_indices(len(group_of), 1)]
+    return same
+
+
+def labels(partition: Partition) -> np.ndarray:
+    """Group index of each language: (L,)."""
+    numbers = np.empty(sum(map(len, partition)), dtype=int)
+    for index, group in enumerate(partition):
+        numbers[list(group)] = index
+    return numbers
+
+
+def _partition(labels: np.ndarray) -> Partition:
+    return _sorted([np.flatnonzero(labels == label).tolist() for label in np.unique(labels)])
+
+
+def _sorted(groups: Sequence[Sequence[int]]) -> Partition:
+    return tuple(sorted(tuple(sorted(group)) for group in groups))
 
 
 # Analysis B: the shared ratio, and the module to split.
@@ -283,17 +433,21 @@ def purities(mean_cosines: np.ndarray) -> np.ndarray:
     return np.where(total > 0, own / np.where(total > 0, total, 1), 0.5)
 
 
-def shared_ratio(
-    delta: float, thresholds: Sequence[float] = THRESHOLDS, ratios: Sequence[float] = RATIOS
-) -> float:
-    """rho for a conflict delta: the first ratio below the first threshold, the last one from the last on.
+def conflict(mean_cosines: np.ndarray) -> float:
+    """1 - mean of c_lk over pairs: the part of their gradients that two languages do not have in common."""
+    cosines = corrected(mean_cosines)
+    return 1 - float(cosines[~np.eye(len(cosines), dtype=bool)].mean())
+
+
+def shared_ratio(conflict: float, thresholds: Sequence[float], ratios: Sequence[float] = RATIOS) -> float:
+    """rho for a conflict: the first ratio below the first threshold, the last one from the last on.
 
     Args:
-        delta: mean s_ll less mean s_lk.
-        thresholds: ascending bounds of delta.
+        conflict: noise-corrected, or delta = mean s_ll less mean s_lk as published.
+        thresholds: ascending bounds of it.
         ratios: shared ratios, one more than thresholds.
     """
-    return ratios[int(np.searchsorted(thresholds, delta, side="right"))]
+    return ratios[int(np.searchsorted(thresholds, conflict, side="right"))]
 
 
 def ranked(modules: Mapping[str, ModuleEvidence], choose_by: ChooseBy) -> list[str]:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
+from sprachbund.research.gradient_sharing.plan_options import Conflict
 from sprachbund.training.options import Strict, TrainingOptions, check_arms
 from sprachbund.training.translator import FineTuning
 
@@ -21,14 +22,15 @@ class Arm(Strict):
     """One way to go on from the uniformly trained model.
 
     Attributes:
-        split: nothing; what the gradients say; a branch for every language; or adapters (LoRA) of the same size.
+        split: nothing; what the gradients say; the same modules and sizes of groups with languages drawn at random, as
+            a control; a branch for every language; or adapters (LoRA) of the same size.
         choose_by: which module is split, see `sharing.capacity.ranked`.
         shared_ratio: in place of the one that the gradients give.
         start: first weights of the branches.
         whole: train every weight, not only the last two encoder layers and what is new.
     """
 
-    split: Literal["none", "gradients", "languages", "lora"]
+    split: Literal["none", "gradients", "random", "languages", "lora"]
     choose_by: Literal["purity", "separation"] = "purity"
     shared_ratio: float | None = None
     start: Start = "neuron"
@@ -39,6 +41,7 @@ ARMS: Mapping[str, Arm] = {
     BASELINE: Arm(split="none"),
     "sharing": Arm(split="gradients"),
     "sharing, by separation": Arm(split="gradients", choose_by="separation"),
+    "random groups": Arm(split="random"),
     "one branch a language": Arm(split="languages"),
     "lora": Arm(split="lora"),
     "sharing, random start": Arm(split="gradients", start="random"),
@@ -73,7 +76,7 @@ class GradientSharingRecipe(Strict):
         first_seed: of one training on all languages that every seed goes on from, as from a published checkpoint;
             without it each seed trains its own.
         arms: names from `ARMS`; the baseline is always there.
-        model: shape of a new model of our own family.
+        model: shape of a new model of our own family; of a conformer to start from, its losses alone.
         start: model directory or name on the Hugging Face hub, of any family, that is trained on in its place.
         fine_tuning: what is changed in such a checkpoint first.
         seamless: the published SeamlessM4T shape that is checked; running it needs `start`.
@@ -83,6 +86,9 @@ class GradientSharingRecipe(Strict):
         second_repeats: language to how often its speech is heard in an epoch of that.
         private_rate: the private branches' rate beside that of the rest.
         num_modules: split by the arms that go by gradients.
+        num_groups: K of these splits, 2 as published; None finds it, and where there are no groups, the arm is the
+            baseline.
+        conflict: what sets the shared ratio, see `SharingPlanOptions`.
         test_utterances: scored, evenly over the test set; all if None.
     """
 
@@ -106,6 +112,8 @@ class GradientSharingRecipe(Strict):
     private_rate: float = Field(default=2.5, gt=0)
     analysis: Analysis = Analysis()
     num_modules: int = Field(default=1, ge=1)
+    num_groups: int | None = Field(default=2, ge=2)
+    conflict: Conflict = "corrected"
     test_utterances: int | None = Field(default=None, ge=1)
 
     @field_validator("arms")

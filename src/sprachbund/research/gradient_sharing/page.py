@@ -35,7 +35,7 @@ def heat_map(axes: Any, evidence: ModuleEvidence) -> None:
     from matplotlib.patches import Rectangle
 
     order = _leaves(evidence)
-    values = np.array(evidence.similarity)[np.ix_(order, order)]
+    values = np.array(evidence.corrected or evidence.similarity)[np.ix_(order, order)]
     low = min(0.0, np.floor(values.min() * 10) / 10)
     colours = LinearSegmentedColormap.from_list("sharing", _RAMP)
     image = axes.imshow(values, cmap=colours, vmin=low, vmax=1)
@@ -67,7 +67,7 @@ def dendrogram(axes: Any, evidence: ModuleEvidence) -> None:
     """Ward linkage on 1 - cosine: languages that join early, on the left, pull together."""
     from scipy.cluster.hierarchy import dendrogram as draw
 
-    tree = ward_tree(1 - np.array(evidence.similarity))
+    tree = ward_tree(1 - np.array(evidence.corrected or evidence.similarity))
     members = [{index} for index in range(len(evidence.languages))]
     for one, other, *_ in tree:
         members.append(members[int(one)] | members[int(other)])
@@ -184,7 +184,7 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, ModuleEvidenc
     dendrogram(panels[0, 1], evidence)
     purity_lines(panels[1, 0], plan.modules, chosen, against)
     energy_bars(panels[1, 1], evidence)
-    titles = ("Similarity of mean gradients", "Who joins whom", "Purity by module", "Energy shares")
+    titles = ("Corrected cosines of gradients", "Who joins whom", "Purity by module", "Energy shares")
     for axes, title in zip(panels.ravel(), titles, strict=True):
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
     figure.suptitle(module, x=0.01, ha="left", fontsize=13, color=ACCENT)
@@ -226,7 +226,9 @@ def _common(parts: Sequence[Sequence[str]]) -> int:
 def _leaves(evidence: ModuleEvidence) -> list[int]:
     from scipy.cluster.hierarchy import leaves_list
 
-    return [int(leaf) for leaf in leaves_list(ward_tree(1 - np.array(evidence.similarity)))]
+    return [
+        int(leaf) for leaf in leaves_list(ward_tree(1 - np.array(evidence.corrected or evidence.similarity)))
+    ]
 
 
 def _runs(evidence: ModuleEvidence, names: Sequence[str]) -> list[tuple[int, int, str]]:
@@ -300,7 +302,7 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
             "the plan holds no evidence to draw; make one with `share plan`, or leave --out away to read it"
         )
     focus = [split.module for split in plan.splits if split.module in plan.modules]
-    focus = focus or [max(plan.modules, key=lambda name: plan.modules[name].delta)]
+    focus = focus or [max(plan.modules, key=lambda name: plan.modules[name].clear_conflict)]
     if path.suffix.lower() == ".png":
         overview(plan, focus[0], against.modules if against else {}, path)
     else:
@@ -340,7 +342,7 @@ def _module(plan: SharingPlan, name: str) -> str:
     side = 1.2 + 0.4 * max(4, len(evidence.languages))
     pictures = (
         (
-            "similarity of mean gradients, languages as the dendrogram orders them",
+            "corrected cosines of gradients, languages as the dendrogram orders them",
             heat_map,
             side + 0.9,
             side,

@@ -1,17 +1,17 @@
 """From gradient sketches to a sharing plan: the three analyses of arXiv 2603.25836 on every module, then the choice."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import Grouping, Matrix, ModuleEvidence, SharingPlan, Side, Split
-from sprachbund.research.gradient_sharing import analyses as capacity
-from sprachbund.research.gradient_sharing import analyses as groups
-from sprachbund.research.gradient_sharing import analyses as subspace
+from sprachbund.research.gradient_sharing import analyses
 from sprachbund.research.gradient_sharing.analyses import (
     MIN_TO_HALVE,
+    NUM_HALVES,
     half_samples,
     mean_cosines,
     means,
@@ -21,7 +21,6 @@ from sprachbund.research.gradient_sharing.analyses import (
 from sprachbund.research.gradient_sharing.plan_options import Clustering, SharingPlanOptions
 from sprachbund.research.gradient_sharing.sketches import SEPARATOR, Sketches
 
-NUM_HALVES = 40
 _DIGITS = 6
 _Z95 = 1.96
 Progress = Callable[[int, int], None]
@@ -51,7 +50,7 @@ def make_plan(
         if progress is not None:
             progress(done, len(sketches.modules))
         modules[module] = measure(sketches, module, options)
-    ranked = capacity.ranked(modules, options.choose_by)
+    ranked = analyses.ranked(modules, options.choose_by)
     whole = [name for name in ranked if len(modules[name].groups) < 2]
     chosen = [name for name in ranked if name not in whole][: options.num_modules]
     model_hash = sketches.info.get("model_hash")
@@ -70,12 +69,21 @@ def measure(sketches: Sketches, module: str, options: SharingPlanOptions | None 
     in_file = [sketches.vectors[module][language].astype(np.float64) for language in languages]
     _check_vectors(module, languages, in_file)
     rows = [ordered_rows(unit) for unit in in_file]
-    grouping, other = (_grouped(rows, languages, module, options, name) for name in _methods(options))
+    grouping = analyses.find_groups(
+        rows,
+        num_groups=options.num_groups,
+        clustering=options.clustering,
+        veto=options.veto if options.num_groups is None else None,
+        seed=options.seed,
+    )
+    other: Clustering = "kmeans" if options.clustering == "ward" else "ward"
+    by_other = analyses.cluster(rows, len(grouping.before_veto), other, options.seed)
     cosines = mean_cosines(rows)
-    self_similarity, cross = map(_rounded, capacity.self_and_cross(cosines))
-    purity = capacity.purities(cosines)
-    energy = subspace.energies(rows)
-    margin, stability = _sureness(rows, grouping.partition, languages, module, options)
+    self_similarity, cross = map(_rounded, analyses.self_and_cross(cosines))
+    purity = analyses.purities(cosines)
+    energy = analyses.energies(rows)
+    errors = _errors(rows, grouping.before_veto, options)
+    clear = errors is not None and not analyses.noisy(rows, options.seed)
     return ModuleEvidence(
         languages=languages,
         num_vectors={language: len(unit) for language, unit in zip(languages, rows, strict=True)},
@@ -84,68 +92,64 @@ def measure(sketches: Sketches, module: str, options: SharingPlanOptions | None 
         self_similarity=self_similarity,
         cross_similarity=cross,
         delta=_rounded(self_similarity - cross),
-        delta_margin=margin,
+        delta_margin=None if errors is None else errors.delta,
+        corrected=_matrix(analyses.corrected(cosines)),
+        conflict=_rounded(analyses.conflict(cosines)) if clear else None,
+        conflict_margin=errors.conflict if errors is not None and clear else None,
         purity=_rounded(purity.mean()),
         purity_by_language=_by_language(languages, purity),
         groups=_named(grouping.partition, languages),
         merged=_named(grouping.before_veto, languages) if grouping.partition != grouping.before_veto else (),
         silhouette=None if grouping.silhouette is None else _rounded(grouping.silhouette),
-        silhouettes={k: _rounded(score) for k, score in grouping.silhouettes.items()},
+        agreements={k: _rounded(value) for k, value in grouping.agreements.items()},
         spread=_rounded(grouping.spread),
         separation=_rounded(grouping.separation),
         clustering=options.clustering,
-        agreement=_rounded(groups.agreement(grouping.partition, other.partition)),
-        stability=stability,
+        agreement=_rounded(analyses.agreement(grouping.before_veto, by_other)),
+        stability=None if errors is None else errors.same,
         energy_by_language=_by_language(languages, energy),
         energy_shares=tuple(_rounded(energy[list(group)].sum()) for group in grouping.partition),
-        principal_angles_deg=_matrix(subspace.principal_angles_deg(rows)),
-        canonical_correlations=_matrix(subspace.canonical_correlations(in_file)),
+        principal_angles_deg=_matrix(analyses.principal_angles_deg(rows)),
+        canonical_correlations=_matrix(analyses.canonical_correlations(in_file)),
     )
 
 
-def _methods(options: SharingPlanOptions) -> tuple[Clustering, Clustering]:
-    """The clustering that decides, then the other one."""
-    return ("ward", "kmeans") if options.clustering == "ward" else ("kmeans", "ward")
+@dataclass(frozen=True, kw_only=True)
+class _Errors:
+    """Half widths of the 95% intervals of delta and conflict, and the share of half samples with the same groups.
+
+    One group comes out of any sample, so nothing is said of it.
+    """
+
+    delta: float
+    conflict: float
+    same: float | None
 
 
-def _grouped(
-    rows: Sequence[np.ndarray],
-    languages: Sequence[str],
-    module: str,
-    options: SharingPlanOptions,
-    clustering: Clustering,
-    scored: bool = True,
-) -> groups.Groups:
-    centres = means(rows)
-    return groups.find_groups(
-        centres,
-        similarity(centres, languages, module),
-        num_groups=options.num_groups,
-        clustering=clustering,
-        veto=options.veto if options.num_groups is None else None,
-        seed=options.seed,
-        scored=scored,
-    )
-
-
-def _sureness(
-    rows: Sequence[np.ndarray],
-    whole: groups.Partition,
-    languages: Sequence[str],
-    module: str,
-    options: SharingPlanOptions,
-) -> tuple[float | None, float | None]:
-    """Half width of delta's 95% interval, and the share of half samples that group as the whole does."""
+def _errors(
+    rows: Sequence[np.ndarray], whole: analyses.Partition, options: SharingPlanOptions
+) -> _Errors | None:
+    """None with too few vectors for halves."""
     if min(map(len, rows)) < MIN_TO_HALVE:
-        return None, None
-    self_similarity, cross = capacity.self_and_cross(mean_cosines(rows))
+        return None
+    cosines = mean_cosines(rows)
+    delta, conflict = _delta(cosines), analyses.conflict(cosines)
     errors, same = [], 0
     for half in half_samples(rows, NUM_HALVES, options.seed):
-        half_self, half_cross = capacity.self_and_cross(mean_cosines(half))
-        errors.append(half_self - half_cross - self_similarity + cross)
-        groups_of_half = _grouped(half, languages, module, options, options.clustering, scored=False)
-        same += groups_of_half.partition == whole
-    return _rounded(_Z95 * float(np.sqrt(np.square(errors).mean()))), _rounded(same / NUM_HALVES)
+        of_half = mean_cosines(half)
+        errors.append((_delta(of_half) - delta, analyses.conflict(of_half) - conflict))
+        same += analyses.cluster(half, len(whole), options.clustering, options.seed) == whole
+    widths = _Z95 * np.sqrt(np.square(errors).mean(0))
+    return _Errors(
+        delta=_rounded(widths[0]),
+        conflict=_rounded(widths[1]),
+        same=_rounded(same / NUM_HALVES) if len(whole) > 1 else None,
+    )
+
+
+def _delta(mean_cosines: np.ndarray) -> float:
+    own, cross = analyses.self_and_cross(mean_cosines)
+    return own - cross
 
 
 def _split(module: str, evidence: ModuleEvidence, side: Side, options: SharingPlanOptions) -> Split:
@@ -160,14 +164,23 @@ def _split(module: str, evidence: ModuleEvidence, side: Side, options: SharingPl
         module=module,
         side=side,
         groups=evidence.groups,
-        shared_ratio=capacity.shared_ratio(evidence.delta, options.thresholds, options.ratios)
-        if ratio is None
-        else ratio,
+        shared_ratio=_ratio(module, evidence, options) if ratio is None else ratio,
         private_shares=evidence.energy_shares if by_energy else (),
         start=options.start,
         seed=options.seed,
         evidence=evidence,
     )
+
+
+def _ratio(module: str, evidence: ModuleEvidence, options: SharingPlanOptions) -> float:
+    """The shared ratio that the conflict gives."""
+    conflict = evidence.delta if options.conflict == "raw" else evidence.conflict
+    if conflict is None:
+        raise SprachbundError(
+            f"in {module} the gradients of a language agree with themselves no better than by chance, so the "
+            "conflict is not known; collect more utterances, or give the shared ratio (--rho)"
+        )
+    return analyses.shared_ratio(conflict, options.bounds, options.ratios)
 
 
 def _side(sketches: Sketches, module: str) -> Side:
@@ -193,19 +206,32 @@ def _notes(
     """What was not as a person would expect of the options."""
     notes = []
     last = ranked.index(chosen[-1]) if len(chosen) == options.num_modules else len(ranked)
+    whole: dict[str, list[str]] = {}
     for name in ranked[:last]:
         if name not in chosen:
-            why = "its groups are too alike" if modules[name].merged else "its languages do not differ"
-            notes.append(f"{name} would come first, but stays whole: {why}")
-    median = capacity.median_self_similarity(modules)
+            whole.setdefault(_why_whole(modules[name]), []).append(name)
+    for why, names in whole.items():
+        stay = "stays" if len(names) == 1 else "stay"
+        notes.append(f"{', '.join(names)} would come first, but {stay} whole: {why}")
+    median = analyses.median_self_similarity(modules)
     if options.choose_by == "purity" and len(modules) > 1:
         low = [name for name in chosen if modules[name].self_similarity <= median]
         notes += [
             f"{name} is not above the median self similarity; the modules above ran out" for name in low
         ]
     if len(chosen) < options.num_modules:
-        notes.append(f"{len(chosen)} of {options.num_modules} modules to split: the rest is as good shared")
+        notes.append(
+            f"{len(chosen)} of {options.num_modules} modules to split: in the rest there are no groups to split by"
+        )
     return tuple(notes)
+
+
+def _why_whole(evidence: ModuleEvidence) -> str:
+    if evidence.merged:
+        return "groups too alike"
+    if evidence.conflict is None:
+        return "gradients of a language that agree with themselves no better than by chance; collect more utterances"
+    return "no groups that come out again in halves of the data"
 
 
 def _check_counts(sketches: Sketches, options: SharingPlanOptions) -> None:
@@ -247,5 +273,5 @@ def _by_language(languages: Sequence[str], values: np.ndarray) -> dict[str, floa
     return {language: _rounded(value) for language, value in zip(languages, values, strict=True)}
 
 
-def _named(partition: groups.Partition, languages: Sequence[str]) -> Grouping:
+def _named(partition: analyses.Partition, languages: Sequence[str]) -> Grouping:
     return tuple(tuple(languages[index] for index in group) for group in partition)

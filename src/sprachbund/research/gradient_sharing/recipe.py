@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import RunFile, System, compare
@@ -22,8 +24,10 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
-from sprachbund.models.io import load, save
-from sprachbund.models.sharing_plan import SharingPlan, Split
+from sprachbund.models.conformer import ConformerShape
+from sprachbund.models.conformer.extension import LOSSES
+from sprachbund.models.io import family_of, load, locate, save
+from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
@@ -161,20 +165,29 @@ def _translator(recipe: GradientSharingRecipe, training: TrainingOptions, **chan
 
 def _beginning(recipe: GradientSharingRecipe) -> dict[str, Any]:
     """What the first training starts from: a checkpoint, or a new model."""
-    if recipe.start is not None:
-        return {"start": recipe.start, "fine_tuning": recipe.fine_tuning}
-    return {
-        "model": recipe.model,
-        "vocabulary_size": recipe.vocabulary_size,
-        "transcript_vocabulary_size": recipe.transcript_vocabulary_size,
-    }
+    if recipe.start is None:
+        return {
+            "model": recipe.model,
+            "vocabulary_size": recipe.vocabulary_size,
+            "transcript_vocabulary_size": recipe.transcript_vocabulary_size,
+        }
+    started = {"start": recipe.start, "fine_tuning": recipe.fine_tuning}
+    return started | (_losses(recipe) if family_of(locate(recipe.start)) == "conformer" else {})
 
 
 def _going_on(recipe: GradientSharingRecipe, start: Path) -> dict[str, Any]:
-    """What an arm starts from; a checkpoint has been changed by then."""
+    """What an arm starts from; a checkpoint has been changed by then, and its losses are set again."""
     if recipe.start is None:
         return {"start": start}
+    if family_of(start) == "conformer":
+        return {"start": start, **_losses(recipe)}
     return {"start": start, "fine_tuning": FineTuning(label_smoothing=recipe.fine_tuning.label_smoothing)}
+
+
+def _losses(recipe: GradientSharingRecipe) -> dict[str, Any]:
+    """What `model` says of the losses of a conformer to start from, whose sizes are its own."""
+    given = recipe.model.model_dump(include=set(LOSSES & recipe.model.model_fields_set))
+    return {"model": ConformerShape(**given)} if given else {}
 
 
 def _first(recipe: GradientSharingRecipe, seed: int, directory: Path, report: Report) -> Path:
@@ -236,9 +249,9 @@ def _arm(
 
 def _change(recipe: GradientSharingRecipe, seed: int, arm: Arm, sketches: Sketches | None) -> object:
     """What an arm does to the model; arms that do the same are one."""
-    if arm.split in ("none", "lora"):
+    if arm.split == "lora":
         return arm.split, arm.whole
-    splits = _plan(recipe, arm, seed, sketches).splits
+    splits = () if arm.split == "none" else _plan(recipe, arm, seed, sketches).splits
     return arm.whole, tuple((s.module, s.groups, s.shared_ratio, s.start) for s in splits)
 
 
@@ -287,9 +300,11 @@ def _again(recipe: GradientSharingRecipe, translator: TranslatorRecipe) -> Trans
 
 
 def _plan(recipe: GradientSharingRecipe, arm: Arm, seed: int, sketches: Sketches | None) -> SharingPlan:
-    """What the arm splits. Groups are not merged, however much alike: every arm has to differ from the baseline."""
+    """What the arm splits. Groups are not merged, however much alike: an arm is to differ from the baseline."""
     options = SharingPlanOptions(
         num_modules=recipe.num_modules,
+        num_groups=recipe.num_groups,
+        conflict=recipe.conflict,
         choose_by=arm.choose_by,
         shared_ratio=arm.shared_ratio,
         start=arm.start,
@@ -297,14 +312,42 @@ def _plan(recipe: GradientSharingRecipe, arm: Arm, seed: int, sketches: Sketches
         seed=seed,
     )
     plan = _given(recipe.plan, arm) if sketches is None else make_plan(sketches, options)
-    if arm.split != "languages":
+    if arm.split not in ("languages", "random"):
         return plan
-    alone = tuple((tag,) for tag in sorted(recipe.languages))
     splits = tuple(
-        Split(module=s.module, groups=alone, shared_ratio=s.shared_ratio, start=s.start, seed=seed)
+        Split(
+            module=s.module,
+            groups=tuple((tag,) for tag in sorted(recipe.languages))
+            if arm.split == "languages"
+            else other_groups(s.groups, seed),
+            shared_ratio=s.shared_ratio,
+            start=s.start,
+            seed=seed,
+        )
         for s in plan.splits
     )
     return plan.model_copy(update={"splits": splits})
+
+
+def other_groups(groups: Grouping, seed: int) -> Grouping:
+    """Groups of the same sizes with languages drawn at random, and not the same groups.
+
+    Args:
+        groups: of at least two languages, not each alone and not all together.
+        seed: of the draw.
+
+    Raises:
+        SprachbundError: there are no other groups of these sizes.
+    """
+    tags = sorted(tag for group in groups for tag in group)
+    if len(groups) == 1 or len(groups) == len(tags):
+        raise SprachbundError(f"there are no other groups of the sizes of {groups}; leave the random arm out")
+    random = np.random.default_rng(seed)
+    while True:
+        drawn = iter(random.permutation(tags).tolist())
+        other = tuple(tuple(sorted(next(drawn) for _ in group)) for group in groups)
+        if set(other) != {tuple(sorted(group)) for group in groups}:
+            return other
 
 
 def _given(plan: SharingPlan | None, arm: Arm) -> SharingPlan:

@@ -13,12 +13,12 @@ import numpy as np
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import Grouping, ModuleEvidence, SharingPlan, Split
 from sprachbund.research.gradient_sharing import analyses as capacity
-from sprachbund.research.gradient_sharing.planning import NUM_HALVES
+from sprachbund.research.gradient_sharing.analyses import NUM_HALVES
 
 NUM_PAIRS = 3
 _SURE, _LIKELY = 0.9, 0.6
 _ALONG, _PARTLY = 0.9, 0.5
-_HEAD = ("module", "self", "cross", "delta", "purity", "separation", "groups", "found again")
+_HEAD = ("module", "self", "cross", "delta", "conflict", "purity", "separation", "groups", "found again")
 _CHANGE_HEAD = ("module", "before", "now", "change", "conflict", "groups", "changed most")
 
 
@@ -52,21 +52,27 @@ class LanguagePair:
     error: float = 0.0
 
     @property
+    def corrected(self) -> float | None:
+        """Noise-corrected cosine of their gradients; None where one agrees with itself no better than by chance."""
+        if min(self.own) <= self.error:
+            return None
+        return min(1.0, max(-1.0, self.together / (self.own[0] * self.own[1]) ** 0.5))
+
+    @property
     def conflict(self) -> float:
-        """How much nearer each is to itself than to the other."""
-        return sum(self.own) / 2 - self.together
+        """1 less the corrected cosine; 0 where that is not known."""
+        return 0.0 if self.corrected is None else 1 - self.corrected
 
     @property
     def words(self) -> str:
         """What the cosine means, measured against how well each agrees with itself."""
         if self.together < -self.error:
             return "pull against each other"
-        if min(self.own) <= self.error:
+        if self.corrected is None:
             return "cannot be told apart from noise"
-        share = self.together / (self.own[0] * self.own[1]) ** 0.5
-        return (
-            "pull together" if share > _ALONG else "agree in part" if share > _PARTLY else "go different ways"
-        )
+        if self.corrected > _ALONG:
+            return "pull together"
+        return "agree in part" if self.corrected > _PARTLY else "go different ways"
 
 
 def pairs(modules: Mapping[str, ModuleEvidence]) -> list[LanguagePair]:
@@ -133,6 +139,7 @@ def _change(now: ModuleEvidence, before: ModuleEvidence) -> dict[str, Any]:
         )
     cosines = [_among(evidence, common) for evidence in (now, before)]
     deltas = [own - cross for own, cross in map(capacity.self_and_cross, cosines)]
+    corrected = [capacity.conflict(matrix) for matrix in cosines]
     both = zip(*(pairs_of("", common, matrix.tolist()) for matrix in cosines), strict=True)
     most, old = max(both, key=lambda pair: abs(pair[0].conflict - pair[1].conflict))
     same_languages = set(now.languages) == set(before.languages)
@@ -141,8 +148,10 @@ def _change(now: ModuleEvidence, before: ModuleEvidence) -> dict[str, Any]:
         "languages": common,
         "delta_before": round(deltas[1], 6),
         "delta": round(deltas[0], 6),
-        "change": round(deltas[0] - deltas[1], 6),
-        "clear": _is_clear(deltas[0] - deltas[1], now, before) if same_languages else None,
+        "corrected_before": round(corrected[1], 6),
+        "corrected": round(corrected[0], 6),
+        "change": round(corrected[0] - corrected[1], 6),
+        "clear": _is_clear(corrected[0] - corrected[1], now, before) if same_languages else None,
         "purity_before": round(float(capacity.purities(cosines[1]).mean()), 6),
         "purity": round(float(capacity.purities(cosines[0]).mean()), 6),
         "same_groups": groups[0] == groups[1],
@@ -165,7 +174,10 @@ def plan_blocks(plan: SharingPlan) -> list[Block]:
         blocks += ["", f"split {split.module}"]
         blocks += [f"  {word:8}  {fact}" for word, fact in split_facts(split)]
     if not plan.splits:
-        blocks += ["", "nothing to split: the languages get along in every module that was looked at"]
+        blocks += [
+            "",
+            "nothing to split: in no module that was looked at do groups of languages differ clearly",
+        ]
     return [*blocks, *([""] if plan.notes else []), *[f"note: {note}" for note in plan.notes]]
 
 
@@ -201,6 +213,7 @@ def _row(name: str, evidence: ModuleEvidence, chosen: bool) -> list[str]:
         f"{evidence.self_similarity:.3f}",
         f"{evidence.cross_similarity:.3f}",
         f"{evidence.delta:.3f}{margin}",
+        _conflict(evidence),
         f"{evidence.purity:.3f}",
         f"{evidence.separation:.3f}",
         grouping(evidence.groups),
@@ -217,7 +230,7 @@ def split_facts(split: Split) -> list[tuple[str, str]]:
     """What to do with one module, and how sure its groups are: pairs of a word and what it is."""
     private = " ".join(f"{100 * (1 - split.shared_ratio) * share:.1f}%" for share in split.private_shares)
     evidence = split.evidence
-    why = f", for a conflict (delta) of {evidence.delta:.3f}" if evidence else ""
+    why = f", for a conflict of {_conflict(evidence)} (delta {evidence.delta:.3f})" if evidence else ""
     facts = [
         ("by", _BY[split.side]),
         ("groups", grouping(split.groups)),
@@ -242,7 +255,7 @@ _BY = {
 
 def _sure(evidence: ModuleEvidence) -> str:
     """How far the groups can be trusted, in words."""
-    if evidence.delta_margin is not None and evidence.delta <= evidence.delta_margin:
+    if _none_seen(evidence):
         return (
             "no: the conflict is not larger than its error; more utterances would tell whether there is any"
         )
@@ -277,20 +290,30 @@ def fight_lines(plan: SharingPlan) -> list[str]:
             f"  {one} and {other} {pair.words} in {pair.module}: cosine of their gradients "
             f"{pair.together:.2f}, within each {pair.own[0]:.2f} and {pair.own[1]:.2f}"
         )
-    by_delta = sorted(plan.modules, key=lambda name: -plan.modules[name].delta)
-    most, least = plan.modules[by_delta[0]], plan.modules[by_delta[-1]]
-    lines.append(f"  strongest conflict: {by_delta[0]}, delta {_with_margin(most)}")
-    if len(by_delta) > 1:
-        lines.append(f"  weakest conflict: {by_delta[-1]}, delta {_with_margin(least)}")
-    if most.delta_margin is not None and most.delta <= most.delta_margin:
+    known = {name: evidence for name, evidence in plan.modules.items() if evidence.conflict is not None}
+    order = sorted(known, key=lambda name: -known[name].clear_conflict)
+    if order:
+        lines.append(f"  clearest conflict: {order[0]}, {_conflict(plan.modules[order[0]])} (95%)")
+    if len(order) > 1:
+        lines.append(f"  least clear conflict: {order[-1]}, {_conflict(plan.modules[order[-1]])} (95%)")
+    if all(map(_none_seen, plan.modules.values())):
         lines.append("  no conflict is larger than its error: more utterances are needed to tell")
     return lines
 
 
-def _with_margin(evidence: ModuleEvidence) -> str:
-    if evidence.delta_margin is None:
-        return f"{evidence.delta:.3f} (too few vectors for its error)"
-    return f"{evidence.delta:.3f} ± {evidence.delta_margin:.3f} (95%)"
+def _conflict(evidence: ModuleEvidence) -> str:
+    """The corrected conflict with its margin, or a question mark."""
+    if evidence.conflict is None:
+        return "?"
+    margin = "" if evidence.conflict_margin is None else f" ±{evidence.conflict_margin:.3f}"
+    return f"{evidence.conflict:.3f}{margin}"
+
+
+def _none_seen(evidence: ModuleEvidence) -> bool:
+    """Whether no conflict is seen: it is not known, or not larger than its error."""
+    if evidence.conflict is None:
+        return True
+    return evidence.conflict_margin is not None and evidence.conflict <= evidence.conflict_margin
 
 
 def change_blocks(plan: SharingPlan, against: SharingPlan) -> list[Block]:
@@ -299,8 +322,8 @@ def change_blocks(plan: SharingPlan, against: SharingPlan) -> list[Block]:
     rows = [
         [
             change["module"],
-            f"{change['delta_before']:.3f}",
-            f"{change['delta']:.3f}",
+            f"{change['corrected_before']:.3f}",
+            f"{change['corrected']:.3f}",
             f"{change['change']:+.3f}",
             _trend(change),
             "the same" if change["same_groups"] else "others",
@@ -335,10 +358,10 @@ def _trend(change: Mapping[str, Any]) -> str:
 
 
 def _is_clear(change: float, now: ModuleEvidence, before: ModuleEvidence) -> bool | None:
-    """Whether a change of delta is beyond its 95% error; None when the error is not known."""
-    if now.delta_margin is None or before.delta_margin is None:
+    """Whether a change of the conflict is beyond its 95% error; None when the error is not known."""
+    if now.conflict_margin is None or before.conflict_margin is None:
         return None
-    return abs(change) > (now.delta_margin**2 + before.delta_margin**2) ** 0.5
+    return abs(change) > (now.conflict_margin**2 + before.conflict_margin**2) ** 0.5
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

@@ -113,28 +113,38 @@ def _take_units(branch: Branch, old: FeedForward, units: Tensor) -> None:
 def _start_by_svd(new: SplitFeedForward, old: FeedForward, split: Split) -> None:
     """W = (W2 W1)^T: its first int(D rho) directions are shared, the rest goes to every group by its energy.
 
-    Directions are split by the root of their singular values; what a branch is wider is zero, and so are its
-    biases but the shared output's. Published so; not function preserving, since an activation lies between the
-    matrices, and a unit that is zero on both sides stays zero in training.
+    Directions are split by the root of their singular values. Inner biases are the old ones, in their order: first
+    those of the shared branch, then those of the rest. Published so; not function preserving, since an activation
+    lies between the matrices. A unit beyond the directions has drawn weights in and none out: it changes nothing at
+    first, and gets a gradient. With zeros on both sides it would stay zero for ever.
     """
     equivalent = (old.contract.weight.double() @ old.expand.weight.double()).T
     shares = split.private_shares
     if split.evidence is not None and len(split.evidence.energy_shares) == len(split.groups):
         shares = split.evidence.energy_shares
     num_shared = int(equivalent.shape[0] * split.shared_ratio + 1e-9)
-    shared = _set_directions(new.shared, equivalent, num_shared)
+    generator = torch.Generator().manual_seed(split.seed)
+    shared = _set_directions(new.shared, equivalent, num_shared, generator)
     new.shared.contract.bias.copy_(old.contract.bias)
+    taken = new.shared.expand.out_features
+    new.shared.expand.bias.copy_(old.expand.bias[:taken])
     for branch, share in zip(_branches(new), shares, strict=True):
-        _set_directions(branch, share * (equivalent - shared), branch.expand.out_features)
+        width = branch.expand.out_features
+        _set_directions(branch, share * (equivalent - shared), width, generator)
+        branch.contract.bias.zero_()
+        branch.expand.bias.copy_(old.expand.bias[taken : taken + width])
+        taken += width
 
 
-def _set_directions(branch: Branch, equivalent: Tensor, count: int) -> Tensor:
+def _set_directions(branch: Branch, equivalent: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Give a branch the first `count` directions of a matrix (D, D), as many as it has units; what it now is."""
     u, s, vh = torch.linalg.svd(equivalent)
     count = min(count, branch.expand.out_features, len(s))
     root = s[:count].sqrt()
-    for parameter in branch.parameters():
-        parameter.zero_()
+    bound = max(1, branch.expand.in_features) ** -0.5
+    drawn = torch.rand(branch.expand.weight.shape, generator=generator)
+    branch.expand.weight.copy_((2 * drawn - 1) * bound)
+    branch.contract.weight.zero_()
     branch.expand.weight[:count] = (u[:, :count] * root).T.to(branch.expand.weight.dtype)
     branch.contract.weight[:, :count] = (vh[:count].T * root).to(branch.contract.weight.dtype)
     return (u[:, :count] * s[:count]) @ vh[:count]

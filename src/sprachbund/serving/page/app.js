@@ -140,6 +140,7 @@ async function work(file) {
   run = new FileRun(file, choices.targets, choices.fields(), {
     text: (event) => { take(event); if (state === "waiting") enter("file"); },
     progress: fileProgress, wait: () => enter("waiting"),
+    warning: (sentence) => message(`${sentence[0].toUpperCase()}${sentence.slice(1)}.`, "notice"),
   });
   choices.freeze(true);
   enter("file");

@@ -31,7 +31,8 @@ export class FileRun {
   /**
    * @param file what was chosen
    * @param fields of the form besides file and target, as pairs: model, language, ...
-   * @param on {text(event), progress(part sent 0..1, seconds done, seconds in all | null), wait(seconds)}
+   * @param on {text(event), progress(part sent 0..1, seconds done, seconds in all | null), wait(seconds),
+   *   warning(sentence)}
    */
   constructor(file, targets, fields, on) {
     this.file = file;
@@ -143,13 +144,14 @@ class Segments {
     if (event.type === "transcript.text.segment") this.show(event);
     if (event.type === "transcript.text.done") {
       this.ended = true;
+      for (const warning of event.warnings ?? []) this.run.on.warning(warning);
       this.run.reached(this.target, event.duration, event.duration);
     }
   }
 
   show({ id, start, end, text, source_language, dropped, duration }) {
     this.run.on.text({
-      type: "text", target: this.target, segment: id, committed: text, tentative: "", retracted: 0,
+      type: "text", target: this.target, segment: Number(id), committed: text, tentative: "", retracted: 0,
       start_s: start, end_s: end, source_language, audio_s: end, final: true, dropped,
     });
     this.run.reached(this.target, end, duration);

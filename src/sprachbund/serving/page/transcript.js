@@ -21,7 +21,7 @@ export class Transcript {
   /** Puts an event of kind "text" in its place and returns its segment. */
   apply(event) {
     const segment = this.segmentOf(event);
-    segment.committed += event.committed;
+    segment.committed = (segment.committed + event.committed).trimStart();
     segment.tentative = event.final ? "" : event.tentative;
     if (event.source_language && event.source_language !== UNDETERMINED) segment.source_language = event.source_language;
     segment.start_s = Math.min(segment.start_s, event.start_s + this.offset_s);

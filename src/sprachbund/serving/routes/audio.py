@@ -289,6 +289,8 @@ async def _start_job(
         )
     if form.words and form.response_format != VERBOSE:
         raise RefusalError(400, "times of words come in verbose_json only", param="response_format")
+    if form.log_probs and form.response_format != JSON:
+        raise RefusalError(400, "log-probabilities come in json only", param="include[]")
     worker = await stack.enter_async_context(service.store.lease(form.model))
     await stack.enter_async_context(service.limiter.working(client))
     job = FileJob(
@@ -299,7 +301,7 @@ async def _start_job(
         options_of(
             languages=form.languages,
             prompt=form.prompt,
-            words=form.words,
+            words=form.words or form.log_probs,
             batch_size=service.settings.batch_size,
         ),
         max_duration_s=service.settings.limits.max_duration_s,

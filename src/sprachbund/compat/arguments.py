@@ -1,0 +1,182 @@
+"""What both interfaces share: names of models, and arguments of `transcribe` as decoding options or as errors."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sprachbund.api import Model
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
+from sprachbund.decoding.result import Segment
+from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import writes_spaces
+from sprachbund.util.devices import CPU, available_devices
+
+_SIZES = (
+    "tiny",
+    "tiny.en",
+    "base",
+    "base.en",
+    "small",
+    "small.en",
+    "medium",
+    "medium.en",
+    "large-v1",
+    "large-v2",
+)
+NAMES: Mapping[str, str] = {
+    **{size: f"openai/whisper-{size}" for size in _SIZES},
+    **dict.fromkeys(("large-v3", "large"), "whisper-large-v3"),
+    **dict.fromkeys(("large-v3-turbo", "turbo"), "whisper-large-v3-turbo"),
+    "distil-large-v3": "distil-large-v3",
+    **{f"distil-{size}": f"distil-whisper/distil-{size}" for size in ("large-v2", "medium.en", "small.en")},
+}
+"""Names of both packages to those of `sprachbund.load`, which takes all others as they are."""
+_NO_LIMIT = 1e9
+
+
+def device_by_default() -> str:
+    """The device that both packages take by themselves: a GPU, or the CPU where there is none."""
+    return "cuda" if any(name.startswith("cuda") for name in available_devices()) else CPU
+
+
+def refuse(package: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse arguments that change the text in the other package and that nothing here serves.
+
+    Args:
+        package: whose arguments they are.
+        given: name to value.
+        defaults: name to the package's default, at which an argument is no wish.
+
+    Raises:
+        SprachbundError: an argument is not at its default.
+    """
+    for name, value in given.items():
+        if value != defaults[name]:
+            raise SprachbundError(
+                f"{name}={value!r} of {package} is not served here; leave it out (default {defaults[name]!r}), see "
+                "docs/migrate.md"
+            )
+
+
+def check_temperature(temperature: float | Sequence[float]) -> None:
+    """Take the temperatures of a fallback; the search here is deterministic, which is their first one, 0.
+
+    Raises:
+        SprachbundError: a temperature outside 0 to 1.
+    """
+    several = [temperature] if isinstance(temperature, int | float) else list(temperature)
+    if not several or not all(0 <= one <= 1 for one in several):
+        raise SprachbundError(f"temperature={temperature!r} is not between 0 and 1; give 0")
+    if several[0] != 0:
+        warnings.warn(f"temperature={temperature!r}: the search is deterministic, as at 0", stacklevel=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """Arguments of `transcribe` that are served.
+
+    Attributes:
+        language: spoken; None identifies it.
+        task: "transcribe", or "translate" into English.
+        beam_size: None is greedy.
+        initial_prompt: context or glossary.
+        word_timestamps: times for words.
+        compression_ratio_threshold: None for no limit.
+        log_probability_threshold: None for no limit.
+        no_speech_threshold: None for no limit.
+        max_tokens: of a segment.
+        without_timestamps: segments are the spans of speech as they are.
+        spans: how speech is cut out of the recording.
+    """
+
+    language: str | None
+    task: str
+    beam_size: int | None
+    initial_prompt: str | None
+    word_timestamps: bool
+    compression_ratio_threshold: float | None
+    log_probability_threshold: float | None
+    no_speech_threshold: float | None
+    max_tokens: int | None
+    without_timestamps: bool
+    spans: SpanOptions = field(default_factory=SpanOptions)
+
+    @property
+    def target(self) -> str:
+        """Language wanted. Raises SprachbundError for a task that there is none."""
+        if self.task not in ("transcribe", "translate"):
+            raise SprachbundError(f"task={self.task!r} is unknown; give transcribe or translate")
+        return "en" if self.task == "translate" else TRANSCRIBE
+
+    def options(self) -> DecodingOptions:
+        """The same as options of decoding."""
+        sure, doubt = self.log_probability_threshold, self.no_speech_threshold
+        loops = self.compression_ratio_threshold
+        guard = GuardOptions(
+            max_compression_ratio=_NO_LIMIT if loops is None else loops,
+            max_no_speech_probability=1.0 if doubt is None else doubt,
+            min_mean_log_probability=-_NO_LIMIT if sure is None else sure,
+            hopeless_mean_log_probability=-_NO_LIMIT
+            if sure is None
+            else GuardOptions.hopeless_mean_log_probability,
+        )
+        return DecodingOptions(
+            beam_size=self.beam_size or 1,
+            prompt=self.initial_prompt or None,
+            word_timestamps=self.word_timestamps,
+            max_tokens=self.max_tokens,
+            timestamps=False if self.without_timestamps else "auto",
+            guard=guard,
+            spans=self.spans,
+        )
+
+
+_SECONDS = {
+    "min_speech_duration_ms": "min_speech_s",
+    "min_silence_duration_ms": "min_silence_s",
+    "speech_pad_ms": "padding_s",
+}
+_SAME = {"threshold": "threshold", "neg_threshold": "release", "max_speech_duration_s": "max_span_s"}
+
+
+def span_options(parameters: Any) -> SpanOptions:
+    """faster-whisper's `vad_parameters`, a dictionary or an object with such attributes, as options of spans.
+
+    Raises:
+        SprachbundError: a parameter that is not known, or values that contradict each other.
+    """
+    if parameters is None:
+        return SpanOptions()
+    given = dict(parameters) if isinstance(parameters, Mapping) else dict(vars(parameters))
+    values: dict[str, float] = {}
+    for name, value in given.items():
+        if name in _SECONDS:
+            values[_SECONDS[name]] = value / 1000
+        elif name in _SAME and value is not None and not math.isinf(value):
+            values[_SAME[name]] = value
+        elif name not in _SAME:
+            known = ", ".join((*_SAME, *_SECONDS))
+            raise SprachbundError(f"vad_parameters has {name!r}, which is not served here; there are {known}")
+    defaults = {field.name: getattr(SpanOptions(), field.name) for field in fields(SpanOptions)}
+    if "threshold" in values and "release" not in values:
+        values["release"] = max(0.01, values["threshold"] - 0.15)  # as Silero's own code has it
+    if "padding_s" in values and "min_silence_s" not in values:
+        values["min_silence_s"] = max(defaults["min_silence_s"], 2 * values["padding_s"])
+    if "min_silence_s" in values and "padding_s" not in values:
+        values["padding_s"] = min(defaults["padding_s"], values["min_silence_s"] / 2)
+    return SpanOptions(**{**defaults, **values})
+
+
+def spaced(text: str, language: str) -> str:
+    """A text with the space in front that both packages give segments and words, where the language writes spaces."""
+    text = text.strip()
+    return f" {text}" if text and writes_spaces(language) else text
+
+
+def tokens_of(model: Model, segment: Segment) -> list[int]:
+    """Tokens of a segment's text, as the model would write it; none of a model that cannot say."""
+    encode = model.family.capabilities.encode_text
+    return [] if encode is None else encode(segment.text)

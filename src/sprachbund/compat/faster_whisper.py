@@ -1,0 +1,300 @@
+"""faster-whisper's interface: `WhisperModel(...).transcribe(...)` gives segments one by one, and a `TranscriptionInfo`.
+
+from sprachbund.compat.faster_whisper import WhisperModel
+
+segments, info = WhisperModel("large-v3-turbo").transcribe("talk.wav", vad_filter=True)
+for segment in segments:
+    print(segment.start, segment.end, segment.text)
+
+Arguments that are not served are errors, unless they are at faster-whisper's default. Without effect are
+`vad_filter` (speech is always found first), `condition_on_previous_text` (spans are decoded apart from each other),
+`log_progress`, `num_workers`, `suppress_blank`, `prepend_punctuations`, `append_punctuations`, `multilingual` (the
+language is identified span by span in any case), `language_detection_threshold` and `language_detection_segments`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprachbund.api import load
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.compat.arguments import (
+    NAMES,
+    Wish,
+    check_temperature,
+    device_by_default,
+    refuse,
+    spaced,
+    span_options,
+    tokens_of,
+)
+from sprachbund.decoding import result
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.engines.options import EngineChoice
+from sprachbund.errors import SprachbundError
+
+_PACKAGE = "faster-whisper"
+_FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_UNSERVED: dict[str, Any] = {
+    "patience": 1,
+    "length_penalty": 1,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "prompt_reset_on_temperature": 0.5,
+    "prefix": None,
+    "suppress_tokens": [-1],
+    "max_initial_timestamp": 1.0,
+    "chunk_length": None,
+    "clip_timestamps": "0",
+    "hallucination_silence_threshold": None,
+}
+_WITHOUT_EFFECT = (
+    "best_of",  # of sampling, which there is none of
+    "log_progress",
+    "suppress_blank",
+    "prepend_punctuations",
+    "append_punctuations",
+    "multilingual",
+    "language_detection_threshold",
+    "language_detection_segments",
+)
+_ENGINES: dict[str, EngineChoice] = {
+    "default": "auto",
+    "auto": "auto",
+    "float32": "torch-fp32",
+    "bfloat16": "torch-bf16",
+    "int8": "torch-int8",
+    "int8_float32": "torch-int8",
+    "int8_bfloat16": "torch-int8",
+}
+
+
+@dataclass
+class Word:
+    """A word, with its times in seconds and its probability."""
+
+    start: float
+    end: float
+    word: str
+    probability: float
+
+
+@dataclass
+class Segment:
+    """A segment, with the fields of faster-whisper; `seek` in hundredths of a second."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+    words: list[Word] | None
+    temperature: float | None
+
+
+@dataclass
+class TranscriptionInfo:
+    """What is known of a recording.
+
+    Attributes:
+        language: of the first segment; None where nobody speaks and none was given.
+        language_probability: of that language; 1 where it was given.
+        duration: of the recording in seconds; 0 where its length is not in its header.
+        duration_after_vad: not known before all is decoded; the duration.
+        all_language_probs: not kept.
+        transcription_options: as they are here.
+        vad_options: as they are here.
+    """
+
+    language: str | None
+    language_probability: float
+    duration: float
+    duration_after_vad: float
+    all_language_probs: list[tuple[str, float]] | None
+    transcription_options: DecodingOptions
+    vad_options: SpanOptions
+
+
+class WhisperModel:
+    """A loaded model.
+
+    Args:
+        model_size_or_path: a name of faster-whisper, such as "turbo", or anything that `sprachbund.load` takes.
+        device: "cpu", "cuda" or "auto", the first GPU or the CPU.
+        device_index: number of the GPU.
+        compute_type: "default", "float32", "bfloat16" or "int8", which choose the engine.
+        cpu_threads: of the native engine; 0 chooses.
+        num_workers: without effect.
+        download_root: not served; HF_HOME says where downloads are kept.
+        local_files_only: never use the network.
+
+    Attributes:
+        model: with all that this package offers.
+
+    Raises:
+        SprachbundError: there is no such model or device, or an argument is not served.
+    """
+
+    def __init__(
+        self,
+        model_size_or_path: str,
+        device: str = "auto",
+        device_index: int = 0,
+        compute_type: str = "default",
+        cpu_threads: int = 0,
+        num_workers: int = 1,
+        download_root: str | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        refuse(_PACKAGE, {"download_root": download_root}, {"download_root": None})
+        if compute_type not in _ENGINES:
+            raise SprachbundError(
+                f"compute_type={compute_type!r} is not served; there are {', '.join(_ENGINES)}"
+            )
+        chosen = device_by_default() if device == "auto" else device
+        if chosen == "cuda":
+            chosen = f"cuda:{device_index}"
+        self.model = load(
+            NAMES.get(model_size_or_path, model_size_or_path),
+            offline=local_files_only,
+            engine=_ENGINES[compute_type],
+            threads=cpu_threads or None,
+            device=chosen,
+        )
+
+    @property
+    def supported_languages(self) -> list[str]:
+        """Languages that it hears."""
+        return list(self.model.family.source_languages)
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether it hears more languages than one."""
+        return len(self.supported_languages) > 1
+
+    def transcribe(
+        self,
+        audio: str | Path | BinaryIO | NDArray[np.float32],
+        language: str | None = None,
+        task: str = "transcribe",
+        *,
+        beam_size: int = 5,
+        temperature: float | Sequence[float] = _FALLBACK,
+        compression_ratio_threshold: float | None = 2.4,
+        log_prob_threshold: float | None = -1.0,
+        no_speech_threshold: float | None = 0.6,
+        condition_on_previous_text: bool = True,
+        initial_prompt: str | None = None,
+        hotwords: str | None = None,
+        word_timestamps: bool = False,
+        without_timestamps: bool = False,
+        vad_filter: bool = False,
+        vad_parameters: Any = None,
+        max_new_tokens: int | None = None,
+        **others: Any,
+    ) -> tuple[Iterator[Segment], TranscriptionInfo]:
+        """Transcribe a recording, or translate it into English.
+
+        Args:
+            audio: a path, a binary file, or samples (N,) at 16 kHz.
+            language: spoken; identified if None.
+            task: "transcribe" or "translate".
+            beam_size: hypotheses.
+            temperature: the first is taken; see `check_temperature`.
+            compression_ratio_threshold: text that compresses better is left out.
+            log_prob_threshold: with the next, text of less certainty is left out.
+            no_speech_threshold: most doubt of the model that somebody speaks.
+            condition_on_previous_text: without effect.
+            initial_prompt: shown to the model before each span.
+            hotwords: words to expect, shown with the prompt.
+            word_timestamps: adds `words` to segments.
+            without_timestamps: segments are spans of speech.
+            vad_filter: without effect, speech is always found first.
+            vad_parameters: how it is found; see `span_options`.
+            max_new_tokens: most tokens of a segment.
+            others: arguments that have to be at their defaults, or have no effect.
+
+        Returns:
+            The segments, each as soon as it is decoded, and what is known of the recording after the first.
+
+        Raises:
+            SprachbundError: an argument that is not served, a language or task that the model does not know, or a
+                recording that cannot be read.
+        """
+        others = {name: value for name, value in others.items() if name not in _WITHOUT_EFFECT}
+        if unknown := sorted(others.keys() - _UNSERVED.keys()):
+            raise SprachbundError(f"transcribe has no argument {unknown[0]!r}")
+        refuse(_PACKAGE, others, _UNSERVED)
+        check_temperature(temperature)
+        wish = Wish(
+            language=language,
+            task=task,
+            beam_size=beam_size,
+            initial_prompt=" ".join(filter(None, [initial_prompt, hotwords])),
+            word_timestamps=word_timestamps,
+            compression_ratio_threshold=compression_ratio_threshold,
+            log_probability_threshold=log_prob_threshold,
+            no_speech_threshold=no_speech_threshold,
+            max_tokens=max_new_tokens,
+            without_timestamps=without_timestamps,
+            spans=span_options(vad_parameters),
+        )
+        options = wish.options()
+        stream = self.model.stream(
+            audio,
+            wish.target,
+            source=language,
+            options=options,
+            sample_rate=SAMPLE_RATE if isinstance(audio, np.ndarray) else None,
+        )
+        kept = (segment for segment in stream if segment.dropped is None)
+        first = next(kept, None)
+        found = stream.source if first is None else first.source_language
+        probability = (
+            1.0 if first is None or first.language_probability is None else first.language_probability
+        )
+        duration_s = stream.duration_s or 0.0
+        info = TranscriptionInfo(
+            language=found,
+            language_probability=probability,
+            duration=duration_s,
+            duration_after_vad=duration_s,
+            all_language_probs=None,
+            transcription_options=options,
+            vad_options=options.spans,
+        )
+        every = chain([] if first is None else [first], kept)
+        return (
+            self._segment(number, segment, words=word_timestamps) for number, segment in enumerate(every, 1)
+        ), info
+
+    def _segment(self, number: int, segment: result.Segment, *, words: bool) -> Segment:
+        language = segment.target_language
+        return Segment(
+            id=number,
+            seek=round(100 * segment.start_s),
+            start=segment.start_s,
+            end=segment.end_s,
+            text=spaced(segment.text, language),
+            tokens=tokens_of(self.model, segment),
+            avg_logprob=segment.mean_log_probability,
+            compression_ratio=segment.compression_ratio,
+            no_speech_prob=segment.no_speech_probability or 0.0,
+            words=[
+                Word(start=w.start_s, end=w.end_s, word=spaced(w.text, language), probability=w.probability)
+                for w in segment.words
+            ]
+            if words
+            else None,
+            temperature=0.0,
+        )

@@ -1,0 +1,92 @@
+"""Whether a model understands what it hears: one probability for each text that it writes.
+
+A model of a narrow domain writes sentences of that domain for whatever it hears, and is sure of them: the
+log-probability of its text says little. Its encoder's states differ, though. A logistic regression reads their mean
+over the frames of a span, and the mean log-probability of the text. `sprachbund calibrate` fits it on speech that the
+model understands and sound that it does not, and writes it into the model's directory; models without it have no such
+probability.
+
+Shapes: B utterances, T frames, D width.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.util.files import read_model, write_json
+
+DOMAIN_FILE = "domain.json"
+
+
+class Domain(BaseModel):
+    """A logistic regression, as the model's directory holds it.
+
+    Attributes:
+        threshold: of the probability; a text above it is dropped.
+        bias: of the log-odds.
+        mean_log_probability: weight of the text's mean log-probability per token.
+        encoder: weights (D,) of the mean encoder state.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    threshold: float = Field(ge=0, le=1)
+    bias: float
+    mean_log_probability: float
+    encoder: list[float]
+
+    @classmethod
+    def read(cls, directory: Path) -> "Domain | None":
+        """The one of a model directory, None when there is none. Raises SprachbundError for a broken file."""
+        path = directory / DOMAIN_FILE
+        return read_model(path, cls, advice="calibrate the model again") if path.exists() else None
+
+    def write(self, directory: Path) -> None:
+        """Write it into a model directory."""
+        write_json(directory / DOMAIN_FILE, self.model_dump())
+
+    def probability(self, encoder_log_odds: float, mean_log_probability: float) -> float:
+        """Probability, 0 to 1, that a text is not what was said.
+
+        Args:
+            encoder_log_odds: of the span, see `encoder_log_odds`.
+            mean_log_probability: of the text, natural logarithm per token.
+        """
+        log_odds = self.bias + encoder_log_odds + self.mean_log_probability * mean_log_probability
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
+
+    def encoder_log_odds(self, means: Tensor) -> list[float]:
+        """What mean states (B, D) add to the log-odds of each utterance (B,).
+
+        Raises SprachbundError: it belongs to a model of another width.
+        """
+        if means.shape[1] != len(self.encoder):
+            raise SprachbundError(
+                f"{DOMAIN_FILE} has {len(self.encoder)} weights, and the encoder {means.shape[1]} values a frame; "
+                "calibrate the model again"
+            )
+        log_odds: list[float] = (means @ torch.tensor(self.encoder, device=means.device)).tolist()
+        return log_odds
+
+
+def mean_states(
+    states: Tensor, num_frames: Tensor | None, durations_s: Sequence[float], frame_s: float
+) -> Tensor:
+    """Mean encoder states (B, D) over the frames that hold the speech.
+
+    Args:
+        states: (B, T, D).
+        num_frames: valid frames (B,); None where the encoder fills speech up to a window.
+        durations_s: (B,) lengths of the speech, which count in that case.
+        frame_s: seconds of a frame.
+    """
+    if num_frames is None:
+        num_frames = torch.tensor([math.ceil(s / frame_s) for s in durations_s], device=states.device)
+    counts = num_frames.clamp(1, states.shape[1])[:, None]
+    valid = torch.arange(states.shape[1], device=states.device) < counts
+    return (states.float() * valid[..., None]).sum(1) / counts

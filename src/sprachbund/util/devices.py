@@ -1,0 +1,77 @@
+"""The device that computes: its name as torch has it, checked before anything is put there."""
+
+import re
+from typing import TYPE_CHECKING
+
+from sprachbund.errors import SprachbundError
+
+if TYPE_CHECKING:
+    import torch
+
+CPU = "cpu"
+ANY_DEVICE = ("cpu", "cuda", "mps")
+"""Kinds of devices that plain torch computes on here."""
+_NAME = re.compile(r"cpu|mps|cuda(:\d{1,4})?")
+
+
+def check_device_name(name: str) -> None:
+    """Refuse a name that is none, without importing torch.
+
+    Args:
+        name: cpu, cuda, cuda:1 …, or mps.
+
+    Raises:
+        SprachbundError: it is something else.
+    """
+    if not _NAME.fullmatch(name):
+        raise SprachbundError(f"device {name!r} is unknown; give cpu, cuda, cuda:1 (the second GPU) or mps")
+
+
+def find_device(name: str) -> "torch.device":
+    """A device of this machine; "cuda" is the first GPU.
+
+    Args:
+        name: cpu, cuda, cuda:1 …, or mps.
+
+    Raises:
+        SprachbundError: there is none of that name; the message has those that there are.
+    """
+    import torch
+
+    check_device_name(name)
+    there = available_devices()
+    if (name if name != "cuda" else "cuda:0") not in there:
+        built = (
+            ""
+            if torch.version.cuda or not name.startswith("cuda")
+            else ", and this torch is built without CUDA"
+        )
+        raise SprachbundError(f"there is no device {name} here{built}; there is {', '.join(there)}")
+    return torch.device(name)
+
+
+def available_devices() -> list[str]:
+    """Names of all devices of this machine."""
+    import torch
+
+    gpus = [
+        f"cuda:{number}" for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    ]
+    return [CPU, *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def check_kind(device: str, kinds: tuple[str, ...], what: str) -> None:
+    """See that a device is of one of the kinds that something computes on.
+
+    Args:
+        device: its name.
+        kinds: of `ANY_DEVICE`.
+        what: computes, in words.
+
+    Raises:
+        SprachbundError: it is of another kind.
+    """
+    if device.partition(":")[0] not in kinds:
+        raise SprachbundError(
+            f"{what} computes on {' or '.join(kinds)}, and not on {device}; leave the device out"
+        )

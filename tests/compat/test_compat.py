@@ -1,0 +1,196 @@
+"""Programs for openai-whisper and faster-whisper: their arguments, their results, and what is refused."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sprachbund
+from sprachbund.audio.load import load as load_audio
+from sprachbund.compat import faster_whisper, whisper
+from sprachbund.compat.arguments import NAMES, Wish, span_options
+from sprachbund.errors import SprachbundError
+from sprachbund.models.catalogue import CATALOGUE
+
+RECORDING = Path(__file__).parents[2] / "examples" / "recordings" / "en.wav"
+
+
+@pytest.fixture(scope="module")
+def short() -> np.ndarray:
+    return load_audio(RECORDING, 0.0, 12.0)
+
+
+@pytest.fixture(scope="module")
+def openai() -> whisper.Whisper:
+    return whisper.load_model("bundled", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def faster() -> faster_whisper.WhisperModel:
+    return faster_whisper.WhisperModel("bundled", device="cpu", compute_type="float32")
+
+
+def test_short_names_are_those_of_the_catalogue() -> None:
+    known = {one.alias for one in CATALOGUE} | {one.id for one in CATALOGUE}
+    for name in ("tiny", "small", "medium", "large-v2", "large-v3", "large", "turbo", "large-v3-turbo"):
+        assert NAMES[name] in known
+    assert NAMES["large-v3-turbo"] == NAMES["turbo"] == "whisper-large-v3-turbo"
+    assert set(NAMES) == set(whisper.available_models())
+
+
+def test_openai_whisper_gives_its_dictionary(openai: whisper.Whisper, short: np.ndarray) -> None:
+    found = openai.transcribe(short, language="en", word_timestamps=True, fp16=False)
+    expected = openai.model.transcribe(short, source="en", sample_rate=16_000)
+    assert found.keys() == {"text", "segments", "language"}
+    assert found["text"] == f" {expected.text}"
+    assert found["language"] == "en"
+    assert [segment["id"] for segment in found["segments"]] == list(range(len(expected.segments)))
+    for segment, own in zip(found["segments"], expected.segments, strict=True):
+        assert (segment["start"], segment["end"]) == (own.start_s, own.end_s)
+        assert segment["avg_logprob"] == pytest.approx(own.mean_log_probability, abs=1e-5)
+        assert "".join(word["word"] for word in segment["words"]) == segment["text"] == f" {own.text}"
+        assert openai.model.family.decode_text(segment["tokens"]).strip() == own.text
+        keys = "id seek start end text tokens temperature avg_logprob compression_ratio no_speech_prob words"
+        assert segment.keys() == set(keys.split())
+    json.dumps(found)
+
+
+def test_a_tensor_and_a_path_are_heard_as_an_array_is(
+    openai: whisper.Whisper, short: np.ndarray, tmp_path: Path
+) -> None:
+    text = openai.transcribe(short, language="en")["text"]
+    assert openai.transcribe(torch.from_numpy(short), language="en")["text"] == text
+    assert whisper.load_audio(str(RECORDING)).shape == load_audio(RECORDING).shape
+
+
+def test_translation_is_into_english(openai: whisper.Whisper) -> None:
+    spanish = load_audio(RECORDING.with_name("es.flac"), 0.0, 12.0)
+    found = openai.transcribe(spanish, language="es", task="translate")
+    assert (
+        found["text"].strip() == openai.model.translate(spanish, "en", source="es", sample_rate=16_000).text
+    )
+    assert found["language"] == "es"
+
+
+def test_segments_are_printed_where_that_is_wanted(
+    openai: whisper.Whisper, short: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = openai.transcribe(short, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(found["segments"])
+    assert lines[0].startswith("[00:0")
+    assert lines[0].endswith(found["segments"][0]["text"])
+
+
+def test_faster_whisper_gives_segments_one_by_one(
+    faster: faster_whisper.WhisperModel, short: np.ndarray
+) -> None:
+    segments, info = faster.transcribe(short, beam_size=1, vad_filter=True, word_timestamps=True)
+    assert iter(segments) is segments
+    found = list(segments)
+    expected = faster.model.transcribe(short, sample_rate=16_000)
+    assert [segment.text.strip() for segment in found] == [segment.text for segment in expected.segments]
+    assert [segment.id for segment in found] == list(range(1, len(found) + 1))
+    assert info.language == expected.source_language == "en"
+    assert 0.5 < info.language_probability <= 1
+    assert info.duration == pytest.approx(12.0)
+    for segment in found:
+        assert segment.words is not None
+        assert "".join(word.word for word in segment.words) == segment.text
+    assert next(faster.transcribe(short, "en", beam_size=1)[0]).words is None
+
+
+def test_silence_has_no_segments(openai: whisper.Whisper, faster: faster_whisper.WhisperModel) -> None:
+    silence = np.zeros(32_000, np.float32)
+    assert openai.transcribe(silence) == {"text": "", "segments": [], "language": None}
+    segments, info = faster.transcribe(silence, language="de")
+    assert list(segments) == []
+    assert (info.language, info.duration) == ("de", 2.0)
+
+
+def test_compute_types_choose_the_engine(faster: faster_whisper.WhisperModel) -> None:
+    assert faster.model.engine is not None
+    assert faster.model.engine.name == "torch-fp32"
+    with pytest.raises(SprachbundError, match=r"compute_type='float16' is not served; there are default"):
+        faster_whisper.WhisperModel("bundled", compute_type="float16")
+    with pytest.raises(SprachbundError, match="no device cuda:7 here"):
+        faster_whisper.WhisperModel("bundled", device="cuda", device_index=7)
+
+
+def test_thresholds_are_those_of_the_guard() -> None:
+    common: dict[str, Any] = {
+        "language": None, "task": "transcribe", "beam_size": 3, "initial_prompt": None, "word_timestamps": False,
+        "max_tokens": 20, "without_timestamps": True,
+    }  # fmt: skip
+    given = Wish(
+        **common, compression_ratio_threshold=1.5, log_probability_threshold=-0.5, no_speech_threshold=0.25
+    ).options()
+    assert (given.beam_size, given.max_tokens, given.timestamps) == (3, 20, False)
+    assert given.guard.max_compression_ratio == 1.5
+    assert given.guard.min_mean_log_probability == -0.5
+    assert given.guard.max_no_speech_probability == 0.25
+    none = Wish(
+        **common, compression_ratio_threshold=None, log_probability_threshold=None, no_speech_threshold=None
+    ).options()
+    assert none.guard.max_compression_ratio > 1e6
+    assert none.guard.min_mean_log_probability < -1e6
+
+
+def test_parameters_of_voice_activity_are_options_of_spans() -> None:
+    spans = span_options({"threshold": 0.6, "min_silence_duration_ms": 800, "speech_pad_ms": 300})
+    assert (spans.threshold, spans.min_silence_s, spans.padding_s) == (0.6, 0.8, 0.3)
+    assert spans.release == pytest.approx(0.45)
+    assert span_options({"max_speech_duration_s": float("inf")}) == span_options(None)
+    with pytest.raises(SprachbundError, match="'window', which is not served here; there are threshold"):
+        span_options({"window": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"patience": 2.0}, "patience=2.0 of"),
+        ({"prefix": "so"}, "prefix='so' of"),
+        ({"task": "summarise"}, "task='summarise' is unknown; give transcribe or translate"),
+        ({"temperature": 3}, "temperature=3 is not between 0 and 1"),
+        ({"beams": 4}, "no argument 'beams'"),
+        ({"language": "tlh"}, "tlh"),
+    ],
+)
+def test_what_is_not_served_is_an_error(
+    openai: whisper.Whisper, faster: faster_whisper.WhisperModel, arguments: dict[str, Any], said: str
+) -> None:
+    for model in (openai, faster):
+        with pytest.raises(SprachbundError, match=said) as caught:
+            model.transcribe(np.zeros(16_000, np.float32), **arguments)  # type: ignore[attr-defined]
+        assert "\n" not in str(caught.value)
+
+
+def test_a_temperature_above_zero_is_told_to_change_nothing(openai: whisper.Whisper) -> None:
+    with pytest.warns(UserWarning, match="the search is deterministic, as at 0"):
+        openai.transcribe(np.zeros(16_000, np.float32), temperature=0.4)
+
+
+def test_where_downloads_are_kept_is_no_argument_here() -> None:
+    with pytest.raises(SprachbundError, match="download_root='/tmp/x' of openai-whisper is not served"):
+        whisper.load_model("turbo", download_root="/tmp/x")
+    with pytest.raises(SprachbundError, match="download_root='/tmp/x' of faster-whisper is not served"):
+        faster_whisper.WhisperModel("turbo", download_root="/tmp/x")
+
+
+def test_results_have_the_fields_of_faster_whisper() -> None:
+    """As of its version 1.2."""
+    names = "id seek start end text tokens avg_logprob compression_ratio no_speech_prob words temperature"
+    assert [field.name for field in fields(faster_whisper.Segment)] == names.split()
+    assert [field.name for field in fields(faster_whisper.Word)] == ["start", "end", "word", "probability"]
+    info = "language language_probability duration duration_after_vad all_language_probs"
+    info += " transcription_options vad_options"
+    assert [field.name for field in fields(faster_whisper.TranscriptionInfo)] == info.split()
+
+
+def test_the_model_behind_it_has_all_that_is_offered_here(openai: whisper.Whisper) -> None:
+    assert isinstance(openai.model, sprachbund.api.Model)
+    assert openai.is_multilingual

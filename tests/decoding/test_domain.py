@@ -1,0 +1,136 @@
+"""What a calibrated model does with speech that it does not understand: files, live text and warnings."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.guard import OUT_OF_DOMAIN, Understanding
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
+from sprachbund.decoding.pipeline import translate
+from sprachbund.errors import SprachbundError
+from sprachbund.models.domain import Domain, mean_states
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
+from sprachbund.streaming.options import LiveOptions
+from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
+from tests.decoding.tiny_family import TinyFamily
+
+OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)
+WEIGHTS = [0.1 * (n - 8) for n in range(16)]
+ALL, NONE = 20.0, -20.0
+
+
+def calibrated(bias: float, threshold: float = 0.5) -> TinyFamily:
+    """A model that understands nothing of what it hears (`ALL` is dropped), all of it, or something between."""
+    family = TinyFamily(seed=3)
+    family.domain = Domain(threshold=threshold, bias=bias, mean_log_probability=-0.5, encoder=WEIGHTS)
+    return family
+
+
+def translated(family: TinyFamily, options: DecodingOptions = OPTIONS):
+    samples = recording(*SPEECH)
+    return translate(family, samples, ["de"], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness())[
+        "de"
+    ]
+
+
+def live(family: TinyFamily) -> list[LiveEvent]:
+    engine = LiveEngine(family, OPTIONS, activity=Loudness())
+    session = engine.open(["de"], "en", LiveOptions(policy="local-agreement"))
+    session.push(recording(*SPEECH))
+    session.finish()
+    events: list[LiveEvent] = []
+    while not session.finished:
+        events += engine.step([session])[0]
+    return events
+
+
+def test_the_probability_is_a_logistic_regression_of_mean_state_and_log_probability():
+    family = calibrated(0.3)
+    for segment in translated(family).segments + translated(family).dropped:
+        span = slice(round(segment.start_s * SAMPLE_RATE), round(segment.end_s * SAMPLE_RATE))
+        memory = family.encode(family.features([recording(*SPEECH)[span]]))
+        state = memory.states[0, : memory.num_frames[0]].mean(0).double().numpy()
+        log_odds = 0.3 + state @ np.array(WEIGHTS) - 0.5 * segment.mean_log_probability
+        assert segment.out_of_domain == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=0.02)
+
+
+def test_means_leave_out_padding_and_the_silence_of_a_filled_window():
+    states = torch.randn(2, 6, 3)
+    by_frames = mean_states(states, torch.tensor([4, 6]), [9.0, 9.0], 0.5)
+    by_seconds = mean_states(states, None, [1.8, 30.0], 0.5)
+    expected = torch.stack([states[0, :4].mean(0), states[1].mean(0)])
+    torch.testing.assert_close(by_frames, expected)
+    torch.testing.assert_close(by_seconds, expected)
+
+
+def test_what_is_not_understood_is_dropped_and_a_public_model_is_named():
+    result = translated(calibrated(ALL))
+    assert result.text == ""
+    assert result.dropped
+    assert all(segment.dropped.startswith(OUT_OF_DOMAIN) for segment in result.dropped)
+    assert all(segment.out_of_domain > 0.99 for segment in result.dropped)
+    advice = [warning for warning in result.warnings if "--model" in warning]
+    assert len(advice) == 1
+    assert "translate FILE --to de --model whisper-large-v3-turbo --then m2m100-418m" in advice[0]
+    assert result.to_dict()["dropped"][0]["out_of_domain"] > 0.99
+
+
+def test_a_model_without_calibration_and_one_that_understands_write_the_same():
+    plain, calm = translated(TinyFamily(seed=3)), translated(calibrated(NONE))
+    assert plain.text == calm.text != ""
+    assert {segment.out_of_domain for segment in plain.segments} == {None}
+    assert not [warning for warning in calm.warnings if "--model" in warning]
+
+
+def test_the_threshold_is_an_option_and_one_switches_it_off():
+    family = calibrated(0.0, threshold=1.0)
+    assert not translated(family).dropped
+    strict = replace(OPTIONS, guard=replace(LENIENT, max_out_of_domain=0.0))
+    assert not translated(family, strict).segments
+    off = replace(OPTIONS, guard=replace(LENIENT, max_out_of_domain=1.0))
+    assert translated(calibrated(ALL), off).text == translated(TinyFamily(seed=3)).text
+    with pytest.raises(SprachbundError, match=r"not calibrated.*sprachbund calibrate"):
+        translated(TinyFamily(seed=3), strict)
+
+
+def test_live_text_of_what_is_not_understood_is_dropped_with_one_warning():
+    events = live(calibrated(ALL))
+    texts = [event for event in events if isinstance(event, LiveText)]
+    assert not any(event.committed or event.tentative for event in texts)
+    ends = [event for event in texts if event.final]
+    assert ends
+    assert all(event.dropped.startswith(OUT_OF_DOMAIN) for event in ends)
+    (notice,) = [e for e in events if isinstance(e, LiveNotice) and e.kind != "overload"]
+    assert notice.kind == "warning"
+    assert "--model whisper-large-v3-turbo" in notice.message
+
+
+def test_live_text_of_what_is_understood_is_as_without_calibration():
+    def words(events):
+        return [event.committed for event in events if isinstance(event, LiveText)]
+
+    assert words(live(calibrated(NONE))) == words(live(TinyFamily(seed=3)))
+
+
+def test_most_speech_has_to_be_left_out_for_a_warning_and_silence_does_not_count():
+    family, heard = calibrated(ALL), Understanding()
+    heard.add(5.0, None)
+    heard.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99")
+    heard.add(60.0, "no speech: voice activity 0.10")
+    assert heard.warning(family, "de") is None
+    heard.add(2.0, "guessing: mean log-probability -3.00")
+    assert heard.warning(TinyFamily(), "de") is None
+    assert heard.warning(family, "de").startswith("6 of 11 s of speech were left out")
+    assert "transcribe FILE --model whisper" in heard.warning(family, TRANSCRIBE)
+
+
+def test_a_calibration_of_another_width_is_an_error():
+    family = calibrated(0.0)
+    family.domain = Domain(threshold=0.5, bias=0, mean_log_probability=0, encoder=[1.0] * 7)
+    with pytest.raises(SprachbundError, match=r"7 weights.*16 values"):
+        translated(family)

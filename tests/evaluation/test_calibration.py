@@ -1,0 +1,70 @@
+"""Calibration finds out what separates right texts from wrong ones, and says what its threshold drops."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.calibration import Observation, fit, measure, probabilities
+from sprachbund.evaluation.options import CalibrationOptions
+
+WIDTH = 6
+
+
+def observations(seed: int, count: int = 400, apart: float = 3.0) -> list[Observation]:
+    """Half right; the states of wrong texts lie `apart` in one direction, and their log-probabilities a little."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        wrong = number % 2 == 1
+        state = rng.normal(size=WIDTH) + (apart * wrong * np.eye(WIDTH)[2])
+        made.append(
+            Observation(
+                group="music" if wrong else "phrases",
+                has_text=not wrong,
+                written=True,
+                chrf=0.0 if wrong else 90.0,
+                mean_log_probability=rng.normal(-0.4 - 0.1 * wrong, 0.1),
+                state=state.astype(np.float32),
+            )
+        )
+    return made
+
+
+def test_the_threshold_drops_the_share_of_right_texts_that_was_asked_for():
+    domain = fit(observations(0, 2000), CalibrationOptions(max_dropped=0.1))
+    held_out = observations(1, 2000)
+    p = probabilities(held_out, domain)
+    right = np.array([one.understood for one in held_out])
+    assert (p[right] > domain.threshold).mean() == pytest.approx(0.1, abs=0.04)
+    assert roc_auc_score(~right, p) > 0.95
+
+
+def test_the_written_weights_are_those_of_the_model_at_run_time():
+    seen = observations(0)
+    domain = fit(seen, CalibrationOptions())
+    for one, p in zip(seen[:20], probabilities(seen, domain), strict=False):
+        log_odds = float(one.state @ np.array(domain.encoder))
+        assert domain.probability(log_odds, one.mean_log_probability) == pytest.approx(p, abs=1e-6)
+    assert np.argmax(domain.encoder) == 2
+
+
+def test_measured_rates_are_those_counted_by_hand():
+    domain = fit(observations(0), CalibrationOptions())
+    held_out = observations(1)
+    p = probabilities(held_out, domain)
+    rows = {row["sound"]: row for row in measure(held_out, domain)["rows"]}
+    kept_music = sum(
+        1 for one, q in zip(held_out, p, strict=True) if not one.has_text and q <= domain.threshold
+    )
+    assert rows["music"]["wrong_text_before_%"] == 100.0
+    assert rows["music"]["wrong_text_now_%"] == pytest.approx(100 * kept_music / 200, abs=0.06)
+    assert rows["phrases"]["wrong_text_before_%"] == 0.0
+    signals = {row["signal"]: row["area_under_curve"] for row in measure(held_out, domain)["signals"]}
+    assert signals["both"] >= signals["mean log-probability"]
+
+
+def test_one_kind_of_speech_alone_cannot_be_calibrated_on():
+    right = [one for one in observations(0) if one.has_text]
+    with pytest.raises(SprachbundError, match="0 texts that are wrong"):
+        fit(right, CalibrationOptions())
