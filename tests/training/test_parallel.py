@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.training import loop
 from sprachbund.training.checkpoint import RESUME_FILE, SHARES, SHARES_FILE, load_resume
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora
@@ -262,6 +263,22 @@ def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Pa
     layers = [*compiled.encoder.layers, *compiled.decoder.layers]
     assert all(layer._compiled_call_impl is not None for layer in layers)
     assert all(torch.equal(value, compiled.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
+def test_a_gpu_that_is_full_says_which_setting_to_change(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    model = made.make_model()
+    chosen, data = made.options(4, accumulate=2), made.make_training_data(root / "data")
+    monkeypatch.setattr(loop, "measure", lambda *_, **__: None)
+    monkeypatch.setattr(model, "loss", full)
+    with pytest.raises(
+        SprachbundError, match=r"is full at step 1; set training\.accumulate = 4, or training\.rec"
+    ):
+        train(model, data, chosen, tmp_path, report=lambda line: None)
 
 
 def test_the_average_of_the_weights_is_that_of_torch(root: Path, tmp_path: Path) -> None:

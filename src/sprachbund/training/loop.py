@@ -513,7 +513,14 @@ class _Run:
         on_step(self.step, until)
         while self.step < until and not self.out_of_patience:
             for parts in self._batches():
-                self._train_step(parts)
+                try:
+                    self._train_step(parts)
+                except torch.OutOfMemoryError as error:
+                    raise SprachbundError(
+                        f"the memory of {self.parallel.device} is full at step {self.step + 1}; set "
+                        f"training.accumulate = {2 * self.options.accumulate}, or training.recompute = true; "
+                        "`train --check` says what fits"
+                    ) from error
                 on_step(self.step, until)
                 self._housekeeping(until)
                 if self.step == until or self.out_of_patience:
