@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training import loop
-from sprachbund.training.checkpoint import RESUME_FILE, SHARES, SHARES_FILE, load_resume
+from sprachbund.training.checkpoint import RESUME_FILE, SHARDS, SHARDS_FILE, load_resume
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora
 from sprachbund.util import distributed
@@ -222,9 +222,9 @@ def test_shares_of_the_weights_train_as_one_process(root: Path, plain: Any) -> N
     assert codes(root, "shares") == [0, 0], failures(root, "shares")
     assert_alike(plain["adamw"], torch.load(root / "shares" / "2" / "found.pt"))
     left = {path.name for path in (root / "shares" / "2" / "run").iterdir()}
-    assert {SHARES, SHARES_FILE} <= left
+    assert {SHARDS, SHARDS_FILE} <= left
     assert RESUME_FILE not in left
-    assert len([*(root / "shares" / "2" / "run" / SHARES).iterdir()]) == 1
+    assert len([*(root / "shares" / "2" / "run" / SHARDS).iterdir()]) == 1
 
 
 def test_a_checkpoint_of_shares_is_read_by_one_process(root: Path, plain: Any, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_shares_is_read_by_one_process(root: Path, plain: Any, t
     found = run(root, tmp_path / "run", **OPTIONS)
     assert f"resumed at step {STEPS // 2}" in found[1]
     assert_alike(plain["adamw"], found)
-    assert not (tmp_path / "run" / SHARES).exists()
+    assert not (tmp_path / "run" / SHARDS).exists()
 
 
 def test_shares_go_on_from_the_file_of_one_process(root: Path, plain: Any) -> None:

@@ -98,7 +98,7 @@ class Strategy:
     """A way to train, and the bytes that each GPU holds in it.
 
     Attributes:
-        shard: share the weights out (`training.shard`).
+        shard: divide the weights among the processes (`training.shard`).
         recompute: run layers again (`training.recompute`).
         accumulate: parts of a batch (`training.accumulate`).
         utterances: in the largest part.
@@ -163,7 +163,7 @@ class Shape:
 
         Args:
             gpus: that share every batch.
-            shard: share the weights out.
+            shard: divide the weights among the processes.
             recompute: run layers again.
             accumulate: parts of each GPU's share of a batch.
         """
@@ -171,20 +171,20 @@ class Shape:
         few, more = self.few[recompute], self.more[recompute]
         each = max(0, more - few) / (_PROBED[1] - _PROBED[0])
         activations = max(0, round(few + each * (utterances - _PROBED[0])))
-        is_shared = shard and gpus > 1
-        shares = gpus if is_shared else 1
+        is_sharded = shard and gpus > 1
+        num_shards = gpus if is_sharded else 1
         weights, gradients, moments = (
-            math.ceil(size / shares) for size in (self.weights, self.gradients, self.moments)
+            math.ceil(size / num_shards) for size in (self.weights, self.gradients, self.moments)
         )
         # The next layer is fetched while one is computed, and the gradients of one are summed up whole.
-        fetched = self.outside + 3 * self.largest_layer if is_shared else 0
+        fetched = self.outside + 3 * self.largest_layer if is_sharded else 0
         if gpus == 1 and accumulate == 1:
             # Gradients grow as activations go, and are dropped after the step.
             total = weights + moments + max(activations, gradients)
         else:
             total = weights + moments + gradients + activations + fetched
         return Strategy(
-            shard=is_shared,
+            shard=is_sharded,
             recompute=recompute,
             accumulate=accumulate,
             utterances=utterances,

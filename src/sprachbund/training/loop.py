@@ -645,7 +645,7 @@ class _Run:
         self.evaluations.add(Evaluation(step=self.step, epoch=epoch, value=value))
         metric = self.options.metric_for_best_model
         if kept := self.best.accepts(value):
-            # Every process has to hand its share of each tensor over; the first one holds them all.
+            # Every process has to hand its shard of each tensor over; the first one holds them all.
             whole = {
                 name: value.detach().cpu() if is_first_rank() else value.new_empty(0)
                 for name, value in self.parallel.whole(self.moved)

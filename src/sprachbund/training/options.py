@@ -53,7 +53,7 @@ class TrainingOptions(Strict):
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
             memory, about a third more time.
         compile: compile each layer with torch.compile; the first steps take minutes.
-        shard: share weights, gradients and moments out over the processes (FSDP2, arXiv 2304.11277); checkpoints are
+        shard: divide weights, gradients and moments among the processes (FSDP2, arXiv 2304.11277); checkpoints are
             written by all of them, while the training goes on.
         batch_s: padded seconds of speech in a batch, over all processes.
         accumulate: parts that a process makes of its share of a batch, one after the other, so that activations of one

@@ -1,6 +1,6 @@
-"""How the processes of a run hold the model: each a copy of it (DDP), or each a share of every tensor (FSDP2).
+"""How the processes of a run hold the model: each a copy of it (DDP), or each a shard of every tensor (FSDP2).
 
-With copies, every process holds all weights, gradients and moments, and gradients are exchanged. With shares
+With copies, every process holds all weights, gradients and moments, and gradients are exchanged. With shards
 (`training.shard`, arXiv 2304.11277), a process holds 1 / world size of them, and fetches the whole weights of a layer
 when it computes. Both give the gradient of one process on the whole batch.
 """
@@ -63,11 +63,11 @@ class Parallel:
         device: of this process.
         rank: of this process.
         count: of processes.
-        is_sharded: whether this process holds a share of the weights only.
+        is_sharded: whether this process holds a shard of the weights only.
         loss_of: the loss, without exchange of gradients.
 
     Raises:
-        SprachbundError: a model whose weights cannot be shared out.
+        SprachbundError: a model whose weights cannot be sharded.
     """
 
     def __init__(self, loss_of: LossOf, options: TrainingOptions) -> None:
@@ -85,7 +85,7 @@ class Parallel:
 
     @property
     def model(self) -> Any:
-        """The model that is trained: a twin of the plain one where its weights are shared out."""
+        """The model that is trained: a twin of the plain one where its weights are sharded."""
         return self.loss_of.model
 
     def connect(self) -> None:
@@ -152,7 +152,7 @@ class Parallel:
 
 
 def whole_tensor(value: Tensor) -> Tensor:
-    """All of a tensor of which this process may hold a share."""
+    """All of a tensor of which this process may hold a shard."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
@@ -176,7 +176,7 @@ def _has_unused_parameters(model: Any) -> bool:
 
 
 def _sharded(loss_of: LossOf) -> LossOf:
-    """A twin of the module, whose weights are shared out, layer by layer; the plain module keeps none.
+    """A twin of the module, whose weights are sharded, layer by layer; the plain module keeps none.
 
     `fully_shard` cannot be undone, and others hold on to the plain module. The weights are moved to the device a layer
     at a time, so that a device never holds all of them.
@@ -247,7 +247,12 @@ class MovingAverage:
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self._parameters, self._decay = list(parameters), decay
-        self.averages = [p.detach().clone() for p in parameters]
+        self.averages: list[Tensor] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the weights as they are."""
+        self.averages = [p.detach().clone() for p in self._parameters]
 
     @torch.no_grad()
     def update(self) -> None:
