@@ -35,6 +35,9 @@ from sprachbund.util.files import read_object, write_json, write_text
 
 STUDY_FILE = "study.json"
 RESULTS_FILE = "results.csv"
+FAILED_FILE = "failed.txt"
+"""In a cell's folder: why it failed, in one line."""
+_NAMED = 3
 CellFunction = Callable[[Cell, Path], CellScores]
 """Makes a cell in its folder, where it finds what it left there before; has to be picklable."""
 
@@ -64,7 +67,7 @@ class Tasks:
 
         def make(number: int, progress: Callable[[int], None]) -> None:
             self.make(number)
-            progress(1)
+            progress(int(self.paths[number].exists()))
 
         return make
 
@@ -100,11 +103,13 @@ class Study:
             progress: called with cells finished and in all.
 
         Raises:
-            SprachbundError: what the first cell to fail raised, and what is wrong with a manifest.
+            SprachbundError: cells that failed, when all others are finished; what is wrong with a manifest; a process
+                that died.
         """
         cells = self.grid.cells()
         for cell in cells:
             self._forget_if_not_whole(cell)
+            (cell.folder(self.out) / FAILED_FILE).unlink(missing_ok=True)
         tasks = Tasks(paths=tuple(cell.folder(self.out) / CELL_FILE for cell in cells), make=self._make)
         run_tasks(
             tasks,
@@ -115,7 +120,9 @@ class Study:
             report=report,
             progress=progress,
         )
-        return self.write_results()
+        results = self.write_results()
+        self._refuse_failed(cells)
+        return results
 
     def write_results(self) -> Path:
         """The table of all that is finished."""
@@ -125,8 +132,24 @@ class Study:
         cell = self.grid.cells()[number]
         folder, began = cell.folder(self.out), time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        scores = self.make(cell, folder)
+        try:
+            scores = self.make(cell, folder)
+        except Exception as error:  # of any kind: the other cells do not depend on this one
+            write_text(folder / FAILED_FILE, work.line_of(error) + "\n")
+            return
         write_cell(folder, cell, self.grid, scores, time.monotonic() - began)
+
+    def _refuse_failed(self, cells: Sequence[Cell]) -> None:
+        """Raise SprachbundError when cells failed, with the reasons."""
+        failed = {cell: path for cell in cells if (path := cell.folder(self.out) / FAILED_FILE).exists()}
+        if not failed:
+            return
+        reasons = [f"{cell}: {path.read_text('utf-8').strip()}" for cell, path in failed.items()]
+        more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        raise SprachbundError(
+            f"{len(failed)} of {len(cells)} cells failed, all others are finished "
+            f"({'; '.join(reasons[:_NAMED])}{more}); `sprachbund study resume {self.out}` tries them again"
+        )
 
     def _forget_if_not_whole(self, cell: Cell) -> None:
         """A cell without a tier or a bit width that the grid has by now is scored again."""

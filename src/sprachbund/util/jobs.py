@@ -133,8 +133,12 @@ def without_interrupts() -> Iterator[None]:
 
 def send_failure(failures: Connection, error: Exception) -> None:
     """Send an exception to the parent as the one line that a user is to see."""
-    line = str(error) if isinstance(error, SprachbundError) else _line_of_unforeseen(error)
-    failures.send(line[:_LONGEST_MESSAGE])
+    failures.send(line_of(error)[:_LONGEST_MESSAGE])
+
+
+def line_of(error: Exception) -> str:
+    """An exception as the one line that a user is to see."""
+    return str(error) if isinstance(error, SprachbundError) else _line_of_unforeseen(error)
 
 
 def receive_failure(failures: Connection) -> str | None:

@@ -36,15 +36,18 @@ def wer(cell: Cell, bits: int) -> float:
 
 @dataclass(frozen=True)
 class Planted:
-    """A cell function; dies in the cell called `dies_in`, once."""
+    """A cell function; dies in the cell called `dies_in`, once, and fails in those of the start `fails_from`."""
 
     grid: StudyGrid
     dies_in: str = ""
+    fails_from: str = ""
 
     def __call__(self, cell: Cell, folder: Path) -> CellScores:
         if str(cell) == self.dies_in and not (folder / "died").exists():
             (folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if cell.start == self.fails_from:
+            raise ValueError("no such layer")
         with (folder / "calls").open("a") as file:
             file.write(f"{time.monotonic_ns()}\n")
         counts = np.zeros((len(self.grid.tiers), len(self.grid.bits), UTTERANCES, 2))

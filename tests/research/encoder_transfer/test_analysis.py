@@ -90,7 +90,7 @@ def test_the_decision_holds_the_numbers() -> None:
     early, late = decide(found, 100), decide(found, 5000)
     assert "At 100 h, starting from ml rather than en is expected to gain 3.96 points" in early.sentence
     assert early.sentence.count("take ml") == 1
-    assert "4 bits cost 0.49 (0.48 to 0.51), less" in early.sentence
+    assert "4 bits cost 0.49 (95%: 0.48 to 0.51), less" in early.sentence
     assert "less than the start gains" in early.sentence
     assert "beyond the 100 to 2500 h measured" in late.sentence
     assert "more than the start gains" in late.sentence

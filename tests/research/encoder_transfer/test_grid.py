@@ -32,6 +32,17 @@ def test_a_law_can_be_fitted_as_early_as_can_be() -> None:
     assert {cell.start for cell in cells[5 * 4 * 2 * 2 :]} == {"random"}
 
 
+def test_a_language_with_less_data_leaves_out_larger_scales() -> None:
+    """And caps no other language."""
+    cells = grid(most_hours={"it": 2.5}).cells()
+    assert {cell.hours for cell in cells if cell.language == "it"} == {0.5, 1, 2}
+    assert {cell.hours for cell in cells if cell.language == "de"} == {0.5, 1, 2, 4, 8}
+    with pytest.raises(ValidationError, match="most_hours has pl, which is not one of de, es, fr, it"):
+        grid(most_hours={"pl": 2})
+    with pytest.raises(ValidationError, match=r"most_hours of it is 0.1, and the least scale 0.5 h"):
+        grid(most_hours={"it": 0.1})
+
+
 def test_the_two_starts_of_a_gap_follow_each_other() -> None:
     cells = grid().cells()
     for one, other in zip(cells[::2], cells[1::2], strict=True):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import linregress
 
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.power_law import (
@@ -10,6 +11,7 @@ from sprachbund.research.encoder_transfer.power_law import (
     mean_over_languages,
     paired_utterances,
     t_interval,
+    weighted_means,
 )
 from sprachbund.research.encoder_transfer.study_options import By
 from tests.research.encoder_transfer.made import HOURS, planted
@@ -215,3 +217,37 @@ def test_bad_utterances_are_named() -> None:
         paired_utterances(one, one[:2], one)
     with pytest.raises(SprachbundError, match="no words"):
         paired_utterances(one, one, one * 0)
+
+
+def test_a_law_is_fitted_over_the_languages_that_have_a_scale() -> None:
+    """Three of twelve languages lack the largest scale, as in the published table."""
+    random = np.random.default_rng(4)
+    gaps = 4.0 * (np.array(HOURS) / 100) ** -0.92 + random.normal(0, 0.05, (12, len(HOURS)))
+    gaps[:3, -1] = np.nan
+    law = fit_power_law(HOURS, gaps, draws=2000)
+    line = linregress(np.log(np.array(HOURS) / 100), np.log(np.nanmean(gaps, axis=0)))
+    assert law.scale.value == pytest.approx(np.exp(line.intercept))
+    assert law.exponent.value == pytest.approx(-line.slope)
+    assert law.exponent.interval[0] < 0.92 < law.exponent.interval[1]
+    assert law.trusted
+    by_gaps = fit_power_law(HOURS, gaps, by="gaps", draws=2000)
+    assert by_gaps.exponent.interval[0] < 0.92 < by_gaps.exponent.interval[1]
+
+
+def test_draws_are_over_the_languages_that_they_have() -> None:
+    random = np.random.default_rng(5)
+    gaps, weights = random.normal(1, 1, (4, 3)), random.dirichlet(np.ones(4), 6)
+    weights[0] = [1, 0, 0, 0]
+    gaps[0, 1] = gaps[2, 1] = np.nan
+    found = weighted_means(weights, gaps)
+    masked = np.ma.masked_invalid(gaps)
+    assert np.isnan(found[0, 1])
+    for draw in range(1, 6):
+        wanted = np.ma.average(masked, axis=0, weights=weights[draw])
+        np.testing.assert_allclose(found[draw], wanted)
+
+
+def test_a_scale_that_no_language_has_does_not_count() -> None:
+    gaps = np.tile(4.0 * (np.array(HOURS) / 100) ** -0.92, (4, 1))
+    gaps[:, 1] = np.nan
+    assert fit_power_law(HOURS, gaps, draws=200).hours == tuple(h for h in HOURS if h != HOURS[1])

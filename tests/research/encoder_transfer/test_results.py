@@ -98,9 +98,33 @@ def test_a_missing_cell_is_named(tmp_path: Path) -> None:
     uneven = read_results(path, ReadOptions(uneven_seeds=True))
     assert np.isnan(uneven.values).sum() == 1
     assert not np.isnan(uneven.gaps).any()
-    table = [row for row in table if row["language"] != "es" or row["start"] != "ml"]
-    with pytest.raises(SprachbundError, match=r"10 of 40 cells are missing: ml es 100 h.* and 5 more"):
-        read_results(write(tmp_path / "s.csv", table), ReadOptions(uneven_seeds=True))
+
+
+def test_a_cell_without_a_result_is_a_hole_in_both_arms(tmp_path: Path) -> None:
+    """As in published tables, where some languages lack the largest scale and a dash says so."""
+    table = list(rows(3, noise=0.1))
+    whole = read_results(write(tmp_path / "whole.csv", table))
+    kept = [row for row in table if (row["start"], row["language"], row["hours"]) != ("en", "es", 500)]
+    for row in kept:
+        if (row["language"], row["hours"]) == ("de", 2500):
+            row |= {"value": "–"}
+    grid = read_results(write(tmp_path / "r.csv", kept))
+    assert grid.holes == (
+        "ml de 2500 h 560 ms 32 bits",
+        "en de 2500 h 560 ms 32 bits",
+        "en es 500 h 560 ms 32 bits",
+    )
+    wanted = whole.gaps.copy()
+    wanted[0, HOURS.index(2500)] = wanted[1, HOURS.index(500)] = np.nan
+    np.testing.assert_array_equal(grid.gaps, wanted)
+    assert grid.seed_noise == pytest.approx(whole.seed_noise, rel=0.5)
+
+
+def test_an_error_rate_below_nought_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", changed({"value": -0.5}))
+    with pytest.raises(SprachbundError, match=r"r.csv:5: value is -0.5; an error rate is not below 0"):
+        read_results(path)
+    assert read_results(path, ReadOptions(better="higher")).arms == ("en", "ml")
 
 
 def changed(change: dict[str, Any]) -> Table:

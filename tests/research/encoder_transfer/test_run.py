@@ -19,7 +19,13 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import metric
 from sprachbund.research.encoder_transfer.analysis import cell_gaps, paired_counts
 from sprachbund.research.encoder_transfer.power_law import paired_utterances
-from sprachbund.research.encoder_transfer.report import make_report, start_rows, write_report
+from sprachbund.research.encoder_transfer.report import (
+    gap_table,
+    hole_lines,
+    make_report,
+    start_rows,
+    write_report,
+)
 from sprachbund.research.encoder_transfer.results import (
     CELL_FILE,
     finished_cells,
@@ -107,6 +113,21 @@ def test_a_killed_study_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert len(finished_cells(planted.grid(**few), tmp_path)) == 8
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_that_fails_does_not_end_the_others(tmp_path: Path, workers: int) -> None:
+    grid = planted.grid(starts=("ml", "en", "random"), languages=("de",), seeds=(0,), hours=(1, 2, 4))
+    failing = Study(grid=grid, make=planted.Planted(grid, fails_from="random"), out=tmp_path)
+    with pytest.raises(SprachbundError, match="3 of 9 cells failed, all others are finished") as raised:
+        failing.run(workers=workers, report=quiet)
+    assert "random de 1 h seed 0: " in str(raised.value)
+    assert "ValueError: no such layer (planted.py:" in str(raised.value)
+    assert len(finished_cells(grid, tmp_path)) == 6
+    assert make_report(grid, tmp_path).analysis.fitted.law is not None
+    Study(grid=grid, make=planted.Planted(grid), out=tmp_path).run(report=quiet)
+    assert len(finished_cells(grid, tmp_path)) == 9
+    assert not list(tmp_path.rglob("failed.txt"))
+
+
 def test_ray_makes_the_same(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for Ray that runs what it is given at once."""
 
@@ -172,6 +193,18 @@ def test_a_study_on_its_way_is_reported_as_far_as_it_is_whole(tmp_path: Path) ->
     assert found.left_out == (1, 4)
     assert found.missing == "27 of 40 cells are finished; not whole yet and left out: 1 h, 4 h"
     assert found.analysis.fitted.law is not None
+
+
+def test_a_study_with_unequal_data_is_fitted_and_says_so(tmp_path: Path) -> None:
+    wanted = planted.grid(seeds=(0,), most_hours={"it": 2})
+    study(tmp_path, seeds=(0,), most_hours={"it": 2}).run(report=quiet)
+    found = make_report(wanted, tmp_path)
+    assert found.missing == ""
+    assert found.analysis.grid.hours == (0.5, 1, 2, 4, 8)
+    assert {hole.split()[1:3][0] for hole in found.analysis.grid.holes} == {"it"}
+    assert found.analysis.fitted.law.exponent.value == pytest.approx(planted.EXPONENT, abs=0.01)
+    assert [row[4] for row in gap_table(found.analysis)[1]] == ["4", "4", "4", "3", "3"]
+    assert "means are over the languages that have both starts" in hole_lines(found.analysis)[0]
 
 
 def test_further_starts_are_told_beside_the_gap(tmp_path: Path) -> None:

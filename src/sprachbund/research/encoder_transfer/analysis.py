@@ -32,7 +32,7 @@ from sprachbund.research.encoder_transfer.power_law import (
     mean_over_languages,
     paired_utterances,
 )
-from sprachbund.research.encoder_transfer.results import CellManifest, Grid, read_counts
+from sprachbund.research.encoder_transfer.results import CellManifest, Grid, mean_of_known, read_counts
 from sprachbund.research.encoder_transfer.study_options import DRAWS, SEED, AnalysisOptions, By
 from sprachbund.util.options import renamed
 
@@ -70,11 +70,13 @@ def latency_sensitivity(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> 
     streaming = [index for index, tier in enumerate(grid.tiers) if tier.lower() != OFFLINE]
     if len(streaming) < 2:
         return None
-    cells = np.ptp(grid.gaps[:, :, streaming, 0], axis=-1)
+    cells = np.ptp(grid.gaps[:, :, streaming, 0], axis=-1)  # nan where a tier is missing
+    if np.isnan(cells).all():
+        return None
     return LatencySensitivity(
         tiers=tuple(grid.tiers[index] for index in streaming),
         cells=cells,
-        mean=mean_over_languages(cells.mean(1), draws, seed),
+        mean=mean_over_languages(mean_of_known(cells, axis=1), draws, seed),
         by_noise=_range_of_noise(grid, streaming, seed),
     )
 
@@ -94,7 +96,8 @@ def _range_of_noise(grid: Grid, streaming: list[int], seed: int) -> float | None
     freedom = (np.maximum(num_seeds - 1, 0) * (len(streaming) - 1)).sum()
     variance = (left**2).sum() / freedom
     # Of a gap: two arms, each a mean over seeds.
-    spread = np.sqrt(variance * (1 / np.maximum(num_seeds, 1)).sum(0)).mean()
+    there = (num_seeds > 0).all(0)
+    spread = np.sqrt(variance * (1 / np.maximum(num_seeds, 1)).sum(0))[there].mean()
     normal = np.random.default_rng(seed).standard_normal((100_000, len(streaming)))
     return float(spread * np.ptp(normal, axis=1).mean())
 
@@ -133,13 +136,15 @@ def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitC
     costs = []
     for index, bits in enumerate(grid.bits[1:], start=1):
         cells = means[..., index] - means[..., 0]
+        if np.isnan(cells).all():
+            continue
         costs.append(
             BitCost(
                 bits=bits,
                 cells=cells,
-                mean=mean_over_languages(cells.mean(axis=(0, 2, 3)), draws, seed),
-                median=float(np.median(cells)),
-                difference=mean_over_languages((cells[1] - cells[0]).mean(axis=(1, 2)), draws, seed),
+                mean=mean_over_languages(mean_of_known(cells, axis=(0, 2, 3)), draws, seed),
+                median=float(np.nanmedian(cells)),
+                difference=mean_over_languages(mean_of_known(cells[1] - cells[0], axis=(1, 2)), draws, seed),
             )
         )
     return tuple(costs)
@@ -151,8 +156,8 @@ class Fitted:
 
     Attributes:
         tiers: that the gaps are means over.
-        gaps: (L, H).
-        means: over languages, one for each scale.
+        gaps: (L, H); nan where a language lacks a scale.
+        means: over the languages that have the scale, one for each.
         law: None where there is none.
         doubts: why there is none, or why it is not to be trusted.
     """
@@ -203,7 +208,7 @@ def analyse(grid: Grid, options: AnalysisOptions | None = None) -> StudyAnalysis
 
 
 def _fitted(grid: Grid, tiers: Sequence[int], by: By, draws: int, seed: int) -> Fitted:
-    gaps = grid.gaps[:, :, list(tiers), 0].mean(-1)
+    gaps = grid.gaps[:, :, list(tiers), 0].mean(-1)  # nan where a tier is missing
     law, doubts = None, tuple[str, ...]()
     try:
         law = fit_power_law(grid.hours, gaps, by=by, draws=draws, seed=seed)

@@ -8,8 +8,9 @@ way, can be fitted as early as can be.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sprachbund.training.options import Strict
 
@@ -40,6 +41,8 @@ class StudyGrid(Strict):
             beside them.
         languages: that are learned.
         hours: of data, scales that contain each other.
+        most_hours: the most that a language has, where that is less than the largest scale: its larger scales are left
+            out.
         tiers: latencies at which a cell is scored.
         bits: of the encoder's linear layers, at which a cell is scored; 32 for weights as they were trained.
         seeds: of training.
@@ -48,11 +51,12 @@ class StudyGrid(Strict):
     starts: tuple[str, ...] = Field(min_length=2)
     languages: tuple[str, ...] = Field(min_length=1)
     hours: tuple[float, ...] = Field(min_length=1)
+    most_hours: dict[str, float] = Field(default_factory=dict)
     tiers: tuple[str, ...] = Field(default=("offline",), min_length=1)
     bits: tuple[int, ...] = Field(default=(BITS_OF_FLOAT,), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
 
-    @field_validator("*")
+    @field_validator("starts", "languages", "hours", "tiers", "bits", "seeds")
     @classmethod
     def _once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         twice = [value for value in values if values.count(value) > 1]
@@ -67,6 +71,29 @@ class StudyGrid(Strict):
         if wrong:
             raise ValueError(f"{wrong[0]:g} hours are no amount of data; give more than 0")
         return tuple(sorted(hours))
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for language, most in self.most_hours.items():
+            if language not in self.languages:
+                raise ValueError(
+                    f"most_hours has {language}, which is not one of {', '.join(self.languages)}"
+                )
+            if most < min(self.hours):
+                raise ValueError(
+                    f"most_hours of {language} is {most:g}, and the least scale {min(self.hours):g} h; leave the "
+                    "language out, or add a scale"
+                )
+        return self
+
+    def has(self, language: str, hours: float) -> bool:
+        """Whether cells of so many hours of a language are wanted.
+
+        Args:
+            language: BCP-47 tag.
+            hours: a scale.
+        """
+        return hours <= self.most_hours.get(language, math.inf)
 
     def cells(self) -> list[Cell]:
         """All cells, those that tell most first.
@@ -83,6 +110,7 @@ class StudyGrid(Strict):
             for seed in self.seeds
             for hours in scales
             for language in self.languages
+            if self.has(language, hours)
             for start in starts
         ]
 

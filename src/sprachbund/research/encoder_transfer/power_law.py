@@ -91,14 +91,31 @@ def estimate(value: float, drawn: Values, num_units: int, level: float = LEVEL) 
 
 
 def mean_over_languages(values: Values, draws: int = DRAWS, seed: int = SEED) -> Estimate:
-    """The mean of one number for each language (L,).
+    """The mean of one number for each language (L,), over the languages that have one.
 
     Args:
-        values: one number for each language (L,).
+        values: one number for each language (L,); nan where there is none.
         draws: number of bootstrap draws, S.
         seed: seed of the draws.
     """
-    return estimate(float(values.mean()), language_draws(len(values), draws, seed) @ values, len(values))
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Estimate(value=np.nan, interval=(-np.inf, np.inf), percentile=(-np.inf, np.inf))
+    return estimate(float(known.mean()), language_draws(len(known), draws, seed) @ known, len(known))
+
+
+def weighted_means(weights: Values, gaps: Values) -> Values:
+    """The mean at each scale over the languages that have it, (S, H); nan where a draw has no such language.
+
+    Args:
+        weights: of the languages in each draw (S, L).
+        gaps: (L, H); nan where a language lacks a scale.
+    """
+    known = ~np.isnan(gaps)
+    total = weights @ known
+    with np.errstate(invalid="ignore"):
+        means: Values = weights @ np.where(known, gaps, 0.0) / np.where(total > 0, total, np.nan)
+    return means
 
 
 def paired_utterances(
@@ -244,7 +261,7 @@ def fit_power_law(
 
     Args:
         hours: (H,).
-        gaps: (L, H), means over seeds.
+        gaps: (L, H), means over seeds; nan where a language lacks a scale. Means are over the languages that have it.
         by: what is least.
         draws: S.
         seed: of the draws.
@@ -252,15 +269,17 @@ def fit_power_law(
     Raises:
         SprachbundError: for fewer than three scales, or too few whose mean gap is positive.
     """
-    means = gaps.mean(0)
+    present = ~np.isnan(gaps).all(0)
+    hours, gaps = tuple(np.array(hours)[present].tolist()), gaps[:, present]
+    means = _means(gaps)
     _check_scales(hours, means, MIN_POSITIVE[by])
     x = np.log(np.array(hours) / REFERENCE_HOURS)
     used = means > 0 if by == "log" else np.full(len(x), True)
     weights = language_draws(len(gaps), draws, seed)
-    drawn_means = (weights @ gaps)[:, used]
+    drawn_means = weighted_means(weights, gaps)[:, used]
     solution, drawn = _solutions(by, x[used], means[used], drawn_means)
     kept = drawn[~np.isnan(drawn).any(-1)]
-    incomplete = (drawn_means <= 0).any(-1) if by == "log" else np.isnan(drawn).any(-1)
+    incomplete = ~(drawn_means > 0).all(-1) if by == "log" else np.isnan(drawn).any(-1)
     intercept, slope = solution.tolist()
     exponent = estimate(slope, kept[:, 1], len(gaps), BOTH_LEVEL)
     return PowerLaw(
@@ -278,6 +297,11 @@ def fit_power_law(
             *_bent(hours, gaps, weights),
         ),
     )
+
+
+def _means(gaps: Values) -> Values:
+    """(H,) over the languages that have a scale."""
+    return weighted_means(np.full((1, len(gaps)), 1 / len(gaps)), gaps)[0]
 
 
 def _solutions(by: By, x: Values, means: Values, drawn_means: Values) -> tuple[Values, Values]:
@@ -356,14 +380,14 @@ def _bent(hours: Sequence[float], gaps: Values, weights: Values) -> list[str]:
 
 def _curvature(hours: Sequence[float], gaps: Values, weights: Values) -> float | None:
     """The quadratic term of ln(mean gap), if it is there beyond chance; None also where it cannot be seen."""
-    used = gaps.mean(0) > 0
+    used = _means(gaps) > 0
     x = np.log(np.array(hours)[used] / REFERENCE_HOURS)
-    drawn = (weights @ gaps)[:, used]
+    drawn = weighted_means(weights, gaps)[:, used]
     drawn = drawn[(drawn > 0).all(-1)]
     if len(gaps) < MIN_LANGUAGES or len(drawn) < len(weights) * (1 - MAX_SHORT_DRAWS):
         return None
     quadratic = np.linalg.pinv(np.vander(x, 3))[0]
-    value = float(np.log(gaps.mean(0)[used]) @ quadratic)
+    value = float(np.log(_means(gaps)[used]) @ quadratic)
     low, high = t_interval(value, np.log(drawn) @ quadratic, len(gaps), CURVATURE_LEVEL)
     # Where languages do not differ at all, rounding is no bend.
     return value if not low <= 0 <= high and abs(value) > 1e-9 else None

@@ -366,13 +366,14 @@ def check_data(recipe: EncoderTransferRecipe) -> None:
 
 
 def _check_hours(recipe: EncoderTransferRecipe, manifest: Manifest) -> None:
-    most = max(recipe.grid.hours)
     for language in recipe.grid.languages:
+        most = max(hours for hours in recipe.grid.hours if recipe.grid.has(language, hours))
         own = manifest.durations_s[manifest.languages == language]
         hours = float(own.sum(dtype=np.float64)) / 3600
         if most > hours:
             raise SprachbundError(
-                f"grid.hours asks for {most:g} h of {language}; {manifest.directory} holds {hours:.4f} h"
+                f"grid.hours asks for {most:g} h of {language}; {manifest.directory} holds {hours:.4f} h; leave "
+                f"larger scales out by grid.most_hours = {{ {language} = {hours:.4g} }}"
             )
 
 

@@ -64,12 +64,11 @@ def decide(analysis: StudyAnalysis, hours: float) -> Decision | None:
 
 def _gain(analysis: StudyAnalysis, law: PowerLaw, hours: float, gain: Estimate, *, measured: bool) -> str:
     first, second = analysis.grid.arms
-    low, high = gain.interval
     outside = f", beyond the {min(law.hours):g} to {max(law.hours):g} h measured" if not measured else ""
     caution = "" if analysis.fitted.trusted else " by a law that is not to be trusted"
     return (
         f"At {hours:g} h{outside}, starting from {first} rather than {second} is expected{caution} to gain "
-        f"{_points(gain.value)} {analysis.grid.unit} (95%: {_points(low)} to {_points(high)})."
+        f"{_points(gain.value)} {analysis.grid.unit} ({_between(gain)})."
     )
 
 
@@ -97,10 +96,9 @@ def _bits(analysis: StudyAnalysis, gain: Estimate) -> list[str]:
     """The gain beside what fewer bits cost."""
     sentences = []
     for cost in analysis.bit_costs:
-        low, high = cost.mean.interval
         relation = "more" if cost.mean.value > gain.value else "less"
         sentences.append(
-            f"{cost.bits:g} bits cost {_points(cost.mean.value)} ({_points(low)} to {_points(high)}), "
+            f"{cost.bits:g} bits cost {_points(cost.mean.value)} ({_between(cost.mean)}), "
             f"{relation} than the start gains{_same_for_both(analysis, cost.difference)}."
         )
     return sentences
@@ -115,11 +113,20 @@ def _same_for_both(analysis: StudyAnalysis, difference: Estimate) -> str:
     return f", and {_points(abs(difference.value))} more from {dearer}"
 
 
+def _between(estimate: Estimate) -> str:
+    """The interval in words; one language has none."""
+    low, high = estimate.interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "one language, so no interval"
+    return f"95%: {_points(low)} to {_points(high)}"
+
+
 def _points(value: float) -> str:
     """Two digits after the point, or two that count."""
     return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
+_NAMED = 5
 Table = tuple[list[str], list[list[str]]]
 """Head and rows."""
 
@@ -151,6 +158,7 @@ def as_values(analysis: StudyAnalysis, hours: Sequence[float] = ()) -> dict[str,
         "bits": list(grid.bits),
         "seeds": list(grid.seeds),
         "seed_noise": grid.seed_noise,
+        "holes": list(grid.holes),
         "gaps": _gap_values(analysis),
         "fit": _fit_values(analysis.fitted),
         "fit_by_tier": [{"tier": f.tiers[0], **_fit_values(f)} for f in analysis.by_tier],
@@ -239,13 +247,29 @@ def heading(analysis: StudyAnalysis) -> str:
 def gap_table(analysis: StudyAnalysis) -> Table:
     """Gaps by hours, one column more for each tier where there are several."""
     tiers = [fitted.tiers[0] for fitted in analysis.by_tier]
-    head = ["hours", "gap", "95%", "percentiles", *tiers]
+    head = ["hours", "gap", "95%", "percentiles", "languages", *tiers]
     rows = []
     for at, (hours, mean) in enumerate(zip(analysis.grid.hours, analysis.fitted.means, strict=True)):
         own = [f"{fitted.means[at].value:z.2f}" for fitted in analysis.by_tier]
         shown = "-" if math.isnan(hours) else f"{hours:g}"
-        rows.append([shown, f"{mean.value:z.2f}", span(mean.interval), span(mean.percentile), *own])
+        count = int((~np.isnan(analysis.fitted.gaps[:, at])).sum())
+        rows.append(
+            [shown, f"{mean.value:z.2f}", span(mean.interval), span(mean.percentile), f"{count}", *own]
+        )
     return head, rows
+
+
+def hole_lines(analysis: StudyAnalysis) -> list[str]:
+    """What is missing, and what means are then over; nothing for a whole grid."""
+    holes = analysis.grid.holes
+    if not holes:
+        return []
+    more = f" and {len(holes) - _NAMED} more" if len(holes) > _NAMED else ""
+    plural = "s are" if len(holes) > 1 else " is"
+    return [
+        f"{len(holes)} cell{plural} missing: {'; '.join(holes[:_NAMED])}{more}; means are over the languages that "
+        "have both starts"
+    ]
 
 
 def law_lines(fitted: Fitted) -> list[str]:
@@ -367,7 +391,7 @@ def _draw_law(axes: Any, analysis: StudyAnalysis) -> None:
             axes.plot([h, h], [max(low, mean.value / 100), high], color=INK, lw=1.2, zorder=4)
     means = np.array([mean.value for mean in fitted.means])
     axes.plot(hours, np.where(means > 0, means, np.nan), "s", color=INK, ms=5, zorder=5, label="mean, 95%")
-    lost = int((fitted.gaps <= 0).sum())
+    lost, known = int((fitted.gaps <= 0).sum()), int((~np.isnan(fitted.gaps)).sum())
     _hours_axis(axes, analysis)
     shown = np.concatenate([fitted.gaps[fitted.gaps > 0], means[means > 0]])
     if len(shown):  # a logarithm needs something above nought
@@ -376,9 +400,7 @@ def _draw_law(axes: Any, analysis: StudyAnalysis) -> None:
         _plain_numbers(axes)
     elif np.isfinite(hours).all():
         axes.set_xlim(hours.min() / 1.2, hours.max() * 1.2)
-    axes.set_title(
-        "gap and law" + (f" ({lost} of {fitted.gaps.size} not positive)" if lost else ""), fontsize=9
-    )
+    axes.set_title("gap and law" + (f" ({lost} of {known} not positive)" if lost else ""), fontsize=9)
     axes.legend(frameon=False, fontsize=7.5)
 
 
@@ -499,9 +521,11 @@ def make_report(grid: StudyGrid, out: Path, options: AnalysisOptions | None = No
     results, manifests = write_results(grid, out), finished_cells(grid, out)
     there = [one.cell for one in manifests]
     arms = (grid.starts[0], grid.starts[1])
-    wanted = {(start, language) for start in arms for language in grid.languages}
     whole = [
-        h for h in grid.hours if wanted <= {(cell.start, cell.language) for cell in there if cell.hours == h}
+        h
+        for h in grid.hours
+        if {(start, language) for start in arms for language in grid.languages if grid.has(language, h)}
+        <= {(cell.start, cell.language) for cell in there if cell.hours == h}
     ]
     if not whole:
         raise SprachbundError(

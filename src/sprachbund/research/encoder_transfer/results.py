@@ -33,6 +33,8 @@ START = "start"
 AXES = ("language", "hours", "tier", "bits", "seed")
 PARTS = ("decoder", "joint", "tokenizer")
 """What both arms have to share."""
+NO_RESULT = frozenset({"", "-", "–", "—"})
+"""Cells of printed tables that have no result."""
 ENCODER = "encoder"
 _SHOWN = 5
 _Row = Mapping[str, str]
@@ -52,7 +54,9 @@ class Grid:
         tiers: C, in the table's order.
         bits: Q, most first; (nan,) where the table has none.
         seeds: S.
-        values: (2, L, H, C, Q, S); nan for seeds that a cell does not have.
+        values: (2, L, H, C, Q, S); nan for seeds that a cell does not have, and in both arms for cells that one of them
+            lacks.
+        holes: cells that are not in the table, or not for both arms, in words.
     """
 
     arms: tuple[str, str]
@@ -64,6 +68,7 @@ class Grid:
     bits: tuple[float, ...]
     seeds: tuple[str, ...]
     values: Values
+    holes: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -77,8 +82,8 @@ class Grid:
 
     @property
     def means(self) -> Values:
-        """(2, L, H, C, Q), over seeds."""
-        return np.nanmean(self.values, axis=-1)
+        """(2, L, H, C, Q), over seeds; nan where there is no cell."""
+        return mean_of_known(self.values, axis=-1)
 
     @property
     def gaps(self) -> Values:
@@ -90,23 +95,41 @@ class Grid:
     def seed_noise(self) -> float | None:
         """Standard deviation over seeds of one run, pooled over cells; None with one seed."""
         count = (~np.isnan(self.values)).sum(-1)
-        freedom = (count - 1).sum()
+        freedom = np.maximum(count - 1, 0).sum()
         if freedom < 1:
             return None
         squares = np.nansum((self.values - self.means[..., None]) ** 2)
         return float(np.sqrt(squares / freedom))
 
 
+def mean_of_known(values: Values, axis: int | tuple[int, ...] | None = None) -> Values:
+    """The mean of what is not nan; nan where nothing is, without a warning.
+
+    Args:
+        values: any shape.
+        axis: as NumPy has it.
+    """
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def read_results(path: Path, options: ReadOptions | None = None) -> Grid:
     """Read a table of results (CSV; separated by commas, semicolons or tabs).
 
-    Columns that are missing are constant: all runs are of one language, tier, bit width or seed.
+    Columns that are missing are constant: all runs are of one language, tier, bit width or seed. A dash stands for no
+    result. Cells that are not there are holes, which the grid names; a cell of one arm only counts for neither.
 
     Raises:
-        SprachbundError: naming line, column or cell, for what is not a whole grid of two arms.
+        SprachbundError: naming line, column or cell, for what is not a grid of two arms.
     """
     options = options or ReadOptions()
-    rows = [(line, row) for line, row in _rows(path, options) if _wanted(row, options.conditions)]
+    rows = [
+        (line, row)
+        for line, row in _rows(path, options)
+        if _wanted(row, options.conditions) and row[options.metric] not in NO_RESULT
+    ]
     if not rows:
         conditions = ", ".join(options.where)
         raise SprachbundError(
@@ -187,7 +210,7 @@ def _two_arms(path: Path, rows: Sequence[tuple[int, _Row]], options: ReadOptions
     if len(starts) > 2:
         raise SprachbundError(f"{path}: {len(starts)} starts ({', '.join(starts)}); choose two by --arms A,B")
     means = {
-        start: np.mean([_number(path, at, row, options.metric) for at, row in rows if row[START] == start])
+        start: np.mean([_score(path, at, row, options) for at, row in rows if row[START] == start])
         for start in starts
     }
     first, second = sorted(starts, key=lambda start: means[start], reverse=options.better == "higher")
@@ -212,6 +235,16 @@ def _number(path: Path, line: int, row: _Row, column: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise SprachbundError(f"{path}:{line}: {column} is {row[column]!r}; give a number")
+    return value
+
+
+def _score(path: Path, line: int, row: _Row, options: ReadOptions) -> float:
+    value = _number(path, line, row, options.metric)
+    if value < 0 and options.better == "lower":
+        raise SprachbundError(
+            f"{path}:{line}: {options.metric} is {row[options.metric]}; an error rate is not below 0: mend the line, "
+            "or give --better higher"
+        )
     return value
 
 
@@ -241,7 +274,7 @@ def _grid(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str], o
             raise SprachbundError(
                 f"{path}:{line}: {_cell_name(key)} is there already, in line {cells[key][0]}; keep one"
             )
-        cells[key] = line, _number(path, line, row, options.metric)
+        cells[key] = line, _score(path, line, row, options)
     axes = [list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True)]
     axes[0] = list(arms)
     axes[1].sort()
@@ -250,31 +283,34 @@ def _grid(path: Path, rows: Sequence[tuple[int, _Row]], arms: tuple[str, str], o
     values = np.full([len(axis) for axis in axes], np.nan)
     for index, key in zip(np.ndindex(*values.shape), itertools.product(*axes), strict=True):
         values[index] = cells.get(key, (0, math.nan))[1]
-    _check_whole(path, axes, values, uneven_seeds=options.uneven_seeds)
+    if not options.uneven_seeds:
+        _check_seeds(path, axes, values)
+    holes = np.isnan(values).all(-1)
+    values[:, holes.any(0)] = np.nan
     names = [tuple(axis) for axis in axes[1:]]
     fields = dict(zip(("languages", "hours", "tiers", "bits", "seeds"), names, strict=True))
-    return Grid(arms=arms, better=options.better, metric=options.metric, values=values, **fields)
+    absent = [
+        _cell_name((*key, ""))
+        for key, gone in zip(itertools.product(*axes[:-1]), holes.ravel(), strict=True)
+        if gone
+    ]
+    return Grid(
+        arms=arms, better=options.better, metric=options.metric, values=values, holes=tuple(absent), **fields
+    )
 
 
-def _check_whole(
-    path: Path, axes: Sequence[Sequence[str | float]], values: Values, *, uneven_seeds: bool
-) -> None:
-    """See that no cell is missing."""
+def _check_seeds(path: Path, axes: Sequence[Sequence[str | float]], values: Values) -> None:
+    """See that no cell lacks some of the seeds."""
     empty: NDArray[np.bool_] = np.isnan(values)
-    if uneven_seeds:
-        axes, empty = [*axes[:-1], [""]], np.all(empty, axis=-1, keepdims=True)
+    empty &= ~empty.all(-1, keepdims=True)  # of a cell that lacks all of them, that is no matter of seeds
     missing = [key for key, gone in zip(itertools.product(*axes), empty.ravel(), strict=True) if gone]
-    if not missing:
-        return
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    whole_cells = np.isnan(values).all(-1).any()
-    advice = (
-        "" if uneven_seeds or whole_cells else ", or allow cells to have different seeds by --uneven-seeds"
-    )
-    raise SprachbundError(
-        f"{path}: {len(missing)} of {empty.size} cells are missing: "
-        f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, or read a part by --where{advice}"
-    )
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise SprachbundError(
+            f"{path}: {len(missing)} of {empty.size} cells are missing: "
+            f"{'; '.join(map(_cell_name, missing[:_SHOWN]))}{more}; add them, read a part by --where, or allow "
+            "cells to have different seeds by --uneven-seeds"
+        )
 
 
 def _cell_name(key: Sequence[str | float]) -> str:
