@@ -94,7 +94,8 @@ def test_every_verb_that_computes_refuses_a_name_that_is_no_device(verb: tuple[s
 
 
 def test_training_takes_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_taken", None)
+    monkeypatch.setenv("SPRACHBUND_DEVICE", "cpu")  # so that what the test sets is taken back behind it
+    monkeypatch.delenv("SPRACHBUND_DEVICE")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert distributed.own_device() == torch.device("cuda", 0)

@@ -66,8 +66,9 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--drafts", "--index-url", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--peers",
-    "--quick", "--rounds", "--shapes", "--verbose",
+    "--drafts", "--index-url", "--max-restarts", "--nnodes", "--no-deps", "--no-loadscope-reorder",
+    "--nproc-per-node", "--peers", "--quick", "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--shapes",
+    "--verbose",
 }  # fmt: skip
 
 
