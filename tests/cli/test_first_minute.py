@@ -378,14 +378,15 @@ def test_no_file_imports_what_windows_lacks_before_it_asks() -> None:
 
 
 def test_a_second_process_waits_for_the_lock_of_an_edition(tmp_path: Path) -> None:
-    from sprachbund.corpora.editions import _wait_for
+    from filelock import FileLock
 
-    with (tmp_path / "lock").open("w") as mine:
-        _wait_for(mine)
-        code = f"from sprachbund.corpora.editions import _wait_for; f = open({str(tmp_path / 'lock')!r}, 'w')"
-        other = subprocess.Popen(
-            [sys.executable, "-c", f"{code}; print(1, flush=True); _wait_for(f)"], stdout=subprocess.PIPE
-        )
+    code = (
+        "import sys; from sprachbund.corpora.editions import LiveEdition, edition\n"
+        "live = LiveEdition(edition('tiny'), sys.argv[1]); print(1, flush=True)\n"
+        "with live._alone(): pass"
+    )
+    with FileLock(tmp_path / "lock"):
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
         assert other.stdout is not None
         other.stdout.readline()
         time.sleep(0.2)

@@ -60,6 +60,13 @@ COMMANDS = {
     "data prepare asterisk": ["data prepare asterisk --source tree --languages en,es --out OUT"],
     "data prepare folder": ["data prepare folder own --language en --licence CC0-1.0 --out OUT"],
     "data prepare tsv": ["data prepare tsv table.tsv --out OUT"],
+    "data prepare csv": ["data prepare csv table.csv --out OUT"],
+    "data prepare commonvoice": ["data prepare commonvoice voice/validated.tsv --language en --out OUT"],
+    "data prepare kaldi": ["data prepare kaldi kaldi --language en --out OUT"],
+    "data prepare lhotse": ["data prepare lhotse own.jsonl --language en --out OUT"],
+    "data prepare huggingface": [
+        "data prepare huggingface ntuml/data --language zh --translation en=translation --out OUT"
+    ],
     "data prepare ntuml2021": ["data prepare ntuml2021 ntuml --out OUT"],
     "data make phrasebook": [
         "data make phrasebook --edition tiny --out OUT --utterances 4 --heldout 3 --workers 1"
@@ -72,6 +79,7 @@ COMMANDS = {
     "data make mixed": [
         "data make mixed --out OUT --workers 1 --utterances 4 --heldout 1 --mixed en+de --languages en,de"
     ],
+    "data make outside": ["data make outside --out OUT --per-kind 1 --workers 1"],
     "train": ["train recipe.toml --out OUT --threads 1"],
     "recipe": [
         f"recipe {name} --size tiny --check" for name in ("discrete_units", "encoder_transfer", "code_switch")
@@ -79,6 +87,7 @@ COMMANDS = {
     "convert": ["convert x.nemo --out OUT --language en --offline"],
     "export": ["export streaming --out OUT --offline"],
     "evaluate": ["evaluate book/dev --model tiny --limit 2 --no-speech 1 --offline --out OUT --threads 1"],
+    "calibrate": ["calibrate book/dev --model tiny"],
     "compare": ["compare scores same=scores --draws 20"],
     "score": [
         "score hypotheses.txt references.txt --language de",
@@ -257,6 +266,16 @@ def _write_data(place: Path) -> None:
         write_wav(place / "own" / f"{name}.wav", speech(name))
         (place / "own" / f"{name}.txt").write_text(f"{name}.")
     (place / "table.tsv").write_text("path\tlanguage\ttext\ntalk.wav\ten\tGood morning.\n", encoding="utf-8")
+    (place / "table.csv").write_text("path,language,text\ntalk.wav,en,Good morning.\n", encoding="utf-8")
+    (place / "voice" / "clips").mkdir(parents=True)
+    write_wav(place / "voice" / "clips" / "one.wav", speech("one"))
+    (place / "voice" / "validated.tsv").write_text("path\tsentence\none.wav\tone\n")
+    (place / "kaldi").mkdir()
+    (place / "kaldi" / "wav.scp").write_text("talk talk.wav\n")
+    (place / "kaldi" / "text").write_text("talk Good morning.\n")
+    recording = {"sources": [{"type": "file", "source": "own/one.wav", "channels": [0]}]}
+    cut = {"id": "c", "start": 0.0, "duration": 0.3, "channel": 0, "recording": recording}
+    (place / "own.jsonl").write_text(json.dumps({**cut, "supervisions": [{"text": "one."}]}) + "\n")
     folders = {s.language: s.folder for s in SPEAKERS if not s.held_out}
     write_tree(place / "tree", folders, {tag: texts(tag) for tag in WORDING})
     (place / "ntuml" / "data").mkdir(parents=True)

@@ -46,7 +46,7 @@ from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.training.draft_recipe import DraftRecipe
-from sprachbund.training.options import RunOptions, TrainingOptions
+from sprachbund.training.options import CheckOptions, RunOptions, TrainingOptions
 from sprachbund.training.translator import TranslatorRecipe
 from sprachbund.training.unit_translator import UnitTranslatorRecipe
 from sprachbund.units.options import Computing, EncodingOptions, FeatureOptions, LayerOptions
@@ -99,6 +99,7 @@ OPTIONS = (
     LayerOptions,
     EncodingOptions,
     Computing,
+    CheckOptions,
     RunOptions,
     StudyRunOptions,
     ReadOptions,

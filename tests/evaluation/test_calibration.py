@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.calibration import Observation, fit, measure, probabilities
+from sprachbund.evaluation.calibration import Observation, fit, measure, probabilities, read_sounds
 from sprachbund.evaluation.options import CalibrationOptions
+from tests.decoding.test_translate import Loudness
 
 WIDTH = 6
 
@@ -21,6 +23,7 @@ def observations(seed: int, count: int = 400, apart: float = 3.0) -> list[Observ
         made.append(
             Observation(
                 group="music" if wrong else "phrases",
+                plain=True,
                 has_text=not wrong,
                 written=True,
                 chrf=0.0 if wrong else 90.0,
@@ -68,3 +71,27 @@ def test_one_kind_of_speech_alone_cannot_be_calibrated_on():
     right = [one for one in observations(0) if one.has_text]
     with pytest.raises(SprachbundError, match="0 texts that are wrong"):
         fit(right, CalibrationOptions())
+
+
+def test_sounds_are_limited_by_kind_and_cut_where_nobody_speaks(tmp_path):
+    second = np.ones(16_000, np.float32) * 0.3
+    gap = np.zeros(16_000, np.float32)
+    with ManifestWriter(tmp_path / "corpus") as writer:
+        for number in range(6):
+            kind = "music" if number % 2 else "spoken"
+            writer.add(
+                np.concatenate([second, gap, second]),
+                text="" if number % 2 else "eins",
+                language="" if number % 2 else "de",
+                speaker="",
+                utterance_id=f"u{number}",
+                custom={"kind": kind, "corpus": "corpus"},
+            )
+    options = CalibrationOptions(limit=2)
+    sounds = list(read_sounds(tmp_path / "corpus", options, Loudness(), vary=False))
+    speech = [sound.samples for sound in sounds if sound.utterance.text]
+    music = [sound.samples for sound in sounds if not sound.utterance.text]
+    assert [len(samples) for samples in speech] == [48_000] * 2
+    assert len(music) == 4  # two sounds, each with two spans
+    assert max(map(len, music)) < 32_000
+    assert len({sound.group for sound in sounds}) == 2

@@ -12,7 +12,7 @@ from sprachbund.evaluation import emission_delay as module
 from sprachbund.evaluation.emission_delay import SpokenWord, chunk_latency_s, emission_delay
 from sprachbund.models.base import Target
 from sprachbund.models.io import load
-from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder
+from sprachbund.nn.streaming_conformer import LEAD, SUBSAMPLING, StreamingEncoder
 from tests.streaming.test_by_frames import tiny_transducer
 
 TARGET = Target(language="de")
@@ -30,7 +30,7 @@ def planted(model, monkeypatch, *words: tuple[str, int]) -> None:
 
 
 def test_delays_that_were_planted(monkeypatch):
-    """Frame 9 is heard at 9 * 80 + 12.5 ms; its chunk of 7 frames ends with mel frame 111, at 1110 + 12.5 ms."""
+    """Frame 9 is heard at 9 * 80 + 12.5 ms; the last frame of its chunk of 7 at 1040 + 12.5 ms, with mel frame 104."""
     model = tiny_transducer()
     planted(model, monkeypatch, ("Sie", 9), ("Montag", 20), ("zwei", 30))
     words = [
@@ -41,9 +41,9 @@ def test_delays_that_were_planted(monkeypatch):
     assert (found.num_words, found.num_written, found.promised_s) == (3, 2, 0.56)
     first, last = found.tokens[0], found.tokens[-1]
     assert first.frame_s == pytest.approx(0.7325)
-    assert first.delay_s == pytest.approx(1.1225 - 0.5)
-    assert first.chunk_s == pytest.approx(0.39)
-    assert last.delay_s == pytest.approx((35 * 8 - 1) * 0.01 + 0.0125 - 2.0)
+    assert first.delay_s == pytest.approx(1.0525 - 0.5)
+    assert first.chunk_s == pytest.approx(0.32)
+    assert last.delay_s == pytest.approx(34 * 8 * 0.01 + 0.0125 - 2.0)
     told = found.to_dict()
     assert told["mean_s"] == pytest.approx(np.mean([token.delay_s for token in found.tokens]))
     assert told["num_tokens"] == len(found.tokens)
@@ -71,7 +71,7 @@ def test_moments_are_those_of_a_stream(right):
     assert isinstance(encoder, StreamingEncoder)
     (tier,) = (each for each in encoder.tiers if each.right == right)
     samples = np.random.default_rng(5).normal(0, 0.1, 2 * SAMPLE_RATE).astype(np.float32)
-    stream, waiting, block = LogMelStream(40), torch.zeros(0, 40), 40
+    stream, waiting, block = LogMelStream(40), torch.zeros(LEAD, 40), 40
     state, writer, size = encoder.start(1, tier), start_by_frames(model, [TARGET]), tier.chunk * SUBSAMPLING
     moments = []
     for begin in range(0, len(samples), block):
@@ -87,7 +87,8 @@ def test_moments_are_those_of_a_stream(right):
     assert len(moments) > 5
     np.testing.assert_allclose(moments, expected[: len(moments)], atol=block / SAMPLE_RATE)
     wait = [module._token_delay(word, frame, tier, 2.0).chunk_s for frame in hypothesis.frames]
-    assert 0 < max(wait) <= chunk_latency_s(tier)
+    assert max(wait) == pytest.approx(right * 0.08)  # of the first frame of a chunk for the last one
+    assert max(wait) < chunk_latency_s(tier)
 
 
 def test_what_cannot_be_measured_is_said():

@@ -15,7 +15,7 @@ from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import load, save
 from sprachbund.models.weights import packed_linears
 from sprachbund.nn.quantized import linear_names, num_weights, packed_layers
-from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder
+from sprachbund.nn.streaming_conformer import LEAD, SUBSAMPLING, StreamingEncoder
 from tests.streaming.test_by_frames import tiny_transducer
 
 WEIGHTS = "model.safetensors"
@@ -109,9 +109,10 @@ def test_a_quantized_stream_is_its_own_whole(plain):
     for tier in encoder.tiers:
         whole, num_frames = encoder(values, num_mel, tier=tier)
         state, size = encoder.start(1, tier), tier.chunk * SUBSAMPLING
-        for begin in range(0, 211, size):
-            piece = values[1:, begin : begin + size]
-            count = torch.tensor([min(size, 211 - begin)])
+        led, length = nn.functional.pad(values[1:, :211], (0, 0, LEAD, 0)), 211 + LEAD
+        for begin in range(0, length, size):
+            piece = led[:, begin : begin + size]
+            count = torch.tensor([min(size, length - begin)])
             piece = nn.functional.pad(piece[:, : int(count)], (0, 0, 0, size - int(count)))
             found, n, state = encoder.stream(piece, count, state, tier)
             first = begin // SUBSAMPLING

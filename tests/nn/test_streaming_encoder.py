@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from sprachbund.nn.streaming_conformer import (
+    LEAD,
     SUBSAMPLING,
     RelativeAttention,
     StreamingEncoder,
@@ -46,6 +47,7 @@ def streamed(
 ) -> list[torch.Tensor]:
     """States of every row, chunk by chunk, all rows in step."""
     size, state = tier.chunk * SUBSAMPLING, model.start(len(mel), tier)
+    mel, num_mel = torch.nn.functional.pad(mel, (0, 0, LEAD, 0)), num_mel + LEAD
     found: list[list[torch.Tensor]] = [[] for _ in mel]
     for begin in range(0, mel.shape[1], size):
         piece = mel[:, begin : begin + size]
@@ -65,6 +67,21 @@ def test_a_stream_gives_what_the_whole_gives_under_its_mask(tier):
     for row, own in enumerate(streamed(model, mel, num_mel, tier)):
         assert len(own) == num_frames[row] == math.ceil(int(num_mel[row]) / SUBSAMPLING)
         assert torch.allclose(own, states[row, : len(own)], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_chunk_does_not_wait_for_sound_that_only_the_next_one_needs():
+    """The 7 mel frames behind the last one that a chunk reads change nothing in it."""
+    model, tier = encoder(), TIERS[2]
+    heard = (tier.chunk - 1) * SUBSAMPLING + 1
+    mel, _ = mels(2 * tier.chunk * SUBSAMPLING)
+    whole, num_frames = model(mel, torch.tensor([mel.shape[1]]), tier=tier)
+    first = torch.nn.functional.pad(mel[:, :heard], (0, 0, LEAD, 0))
+    assert first.shape[1] == tier.chunk * SUBSAMPLING
+    states, count, _ = model.stream(first, torch.tensor([first.shape[1]]), model.start(1, tier), tier)
+    assert int(count) == tier.chunk
+    assert torch.allclose(states, whole[:, : tier.chunk], atol=1e-5)
+    assert int(num_frames) == 2 * tier.chunk
 
 
 @settings(max_examples=20, deadline=None)

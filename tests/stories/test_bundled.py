@@ -7,6 +7,7 @@ import pytest
 
 import sprachbund
 from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
+from sprachbund.data.synthesis import Voice, speak
 
 RECORDINGS = Path(__file__).parents[2] / "examples" / "recordings"
 
@@ -38,3 +39,22 @@ def test_no_text_where_nobody_speaks(model: sprachbund.Model) -> None:
     rng = np.random.default_rng(11)
     for kind in NO_SPEECH_KINDS:
         assert model.translate(no_speech(kind, 4.0, rng), to="de", sample_rate=16_000).text == ""
+
+
+def test_speech_of_another_kind_is_left_out_with_one_warning(model: sprachbund.Model) -> None:
+    text = (Path(__file__).parents[2] / "LICENSE").read_text().split("Definitions.")[-1]
+    said = [" ".join(sentence.split()) for sentence in text.split(".")[:4]]
+    pause = np.zeros(12_000, np.float32)
+    spoken = [np.concatenate([speak(sentence, Voice(language="en-US")), pause]) for sentence in said]
+    result = model.translate(np.concatenate(spoken), to="de", sample_rate=16_000)
+    left_out_s = sum(segment.end_s - segment.start_s for segment in result.dropped)
+    assert left_out_s > 0.9 * result.duration_s - 4 * 0.75
+    assert all(str(segment.dropped).startswith("out of domain") for segment in result.dropped)
+    (warning,) = result.warnings
+    assert "--to de --model whisper-large-v3-turbo --then m2m100-418m" in warning
+
+
+def test_little_of_what_it_knows_is_left_out(model: sprachbund.Model) -> None:
+    results = [model.translate(path, to="en") for path in sorted(RECORDINGS.iterdir())]
+    assert sum(len(result.dropped) for result in results) <= 2
+    assert sum(len(result.segments) for result in results) >= 23

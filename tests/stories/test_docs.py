@@ -43,6 +43,8 @@ LANGUAGES_OF_BLOCKS = {"", "python", "console", "toml", "tsv", "json"}
 CHECKED_ONLY = (
     "data prepare asterisk",
     "data make telephone",
+    "data make outside",
+    "calibrate",
     "data make sentences",
     "--model openai/",
     "models download",
@@ -64,8 +66,9 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--drafts", "--index-url", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--peers",
-    "--quick", "--rounds", "--shapes", "--verbose",
+    "--drafts", "--index-url", "--max-restarts", "--nnodes", "--no-deps", "--no-loadscope-reorder",
+    "--nproc-per-node", "--peers", "--quick", "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--shapes",
+    "--verbose",
 }  # fmt: skip
 
 

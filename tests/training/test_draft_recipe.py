@@ -69,3 +69,13 @@ def test_what_is_missing_or_unknown_is_named(place: Path) -> None:
         read_recipe(DraftRecipe, path)
     with pytest.raises(SprachbundError, match="unknown key min_cout; did you mean min_count"):
         read_recipe(DraftRecipe, recipe(place, "token-map", "min_cout = 2"))
+
+
+def test_memory_of_a_network_is_checked_and_that_of_a_map_is_not(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--out", str(tmp_path), "--check"]
+    assert main(["train", str(recipe(place, "parasite")), *command]) == 0
+    assert "it fits with no setting" in capsys.readouterr().out
+    assert main(["train", str(recipe(place, "token-map")), *command, "--accept-changes"]) != 0
+    assert "there is no memory to check" in capsys.readouterr().err

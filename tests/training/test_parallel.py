@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.training.checkpoint import RESUME_FILE, SHARES, SHARES_FILE, load_resume
+from sprachbund.training import loop
+from sprachbund.training.checkpoint import RESUME_FILE, SHARDS, SHARDS_FILE, load_resume
 from sprachbund.training.loop import train
+from sprachbund.training.lora import add_lora
 from sprachbund.util import distributed
 from tests.training import made
 from tests.training.ranks import fork_ranks
@@ -35,12 +37,16 @@ OPTIONS: dict[str, Any] = {
 SHARED: dict[str, Any] = {**OPTIONS, "shard": True, "recompute": True, "accumulate": 2}
 
 
-def run(root: Path, out: Path, steps: int = STEPS, **options: Any) -> tuple[dict[str, Tensor], list[str]]:
+def run(
+    root: Path, out: Path, steps: int = STEPS, model: Any = None, **options: Any
+) -> tuple[dict[str, Tensor], list[str]]:
     """Weights after so many steps of a run of six, and what it reported."""
     lines: list[str] = []
     stop_after, data = steps, made.make_training_data(root / "data", **PLAIN)
     chosen = made.options(STEPS, **options)
-    model = train(made.make_model(), data, chosen, out, dev=data, report=lines.append, stop_after=stop_after)
+    model = train(
+        model or made.make_model(), data, chosen, out, dev=data, report=lines.append, stop_after=stop_after
+    )
     return {name: value.clone() for name, value in model.state_dict().items()}, lines
 
 
@@ -53,6 +59,26 @@ def shares(root: Path, out: Path) -> None:
     found = run(root, out / "run", **SHARED)
     if distributed.is_first_rank():
         torch.save(found, out / "found.pt")
+
+
+def adapters(root: Path, out: Path) -> None:
+    """Shares of weights in 16 bits, with adapters in 32."""
+    model = with_adapters()
+    found = run(root, out / "run", model=model, **{**SHARED, **HALF})
+    kinds = {value.dtype for value in found[0].values() if value.is_floating_point()}
+    assert kinds == {torch.float32}
+    if distributed.is_first_rank():
+        torch.save(found, out / "found.pt")
+
+
+def with_adapters() -> Any:
+    model = made.make_model()
+    torch.manual_seed(0)
+    add_lora(model, ("decoder.layers.?.feed_forward.*", "encoder.layers.?.attention.query"), 4)
+    return model
+
+
+HALF: dict[str, Any] = {"frozen_bf16": True, "precision": "bf16", "optimizer": "adamw"}
 
 
 def of_one_process(root: Path, out: Path) -> None:
@@ -133,6 +159,7 @@ def different(root: Path, out: Path) -> None:
 
 CASES: dict[str, Callable[[Path, Path], None]] = {
     "shares": shares,
+    "adapters": adapters,
     "of one process": of_one_process,
     "no numbers": no_numbers,
     "signal": ended_by_a_signal,
@@ -195,9 +222,9 @@ def test_shares_of_the_weights_train_as_one_process(root: Path, plain: Any) -> N
     assert codes(root, "shares") == [0, 0], failures(root, "shares")
     assert_alike(plain["adamw"], torch.load(root / "shares" / "2" / "found.pt"))
     left = {path.name for path in (root / "shares" / "2" / "run").iterdir()}
-    assert {SHARES, SHARES_FILE} <= left
+    assert {SHARDS, SHARDS_FILE} <= left
     assert RESUME_FILE not in left
-    assert len([*(root / "shares" / "2" / "run" / SHARES).iterdir()]) == 1
+    assert len([*(root / "shares" / "2" / "run" / SHARDS).iterdir()]) == 1
 
 
 def test_a_checkpoint_of_shares_is_read_by_one_process(root: Path, plain: Any, tmp_path: Path) -> None:
@@ -205,7 +232,7 @@ def test_a_checkpoint_of_shares_is_read_by_one_process(root: Path, plain: Any, t
     found = run(root, tmp_path / "run", **OPTIONS)
     assert f"resumed at step {STEPS // 2}" in found[1]
     assert_alike(plain["adamw"], found)
-    assert not (tmp_path / "run" / SHARES).exists()
+    assert not (tmp_path / "run" / SHARDS).exists()
 
 
 def test_shares_go_on_from_the_file_of_one_process(root: Path, plain: Any) -> None:
@@ -213,6 +240,45 @@ def test_shares_go_on_from_the_file_of_one_process(root: Path, plain: Any) -> No
     found = torch.load(root / "of one process" / "2" / "found.pt")
     assert f"resumed at step {STEPS // 2}" in found[1]
     assert_alike(plain["muon"], found, muon=True)
+
+
+def test_shares_of_weights_in_16_bits_and_adapters_train_as_one_process(root: Path, tmp_path: Path) -> None:
+    assert codes(root, "adapters") == [0, 0], failures(root, "adapters")
+    wanted = run(root, tmp_path / "run", model=with_adapters(), **{**OPTIONS, **HALF})[0]
+    found, start = torch.load(root / "adapters" / "2" / "found.pt")[0], with_adapters().state_dict()
+    trained = [name for name in wanted if "lora" in name]
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted if name not in trained)
+    apart = sum(float((wanted[name] - found[name]).square().sum()) for name in trained)
+    moved = sum(float((wanted[name] - start[name]).square().sum()) for name in trained)
+    assert apart < 0.05**2 * moved
+
+
+def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Path) -> None:
+    """Compiling takes minutes, so it is seen that layers are to be compiled; they are then run as they are."""
+    data, plain, compiled = made.make_training_data(root / "data"), made.make_model(), made.make_model()
+    train(plain, data, made.options(2), tmp_path / "plain", report=lambda line: None)
+    with torch.compiler.set_stance("force_eager"):
+        chosen = made.options(2, compile=True)
+        train(compiled, data, chosen, tmp_path / "compiled", report=lambda line: None)
+    layers = [*compiled.encoder.layers, *compiled.decoder.layers]
+    assert all(layer._compiled_call_impl is not None for layer in layers)
+    assert all(torch.equal(value, compiled.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
+def test_a_gpu_that_is_full_says_which_setting_to_change(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    model = made.make_model()
+    chosen, data = made.options(4, accumulate=2), made.make_training_data(root / "data")
+    monkeypatch.setattr(loop, "measure", lambda *_, **__: None)
+    monkeypatch.setattr(model, "loss", full)
+    with pytest.raises(
+        SprachbundError, match=r"is full at step 1; set training\.accumulate = 4, or training\.rec"
+    ):
+        train(model, data, chosen, tmp_path, report=lambda line: None)
 
 
 def test_the_average_of_the_weights_is_that_of_torch(root: Path, tmp_path: Path) -> None:

@@ -124,26 +124,22 @@ def set_threads(threads: int | None) -> None:
 
 
 def set_device(device: str | None) -> None:
-    """Let what is trained in this process be on a device; None leaves the choice to Accelerate.
+    """Let what is trained in this process be on a device; None takes the first GPU, if there is one.
 
     Raises:
         SprachbundError: a device that is not there, or one for several processes of a launcher.
     """
     if device is None:
         return
-    import torch
-
     from sprachbund.util.devices import find_device
-    from sprachbund.util.distributed import launched_processes
+    from sprachbund.util.distributed import launched_processes, take_device
 
     found = find_device(device)
     if launched_processes() > 1:
         raise SprachbundError(
             f"--device {device} is for one process; of several, each takes the GPU of its number: leave it out"
         )
-    if found.type == "cuda":
-        torch.cuda.set_device(found)
-    os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    take_device(found)
 
 
 def say(line: str) -> None:

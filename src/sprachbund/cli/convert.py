@@ -1,4 +1,4 @@
-"""`sprachbund convert CHECKPOINT --out DIR --language TAG`: a public streaming checkpoint as a model directory."""
+"""`sprachbund convert CHECKPOINT --out DIR`: a checkpoint of another form as a model directory."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,21 +13,41 @@ def convert(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            metavar="CHECKPOINT", help="A .nemo file, or a nemotron_asr_streaming directory or hub id."
+            metavar="CHECKPOINT",
+            help="A .nemo file, a nemotron_asr_streaming directory or hub id, a .pt file of openai-whisper, or a "
+            "directory of CTranslate2 with a Whisper model.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes; a new folder.")],
     language: Annotated[
-        list[str],
-        typer.Option("--language", metavar="LANG,…", help="What it hears and writes; may be repeated."),
-    ],
+        list[str] | None,
+        typer.Option(
+            "--language", metavar="LANG,…", help="What it hears and writes; Whisper models say it themselves."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer", metavar="DIR", help="A Whisper checkpoint with tokenizer.json, for a .pt file."
+        ),
+    ] = None,
     licence: Annotated[
         str, typer.Option("--licence", metavar="NAME", help="Of the weights, for the model's card.")
     ] = "",
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Read a cache-aware FastConformer transducer and write it in our form; nothing in the file is run."""
+    """Read a Whisper model or a cache-aware FastConformer transducer and write it as others are; no file is run."""
+    if Path(checkpoint).suffix == ".pt" or (Path(checkpoint) / "model.bin").is_file():
+        if language:
+            raise UsageError(
+                "--language is for streaming transducers; a Whisper model names its languages itself"
+            )
+        return _convert_whisper(Path(checkpoint), out, tokenizer, licence, as_json=as_json)
+    if tokenizer is not None:
+        raise UsageError("--tokenizer is for a .pt file of openai-whisper; leave it out")
+    if not language:
+        raise UsageError("no language is named; say what the model hears with --language en,de")
     with as_usage(), Bar("converting"):
         from sprachbund.compression.smaller import convert as convert_checkpoint
         from sprachbund.nn.quantized import num_weights
@@ -48,6 +68,29 @@ def convert(
     say(
         f"{summary['parameters']:,} weights; frames ahead it was trained for: {contexts}; the model is in {out}"
     )
+
+
+def _convert_whisper(
+    checkpoint: Path, out: Path, tokenizer: Path | None, licence: str, *, as_json: bool
+) -> None:
+    with as_usage(), Bar("converting"):
+        from sprachbund.compression.smaller import check_new
+        from sprachbund.models.card import Card
+        from sprachbund.models.whisper import save
+        from sprachbund.models.whisper.other_formats import load_foreign
+        from sprachbund.nn.quantized import num_weights
+
+        check_new(out)
+        if not checkpoint.exists():
+            raise UsageError(f"there is no file {checkpoint}; check the path")
+        model = load_foreign(checkpoint, tokenizer)
+        sources, targets = (sorted(tags) for tags in map(set, zip(*model.pairs(), strict=True)))
+        card = Card(name=out.name, licence=licence, source_languages=sources, target_languages=targets)
+        save(model, out, bits=16, card=card)
+        summary = {"out": str(out), "parameters": num_weights(model), "languages": sources}
+    if as_json:
+        return print_json(summary)
+    say(f"{summary['parameters']:,} weights; {len(sources)} languages; the model is in {out}")
 
 
 def _tag(value: str) -> str:

@@ -14,6 +14,7 @@ from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
 if TYPE_CHECKING:
     from sprachbund.corpora.public import Preparation, Summary
     from sprachbund.data.manifest import Manifest
+    from sprachbund.data.own import OwnOptions
 
 
 # `sprachbund data show DIR`: size, languages, licence and some utterances of a corpus.
@@ -317,6 +318,11 @@ def register(app: typer.Typer) -> None:
     prepare.command("asterisk", help="The recorded prompts of Debian's asterisk packages.")(asterisk)
     prepare.command("folder", help="Audio files with NAME.txt (and NAME.de.txt …) beside them.")(folder)
     prepare.command("tsv", help="A table with a line for each recording.")(tsv)
+    prepare.command("csv", help="The same with commas, also metadata.csv of a folder of audio.")(csv)
+    prepare.command("commonvoice", help="A table of Common Voice, with its clips beside it.")(commonvoice)
+    prepare.command("kaldi", help="A data folder of Kaldi: wav.scp, text, segments …")(kaldi)
+    prepare.command("lhotse", help="A CutSet of lhotse, as JSON lines.")(lhotse)
+    prepare.command("huggingface", help="Tables of parquet or arrow with an audio column.")(huggingface)
     make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(phrasebook)
     make.command("telephone", help="Recorded prompts, composed into new utterances.")(telephone)
     make.command("outside", help="Sound that a model of a narrow domain does not understand.")(outside)
@@ -397,6 +403,138 @@ def tsv(
             skip_bad=skip_bad,
         )
     _prepare_own(lambda: read_table(file, language), out, options, as_json)
+
+
+Source = Annotated[
+    Path, typer.Argument(metavar="SOURCE", help="Table or folder, see the command's description.")
+]
+Spoken = Annotated[
+    str | None,
+    typer.Option("--language", metavar="LANG", help="Language spoken, where the data do not say it."),
+]
+
+
+def csv(
+    source: Source,
+    out: Out,
+    language: Spoken = None,
+    name: Name = None,
+    licence: Licence = "",
+    attribution: Attribution = "",
+    dev_share: DevShare = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the recordings of a table with commas as a corpus: columns path or file_name, language, text …"""
+    from sprachbund.data.own import read_table
+
+    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
+    _prepare_own(lambda: read_table(source, language, commas=True), out, options, as_json)
+
+
+def commonvoice(
+    source: Source,
+    out: Out,
+    language: Spoken = None,
+    name: Name = None,
+    licence: Licence = "",
+    attribution: Attribution = "",
+    dev_share: DevShare = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the clips of a table of Common Voice, such as de/validated.tsv, as a corpus."""
+    from sprachbund.data.importers import read_common_voice
+
+    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
+    _prepare_own(lambda: read_common_voice(source, language), out, options, as_json)
+
+
+def kaldi(
+    source: Source,
+    out: Out,
+    language: Spoken = None,
+    name: Name = None,
+    licence: Licence = "",
+    attribution: Attribution = "",
+    dev_share: DevShare = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a data folder of Kaldi as a corpus; text.de and the like are translations."""
+    from sprachbund.data.importers import read_kaldi
+
+    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
+    _prepare_own(lambda: read_kaldi(source, language), out, options, as_json)
+
+
+def lhotse(
+    source: Source,
+    out: Out,
+    language: Spoken = None,
+    name: Name = None,
+    licence: Licence = "",
+    attribution: Attribution = "",
+    dev_share: DevShare = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the supervisions of a CutSet, cuts.jsonl or cuts.jsonl.gz, as a corpus."""
+    from sprachbund.data.importers import read_lhotse
+
+    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
+    _prepare_own(lambda: read_lhotse(source, language), out, options, as_json)
+
+
+def huggingface(
+    source: Source,
+    out: Out,
+    language: Spoken = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text-column", metavar="NAME", help="Of the transcripts; the usual names if not given."
+        ),
+    ] = None,
+    translations: Annotated[
+        list[str] | None,
+        typer.Option("--translation", metavar="LANG=COLUMN,…", help="Columns of translations."),
+    ] = None,
+    name: Name = None,
+    licence: Licence = "",
+    attribution: Attribution = "",
+    dev_share: DevShare = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the rows of a dataset of the Hugging Face hub, a local table or a folder of them, as a corpus."""
+    from sprachbund.data.importers import read_hugging_face
+
+    columns = {}
+    for one in listed(translations):
+        tag, equals, column = one.partition("=")
+        if not (tag and equals and column):
+            raise UsageError(f"--translation {one}: give LANG=COLUMN, such as de=german")
+        columns[tag] = column
+    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
+    _prepare_own(
+        lambda: read_hugging_face(source, language, text=text, translations=columns), out, options, as_json
+    )
+
+
+def _own_options(
+    source: Path, name: str | None, licence: str, attribution: str, dev_share: float, skip_bad: bool
+) -> "OwnOptions":
+    from sprachbund.data.own import OwnOptions
+
+    with as_usage():
+        return OwnOptions(
+            name=name or (source.resolve().name if source.is_dir() else source.stem),
+            licence=licence,
+            attribution=attribution,
+            dev_share=dev_share,
+            skip_bad=skip_bad,
+        )
 
 
 def phrasebook(

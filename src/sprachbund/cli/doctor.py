@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # What translating needs; that of training and evaluating is an extra, which an installation may lack.
 NEEDED = (
-    "torch", "numpy", "safetensors", "huggingface_hub", "tokenizers", "sentencepiece", "google.protobuf", "yaml",
-    "soundfile", "av", "soxr", "onnxruntime", "langcodes", "language_data", "pydantic", "typer", "rich",
+    "torch", "numpy", "safetensors", "huggingface_hub", "filelock", "tokenizers", "sentencepiece", "google.protobuf",
+    "yaml", "soundfile", "av", "soxr", "onnxruntime", "langcodes", "language_data", "pydantic", "typer", "rich",
 )  # fmt: skip
 """Modules of the packages that are always installed."""
 _PURPOSES = {
@@ -33,7 +33,8 @@ _PURPOSES = {
     "speech-llm": "speech encoders joined to language models",
     "onnx": "exporting streaming models",
     "comet": "scoring with COMET",
-    "ntuml": "reading the corpus NTUML2021",
+    "ntuml": "reading the corpus NTUML2021, and datasets of parquet or arrow",
+    "microphone": "microphones for listen",
     "ray": "the service on many machines",
 }
 _FEATURES = (

@@ -197,7 +197,7 @@ def calibrate(
     typer.echo(f"texts with a probability above {domain.threshold:g} are dropped from now on")
     for rows in measured.values():
         heads = list(rows[0])
-        cells = [["" if row[head] is None else f"{row[head]}" for head in heads] for row in rows]
+        cells = [[f"{row[head]}" for head in heads] for row in rows]
         typer.echo(table(cells, [head.replace("_", " ") for head in heads]))
 
 

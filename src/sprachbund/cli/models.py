@@ -283,6 +283,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         "pairs": [list(pair) for pair in model.pairs],
         "data": card.data,
         "limits": card.limits,
+        "max_out_of_domain": None if model.family.domain is None else model.family.domain.threshold,
         "scores": card.scores,
     }
 
@@ -309,6 +310,14 @@ def _bits(directory: Path) -> int | None:
     return max(counts, key=lambda bits: counts[bits], default=None)
 
 
+def _dropped(max_out_of_domain: float | None) -> str:
+    if max_out_of_domain is None:
+        return ""
+    return (
+        f"speech of other kinds: a probability above {max_out_of_domain:g} that a text is not what was said"
+    )
+
+
 def _text(model: dict[str, Any], *, pairs: bool) -> str:
     if "error" in model:
         return f"{model['model']}\n  broken     {model['error']}"
@@ -323,6 +332,7 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
         ["licence", model["licence"] or "not stated; see where it came from"],
         ["data", "; ".join(dict.fromkeys(_data(entry) for entry in model["data"]))],
         *[["limit", limit] for limit in model["limits"]],
+        ["drops", _dropped(model["max_out_of_domain"])],
         ["in", model["directory"]],
     ]
     lines = [f"  {key:9}  {value}" for key, value in rows if value]

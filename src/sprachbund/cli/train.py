@@ -12,6 +12,7 @@ from sprachbund.cli.console import (
     Bar,
     UsageError,
     as_usage,
+    in_one_process,
     live_bar,
     print_json,
     say,
@@ -23,7 +24,7 @@ from sprachbund.cli.console import (
 )
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
-from sprachbund.training.options import RunOptions, read_recipe
+from sprachbund.training.options import CheckOptions, RunOptions, read_recipe
 
 # `sprachbund train RECIPE.toml --out DIR`: run a recipe, or resume it where it stopped.
 
@@ -35,6 +36,7 @@ def train(
     ],
     *,
     asked: Annotated[RunOptions, Panel(OWN_PANEL)],
+    cluster: Annotated[CheckOptions, Panel("Check")],
 ) -> None:
     """Train a model by a recipe; the same command again goes on where it stopped."""
     with as_usage():
@@ -44,6 +46,8 @@ def train(
     set_threads(asked.threads)
     with as_usage():
         set_device(asked.device)
+    if cluster.check:
+        return _check(run, values, out, asked, cluster)
     try:
         with live_bar("preparing") as bar:
             run(
@@ -61,6 +65,22 @@ def train(
 
     if is_first_rank():
         say(f"the model is in {out / 'model'}")
+
+
+def _check(run: Callable[..., Any], values: Any, out: Path, asked: RunOptions, cluster: CheckOptions) -> None:
+    """Print what each GPU of a cluster would hold, by strategy."""
+    in_one_process("train --check")
+    from sprachbund.training.check import HEAD, gib, measure_shape, rows_of, verdict
+
+    def show_strategies(model: Any, corpus: Any, options: Any) -> None:
+        memory = round(cluster.gpu_memory_gib * 2**30)
+        found = measure_shape(model, corpus, options).strategies(cluster.gpus, memory)
+        show(f"each of {cluster.gpus} GPUs, with {gib(memory)}:\n")
+        show(table(rows_of(found, memory), HEAD))
+        show(f"\n{verdict(found, memory)}")
+
+    with live_bar("measuring"):
+        run(values, out, report=show, accept_changes=asked.accept_changes, check=show_strategies)
 
 
 def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:

@@ -7,15 +7,15 @@ shard is drawn from (edition, part, shard, attempt) alone.
 import os
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock
 
 from sprachbund.audio.augment import CLEAN, NO_SPEECH_KINDS, TRAIN, Augmentation, augment, no_speech
 from sprachbund.corpora.catalogues import SOURCES_FILE, SentenceTable
@@ -425,19 +425,5 @@ class LiveEdition:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / _LOCK).open("w") as lock:
-            _wait_for(lock)
+        with FileLock(self.directory / _LOCK):
             yield
-
-
-def _wait_for(file: IO[str]) -> None:
-    """Lock a file until it is closed, as soon as no other process holds it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        while True:
-            with suppress(OSError):  # it gives up after ten seconds
-                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-    import fcntl
-
-    fcntl.flock(file, fcntl.LOCK_EX)

@@ -9,6 +9,7 @@ Every utterance has an empty text: whatever a model writes for it is invented. T
 - `song`: open talk sung on a melody, alone or over chords
 - `babble`: several people at once, or artificial throats
 - `noise`: the sounds of `sprachbund.audio.augment.NO_SPEECH_KINDS`
+- `two at once`: two sentences of the phrasebook, about equally loud
 - `reversed`: sentences of the phrasebook played backwards
 
 `dev` and `test` share no sentence, no voice, no other language and no seed. Every shard is drawn from
@@ -242,11 +243,21 @@ def _noise(part: Part, rng: random.Random) -> FloatArray:
     return no_speech(rng.choice(NO_SPEECH_KINDS), rng.uniform(0.5, 10), generator)
 
 
-def _backwards(part: Part, rng: random.Random) -> FloatArray:
+def _phrase(part: Part, rng: random.Random) -> FloatArray:
     language = rng.choice(LANGUAGES)
     while split_of(meaning := draw(rng)) != part:
         pass
-    return _spoken(render(meaning, language, rng), language, part, rng)[::-1].copy()
+    return _spoken(render(meaning, language, rng), language, part, rng)
+
+
+def _backwards(part: Part, rng: random.Random) -> FloatArray:
+    return _phrase(part, rng)[::-1].copy()
+
+
+def _two_at_once(part: Part, rng: random.Random) -> FloatArray:
+    first, second = sorted((_phrase(part, rng), _phrase(part, rng)), key=len)
+    mixed = second + np.float32(rng.uniform(0.7, 1.4)) * np.resize(first, len(second))
+    return np.asarray(0.5 * mixed / np.abs(mixed).max(), np.float32)
 
 
 KINDS: dict[str, Callable[[Part, random.Random], FloatArray]] = {
@@ -257,6 +268,7 @@ KINDS: dict[str, Callable[[Part, random.Random], FloatArray]] = {
     "song": _song,
     "babble": _babble,
     "noise": _noise,
+    "two at once": _two_at_once,
     "reversed": _backwards,
 }
 """How an utterance of each kind is made."""

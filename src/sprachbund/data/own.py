@@ -5,18 +5,22 @@ last line costs no hour. A fault ends the work with its place named; told to ski
 `skipped.tsv`. Nothing is left out silently.
 """
 
+import csv
 import hashlib
+import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import RootModel
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import ManifestWriter, read_info, shard_numbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_model, read_text, write_text
@@ -38,6 +42,10 @@ class OwnRecording:
         text: transcript.
         speaker: who speaks; empty when unknown.
         translations: language to text.
+        start_s: where the utterance begins in the recording.
+        duration_s: how long it lasts; to the end if None.
+        channel: of the recording, from 0; all are mixed if None.
+        row: of a table of parquet or arrow that holds the sound itself, from 0; `path` is the table's.
     """
 
     where: str
@@ -47,6 +55,10 @@ class OwnRecording:
     text: str
     speaker: str = ""
     translations: dict[str, str] = field(default_factory=dict)
+    start_s: float = 0.0
+    duration_s: float | None = None
+    channel: int | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +184,7 @@ def _checked(faults: Iterable[Fault], options: OwnOptions) -> Sequence[Fault]:
 def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
     """Make `out` ours, or see that it is from before, so that shards of two corpora never mix."""
     out.mkdir(parents=True, exist_ok=True)
-    what = [{**asdict(r), "where": "", "path": str(r.path.resolve())} for r in recordings]
+    what = [{**_identity(r), "where": "", "path": str(r.path.resolve())} for r in recordings]
     text = json.dumps([what, options.dev_share], ensure_ascii=False, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = out / _FINGERPRINT
@@ -182,6 +194,15 @@ def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -
     if any(out.rglob("cuts.*.jsonl")):
         raise SprachbundError(f"{out} holds another corpus, or this one before it changed; name a new folder")
     write_text(path, digest + "\n")
+
+
+_LATER = {"start_s": 0.0, "duration_s": None, "channel": None, "row": None}
+
+
+def _identity(recording: OwnRecording) -> dict[str, Any]:
+    """The fields of a recording, as a corpus is known by; those that later versions added only where they are used."""
+    values = asdict(recording)
+    return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
 def _parts(recordings: Sequence[OwnRecording], dev_share: float) -> dict[str, list[OwnRecording]]:
@@ -228,14 +249,8 @@ def _make_shard(
 
 
 def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
-    from sprachbund.audio.load import open_audio
-
-    audio = open_audio(recording.path)
-    samples = np.concatenate(list(audio.blocks()))
-    if audio.warnings:  # cut off or damaged: the transcript would say more than is heard
-        raise SprachbundError(audio.warnings[0])
     writer.add(
-        samples,
+        _samples(recording),
         text=recording.text,
         language=recording.language,
         speaker=recording.speaker,
@@ -243,6 +258,65 @@ def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
         translations=recording.translations,
         custom={"source": str(recording.path)},
     )
+
+
+_SLACK_S = 0.5
+"""An utterance may end so long behind its recording, as published times do."""
+
+
+def _samples(recording: OwnRecording) -> NDArray[np.float32]:
+    """The sound of an utterance, (N,) at 16 kHz.
+
+    Raises:
+        SprachbundError: it cannot be read, is damaged, or ends too early.
+    """
+    from sprachbund.audio.load import load, open_audio
+
+    path, start_s, duration_s = recording.path, recording.start_s, recording.duration_s
+    if recording.row is not None:
+        from sprachbund.data.audio_tables import sound_of_row
+
+        audio = open_audio(sound_of_row(path, recording.row))
+    elif recording.channel is not None:
+        return _one_channel(path, recording.channel, start_s, duration_s)
+    elif start_s or duration_s is not None:
+        samples = load(path, start_s, duration_s)
+        _check_length(path, start_s, duration_s, len(samples) / SAMPLE_RATE)
+        return samples
+    else:
+        audio = open_audio(path)
+    samples = np.concatenate(list(audio.blocks()))
+    if audio.warnings:  # cut off or damaged: the transcript would say more than is heard
+        raise SprachbundError(audio.warnings[0])
+    return samples
+
+
+def _one_channel(path: Path, channel: int, start_s: float, duration_s: float | None) -> NDArray[np.float32]:
+    import soundfile
+
+    from sprachbund.audio.load import load
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            if channel >= file.channels:
+                raise SprachbundError(f"{path} has {file.channels} channels, and not a channel {channel}")
+            file.seek(min(round(start_s * file.samplerate), file.frames))
+            frames = -1 if duration_s is None else round(duration_s * file.samplerate)
+            heard, rate = file.read(frames, dtype="float32", always_2d=True)[:, channel], file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise SprachbundError(
+            f"{path} cannot be read by its channels ({error}); convert it to wav or flac"
+        ) from error
+    _check_length(path, start_s, duration_s, len(heard) / rate)
+    return load(np.ascontiguousarray(heard), sample_rate=rate)
+
+
+def _check_length(path: Path, start_s: float, duration_s: float | None, heard_s: float) -> None:
+    if heard_s <= 0 or (duration_s is not None and duration_s - heard_s > _SLACK_S):
+        end_s = start_s + (duration_s or 0.0)
+        raise SprachbundError(
+            f"{path} ends at {start_s + heard_s:.2f} s, the utterance at {end_s:.2f} s; check the times"
+        )
 
 
 def _close(directory: Path, part: str, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
@@ -288,6 +362,7 @@ AUDIO_SUFFIXES = frozenset(
 PATH, LANGUAGE, TEXT, SPEAKER, ID = "path", "language", "text", "speaker", "utterance_id"
 COLUMNS = (PATH, LANGUAGE, TEXT, SPEAKER, ID)
 _TRANSLATION = re.compile(r"translation[_-](.+)", re.IGNORECASE)
+_FILE_NAME = {"file_name": PATH}  # as folders of audio have it on the Hugging Face hub
 _AMBIGUOUS = "id"  # an identifier to most, Indonesian to BCP-47
 
 
@@ -387,31 +462,37 @@ class _Header:
     languages: Mapping[int, str]
 
 
-def read_table(path: Path, language: str | None = None) -> OwnData:
-    """The recordings of a tab-separated table.
+def read_table(path: Path, language: str | None = None, *, commas: bool = False) -> OwnData:
+    """The recordings of a table, separated by tabs or commas.
 
-    The first line names the columns: `path` (relative to the table), `text`, `language` (or the argument), at
-    will `speaker` and `utterance_id`, and a column for each translation, `translation_de` or `de`. Fields are
-    taken as they stand, quotation marks too; an empty translation is one that is missing.
+    The first line names the columns: `path` (relative to the table; `file_name` in a table with commas means it too),
+    `text`, `language` (or the argument), at will `speaker` and `utterance_id`, and a column for each translation,
+    `translation_de` or `de`. Between tabs, fields are taken as they stand, quotation marks too; between commas,
+    quotation marks enclose fields. An empty translation is one that is missing.
+
+    Args:
+        path: of the table.
+        language: BCP-47 tag of the speech, where no column says it.
+        commas: fields stand between commas.
 
     Raises:
         SprachbundError: no such file, not UTF-8, or a header that cannot be understood.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    header = _read_header(path, lines[0].rstrip("\r"), language)
+    lines = _lines_with_commas(path, content) if commas else _lines_with_tabs(content)
+    _, names = next(lines)
+    header = _read_header(path, [_FILE_NAME.get(name, name) for name in names] if commas else names, language)
     recordings: dict[str, OwnRecording] = {}
     faults: list[Fault] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
+    for number, line in lines:
         where = f"{path}:{number}"
         try:
-            recording = _read_line(path, where, line.rstrip("\r"), header, language)
+            recording = _read_line(path, where, line, header, language)
             if recording.utterance_id in recordings:
                 other = recordings[recording.utterance_id].where
                 raise SprachbundError(
@@ -425,8 +506,30 @@ def read_table(path: Path, language: str | None = None) -> OwnData:
     return OwnData(recordings=list(recordings.values()), faults=faults)
 
 
-def _read_header(path: Path, line: str, language: str | None) -> _Header:
-    names = tuple(name.strip() for name in line.split("\t"))
+def _lines_with_tabs(content: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of every line that is not empty, the first in any case."""
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip() or number == 1:
+            yield number, line.rstrip("\r").split("\t")
+
+
+def _lines_with_commas(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
+    """The same of a table with commas; of a field of several lines, the number of the first."""
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    number = 1
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields) or number == 1:
+                yield number, fields
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise SprachbundError(
+            f"{path}:{number}: not a table with commas ({error}); mend the quotation marks"
+        ) from error
+
+
+def _read_header(path: Path, fields: Sequence[str], language: str | None) -> _Header:
+    names = tuple(name.strip() for name in fields)
     known = f"known are {', '.join(COLUMNS)}, and translation_de or de for a translation into German"
     languages: dict[int, str] = {}
     for i, name in enumerate(names):
@@ -450,11 +553,13 @@ def _read_header(path: Path, line: str, language: str | None) -> _Header:
     return _Header(names=names, languages=languages)
 
 
-def _read_line(path: Path, where: str, line: str, header: _Header, language: str | None) -> OwnRecording:
-    fields = [clean_text(value) for value in line.split("\t")]
+def _read_line(
+    path: Path, where: str, line: Sequence[str], header: _Header, language: str | None
+) -> OwnRecording:
+    fields = [clean_text(value) for value in line]
     if len(fields) != len(header.names):
         raise SprachbundError(
-            f"has {len(fields)} fields where the header has {len(header.names)}; mend the tabs"
+            f"has {len(fields)} fields where the header has {len(header.names)}; mend the line"
         )
     named = {name: value for name, value in zip(header.names, fields, strict=True) if name in COLUMNS}
     for name in (PATH, TEXT):

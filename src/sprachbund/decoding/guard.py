@@ -201,6 +201,6 @@ class Understanding:
         advice = f"; for open speech take a public one: sprachbund {verb} --model {names}" if names else ""
         heard_s = self.kept_s + self.left_out_s
         return (
-            f"{self.left_out_s:.0f} of {heard_s:.0f} s of speech were left out, because they are not of the kind that "
-            f"this model knows{advice}"
+            f"{self.left_out_s:.0f} of {heard_s:.0f} s of speech were left out: they are not of the kind that this "
+            f"model knows{advice}"
         )

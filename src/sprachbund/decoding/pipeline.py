@@ -1189,7 +1189,8 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
         target=target,
         source=work.source,
         duration_s=work.duration_s or 0.0,
-        warnings=work.warnings if advice is None else (*work.warnings, advice),
+        warnings=work.warnings,
+        advice=advice,
         speculation=[r for r in work.speculation if target in (TRANSCRIBE, r.target_language)],
     )
 

@@ -192,6 +192,7 @@ def build_translation(
     source: str | None,
     duration_s: float,
     warnings: Iterable[str] = (),
+    advice: str | None = None,
     speculation: Iterable[SpeculationReport] = (),
 ) -> Translation:
     """Sort finished segments into kept and dropped, and say what the caller should know.
@@ -202,6 +203,7 @@ def build_translation(
         source: the source language given, None when it was identified.
         duration_s: length of the recording.
         warnings: known so far, of the audio for instance.
+        advice: what to do where most was not understood; it stands in place of the number of dropped segments.
         speculation: draft tokens, by pair.
     """
     everything = tuple(segments)
@@ -213,7 +215,7 @@ def build_translation(
         duration_s=duration_s,
         segments=kept,
         dropped=dropped,
-        warnings=(*warnings, *_warnings(kept, dropped, duration_s)),
+        warnings=(*warnings, *(_warnings(kept, dropped, duration_s) if advice is None else [advice])),
         speculation=tuple(speculation),
     )
 

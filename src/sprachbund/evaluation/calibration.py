@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from sprachbund.audio.augment import TRAIN, augment
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.spans import VoiceActivity
+from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
@@ -53,6 +54,7 @@ class Observation:
 
     Attributes:
         group: corpus and kind of the utterance.
+        plain: whether the sound is as the corpus has it.
         has_text: whether the corpus says what is right.
         written: whether the rest of the guard lets it pass.
         chrf: against what is right; 0 where nothing is.
@@ -61,6 +63,7 @@ class Observation:
     """
 
     group: str
+    plain: bool
     has_text: bool
     written: bool
     chrf: float
@@ -73,44 +76,76 @@ class Observation:
         return self.chrf >= NOT_UNDERSTOOD
 
 
-Sound = tuple[Utterance, npt.NDArray[np.float32]]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sound:
+    """What a model is given.
+
+    Attributes:
+        group: in which it is counted.
+        utterance: of the corpus.
+        samples: (N,) at 16 kHz.
+        plain: whether it is as the corpus has it.
+    """
+
+    group: str
+    utterance: Utterance
+    samples: npt.NDArray[np.float32]
+    plain: bool = True
 
 
-def read_sounds(directory: Path, options: CalibrationOptions, *, vary: bool) -> Iterator[tuple[str, Sound]]:
-    """Utterances of a corpus, each with the group it is counted in.
+def read_sounds(
+    directory: Path, options: CalibrationOptions, activity: VoiceActivity, *, vary: bool
+) -> Iterator[Sound]:
+    """Utterances of a corpus.
+
+    Sound without a text is cut where a recording would be: a song has many short spans.
 
     Args:
         directory: of the corpus.
         options: how many, and the seed.
+        activity: the voice activity detector.
         vary: half of them in another channel, and every fourth with others of its language behind it, as a recording
             has several sentences in a row; for fitting.
     """
     manifest, rng = Manifest(directory), random.Random(f"{options.seed}/{directory.name}")
-    step = max(1, len(manifest) // options.limit)
     name = corpus_name(directory)
     last: dict[str, Sound] = {}
-    for index in list(range(0, len(manifest), step))[: options.limit]:
-        utterance, samples = manifest[index], manifest.samples(index)
+    groups: dict[str, list[int]] = {}
+    for index, utterance in enumerate(manifest):
         group = name if utterance.text else f"{name}: {utterance.custom.get('kind', '')}"
-        if vary and utterance.text:
-            before = last.get(utterance.language)
-            last[utterance.language] = utterance, samples
+        groups.setdefault(group, []).append(index)
+    chosen = [
+        (own[number * len(own) // count], group)
+        for group, own in groups.items()
+        for count in [min(options.limit, len(own))]
+        for number in range(count)
+    ]
+    for index, group in sorted(chosen):
+        sound = Sound(group=group, utterance=manifest[index], samples=manifest.samples(index))
+        language = sound.utterance.language
+        if vary and language:
+            before, last[language] = last.get(language), sound
             if before is not None and rng.random() < 0.25:
-                utterance, samples = _joined(before, (utterance, samples), rng)
+                sound = _joined(before, sound, rng)
         if vary and rng.random() < 0.5:
-            samples = augment(samples, np.random.default_rng(rng.getrandbits(63)), TRAIN, [])
-        yield group, (utterance, samples[: round(_LONGEST_S * SAMPLE_RATE)])
+            varied = augment(sound.samples, np.random.default_rng(rng.getrandbits(63)), TRAIN, [])
+            sound = replace(sound, samples=varied, plain=False)
+        sound = replace(sound, samples=sound.samples[: round(_LONGEST_S * SAMPLE_RATE)])
+        spans = iter_speech_spans([sound.samples], SpanOptions(), activity=activity)
+        cut = [] if sound.utterance.text else [replace(sound, samples=samples) for _, samples in spans]
+        yield from cut or [sound]
 
 
 def _joined(first: Sound, second: Sound, rng: random.Random) -> Sound:
     pause = np.zeros(round(rng.uniform(*_PAUSE_S) * SAMPLE_RATE), np.float32)
-    samples = np.concatenate([first[1], pause, second[1]])
+    samples = np.concatenate([first.samples, pause, second.samples])
     if len(samples) > _LONGEST_S * SAMPLE_RATE:
         return second
-    both = first[0].translations.keys() & second[0].translations.keys()
-    translations = {tag: f"{first[0].translations[tag]} {second[0].translations[tag]}" for tag in both}
-    text = f"{first[0].text} {second[0].text}"
-    return replace(second[0], text=text, translations=translations), samples
+    one, other = first.utterance.translations, second.utterance.translations
+    translations = {tag: f"{one[tag]} {other[tag]}" for tag in one.keys() & other.keys()}
+    text = f"{first.utterance.text} {second.utterance.text}"
+    utterance = replace(second.utterance, text=text, translations=translations)
+    return replace(second, utterance=utterance, samples=samples)
 
 
 def collect(
@@ -132,25 +167,26 @@ def collect(
     """
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
     for directory in directories:
-        total = min(options.limit, len(Manifest(directory)))
-        sounds = list(read_sounds(directory, options, vary=vary))
-        sounds.sort(key=lambda sound: len(sound[1][1]))  # even lengths in a batch
+        progress(f"reading {directory}", 0, 0)
+        sounds = list(read_sounds(directory, options, activity, vary=vary))
+        sounds.sort(key=lambda sound: len(sound.samples))  # even lengths in a batch
         for start in range(0, len(sounds), options.batch_size):
-            progress(str(directory), start, total)
+            progress(str(directory), start, len(sounds))
             batch = sounds[start : start + options.batch_size]
             observations += _observe(model, batch, activity, rng)
     return observations
 
 
 def _observe(
-    model: Family, batch: Sequence[tuple[str, Sound]], activity: VoiceActivity, rng: random.Random
+    model: Family, batch: Sequence[Sound], activity: VoiceActivity, rng: random.Random
 ) -> Iterator[Observation]:
     # The threshold of before, if any, must not decide what the next one is fitted on.
     limit = None if model.domain is None else 1.0
     decoding = DecodingOptions(guard=GuardOptions(max_out_of_domain=limit))
     written = sorted({target for _, target in model.pairs()})
     spans, wanted = [], []
-    for _, (utterance, samples) in batch:
+    for sound in batch:
+        utterance = sound.utterance
         known = [t for t in written if (utterance.language, t) in model.pairs() and utterance.text_in(t)]
         target = rng.choice(known or written)
         wanted.append(target)
@@ -160,21 +196,22 @@ def _observe(
             tracker=LanguageTracker(model.source_languages, None, 1),
             unidentified=target,
         )
-        span = whole_span(samples, decoding.spans, activity)
-        spans.append(RecordedSpan(recording=recording, span=span, samples=samples))
+        span = whole_span(sound.samples, decoding.spans, activity)
+        spans.append(RecordedSpan(recording=recording, span=span, samples=sound.samples))
     encoded = encode_spans(model, spans)
     durations_s = [len(span.samples) / SAMPLE_RATE for span in spans]
     memory = encoded.memory
     means = mean_states(memory.states, memory.num_frames, durations_s, model.frame_s).cpu().numpy()
-    for (group, (utterance, _)), target, state, (decoded,) in zip(
+    for sound, target, state, (decoded,) in zip(
         batch, wanted, means, decode_spans(model, spans, encoded), strict=True
     ):
         kept = [segment for segment in decoded.segments if segment.dropped is None]
-        right = utterance.text_in(target) if utterance.text else None
+        right = sound.utterance.text_in(target) if sound.utterance.text else None
         text = joined_text(kept)
         yield Observation(
-            group=group,
-            has_text=bool(utterance.text),
+            group=sound.group,
+            plain=sound.plain,
+            has_text=bool(sound.utterance.text),
             written=bool(kept),
             chrf=corpus_score(chrf(), [text.lower()], [right.lower()]) if right else 0.0,
             mean_log_probability=decoded.hypothesis.mean_log_probability if decoded.hypothesis else 0.0,
@@ -190,7 +227,8 @@ def _inputs(observations: Sequence[Observation]) -> npt.NDArray[np.float64]:
 def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Domain:
     """The logistic regression, and the threshold that drops a given share of the texts that are right.
 
-    The threshold is found on probabilities of regressions that were fitted without the text in question.
+    The threshold is found on right texts of sound as the corpora have it, by regressions that were fitted without the
+    text in question.
 
     Args:
         observations: of speech that the model understands, and of sound that it does not.
@@ -220,7 +258,8 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=options.seed)
     inputs = _inputs(clear)
     apart = cross_val_predict(regression, inputs, wrong, cv=folds, method="predict_proba")[:, 1]
-    threshold = float(np.quantile(apart[~wrong], 1 - options.max_dropped))
+    plain = np.array([one.plain for one in clear])
+    threshold = float(np.quantile(apart[~wrong & plain], 1 - options.max_dropped))
     regression.fit(inputs, wrong)
     scaler, logistic = regression[0], regression[1]
     weights = logistic.coef_[0] / scaler.scale_
@@ -328,6 +367,6 @@ def write_tables(out: Path, measured: Mapping[str, list[dict[str, Any]]], origin
         write_json(out / file, {**origin, "rows": rows})
 
 
-def _share(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> float | None:
-    """In per cent; None of nothing."""
-    return round(100 * float(some.sum() / of.sum()), 1) if of.any() else None
+def _share(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> float | str:
+    """In per cent; a dash of nothing."""
+    return round(100 * float(some.sum() / of.sum()), 1) if of.any() else "-"

@@ -157,7 +157,9 @@ def _written(
 
 
 def _token_delay(word: SpokenWord, frame: int, tier: Tier, duration_s: float) -> TokenDelay:
-    last = (frame // tier.chunk + 1) * tier.chunk * SUBSAMPLING - 1  # mel frame of the chunk
+    last = (
+        (frame // tier.chunk + 1) * tier.chunk - 1
+    ) * SUBSAMPLING  # mel frame that the chunk's last frame needs
     frame_s, heard_s = (n * HOP / SAMPLE_RATE + _AHEAD_S for n in (frame * SUBSAMPLING, last))
     return TokenDelay(
         word=word.text,

@@ -1,15 +1,17 @@
 """Metrics as sums over sentences: whatever is scored, resampled or compared goes through these sums.
 
-BLEU, chrF and TER are sacrebleu's own classes, so that signatures and numbers are those of its command;
+BLEU, chrF and TER are sacrebleu's, so that signatures and numbers are those of its command;
 word and character error rates are jiwer's counts. Statistics of a corpus are a matrix (N sentences, K
 counts); the score of any part of it is a function of the sum of its rows.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from string import punctuation
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,7 +55,12 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class SacrebleuMetric:
-    """A metric of sacrebleu with the settings of its command."""
+    """A metric of sacrebleu with the settings of its command; subclasses know its counts.
+
+    Args:
+        name: as it is printed.
+        make: sacrebleu's object.
+    """
 
     name: str
     make: Callable[[], Any]
@@ -73,12 +80,118 @@ class SacrebleuMetric:
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
         """Counts (N, K); the arguments are N texts each."""
-        return np.array(self.inner._extract_corpus_statistics(hypotheses, [references]), dtype=np.float64)
+        rows = [self.counts(h, r) for h, r in zip(hypotheses, references, strict=True)]
+        return np.array(rows, dtype=np.float64)
+
+    def counts(self, hypothesis: str, reference: str) -> list[float]:
+        """Counts (K,) of a sentence."""
+        raise NotImplementedError
 
     def score(self, total: NDArray[Any]) -> float:
         """Score of summed counts (K,), in their precision: float32 sums give what sacrebleu's draws do."""
-        value: float = self.inner._compute_score_from_stats(total).score
-        return value
+        raise NotImplementedError
+
+
+class Bleu(SacrebleuMetric):
+    """Lengths of hypothesis and reference, then matching n-grams and all, of each order."""
+
+    @cached_property
+    def _of_sentences(self) -> Any:
+        """sacrebleu's object with the setting that it advises for sentences; counts stay as they are."""
+        inner = self.make()
+        inner.effective_order = True
+        return inner
+
+    def counts(self, hypothesis: str, reference: str) -> list[float]:
+        """See `SacrebleuMetric`."""
+        found = self._of_sentences.sentence_score(hypothesis, [reference])
+        return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+    def score(self, total: NDArray[Any]) -> float:
+        """See `SacrebleuMetric`."""
+        from sacrebleu.metrics.bleu import BLEU
+
+        order = (len(total) - 2) // 2
+        counts: Any = total  # numbers of numpy, in whose precision the score is computed
+        scored = BLEU.compute_bleu(
+            correct=counts[2 : 2 + order],
+            total=counts[2 + order :],
+            sys_len=int(total[0]),
+            ref_len=int(total[1]),
+            smooth_method=self.inner.smooth_method,
+            smooth_value=self.inner.smooth_value,
+            max_ngram_order=order,
+        )
+        score: float = scored.score
+        return score
+
+
+class ChrF(SacrebleuMetric):
+    """N-grams of the hypothesis, of the reference, and matching ones, of each order of characters, then of words.
+
+    sacrebleu gives no counts of chrF, so they are computed here from its n-grams, as arXiv W15-3049 and W17-4770
+    define them; orders that either text is too short for do not count.
+    """
+
+    def counts(self, hypothesis: str, reference: str) -> list[float]:
+        """See `SacrebleuMetric`."""
+        counts: list[float] = []
+        for ours, theirs in zip(self._ngrams(hypothesis), self._ngrams(reference), strict=True):
+            matching = sum(min(count, theirs[ngram]) for ngram, count in ours.items() if ngram in theirs)
+            counts += [sum(ours.values()) if theirs else 0, sum(theirs.values()), matching]
+        return counts
+
+    def score(self, total: NDArray[Any]) -> float:
+        """See `SacrebleuMetric`."""
+        precision, recall, orders = 0.0, 0.0, 0
+        for ours, theirs, matching in total.reshape(-1, 3):
+            if ours > 0 and theirs > 0:
+                precision, recall, orders = (
+                    precision + matching / ours,
+                    recall + matching / theirs,
+                    orders + 1,
+                )
+        if not precision + recall:
+            return 0.0
+        precision, recall, factor = precision / orders, recall / orders, self.inner.beta**2
+        score: float = (1 + factor) * precision * recall
+        score /= factor * precision + recall
+        return 100 * score
+
+    def _ngrams(self, text: str) -> list[Counter[str]]:
+        from sacrebleu.metrics.helpers import extract_all_char_ngrams, extract_word_ngrams
+
+        ngrams: list[Counter[str]] = extract_all_char_ngrams(text, self.inner.char_order)
+        words = _words_and_marks(text) if self.inner.word_order else []
+        return [*ngrams, *(extract_word_ngrams(words, n + 1) for n in range(self.inner.word_order))]
+
+
+def _words_and_marks(text: str) -> list[str]:
+    """Words of chrF++: a punctuation mark at the end of a word, or else at its beginning, is one of its own."""
+    words = []
+    for word in text.split():
+        if len(word) > 1 and word[-1] in punctuation:
+            words += [word[:-1], word[-1]]
+        elif len(word) > 1 and word[0] in punctuation:
+            words += [word[0], word[1:]]
+        else:
+            words.append(word)
+    return words
+
+
+class Ter(SacrebleuMetric):
+    """Edits and length of the reference."""
+
+    def counts(self, hypothesis: str, reference: str) -> list[float]:
+        """See `SacrebleuMetric`."""
+        found = self.inner.sentence_score(hypothesis, [reference])
+        return [found.num_edits, found.ref_length]
+
+    def score(self, total: NDArray[Any]) -> float:
+        """See `SacrebleuMetric`; text without a reference is wrong as a whole."""
+        edits, length = total
+        score: float = 100 * (edits / length if length > 0 else float(edits > 0))
+        return score
 
 
 @dataclass(frozen=True)
@@ -156,7 +269,7 @@ def bleu(target: str = "") -> SacrebleuMetric:
 
         return BLEU(tokenize=tokenizer, force=True)
 
-    return SacrebleuMetric(name="BLEU", make=make)
+    return Bleu(name="BLEU", make=make)
 
 
 def chrf(word_order: int = 0) -> SacrebleuMetric:
@@ -167,7 +280,7 @@ def chrf(word_order: int = 0) -> SacrebleuMetric:
 
         return CHRF(word_order=word_order)
 
-    return SacrebleuMetric(name="chrF" + "+" * word_order, make=make)
+    return ChrF(name="chrF" + "+" * word_order, make=make)
 
 
 def ter() -> SacrebleuMetric:
@@ -178,7 +291,7 @@ def ter() -> SacrebleuMetric:
 
         return TER()
 
-    return SacrebleuMetric(name="TER", make=make, higher_is_better=False)
+    return Ter(name="TER", make=make, higher_is_better=False)
 
 
 METRICS: Mapping[str, Callable[[str], Metric]] = {

@@ -53,14 +53,14 @@ class CalibrationOptions:
     """How a model is calibrated.
 
     Attributes:
-        limit: most utterances of each corpus, spread evenly over it.
+        limit: most utterances of each corpus, and of each kind of sound without a text, spread evenly over it.
         max_dropped: share of the texts that are right which may be dropped.
         batch_size: utterances in a batch.
         seed: of channels, pauses and languages.
     """
 
-    limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1600
-    max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.02
+    limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1000
+    max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.03
     batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
     seed: Annotated[int, Option("--seed", metavar="N")] = 1
 

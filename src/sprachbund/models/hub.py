@@ -56,6 +56,10 @@ def family_of(directory: Path) -> str:
     except (OSError, ValueError):
         pass  # the directory may not be entered; reading the file names the reason
     config = read_object(path)
+    if "family" not in config and "model_type" not in config and (directory / "model.bin").is_file():
+        raise SprachbundError(
+            f"{directory} is in CTranslate2's form; run: sprachbund convert {directory} --out DIR"
+        )
     family = config.get("family") or config.get("model_type")
     if family == "nemotron_asr_streaming":
         raise SprachbundError(
@@ -109,6 +113,10 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
     if path.suffix == ".nemo" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
+        )
+    if path.suffix == ".pt" and os.path.exists(path):
+        raise SprachbundError(
+            f"{name} is a file of openai-whisper; run: sprachbund convert {name} --tokenizer DIR --out DIR"
         )
     if os.path.exists(path):
         raise SprachbundError(f"{name} is a file; give the directory it is in")

@@ -27,6 +27,8 @@ from sprachbund.models.weights import PackedLinears, packed_linears
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.limits import VOCABULARY, Frames
 from sprachbund.nn.streaming_conformer import (
+    LEAD,
+    MARGIN,
     SUBSAMPLING,
     ChunkEncoder,
     StreamingEncoder,
@@ -109,6 +111,7 @@ class Description(_Strict):
             the model writes what is spoken.
         tokenizer: file of its SentencePiece model.
         packed: how linear layers of the encoder are packed, where they are.
+        lead: mel frames of zeros before the sound of a stream, in its first chunk.
         sha256: of the files beside this one, by name; older directories have none.
     """
 
@@ -119,6 +122,7 @@ class Description(_Strict):
     language_tokens: dict[str, _Token]
     tokenizer: _Name = "tokenizer.model"
     packed: PackedLinears | None = None
+    lead: _Size = LEAD
     sha256: dict[_Name, str] = {}
 
     @model_validator(mode="after")
@@ -127,6 +131,9 @@ class Description(_Strict):
             raise ValueError("config is not that of a streaming transducer")
         if missing := [name for name in GRAPHS if name not in self.graphs]:
             raise ValueError(f"graphs lacks {missing[0]}")
+        stem = [value.shape for value in self.graphs[ENCODER].inputs if value.name.startswith("stem")]
+        if any(shape[2] != MARGIN for shape in stem):
+            raise ValueError("its encoder is of an earlier version, which waited longer for sound")
         return self
 
     def check_files(self, directory: Path) -> None:
@@ -365,6 +372,7 @@ class OnnxEncoder(ChunkEncoder):
             tier: context that is heard; `self.tier` if None, or one drawn in training.
         """
         tier = tier or self.tier
+        mel, num_mel = F.pad(mel, (0, 0, LEAD, 0)), num_mel + LEAD
         size, state = tier.chunk * SUBSAMPLING, self.start(len(mel), tier)
         pieces = []
         for begin in range(0, mel.shape[1], size):
@@ -372,8 +380,7 @@ class OnnxEncoder(ChunkEncoder):
             piece = F.pad(piece, (0, 0, 0, size - piece.shape[1]))
             states, _, state = self.stream(piece, (num_mel - begin).clamp(0, size), state, tier)
             pieces.append(states)
-        num_frames = (num_mel + SUBSAMPLING - 1) // SUBSAMPLING
-        length = -(-mel.shape[1] // SUBSAMPLING)
+        num_frames, length = num_mel // SUBSAMPLING, mel.shape[1] // SUBSAMPLING
         whole = torch.cat(pieces, dim=1) if pieces else mel.new_zeros(len(mel), 0, self.shape.width)
         return whole[:, :length], num_frames
 

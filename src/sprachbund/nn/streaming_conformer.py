@@ -22,6 +22,8 @@ from sprachbund.nn.feed_forward import FeedForward, Route
 from sprachbund.util.distributed import of_first_rank
 
 __all__ = [
+    "LEAD",
+    "MARGIN",
     "SUBSAMPLING",
     "CausalStem",
     "ChunkEncoder",
@@ -44,7 +46,13 @@ SUBSAMPLING = 8
 """Mel frames of a frame."""
 
 NUM_HALVINGS = 3
-MARGIN = 2  # input frames that a convolution of kernel 3 sees before its own
+LEAD = SUBSAMPLING - 1
+"""Frames of zeros before the sound, in the first chunk of a stream.
+
+Frame j depends on mel frames up to 8 j, so C frames need 8 (C - 1) + 1 of them and not 8 C. With the lead, every chunk
+has 8 C mel frames, and none waits for the 7 that only the next chunk needs.
+"""
+MARGIN = 1  # input frames of the chunk before that a convolution of kernel 3 and stride 2 sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +98,7 @@ class StreamState:
     """What rows remember of their streams. It is never changed in place.
 
     Attributes:
-        stem: last two input frames of every convolution of the subsampling, each (B, c, 2, m).
+        stem: last input frame of every convolution of the subsampling, each (B, c, 1, m).
         keys: (B, L, H, P, D/H), the newest last.
         values: (B, L, H, P, D/H).
         convolution: (B, L, D, K - 1) inputs of the depthwise convolutions.
@@ -257,19 +265,29 @@ class CausalStem(nn.Module):
             frame_sizes.append((shape.stem_channels, frame_sizes[-1][1] // 2 + 1))
         return frame_sizes
 
-    def forward(self, mel: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, mel: Tensor, before: Sequence[Tensor], is_new: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
         same for the next.
+
+        Args:
+            mel: log-mel; a new stream begins with `LEAD` frames of zeros.
+            before: last input frame of every convolution.
+            is_new: (B,) whether a stream begins here: before its sound, inputs of every convolution are zero.
         """
-        x, after = mel[:, None], []
+        x, after, lead = mel[:, None], [], LEAD
         for number, past in enumerate(before):
+            sounding = torch.arange(x.shape[2], device=x.device) >= lead
+            x = x * (sounding | ~is_new[:, None])[:, None, :, None]
             x = torch.cat([past, x], dim=2)
             after.append(x[:, :, -MARGIN:])
-            x = F.pad(x, (MARGIN, 1))  # over frequencies, as NeMo's checkpoints do
+            x = F.pad(x, (2, 1))  # over frequencies, as NeMo's checkpoints do
             if number == 0:
                 x = F.relu(self.first(x))
             else:
                 x = F.relu(self.pointwise[number - 1](self.depthwise[number - 1](x)))
+            lead //= 2
         return self.out(x.transpose(1, 2).flatten(2)), tuple(after)
 
 
@@ -414,8 +432,8 @@ class ChunkEncoder(nn.Module):
         """The next chunk of every row.
 
         Args:
-            mel: (B, 8 C, M); padded in rows that end here.
-            num_mel: (B,) valid frames; fewer than 8 C only where a row's stream ends.
+            mel: (B, 8 C, M); `LEAD` frames of zeros come first in rows that begin here; rows that end here are padded.
+            num_mel: (B,) frames, the lead included; fewer than 8 C only where a row's stream ends.
             state: from `start` or from the chunk before. The tier may change where both keep as many frames of the
                 past, as the published ones do: a stream can become quicker or more exact while it runs.
             tier: C = `tier.chunk`.
@@ -482,8 +500,8 @@ class StreamingEncoder(ChunkEncoder):
         """
         tier = tier or (self._drawn() if self.training else self.tier)
         start = self.start(mel.shape[0], Tier(left=tier.left, right=tier.left - 1), keep=0).to(mel.device)
-        num_frames = _num_frames(num_mel)
-        length = -(-mel.shape[1] // SUBSAMPLING)
+        mel = F.pad(mel, (0, 0, LEAD, 0))
+        num_frames, length = (num_mel + LEAD) // SUBSAMPLING, mel.shape[1] // SUBSAMPLING
         chunk = torch.arange(length, device=mel.device) // tier.chunk
         behind = chunk[:, None] - chunk
         visible = (behind >= 0) & (behind <= tier.past // tier.chunk)
@@ -502,12 +520,12 @@ class StreamingEncoder(ChunkEncoder):
 
         Args:
             mel: log-mel (B, T, M) of a chunk.
-            num_mel: valid frames (B,).
+            num_mel: frames (B,), the lead included.
             state: of the B streams.
             route: languages of the rows, where layers are split by them.
         """
         past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING
-        num_frames = _num_frames(num_mel)
+        num_frames = num_mel // SUBSAMPLING
         real = torch.arange(past, device=mel.device) >= past - state.num_past[:, None]
         allowed = torch.cat([real, valid_frames(num_frames, chunk)], dim=1)
         states, after = self._run(mel, state, allowed[:, None, None], route)
@@ -518,7 +536,7 @@ class StreamingEncoder(ChunkEncoder):
         self, mel: Tensor, state: StreamState, allowed: Tensor, route: Route | None
     ) -> tuple[Tensor, StreamState]:
         """All layers; the state holds all keys and values, the past's and the chunk's."""
-        x, stem = self.stem(mel, state.stem)
+        x, stem = self.stem(mel, state.stem, state.num_past == 0)
         if self.shape.scale_input:
             x = x * math.sqrt(self.shape.width)
         x = F.dropout(x, self.shape.dropout, self.training)
@@ -551,7 +569,3 @@ def _kept(state: StreamState, past: int, num_past: Tensor) -> StreamState:
         convolution=state.convolution.contiguous(),
         num_past=num_past,
     )
-
-
-def _num_frames(num_mel: Tensor) -> Tensor:
-    return (num_mel + SUBSAMPLING - 1) // SUBSAMPLING

@@ -13,7 +13,7 @@ from sprachbund.decoding.languages import IdentifiedLanguage, identify
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
-from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamState, Tier
+from sprachbund.nn.streaming_conformer import LEAD, SUBSAMPLING, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions
@@ -22,6 +22,9 @@ from sprachbund.streaming.writing import PendingStretch, news
 
 _LAG_S = (WINDOW // 2) / SAMPLE_RATE
 """A mel frame looks so far ahead: with that much more than a chunk, its frames are surely there."""
+
+LEAD_S = LEAD * HOP / SAMPLE_RATE - _LAG_S
+"""The first chunk of a stretch needs so much less sound than the others."""
 
 _KEPT = 2 * SAMPLE_RATE
 """Samples that were read are dropped when there are so many."""
@@ -87,7 +90,7 @@ class FrameWriter:
             stretch.stream = FrameStream(
                 mel=LogMelStream(self.encoder.shape.num_mel_bins, self._front_end),
                 fed=round(stretch.span.start_s * SAMPLE_RATE),
-                waiting=torch.zeros(0, self.encoder.shape.num_mel_bins),
+                waiting=torch.zeros(LEAD, self.encoder.shape.num_mel_bins),
                 encoder=self.encoder.start(1, self.tier(job.options)),
                 writers=start_by_frames(self.family, asked),
                 tokens={target: [] for target in job.session.targets},
@@ -112,7 +115,7 @@ class FrameWriter:
     def _is_ready(self, job: PendingStretch) -> bool:
         stream = self._stream(job)
         whole = len(stream.waiting) >= self.tier(job.options).chunk * SUBSAMPLING
-        return whole or (stream.ended and len(stream.waiting) > 0)
+        return whole or (stream.ended and len(stream.waiting) >= SUBSAMPLING)
 
     def _pass(self, jobs: Sequence[PendingStretch]) -> None:
         """One chunk of every stretch, all of one tier."""

@@ -34,7 +34,7 @@ from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.words import align, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
-from sprachbund.streaming.by_frames import FrameWriter
+from sprachbund.streaming.by_frames import LEAD_S, FrameWriter
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.streaming.session import LiveSession, live_spans
@@ -192,7 +192,9 @@ class LiveEngine:
         options = self._settled(options or LiveOptions(), request)
         window_s = None if options.policy == "frames" else self.model.max_window_s
         spans = live_spans(self.decoding.spans, window_s)
-        return LiveSession(request, options, spans, tracker, self._activity)
+        session = LiveSession(request, options, spans, tracker, self._activity)
+        session.lead_s = LEAD_S if options.policy == "frames" else 0.0
+        return session
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""

@@ -156,6 +156,7 @@ class LiveSession:
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
         written: targets with text.
+        lead_s: the first attempt at a stretch needs so much less sound than further ones.
         error: why the session has ended early, if it has.
     """
 
@@ -171,6 +172,7 @@ class LiveSession:
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
         self.written: set[str] = set()
+        self.lead_s = 0.0
         self._stream = SpanStream(spans, activity=activity)
         self._waiting: deque[Stretch] = deque()
         self._open: Stretch | None = None
@@ -310,7 +312,7 @@ class LiveSession:
             span=span,
             samples=samples,
             lines=lines,
-            attempted_s=span.start_s,
+            attempted_s=span.start_s - self.lead_s,
         )
 
     def _close(self, span: Span, samples: Samples) -> None:

@@ -84,9 +84,9 @@ def _flat(recipe: BaseModel) -> dict[str, Any]:
 # The state to resume from.
 
 RESUME_FILE = "resume.pt"
-SHARES_FILE = "resume.json"
-"""Says which folder of `SHARES` is whole."""
-SHARES = "resume"
+SHARDS_FILE = "resume.json"
+"""Says which folder of `SHARDS` is whole."""
+SHARDS = "resume"
 
 
 def frozen_names(model: nn.Module) -> set[str]:
@@ -151,7 +151,7 @@ def load_resume(directory: Path) -> dict[str, Any] | None:
 
 
 class ResumeFiles:
-    """The state of a run in its folder: one file, or a folder that every process writes its share of the weights into.
+    """The state of a run in its folder: one file, or a folder that every process writes its shard of the weights into.
 
     The old state stays until the new one is whole on disk. Either form is read by any number of processes.
 
@@ -160,7 +160,7 @@ class ResumeFiles:
         model: as this process holds it.
         optimizers: of the model.
         moved: names in its `state_dict` of all that a step may change.
-        is_sharded: whether processes hold shares of the weights; the folder is then written while training goes on.
+        is_sharded: whether processes hold shards of the weights; the folder is then written while training goes on.
     """
 
     def __init__(
@@ -187,16 +187,16 @@ class ResumeFiles:
         if not self._is_sharded:
             if is_first_rank():
                 save_resume(self._directory, {**state, **self._tensors(average)})
-                self._remove_shares(None)
+                self._remove_shards(None)
             return
         self.finish()
         name = f"{state['step']:08d}"
-        folder = self._directory / SHARES / name
+        folder = self._directory / SHARDS / name
         if is_first_rank():
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed while it wrote
         wait_for_all_ranks()
         writing = state_dict_saver.async_save(
-            self._shares(average), checkpoint_id=folder, process_group=self._group, no_dist=False
+            self._shards(average), checkpoint_id=folder, process_group=self._group, no_dist=False
         )
         self._under_way = writing, {"folder": name, **state}
 
@@ -209,8 +209,8 @@ class ResumeFiles:
         writing.result()
         wait_for_all_ranks()
         if is_first_rank():
-            write_text(self._directory / SHARES_FILE, json.dumps(state, indent=1) + "\n")
-            self._remove_shares(state["folder"])
+            write_text(self._directory / SHARDS_FILE, json.dumps(state, indent=1) + "\n")
+            self._remove_shards(state["folder"])
             (self._directory / RESUME_FILE).unlink(missing_ok=True)
 
     def load(self, average: MovingAverage | None) -> dict[str, Any] | None:
@@ -222,15 +222,15 @@ class ResumeFiles:
         Raises:
             SprachbundError: when it cannot be read, or is of another model.
         """
-        path = self._directory / SHARES_FILE
+        path = self._directory / SHARDS_FILE
         if (self._directory / RESUME_FILE).exists() or not path.exists():
             return self._load_file(average)
-        state = read_object(path, advice=f"delete it and {self._directory / SHARES} to start anew")
-        shares = self._shares(average)
+        state = read_object(path, advice=f"delete it and {self._directory / SHARDS} to start anew")
+        shards = self._shards(average)
         try:
             state_dict_loader.load(
-                shares,
-                checkpoint_id=self._directory / SHARES / str(state.get("folder")),
+                shards,
+                checkpoint_id=self._directory / SHARDS / str(state.get("folder")),
                 process_group=self._group,
                 no_dist=not distributed.is_initialized(),
             )
@@ -238,7 +238,7 @@ class ResumeFiles:
             Exception
         ) as error:  # CheckpointException is no Exception of torch's own, and readers raise others
             raise self._unreadable(path, error) from error
-        set_optimizer_state_dict(self._model, self._optimizers, shares["optimizers"])
+        set_optimizer_state_dict(self._model, self._optimizers, shards["optimizers"])
         return state
 
     def _tensors(self, average: MovingAverage | None) -> dict[str, Any]:
@@ -249,16 +249,16 @@ class ResumeFiles:
         }
         return tensors if average is None else {**tensors, "average": average.averages}
 
-    def _shares(self, average: MovingAverage | None) -> dict[str, Any]:
+    def _shards(self, average: MovingAverage | None) -> dict[str, Any]:
         """What `torch.distributed.checkpoint` writes, and reads into: the tensors of this process themselves."""
         own = self._model.state_dict()
-        shares: dict[str, Any] = {
+        shards: dict[str, Any] = {
             "model": {name: own[name] for name in self._moved},
             "optimizers": get_optimizer_state_dict(self._model, self._optimizers),
         }
         if average is not None:
-            shares["average"] = {str(number): one for number, one in enumerate(average.averages)}
-        return shares
+            shards["average"] = {str(number): one for number, one in enumerate(average.averages)}
+        return shards
 
     def _load_file(self, average: MovingAverage | None) -> dict[str, Any] | None:
         if (state := load_resume(self._directory)) is None:
@@ -278,7 +278,9 @@ class ResumeFiles:
                             values[key] = _like(value, parameters[number])
                 optimizer.load_state_dict(moments)
             kept_average = state.pop("average", None)
-            if average is not None and kept_average is not None:
+            if average is not None and kept_average is None:
+                average.begin()  # the run had none before
+            elif average is not None:
                 for one, value in zip(average.averages, kept_average, strict=True):
                     one.copy_(_like(value, one))
         except (KeyError, ValueError, RuntimeError) as error:
@@ -289,10 +291,10 @@ class ResumeFiles:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         return SprachbundError(f"cannot resume from {path} ({reason}); delete it to start anew")
 
-    def _remove_shares(self, but: str | None) -> None:
-        folder = self._directory / SHARES
+    def _remove_shards(self, but: str | None) -> None:
+        folder = self._directory / SHARDS
         if but is None:
-            (self._directory / SHARES_FILE).unlink(missing_ok=True)
+            (self._directory / SHARDS_FILE).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             return
         for path in folder.iterdir():
@@ -301,7 +303,7 @@ class ResumeFiles:
 
 
 def _like(value: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor as another one is held: on its device, and this process's share of it."""
+    """A whole tensor as another one is held: on its device, and this process's shard of it."""
     if not isinstance(own, DTensor):
         return value.to(own.device)
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
@@ -376,7 +378,7 @@ class BestCheckpoints:
 # afterwards.
 
 LOG_FILE = "log.txt"
-_OF_A_RUN = (RESUME_FILE, SHARES_FILE, SHARES, "best", "tensorboard")
+_OF_A_RUN = (RESUME_FILE, SHARDS_FILE, SHARDS, "best", "tensorboard")
 """What only a run that goes on needs."""
 
 

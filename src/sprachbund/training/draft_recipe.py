@@ -16,8 +16,15 @@ from sprachbund.decoding.drafts.token_map import ORDERS, TokenMap, TokenMapDraft
 from sprachbund.errors import SprachbundError
 from sprachbund.models.drafts import DRAFT_FILE
 from sprachbund.models.io import load, locate
+from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
-from sprachbund.training.draft import DraftOptions, measure_acceptance, train_draft
+from sprachbund.training.draft import (
+    DraftOptions,
+    DraftTraining,
+    make_network,
+    measure_acceptance,
+    train_draft,
+)
 from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.translator import (
     NO_MASKS,
@@ -84,6 +91,7 @@ def run(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
+    check: Check | None = None,
 ) -> Any:
     """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
 
@@ -94,9 +102,13 @@ def run(
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
         accept_changes: go on with a run whose recipe was another one.
+        check: is called with network, data and options in place of training, and nothing is returned.
+
+    Raises:
+        SprachbundError: what is asked for does not fit the model, or a token map, which is not trained, is checked.
     """
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes, check)
 
 
 def _run(
@@ -106,12 +118,18 @@ def _run(
     stop_after: int | None,
     on_step: Callable[[int, int], None],
     accept_changes: bool,
+    check: Check | None,
 ) -> Any:
     claim_folder(directory, recipe, accept_changes=accept_changes)
     source = locate(str(recipe.model))
     prepared = _prepared_model(recipe, source, directory)
     corpus = _corpus(recipe, recipe.train, prepared, recipe.examples.model_dump())
     dev = _corpus(recipe, recipe.dev, prepared, {**recipe.examples.model_dump(), **NO_MASKS})
+    if check is not None:
+        if recipe.training is None:
+            raise SprachbundError("a token map is counted, not trained, so there is no memory to check")
+        network = make_network(prepared.model, recipe.network)
+        return check(DraftTraining(prepared.model, network, recipe.network), corpus, recipe.training)
     if recipe.draft == "token-map":
         draft: Any = _token_map(recipe, prepared, corpus, dev, report)
     else:

@@ -513,7 +513,14 @@ class _Run:
         on_step(self.step, until)
         while self.step < until and not self.out_of_patience:
             for parts in self._batches():
-                self._train_step(parts)
+                try:
+                    self._train_step(parts)
+                except torch.OutOfMemoryError as error:
+                    raise SprachbundError(
+                        f"the memory of {self.parallel.device} is full at step {self.step + 1}; set "
+                        f"training.accumulate = {2 * self.options.accumulate}, or training.recompute = true; "
+                        "`train --check` says what fits"
+                    ) from error
                 on_step(self.step, until)
                 self._housekeeping(until)
                 if self.step == until or self.out_of_patience:
@@ -638,7 +645,7 @@ class _Run:
         self.evaluations.add(Evaluation(step=self.step, epoch=epoch, value=value))
         metric = self.options.metric_for_best_model
         if kept := self.best.accepts(value):
-            # Every process has to hand its share of each tensor over; the first one holds them all.
+            # Every process has to hand its shard of each tensor over; the first one holds them all.
             whole = {
                 name: value.detach().cpu() if is_first_rank() else value.new_empty(0)
                 for name, value in self.parallel.whole(self.moved)

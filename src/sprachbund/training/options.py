@@ -53,7 +53,7 @@ class TrainingOptions(Strict):
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
             memory, about a third more time.
         compile: compile each layer with torch.compile; the first steps take minutes.
-        shard: share weights, gradients and moments out over the processes (FSDP2, arXiv 2304.11277); checkpoints are
+        shard: divide weights, gradients and moments among the processes (FSDP2, arXiv 2304.11277); checkpoints are
             written by all of them, while the training goes on.
         batch_s: padded seconds of speech in a batch, over all processes.
         accumulate: parts that a process makes of its share of a batch, one after the other, so that activations of one
@@ -177,6 +177,24 @@ class RunOptions:
         check(self)
         if self.device is not None:
             check_device_name(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """The cluster that a recipe is checked for.
+
+    Attributes:
+        check: print what memory the run needs on each GPU, and which strategy fits; train nothing.
+        gpus: GPUs of all machines together.
+        gpu_memory_gib: memory of each GPU.
+    """
+
+    check: Annotated[bool, Option("--check")] = False
+    gpus: Annotated[int, Range(1), Option("--gpus", metavar="N")] = 1
+    gpu_memory_gib: Annotated[float, Range(0.001), Option("--gpu-memory", metavar="GIB")] = 80.0
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 # Recipes: a TOML file with overrides (`--set a.b=c`), checked whole before any work.

@@ -1,6 +1,6 @@
-"""How the processes of a run hold the model: each a copy of it (DDP), or each a share of every tensor (FSDP2).
+"""How the processes of a run hold the model: each a copy of it (DDP), or each a shard of every tensor (FSDP2).
 
-With copies, every process holds all weights, gradients and moments, and gradients are exchanged. With shares
+With copies, every process holds all weights, gradients and moments, and gradients are exchanged. With shards
 (`training.shard`, arXiv 2304.11277), a process holds 1 / world size of them, and fetches the whole weights of a layer
 when it computes. Both give the gradient of one process on the whole batch.
 """
@@ -63,11 +63,11 @@ class Parallel:
         device: of this process.
         rank: of this process.
         count: of processes.
-        is_sharded: whether this process holds a share of the weights only.
+        is_sharded: whether this process holds a shard of the weights only.
         loss_of: the loss, without exchange of gradients.
 
     Raises:
-        SprachbundError: a model whose weights cannot be shared out.
+        SprachbundError: a model whose weights cannot be sharded.
     """
 
     def __init__(self, loss_of: LossOf, options: TrainingOptions) -> None:
@@ -80,12 +80,12 @@ class Parallel:
                 "one by one: leave training.shard out; training.frozen_bf16 and training.recompute save memory, too"
             )
         self._has_unused = _has_unused_parameters(loss_of.model)
-        self.loss_of = _sharded(loss_of, options) if self.is_sharded else loss_of.to(self.device)
+        self.loss_of = _sharded(loss_of) if self.is_sharded else loss_of.to(self.device)
         self._call: Any = self.loss_of
 
     @property
     def model(self) -> Any:
-        """The model that is trained: a twin of the plain one where its weights are shared out."""
+        """The model that is trained: a twin of the plain one where its weights are sharded."""
         return self.loss_of.model
 
     def connect(self) -> None:
@@ -96,6 +96,7 @@ class Parallel:
                 self.loss_of,
                 device_ids=[self.device] if on_gpu else None,
                 find_unused_parameters=self._has_unused,
+                gradient_as_bucket_view=True,  # or every gradient would be held twice
             )
 
     def loss(self, batch: Batch, *, exchange: bool) -> tuple[Loss, AbstractContextManager[None]]:
@@ -151,7 +152,7 @@ class Parallel:
 
 
 def whole_tensor(value: Tensor) -> Tensor:
-    """All of a tensor of which this process may hold a share."""
+    """All of a tensor of which this process may hold a shard."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
@@ -174,27 +175,26 @@ def _has_unused_parameters(model: Any) -> bool:
     return partly or is_split(model) or has_experts(model)
 
 
-def _sharded(loss_of: LossOf, options: TrainingOptions) -> LossOf:
-    """A twin of the module, whose weights are shared out, layer by layer; the plain module keeps none.
+def _sharded(loss_of: LossOf) -> LossOf:
+    """A twin of the module, whose weights are sharded, layer by layer; the plain module keeps none.
 
     `fully_shard` cannot be undone, and others hold on to the plain module. The weights are moved to the device a layer
     at a time, so that a device never holds all of them.
     """
     own: list[Tensor] = [*loss_of.parameters(), *loss_of.buffers()]
     twin = copy.deepcopy(loss_of, {id(tensor): tensor for tensor in own})
-    in_bf16 = options.precision == "bf16"
     twin.uses_all = _has_unused_parameters(twin.model)
-    # Layers travel in 16 bits, as autocast computes in them; gradients are summed up in 32.
-    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+    # Autocast chooses the precision of each operation, as with copies of the weights. Norms want theirs in 32 bits, so
+    # what is trained travels in 32, too; weights that `in_16_bits` has rounded travel in 16.
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     for layer in layers_of(twin.model):
         for name, module in layer.named_modules():
             if name.endswith(("cross_attention.key", "cross_attention.value")):
-                fully_shard(module, mp_policy=half if in_bf16 else whole)  # which run before the layer does
+                fully_shard(module, mp_policy=policy)  # which run before the layer does
         if twin.uses_all:
             layer.register_forward_hook(_use_all_weights)
-        fully_shard(layer, mp_policy=half if in_bf16 else whole)
-    fully_shard(twin, mp_policy=whole)
+        fully_shard(layer, mp_policy=policy)
+    fully_shard(twin, mp_policy=policy)
     for parameter in loss_of.parameters():
         parameter.data = parameter.new_empty(0)
     return twin
@@ -247,7 +247,12 @@ class MovingAverage:
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self._parameters, self._decay = list(parameters), decay
-        self.averages = [p.detach().clone() for p in parameters]
+        self.averages: list[Tensor] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the weights as they are."""
+        self.averages = [p.detach().clone() for p in self._parameters]
 
     @torch.no_grad()
     def update(self) -> None:

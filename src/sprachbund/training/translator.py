@@ -39,6 +39,7 @@ from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
@@ -571,6 +572,7 @@ def run(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
+    check: Check | None = None,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -582,9 +584,12 @@ def run(
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
         accept_changes: go on with a run whose recipe was another one.
+        check: is called with model, data and options in place of training, and nothing is returned.
     """
     with joined_processes():
-        return _run(recipe, directory, score, on_first_rank(report), stop_after, on_step, accept_changes)
+        return _run(
+            recipe, directory, score, on_first_rank(report), stop_after, on_step, accept_changes, check
+        )
 
 
 def _run(
@@ -595,6 +600,7 @@ def _run(
     stop_after: int | None,
     on_step: Callable[[int, int], None],
     accept_changes: bool,
+    check: Check | None,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     claim_folder(directory, recipe, accept_changes=accept_changes)
@@ -623,6 +629,8 @@ def _run(
     )
     check_corpus(corpus, recipe.training.max_duration_s, report)
     _report_texts(prepared, corpus, report)
+    if check is not None:
+        return check(model, corpus, recipe.training)
     train(
         model,
         corpus,

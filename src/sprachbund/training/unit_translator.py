@@ -18,6 +18,7 @@ from sprachbund.models.tokens.directory import Units
 from sprachbund.models.tokens.mbart import TokenMbart
 from sprachbund.models.tokens.reader import make
 from sprachbund.models.weights import Bits
+from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.loop import train
 from sprachbund.training.options import Strict, TrainingOptions
@@ -117,6 +118,7 @@ def run(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
+    check: Check | None = None,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -127,6 +129,7 @@ def run(
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
         accept_changes: go on with a run whose recipe was another one.
+        check: is called with model, data and options in place of training, and nothing is returned.
 
     Raises:
         SprachbundError: units of another k-means or sampling rate, utterances without units, parallel text of unequal
@@ -138,7 +141,7 @@ def run(
         other = "start" if recipe.start is not None else "[model]"
         raise SprachbundError(f"shape and weights are those of mbart ({recipe.mbart}); leave out {other}")
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes, check)
 
 
 def _run(
@@ -148,12 +151,15 @@ def _run(
     stop_after: int | None,
     on_step: Callable[[int, int], None],
     accept_changes: bool,
+    check: Check | None,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     claim_folder(directory, recipe, accept_changes=accept_changes)
     with first_rank_first():  # which makes the units of an mBART
         units, model = _made(recipe, directory, report)
     corpus, dev, training = _supplies(recipe, units, model, report)
+    if check is not None:
+        return check(model, corpus, training)
     train(model, corpus, training, directory, dev=dev, report=report, stop_after=stop_after, on_step=on_step)
     if is_first_rank():
         save(model, directory / "model", bits=recipe.bits, card=_card(recipe, corpus, training))

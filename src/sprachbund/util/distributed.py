@@ -26,6 +26,7 @@ from sprachbund.errors import SprachbundError
 _T = TypeVar("_T")
 TIME_LIMIT = timedelta(minutes=30)
 """Longest wait for the others in one exchange: one process alone may write a large checkpoint meanwhile."""
+_TAKEN = "SPRACHBUND_DEVICE"
 _FAILURE = "sprachbund/failure"
 _PULSE = "sprachbund/pulse"
 _WAIT = "sprachbund/wait"
@@ -36,7 +37,6 @@ _SILENT_S = 600.0
 _GRACE_S = 10.0
 """So long a process has to end by its own error, once another has failed."""
 _store: Store | None = None  # of the group that was started here; holds the first failure
-_taken: torch.device | None = None
 _num_waits = 0
 _num_blocks = 0
 
@@ -69,13 +69,14 @@ def own_device() -> torch.device:
 
     Errors as of `local_device`.
     """
-    return _taken or local_device(os.environ, torch.cuda.device_count())
+    if _TAKEN in os.environ:
+        return torch.device(os.environ[_TAKEN])
+    return local_device(os.environ, torch.cuda.device_count())
 
 
 def take_device(device: torch.device) -> None:
-    """Train on a device that was asked for; of several processes, each keeps its own."""
-    global _taken
-    _taken = device
+    """Train on a device that was asked for, in this process and in those that it starts."""
+    os.environ[_TAKEN] = str(device)
 
 
 def local_device(environment: Mapping[str, str], num_gpus: int) -> torch.device:

@@ -1,0 +1,377 @@
+"""Corpora in the forms of other toolkits, as one's own recordings: Common Voice, Kaldi, lhotse, Hugging Face datasets.
+
+Each reader gives utterances and faults with file and line; `sprachbund.data.own` decides what becomes of them.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sprachbund.data.audio_tables import audio_column, batches_of, schema_of
+from sprachbund.data.own import Fault, OwnData, OwnRecording, check_tag, clean_text
+from sprachbund.errors import SprachbundError
+
+
+class _Collected:
+    """Utterances with different ids, and faults."""
+
+    def __init__(self) -> None:
+        self._recordings: dict[str, OwnRecording] = {}
+        self.faults: list[Fault] = []
+
+    def read(self, where: str, reader: Callable[[], OwnRecording]) -> None:
+        """Take what a reader gives, or its fault."""
+        try:
+            recording = reader()
+            if (other := self._recordings.get(recording.utterance_id)) is not None:
+                raise SprachbundError(f"the utterance {recording.utterance_id!r} is in {other.where} already")
+            self._recordings[recording.utterance_id] = recording
+        except SprachbundError as error:
+            self.faults.append(Fault(where=where, reason=str(error)))
+
+    def data(self, source: Path) -> OwnData:
+        """What was read. Raises SprachbundError where there was nothing at all."""
+        if not self._recordings and not self.faults:
+            raise SprachbundError(f"{source} holds no utterances; check the path")
+        return OwnData(recordings=list(self._recordings.values()), faults=self.faults)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text with their numbers, empty ones left out; also of one that gzip has packed.
+
+    Raises:
+        SprachbundError: no such file, damaged, or not UTF-8.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, EOFError) as error:
+        raise SprachbundError(f"{path} cannot be read ({error}); check the path") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r")
+
+
+def _spoken(tag: Any, language: str | None) -> str:
+    """The language of a line: its own, or the one that was given for all."""
+    if not tag and not language:
+        raise SprachbundError("no language is stated; give one for all with --language")
+    return check_tag(str(tag or language), "the language")
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str) or not (cleaned := clean_text(text)):
+        raise SprachbundError("there is no text; fill it in")
+    return cleaned
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise SprachbundError(f"there is no audio file {path}; check the path")
+    return path
+
+
+# Common Voice: a table of a split, and `clips` beside it.
+
+_CLIPS = "clips"
+
+
+def read_common_voice(table: Path, language: str | None = None) -> OwnData:
+    """The clips of a table of Common Voice, such as `de/validated.tsv`; speakers are the client ids.
+
+    Args:
+        table: with the columns path and sentence, and at will client_id and locale; the clips lie in `clips` beside it.
+        language: BCP-47 tag of the speech, where the table has no locale.
+
+    Raises:
+        SprachbundError: no such table, or one without these columns.
+    """
+    lines = _lines(table)
+    _, head = next(lines, (1, ""))
+    names = head.split("\t")
+    if missing := [name for name in ("path", "sentence") if name not in names]:
+        raise SprachbundError(
+            f"{table}:1: no column {missing[0]!r}; name a table of Common Voice, such as validated.tsv"
+        )
+    collected = _Collected()
+    for number, line in lines:
+        where = f"{table}:{number}"
+        collected.read(where, lambda where=where, line=line: _clip(table, where, names, line, language))  # type: ignore[misc]
+    return collected.data(table)
+
+
+def _clip(table: Path, where: str, names: list[str], line: str, language: str | None) -> OwnRecording:
+    fields = line.split("\t")
+    if len(fields) != len(names):
+        raise SprachbundError(f"has {len(fields)} fields where the header has {len(names)}; mend the tabs")
+    values = dict(zip(names, fields, strict=True))
+    name = values["path"] if Path(values["path"]).suffix else f"{values['path']}.mp3"
+    return OwnRecording(
+        where=where,
+        utterance_id=Path(name).stem,
+        path=_there(table.parent / _CLIPS / name),
+        language=_spoken(values.get("locale"), language),
+        text=_text(values["sentence"]),
+        speaker=values.get("client_id", ""),
+    )
+
+
+# Kaldi: a folder with wav.scp and text, and at will segments, utt2spk, utt2lang and text.TAG.
+
+
+def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
+    """The utterances of a Kaldi data folder.
+
+    Args:
+        directory: with `wav.scp` and `text`; at will `segments`, `utt2spk`, `utt2lang`, and translations in `text.de` …
+        language: BCP-47 tag of the speech, where there is no `utt2lang`.
+
+    Raises:
+        SprachbundError: a file is missing, or a line of it cannot be read.
+    """
+    for name in ("wav.scp", "text"):
+        if not (directory / name).is_file():
+            raise SprachbundError(f"{directory} has no {name}; name a data folder of Kaldi")
+    recordings = {key: value for _, key, value in _table(directory / "wav.scp")}
+    sections = {}
+    if (directory / "segments").is_file():
+        sections = {key: (number, value) for number, key, value in _table(directory / "segments")}
+    optional = {name: _optional(directory / name) for name in ("utt2spk", "utt2lang")}
+    translations = {
+        check_tag(path.name.removeprefix("text."), str(path)): _optional(path)
+        for path in sorted(directory.glob("text.*"))
+    }
+    collected = _Collected()
+
+    def read(where: str, key: str, text: str) -> OwnRecording:
+        recording, start_s, end_s = key, 0.0, None
+        if sections:
+            if key not in sections:
+                raise SprachbundError(f"{key!r} is not in {directory / 'segments'}; add its times")
+            number, value = sections[key]
+            recording, start_s, end_s = _section(f"{directory / 'segments'}:{number}", value)
+        if recording not in recordings:
+            raise SprachbundError(f"{recording!r} is not in {directory / 'wav.scp'}; add its recording")
+        source = recordings[recording].strip()
+        if source.endswith("|"):
+            raise SprachbundError(
+                f"{recording!r} is the output of a command in wav.scp; run it, and name its file"
+            )
+        path = Path(source)
+        return OwnRecording(
+            where=where,
+            utterance_id=key,
+            path=_there(path if path.is_absolute() or path.is_file() else directory / path),
+            language=_spoken(optional["utt2lang"].get(key), language),
+            text=_text(text),
+            speaker=optional["utt2spk"].get(key, ""),
+            translations={
+                tag: clean_text(texts[key]) for tag, texts in translations.items() if texts.get(key)
+            },
+            start_s=start_s,
+            duration_s=None if end_s is None else end_s - start_s,
+        )
+
+    for number, key, text in _table(directory / "text"):
+        where = f"{directory / 'text'}:{number}"
+        collected.read(where, lambda where=where, key=key, text=text: read(where, key, text))  # type: ignore[misc]
+    return collected.data(directory)
+
+
+def _table(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Number, key and rest of each line."""
+    for number, line in _lines(path):
+        key, _, rest = line.strip().replace("\t", " ").partition(" ")
+        yield number, key, rest.strip()
+
+
+def _optional(path: Path) -> Mapping[str, str]:
+    return {key: value for _, key, value in _table(path)} if path.is_file() else {}
+
+
+def _section(where: str, value: str) -> tuple[str, float, float | None]:
+    """Recording, begin and end in seconds of a line of `segments`; an end of -1 is that of the recording."""
+    fields = value.split()
+    try:
+        recording, start, end = fields[:3]
+        start_s, end_s = float(start), float(end)
+    except ValueError:
+        raise SprachbundError(f"{where}: {value!r} is not recording, begin and end; mend the line") from None
+    if start_s < 0 or (end_s != -1 and not start_s < end_s < float("inf")):
+        raise SprachbundError(f"{where}: {start} to {end} is no stretch of time; mend the line")
+    return recording, start_s, None if end_s == -1 else end_s
+
+
+# lhotse: a CutSet as JSON lines.
+
+
+def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
+    """The supervisions of a lhotse CutSet, each an utterance.
+
+    Args:
+        cuts: `.jsonl` or `.jsonl.gz`, of MonoCuts with recordings in files; paths as they stand, or relative to it.
+        language: BCP-47 tag of the speech, where a supervision states none.
+
+    Raises:
+        SprachbundError: no such file.
+    """
+    collected = _Collected()
+    for number, line in _lines(cuts):
+        where = f"{cuts}:{number}"
+        try:
+            cut = json.loads(line)
+            if not isinstance(cut, dict) or cut.get("type", "MonoCut") != "MonoCut":
+                raise SprachbundError("is no MonoCut; mixed and padded cuts have to be saved as sound first")
+            supervisions = cut.get("supervisions") or []
+            if not supervisions:
+                raise SprachbundError("has no supervision, and so no text; add one")
+        except SprachbundError as error:
+            collected.faults.append(Fault(where=where, reason=str(error)))
+            continue
+        except (ValueError, RecursionError) as error:
+            collected.faults.append(Fault(where=where, reason=f"not JSON ({error}); mend the line"))
+            continue
+        for part, supervision in enumerate(supervisions):
+            suffix = f"-{part}" if len(supervisions) > 1 else ""
+            collected.read(
+                where,
+                lambda where=where, cut=cut, said=supervision, suffix=suffix: _supervision(  # type: ignore[misc]
+                    cuts, where, cut, said, suffix, language
+                ),
+            )
+    return collected.data(cuts)
+
+
+def _supervision(
+    cuts: Path, where: str, cut: dict[str, Any], said: dict[str, Any], suffix: str, language: str | None
+) -> OwnRecording:
+    try:
+        source = cut["recording"]["sources"][0]
+        if source["type"] != "file":
+            raise SprachbundError(f"its sound is of the type {source['type']!r}; save recordings as files")
+        path = Path(source["source"])
+        start_s = float(cut["start"]) + (float(said.get("start", 0.0)) if suffix else 0.0)
+        duration_s = float(said["duration"] if suffix else cut["duration"])
+        custom = said.get("custom") or {}
+        translations = custom.get("translations") or {}
+        return OwnRecording(
+            where=where,
+            utterance_id=f"{cut['id']}{suffix}",
+            path=_there(path if path.is_absolute() or path.is_file() else cuts.parent / path),
+            language=_spoken(said.get("language"), language),
+            text=_text(said.get("text")),
+            speaker=str(said.get("speaker") or ""),
+            translations={check_tag(tag, "a translation"): _text(text) for tag, text in translations.items()},
+            start_s=start_s,
+            duration_s=duration_s,
+            channel=int(cut["channel"]) if len(source.get("channels", [0])) > 1 else None,
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise SprachbundError(
+            f"lacks what a cut has, or has it in another form ({error!r}); write it with lhotse"
+        ) from error
+
+
+# Hugging Face datasets: tables of parquet or arrow whose audio column holds the sound, or its path.
+
+_TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_transcription")
+_LANGUAGES = ("language", "locale", "lang")
+_SPEAKERS = ("speaker_id", "speaker", "client_id")
+_IDS = ("utterance_id", "id")
+
+
+def read_hugging_face(
+    source: Path,
+    language: str | None = None,
+    *,
+    text: str | None = None,
+    translations: Mapping[str, str] | None = None,
+) -> OwnData:
+    """The rows of a dataset with an audio column.
+
+    Args:
+        source: a table of parquet or arrow, or a folder of them, as `datasets` saves and the hub holds them.
+        language: BCP-47 tag of the speech, where no column says it.
+        text: name of the column of transcripts; the first of the usual names if None.
+        translations: language to the column of its texts.
+
+    Raises:
+        SprachbundError: there is no such table, it has no audio or no text, or pyarrow is not installed.
+    """
+    files = sorted([*source.rglob("*.parquet"), *source.rglob("*.arrow")]) if source.is_dir() else [source]
+    if not files:
+        raise SprachbundError(f"{source} holds no tables of parquet or arrow; check the path")
+    collected = _Collected()
+    for file in files:
+        columns = _Columns(file, text, translations or {})
+        for number, row in enumerate(columns.rows()):
+            where = f"{file}, row {number + 1}"
+            collected.read(
+                where,
+                lambda where=where, number=number, row=row, columns=columns: columns.read(  # type: ignore[misc]
+                    where, number, row, language
+                ),
+            )
+    return collected.data(source)
+
+
+class _Columns:
+    """What the columns of a table are."""
+
+    def __init__(self, path: Path, text: str | None, translations: Mapping[str, str]) -> None:
+        self.path = path
+        schema = schema_of(path)
+        names = list(schema.names)
+        self._translations = {check_tag(tag, "a translation"): column for tag, column in translations.items()}
+        wanted = [*([text] if text else []), *self._translations.values()]
+        if missing := [column for column in wanted if column not in names]:
+            raise SprachbundError(f"{path} has no column {missing[0]!r}; it has {', '.join(names)}")
+        self.audio = audio_column(path, schema)
+        found = text or _first(_TEXTS, names)
+        if found is None:
+            raise SprachbundError(
+                f"{path} has no column of texts; name one of {', '.join(names)} with --text-column"
+            )
+        self._text: str = found
+        self._named = {kind: _first(known, names) for kind, known in _KINDS.items()}
+        self._wanted = [self._text, *self._translations.values(), *filter(None, self._named.values())]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows without the sound, but with its path."""
+        for batch in batches_of(self.path, [self.audio, *dict.fromkeys(self._wanted)]):
+            paths = batch.column(self.audio).field("path") if _has(batch, self.audio, "path") else None
+            values = batch.drop_columns([self.audio]).to_pylist()
+            for number, row in enumerate(values):
+                yield {**row, "": paths[number].as_py() if paths is not None else None}
+
+    def read(self, where: str, number: int, row: dict[str, Any], language: str | None) -> OwnRecording:
+        """One utterance."""
+        own = {kind: row[column] if column else None for kind, column in self._named.items()}
+        name = f"{self.path.stem}-{number:06d}" if own["id"] is None else str(own["id"])
+        return OwnRecording(
+            where=where,
+            utterance_id=name,
+            path=self.path,
+            language=_spoken(own["language"], language),
+            text=_text(row[self._text]),
+            speaker="" if own["speaker"] is None else str(own["speaker"]),
+            translations={
+                tag: _text(row[column]) for tag, column in self._translations.items() if row[column]
+            },
+            row=number,
+        )
+
+
+_KINDS = {"language": _LANGUAGES, "speaker": _SPEAKERS, "id": _IDS}
+
+
+def _first(known: tuple[str, ...], names: list[str]) -> str | None:
+    return next((name for name in known if name in names), None)
+
+
+def _has(batch: Any, column: str, part: str) -> bool:
+    return any(field.name == part for field in batch.schema.field(column).type)

@@ -1,0 +1,342 @@
+"""`train --check`: how much memory each GPU of a cluster would need for a run, and which strategy fits.
+
+A probe makes the forward and backward pass of two and of five utterances of the largest batch, on this machine, and
+counts the bytes that are alive. What they take grows linearly with the utterances, so the rest is arithmetic.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from sprachbund.data.batching import BatchingOptions
+from sprachbund.data.loading import TrainingDataset
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import PartlyTrained
+from sprachbund.training.lora import freeze_others, make_optimizers
+from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
+from sprachbund.training.options import TrainingOptions
+from sprachbund.training.parallel import LossOf, in_16_bits
+
+Check = Callable[[Any, TrainingDataset, TrainingOptions], None]
+"""What a recipe does with a model, its data and its options in place of training."""
+_FP32 = 4
+_PROBED = (2, 5)
+"""Utterances of the probes: with one alone, casts of the weights may be all that counts."""
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that are made and are still alive, without the gradients of weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        held = (*model.parameters(), *model.buffers())
+        self._known = {tensor.untyped_storage()._cdata for tensor in held}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return made
+
+    def leave_out(self, parameter: Tensor) -> None:
+        """Count the gradient of a weight no longer: it stays until the step."""
+        assert parameter.grad is not None
+        self.now -= parameter.grad.untyped_storage().nbytes()
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        number, size = storage._cdata, storage.nbytes()
+        if number in self._known:
+            return
+        self._known.add(number)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, number, size)
+
+    def _forget(self, number: int, size: int) -> None:
+        self._known.discard(number)
+        self.now -= size
+
+
+def peak_of_activations(model: nn.Module, loss: Callable[[], Any]) -> int:
+    """Most bytes that are alive at a time in a forward and backward pass, without weights and their gradients.
+
+    Args:
+        model: in the mode that it is trained in; its buffers and gradients come out as they were.
+        loss: makes the loss.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    alive = _Alive(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with ExitStack() as stack:
+        for parameter in trained:
+            stack.callback(parameter.register_post_accumulate_grad_hook(alive.leave_out).remove)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        with alive:
+            loss().total.backward()
+    for parameter in trained:
+        parameter.grad = None
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    return alive.peak
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """A way to train, and the bytes that each GPU holds in it.
+
+    Attributes:
+        shard: divide the weights among the processes (`training.shard`).
+        recompute: run layers again (`training.recompute`).
+        accumulate: parts of a batch (`training.accumulate`).
+        utterances: in the largest part.
+        weights: and buffers.
+        gradients: of what is trained.
+        moments: of the optimizers, and the moving average.
+        activations: at most at a time, with all that a pass makes and drops.
+        fetched: whole weights of the layers that are computed, and of what is in no layer.
+        total: most at a time.
+    """
+
+    shard: bool
+    recompute: bool
+    accumulate: int
+    utterances: int
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    fetched: int
+    total: int
+
+    @property
+    def settings(self) -> str:
+        """As they are set in a recipe."""
+        set_ = [
+            f"{name} = true"
+            for name, wanted in (("shard", self.shard), ("recompute", self.recompute))
+            if wanted
+        ]
+        if self.accumulate > 1:
+            set_.append(f"accumulate = {self.accumulate}")
+        return ", ".join(set_) or "no setting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a run's memory depends on, in bytes.
+
+    Attributes:
+        weights: and buffers.
+        gradients: of what is trained.
+        moments: of the optimizers, and the moving average.
+        largest_layer: weights of the largest layer.
+        outside: weights of what is in no layer.
+        few: activations of the first number of `_PROBED` utterances, kept and recomputed.
+        more: of the second.
+        utterances: in the largest batch.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    largest_layer: int
+    outside: int
+    few: tuple[int, int]
+    more: tuple[int, int]
+    utterances: int
+
+    def strategy(self, gpus: int, *, shard: bool, recompute: bool, accumulate: int) -> Strategy:
+        """What each of some GPUs holds.
+
+        Args:
+            gpus: that share every batch.
+            shard: divide the weights among the processes.
+            recompute: run layers again.
+            accumulate: parts of each GPU's share of a batch.
+        """
+        utterances = math.ceil(self.utterances / (gpus * accumulate))
+        few, more = self.few[recompute], self.more[recompute]
+        each = max(0, more - few) / (_PROBED[1] - _PROBED[0])
+        activations = max(0, round(few + each * (utterances - _PROBED[0])))
+        is_sharded = shard and gpus > 1
+        num_shards = gpus if is_sharded else 1
+        weights, gradients, moments = (
+            math.ceil(size / num_shards) for size in (self.weights, self.gradients, self.moments)
+        )
+        # The next layer is fetched while one is computed, and the gradients of one are summed up whole.
+        fetched = self.outside + 3 * self.largest_layer if is_sharded else 0
+        if gpus == 1 and accumulate == 1:
+            # Gradients grow as activations go, and are dropped after the step.
+            total = weights + moments + max(activations, gradients)
+        else:
+            total = weights + moments + gradients + activations + fetched
+        return Strategy(
+            shard=is_sharded,
+            recompute=recompute,
+            accumulate=accumulate,
+            utterances=utterances,
+            weights=weights,
+            gradients=gradients,
+            moments=moments,
+            activations=activations,
+            fetched=fetched,
+            total=total,
+        )
+
+    def strategies(self, gpus: int, memory: int) -> list[Strategy]:
+        """Of each way, the one with the fewest parts of a batch that fits, or with the most; the fastest way first.
+
+        Args:
+            gpus: of the cluster.
+            memory: bytes of each.
+        """
+        sharing = (False, True) if gpus > 1 else (False,)
+        ways = [(shard, recompute) for recompute in (False, True) for shard in sharing]
+        chosen = []
+        for shard, recompute in ways:
+            most = max(1, math.ceil(self.utterances / gpus))
+            parts = [2**n for n in range(most.bit_length()) if 2**n <= most]
+            found = [self.strategy(gpus, shard=shard, recompute=recompute, accumulate=n) for n in parts]
+            chosen.append(next((one for one in found if one.total <= memory), found[-1]))
+        return chosen
+
+
+def measure_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -> Shape:
+    """Probe a model, on this machine's CPU; it is changed as by the beginning of a run.
+
+    Args:
+        model: a family's module.
+        corpus: training data.
+        options: of the run.
+
+    Raises:
+        SprachbundError: there is no batch.
+    """
+    plan = BatchingOptions(
+        batch_s=options.batch_s,
+        max_utterances=options.max_utterances,
+        max_duration_s=options.max_duration_s,
+        seed=options.seed,
+    )
+    corpus.enter(0)
+    if not (batches := corpus.plan(plan, 0)):
+        raise SprachbundError("no batch can be made of the training data; look at training.max_duration_s")
+    freeze_others(model, options.trainable)
+    for part in model.untrained if isinstance(model, PartlyTrained) else ():
+        part.requires_grad_(False)
+    if options.frozen_bf16:
+        in_16_bits(model)
+    optimizers = make_optimizers(model, options)
+    largest = max(batches, key=lambda batch: float(corpus.durations_s[batch].max()) * len(batch))
+    order = sorted(largest.tolist(), key=lambda i: -float(corpus.durations_s[i]))
+    slowest = min(corpus.options.speeds)
+    longest = [corpus[(0, index, slowest)] for index in order[: _PROBED[1]]]
+    longest += longest[-1:] * (_PROBED[1] - len(longest))
+    loss_of = LossOf(model, options).train()
+
+    def peak(count: int) -> int:
+        batch = corpus.collate(longest[:count])
+        return peak_of_activations(model, lambda: loss_of(batch))
+
+    peak(1)  # what is made once for all batches is made
+    kept = [peak(count) for count in _PROBED]
+    with _recomputed(model):
+        recomputed = [peak(count) for count in _PROBED]
+    layers = [sum(map(_size, layer.parameters())) for layer in layers_of(model)]
+    weights = sum(map(_size, (*model.parameters(), *model.buffers())))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    moved = sum(p.numel() for p in trained) * _FP32
+    return Shape(
+        weights=weights,
+        gradients=sum(map(_size, trained)),
+        moments=sum(map(_moments, optimizers)) + (moved if options.ema else 0),
+        largest_layer=max(layers, default=0),
+        outside=max(0, weights - sum(layers)),
+        few=(kept[0], recomputed[0]),
+        more=(kept[1], recomputed[1]),
+        utterances=len(largest),
+    )
+
+
+@contextmanager
+def _recomputed(model: Any) -> Iterator[None]:
+    recompute_layers(model)
+    yield
+    keep_layers(model)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _moments(optimizer: Any) -> int:
+    """AdamW keeps two moments of every weight, Muon one."""
+    each = 2 if isinstance(optimizer, AdamW) else 1
+    return (
+        each * _FP32 * sum(p.numel() for g in optimizer.param_groups for p in g["params"] if p.requires_grad)
+    )
+
+
+HEAD = [
+    "[training]",
+    "utterances",
+    "weights",
+    "gradients",
+    "moments",
+    "activations",
+    "fetched",
+    "in all",
+    "fits",
+]
+
+
+def rows_of(strategies: Sequence[Strategy], memory: int) -> list[list[str]]:
+    """Rows of a table under `HEAD`, one for each strategy.
+
+    Args:
+        strategies: to be shown.
+        memory: bytes of each GPU.
+    """
+    return [
+        [
+            one.settings,
+            str(one.utterances),
+            *map(gib, (one.weights, one.gradients, one.moments, one.activations, one.fetched, one.total)),
+            "yes" if one.total <= memory else "no",
+        ]
+        for one in strategies
+    ]
+
+
+def verdict(strategies: Sequence[Strategy], memory: int) -> str:
+    """Which strategy to take; where none fits, what else to change.
+
+    Args:
+        strategies: the fastest first.
+        memory: bytes of each GPU.
+    """
+    if fitting := next((one for one in strategies if one.total <= memory), None):
+        return f"it fits with {fitting.settings}"
+    least = min(strategies, key=lambda one: one.total)
+    return (
+        f"nothing fits: with {least.settings} it takes {gib(least.total)} of {gib(memory)}; take more GPUs, train "
+        "adapters ([lora]) with frozen_bf16, or set a shorter training.max_duration_s"
+    )
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB, or MiB where they are few."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,327 @@
+"""Corpora of other toolkits: small ones are made here, some by the toolkits, and faults have their places."""
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+import soundfile
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from pyarrow import parquet
+
+from sprachbund.data.importers import read_common_voice, read_hugging_face, read_kaldi, read_lhotse
+from sprachbund.data.manifest import Manifest
+from sprachbund.data.own import OwnData, OwnOptions, prepare_own, read_table
+from sprachbund.errors import SprachbundError
+from tests.data.test_own import loudest_hz, tone
+from tests.stories.support import command
+
+
+def prepared(data: OwnData, tmp_path: Path, *, skip_bad: bool = False) -> Manifest:
+    """The corpus of what was read."""
+    prepare_own(data, tmp_path / "out", OwnOptions(name="other", skip_bad=skip_bad))
+    return Manifest(tmp_path / "out")
+
+
+def two_tones(path: Path) -> Path:
+    """Half a second of 440 Hz, then half a second of 880."""
+    times_s = np.arange(8000) / 16_000
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(
+        path, np.concatenate([0.5 * np.sin(2 * np.pi * hz * times_s) for hz in (440, 880)]), 16_000
+    )
+    return path
+
+
+def hz_of(manifest: Manifest) -> list[int]:
+    return [round(loudest_hz(manifest.samples(i)) / 40) * 40 for i in range(len(manifest))]
+
+
+def common_voice(root: Path) -> Path:
+    tone(root / "clips" / "common_voice_de_1.mp3".replace("mp3", "wav"), 440)
+    tone(root / "clips" / "common_voice_de_2.wav", 880)
+    table = root / "validated.tsv"
+    rows = [
+        "client_id\tpath\tsentence\tup_votes\tlocale",
+        'ann\tcommon_voice_de_1.wav\tSie sagte: "Ja.\t2\tde',
+        "bob\tcommon_voice_de_2.wav\tGute  Nacht.\t2\tde",
+    ]
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return table
+
+
+def test_common_voice(tmp_path: Path) -> None:
+    manifest = prepared(read_common_voice(common_voice(tmp_path / "de")), tmp_path)
+    said = [(u.id, u.text, u.language, u.speaker) for u in manifest]
+    assert said == [
+        ("common_voice_de_1", 'Sie sagte: "Ja.', "de", "ann"),
+        ("common_voice_de_2", "Gute Nacht.", "de", "bob"),
+    ]
+    assert hz_of(manifest) == [440, 880]
+
+
+def test_faults_of_common_voice_have_file_and_line(tmp_path: Path) -> None:
+    table = common_voice(tmp_path / "de")
+    with table.open("a") as file:
+        file.write("x\tgone\tNoch eins.\t0\tde\nx\ty\n\nx\tcommon_voice_de_1.wav\tWieder.\t0\tde\n")
+    faults = [str(fault) for fault in read_common_voice(table).faults]
+    assert [fault.split(" ")[0] for fault in faults] == [f"{table}:{line}:" for line in (4, 5, 7)]
+    assert "no audio file" in faults[0]
+    assert "gone.mp3" in faults[0]
+    assert "has 2 fields where the header has 5" in faults[1]
+    assert f"is in {table}:2 already" in faults[2]
+    with pytest.raises(SprachbundError, match=rf"{table}:4: .*and 2 more.*--skip-bad"):
+        prepared(read_common_voice(table), tmp_path)
+    assert len(prepared(read_common_voice(table), tmp_path, skip_bad=True)) == 2
+
+
+def kaldi(root: Path, *, segments: bool = True) -> Path:
+    two_tones(root / "wav" / "talk.wav")
+    files = {
+        "wav.scp": "talk wav/talk.wav\n",
+        "text": "talk-1 good morning\ntalk-2\tgood night\n" if segments else "talk good day\n",
+        "utt2spk": "talk-1 ann\ntalk-2 ann\n",
+        "text.de": "talk-1 guten Morgen\n",
+    }
+    if segments:
+        files["segments"] = "talk-1 talk 0.0 0.5\ntalk-2 talk 0.5 -1\n"
+    for name, content in files.items():
+        (root / name).write_text(content)
+    return root
+
+
+def test_kaldi_with_segments(tmp_path: Path) -> None:
+    manifest = prepared(read_kaldi(kaldi(tmp_path / "data"), "en"), tmp_path)
+    assert [(u.id, u.text, u.speaker, u.translations) for u in manifest] == [
+        ("talk-1", "good morning", "ann", {"de": "guten Morgen"}),
+        ("talk-2", "good night", "ann", {}),
+    ]
+    assert hz_of(manifest) == [440, 880]
+    assert manifest.durations_s.tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
+
+
+def test_kaldi_without_segments(tmp_path: Path) -> None:
+    folder = kaldi(tmp_path / "data", segments=False)
+    (folder / "utt2lang").write_text("talk en\n")
+    (utterance,) = prepared(read_kaldi(folder), tmp_path)
+    assert (utterance.id, utterance.language, utterance.duration_s) == ("talk", "en", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "message"),
+    [
+        (
+            "segments",
+            "talk-1 talk 0.7 0.2\ntalk-2 talk 0.5 1\n",
+            "segments:1",
+            "0.7 to 0.2 is no stretch of time",
+        ),
+        ("segments", "talk-1 talk\ntalk-2 talk 0.5 1\n", "segments:1", "is not recording, begin and end"),
+        ("segments", "talk-2 talk 0.5 1\n", "text:1", "'talk-1' is not in"),
+        ("wav.scp", "talk sph2pipe talk.sph |\n", "text:1", "the output of a command"),
+        ("wav.scp", "talk wav/gone.wav\n", "text:1", "no audio file"),
+        ("text", "talk-1\ntalk-2 good night\n", "text:1", "there is no text"),
+    ],
+)
+def test_faults_of_kaldi_have_file_and_line(
+    tmp_path: Path, name: str, content: str, place: str, message: str
+) -> None:
+    folder = kaldi(tmp_path / "data")
+    (folder / name).write_text(content)
+    first = str(read_kaldi(folder, "en").faults[0])
+    assert str(folder / place) in first
+    assert message in first
+
+
+def test_an_utterance_behind_the_end_of_its_recording_is_a_fault(tmp_path: Path) -> None:
+    folder = kaldi(tmp_path / "data")
+    (folder / "segments").write_text("talk-1 talk 0.0 0.5\ntalk-2 talk 0.5 9\n")
+    with pytest.raises(SprachbundError, match=r"ends at 1\.00 s, the utterance at 9\.00 s"):
+        prepared(read_kaldi(folder, "en"), tmp_path)
+
+
+def test_lhotse_reads_what_lhotse_writes(tmp_path: Path) -> None:
+    recording = Recording.from_file(two_tones(tmp_path / "talk.wav"))
+    said = [
+        SupervisionSegment(
+            id=f"s{n}", recording_id=recording.id, start=0.0, duration=0.5, text=text, language="en",
+            speaker="ann", custom={"translations": {"de": german}},
+        )
+        for n, (text, german) in enumerate([("good morning", "guten Morgen"), ("good night", "gute Nacht")])
+    ]  # fmt: skip
+    cuts = [
+        MonoCut(id=f"c{n}", start=n / 2, duration=0.5, channel=0, recording=recording, supervisions=[one])
+        for n, one in enumerate(said)
+    ]
+    path = tmp_path / "cuts.jsonl.gz"
+    CutSet.from_cuts(cuts).to_file(path)
+    manifest = prepared(read_lhotse(path), tmp_path)
+    assert [(u.id, u.text, u.translations["de"], u.speaker) for u in manifest] == [
+        ("c0", "good morning", "guten Morgen", "ann"),
+        ("c1", "good night", "gute Nacht", "ann"),
+    ]
+    assert hz_of(manifest) == [440, 880]
+
+
+def test_several_supervisions_of_a_cut_and_one_channel(tmp_path: Path) -> None:
+    times_s = np.arange(16_000) / 16_000
+    both = np.stack([0.0 * times_s, np.sin(2 * np.pi * np.where(times_s < 0.5, 440, 880) * times_s)], 1)
+    soundfile.write(tmp_path / "talk.wav", both, 16_000)
+    recording = Recording.from_file(tmp_path / "talk.wav")
+    said = [
+        SupervisionSegment(
+            id=f"s{n}", recording_id="talk", start=n / 2, duration=0.5, text=f"text {n}", language="en"
+        )
+        for n in range(2)
+    ]
+    cut = MonoCut(id="c", start=0.0, duration=1.0, channel=1, recording=recording, supervisions=said)
+    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl")
+    manifest = prepared(read_lhotse(tmp_path / "cuts.jsonl"), tmp_path)
+    assert [u.id for u in manifest] == ["c-0", "c-1"]
+    assert hz_of(manifest) == [440, 880]
+
+
+def test_faults_of_cuts_have_file_and_line(tmp_path: Path) -> None:
+    cuts = tmp_path / "cuts.jsonl.gz"
+    lines = [
+        "{",
+        json.dumps({"type": "MixedCut", "id": "m"}),
+        json.dumps({"type": "MonoCut", "id": "a", "supervisions": []}),
+        json.dumps({"type": "MonoCut", "id": "b", "supervisions": [{"text": "x"}]}),
+    ]
+    cuts.write_bytes(gzip.compress("\n".join(lines).encode()))
+    faults = [str(fault) for fault in read_lhotse(cuts, "en").faults]
+    assert [fault.split(" ")[0] for fault in faults] == [f"{cuts}:{line}:" for line in (1, 2, 3, 4)]
+    said = ["not JSON", "is no MonoCut", "has no supervision", "lacks what a cut has"]
+    assert all(one in fault for one, fault in zip(said, faults, strict=True))
+
+
+def flac(frequency_hz: float) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(
+        file, 0.5 * np.sin(2 * np.pi * frequency_hz * np.arange(8000) / 16_000), 16_000, format="FLAC"
+    )
+    return file.getvalue()
+
+
+def hub_rows(count: int = 2) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"u{n}",
+            "audio": {"bytes": flac(440 + 440 * n), "path": f"{n}.flac"},
+            "sentence": f"text {n}",
+            "german": f"Text {n}",
+            "speaker_id": n,
+        }
+        for n in range(count)
+    ]
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=1)
+    return path
+
+
+def write_arrow(path: Path, rows: list[dict[str, Any]]) -> Path:
+    table = pyarrow.Table.from_pylist(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(write_parquet, "a.parquet"), (write_arrow, "data-00000-of-00001.arrow")]
+)
+def test_hugging_face(tmp_path: Path, write: Callable[[Path, list[dict[str, Any]]], Path], name: str) -> None:
+    write(tmp_path / "set" / name, hub_rows(3))
+    data = read_hugging_face(tmp_path / "set", "en", translations={"de": "german"})
+    manifest = prepared(data, tmp_path)
+    assert [(u.id, u.text, u.translations, u.speaker) for u in manifest] == [
+        (f"u{n}", f"text {n}", {"de": f"Text {n}"}, str(n)) for n in range(3)
+    ]
+    assert hz_of(manifest) == [440, 880, 1320]
+
+
+def test_rows_may_name_files(tmp_path: Path) -> None:
+    tone(tmp_path / "set" / "a.wav", 880)
+    rows = [{"audio": {"bytes": None, "path": "a.wav"}, "text": "here"}]
+    manifest = prepared(
+        read_hugging_face(write_parquet(tmp_path / "set" / "t.parquet", rows), "en"), tmp_path
+    )
+    assert (manifest[0].id, hz_of(manifest)) == ("t-000000", [880])
+
+
+def test_faults_of_rows_have_their_place(tmp_path: Path) -> None:
+    rows = hub_rows()
+    rows[1]["sentence"] = None
+    path = write_parquet(
+        tmp_path / "t.parquet", [*rows, {**rows[0], "id": "u9", "audio": {"bytes": b"x", "path": None}}]
+    )
+    data = read_hugging_face(path, "en")
+    assert [str(fault) for fault in data.faults] == [f"{path}, row 2: there is no text; fill it in"]
+    (tmp_path / "out").mkdir()
+    assert len(prepared(data, tmp_path, skip_bad=True)) == 1
+    assert f"{path}, row 3" in (tmp_path / "out" / "skipped.tsv").read_text()
+
+
+def test_tables_that_do_not_fit_say_what_they_have(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "t.parquet", [{"audio": {"bytes": b"x", "path": None}, "words": "a"}])
+    with pytest.raises(
+        SprachbundError, match=r"no column of texts; name one of audio, words with --text-column"
+    ):
+        read_hugging_face(path, "en")
+    with pytest.raises(SprachbundError, match=r"no column 'german'; it has audio, words"):
+        read_hugging_face(path, "en", text="words", translations={"de": "german"})
+    path = write_parquet(tmp_path / "n.parquet", [{"text": "a"}])
+    with pytest.raises(SprachbundError, match=r"no column of audio \(bytes and path\); it has text"):
+        read_hugging_face(path, "en")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SprachbundError, match=r"broken\.parquet cannot be read"):
+        read_hugging_face(tmp_path / "broken.parquet", "en")
+
+
+def test_tables_with_commas(tmp_path: Path) -> None:
+    tone(tmp_path / "in" / "a.wav", 440)
+    tone(tmp_path / "in" / "b.wav", 880)
+    table = tmp_path / "in" / "metadata.csv"
+    table.write_text(
+        'file_name,text,de\na.wav,"one, ""two""\nthree","eins, zwei"\n\nb.wav,four,\nc.wav,five,\n'
+    )
+    data = read_table(table, "en", commas=True)
+    assert [str(fault).split(" ")[0] for fault in data.faults] == [f"{table}:6:"]
+    manifest = prepared(data, tmp_path, skip_bad=True)
+    assert [(u.text, u.translations) for u in manifest] == [
+        ('one, "two" three', {"de": "eins, zwei"}),
+        ("four", {}),
+    ]
+    assert hz_of(manifest) == [440, 880]
+    table.write_text('path,text\na.wav,"one\n')
+    with pytest.raises(SprachbundError, match=rf"{table}:2: not a table with commas"):
+        read_table(table, "en", commas=True)
+
+
+def test_commands_prepare_them(tmp_path: Path) -> None:
+    kaldi(tmp_path / "kaldi")
+    write_parquet(tmp_path / "t.parquet", hub_rows())
+    common_voice(tmp_path / "cv")
+    jobs = {
+        "kaldi": ["kaldi", tmp_path / "kaldi", "--language", "en"],
+        "hub": ["huggingface", tmp_path / "t.parquet", "--language", "en", "--translation", "de=german"],
+        "voice": ["commonvoice", tmp_path / "cv" / "validated.tsv"],
+    }
+    for name, job in jobs.items():
+        done = command("data", "prepare", *job, "--out", tmp_path / name, "--licence", "CC0-1.0", "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out) == {"utterances": {"": 2}, "skipped": []}
+        again = command("data", "prepare", *job, "--out", tmp_path / name, "--licence", "CC0-1.0", "--json")
+        assert again.out == done.out
+    wrong = command("data", "prepare", "huggingface", "x", "--out", "y", "--translation", "german")
+    assert wrong.code == 2
+    assert "give LANG=COLUMN" in wrong.error_lines[0]
