@@ -98,12 +98,13 @@ def make_telephone(
     sizes: dict[Part, int] = {
         "known": len(sounds.known),
         "unseen": len(sounds.unseen),
-        "dev_prompts": len(sounds.dev_prompts),
         "dev": options.heldout_utterances // 2,
         "composed": options.heldout_utterances,
         "unheard": options.heldout_utterances,
         "train": options.train_utterances,
     }
+    if sounds.dev_prompts:  # few prompts may have none
+        sizes["dev_prompts"] = len(sounds.dev_prompts)
     if options.leave_out:
         sizes["left_out"] = options.heldout_utterances // 2
     for part, count in sizes.items():
