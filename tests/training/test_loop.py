@@ -82,7 +82,6 @@ def test_a_killed_rank_and_another_number_of_ranks(corpus, tmp_path):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     command = (*launcher, "--max-restarts=1", "-m", "tests.training.made", str(killed), "6", "3")
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "(exitcode: -9)" in done.stderr
     assert re.search("resumed at step [23]\\n", done.stdout)
 
     def work(rank: int, count: int) -> None:
