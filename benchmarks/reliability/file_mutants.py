@@ -887,9 +887,10 @@ def _read_parts_of_start(path: Path) -> None:
 
 
 def _distilled(folder: Path) -> Path:
-    from sprachbund.compression.distillation import RECIPE_FILE, _claim
+    from sprachbund.training.checkpoint import RECIPE_FILE, RESUME_FILE, claim_folder
 
-    _claim(_distil_recipe(), folder)
+    claim_folder(folder, _distil_recipe())
+    (folder / RESUME_FILE).touch()  # the recipe of a run that was begun is compared
     return folder / RECIPE_FILE
 
 
@@ -909,9 +910,9 @@ def _distil_recipe() -> Any:
 
 
 def _read_distilled(path: Path) -> None:
-    from sprachbund.compression.distillation import _claim
+    from sprachbund.training.checkpoint import claim_folder
 
-    _claim(_distil_recipe(), path.parent)
+    claim_folder(path.parent, _distil_recipe())
 
 
 def _info_of_training(path: Path) -> None:

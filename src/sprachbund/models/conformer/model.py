@@ -158,8 +158,8 @@ class Conformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        return self.language_head.weight.device
+        """Where it computes; engines pack some layers, which then have no `weight`."""
+        return next(self.parameters()).device
 
     def encode(self, features: Features) -> Memory:
         """Run the encoder; the states are (B, ceil(T / 8), D). See `encode_routed` for a split one."""
