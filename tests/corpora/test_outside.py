@@ -11,7 +11,7 @@ from sprachbund.corpora.outside import (
     LANGUAGES,
     OTHER_LANGUAGES,
     Outside,
-    _foreign_text,
+    _other_text,
     _talk,
     _technical,
     make_outside,
@@ -45,6 +45,6 @@ def test_the_parts_share_no_sentence_and_no_language():
     ("language", "script"), [("el", "GREEK"), ("hi", "DEVANAGARI"), ("uk", "CYRILLIC"), ("zh", "CJK")]
 )
 def test_names_are_in_the_script_of_their_language(language, script):
-    letters = [c for c in _foreign_text(language, random.Random(3)) if c.isalpha()]
+    letters = [c for c in _other_text(language, random.Random(3)) if c.isalpha()]
     own = sum(unicodedata.name(c).startswith(script) for c in letters)
     assert own > 0.8 * len(letters)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load as load_any
 from sprachbund.models.whisper import Whisper, load
-from sprachbund.models.whisper.other_formats import load_foreign
+from sprachbund.models.whisper.other_formats import load_other_format
 from tests.models.whisper_support import TINY, make_directory
 from tests.stories.support import command
 
@@ -143,7 +143,7 @@ def furthest(one: Whisper, other: Whisper) -> float:
 
 
 def test_openai_whisper_has_the_same_weights(original: Path, tmp_path: Path) -> None:
-    model = load_foreign(write_openai(original, tmp_path / "tiny.pt"), original)
+    model = load_other_format(write_openai(original, tmp_path / "tiny.pt"), original)
     expected = load(original, offline=True)
     assert model.config == expected.config
     assert furthest(expected, model) == 0
@@ -152,7 +152,7 @@ def test_openai_whisper_has_the_same_weights(original: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(("int8", "most"), [(False, 0.0), (True, 0.5 / 127)])
 def test_ctranslate2_has_the_same_weights(original: Path, tmp_path: Path, int8: bool, most: float) -> None:
     directory = write_ctranslate2(original, tmp_path / "ct2", variables_of(original, int8=int8))
-    model, expected = load_foreign(directory), load(original, offline=True)
+    model, expected = load_other_format(directory), load(original, offline=True)
     assert model.config == expected.config
     assert furthest(expected, model) <= most * (1 + 1e-5)
     assert model.pairs() == expected.pairs()
@@ -169,7 +169,7 @@ def test_its_own_converter_gives_what_is_read(original: Path, tmp_path: Path) ->
         out = tmp_path / str(quantization)
         converter = converters.TransformersConverter(str(original), copy_files=["tokenizer.json"])
         converter.convert(str(out), quantization=quantization)
-        assert furthest(load(original, offline=True), load_foreign(out)) <= most * (1 + 1e-5)
+        assert furthest(load(original, offline=True), load_other_format(out)) <= most * (1 + 1e-5)
 
 
 def test_the_command_writes_a_model_that_others_are_like(original: Path, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_file_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     torch.save({"dims": Evil(), "model_state_dict": {}}, tmp_path / "evil.pt")
     with pytest.raises(SprachbundError, match=r"evil\.pt cannot be read") as caught:
-        load_foreign(tmp_path / "evil.pt")
+        load_other_format(tmp_path / "evil.pt")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "evil").exists()
 
@@ -219,27 +219,27 @@ def test_a_file_that_is_cut_off_is_refused(original: Path, tmp_path: Path, kept:
     content = (directory / "model.bin").read_bytes()
     (directory / "model.bin").write_bytes(content[: int(kept * len(content))])
     with pytest.raises(SprachbundError, match=r"model\.bin") as caught:
-        load_foreign(directory)
+        load_other_format(directory)
     assert "\n" not in str(caught.value)
     pickled = write_openai(original, tmp_path / "tiny.pt")
     pickled.write_bytes(pickled.read_bytes()[: int(kept * pickled.stat().st_size)])
     with pytest.raises(SprachbundError, match=r"tiny\.pt cannot be read"):
-        load_foreign(pickled, original)
+        load_other_format(pickled, original)
 
 
 def test_what_does_not_fit_is_named(original: Path, tmp_path: Path) -> None:
     variables = variables_of(original)
     older = write_ctranslate2(original, tmp_path / "older", variables, version=5)
     with pytest.raises(SprachbundError, match="version 5, and a WhisperSpec of version 6"):
-        load_foreign(older)
+        load_other_format(older)
     lacking = {
         name: value for name, value in variables.items() if name != "decoder/layer_1/ffn/linear_1/bias"
     }
     with pytest.raises(SprachbundError, match="no variable decoder/layer_1/ffn/linear_1/bias"):
-        load_foreign(write_ctranslate2(original, tmp_path / "lacking", lacking))
+        load_other_format(write_ctranslate2(original, tmp_path / "lacking", lacking))
     other = {**variables, "decoder/layer_norm/gamma": np.zeros(3, np.float32)}
     with pytest.raises(SprachbundError, match=r"decoder\.layer_norm\.weight has shape 3"):
-        load_foreign(write_ctranslate2(original, tmp_path / "other", other))
+        load_other_format(write_ctranslate2(original, tmp_path / "other", other))
     heads = {**variables, "decoder/num_heads": np.array(5, np.int16)}
     with pytest.raises(SprachbundError, match="5 decoder heads"):
-        load_foreign(write_ctranslate2(original, tmp_path / "heads", heads))
+        load_other_format(write_ctranslate2(original, tmp_path / "heads", heads))

@@ -237,8 +237,8 @@ def set_pitch(samples: FloatArray, pitch_hz: npt.NDArray[np.float64], tempo: flo
     f0, times_s = world.dio(wide, SAMPLE_RATE, frame_period=_PERIOD_MS)
     envelope = world.cheaptrick(wide, f0, times_s, SAMPLE_RATE)
     aperiodicity = world.d4c(wide, f0, times_s, SAMPLE_RATE)
-    places = np.minimum((times_s / tempo * SAMPLE_RATE).astype(np.int64), len(pitch_hz) - 1)
-    melody = np.where(f0 > 0, pitch_hz[places], 0.0)
+    indices = np.minimum((times_s / tempo * SAMPLE_RATE).astype(np.int64), len(pitch_hz) - 1)
+    melody = np.where(f0 > 0, pitch_hz[indices], 0.0)
     sung = world.synthesize(melody, envelope, aperiodicity, SAMPLE_RATE, _PERIOD_MS / tempo)
     return np.asarray(sung / max(1.0, float(np.abs(sung).max())), np.float32)
 

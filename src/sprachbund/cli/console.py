@@ -134,12 +134,12 @@ def set_device(device: str | None) -> None:
     from sprachbund.util.devices import find_device
     from sprachbund.util.distributed import launched_processes, take_device
 
-    found = find_device(device)
+    chosen = find_device(device)
     if launched_processes() > 1:
         raise SprachbundError(
             f"--device {device} is for one process; of several, each takes the GPU of its number: leave it out"
         )
-    take_device(found)
+    take_device(chosen)
 
 
 def say(line: str) -> None:

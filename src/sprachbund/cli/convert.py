@@ -77,13 +77,13 @@ def _convert_whisper(
         from sprachbund.compression.smaller import check_new
         from sprachbund.models.card import Card
         from sprachbund.models.whisper import save
-        from sprachbund.models.whisper.other_formats import load_foreign
+        from sprachbund.models.whisper.other_formats import load_other_format
         from sprachbund.nn.quantized import num_weights
 
         check_new(out)
         if not checkpoint.exists():
             raise UsageError(f"there is no file {checkpoint}; check the path")
-        model = load_foreign(checkpoint, tokenizer)
+        model = load_other_format(checkpoint, tokenizer)
         sources, targets = (sorted(tags) for tags in map(set, zip(*model.pairs(), strict=True)))
         card = Card(name=out.name, licence=licence, source_languages=sources, target_languages=targets)
         save(model, out, bits=16, card=card)

@@ -74,10 +74,10 @@ def _check(run: Callable[..., Any], values: Any, out: Path, asked: RunOptions, c
 
     def show_strategies(model: Any, corpus: Any, options: Any) -> None:
         memory = round(cluster.gpu_memory_gib * 2**30)
-        found = measure_shape(model, corpus, options).strategies(cluster.gpus, memory)
+        strategies = measure_shape(model, corpus, options).strategies(cluster.gpus, memory)
         show(f"each of {cluster.gpus} GPUs, with {gib(memory)}:\n")
-        show(table(rows_of(found, memory), HEAD))
-        show(f"\n{verdict(found, memory)}")
+        show(table(rows_of(strategies, memory), HEAD))
+        show(f"\n{verdict(strategies, memory)}")
 
     with live_bar("measuring"):
         run(values, out, report=show, accept_changes=asked.accept_changes, check=show_strategies)

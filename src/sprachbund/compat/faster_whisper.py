@@ -259,13 +259,13 @@ class WhisperModel:
         )
         kept = (segment for segment in stream if segment.dropped is None)
         first = next(kept, None)
-        found = stream.source if first is None else first.source_language
+        language = stream.source if first is None else first.source_language
         probability = (
             1.0 if first is None or first.language_probability is None else first.language_probability
         )
         duration_s = stream.duration_s or 0.0
         info = TranscriptionInfo(
-            language=found,
+            language=language,
             language_probability=probability,
             duration=duration_s,
             duration_after_vad=duration_s,

@@ -198,8 +198,8 @@ def licence_of(source: Path) -> tuple[str, str]:
     with zipfile.ZipFile(source) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
-    told = metadata["License-Expression"] or metadata["License"] or ""
-    return f"{metadata['Name']} {metadata['Version']}", told.strip().partition("\n")[0]
+    licence = metadata["License-Expression"] or metadata["License"] or ""
+    return f"{metadata['Name']} {metadata['Version']}", licence.strip().partition("\n")[0]
 
 
 def _flat(value: object, before: str = "") -> Iterator[tuple[str, str]]:

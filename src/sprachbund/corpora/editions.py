@@ -187,10 +187,10 @@ def _rights(edition: Edition, voices: Sequence[str]) -> dict[str, Any]:
     texts = read_object(path) if path and path.exists() else {}
     if not texts:
         return {"licence": "CC0-1.0", "attribution": attribution}
-    told = ", ".join(f"{name} ({licence or 'licence not stated'})" for name, licence in texts.items())
+    sources = ", ".join(f"{name} ({licence or 'licence not stated'})" for name, licence in texts.items())
     return {
         "licence": sorted({"CC0-1.0", *filter(None, texts.values())}),
-        "attribution": f"{attribution}; texts of {told}",
+        "attribution": f"{attribution}; texts of {sources}",
     }
 
 

@@ -135,7 +135,7 @@ def _talk(part: Part, language: str) -> list[str]:
     return [row[heads.index(language)] for row in rows if row[0] == part]
 
 
-def _foreign_text(language: str, rng: random.Random) -> str:
+def _other_text(language: str, rng: random.Random) -> str:
     """Names of countries and languages, or a date, in a language."""
     from datetime import date, timedelta
 
@@ -166,11 +166,11 @@ def _talk_speech(part: Part, rng: random.Random) -> FloatArray:
     return _spoken(rng.choice(_talk(part, language)), language, part, rng)
 
 
-def _foreign_speech(part: Part, rng: random.Random) -> FloatArray:
+def _other_language(part: Part, rng: random.Random) -> FloatArray:
     while True:
         language = rng.choice(OTHER_LANGUAGES[part])
         try:
-            return _spoken(_foreign_text(language, rng), language, part, rng)
+            return _spoken(_other_text(language, rng), language, part, rng)
         except SynthesisError:  # a name in a script that the voice cannot read
             continue
 
@@ -263,7 +263,7 @@ def _two_at_once(part: Part, rng: random.Random) -> FloatArray:
 KINDS: dict[str, Callable[[Part, random.Random], FloatArray]] = {
     "technical": _technical_speech,
     "talk": _talk_speech,
-    "other language": _foreign_speech,
+    "other language": _other_language,
     "music": _music,
     "song": _song,
     "babble": _babble,

@@ -331,12 +331,12 @@ class _Columns:
         if missing := [column for column in wanted if column not in names]:
             raise SprachbundError(f"{path} has no column {missing[0]!r}; it has {', '.join(names)}")
         self.audio = audio_column(path, schema)
-        found = text or _first(_TEXTS, names)
-        if found is None:
+        column = text or _first(_TEXTS, names)
+        if column is None:
             raise SprachbundError(
                 f"{path} has no column of texts; name one of {', '.join(names)} with --text-column"
             )
-        self._text: str = found
+        self._text: str = column
         self._named = {kind: _first(known, names) for kind, known in _KINDS.items()}
         self._wanted = [self._text, *self._translations.values(), *filter(None, self._named.values())]
 

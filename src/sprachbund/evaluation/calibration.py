@@ -77,7 +77,7 @@ class Observation:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sound:
+class CalibrationSound:
     """What a model is given.
 
     Attributes:
@@ -95,7 +95,7 @@ class Sound:
 
 def read_sounds(
     directory: Path, options: CalibrationOptions, activity: VoiceActivity, *, vary: bool
-) -> Iterator[Sound]:
+) -> Iterator[CalibrationSound]:
     """Utterances of a corpus.
 
     Sound without a text is cut where a recording would be: a song has many short spans.
@@ -109,7 +109,7 @@ def read_sounds(
     """
     manifest, rng = Manifest(directory), random.Random(f"{options.seed}/{directory.name}")
     name = corpus_name(directory)
-    last: dict[str, Sound] = {}
+    last: dict[str, CalibrationSound] = {}
     groups: dict[str, list[int]] = {}
     for index, utterance in enumerate(manifest):
         group = name if utterance.text else f"{name}: {utterance.custom.get('kind', '')}"
@@ -121,7 +121,7 @@ def read_sounds(
         for number in range(count)
     ]
     for index, group in sorted(chosen):
-        sound = Sound(group=group, utterance=manifest[index], samples=manifest.samples(index))
+        sound = CalibrationSound(group=group, utterance=manifest[index], samples=manifest.samples(index))
         language = sound.utterance.language
         if vary and language:
             before, last[language] = last.get(language), sound
@@ -136,7 +136,7 @@ def read_sounds(
         yield from cut or [sound]
 
 
-def _joined(first: Sound, second: Sound, rng: random.Random) -> Sound:
+def _joined(first: CalibrationSound, second: CalibrationSound, rng: random.Random) -> CalibrationSound:
     pause = np.zeros(round(rng.uniform(*_PAUSE_S) * SAMPLE_RATE), np.float32)
     samples = np.concatenate([first.samples, pause, second.samples])
     if len(samples) > _LONGEST_S * SAMPLE_RATE:
@@ -178,7 +178,7 @@ def collect(
 
 
 def _observe(
-    model: Family, batch: Sequence[Sound], activity: VoiceActivity, rng: random.Random
+    model: Family, batch: Sequence[CalibrationSound], activity: VoiceActivity, rng: random.Random
 ) -> Iterator[Observation]:
     # The threshold of before, if any, must not decide what the next one is fitted on.
     limit = None if model.domain is None else 1.0
@@ -321,11 +321,11 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
         {"signal": name, "area_under_curve": round(float(roc_auc_score(wrong[written], x[written])), 3)}
         for name, x in alone.items()
     ]
-    foreign = ~np.array([one.has_text for one in observations])
+    textless = ~np.array([one.has_text for one in observations])
     curve = [
         {
             "threshold": level,
-            "foreign_sound_written_%": _share(written & foreign & (p <= level), foreign),
+            "textless_sound_written_%": _share(written & textless & (p <= level), textless),
             "dropped_though_understood_%": _share(understood & (p > level), understood),
         }
         for level in sorted({0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, domain.threshold})

@@ -104,8 +104,8 @@ class Bleu(SacrebleuMetric):
 
     def counts(self, hypothesis: str, reference: str) -> list[float]:
         """See `SacrebleuMetric`."""
-        found = self._of_sentences.sentence_score(hypothesis, [reference])
-        return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+        statistics = self._of_sentences.sentence_score(hypothesis, [reference])
+        return [statistics.sys_len, statistics.ref_len, *statistics.counts, *statistics.totals]
 
     def score(self, total: NDArray[Any]) -> float:
         """See `SacrebleuMetric`."""
@@ -184,8 +184,8 @@ class Ter(SacrebleuMetric):
 
     def counts(self, hypothesis: str, reference: str) -> list[float]:
         """See `SacrebleuMetric`."""
-        found = self.inner.sentence_score(hypothesis, [reference])
-        return [found.num_edits, found.ref_length]
+        statistics = self.inner.sentence_score(hypothesis, [reference])
+        return [statistics.num_edits, statistics.ref_length]
 
     def score(self, total: NDArray[Any]) -> float:
         """See `SacrebleuMetric`; text without a reference is wrong as a whole."""

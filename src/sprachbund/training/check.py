@@ -209,8 +209,8 @@ class Shape:
         for shard, recompute in ways:
             most = max(1, math.ceil(self.utterances / gpus))
             parts = [2**n for n in range(most.bit_length()) if 2**n <= most]
-            found = [self.strategy(gpus, shard=shard, recompute=recompute, accumulate=n) for n in parts]
-            chosen.append(next((one for one in found if one.total <= memory), found[-1]))
+            strategies = [self.strategy(gpus, shard=shard, recompute=recompute, accumulate=n) for n in parts]
+            chosen.append(next((one for one in strategies if one.total <= memory), strategies[-1]))
         return chosen
 
 

@@ -88,9 +88,9 @@ def _speaking_of(rng: random.Random) -> dict[str, str]:
 @cache
 def _names() -> tuple[Mapping[str, str], ...]:
     """What CLDR names in all of `LANGUAGES` with nothing but a few words."""
-    found = {tag: _names_in(Locale(tag)) for tag in LANGUAGES}
-    keys = [key for key in found["en"] if all(key in names for names in found.values())]
-    names = [{tag: found[tag][key] for tag in LANGUAGES} for key in sorted(keys)]
+    by_language = {tag: _names_in(Locale(tag)) for tag in LANGUAGES}
+    keys = [key for key in by_language["en"] if all(key in names for names in by_language.values())]
+    names = [{tag: by_language[tag][key] for tag in LANGUAGES} for key in sorted(keys)]
     return tuple(
         name
         for name in names

@@ -34,7 +34,7 @@ _AGAIN = "copy it again"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignWhisper:
+class OtherWhisper:
     """A model of another form.
 
     Attributes:
@@ -48,12 +48,12 @@ class ForeignWhisper:
     generation: dict[str, Any] = field(default_factory=dict)
 
 
-def is_foreign(path: Path) -> bool:
+def is_other_format(path: Path) -> bool:
     """Whether a path is of one of these forms."""
     return (path.is_file() and path.suffix == OPENAI_SUFFIX) or (path / CTRANSLATE2_FILE).is_file()
 
 
-def load_foreign(path: Path, tokenizer: Path | None = None) -> Whisper:
+def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
     """Load a model of one of these forms, ready for inference and to be saved.
 
     Args:
@@ -63,18 +63,18 @@ def load_foreign(path: Path, tokenizer: Path | None = None) -> Whisper:
     Raises:
         SprachbundError: it cannot be read, has no tokenizer, or is no Whisper model.
     """
-    foreign = read_openai(path) if path.is_file() else read_ctranslate2(path)
+    other = read_openai(path) if path.is_file() else read_ctranslate2(path)
     home = tokenizer or (path.parent if path.is_file() else path)
     if not (home / TOKENIZER).is_file():
         raise SprachbundError(
             f"{path} comes without a vocabulary; name a directory with the {TOKENIZER} of a Whisper checkpoint of this "
             "size by --tokenizer"
         )
-    tokens = WhisperTokens(read_tokenizer(home), foreign.config.vocabulary_size)
-    files = CheckpointFiles(generation=foreign.generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
+    tokens = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size)
+    files = CheckpointFiles(generation=other.generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
     with torch.device("meta"):
-        model = Whisper(foreign.config, tokens=tokens, checkpoint_files=files)
-    weights = from_transformers(foreign.weights, model, source=str(path))
+        model = Whisper(other.config, tokens=tokens, checkpoint_files=files)
+    weights = from_transformers(other.weights, model, source=str(path))
     model.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
     return model.eval()
 
@@ -111,7 +111,7 @@ _DIMS = {
 _FIRST_MULTILINGUAL = 51_865
 
 
-def read_openai(path: Path) -> ForeignWhisper:
+def read_openai(path: Path) -> OtherWhisper:
     """A `.pt` file of openai-whisper.
 
     Raises:
@@ -131,7 +131,7 @@ def read_openai(path: Path) -> ForeignWhisper:
     sizes = {ours: dims.get(theirs) for ours, theirs in _DIMS.items()}
     config = _config(sizes, weights, str(path))
     multilingual = config.vocabulary_size >= _FIRST_MULTILINGUAL
-    return ForeignWhisper(config=config, weights=weights, generation={"is_multilingual": multilingual})
+    return OtherWhisper(config=config, weights=weights, generation={"is_multilingual": multilingual})
 
 
 def _openai_name(name: str) -> str:
@@ -154,7 +154,7 @@ _TYPES: tuple[tuple[np.dtype[Any], torch.dtype], ...] = (
 _MOST_DIMENSIONS = 4
 
 
-def read_ctranslate2(directory: Path) -> ForeignWhisper:
+def read_ctranslate2(directory: Path) -> OtherWhisper:
     """A directory of CTranslate2 with a Whisper model.
 
     Raises:
@@ -192,7 +192,7 @@ def read_ctranslate2(directory: Path) -> ForeignWhisper:
         "max_frames": frames,
         "max_tokens": tokens,
     }
-    return ForeignWhisper(
+    return OtherWhisper(
         config=_config(sizes, weights, str(path)), weights=weights, generation=_generation(directory)
     )
 
@@ -283,11 +283,11 @@ class _Binary:
                 f"{self._path} is a {spec[:40]} of version {version}, and a {_SPEC} of version {_VERSION} is read here"
             )
         self._number("<I")  # the revision of the names, of which there is one
-        found = dict(self._variable() for _ in range(self._number("<I")))
+        variables = dict(self._variable() for _ in range(self._number("<I")))
         for _ in range(self._number("<I")):
             alias, name = self._text(), self._text()
-            found[alias] = _variable(found, name, self._path)
-        return found
+            variables[alias] = _variable(variables, name, self._path)
+        return variables
 
     def _variable(self) -> tuple[str, Tensor]:
         name, rank = self._text(), self._number("<B")

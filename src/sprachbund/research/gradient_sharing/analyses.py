@@ -308,7 +308,14 @@ def cluster(rows: UnitGradients, num_groups: int, clustering: Clustering, seed: 
 def clusterings(
     rows: UnitGradients, numbers: Sequence[int], clustering: Clustering, seed: int
 ) -> dict[int, Partition]:
-    """The same for several numbers of groups."""
+    """The same for several numbers of groups.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        numbers: every K that is wanted.
+        clustering: "ward" or "kmeans".
+        seed: seed of k-means.
+    """
     if clustering == "ward":
         from scipy.cluster.hierarchy import cut_tree
 
