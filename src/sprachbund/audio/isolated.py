@@ -57,6 +57,7 @@ _ENVIRONMENT = (
     "LANG",
     "LC_ALL",
     "PYTHONHOME",
+    "PYTHONDONTWRITEBYTECODE",
     "TMPDIR",
 )
 _ADVICE = "convert it to wav or flac on a machine that may fail, and try again"
