@@ -375,7 +375,7 @@ class Bar:
             def show_cursor(self, show: bool = True) -> bool:
                 return False  # a command that was killed would leave the terminal without one
 
-        class Share(ProgressColumn):
+        class Part(ProgressColumn):
             """A text that is made anew with each picture."""
 
             def __init__(self, text: Callable[[], str]) -> None:
@@ -394,9 +394,9 @@ class Bar:
 
         terminal = Terminal(stderr=True)
         self._progress = Progress(
-            Share(label),
+            Part(label),
             BarColumn(bar_width=30),
-            Share(self._numbers),
+            Part(self._numbers),
             console=terminal,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # what goes into a file is not to come here

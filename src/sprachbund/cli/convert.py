@@ -38,7 +38,9 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Read a Whisper model or a cache-aware FastConformer transducer and write it as others are; no file is run."""
-    if Path(checkpoint).suffix == ".pt" or (Path(checkpoint) / "model.bin").is_file():
+    from sprachbund.models.whisper.other_formats import is_other_format
+
+    if is_other_format(Path(checkpoint)):
         if language:
             raise UsageError(
                 "--language is for streaming transducers; a Whisper model names its languages itself"
@@ -81,8 +83,6 @@ def _convert_whisper(
         from sprachbund.nn.quantized import num_weights
 
         check_new(out)
-        if not checkpoint.exists():
-            raise UsageError(f"there is no file {checkpoint}; check the path")
         model = load_other_format(checkpoint, tokenizer)
         sources, targets = (sorted(tags) for tags in map(set, zip(*model.pairs(), strict=True)))
         card = Card(name=out.name, licence=licence, source_languages=sources, target_languages=targets)

@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sprachbund.api import Model
@@ -34,6 +34,8 @@ NAMES: Mapping[str, str] = {
     **{f"distil-{size}": f"distil-whisper/distil-{size}" for size in ("large-v2", "medium.en", "small.en")},
 }
 """Names of both packages to those of `sprachbund.load`, which takes all others as they are."""
+FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Temperatures of both packages by default."""
 _NO_LIMIT = 1e9
 
 
@@ -59,6 +61,26 @@ def refuse(package: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
                 f"{name}={value!r} of {package} is not served here; leave it out (default {defaults[name]!r}), see "
                 "docs/migrate.md"
             )
+
+
+def refuse_others(
+    package: str, others: Mapping[str, Any], unserved: Mapping[str, Any], without_effect: Collection[str]
+) -> None:
+    """Refuse what `transcribe` is given beside its own arguments, unless it has no effect.
+
+    Args:
+        package: whose arguments they are.
+        others: name to value.
+        unserved: name to the package's default of arguments that are not served.
+        without_effect: names of arguments that change nothing here.
+
+    Raises:
+        SprachbundError: an argument that the package does not have, or one that is not at its default.
+    """
+    given = {name: value for name, value in others.items() if name not in without_effect}
+    if unknown := sorted(given.keys() - unserved.keys()):
+        raise SprachbundError(f"transcribe has no argument {unknown[0]!r}")
+    refuse(package, given, unserved)
 
 
 def check_temperature(temperature: float | Sequence[float]) -> None:
@@ -160,7 +182,7 @@ def span_options(parameters: Any) -> SpanOptions:
         elif name not in _SAME:
             known = ", ".join((*_SAME, *_SECONDS))
             raise SprachbundError(f"vad_parameters has {name!r}, which is not served here; there are {known}")
-    defaults = {field.name: getattr(SpanOptions(), field.name) for field in fields(SpanOptions)}
+    defaults = asdict(SpanOptions())
     if "threshold" in values and "release" not in values:
         values["release"] = max(0.01, values["threshold"] - 0.15)  # as Silero's own code has it
     if "padding_s" in values and "min_silence_s" not in values:

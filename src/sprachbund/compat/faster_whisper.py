@@ -25,11 +25,13 @@ from sprachbund.api import load
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.compat.arguments import (
+    FALLBACK,
     NAMES,
     Wish,
     check_temperature,
     device_by_default,
     refuse,
+    refuse_others,
     spaced,
     span_options,
     tokens_of,
@@ -40,7 +42,6 @@ from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 
 _PACKAGE = "faster-whisper"
-_FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _UNSERVED: dict[str, Any] = {
     "patience": 1,
     "length_penalty": 1,
@@ -189,7 +190,7 @@ class WhisperModel:
         task: str = "transcribe",
         *,
         beam_size: int = 5,
-        temperature: float | Sequence[float] = _FALLBACK,
+        temperature: float | Sequence[float] = FALLBACK,
         compression_ratio_threshold: float | None = 2.4,
         log_prob_threshold: float | None = -1.0,
         no_speech_threshold: float | None = 0.6,
@@ -231,10 +232,7 @@ class WhisperModel:
             SprachbundError: an argument that is not served, a language or task that the model does not know, or a
                 recording that cannot be read.
         """
-        others = {name: value for name, value in others.items() if name not in _WITHOUT_EFFECT}
-        if unknown := sorted(others.keys() - _UNSERVED.keys()):
-            raise SprachbundError(f"transcribe has no argument {unknown[0]!r}")
-        refuse(_PACKAGE, others, _UNSERVED)
+        refuse_others(_PACKAGE, others, _UNSERVED, _WITHOUT_EFFECT)
         check_temperature(temperature)
         wish = Wish(
             language=language,

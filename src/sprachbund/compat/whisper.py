@@ -21,18 +21,19 @@ from sprachbund.api import Model, load
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import load as _load
 from sprachbund.compat.arguments import (
+    FALLBACK,
     NAMES,
     Wish,
     check_temperature,
     device_by_default,
     refuse,
+    refuse_others,
     spaced,
     tokens_of,
 )
 from sprachbund.errors import SprachbundError
 
 _PACKAGE = "openai-whisper"
-_FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _UNSERVED: dict[str, Any] = {
     "carry_initial_prompt": False,
     "clip_timestamps": "0",
@@ -105,7 +106,7 @@ class Whisper:
         audio: str | Path | NDArray[np.float32] | Any,
         *,
         verbose: bool | None = None,
-        temperature: float | Sequence[float] = _FALLBACK,
+        temperature: float | Sequence[float] = FALLBACK,
         compression_ratio_threshold: float | None = 2.4,
         logprob_threshold: float | None = -1.0,
         no_speech_threshold: float | None = 0.6,
@@ -145,10 +146,7 @@ class Whisper:
             SprachbundError: an argument that is not served, a language or task that the model does not know, or a
                 recording that cannot be read.
         """
-        others = {name: value for name, value in others.items() if name not in _WITHOUT_EFFECT}
-        if unknown := sorted(others.keys() - _UNSERVED.keys()):
-            raise SprachbundError(f"transcribe has no argument {unknown[0]!r}")
-        refuse(_PACKAGE, others, _UNSERVED)
+        refuse_others(_PACKAGE, others, _UNSERVED, _WITHOUT_EFFECT)
         check_temperature(temperature)
         wish = Wish(
             language=language,

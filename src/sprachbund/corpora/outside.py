@@ -30,13 +30,13 @@ import numpy.typing as npt
 from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech, set_pitch
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.phrasebook import draw, render, split_of
+from sprachbund.corpora.wording import LANGUAGES
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.data.synthesis import SynthesisError, draw_voice, speak
 
 FloatArray = npt.NDArray[np.float32]
 Part = Literal["dev", "test"]
-LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
 OTHER_LANGUAGES: Mapping[Part, tuple[str, ...]] = {
     "dev": ("pt", "pl", "nl", "tr", "sv", "el", "cs", "hi", "ja", "fa"),
     "test": ("uk", "ca", "fi", "hu", "ro", "da", "zh", "vi", "sw", "id"),

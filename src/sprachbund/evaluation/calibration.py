@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from sprachbund.audio.augment import TRAIN, augment
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -273,8 +274,14 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
 
 def probabilities(observations: Sequence[Observation], domain: Domain) -> npt.NDArray[np.float64]:
     """The probability (N,) that each text is not what was said."""
-    log_odds = _inputs(observations) @ np.array([domain.mean_log_probability, *domain.encoder]) + domain.bias
-    return np.asarray(1 / (1 + np.exp(-log_odds)))
+    states = torch.from_numpy(np.stack([one.state for one in observations]))
+    log_odds = domain.encoder_log_odds(states)
+    return np.array(
+        [
+            domain.probability(of_states, one.mean_log_probability)
+            for of_states, one in zip(log_odds, observations, strict=True)
+        ]
+    )
 
 
 def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, list[dict[str, Any]]]:

@@ -192,9 +192,8 @@ class LiveEngine:
         options = self._settled(options or LiveOptions(), request)
         window_s = None if options.policy == "frames" else self.model.max_window_s
         spans = live_spans(self.decoding.spans, window_s)
-        session = LiveSession(request, options, spans, tracker, self._activity)
-        session.lead_s = LEAD_S if options.policy == "frames" else 0.0
-        return session
+        lead_s = LEAD_S if options.policy == "frames" else 0.0
+        return LiveSession(request, options, spans, tracker, self._activity, lead_s=lead_s)
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""

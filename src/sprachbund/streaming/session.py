@@ -156,7 +156,6 @@ class LiveSession:
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
         written: targets with text.
-        lead_s: the first attempt at a stretch needs so much less sound than further ones.
         error: why the session has ended early, if it has.
     """
 
@@ -167,12 +166,14 @@ class LiveSession:
         spans: SpanOptions,
         tracker: LanguageTracker,
         activity: VoiceActivity,
+        *,
+        lead_s: float = 0.0,
     ) -> None:
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
         self.written: set[str] = set()
-        self.lead_s = 0.0
+        self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones
         self._stream = SpanStream(spans, activity=activity)
         self._waiting: deque[Stretch] = deque()
         self._open: Stretch | None = None
@@ -312,7 +313,7 @@ class LiveSession:
             span=span,
             samples=samples,
             lines=lines,
-            attempted_s=span.start_s - self.lead_s,
+            attempted_s=span.start_s - self._lead_s,
         )
 
     def _close(self, span: Span, samples: Samples) -> None:

@@ -49,8 +49,8 @@ class OtherWhisper:
 
 
 def is_other_format(path: Path) -> bool:
-    """Whether a path is of one of these forms."""
-    return (path.is_file() and path.suffix == OPENAI_SUFFIX) or (path / CTRANSLATE2_FILE).is_file()
+    """Whether a path is of one of these forms, by its name."""
+    return path.suffix == OPENAI_SUFFIX or (path / CTRANSLATE2_FILE).is_file()
 
 
 def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
@@ -63,6 +63,8 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
     Raises:
         SprachbundError: it cannot be read, has no tokenizer, or is no Whisper model.
     """
+    if not path.exists():
+        raise SprachbundError(f"there is no file {path}; check the path")
     other = read_openai(path) if path.is_file() else read_ctranslate2(path)
     home = tokenizer or (path.parent if path.is_file() else path)
     if not (home / TOKENIZER).is_file():

@@ -1,7 +1,7 @@
 """The three analyses of gradient sketches of arXiv 2603.25836.
 
-A groups languages by the cosines of their mean gradients. B sets how much of a module stays shared, and which module to
-split. C measures where the energy of the gradients lies, and how far the subspaces of languages differ.
+A groups languages by the noise-corrected cosines of their gradients. B sets how much of a module stays shared, and
+which module to split. C measures where the energy of the gradients lies, and how far the subspaces of languages differ.
 Notation of the paper: L languages, N_l vectors of language l as unit rows of U_l (N_l, d).
 """
 
@@ -55,7 +55,12 @@ def similarity(means: np.ndarray, languages: Sequence[str], module: str) -> np.n
                 f"the gradients of {language} in {module} cancel out, so their mean has no direction; "
                 "collect more utterances of it, or leave the module out"
             )
-    directions = means / norms[:, None]
+    return _cosines(means)
+
+
+def _cosines(vectors: np.ndarray) -> np.ndarray:
+    """Cosines of the rows of (L, d): (L, L), ones on the diagonal."""
+    directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _VANISHES)
     cosines = np.clip(directions @ directions.T, -1, 1)
     np.fill_diagonal(cosines, 1)
     return (cosines + cosines.T) / 2
@@ -137,7 +142,10 @@ ALIKE = 0.9
 """Corrected cosine above which two languages are as good as one."""
 
 NUM_CUTS = 20
+"""Cuts into halves, both of which are clustered for every number of groups."""
+
 NUM_HALVES = 40
+"""Halves for intervals, and for how often the chosen groups come out again."""
 NUM_STARTS = 10
 _SAME = 1e-6
 _MAX_SEED = 2**32
@@ -199,7 +207,7 @@ def find_groups(
     distances = 1 - cosines
     whole: Partition = (tuple(range(count)),)
     agreements: dict[int, float] = {}
-    if distances.max() < _SAME and (1 - _cosines_of_means(rows)).max() < _SAME:
+    if distances.max() < _SAME and (1 - _cosines(means(rows))).max() < _SAME:
         return Groups(partition=whole, before_veto=whole, silhouette=None, spread=0.0)
     if num_groups is None:
         measurable = min(map(len, rows)) >= MIN_TO_HALVE and not noisy(rows, seed)
@@ -231,13 +239,7 @@ def cosines_of(rows: UnitGradients) -> np.ndarray:
     cosines = mean_cosines(rows)
     if np.diag(cosines).min() > 0:
         return corrected(cosines)
-    return _cosines_of_means(rows)
-
-
-def _cosines_of_means(rows: UnitGradients) -> np.ndarray:
-    centres = means(rows)
-    centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), _VANISHES)
-    return np.clip(centres @ centres.T, -1, 1)
+    return _cosines(means(rows))
 
 
 def agreement_of_halves(rows: UnitGradients, clustering: Clustering, seed: int) -> dict[int, float]:

@@ -30,7 +30,7 @@ _LEAST_PURITY_RANGE = 0.1
 
 
 def heat_map(axes: Any, evidence: ModuleEvidence) -> None:
-    """Cosines between mean gradients, languages in the order of the dendrogram, groups framed."""
+    """Corrected cosines of gradients, languages in the order of the dendrogram, groups framed."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
