@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.data.own_options import OwnOptions
 
 if TYPE_CHECKING:
     from sprachbund.corpora.public import Preparation, Summary
     from sprachbund.data.manifest import Manifest
-    from sprachbund.data.own import OwnOptions
 
 
 # `sprachbund data show DIR`: size, languages, licence and some utterances of a corpus.
@@ -281,16 +282,6 @@ SentenceShare = Annotated[
         "--sentence-share", metavar="X", min=0, max=1, help="Share of the utterances that say them."
     ),
 ]
-Name = Annotated[
-    str | None, typer.Option("--name", help="Of the corpus; its folder's or table's if not given.")
-]
-Licence = Annotated[str, typer.Option("--licence", help="Of recordings and texts, for the model's card.")]
-Attribution = Annotated[str, typer.Option("--attribution", help="Whom to name, for the model's card.")]
-DevShare = Annotated[
-    float,
-    typer.Option("--dev-share", metavar="X", help="Share of the sentences for a dev part; 0 makes one part."),
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave faulty utterances out, and list them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 
 MADE = "made.json"
@@ -316,13 +307,25 @@ def register(app: typer.Typer) -> None:
     prepare.callback()(overview)
     make = typer.Typer(help="Make corpora that need no recordings of one's own.", **options)
     prepare.command("asterisk", help="The recorded prompts of Debian's asterisk packages.")(asterisk)
-    prepare.command("folder", help="Audio files with NAME.txt (and NAME.de.txt …) beside them.")(folder)
-    prepare.command("tsv", help="A table with a line for each recording.")(tsv)
-    prepare.command("csv", help="The same with commas, also metadata.csv of a folder of audio.")(csv)
-    prepare.command("commonvoice", help="A table of Common Voice, with its clips beside it.")(commonvoice)
-    prepare.command("kaldi", help="A data folder of Kaldi: wav.scp, text, segments …")(kaldi)
-    prepare.command("lhotse", help="A CutSet of lhotse, as JSON lines.")(lhotse)
-    prepare.command("huggingface", help="Tables of parquet or arrow with an audio column.")(huggingface)
+    prepare.command(
+        "folder", cls=VerbCommand, help="Audio files with NAME.txt (and NAME.de.txt …) beside them."
+    )(with_options(folder))
+    prepare.command("tsv", cls=VerbCommand, help="A table with a line for each recording.")(with_options(tsv))
+    prepare.command(
+        "csv", cls=VerbCommand, help="The same with commas, also metadata.csv of a folder of audio."
+    )(with_options(csv))
+    prepare.command(
+        "commonvoice", cls=VerbCommand, help="A table of Common Voice, with its clips beside it."
+    )(with_options(commonvoice))
+    prepare.command("kaldi", cls=VerbCommand, help="A data folder of Kaldi: wav.scp, text, segments …")(
+        with_options(kaldi)
+    )
+    prepare.command("lhotse", cls=VerbCommand, help="A CutSet of lhotse, as JSON lines.")(
+        with_options(lhotse)
+    )
+    prepare.command("huggingface", cls=VerbCommand, help="Tables of parquet or arrow with an audio column.")(
+        with_options(huggingface)
+    )
     make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(phrasebook)
     make.command("telephone", help="Recorded prompts, composed into new utterances.")(telephone)
     make.command("outside", help="Sound that a model of a narrow domain does not understand.")(outside)
@@ -354,25 +357,14 @@ def folder(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Looked through with its subfolders.")],
     out: Out,
     language: Annotated[str, typer.Option("--language", metavar="LANG", help="Language spoken.")],
-    name: Name = None,
-    licence: Licence = "",
-    attribution: Attribution = "",
-    dev_share: DevShare = 0.0,
-    skip_bad: SkipBad = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Write audio files and the texts beside them as a corpus."""
-    from sprachbund.data.own import OwnOptions, read_folder
+    from sprachbund.data.own import read_folder
 
-    with as_usage():
-        options = OwnOptions(
-            name=name or directory.resolve().name,
-            licence=licence,
-            attribution=attribution,
-            dev_share=dev_share,
-            skip_bad=skip_bad,
-        )
-    _prepare_own(lambda: read_folder(directory, language), out, options, as_json)
+    _prepare_own(lambda: read_folder(directory, language), directory, out, options, as_json)
 
 
 def tsv(
@@ -384,25 +376,14 @@ def tsv(
         str | None,
         typer.Option("--language", metavar="LANG", help="Language spoken, where no column says it."),
     ] = None,
-    name: Name = None,
-    licence: Licence = "",
-    attribution: Attribution = "",
-    dev_share: DevShare = 0.0,
-    skip_bad: SkipBad = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Write the recordings of a table as a corpus."""
-    from sprachbund.data.own import OwnOptions, read_table
+    from sprachbund.data.own import read_table
 
-    with as_usage():
-        options = OwnOptions(
-            name=name or file.stem,
-            licence=licence,
-            attribution=attribution,
-            dev_share=dev_share,
-            skip_bad=skip_bad,
-        )
-    _prepare_own(lambda: read_table(file, language), out, options, as_json)
+    _prepare_own(lambda: read_table(file, language), file, out, options, as_json)
 
 
 Source = Annotated[
@@ -418,72 +399,56 @@ def csv(
     source: Source,
     out: Out,
     language: Spoken = None,
-    name: Name = None,
-    licence: Licence = "",
-    attribution: Attribution = "",
-    dev_share: DevShare = 0.0,
-    skip_bad: SkipBad = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Write the recordings of a table with commas as a corpus: columns path or file_name, language, text …"""
     from sprachbund.data.own import read_table
 
-    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
-    _prepare_own(lambda: read_table(source, language, commas=True), out, options, as_json)
+    _prepare_own(lambda: read_table(source, language, commas=True), source, out, options, as_json)
 
 
 def commonvoice(
     source: Source,
     out: Out,
     language: Spoken = None,
-    name: Name = None,
-    licence: Licence = "",
-    attribution: Attribution = "",
-    dev_share: DevShare = 0.0,
-    skip_bad: SkipBad = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Write the clips of a table of Common Voice, such as de/validated.tsv, as a corpus."""
     from sprachbund.data.importers import read_common_voice
 
-    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
-    _prepare_own(lambda: read_common_voice(source, language), out, options, as_json)
+    _prepare_own(lambda: read_common_voice(source, language), source, out, options, as_json)
 
 
 def kaldi(
     source: Source,
     out: Out,
     language: Spoken = None,
-    name: Name = None,
-    licence: Licence = "",
-    attribution: Attribution = "",
-    dev_share: DevShare = 0.0,
-    skip_bad: SkipBad = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Write a data folder of Kaldi as a corpus; text.de and the like are translations."""
     from sprachbund.data.importers import read_kaldi
 
-    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
-    _prepare_own(lambda: read_kaldi(source, language), out, options, as_json)
+    _prepare_own(lambda: read_kaldi(source, language), source, out, options, as_json)
 
 
 def lhotse(
     source: Source,
     out: Out,
     language: Spoken = None,
-    name: Name = None,
-    licence: Licence = "",
-    attribution: Attribution = "",
-    dev_share: DevShare = 0.0,
-    skip_bad: SkipBad = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Write the supervisions of a CutSet, cuts.jsonl or cuts.jsonl.gz, as a corpus."""
     from sprachbund.data.importers import read_lhotse
 
-    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
-    _prepare_own(lambda: read_lhotse(source, language), out, options, as_json)
+    _prepare_own(lambda: read_lhotse(source, language), source, out, options, as_json)
 
 
 def huggingface(
@@ -500,12 +465,9 @@ def huggingface(
         list[str] | None,
         typer.Option("--translation", metavar="LANG=COLUMN,…", help="Columns of translations."),
     ] = None,
-    name: Name = None,
-    licence: Licence = "",
-    attribution: Attribution = "",
-    dev_share: DevShare = 0.0,
-    skip_bad: SkipBad = False,
     as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
     """Write the rows of a dataset of the Hugging Face hub, a local table or a folder of them, as a corpus."""
     from sprachbund.data.importers import read_hugging_face
@@ -516,25 +478,13 @@ def huggingface(
         if not (tag and equals and column):
             raise UsageError(f"--translation {one}: give LANG=COLUMN, such as de=german")
         columns[tag] = column
-    options = _own_options(source, name, licence, attribution, dev_share, skip_bad)
     _prepare_own(
-        lambda: read_hugging_face(source, language, text=text, translations=columns), out, options, as_json
+        lambda: read_hugging_face(source, language, text=text, translations=columns),
+        source,
+        out,
+        options,
+        as_json,
     )
-
-
-def _own_options(
-    source: Path, name: str | None, licence: str, attribution: str, dev_share: float, skip_bad: bool
-) -> "OwnOptions":
-    from sprachbund.data.own import OwnOptions
-
-    with as_usage():
-        return OwnOptions(
-            name=name or (source.resolve().name if source.is_dir() else source.stem),
-            licence=licence,
-            attribution=attribution,
-            dev_share=dev_share,
-            skip_bad=skip_bad,
-        )
 
 
 def phrasebook(
@@ -747,9 +697,13 @@ def _labelled(bar: Bar) -> Callable[[str, int, int], None]:
     return lambda what, done, total: bar.update(done, total, what)
 
 
-def _prepare_own(read: Callable[[], Any], out: Path, options: Any, as_json: bool) -> None:
+def _prepare_own(
+    read: Callable[[], Any], source: Path, out: Path, options: OwnOptions, as_json: bool
+) -> None:
     from sprachbund.data.own import SKIPPED, prepare_own
 
+    if not options.name:
+        options = replace(options, name=source.resolve().name if source.is_dir() else source.stem)
     with resumable(out), Bar("preparing") as bar:
         prepared = prepare_own(read(), out, options, progress=bar.update)
     for fault in prepared.skipped:

@@ -22,6 +22,7 @@ from pydantic import RootModel
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import ManifestWriter, read_info, shard_numbers
+from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_model, read_text, write_text
 
@@ -82,29 +83,6 @@ class OwnData:
 
     recordings: Sequence[OwnRecording]
     faults: Sequence[Fault]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnOptions:
-    """How a corpus is written.
-
-    Attributes:
-        name: of the corpus.
-        licence: under which the recordings and texts stand.
-        attribution: who is to be named.
-        dev_share: share of the sentences, by transcript, that goes into a part of its own; 0 for one part.
-        skip_bad: write faults down and go on, instead of ending at the first.
-    """
-
-    name: str
-    licence: str = ""
-    attribution: str = ""
-    dev_share: float = 0.0
-    skip_bad: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.dev_share < 1.0:
-            raise SprachbundError(f"the share for dev is {self.dev_share}; give 0 up to, but not, 1")
 
 
 @dataclass(frozen=True, kw_only=True)

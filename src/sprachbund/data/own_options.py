@@ -1,0 +1,31 @@
+"""How recordings of one's own become a corpus; the command line is made of it, so it loads no NumPy."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from sprachbund.errors import SprachbundError
+from sprachbund.util.options import Option, check
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions:
+    """How a corpus is written.
+
+    Attributes:
+        name: of the corpus; that of its folder or table if not given.
+        licence: of recordings and texts, for the model's card.
+        attribution: whom to name, for the model's card.
+        dev_share: share of the sentences, by transcript, for a dev part; 0 makes one part.
+        skip_bad: leave faulty utterances out, and list them, instead of ending at the first.
+    """
+
+    name: Annotated[str, Option("--name")] = ""
+    licence: Annotated[str, Option("--licence")] = ""
+    attribution: Annotated[str, Option("--attribution")] = ""
+    dev_share: Annotated[float, Option("--dev-share", metavar="X")] = 0.0
+    skip_bad: Annotated[bool, Option("--skip-bad")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0.0 <= self.dev_share < 1.0:
+            raise SprachbundError(f"the share for dev is {self.dev_share}; give 0 up to, but not, 1")
