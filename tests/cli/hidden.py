@@ -17,6 +17,7 @@ from typing import Any
 
 MODULES = {
     "babel": "babel",
+    "ctranslate2": "ctranslate2",
     "espeakng-loader": "espeakng_loader",
     "fastapi": "fastapi",
     "jiwer": "jiwer",

@@ -101,6 +101,9 @@ COMMANDS = {
     "share analyse": [
         "share analyse tiny tones --out OUT.npz --utterances 4 --batch 1 --accumulate 2 --offline"
     ],
+    "share headroom": [
+        "share headroom tiny tones --dev tones --utterances 4 --held-out 4 --epochs 1 --seeds 1"
+    ],
     "share plan": ["share plan gradients.npz --out OUT.json"],
     "share show": ["share show plan.json --out OUT.html"],
     "share apply": ["share apply tiny plan.json --out OUT --start svd --any-model"],
