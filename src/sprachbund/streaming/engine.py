@@ -164,7 +164,7 @@ class LiveEngine:
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = None if model.capabilities.transducer is None else FrameWriter(model)
+        self._writer = None if model.capabilities.streaming is None else FrameWriter(model)
 
     def open(
         self,

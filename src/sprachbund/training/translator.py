@@ -61,6 +61,10 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
+FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2")
+"""Families that `train` goes on from; those of units and of language models have recipes of their own."""
+
+
 class DataPart(Strict):
     """A manifest directory and how often an epoch goes through it.
 
@@ -272,6 +276,10 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
     family = family_of(start)
     if family == Conformer.name:
         return _conformer(recipe, _started_conformer(recipe, load(start)))
+    if family not in FINE_TUNED:
+        raise SprachbundError(
+            f"a {family} model is not trained here (start is {recipe.start}); start from one of {', '.join(FINE_TUNED)}"
+        )
     if useless := sorted(_OF_NEW_MODELS & recipe.model_fields_set):
         raise SprachbundError(
             f"the recipe has {', '.join(useless)}, which a {family} checkpoint brings along; take it out of the recipe"
