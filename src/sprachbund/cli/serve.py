@@ -88,7 +88,7 @@ def _greeting(server: "Server", address: Any) -> list[str]:
     return [
         f"page at http://{named}:{port}/",
         f"OpenAI's clients: base_url=http://{named}:{port}/v1",
-        f"live captions: ws://{named}:{port}/v1/live",
+        f"live captions: ws://{named}:{port}/v1/live, and OpenAI's realtime sessions at /v1/realtime",
         *licences,
         f"{'keys from ' + str(server.service.settings.key_file) if server.service.keys.wanted else 'no key needed'}; "
         "Ctrl-C stops it",

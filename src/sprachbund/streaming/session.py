@@ -5,7 +5,7 @@ other sessions.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -157,6 +157,8 @@ class LiveSession:
         tracker: of the language, over the stretches.
         written: targets with text.
         error: why the session has ended early, if it has.
+        on_speech: called at the beginning and the end of each stretch, with its number, the second, and whether it
+            begins.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class LiveSession:
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
+        self.on_speech: Callable[[int, float, bool], None] | None = None
         self.written: set[str] = set()
         self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones
         self._stream = SpanStream(spans, activity=activity)
@@ -307,6 +310,8 @@ class LiveSession:
     def _begin(self, span: Span, samples: Samples) -> Stretch:
         lines = {target: CaptionLine() for target in self.targets}
         number, self._count = self._count, self._count + 1
+        if self.on_speech is not None:
+            self.on_speech(number, span.start_s, True)
         return Stretch(
             number=number,
             begin_s=span.start_s,
@@ -321,6 +326,8 @@ class LiveSession:
         stretch.span, stretch.samples, stretch.closed = span, samples, True
         self._waiting.append(stretch)
         self._open = None
+        if self.on_speech is not None:
+            self.on_speech(stretch.number, span.end_s, False)
 
     def _end_vanished(self) -> None:
         """A stretch that turned out to be no speech ends with what was heard of it."""
