@@ -480,7 +480,7 @@ class SessionManager:
     def __init__(self, settings: Settings, store: ModelStore, meters: Meters) -> None:
         self._settings, self._store, self._meters = settings, store, meters
         self._sessions: dict[str, ResumableSession] = {}
-        self._connections: dict[str, asyncio.Task[None]] = {}
+        self._connections: dict[str, asyncio.Task[Any]] = {}
         self._left_s: dict[str, float] = {}
         self._leases: dict[str, AsyncExitStack] = {}
         self._opening: Counter[str] = Counter()
@@ -773,7 +773,7 @@ class SessionManager:
     def _most_waiting_s(self, live: ResumableSession) -> float:
         return min(self._settings.limits.max_live_waiting_s, live.most_waiting_s)
 
-    def connect(self, live: ResumableSession, task: asyncio.Task[None]) -> None:
+    def connect(self, live: ResumableSession, task: asyncio.Task[Any]) -> None:
         """A task of another protocol sends the text of a session; `close` waits for it until `give_up`."""
         self._connections[live.name] = task
 
