@@ -43,6 +43,7 @@ _MOST = {
     "agreement": 100,
     "wait_k": 1000,
     "mask_words": 1000,
+    "steady": 100,
 }
 """Largest settings accepted from a client, since computation and memory grow with them."""
 

@@ -99,9 +99,9 @@ def trim(
 def _commit_half(
     family: Family, job: PendingStretch, row: StretchRow, tokens: Sequence[int], starts_s: Sequence[float]
 ) -> LiveText | None:
-    """Commit the words that begin in the first half, where text is shown for them."""
+    """Commit the words that begin in the first half, where the attempt has any and the guard keeps them."""
     line, half_s = job.stretch.lines[row.target], job.stretch.duration_s / 2
-    if not line.tentative:
+    if not (line.attempts and line.attempts[-1]):
         return None
     rest = tokens[len(line.prefix) :]
     words, token, num_words = words_behind(family, line.prefix, rest, row.asked.language), len(line.prefix), 0
@@ -206,6 +206,10 @@ class LiveEngine:
         if policy not in fitting:
             raise SprachbundError(
                 f"the policy {policy} is not for the model {self.model.name}; choose from auto, {', '.join(fitting)}"
+            )
+        if policy in ("frames", "span") and options.mask_words:
+            raise SprachbundError(
+                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; leave it out"
             )
         if policy != "frames" and options.right_context is not None:
             raise SprachbundError(

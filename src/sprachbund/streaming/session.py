@@ -97,6 +97,10 @@ class CaptionLine:
         self.written += piece
         return piece
 
+    def note_attempt(self, words: list[str], options: LiveOptions) -> None:
+        """Keep the words of the newest attempt, and of as many before it as the options compare."""
+        self.attempts = [*self.attempts, words][-max(options.agreement, options.steady or 1) :]
+
     def show(self, tentative: str, committed: str) -> int:
         """Replace the tentative text; how many words of the one before are no longer there."""
         before, now = self.tentative.split(), f"{committed}{tentative}".split()
