@@ -46,6 +46,7 @@ MODULES = {
     "urllib3": "urllib3",
     "uvicorn": "uvicorn",
     "websockets": "websockets",
+    "wyoming": "wyoming",
 }
 """Packages of the extras to their modules."""
 _CORE = (

@@ -48,7 +48,10 @@ COMMANDS = {
     ],
     "transcribe": ["transcribe talk.wav --model tiny --table --offline"],
     "listen": ["listen talk.wav --fast --to de --model tiny --no-guard --offline"],
-    "serve": ["serve --port 0 --model ./nowhere --offline"],
+    "serve": [
+        "serve --port 0 --model ./nowhere --offline",
+        "serve --wyoming 0 --port 0 --model ./nowhere --offline",
+    ],
     "models list": ["models list"],
     "models show": ["models show tiny"],
     "models download": ["models download nobody/nothing --offline"],
@@ -323,7 +326,8 @@ def asked_for() -> dict[str, set[str]]:
         for extra, lines in project.items()
     }
     return {
-        extra: {*packages, *(names["serve"] if extra == "ray" else ())} for extra, packages in names.items()
+        extra: {*packages, *(names["serve"] if extra in ("ray", "wyoming") else ())}
+        for extra, packages in names.items()
     }
 
 
