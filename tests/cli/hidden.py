@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 MODULES = {
+    "aiohttp": "aiohttp",
     "babel": "babel",
     "espeakng-loader": "espeakng_loader",
     "fastapi": "fastapi",
+    "fsspec": "fsspec",
+    "gcsfs": "gcsfs",
     "jiwer": "jiwer",
     "lhotse": "lhotse",
     "matplotlib": "matplotlib",
@@ -33,6 +36,7 @@ MODULES = {
     "pyworld": "pyworld",
     "ray": "ray",
     "requests": "requests",
+    "s3fs": "s3fs",
     "sacrebleu": "sacrebleu",
     "scikit-learn": "sklearn",
     "scipy": "scipy",
