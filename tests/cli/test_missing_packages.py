@@ -60,6 +60,8 @@ COMMANDS = {
     "bench": ["bench --model ./nowhere --offline"],
     "data show": ["data show book/dev"],
     "data check": ["data check book/dev"],
+    "data pack": ["data pack book/dev --out OUT"],
+    "data export": ["data export book/dev --out OUT.jsonl"],
     "data prepare asterisk": ["data prepare asterisk --source tree --languages en,es --out OUT"],
     "data prepare folder": ["data prepare folder own --language en --licence CC0-1.0 --out OUT"],
     "data prepare tsv": ["data prepare tsv table.tsv --out OUT"],
