@@ -162,6 +162,11 @@ class LiveEngine:
         self.notes: list[str] = []
         options = decoding or DecodingOptions()
         check_options(model, options)
+        if options.digits:
+            raise SprachbundError(
+                "live text is not written in digits: what stands already cannot become part of a number; leave digits "
+                "out, or translate the recording afterwards"
+            )
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
