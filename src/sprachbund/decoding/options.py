@@ -108,6 +108,8 @@ class DecodingOptions:
         timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
             those that do not.
         word_timestamps: times for every word (json, jsonl, --json); costs a second pass of the decoder.
+        digits: numbers, dates, clock times and amounts in digits, in English, Spanish, French, Italian, German and
+            Russian; the guard and its evidence see the words.
         draft: proposes tokens ahead, which the model confirms, for speed: none; auto, a draft among the model's files
             where it is to gain speed; the name of such a draft; a draft's file; a text (.txt) in the languages wanted;
             a smaller model; a smaller model+text. It does not change the text.
@@ -128,6 +130,7 @@ class DecodingOptions:
     batch_size: Annotated[int, Range(1)] = 8
     timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
+    digits: Annotated[bool, Option("--digits")] = False
     draft: Annotated[str, Option("--draft", metavar="NAME")] = AUTO
     num_draft_tokens: Annotated[
         int | None,
