@@ -152,7 +152,8 @@ def test_options_that_cannot_be_are_named(field, value):
         ({}, ("local-agreement", "alignatt", "wait-k", "retranslation", "span")),
         ({"alignment": None}, ("retranslation", "span")),
         ({"ctc": TinyFamily()}, ("retranslation", "span")),
-        ({"transducer": TinyFamily()}, ("frames", "span")),
+        ({"transducer": TinyFamily()}, ("retranslation", "span")),
+        ({"transducer": TinyFamily(), "streaming": TinyFamily()}, ("frames", "span")),
     ],
 )
 def test_a_model_gets_the_policies_that_it_can_work_by(parts, policies):

@@ -45,6 +45,7 @@ class TranscriptionForm(BaseModel):
         list[Literal["logprobs"]],
         Field(alias="include[]", description="Log-probabilities of the words, in json."),
     ] = []
+    digits: Annotated[bool, Field(description="Numbers, dates, times and amounts in digits.")] = False
     stream: Annotated[bool, Field(description="Server-sent events, for json and verbose_json.")] = False
     allow_damaged: Annotated[
         bool, Field(description="Take what can be read of a file that is cut off or damaged, with a warning.")

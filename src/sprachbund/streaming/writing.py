@@ -125,9 +125,9 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
     able = family.capabilities
     if able.translator is not None:
         return "retranslation", "span"
-    if able.transducer is not None:
+    if able.streaming is not None:
         return "frames", "span"
-    if able.ctc is not None or able.alignment is None:
+    if able.transducer is not None or able.ctc is not None or able.alignment is None:
         return "retranslation", "span"
     return "local-agreement", "alignatt", "wait-k", "retranslation", "span"
 
