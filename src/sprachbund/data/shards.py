@@ -562,6 +562,8 @@ class Packing:
         codec: "flac" keeps every sample; "opus" takes an eighth of its space.
         shard_utterances: utterances of a shard.
         seed: of the order of the utterances.
+        threads: of each process.
+        gpus: of each process.
     """
 
     source: Path
@@ -571,6 +573,7 @@ class Packing:
     shard_utterances: int = 1000
     seed: int = 0
     threads: int = 1
+    gpus: int = 0
 
     @property
     def files(self) -> list[tuple[Path, int]]:
