@@ -214,7 +214,8 @@ class LiveEngine:
             )
         if policy in ("frames", "span") and options.mask_words:
             raise SprachbundError(
-                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; leave it out"
+                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; leave it "
+                "out"
             )
         if policy != "frames" and options.right_context is not None:
             raise SprachbundError(
