@@ -38,12 +38,12 @@ from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.data.batch import NO_LANGUAGE
+from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.guard import (
     Understanding,
     compression_ratio,
     drop_reason,
     max_out_of_domain,
-    out_of_domain,
     repetition,
 )
 from sprachbund.decoding.languages import (
@@ -610,7 +610,8 @@ def _write_rows(
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
     hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
-    doubts = out_of_domain(model, memory, hypotheses, durations_s)
+    sources = [one.context.language.language for one in group]
+    doubts = out_of_domain(model, memory, sources, hypotheses, durations_s)
     times = model.capabilities.timestamps if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
     if first.options.word_timestamps:

@@ -15,7 +15,7 @@ from itertools import zip_longest
 import torch
 
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.guard import out_of_domain
+from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
@@ -378,7 +378,8 @@ class LiveEngine:
         durations_s = [job.stretch.duration_s for job in encoded.jobs]
         hypotheses = search(self.model, encoded.memory, asked, self.decoding, durations_s, self._speculation)
         looks = self._looks(encoded, asked, hypotheses, durations_s)
-        doubts = out_of_domain(self.model, encoded.memory, hypotheses, durations_s)
+        sources = [job.language.language for job in encoded.jobs]
+        doubts = out_of_domain(self.model, encoded.memory, sources, hypotheses, durations_s)
         return [
             [
                 StretchRow(
