@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.decoding.domain import span_signals
+from sprachbund.decoding.domain import LatestSpans, span_signals
 from sprachbund.decoding.guard import OUT_OF_DOMAIN, Understanding
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import translate
@@ -55,14 +55,36 @@ def live(family: TinyFamily) -> list[LiveEvent]:
     return events
 
 
-def test_the_probability_is_a_logistic_regression_of_mean_state_and_log_probability():
-    family = calibrated(0.3)
-    for segment in translated(family).segments + translated(family).dropped:
+def test_the_probability_is_a_logistic_regression_with_the_last_spans_of_the_recording():
+    family = calibrated(1.3, threshold=0.6)
+    result, before = translated(family), []
+    for segment in sorted(result.segments + result.dropped, key=lambda one: one.start_s):
         span = slice(round(segment.start_s * SAMPLE_RATE), round(segment.end_s * SAMPLE_RATE))
         memory = family.encode(family.features([recording(*SPEECH)[span]]))
         state = memory.states[0, : memory.num_frames[0]].mean(0).double().numpy()
-        log_odds = 0.3 + state @ np.array(WEIGHTS) - 0.5 * segment.mean_log_probability
+        own = 1.3 + state @ np.array(WEIGHTS) - 0.5 * segment.mean_log_probability
+        last = before[-4:]
+        mean = np.average([b for b, _ in last], weights=[s for _, s in last]) if last else 0.0
+        log_odds = own + np.clip(mean, 0, 3) * len(last) / 4
         assert segment.out_of_domain == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=0.02)
+        before.append((own - math.log(0.6 / 0.4), segment.end_s - segment.start_s))
+    assert len(before) > 1
+
+
+def test_spans_of_one_kind_decide_together():
+    latest, other = LatestSpans(), LatestSpans()
+    assert latest.log_odds("de") == 0.0
+    shifts = []
+    for _ in range(6):
+        latest.add("de", 20.0, 2.0)
+        shifts.append(latest.log_odds("de"))
+    assert shifts == [0.75, 1.5, 2.25, 3.0, 3.0, 3.0]  # however sure
+    assert latest.log_odds("fr") == other.log_odds("de") == 0.0
+    for _ in range(3):
+        latest.add("de", -1.0, 0.5)
+    assert latest.log_odds("de") == 3.0  # 2 s of 20 and 1.5 s of -1
+    latest.add("de", -1.0, 0.5)
+    assert latest.log_odds("de") == 0.0
 
 
 def test_means_leave_out_padding_and_the_silence_of_a_filled_window():

@@ -10,6 +10,7 @@ from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.calibration import Observation, fit, measure, probabilities, read_sounds
 from sprachbund.evaluation.options import CalibrationOptions
+from sprachbund.models.domain import probability
 from tests.decoding.test_translate import Loudness
 
 WIDTH = 6
@@ -51,7 +52,7 @@ def test_the_written_weights_are_those_of_the_model_at_run_time():
     domain = fit(seen, CalibrationOptions())
     for one, p in zip(seen[:20], probabilities(seen, domain), strict=False):
         log_odds = float(one.state @ np.array(domain.encoder))
-        assert domain.probability(log_odds, one.signals) == pytest.approx(p, abs=1e-6)
+        assert probability(domain.log_odds(log_odds, one.signals)) == pytest.approx(p, abs=1e-6)
     assert np.argmax(domain.encoder) == 2
 
 

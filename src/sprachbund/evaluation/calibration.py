@@ -37,7 +37,7 @@ from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.base import Family
-from sprachbund.models.domain import Domain, Signal, mean_states
+from sprachbund.models.domain import Domain, Signal, mean_states, probability
 from sprachbund.models.io import content_hash
 from sprachbund.util.files import write_json
 from sprachbund.util.provenance import commit, data_hash
@@ -292,7 +292,7 @@ def probabilities(observations: Sequence[Observation], domain: Domain) -> npt.ND
     log_odds = domain.encoder_log_odds(states)
     return np.array(
         [
-            domain.probability(of_states, one.signals) if one.written else 0.0
+            probability(domain.log_odds(of_states, one.signals)) if one.written else 0.0
             for of_states, one in zip(log_odds, observations, strict=True)
         ]
     )

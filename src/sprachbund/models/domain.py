@@ -54,8 +54,8 @@ class Domain(BaseModel):
         """Write it into a model directory."""
         write_json(directory / DOMAIN_FILE, self.model_dump())
 
-    def probability(self, encoder_log_odds: float, signals: Mapping[Signal, float]) -> float:
-        """Probability, 0 to 1, that a text is not what was said.
+    def log_odds(self, encoder_log_odds: float, signals: Mapping[Signal, float]) -> float:
+        """Log-odds of that a text is not what was said.
 
         Args:
             encoder_log_odds: of the span, see `encoder_log_odds`.
@@ -68,8 +68,7 @@ class Domain(BaseModel):
                 f"{DOMAIN_FILE} has weights of {', '.join(sorted(missing))}, which this model does not give; calibrate "
                 "the model again"
             )
-        log_odds = self.bias + encoder_log_odds + sum(w * signals[name] for name, w in self.signals.items())
-        return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
+        return self.bias + encoder_log_odds + sum(w * signals[name] for name, w in self.signals.items())
 
     def encoder_log_odds(self, means: Tensor) -> list[float]:
         """What mean states (B, D) add to the log-odds of each utterance (B,).
@@ -83,6 +82,11 @@ class Domain(BaseModel):
             )
         log_odds: list[float] = (means @ torch.tensor(self.encoder, device=means.device)).tolist()
         return log_odds
+
+
+def probability(log_odds: float) -> float:
+    """The probability, 0 to 1, of log-odds."""
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
 
 
 def mean_states(

@@ -379,7 +379,16 @@ class LiveEngine:
         hypotheses = search(self.model, encoded.memory, asked, self.decoding, durations_s, self._speculation)
         looks = self._looks(encoded, asked, hypotheses, durations_s)
         sources = [job.language.language for job in encoded.jobs]
-        doubts = out_of_domain(self.model, encoded.memory, sources, hypotheses, durations_s)
+        doubts = out_of_domain(
+            self.model,
+            encoded.memory,
+            sources,
+            hypotheses,
+            durations_s,
+            [job.targets for job in encoded.jobs],
+            [job.session.latest for job in encoded.jobs],
+            [job.stretch.closed for job in encoded.jobs],
+        )
         return [
             [
                 StretchRow(

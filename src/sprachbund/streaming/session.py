@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
+from sprachbund.decoding.domain import LatestSpans
 from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
 from sprachbund.errors import SprachbundError
@@ -155,6 +156,7 @@ class LiveSession:
         options: of the session.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
+        latest: how the model understood its last stretches.
         written: targets with text.
         error: why the session has ended early, if it has.
     """
@@ -172,6 +174,7 @@ class LiveSession:
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
+        self.latest = LatestSpans()
         self.written: set[str] = set()
         self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones
         self._stream = SpanStream(spans, activity=activity)
