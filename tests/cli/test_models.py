@@ -229,6 +229,23 @@ def test_languages_of_translators_of_text_are_those_of_their_loaders() -> None:
         assert one.text.startswith("translates text of ")
 
 
+def test_languages_of_parakeet_and_canary_are_those_of_their_loader() -> None:
+    from sprachbund.models.fastconformer.config import EUROPEAN
+
+    canary = find_checkpoint("nvidia/canary-1b-v2")
+    assert canary is not None
+    assert canary.sources == canary.targets == set(EUROPEAN)
+    assert canary.does("de", "en")
+    assert canary.does("en", "de")
+    assert canary.does("de", None)
+    assert not canary.does("de", "fr")
+    assert not canary.does(None, "de")
+    parakeet = find_checkpoint("parakeet-tdt-v3")
+    assert parakeet is not None
+    assert parakeet.sources == set(EUROPEAN)
+    assert not parakeet.targets
+
+
 def test_every_public_model_is_of_a_family_that_can_be_loaded() -> None:
     from sprachbund.models.io import LOADERS
     from sprachbund.util.extras import extras

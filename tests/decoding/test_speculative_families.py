@@ -103,7 +103,7 @@ def test_the_native_engine_takes_drafts_that_do_not_read_inside() -> None:
                     (a.log_probability, b.log_probability)
                     for a, b in zip(flat(found), flat(wanted), strict=True)
                 ]
-                assert all(a == pytest.approx(b, abs=1e-9) for a, b in sums)
+                assert all(a == pytest.approx(b, abs=1e-4) for a, b in sums)
     for draft in drafts(model)[:2]:
         with pytest.raises(SprachbundError, match="NativeDecoder does not show; use the torch engine"):
             draft.check(native)

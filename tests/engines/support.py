@@ -76,15 +76,27 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Mixed values (N, W) and weights (N, C) of queries (N, W) over keys and values (C, W)."""
     width, num_keys = query.shape[1], len(key)
+    packed = _as_kernels_read(query, key, value)
+    out, weights = torch.full(packed[0].shape, torch.nan), torch.full((len(query), num_keys), torch.nan)
+    native().attend(isa, *packed, lengths, factor, out, weights)
+    return out[:, :width], weights
+
+
+def attend_many(isa: str, query: Tensor, key: Tensor, value: Tensor, seen: int, factor: float) -> Tensor:
+    """As `attend`, mixed values alone; every query sees the first `seen` keys."""
+    packed = _as_kernels_read(query, key, value)
+    out = torch.full(packed[0].shape, torch.nan)
+    native().attend_many(isa, *packed, seen, factor, out)
+    return out[:, : query.shape[1]]
+
+
+def _as_kernels_read(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
     query, key, value = (pad(x, 1, BLOCK) for x in (query, key, value))
     key, value = pad(key, 0, BLOCK), pad(value, 0, BLOCK)
-    out, weights = torch.full(query.shape, torch.nan), torch.full((len(query), num_keys), torch.nan)
     keys = key.view(-1, BLOCK, key.shape[1] // 2, 2).transpose(1, 2).reshape(-1, BLOCK * key.shape[1])
     pairs = value.view(-1, BLOCK // 2, 2, value.shape[1] // BLOCK, BLOCK)
     values = pairs.permute(0, 3, 1, 4, 2).reshape(-1, BLOCK * value.shape[1])
-    packed = [as_bf16(x).contiguous() for x in (query, keys, values)]
-    native().attend(isa, *packed, lengths, factor, out, weights)
-    return out[:, :width], weights
+    return [as_bf16(x).contiguous() for x in (query, keys, values)]
 
 
 def attend_eight(

@@ -16,6 +16,7 @@ from tests.engines.support import (
     BF16_STEP,
     attend,
     attend_eight,
+    attend_many,
     attend_reference,
     gelu_reference,
     needs_native,
@@ -200,6 +201,36 @@ def test_queries_do_not_depend_on_their_neighbours(
     split = zip(query.split([first, second]), lengths.split([first, second]), strict=True)
     parts = [attend(isa, q, key, value, n, 0.2)[0] for q, n in split]
     assert torch.equal(whole, torch.cat(parts))
+
+
+@on_every_set
+@few
+@given(
+    count=st.integers(1, 110), keys=st.integers(1, 300), width=st.integers(1, 150), seed=seeds, data=st.data()
+)
+def test_attention_of_many(
+    isa: str, count: int, keys: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    seen = data.draw(st.integers(0, keys))
+    query, key, value = (
+        randn(seed, count, width) * 2,
+        randn(seed + 1, keys, width),
+        randn(seed + 2, keys, width),
+    )
+    out = attend_many(isa, query, key, value, seen, width**-0.5)
+    wanted, weights = attend_reference(query, key, value, torch.full((count,), seen), width**-0.5)
+    mixed = weights @ value.to(torch.bfloat16).double().abs()
+    eps = 2.0**-24
+    # A score is a sum of `width` products, an exponential is right within its error and 2 ulp, and the mixed values and
+    # the sum that divides them are sums of `seen` terms that are brought to another maximum once in 64.
+    sizes = (query.to(torch.bfloat16).double().abs() @ key.to(torch.bfloat16).double().abs().T) * width**-0.5
+    scores = (width + 3) * eps * sizes[:, :seen].amax(1, keepdim=True) if seen else torch.zeros(count, 1)
+    bound = (2 * scores + (2 * seen + 8 + seen // 16) * eps) * mixed + 1e-7
+    if isa == "avx512":  # its products take probabilities in bf16
+        bound = bound + BF16_STEP * mixed + 1e-5
+    assert ((out.double() - wanted).abs() <= bound).all()
+    first = attend_many(isa, query[: count // 2], key, value, seen, width**-0.5)
+    assert torch.equal(first, out[: count // 2])  # whatever the neighbours
 
 
 def eight_bits(x: torch.Tensor) -> torch.Tensor:

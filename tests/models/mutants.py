@@ -60,7 +60,10 @@ OWN = (
     "streaming_onnx",
 )
 """Directories whose weights this project wrote, with a checksum."""
-FOREIGN = ("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2")
+FOREIGN = (
+    *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
+    *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary"),
+)
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
 _NOBODY = 65_534
@@ -599,6 +602,16 @@ def _draft(kind: str) -> Callable[[Path], None]:
     return made
 
 
+def _fastconformer(kind: str) -> Callable[[Path], None]:
+    def make(directory: Path) -> None:
+        from tests.models.fastconformer.support import make as make_checkpoint
+
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(make_checkpoint(Path(place), kind).directory, directory)
+
+    return make
+
+
 _MAKERS: dict[str, Callable[[Path], Any]] = {
     "conformer": _conformer,
     "conformer_8_bits": lambda directory: _conformer(directory, bits=8),
@@ -618,6 +631,7 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
+    **{kind: _fastconformer(kind) for kind in ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary")},
 }
 
 

@@ -113,6 +113,26 @@ def test_stretches_are_one_text_with_spaces_between_them(policy: Policy) -> None
                 assert f"{shown}{event.tentative}" in (begun, f"{begun} ")
 
 
+@pytest.mark.parametrize("policy", ["local-agreement", "wait-k", "alignatt", "retranslation"])
+def test_what_is_masked_is_committed_all_the_same(policy: Policy) -> None:
+    """Words that wait change nothing in the text; without any tentative text, nothing is taken back."""
+    own, samples = engine(), recording(*SPEECH)
+    options = LiveOptions(policy=policy, step_s=0.5, max_open_s=4.0)
+    plain = run(own, own.open(TARGETS, options=options), samples)
+    assert any(event.tentative for event in texts(plain))
+    for mask_words, steady in ((2, None), (2, 2), (1000, None)):
+        masked = replace(options, mask_words=mask_words, steady=steady)
+        events = run(own, own.open(TARGETS, options=masked), samples)
+        assert written(events) == written(plain)
+        if mask_words == 1000:
+            assert not any(event.tentative or event.retracted for event in texts(events))
+
+
+def test_policies_without_tentative_text_mask_none() -> None:
+    with pytest.raises(SprachbundError, match=r"mask_words is 2.*span shows no text that may change"):
+        engine().open(TARGETS, options=LiveOptions(policy="span", mask_words=2))
+
+
 def test_languages_without_spaces_have_none_between_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sprachbund.streaming.writing.writes_spaces", lambda tag: tag != "de")
     own = engine()

@@ -54,6 +54,7 @@ from sprachbund.decoding.languages import (
     check_pair,
     knows_pair,
     read_request,
+    text_log_probs,
 )
 from sprachbund.decoding.logits_process import cut_by_timestamps
 from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions, GuardOptions, check_options
@@ -73,6 +74,7 @@ from sprachbund.decoding.words import (
     AlignedTokens,
     AttendedWord,
     align,
+    aligned_by_frames,
     attended_words,
     timed_words,
 )
@@ -295,7 +297,7 @@ def encode_and_identify(
     memory = encode(model, features, known, [query.allowed for query in queries])
     rows: list[Tensor | None] = [None] * len(queries)
     if identify_all or None in known:
-        rows = list(model.language_log_probs(memory))
+        rows = list(_language_log_probs(model, memory))
     languages, identified = [], []
     for query, row in zip(queries, rows, strict=True):
         own = None
@@ -316,6 +318,17 @@ def encode_and_identify(
         identified=identified,
         mixed=language_spans(model, memory, durations_s),
     )
+
+
+def _language_log_probs(model: Family, memory: Memory) -> Tensor:
+    """Log-probabilities (B, L) of the language spoken; of a model that hears none, of the text that it writes."""
+    languages = model.source_languages
+    if not model.capabilities.language_from_text or len(languages) == 1:
+        return model.language_log_probs(memory)
+    # What the target says is not read by such a model.
+    asked = [[Target(language=languages[0])]] * len(memory.states)
+    texts = [model.decode_text(row[0].tokens) for row in search(model, memory, asked)]
+    return torch.tensor([text_log_probs(text, languages) for text in texts])
 
 
 def encode(
@@ -617,7 +630,13 @@ def _write_rows(
     doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
     times = model.capabilities.timestamps if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
-    if first.options.word_timestamps:
+    by_frames = model.capabilities.transducer is not None or model.capabilities.ctc is not None
+    if first.options.word_timestamps and by_frames:
+        aligned = [
+            [aligned_by_frames(model, one, duration_s) for one in row]
+            for row, duration_s in zip(hypotheses, durations_s, strict=True)
+        ]
+    elif first.options.word_timestamps:
         text = [
             [[t for t in h.tokens if times is None or t < times.first] for h in row] for row in hypotheses
         ]

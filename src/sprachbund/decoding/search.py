@@ -6,12 +6,14 @@ import torch
 
 from sprachbund.decoding.autoregressive import beam_search, greedy_search
 from sprachbund.decoding.ctc import join_ctc, search_by_ctc
+from sprachbund.decoding.drafts.base import NativeRun
+from sprachbund.decoding.native_search import NativeSearch, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
-from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt
 from sprachbund.decoding.transducer import search_by_frames
-from sprachbund.engines.native_engine import limit_torch_threads
+from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.models.base import Family, Memory, Target
 
 
@@ -60,7 +62,7 @@ def search(
     flat = [target for group in targets for target in group]
     draft_state = None if speculation is None else speculation.begin(family, memory, flat, batch)
     with limit_torch_threads(able.decoder):
-        best = _finish(family, batch, options, draft_state)
+        best = _finish(family, batch, flat, options, draft_state)
     if speculation is not None and draft_state is not None:
         speculation.add(flat, draft_state)
     each = len(targets[0])
@@ -68,7 +70,11 @@ def search(
 
 
 def _finish(
-    family: Family, batch: HypothesisBatch, options: DecodingOptions, draft_state: DraftState | None
+    family: Family,
+    batch: HypothesisBatch,
+    targets: Sequence[Target],
+    options: DecodingOptions,
+    draft_state: DraftState | None,
 ) -> list[Hypothesis]:
     """The best hypothesis of every row."""
     try:
@@ -77,6 +83,9 @@ def _finish(
             size, penalty = options.beam_size, options.length_penalty
             ranked = beam_search(family, batch, beam_size=size, length_penalty=penalty)
             return [hypotheses[0] for hypotheses in ranked]
+        run = None if draft_state is None else draft_state.run
+        if searches_natively(family, batch, run, options.accept):
+            return _finish_natively(family, batch, targets, draft_state)
         return (
             greedy_search(family, batch)
             if draft_state is None
@@ -85,3 +94,19 @@ def _finish(
     finally:
         if draft_state is not None:
             draft_state.run.close()
+
+
+def _finish_natively(
+    family: Family, batch: HypothesisBatch, targets: Sequence[Target], draft_state: DraftState | None
+) -> list[Hypothesis]:
+    decoder = family.capabilities.decoder
+    assert isinstance(decoder, NativeDecoder)
+    rows = NativeSearch(batch, [whole_prompt(family, target) for target in targets])
+    if draft_state is None:
+        return rows.finish(decoder)
+    assert isinstance(draft_state.run, NativeRun)
+    best = rows.finish(decoder, draft_state.run, draft_state.num_draft_tokens)
+    draft_state.checked += rows.checked
+    draft_state.accepted += rows.accepted
+    draft_state.passes += rows.passes
+    return best

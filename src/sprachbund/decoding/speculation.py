@@ -25,10 +25,12 @@ from sprachbund.decoding.drafts import load_draft
 from sprachbund.decoding.drafts.base import Draft, DraftRun
 from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.languages import UNDETERMINED
+from sprachbund.decoding.native_search import searches_natively, seconds_of_pass
 from sprachbund.decoding.options import AUTO, MAX_DRAFT_TOKENS, NONE, Accept, DecodingOptions
 from sprachbund.decoding.result import SpeculationReport
 from sprachbund.decoding.speculative import DraftState, SpeculativeSearch
 from sprachbund.decoding.state import HypothesisBatch, whole_prompt
+from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 
@@ -86,7 +88,8 @@ def measure_rounds(
 
     In a first round a draft has no state from the round before, so the second counts, unless the first ends a row.
     A few numbers of draft tokens are measured, as medians over alternating repeats, and those between interpolated.
-    Numbers that the cache has no room for cost as much as the largest that fits.
+    Numbers that the cache has no room for cost as much as the largest that fits. Where the kernels make the whole
+    search, so do these rounds: passes of `seconds_of_pass`.
 
     Args:
         family: the model.
@@ -99,6 +102,8 @@ def measure_rounds(
     device = batch.cache.lengths.device
     held = batch.cache.lengths.cpu()
     counts = [count for count in MEASURED_COUNTS if count <= most]
+    decoder = family.capabilities.decoder
+    natively = searches_natively(family, batch, run, accept)
 
     def plain() -> float:
         search = GreedySearch(replace(batch))
@@ -120,7 +125,10 @@ def measure_rounds(
 
     times: dict[int, list[float]] = {count: [] for count in (0, *counts)}
     for count, seconds in [*times.items()] * _REPEATS:
-        seconds.append(drafted(count) if count else plain())
+        if natively and isinstance(decoder, NativeDecoder):
+            seconds.append(seconds_of_pass(decoder, batch, prompts, count))
+        else:
+            seconds.append(drafted(count) if count else plain())
     drafted_s = np.interp(range(1, most + 1), counts, [median(times[count]) for count in counts])
     return RoundCosts(plain_s=median(times[0]), drafted_s=tuple(drafted_s.tolist()))
 

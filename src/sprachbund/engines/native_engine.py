@@ -232,6 +232,24 @@ class NativeDecoder(nn.Module):
         return states
 
     @enough_memory()
+    def search(self, cache: NativeCache, **rows: Any) -> int:
+        """Write all rows of a greedy search to their ends, in place; the number of passes.
+
+        Args:
+            cache: holds all tokens of the rows but the newest.
+            rows: arrays as `sprachbund.decoding.native_search` makes them.
+        """
+        passes: int = self._native.search(
+            **rows,
+            capacity=cache.capacity,
+            own=cache.own,
+            cross=cache.cross,
+            scales=cache.scales,
+            frames=cache.frames,
+        )
+        return passes
+
+    @enough_memory()
     def logits(self, states: Tensor, matrix: Arrays | None = None, num_rows: int = 0) -> Tensor:
         """Logits (R, Q, V) of states (R, Q, D padded), or (R, Q, `num_rows`) of another packed "matrix"."""
         num_rows = self.shape.vocabulary_size if matrix is None else num_rows

@@ -109,7 +109,7 @@ class TimestampTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """A decoder whose cross-attention shows which speech it reads: words get times from it.
+    """How words get times: from the cross-attention of a decoder, or from the frames at which the others write.
 
     Attributes:
         frame_s: seconds of a frame that the decoder reads; not the encoder's where frames are averaged.
@@ -121,10 +121,16 @@ class Alignment:
 
 
 class CtcScorer(Protocol):
-    """A head that scores all texts of an utterance at once."""
+    """A head that scores all texts of an utterance at once.
+
+    Attributes:
+        blank: id of the blank.
+    """
+
+    blank: int
 
     def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
-        """Log-probabilities (R, T, V), one row for each target of each memory, in order; 0 is the blank."""
+        """Log-probabilities (R, T, V), one row for each target of each memory, in order."""
         ...
 
 
@@ -246,6 +252,8 @@ class Capabilities:
         streaming: encoder and transducer of a model that writes while somebody speaks.
         timestamps: tokens for times, of a model that was trained to write them.
         alignment: how words get times.
+        language_from_text: whether it writes what is spoken without being told the language, and hears none: the
+            language is then identified from its text.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         sharing_plan: of a model that is split by language.
@@ -266,6 +274,7 @@ class Capabilities:
     streaming: StreamingTransducer | None = None
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
+    language_from_text: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     sharing_plan: SharingPlan | None = None

@@ -40,6 +40,10 @@ FAMILIES = (
     "m2m_100",
     "mbart",
     "marian",
+    "parakeet_ctc",
+    "parakeet_rnnt",
+    "parakeet_tdt",
+    "canary",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 

@@ -14,6 +14,7 @@ from itertools import zip_longest
 
 import torch
 
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
@@ -98,9 +99,9 @@ def trim(
 def _commit_half(
     family: Family, job: PendingStretch, row: StretchRow, tokens: Sequence[int], starts_s: Sequence[float]
 ) -> LiveText | None:
-    """Commit the words that begin in the first half, where text is shown for them."""
+    """Commit the words that begin in the first half, where the attempt has any and the guard keeps them."""
     line, half_s = job.stretch.lines[row.target], job.stretch.duration_s / 2
-    if not line.tentative:
+    if not (line.attempts and line.attempts[-1]):
         return None
     rest = tokens[len(line.prefix) :]
     words, token, num_words = words_behind(family, line.prefix, rest, row.asked.language), len(line.prefix), 0
@@ -169,7 +170,7 @@ class LiveEngine:
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = None if model.capabilities.transducer is None else FrameWriter(model)
+        self._writer = None if model.capabilities.streaming is None else FrameWriter(model)
 
     def open(
         self,
@@ -177,6 +178,8 @@ class LiveEngine:
         source: str | None = None,
         options: LiveOptions | None = None,
         allowed_languages: Sequence[str] | None = None,
+        *,
+        spans: SpanOptions | None = None,
     ) -> LiveSession:
         """A new session.
 
@@ -185,6 +188,7 @@ class LiveEngine:
             source: the language spoken; None identifies it stretch by stretch.
             options: when text is written.
             allowed_languages: that are identified; by default those of the decoding options.
+            spans: what counts as a stretch of speech; by default that of the decoding options.
 
         Raises:
             SprachbundError: languages or pairs that the model does not know.
@@ -196,9 +200,9 @@ class LiveEngine:
         )
         options = self._settled(options or LiveOptions(), request)
         window_s = None if options.policy == "frames" else self.model.max_window_s
-        spans = live_spans(self.decoding.spans, window_s)
+        cut = live_spans(spans or self.decoding.spans, window_s)
         lead_s = LEAD_S if options.policy == "frames" else 0.0
-        return LiveSession(request, options, spans, tracker, self._activity, lead_s=lead_s)
+        return LiveSession(request, options, cut, tracker, self._activity, lead_s=lead_s)
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""
@@ -207,6 +211,11 @@ class LiveEngine:
         if policy not in fitting:
             raise SprachbundError(
                 f"the policy {policy} is not for the model {self.model.name}; choose from auto, {', '.join(fitting)}"
+            )
+        if policy in ("frames", "span") and options.mask_words:
+            raise SprachbundError(
+                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; leave it "
+                "out"
             )
         if policy != "frames" and options.right_context is not None:
             raise SprachbundError(

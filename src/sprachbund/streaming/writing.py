@@ -75,12 +75,7 @@ def local_agreement(attempt: Attempt, line: CaptionLine, options: LiveOptions) -
     before = line.attempts[-(options.agreement - 1) :]
     if len(before) < options.agreement - 1:
         return 0
-    agreed = 0
-    for index, (word, _) in enumerate(attempt.words):
-        if any(index >= len(words) or words[index] != word for words in before):
-            break
-        agreed += 1
-    return agreed
+    return num_agreed([*before, [word for word, _ in attempt.words]])
 
 
 def alignatt(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
@@ -131,11 +126,34 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
     able = family.capabilities
     if able.translator is not None:
         return "retranslation", "span"
-    if able.transducer is not None:
+    if able.streaming is not None:
         return "frames", "span"
-    if able.ctc is not None or able.alignment is None:
+    if able.transducer is not None or able.ctc is not None or able.alignment is None:
         return "retranslation", "span"
     return "local-agreement", "alignatt", "wait-k", "retranslation", "span"
+
+
+def num_agreed(attempts: Sequence[Sequence[str]]) -> int:
+    """How many words all attempts begin with."""
+    agreed = 0
+    for words in zip(*attempts, strict=False):
+        if any(word != words[0] for word in words):
+            break
+        agreed += 1
+    return agreed
+
+
+def num_shown(attempts: Sequence[Sequence[str]], options: LiveOptions) -> int:
+    """How many words of the newest attempt are on the screen, hysteresis included.
+
+    Args:
+        attempts: words behind the committed text, at least one attempt, the newest last.
+        options: of the session.
+    """
+    shown = max(0, len(attempts[-1]) - options.mask_words)
+    if options.steady is not None and len(attempts) >= options.steady:
+        shown = max(shown, num_agreed(attempts[-options.steady :]))
+    return shown
 
 
 # Text of attempts.
@@ -269,7 +287,7 @@ def unfinished_text(
             num_written=len(line.written.split()),
         )
         num_words = POLICY_FUNCTIONS[job.options.policy](attempt, line, job.options)
-    line.attempts = [*line.attempts, [word for word, _ in words]][-job.options.agreement :]
+    line.note_attempt([word for word, _ in words], job.options)
     return write(family, job, row, tokens, words, num_words)
 
 
@@ -292,9 +310,7 @@ def write(
         num_words: to commit.
     """
     line, language = job.stretch.lines[row.target], row.asked.language
-    shown = max(
-        num_words, len(words) - (job.options.mask_words if job.options.policy == "retranslation" else 0)
-    )
+    shown = max(num_words, num_shown(line.attempts, job.options)) if words else 0
     ends = [sum(count for _, count in words[:n]) for n in (num_words, shown)]
     before = family.decode_text(line.prefix)
     until = [family.decode_text([*line.prefix, *tokens[:end]]) for end in ends]
@@ -338,10 +354,9 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
         piece = line.commit(text, language)
         dropped = None if kept else segments[0].dropped
         return news(job, target, language, piece, line.show("", piece), final=True, dropped=dropped)
-    units = text.split() if writes_spaces(language) else list(text)
-    shown = (" " if writes_spaces(language) else "").join(
-        units[: max(0, len(units) - job.options.mask_words)]
-    )
+    line.note_attempt(text.split() if writes_spaces(language) else list(text), job.options)
+    units = line.attempts[-1][: num_shown(line.attempts, job.options)]
+    shown = (" " if writes_spaces(language) else "").join(units)
     if shown == line.tentative:
         return None
     return news(job, target, language, "", line.show(shown, ""), final=False)

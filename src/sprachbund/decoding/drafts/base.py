@@ -109,6 +109,15 @@ class Stepper(Protocol):
 
 
 @runtime_checkable
+class NativeRun(Protocol):
+    """A run that the native engine can make itself, so that its search needs no Python between two passes."""
+
+    def native_draft(self, prompts: Sequence[int]) -> Any:
+        """The engine's own draft on the rows of the search, which begin with prompts of so many tokens."""
+        ...
+
+
+@runtime_checkable
 class Draft(Protocol):
     """Drafts tokens for one model.
 

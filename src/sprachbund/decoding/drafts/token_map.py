@@ -5,8 +5,9 @@ sorted array per order, so that a map is read from its file without being built.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sprachbund.decoding.drafts.base import NO_DRAFT_TOKEN, DecodingState, StatelessRun, check_vocabulary
+from sprachbund.engines.extension import native
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.drafts import DraftCard, read_draft, write_draft
@@ -85,6 +87,11 @@ class TokenMap:
 
     def __len__(self) -> int:
         return sum(len(contexts) for contexts, _ in self.tables.values())
+
+    @cached_property
+    def native(self) -> Any:
+        """The map as the native engine reads it; its arrays are shared."""
+        return native().TokenMap(self.tables, self.vocabulary_size)
 
     def follow(self, language: int, last: Sequence[int]) -> int:
         """The token after the context `last`; `NO_DRAFT_TOKEN` where nothing like it was seen.
@@ -205,6 +212,10 @@ class TokenMapRun(StatelessRun):
         longest = max(map(len, draft_tokens))
         padded = [[*row, *[NO_DRAFT_TOKEN] * (longest - len(row))] for row in draft_tokens]
         return state.on_device(np.array(padded, np.int64).reshape(len(draft_tokens), longest))
+
+    def native_draft(self, prompts: Sequence[int]) -> Any:
+        """See `sprachbund.decoding.drafts.base.NativeRun`; the prompts here are without a prefix, which is text."""
+        return native().TokenMapDraft(self._map.native, self._languages, self._prompts)
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the rows."""

@@ -2,6 +2,7 @@
 #include "model.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace sprachbund {
 
@@ -96,16 +97,24 @@ void Decoder::keep_eight(const float* heads, int64_t count, int64_t first, int64
 
 void Decoder::step(const Step& step) {
     std::lock_guard<std::mutex> one_call(calls_);
-    const int64_t count = step.rows * step.queries, padded = up(shape.width, 16);
-    const int64_t widest = std::max({padded, up(shape.all_heads(), 16), up(shape.hidden, 16)});
-    row_.resize(static_cast<size_t>(count));
-    position_.resize(static_cast<size_t>(count));
-    lengths_.resize(static_cast<size_t>(count));
-    for (int64_t i = 0; i < count; i++) {
-        row_[static_cast<size_t>(i)] = i / step.queries;
-        position_[static_cast<size_t>(i)] = step.lengths[i / step.queries] + i % step.queries;
-        lengths_[static_cast<size_t>(i)] = position_[static_cast<size_t>(i)] + 1;
+    pass(step);
+}
+
+void Decoder::pass(const Step& step) {
+    row_.clear();
+    position_.clear();
+    lengths_.clear();
+    first_.assign(1, 0);
+    for (int64_t row = 0; row < step.rows; row++) {
+        for (int64_t i = 0; i < step.counts[row]; i++) {
+            row_.push_back(row);
+            position_.push_back(step.lengths[row] + i);
+            lengths_.push_back(step.lengths[row] + i + 1);
+        }
+        first_.push_back(first_.back() + step.counts[row]);
     }
+    const int64_t count = first_.back(), padded = up(shape.width, 16);
+    const int64_t widest = std::max({padded, up(shape.all_heads(), 16), up(shape.hidden, 16)});
     shared_.values.at_least(count * widest);
     shared_.scale.at_least(count);
     for (auto& q : quantized_) {
@@ -122,7 +131,7 @@ void Decoder::step(const Step& step) {
 }
 
 void Decoder::work(int thread, const Step& step) {
-    const int64_t count = step.rows * step.queries, padded = up(shape.width, 16), all = shape.all_heads();
+    const int64_t count = first_.back(), padded = up(shape.width, 16), all = shape.all_heads();
     const int64_t per_layer = step.rows * shape.heads * step.own_blocks * 16 * shape.padded_head();
     const Sink onto_x{Then::add, x_.data(), padded, nullptr, 0};
     embed(step, team_->share(thread, count));
@@ -153,6 +162,21 @@ void Decoder::work(int thread, const Step& step) {
     if (!step.logits) return;
     multiply(thread, quantized(thread, x_.data(), shape.width, &norm_, count), vocabulary_,
              {Then::keep, step.logits, vocabulary_size, nullptr, 0});
+    if (step.choice) choose(step, team_->share(thread, count));
+}
+
+void Decoder::choose(const Step& step, Range tokens) {
+    const Choice& choice = *step.choice;
+    const Suppressed& suppressed = choice.suppressed;
+    constexpr float never = -std::numeric_limits<float>::infinity();
+    for (int64_t i = tokens.begin; i < tokens.end; i++) {
+        float* logits = step.logits + i * vocabulary_size;
+        const int64_t row = row_[static_cast<size_t>(i)], list = suppressed.list_of[row];
+        for (int64_t at = suppressed.begins[list]; at < suppressed.begins[list + 1]; at++)
+            logits[suppressed.tokens[at]] = never;
+        if (lengths_[static_cast<size_t>(i)] < choice.earliest_end[row]) logits[choice.end_token] = never;
+        choice.tokens[i] = kernels_->likeliest(logits, vocabulary_size, choice.log_probs + i);
+    }
 }
 
 void Decoder::logits(const float* states, int64_t count, const Matrix* matrix, float* out) {
@@ -191,9 +215,11 @@ void Decoder::attend_self(int thread, int64_t layer, const Step& step) {
     const uint16_t* values = keys + step.rows * shape.heads * per_head;
     const Range part = team_->share(thread, step.rows * shape.heads);
     for (int64_t unit = part.begin; unit < part.end; unit++) {
-        const int64_t first = unit / shape.heads * step.queries, at = first * all + unit % shape.heads * wide;
+        const int64_t row = unit / shape.heads, first = first_[static_cast<size_t>(row)];
+        const int64_t at = first * all + unit % shape.heads * wide;
+        if (!step.counts[row]) continue;
         kernels_->attend({queries_.data() + at, all, keys + unit * per_head, values + unit * per_head,
-                          lengths_.data() + first, step.queries, wide, shape.factor(), mixed_.data() + at, all, nullptr,
+                          lengths_.data() + first, step.counts[row], wide, shape.factor(), mixed_.data() + at, all, nullptr,
                           0, attention_[static_cast<size_t>(thread)].data(), nullptr});
     }
     team_->barrier();
@@ -202,14 +228,16 @@ void Decoder::attend_self(int thread, int64_t layer, const Step& step) {
 // All rows of a memory attend together, so that its keys are read once.
 void Decoder::attend_cross(int thread, int64_t layer, const Step& step) {
     const int64_t wide = shape.padded_head(), all = shape.all_heads(), places = step.cross.blocks * 16;
-    const int64_t units = step.memories * shape.heads, group = step.rows * step.queries / step.memories;
+    const int64_t units = step.memories * shape.heads, rows = step.rows / step.memories;
     const int64_t keys = 2 * layer * units * places * wide, values = keys + units * places * wide;
     const Range part = team_->share(thread, units);
     Scratch<float>& scratch = attention_[static_cast<size_t>(thread)];
     int64_t* lengths = reinterpret_cast<int64_t*>(scratch.data() +
                                                   attention_scratch(16 * std::max(step.own_blocks, step.cross.blocks)));
     for (int64_t unit = part.begin; unit < part.end; unit++) {
-        const int64_t memory = unit / shape.heads, at = memory * group * all + unit % shape.heads * wide;
+        const int64_t memory = unit / shape.heads, first = first_[static_cast<size_t>(memory * rows)];
+        const int64_t group = first_[static_cast<size_t>((memory + 1) * rows)] - first;
+        const int64_t at = first * all + unit % shape.heads * wide;
         for (int64_t q = 0; q < group; q++) lengths[q] = step.frames[memory];
         float* weights = step.weights ? step.weights + (layer * units + unit) * group * step.weight_frames : nullptr;
         Attention attention{queries_.data() + at, all, nullptr, nullptr, lengths, group, wide, shape.factor(),

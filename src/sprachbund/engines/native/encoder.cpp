@@ -44,7 +44,7 @@ void Encoder::encode(float* x, int64_t frames) {
         q.values.at_least(kChunk * std::max({padded, all, hidden}));
         q.scale.at_least(kChunk);
     }
-    for (auto& a : attention_) a.at_least(attention_scratch(positions));
+    for (auto& a : attention_) a.at_least(std::max(attention_scratch(positions), many_scratch(shape.padded_head())));
     for (auto& h : hidden_) h.at_least(kChunk * hidden);
     mixed_.at_least(frames * all);
     queries_.at_least(frames * all);
@@ -103,12 +103,14 @@ void Encoder::heads(int thread, const EncoderLayer& layer, float* x, Range chunk
 
 void Encoder::attend(int thread, const Heads& heads, int64_t frames) {
     const int64_t wide = shape.padded_head(), all = shape.all_heads(), per_head = heads.blocks * 16 * wide;
-    const int64_t groups = (frames + kQueriesAtOnce - 1) / kQueriesAtOnce;
+    // As many queries at once as there may be, but enough groups for all threads.
+    const int64_t fair = up(frames * shape.heads / (4 * team_->size()), kQueriesAtOnce);
+    const int64_t size = std::clamp(fair, kQueriesAtOnce, kManyAtOnce), groups = (frames + size - 1) / size;
     const Range part = team_->share(thread, shape.heads * groups);
     for (int64_t unit = part.begin; unit < part.end; unit++) {
-        const int64_t head = unit / groups, first = unit % groups * kQueriesAtOnce;
-        const int64_t count = std::min(kQueriesAtOnce, frames - first), at = first * all + head * wide;
-        kernels_->attend({heads.queries + at, all, heads.keys + head * per_head, heads.values + head * per_head,
+        const int64_t head = unit / groups, first = unit % groups * size;
+        const int64_t count = std::min(size, frames - first), at = first * all + head * wide;
+        kernels_->attend_many({heads.queries + at, all, heads.keys + head * per_head, heads.values + head * per_head,
                           lengths_.data() + first, count, wide, shape.factor(), mixed_.data() + at, all, nullptr, 0,
                           attention_[static_cast<size_t>(thread)].data(), nullptr});
     }

@@ -21,7 +21,7 @@ INLINE void dot_pairs(Sum (&sums)[kSumParts], uint32_t two, const uint16_t* pair
 
 namespace sprachbund {
 extern const Kernels avx512_kernels;
-const Kernels avx512_kernels = table("avx512");
+const Kernels avx512_kernels = table("avx512", false);
 }  // namespace sprachbund
 
 END_TARGET

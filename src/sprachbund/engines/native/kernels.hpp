@@ -98,7 +98,7 @@ struct Attention {
     int64_t out_stride;
     float* weights;  // null unless wanted: queries x weight_stride
     int64_t weight_stride;
-    float* scratch;      // attention_scratch(longest) floats
+    float* scratch;      // attention_scratch(longest) floats, 64 bytes aligned
     const Eight* eight;  // null, or in place of keys and values; `width` is then kWidestEight at most
 };
 
@@ -111,6 +111,7 @@ struct Depthwise {
 };
 
 constexpr int64_t kQueriesAtOnce = 8;
+constexpr int64_t kManyAtOnce = 48;
 constexpr int64_t kWidestEight = 256;
 constexpr int64_t kNormEpsilonInverse = 100000;  // torch's default epsilon, 1e-5
 
@@ -121,6 +122,10 @@ inline int64_t attention_scratch(int64_t longest) {
     return kQueriesAtOnce * up(longest, 16) * 2;
 }
 
+inline int64_t many_scratch(int64_t width) {
+    return 2 * (64 + kManyAtOnce) * up(width, 16) + kManyAtOnce * (64 + 16 + 2 * 16);
+}
+
 struct Kernels {
     const char* name;
     // tokens x (stride of) `width` floats to 8 bits; `norm` may be null. Padding up to `padded` becomes zero weight.
@@ -129,10 +134,14 @@ struct Kernels {
     void (*product)(const Tokens& tokens, const Matrix& matrix, int64_t first_block, int64_t last_block,
                     const Sink& sink);
     void (*attend)(const Attention& attention);
+    // kManyAtOnce queries or fewer that see as many positions, in bf16, without weights; scratch of many_scratch(width).
+    void (*attend_many)(const Attention& attention);
     // A key, or a value, of one head to 8 bits, as position `inside` of a block; returns its scale.
     float (*keep_key)(const float* x, int64_t width, int8_t* block, int64_t inside, float* offset);
     float (*keep_value)(const float* x, int64_t width, int8_t* block, int64_t inside);
     void (*normalise)(float* x, int64_t count, int64_t width, int64_t stride, const Norm& norm);
+    // The first of the greatest of `count` logits, and its log-probability among them.
+    int64_t (*likeliest)(const float* logits, int64_t count, float* log_prob);
     // The first half of every token times the sigmoid of the second; halves of `padded` numbers.
     void (*gate)(const float* halves, int64_t count, int64_t padded, float* out);
     // Of `count` frames of `padded` channels each; x begins with the frame under the first tap of the first one.

@@ -65,6 +65,35 @@ void normalise(float* x, int64_t count, int64_t width, int64_t stride, const Nor
     }
 }
 
+// Lanes keep the first of their greatest; of equal lanes the first place counts.
+int64_t likeliest(const float* logits, int64_t count, float* log_prob) {
+    const F16 nothing = all(-__builtin_inff());
+    const int64_t whole = count / 16 * 16;
+    F16 most = nothing;
+    I16 places = lanes(), place = lanes();
+    for (int64_t i = 0; i < whole; i += 16, place += 16) {
+        const F16 x = load<F16>(logits + i);
+        const I16 more = x > most;
+        most = more ? x : most;
+        places = more ? place : places;
+    }
+    float peak = most[0];
+    int32_t best = places[0];
+    for (int lane = 1; lane < 16; lane++) {
+        if (most[lane] > peak || (most[lane] == peak && places[lane] < best)) peak = most[lane], best = places[lane];
+    }
+    for (int64_t i = whole; i < count; i++) {
+        if (logits[i] > peak) peak = logits[i], best = static_cast<int32_t>(i);
+    }
+    F16 total{};
+    for (int64_t i = 0; i < whole; i += 16) total += exponential(load<F16>(logits + i) - peak);
+    F16 rest = nothing;
+    for (int64_t i = whole; i < count; i++) rest[i - whole] = logits[i] - peak;
+    if (count > whole) total += exponential(rest);
+    *log_prob = -__builtin_logf(sum(total));
+    return best;
+}
+
 void gate(const float* halves, int64_t count, int64_t padded, float* out) {
     for (int64_t t = 0; t < count; t++) {
         const float* row = halves + t * 2 * padded;
@@ -319,8 +348,15 @@ void attend(const Attention& a) {
     attend_from<(kSums < 16 ? kSums / 2 : kQueriesAtOnce)>(a, 0);
 }
 
-constexpr Kernels table(const char* name) {
-    return {name, quantize, product, attend, keep_key, keep_value, normalise, gate, depthwise};
+}  // namespace
+
+#include "attend_many.inl"
+
+namespace {
+
+// With products of bf16, eight queries at once are faster than widening.
+constexpr Kernels table(const char* name, bool widens = true) {
+    return {name, quantize, product, attend, widens ? attend_many : attend, keep_key, keep_value, normalise, likeliest, gate, depthwise};
 }
 
 }  // namespace

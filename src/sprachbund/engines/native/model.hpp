@@ -1,6 +1,6 @@
 // Decoder and encoder: the order in which the kernels are called, and who does what when there are several threads.
 //
-// Shapes: B memories, R rows (row r reads memory r / (R / B)), Q tokens per row and step, N = R * Q, T frames, D width,
+// Shapes: B memories, R rows (row r reads memory r / (R / B)), Q tokens per row and step, N of all rows, T frames, D width,
 // H heads, W width of a head padded to 16, V vocabulary. Caches are blocks of 16 positions as kernels.hpp describes.
 #pragma once
 #include <cstdint>
@@ -31,6 +31,9 @@ class Scratch {
     };
     std::vector<Unit> units_;
 };
+
+struct Search;
+class Draft;
 
 struct FeedForward {
     Norm norm;
@@ -97,10 +100,27 @@ struct Cross {
     int64_t blocks;
 };
 
+// Tokens that rows never hold; rows that want the same share a list.
+struct Suppressed {
+    const int64_t* tokens;
+    const int64_t* begins;   // lists + 1
+    const int64_t* list_of;  // R
+};
+
+// The likeliest token behind each token of a step, among those that its row may hold.
+struct Choice {
+    Suppressed suppressed;
+    int64_t end_token;
+    const int64_t* earliest_end;  // R: where a row has fewer tokens than this it may not end yet
+    int64_t* tokens;              // N
+    float* log_probs;             // N
+};
+
 struct Step {
-    const int64_t* tokens;   // R x Q
+    const int64_t* tokens;   // N, row by row
+    const int64_t* counts;   // R: of each row; rows of none are left alone
     const int64_t* lengths;  // R: tokens that the rows hold already
-    int64_t rows, queries;
+    int64_t rows;
     uint16_t* own;  // L x 2 x R x H x own_blocks x (16 W): keys, values
     int64_t own_blocks;
     Cross cross;            // is only read
@@ -108,8 +128,9 @@ struct Step {
     int64_t memories;
     float* logits;   // null, or N x V
     float* states;   // null, or N x D padded: what goes into the last norm
-    float* weights;  // null, or L x B x H x (R / B * Q) x T
+    float* weights;  // null, or L x B x H x (R / B * Q) x T; all rows have Q tokens then
     int64_t weight_frames;
+    const Choice* choice;  // null, or what is chosen of the logits
 };
 
 class Decoder {
@@ -120,6 +141,8 @@ class Decoder {
     // Keys and values of B x T states for every layer, into zeros.
     void remember(const float* states, int64_t memories, int64_t frames, const Cross& into);
     void step(const Step& step);
+    // Rows to their ends, the likeliest token each time; see search.hpp.
+    void search(const Search& search, Draft* draft);
     // The last norm of N states (D padded), times a matrix: the whole vocabulary's where there is none.
     void logits(const float* states, int64_t count, const Matrix* matrix, float* out);
 
@@ -129,7 +152,9 @@ class Decoder {
     int64_t memory_width() const { return memory_width_; }
 
   private:
+    void pass(const Step& step);
     void work(int thread, const Step& step);
+    void choose(const Step& step, Range tokens);
     void embed(const Step& step, Range tokens);
     void attend_self(int thread, int64_t layer, const Step& step);
     void attend_cross(int thread, int64_t layer, const Step& step);
@@ -152,6 +177,7 @@ class Decoder {
     Scratch<float> x_, mixed_, hidden_;
     Scratch<uint16_t> queries_;
     std::vector<int64_t> row_, position_, lengths_;
+    std::vector<int64_t> first_;  // R + 1: tokens of the step before each row's
     std::mutex calls_;
 };
 

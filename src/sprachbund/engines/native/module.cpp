@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "search.hpp"
 #include "weights.hpp"
 
 namespace nb = nanobind;
@@ -76,7 +77,10 @@ struct PyDecoder {
               const std::optional<Array<float>>& logits, const std::optional<Array<float>>& attention,
               const std::optional<Array<float>>& states) {
         Step s{};
-        s.rows = length(tokens, 0, "tokens"), s.queries = length(tokens, 1, "tokens");
+        s.rows = length(tokens, 0, "tokens");
+        const int64_t queries = length(tokens, 1, "tokens");
+        const std::vector<int64_t> counts(static_cast<size_t>(s.rows), queries);
+        s.counts = counts.data();
         s.memories = length(frames, 0, "frames");
         s.own_blocks = length(own, 4, "own");
         if (s.memories < 1 || s.rows % s.memories) throw nb::value_error("rows are not a multiple of memories");
@@ -84,26 +88,76 @@ struct PyDecoder {
         expect(own, cache(s.rows, s.own_blocks), "own");
         s.cross = cross_of(cross, scales, s.memories);
         if (logits) {
-            expect(*logits, {s.rows, s.queries, decoder->vocabulary_size}, "logits");
+            expect(*logits, {s.rows, queries, decoder->vocabulary_size}, "logits");
             s.logits = logits->data();
         }
         if (states) {
-            expect(*states, {s.rows, s.queries, up(decoder->shape.width, 16)}, "states");
+            expect(*states, {s.rows, queries, up(decoder->shape.width, 16)}, "states");
             s.states = states->data();
         }
         s.tokens = tokens.data(), s.lengths = lengths.data(), s.frames = frames.data();
         s.own = reinterpret_cast<uint16_t*>(own.data());
-        check(s);
+        check_tokens(s.tokens, s.rows * queries);
+        for (int64_t r = 0; r < s.rows; r++) check_length(s.lengths[r] + queries, s.lengths[r], s.own_blocks);
+        check_frames(s.frames, s.memories, s.cross);
         if (attention) {
             s.weight_frames = length(*attention, 4, "attention");
             expect(
                 *attention,
-                {decoder->layers(), s.memories, decoder->shape.heads, s.rows / s.memories * s.queries, s.weight_frames},
+                {decoder->layers(), s.memories, decoder->shape.heads, s.rows / s.memories * queries, s.weight_frames},
                 "attention");
             s.weights = attention->data();
         }
         nb::gil_scoped_release free;
         decoder->step(s);
+    }
+
+    // Returns the number of passes.
+    int64_t search(const Array<int64_t>& tokens, const Array<int64_t>& lengths, const Array<const int64_t>& room,
+                   const Array<double>& log_probs, const Array<bool>& ended, const Array<const int64_t>& suppressed,
+                   const Array<const int64_t>& begins, const Array<const int64_t>& list_of, int64_t end_token,
+                   const Array<const int64_t>& earliest_end, int64_t most, int64_t most_passes,
+                   const Array<int64_t>& checked, const Array<int64_t>& accepted, int64_t capacity, const Array<int16_t>& own, const AnyOut& cross,
+                   const std::optional<Array<float>>& scales, const Array<const int64_t>& frames, Draft* draft) {
+        Search s{};
+        s.rows = length(tokens, 0, "tokens"), s.stride = length(tokens, 1, "tokens");
+        s.memories = length(frames, 0, "frames"), s.own_blocks = length(own, 4, "own");
+        if (s.memories < 1 || s.rows % s.memories) throw nb::value_error("rows are not a multiple of memories");
+        expect(own, cache(s.rows, s.own_blocks), "own");
+        s.cross = cross_of(cross, scales, s.memories);
+        check_frames(frames.data(), s.memories, s.cross);
+        expect(lengths, {s.rows}, "lengths");
+        expect(room, {s.rows}, "room");
+        expect(log_probs, {s.rows}, "log_probs");
+        expect(ended, {s.rows}, "ended");
+        expect(list_of, {s.rows}, "list_of");
+        expect(earliest_end, {s.rows}, "earliest_end");
+        expect(checked, {s.rows}, "checked");
+        expect(accepted, {s.rows}, "accepted");
+        if (most < 0) throw nb::value_error("a negative number of draft tokens");
+        for (int64_t r = 0; r < s.rows; r++) {
+            const int64_t all = lengths.data()[r] + room.data()[r];
+            if (lengths.data()[r] < 1 || room.data()[r] < 0 || all > s.stride || all - 1 > capacity)
+                throw nb::value_error("more tokens than a row has room for");
+            check_length(capacity, 0, s.own_blocks);
+            check_tokens(tokens.data() + r * s.stride, lengths.data()[r]);
+        }
+        check_tokens(suppressed.data(), length(suppressed, 0, "suppressed"));
+        check_tokens(&end_token, 1);
+        check_lists(length(suppressed, 0, "suppressed"), begins, list_of);
+        if (draft && !draft->fits(s.rows, lengths.data(), decoder->vocabulary_size))
+            throw nb::value_error("the draft is for other rows, or another vocabulary");
+        int64_t passes = 0;
+        s.tokens = tokens.data(), s.lengths = lengths.data(), s.room = room.data(), s.log_probs = log_probs.data();
+        s.ended = ended.data(), s.suppressed = {suppressed.data(), begins.data(), list_of.data()};
+        s.end_token = end_token, s.earliest_end = earliest_end.data(), s.most = most;
+        s.checked = checked.data(), s.accepted = accepted.data(), s.passes = &passes, s.most_passes = most_passes, s.capacity = capacity;
+        s.own = reinterpret_cast<uint16_t*>(own.data()), s.frames = frames.data();
+        {
+            nb::gil_scoped_release free;
+            decoder->search(s, draft);
+        }
+        return passes;
     }
 
     void logits(const Array<const float>& states, const Array<float>& out, const std::optional<nb::dict>& matrix) {
@@ -139,22 +193,69 @@ struct PyDecoder {
         return {decoder->layers(), 2, rows, decoder->shape.heads, blocks, 16 * decoder->shape.padded_head()};
     }
 
-    void check(const Step& s) const {
-        for (int64_t i = 0; i < s.rows * s.queries; i++) {
-            if (s.tokens[i] < 0 || s.tokens[i] >= decoder->vocabulary_size)
+    void check_tokens(const int64_t* tokens, int64_t count) const {
+        for (int64_t i = 0; i < count; i++) {
+            if (tokens[i] < 0 || tokens[i] >= decoder->vocabulary_size)
                 throw nb::index_error("a token is outside the vocabulary");
         }
-        const int64_t capacity = std::min(s.own_blocks * 16, max_tokens);
-        for (int64_t r = 0; r < s.rows; r++) {
-            if (s.lengths[r] < 0 || s.lengths[r] + s.queries > capacity)
-                throw nb::value_error("more tokens than the cache can hold");
+    }
+
+    void check_length(int64_t length, int64_t held, int64_t own_blocks) const {
+        if (held < 0 || length > std::min(own_blocks * 16, max_tokens))
+            throw nb::value_error("more tokens than the cache can hold");
+    }
+
+    void check_lists(int64_t count, const Array<const int64_t>& begins, const Array<const int64_t>& list_of) const {
+        const int64_t lists = length(begins, 0, "begins") - 1;
+        for (int64_t i = 0; i <= lists; i++) {
+            if (begins.data()[i] < (i ? begins.data()[i - 1] : 0) || begins.data()[i] > count)
+                throw nb::value_error("lists of suppressed tokens run backwards");
         }
-        for (int64_t b = 0; b < s.memories; b++) {
-            if (s.frames[b] < 0 || s.frames[b] > s.cross.blocks * 16)
+        for (int64_t r = 0; r < length(list_of, 0, "list_of"); r++) {
+            if (list_of.data()[r] < 0 || list_of.data()[r] >= lists)
+                throw nb::index_error("a row's list of suppressed tokens is not there");
+        }
+    }
+
+    void check_frames(const int64_t* frames, int64_t memories, const Cross& cross) const {
+        for (int64_t b = 0; b < memories; b++) {
+            if (frames[b] < 0 || frames[b] > cross.blocks * 16)
                 throw nb::value_error("more frames than the memory has");
         }
     }
 };
+
+struct PyTokenMap {
+    std::vector<std::pair<Array<const int64_t>, Array<const int32_t>>> arrays;  // they stay alive as long as this
+    std::unique_ptr<TokenMap> map;
+
+    PyTokenMap(const nb::dict& tables, int64_t vocabulary_size) {
+        std::vector<TokenMap::Table> all;
+        if (vocabulary_size < 1) throw nb::value_error("a token map without a vocabulary");
+        for (auto [order, pair] : tables) {
+            const nb::tuple both = nb::cast<nb::tuple>(pair);
+            arrays.emplace_back(nb::cast<Array<const int64_t>>(both[0]), nb::cast<Array<const int32_t>>(both[1]));
+            const auto& [contexts, followers] = arrays.back();
+            const int64_t size = length(contexts, 0, "contexts");
+            expect(contexts, {size}, "contexts");
+            expect(followers, {size}, "followers");
+            for (int64_t i = 0; i < size; i++) {
+                if (followers.data()[i] < 0 || followers.data()[i] >= vocabulary_size)
+                    throw nb::index_error("a follower is outside the vocabulary");
+            }
+            all.push_back({nb::cast<int64_t>(order), contexts.data(), followers.data(), size});
+            if (all.back().order < 1 || (all.size() > 1 && all.back().order >= all[all.size() - 2].order))
+                throw nb::value_error("tables come with the longest contexts first");
+        }
+        if (all.empty()) throw nb::value_error("a token map without tables");
+        map = std::make_unique<TokenMap>(std::move(all), vocabulary_size);
+    }
+};
+
+void make_token_map_draft(TokenMapDraft* at, const PyTokenMap& map, Lengths languages, Lengths prompts) {
+    if (languages.size() != prompts.size()) throw nb::value_error("languages and prompts are not as many");
+    new (at) TokenMapDraft(map.map.get(), std::move(languages), std::move(prompts));
+}
 
 struct PyEncoder {
     Weights weights;
@@ -279,6 +380,28 @@ void py_attend(const std::string& isa, const Array<const int16_t>& queries, cons
                          width, weights.data(), frames, scratch.at_least(attention_scratch(blocks * 16)), nullptr});
 }
 
+// As `attend`, of queries that all see the first `seen` positions, without weights.
+void py_attend_many(const std::string& isa, const Array<const int16_t>& queries, const Array<const int16_t>& keys,
+                    const Array<const int16_t>& values, int64_t seen, float factor, const Array<float>& out) {
+    const int64_t count = length(queries, 0, "queries"), width = length(queries, 1, "queries"),
+                  blocks = length(keys, 0, "keys");
+    if (width % 16) throw nb::value_error("heads are padded to a multiple of 16");
+    expect(keys, {blocks, 16 * width}, "keys");
+    expect(values, {blocks, 16 * width}, "values");
+    expect(out, {count, width}, "out");
+    if (seen < 0 || seen > blocks * 16) throw nb::value_error("a length is beyond the keys");
+    const std::vector<int64_t> lengths(static_cast<size_t>(count), seen);
+    auto raw = [](const auto& array) { return reinterpret_cast<const uint16_t*>(array.data()); };
+    Scratch<float> scratch;
+    scratch.at_least(std::max(attention_scratch(blocks * 16), many_scratch(width)));
+    const Kernels* kernels = chosen(isa);
+    nb::gil_scoped_release free;
+    for (int64_t at = 0; at < count; at += kManyAtOnce)
+        kernels->attend_many({raw(queries) + at * width, width, raw(keys), raw(values), lengths.data() + at,
+                              std::min(kManyAtOnce, count - at), width, factor, out.data() + at * width, width, nullptr,
+                              0, scratch.data(), nullptr});
+}
+
 // As `attend`, from keys and values in floats (positions x width), which it brings to 8 bits.
 void py_attend_eight(const std::string& isa, const Array<const int16_t>& queries, const Array<const float>& keys,
                      const Array<const float>& values, const Array<const int64_t>& lengths, float factor,
@@ -352,6 +475,8 @@ NB_MODULE(_native, m) {
     m.def("attend", &py_attend, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
           nb::arg("values").noconvert(), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert(),
           nb::arg("weights").noconvert());
+    m.def("attend_many", &py_attend_many, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
+          nb::arg("values").noconvert(), nb::arg("seen"), nb::arg("factor"), nb::arg("out").noconvert());
     m.def("attend_eight", &py_attend_eight, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys"),
           nb::arg("values"), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert(),
           nb::arg("weights").noconvert());
@@ -359,6 +484,15 @@ NB_MODULE(_native, m) {
           nb::arg("taps"), nb::arg("out").noconvert());
     m.def("gate", &py_gate, nb::arg("isa"), nb::arg("halves").noconvert(), nb::arg("out").noconvert());
     nb::class_<Team>(m, "Team").def(nb::init<int>()).def_prop_ro("size", &Team::size);
+    nb::class_<PyTokenMap>(m, "TokenMap")
+        .def(nb::init<const nb::dict&, int64_t>(), nb::arg("tables"), nb::arg("vocabulary_size"));
+    nb::class_<Draft>(m, "Draft");
+    nb::class_<TokenMapDraft, Draft>(m, "TokenMapDraft")
+        .def("__init__", &make_token_map_draft, nb::keep_alive<1, 2>(), nb::arg("token_map"), nb::arg("languages"),
+             nb::arg("prompts"));
+    nb::class_<TextDraft, Draft>(m, "TextDraft")
+        .def(nb::init<std::vector<std::vector<int64_t>>, std::vector<int64_t>>(), nb::arg("texts"),
+             nb::arg("prompts"));
     nb::class_<PyDecoder>(m, "Decoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
                       const std::string&, int64_t, int64_t, int64_t>(),
@@ -371,6 +505,13 @@ NB_MODULE(_native, m) {
              nb::arg("cross").noconvert(), nb::arg("scales").noconvert().none(), nb::arg("frames"),
              nb::arg("logits").noconvert().none(),
              nb::arg("attention").noconvert().none(), nb::arg("states").noconvert() = nb::none())
+        .def("search", &PyDecoder::search, nb::kw_only(), nb::arg("tokens").noconvert(),
+             nb::arg("lengths").noconvert(), nb::arg("room"), nb::arg("log_probs").noconvert(),
+             nb::arg("ended").noconvert(), nb::arg("suppressed"), nb::arg("begins"), nb::arg("list_of"),
+             nb::arg("end_token"), nb::arg("earliest_end"), nb::arg("most"), nb::arg("most_passes"), nb::arg("checked").noconvert(),
+             nb::arg("accepted").noconvert(), nb::arg("capacity"), nb::arg("own").noconvert(),
+             nb::arg("cross").noconvert(), nb::arg("scales").noconvert().none(), nb::arg("frames"),
+             nb::arg("draft").none() = nb::none())
         .def("logits", &PyDecoder::logits, nb::arg("states"), nb::arg("logits").noconvert(),
              nb::arg("matrix") = nb::none());
     nb::class_<PyEncoder>(m, "Encoder")

@@ -18,6 +18,11 @@ typedef uint32_t U16 __attribute__((vector_size(64)));
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint16_t Halves16 __attribute__((vector_size(32)));
 
+template <int BYTES>
+struct Unsigned {
+    typedef uint32_t type __attribute__((vector_size(BYTES)));
+};
+
 template <class To, class From>
 INLINE To bits(const From& value) {
     static_assert(sizeof(To) == sizeof(From));
@@ -64,26 +69,31 @@ INLINE float sum(F16 a) {
 }
 
 INLINE float largest(F16 a) {
-    float best = a[0];
-    for (int i = 1; i < 16; i++) best = a[i] > best ? a[i] : best;
-    return best;
+    float half[8], total[4];
+    for (int i = 0; i < 8; i++) half[i] = a[i] > a[i + 8] ? a[i] : a[i + 8];
+    for (int i = 0; i < 4; i++) total[i] = half[i] > half[i + 4] ? half[i] : half[i + 4];
+    const float even = total[0] > total[2] ? total[0] : total[2], odd = total[1] > total[3] ? total[1] : total[3];
+    return even > odd ? even : odd;
 }
 
-// e^x for x <= 0 within 2 ulp; arguments below -87 give e^-87. Degree-6 Taylor polynomial over |f| <= ln 2 / 2.
-INLINE F16 exponential(F16 x) {
-    x = larger(x, all(-87.0f));
-    const F16 shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-    F16 shifted = x * 1.44269504f + shift;
-    F16 n = shifted - shift;
-    F16 f = x - n * 0.693359375f + n * 2.12194440e-4f;
-    F16 p = f * 1.3888889e-3f + 8.3333333e-3f;
+// e^x for x <= 0 within 2 ulp; arguments below -87 give e^-87. Degree-6 Taylor polynomial over |f| <= ln 2 / 2. For vectors
+// of any length.
+template <class F>
+INLINE F exponential(F x) {
+    x = x > -87.0f ? x : F{} - 87.0f;
+    const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+    F shifted = x * 1.44269504f + shift;
+    F n = shifted - shift;
+    F f = x - n * 0.693359375f + n * 2.12194440e-4f;
+    F p = f * 1.3888889e-3f + 8.3333333e-3f;
     p = p * f + 4.1666667e-2f;
     p = p * f + 0.16666667f;
     p = p * f + 0.5f;
     p = p * f + 1.0f;
     p = p * f + 1.0f;
-    U16 exponent = bits<U16>(shifted) - 0x4B400000u;  // unsigned: negative ones and those of NaN wrap around
-    return bits<F16>(bits<U16>(p) + (exponent << 23));
+    typedef typename Unsigned<sizeof(F)>::type Words;
+    Words exponent = bits<Words>(shifted) - 0x4B400000u;  // unsigned: negative ones and those of NaN wrap around
+    return bits<F>(bits<Words>(p) + (exponent << 23));
 }
 
 // x * Phi(x), the exact GELU; erf within 1.5e-7 by Abramowitz and Stegun, 7.1.26.

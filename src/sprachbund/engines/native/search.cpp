@@ -1,0 +1,157 @@
+#include "search.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace sprachbund {
+
+int64_t TokenMap::follow(int64_t language, const int64_t* end) const {
+    for (const Table& table : tables_) {
+        int64_t number = language;
+        for (const int64_t* token = end - table.order; token < end; token++)
+            number = number * (vocabulary_size_ + 1) + *token;
+        const int64_t* last = table.contexts + table.size;
+        const int64_t* found = std::lower_bound(table.contexts, last, number);
+        if (found < last && *found == number) return table.followers[found - table.contexts];
+    }
+    return -1;
+}
+
+namespace {
+
+// No prompt is longer than its row, which has its newest token behind it.
+bool prompts_fit(const std::vector<int64_t>& prompts, int64_t rows, const int64_t* lengths) {
+    if (static_cast<int64_t>(prompts.size()) != rows) return false;
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t prompt = prompts[static_cast<size_t>(row)];
+        if (prompt < 0 || prompt >= lengths[row]) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+bool TokenMapDraft::fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const {
+    return prompts_fit(prompts_, rows, lengths) && map_->vocabulary_size() <= vocabulary_size;
+}
+
+void TokenMapDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+    const int64_t order = map_->order();
+    for (int64_t row = 0; row < rows.count; row++) {
+        const size_t r = static_cast<size_t>(row);
+        counts[row] = 0;
+        if (languages_[r] < 0) continue;
+        const int64_t written = std::min(order, std::max<int64_t>(0, rows.lengths[row] - prompts_[r]));
+        context_.assign(static_cast<size_t>(order - written), map_->vocabulary_size());
+        const int64_t* end = rows.of(row) + rows.lengths[row];
+        context_.insert(context_.end(), end - written, end);
+        for (; counts[row] < wanted[row]; counts[row]++) {
+            const int64_t token = map_->follow(languages_[r], context_.data() + context_.size());
+            if (token < 0) break;
+            tokens[row * most + counts[row]] = token;
+            context_.push_back(token);
+        }
+    }
+}
+
+TextDraft::TextDraft(std::vector<std::vector<int64_t>> texts, std::vector<int64_t> prompts)
+    : texts_(std::move(texts)), prompts_(std::move(prompts)), place_(texts_.size(), 0), read_(prompts_) {}
+
+bool TextDraft::fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const {
+    for (const auto& text : texts_) {
+        for (int64_t token : text)
+            if (token < 0 || token >= vocabulary_size) return false;
+    }
+    return static_cast<int64_t>(texts_.size()) == rows && prompts_fit(prompts_, rows, lengths);
+}
+
+void TextDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+    for (int64_t row = 0; row < rows.count; row++) {
+        const size_t r = static_cast<size_t>(row);
+        counts[row] = 0;
+        if (wanted[row] == 0) continue;
+        const std::vector<int64_t>& text = texts_[r];
+        const int64_t size = static_cast<int64_t>(text.size());
+        for (; read_[r] < rows.lengths[row]; read_[r]++)
+            place_[r] = find(row, rows.of(row) + read_[r] + 1, read_[r] + 1 - prompts_[r]);
+        counts[row] = std::min(wanted[row], std::max<int64_t>(0, size - place_[r]));
+        std::copy_n(text.data() + std::min(place_[r], size), counts[row], tokens + row * most);
+    }
+}
+
+// The place behind the last of `written` tokens, which end before `end`.
+int64_t TextDraft::find(int64_t row, const int64_t* end, int64_t written) const {
+    const std::vector<int64_t>& text = texts_[static_cast<size_t>(row)];
+    const int64_t size = static_cast<int64_t>(text.size()), expected = place_[static_cast<size_t>(row)] + 1;
+    if (expected <= size && text[static_cast<size_t>(expected - 1)] == end[-1]) return expected;
+    for (int64_t many = std::min<int64_t>(2, written); many > 0; many--) {
+        int64_t best = -1;
+        for (int64_t place = many; place <= size; place++) {
+            if (std::equal(end - many, end, text.data() + place - many) &&
+                (best < 0 || std::abs(place - expected) < std::abs(best - expected)))
+                best = place;
+        }
+        if (best >= 0) return best;
+    }
+    return expected;  // as if this token stood in the place of the one that was expected
+}
+
+void Decoder::search(const Search& search, Draft* draft) {
+    std::lock_guard<std::mutex> one_call(calls_);
+    const int64_t rows = search.rows, most = search.most;
+    const auto of = [](int64_t count) { return static_cast<size_t>(count); };
+    std::vector<int64_t> room(search.room, search.room + rows), held(of(rows)), wanted(of(rows));
+    std::vector<int64_t> found(of(rows)), counts(of(rows)), proposed(of(rows * most)), tokens, chosen;
+    std::vector<float> log_probs;
+    Scratch<float> logits;
+    while (*search.passes < search.most_passes) {
+        for (int64_t row = 0; row < rows; row++) {
+            held[of(row)] = search.lengths[row] - 1;
+            // Draft tokens for which there is room, in the row and in its cache.
+            wanted[of(row)] = std::max<int64_t>(
+                0, std::min({most, room[of(row)] - 1, search.capacity - search.lengths[row]}));
+        }
+        if (draft)
+            draft->propose({search.tokens, search.stride, search.lengths, rows}, wanted.data(), most, proposed.data(),
+                           found.data());
+        tokens.clear();
+        for (int64_t row = 0; row < rows; row++) {
+            counts[of(row)] = room[of(row)] > 0 ? 1 + found[of(row)] : 0;
+            if (!counts[of(row)]) continue;
+            tokens.push_back(search.tokens[row * search.stride + search.lengths[row] - 1]);
+            tokens.insert(tokens.end(), proposed.data() + row * most, proposed.data() + row * most + found[of(row)]);
+        }
+        if (tokens.empty()) return;
+        const int64_t count = static_cast<int64_t>(tokens.size());
+        chosen.resize(tokens.size());
+        log_probs.resize(tokens.size());
+        const Choice choice{search.suppressed, search.end_token, search.earliest_end, chosen.data(), log_probs.data()};
+        Step step{};
+        step.tokens = tokens.data(), step.counts = counts.data(), step.lengths = held.data(), step.rows = rows;
+        step.own = search.own, step.own_blocks = search.own_blocks, step.cross = search.cross;
+        step.frames = search.frames, step.memories = search.memories;
+        step.logits = logits.at_least(count * vocabulary_size), step.choice = &choice;
+        pass(step);
+        ++*search.passes;
+        int64_t first = 0;
+        for (int64_t row = 0; row < rows; first += counts[of(row)], row++) {
+            int64_t standing = 0, written = 0;
+            while (standing < counts[of(row)] - 1 && tokens[of(first + standing + 1)] == chosen[of(first + standing)])
+                standing++;
+            const int64_t last = std::min(standing + 1, room[of(row)]);
+            int64_t* end = search.tokens + row * search.stride + search.lengths[row];
+            while (counts[of(row)] && written < last && !search.ended[row]) {
+                search.log_probs[row] += log_probs[of(first + written)];
+                search.ended[row] = chosen[of(first + written)] == search.end_token;
+                end[written] = chosen[of(first + written)];
+                written++;
+            }
+            search.lengths[row] += written;
+            search.checked[row] += std::min(written, found[of(row)]);
+            search.accepted[row] += std::min(standing, written);
+            room[of(row)] = search.ended[row] ? 0 : room[of(row)] - written;
+        }
+    }
+}
+
+}  // namespace sprachbund

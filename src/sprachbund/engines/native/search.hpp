@@ -1,0 +1,115 @@
+// Greedy search of all rows to their ends in one call, with or without a draft: every pass reads the newest token of each
+// row and the draft tokens behind it, and every draft token is kept that the model would have written itself (arXiv
+// 2211.17192 without sampling). Rows have lengths of their own, and draft tokens as many as their draft found.
+//
+// Shapes: R rows, U tokens of a row at most, K draft tokens of a row at most, V vocabulary.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model.hpp"
+
+namespace sprachbund {
+
+// The rows as a draft sees them: prompts, what was written behind them, and the newest token, which no cache holds yet.
+struct Rows {
+    const int64_t* tokens;  // R x stride
+    int64_t stride;
+    const int64_t* lengths;  // R
+    int64_t count;           // R
+
+    const int64_t* of(int64_t row) const { return tokens + row * stride; }
+};
+
+class Draft {
+  public:
+    virtual ~Draft() = default;
+    // Whether it was made for rows of these lengths and for this vocabulary.
+    virtual bool fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const = 0;
+    // Tokens that may follow each row, up to wanted[row] of them, into tokens (R x K), and how many there are.
+    virtual void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) = 0;
+};
+
+// What most often followed the last tokens in texts of a language: contexts as sorted numbers with the digits language,
+// t1 .. tn in base V + 1; the digit V stands before the first token of a text. The longest context that was seen decides.
+class TokenMap {
+  public:
+    struct Table {
+        int64_t order;  // tokens of a context
+        const int64_t* contexts;
+        const int32_t* followers;
+        int64_t size;
+    };
+
+    // Tables with the longest contexts first.
+    TokenMap(std::vector<Table> tables, int64_t vocabulary_size)
+        : tables_(std::move(tables)), vocabulary_size_(vocabulary_size) {}
+
+    // The token behind the last `order()` tokens, which end before `end`; -1 where nothing like it was seen.
+    int64_t follow(int64_t language, const int64_t* end) const;
+    int64_t order() const { return tables_.front().order; }
+    int64_t vocabulary_size() const { return vocabulary_size_; }
+
+  private:
+    std::vector<Table> tables_;
+    int64_t vocabulary_size_;
+};
+
+class TokenMapDraft : public Draft {
+  public:
+    // Of each row: the language's number in the map, -1 for none; tokens of the prompt, which no text has.
+    TokenMapDraft(const TokenMap* map, std::vector<int64_t> languages, std::vector<int64_t> prompts)
+        : map_(map), languages_(std::move(languages)), prompts_(std::move(prompts)) {}
+
+    bool fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const override;
+    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+
+  private:
+    const TokenMap* map_;
+    std::vector<int64_t> languages_, prompts_;
+    std::vector<int64_t> context_;
+};
+
+// A whole text for every row, of which the model may write more, less or something else: after a token that is not in
+// the text, what comes next is looked up by the last tokens, nearest to where it was left.
+class TextDraft : public Draft {
+  public:
+    TextDraft(std::vector<std::vector<int64_t>> texts, std::vector<int64_t> prompts);
+
+    bool fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const override;
+    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+
+  private:
+    int64_t find(int64_t row, const int64_t* end, int64_t written) const;
+
+    std::vector<std::vector<int64_t>> texts_;
+    std::vector<int64_t> prompts_;
+    std::vector<int64_t> place_;  // in each text: the token that is expected next
+    std::vector<int64_t> read_;   // of each row: tokens of it that the place is right for
+};
+
+struct Search {
+    int64_t* tokens;  // R x stride: prompts and newest tokens; what is written goes behind them
+    int64_t stride;
+    int64_t* lengths;    // R, the newest token included
+    const int64_t* room;  // R: most tokens that are still to come; 0 for a finished row
+    double* log_probs;    // R: those of the tokens written are added
+    bool* ended;          // R: set where the end token was written
+    Suppressed suppressed;
+    int64_t end_token;
+    const int64_t* earliest_end;  // see Choice
+    int64_t most;                 // K
+    int64_t* checked;             // R: draft tokens that the model has checked
+    int64_t* accepted;            // R: draft tokens that it would have written
+    int64_t most_passes;          // after which the rows are left as they are
+    int64_t* passes;
+    int64_t rows, capacity;  // tokens that a row's cache can hold
+    uint16_t* own;
+    int64_t own_blocks;
+    Cross cross;
+    const int64_t* frames;
+    int64_t memories;
+};
+
+}  // namespace sprachbund

@@ -1,0 +1,171 @@
+"""Search inside the native engine: the tokens of a search from Python, with any draft and in any batch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.decoding import search as searches
+from sprachbund.decoding.drafts.base import Draft
+from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
+from sprachbund.decoding.native_search import NativeSearch, TextRun, seconds_of_pass
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.search import search
+from sprachbund.decoding.speculation import Speculation
+from sprachbund.decoding.state import Hypothesis, start_batch, whole_prompt
+from sprachbund.engines.extension import choose_instruction_set, native
+from sprachbund.engines.native_engine import NativeDecoder
+from sprachbund.engines.packing import pack_decoder
+from sprachbund.models.base import Memory, Target
+from tests.decoding.test_speculative import PLAIN, flat
+from tests.decoding.tiny_family import TinyFamily, random_memory
+from tests.engines.support import needs_native
+
+pytestmark = needs_native
+
+
+def native_family(threads: int = 1, seed: int = 5) -> TinyFamily:
+    family = TinyFamily(seed=seed, sharpness=1.0)  # the kernels know no other logits than the decoder's
+    shape, arrays = pack_decoder(family.decoder)
+    decoder = NativeDecoder(shape, arrays, native().Team(threads), choose_instruction_set())
+    family.decoder = cast(Any, decoder)
+    return family
+
+
+@contextmanager
+def from_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same searches with a return to Python after every pass."""
+    with monkeypatch.context() as patched:
+        patched.setattr(searches, "searches_natively", lambda *_: False)
+        yield
+
+
+def rows_of(num_memories: int, seed: int = 1) -> tuple[Memory, list[list[Target]]]:
+    """Memories of several lengths, each for two languages."""
+    lengths = [3 + place * 5 % 14 for place in range(num_memories)]
+    return random_memory(lengths, seed), [[Target(language="de"), Target(language="en")]] * num_memories
+
+
+def assert_alike(found: Sequence[Hypothesis], wanted: Sequence[Hypothesis]) -> None:
+    assert [(row.tokens, row.finished) for row in found] == [(row.tokens, row.finished) for row in wanted]
+    sums = [[row.log_probability for row in rows] for rows in (found, wanted)]
+    # One rounding for each logit and step, on sums of some hundred.
+    assert np.allclose(*sums, rtol=1e-5, atol=1e-4)
+
+
+def map_of(rows: Sequence[Hypothesis], family: TinyFamily) -> TokenMapDraft:
+    texts = {
+        tag: [[*row.tokens, family.end_token] for row in rows[place::2]]
+        for place, tag in enumerate(("de", "en"))
+    }
+    return TokenMapDraft(TokenMap.fit(texts, family.vocabulary_size, orders=(2, 1)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        PLAIN,
+        replace(PLAIN, min_tokens=9),
+        replace(PLAIN, max_tokens=1),
+        replace(PLAIN, max_tokens=5, min_tokens=3),
+    ],
+)
+@pytest.mark.parametrize("num_memories", [1, 5])
+def test_rows_are_those_of_a_search_from_python(
+    monkeypatch: pytest.MonkeyPatch, options: DecodingOptions, num_memories: int
+) -> None:
+    family, (memory, targets) = native_family(), rows_of(num_memories)
+    with from_python(monkeypatch):
+        wanted = flat(search(family, memory, targets, options))
+    assert_alike(flat(search(family, memory, targets, options)), wanted)
+
+
+@pytest.mark.parametrize("num_draft_tokens", [1, 2, 4, 8])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_two_hundred_rows_keep_their_tokens_with_a_token_map(
+    monkeypatch: pytest.MonkeyPatch, num_draft_tokens: int, threads: int
+) -> None:
+    family, (memory, targets) = native_family(threads), rows_of(100)
+    wanted = flat(search(family, memory, targets, PLAIN))
+    draft = map_of(wanted[:20], family)
+    for natively in (True, False):
+        speculation = Speculation(cast(Draft, draft), num_draft_tokens=num_draft_tokens)
+        if natively:
+            found = flat(search(family, memory, targets, PLAIN, None, speculation))
+        else:
+            with from_python(monkeypatch):
+                found = flat(search(family, memory, targets, PLAIN, None, speculation))
+        assert_alike(found, wanted)
+        assert sum(each.accepted for each in speculation.report()) > 100
+
+
+def found_with_texts(
+    family: TinyFamily,
+    memory: Memory,
+    targets: list[list[Target]],
+    texts: Sequence[Sequence[int]],
+    most: int = 4,
+) -> tuple[list[Hypothesis], NativeSearch]:
+    prompts = [whole_prompt(family, target) for target in flat(cast(Any, targets))]
+    rows = NativeSearch(start_batch(family, memory, targets, PLAIN, None), prompts)
+    return rows.finish(cast(NativeDecoder, family.decoder), TextRun(texts), most), rows
+
+
+def test_a_text_is_accepted_where_it_is_right_and_found_again_behind_mistakes() -> None:
+    family, (memory, targets) = native_family(), rows_of(3)
+    wanted = flat(search(family, memory, targets, PLAIN))
+    right = [[*row.tokens, family.end_token] for row in wanted]
+    found, rows = found_with_texts(family, memory, targets, right)
+    assert_alike(found, wanted)
+    assert (rows.checked == rows.accepted).all()
+    longest = max(map(len, right))
+    assert rows.passes == -(-(longest - 1) // 5)  # the newest token and four more, each time
+    broken = [[*text[:3], 0, *text[4:]] for text in right]
+    found, rows = found_with_texts(family, memory, targets, broken)
+    assert_alike(found, wanted)
+    assert (rows.checked > rows.accepted).all()
+    assert rows.passes < longest - 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_of_any_kind_change_no_token(seed: int) -> None:
+    family, (memory, targets) = native_family(), rows_of(4)
+    wanted = flat(search(family, memory, targets, PLAIN))
+    random = np.random.default_rng(seed)
+    texts = []
+    for row in wanted:
+        text = np.array([*row.tokens, family.end_token])
+        wrong = random.random(len(text)) < 0.4
+        text[wrong] = random.integers(0, family.vocabulary_size, int(wrong.sum()))
+        texts.append(np.delete(text, random.integers(0, len(text), 2)).tolist()[: random.integers(0, 40)])
+    found, _ = found_with_texts(family, memory, targets, texts, most=int(random.integers(1, 9)))
+    assert_alike(found, wanted)
+
+
+def test_drafts_for_other_rows_or_tokens_are_refused() -> None:
+    family, (memory, targets) = native_family(), rows_of(1)
+    for texts in ([[3, 4]], [[3], [family.vocabulary_size]], [[3], [-1]]):
+        with pytest.raises(ValueError, match="draft is for other rows"):
+            found_with_texts(family, memory, targets, texts)
+    with pytest.raises(ValueError, match="longest contexts first"):
+        native().TokenMap(
+            {1: (np.zeros(0, np.int64), np.zeros(0, np.int32)), 2: (np.zeros(0, np.int64),) * 2}, 5
+        )
+    with pytest.raises(IndexError, match="outside the vocabulary"):
+        native().TokenMap({1: (np.zeros(1, np.int64), np.full(1, 9, np.int32))}, 5)
+
+
+def test_timing_a_pass_leaves_the_rows_as_they_were() -> None:
+    family, (memory, targets) = native_family(), rows_of(2)
+    prompts = [whole_prompt(family, target) for target in flat(cast(Any, targets))]
+    batch = start_batch(family, memory, targets, PLAIN, None)
+    decoder = cast(NativeDecoder, family.decoder)
+    before = NativeSearch(batch, prompts).finish(decoder)
+    for count in (0, 1, 8):
+        assert seconds_of_pass(decoder, batch, prompts, count) > 0
+    assert torch.equal(batch.cache.lengths, torch.tensor([len(prompt) for prompt in prompts]))
+    assert_alike(NativeSearch(batch, prompts).finish(decoder), before)
