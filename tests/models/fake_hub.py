@@ -77,7 +77,8 @@ def serve(hub: Hub) -> Iterator[Hub]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             elif path == "/api/repos/create":
-                self._json({"url": f"{hub.address}/{json.loads(content)['name']}"})
+                wanted = json.loads(content)
+                self._json({"url": f"{hub.address}/{wanted['organization']}/{wanted['name']}"})
             elif path.endswith("/preupload/main"):
                 names = [file["path"] for file in json.loads(content)["files"]]
                 regular = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
